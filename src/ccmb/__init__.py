@@ -1,0 +1,1 @@
+"""CCMB: Chinese image-text work in one package."""
