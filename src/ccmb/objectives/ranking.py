@@ -1,0 +1,71 @@
+"""FGR, fine-grained ranking: match or no match, on both cross encoders, against hard negatives of the batch.
+
+For every sample one hard negative picture and one hard negative text are drawn with probability softmax(s), positives
+excluded; 1 positive to 2 negatives, class weights 2 : 1; the losses of the two cross encoders are averaged.
+
+Shapes: B pairs in the batch, R rows that are ranked (all, or a share), N = 3R pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness: float = 1.0) -> Tensor:
+    """Probabilities (R, B) with which each row's hard negative is drawn; positives have 0.
+
+    Args:
+        similarity_RB: s, cosine over temperature.
+        positives_RB: True where a column is a positive of the row.
+        hardness: 1 is the paper's softmax(s); 0 draws evenly; between, s is flattened (our choice: cross encoders that
+            start from nothing learn from easy negatives first).
+
+    The mask is applied before the softmax, so that probabilities never all vanish; a row whose columns are all
+    positives (one picture fills the batch) draws evenly from the batch.
+    """
+    flattened = (similarity_RB.float() * hardness).masked_fill(positives_RB, -torch.inf)
+    alone_R1 = positives_RB.all(1, keepdim=True)
+    return flattened.masked_fill(alone_R1, 0.0).softmax(1)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchPairs:
+    """N = 3R pairs by index into the batch, R positives first, then R with a wrong picture, then R with a wrong text."""
+
+    image_index: Tensor
+    text_index: Tensor
+    labels: Tensor
+
+
+def draw_pairs(
+    similarity_BB: Tensor,
+    positives_BB: Tensor,
+    rows_R: Tensor,
+    hardness: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> MatchPairs:
+    """Positives and hard negatives of the rows; `similarity_BB` is [image, text] and is not differentiated."""
+    similarity_BB = similarity_BB.detach()
+    texts_of_images = hard_negative_weights(similarity_BB[rows_R], positives_BB[rows_R], hardness)
+    images_of_texts = hard_negative_weights(similarity_BB.T[rows_R], positives_BB[rows_R], hardness)
+    wrong_text = torch.multinomial(texts_of_images, 1, generator=generator).squeeze(1)
+    wrong_image = torch.multinomial(images_of_texts, 1, generator=generator).squeeze(1)
+    match, no_match = torch.ones_like(rows_R), torch.zeros_like(rows_R)
+    return MatchPairs(
+        torch.cat([rows_R, wrong_image, rows_R]),
+        torch.cat([rows_R, rows_R, wrong_text]),
+        torch.cat([match, no_match, no_match]),
+    )
+
+
+def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_N: Tensor) -> Tensor:
+    """Match loss (scalar): weighted cross-entropy on each cross encoder, averaged; positives weigh 2, negatives 1."""
+    weights = torch.tensor([1.0, 2.0], device=labels_N.device)
+    return (
+        F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights)
+        + F.cross_entropy(logits_image_text_N2.float(), labels_N, weight=weights)
+    ) / 2

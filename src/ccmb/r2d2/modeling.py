@@ -1,0 +1,207 @@
+"""R2D2Model: two towers for pre-ranking, two cross encoders for ranking (Figure 2 of the paper).
+
+Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W tower width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.cross_encoder import CrossEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class TowerOutput:
+    """What a tower says of a batch.
+
+    Attributes:
+        embed: (B, D), L2-normalised; cosine of an image's and a text's is the pre-ranking score.
+        states: (B, tokens, W), the token states that the cross encoders read.
+        mask: (B, tokens), 1 where a token is real; None where all are.
+    """
+
+    embed: Tensor
+    states: Tensor
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.embed.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> TowerOutput:
+        return TowerOutput(self.embed[index], self.states[index], None if self.mask is None else self.mask[index])
+
+    def detach(self) -> TowerOutput:
+        return TowerOutput(self.embed.detach(), self.states.detach(), self.mask)
+
+    def to(self, device: torch.device | str) -> TowerOutput:
+        mask = None if self.mask is None else self.mask.to(device)
+        return TowerOutput(self.embed.to(device), self.states.to(device), mask)
+
+    @staticmethod
+    def cat(outputs: list[TowerOutput]) -> TowerOutput:
+        """Join batches; texts of different padded lengths are padded to the longest."""
+        longest = max(output.states.shape[1] for output in outputs)
+        masks = [output.mask for output in outputs]
+        return TowerOutput(
+            torch.cat([output.embed for output in outputs]),
+            torch.cat([_pad_tokens(output.states, longest) for output in outputs]),
+            None if masks[0] is None else torch.cat([_pad_tokens(mask, longest) for mask in masks if mask is not None]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RankOutput:
+    """What the cross encoders say of N pairs.
+
+    Attributes:
+        score: (N,) match score in [0, 1], the mean of the two match probabilities.
+        logits_text_image, logits_image_text: (N, 2) outputs of the match heads; class 1 is "match".
+        states: (N, T, W) states of the text-image cross encoder, which the masked-language head reads.
+    """
+
+    score: Tensor
+    logits_text_image: Tensor
+    logits_image_text: Tensor
+    states: Tensor
+
+
+class MaskedLanguageHead(nn.Module):
+    """BERT's masked-language head; its output layer shares the text tower's word embeddings."""
+
+    def __init__(self, width: int, embedding_width: int, vocabulary: int, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, embedding_width)
+        self.LayerNorm = nn.LayerNorm(embedding_width, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, states_MW: Tensor, word_embeddings: Tensor) -> Tensor:
+        """Logits (M, vocabulary) of M token states."""
+        return F.linear(self.LayerNorm(F.gelu(self.dense(states_MW))), word_embeddings, self.bias)
+
+
+class R2D2Model(PreTrainedModel):
+    """R2D2 (or, without cross encoders, PRD2)."""
+
+    config_class = R2D2Config
+    base_model_prefix = "r2d2"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+    config: R2D2Config
+
+    def __init__(self, config: R2D2Config) -> None:
+        super().__init__(config)
+        vision, text = config.vision_config, config.text_config
+        self.image_tower = AutoModel.from_config(vision)
+        # The official text tower carries BERT's unused pooler; a network of ours does not.
+        self.text_tower = AutoModel.from_config(text, add_pooling_layer=False)
+        self.image_projection = nn.Linear(vision.hidden_size, config.embed_dim)
+        self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
+        self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
+        if config.cross_layers:
+            width, shape = config.cross_width, (config.cross_heads, config.cross_ffn)
+            self.image_to_cross = nn.Linear(vision.hidden_size, width)
+            self.text_image_encoder = CrossEncoder(
+                config.cross_layers, width, *shape, vision.hidden_size, config.cross_dropout
+            )
+            self.image_text_encoder = CrossEncoder(
+                config.cross_layers, width, *shape, text.hidden_size, config.cross_dropout
+            )
+            self.text_image_match = nn.Linear(width, 2)
+            self.image_text_match = nn.Linear(width, 2)
+            if config.mlm_head:
+                self.mlm_head = MaskedLanguageHead(width, text.hidden_size, text.vocab_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The towers are PreTrainedModels and initialise themselves; these are the layers of our own (as BERT's).
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", 0.02))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, MaskedLanguageHead):
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, R2D2Model):
+            module.temperature.fill_(self.config.initial_temperature)
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether the network has cross encoders (R2D2) or towers alone (PRD2)."""
+        return self.config.cross_layers > 0
+
+    def encode_image(self, pixel_values: Tensor) -> TowerOutput:
+        """Encode normalised pictures (B, 3, S, S)."""
+        states = self.image_tower(pixel_values=pixel_values).last_hidden_state
+        return TowerOutput(_unit(self.image_projection(states[:, 0])), states)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
+        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
+        states = self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return TowerOutput(_unit(self.text_projection(states[:, 0])), states, attention_mask)
+
+    def rank(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
+    ) -> RankOutput:
+        """Match the N pairs (image_index[n], text_index[n]) with both cross encoders.
+
+        Raises:
+            ValueError: the network has no cross encoders.
+        """
+        if not self.can_rank:
+            raise ValueError("this network has no cross encoders (PRD2): it can pre-rank but not rank")
+        text_states = self.text_image_encoder(
+            texts.states, texts.mask, images.states, images.mask, text_index, image_index
+        )
+        image_states = self.image_text_encoder(
+            self.image_to_cross(images.states), images.mask, texts.states, texts.mask, image_index, text_index
+        )
+        logits_text_image = self.text_image_match(text_states[:, 0]).float()
+        logits_image_text = self.image_text_match(image_states[:, 0]).float()
+        score = (logits_text_image.softmax(-1)[:, 1] + logits_image_text.softmax(-1)[:, 1]) / 2
+        return RankOutput(score, logits_text_image, logits_image_text, text_states)
+
+    def mlm_logits(self, states_MW: Tensor) -> Tensor:
+        """Vocabulary logits (M, V) of M states of the text-image cross encoder."""
+        return self.mlm_head(states_MW, self.text_tower.get_input_embeddings().weight)
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the learned temperature within the configured range (the official code clamps it likewise)."""
+        self.temperature.clamp_(self.config.temperature_min, self.config.temperature_max)
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """Scores (B texts, B images) of all pairs: match scores, or cosines if the network has towers alone."""
+        images, texts = self.encode_image(pixel_values), self.encode_text(input_ids, attention_mask)
+        if not self.can_rank:
+            return texts.embed @ images.embed.T
+        text_index, image_index = torch.meshgrid(
+            torch.arange(len(texts), device=texts.embed.device),
+            torch.arange(len(images), device=images.embed.device),
+            indexing="ij",
+        )
+        return self.rank(images, texts, image_index.flatten(), text_index.flatten()).score.view(len(texts), len(images))
+
+
+def _unit(embed_BD: Tensor) -> Tensor:
+    # float32 whatever the autocast type: cosine differences between near neighbours are small.
+    return F.normalize(embed_BD.float(), dim=-1)
+
+
+def _pad_tokens(tokens: Tensor, length: int) -> Tensor:
+    missing = length - tokens.shape[1]
+    return tokens if not missing else F.pad(tokens, (0, 0) * (tokens.dim() - 2) + (0, missing))
+
+
+AutoModel.register(R2D2Config, R2D2Model)

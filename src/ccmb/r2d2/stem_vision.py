@@ -1,0 +1,72 @@
+"""A small vision transformer with a convolutional stem, for training from scratch on few pictures.
+
+It is transformers' CLIP vision tower with two changes: four (or so) 3x3 convolutions of stride 2 in place of the one
+big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881), and
+the final layer norm applied to every token, since no large pre-training shapes the token states here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+class StemVisionConfig(CLIPVisionConfig):
+    """A CLIPVisionConfig whose `patch_size` is reached by log2(patch_size) convolutions of `stem_channels` widths."""
+
+    model_type = "stem_vision"
+    stem_channels: list[int] | tuple[int, ...] = (24, 48, 96)
+
+
+class ConvStem(nn.Sequential):
+    """3x3 convolutions of stride 2 with GroupNorm and GELU between: (B, 3, S, S) -> (B, width, S/p, S/p)."""
+
+    def __init__(self, channels: list[int], width: int) -> None:
+        layers: list[nn.Module] = []
+        before = 3
+        for channel in channels:
+            layers += [nn.Conv2d(before, channel, 3, stride=2, padding=1), nn.GroupNorm(1, channel), nn.GELU()]
+            before = channel
+        super().__init__(*layers, nn.Conv2d(before, width, 3, stride=2, padding=1))
+
+    @property
+    def weight(self) -> Tensor:
+        """The last convolution's weight: CLIP's embedding layer asks for it to learn the type."""
+        return self[-1].weight  # type: ignore[union-attr, return-value]
+
+
+class StemVisionModel(CLIPVisionModel):
+    """A CLIP vision transformer behind a convolutional stem; states (B, 1 + (S/p)^2, width), all layer-normed."""
+
+    config_class = StemVisionConfig
+
+    def __init__(self, config: StemVisionConfig) -> None:
+        super().__init__(config)
+        if 2 ** (len(config.stem_channels) + 1) != config.patch_size:
+            raise ValueError(
+                f"patch_size {config.patch_size} needs log2({config.patch_size}) - 1 stem_channels, "
+                f"got {list(config.stem_channels)}"
+            )
+        self.embeddings.patch_embedding = ConvStem(list(config.stem_channels), config.hidden_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        output = super().forward(pixel_values=pixel_values, **kwargs)
+        states_BSW = self.post_layernorm(output.last_hidden_state)
+        return BaseModelOutputWithPooling(last_hidden_state=states_BSW, pooler_output=states_BSW[:, 0])
+
+
+AutoConfig.register("stem_vision", StemVisionConfig)
+AutoModel.register(StemVisionConfig, StemVisionModel)
