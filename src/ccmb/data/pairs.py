@@ -1,0 +1,64 @@
+"""Own pairs: `pairs.jsonl`, one line a picture, beside a folder or tar of pictures.
+
+    {"image": "cat.jpg", "captions": ["一只猫", "沙发上的黄猫"], "split": "train"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ccmb.errors import CcmbError, did_you_mean
+from ccmb.files import read_json_lines
+from ccmb.samples import Sample
+
+
+def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> list[Sample]:
+    """Read the samples of one split (or of all), with the texts of the named fields joined in order.
+
+    A field holds one text or a list of texts. `split` None reads every line.
+
+    Raises:
+        CcmbError: a line lacks its image or every named field, or a text is empty; the message names file and line.
+    """
+    samples: list[Sample] = []
+    splits: set[str] = set()
+    for number, line in read_json_lines(path):
+        where = f"{path}:{number}"
+        image = line.get("image")
+        if not isinstance(image, str) or not image:
+            raise CcmbError(f"{where}: no \"image\": each line needs the name of its picture")
+        here = str(line.get("split", "train"))
+        splits.add(here)
+        if split is not None and here != split:
+            continue
+        texts = tuple(_texts(line, fields, where))
+        extra = {key: value for key, value in line.items() if key not in {"image", "split", "group", *fields}}
+        group = line.get("group")
+        samples.append(Sample(image, texts, here, None if group is None else str(group), extra))
+    if not samples:
+        known = sorted(splits)
+        raise CcmbError(
+            f"{path}: no pictures in split '{split}'{did_you_mean(str(split), known)}; it has: {', '.join(known) or 'none'}"
+        )
+    return samples
+
+
+def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> Iterable[str]:
+    present = [field for field in fields if field in line]
+    if not present:
+        known = [key for key, value in line.items() if key not in {"image", "split", "group"} and _is_text(value)]
+        raise CcmbError(f"{where}: no text field '{', '.join(fields)}'; the line has: {', '.join(known) or 'none'}")
+    for field in present:
+        value = line[field]
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not texts:
+            raise CcmbError(f"{where}: \"{field}\" must be a text or a list of texts")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise CcmbError(f"{where}: \"{field}\"[{position}] is empty; remove it or write a text")
+            yield text.strip()
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))

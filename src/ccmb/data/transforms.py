@@ -1,0 +1,78 @@
+"""Pictures to pixels: the one resize and normalisation of training, evaluation and search, and light augmentation.
+
+Pixels are uint8 (S, S, 3) until they are on the model's device; `normalise` makes them (B, 3, S, S) float32.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+# CLIP's statistics of RGB in [0, 1], which the official code uses.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Augmentation(BaseModel):
+    """How training pictures are varied."""
+
+    model_config = ConfigDict(extra="forbid")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 is no crop")
+    flip: bool = Field(False, description="mirror half of the pictures, but never one whose text speaks of left or right")
+    colour: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
+    shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Resize straight to a square with bicubic sampling, as the official evaluation does: uint8 (size, size, 3)."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image.convert("RGB"))
+
+
+def augment(image: Image.Image, text: str, size: int, options: Augmentation, rng: random.Random) -> np.ndarray:
+    """A random variation of the picture that leaves `text` true: uint8 (size, size, 3)."""
+    if options.crop < 1:
+        image = image.crop(_random_box(image.width, image.height, options.crop, rng))
+    if options.flip and not speaks_of_sides(text) and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    if options.colour:
+        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhancer(image).enhance(1 + rng.uniform(-options.colour, options.colour))
+    pixels = square(image, size)
+    return _shift(pixels, options.shift, rng) if options.shift else pixels
+
+
+def speaks_of_sides(text: str) -> bool:
+    """Whether mirroring the picture could make the text false."""
+    return "左" in text or "右" in text
+
+
+def normalise(pixels_BSSC: Tensor) -> Tensor:
+    """uint8 (B, S, S, 3) to normalised float32 (B, 3, S, S)."""
+    mean = torch.tensor(CLIP_MEAN, device=pixels_BSSC.device)
+    std = torch.tensor(CLIP_STD, device=pixels_BSSC.device)
+    return ((pixels_BSSC.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def _random_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
+    """A box of at least `smallest` of the area, of aspect ratio 3/4 to 4/3 of the picture's own."""
+    area = rng.uniform(smallest, 1.0)
+    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    w = min(width, round(width * math.sqrt(area * aspect)))
+    h = min(height, round(height * math.sqrt(area / aspect)))
+    left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+    return left, top, left + w, top + h
+
+
+def _shift(pixels: np.ndarray, share: float, rng: random.Random) -> np.ndarray:
+    reach = round(share * pixels.shape[0])
+    down, right = rng.randint(0, 2 * reach), rng.randint(0, 2 * reach)
+    padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    return padded[down : down + pixels.shape[0], right : right + pixels.shape[1]]

@@ -1,0 +1,24 @@
+"""What a sample is: a picture by name, the texts that go with it, and where it belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture with its texts.
+
+    Attributes:
+        image: the picture's name in its folder or tar; samples with equal names are positives of each other.
+        texts: at least one text, none of them empty.
+        split: "train", "val", "test" or another name the data uses.
+        group: samples with equal groups are near-duplicates that a batch should hold together; None stands alone.
+        extra: what else the line of the data file says.
+    """
+
+    image: str
+    texts: tuple[str, ...]
+    split: str = "train"
+    group: str | None = None
+    extra: dict[str, object] | None = None
