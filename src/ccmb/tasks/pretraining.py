@@ -1,0 +1,168 @@
+"""Pre-training R2D2: from a recipe and a data folder to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ccmb.data.loading import BatchPlan, TrainingSet, training_batches
+from ccmb.data.pairs import read_pairs
+from ccmb.data.pictures import Pictures
+from ccmb.data.transforms import normalise
+from ccmb.errors import CcmbError
+from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import train_tokenizer
+from ccmb.samples import Sample
+from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Part, TrainingRecipe, data_folder, save_recipe
+from ccmb.training.trainer import ParameterGroup, Trainer
+
+CROSS_PARTS = ("image_to_cross", "text_image_encoder", "image_text_encoder", "text_image_match", "image_text_match", "mlm_head")
+
+
+class PretrainRecipe(Part):
+    """All that a pre-training run depends on."""
+
+    data: DataRecipe
+    model: ModelRecipe = ModelRecipe()
+    objectives: Objectives = Objectives()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    training: TrainingRecipe
+
+
+class PretrainTask:
+    """Pre-training as the trainer sees it."""
+
+    def __init__(self, pretraining: PreTraining) -> None:
+        self.pretraining = pretraining
+
+    @property
+    def module(self) -> nn.Module:
+        return self.pretraining
+
+    def losses(self, batch: Batch, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.pretraining.losses(batch, progress, generator)
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return self.pretraining.total(losses)
+
+    def after_step(self) -> None:
+        self.pretraining.after_step()
+
+    def report(self) -> dict[str, float]:
+        return {"temperature": float(self.pretraining.model.temperature.detach())}
+
+
+class Collate:
+    """Training samples to a Batch; pictures that could not be read are set aside by name."""
+
+    def __init__(self, processor: R2D2Processor, samples: list[Sample]) -> None:
+        self.processor = processor
+        # Samples of one picture share an id, whatever line of the file they stand in.
+        names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
+        self.image_ids = [names[sample.image] for sample in samples]
+
+    def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[Batch | None, list[str]]:
+        unreadable = [item for item in items if isinstance(item, str)]
+        good = [item for item in items if not isinstance(item, str)]
+        if not good:
+            return None, unreadable
+        pixels, texts, indices = zip(*good, strict=True)
+        encoded = self.processor.texts(texts)
+        batch = Batch(
+            normalise(torch.from_numpy(np.stack(pixels))),
+            encoded["input_ids"],
+            encoded["attention_mask"],
+            self.processor.maskable(encoded["input_ids"]),
+            torch.tensor([self.image_ids[index] for index in indices]),
+        )
+        return batch, unreadable
+
+
+def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
+    """Run the recipe in the folder `out`, or continue it there, and return the folder of the finished model.
+
+    Raises:
+        CcmbError: missing or faulty data, or a run folder that another recipe made.
+    """
+    folder = data_folder(recipe.data.folder)
+    samples = read_pairs(folder / recipe.data.pairs, recipe.data.split, recipe.data.fields)
+    if len(samples) < recipe.training.batch:
+        raise CcmbError(f"{folder / recipe.data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}")
+    pictures = Pictures.open(folder / recipe.data.images)
+    prepare_run(recipe, out)
+    torch.manual_seed(recipe.training.seed)
+    model, processor = build_model(recipe.model, samples)
+    task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
+    trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
+    start = trainer.resume()
+    if start < recipe.training.steps:
+        trainer.fit(_batches(recipe, samples, pictures, processor, out))
+    model.save_pretrained(out / "model")
+    processor.save_pretrained(out / "model")
+    return out / "model"
+
+
+def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
+    """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
+    path = out / "recipe.yaml"
+    out.mkdir(parents=True, exist_ok=True)
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    if before is not None:
+        save_recipe(recipe, out / ".recipe.yaml")
+        now = (out / ".recipe.yaml").read_text(encoding="utf-8")
+        (out / ".recipe.yaml").unlink()
+        if now != before:
+            raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
+    save_recipe(recipe, path)
+
+
+def build_model(recipe: ModelRecipe, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
+    """The network and processor that the recipe describes: from a folder, or new with a tokenizer of the run's texts."""
+    if recipe.start:
+        from ccmb.r2d2.loading import load_model
+
+        return load_model(recipe.start)
+    texts = [text for sample in samples for text in sample.texts]
+    tokenizer = train_tokenizer(texts, recipe.vocabulary, recipe.max_text_tokens)
+    shape = recipe.model_dump(exclude={"start", "vision", "text", "vocabulary"})
+    text = recipe.text | {"vocab_size": len(tokenizer), "max_position_embeddings": recipe.max_text_tokens}
+    config = R2D2Config(vision_config=recipe.vision, text_config=text | {"pad_token_id": tokenizer.pad_token_id}, **shape)
+    return R2D2Model(config), R2D2Processor(tokenizer, config.image_size, recipe.max_text_tokens)
+
+
+def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
+    """Towers and projections; cross encoders and heads, which start with the first objective that needs them."""
+    cross = [p for name, p in model.named_parameters() if name.startswith(CROSS_PARTS)]
+    towers = [p for name, p in model.named_parameters() if not name.startswith(CROSS_PARTS)]
+    ranking = [o for o in (recipe.objectives.fgr, recipe.objectives.mlm) if o.weight]
+    start = min((objective.start for objective in ranking), default=0.0)
+    lr = recipe.optimizer.lr
+    return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]
+
+
+def _batches(recipe: PretrainRecipe, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, out: Path) -> Any:
+    seed = recipe.training.seed
+    dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
+    plan = BatchPlan(samples, recipe.training.batch, seed)
+    listed: set[str] = set()
+
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        for batch, unreadable in training_batches(
+            dataset, plan, start, stop, Collate(processor, samples), recipe.data.workers
+        ):
+            if new := [name for name in unreadable if name not in listed]:
+                listed.update(new)
+                (out / "unreadable.txt").write_text("".join(f"{name}\n" for name in sorted(listed)), encoding="utf-8")
+            if batch is None:
+                raise CcmbError(f"no picture of a whole batch could be read; see {out / 'unreadable.txt'}")
+            yield batch
+
+    return batches

@@ -1,0 +1,189 @@
+"""Two-stage retrieval: pre-ranking by cosine, ranking of the top k by cosine + match score.
+
+Shapes: Q queries, G gallery items, K candidates per query. Nothing of size Q x G is ever held: queries go in chunks,
+and only their best K candidates and the place of the right answers are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ccmb.progress import progress
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.training.trainer import inference
+
+RECALLS = (1, 5, 10)
+Direction = Literal["text_to_image", "image_to_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Encoded pictures and texts.
+
+    Attributes:
+        images: TowerOutput of G pictures.
+        texts: TowerOutput of all texts; those of one picture stand together.
+        image_of_text: (texts,) index of each text's picture.
+    """
+
+    images: TowerOutput
+    texts: TowerOutput
+    image_of_text: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Rank of the best right answer of every query, from 1; beyond K in the second stage it stays as pre-ranked.
+
+    Attributes:
+        pre_ranking, ranking: (Q,) integer ranks; `ranking` is None for a model without cross encoders.
+    """
+
+    pre_ranking: Tensor
+    ranking: Tensor | None
+
+
+def encode_gallery(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    images: Sequence[Any],
+    texts: Sequence[Sequence[str]],
+    load: Callable[[Any], Image.Image],
+    batch: int = 128,
+) -> Gallery:
+    """Encode G pictures (opened by `load`) and their texts, one or several a picture."""
+    flat = [text for of_image in texts for text in of_image]
+    image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
+    parts: list[TowerOutput] = []
+    with inference(model), progress("encode", len(images) + len(flat), "items") as advance:
+        for start in range(0, len(images), batch):
+            pixels = processor.images([load(image) for image in images[start : start + batch]])
+            parts.append(model.encode_image(pixels.to(model.device)).to("cpu"))
+            advance(len(pixels), "")
+        # Texts of like length share a batch, so that little padding is computed.
+        order = sorted(range(len(flat)), key=lambda index: len(flat[index]))
+        text_parts: list[TowerOutput] = []
+        for start in range(0, len(flat), batch):
+            encoded = processor.texts([flat[index] for index in order[start : start + batch]])
+            text_parts.append(
+                model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
+            )
+            advance(len(encoded["input_ids"]), "")
+        places = torch.empty(len(flat), dtype=torch.long)
+        places[torch.tensor(order)] = torch.arange(len(flat))
+        return Gallery(TowerOutput.cat(parts), TowerOutput.cat(text_parts)[places], image_of_text)
+
+
+def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
+    """(Q,) rank from 1 of the best relevant item; irrelevant items of equal score count as ranked before it.
+
+    So a model that scores everything alike gets the worst rank, not the best.
+    """
+    best_Q1 = scores_QG.masked_fill(~relevant_QG, -torch.inf).amax(1, keepdim=True)
+    return 1 + ((scores_QG >= best_Q1) & ~relevant_QG).sum(1)
+
+
+def two_stage_ranks(model: R2D2Model, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64) -> Ranks:
+    """Ranks of both stages for every query of one direction.
+
+    Args:
+        depth: K, how many candidates of the first stage the second one ranks.
+        chunk: queries handled at a time; memory grows with chunk x gallery.
+    """
+    by_text = direction == "text_to_image"
+    queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
+    first, second = [], []
+    with inference(model), progress(direction.replace("_", " "), len(queries), "queries") as advance:
+        for start in range(0, len(queries), chunk):
+            index_Q = torch.arange(start, min(start + chunk, len(queries)))
+            cosine_QG = queries.embed[index_Q] @ items.embed.T
+            if by_text:
+                relevant_QG = gallery.image_of_text[index_Q, None] == torch.arange(len(items))
+            else:
+                relevant_QG = gallery.image_of_text[None, :] == index_Q[:, None]
+            first.append(pessimistic_ranks(cosine_QG, relevant_QG))
+            if model.can_rank:
+                second.append(_rerank(model, gallery, by_text, index_Q, cosine_QG, relevant_QG, depth, first[-1]))
+            advance(len(index_Q), "")
+    return Ranks(torch.cat(first), torch.cat(second) if second else None)
+
+
+def _rerank(
+    model: R2D2Model,
+    gallery: Gallery,
+    by_text: bool,
+    index_Q: Tensor,
+    cosine_QG: Tensor,
+    relevant_QG: Tensor,
+    depth: int,
+    first_Q: Tensor,
+) -> Tensor:
+    top = cosine_QG.topk(min(depth, cosine_QG.shape[1]), dim=1)
+    queries = index_Q[:, None].expand_as(top.indices)
+    image_index, text_index = (top.indices, queries) if by_text else (queries, top.indices)
+    match = rank_pairs(model, gallery.images, gallery.texts, image_index.flatten(), text_index.flatten())
+    relevant_QK = relevant_QG.gather(1, top.indices)
+    ranks_Q = pessimistic_ranks(top.values + match.view_as(top.values), relevant_QK)
+    # A right answer that the first stage left out of the top K keeps its first rank, which is beyond K.
+    return torch.where(relevant_QK.any(1), ranks_Q, first_Q)
+
+
+def rank_pairs(
+    model: R2D2Model, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, batch: int = 2048
+) -> Tensor:
+    """Match scores (N,) of pairs picked by index, in batches that send only the items they need."""
+    scores = []
+    for start in range(0, len(image_index_N), batch):
+        image_items, image_index = image_index_N[start : start + batch].unique(return_inverse=True)
+        text_items, text_index = text_index_N[start : start + batch].unique(return_inverse=True)
+        pair_images, pair_texts = images[image_items], texts[text_items]
+        if pair_texts.mask is not None:
+            longest = int(pair_texts.mask.sum(1).max())
+            pair_texts = TowerOutput(pair_texts.embed, pair_texts.states[:, :longest], pair_texts.mask[:, :longest])
+        device = model.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=False):
+            output = model.rank(
+                pair_images.to(device), pair_texts.to(device), image_index.to(device), text_index.to(device)
+            )
+        scores.append(output.score.cpu())
+    return torch.cat(scores)
+
+
+def recalls(ranks_Q: Tensor) -> dict[str, float]:
+    """R@1, R@5 and R@10 in percent."""
+    return {f"R@{k}": round(100 * float((ranks_Q <= k).float().mean()), 2) for k in RECALLS}
+
+
+def bootstrap_gain(before_Q: Tensor, after_Q: Tensor, draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean and 95 % bootstrap interval, over queries, of the gain in R@1 in points."""
+    difference = 100 * ((after_Q <= 1).double() - (before_Q <= 1).double()).numpy()
+    rng = np.random.default_rng(seed)
+    means = [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(draws)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": round(float(difference.mean()), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
+
+
+def retrieval_report(model: R2D2Model, gallery: Gallery, depth: int) -> dict[str, Any]:
+    """Both stages in both directions, mean recall, and what ranking gains."""
+    report: dict[str, Any] = {"gallery": len(gallery.images), "texts": len(gallery.texts), "depth": depth}
+    means: dict[str, list[float]] = {"pre_ranking": [], "ranking": []}
+    directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+    for direction in directions:
+        ranks = two_stage_ranks(model, gallery, direction, depth)
+        report[direction] = {}
+        for stage, of_stage in (("pre_ranking", ranks.pre_ranking), ("ranking", ranks.ranking)):
+            report[direction][stage] = None if of_stage is None else recalls(of_stage)
+            if of_stage is not None:
+                means[stage] += report[direction][stage].values()
+        if ranks.ranking is not None and direction == "text_to_image":
+            report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking)
+    report["mean_recall"] = {stage: round(sum(of) / len(of), 2) if of else None for stage, of in means.items()}
+    return report

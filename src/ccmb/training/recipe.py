@@ -1,0 +1,173 @@
+"""Typed recipes: YAML files with `key=value` overrides, checked by pydantic, with errors that name the key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ccmb.data.transforms import Augmentation
+from ccmb.errors import CcmbError, UsageError, did_you_mean
+from ccmb.files import atomic_write
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+class Part(BaseModel):
+    """A part of a recipe: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DataRecipe(Part):
+    folder: str = Field(description="folder of the data; also looked for under $CCMB_DATA")
+    pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
+    images: str = Field("images.tar", description="the tar or sub-folder of pictures in the folder")
+    fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")
+    split: str = "train"
+    workers: int = Field(1, ge=0, description="processes that read and augment ahead; 0 reads in the training process")
+    augmentation: Augmentation = Augmentation()
+
+
+class ModelRecipe(Part):
+    """The network: either a folder to start from, or the shape of a new one."""
+
+    start: str | None = Field(None, description="model folder to start from; its tokenizer is taken too")
+    vision: dict[str, Any] = Field({}, description="configuration of the image tower with its model_type")
+    text: dict[str, Any] = Field({}, description="configuration of the text tower with its model_type")
+    embed_dim: int = Field(768, gt=0)
+    cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
+    cross_dropout: float = Field(0.1, ge=0, lt=1)
+    max_text_tokens: int = Field(64, gt=2)
+    initial_temperature: float = Field(0.07, gt=0)
+    temperature_min: float = Field(0.001, gt=0)
+    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts")
+
+
+class OptimizerRecipe(Part):
+    lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
+    cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
+    weight_decay: float = Field(0.05, ge=0, description="not on biases, norms and other one-dimensional weights")
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")
+    final_lr: float = Field(0.0, ge=0, le=1, description="share of the peak at which the cosine ends")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+class TrainingRecipe(Part):
+    steps: int = Field(gt=0)
+    batch: int = Field(128, gt=1)
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the network; losses are float32 always")
+    seed: int = 0
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")
+    log_every: int = Field(10, gt=0)
+    checkpoint_every: int = Field(500, gt=0)
+    keep: int = Field(2, gt=0, description="checkpoints kept")
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def find_recipe(name: str) -> Path:
+    """A path as given, or a shipped recipe by its name.
+
+    Raises:
+        UsageError: neither exists; the message lists the shipped ones.
+    """
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    raise UsageError(f"{name}: no such recipe{did_you_mean(name, shipped)}; shipped recipes: {', '.join(shipped)}")
+
+
+def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
+    """Read a recipe and apply overrides such as `objectives.fgr=off` or `training.steps=200`.
+
+    Raises:
+        UsageError: an unknown key, a wrong value or a malformed override; the message names the key.
+        CcmbError: the file is not YAML.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise CcmbError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise CcmbError(f"{path}: expected keys and values")
+    for override in overrides:
+        _override(values, override)
+    return check_recipe(kind, values, str(path))
+
+
+def check_recipe(kind: type[R], values: dict[str, Any], where: str) -> R:
+    """Build the typed recipe, or raise UsageError with one line that names the first wrong key."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(kind, first["loc"][:-1])
+            hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
+            raise UsageError(f"{where}: unknown key '{key}'{hint}") from None
+        if first["type"] == "missing":
+            raise UsageError(f"{where}: key '{key}' is missing") from None
+        raise UsageError(f"{where}: '{key}' = {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def save_recipe(recipe: BaseModel, path: Path) -> None:
+    """Write the resolved recipe."""
+    with atomic_write(path) as file:
+        yaml.safe_dump(recipe.model_dump(mode="json"), file, allow_unicode=True, sort_keys=False)
+
+
+def data_folder(name: str) -> Path:
+    """The folder as given, or under $CCMB_DATA.
+
+    Raises:
+        CcmbError: neither exists; the message says where it was looked for and how to point to it.
+    """
+    candidates = [Path(name)]
+    if root := os.environ.get("CCMB_DATA"):
+        candidates.append(Path(root) / name)
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    looked = " or ".join(str(candidate) for candidate in candidates)
+    raise CcmbError(f"{looked}: no such data folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override '{override}': write key=value, such as training.steps=200")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"override '{override}': the value is not valid YAML") from None
+    # YAML 1.1 reads 5e-4 as a string.
+    if isinstance(values[last], str):
+        try:
+            values[last] = float(values[last])
+        except ValueError:
+            pass
+
+
+def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)

@@ -1,0 +1,212 @@
+"""One loop for pre-training and every fine-tuning.
+
+The loop knows neither batch keys nor losses: a task does. It can be stopped at any moment and continues exactly; all
+chance comes from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ccmb.errors import CcmbError
+from ccmb.progress import progress
+from ccmb.training.checkpoints import load_latest, save_checkpoint
+from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
+
+
+class Task(Protocol):
+    """What is trained: a module that holds all that a checkpoint must, and how a batch becomes losses."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def losses(self, batch: Any, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
+        """Unweighted scalars by name; `progress` is the share of the training that is done."""
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """What is differentiated."""
+
+    def after_step(self) -> None:
+        """What follows each optimiser step."""
+
+    def report(self) -> dict[str, float]:
+        """Further figures for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters with their own peak learning rate, which start to learn after a share of the training."""
+
+    parameters: list[nn.Parameter]
+    lr: float
+    start: float = 0.0
+
+
+class Trainer:
+    """Runs a task for `recipe.steps` steps in the run folder `out`."""
+
+    def __init__(
+        self, task: Task, groups: Iterable[ParameterGroup], optimizer: OptimizerRecipe, recipe: TrainingRecipe, out: Path
+    ) -> None:
+        self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
+        self.device = choose_device(recipe.device)
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        task.module.to(self.device)
+        self.optimizer = _adamw(list(groups), optimizer)
+        self.step = 0
+
+    def resume(self) -> int:
+        """Load the newest checkpoint, if there is one, and return the number of steps done."""
+        found = load_latest(self.out / "checkpoints")
+        if found:
+            self.step, state = found
+            self.task.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        _drop_lines_after(self.out / "metrics.jsonl", self.step)
+        return self.step
+
+    def fit(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
+        """Train from the current step to the last; `batches(start, stop)` yields the batches of those steps.
+
+        Raises:
+            CcmbError: a loss is not finite, or the user interrupted (after a checkpoint).
+        """
+        recipe, last_saved = self.recipe, self.step
+        self.task.module.train()
+        with (
+            progress("train", recipe.steps * recipe.batch, "samples", self.step * recipe.batch) as advance,
+            open(self.out / "metrics.jsonl", "a", encoding="utf-8") as log,
+        ):
+            clock = time.monotonic()
+            logged = self.step
+            try:
+                for batch in batches(self.step, recipe.steps):
+                    losses, norm = self._train_step(batch)
+                    self.step += 1
+                    note = ""
+                    if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                        now = time.monotonic()
+                        line = self._metrics(losses, norm, (self.step - logged) * recipe.batch / (now - clock))
+                        clock, logged = now, self.step
+                        log.write(json.dumps(line) + "\n")
+                        log.flush()
+                        note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
+                    advance(recipe.batch, note)
+                    if self.step % recipe.checkpoint_every == 0 and self.step < recipe.steps:
+                        self.save()
+                        last_saved = self.step
+            except KeyboardInterrupt:
+                if self.step > last_saved:
+                    self.save()
+                raise CcmbError(f"stopped at step {self.step}; run the same command again to continue") from None
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step."""
+        state = {"module": self.task.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+
+    def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+        seed = self.recipe.seed * 1_000_003 + self.step
+        torch.manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * lr_factor(self.step, self.recipe.steps, group["start"], self.options)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            losses = self.task.losses(batch.to(self.device), self.step / self.recipe.steps, generator)
+        total = self.task.total(losses)
+        total.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
+        if not math.isfinite(norm):
+            values = ", ".join(f"{name} {float(loss.detach())}" for name, loss in losses.items())
+            raise CcmbError(
+                f"step {self.step}: the gradient is not finite ({values}); "
+                f"lower optimizer.lr or set training.precision=fp32; checkpoints are in {self.out / 'checkpoints'}"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.after_step()
+        return losses, norm
+
+    def _metrics(self, losses: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
+        return {
+            "step": self.step,
+            "loss": float(self.task.total(losses).detach()),
+            **{name: float(loss.detach()) for name, loss in losses.items()},
+            **self.task.report(),
+            "gradient_norm": float(norm),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "samples_per_second": round(rate, 1),
+        }
+
+
+def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
+    """Linear warm-up, then cosine to `final_lr`, both counted from the group's own start; 0 before it."""
+    begin = round(start * steps)
+    if step < begin:
+        return 0.0
+    warm = min(1.0, (step - begin + 1) / max(1, options.warmup))
+    cosine = (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin))) / 2
+    return warm * (options.final_lr + (1 - options.final_lr) * cosine)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CcmbError(f"training.device={name}: not a device; use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CcmbError(f"training.device={name}: this machine has no usable GPU; use cpu or auto")
+    return device
+
+
+@contextmanager
+def inference(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and back."""
+    before = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(before)
+
+
+def _adamw(groups: list[ParameterGroup], options: OptimizerRecipe) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only."""
+    made: list[dict[str, Any]] = []
+    for group in groups:
+        shared = {"peak": group.lr, "lr": group.lr, "start": group.start}
+        trainable = [p for p in group.parameters if p.requires_grad]
+        made.append({"params": [p for p in trainable if p.dim() > 1], "weight_decay": options.weight_decay} | shared)
+        made.append({"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0} | shared)
+    return torch.optim.AdamW([group for group in made if group["params"]], betas=options.betas, fused=True)
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Remove log lines of steps that a crash undid; a last line cut short goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    path.write_text("".join(kept), encoding="utf-8")
