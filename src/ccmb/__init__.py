@@ -1,1 +1,23 @@
-"""CCMB: Chinese image-text work in one package."""
+"""CCMB: Chinese image-text work in one package. The public names load on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ccmb.r2d2.configuration import R2D2Config
+    from ccmb.r2d2.modeling import R2D2Model
+    from ccmb.r2d2.processing import R2D2Processor
+
+__version__ = "0.1.0"
+__all__ = ["R2D2Config", "R2D2Model", "R2D2Processor", "__version__"]
+
+_PLACES = {"R2D2Config": "configuration", "R2D2Model": "modeling", "R2D2Processor": "processing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        from importlib import import_module
+
+        return getattr(import_module(f"ccmb.r2d2.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'ccmb' has no attribute '{name}'")

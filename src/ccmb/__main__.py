@@ -1,0 +1,5 @@
+"""`python -m ccmb` is `ccmb`."""
+
+from ccmb.cli import main
+
+main()

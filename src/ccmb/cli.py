@@ -1,0 +1,202 @@
+"""`ccmb VERB`: the command line. Heavy libraries load inside the verbs, so that `ccmb --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+# Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+
+from ccmb.errors import CcmbError, UsageError
+
+app = typer.Typer(
+    name="ccmb",
+    help="Chinese image-text work in one package: pre-train R2D2, measure it, search with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
+IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index folder.")]
+
+
+@app.command()
+def quickstart(
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("quickstart"),
+    full: Annotated[bool, typer.Option("--full", help="Train longer (up to an hour): ranking learns to bind.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Everything once, offline: draw a corpus, pre-train, evaluate, index, search, report.
+
+    Running the same command again continues where it stopped.
+
+    Example: ccmb quickstart --out quickstart objectives.fgd=off
+    """
+    from ccmb.quickstart import run_quickstart
+
+    report = run_quickstart(out, full=full, overrides=overrides or [])
+    _result(report, as_json, "")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; by default runs/RECIPE.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Pre-train R2D2 from a recipe; the same command continues a stopped run.
+
+    Example: CCMB_DATA=~/data ccmb pretrain flickr8k-cn training.steps=2000 --out runs/flickr8k
+    """
+    from ccmb.tasks.pretraining import PretrainRecipe, pretrain
+    from ccmb.training.recipe import find_recipe, load_recipe
+
+    path = find_recipe(recipe)
+    typed = load_recipe(PretrainRecipe, path, overrides or [])
+    run = out or Path("runs") / path.stem
+    model = pretrain(typed, run)
+    objectives = {"on": typed.objectives.on(), "off": typed.objectives.off()}
+    _result({"run": str(run), "model": str(model), "objectives": objectives}, as_json, f"model: {model}")
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    data: Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")],
+    images: Annotated[Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")] = None,
+    split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
+    text_field: Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
+    limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
+) -> None:
+    """Measure both stages of retrieval on own pairs.
+
+    Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
+    """
+    from ccmb.files import write_json
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.evaluation import evaluate as run_evaluation
+
+    network, processor = load_model(model)
+    pictures = images or data.parent / "images.tar"
+    fields = text_field or ["texts"]
+    report = run_evaluation(network, processor, data, pictures, split, fields, depth, limit_texts).report
+    if json_file:
+        write_json(json_file, report)
+    _say_unreadable(report["unreadable"])
+    typer.echo(retrieval_table(report["retrieval"]))
+    if "minimal_pairs" in report:
+        typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
+
+
+@app.command()
+def index(
+    pictures: Annotated[list[Path], typer.Argument(help="Folders or tars of pictures.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The index folder.")] = Path("index"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Encode pictures into an index; run it again to add new ones.
+
+    Example: ccmb index ~/Pictures --model quickstart/run --out index
+    """
+    from ccmb.r2d2.loading import load_model
+    from ccmb.search.engine import build_index
+
+    network, processor = load_model(model)
+    report = build_index(pictures, out, network, processor, model)
+    _say_unreadable([f"{name}: {reason}" for name, reason in report.unreadable])
+    values = {"added": report.added, "known": report.skipped_known, "unreadable": [list(u) for u in report.unreadable]}
+    _result(values, as_json, f"{out}: {report.added} pictures added, {report.skipped_known} known already")
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", "-p", help="Look for pictures like this one.")] = None,
+    index: IndexOption = Path("index"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
+    rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
+    sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find pictures by Chinese text, or by a picture.
+
+    Example: ccmb search "一只红色的小船" --index quickstart/index
+    """
+    from ccmb.search.engine import contact_sheet, search_index
+
+    hits = search_index(index, model, text=text, picture=picture, k=k, depth=depth, rank=rank)
+    if sheet:
+        contact_sheet(hits, sheet)
+    lines = [
+        f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
+        + (f"  match {hit.match:.3f}" if hit.match is not None else "")
+        + f"  {hit.name}"
+        for place, hit in enumerate(hits, start=1)
+    ]
+    values = [{"name": h.name, "source": str(h.source), "cosine": h.cosine, "match": h.match, "score": h.score} for h in hits]
+    _result(values, as_json, "\n".join(lines) or "nothing found")
+
+
+def retrieval_table(report: dict[str, Any]) -> str:
+    """Both stages and directions as lines of text."""
+    lines = [f"{report['gallery']} pictures, {report['texts']} texts, top {report['depth']} ranked"]
+    lines.append(f"{'':16}{'':13}{'R@1':>7}{'R@5':>7}{'R@10':>7}")
+    for direction in ("text_to_image", "image_to_text"):
+        for stage, values in report[direction].items():
+            figures = "".join(f"{value:7.1f}" for value in values.values()) if values else "      -" * 3
+            lines.append(f"{direction.replace('_', ' '):16}{stage.replace('_', '-'):13}{figures}")
+    means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in report["mean_recall"].items() if value)
+    return "\n".join([*lines, f"mean recall: {means}"])
+
+
+def _result(values: Any, as_json: bool, text: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    elif text:
+        typer.echo(text)
+
+
+def _say_unreadable(unreadable: list[str], shown: int = 5) -> None:
+    if unreadable:
+        typer.echo(f"{len(unreadable)} pictures could not be read:", err=True)
+        for line in unreadable[:shown]:
+            typer.echo(f"  {line}", err=True)
+        if len(unreadable) > shown:
+            typer.echo(f"  ... and {len(unreadable) - shown} more", err=True)
+
+
+def main() -> None:
+    """Entry point: user errors become one line and an exit code of 1 or 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app(standalone_mode=True)
+    except UsageError as error:
+        _fail(error)
+    except CcmbError as error:
+        _fail(error)
+
+
+def _fail(error: CcmbError) -> None:
+    print(f"ccmb: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Open a model by what a user calls it: a run folder or a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.errors import CcmbError
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder with the weights: the given one, or `model` inside a run folder.
+
+    Raises:
+        CcmbError: there is no such folder, or a file of it is missing; the message names it.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        raise CcmbError(f"{path}: no such model folder")
+    if not (path / "config.json").is_file() and (path / "model").is_dir():
+        path = path / "model"
+    elif not (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+        raise CcmbError(f"{path}: this run has not finished; run its command again to continue it")
+    for file in ("config.json", "model.safetensors"):
+        if not (path / file).is_file():
+            raise CcmbError(f"{path / file}: missing; the folder is not a whole model folder")
+    return path
+
+
+def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
+    """Model (in evaluation mode) and processor of a run or model folder.
+
+    Raises:
+        CcmbError: something is missing or damaged; the message names the file.
+    """
+    folder = model_folder(name)
+    processor = R2D2Processor.from_pretrained(folder)
+    try:
+        model, info = R2D2Model.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # whatever transformers or safetensors make of a damaged file
+        raise CcmbError(f"{folder}: the model cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+    if info["missing_keys"]:
+        raise CcmbError(f"{folder / 'model.safetensors'}: lacks {sorted(info['missing_keys'])[0]} and maybe more")
+    return model.eval(), processor

@@ -1,0 +1,105 @@
+"""`ccmb evaluate`: both stages of retrieval, and minimal pairs where the data has them, as one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccmb.data.pairs import read_pairs
+from ccmb.data.pictures import Pictures, UnreadablePicture
+from ccmb.errors import CcmbError
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.matching import MinimalPair, MinimalPairScores, auc, minimal_pair_report, score_minimal_pairs
+from ccmb.tasks.retrieval import Gallery, encode_gallery, rank_pairs, retrieval_report
+from ccmb.training.trainer import inference
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A report and what it was made from, for those who want to show examples."""
+
+    report: dict[str, Any]
+    samples: list[Sample]
+    gallery: Gallery
+    minimal_pairs: list[MinimalPair]
+    minimal_pair_scores: MinimalPairScores | None
+
+
+def evaluate(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    pairs: Path,
+    images: Path,
+    split: str | None,
+    fields: Sequence[str],
+    depth: int = 128,
+    texts_per_image: int | None = None,
+) -> Evaluation:
+    """Evaluate on one split of own pairs.
+
+    Args:
+        depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
+        texts_per_image: use only the first so many texts of each picture.
+
+    Raises:
+        CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
+    """
+    started = time.monotonic()
+    samples = read_pairs(pairs, split, fields)
+    pictures = Pictures.open(images)
+    samples, unreadable = _readable(samples, pictures)
+    if not samples:
+        raise CcmbError(f"{images}: none of the pictures could be read ({unreadable[0]})")
+    texts = [sample.texts[:texts_per_image] for sample in samples]
+    gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
+    report: dict[str, Any] = {"retrieval": retrieval_report(model, gallery, depth)}
+    minimal_pairs = _minimal_pairs(samples)
+    scores = None
+    if minimal_pairs:
+        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
+        report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
+    if model.can_rank:
+        report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4)}
+    report["unreadable"] = unreadable
+    report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
+    return Evaluation(report, samples, gallery, minimal_pairs, scores)
+
+
+def _readable(samples: list[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:
+    good, unreadable = [], []
+    for sample in samples:
+        try:
+            pictures.load(sample.image)
+            good.append(sample)
+        except UnreadablePicture as error:
+            unreadable.append(str(error))
+    return good, unreadable
+
+
+def _minimal_pairs(samples: list[Sample]) -> list[MinimalPair]:
+    found = []
+    for index, sample in enumerate(samples):
+        lines = (sample.extra or {}).get("minimal_pairs", [])
+        assert isinstance(lines, list)
+        found += [MinimalPair(index, line["text"], line["false_text"], line["swap"]) for line in lines]
+    return found
+
+
+def _random_pair_auc(model: R2D2Model, gallery: Gallery, pairs: int = 2000) -> float:
+    """AUC of the match score on true pairs against the same texts with random wrong pictures."""
+    generator = torch.Generator().manual_seed(0)
+    count = min(pairs, len(gallery.texts))
+    text = torch.randperm(len(gallery.texts), generator=generator)[:count]
+    right = gallery.image_of_text[text]
+    step = torch.randint(1, max(2, len(gallery.images)), (count,), generator=generator)
+    wrong = (right + step) % len(gallery.images)
+    with inference(model):
+        scores = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), text.repeat(2))
+    return auc(scores, torch.arange(2 * count) < count)
