@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,21 +17,37 @@ from ccmb.errors import CcmbError
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; it takes the name `path` only once it is whole and on disk.
 
-    A crash at any moment leaves either the old file or the new one. `mode` is "w" (UTF-8 text) or "wb".
+    A crash at any moment leaves either the old file or the new one, and at worst a stray `.NAME.*.tmp`. Missing
+    folders are made. `mode` is "w" (UTF-8 text) or "wb".
+
+    Raises:
+        CcmbError: the disk is full or not writable; the message names `path`, and the old file stays.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CcmbError(f"{path}: could not be written ({error})") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -45,13 +61,13 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CcmbError: the file is missing or is not JSON; the message names it.
+        CcmbError: the file cannot be read or is not JSON; the message names it.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise CcmbError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return _parse(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise CcmbError(f"{path}: {_reason(error)}") from None
+    except ValueError as error:
         raise CcmbError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -59,23 +75,37 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a JSON-lines file; blank lines are passed over.
 
     Raises:
-        CcmbError: the file is missing, or a line is not a JSON object; the message names file and line.
+        CcmbError: the file cannot be read, or a line is not a JSON object; the message names file and line.
     """
     try:
-        file = open(path, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CcmbError(f"{path}: no such file") from None
-    with file:
-        try:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise CcmbError(f"{path}:{number}: not valid JSON ({error.msg})") from None
+                    value = _parse(line.decode())
+                except UnicodeDecodeError as error:
+                    raise CcmbError(f"{path}:{number}: not UTF-8 text ({error.reason})") from None
+                except ValueError as error:
+                    raise CcmbError(f"{path}:{number}: not valid JSON ({error})") from None
                 if not isinstance(value, dict):
                     raise CcmbError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
                 yield number, value
-        except UnicodeDecodeError as error:
-            raise CcmbError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise CcmbError(f"{path}: {_reason(error)}") from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno} " if "\n" in text.strip() else ""
+        raise ValueError(f"{error.msg} at {line}column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _reason(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
