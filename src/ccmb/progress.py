@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-Advance = Callable[[int, str], None]
 SECONDS_BETWEEN_LINES = 15.0
+
+
+class Advance(Protocol):
+    def __call__(self, count: int = 1, note: str = "") -> None:
+        """Count work as done; the note, such as the losses, is shown until the next one."""
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Advance]:
-    """Yield `advance(count, note)`, to be called as work gets done; shows rate per second and time left."""
+    """Yield `advance(count, note)`, to be called as work gets done; shows rate per second and time left.
+
+    Args:
+        unit: what is counted, such as "samples".
+        done: how much of `total` was done before; it does not count for the rate.
+    """
     if sys.stderr.isatty():
         with _bar(label, total, unit, done) as advance:
             yield advance
@@ -33,35 +43,34 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=done, rate="", note="")
-        counted = 0
+        counted, latest = 0, ""
 
         def advance(count: int = 1, note: str = "") -> None:
-            nonlocal counted
+            nonlocal counted, latest
             counted += count
-            rate = f"{counted / max(1e-9, time.monotonic() - started):.0f} {unit}/s"
-            bar.update(task, advance=count, rate=rate, note=note)
+            latest = note or latest
+            rate = f"{counted / max(1e-9, time.monotonic() - started):.3g} {unit}/s"
+            bar.update(task, advance=count, rate=rate, note=latest)
 
         yield advance
 
 
 def _lines(label: str, total: int, unit: str, done: int) -> Advance:
     started = said = time.monotonic()
-    counted = 0
+    counted, latest = 0, ""
 
     def advance(count: int = 1, note: str = "") -> None:
-        nonlocal said, counted
+        nonlocal said, counted, latest
         counted += count
+        latest = note or latest
         now = time.monotonic()
         finished = done + counted >= total
         if now - said < SECONDS_BETWEEN_LINES and not (finished and now - started > 2):
             return
         said = now
         rate = counted / max(1e-9, now - started)
-        left = max(0, total - done - counted) / max(1e-9, rate)
-        print(
-            f"{label}: {done + counted}/{total}  {rate:.0f} {unit}/s  {left // 60:.0f}:{left % 60:02.0f} left  {note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        minutes, seconds = divmod(round(max(0, total - done - counted) / max(1e-9, rate)), 60)
+        line = f"{label}: {done + counted}/{total}  {rate:.3g} {unit}/s  {minutes}:{seconds:02} left  {latest}"
+        print(line.rstrip(), file=sys.stderr, flush=True)
 
     return advance

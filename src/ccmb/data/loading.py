@@ -6,6 +6,8 @@ Nothing here remembers a position: the batch of step n can be made without those
 from __future__ import annotations
 
 import random
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,15 +15,17 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ccmb.data.pictures import Pictures, UnreadablePicture
-from ccmb.data.transforms import Augmentation, augment
+from ccmb.data.transforms import Augmentation, augment, speaks_of_sides
+from ccmb.errors import CcmbError
 from ccmb.samples import Sample
 
 
 class BatchPlan:
     """Which samples stand in which batch.
 
-    Every epoch is a new permutation of the groups; samples of one group (near-duplicates, see `Sample.group`) stay
-    together, so that the hard ones meet in a batch. The last, short batch of an epoch is left out.
+    Every epoch is a new permutation of the groups; samples of one group (near-duplicates, see `Sample.group`) stand in
+    one batch, so that the hard ones meet (a group larger than a batch is cut first). The samples at the end of an
+    epoch that do not fill a batch are left out; they are others in each epoch.
     """
 
     def __init__(self, samples: Sequence[Sample], batch: int, seed: int) -> None:
@@ -30,14 +34,14 @@ class BatchPlan:
         together: dict[str, list[int]] = {}
         for index, sample in enumerate(samples):
             together.setdefault(sample.group or f"\0{index}", []).append(index)
-        self.groups = list(together.values())
+        self.groups = [group[at : at + batch] for group in together.values() for at in range(0, len(group), batch)]
         self.batch, self.seed = batch, seed
         self.steps_per_epoch = len(samples) // batch
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """Sample indices of one epoch in order."""
+        """All sample indices in the order of one epoch; each run of `batch` of them is a batch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
-        return np.concatenate([self.groups[group] for group in order])
+        return np.array(list(pack([self.groups[group] for group in order], self.batch)))
 
     def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
         """Batches of steps start .. stop - 1 as lists of (epoch, sample index)."""
@@ -50,6 +54,29 @@ class BatchPlan:
             yield [(epoch, int(index)) for index in chosen]
 
 
+def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
+    """The members of groups of at most `batch`, in an order in which no group crosses the border of a batch if it can.
+
+    Each place goes to the first waiting group that fits into the rest of the batch; where none fits, the first one is
+    cut, and its rest begins the next batch.
+    """
+    # The groups that wait, by size and in order, each with its position.
+    waiting: dict[int, deque[tuple[int, Sequence[int]]]] = {}
+    for position, group in enumerate(groups):
+        waiting.setdefault(len(group), deque()).append((position, group))
+    room = batch
+    while waiting:
+        fitting = [size for size in waiting if size <= room]
+        size = min(fitting or waiting, key=lambda size: waiting[size][0][0])
+        position, group = waiting[size].popleft()
+        if not waiting[size]:
+            del waiting[size]
+        yield from group[:room]
+        if rest := group[room:]:
+            waiting.setdefault(len(rest), deque()).appendleft((-1, rest))
+        room = max(0, room - len(group)) or batch
+
+
 class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     """Samples by (epoch, index): augmented pixels, one of the texts, and the sample's index; or, where the picture
     cannot be read, its name and why."""
@@ -59,6 +86,9 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     ) -> None:
         self.samples, self.pictures, self.size = samples, pictures, size
         self.augmentation, self.seed = augmentation, seed
+        # The texts of all lines and near-duplicates of a picture count: in a batch they meet as its positives and
+        # negatives.
+        self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, str, int] | str:
         epoch, index = key
@@ -69,7 +99,7 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
             image = self.pictures.load(sample.image)
         except UnreadablePicture as error:
             return str(error)
-        return augment(image, text, self.size, self.augmentation, rng), text, index
+        return augment(image, self.size, self.augmentation, rng, _kin(sample) not in self._sided), text, index
 
 
 def training_batches(
@@ -80,12 +110,32 @@ def training_batches(
     collate: Callable[[list[Any]], Any],
     workers: int = 0,
 ) -> Iterator[Any]:
-    """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order."""
+    """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order.
+
+    Raises:
+        CcmbError: a worker was killed.
+    """
     loader = DataLoader(
         dataset,
-        batch_sampler=list(plan.batches(start, stop)),  # type: ignore[arg-type]  # keys need not be integers
+        batch_sampler=plan.batches(start, stop),
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise CcmbError("a process that reads pictures was killed, perhaps for memory; lower data.workers") from None
+
+
+def _kin(sample: Sample) -> str:
+    return sample.group or sample.image
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the trainer still needs the batches of the step it is in."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -20,6 +20,7 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
 
     Raises:
         CcmbError: a line lacks its image or every named field, or a text is empty; the message names file and line.
+            Or the split has no line at all.
     """
     samples: list[Sample] = []
     splits: set[str] = set()
@@ -27,7 +28,8 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         where = f"{path}:{number}"
         image = line.get("image")
         if not isinstance(image, str) or not image:
-            raise CcmbError(f"{where}: no \"image\": each line needs the name of its picture")
+            raise CcmbError(f'{where}: no "image": each line needs the name of its picture')
+        _check_unicode(image, f'{where}: "image"')
         here = str(line.get("split", "train"))
         splits.add(here)
         if split is not None and here != split:
@@ -37,10 +39,11 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         group = line.get("group")
         samples.append(Sample(image, texts, here, None if group is None else str(group), extra))
     if not samples:
+        if not splits:
+            raise CcmbError(f"{path}: the file has no lines")
         known = sorted(splits)
-        raise CcmbError(
-            f"{path}: no pictures in split '{split}'{did_you_mean(str(split), known)}; it has: {', '.join(known) or 'none'}"
-        )
+        hint = did_you_mean(str(split), known)
+        raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(known)}")
     return samples
 
 
@@ -53,11 +56,20 @@ def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> Iterab
         value = line[field]
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not texts:
-            raise CcmbError(f"{where}: \"{field}\" must be a text or a list of texts")
+            raise CcmbError(f'{where}: "{field}" must be a text or a list of texts')
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise CcmbError(f"{where}: \"{field}\"[{position}] is empty; remove it or write a text")
+                raise CcmbError(f'{where}: "{field}"[{position}] is not a text or empty; remove it or write one')
+            _check_unicode(text, f'{where}: "{field}"[{position}]')
             yield text.strip()
+
+
+def _check_unicode(text: str, where: str) -> None:
+    """JSON can escape lone surrogates, which neither tokenizers nor UTF-8 files take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CcmbError(f"{where} holds half a surrogate pair; remove the lone \\uD8xx or \\uDCxx") from None
 
 
 def _is_text(value: object) -> bool:

@@ -23,8 +23,8 @@ class Augmentation(BaseModel):
     """How training pictures are varied."""
 
     model_config = ConfigDict(extra="forbid")
-    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a random crop keeps; 1 is no crop")
-    flip: bool = Field(False, description="mirror half of the pictures, but never one whose text speaks of left or right")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 is no crop")
+    flip: bool = Field(False, description="mirror half of the pictures, but none whose texts say left or right")
     colour: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
     shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
 
@@ -36,11 +36,17 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def augment(image: Image.Image, text: str, size: int, options: Augmentation, rng: random.Random) -> np.ndarray:
-    """A random variation of the picture that leaves `text` true: uint8 (size, size, 3)."""
+def augment(
+    image: Image.Image, size: int, options: Augmentation, rng: random.Random, may_mirror: bool = True
+) -> np.ndarray:
+    """A random variation of the picture: uint8 (size, size, 3).
+
+    Args:
+        may_mirror: False where a text of the picture speaks of left or right.
+    """
     if options.crop < 1:
         image = image.crop(_random_box(image.width, image.height, options.crop, rng))
-    if options.flip and not speaks_of_sides(text) and rng.random() < 0.5:
+    if options.flip and may_mirror and rng.random() < 0.5:
         image = ImageOps.mirror(image)
     if options.colour:
         for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -62,16 +68,18 @@ def normalise(pixels_BSSC: Tensor) -> Tensor:
 
 
 def _random_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
-    """A box of at least `smallest` of the area, of aspect ratio 3/4 to 4/3 of the picture's own."""
+    """A box (left, top, right, bottom) of at least `smallest` of the area, stretched by at most 4/3 either way."""
     area = rng.uniform(smallest, 1.0)
-    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-    w = min(width, round(width * math.sqrt(area * aspect)))
-    h = min(height, round(height * math.sqrt(area / aspect)))
+    widest = math.log(min(4 / 3, 1 / area))  # wider boxes would not fit
+    aspect = math.exp(rng.uniform(-widest, widest))
+    w = max(1, min(width, round(width * math.sqrt(area * aspect))))
+    h = max(1, min(height, round(height * math.sqrt(area / aspect))))
     left, top = rng.randint(0, width - w), rng.randint(0, height - h)
     return left, top, left + w, top + h
 
 
 def _shift(pixels: np.ndarray, share: float, rng: random.Random) -> np.ndarray:
+    """Move the picture by up to `share` of its side in each direction, with its edges repeated."""
     reach = round(share * pixels.shape[0])
     down, right = rng.randint(0, 2 * reach), rng.randint(0, 2 * reach)
     padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
