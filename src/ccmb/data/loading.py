@@ -35,12 +35,14 @@ class BatchPlan:
         for index, sample in enumerate(samples):
             together.setdefault(sample.group or f"\0{index}", []).append(index)
         self.groups = [group[at : at + batch] for group in together.values() for at in range(0, len(group), batch)]
-        self.batch, self.seed = batch, seed
+        self.count, self.batch, self.seed = len(samples), batch, seed
         self.steps_per_epoch = len(samples) // batch
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """All sample indices in the order of one epoch; each run of `batch` of them is a batch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        if len(self.groups) == self.count:  # each sample stands alone, at its own index
+            return order
         return np.array(list(pack([self.groups[group] for group in order], self.batch)))
 
     def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,9 +19,9 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 class Part(BaseModel):
-    """A part of a recipe: unknown keys are errors."""
+    """A part of a recipe: unknown keys are errors, and so are infinite numbers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class DataRecipe(Part):
@@ -62,7 +63,7 @@ class TrainingRecipe(Part):
     steps: int = Field(gt=0)
     batch: int = Field(128, gt=1)
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the network; losses are float32 always")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")
     log_every: int = Field(10, gt=0)
@@ -71,6 +72,15 @@ class TrainingRecipe(Part):
 
 
 R = TypeVar("R", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 that also takes 5e-4 and 5e2 for numbers, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def find_recipe(name: str) -> Path:
@@ -91,26 +101,32 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
 
     Raises:
         UsageError: an unknown key, a wrong value or a malformed override; the message names the key.
-        CcmbError: the file is not YAML.
+        CcmbError: the file cannot be read or is not YAML.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise CcmbError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        values = _parse(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CcmbError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CcmbError(f"{path}: not valid YAML ({error})") from None
+    if values is None:
+        values = {}
     if not isinstance(values, dict):
         raise CcmbError(f"{path}: expected keys and values")
     for override in overrides:
         _override(values, override)
-    return check_recipe(kind, values, str(path))
+    return check_recipe(kind, values, str(path), overrides)
 
 
-def check_recipe(kind: type[R], values: dict[str, Any], where: str) -> R:
-    """Build the typed recipe, or raise UsageError with one line that names the first wrong key."""
+def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> R:
+    """Build the typed recipe, or raise UsageError with one line that names the first wrong key and where it stands:
+    in the last of `overrides` that touches it, or else in the file `where`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        where = next((f"override '{text}'" for text in reversed(overrides) if _touches(text, key)), where)
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, first["loc"][:-1])
             hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
@@ -132,14 +148,14 @@ def data_folder(name: str) -> Path:
     Raises:
         CcmbError: neither exists; the message says where it was looked for and how to point to it.
     """
-    candidates = [Path(name)]
+    candidates = [Path(name).expanduser()]
     if root := os.environ.get("CCMB_DATA"):
-        candidates.append(Path(root) / name)
+        candidates.append(Path(root).expanduser() / name)
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
     looked = " or ".join(str(candidate) for candidate in candidates)
-    raise CcmbError(f"{looked}: no such data folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
+    raise CcmbError(f"{looked}: no such folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -152,15 +168,23 @@ def _override(values: dict[str, Any], override: str) -> None:
             values[parent] = {}
         values = values[parent]
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"override '{override}': the value is not valid YAML") from None
-    # YAML 1.1 reads 5e-4 as a string.
-    if isinstance(values[last], str):
-        try:
-            values[last] = float(values[last])
-        except ValueError:
-            pass
+        values[last] = _parse(text)
+    except ValueError as error:
+        raise UsageError(f"override '{override}': the value is not valid YAML ({error})") from None
+
+
+def _parse(text: str) -> Any:
+    """The YAML value of a text; whatever is wrong with it is a ValueError of one line."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _touches(override: str, key: str) -> bool:
+    """Whether the wrong `key` lies in what the override sets, or the other way round."""
+    mine = override.partition("=")[0]
+    return f"{key}.".startswith(f"{mine}.") or f"{mine}.".startswith(f"{key}.")
 
 
 def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
