@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from ccmb.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
 
 
@@ -17,11 +18,16 @@ class R2D2Config(PreTrainedConfig):
             (the paper's are a CLIP vision transformer and BERT-base). Dictionaries need a "model_type".
         embed_dim: width D of the shared embedding space (768 in the paper).
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
-        cross_width, cross_heads, cross_ffn: shape of the cross encoders; by default those of the text tower.
+        cross_heads, cross_ffn: shape of the cross encoders, whose width is the text tower's; by default also the
+            text tower's.
         cross_dropout: dropout in the cross encoders.
         max_text_tokens: longest text, special tokens included (64 in the official code).
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
-        initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in [0.001, 0.5]).
+        initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
+            [0.001, 0.5]).
+
+    Raises:
+        UsageError: a tower's "model_type" is missing or unknown to transformers.
     """
 
     model_type = "r2d2"
@@ -33,7 +39,6 @@ class R2D2Config(PreTrainedConfig):
         text_config: PreTrainedConfig | dict[str, Any] | None = None,
         embed_dim: int = 768,
         cross_layers: int = 6,
-        cross_width: int | None = None,
         cross_heads: int | None = None,
         cross_ffn: int | None = None,
         cross_dropout: float = 0.1,
@@ -44,11 +49,10 @@ class R2D2Config(PreTrainedConfig):
         temperature_max: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        self.vision_config = _as_config(vision_config, {"model_type": "clip_vision_model"})
-        self.text_config = _as_config(text_config, {"model_type": "bert", "vocab_size": 21128})
+        self.vision_config = _as_config("vision", vision_config, {"model_type": "clip_vision_model"})
+        self.text_config = _as_config("text", text_config, {"model_type": "bert", "vocab_size": 21128})
         self.embed_dim = embed_dim
         self.cross_layers = cross_layers
-        self.cross_width = cross_width or self.text_config.hidden_size
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
         self.cross_dropout = cross_dropout
@@ -65,11 +69,20 @@ class R2D2Config(PreTrainedConfig):
         return int(self.vision_config.image_size)
 
 
-def _as_config(value: PreTrainedConfig | dict[str, Any] | None, default: dict[str, Any]) -> PreTrainedConfig:
+def _as_config(
+    tower: str, value: PreTrainedConfig | dict[str, Any] | None, default: dict[str, Any]
+) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
-    fields = dict(value) if value else dict(default)
-    return CONFIG_MAPPING[fields.pop("model_type")](**fields)
+    fields = dict(value or default)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        known = list(CONFIG_MAPPING)
+        raise UsageError(
+            f"the {tower} tower's model_type is {kind!r}; give one that transformers knows, "
+            f"such as {default['model_type']}{did_you_mean(str(kind), known)}"
+        )
+    return CONFIG_MAPPING[kind](**fields)
 
 
 AutoConfig.register("r2d2", R2D2Config)

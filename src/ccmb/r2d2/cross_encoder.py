@@ -10,7 +10,6 @@ every layer, and the self-attention of the first layer.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -100,17 +99,10 @@ class CrossLayer(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    """A stack of cross layers over N pairs picked by index from U query-side and V other-side items."""
+    """A stack of one or more cross layers over N pairs picked by index from U query-side and V other-side items."""
 
     def __init__(
-        self,
-        layers: int,
-        width: int,
-        heads: int,
-        ffn: int,
-        context_width: int,
-        dropout: float = 0.1,
-        eps: float = 1e-12,
+        self, layers: int, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float = 1e-12
     ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(
@@ -136,16 +128,15 @@ class CrossEncoder(nn.Module):
         Returns:
             (N, T, W) states of the query side after all layers.
         """
-        mask_NT = None if mask_UT is None else mask_UT.index_select(0, state_index_N)
+        states, mask = states_UTW, mask_UT
         mask_NS = None if mask_VS is None else mask_VS.index_select(0, context_index_N)
-        states_NTW = torch.empty(0)
         for depth, layer in enumerate(self.layer):
             assert isinstance(layer, CrossLayer)
-            if depth == 0:
-                states_NTW = layer.attend_self(states_UTW, mask_UT).index_select(0, state_index_N)
-            else:
-                states_NTW = layer.attend_self(states_NTW, mask_NT)
+            states = layer.attend_self(states, mask)
+            if depth == 0:  # until here nothing of the other side has come in: items become pairs
+                states = states.index_select(0, state_index_N)
+                mask = None if mask is None else mask.index_select(0, state_index_N)
             keys, values = layer.crossattention.keys_values(context_VSC)
             keys, values = keys.index_select(0, context_index_N), values.index_select(0, context_index_N)
-            states_NTW = layer.attend_other(states_NTW, keys, values, mask_NS)
-        return states_NTW
+            states = layer.attend_other(states, keys, values, mask_NS)
+        return states

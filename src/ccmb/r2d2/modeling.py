@@ -75,10 +75,10 @@ class RankOutput:
 class MaskedLanguageHead(nn.Module):
     """BERT's masked-language head; its output layer shares the text tower's word embeddings."""
 
-    def __init__(self, width: int, embedding_width: int, vocabulary: int, eps: float = 1e-12) -> None:
+    def __init__(self, width: int, vocabulary: int, eps: float = 1e-12) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, embedding_width)
-        self.LayerNorm = nn.LayerNorm(embedding_width, eps=eps)
+        self.dense = nn.Linear(width, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states_MW: Tensor, word_embeddings: Tensor) -> Tensor:
@@ -86,7 +86,26 @@ class MaskedLanguageHead(nn.Module):
         return F.linear(self.LayerNorm(F.gelu(self.dense(states_MW))), word_embeddings, self.bias)
 
 
-class R2D2Model(PreTrainedModel):
+class TwoTowers:
+    """How a module that carries the four parts of both towers encodes: the model, and its teacher in distillation."""
+
+    image_tower: nn.Module
+    text_tower: nn.Module
+    image_projection: nn.Module
+    text_projection: nn.Module
+
+    def encode_image(self, pixel_values: Tensor) -> TowerOutput:
+        """Encode normalised pictures (B, 3, S, S)."""
+        states = self.image_tower(pixel_values=pixel_values).last_hidden_state
+        return TowerOutput(_unit(self.image_projection(states[:, 0])), states)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
+        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
+        states = self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return TowerOutput(_unit(self.text_projection(states[:, 0])), states, attention_mask)
+
+
+class R2D2Model(TwoTowers, PreTrainedModel):
     """R2D2 (or, without cross encoders, PRD2)."""
 
     config_class = R2D2Config
@@ -105,18 +124,15 @@ class R2D2Model(PreTrainedModel):
         self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         if config.cross_layers:
-            width, shape = config.cross_width, (config.cross_heads, config.cross_ffn)
+            width = text.hidden_size
+            shape = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
             self.image_to_cross = nn.Linear(vision.hidden_size, width)
-            self.text_image_encoder = CrossEncoder(
-                config.cross_layers, width, *shape, vision.hidden_size, config.cross_dropout
-            )
-            self.image_text_encoder = CrossEncoder(
-                config.cross_layers, width, *shape, text.hidden_size, config.cross_dropout
-            )
+            self.text_image_encoder = CrossEncoder(*shape, vision.hidden_size, config.cross_dropout)
+            self.image_text_encoder = CrossEncoder(*shape, width, config.cross_dropout)
             self.text_image_match = nn.Linear(width, 2)
             self.image_text_match = nn.Linear(width, 2)
             if config.mlm_head:
-                self.mlm_head = MaskedLanguageHead(width, text.hidden_size, text.vocab_size)
+                self.mlm_head = MaskedLanguageHead(width, text.vocab_size)
         self.post_init()
 
     @torch.no_grad()
@@ -139,19 +155,11 @@ class R2D2Model(PreTrainedModel):
         """Whether the network has cross encoders (R2D2) or towers alone (PRD2)."""
         return self.config.cross_layers > 0
 
-    def encode_image(self, pixel_values: Tensor) -> TowerOutput:
-        """Encode normalised pictures (B, 3, S, S)."""
-        states = self.image_tower(pixel_values=pixel_values).last_hidden_state
-        return TowerOutput(_unit(self.image_projection(states[:, 0])), states)
+    def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
+        """States (N, T, W) of the text-image cross encoder: each pair's text, read in sight of its picture."""
+        return self.text_image_encoder(texts.states, texts.mask, images.states, images.mask, text_index, image_index)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
-        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
-        states = self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return TowerOutput(_unit(self.text_projection(states[:, 0])), states, attention_mask)
-
-    def rank(
-        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
-    ) -> RankOutput:
+    def rank(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> RankOutput:
         """Match the N pairs (image_index[n], text_index[n]) with both cross encoders.
 
         Raises:
@@ -159,9 +167,7 @@ class R2D2Model(PreTrainedModel):
         """
         if not self.can_rank:
             raise ValueError("this network has no cross encoders (PRD2): it can pre-rank but not rank")
-        text_states = self.text_image_encoder(
-            texts.states, texts.mask, images.states, images.mask, text_index, image_index
-        )
+        text_states = self.read_texts(images, texts, image_index, text_index)
         image_states = self.image_text_encoder(
             self.image_to_cross(images.states), images.mask, texts.states, texts.mask, image_index, text_index
         )

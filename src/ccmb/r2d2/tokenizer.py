@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+LADDER_STEP = 1e-4
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -15,7 +23,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
 
     Unlike BERT's, which takes every Chinese character for itself, it joins characters that often stand together
     (红色, 左边), so that sequences are about half as long. Every character of the texts stays a token of its own, so
-    no word made of seen characters is unknown.
+    no word made of seen characters is unknown. The same texts give the same tokenizer.
 
     Args:
         vocabulary: most tokens, special ones and single characters included.
@@ -40,8 +48,27 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
             show_progress=False,
         ),
     )
+    tokenizer.model = _repeatable(tokenizer, len(characters))
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", start), ("[SEP]", end)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL)
+
+
+def _repeatable(tokenizer: Tokenizer, characters: int) -> models.Unigram:
+    """The trained model without what differs from run to run.
+
+    The trainer appends characters that stand only inside longer pieces in the order of a randomly seeded hash table,
+    each LADDER_STEP above the last, and breaks ties of all other pieces by the same order. Here those characters share
+    the lowest score, and ties are broken by the piece.
+    """
+    trained = json.loads(tokenizer.to_str())["model"]
+    special, pieces = trained["vocab"][: len(SPECIAL)], trained["vocab"][len(SPECIAL) :]
+    lowest = min(score for _, score in pieces)
+    top_of_ladder = lowest + LADDER_STEP * (characters + 1)
+    scores = {
+        piece: round(lowest if len(piece) == 1 and score < top_of_ladder else score, 6) for piece, score in pieces
+    }
+    ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    return models.Unigram([*map(tuple, special), *ordered], trained["unk_id"], trained["byte_fallback"])
