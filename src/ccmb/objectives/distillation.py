@@ -1,9 +1,10 @@
 """Two-way distillation: an EMA teacher of both towers, a weighted queue of its features, TgD and FgD.
 
 The paper's public traces do not settle alpha, the queue's size, the EMA rate, where the queue's weights enter, or FgD's
-distance. Our choices: alpha 0.4, the weights multiply the teacher's exponentials, FgD pulls by cosine.
+distance. Our choices: alpha 0.4, queue 36,864, EMA 0.995; the weights multiply the exponentials of both softmaxes, so
+that a stale feature counts as a fraction of a fresh one; FgD pulls by cosine.
 
-Shapes: B pairs in the batch, D embedding width, Q features in the queue.
+Shapes: B pairs in the batch, D embedding width, Q features in the queue, C = B + Q columns.
 """
 
 from __future__ import annotations
@@ -12,39 +13,54 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ccmb.objectives.pre_ranking import soft_cross_entropy
+from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy
+from ccmb.r2d2.modeling import TwoTowers
 
 
-class EmaTeacher(nn.Module):
-    """Exponential moving averages of some modules of the student, in evaluation mode and without gradients."""
+class EmaTeacher(TwoTowers, nn.Module):
+    """Exponential moving average of the student's towers, always in evaluation mode and without gradients."""
 
-    def __init__(self, **modules: nn.Module) -> None:
+    PARTS = ("image_tower", "text_tower", "image_projection", "text_projection")
+
+    def __init__(self, student: nn.Module) -> None:
         super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, copy.deepcopy(module).requires_grad_(False).eval())
+        for name in self.PARTS:
+            self.add_module(name, copy.deepcopy(student.get_submodule(name)))
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> EmaTeacher:
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, rate: float, **modules: nn.Module) -> None:
-        """teacher = rate * teacher + (1 - rate) * student, in one call over all parameters."""
+    def update(self, student: nn.Module, rate: float) -> None:
+        """teacher = rate * teacher + (1 - rate) * student; buffers, such as running statistics, are copied."""
         mine, theirs = [], []
-        for name, module in modules.items():
-            mine += list(self.get_submodule(name).parameters())
-            theirs += list(module.parameters())
-        torch._foreach_lerp_(mine, [parameter.detach() for parameter in theirs], 1.0 - rate)
+        for name in self.PARTS:
+            ours, students = self.get_submodule(name), student.get_submodule(name)
+            mine += list(ours.parameters())
+            theirs += list(students.parameters())
+            for buffer, source in zip(ours.buffers(), students.buffers(), strict=True):
+                buffer.copy_(source)
+        get_ema_multi_avg_fn(rate)(mine, theirs, None)
 
 
 class FeatureQueue(nn.Module):
     """The teacher's latest image and text features; each carries a weight that decays by `decay` per step.
 
-    The buffers are filled from the start; entries not yet written have weight 0 and count for nothing.
+    Entries not yet written have weight 0 and count for nothing.
+
+    Attributes:
+        image, text: (Q, D) features.
+        image_ids: (Q,) which picture each is of.
+        weight: (Q,) decay to the power of the age in steps.
+        cursor: () the slot that is written next, the oldest.
     """
 
     image: Tensor
     text: Tensor
+    image_ids: Tensor
     weight: Tensor
     cursor: Tensor
 
@@ -53,25 +69,34 @@ class FeatureQueue(nn.Module):
         self.decay = decay
         self.register_buffer("image", torch.zeros(size, dim))
         self.register_buffer("text", torch.zeros(size, dim))
+        self.register_buffer("image_ids", torch.zeros(size, dtype=torch.long))
         self.register_buffer("weight", torch.zeros(size))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def push(self, image_BD: Tensor, text_BD: Tensor) -> None:
+    def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> None:
         """Age all entries by one step, then overwrite the oldest with a batch of weight 1."""
         size = self.weight.shape[0]
-        image_BD, text_BD = image_BD[-size:], text_BD[-size:]
+        image_BD, text_BD, image_ids_B = image_BD[-size:], text_BD[-size:], image_ids_B[-size:]
         slots = (self.cursor + torch.arange(len(image_BD), device=self.weight.device)) % size
         self.weight.mul_(self.decay)
         self.image[slots] = image_BD.to(self.image.dtype)
         self.text[slots] = text_BD.to(self.text.dtype)
+        self.image_ids[slots] = image_ids_B
         self.weight[slots] = 1.0
         self.cursor.copy_((self.cursor + len(image_BD)) % size)
 
 
-def weighted_softmax(logits_BC: Tensor, weights_C: Tensor) -> Tensor:
-    """softmax over columns whose exponentials are multiplied by `weights_C` >= 0; equal weights give a plain softmax."""
-    return (logits_BC.float() + weights_C.clamp_min(1e-30).log()).softmax(1)
+def weighted_targets(image_ids_B: Tensor, queue: FeatureQueue) -> tuple[Tensor, Tensor]:
+    """Labels (B, C) over batch and queue, rows summing to 1, and the columns' weights (C,).
+
+    A row's positives are all features of its picture, queued ones too; they share the mass by weight, so that a
+    network that is equally sure of all of them has nothing left to learn.
+    """
+    weights_C = torch.cat([queue.weight.new_ones(len(image_ids_B)), queue.weight])
+    positives_BC = image_ids_B[:, None] == torch.cat([image_ids_B, queue.image_ids])[None, :]
+    mass_BC = positives_BC * weights_C
+    return mass_BC / mass_BC.sum(1, keepdim=True), weights_C
 
 
 def tgd_loss(
@@ -79,31 +104,31 @@ def tgd_loss(
     text_BD: Tensor,
     teacher_image_BD: Tensor,
     teacher_text_BD: Tensor,
+    image_ids_B: Tensor,
     queue: FeatureQueue,
     temperature: Tensor,
-    targets_BB: Tensor,
     alpha: float = 0.4,
 ) -> Tensor:
     """TgD, target-guided distillation (scalar).
 
-    The student's features are compared with the teacher's of the batch and of the queue. Targets are
-    alpha * (the teacher's own weighted softmax) + (1 - alpha) * labels; queue columns are labelled 0.
+    The student's features are compared with the teacher's of the batch and of the queue, in a softmax whose
+    exponentials are multiplied by the columns' weights. Targets are
+    alpha * (the same softmax of the teacher's features) + (1 - alpha) * labels.
 
     Args:
-        targets_BB: labels of the batch, rows summing to 1.
+        image_BD, text_BD, teacher_image_BD, teacher_text_BD: L2-normalised features.
+        image_ids_B: samples with equal ids show the same picture.
         alpha: trust in the teacher, in [0, 1].
     """
-    batch = len(image_BD)
-    weights_C = torch.cat([torch.ones(batch, device=queue.weight.device), queue.weight])
-    labels_BC = torch.cat([targets_BB, targets_BB.new_zeros(batch, len(queue.weight))], dim=1)
+    labels_BC, weights_C = weighted_targets(image_ids_B, queue)
+    log_weights_C = weights_C.log()
 
-    def direction(student: Tensor, teacher: Tensor, others: Tensor, queued: Tensor) -> Tensor:
-        columns_CD = torch.cat([others.float(), queued.float()])
+    def direction(student_BD: Tensor, teacher_BD: Tensor, others_BD: Tensor, queued_QD: Tensor) -> Tensor:
+        columns_CD = torch.cat([others_BD.detach(), queued_QD])
         with torch.no_grad():
-            guess = weighted_softmax(teacher.float() @ columns_CD.T / temperature, weights_C)
-            soft_BC = alpha * guess + (1.0 - alpha) * labels_BC
-        logits_BC = student.float() @ columns_CD.T / temperature + weights_C.clamp_min(1e-30).log()
-        return soft_cross_entropy(logits_BC, soft_BC)
+            guess_BC = (similarity(teacher_BD, columns_CD, temperature) + log_weights_C).softmax(1)
+            targets_BC = alpha * guess_BC + (1.0 - alpha) * labels_BC
+        return soft_cross_entropy(similarity(student_BD, columns_CD, temperature) + log_weights_C, targets_BC)
 
     return (
         direction(image_BD, teacher_image_BD, teacher_text_BD, queue.text)
@@ -112,6 +137,9 @@ def tgd_loss(
 
 
 def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """FgD, feature-guided distillation (scalar): 1 - cosine between the student's features of the masked text and the
-    teacher's of the clean text (both L2-normalised)."""
+    """FgD, feature-guided distillation (scalar): 1 - cosine of the student's features of the masked texts and the
+    teacher's of the clean texts, both L2-normalised.
+
+    Pictures are not masked, so their features carry no such task (our choice).
+    """
     return (1.0 - (student_BD.float() * teacher_BD.detach().float()).sum(1)).mean()

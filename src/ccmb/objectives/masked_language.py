@@ -41,6 +41,8 @@ def mask_tokens(
 
     Args:
         maskable_BT: True for real words (no padding, no [CLS] or [SEP]).
+        vocabulary: random words are drawn from ids below it.
+        probability: share of the maskable tokens to be guessed, in (0, 1).
     """
     uniform_BT = torch.rand(input_ids_BT.shape, generator=generator, device=input_ids_BT.device)
     positions = (uniform_BT < probability) & maskable_BT

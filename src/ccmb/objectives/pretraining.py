@@ -6,6 +6,7 @@ Shapes: B pairs in the batch, T text tokens, R rows that FGR ranks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +14,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from ccmb.errors import UsageError
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
-from ccmb.objectives.masked_language import MaskedText, mask_tokens, mlm_loss
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image
+from ccmb.objectives.masked_language import mask_tokens, mlm_loss
+from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.modeling import R2D2Model
 
 ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
 PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
@@ -43,7 +46,9 @@ class Ranking(Objective):
         0.0, ge=0, le=1, description="share of the training by which hardness has grown from 0 to its value"
     )
     rows: float = Field(1.0, gt=0, le=1, description="share of the batch that is ranked")
-    masked: bool = Field(True, description="enhanced training: FGR shares the forward pass of the masked text")
+    masked: bool = Field(
+        True, description="enhanced training: while MLM is on, FGR shares its forward pass of the masked text"
+    )
 
 
 class MaskedLanguage(Objective):
@@ -73,6 +78,10 @@ class Objectives(BaseModel):
     def off(self) -> list[ObjectiveName]:
         return [name for name in PAPER_NAMES if getattr(self, name).weight == 0]
 
+    @staticmethod
+    def paper_names(names: Iterable[ObjectiveName]) -> list[str]:
+        return [PAPER_NAMES[name] for name in names]
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -95,33 +104,40 @@ class Batch:
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
 
+def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
+    """Whether a network of this configuration can be trained with these objectives.
+
+    Raises:
+        UsageError: FGR or MLM is on but the network lacks what it trains, or nothing is trained at the start.
+    """
+    on = objectives.on()
+    if not config.cross_layers and (ranked := [name for name in ("fgr", "mlm") if name in on]):
+        off = " ".join(f"objectives.{name}=off" for name in ranked)
+        raise UsageError(f"the network has no cross encoders (model.cross_layers is 0, PRD2); set {off}")
+    if "mlm" in on and not config.mlm_head:
+        raise UsageError("the network has no masked-language head; set objectives.mlm=off")
+    if all(getattr(objectives, name).start > 0 for name in on):
+        raise UsageError("no objective is on from the start of the training; give one of them start: 0")
+
+
 class PreTraining(nn.Module):
-    """The student, its teacher and the queue, and the losses of a batch."""
+    """The student, its teacher and the queue, and the losses of a batch.
+
+    Args:
+        mask_id: id of the [MASK] token.
+
+    Raises:
+        UsageError: the network and the objectives do not fit, see `check_objectives`.
+    """
 
     def __init__(self, model: R2D2Model, objectives: Objectives, mask_id: int) -> None:
         super().__init__()
+        check_objectives(objectives, model.config)
         self.model, self.objectives, self.mask_id = model, objectives, mask_id
         self.vocabulary = model.config.text_config.vocab_size
-        distils = objectives.tgd.weight > 0 or objectives.fgd.weight > 0
-        self.teacher = EmaTeacher(**self._taught()) if distils else None
-        self.queue = (
-            FeatureQueue(objectives.tgd.queue, model.config.embed_dim, objectives.tgd.decay)
-            if objectives.tgd.weight > 0
-            else None
-        )
-
-    def _taught(self) -> dict[str, nn.Module]:
-        names = ("image_tower", "text_tower", "image_projection", "text_projection")
-        return {name: getattr(self.model, name) for name in names}
-
-    def _teach(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The teacher's features (B, D) of the full pictures and the clean texts."""
-        assert self.teacher is not None
-        with torch.no_grad():
-            # The teacher has the towers' names, so the student's own two functions encode with its weights.
-            image = R2D2Model.encode_image(self.teacher, batch.pixel_values)  # type: ignore[arg-type]
-            text = R2D2Model.encode_text(self.teacher, batch.input_ids, batch.attention_mask)  # type: ignore[arg-type]
-        return image.embed, text.embed
+        tgd, fgd = objectives.tgd, objectives.fgd
+        self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
+        self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
 
     def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by objective name, unweighted, of those that are on and have started.
@@ -130,71 +146,53 @@ class PreTraining(nn.Module):
             progress: share of the training that is done, in [0, 1).
             generator: source of the masks and hard negatives; the same state gives the same losses.
         """
-        options, model = self.objectives, self.model
+        options, model, temperature = self.objectives, self.model, self.model.temperature
         active = {name for name in options.on() if progress >= getattr(options, name).start}
         images = model.encode_image(batch.pixel_values)
         texts = model.encode_text(batch.input_ids, batch.attention_mask)
         positives = same_image(batch.image_ids)
-        targets = even_targets(positives)
         losses: dict[str, Tensor] = {}
+
         if "gcpr" in active:
-            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, model.temperature, targets)
-        if active & {"fgr", "mlm", "fgd"}:
-            masked, masked_texts = self._mask(batch, active, generator)
-        if active & {"fgr", "mlm"}:
-            losses |= self._rank(images, texts, masked, masked_texts, positives, active, progress, generator)
-        if active & {"tgd", "fgd"}:
-            teacher_image, teacher_text = self._teach(batch)
-            if "tgd" in active:
-                assert self.queue is not None
+            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, temperature, even_targets(positives))
+
+        if active & {"mlm", "fgd"}:
+            masked = mask_tokens(
+                batch.input_ids, batch.maskable, self.mask_id, self.vocabulary, options.mlm.probability, generator
+            )
+            masked_texts = model.encode_text(masked.input_ids, batch.attention_mask)
+
+        everything = torch.arange(len(images), device=positives.device)
+        shares = options.fgr.masked and "mlm" in active
+        read: list[Tensor] = []  # states of masked texts, each read in sight of its own picture
+        if "fgr" in active:
+            rows = everything[: max(1, round(len(images) * options.fgr.rows))]
+            with torch.no_grad():
+                similarity_BB = similarity(images.embed, texts.embed, temperature)
+            pairs = draw_pairs(similarity_BB, positives, rows, hardness_at(options.fgr, progress), generator)
+            ranked = model.rank(images, masked_texts if shares else texts, pairs.image_index, pairs.text_index)
+            losses["fgr"] = fgr_loss(ranked.logits_text_image, ranked.logits_image_text, pairs.labels)
+            if shares:  # enhanced training: the positives' pass serves MLM too
+                read.append(ranked.states[: len(rows)])
+
+        if "mlm" in active:
+            rest = everything[sum(map(len, read)) :]
+            if len(rest):
+                read.append(model.read_texts(images, masked_texts, rest, rest))
+            losses["mlm"] = mlm_loss(model.mlm_logits(torch.cat(read)[masked.positions]), masked.labels)
+
+        if self.teacher is not None and active & {"tgd", "fgd"}:
+            with torch.no_grad():
+                teacher_image = self.teacher.encode_image(batch.pixel_values).embed
+                teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
+            if self.queue is not None and "tgd" in active:
                 losses["tgd"] = tgd_loss(
-                    images.embed, texts.embed, teacher_image, teacher_text,
-                    self.queue, model.temperature, targets, options.tgd.alpha,
+                    images.embed, texts.embed, teacher_image, teacher_text, batch.image_ids,
+                    self.queue, temperature, options.tgd.alpha,
                 )  # fmt: skip
-                self.queue.push(teacher_image, teacher_text)
+                self.queue.push(teacher_image, teacher_text, batch.image_ids)
             if "fgd" in active:
                 losses["fgd"] = fgd_loss(masked_texts.embed, teacher_text)
-        return losses
-
-    def _mask(
-        self, batch: Batch, active: set[ObjectiveName], generator: torch.Generator | None
-    ) -> tuple[MaskedText, TowerOutput]:
-        masked = mask_tokens(
-            batch.input_ids, batch.maskable, self.mask_id, self.vocabulary, self.objectives.mlm.probability, generator
-        )
-        return masked, self.model.encode_text(masked.input_ids, batch.attention_mask)
-
-    def _rank(
-        self,
-        images: TowerOutput,
-        texts: TowerOutput,
-        masked: MaskedText,
-        masked_texts: TowerOutput,
-        positives: Tensor,
-        active: set[ObjectiveName],
-        progress: float,
-        generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
-        options, model, batch = self.objectives, self.model, len(images)
-        losses: dict[str, Tensor] = {}
-        ranked_texts = masked_texts if options.fgr.masked else texts
-        mlm_states: Tensor | None = None
-        if "fgr" in active:
-            ranked = max(1, round(batch * options.fgr.rows))
-            rows = torch.arange(batch, device=positives.device)[:ranked]
-            similarity = images.embed @ texts.embed.T / model.temperature
-            pairs = draw_pairs(similarity, positives, rows, hardness_at(options.fgr, progress), generator)
-            output = model.rank(images, ranked_texts, pairs.image_index, pairs.text_index)
-            losses["fgr"] = fgr_loss(output.logits_text_image, output.logits_image_text, pairs.labels)
-            if options.fgr.masked and ranked == batch:
-                mlm_states = output.states[:batch]
-        if "mlm" in active:
-            if mlm_states is None:
-                everything = torch.arange(batch, device=positives.device)
-                mlm_states = model.text_image_encoder(
-                    masked_texts.states, masked_texts.mask, images.states, images.mask, everything, everything
-                )
-            losses["mlm"] = mlm_loss(model.mlm_logits(mlm_states[masked.positions]), masked.labels)
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
@@ -205,7 +203,7 @@ class PreTraining(nn.Module):
         """What follows each optimiser step: the temperature's clamp and the teacher's update."""
         self.model.clamp_temperature()
         if self.teacher is not None:
-            self.teacher.update(self.objectives.ema, **self._taught())
+            self.teacher.update(self.model, self.objectives.ema)
 
 
 def hardness_at(fgr: Ranking, progress: float) -> float:

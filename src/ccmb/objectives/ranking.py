@@ -3,7 +3,7 @@
 For every sample one hard negative picture and one hard negative text are drawn with probability softmax(s), positives
 excluded; 1 positive to 2 negatives, class weights 2 : 1; the losses of the two cross encoders are averaged.
 
-Shapes: B pairs in the batch, R rows that are ranked (all, or a share), N = 3R pairs.
+Shapes: B pairs in the batch, R rows that are ranked (all, or a share), N = 3R ranked pairs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IGNORED = -100  # the label that cross_entropy leaves out
+
 
 def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness: float = 1.0) -> Tensor:
-    """Probabilities (R, B) with which each row's hard negative is drawn; positives have 0.
+    """Probabilities (R, B) with which each row's hard negative is drawn; positives have 0, rows sum to 1.
 
     Args:
         similarity_RB: s, cosine over temperature.
@@ -24,17 +26,23 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
         hardness: 1 is the paper's softmax(s); 0 draws evenly; between, s is flattened (our choice: cross encoders that
             start from nothing learn from easy negatives first).
 
-    The mask is applied before the softmax, so that probabilities never all vanish; a row whose columns are all
-    positives (one picture fills the batch) draws evenly from the batch.
+    The mask is applied before the softmax, so that probabilities never all vanish. A row without negatives (one
+    picture fills the batch) gets even probabilities, and whoever draws must leave it out.
     """
-    flattened = (similarity_RB.float() * hardness).masked_fill(positives_RB, -torch.inf)
+    # Not-a-numbers of a diverged run count as 0: it is the loss that should report them.
+    flattened = (similarity_RB.float() * hardness).nan_to_num().masked_fill(positives_RB, -torch.inf)
     alone_R1 = positives_RB.all(1, keepdim=True)
     return flattened.masked_fill(alone_R1, 0.0).softmax(1)
 
 
 @dataclass(frozen=True, slots=True)
 class MatchPairs:
-    """N = 3R pairs by index into the batch, R positives first, then R with a wrong picture, then R with a wrong text."""
+    """N = 3R pairs by index into the batch: R positives first, then R with a wrong picture, then R with a wrong text.
+
+    Attributes:
+        image_index, text_index: (N,) the pairs.
+        labels: (N,) 1 match, 0 no match, IGNORED where a row has no negative.
+    """
 
     image_index: Tensor
     text_index: Tensor
@@ -48,13 +56,21 @@ def draw_pairs(
     hardness: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> MatchPairs:
-    """Positives and hard negatives of the rows; `similarity_BB` is [image, text] and is not differentiated."""
-    similarity_BB = similarity_BB.detach()
-    texts_of_images = hard_negative_weights(similarity_BB[rows_R], positives_BB[rows_R], hardness)
-    images_of_texts = hard_negative_weights(similarity_BB.T[rows_R], positives_BB[rows_R], hardness)
+    """Positives and hard negatives of the rows.
+
+    Args:
+        similarity_BB: s of [image, text]; it is not differentiated.
+        positives_BB: symmetric, True where two samples show the same picture.
+        rows_R: the rows to rank.
+        hardness: see `hard_negative_weights`.
+    """
+    similarity_BB, positives_RB = similarity_BB.detach(), positives_BB[rows_R]
+    texts_of_images = hard_negative_weights(similarity_BB[rows_R], positives_RB, hardness)
+    images_of_texts = hard_negative_weights(similarity_BB.T[rows_R], positives_RB, hardness)
     wrong_text = torch.multinomial(texts_of_images, 1, generator=generator).squeeze(1)
     wrong_image = torch.multinomial(images_of_texts, 1, generator=generator).squeeze(1)
-    match, no_match = torch.ones_like(rows_R), torch.zeros_like(rows_R)
+    match = torch.ones_like(rows_R)
+    no_match = torch.zeros_like(rows_R).masked_fill(positives_RB.all(1), IGNORED)
     return MatchPairs(
         torch.cat([rows_R, wrong_image, rows_R]),
         torch.cat([rows_R, rows_R, wrong_text]),
@@ -63,7 +79,10 @@ def draw_pairs(
 
 
 def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_N: Tensor) -> Tensor:
-    """Match loss (scalar): weighted cross-entropy on each cross encoder, averaged; positives weigh 2, negatives 1."""
+    """Match loss (scalar): weighted cross-entropy on each cross encoder, averaged; positives weigh 2, negatives 1.
+
+    As in the official code the weights also divide: each is a weighted mean over the labels that are not IGNORED.
+    """
     weights = torch.tensor([1.0, 2.0], device=labels_N.device)
     return (
         F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights)

@@ -105,9 +105,7 @@ class CrossEncoder(nn.Module):
         self, layers: int, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float = 1e-12
     ) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(
-            CrossLayer(width, heads, ffn, context_width, dropout, eps) for _ in range(layers)
-        )
+        self.layer = nn.ModuleList(CrossLayer(width, heads, ffn, context_width, dropout, eps) for _ in range(layers))
 
     def forward(
         self,

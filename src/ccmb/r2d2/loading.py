@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ccmb.errors import CcmbError
 from ccmb.r2d2.modeling import R2D2Model
@@ -37,7 +38,8 @@ def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
     folder = model_folder(name)
     processor = R2D2Processor.from_pretrained(folder)
     try:
-        model, info = R2D2Model.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = R2D2Model.from_pretrained(folder, output_loading_info=True)
+        model, info = loaded
     except Exception as error:  # whatever transformers or safetensors make of a damaged file
         raise CcmbError(f"{folder}: the model cannot be loaded ({' '.join(str(error).split())[:200]})") from None
     if info["missing_keys"]:

@@ -89,8 +89,8 @@ class MaskedLanguageHead(nn.Module):
 class TwoTowers:
     """How a module that carries the four parts of both towers encodes: the model, and its teacher in distillation."""
 
-    image_tower: nn.Module
-    text_tower: nn.Module
+    image_tower: PreTrainedModel
+    text_tower: PreTrainedModel
     image_projection: nn.Module
     text_projection: nn.Module
 

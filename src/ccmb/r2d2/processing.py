@@ -26,11 +26,15 @@ class R2D2Processor:
         self.tokenizer, self.image_size, self.max_text_tokens = tokenizer, image_size, max_text_tokens
 
     def images(self, pictures: Sequence[Image.Image | str | Path]) -> Tensor:
-        """PIL pictures or paths to (B, 3, S, S) float32."""
+        """PIL pictures or paths to (B, 3, S, S) float32.
+
+        Raises:
+            CcmbError: a file is missing or not a readable picture; the message names it.
+        """
         return normalise(torch.from_numpy(np.stack([square(_open(picture), self.image_size) for picture in pictures])))
 
     def texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Texts to `input_ids` and `attention_mask`, each (B, T) long, padded to the longest of the batch."""
+        """Texts to `input_ids` and `attention_mask`, each (B, T) int64, padded to the longest of the batch."""
         encoded = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
         )
@@ -41,9 +45,7 @@ class R2D2Processor:
         special = torch.tensor(self.tokenizer.all_special_ids, device=input_ids_BT.device)
         return ~torch.isin(input_ids_BT, special)
 
-    def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None) -> dict[str, Tensor]:
         """One or many pictures and texts to the keyword arguments of the model."""
         inputs: dict[str, Tensor] = {}
         if images is not None:
@@ -55,24 +57,41 @@ class R2D2Processor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer and the sizes into a model folder."""
         self.tokenizer.save_pretrained(folder)
-        write_json(
-            Path(folder) / FILE_NAME, {"image_size": self.image_size, "max_text_tokens": self.max_text_tokens}
-        )
+        write_json(Path(folder) / FILE_NAME, {"image_size": self.image_size, "max_text_tokens": self.max_text_tokens})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> R2D2Processor:
         """Read from a model folder.
 
         Raises:
-            CcmbError: the folder or one of its files is missing; the message names it.
+            CcmbError: the folder or one of its files is missing or damaged; the message names it.
         """
         folder = Path(folder)
         for name in (FILE_NAME, "tokenizer.json", "tokenizer_config.json"):
             if not (folder / name).is_file():
                 raise CcmbError(f"{folder / name}: missing; the folder is not a whole model folder")
         sizes = read_json(folder / FILE_NAME)
-        return cls(AutoTokenizer.from_pretrained(folder), sizes["image_size"], sizes["max_text_tokens"])
+        try:
+            image_size, max_text_tokens = int(sizes["image_size"]), int(sizes["max_text_tokens"])
+        except (KeyError, TypeError, ValueError):
+            raise CcmbError(f"{folder / FILE_NAME}: needs the whole numbers image_size and max_text_tokens") from None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # whatever tokenizers makes of a damaged file
+            raise CcmbError(
+                f"{folder / 'tokenizer.json'}: not a readable tokenizer ({' '.join(str(error).split())[:200]})"
+            ) from None
+        return cls(tokenizer, image_size, max_text_tokens)
 
 
 def _open(picture: Image.Image | str | Path) -> Image.Image:
-    return picture if isinstance(picture, Image.Image) else Image.open(picture)
+    # RGB before any resizing: in palette pictures neighbouring numbers are not neighbouring colours.
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        with Image.open(picture) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise CcmbError(f"{picture}: no such picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CcmbError(f"{picture}: not a readable picture ({error})") from None

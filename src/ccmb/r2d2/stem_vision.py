@@ -1,6 +1,6 @@
 """A small vision transformer with a convolutional stem, for training from scratch on few pictures.
 
-It is transformers' CLIP vision tower with two changes: four (or so) 3x3 convolutions of stride 2 in place of the one
+It is transformers' CLIP vision tower with two changes: a few 3x3 convolutions of stride 2 in place of the one
 big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881), and
 the final layer norm applied to every token, since no large pre-training shapes the token states here.
 """
@@ -36,7 +36,7 @@ class ConvStem(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The last convolution's weight: CLIP's embedding layer asks for it to learn the type."""
-        return self[-1].weight  # type: ignore[union-attr, return-value]
+        return self[-1].weight  # type: ignore[return-value]
 
 
 class StemVisionModel(CLIPVisionModel):
@@ -51,7 +51,9 @@ class StemVisionModel(CLIPVisionModel):
                 f"patch_size {config.patch_size} needs log2({config.patch_size}) - 1 stem_channels, "
                 f"got {list(config.stem_channels)}"
             )
-        self.embeddings.patch_embedding = ConvStem(list(config.stem_channels), config.hidden_size)
+        self.embeddings.patch_embedding = ConvStem(  # type: ignore[assignment]
+            list(config.stem_channels), config.hidden_size
+        )
         self.post_init()
 
     @torch.no_grad()
