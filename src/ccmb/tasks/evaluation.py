@@ -65,7 +65,7 @@ def evaluate(
     if minimal_pairs:
         scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
-    if model.can_rank:
+    if model.can_rank and len(gallery.images) > 1:
         report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4)}
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
@@ -86,9 +86,13 @@ def _readable(samples: list[Sample], pictures: Pictures) -> tuple[list[Sample], 
 def _minimal_pairs(samples: list[Sample]) -> list[MinimalPair]:
     found = []
     for index, sample in enumerate(samples):
-        lines = (sample.extra or {}).get("minimal_pairs", [])
-        assert isinstance(lines, list)
-        found += [MinimalPair(index, line["text"], line["false_text"], line["swap"]) for line in lines]
+        lines: Any = (sample.extra or {}).get("minimal_pairs", [])
+        try:
+            found += [MinimalPair(index, line["text"], line["false_text"], line["swap"]) for line in lines]
+        except (KeyError, TypeError):
+            raise CcmbError(
+                f'{sample.image}: "minimal_pairs" must be a list of objects with "text", "false_text" and "swap"'
+            ) from None
     return found
 
 
@@ -98,7 +102,7 @@ def _random_pair_auc(model: R2D2Model, gallery: Gallery, pairs: int = 2000) -> f
     count = min(pairs, len(gallery.texts))
     text = torch.randperm(len(gallery.texts), generator=generator)[:count]
     right = gallery.image_of_text[text]
-    step = torch.randint(1, max(2, len(gallery.images)), (count,), generator=generator)
+    step = torch.randint(1, len(gallery.images), (count,), generator=generator)
     wrong = (right + step) % len(gallery.images)
     with inference(model):
         scores = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), text.repeat(2))

@@ -70,7 +70,12 @@ def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores)
 
 
 def auc(scores_N: Tensor, labels_N: Tensor) -> float:
-    """Area under the ROC curve: the chance that a match scores higher than a non-match, ties counting half."""
+    """Area under the ROC curve, in [0, 1]: the chance that a match scores higher than a non-match, ties counting half.
+
+    Args:
+        scores_N: finite scores.
+        labels_N: 1 or True for a match; both kinds must be there.
+    """
     match, no_match = scores_N[labels_N == 1].double(), scores_N[labels_N == 0].double().sort().values
     below = torch.searchsorted(no_match, match, right=False)
     not_above = torch.searchsorted(no_match, match, right=True)

@@ -97,10 +97,10 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     if len(samples) < recipe.training.batch:
         raise CcmbError(f"{folder / recipe.data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}")
     pictures = Pictures.open(folder / recipe.data.images)
-    prepare_run(recipe, out)
     torch.manual_seed(recipe.training.seed)
     model, processor = build_model(recipe.model, samples)
     task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
+    prepare_run(recipe, out)  # only now: a recipe that fails above leaves no folder that would refuse its mended form
     trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
     start = trainer.resume()
     if start < recipe.training.steps:

@@ -85,17 +85,17 @@ def encode_gallery(
 def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
     """(Q,) rank from 1 of the best relevant item; irrelevant items of equal score count as ranked before it.
 
-    So a model that scores everything alike gets the worst rank, not the best.
+    So a model that scores everything alike, or nothing with a number, gets the worst rank, not the best.
     """
     best_Q1 = scores_QG.masked_fill(~relevant_QG, -torch.inf).amax(1, keepdim=True)
-    return 1 + ((scores_QG >= best_Q1) & ~relevant_QG).sum(1)
+    return 1 + (~(scores_QG < best_Q1) & ~relevant_QG).sum(1)
 
 
 def two_stage_ranks(model: R2D2Model, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64) -> Ranks:
     """Ranks of both stages for every query of one direction.
 
     Args:
-        depth: K, how many candidates of the first stage the second one ranks.
+        depth: K >= 1, how many candidates of the first stage the second one ranks.
         chunk: queries handled at a time; memory grows with chunk x gallery.
     """
     by_text = direction == "text_to_image"
@@ -130,10 +130,9 @@ def _rerank(
     queries = index_Q[:, None].expand_as(top.indices)
     image_index, text_index = (top.indices, queries) if by_text else (queries, top.indices)
     match = rank_pairs(model, gallery.images, gallery.texts, image_index.flatten(), text_index.flatten())
-    relevant_QK = relevant_QG.gather(1, top.indices)
-    ranks_Q = pessimistic_ranks(top.values + match.view_as(top.values), relevant_QK)
-    # A right answer that the first stage left out of the top K keeps its first rank, which is beyond K.
-    return torch.where(relevant_QK.any(1), ranks_Q, first_Q)
+    ranks_Q = pessimistic_ranks(top.values + match.view_as(top.values), relevant_QG.gather(1, top.indices))
+    # Where no right answer is within K its first rank stays. So it does where only a tie at place K let one in.
+    return torch.where(first_Q <= depth, ranks_Q, first_Q)
 
 
 def rank_pairs(
