@@ -4,5 +4,12 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+# A loaded machine is no failure: no deadline, and the same examples every time.
+settings.register_profile("ccmb", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("ccmb")
