@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,19 +114,19 @@ def index(
     Example: ccmb index ~/Pictures --model quickstart/run --out index
     """
     from ccmb.r2d2.loading import load_model
-    from ccmb.search.engine import build_index
+    from ccmb.search.index import build_index
 
     network, processor = load_model(model)
     report = build_index(pictures, out, network, processor, model)
-    _say_unreadable([f"{name}: {reason}" for name, reason in report.unreadable])
-    values = {"added": report.added, "known": report.skipped_known, "unreadable": [list(u) for u in report.unreadable]}
-    _result(values, as_json, f"{out}: {report.added} pictures added, {report.skipped_known} known already")
+    _say_unreadable(report.unreadable)
+    text = f"{out}: {report.added} pictures added, {report.updated} updated, {report.skipped_known} known already"
+    _result(asdict(report), as_json, text)
 
 
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
-    picture: Annotated[Path | None, typer.Option("--picture", "-p", help="Look for pictures like this one.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", "-p", help="Look for pictures like this one (by cosine alone, unless a text is given too).")] = None,
     index: IndexOption = Path("index"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
@@ -138,7 +139,8 @@ def search(
 
     Example: ccmb search "一只红色的小船" --index quickstart/index
     """
-    from ccmb.search.engine import contact_sheet, search_index
+    from ccmb.search.engine import search_index
+    from ccmb.search.sheet import contact_sheet
 
     hits = search_index(index, model, text=text, picture=picture, k=k, depth=depth, rank=rank)
     if sheet:
@@ -147,9 +149,10 @@ def search(
         f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
         + (f"  match {hit.match:.3f}" if hit.match is not None else "")
         + f"  {hit.name}"
+        + ("  (gone or unreadable)" if hit.missing else "")
         for place, hit in enumerate(hits, start=1)
     ]
-    values = [{"name": h.name, "source": str(h.source), "cosine": h.cosine, "match": h.match, "score": h.score} for h in hits]
+    values = [{**asdict(hit), "source": str(hit.source), "score": hit.score} for hit in hits]
     _result(values, as_json, "\n".join(lines) or "nothing found")
 
 

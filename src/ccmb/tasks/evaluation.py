@@ -15,9 +15,10 @@ from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.ranking import rank_pairs
 from ccmb.samples import Sample
 from ccmb.tasks.matching import MinimalPair, MinimalPairScores, auc, minimal_pair_report, score_minimal_pairs
-from ccmb.tasks.retrieval import Gallery, encode_gallery, rank_pairs, retrieval_report
+from ccmb.tasks.retrieval import Gallery, encode_gallery, retrieval_report
 from ccmb.training.trainer import inference
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.retrieval import rank_pairs
+from ccmb.r2d2.ranking import rank_pairs
 from ccmb.training.trainer import inference
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ccmb.progress import progress
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.ranking import rank_pairs
 from ccmb.training.trainer import inference
 
 RECALLS = (1, 5, 10)
@@ -133,27 +134,6 @@ def _rerank(
     ranks_Q = pessimistic_ranks(top.values + match.view_as(top.values), relevant_QG.gather(1, top.indices))
     # Where no right answer is within K its first rank stays. So it does where only a tie at place K let one in.
     return torch.where(first_Q <= depth, ranks_Q, first_Q)
-
-
-def rank_pairs(
-    model: R2D2Model, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, batch: int = 2048
-) -> Tensor:
-    """Match scores (N,) of pairs picked by index, in batches that send only the items they need."""
-    scores = []
-    for start in range(0, len(image_index_N), batch):
-        image_items, image_index = image_index_N[start : start + batch].unique(return_inverse=True)
-        text_items, text_index = text_index_N[start : start + batch].unique(return_inverse=True)
-        pair_images, pair_texts = images[image_items], texts[text_items]
-        if pair_texts.mask is not None:
-            longest = int(pair_texts.mask.sum(1).max())
-            pair_texts = TowerOutput(pair_texts.embed, pair_texts.states[:, :longest], pair_texts.mask[:, :longest])
-        device = model.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=False):
-            output = model.rank(
-                pair_images.to(device), pair_texts.to(device), image_index.to(device), text_index.to(device)
-            )
-        scores.append(output.score.cpu())
-    return torch.cat(scores)
 
 
 def recalls(ranks_Q: Tensor) -> dict[str, float]:

@@ -1,0 +1,153 @@
+"""Two-stage search in an index: pre-ranking by cosine in the store, ranking of the best by the cross encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccmb.errors import CcmbError, UsageError
+from ccmb.r2d2.loading import load_model, model_folder
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.ranking import rank_pairs
+from ccmb.search.index import IndexRecord
+from ccmb.search.sources import Sources
+from ccmb.search.store import VectorStore, is_local
+from ccmb.training.trainer import inference
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A picture that was found.
+
+    Attributes:
+        name, source: its name within the folder or tar `source`.
+        cosine: of its embedding with the query's, in [-1, 1].
+        match: match score with the query text in [0, 1]; None where the second stage did not rank it.
+        missing: the picture was to be ranked, but it is gone or unreadable now.
+    """
+
+    name: str
+    source: Path
+    cosine: float
+    match: float | None = None
+    missing: bool = False
+
+    @property
+    def score(self) -> float:
+        """What hits are ordered by: cosine + match score, as in the paper's re-ranking."""
+        return self.cosine + (self.match or 0.0)
+
+
+class SearchEngine:
+    """An open index and its model, for any number of queries."""
+
+    def __init__(self, store: VectorStore, model: R2D2Model, processor: R2D2Processor) -> None:
+        self.store, self.model, self.processor = store, model, processor
+        self._sources = Sources()
+
+    def search(
+        self,
+        text: str | None = None,
+        picture: Image.Image | None = None,
+        k: int = 10,
+        depth: int = 64,
+        rank: bool = True,
+    ) -> list[Hit]:
+        """The best k pictures for a text, a picture or both, best first.
+
+        A text is pre-ranked by cosine, and the best `depth` are ranked by cosine + match score. A picture alone is
+        pre-ranked only: the cross encoders match pictures with texts. Given both, the mean of the two embeddings
+        pre-ranks and the text ranks. A model without cross encoders pre-ranks only.
+
+        Raises:
+            UsageError: there is neither text nor picture, or the text is empty.
+        """
+        if text is None and picture is None:
+            raise UsageError("nothing to search for: give a text, a picture or both")
+        if text is not None and not text.strip():
+            raise UsageError("the text to search for is empty")
+        with inference(self.model):
+            embeds, encoded_text = [], None
+            if text is not None:
+                tokens = {name: value.to(self.model.device) for name, value in self.processor.texts([text]).items()}
+                encoded_text = self.model.encode_text(**tokens)
+                embeds.append(encoded_text.embed[0])
+            if picture is not None:
+                embeds.append(self._encode([picture]).embed[0])
+            ranks = rank and encoded_text is not None and self.model.can_rank
+            query_D = F.normalize(torch.stack(embeds).mean(0), dim=0).cpu()
+            found = self.store.search(query_D, max(k, depth) if ranks else k)
+            hits = [Hit(near.entry.name, Path(near.entry.source), near.cosine) for near in found]
+            if ranks and encoded_text is not None:
+                batches = (hits[start : start + BATCH] for start in range(0, len(hits), BATCH))
+                hits = [hit for batch in batches for hit in self._match(batch, encoded_text)]
+        return sorted(hits, key=lambda hit: -hit.score)[:k]
+
+    def _match(self, hits: Sequence[Hit], text: TowerOutput) -> list[Hit]:
+        """The same hits with their match scores.
+
+        Image states are computed anew from the pictures: stored, they would need some hundred times the room of the
+        embeddings, and computing them takes little next to the cross encoders.
+        """
+        images: dict[int, Image.Image] = {}
+        for place, hit in enumerate(hits):
+            try:
+                images[place] = self._sources.load(hit.source, hit.name)
+            except CcmbError:
+                continue
+        matches: dict[int, float] = {}
+        if images:
+            index_N = torch.arange(len(images))
+            scores = rank_pairs(self.model, self._encode(list(images.values())), text, index_N, torch.zeros_like(index_N))
+            matches = dict(zip(images, scores.tolist(), strict=True))
+        return [replace(hit, match=matches.get(place), missing=place not in matches) for place, hit in enumerate(hits)]
+
+    def _encode(self, images: list[Image.Image]) -> TowerOutput:
+        return self.model.encode_image(self.processor.images(images).to(self.model.device))
+
+
+def search_index(
+    index: Path,
+    model: str | Path | None = None,
+    text: str | None = None,
+    picture: Path | None = None,
+    k: int = 10,
+    depth: int = 64,
+    rank: bool = True,
+) -> list[Hit]:
+    """Open an index folder and search it once; see `SearchEngine.search`.
+
+    Args:
+        model: run or model folder; by default the one that made the index.
+
+    Raises:
+        UsageError: there is neither text nor picture, or the text is empty.
+        CcmbError: index, model or picture is missing or damaged, the model is not the index's, or another process
+            is using the index.
+    """
+    record = IndexRecord.read(index)
+    folder = _find_model(index, record, model)
+    record.must_match(index, folder)
+    if is_local(record.store) and not (index / record.store).exists():
+        raise CcmbError(f"{index / record.store}: missing; index the pictures again")
+    image = Sources().load(picture.resolve().parent, picture.resolve().name) if picture is not None else None
+    network, processor = load_model(folder)
+    with record.open_store(index) as store:
+        return SearchEngine(store, network, processor).search(text, image, k, depth, rank)
+
+
+def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> Path:
+    if model is not None:
+        return model_folder(model)
+    if not Path(record.model).is_dir():
+        raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
+    return model_folder(record.model)
