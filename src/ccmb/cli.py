@@ -126,7 +126,10 @@ def index(
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
-    picture: Annotated[Path | None, typer.Option("--picture", "-p", help="Look for pictures like this one (by cosine alone, unless a text is given too).")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", "-p", help="Look for pictures like this one; ranked only if there is a text too."),
+    ] = None,
     index: IndexOption = Path("index"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,

@@ -9,7 +9,12 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 
 
 def rank_pairs(
-    model: R2D2Model, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, batch: int = 2048
+    model: R2D2Model,
+    images: TowerOutput,
+    texts: TowerOutput,
+    image_index_N: Tensor,
+    text_index_N: Tensor,
+    batch: int = 2048,
 ) -> Tensor:
     """Match scores (N,) of pairs picked by index, in batches that send only the items they need."""
     scores = []

@@ -6,7 +6,7 @@ An index is a folder: `index.json` says which model made it, `vectors.db` is the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class IndexRecord(BaseModel):
     model: str = Field(description="absolute path of the model folder")
     fingerprint: str = Field(description="SHA-256 of its model.safetensors")
     embed_dim: int = Field(gt=0, description="width D of the vectors")
-    store: str = Field("vectors.db", description="file in the index folder, or the URI of a Milvus server")
+    store: str = Field(default="vectors.db", description="file in the index folder, or the URI of a Milvus server")
 
     @classmethod
     def read(cls, index: Path) -> IndexRecord:
@@ -67,8 +67,8 @@ class IndexRecord(BaseModel):
         if fingerprint(model) == self.fingerprint:
             return
         if str(model.resolve()) == self.model:
-            raise CcmbError(f"{index}: {model} has been trained on since it made this index; index into a new folder")
-        raise CcmbError(f"{index}: made with the model {self.model}; {model} has other weights and cannot be used with it")
+            raise CcmbError(f"{index}: {model} has been trained on since; index into a new folder")
+        raise CcmbError(f"{index}: made with the model {self.model}; {model} has other weights")
 
 
 @dataclass(slots=True)
@@ -87,7 +87,6 @@ def build_index(
     network: R2D2Model,
     processor: R2D2Processor,
     model: str | Path,
-    only: Collection[str] | None = None,
 ) -> IndexReport:
     """Bring the index folder `out` up to date with folders and tars of pictures.
 
@@ -96,7 +95,6 @@ def build_index(
 
     Args:
         model: the run or model folder that `network` and `processor` come from.
-        only: leave out pictures of other names.
 
     Raises:
         CcmbError: a source is missing, the index belongs to another model, or another process is using it.
@@ -105,7 +103,7 @@ def build_index(
     record = _open_record(out, model_folder(model), network.config.embed_dim)
     report = IndexReport()
     with record.open_store(out) as store, inference(network):
-        entries = [entry for source in sources for entry in _entries(source, only, report)]
+        entries = [entry for source in sources for entry in _entries(source, report)]
         known = store.stamps(entries)
         todo = [entry for entry in entries if known.get(entry.key) != entry.stamp]
         report.skipped_known = len(entries) - len(todo)
@@ -143,16 +141,14 @@ def _open_record(out: Path, model: Path, embed_dim: int) -> IndexRecord:
         raise CcmbError(f"{out}: is a file; an index is a folder")
     record = IndexRecord(model=str(model.resolve()), fingerprint=fingerprint(model), embed_dim=embed_dim)
     if (out / record.store).exists():
-        raise CcmbError(f"{out}: has {record.store} but no {RECORD} to say which model made it; index into a new folder")
+        raise CcmbError(f"{out}: has {record.store} but no {RECORD} that names its model; index into a new folder")
     write_json(out / RECORD, record.model_dump())
     return record
 
 
-def _entries(source: Pictures, only: Collection[str] | None, report: IndexReport) -> Iterator[Entry]:
+def _entries(source: Pictures, report: IndexReport) -> Iterator[Entry]:
     path = Path(source.path)
     for name in source.names:
-        if only is not None and name not in only:
-            continue
         try:
             name.encode()
         except UnicodeEncodeError:  # a file name in another encoding, which neither store nor terminal can hold

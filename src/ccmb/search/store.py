@@ -54,6 +54,8 @@ class Neighbour:
 class VectorStore:
     """Unit vectors of pictures, searched exactly by cosine (flat index). Close it, or use it in a `with` statement.
 
+    A file takes one process at a time, and within it one VectorStore.
+
     What `upsert` has returned from survives a crash; `flush` makes it fast to search.
 
     Raises:
@@ -171,7 +173,8 @@ def _connect(uri: str) -> Any:
         from pymilvus.exceptions import MilvusException
     except ImportError:
         raise CcmbError("searching needs pymilvus and milvus-lite: pip install 'ccmb[search]'") from None
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    for name in ("pymilvus", "grpc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with _logged_errors("milvus_lite") as logged:
         try:
             return MilvusClient(uri, timeout=10)

@@ -1,0 +1,361 @@
+"""Indexing and two-stage search: incremental, crash-safe, equal to a plain computation, and clear about bad input."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers.utils.logging import disable_progress_bar
+
+from ccmb import cli
+from ccmb.errors import CcmbError, UsageError
+from ccmb.r2d2.loading import load_model
+from ccmb.search.engine import Hit, SearchEngine, search_index
+from ccmb.search.index import IndexRecord, IndexReport, build_index
+from ccmb.search.sheet import contact_sheet
+from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+COUNT = 40
+
+
+def save_model(folder: Path, **changes) -> Path:
+    tiny_model(**changes).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def build(pictures: Path, index: Path, model: Path) -> IndexReport:
+    return build_index([pictures], index, *load_model(model), model)
+
+
+def stored(index: Path, model: Path) -> dict[str, torch.Tensor]:
+    """Every entry's name and embedding; fails on doubles."""
+    record = IndexRecord.read(index)
+    with record.open_store(index) as store:
+        rows = store._client.query("pictures", filter="", output_fields=["name", "embed"], limit=10_000)
+    assert len({row["name"] for row in rows}) == len(rows)
+    return {row["name"]: torch.tensor(row["embed"]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("towers"), cross_layers=0)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "图片"
+    for number, image in enumerate(tiny_pictures(COUNT)):
+        path = folder / ("夏" if number % 2 else "冬") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory, model) -> tuple[Path, Path]:
+    """A tar of pictures and its index, for tests that only search."""
+    root = tmp_path_factory.mktemp("shelf")
+    with tarfile.open(root / "pictures.tar", "w") as tar:
+        for number, image in enumerate(tiny_pictures(COUNT)):
+            image.save(root / "picture.png")
+            tar.add(root / "picture.png", f"{number}.png")
+    report = build(root / "pictures.tar", root / "index", model)
+    assert (report.added, report.unreadable) == (COUNT, [])
+    return root / "pictures.tar", root / "index"
+
+
+def test_indexing_again_encodes_only_what_is_new_or_changed(pictures, model, tmp_path):
+    index = tmp_path / "index"
+    assert build(pictures, index, model) == IndexReport(added=COUNT)
+    assert build(pictures, index, model) == IndexReport(skipped_known=COUNT)
+    before = stored(index, model)
+
+    Image.new("RGB", (32, 32), "red").save(pictures / "冬/0.png")
+    Image.new("RGB", (32, 32), "blue").save(pictures / "new.png")
+    report = build_index([pictures, pictures / "../图片"], index, *load_model(model), model)
+
+    assert report == IndexReport(added=1, updated=1, skipped_known=COUNT - 1)
+    after = stored(index, model)
+    assert after.keys() == before.keys() | {"new.png"}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"冬/0.png"}
+
+
+def test_unreadable_pictures_are_listed_and_the_rest_is_indexed(pictures, model, tmp_path):
+    bad = [pictures / "冬/0.png", pictures / "夏/1.png"]
+    bad[0].write_bytes(b"not a picture")
+    bad[1].write_bytes(bad[1].read_bytes()[:60])
+    report = build(pictures, tmp_path / "index", model)
+    assert report.added == COUNT - 2
+    assert [line.split(":")[0] for line in report.unreadable] == [str(path) for path in bad]
+    assert len(stored(tmp_path / "index", model)) == COUNT - 2
+
+
+def test_a_picture_whose_name_is_not_utf8_is_listed(pictures, model, tmp_path):
+    shutil.copy(pictures / "冬/0.png", os.fsencode(pictures) + b"/\xff.png")
+    report = build(pictures, tmp_path / "index", model)
+    assert report.added == COUNT
+    assert len(report.unreadable) == 1
+    assert report.unreadable[0].encode()  # can be printed
+
+
+def test_killed_while_indexing_the_same_call_ends_in_the_same_index(pictures, model, tmp_path):
+    script = f"""
+        import os, signal
+        from ccmb.r2d2.loading import load_model
+        from ccmb.search import index, store
+        index.BATCH, index.FLUSH_EVERY, written = 4, 2, 0
+        upsert = store.VectorStore.upsert
+
+        def kill_after_five(self, *arguments):
+            global written
+            upsert(self, *arguments)
+            written += 1
+            if written == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        store.VectorStore.upsert = kill_after_five
+        from pathlib import Path
+        pictures, out, model = {[str(pictures), str(tmp_path / "killed"), str(model)]!r}
+        index.build_index([pictures], Path(out), *load_model(model), model)
+    """
+    source = str(Path(cli.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ | {"PYTHONPATH": source})
+    assert done.returncode == -signal.SIGKILL
+
+    assert build(pictures, tmp_path / "killed", model) == IndexReport(added=COUNT - 20, skipped_known=20)
+    build(pictures, tmp_path / "whole", model)
+    killed, whole = stored(tmp_path / "killed", model), stored(tmp_path / "whole", model)
+    assert killed.keys() == whole.keys()
+    assert all(torch.allclose(killed[name], whole[name], atol=1e-5) for name in whole)
+
+
+@pytest.mark.parametrize("with_picture", [False, True])
+def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture):
+    depth, k, text = 15, 10, TEXTS[0]
+    network, processor = load_model(model)
+    picture, zero = tiny_pictures(1, seed=9)[0], torch.tensor([0])
+    with torch.no_grad():
+        images = network.encode_image(processor.images(tiny_pictures(COUNT)))
+        texts = network.encode_text(**processor.texts([text]))
+        query = texts.embed[0]
+        if with_picture:
+            query = query + network.encode_image(processor.images([picture])).embed[0]
+        cosine = torch.cosine_similarity(images.embed, query[None])
+        match = torch.cat([network.rank(images[i : i + 1], texts, zero, zero).score for i in range(COUNT)])
+    candidates = cosine.topk(depth).indices
+    expected = candidates[(cosine + match)[candidates].argsort(descending=True)][:k]
+    assert expected.tolist() != candidates[:k].tolist()  # the second stage changes the order here
+
+    with IndexRecord.read(shelf[1]).open_store(shelf[1]) as store:
+        engine = SearchEngine(store, network, processor)
+        hits = engine.search(text, picture if with_picture else None, k, depth)
+        unranked = engine.search(text, picture if with_picture else None, k, rank=False)
+
+    assert [hit.name for hit in hits] == [f"{number}.png" for number in expected]
+    assert torch.tensor([hit.cosine for hit in hits]).allclose(cosine[expected], atol=1e-5)
+    assert torch.tensor([hit.match for hit in hits]).allclose(match[expected], atol=1e-5)
+    assert all(hit.score == hit.cosine + hit.match for hit in hits)
+    assert [hit.name for hit in unranked] == [f"{number}.png" for number in candidates[:k]]
+    assert all(hit.match is None and hit.score == hit.cosine for hit in unranked)
+
+
+def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
+    hits = search_index(shelf[1], text=TEXTS[1], k=6, depth=1)
+    assert len(hits) == 6
+    assert all(hit.match is not None for hit in hits)
+
+
+def test_a_picture_finds_itself_first_by_cosine_alone(shelf, tmp_path):
+    tiny_pictures(COUNT)[7].save(tmp_path / "query.png")
+    hits = search_index(shelf[1], picture=tmp_path / "query.png", k=3)
+    assert hits[0].name == "7.png"
+    assert hits[0].cosine == pytest.approx(1, abs=1e-5)
+    assert all(hit.match is None for hit in hits)
+
+
+def test_a_model_of_towers_alone_searches_by_cosine(pictures, towers, tmp_path):
+    build(pictures, tmp_path / "index", towers)
+    hits = search_index(tmp_path / "index", text=TEXTS[0], k=5)
+    assert len(hits) == 5
+    assert [hit.match for hit in hits] == [None] * 5
+    assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
+
+
+def test_pictures_gone_since_indexing_keep_their_cosine_and_are_marked(pictures, model, tmp_path):
+    index = tmp_path / "index"
+    build(pictures, index, model)
+    whole = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
+    (pictures / "冬/0.png").unlink()
+    (pictures / "夏/1.png").write_bytes(b"damaged")
+    hits = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
+    assert {name for name, hit in hits.items() if hit.missing} == {"冬/0.png", "夏/1.png"}
+    for name, hit in hits.items():
+        assert hit.cosine == pytest.approx(whole[name].cosine, abs=1e-6)
+        assert hit.match == (None if hit.missing else pytest.approx(whole[name].match, abs=1e-5))
+
+    shutil.rmtree(pictures)
+    assert all(hit.missing for hit in search_index(index, text=TEXTS[0], k=COUNT))
+
+
+def test_nothing_or_an_empty_text_to_search_for_is_bad_usage(shelf):
+    for text in ("", " \n　"):
+        with pytest.raises(UsageError, match="empty"):
+            search_index(shelf[1], text=text)
+    with pytest.raises(UsageError, match="give a text"):
+        search_index(shelf[1])
+
+
+def test_an_empty_folder_makes_an_empty_index_that_finds_nothing(model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert build(tmp_path / "empty", tmp_path / "index", model) == IndexReport()
+    assert search_index(tmp_path / "index", text=TEXTS[0]) == []
+
+
+def test_another_model_is_refused_for_adding_and_for_searching(shelf, model, towers, tmp_path):
+    with pytest.raises(CcmbError, match=r"made with the model .*; .* has other weights"):
+        search_index(shelf[1], towers, text=TEXTS[0])
+    with pytest.raises(CcmbError, match=r"made with the model .*; .* has other weights"):
+        build(shelf[0], shelf[1], towers)
+    shutil.copytree(model, tmp_path / "copy")  # the same weights elsewhere will do
+    assert search_index(shelf[1], tmp_path / "copy", text=TEXTS[0])
+
+
+def test_a_model_trained_on_since_indexing_is_refused(pictures, tmp_path):
+    folder = save_model(tmp_path / "model")
+    build(pictures, tmp_path / "index", folder)
+    save_model(folder, seed=1)
+    with pytest.raises(CcmbError, match="has been trained on since"):
+        search_index(tmp_path / "index", text=TEXTS[0])
+
+
+def remove_model(index: Path) -> str:
+    record = json.loads((index / "index.json").read_text())
+    record["model"] = str(index / "no model")
+    (index / "index.json").write_text(json.dumps(record))
+    return "say where it is with --model"
+
+
+def remove_store(index: Path) -> str:
+    shutil.rmtree(index / "vectors.db")
+    return r"vectors\.db: missing; index the pictures again"
+
+
+def remove_record(index: Path) -> str:
+    (index / "index.json").unlink()
+    return r"no index here \(index\.json is missing\)"
+
+
+def damage_record(index: Path) -> str:
+    (index / "index.json").write_text('{"model": "m", "fingerprint": "f", "embed_dim": 0}')
+    return r"index\.json: embed_dim: "
+
+
+def remove_index(index: Path) -> str:
+    shutil.rmtree(index)
+    return "no index here"
+
+
+@pytest.mark.parametrize("damage", [remove_model, remove_store, remove_record, damage_record, remove_index])
+def test_what_is_missing_from_an_index_is_said_in_one_line(shelf, tmp_path, damage):
+    index = shutil.copytree(shelf[1], tmp_path / "index")
+    expected = damage(index)
+    with pytest.raises(CcmbError, match=expected) as raised:
+        search_index(index, text=TEXTS[0])
+    assert "\n" not in str(raised.value)
+
+
+def test_vectors_of_an_unknown_model_are_not_added_to(shelf, model, tmp_path):
+    index = shutil.copytree(shelf[1], tmp_path / "index")
+    (index / "index.json").unlink()
+    with pytest.raises(CcmbError, match=r"has vectors\.db but no index\.json"):
+        build(shelf[0], index, model)
+
+
+def run(capfd, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line."""
+    sys.argv = ["ccmb", *map(str, arguments)]
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    out, err = capfd.readouterr()
+    return int(exit.value.code or 0), out, err
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", [])
+    disable_progress_bar()  # as the environment of a fresh process does
+    return lambda *arguments: run(capfd, *arguments)
+
+
+def test_the_commands_index_and_search_from_start_to_end(command, pictures, model, tmp_path):
+    index, sheet = tmp_path / "index", tmp_path / "sheet.png"
+    (pictures / "bad.png").write_bytes(b"")
+    code, out, err = command("index", pictures, "--model", model, "--out", index)
+    assert code == 0
+    assert f"{COUNT} pictures added" in out
+    assert "1 pictures could not be read" in err
+    assert "bad.png" in err
+
+    code, out, err = command("search", TEXTS[0], "--index", index, "-k", 4, "--sheet", sheet, "--json")
+    assert (code, err) == (0, "")
+    hits = json.loads(out)
+    assert len(hits) == 4
+    assert set(hits[0]) == {"name", "source", "cosine", "match", "score", "missing"}
+    assert Image.open(sheet).format == "PNG"
+
+    code, out, _ = command("search", "--picture", pictures / "夏/1.png", "--index", index)
+    assert code == 0
+    assert out.splitlines()[0].endswith("夏/1.png")
+
+
+def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_path):
+    none = tmp_path / "none"
+    for code, words, arguments in [
+        (2, "empty", ["search", "", "--index", shelf[1]]),
+        (2, "give a text", ["search", "--index", shelf[1]]),
+        (1, "none: no index here", ["search", "船", "--index", none]),
+        (1, "none: no such model folder", ["search", "船", "--index", shelf[1], "--model", none]),
+        (1, "none", ["search", "--picture", none, "--index", shelf[1]]),
+        (1, "none: no such model folder", ["index", shelf[0], "--model", none, "--out", none]),
+        (1, "none: no such folder", ["index", none, "--model", model, "--out", tmp_path / "index"]),
+        (1, "is a file; an index is a folder", ["index", shelf[0], "--model", model, "--out", shelf[0]]),
+    ]:
+        found, out, err = command(*arguments)
+        assert (found, out, err.count("\n")) == (code, "", 1), err
+        assert err.startswith("ccmb: ")
+        assert words in err
+        assert not none.exists()
+        assert not (tmp_path / "index").exists()
+
+
+def test_the_contact_sheet_shows_the_hits_and_a_grey_square_for_a_lost_one(tmp_path):
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "红.png")
+    hits = [Hit("红.png", tmp_path, 0.5, 0.9), Hit("gone.png", tmp_path, 0.4, missing=True)]
+    contact_sheet(hits, tmp_path / "sheets/sheet.png")
+    sheet = Image.open(tmp_path / "sheets/sheet.png")
+    colours = [sheet.getpixel((8 + 96 + place * 200, 8 + 96)) for place in range(2)]
+    assert colours == [(255, 0, 0), (0xDD, 0xDD, 0xDD)]
+
+
+def test_an_index_is_locked_just_as_long_as_it_is_open(shelf):
+    with open(shelf[1] / "vectors.db/LOCK") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as another process would hold it
+        with pytest.raises(CcmbError, match="in use by another process"):
+            search_index(shelf[1], text=TEXTS[0])
+    assert search_index(shelf[1], text=TEXTS[0])
