@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.errors import CcmbError, UsageError
@@ -78,7 +79,7 @@ class SearchEngine:
                 encoded_text = self.model.encode_text(**tokens)
                 embeds.append(encoded_text.embed[0])
             if picture is not None:
-                embeds.append(self._encode([picture]).embed[0])
+                embeds.append(self._encode([self.processor.images([picture])]).embed[0])
             ranks = rank and encoded_text is not None and self.model.can_rank
             query_D = F.normalize(torch.stack(embeds).mean(0), dim=0).cpu()
             found = self.store.search(query_D, max(k, depth) if ranks else k)
@@ -95,22 +96,22 @@ class SearchEngine:
         second on one core; kept in float16 instead they would take 20 times the room of the embeddings (170 times for
         ViT-L/14, more than the pictures themselves) and would have to be kept in step with the store.
         """
-        images: dict[int, Image.Image] = {}
+        pixels: dict[int, Tensor] = {}
         for place, hit in enumerate(hits):
             try:
-                images[place] = self._sources.load(hit.source, hit.name)
+                pixels[place] = self.processor.images([self._sources.load(hit.source, hit.name)])
             except CcmbError:
                 continue
         matches: dict[int, float] = {}
-        if images:
-            index_N = torch.arange(len(images))
-            encoded = self._encode(list(images.values()))
+        if pixels:
+            index_N = torch.arange(len(pixels))
+            encoded = self._encode(list(pixels.values()))
             scores = rank_pairs(self.model, encoded, text, index_N, torch.zeros_like(index_N))
-            matches = dict(zip(images, scores.tolist(), strict=True))
+            matches = dict(zip(pixels, scores.tolist(), strict=True))
         return [replace(hit, match=matches.get(place), missing=place not in matches) for place, hit in enumerate(hits)]
 
-    def _encode(self, images: list[Image.Image]) -> TowerOutput:
-        return self.model.encode_image(self.processor.images(images).to(self.model.device))
+    def _encode(self, pixels: list[Tensor]) -> TowerOutput:
+        return self.model.encode_image(torch.cat(pixels).to(self.model.device))
 
 
 def search_index(

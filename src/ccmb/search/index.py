@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError
@@ -111,10 +112,9 @@ def build_index(
         with progress("index", len(todo), "pictures") as advance:
             for number, start in enumerate(range(0, len(todo), BATCH), start=1):
                 batch = todo[start : start + BATCH]
-                readable, images = _load(batch, opened, report)
+                readable, pixels = _load(batch, opened, processor, report)
                 if readable:
-                    pixels = processor.images(images).to(network.device)
-                    store.upsert(readable, network.encode_image(pixels).embed.cpu())
+                    store.upsert(readable, network.encode_image(torch.cat(pixels).to(network.device)).embed.cpu())
                 updated = sum(entry.key in known for entry in readable)
                 report.updated += updated
                 report.added += len(readable) - updated
@@ -159,13 +159,14 @@ def _entries(source: Pictures, report: IndexReport) -> Iterator[Entry]:
 
 
 def _load(
-    batch: Sequence[Entry], opened: dict[str, Pictures], report: IndexReport
-) -> tuple[list[Entry], list[Image.Image]]:
-    readable, images = [], []
+    batch: Sequence[Entry], opened: dict[str, Pictures], processor: R2D2Processor, report: IndexReport
+) -> tuple[list[Entry], list[Tensor]]:
+    """Pixels (1, 3, S, S) of each picture, made at once: a batch of whole photographs would fill the memory."""
+    readable, pixels = [], []
     for entry in batch:
         try:
-            images.append(opened[entry.source].load(entry.name))
+            pixels.append(processor.images([opened[entry.source].load(entry.name)]))
             readable.append(entry)
         except UnreadablePicture as error:
             report.unreadable.append(str(error))
-    return readable, images
+    return readable, pixels
