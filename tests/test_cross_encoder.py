@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,20 +51,28 @@ def plain_pair(cross: CrossEncoder, states_TW: Tensor, context_SC: Tensor) -> Te
     return states_TW
 
 
-def test_pairs_picked_by_index_equal_pairs_computed_one_by_one_in_value_and_gradient() -> None:
-    cross, (states, mask, context, context_mask) = encoder(), items()
+@pytest.mark.parametrize("whole", [0, 2, 5])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_pairs_picked_by_index_equal_pairs_computed_one_by_one_in_value_and_gradient(layers: int, whole: int) -> None:
+    cross, (states, mask, context, context_mask) = encoder(layers), items()
     text_index, image_index = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 1, 0, 1, 0])
     weights = torch.randn(5, 5, WIDTH, dtype=torch.double)
 
-    fast = cross(states, mask, context, context_mask, text_index, image_index)
+    fast = cross(states, mask, context, context_mask, text_index, image_index, whole)
+    assert fast.first.shape == (5, WIDTH)
+    assert len(fast.whole) == whole
     loss = torch.zeros((), dtype=torch.double)
     plain_loss = torch.zeros((), dtype=torch.double)
     for pair, (text, image) in enumerate(zip(text_index, image_index, strict=True)):
         real = mask[text].bool()
         plain = plain_pair(cross, states[text][real], context[image][context_mask[image].bool()])
-        torch.testing.assert_close(fast[pair][real], plain)
-        loss = loss + (fast[pair] * weights[pair])[real].sum()
-        plain_loss = plain_loss + (plain * weights[pair][real]).sum()
+        torch.testing.assert_close(fast.first[pair], plain[0])
+        loss = loss + (fast.first[pair] * weights[pair, 0]).sum()
+        plain_loss = plain_loss + (plain[0] * weights[pair, 0]).sum()
+        if pair < whole:
+            torch.testing.assert_close(fast.whole[pair][real], plain)
+            loss = loss + (fast.whole[pair] * weights[pair])[real].sum()
+            plain_loss = plain_loss + (plain * weights[pair][real]).sum()
 
     inputs = [states, context, *cross.parameters()]
     for gradient, expected in zip(
@@ -75,10 +84,10 @@ def test_pairs_picked_by_index_equal_pairs_computed_one_by_one_in_value_and_grad
 def test_what_stands_in_padded_places_changes_nothing() -> None:
     cross, (states, mask, context, context_mask) = encoder(), items()
     index = torch.tensor([0, 1]), torch.tensor([1, 0])
-    before = cross(states, mask, context, context_mask, *index)
+    before = cross(states, mask, context, context_mask, *index, whole=2).whole
     other_states = states + 100 * (1 - mask)[..., None]
     other_context = context - 100 * (1 - context_mask)[..., None]
-    after = cross(other_states, mask, other_context, context_mask, *index)
+    after = cross(other_states, mask, other_context, context_mask, *index, whole=2).whole
     for pair, text in enumerate(index[0]):
         real = mask[text].bool()
         torch.testing.assert_close(after[pair][real], before[pair][real])
@@ -87,5 +96,5 @@ def test_what_stands_in_padded_places_changes_nothing() -> None:
 def test_without_masks_every_token_is_seen() -> None:
     cross, (states, mask, context, context_mask) = encoder(1), items()
     index = torch.tensor([0, 2]), torch.tensor([1, 1])
-    everything = cross(states, torch.ones_like(mask), context, torch.ones_like(context_mask), *index)
-    torch.testing.assert_close(cross(states, None, context, None, *index), everything)
+    everything = cross(states, torch.ones_like(mask), context, torch.ones_like(context_mask), *index).first
+    torch.testing.assert_close(cross(states, None, context, None, *index).first, everything)

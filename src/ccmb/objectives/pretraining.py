@@ -170,10 +170,13 @@ class PreTraining(nn.Module):
             with torch.no_grad():
                 similarity_BB = similarity(images.embed, texts.embed, temperature)
             pairs = draw_pairs(similarity_BB, positives, rows, hardness_at(options.fgr, progress), generator)
-            ranked = model.rank(images, masked_texts if shares else texts, pairs.image_index, pairs.text_index)
+            ranked = model.rank(
+                images, masked_texts if shares else texts, pairs.image_index, pairs.text_index,
+                read=len(rows) if shares else 0,
+            )  # fmt: skip
             losses["fgr"] = fgr_loss(ranked.logits_text_image, ranked.logits_image_text, pairs.labels)
             if shares:  # enhanced training: the positives' pass serves MLM too
-                read.append(ranked.states[: len(rows)])
+                read.append(ranked.states)
 
         if "mlm" in active:
             rest = everything[sum(map(len, read)) :]

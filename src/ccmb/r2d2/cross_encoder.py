@@ -5,11 +5,16 @@ H heads of width D. Parameter names are BERT's, so that official and BERT checkp
 
 A picture usually stands in several pairs (its match and its hard negatives, or many candidates when ranking), so what
 depends on one side alone is computed once per item and then picked by index: keys and values of the other side in
-every layer, and the self-attention of the first layer.
+every layer, and the self-attention of the first layer. The match heads read the first token alone, so the last layer
+computes the other tokens only of those pairs for which they are asked for.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import overload
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,8 +32,8 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(context_width, width)
 
     def _split(self, states_BTW: Tensor) -> Tensor:
-        batch, tokens, _ = states_BTW.shape
-        return states_BTW.view(batch, tokens, self.heads, -1).transpose(1, 2)
+        width = states_BTW.shape[-1]
+        return states_BTW.unflatten(-1, (self.heads, width // self.heads)).transpose(1, 2)
 
     def keys_values(self, context_VSC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the context, each (V, H, S, D)."""
@@ -90,12 +95,27 @@ class CrossLayer(nn.Module):
         self.intermediate = Intermediate(width, ffn)
         self.output = ResidualOutput(ffn, width, dropout, eps)
 
-    def attend_self(self, states_NTW: Tensor, mask_NT: Tensor | None) -> Tensor:
-        return self.attention(states_NTW, *self.attention.keys_values(states_NTW), mask_NT)
+    def attend_self(self, states_NTW: Tensor, mask_NT: Tensor | None, tokens: int | None = None) -> Tensor:
+        """Self-attention of the first `tokens` tokens (None: of all) to all of them."""
+        return self.attention(states_NTW[:, :tokens], *self.attention.keys_values(states_NTW), mask_NT)
 
     def attend_other(self, states_NTW: Tensor, keys: Tensor, values: Tensor, mask_NS: Tensor | None) -> Tensor:
+        """Cross-attention to the other side, then the feed-forward layer."""
         states_NTW = self.crossattention(states_NTW, keys, values, mask_NS)
         return self.output(self.intermediate(states_NTW), states_NTW)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossOutput:
+    """States after the last layer.
+
+    Attributes:
+        first: (N, W) the first token of every pair.
+        whole: (M, T, W) all tokens of the first M pairs, if they were asked for.
+    """
+
+    first: Tensor
+    whole: Tensor
 
 
 class CrossEncoder(nn.Module):
@@ -115,26 +135,44 @@ class CrossEncoder(nn.Module):
         mask_VS: Tensor | None,
         state_index_N: Tensor,
         context_index_N: Tensor,
-    ) -> Tensor:
+        whole: int = 0,
+    ) -> CrossOutput:
         """Encode the pairs (state_index[n], context_index[n]).
 
         Args:
             states_UTW, mask_UT: query-side tokens; mask True where a token is real, or None.
             context_VSC, mask_VS: tokens of the other side and their mask.
             state_index_N, context_index_N: which items make each pair.
-
-        Returns:
-            (N, T, W) states of the query side after all layers.
+            whole: M, of how many pairs (the first ones) all tokens are wanted after the last layer.
         """
-        states, mask = states_UTW, mask_UT
-        mask_NS = None if mask_VS is None else mask_VS.index_select(0, context_index_N)
-        for depth, layer in enumerate(self.layer):
-            assert isinstance(layer, CrossLayer)
-            states = layer.attend_self(states, mask)
-            if depth == 0:  # until here nothing of the other side has come in: items become pairs
-                states = states.index_select(0, state_index_N)
-                mask = None if mask is None else mask.index_select(0, state_index_N)
-            keys, values = layer.crossattention.keys_values(context_VSC)
-            keys, values = keys.index_select(0, context_index_N), values.index_select(0, context_index_N)
-            states = layer.attend_other(states, keys, values, mask_NS)
-        return states
+        first, last = self.layer[0], self.layer[-1]
+        mask_NT, mask_NS = _pick(mask_UT, state_index_N), _pick(mask_VS, context_index_N)
+        # Until the first cross-attention nothing of the other side has come in: items become pairs here.
+        states_NTW = _pick(first.attend_self(states_UTW, mask_UT), state_index_N)
+        for layer in self.layer[:-1]:
+            if layer is not first:
+                states_NTW = layer.attend_self(states_NTW, mask_NT)
+            states_NTW = layer.attend_other(states_NTW, *_keys_values(layer, context_VSC, context_index_N), mask_NS)
+        keys, values = _keys_values(last, context_VSC, context_index_N)
+
+        def finish(rows: slice, tokens: int | None) -> Tensor:
+            states = states_NTW[rows, :tokens]
+            if last is not first:
+                states = last.attend_self(states_NTW[rows], _pick(mask_NT, rows), tokens)
+            return last.attend_other(states, keys[rows], values[rows], _pick(mask_NS, rows))
+
+        whole_MTW, rest_N1W = finish(slice(whole), None), finish(slice(whole, None), 1)
+        return CrossOutput(torch.cat([whole_MTW[:, 0], rest_N1W[:, 0]]), whole_MTW)
+
+
+def _keys_values(layer: CrossLayer, context_VSC: Tensor, context_index_N: Tensor) -> tuple[Tensor, Tensor]:
+    keys, values = layer.crossattention.keys_values(context_VSC)
+    return keys.index_select(0, context_index_N), values.index_select(0, context_index_N)
+
+
+@overload
+def _pick(values: Tensor, index: Tensor | slice) -> Tensor: ...
+@overload
+def _pick(values: None, index: Tensor | slice) -> None: ...
+def _pick(values: Tensor | None, index: Tensor | slice) -> Tensor | None:
+    return None if values is None else values[index]

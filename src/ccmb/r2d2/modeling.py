@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.cross_encoder import CrossEncoder
+from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class RankOutput:
     Attributes:
         score: (N,) match score in [0, 1], the mean of the two match probabilities.
         logits_text_image, logits_image_text: (N, 2) outputs of the match heads; class 1 is "match".
-        states: (N, T, W) states of the text-image cross encoder, which the masked-language head reads.
+        states: (M, T, W) states of the text-image cross encoder for the first M pairs, if they were asked for; the
+            masked-language head reads them.
     """
 
     score: Tensor
@@ -157,24 +158,36 @@ class R2D2Model(TwoTowers, PreTrainedModel):
 
     def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
         """States (N, T, W) of the text-image cross encoder: each pair's text, read in sight of its picture."""
-        return self.text_image_encoder(texts.states, texts.mask, images.states, images.mask, text_index, image_index)
+        return self._text_image(images, texts, image_index, text_index, len(text_index)).whole
 
-    def rank(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> RankOutput:
+    def _text_image(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, whole: int
+    ) -> CrossOutput:
+        return self.text_image_encoder(
+            texts.states, texts.mask, images.states, images.mask, text_index, image_index, whole
+        )
+
+    def rank(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, read: int = 0
+    ) -> RankOutput:
         """Match the N pairs (image_index[n], text_index[n]) with both cross encoders.
+
+        Args:
+            read: M, of how many pairs (the first ones) the text's token states are wanted too.
 
         Raises:
             ValueError: the network has no cross encoders.
         """
         if not self.can_rank:
             raise ValueError("this network has no cross encoders (PRD2): it can pre-rank but not rank")
-        text_states = self.read_texts(images, texts, image_index, text_index)
-        image_states = self.image_text_encoder(
+        text_image = self._text_image(images, texts, image_index, text_index, read)
+        image_text = self.image_text_encoder(
             self.image_to_cross(images.states), images.mask, texts.states, texts.mask, image_index, text_index
         )
-        logits_text_image = self.text_image_match(text_states[:, 0]).float()
-        logits_image_text = self.image_text_match(image_states[:, 0]).float()
+        logits_text_image = self.text_image_match(text_image.first).float()
+        logits_image_text = self.image_text_match(image_text.first).float()
         score = (logits_text_image.softmax(-1)[:, 1] + logits_image_text.softmax(-1)[:, 1]) / 2
-        return RankOutput(score, logits_text_image, logits_image_text, text_states)
+        return RankOutput(score, logits_text_image, logits_image_text, text_image.whole)
 
     def mlm_logits(self, states_MW: Tensor) -> Tensor:
         """Vocabulary logits (M, V) of M states of the text-image cross encoder."""

@@ -62,7 +62,9 @@ class OptimizerRecipe(Part):
 class TrainingRecipe(Part):
     steps: int = Field(gt=0)
     batch: int = Field(128, gt=1)
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the network; losses are float32 always")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="of the network (losses are float32 always); auto is bf16 where the device computes it natively"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")

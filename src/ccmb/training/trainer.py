@@ -178,14 +178,22 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def precision(device: torch.device, name: str) -> Iterator[None]:
-    """bf16 autocast where `name` says so, and the attention that is fastest for short sequences.
+    """bf16 autocast where `name` (auto, bf16 or fp32) says so, and the attention that is fastest for short sequences.
 
     On CPUs the fused attention's backward pass is several times slower than two matrix products at the lengths of
-    small pictures and Chinese captions.
+    small pictures and Chinese captions, and bf16 that the processor must emulate ten times slower than fp32.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
+    bf16 = _native_bf16(device) if name == "auto" else name == "bf16"
+    with attention, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         yield
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+    return bool(capabilities.get("avx512_bf16", False))
 
 
 @contextmanager
