@@ -24,7 +24,12 @@ def items() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
     states = torch.randn(3, 5, WIDTH, dtype=torch.double, requires_grad=True)
     context = torch.randn(2, 4, CONTEXT, dtype=torch.double, requires_grad=True)
-    return states, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]), context, torch.tensor([[1] * 4, [1, 1, 1, 0]])
+    return (
+        states,
+        torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]),
+        context,
+        torch.tensor([[1] * 4, [1, 1, 1, 0]]),
+    )
 
 
 def plain_attention(block: nn.Module, states_TW: Tensor, context_SC: Tensor) -> Tensor:

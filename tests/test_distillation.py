@@ -66,7 +66,10 @@ def plain_tgd(
     ):
         for i in range(count):
             mine = [w * (student[i].dot(c) / temperature).exp() for w, c in zip(weights, columns, strict=True)]
-            its = [w * float((teacher[i].dot(c) / temperature.detach()).exp()) for w, c in zip(weights, columns, strict=True)]
+            its = [
+                w * float((teacher[i].dot(c) / temperature.detach()).exp())
+                for w, c in zip(weights, columns, strict=True)
+            ]
             mass = [w * (column == ids[i]) for w, column in zip(weights, column_ids, strict=True)]
             for j in range(len(columns)):
                 target = alpha * its[j] / sum(its) + (1 - alpha) * mass[j] / sum(mass)
@@ -92,9 +95,7 @@ def test_tgd_and_its_gradients_equal_the_plain_sum(ids: list[int], alpha: float,
     loss = tgd_loss(*students, *teachers, torch.tensor(ids), queue, temperature, alpha)
     plain = plain_tgd(doubles[0], doubles[1], *(t.double() for t in teachers), ids, entries, doubles[2], alpha)
     torch.testing.assert_close(loss.double(), plain, rtol=1e-5, atol=1e-5)
-    for gradient, expected in zip(
-        torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True
-    ):
+    for gradient, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True):
         torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
 
 

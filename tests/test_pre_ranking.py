@@ -35,9 +35,7 @@ def test_loss_and_gradients_equal_the_plain_sum(ids: list[int], seed: int) -> No
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     plain = plain_gcpr(*doubles, ids)
     torch.testing.assert_close(loss.double(), plain, rtol=1e-4, atol=1e-5)
-    for gradient, expected in zip(
-        torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True
-    ):
+    for gradient, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True):
         torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-4)
 
 

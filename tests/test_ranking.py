@@ -55,7 +55,9 @@ def test_a_diverged_network_does_not_stop_the_draw() -> None:
 
 
 @given(image_ids, st.integers(0, 1000), st.data())
-def test_pairs_are_positives_then_wrong_pictures_then_wrong_texts(ids: list[int], seed: int, data: st.DataObject) -> None:
+def test_pairs_are_positives_then_wrong_pictures_then_wrong_texts(
+    ids: list[int], seed: int, data: st.DataObject
+) -> None:
     rows = torch.arange(data.draw(st.integers(1, len(ids))))
     positives = same_image(torch.tensor(ids))
     generator = torch.Generator().manual_seed(seed)
@@ -107,9 +109,7 @@ def test_match_loss_and_gradients_equal_the_plain_weighted_mean(labels: list[int
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     loss, plain = fgr_loss(*inputs, torch.tensor(labels)), plain_fgr(*doubles, labels)
     torch.testing.assert_close(loss.double(), plain)
-    for gradient, expected in zip(
-        torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True
-    ):
+    for gradient, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True):
         torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-6)
 
 

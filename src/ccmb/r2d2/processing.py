@@ -78,8 +78,9 @@ class R2D2Processor:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # whatever tokenizers makes of a damaged file
+            reason = " ".join(str(error).split())[:200]
             raise CcmbError(
-                f"{folder / 'tokenizer.json'}: not a readable tokenizer ({' '.join(str(error).split())[:200]})"
+                f"{folder}: tokenizer.json or tokenizer_config.json is not a readable tokenizer ({reason})"
             ) from None
         return cls(tokenizer, image_size, max_text_tokens)
 

@@ -14,7 +14,7 @@ from ccmb.data.loading import BatchPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.transforms import normalise
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, UsageError
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
@@ -134,8 +134,13 @@ def build_model(recipe: ModelRecipe, samples: list[Sample]) -> tuple[R2D2Model, 
     tokenizer = train_tokenizer(texts, recipe.vocabulary, recipe.max_text_tokens)
     shape = recipe.model_dump(exclude={"start", "vision", "text", "vocabulary"})
     text = recipe.text | {"vocab_size": len(tokenizer), "max_position_embeddings": recipe.max_text_tokens}
-    config = R2D2Config(vision_config=recipe.vision, text_config=text | {"pad_token_id": tokenizer.pad_token_id}, **shape)
-    return R2D2Model(config), R2D2Processor(tokenizer, config.image_size, recipe.max_text_tokens)
+    text |= {"pad_token_id": tokenizer.pad_token_id}
+    try:
+        config = R2D2Config(vision_config=recipe.vision, text_config=text, **shape)
+        model = R2D2Model(config)
+    except (TypeError, ValueError) as error:  # widths that do not go together
+        raise UsageError(f"model: {' '.join(str(error).split())}") from None
+    return model, R2D2Processor(tokenizer, config.image_size, recipe.max_text_tokens)
 
 
 def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:

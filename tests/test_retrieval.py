@@ -1,0 +1,195 @@
+"""Two-stage retrieval: ranks and recalls against brute force, and both stages against the model itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.tasks.retrieval import (
+    Direction,
+    Gallery,
+    bootstrap_gain,
+    encode_gallery,
+    pessimistic_ranks,
+    rank_pairs,
+    recalls,
+    retrieval_report,
+    two_stage_ranks,
+)
+from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+TEXTS_OF = [TEXTS[:2], TEXTS[2:3], TEXTS[3:6], TEXTS[6:7], TEXTS[7:8]]
+DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+
+
+def gallery_of(model: R2D2Model, batch: int = 128) -> Gallery:
+    pictures = tiny_pictures(len(TEXTS_OF))
+    return encode_gallery(model, tiny_processor(), range(len(pictures)), TEXTS_OF, pictures.__getitem__, batch)
+
+
+# --- metrics
+
+
+@given(st.data())
+def test_rank_is_the_worst_place_of_the_best_right_answer_among_equal_scores(data: st.DataObject) -> None:
+    width = data.draw(st.integers(1, 6))
+    row = st.lists(st.integers(0, 3), min_size=width, max_size=width)
+    scores = data.draw(st.lists(row, min_size=1, max_size=4))
+    right = [data.draw(st.sets(st.integers(0, width - 1), min_size=1)) for _ in scores]
+    relevant = torch.tensor([[column in answers for column in range(width)] for answers in right])
+    ranks = pessimistic_ranks(torch.tensor(scores).float(), relevant)
+    for values, answers, rank in zip(scores, right, ranks.tolist(), strict=True):
+        # Sorted by falling score, wrong answers first among equals.
+        order = sorted(range(width), key=lambda column: (-values[column], column in answers))
+        assert rank == 1 + min(order.index(column) for column in answers)
+
+
+def test_scores_without_a_number_rank_last() -> None:
+    relevant = torch.tensor([[True, False, False]])
+    assert pessimistic_ranks(torch.full((1, 3), torch.nan), relevant).tolist() == [3]
+    assert pessimistic_ranks(torch.tensor([[0.5, torch.nan, 0.1]]), relevant).tolist() == [2]
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_recall_is_the_share_of_queries_within_k(ranks: list[int]) -> None:
+    expected = {f"R@{k}": round(100 * sum(rank <= k for rank in ranks) / len(ranks), 2) for k in (1, 5, 10)}
+    assert recalls(torch.tensor(ranks)) == pytest.approx(expected, abs=0.011)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=20))
+def test_bootstrap_interval_contains_the_mean_gain(ranks: list[tuple[int, int]]) -> None:
+    before, after = torch.tensor(ranks).T
+    gain = bootstrap_gain(before, after, draws=200)
+    mean = 100 * sum((b == 1) - (a == 1) for a, b in ranks) / len(ranks)
+    assert gain["mean"] == pytest.approx(mean, abs=0.006)
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert bootstrap_gain(before, after, draws=200) == gain
+    assert bootstrap_gain(before, before, draws=200) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+# --- encoding
+
+
+@pytest.mark.parametrize("batch", [2, 128])
+def test_gallery_holds_every_text_in_order_beside_its_picture(batch: int) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    gallery = gallery_of(model, batch)
+    assert gallery.image_of_text.tolist() == [0, 0, 1, 2, 2, 2, 3, 4]
+    with torch.no_grad():
+        for place, text in enumerate(TEXTS):
+            alone = model.encode_text(**processor.texts([text]))
+            torch.testing.assert_close(gallery.texts.embed[place], alone.embed[0])
+            length = alone.states.shape[1]
+            torch.testing.assert_close(gallery.texts.states[place, :length], alone.states[0])
+            assert gallery.texts.mask is not None
+            assert int(gallery.texts.mask[place].sum()) == length
+        pixels = processor.images(tiny_pictures(len(TEXTS_OF)))
+        torch.testing.assert_close(gallery.images.embed, model.encode_image(pixels).embed)
+
+
+# --- both stages
+
+
+def brute_force(model: R2D2Model, gallery: Gallery, direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines, final scores and relevance of everything with everything, as (queries, items)."""
+    count_texts, count_images = len(gallery.texts), len(gallery.images)
+    cosine, match = torch.empty(count_texts, count_images), torch.empty(count_texts, count_images)
+    for t in range(count_texts):
+        for i in range(count_images):
+            cosine[t, i] = gallery.texts.embed[t] @ gallery.images.embed[i]
+            match[t, i] = model.rank(gallery.images, gallery.texts, torch.tensor([i]), torch.tensor([t])).score
+    relevant = gallery.image_of_text[:, None] == torch.arange(count_images)
+    tables = cosine, cosine + match, relevant
+    return tables if direction == "text_to_image" else (cosine.T, (cosine + match).T, relevant.T)
+
+
+def best_rank(scores: Tensor, relevant: Tensor) -> int:
+    best = max(float(score) for score, right in zip(scores, relevant, strict=True) if right)
+    return 1 + sum(float(score) >= best for score, right in zip(scores, relevant, strict=True) if not right)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("depth", [1, 2, 3, 8, 100])
+def test_ranks_of_both_stages_equal_a_plain_computation_on_everything(direction: Direction, depth: int) -> None:
+    model = tiny_model()
+    with torch.inference_mode():
+        gallery = gallery_of(model)
+        cosine, final, relevant = brute_force(model, gallery, direction)
+    ranks = two_stage_ranks(model, gallery, direction, depth)
+    assert ranks.ranking is not None
+    for query in range(len(cosine)):
+        first = best_rank(cosine[query], relevant[query])
+        assert int(ranks.pre_ranking[query]) == first
+        top = sorted(range(cosine.shape[1]), key=lambda item: -float(cosine[query, item]))[:depth]
+        # A right answer outside the top keeps its first-stage rank.
+        second = best_rank(final[query, top], relevant[query, top]) if first <= depth else first
+        assert int(ranks.ranking[query]) == second
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_do_not_change_the_ranks(direction: Direction, chunk: int) -> None:
+    model = tiny_model()
+    gallery = gallery_of(model)
+    whole, parts = (two_stage_ranks(model, gallery, direction, 3, size) for size in (64, chunk))
+    assert torch.equal(whole.pre_ranking, parts.pre_ranking)
+    assert whole.ranking is not None
+    assert parts.ranking is not None
+    assert torch.equal(whole.ranking, parts.ranking)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_model_that_scores_everything_alike_gets_the_worst_ranks(direction: Direction) -> None:
+    model = tiny_model()
+    gallery = gallery_of(model)
+    same = [TowerOutput(torch.ones_like(o.embed), o.states, o.mask) for o in (gallery.images, gallery.texts)]
+    alike = Gallery(*same, gallery.image_of_text)
+    ranks = two_stage_ranks(model, alike, direction, depth=2)
+    right = 1 if direction == "text_to_image" else torch.tensor([len(texts) for texts in TEXTS_OF])
+    items = len(alike.images) if direction == "text_to_image" else len(alike.texts)
+    assert ranks.ranking is not None
+    for stage in (ranks.pre_ranking, ranks.ranking):
+        assert torch.equal(stage, torch.zeros_like(stage) + items - right + 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 2048])
+def test_pairs_in_batches_score_as_in_one(batch: int) -> None:
+    model = tiny_model()
+    gallery = gallery_of(model)
+    index = torch.tensor([0, 4, 4, 2, 0]), torch.tensor([7, 0, 1, 1, 7])
+    with torch.inference_mode():
+        expected = model.rank(gallery.images, gallery.texts, *index).score
+        torch.testing.assert_close(rank_pairs(model, gallery.images, gallery.texts, *index, batch), expected)
+
+
+def test_report_holds_both_directions_and_stages_and_the_mean_of_their_recalls() -> None:
+    model = tiny_model()
+    report = retrieval_report(model, gallery_of(model), depth=3)
+    assert (report["gallery"], report["texts"], report["depth"]) == (5, 8, 3)
+    for stage in ("pre_ranking", "ranking"):
+        values = [value for direction in DIRECTIONS for value in report[direction][stage].values()]
+        assert report["mean_recall"][stage] == pytest.approx(sum(values) / 6, abs=0.006)
+    first, second = (report["text_to_image"][stage]["R@1"] for stage in ("pre_ranking", "ranking"))
+    assert report["gain_R@1"]["mean"] == pytest.approx(second - first, abs=0.02)
+    json.dumps(report, allow_nan=False)
+
+
+def test_towers_alone_report_no_second_stage() -> None:
+    model = tiny_model(cross_layers=0)
+    report: dict[str, Any] = retrieval_report(model, gallery_of(model), depth=3)
+    assert report["text_to_image"]["ranking"] is None
+    assert report["mean_recall"]["ranking"] is None
+    assert "gain_R@1" not in report
+
+
+def test_evaluation_leaves_the_training_mode_as_it_was() -> None:
+    model = tiny_model().train()
+    two_stage_ranks(model, gallery_of(model), "text_to_image", 2)
+    assert model.training
