@@ -1,8 +1,6 @@
 """Atomic writing and JSON: whole or absent, and errors that name file and line."""
 
 import os
-import resource
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -11,23 +9,13 @@ from hypothesis import strategies as st
 from ccmb import files
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, read_json_lines, write_json
+from disk import full_disk
 
 TEXT = st.text(st.characters(codec="utf-8"))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
 )
-
-
-@contextmanager
-def full_disk(size: int):
-    """Every file of this process stops growing at `size` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @settings(max_examples=25, deadline=None)

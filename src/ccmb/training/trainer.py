@@ -2,15 +2,19 @@
 
 The loop knows neither batch keys nor losses: a task does. It can be stopped at any moment and continues exactly; all
 chance comes from the seed and the step.
+
+A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th step) and `checkpoints/step-N/`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ccmb.errors import CcmbError
+from ccmb.files import atomic_write
 from ccmb.progress import progress
 from ccmb.training.checkpoints import load_latest, save_checkpoint
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
@@ -32,7 +37,8 @@ class Task(Protocol):
     def module(self) -> nn.Module: ...
 
     def losses(self, batch: Any, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """Unweighted scalars by name; `progress` is the share of the training that is done."""
+        """Unweighted scalars by name of a batch (anything with `.to(device)`); `progress` is the share of the training
+        that is done, in [0, 1). All chance must come from `generator` or torch's global one."""
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """What is differentiated."""
@@ -57,7 +63,12 @@ class Trainer:
     """Runs a task for `recipe.steps` steps in the run folder `out`."""
 
     def __init__(
-        self, task: Task, groups: Iterable[ParameterGroup], optimizer: OptimizerRecipe, recipe: TrainingRecipe, out: Path
+        self,
+        task: Task,
+        groups: Iterable[ParameterGroup],
+        optimizer: OptimizerRecipe,
+        recipe: TrainingRecipe,
+        out: Path,
     ) -> None:
         self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
         self.device = choose_device(recipe.device)
@@ -68,50 +79,55 @@ class Trainer:
         self.step = 0
 
     def resume(self) -> int:
-        """Load the newest checkpoint, if there is one, and return the number of steps done."""
+        """Load the newest checkpoint, if there is one, and return the number of steps done.
+
+        Raises:
+            CcmbError: the checkpoint cannot be read or is of another network.
+        """
         found = load_latest(self.out / "checkpoints")
         if found:
             self.step, state = found
-            self.task.module.load_state_dict(state["module"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            try:
+                self.task.module.load_state_dict(state["module"])
+                self.optimizer.load_state_dict(state["optimizer"])
+            except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise CcmbError(f"{self.out}: checkpoint {self.step} is of another network ({reason})") from None
         _drop_lines_after(self.out / "metrics.jsonl", self.step)
         return self.step
 
     def fit(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
         """Train from the current step to the last; `batches(start, stop)` yields the batches of those steps.
 
+        Ctrl-C and SIGTERM let the step in progress end and save it; a second one stops at once.
+
         Raises:
-            CcmbError: a loss is not finite, or the user interrupted (after a checkpoint).
+            CcmbError: a gradient is not finite, the disk is full, or the user stopped the run.
         """
-        recipe, last_saved = self.recipe, self.step
+        recipe = self.recipe
         self.task.module.train()
         with (
             progress("train", recipe.steps * recipe.batch, "samples", self.step * recipe.batch) as advance,
-            open(self.out / "metrics.jsonl", "a", encoding="utf-8") as log,
+            stop_signals() as stop,
         ):
-            clock = time.monotonic()
-            logged = self.step
-            try:
-                for batch in batches(self.step, recipe.steps):
-                    losses, norm = self._train_step(batch)
-                    self.step += 1
-                    note = ""
-                    if self.step % recipe.log_every == 0 or self.step == recipe.steps:
-                        now = time.monotonic()
-                        line = self._metrics(losses, norm, (self.step - logged) * recipe.batch / (now - clock))
-                        clock, logged = now, self.step
-                        log.write(json.dumps(line) + "\n")
-                        log.flush()
-                        note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
-                    advance(recipe.batch, note)
-                    if self.step % recipe.checkpoint_every == 0 and self.step < recipe.steps:
-                        self.save()
-                        last_saved = self.step
-            except KeyboardInterrupt:
-                if self.step > last_saved:
+            clock, logged = time.monotonic(), self.step
+            for batch in batches(self.step, recipe.steps):
+                losses, norm = self._train_step(batch)
+                self.step += 1
+                note = ""
+                if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                    now = time.monotonic()
+                    rate = (self.step - logged) * recipe.batch / max(1e-9, now - clock)
+                    clock, logged = now, self.step
+                    self._log(self._metrics(losses, norm, rate))
+                    note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
+                advance(recipe.batch, note)
+                finished = self.step == recipe.steps
+                asked = stop.asked  # once: a signal may come at any moment
+                if self.step % recipe.checkpoint_every == 0 or finished or asked:
                     self.save()
-                raise CcmbError(f"stopped at step {self.step}; run the same command again to continue") from None
-        self.save()
+                if asked and not finished:
+                    raise CcmbError(f"stopped at step {self.step}; run the same command again to go on")
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""
@@ -141,6 +157,14 @@ class Trainer:
         self.task.after_step()
         return losses, norm
 
+    def _log(self, line: dict[str, float]) -> None:
+        path = self.out / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise CcmbError(f"{path}: could not be written ({error.strerror})") from None
+
     def _metrics(self, losses: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
         return {
             "step": self.step,
@@ -151,6 +175,37 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "samples_per_second": round(rate, 1),
         }
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether the user has asked the run to stop."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Within, the first SIGINT or SIGTERM only sets `asked`, so that no step is torn; the next one interrupts.
+
+    Outside the main thread, which alone receives signals, nothing is set.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def receive(number: int, frame: object) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
@@ -164,15 +219,22 @@ def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> 
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU."""
+    """`auto` is the first GPU if there is one, else the CPU.
+
+    Raises:
+        CcmbError: there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise CcmbError(f"training.device={name}: not a device; use auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CcmbError(f"training.device={name}: this machine has no usable GPU; use cpu or auto")
+    if device.type not in ("cpu", "cuda"):
+        raise CcmbError(f"training.device={name}: not a device; use auto, cpu or cuda")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise CcmbError(f"training.device={name}: this machine has {gpus} usable GPUs; use cpu or auto")
     return device
 
 
@@ -223,11 +285,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
     """Remove log lines of steps that a crash undid; a last line cut short goes too."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue
-    path.write_text("".join(kept), encoding="utf-8")
+    with atomic_write(path) as file:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= step:
+                    file.write(line + "\n")

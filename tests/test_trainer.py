@@ -1,0 +1,251 @@
+"""The training loop on a toy task: exact resume after any stop, and clear ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ccmb.errors import CcmbError
+from ccmb.training import trainer as trainer_module
+from ccmb.training.checkpoints import list_checkpoints
+from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
+from ccmb.training.trainer import ParameterGroup, Trainer, choose_device, inference, lr_factor
+from disk import full_disk
+
+STEPS = 12
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.3))
+        self.head = nn.Linear(8, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+
+class ToyTask:
+    """Regression with chance from both sources, a buffer that remembers, and a head that starts late."""
+
+    def __init__(self, at: dict[int, object] | None = None) -> None:
+        torch.manual_seed(0)
+        self.module = Toy()
+        self.at = at or {}
+
+    def losses(self, batch: Tensor, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
+        action = self.at.get(round(progress * STEPS))
+        if callable(action):
+            action()
+        noise = torch.randn(batch.shape, generator=generator)
+        value = self.module.head(self.module.layer(batch + noise)).squeeze(1)
+        losses = {"square": (value - batch.sum(1)).pow(2).mean(), "size": value.abs().mean()}
+        return {name: loss * float("nan") for name, loss in losses.items()} if action == "nan" else losses
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses["square"] + 0.1 * losses["size"]
+
+    def after_step(self) -> None:
+        self.module.seen += 1
+
+    def report(self) -> dict[str, float]:
+        return {"seen": float(self.module.seen)}
+
+
+def batches(start: int, stop: int) -> Iterator[Tensor]:
+    for step in range(start, stop):
+        yield torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+
+
+def make(out: Path, at: dict[int, object] | None = None, precision: str = "fp32", **recipe: int) -> Trainer:
+    out.mkdir(exist_ok=True)
+    task = ToyTask(at)
+    groups = [
+        ParameterGroup(list(task.module.layer.parameters()), 0.02),
+        ParameterGroup(list(task.module.head.parameters()), 0.05, start=0.25),
+    ]
+    values = {"steps": STEPS, "batch": 6, "log_every": 2, "checkpoint_every": 5, "precision": precision, **recipe}
+    training = TrainingRecipe.model_validate({"device": "cpu", **values})
+    return Trainer(task, groups, OptimizerRecipe(warmup=3), training, out)
+
+
+def run(out: Path, at: dict[int, object] | None = None, **recipe: object) -> Trainer:
+    """What a command does: continue where the folder stands."""
+    trainer = make(out, at, **recipe)
+    trainer.resume()
+    trainer.fit(batches)
+    return trainer
+
+
+def losses_of(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+
+
+def assert_same_run(one: Trainer, other: Trainer) -> None:
+    assert losses_of(one.out) == losses_of(other.out)
+    for name, value in one.task.module.state_dict().items():
+        assert torch.equal(value, other.task.module.state_dict()[name]), name
+    moments, others = one.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
+    assert moments.keys() == others.keys()
+    for index, state in moments.items():
+        for name, value in state.items():
+            assert torch.equal(value, others[index][name]), (index, name)
+
+
+def send(number: int):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [0, 4, 7, STEPS - 2])
+def test_stopping_and_going_on_equals_never_stopping(tmp_path, precision, number, stop):
+    whole = run(tmp_path / "whole", precision=precision)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(CcmbError, match=f"stopped at step {stop + 1}; run the same command again to go on"):
+        run(tmp_path / "parts", {stop: send(number)}, precision=precision)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert list_checkpoints(tmp_path / "parts" / "checkpoints")[-1] == stop + 1
+    assert_same_run(whole, run(tmp_path / "parts", precision=precision))
+
+
+def test_a_run_killed_in_a_step_and_while_saving_ends_as_never_stopped(tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+import test_trainer
+out, kill = Path(sys.argv[1]), lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "step":
+    test_trainer.run(out, {8: kill})
+replace = os.replace
+os.replace = lambda old, new: kill() if "step-10" in str(new) else replace(old, new)
+test_trainer.run(out)
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(trainer_module.__file__).parents[2])])
+    for moment in ("step", "save"):
+        command = [sys.executable, "-c", script, str(tmp_path / "parts"), moment]
+        ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert list_checkpoints(tmp_path / "parts" / "checkpoints") == [5]
+    assert losses_of(tmp_path / "parts")[-1]["step"] == 10
+    assert_same_run(run(tmp_path / "whole"), run(tmp_path / "parts"))
+
+
+def test_a_stop_in_the_last_step_finishes_the_run(tmp_path):
+    trainer = run(tmp_path / "run", {STEPS - 1: send(signal.SIGTERM)})
+    assert trainer.step == STEPS
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1] == STEPS
+
+
+def test_a_second_signal_interrupts_at_once_and_saves_nothing(tmp_path):
+    def twice() -> None:
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", {3: twice})
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_training_works_outside_the_main_thread(tmp_path):
+    thread = threading.Thread(target=run, args=(tmp_path / "run",))
+    thread.start()
+    thread.join()
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1] == STEPS
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_name_and_keeps_the_weights(tmp_path):
+    trainer = make(tmp_path / "run", {7: "nan"})
+    with pytest.raises(CcmbError, match=r"step 7: the gradient is not finite \(square nan, size nan\); lower"):
+        trainer.fit(batches)
+    assert all(value.isfinite().all() for value in trainer.task.module.state_dict().values())
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == [5]
+
+
+def test_metrics_stand_at_every_logged_step_and_the_last(tmp_path):
+    run(tmp_path / "run", steps=11, log_every=4)
+    lines = losses_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [4, 8, 11]
+    assert set(lines[0]) == {"step", "loss", "square", "size", "seen", "gradient_norm", "lr"}
+    assert lines[0]["loss"] == pytest.approx(lines[0]["square"] + 0.1 * lines[0]["size"])
+
+
+def test_resuming_drops_metrics_of_undone_steps_and_broken_lines(tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(CcmbError, match="stopped"):
+        run(tmp_path / "run", {5: send(signal.SIGINT)})
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "loss": 1.0}\n[8]\n\n{"step": 1')
+    assert make(tmp_path / "run").resume() == 6
+    assert [line["step"] for line in losses_of(tmp_path / "run")] == [2, 4, 6]
+    assert_same_run(whole, run(tmp_path / "run"))
+
+
+def test_a_full_disk_stops_with_one_line(tmp_path):
+    trainer = make(tmp_path / "run")
+    with full_disk(300), pytest.raises(CcmbError, match=r"metrics\.jsonl: could not be written|checkpoints .* intact"):
+        trainer.fit(batches)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
+    run(tmp_path / "run")
+    trainer = make(tmp_path / "run")
+    trainer.task.module.head = nn.Linear(8, 2)
+    with pytest.raises(CcmbError, match=r"run: checkpoint 12 is of another network \(.*head") as caught:
+        trainer.resume()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_loss_falls(tmp_path):
+    run(tmp_path / "run", steps=150)
+    lines = losses_of(tmp_path / "run")
+    assert lines[-1]["square"] < 0.7 * lines[0]["square"]
+
+
+def test_the_learning_rate_warms_up_and_falls_from_the_start_of_its_group():
+    options = OptimizerRecipe(warmup=10, final_lr=0.1)
+    factors = [lr_factor(step, 200, 0.5, options) for step in range(200)]
+    assert factors[:100] == [0.0] * 100
+    assert factors[100] == pytest.approx(0.1)
+    assert factors[104] == pytest.approx(0.5, abs=0.01)
+    assert max(factors) == factors[109] == pytest.approx(1, abs=0.02)
+    assert factors[109:] == sorted(factors[109:], reverse=True)
+    assert factors[150] == pytest.approx(0.1 + 0.9 / 2)
+    assert factors[199] == pytest.approx(0.1, abs=0.001)
+
+
+def test_a_group_that_starts_late_keeps_its_weights_until_then(tmp_path):
+    with pytest.raises(CcmbError, match="stopped"):
+        run(tmp_path / "run", {2: send(signal.SIGINT)})
+    trainer = make(tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.task.module.state_dict().items()}
+    trainer.resume()
+    after = trainer.task.module.state_dict()
+    assert torch.equal(before["head.weight"], after["head.weight"])
+    assert not torch.equal(before["layer.0.weight"], after["layer.0.weight"])
+
+
+def test_weight_decay_is_on_matrices_only(tmp_path):
+    for group in make(tmp_path / "run").optimizer.param_groups:
+        assert {parameter.dim() > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "mps", "cuda:99", "cuda:x"])
+def test_a_device_that_is_not_there_is_named(name):
+    with pytest.raises(CcmbError, match=rf"training\.device={name}"):
+        choose_device(name)
+
+
+def test_inference_restores_the_mode():
+    module = nn.Linear(2, 2).train()
+    with inference(module):
+        assert not module.training
+        assert module(torch.ones(1, 2)).is_inference()
+    assert module.training
