@@ -205,7 +205,7 @@ def stop_signals() -> Iterator[Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
