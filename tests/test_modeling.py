@@ -51,10 +51,10 @@ def test_each_side_has_its_cross_encoder_and_head() -> None:
     output = model.rank(images, texts, *index)
     picked_images, picked_texts, pairs = images[index[0]], texts[index[1]], [torch.arange(2)] * 2
     text_side = picked_texts.states, picked_texts.mask
-    text_states = model.text_image_encoder(*text_side, picked_images.states, None, *pairs)
-    image_states = model.image_text_encoder(model.image_to_cross(picked_images.states), None, *text_side, *pairs)
-    torch.testing.assert_close(output.logits_text_image, model.text_image_match(text_states[:, 0]))
-    torch.testing.assert_close(output.logits_image_text, model.image_text_match(image_states[:, 0]))
+    text_first = model.text_image_encoder(*text_side, picked_images.states, None, *pairs).first
+    image_first = model.image_text_encoder(model.image_to_cross(picked_images.states), None, *text_side, *pairs).first
+    torch.testing.assert_close(output.logits_text_image, model.text_image_match(text_first))
+    torch.testing.assert_close(output.logits_image_text, model.image_text_match(image_first))
 
 
 def test_padding_changes_no_score() -> None:

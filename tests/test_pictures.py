@@ -165,10 +165,12 @@ def test_exif_orientation_is_applied_and_damaged_exif_is_passed_over(store):
     image = Image.new("RGB", (8, 4), "white")
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = store({
-        "turned.jpg": encoded(image, "JPEG", exif=exif),
-        "broken.jpg": encoded(image, "JPEG", exif=b"Exif\0\0 nonsense"),
-    })
+    pictures = store(
+        {
+            "turned.jpg": encoded(image, "JPEG", exif=exif),
+            "broken.jpg": encoded(image, "JPEG", exif=b"Exif\0\0 nonsense"),
+        }
+    )
     assert pictures.load("turned.jpg").size == (4, 8)
     assert pictures.load("broken.jpg").size == (8, 4)
 

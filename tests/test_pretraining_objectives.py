@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ccmb.errors import UsageError
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pretraining import PAPER_NAMES, Objectives, PreTraining
+from ccmb.r2d2.modeling import RankOutput, TowerOutput
 from tiny import tiny_batch, tiny_model, tiny_processor
 
 ALL = list(PAPER_NAMES)
@@ -128,7 +129,12 @@ def test_fgr_reads_the_masked_texts_only_while_it_shares_them_with_mlm() -> None
     def texts_ranked(**objectives: Any) -> torch.Tensor:
         training = pretraining(**objectives)
         rank = training.model.rank
-        training.model.rank = lambda images, texts, *index: read.append(texts.embed) or rank(images, texts, *index)  # type: ignore[method-assign, func-returns-value]
+
+        def noting(images: TowerOutput, texts: TowerOutput, *index: torch.Tensor, **options: int) -> RankOutput:
+            read.append(texts.embed)
+            return rank(images, texts, *index, **options)
+
+        training.model.rank = noting  # type: ignore[method-assign]
         training.losses(batch, 0.0, seeded())
         return read.pop()
 

@@ -87,9 +87,7 @@ def test_every_text_with_left_or_right_speaks_of_sides(before, side, after):
 
 def test_a_shift_repeats_the_edges_and_reaches_its_limit():
     rng = random.Random(0)
-    edges = [
-        int((augment(HALVES, 8, Augmentation(shift=0.25), rng)[0, :, 0] == 0).sum()) for _ in range(100)
-    ]
+    edges = [int((augment(HALVES, 8, Augmentation(shift=0.25), rng)[0, :, 0] == 0).sum()) for _ in range(100)]
     assert set(edges) == {2, 3, 4, 5, 6}
 
 

@@ -75,7 +75,9 @@ def pretrain(
 def evaluate(
     model: ModelOption,
     data: Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")],
-    images: Annotated[Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
     text_field: Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CcmbError(Exception):
-    """Something in the user's input or machine stops the work. The command line prints it and exits with `exit_code`."""
+    """Something in the user's input or machine stops the work. The command line prints it, then exits."""
 
     exit_code = 1
 

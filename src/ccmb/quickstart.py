@@ -8,18 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-import time
 from collections.abc import Sequence
-from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ccmb.errors import CcmbError
-from ccmb.files import read_json, read_json_lines, write_json
-from ccmb.progress import progress
 
 
 @dataclass(frozen=True, slots=True)

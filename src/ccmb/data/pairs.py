@@ -1,6 +1,6 @@
 """Own pairs: `pairs.jsonl`, one line a picture, beside a folder or tar of pictures.
 
-    {"image": "cat.jpg", "captions": ["一只猫", "沙发上的黄猫"], "split": "train"}
+{"image": "cat.jpg", "captions": ["一只猫", "沙发上的黄猫"], "split": "train"}
 """
 
 from __future__ import annotations

@@ -31,7 +31,13 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
     Raises:
         CcmbError: the folder holds another corpus.
     """
-    wanted: dict[str, object] = {"train": train, "gallery": gallery, "validation": validation, "size": size, "seed": seed}
+    wanted: dict[str, object] = {
+        "train": train,
+        "gallery": gallery,
+        "validation": validation,
+        "size": size,
+        "seed": seed,
+    }
     about = folder / "corpus.json"
     if about.exists():
         if read_json(about) != wanted:

@@ -50,11 +50,15 @@ class Pen:
         return [(self.centre[0] + self.half * x, self.centre[1] + self.half * y) for x, y in points]
 
     def polygon(self, *points: Point, shade: bool = False) -> None:
-        self.draw.polygon(self._points(points), fill=self.shade if shade else self.fill, outline=self.line, width=self.width)
+        self.draw.polygon(
+            self._points(points), fill=self.shade if shade else self.fill, outline=self.line, width=self.width
+        )
 
     def ellipse(self, x0: float, y0: float, x1: float, y1: float, shade: bool = False) -> None:
         box = self._points([(x0, y0), (x1, y1)])
-        self.draw.ellipse([*box[0], *box[1]], fill=self.shade if shade else self.fill, outline=self.line, width=self.width)
+        self.draw.ellipse(
+            [*box[0], *box[1]], fill=self.shade if shade else self.fill, outline=self.line, width=self.width
+        )
 
     def box(self, x0: float, y0: float, x1: float, y1: float, shade: bool = False) -> None:
         self.polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1), shade=shade)

@@ -84,7 +84,10 @@ def swapped(scene: Scene, swap: Swap, first: int = 0, second: int = 1) -> Scene 
     """The scene with one attribute of two of its things exchanged, or None if that leaves it as it is."""
     things = list(scene.things)
     one, other = things[first], things[second]
-    things[first], things[second] = replace(one, **{swap: getattr(other, swap)}), replace(other, **{swap: getattr(one, swap)})
+    things[first], things[second] = (
+        replace(one, **{swap: getattr(other, swap)}),
+        replace(other, **{swap: getattr(one, swap)}),
+    )
     if swap == "place":
         # A text names things in the order of their places; so does the scene.
         things[first], things[second] = things[second], things[first]

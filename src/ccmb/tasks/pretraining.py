@@ -21,10 +21,25 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.samples import Sample
-from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Part, TrainingRecipe, data_folder, save_recipe
+from ccmb.training.recipe import (
+    DataRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Part,
+    TrainingRecipe,
+    data_folder,
+    save_recipe,
+)
 from ccmb.training.trainer import ParameterGroup, Trainer
 
-CROSS_PARTS = ("image_to_cross", "text_image_encoder", "image_text_encoder", "text_image_match", "image_text_match", "mlm_head")
+CROSS_PARTS = (
+    "image_to_cross",
+    "text_image_encoder",
+    "image_text_encoder",
+    "text_image_match",
+    "image_text_match",
+    "mlm_head",
+)
 
 
 class PretrainRecipe(Part):
@@ -95,7 +110,9 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     folder = data_folder(recipe.data.folder)
     samples = read_pairs(folder / recipe.data.pairs, recipe.data.split, recipe.data.fields)
     if len(samples) < recipe.training.batch:
-        raise CcmbError(f"{folder / recipe.data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}")
+        raise CcmbError(
+            f"{folder / recipe.data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}"
+        )
     pictures = Pictures.open(folder / recipe.data.images)
     torch.manual_seed(recipe.training.seed)
     model, processor = build_model(recipe.model, samples)
@@ -125,7 +142,7 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
 
 
 def build_model(recipe: ModelRecipe, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
-    """The network and processor that the recipe describes: from a folder, or new with a tokenizer of the run's texts."""
+    """The network and processor of the recipe: from a folder, or new with a tokenizer of the run's texts."""
     if recipe.start:
         from ccmb.r2d2.loading import load_model
 
@@ -153,7 +170,9 @@ def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[Parameter
     return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]
 
 
-def _batches(recipe: PretrainRecipe, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, out: Path) -> Any:
+def _batches(
+    recipe: PretrainRecipe, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, out: Path
+) -> Any:
     seed = recipe.training.seed
     dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
     plan = BatchPlan(samples, recipe.training.batch, seed)

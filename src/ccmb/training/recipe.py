@@ -63,7 +63,8 @@ class TrainingRecipe(Part):
     steps: int = Field(gt=0)
     batch: int = Field(128, gt=1)
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="of the network (losses are float32 always); auto is bf16 where the device computes it natively"
+        "auto",
+        description="of the network (losses are float32 always); auto is bf16 where the device computes it natively",
     )
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

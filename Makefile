@@ -1,0 +1,33 @@
+# `make demo` and `make test` need Python 3.11 or newer with venv and pip, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint install clean
+
+demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, evaluation, index, search, report
+	$(BIN)/ccmb quickstart --out quickstart
+
+test: $(VENV)/installed-dev lint  ## all tests, after the linter and the type checker
+	$(BIN)/pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+install: $(VENV)/installed
+
+# A torch that is there already satisfies the package; 2.13.0 is the one that all figures were measured with.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/pip install -q -e '.[all]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install -q -e '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) quickstart runs .mypy_cache .ruff_cache .pytest_cache
