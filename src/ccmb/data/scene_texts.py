@@ -83,7 +83,8 @@ def caption(scene: Scene, family: int, rng: random.Random) -> str:
     if family == 0:
         return f"{where},{','.join(f'{place}有{thing}' for place, thing in clauses)}。"
     if family == 1:
-        return f"{','.join(f'{place}是{thing}' for place, thing in clauses)},背景是{rng.choice(TIMES[scene.night])}的{scene.background}。"
+        time = rng.choice(TIMES[scene.night])
+        return f"{','.join(f'{place}是{thing}' for place, thing in clauses)},背景是{time}的{scene.background}。"
     if family == 2:
         return f"{where},{','.join(f'{thing}在{place}' for place, thing in clauses)}。"
     if family == 3:
