@@ -43,10 +43,10 @@ def quickstart(
 
     Example: ccmb quickstart --out quickstart objectives.fgd=off
     """
-    from ccmb.quickstart import run_quickstart
+    from ccmb.quickstart import closing_words, run_quickstart
 
     report = run_quickstart(out, full=full, overrides=overrides or [])
-    _result(report, as_json, "")
+    _result(report, as_json, f"{retrieval_table(report['retrieval'])}\n\n{closing_words(out, report)}")
 
 
 @app.command()

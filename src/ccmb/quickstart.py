@@ -1,4 +1,4 @@
-"""`ccmb quickstart`: draw a corpus, pre-train R2D2, evaluate both stages, index the gallery, search it, and report.
+"""`ccmb quickstart`: draw a corpus, pre-train R2D2, evaluate both stages, index the gallery, and report.
 
 Everything goes into one folder, and every part is skipped where it is already done, so that the same command goes on
 after any stop and ends in the same figures.
@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from ccmb.errors import CcmbError
+from ccmb.files import atomic_write, read_json, read_json_lines, write_json
+from ccmb.journal import Journal
+
+if TYPE_CHECKING:
+    from ccmb.r2d2.modeling import R2D2Model
+    from ccmb.r2d2.processing import R2D2Processor
+    from ccmb.tasks.pretraining import PretrainRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +34,15 @@ class Size:
 
     recipe: str
     train_scenes: int
+    gallery: int = 1000
+    validation: int = 500
     depth: int = 32
 
 
 QUICK = Size("quickstart", train_scenes=20_000)
 FULL = Size("quickstart-full", train_scenes=60_000)
-GALLERY, VALIDATION = 1000, 500
-QUERIES_SHOWN = 6
+SAMPLES_SHOWN = 4
+LIBRARIES = ("ccmb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pymilvus", "milvus-lite")
 
 
 def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -39,38 +55,208 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     Raises:
         CcmbError: the folder holds a quickstart of another size or recipe.
     """
-    from ccmb.tasks.pretraining import PretrainRecipe, pretrain
+    from ccmb.tasks.pretraining import PretrainRecipe
     from ccmb.training.recipe import find_recipe, load_recipe
 
     size = FULL if full else QUICK
-    corpus = out / "corpus"
-    recipe = load_recipe(
-        PretrainRecipe, find_recipe(size.recipe), [f"data.folder={corpus}", *overrides]
-    )
-    clock = Clock(out / "seconds.json")
-    with clock.part("draw"):
-        draw_corpus(corpus, size.train_scenes, recipe.model.vision.get("image_size", 96), recipe.training.seed)
-    with clock.part("train"):
-        pretrain(recipe, out / "run")
-    from ccmb.r2d2.loading import load_model
-    from ccmb.tasks.evaluation import evaluate
-
-    model, processor = load_model(out / "run")
-    with clock.part("evaluate"):
-        evaluation = evaluate(
-            model, processor, corpus / "pairs.jsonl", corpus / "images.tar", "test", ["captions"], size.depth, 1
-        )
-    with clock.part("index"):
-        index_gallery(out, corpus, evaluation.samples, model, processor)
-    report: dict[str, Any] = {
-        **evaluation.report,
-        "objectives": [name for name in recipe.objectives.paper_names(recipe.objectives.on())],
-        "objectives_off": recipe.objectives.paper_names(recipe.objectives.off()),
-        "model": {"parameters": sum(p.numel() for p in model.parameters()), "steps": recipe.training.steps},
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "next": next_commands(out),
-    }
-    with clock.part("report"):
-        show(out, corpus, evaluation, model, processor, report, clock)
-    _say(out, report)
+    recipe = load_recipe(PretrainRecipe, find_recipe(size.recipe), overrides)
+    # An absolute folder, so that the run can be continued from anywhere.
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": str((out / "corpus").resolve())})})
+    work = Quickstart(out, size, recipe, full)
+    settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
+    with Journal(out / "quickstart.json", settings) as journal:
+        journal.part("draw", work.draw, [work.pairs, work.images])
+        journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
+        journal.part("evaluate", work.evaluate, [work.evaluation])
+        journal.part("index", work.index, [out / "index"])
+        journal.part("report", lambda: work.report(journal), [out / "report.json", out / "report.html"])
+    report = read_json(out / "report.json")
+    assert isinstance(report, dict)
     return report
+
+
+@dataclass
+class Quickstart:
+    """The parts of the work; each leaves files that the next ones read, and may be repeated."""
+
+    out: Path
+    size: Size
+    recipe: PretrainRecipe
+    full: bool
+
+    @property
+    def pairs(self) -> Path:
+        return self.out / "corpus" / "pairs.jsonl"
+
+    @property
+    def images(self) -> Path:
+        return self.out / "corpus" / "images.tar"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.out / "evaluation.json"
+
+    @cached_property
+    def model(self) -> tuple[R2D2Model, R2D2Processor]:
+        from ccmb.r2d2.loading import load_model
+
+        return load_model(self.out / "run")
+
+    def draw(self) -> None:
+        from ccmb.data.scenes import draw_corpus
+
+        size = self.size
+        side = int(self.recipe.model.vision.get("image_size", 96))
+        draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, self.recipe.training.seed)
+
+    def train(self) -> None:
+        from ccmb.tasks.pretraining import pretrain
+
+        pretrain(self.recipe, self.out / "run")
+
+    def evaluate(self) -> None:
+        """Measure, and keep the report and the examples, so that the page needs no model."""
+        from ccmb.report.examples import gather_examples
+        from ccmb.tasks.evaluation import evaluate
+
+        model, processor = self.model
+        depth = self.size.depth
+        evaluation = evaluate(
+            model, processor, self.pairs, self.images, "test", ["captions"], depth, texts_per_image=1
+        )
+        kept = {
+            "report": {name: value for name, value in evaluation.report.items() if name != "seconds"},
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "examples": gather_examples(evaluation, model, depth, self.recipe.training.seed),
+        }
+        write_json(self.evaluation, kept)
+
+    def index(self) -> None:
+        from ccmb.search.engine import build_index
+
+        gallery = self.out / "gallery"
+        names = {line["image"] for _, line in read_json_lines(self.pairs) if line.get("split") == "test"}
+        unpack(self.images, names, gallery)
+        model, processor = self.model
+        build_index([gallery], self.out / "index", model, processor, str((self.out / "run").resolve()))
+
+    def report(self, journal: Journal) -> None:
+        from ccmb.data.pictures import Pictures
+        from ccmb.objectives.pretraining import PAPER_NAMES
+        from ccmb.report.galleries import pictures_shown
+        from ccmb.report.markup import data_uri
+        from ccmb.report.page import render_page
+
+        kept = read_json(self.evaluation)
+        corpus = self._corpus()
+        pictures = Pictures.open(self.images)
+        uris = {name: data_uri(pictures.load(name)) for name in pictures_shown(kept["examples"], corpus)}
+        metrics = [line for _, line in read_json_lines(self.out / "run" / "metrics.jsonl")]
+        objectives = self.recipe.objectives
+        report = {
+            **kept["report"],
+            "objectives": [PAPER_NAMES[name] for name in objectives.on()],
+            "objectives_off": [PAPER_NAMES[name] for name in objectives.off()],
+            "model": {"parameters": kept["parameters"], "steps": self.recipe.training.steps},
+            "seconds": journal.seconds(),
+            "machine": _machine(self.recipe.training.device),
+            "libraries": _versions(),
+            "next": self._next_commands(),
+        }
+        with atomic_write(self.out / "report.html") as file:
+            file.write(render_page(report, kept["examples"], metrics, corpus, uris))
+        write_json(self.out / "report.json", report)
+
+    def _corpus(self) -> dict[str, Any]:
+        """How many pictures each split has, and some of the training samples, drawn by seed."""
+        counts: dict[str, int] = {}
+        training = []
+        for _, line in read_json_lines(self.pairs):
+            split = line.get("split", "train")
+            counts[split] = counts.get(split, 0) + 1
+            if split == "train":
+                training.append(line)
+        rng = Random(self.recipe.training.seed)
+        return {"counts": counts, "shown": rng.sample(training, min(SAMPLES_SHOWN, len(training)))}
+
+    def _next_commands(self) -> list[dict[str, str]]:
+        def path(*parts: str) -> str:
+            return shlex.quote(str(self.out.joinpath(*parts)))
+
+        lines = [line for _, line in read_json_lines(self.pairs) if line.get("split") == "test" and line.get("query")]
+        query = Random(self.recipe.training.seed).choice(lines)["query"] if lines else "一只红色的小船"
+        search = f"ccmb search {shlex.quote(query)} --index {path('index')}"
+        commands = [
+            ("在留出图库里检索", "Search the held-out gallery", search),
+            ("把结果画成一张图", "See the hits as one picture", f"{search} --sheet hits.png"),
+            ("只用预排序，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
+            ("索引自己的图片", "Index pictures of your own", f"ccmb index ~/Pictures --model {path('run')} --out my-index"),
+            (
+                "重新评测", "Measure it again",
+                f"ccmb evaluate --model {path('run')} --data {path('corpus', 'pairs.jsonl')} --text-field captions "
+                f"--limit-texts 1 --depth {self.size.depth}",
+            ),
+            (
+                "关掉一个目标，看看少了什么", "Switch an objective off and see what is lost",
+                "ccmb quickstart --out without-fgr objectives.fgr=off",
+            ),
+        ]  # fmt: skip
+        if not self.full:
+            longer = "ccmb quickstart --full --out quickstart-full"
+            commands.append(("训练得更久，让排序学会把属性对应到物体", "Train longer: ranking learns to bind attributes", longer))
+        return [{"zh": chinese, "en": english, "command": command} for chinese, english, command in commands]
+
+
+def unpack(images: Path, names: set[str], folder: Path) -> None:
+    """Write the named pictures of a tar into a folder, under their last names; those already there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(images) as tar:
+        for member in tar:
+            target = folder / Path(member.name).name
+            if member.name not in names or target.exists():
+                continue
+            content = tar.extractfile(member)
+            if content is None:
+                raise CcmbError(f"{images}: {member.name} is not a file")
+            with atomic_write(target, "wb") as file:
+                file.write(content.read())
+
+
+def closing_words(out: Path, report: dict[str, Any]) -> str:
+    """Where everything is, how long it took, and what to try next, as lines of text."""
+    from ccmb.report.markup import duration
+
+    off = report["objectives_off"]
+    lines = [
+        f"report  {out / 'report.html'}",
+        f"figures {out / 'report.json'}",
+        f"model   {out / 'run' / 'model'}",
+        f"index   {out / 'index'}",
+        f"objectives: {', '.join(report['objectives'])}" + (f"; off: {', '.join(off)}" if off else ""),
+        f"time: {duration(report['seconds']['total'])[1]}",
+        "try next:",
+        *(f"  {command['command']}" for command in report["next"]),
+    ]
+    return "\n".join(lines)
+
+
+def _machine(device: str) -> dict[str, Any]:
+    import torch
+
+    from ccmb.training.trainer import choose_device
+
+    chosen = choose_device(device)
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU {platform.machine()}"
+    return {
+        "system": platform.platform(), "device": name, "cores": os.cpu_count(), "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

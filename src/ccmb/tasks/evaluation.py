@@ -18,7 +18,7 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs
 from ccmb.samples import Sample
 from ccmb.tasks.matching import MinimalPair, MinimalPairScores, auc, minimal_pair_report, score_minimal_pairs
-from ccmb.tasks.retrieval import Gallery, encode_gallery, retrieval_report
+from ccmb.tasks.retrieval import Direction, Gallery, Ranks, encode_gallery, ranks_both_ways, report_of_ranks
 from ccmb.training.trainer import inference
 
 
@@ -28,7 +28,9 @@ class Evaluation:
 
     report: dict[str, Any]
     samples: list[Sample]
+    texts: list[str]
     gallery: Gallery
+    ranks: dict[Direction, Ranks]
     minimal_pairs: list[MinimalPair]
     minimal_pair_scores: MinimalPairScores | None
 
@@ -60,7 +62,8 @@ def evaluate(
         raise CcmbError(f"{images}: none of the pictures could be read ({unreadable[0]})")
     texts = [sample.texts[:texts_per_image] for sample in samples]
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
-    report: dict[str, Any] = {"retrieval": retrieval_report(model, gallery, depth)}
+    ranks = ranks_both_ways(model, gallery, depth)
+    report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     minimal_pairs = _minimal_pairs(samples)
     scores = None
     if minimal_pairs:
@@ -70,7 +73,8 @@ def evaluate(
         report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4)}
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
-    return Evaluation(report, samples, gallery, minimal_pairs, scores)
+    flat = [text for of_image in texts for text in of_image]
+    return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)
 
 
 def _readable(samples: list[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:

@@ -152,11 +152,20 @@ def bootstrap_gain(before_Q: Tensor, after_Q: Tensor, draws: int = 2000, seed: i
 
 def retrieval_report(model: R2D2Model, gallery: Gallery, depth: int) -> dict[str, Any]:
     """Both stages in both directions, mean recall, and what ranking gains."""
+    return report_of_ranks(ranks_both_ways(model, gallery, depth), gallery, depth)
+
+
+def ranks_both_ways(model: R2D2Model, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
+    """Ranks of every text among the pictures and of every picture among the texts."""
+    directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+    return {direction: two_stage_ranks(model, gallery, direction, depth) for direction in directions}
+
+
+def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: int) -> dict[str, Any]:
+    """The report of ranks that are known already."""
     report: dict[str, Any] = {"gallery": len(gallery.images), "texts": len(gallery.texts), "depth": depth}
     means: dict[str, list[float]] = {"pre_ranking": [], "ranking": []}
-    directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
-    for direction in directions:
-        ranks = two_stage_ranks(model, gallery, direction, depth)
+    for direction, ranks in ranks_of.items():
         report[direction] = {}
         for stage, of_stage in (("pre_ranking", ranks.pre_ranking), ("ranking", ranks.ranking)):
             report[direction][stage] = None if of_stage is None else recalls(of_stage)
