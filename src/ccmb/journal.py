@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ccmb.errors import CcmbError
@@ -32,7 +31,8 @@ class Journal:
             raise CcmbError(f"{path}: not the file of a quickstart; choose another --out or remove it")
         if difference := first_difference(before["settings"], settings):
             raise CcmbError(
-                f"{path.parent}: holds a quickstart with another {difference}; choose another --out or remove the folder"
+                f"{path.parent}: holds a quickstart with another {difference}; "
+                "choose another --out or remove the folder"
             )
         self.done: list[str] = before.get("done", [])
         self._kept: dict[str, float] = before.get("seconds", {})
@@ -44,7 +44,7 @@ class Journal:
         self._saver.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._over.set()
         self._saver.join()
         if "total" in self._running:

@@ -61,7 +61,8 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     size = FULL if full else QUICK
     recipe = load_recipe(PretrainRecipe, find_recipe(size.recipe), overrides)
     # An absolute folder, so that the run can be continued from anywhere.
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": str((out / "corpus").resolve())})})
+    data = recipe.data.model_copy(update={"folder": str((out / "corpus").resolve())})
+    recipe = recipe.model_copy(update={"data": data})
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
     with Journal(out / "quickstart.json", settings) as journal:
@@ -105,9 +106,9 @@ class Quickstart:
     def draw(self) -> None:
         from ccmb.data.scenes import draw_corpus
 
-        size = self.size
+        size, seed = self.size, self.recipe.training.seed
         side = int(self.recipe.model.vision.get("image_size", 96))
-        draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, self.recipe.training.seed)
+        draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
 
     def train(self) -> None:
         from ccmb.tasks.pretraining import pretrain
@@ -121,9 +122,7 @@ class Quickstart:
 
         model, processor = self.model
         depth = self.size.depth
-        evaluation = evaluate(
-            model, processor, self.pairs, self.images, "test", ["captions"], depth, texts_per_image=1
-        )
+        evaluation = evaluate(model, processor, self.pairs, self.images, "test", ["captions"], depth, texts_per_image=1)
         kept = {
             "report": {name: value for name, value in evaluation.report.items() if name != "seconds"},
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -186,11 +185,12 @@ class Quickstart:
         lines = [line for _, line in read_json_lines(self.pairs) if line.get("split") == "test" and line.get("query")]
         query = Random(self.recipe.training.seed).choice(lines)["query"] if lines else "一只红色的小船"
         search = f"ccmb search {shlex.quote(query)} --index {path('index')}"
+        own = f"ccmb index ~/Pictures --model {path('run')} --out my-index"
         commands = [
             ("在留出图库里检索", "Search the held-out gallery", search),
             ("把结果画成一张图", "See the hits as one picture", f"{search} --sheet hits.png"),
             ("只用预排序，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
-            ("索引自己的图片", "Index pictures of your own", f"ccmb index ~/Pictures --model {path('run')} --out my-index"),
+            ("索引自己的图片", "Index pictures of your own", own),
             (
                 "重新评测", "Measure it again",
                 f"ccmb evaluate --model {path('run')} --data {path('corpus', 'pairs.jsonl')} --text-field captions "
@@ -203,7 +203,7 @@ class Quickstart:
         ]  # fmt: skip
         if not self.full:
             longer = "ccmb quickstart --full --out quickstart-full"
-            commands.append(("训练得更久，让排序学会把属性对应到物体", "Train longer: ranking learns to bind attributes", longer))
+            commands.append(("训练得更久，让排序学会对应属性与物体", "Train longer: ranking learns to bind", longer))
         return [{"zh": chinese, "en": english, "command": command} for chinese, english, command in commands]
 
 

@@ -87,9 +87,7 @@ def _best_pictures(evaluation: Evaluation, model: R2D2Model, text: int, depth: i
     rows = {"pre_ranking": top.indices[:PICTURES_A_ROW].tolist()}
     if model.can_rank:
         with inference(model):
-            match_K = rank_pairs(
-                model, gallery.images, gallery.texts, top.indices, torch.full_like(top.indices, text)
-            )
+            match_K = rank_pairs(model, gallery.images, gallery.texts, top.indices, torch.full_like(top.indices, text))
         order = (top.values + match_K).argsort(descending=True, stable=True)
         rows["ranking"] = top.indices[order][:PICTURES_A_ROW].tolist()
     return rows

@@ -15,9 +15,8 @@ WHY = {
     "worsened": ("排序改错", "made worse by ranking"),
 }
 SWAPS = {
-    "all": "全部", "colour": "颜色", "color": "颜色", "colours": "颜色", "colors": "颜色", "size": "大小", "sizes": "大小",
-    "count": "数量", "counts": "数量", "number": "数量", "place": "位置", "position": "位置", "relation": "关系", "side": "左右",
-    "left_right": "左右", "thing": "物体", "things": "物体", "object": "物体", "time": "昼夜", "background": "背景",
+    "all": "全部", "colour": "颜色", "color": "颜色", "size": "大小", "count": "数量", "number": "数量", "place": "位置",
+    "position": "位置", "relation": "关系", "side": "左右", "thing": "物体", "object": "物体", "time": "昼夜",
 }  # fmt: skip
 
 
@@ -41,18 +40,19 @@ def searches_section(searches: Mapping[str, Any], seed: int, uris: Uris) -> str:
     if ranked:
         how = paragraph(
             f"在 {queries:,} 条留出查询中，排序把 {mended:,} 条的第一名改对，把 {worsened:,} 条改错。"
-            f"下面的例子不是挑出来的好例子：{counts['mended']} 条从改对的查询中抽取，{counts['random']} 条从全部查询中随机抽取，"
-            f"{counts['worsened']} 条从改错的查询中抽取（随机种子 {seed}）。绿框为正确的图片。",
-            f"Of {queries:,} held-out queries, ranking put the right picture first in {mended:,} where pre-ranking had not, "
-            f"and lost it in {worsened:,}. The examples are not hand-picked: {counts['mended']} were drawn from the mended, "
-            f"{counts['random']} at random from all, and {counts['worsened']} from those made worse (seed {seed}). "
-            "The right picture is framed in green.",
+            f"下面的例子不是挑出来的：{counts['mended']} 条抽自改对的，{counts['random']} 条从全部查询中随机抽取，"
+            f"{counts['worsened']} 条抽自改错的（随机种子 {seed}）。绿框为正确的图片。",
+            f"Of {queries:,} held-out queries, ranking put the right picture first in {mended:,} where pre-ranking had "
+            f"not, and lost it in {worsened:,}. The examples are not hand-picked: {counts['mended']} were drawn from "
+            f"the mended, {counts['random']} at random from all, and {counts['worsened']} from those made worse "
+            f"(seed {seed}). The right picture is framed in green.",
         )
     else:
         how = paragraph(
-            f"从 {queries:,} 条留出查询中随机抽取（随机种子 {seed}）。模型没有交叉编码器，因此只有预排序。绿框为正确的图片。",
-            f"Drawn at random from {queries:,} held-out queries (seed {seed}). The model has no cross encoders, so there is "
-            "pre-ranking alone. The right picture is framed in green.",
+            f"从 {queries:,} 条留出查询中随机抽取（随机种子 {seed}）。"
+            "模型没有交叉编码器，因此只有预排序。绿框为正确的图片。",
+            f"Drawn at random from {queries:,} held-out queries (seed {seed}). The model has no cross encoders, so "
+            "there is pre-ranking alone. The right picture is framed in green.",
         )
     return section("检索示例", "Example searches", how + "".join(_search(search, uris) for search in shown))
 
@@ -62,7 +62,8 @@ def _search(search: Mapping[str, Any], uris: Uris) -> str:
     for stage, label in STAGES.items():
         if stage not in search:
             continue
-        tiles = "".join(_tile(name, name == search["picture"], place, uris) for place, name in enumerate(search[stage], 1))
+        right = search["picture"]
+        tiles = "".join(_tile(name, name == right, place, uris) for place, name in enumerate(search[stage], 1))
         rank = search["rank"][stage]
         kind = "good" if rank == 1 else "bad"
         rows.append(
@@ -71,7 +72,7 @@ def _search(search: Mapping[str, Any], uris: Uris) -> str:
             f'<div class="tiles">{tiles}</div></div>'
         )
     why = f'<span class="why {search["why"]}">{both(*WHY[search["why"]])}</span>'
-    return f'<article><h3>{said(search["text"])}{why}</h3>{"".join(rows)}</article>'
+    return f"<article><h3>{said(search['text'])}{why}</h3>{''.join(rows)}</article>"
 
 
 def _tile(name: str, right: bool, place: int, uris: Uris) -> str:
@@ -85,13 +86,16 @@ def _picture(name: str, uris: Uris, alternative: str) -> str:
     return f'<img src="{uris[name]}" alt="{escape(alternative)}" title="{escape(name)}">'
 
 
-def minimal_pairs_section(report: Mapping[str, Any] | None, pairs: Sequence[Mapping[str, Any]], seed: int, uris: Uris) -> str:
+def minimal_pairs_section(
+    report: Mapping[str, Any] | None, pairs: Sequence[Mapping[str, Any]], seed: int, uris: Uris
+) -> str:
     """Accuracy by stage and kind of swap as bars, then examples with both stages' scores."""
     if not report:
         body = paragraph("数据中没有最小对。", "The data has no minimal pairs.")
         return section("最小对", "Minimal pairs", body)
     what = paragraph(
-        f"{report['pairs']:,} 对：同一张图片，一条真描述，一条只交换了两个属性的假描述。条形为真描述得分更高的比例，虚线为猜测的 50%。",
+        f"{report['pairs']:,} 对：同一张图片，一条真描述，一条只交换了两个属性的假描述。"
+        "条形为真描述得分更高的比例，虚线为猜测的 50%。",
         f"{report['pairs']:,} pairs: one picture, its true text, and a false one in which two attributes are swapped. "
         "The bars show how often the true text scores higher; the dashed line is guessing (50 %).",
     )
@@ -100,9 +104,10 @@ def minimal_pairs_section(report: Mapping[str, Any] | None, pairs: Sequence[Mapp
     kinds = sorted(report["pre_ranking"], key=lambda swap: (swap != "all", swap))
     bars = "".join(_bars(report, swap, stages) for swap in kinds)
     how = paragraph(
-        f"示例：一半抽自排序改对的，一半随机抽取，另加排序改错的（随机种子 {seed}）。得分：预排序为余弦，排序为余弦加匹配分。",
-        f"Examples: half drawn from those that ranking mended, half at random, then some that it made worse (seed {seed}). "
-        "Scores: cosine for pre-ranking, cosine + match score for ranking.",
+        f"示例：一半抽自排序改对的，一半随机抽取，另加排序改错的（随机种子 {seed}）。"
+        "得分：预排序为余弦，排序为余弦加匹配分。",
+        "Examples: half drawn from those that ranking mended, half at random, then some that it made worse "
+        f"(seed {seed}). Scores: cosine for pre-ranking, cosine + match score for ranking.",
         "note",
     )
     cards = "".join(_pair(pair, uris) for pair in pairs)
@@ -113,11 +118,11 @@ def minimal_pairs_section(report: Mapping[str, Any] | None, pairs: Sequence[Mapp
 
 
 def _bars(report: Mapping[str, Any], swap: str, stages: Sequence[str]) -> str:
-    bars = "".join(
-        f'<div class="bar {stage}"><div class="track"><div class="fill" style="width:{report[stage][swap]:.2f}%"></div></div>'
-        f'<span class="figure">{percent(report[stage][swap])}</span></div>'
-        for stage in stages
-    )
+    bars = ""
+    for stage in stages:
+        value = report[stage][swap]
+        fill = f'<div class="track"><div class="fill" style="width:{value:.2f}%"></div></div>'
+        bars += f'<div class="bar {stage}">{fill}<span class="figure">{percent(value)}</span></div>'
     return f'<div class="swap"><div class="name">{_swap(swap)}</div><div>{bars}</div></div>'
 
 
@@ -135,13 +140,14 @@ def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
         lines.append(f'<tr><th scope="row">{label}</th><td class="text">{said(text)}</td>{cells}</tr>')
     verdicts = "".join(
         f'<td class="{"good" if pair["right"][stage] else "bad"}">'
-        f'{both("✓ 对", "✓ right") if pair["right"][stage] else both("✗ 错", "✗ wrong")}</td>'
+        f"{both('✓ 对', '✓ right') if pair['right'][stage] else both('✗ 错', '✗ wrong')}</td>"
         for stage in stages
     )
-    why = f'<span class="why {pair["why"]}">{both(*WHY[pair["why"]])}</span> <span class="muted">{_swap(pair["swap"])}</span>'
+    why = f'<span class="why {pair["why"]}">{both(*WHY[pair["why"]])}</span>'
+    swap = f'<span class="muted">{_swap(pair["swap"])}</span>'
     return (
-        f'<article class="card">{_picture(pair["picture"], uris, pair["text"])}<div><div>{why}</div>'
-        f'<table><thead><tr><td></td><td></td>{heads}</tr></thead><tbody>{"".join(lines)}'
+        f'<article class="card">{_picture(pair["picture"], uris, pair["text"])}<div><div>{why} {swap}</div>'
+        f"<table><thead><tr><td></td><td></td>{heads}</tr></thead><tbody>{''.join(lines)}"
         f"<tr><td></td><td></td>{verdicts}</tr></tbody></table></div></article>"
     )
 
@@ -151,11 +157,13 @@ def corpus_section(corpus: Mapping[str, Any], uris: Uris) -> str:
     counts = {name: f"{count:,}" for name, count in corpus["counts"].items()}
     train, val, test = (counts.get(name, "0") for name in ("train", "val", "test"))
     body = paragraph(
-        f"这些图片是<strong>程序画出来的</strong>，文字也是程序写的：训练 {train} 张，验证 {val} 张，留出图库 {test} 张，训练与图库的组合互不重复。"
-        "它们代替无法随软件分发的真实数据，只说明方法可行；这里的数字不能与论文在真实照片上的结果相比。",
-        f"The pictures are <strong>drawn by a program</strong>, and their texts are written by one: {train} to train on, {val} to "
-        f"validate, {test} in the held-out gallery, whose compositions never occur in training. They stand in for real data that "
-        "cannot be shipped: they show that the method works, and their figures say nothing about real photographs or the paper's tables.",
+        f"这些图片是<strong>程序画出来的</strong>，文字也是程序写的：训练 {train} 张，验证 {val} 张，留出图库 {test} 张，"
+        "训练与图库的组合互不重复。它们代替无法随软件分发的真实数据，只说明方法可行；"
+        "这里的数字不能与论文在真实照片上的结果相比。",
+        f"The pictures are <strong>drawn by a program</strong>, and their texts are written by one: {train} to train "
+        f"on, {val} to validate, {test} in the held-out gallery, whose compositions never occur in training. They "
+        "stand in for real data that cannot be shipped: they show that the method works, and their figures say "
+        "nothing about real photographs or the paper's tables.",
     )
     cards = "".join(_drawn(line, uris) for line in corpus["shown"])
     return section("画了什么", "What was drawn", f'{body}<div class="cards">{cards}</div>')
@@ -165,9 +173,8 @@ def _drawn(line: Mapping[str, Any], uris: Uris) -> str:
     fields = (("query", "查询"), ("title", "标题"), ("content", "正文"), ("captions", "描述"))
     texts = []
     for field, chinese in fields:
-        value = line.get(field)
-        if not value:
-            continue
-        first = value if isinstance(value, str) else "<br>".join(said(text) for text in value[:2])
-        texts.append(f"<dt>{both(chinese, field)}</dt><dd>{said(first) if isinstance(value, str) else first}</dd>")
+        value = line.get(field) or []
+        shown = [value] if isinstance(value, str) else value[:2]
+        if shown:
+            texts.append(f"<dt>{both(chinese, field)}</dt><dd>{'<br>'.join(map(said, shown))}</dd>")
     return f'<article class="card">{_picture(line["image"], uris, "")}<dl>{"".join(texts)}</dl></article>'

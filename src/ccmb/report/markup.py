@@ -59,12 +59,13 @@ def data_uri(picture: Image.Image, longest: int = 160) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table of ready markup; the first cell of each row is its header."""
+    """A table of ready markup; the first cell of each row is its header, and an empty `head` is left out."""
     titles = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table class="{kind}"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = ""
+    for first, *others in rows:
+        body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
+    whole = f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>" if any(head) else f"<tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="{kind}">{whole}</table></div>'
 
 
 def section(chinese: str, english: str, body: str) -> str:
@@ -75,4 +76,4 @@ def section(chinese: str, english: str, body: str) -> str:
 def paragraph(chinese: str, english: str, kind: str = "") -> str:
     """The same paragraph in both languages (markup allowed)."""
     opening = f'<p class="{kind}"' if kind else "<p"
-    return f'{opening}>{both(chinese, english)}</p>'
+    return f"{opening}>{both(chinese, english)}</p>"

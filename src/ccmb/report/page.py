@@ -64,7 +64,9 @@ def render_page(
 <body>
 <input type="radio" name="language" id="zh"><input type="radio" name="language" id="en">
 <input type="radio" name="language" id="both" checked>
-<nav><b>CCMB</b><span><label for="zh">中文</label><label for="en">English</label><label for="both">中 + En</label></span></nav>
+<nav><b>CCMB</b><span>
+<label for="zh">中文</label><label for="en">English</label><label for="both">中 + En</label>
+</span></nav>
 <script>document.getElementById(/^zh/.test(navigator.language) ? "zh" : "en").checked = true;</script>
 <main>
 {chr(10).join(body)}
@@ -75,10 +77,8 @@ def render_page(
 
 
 def _summary(report: Mapping[str, Any]) -> str:
-    title = f'<h1>{both("R2D2 快速上手报告", "R2D2 from nothing to search")}</h1>'
-    tiles = "".join(
-        f'<div><b>{figure}</b>{both(*label)}</div>' for figure, label in _headline_figures(report)
-    )
+    title = f"<h1>{both('R2D2 快速上手报告', 'R2D2 from nothing to search')}</h1>"
+    tiles = "".join(f"<div><b>{figure}</b>{both(*label)}</div>" for figure, label in _headline_figures(report))
     return f'<header>{title}{paragraph(*result_in_words(report), "lead")}<div class="headline">{tiles}</div></header>'
 
 
@@ -89,10 +89,13 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
     before = forward["pre_ranking"]["R@1"]
     gallery = f"{retrieval['gallery']:,}"
     time_zh, time_en = duration(report["seconds"].get("train", 0))
-    chinese = f"预训练 {time_zh}后，在 {gallery} 张从未见过的图片中，预排序（双塔余弦）使 {percent(before)}% 的描述第一个就找到自己的图片。"
+    chinese = (
+        f"预训练 {time_zh}后，在 {gallery} 张从未见过的图片中，预排序（双塔余弦）"
+        f"使 {percent(before)}% 的描述第一个就找到自己的图片。"
+    )
     english = (
-        f"After {time_en} of pre-training, pre-ranking (the towers' cosine) finds the right one of {gallery} unseen pictures "
-        f"at first place for {percent(before)} % of the texts."
+        f"After {time_en} of pre-training, pre-ranking (the towers' cosine) puts the right one of {gallery} unseen "
+        f"pictures first for {percent(before)} % of the texts."
     )
     gain = retrieval.get("gain_R@1")
     if not forward.get("ranking") or not gain:
@@ -117,48 +120,50 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
         towers, cross = percent(pairs["pre_ranking"]["all"]), percent(pairs["ranking"]["all"])
         chinese += f"在只交换了属性的 {pairs['pairs']:,} 个最小对上，排序认出 {cross}% 的真描述，双塔为 {towers}%。"
         english += (
-            f" On {pairs['pairs']:,} minimal pairs, where the false text only swaps attributes, ranking tells the true text in "
-            f"{cross} % of them, the towers alone in {towers} %."
+            f" Of {pairs['pairs']:,} minimal pairs, whose false text only swaps attributes, ranking tells the true text "
+            f"in {cross} %, the towers alone in {towers} %."
         )
     return chinese, english
 
 
 def _headline_figures(report: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
     forward, gain = report["retrieval"]["text_to_image"], report["retrieval"].get("gain_R@1")
-    figures = [(percent(forward["pre_ranking"]["R@1"]), ("R@1 预排序", "R@1 pre-ranking"))]
+    unit = "<small>%</small>"
+    figures = [(percent(forward["pre_ranking"]["R@1"]) + unit, ("预排序 R@1", "R@1 of pre-ranking"))]
     if forward.get("ranking"):
-        figures.append((percent(forward["ranking"]["R@1"]), ("R@1 排序", "R@1 ranking")))
+        figures.append((percent(forward["ranking"]["R@1"]) + unit, ("排序 R@1", "R@1 of ranking")))
     if gain:
-        figures.append((signed(gain["mean"]), ("排序的提升", "gain of ranking")))
+        figures.append((signed(gain["mean"]), ("排序的提升（百分点）", "points gained by ranking")))
     pairs = report.get("minimal_pairs", {})
     if "ranking" in pairs:
-        figures.append((percent(pairs["ranking"]["all"]), ("最小对 %", "minimal pairs %")))
+        figures.append((percent(pairs["ranking"]["all"]) + unit, ("最小对（排序）", "minimal pairs by ranking")))
     return figures
 
 
 def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
     """Both stages in both directions, and what ranking gains."""
     rows = []
+    stages = {stage: f'<i class="swatch {stage}"></i>{both(*label)}' for stage, label in STAGES.items()}
     for direction, label in DIRECTIONS.items():
-        for stage, stage_label in STAGES.items():
-            values = retrieval[direction].get(stage)
-            cells = [percent(values[f"R@{k}"] if values else None) for k in (1, 5, 10)]
-            mean = percent(sum(values.values()) / len(values)) if values else "–"
-            name = f'<i class="swatch {stage}"></i>{both(*stage_label)}'
-            rows.append((both(*label) if stage == "pre_ranking" else "", name, *cells, mean, _gain(retrieval, direction, stage)))
-    means = retrieval["mean_recall"]
-    for stage, stage_label in STAGES.items():
-        name = f'<i class="swatch {stage}"></i>{both(*stage_label)}'
-        rows.append((both("双向平均", "Both") if stage == "pre_ranking" else "", name, "", "", "", percent(means.get(stage)), ""))
+        for stage, name in stages.items():
+            values = retrieval[direction].get(stage) or {}
+            cells = [percent(values.get(f"R@{k}")) for k in (1, 5, 10)]
+            mean = percent(sum(values.values()) / len(values) if values else None)
+            first = both(*label) if stage == "pre_ranking" else ""
+            rows.append((first, name, *cells, mean, _gain(retrieval, direction, stage)))
+    for stage, name in stages.items():
+        first = both("双向", "Both directions") if stage == "pre_ranking" else ""
+        rows.append((first, name, "", "", "", percent(retrieval["mean_recall"].get(stage)), ""))
     head = (
         both("方向", "Direction"), both("阶段", "Stage"), "R@1", "R@5", "R@10",
         both("平均召回", "Mean recall"), both("R@1 提升", "Gain in R@1"),
     )  # fmt: skip
     note = paragraph(
-        f"图库 {retrieval['gallery']:,} 张图片、{retrieval['texts']:,} 条文本；排序阶段重排余弦最高的 {retrieval['depth']} 个候选。"
-        "单位为百分比；方括号内为对查询自助抽样的 95% 区间。同分按最不利计。",
-        f"{retrieval['gallery']:,} pictures and {retrieval['texts']:,} texts; ranking re-orders the {retrieval['depth']} best by cosine. "
-        "In percent; brackets hold the 95 % bootstrap interval over queries. Ties count against the model.",
+        f"图库 {retrieval['gallery']:,} 张图片、{retrieval['texts']:,} 条文本；排序阶段重排余弦最高的 "
+        f"{retrieval['depth']} 个候选。单位为百分比；方括号内为对查询自助抽样的 95% 区间。同分按最不利计。",
+        f"{retrieval['gallery']:,} pictures and {retrieval['texts']:,} texts; ranking re-orders the "
+        f"{retrieval['depth']} best by cosine. In percent; brackets hold the 95 % bootstrap interval over queries. "
+        "Ties count against the model.",
         "note",
     )
     warning = ""
@@ -178,7 +183,8 @@ def _gain(retrieval: Mapping[str, Any], direction: str, stage: str) -> str:
     interval = retrieval.get("gain_R@1") if direction == "text_to_image" else None
     if not interval:
         return signed(after["R@1"] - before["R@1"])
-    return f'{signed(interval["mean"])} <span class="muted">[{signed(interval["low"])}, {signed(interval["high"])}]</span>'
+    low, high = signed(interval["low"]), signed(interval["high"])
+    return f'{signed(interval["mean"])} <span class="muted">[{low}, {high}]</span>'
 
 
 def _seconds_section(seconds: Mapping[str, float]) -> str:
@@ -196,19 +202,20 @@ def _seconds_section(seconds: Mapping[str, float]) -> str:
 def _machine_section(report: Mapping[str, Any]) -> str:
     machine, model = report["machine"], report["model"]
     versions = ", ".join(f"{name} {version}" for name, version in report["libraries"].items())
+    parameters, steps = f"{model['parameters']:,}", f"{model['steps']:,}"
     rows = (
         (both("系统", "System"), escape(machine["system"])),
         (both("设备", "Device"), escape(f"{machine['device']}, {machine['cores']} cores")),
         ("Python", escape(machine["python"])),
         (both("版本", "Libraries"), escape(versions)),
-        (both("模型", "Model"), both(f"{model['parameters']:,} 个参数，{model['steps']:,} 步", f"{model['parameters']:,} parameters, {model['steps']:,} steps")),
-    )  # fmt: skip
+        (both("模型", "Model"), both(f"{parameters} 个参数，{steps} 步", f"{parameters} parameters, {steps} steps")),
+    )
     return section("机器与模型", "Machine and model", table(("", ""), rows, "words"))
 
 
 def _next_section(commands: Sequence[Mapping[str, str]]) -> str:
-    items = "".join(
-        f'<li>{both(escape(command["zh"]), escape(command["en"]))}<pre><code>{escape(command["command"])}</code></pre></li>'
-        for command in commands
-    )
+    items = ""
+    for line in commands:
+        label = both(escape(line["zh"]), escape(line["en"]))
+        items += f"<li>{label}<pre><code>{escape(line['command'])}</code></pre></li>"
     return section("接下来", "What to try next", f'<ul class="next">{items}</ul>')

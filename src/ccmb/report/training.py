@@ -27,8 +27,11 @@ def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], step
     """One small chart for each objective, then the sum, the temperature and the speed."""
     if not metrics:
         return section("训练曲线", "Training", paragraph("没有训练记录。", "There is no training log."))
-    panels = [_panel(metrics, key, name, name in off, (0, steps)) for key, name in PAPER_NAMES.items()]
-    panels += [_panel(metrics, key, both(*label), False, (0, steps), label[1]) for key, label in FURTHER.items()]
+    x = (0, steps)
+    smooth = max(1, len(metrics) // 16)
+    panels = [_panel(metrics, key, name, name, x, name in off, smooth) for key, name in PAPER_NAMES.items()]
+    # The sum and the speed jump where an objective joins, which a moving mean would blur.
+    panels += [_panel(metrics, key, both(*label), label[1], x) for key, label in FURTHER.items()]
     note = paragraph(
         "横轴为训练步数。细线为每次记录的值，粗线为滑动平均；晚加入的目标从加入那一步画起。",
         "Across: training steps. Thin: values as logged; bold: their moving mean. "
@@ -49,22 +52,21 @@ def objectives_section(on: Sequence[str], off: Sequence[str], metrics: Sequence[
         else:
             continue
         rows.append((escape(name), both(*WHAT_THEY_DO[name]), state))
-    sentence = (
-        paragraph(f"关闭的目标：<strong>{escape('、'.join(off))}</strong>。", f"Switched off: <strong>{escape(', '.join(off))}</strong>.")
-        if off
-        else paragraph("五个目标全部开启。", "All five objectives of the paper were on.")
-    )
+    sentence = paragraph("五个目标全部开启。", "All five objectives of the paper were on.")
+    if off:
+        chinese, english = escape("、".join(off)), escape(", ".join(off))
+        sentence = paragraph(f"关闭的目标：<strong>{chinese}</strong>。", f"Switched off: <strong>{english}</strong>.")
     head = (both("目标", "Objective"), both("含义", "What it does"), both("状态", "State"))
     return section("训练目标", "Objectives", sentence + table(head, rows, "words"))
 
 
 def _panel(
-    metrics: Sequence[dict[str, float]], key: str, title: str, off: bool, x: Range, label: str = ""
+    metrics: Sequence[dict[str, float]], key: str, title: str, label: str, x: Range, off: bool = False, smooth: int = 1
 ) -> str:
     points: list[Point] = [(line["step"], line[key]) for line in metrics if isinstance(line.get(key), int | float)]
     if points:
         change = f"{number(_rounded(points[0][1]))} → {number(_rounded(points[-1][1]))}"
-        body = line_chart(points, x, f"{label or title}: {change}", smooth=max(1, len(points) // 12))
+        body = line_chart(points, x, f"{label}: {change}", smooth)
     else:
         change = ""
         reason = both("关闭", "switched off") if off else both("未参与", "never joined")
