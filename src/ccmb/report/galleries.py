@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ccmb.report.markup import both, escape, paragraph, percent, said, section
+from ccmb.report.markup import both, escape, paragraph, percent, said, said_apart, section
 
 Uris = Mapping[str, str]
 STAGES = {"pre_ranking": ("预排序", "Pre-ranking"), "ranking": ("排序", "Ranking")}
@@ -15,8 +15,9 @@ WHY = {
     "worsened": ("排序改错", "made worse by ranking"),
 }
 SWAPS = {
-    "all": "全部", "colour": "颜色", "color": "颜色", "size": "大小", "count": "数量", "number": "数量", "place": "位置",
-    "position": "位置", "relation": "关系", "side": "左右", "thing": "物体", "object": "物体", "time": "昼夜",
+    "all": "全部", "colour": "颜色", "color": "颜色", "size": "大小", "count": "数量", "number": "数量",
+    "place": "位置", "position": "位置", "relation": "关系", "side": "左右",
+    "thing": "物体", "object": "物体", "time": "昼夜",
 }  # fmt: skip
 
 
@@ -134,10 +135,11 @@ def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
     stages = [stage for stage in STAGES if stage in pair["scores"]]
     heads = "".join(f"<th>{both(*STAGES[stage])}</th>" for stage in stages)
     lines = []
-    for place, (mark, text) in enumerate((("真", pair["text"]), ("假", pair["false_text"]))):
+    text, false_text = pair["text"], pair["false_text"]
+    for place, (mark, words) in enumerate((("真", said(text)), ("假", said_apart(false_text, text)))):
         cells = "".join(f"<td>{pair['scores'][stage][place]:.3f}</td>" for stage in stages)
         label = both(mark, ("true", "false")[place])
-        lines.append(f'<tr><th scope="row">{label}</th><td class="text">{said(text)}</td>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{label}</th><td class="text">{words}</td>{cells}</tr>')
     verdicts = "".join(
         f'<td class="{"good" if pair["right"][stage] else "bad"}">'
         f"{both('✓ 对', '✓ right') if pair['right'][stage] else both('✗ 错', '✗ wrong')}</td>"
@@ -157,8 +159,9 @@ def corpus_section(corpus: Mapping[str, Any], uris: Uris) -> str:
     counts = {name: f"{count:,}" for name, count in corpus["counts"].items()}
     train, val, test = (counts.get(name, "0") for name in ("train", "val", "test"))
     body = paragraph(
-        f"这些图片是<strong>程序画出来的</strong>，文字也是程序写的：训练 {train} 张，验证 {val} 张，留出图库 {test} 张，"
-        "训练与图库的组合互不重复。它们代替无法随软件分发的真实数据，只说明方法可行；"
+        "这些图片是<strong>程序画出来的</strong>，文字也是程序写的："
+        f"训练 {train} 张，验证 {val} 张，留出图库 {test} 张，训练与图库的组合互不重复。"
+        "它们代替无法随软件分发的真实数据，只说明方法可行；"
         "这里的数字不能与论文在真实照片上的结果相比。",
         f"The pictures are <strong>drawn by a program</strong>, and their texts are written by one: {train} to train "
         f"on, {val} to validate, {test} in the held-out gallery, whose compositions never occur in training. They "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import html
 import io
 from collections.abc import Sequence
@@ -23,6 +24,16 @@ def both(chinese: str, english: str) -> str:
 def said(text: str) -> str:
     """A Chinese text of the data: shown in whatever language the page is read."""
     return f'<span class="said" lang="zh-CN">{escape(text)}</span>'
+
+
+def said_apart(text: str, other: str) -> str:
+    """A Chinese text with the characters marked in which it differs from another."""
+    matcher = difflib.SequenceMatcher(None, other, text, autojunk=False)
+    parts = []
+    for kind, _, _, start, end in matcher.get_opcodes():
+        words = escape(text[start:end])
+        parts.append(words if kind == "equal" or not words else f"<mark>{words}</mark>")
+    return f'<span class="said" lang="zh-CN">{"".join(parts)}</span>'
 
 
 def number(value: float) -> str:

@@ -120,8 +120,8 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
         towers, cross = percent(pairs["pre_ranking"]["all"]), percent(pairs["ranking"]["all"])
         chinese += f"在只交换了属性的 {pairs['pairs']:,} 个最小对上，排序认出 {cross}% 的真描述，双塔为 {towers}%。"
         english += (
-            f" Of {pairs['pairs']:,} minimal pairs, whose false text only swaps attributes, ranking tells the true text "
-            f"in {cross} %, the towers alone in {towers} %."
+            f" Of {pairs['pairs']:,} minimal pairs, whose false text only swaps attributes, ranking tells the true "
+            f"text in {cross} %, the towers alone in {towers} %."
         )
     return chinese, english
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ccmb.objectives.pretraining import PAPER_NAMES
 from ccmb.report.curves import Point, Range, line_chart
