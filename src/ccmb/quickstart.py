@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.journal import Journal
 
@@ -104,7 +102,7 @@ class Quickstart:
         return load_model(self.out / "run")
 
     def draw(self) -> None:
-        from ccmb.data.scenes import draw_corpus
+        from ccmb.data.scene_corpus import draw_corpus
 
         size, seed = self.size, self.recipe.training.seed
         side = int(self.recipe.model.vision.get("image_size", 96))
@@ -131,13 +129,11 @@ class Quickstart:
         write_json(self.evaluation, kept)
 
     def index(self) -> None:
-        from ccmb.search.engine import build_index
+        from ccmb.search.index import build_index
 
-        gallery = self.out / "gallery"
-        names = {line["image"] for _, line in read_json_lines(self.pairs) if line.get("split") == "test"}
-        unpack(self.images, names, gallery)
+        gallery = {line["image"] for _, line in read_json_lines(self.pairs) if line.get("split") == "test"}
         model, processor = self.model
-        build_index([gallery], self.out / "index", model, processor, str((self.out / "run").resolve()))
+        build_index([self.images], self.out / "index", model, processor, self.out / "run", only=gallery)
 
     def report(self, journal: Journal) -> None:
         from ccmb.data.pictures import Pictures
@@ -205,21 +201,6 @@ class Quickstart:
             longer = "ccmb quickstart --full --out quickstart-full"
             commands.append(("训练得更久，让排序学会对应属性与物体", "Train longer: ranking learns to bind", longer))
         return [{"zh": chinese, "en": english, "command": command} for chinese, english, command in commands]
-
-
-def unpack(images: Path, names: set[str], folder: Path) -> None:
-    """Write the named pictures of a tar into a folder, under their last names; those already there stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(images) as tar:
-        for member in tar:
-            target = folder / Path(member.name).name
-            if member.name not in names or target.exists():
-                continue
-            content = tar.extractfile(member)
-            if content is None:
-                raise CcmbError(f"{images}: {member.name} is not a file")
-            with atomic_write(target, "wb") as file:
-                file.write(content.read())
 
 
 def closing_words(out: Path, report: dict[str, Any]) -> str:

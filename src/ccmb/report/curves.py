@@ -71,7 +71,7 @@ def moving_mean(points: Sequence[Point], width: int) -> list[Point]:
     return [(step, sum(window) / len(window)) for (step, _), window in zip(points, windows, strict=True)]
 
 
-def ticks(low: float, high: float, most: int = 4) -> list[float]:
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten) that span `low` .. `high` in at most `most` intervals."""
     if high <= low:
         low, high = low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5

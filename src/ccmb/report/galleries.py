@@ -14,11 +14,7 @@ WHY = {
     "random": ("随机抽取", "drawn at random"),
     "worsened": ("排序改错", "made worse by ranking"),
 }
-SWAPS = {
-    "all": "全部", "colour": "颜色", "color": "颜色", "size": "大小", "count": "数量", "number": "数量",
-    "place": "位置", "position": "位置", "relation": "关系", "side": "左右",
-    "thing": "物体", "object": "物体", "time": "昼夜",
-}  # fmt: skip
+SWAPS = {"all": "全部", "colour": "颜色", "place": "位置", "amount": "数量"}
 
 
 def pictures_shown(examples: Mapping[str, Any], corpus: Mapping[str, Any]) -> list[str]:
