@@ -128,25 +128,23 @@ def _swap(swap: str) -> str:
 
 
 def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
-    stages = [stage for stage in STAGES if stage in pair["scores"]]
-    heads = "".join(f"<th>{both(*STAGES[stage])}</th>" for stage in stages)
-    lines = []
-    text, false_text = pair["text"], pair["false_text"]
-    for place, (mark, words) in enumerate((("真", said(text)), ("假", said_apart(false_text, text)))):
-        cells = "".join(f"<td>{pair['scores'][stage][place]:.3f}</td>" for stage in stages)
-        label = both(mark, ("true", "false")[place])
-        lines.append(f'<tr><th scope="row">{label}</th><td class="text">{words}</td>{cells}</tr>')
-    verdicts = "".join(
-        f'<td class="{"good" if pair["right"][stage] else "bad"}">'
-        f"{both('✓ 对', '✓ right') if pair['right'][stage] else both('✗ 错', '✗ wrong')}</td>"
-        for stage in stages
-    )
     why = f'<span class="why {pair["why"]}">{both(*WHY[pair["why"]])}</span>'
-    swap = f'<span class="muted">{_swap(pair["swap"])}</span>'
+    true, false = both("真", "true"), both("假", "false")
+    texts = f"<dt>{true}</dt><dd>{said(pair['text'])}</dd>"
+    texts += f"<dt>{false}</dt><dd>{said_apart(pair['false_text'], pair['text'])}</dd>"
+    rows = ""
+    for stage, label in STAGES.items():
+        if stage in pair["scores"]:
+            right = pair["right"][stage]
+            cells = "".join(f"<td>{score:.3f}</td>" for score in pair["scores"][stage])
+            verdict = both("✓ 对", "✓ right") if right else both("✗ 错", "✗ wrong")
+            kind = "good" if right else "bad"
+            rows += f'<tr><th scope="row">{both(*label)}</th>{cells}<td class="{kind}">{verdict}</td></tr>'
     return (
-        f'<article class="card">{_picture(pair["picture"], uris, pair["text"])}<div><div>{why} {swap}</div>'
-        f"<table><thead><tr><td></td><td></td>{heads}</tr></thead><tbody>{''.join(lines)}"
-        f"<tr><td></td><td></td>{verdicts}</tr></tbody></table></div></article>"
+        f'<article class="card">{_picture(pair["picture"], uris, pair["text"])}'
+        f'<div>{why} <span class="muted">{_swap(pair["swap"])}</span><dl>{texts}</dl>'
+        f"<table><thead><tr><td></td><th>{true}</th><th>{false}</th><td></td></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></article>"
     )
 
 
