@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from copy import deepcopy
 from html.parser import HTMLParser
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_the_right_picture_is_framed_in_each_row_and_verdicts_are_marked(report:
     assert re.findall(r'<td class="(good|bad)">', page) == ["bad", "good"]
 
 
-def test_objectives_that_were_off_are_named_and_a_ranking_without_fgr_is_not_trusted(report: Any, examples: Any) -> None:
+def test_objectives_that_were_off_are_named_and_ranking_without_fgr_is_not_trusted(report: Any, examples: Any) -> None:
     report["objectives"], report["objectives_off"] = ["GCPR", "TgD"], ["FGR", "MLM", "FgD"]
     metrics = [{key: value for key, value in line.items() if key not in {"fgr", "mlm", "fgd"}} for line in METRICS]
     text = Page(render_page(report, examples, metrics, CORPUS, URIS)).text
@@ -234,7 +235,7 @@ def test_a_chart_of_nothing_finite_is_empty_and_of_one_value_is_not() -> None:
 def test_ticks_are_round_even_and_span_the_data(low: float, width: float) -> None:
     high = low + width
     marks = ticks(low, high)
-    steps = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(marks)]
     slack = 1e-6 * max(abs(low), abs(high), width)
     assert 2 <= len(marks) <= 6
     assert marks[0] <= low + slack

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.ranking import rank_pairs
 from ccmb.tasks.evaluation import Evaluation
-from ccmb.tasks.retrieval import rank_pairs
 from ccmb.training.trainer import inference
 
 Chosen = list[tuple[str, int]]
