@@ -12,7 +12,7 @@ import pytest
 
 from ccmb import quickstart
 from ccmb.errors import CcmbError, UsageError
-from ccmb.files import read_json, write_json
+from ccmb.files import read_json, read_json_lines, write_json
 from ccmb.journal import Journal, first_difference
 from ccmb.quickstart import Quickstart, Size, closing_words, run_quickstart
 
@@ -38,9 +38,9 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for the search index; what it was asked to index is listed."""
     calls: list[dict[str, Any]] = []
 
-    def build_index(pictures: Any, out: Path, network: Any, processor: Any, model: Any, only: Any = None) -> None:
+    def build_index(pictures: Any, out: Path, network: Any, processor: Any, model: Any) -> None:
         out.mkdir()
-        calls.append({"pictures": pictures, "model": model, "only": only})
+        calls.append({"pictures": pictures, "model": model})
 
     monkeypatch.setitem(sys.modules, "ccmb.search.index", SimpleNamespace(build_index=build_index))  # type: ignore[arg-type]
     monkeypatch.setattr(quickstart, "QUICK", TINY)
@@ -68,8 +68,10 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     assert f"{retrieval['mean_recall']['ranking']:.1f}" in page
     assert "Switched off: <strong>FgD</strong>" in page
     [call] = indexed
-    assert len(call["only"]) == 12
-    assert all(name.startswith("test-") for name in call["only"])
+    assert call == {"pictures": [out / "gallery"], "model": out / "run"}
+    held_out = [line["image"] for _, line in read_json_lines(out / "corpus" / "pairs.jsonl") if line["split"] == "test"]
+    assert sorted(path.name for path in (out / "gallery").iterdir()) == sorted(held_out)
+    assert len(held_out) == 12
     assert f"--index '{out}/index'" in closing_words(out, report)
 
     def never(*_: Any) -> None:

@@ -129,11 +129,18 @@ class Quickstart:
         write_json(self.evaluation, kept)
 
     def index(self) -> None:
+        """Lay the held-out pictures out in a folder, where hits can be looked at, and index that."""
+        from ccmb.data.pictures import Pictures
         from ccmb.search.index import build_index
 
-        gallery = {line["image"] for _, line in read_json_lines(self.pairs) if line.get("split") == "test"}
+        pictures, gallery = Pictures.open(self.images), self.out / "gallery"
+        for _, line in read_json_lines(self.pairs):
+            place = gallery / Path(line["image"]).name
+            if line.get("split") == "test" and not place.exists():
+                with atomic_write(place, "wb") as file:
+                    file.write(pictures.raw(line["image"]))
         model, processor = self.model
-        build_index([self.images], self.out / "index", model, processor, self.out / "run", only=gallery)
+        build_index([gallery], self.out / "index", model, processor, self.out / "run")
 
     def report(self, journal: Journal) -> None:
         from ccmb.data.pictures import Pictures
