@@ -44,6 +44,14 @@ def test_no_hardness_draws_evenly() -> None:
     torch.testing.assert_close(weights, (1 - torch.eye(4)) / 3)
 
 
+@given(image_ids, st.integers(0, 100), st.floats(0, 1))
+def test_hardness_is_the_share_of_hard_draws(ids: list[int], seed: int, hardness: float) -> None:
+    similarity, positives = similarities(len(ids), seed, 5.0), same_image(torch.tensor(ids))
+    hard, even = (hard_negative_weights(similarity, positives, share) for share in (1.0, 0.0))
+    mixed = hard_negative_weights(similarity, positives, hardness)
+    torch.testing.assert_close(mixed, hardness * hard + (1 - hardness) * even)
+
+
 def test_a_single_far_negative_is_still_drawn() -> None:
     similarity = torch.tensor([[1000.0, -1000.0], [-1000.0, 1000.0]])
     assert hard_negative_weights(similarity, torch.eye(2, dtype=torch.bool)).tolist() == [[0, 1], [1, 0]]

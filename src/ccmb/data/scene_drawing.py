@@ -21,80 +21,88 @@ GROUND_FILLS: dict[str, RGB] = {
     "草地": (150, 206, 120), "沙滩": (240, 222, 170), "雪地": (234, 240, 248),
     "沙漠": (224, 178, 116), "街道": (160, 160, 168), "山谷": (176, 186, 140),
 }  # fmt: skip
+# What is not of the thing's own colour: leaves, trunks, windows, faces. They help to tell the kinds apart.
+BROWN, LEAF, PINK, GOLD = (134, 82, 36), (70, 190, 60), (255, 150, 190), (255, 200, 60)
+GREY, CYAN, CREAM, MAROON = (140, 146, 156), (110, 225, 235), (255, 240, 205), (130, 24, 50)
+ACCENTS: dict[str, RGB] = {
+    "帆船": CREAM, "汽车": GREY, "房子": BROWN, "松树": BROWN, "花朵": GOLD, "鲤鱼": PINK, "鸽子": CREAM, "猫咪": PINK,
+    "皮球": CREAM, "星星": GOLD, "气球": MAROON, "雨伞": CYAN, "茶杯": CYAN, "椅子": BROWN, "旗子": GREY, "蘑菇": CREAM,
+    "帽子": MAROON, "钥匙": GREY, "台灯": GOLD, "书本": CREAM, "闹钟": GREY, "苹果": LEAF, "火箭": GOLD, "飞机": GREY,
+    "蝴蝶": MAROON, "爱心": PINK,
+}  # fmt: skip
 OVERSAMPLING = 2
 # Centre of each place, as shares of the picture's side, and the half side that a big thing takes there.
 CENTRES: dict[Place, Point] = {
     "left": (0.26, 0.52), "right": (0.74, 0.52), "top": (0.5, 0.26), "bottom": (0.5, 0.75),
     "top_left": (0.25, 0.27), "top_right": (0.75, 0.27),
 }  # fmt: skip
-REACH = 0.225
+REACH = 0.24
 # Offsets of the copies in units of REACH, and their half side in the same units.
 AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
     "big": (((0.0, 0.0),), 1.0),
-    "small": (((0.0, 0.0),), 0.5),
-    "two": (((-0.52, -0.1), (0.52, 0.1)), 0.5),
-    "three": (((-0.54, 0.44), (0.54, 0.44), (0.0, -0.5)), 0.48),
+    "small": (((0.0, 0.0),), 0.55),
+    "two": (((-0.5, -0.36), (0.5, 0.36)), 0.54),
+    "three": (((-0.52, 0.5), (0.52, 0.5), (0.0, -0.46)), 0.5),
 }
 
 
 class Pen:
-    """Draws in a thing's own coordinates, -1 .. 1 in both directions, y downwards."""
+    """Draws in a thing's own coordinates, -1 .. 1 in both directions, y downwards: its colour, and an accent of its kind."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, centre: Point, half: float, fill: RGB, line: RGB) -> None:
+    def __init__(self, draw: ImageDraw.ImageDraw, centre: Point, half: float, fill: RGB, accent: RGB, line: RGB) -> None:
         self.draw, self.centre, self.half = draw, centre, half
-        self.fill, self.line = fill, line
-        self.shade: RGB = tuple(round(0.62 * value + 0.38 * other) for value, other in zip(fill, line, strict=True))  # type: ignore[assignment]
+        self.fill, self.accent, self.line = fill, accent, line
         self.width = max(1, round(half / 11))
 
     def _points(self, points: Sequence[Point]) -> list[Point]:
         return [(self.centre[0] + self.half * x, self.centre[1] + self.half * y) for x, y in points]
 
-    def polygon(self, *points: Point, shade: bool = False) -> None:
+    def polygon(self, *points: Point, accent: bool = False) -> None:
         self.draw.polygon(
-            self._points(points), fill=self.shade if shade else self.fill, outline=self.line, width=self.width
+            self._points(points), fill=self.accent if accent else self.fill, outline=self.line, width=self.width
         )
 
-    def ellipse(self, x0: float, y0: float, x1: float, y1: float, shade: bool = False) -> None:
+    def ellipse(self, x0: float, y0: float, x1: float, y1: float, accent: bool = False) -> None:
         box = self._points([(x0, y0), (x1, y1)])
         self.draw.ellipse(
-            [*box[0], *box[1]], fill=self.shade if shade else self.fill, outline=self.line, width=self.width
+            [*box[0], *box[1]], fill=self.accent if accent else self.fill, outline=self.line, width=self.width
         )
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, shade: bool = False) -> None:
-        self.polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1), shade=shade)
+    def box(self, x0: float, y0: float, x1: float, y1: float, accent: bool = False) -> None:
+        self.polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1), accent=accent)
 
     def stroke(self, *points: Point, width: float = 1.0) -> None:
         self.draw.line(self._points(points), fill=self.line, width=max(1, round(self.width * width)))
 
-    def pie(self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, shade: bool = False) -> None:
+    def pie(self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, accent: bool = False) -> None:
         """A filled slice of an ellipse; angles in degrees, clockwise from the right."""
         box = self._points([(x0, y0), (x1, y1)])
-        fill = self.shade if shade else self.fill
+        fill = self.accent if accent else self.fill
         self.draw.pieslice([*box[0], *box[1]], start, end, fill=fill, outline=self.line, width=self.width)
 
 
 def _boat(pen: Pen) -> None:
     pen.stroke((0, -0.95), (0, 0.35), width=1.5)
     pen.polygon((0.08, -0.9), (0.75, 0.25), (0.08, 0.25))
-    pen.polygon((-0.08, -0.6), (-0.6, 0.25), (-0.08, 0.25), shade=True)
+    pen.polygon((-0.08, -0.6), (-0.6, 0.25), (-0.08, 0.25), accent=True)
     pen.polygon((-0.95, 0.38), (0.95, 0.38), (0.6, 0.9), (-0.6, 0.9))
 
 
 def _car(pen: Pen) -> None:
-    pen.polygon((-0.55, 0.05), (-0.35, -0.45), (0.35, -0.45), (0.6, 0.05), shade=True)
+    pen.polygon((-0.6, 0.05), (-0.38, -0.55), (0.38, -0.55), (0.65, 0.05))
     pen.box(-0.98, 0.0, 0.98, 0.5)
-    pen.ellipse(-0.75, 0.25, -0.2, 0.8, shade=True)
-    pen.ellipse(0.2, 0.25, 0.75, 0.8, shade=True)
+    pen.ellipse(-0.75, 0.25, -0.2, 0.8, accent=True)
+    pen.ellipse(0.2, 0.25, 0.75, 0.8, accent=True)
 
 
 def _house(pen: Pen) -> None:
     pen.box(-0.7, -0.1, 0.7, 0.95)
-    pen.polygon((-0.98, -0.1), (0, -0.95), (0.98, -0.1), shade=True)
-    pen.box(-0.2, 0.35, 0.2, 0.95, shade=True)
+    pen.polygon((-0.98, -0.1), (0, -0.95), (0.98, -0.1), accent=True)
+    pen.box(-0.2, 0.35, 0.2, 0.95, accent=True)
 
 
 def _pine(pen: Pen) -> None:
-    pen.box(-0.15, 0.5, 0.15, 0.98, shade=True)
+    pen.box(-0.15, 0.5, 0.15, 0.98, accent=True)
     pen.polygon((0, -0.98), (0.5, -0.3), (-0.5, -0.3))
     pen.polygon((0, -0.6), (0.68, 0.15), (-0.68, 0.15))
     pen.polygon((0, -0.15), (0.85, 0.6), (-0.85, 0.6))
@@ -104,13 +112,13 @@ def _flower(pen: Pen) -> None:
     pen.stroke((0, 0.1), (0, 0.98), width=2)
     for x, y in ((0, -0.7), (0.42, -0.4), (0.27, 0.05), (-0.27, 0.05), (-0.42, -0.4)):
         pen.ellipse(x - 0.3, y - 0.27, x + 0.3, y + 0.27)
-    pen.ellipse(-0.22, -0.5, 0.22, -0.08, shade=True)
+    pen.ellipse(-0.22, -0.5, 0.22, -0.08, accent=True)
 
 
 def _fish(pen: Pen) -> None:
-    pen.polygon((0.4, 0), (0.98, -0.5), (0.98, 0.5), shade=True)
-    pen.ellipse(-0.95, -0.48, 0.6, 0.48)
-    pen.ellipse(-0.68, -0.2, -0.48, 0.0, shade=True)
+    pen.polygon((0.3, 0), (0.98, -0.6), (0.98, 0.6), accent=True)
+    pen.ellipse(-0.95, -0.52, 0.6, 0.52)
+    pen.ellipse(-0.74, -0.26, -0.44, 0.04, accent=True)
     pen.stroke((-0.25, -0.4), (-0.1, 0.0), (-0.25, 0.4))
 
 
@@ -118,8 +126,8 @@ def _dove(pen: Pen) -> None:
     pen.polygon((0.35, 0.2), (0.98, 0.05), (0.98, 0.5))
     pen.ellipse(-0.6, -0.15, 0.55, 0.65)
     pen.ellipse(-0.85, -0.6, -0.25, 0.0)
-    pen.polygon((-0.98, -0.3), (-0.8, -0.42), (-0.8, -0.18), shade=True)
-    pen.polygon((-0.15, 0.15), (0.55, -0.85), (0.4, 0.3), shade=True)
+    pen.polygon((-0.98, -0.3), (-0.8, -0.42), (-0.8, -0.18), accent=True)
+    pen.polygon((-0.15, 0.15), (0.55, -0.85), (0.4, 0.3), accent=True)
     pen.stroke((-0.05, 0.65), (-0.05, 0.95))
 
 
@@ -127,16 +135,15 @@ def _cat(pen: Pen) -> None:
     pen.polygon((-0.85, -0.95), (-0.2, -0.55), (-0.75, -0.05))
     pen.polygon((0.85, -0.95), (0.2, -0.55), (0.75, -0.05))
     pen.ellipse(-0.85, -0.65, 0.85, 0.85)
-    pen.ellipse(-0.5, -0.2, -0.2, 0.15, shade=True)
-    pen.ellipse(0.2, -0.2, 0.5, 0.15, shade=True)
+    pen.ellipse(-0.5, -0.2, -0.2, 0.15, accent=True)
+    pen.ellipse(0.2, -0.2, 0.5, 0.15, accent=True)
     pen.stroke((-0.98, 0.3), (-0.2, 0.4))
     pen.stroke((0.98, 0.3), (0.2, 0.4))
 
 
 def _ball(pen: Pen) -> None:
     pen.ellipse(-0.9, -0.9, 0.9, 0.9)
-    pen.stroke((-0.85, -0.25), (0.85, -0.25), width=1.5)
-    pen.stroke((-0.85, 0.25), (0.85, 0.25), width=1.5)
+    pen.box(-0.84, -0.3, 0.84, 0.3, accent=True)
 
 
 def _star(pen: Pen) -> None:
@@ -144,12 +151,13 @@ def _star(pen: Pen) -> None:
         (0, -0.98), (0.24, -0.32), (0.95, -0.3), (0.38, 0.13), (0.59, 0.82),
         (0, 0.4), (-0.59, 0.82), (-0.38, 0.13), (-0.95, -0.3), (-0.24, -0.32),
     )  # fmt: skip
+    pen.ellipse(-0.2, -0.22, 0.2, 0.18, accent=True)
 
 
 def _balloon(pen: Pen) -> None:
     pen.stroke((0, 0.4), (0.12, 0.7), (-0.06, 0.98), width=1.5)
     pen.ellipse(-0.62, -0.98, 0.62, 0.4)
-    pen.polygon((0, 0.36), (0.16, 0.56), (-0.16, 0.56), shade=True)
+    pen.polygon((0, 0.36), (0.16, 0.56), (-0.16, 0.56), accent=True)
 
 
 def _umbrella(pen: Pen) -> None:
@@ -160,32 +168,33 @@ def _umbrella(pen: Pen) -> None:
 
 
 def _cup(pen: Pen) -> None:
-    pen.ellipse(0.2, -0.4, 0.98, 0.4, shade=True)
+    pen.ellipse(0.2, -0.4, 0.98, 0.4, accent=True)
     pen.polygon((-0.8, -0.6), (0.6, -0.6), (0.42, 0.8), (-0.62, 0.8))
-    pen.ellipse(-0.8, -0.78, 0.6, -0.42, shade=True)
+    pen.ellipse(-0.8, -0.78, 0.6, -0.42, accent=True)
 
 
 def _chair(pen: Pen) -> None:
-    pen.box(-0.62, -0.95, -0.4, 0.95)
-    pen.box(0.42, 0.2, 0.62, 0.95)
-    pen.box(-0.62, 0.0, 0.7, 0.3)
+    pen.box(-0.62, -0.1, -0.36, 0.95, accent=True)
+    pen.box(0.42, 0.1, 0.68, 0.95, accent=True)
+    pen.box(-0.7, -0.95, -0.3, 0.0)
+    pen.box(-0.7, -0.1, 0.8, 0.3)
 
 
 def _flag(pen: Pen) -> None:
-    pen.box(-0.78, -0.98, -0.6, 0.98, shade=True)
+    pen.box(-0.78, -0.98, -0.6, 0.98, accent=True)
     pen.polygon((-0.6, -0.9), (0.95, -0.4), (-0.6, 0.1))
 
 
 def _mushroom(pen: Pen) -> None:
-    pen.polygon((-0.25, 0.0), (0.25, 0.0), (0.38, 0.95), (-0.38, 0.95), shade=True)
+    pen.polygon((-0.25, 0.0), (0.25, 0.0), (0.38, 0.95), (-0.38, 0.95), accent=True)
     pen.pie(-0.95, -0.9, 0.95, 1.0, 180, 360)
-    pen.ellipse(-0.5, -0.5, -0.2, -0.2, shade=True)
-    pen.ellipse(0.1, -0.65, 0.45, -0.3, shade=True)
+    pen.ellipse(-0.5, -0.5, -0.2, -0.2, accent=True)
+    pen.ellipse(0.1, -0.65, 0.45, -0.3, accent=True)
 
 
 def _hat(pen: Pen) -> None:
     pen.box(-0.5, -0.85, 0.5, 0.45)
-    pen.box(-0.5, 0.1, 0.5, 0.4, shade=True)
+    pen.box(-0.5, 0.1, 0.5, 0.4, accent=True)
     pen.ellipse(-0.98, 0.35, 0.98, 0.75)
 
 
@@ -194,29 +203,29 @@ def _key(pen: Pen) -> None:
     pen.box(0.5, 0.1, 0.65, 0.45)
     pen.box(0.78, 0.1, 0.93, 0.45)
     pen.ellipse(-0.98, -0.5, 0.02, 0.5)
-    pen.ellipse(-0.72, -0.22, -0.26, 0.22, shade=True)
+    pen.ellipse(-0.72, -0.22, -0.26, 0.22, accent=True)
 
 
 def _lamp(pen: Pen) -> None:
-    pen.box(-0.08, 0.0, 0.08, 0.8, shade=True)
+    pen.box(-0.08, 0.0, 0.08, 0.8, accent=True)
     pen.polygon((-0.4, -0.95), (0.4, -0.95), (0.8, 0.1), (-0.8, 0.1))
-    pen.ellipse(-0.5, 0.7, 0.5, 0.95, shade=True)
+    pen.ellipse(-0.5, 0.7, 0.5, 0.95, accent=True)
 
 
 def _book(pen: Pen) -> None:
     pen.polygon((0, -0.45), (-0.95, -0.65), (-0.95, 0.5), (0, 0.7))
     pen.polygon((0, -0.45), (0.95, -0.65), (0.95, 0.5), (0, 0.7))
-    for y in (-0.25, 0.05, 0.35):
-        pen.stroke((-0.75, y - 0.12), (-0.2, y))
-        pen.stroke((0.75, y - 0.12), (0.2, y))
+    pen.polygon((-0.12, -0.2), (-0.78, -0.38), (-0.78, 0.28), (-0.12, 0.45), accent=True)
+    pen.polygon((0.12, -0.2), (0.78, -0.38), (0.78, 0.28), (0.12, 0.45), accent=True)
 
 
 def _clock(pen: Pen) -> None:
-    pen.ellipse(-0.85, -0.98, -0.2, -0.4, shade=True)
-    pen.ellipse(0.2, -0.98, 0.85, -0.4, shade=True)
+    pen.ellipse(-0.85, -0.98, -0.2, -0.4, accent=True)
+    pen.ellipse(0.2, -0.98, 0.85, -0.4, accent=True)
     pen.ellipse(-0.82, -0.75, 0.82, 0.9)
-    pen.stroke((0, 0.08), (0, -0.5), width=2)
-    pen.stroke((0, 0.08), (0.42, 0.3), width=2)
+    pen.ellipse(-0.5, -0.43, 0.5, 0.58, accent=True)
+    pen.stroke((0, 0.08), (0, -0.4), width=2)
+    pen.stroke((0, 0.08), (0.35, 0.25), width=2)
 
 
 def _apple(pen: Pen) -> None:
@@ -224,22 +233,22 @@ def _apple(pen: Pen) -> None:
     pen.ellipse(-0.25, -0.5, 0.88, 0.85)
     pen.draw.ellipse([*pen._points([(-0.5, -0.3)])[0], *pen._points([(0.5, 0.7)])[0]], fill=pen.fill)
     pen.stroke((0, -0.4), (0.1, -0.95), width=2)
-    pen.ellipse(0.12, -0.95, 0.7, -0.6, shade=True)
+    pen.ellipse(0.12, -0.95, 0.7, -0.6, accent=True)
 
 
 def _rocket(pen: Pen) -> None:
-    pen.polygon((-0.35, 0.2), (-0.8, 0.85), (-0.35, 0.65), shade=True)
-    pen.polygon((0.35, 0.2), (0.8, 0.85), (0.35, 0.65), shade=True)
+    pen.polygon((-0.35, 0.2), (-0.8, 0.85), (-0.35, 0.65), accent=True)
+    pen.polygon((0.35, 0.2), (0.8, 0.85), (0.35, 0.65), accent=True)
     pen.polygon((0, -0.98), (0.38, -0.4), (0.38, 0.7), (-0.38, 0.7), (-0.38, -0.4))
-    pen.ellipse(-0.2, -0.35, 0.2, 0.05, shade=True)
-    pen.polygon((-0.2, 0.7), (0.2, 0.7), (0, 0.98), shade=True)
+    pen.ellipse(-0.2, -0.35, 0.2, 0.05, accent=True)
+    pen.polygon((-0.2, 0.7), (0.2, 0.7), (0, 0.98), accent=True)
 
 
 def _plane(pen: Pen) -> None:
-    pen.polygon((-0.1, -0.1), (0.35, -0.95), (0.55, -0.95), (0.35, 0.0), shade=True)
-    pen.polygon((0.6, -0.1), (0.85, -0.6), (0.98, -0.6), (0.95, 0.0), shade=True)
+    pen.polygon((-0.1, -0.1), (0.35, -0.95), (0.55, -0.95), (0.35, 0.0), accent=True)
+    pen.polygon((0.6, -0.1), (0.85, -0.6), (0.98, -0.6), (0.95, 0.0), accent=True)
     pen.ellipse(-0.98, -0.22, 0.98, 0.25)
-    pen.polygon((-0.15, 0.08), (0.45, 0.9), (0.65, 0.9), (0.35, 0.08), shade=True)
+    pen.polygon((-0.15, 0.08), (0.45, 0.9), (0.65, 0.9), (0.35, 0.08), accent=True)
 
 
 def _butterfly(pen: Pen) -> None:
@@ -247,12 +256,13 @@ def _butterfly(pen: Pen) -> None:
     pen.ellipse(0.05, -0.85, 0.95, 0.15)
     pen.ellipse(-0.75, 0.0, -0.05, 0.8)
     pen.ellipse(0.05, 0.0, 0.75, 0.8)
-    pen.ellipse(-0.12, -0.6, 0.12, 0.7, shade=True)
+    pen.ellipse(-0.12, -0.6, 0.12, 0.7, accent=True)
 
 
 def _heart(pen: Pen) -> None:
     curve = [(0, -0.45), (0.25, -0.8), (0.6, -0.85), (0.9, -0.55), (0.92, -0.15), (0.65, 0.3), (0, 0.9)]
     pen.polygon(*curve, *[(-x, y) for x, y in reversed(curve[1:-1])])
+    pen.polygon((-0.3, -0.35), (0.3, -0.35), (0, 0.4), accent=True)
 
 
 DRAWERS: dict[str, Callable[[Pen], None]] = {
@@ -278,7 +288,7 @@ def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
         half = side * REACH * share * rng.uniform(0.9, 1.05)
         for dx, dy in offsets:
             centre = (side * (x + REACH * dx), side * (y + REACH * dy))
-            DRAWERS[thing.kind](Pen(draw, centre, half, fill, line))
+            DRAWERS[thing.kind](Pen(draw, centre, half, fill, ACCENTS[thing.kind], line))
     return image.reduce(OVERSAMPLING)
 
 

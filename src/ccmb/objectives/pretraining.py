@@ -41,7 +41,7 @@ class Objective(BaseModel):
 
 
 class Ranking(Objective):
-    hardness: float = Field(1.0, ge=0, le=1, description="1: negatives by softmax(s) as in the paper; 0: evenly")
+    hardness: float = Field(1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper")
     harden_until: float = Field(
         0.0, ge=0, le=1, description="share of the training by which hardness has grown from 0 to its value"
     )
@@ -114,6 +114,8 @@ def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
     if not config.cross_layers and (ranked := [name for name in ("fgr", "mlm") if name in on]):
         off = " ".join(f"objectives.{name}=off" for name in ranked)
         raise UsageError(f"the network has no cross encoders (model.cross_layers is 0, PRD2); set {off}")
+    if "fgr" in on and not config.match_heads:
+        raise UsageError("the network has no match heads; set objectives.fgr=off")
     if "mlm" in on and not config.mlm_head:
         raise UsageError("the network has no masked-language head; set objectives.mlm=off")
     if all(getattr(objectives, name).start > 0 for name in on):

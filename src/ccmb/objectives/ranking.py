@@ -23,16 +23,17 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
     Args:
         similarity_RB: s, cosine over temperature.
         positives_RB: True where a column is a positive of the row.
-        hardness: 1 is the paper's softmax(s); 0 draws evenly; between, s is flattened (our choice: cross encoders that
-            start from nothing learn from easy negatives first).
+        hardness: the share that is drawn by the paper's softmax(s); the rest is drawn evenly (our choice: cross
+            encoders that start from nothing learn nothing at all while most negatives are too hard for them).
 
     The mask is applied before the softmax, so that probabilities never all vanish. A row without negatives (one
     picture fills the batch) gets even probabilities, and whoever draws must leave it out.
     """
     # Not-a-numbers of a diverged run count as 0: it is the loss that should report them.
-    flattened = (similarity_RB.float() * hardness).nan_to_num().masked_fill(positives_RB, -torch.inf)
-    alone_R1 = positives_RB.all(1, keepdim=True)
-    return flattened.masked_fill(alone_R1, 0.0).softmax(1)
+    similarity_RB = similarity_RB.float().nan_to_num()
+    allowed_RB = ~positives_RB | positives_RB.all(1, keepdim=True)
+    hard_RB = similarity_RB.masked_fill(~allowed_RB, -torch.inf).softmax(1)
+    return hardness * hard_RB + (1.0 - hardness) * allowed_RB / allowed_RB.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class R2D2Config(PreTrainedConfig):
             text tower's.
         cross_dropout: dropout in the cross encoders.
         max_text_tokens: longest text, special tokens included (64 in the official code).
+        match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
@@ -43,6 +44,7 @@ class R2D2Config(PreTrainedConfig):
         cross_ffn: int | None = None,
         cross_dropout: float = 0.1,
         max_text_tokens: int = 64,
+        match_heads: bool = True,
         mlm_head: bool = True,
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
@@ -57,6 +59,7 @@ class R2D2Config(PreTrainedConfig):
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
         self.cross_dropout = cross_dropout
         self.max_text_tokens = max_text_tokens
+        self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min

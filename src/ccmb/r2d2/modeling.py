@@ -124,16 +124,17 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         self.image_projection = nn.Linear(vision.hidden_size, config.embed_dim)
         self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
-        if config.cross_layers:
-            width = text.hidden_size
-            shape = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
+        width = text.hidden_size
+        cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
+        if config.match_heads or config.mlm_head:
+            self.text_image_encoder = CrossEncoder(*cross, vision.hidden_size, config.cross_dropout)
+        if config.match_heads:
             self.image_to_cross = nn.Linear(vision.hidden_size, width)
-            self.text_image_encoder = CrossEncoder(*shape, vision.hidden_size, config.cross_dropout)
-            self.image_text_encoder = CrossEncoder(*shape, width, config.cross_dropout)
+            self.image_text_encoder = CrossEncoder(*cross, width, config.cross_dropout)
             self.text_image_match = nn.Linear(width, 2)
             self.image_text_match = nn.Linear(width, 2)
-            if config.mlm_head:
-                self.mlm_head = MaskedLanguageHead(width, text.vocab_size)
+        if config.mlm_head:
+            self.mlm_head = MaskedLanguageHead(width, text.vocab_size)
         self.post_init()
 
     @torch.no_grad()
@@ -153,8 +154,8 @@ class R2D2Model(TwoTowers, PreTrainedModel):
 
     @property
     def can_rank(self) -> bool:
-        """Whether the network has cross encoders (R2D2) or towers alone (PRD2)."""
-        return self.config.cross_layers > 0
+        """Whether the network has a second stage (R2D2) or pre-ranks alone (PRD2)."""
+        return self.config.match_heads
 
     def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
         """States (N, T, W) of the text-image cross encoder: each pair's text, read in sight of its picture."""
@@ -179,7 +180,7 @@ class R2D2Model(TwoTowers, PreTrainedModel):
             ValueError: the network has no cross encoders.
         """
         if not self.can_rank:
-            raise ValueError("this network has no cross encoders (PRD2): it can pre-rank but not rank")
+            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
         text_image = self._text_image(images, texts, image_index, text_index, read)
         image_text = self.image_text_encoder(
             self.image_to_cross(images.states), images.mask, texts.states, texts.mask, image_index, text_index

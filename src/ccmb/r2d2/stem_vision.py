@@ -1,8 +1,9 @@
 """A small vision transformer with a convolutional stem, for training from scratch on few pictures.
 
 It is transformers' CLIP vision tower with two changes: a few 3x3 convolutions of stride 2 in place of the one
-big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881), and
-the final layer norm applied to every token, since no large pre-training shapes the token states here.
+big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881), and,
+since no large pre-training shapes the states here, the final layer norm on every token and the maximum over the
+patches added to the first token, which alone learns too slowly where to look.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class StemVisionModel(CLIPVisionModel):
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         output = super().forward(pixel_values=pixel_values, **kwargs)
         states_BSW = self.post_layernorm(output.last_hidden_state)
+        summary_BW = states_BSW[:, 0] + states_BSW[:, 1:].amax(1)
+        states_BSW = torch.cat([summary_BW[:, None], states_BSW[:, 1:]], 1)
         return BaseModelOutputWithPooling(last_hidden_state=states_BSW, pooler_output=states_BSW[:, 0])
 
 

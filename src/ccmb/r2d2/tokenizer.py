@@ -44,7 +44,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
             special_tokens=list(SPECIAL.values()),
             unk_token="[UNK]",
             initial_alphabet=characters,
-            max_piece_length=3,
+            max_piece_length=2,
             show_progress=False,
         ),
     )

@@ -115,7 +115,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         )
     pictures = Pictures.open(folder / recipe.data.images)
     torch.manual_seed(recipe.training.seed)
-    model, processor = build_model(recipe.model, samples)
+    model, processor = build_model(recipe, samples)
     task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
     prepare_run(recipe, out)  # only now: a recipe that fails above leaves no folder that would refuse its mended form
     trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
@@ -141,23 +141,28 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     save_recipe(recipe, path)
 
 
-def build_model(recipe: ModelRecipe, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
-    """The network and processor of the recipe: from a folder, or new with a tokenizer of the run's texts."""
-    if recipe.start:
+def build_model(recipe: PretrainRecipe, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
+    """The network and processor of the recipe: from a folder, or new with a tokenizer of the run's texts.
+
+    A new network has the heads of the objectives that are on, so that nothing in it stays untrained.
+    """
+    shape, objectives = recipe.model, recipe.objectives
+    if shape.start:
         from ccmb.r2d2.loading import load_model
 
-        return load_model(recipe.start)
+        return load_model(shape.start)
     texts = [text for sample in samples for text in sample.texts]
-    tokenizer = train_tokenizer(texts, recipe.vocabulary, recipe.max_text_tokens)
-    shape = recipe.model_dump(exclude={"start", "vision", "text", "vocabulary"})
-    text = recipe.text | {"vocab_size": len(tokenizer), "max_position_embeddings": recipe.max_text_tokens}
+    tokenizer = train_tokenizer(texts, shape.vocabulary, shape.max_text_tokens)
+    fields = shape.model_dump(exclude={"start", "vision", "text", "vocabulary"})
+    fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
+    text = shape.text | {"vocab_size": len(tokenizer), "max_position_embeddings": shape.max_text_tokens}
     text |= {"pad_token_id": tokenizer.pad_token_id}
     try:
-        config = R2D2Config(vision_config=recipe.vision, text_config=text, **shape)
+        config = R2D2Config(vision_config=shape.vision, text_config=text, **fields)
         model = R2D2Model(config)
     except (TypeError, ValueError) as error:  # widths that do not go together
         raise UsageError(f"model: {' '.join(str(error).split())}") from None
-    return model, R2D2Processor(tokenizer, config.image_size, recipe.max_text_tokens)
+    return model, R2D2Processor(tokenizer, config.image_size, shape.max_text_tokens)
 
 
 def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
