@@ -115,7 +115,9 @@ def test_masked_language_head_shares_the_word_embeddings() -> None:
 
 
 @pytest.mark.parametrize("kind", [R2D2Model, AutoModel])
-@pytest.mark.parametrize("changes", [{}, {"cross_layers": 0}, {"vision_config": STEM}, {"mlm_head": False}, {"match_heads": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"cross_layers": 0}, {"vision_config": STEM}, {"mlm_head": False}, {"match_heads": False}]
+)
 def test_saving_and_loading_keeps_every_bit(kind: Any, changes: dict[str, Any], tmp_path: Path) -> None:
     model, batch = tiny_model(**changes), tiny_batch(2)
     with torch.no_grad():

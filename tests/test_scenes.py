@@ -160,7 +160,10 @@ def test_a_corpus_reads_as_own_pairs_and_its_held_out_captions_are_unique(tmp_pa
 def test_the_seed_alone_decides_a_corpus_and_drawing_again_leaves_it_alone(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         draw_corpus(tmp_path / name, train=6, gallery=4, validation=2, size=32, seed=seed)
-    files = {name: [(tmp_path / name / file).read_bytes() for file in ("pairs.jsonl", "images.tar")] for name in ("one", "same", "other")}
+    files = {
+        name: [(tmp_path / name / file).read_bytes() for file in ("pairs.jsonl", "images.tar")]
+        for name in ("one", "same", "other")
+    }
     assert files["one"] == files["same"]
     assert files["one"] != files["other"]
     before = (tmp_path / "one" / "images.tar").stat().st_mtime_ns

@@ -49,7 +49,9 @@ AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
 class Pen:
     """Draws in a thing's own coordinates, -1 .. 1 in both directions, y downwards: its colour, and an accent of its kind."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, centre: Point, half: float, fill: RGB, accent: RGB, line: RGB) -> None:
+    def __init__(
+        self, draw: ImageDraw.ImageDraw, centre: Point, half: float, fill: RGB, accent: RGB, line: RGB
+    ) -> None:
         self.draw, self.centre, self.half = draw, centre, half
         self.fill, self.accent, self.line = fill, accent, line
         self.width = max(1, round(half / 11))

@@ -41,7 +41,9 @@ class Objective(BaseModel):
 
 
 class Ranking(Objective):
-    hardness: float = Field(1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper")
+    hardness: float = Field(
+        1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper"
+    )
     harden_until: float = Field(
         0.0, ge=0, le=1, description="share of the training by which hardness has grown from 0 to its value"
     )

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+
+from ccmb.r2d2.positions import grid_positions
 
 
 class StemVisionConfig(CLIPVisionConfig):
@@ -64,6 +67,10 @@ class StemVisionModel(CLIPVisionModel):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, CLIPVisionEmbeddings):
+            # Random positions of CLIP's size are drowned by the convolutions.
+            side = self.config.image_size // self.config.patch_size
+            module.position_embedding.weight.copy_(grid_positions(side, module.embed_dim))
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         output = super().forward(pixel_values=pixel_values, **kwargs)

@@ -18,6 +18,7 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.positions import sine_positions
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.samples import Sample
@@ -162,7 +163,19 @@ def build_model(recipe: PretrainRecipe, samples: list[Sample]) -> tuple[R2D2Mode
         model = R2D2Model(config)
     except (TypeError, ValueError) as error:  # widths that do not go together
         raise UsageError(f"model: {' '.join(str(error).split())}") from None
+    start_text_positions(model)
     return model, R2D2Processor(tokenizer, config.image_size, shape.max_text_tokens)
+
+
+@torch.no_grad()
+def start_text_positions(model: R2D2Model) -> None:
+    """Give a BERT-like text tower that is new sines for positions, as large as its word embeddings."""
+    embeddings = getattr(model.text_tower, "embeddings", None)
+    positions = getattr(embeddings, "position_embeddings", None)
+    if isinstance(positions, nn.Embedding):
+        words = model.text_tower.get_input_embeddings().weight
+        sines = sine_positions(*positions.weight.shape)
+        positions.weight.copy_(sines * words.std() / sines.std())
 
 
 def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
