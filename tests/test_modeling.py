@@ -192,6 +192,6 @@ def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
 def test_no_folder_and_an_unfinished_run_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CcmbError, match="no such model folder"):
         load_model(tmp_path / "nowhere")
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "recipe.yaml").touch()
     with pytest.raises(CcmbError, match="has not finished"):
         load_model(tmp_path)

@@ -60,7 +60,7 @@ def pretrain(
 
     Example: CCMB_DATA=~/data ccmb pretrain flickr8k-cn training.steps=2000 --out runs/flickr8k
     """
-    from ccmb.tasks.pretraining import PretrainRecipe, pretrain
+    from ccmb.tasks.pretraining import PretrainRecipe, pretrain, unreadable_pictures
     from ccmb.training.recipe import find_recipe, load_recipe
 
     path = find_recipe(recipe)
@@ -68,7 +68,10 @@ def pretrain(
     run = out or Path("runs") / path.stem
     model = pretrain(typed, run)
     objectives = {"on": typed.objectives.on(), "off": typed.objectives.off()}
-    _result({"run": str(run), "model": str(model), "objectives": objectives}, as_json, f"model: {model}")
+    unreadable = unreadable_pictures(run)
+    _say_unreadable(unreadable)
+    values = {"run": str(run), "model": str(model), "objectives": objectives, "unreadable": unreadable}
+    _result(values, as_json, f"model: {model}")
 
 
 @app.command()
@@ -92,8 +95,8 @@ def evaluate(
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.evaluation import evaluate as run_evaluation
 
+    pictures = images or _pictures_beside(data)
     network, processor = load_model(model)
-    pictures = images or data.parent / "images.tar"
     fields = text_field or ["texts"]
     report = run_evaluation(network, processor, data, pictures, split, fields, depth, limit_texts).report
     if json_file:
@@ -171,6 +174,13 @@ def retrieval_table(report: dict[str, Any]) -> str:
             lines.append(f"{direction.replace('_', ' '):16}{stage.replace('_', '-'):13}{figures}")
     means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in report["mean_recall"].items() if value)
     return "\n".join([*lines, f"mean recall: {means}"])
+
+
+def _pictures_beside(data: Path) -> Path:
+    pictures = data.parent / "images.tar"
+    if data.exists() and not pictures.exists():
+        raise CcmbError(f"{pictures}: no such tar; say with --images where the pictures are")
+    return pictures
 
 
 def _result(values: Any, as_json: bool, text: str) -> None:

@@ -47,7 +47,7 @@ AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
 
 
 class Pen:
-    """Draws in a thing's own coordinates, -1 .. 1 in both directions, y downwards: its colour, and an accent of its kind."""
+    """Draws in a thing's own coordinates, -1 .. 1 in both directions, y downwards."""
 
     def __init__(
         self, draw: ImageDraw.ImageDraw, centre: Point, half: float, fill: RGB, accent: RGB, line: RGB

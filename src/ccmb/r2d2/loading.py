@@ -21,7 +21,7 @@ def model_folder(name: str | Path) -> Path:
         raise CcmbError(f"{path}: no such model folder")
     if not (path / "config.json").is_file() and (path / "model").is_dir():
         path = path / "model"
-    elif not (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+    elif not (path / "config.json").is_file() and (path / "recipe.yaml").is_file():
         raise CcmbError(f"{path}: this run has not finished; run its command again to continue it")
     for file in ("config.json", "model.safetensors"):
         if not (path / file).is_file():

@@ -69,7 +69,7 @@ class SearchEngine:
         pre-ranks and the text ranks. A model without cross encoders pre-ranks only.
 
         Raises:
-            UsageError: there is neither text nor picture, or the text is empty.
+            UsageError: there is neither text nor picture, or the text is empty or not UTF-8.
         """
         _check_query(text, picture)
         with inference(self.model):
@@ -129,7 +129,7 @@ def search_index(
         model: run or model folder; by default the one that made the index.
 
     Raises:
-        UsageError: there is neither text nor picture, or the text is empty.
+        UsageError: there is neither text nor picture, or the text is empty or not UTF-8.
         CcmbError: index, model or picture is missing or damaged, the model is not the index's, or another process
             is using the index.
     """
@@ -150,6 +150,10 @@ def _check_query(text: str | None, picture: object) -> None:
         raise UsageError("nothing to search for: give a text, a picture or both")
     if text is not None and not text.strip():
         raise UsageError("the text to search for is empty")
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as a shell hands them over
+        raise UsageError("the text to search for is not UTF-8; set the terminal to it") from None
 
 
 def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> Path:

@@ -60,11 +60,11 @@ def evaluate(
     samples, unreadable = _readable(samples, pictures)
     if not samples:
         raise CcmbError(f"{images}: none of the pictures could be read ({unreadable[0]})")
+    minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
     ranks = ranks_both_ways(model, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
-    minimal_pairs = _minimal_pairs(samples)
     scores = None
     if minimal_pairs:
         scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
@@ -88,16 +88,18 @@ def _readable(samples: list[Sample], pictures: Pictures) -> tuple[list[Sample], 
     return good, unreadable
 
 
-def _minimal_pairs(samples: list[Sample]) -> list[MinimalPair]:
+def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
     found = []
     for index, sample in enumerate(samples):
         lines: Any = (sample.extra or {}).get("minimal_pairs", [])
-        try:
-            found += [MinimalPair(index, line["text"], line["false_text"], line["swap"]) for line in lines]
-        except (KeyError, TypeError):
-            raise CcmbError(
-                f'{sample.image}: "minimal_pairs" must be a list of objects with "text", "false_text" and "swap"'
-            ) from None
+        for line in lines if isinstance(lines, list) else [lines]:
+            texts = [line.get(key) for key in ("text", "false_text", "swap")] if isinstance(line, dict) else [None]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise CcmbError(
+                    f'{where}: "minimal_pairs" of {sample.image} must be a list of objects with "text", "false_text" '
+                    'and "swap"'
+                )
+            found.append(MinimalPair(index, *texts))
     return found
 
 

@@ -15,6 +15,7 @@ from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.transforms import normalise
 from ccmb.errors import CcmbError, UsageError
+from ccmb.files import atomic_write
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
@@ -31,7 +32,7 @@ from ccmb.training.recipe import (
     data_folder,
     save_recipe,
 )
-from ccmb.training.trainer import ParameterGroup, Trainer
+from ccmb.training.trainer import ParameterGroup, Trainer, inference
 
 CROSS_PARTS = (
     "image_to_cross",
@@ -41,6 +42,8 @@ CROSS_PARTS = (
     "image_text_match",
     "mlm_head",
 )
+
+UNREADABLE = "unreadable.txt"
 
 
 class PretrainRecipe(Part):
@@ -128,10 +131,15 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     return out / "model"
 
 
+def unreadable_pictures(run: Path) -> list[str]:
+    """A line for each picture that the run has tried to read in vain so far."""
+    path = run / UNREADABLE
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
     path = out / "recipe.yaml"
-    out.mkdir(parents=True, exist_ok=True)
     before = path.read_text(encoding="utf-8") if path.exists() else None
     if before is not None:
         save_recipe(recipe, out / ".recipe.yaml")
@@ -160,11 +168,15 @@ def build_model(recipe: PretrainRecipe, samples: list[Sample]) -> tuple[R2D2Mode
     text |= {"pad_token_id": tokenizer.pad_token_id}
     try:
         config = R2D2Config(vision_config=shape.vision, text_config=text, **fields)
-        model = R2D2Model(config)
-    except (TypeError, ValueError) as error:  # widths that do not go together
-        raise UsageError(f"model: {' '.join(str(error).split())}") from None
+        model, processor = R2D2Model(config), R2D2Processor(tokenizer, config.image_size, shape.max_text_tokens)
+        with inference(model):  # many towers only notice when they are used that their sizes do not go together
+            model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))
+            model.encode_text(**processor.texts(texts[:1]))
+    except Exception as error:  # whatever the towers make of a wrong configuration
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"model: not the shape of a network ({reason[:300]})") from None
     start_text_positions(model)
-    return model, R2D2Processor(tokenizer, config.image_size, shape.max_text_tokens)
+    return model, processor
 
 
 @torch.no_grad()
@@ -194,17 +206,18 @@ def _batches(
     seed = recipe.training.seed
     dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
     plan = BatchPlan(samples, recipe.training.batch, seed)
-    listed: set[str] = set()
+    listed = set(unreadable_pictures(out))
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         for batch, unreadable in training_batches(
             dataset, plan, start, stop, Collate(processor, samples), recipe.data.workers
         ):
-            if new := [name for name in unreadable if name not in listed]:
+            if new := set(unreadable) - listed:
                 listed.update(new)
-                (out / "unreadable.txt").write_text("".join(f"{name}\n" for name in sorted(listed)), encoding="utf-8")
+                with atomic_write(out / UNREADABLE) as file:
+                    file.writelines(f"{line}\n" for line in sorted(listed))
             if batch is None:
-                raise CcmbError(f"no picture of a whole batch could be read; see {out / 'unreadable.txt'}")
+                raise CcmbError(f"no picture of a whole batch could be read; see {out / UNREADABLE}")
             yield batch
 
     return batches

@@ -1,0 +1,121 @@
+"""What the READMEs, the recipes and the help tell users to type works."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from ccmb import cli
+from ccmb.data.pairs import read_pairs
+from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.training.recipe import RECIPES, find_recipe, load_recipe
+from tiny import tiny_model, tiny_pictures, tiny_processor
+
+ROOT = Path(__file__).parent.parent
+READMES = ("README.md", "README.zh.md")
+PROGRAM = typer.main.get_command(cli.app)
+COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?ccmb [a-z].*")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", read(name), re.DOTALL)
+
+
+def commands_of_readme(name: str) -> list[str]:
+    """Those in blocks, and those between backticks."""
+    lines = [line for block in blocks(name, "bash") for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", read(name), flags=re.DOTALL))
+    return [shlex.join(shlex.split(line, comments=True)) for line in lines if COMMAND.fullmatch(line)]
+
+
+def commands_of_recipes() -> list[str]:
+    """Those in comments, up to a remark after two spaces."""
+    lines = [line for path in RECIPES.glob("*.yaml") for line in path.read_text(encoding="utf-8").splitlines()]
+    return [found[0].split("  ")[0] for line in lines if line.startswith("#") and (found := COMMAND.search(line))]
+
+
+def commands_of_help() -> list[str]:
+    helps = [command.help or "" for command in PROGRAM.commands.values()]
+    return [found[0] for text in helps for line in text.splitlines() if (found := COMMAND.search(line))]
+
+
+def parse(line: str) -> tuple[str, dict[str, object]]:
+    """Verb and arguments of a command line.
+
+    Raises:
+        Exception: of the command line, where verb, option or value does not exist.
+    """
+    words = shlex.split(line)
+    verb, *arguments = words[next(place for place, word in enumerate(words) if word.endswith("ccmb")) + 1 :]
+    return verb, PROGRAM.commands[verb].make_context(verb, arguments).params
+
+
+@pytest.mark.parametrize(
+    "source", [*(lambda name=name: commands_of_readme(name) for name in READMES), commands_of_recipes, commands_of_help]
+)
+def test_every_command_exists_with_its_options_and_recipe(source):
+    found = [parse(line) for line in source()]
+    assert len(found) >= 2
+    for verb, values in found:
+        if verb == "pretrain" and values["recipe"] != "RECIPE":
+            load_recipe(PretrainRecipe, find_recipe(values["recipe"]), values["overrides"])
+
+
+def test_a_command_that_does_not_exist_would_be_noticed():
+    with pytest.raises(KeyError):
+        parse("ccmb find 船")
+    with pytest.raises(Exception, match="No such option"):
+        parse("ccmb search 船 --colour red")
+
+
+def test_both_readmes_list_the_same_commands_and_every_verb_has_an_example():
+    english, chinese = map(commands_of_readme, READMES)
+    assert english == chinese
+    assert {parse(line)[0] for line in commands_of_help()} == set(PROGRAM.commands)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_recipes_and_make_targets_of_the_readme_exist(name):
+    named = re.findall(r"^\| (`[^|]*`) \|", read(name), re.MULTILINE)
+    recipes = [recipe for cell in named if "ccmb" not in cell for recipe in re.findall(r"`([^`]+)`", cell)]
+    assert set(recipes) == {path.stem for path in RECIPES.glob("*.yaml")}
+    targets = set(re.findall(r"\bmake ([a-z]+)", read(name)))
+    assert targets == {"demo", "test"}
+    assert targets <= set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_one_of_pretraining(path):
+    assert load_recipe(PretrainRecipe, path).objectives.on() == ["gcpr", "fgr", "mlm", "tgd", "fgd"]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_line_of_own_data_is_read_without_naming_its_field(name, tmp_path):
+    [line] = blocks(name, "json")
+    (tmp_path / "pairs.jsonl").write_text(line, encoding="utf-8")
+    [sample] = read_pairs(tmp_path / "pairs.jsonl", "train")
+    assert list(sample.texts) == json.loads(line)["texts"]
+
+
+def test_the_python_example_runs(tmp_path):
+    [example] = blocks("README.md", "python")
+    model = tmp_path / "model"
+    tiny_model().save_pretrained(model)
+    tiny_processor().save_pretrained(model)
+    replaced = example.replace("quickstart/run/model", str(model))
+    for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
+        picture.save(tmp_path / name)
+        replaced = replaced.replace(f'"{name}"', repr(str(tmp_path / name)))
+    assert replaced.count(str(tmp_path)) == 4
+    values: dict[str, object] = {}
+    exec(replaced, values)
+    assert values["cosine"].shape == (1, 2)
+    assert values["images"].embed.shape == (2, 16)
+    assert values["match"].shape == (2,)
