@@ -10,6 +10,7 @@ import typer
 
 from ccmb import cli
 from ccmb.data.pairs import read_pairs
+from ccmb.quickstart import QUICK, Quickstart
 from ccmb.tasks.pretraining import PretrainRecipe
 from ccmb.training.recipe import RECIPES, find_recipe, load_recipe
 from tiny import tiny_model, tiny_pictures, tiny_processor
@@ -79,6 +80,16 @@ def test_both_readmes_list_the_same_commands_and_every_verb_has_an_example():
     english, chinese = map(commands_of_readme, READMES)
     assert english == chinese
     assert {parse(line)[0] for line in commands_of_help()} == set(PROGRAM.commands)
+
+
+def test_what_the_quickstart_suggests_next_exists(tmp_path):
+    out = tmp_path / "quick start"
+    (out / "corpus").mkdir(parents=True)
+    (out / "corpus" / "pairs.jsonl").write_text('{"split": "test", "query": "红船"}\n', encoding="utf-8")
+    recipe = load_recipe(PretrainRecipe, find_recipe("quickstart"))
+    found = [parse(line["command"]) for line in Quickstart(out, QUICK, recipe, full=False)._next_commands()]
+    assert {verb for verb, _ in found} == {"search", "index", "evaluate", "quickstart"}
+    assert {values["index"] for verb, values in found if verb == "search"} == {out / "index"}
 
 
 @pytest.mark.parametrize("name", READMES)
