@@ -21,14 +21,14 @@ GROUND_FILLS: dict[str, RGB] = {
     "草地": (150, 206, 120), "沙滩": (240, 222, 170), "雪地": (234, 240, 248),
     "沙漠": (224, 178, 116), "街道": (160, 160, 168), "山谷": (176, 186, 140),
 }  # fmt: skip
-# What is not of the thing's own colour: leaves, trunks, windows, faces. They help to tell the kinds apart.
-BROWN, LEAF, PINK, GOLD = (134, 82, 36), (70, 190, 60), (255, 150, 190), (255, 200, 60)
-GREY, CYAN, CREAM, MAROON = (140, 146, 156), (110, 225, 235), (255, 240, 205), (130, 24, 50)
+# What is not of a thing's own colour: roofs, leaves, windows, faces. These help to tell the kinds apart.
+BROWN, LEAF, PINK, GREY, CYAN = (134, 82, 36), (140, 215, 60), (255, 150, 190), (140, 146, 156), (110, 225, 235)
+MAROON, TEAL, LILAC, OLIVE, TAN = (130, 24, 60), (0, 128, 128), (200, 168, 250), (122, 122, 36), (214, 178, 132)
 ACCENTS: dict[str, RGB] = {
-    "帆船": CREAM, "汽车": GREY, "房子": BROWN, "松树": BROWN, "花朵": GOLD, "鲤鱼": PINK, "鸽子": CREAM, "猫咪": PINK,
-    "皮球": CREAM, "星星": GOLD, "气球": MAROON, "雨伞": CYAN, "茶杯": CYAN, "椅子": BROWN, "旗子": GREY, "蘑菇": CREAM,
-    "帽子": MAROON, "钥匙": GREY, "台灯": GOLD, "书本": CREAM, "闹钟": GREY, "苹果": LEAF, "火箭": GOLD, "飞机": GREY,
-    "蝴蝶": MAROON, "爱心": PINK,
+    "帆船": TAN, "汽车": CYAN, "房子": BROWN, "松树": BROWN, "花朵": LEAF, "鲤鱼": PINK, "鸽子": LILAC, "猫咪": PINK,
+    "皮球": LILAC, "星星": TAN, "气球": TEAL, "雨伞": TEAL, "茶杯": CYAN, "椅子": BROWN, "旗子": GREY, "蘑菇": TAN,
+    "帽子": MAROON, "钥匙": GREY, "台灯": OLIVE, "书本": LILAC, "闹钟": GREY, "苹果": LEAF, "火箭": MAROON,
+    "飞机": TEAL, "蝴蝶": OLIVE, "爱心": PINK,
 }  # fmt: skip
 OVERSAMPLING = 2
 # Centre of each place, as shares of the picture's side, and the half side that a big thing takes there.
@@ -85,67 +85,66 @@ class Pen:
 
 def _boat(pen: Pen) -> None:
     pen.stroke((0, -0.95), (0, 0.35), width=1.5)
-    pen.polygon((0.08, -0.9), (0.75, 0.25), (0.08, 0.25))
-    pen.polygon((-0.08, -0.6), (-0.6, 0.25), (-0.08, 0.25), accent=True)
-    pen.polygon((-0.95, 0.38), (0.95, 0.38), (0.6, 0.9), (-0.6, 0.9))
+    pen.polygon((0.08, -0.95), (0.85, 0.25), (0.08, 0.25), accent=True)
+    pen.polygon((-0.08, -0.8), (-0.7, 0.25), (-0.08, 0.25), accent=True)
+    pen.polygon((-0.98, 0.34), (0.98, 0.34), (0.6, 0.95), (-0.6, 0.95))
 
 
 def _car(pen: Pen) -> None:
-    pen.polygon((-0.6, 0.05), (-0.38, -0.55), (0.38, -0.55), (0.65, 0.05))
-    pen.box(-0.98, 0.0, 0.98, 0.5)
-    pen.ellipse(-0.75, 0.25, -0.2, 0.8, accent=True)
-    pen.ellipse(0.2, 0.25, 0.75, 0.8, accent=True)
+    pen.polygon((-0.65, 0.0), (-0.42, -0.7), (0.42, -0.7), (0.7, 0.0))
+    pen.polygon((-0.45, -0.05), (-0.3, -0.55), (0.3, -0.55), (0.5, -0.05), accent=True)
+    pen.box(-0.98, -0.05, 0.98, 0.5)
+    pen.ellipse(-0.78, 0.2, -0.18, 0.8, accent=True)
+    pen.ellipse(0.18, 0.2, 0.78, 0.8, accent=True)
 
 
 def _house(pen: Pen) -> None:
-    pen.box(-0.7, -0.1, 0.7, 0.95)
-    pen.polygon((-0.98, -0.1), (0, -0.95), (0.98, -0.1), accent=True)
-    pen.box(-0.2, 0.35, 0.2, 0.95, accent=True)
+    pen.box(-0.75, -0.1, 0.75, 0.95)
+    pen.polygon((-0.98, 0.0), (0, -0.98), (0.98, 0.0), accent=True)
+    pen.box(-0.25, 0.35, 0.25, 0.95, accent=True)
 
 
 def _pine(pen: Pen) -> None:
-    pen.box(-0.15, 0.5, 0.15, 0.98, accent=True)
-    pen.polygon((0, -0.98), (0.5, -0.3), (-0.5, -0.3))
-    pen.polygon((0, -0.6), (0.68, 0.15), (-0.68, 0.15))
-    pen.polygon((0, -0.15), (0.85, 0.6), (-0.85, 0.6))
+    pen.box(-0.3, 0.3, 0.3, 0.98, accent=True)
+    pen.polygon((0, -0.98), (0.6, -0.2), (-0.6, -0.2))
+    pen.polygon((0, -0.5), (0.9, 0.45), (-0.9, 0.45))
 
 
 def _flower(pen: Pen) -> None:
+    pen.polygon((0, 0.95), (-0.75, 0.5), (-0.1, 0.4), accent=True)
+    pen.polygon((0, 0.95), (0.75, 0.5), (0.1, 0.4), accent=True)
     pen.stroke((0, 0.1), (0, 0.98), width=2)
-    for x, y in ((0, -0.7), (0.42, -0.4), (0.27, 0.05), (-0.27, 0.05), (-0.42, -0.4)):
+    for x, y in ((0, -0.68), (0.42, -0.38), (0.27, 0.07), (-0.27, 0.07), (-0.42, -0.38)):
         pen.ellipse(x - 0.3, y - 0.27, x + 0.3, y + 0.27)
-    pen.ellipse(-0.22, -0.5, 0.22, -0.08, accent=True)
+    pen.ellipse(-0.28, -0.52, 0.28, 0.0, accent=True)
 
 
 def _fish(pen: Pen) -> None:
-    pen.polygon((0.3, 0), (0.98, -0.6), (0.98, 0.6), accent=True)
-    pen.ellipse(-0.95, -0.52, 0.6, 0.52)
-    pen.ellipse(-0.74, -0.26, -0.44, 0.04, accent=True)
-    pen.stroke((-0.25, -0.4), (-0.1, 0.0), (-0.25, 0.4))
+    pen.polygon((0.15, 0), (0.98, -0.75), (0.98, 0.75), accent=True)
+    pen.ellipse(-0.98, -0.55, 0.5, 0.55)
+    pen.ellipse(-0.8, -0.3, -0.4, 0.1, accent=True)
 
 
 def _dove(pen: Pen) -> None:
     pen.polygon((0.35, 0.2), (0.98, 0.05), (0.98, 0.5))
     pen.ellipse(-0.6, -0.15, 0.55, 0.65)
-    pen.ellipse(-0.85, -0.6, -0.25, 0.0)
+    pen.ellipse(-0.85, -0.65, -0.2, 0.0)
     pen.polygon((-0.98, -0.3), (-0.8, -0.42), (-0.8, -0.18), accent=True)
-    pen.polygon((-0.15, 0.15), (0.55, -0.85), (0.4, 0.3), accent=True)
-    pen.stroke((-0.05, 0.65), (-0.05, 0.95))
+    pen.polygon((-0.3, 0.25), (0.7, -0.95), (0.6, 0.4), accent=True)
 
 
 def _cat(pen: Pen) -> None:
-    pen.polygon((-0.85, -0.95), (-0.2, -0.55), (-0.75, -0.05))
-    pen.polygon((0.85, -0.95), (0.2, -0.55), (0.75, -0.05))
-    pen.ellipse(-0.85, -0.65, 0.85, 0.85)
-    pen.ellipse(-0.5, -0.2, -0.2, 0.15, accent=True)
-    pen.ellipse(0.2, -0.2, 0.5, 0.15, accent=True)
-    pen.stroke((-0.98, 0.3), (-0.2, 0.4))
-    pen.stroke((0.98, 0.3), (0.2, 0.4))
+    pen.polygon((-0.9, -0.98), (-0.1, -0.5), (-0.8, 0.0), accent=True)
+    pen.polygon((0.9, -0.98), (0.1, -0.5), (0.8, 0.0), accent=True)
+    pen.ellipse(-0.85, -0.6, 0.85, 0.9)
+    pen.ellipse(-0.45, 0.1, 0.45, 0.75, accent=True)
+    pen.ellipse(-0.5, -0.25, -0.25, 0.0, accent=True)
+    pen.ellipse(0.25, -0.25, 0.5, 0.0, accent=True)
 
 
 def _ball(pen: Pen) -> None:
     pen.ellipse(-0.9, -0.9, 0.9, 0.9)
-    pen.box(-0.84, -0.3, 0.84, 0.3, accent=True)
+    pen.box(-0.82, -0.36, 0.82, 0.36, accent=True)
 
 
 def _star(pen: Pen) -> None:
@@ -153,26 +152,26 @@ def _star(pen: Pen) -> None:
         (0, -0.98), (0.24, -0.32), (0.95, -0.3), (0.38, 0.13), (0.59, 0.82),
         (0, 0.4), (-0.59, 0.82), (-0.38, 0.13), (-0.95, -0.3), (-0.24, -0.32),
     )  # fmt: skip
-    pen.ellipse(-0.2, -0.22, 0.2, 0.18, accent=True)
+    pen.ellipse(-0.34, -0.36, 0.34, 0.32, accent=True)
 
 
 def _balloon(pen: Pen) -> None:
     pen.stroke((0, 0.4), (0.12, 0.7), (-0.06, 0.98), width=1.5)
-    pen.ellipse(-0.62, -0.98, 0.62, 0.4)
-    pen.polygon((0, 0.36), (0.16, 0.56), (-0.16, 0.56), accent=True)
+    pen.ellipse(-0.7, -0.98, 0.7, 0.45)
+    pen.ellipse(-0.45, -0.8, 0.1, 0.0, accent=True)
+    pen.polygon((0, 0.36), (0.2, 0.62), (-0.2, 0.62), accent=True)
 
 
 def _umbrella(pen: Pen) -> None:
     pen.stroke((0, -0.1), (0, 0.8), (0.12, 0.95), (0.32, 0.85), width=2)
     pen.pie(-0.98, -0.85, 0.98, 0.95, 180, 360)
-    pen.stroke((0, -0.85), (-0.35, 0.05))
-    pen.stroke((0, -0.85), (0.35, 0.05))
+    pen.pie(-0.5, -0.85, 0.5, 0.95, 180, 360, accent=True)
 
 
 def _cup(pen: Pen) -> None:
-    pen.ellipse(0.2, -0.4, 0.98, 0.4, accent=True)
-    pen.polygon((-0.8, -0.6), (0.6, -0.6), (0.42, 0.8), (-0.62, 0.8))
-    pen.ellipse(-0.8, -0.78, 0.6, -0.42, accent=True)
+    pen.ellipse(0.1, -0.45, 0.98, 0.5, accent=True)
+    pen.polygon((-0.85, -0.6), (0.6, -0.6), (0.42, 0.85), (-0.67, 0.85))
+    pen.ellipse(-0.85, -0.9, 0.6, -0.35, accent=True)
 
 
 def _chair(pen: Pen) -> None:
@@ -183,35 +182,35 @@ def _chair(pen: Pen) -> None:
 
 
 def _flag(pen: Pen) -> None:
-    pen.box(-0.78, -0.98, -0.6, 0.98, accent=True)
-    pen.polygon((-0.6, -0.9), (0.95, -0.4), (-0.6, 0.1))
+    pen.box(-0.85, -0.98, -0.5, 0.98, accent=True)
+    pen.polygon((-0.5, -0.95), (0.98, -0.4), (-0.5, 0.2))
 
 
 def _mushroom(pen: Pen) -> None:
-    pen.polygon((-0.25, 0.0), (0.25, 0.0), (0.38, 0.95), (-0.38, 0.95), accent=True)
-    pen.pie(-0.95, -0.9, 0.95, 1.0, 180, 360)
-    pen.ellipse(-0.5, -0.5, -0.2, -0.2, accent=True)
-    pen.ellipse(0.1, -0.65, 0.45, -0.3, accent=True)
+    pen.polygon((-0.4, 0.0), (0.4, 0.0), (0.5, 0.98), (-0.5, 0.98), accent=True)
+    pen.pie(-0.98, -0.95, 0.98, 1.0, 180, 360)
+    pen.ellipse(-0.55, -0.5, -0.15, -0.12, accent=True)
+    pen.ellipse(0.1, -0.68, 0.5, -0.28, accent=True)
 
 
 def _hat(pen: Pen) -> None:
-    pen.box(-0.5, -0.85, 0.5, 0.45)
-    pen.box(-0.5, 0.1, 0.5, 0.4, accent=True)
-    pen.ellipse(-0.98, 0.35, 0.98, 0.75)
+    pen.box(-0.55, -0.9, 0.55, 0.5)
+    pen.box(-0.55, -0.1, 0.55, 0.45, accent=True)
+    pen.ellipse(-0.98, 0.3, 0.98, 0.8)
 
 
 def _key(pen: Pen) -> None:
-    pen.box(-0.2, -0.12, 0.95, 0.12)
-    pen.box(0.5, 0.1, 0.65, 0.45)
-    pen.box(0.78, 0.1, 0.93, 0.45)
-    pen.ellipse(-0.98, -0.5, 0.02, 0.5)
-    pen.ellipse(-0.72, -0.22, -0.26, 0.22, accent=True)
+    pen.box(-0.2, -0.2, 0.98, 0.2, accent=True)
+    pen.box(0.45, 0.15, 0.68, 0.6, accent=True)
+    pen.box(0.76, 0.15, 0.98, 0.6, accent=True)
+    pen.ellipse(-0.98, -0.62, 0.2, 0.62)
+    pen.ellipse(-0.62, -0.26, -0.16, 0.26, accent=True)
 
 
 def _lamp(pen: Pen) -> None:
-    pen.box(-0.08, 0.0, 0.08, 0.8, accent=True)
-    pen.polygon((-0.4, -0.95), (0.4, -0.95), (0.8, 0.1), (-0.8, 0.1))
-    pen.ellipse(-0.5, 0.7, 0.5, 0.95, accent=True)
+    pen.box(-0.15, 0.0, 0.15, 0.8, accent=True)
+    pen.polygon((-0.4, -0.95), (0.4, -0.95), (0.85, 0.1), (-0.85, 0.1))
+    pen.ellipse(-0.7, 0.55, 0.7, 0.98, accent=True)
 
 
 def _book(pen: Pen) -> None:
@@ -235,22 +234,21 @@ def _apple(pen: Pen) -> None:
     pen.ellipse(-0.25, -0.5, 0.88, 0.85)
     pen.draw.ellipse([*pen._points([(-0.5, -0.3)])[0], *pen._points([(0.5, 0.7)])[0]], fill=pen.fill)
     pen.stroke((0, -0.4), (0.1, -0.95), width=2)
-    pen.ellipse(0.12, -0.95, 0.7, -0.6, accent=True)
+    pen.ellipse(0.05, -0.98, 0.8, -0.45, accent=True)
 
 
 def _rocket(pen: Pen) -> None:
-    pen.polygon((-0.35, 0.2), (-0.8, 0.85), (-0.35, 0.65), accent=True)
-    pen.polygon((0.35, 0.2), (0.8, 0.85), (0.35, 0.65), accent=True)
-    pen.polygon((0, -0.98), (0.38, -0.4), (0.38, 0.7), (-0.38, 0.7), (-0.38, -0.4))
-    pen.ellipse(-0.2, -0.35, 0.2, 0.05, accent=True)
-    pen.polygon((-0.2, 0.7), (0.2, 0.7), (0, 0.98), accent=True)
+    pen.polygon((-0.35, 0.0), (-0.95, 0.9), (-0.35, 0.7), accent=True)
+    pen.polygon((0.35, 0.0), (0.95, 0.9), (0.35, 0.7), accent=True)
+    pen.polygon((0, -0.98), (0.42, -0.4), (0.42, 0.75), (-0.42, 0.75), (-0.42, -0.4))
+    pen.polygon((0, -0.98), (0.42, -0.4), (-0.42, -0.4), accent=True)
 
 
 def _plane(pen: Pen) -> None:
-    pen.polygon((-0.1, -0.1), (0.35, -0.95), (0.55, -0.95), (0.35, 0.0), accent=True)
-    pen.polygon((0.6, -0.1), (0.85, -0.6), (0.98, -0.6), (0.95, 0.0), accent=True)
-    pen.ellipse(-0.98, -0.22, 0.98, 0.25)
-    pen.polygon((-0.15, 0.08), (0.45, 0.9), (0.65, 0.9), (0.35, 0.08), accent=True)
+    pen.polygon((-0.2, -0.1), (0.35, -0.98), (0.7, -0.98), (0.45, 0.0), accent=True)
+    pen.polygon((0.6, -0.1), (0.8, -0.65), (0.98, -0.65), (0.95, 0.0), accent=True)
+    pen.ellipse(-0.98, -0.28, 0.98, 0.32)
+    pen.polygon((-0.2, 0.08), (0.45, 0.95), (0.75, 0.95), (0.45, 0.08), accent=True)
 
 
 def _butterfly(pen: Pen) -> None:
@@ -258,13 +256,15 @@ def _butterfly(pen: Pen) -> None:
     pen.ellipse(0.05, -0.85, 0.95, 0.15)
     pen.ellipse(-0.75, 0.0, -0.05, 0.8)
     pen.ellipse(0.05, 0.0, 0.75, 0.8)
-    pen.ellipse(-0.12, -0.6, 0.12, 0.7, accent=True)
+    pen.ellipse(-0.22, -0.8, 0.22, 0.85, accent=True)
+    pen.ellipse(-0.7, -0.6, -0.35, -0.15, accent=True)
+    pen.ellipse(0.35, -0.6, 0.7, -0.15, accent=True)
 
 
 def _heart(pen: Pen) -> None:
     curve = [(0, -0.45), (0.25, -0.8), (0.6, -0.85), (0.9, -0.55), (0.92, -0.15), (0.65, 0.3), (0, 0.9)]
     pen.polygon(*curve, *[(-x, y) for x, y in reversed(curve[1:-1])])
-    pen.polygon((-0.3, -0.35), (0.3, -0.35), (0, 0.4), accent=True)
+    pen.ellipse(-0.35, -0.45, 0.35, 0.25, accent=True)
 
 
 DRAWERS: dict[str, Callable[[Pen], None]] = {

@@ -12,7 +12,7 @@ computes the other tokens only of those pairs for which they are asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import overload
+from typing import cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -145,11 +145,12 @@ class CrossEncoder(nn.Module):
             state_index_N, context_index_N: which items make each pair.
             whole: M, of how many pairs (the first ones) all tokens are wanted after the last layer.
         """
-        first, last = self.layer[0], self.layer[-1]
+        layers = cast(list[CrossLayer], list(self.layer))
+        first, last = layers[0], layers[-1]
         mask_NT, mask_NS = _pick(mask_UT, state_index_N), _pick(mask_VS, context_index_N)
         # Until the first cross-attention nothing of the other side has come in: items become pairs here.
         states_NTW = _pick(first.attend_self(states_UTW, mask_UT), state_index_N)
-        for layer in self.layer[:-1]:
+        for layer in layers[:-1]:
             if layer is not first:
                 states_NTW = layer.attend_self(states_NTW, mask_NT)
             states_NTW = layer.attend_other(states_NTW, *_keys_values(layer, context_VSC, context_index_N), mask_NS)

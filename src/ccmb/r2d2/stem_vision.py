@@ -8,6 +8,7 @@ patches added to the first token, which alone learns too slowly where to look.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class StemVisionModel(CLIPVisionModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, CLIPVisionEmbeddings):
             # Random positions of CLIP's size are drowned by the convolutions.
-            side = self.config.image_size // self.config.patch_size
+            side = math.isqrt(module.num_patches)
             module.position_embedding.weight.copy_(grid_positions(side, module.embed_dim))
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:

@@ -181,13 +181,12 @@ def build_model(recipe: PretrainRecipe, samples: list[Sample]) -> tuple[R2D2Mode
 
 @torch.no_grad()
 def start_text_positions(model: R2D2Model) -> None:
-    """Give a BERT-like text tower that is new sines for positions, as large as its word embeddings."""
+    """Give a BERT-like text tower that is sines for positions, as large as the random ones."""
     embeddings = getattr(model.text_tower, "embeddings", None)
     positions = getattr(embeddings, "position_embeddings", None)
     if isinstance(positions, nn.Embedding):
-        words = model.text_tower.get_input_embeddings().weight
         sines = sine_positions(*positions.weight.shape)
-        positions.weight.copy_(sines * words.std() / sines.std())
+        positions.weight.copy_(sines * positions.weight.std() / sines.std())
 
 
 def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:

@@ -254,7 +254,7 @@ def precision(device: torch.device, name: str) -> Iterator[None]:
 def _native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
     return bool(capabilities.get("avx512_bf16", False))
 
 
