@@ -34,10 +34,10 @@ class Size:
     train_scenes: int
     gallery: int = 1000
     validation: int = 500
-    depth: int = 32
+    depth: int = 16
 
 
-QUICK = Size("quickstart", train_scenes=20_000)
+QUICK = Size("quickstart", train_scenes=30_000)
 FULL = Size("quickstart-full", train_scenes=60_000)
 SAMPLES_SHOWN = 4
 LIBRARIES = ("ccmb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pymilvus", "milvus-lite")
