@@ -99,8 +99,20 @@ def test_every_sample_is_seen_equally_often_though_ends_of_epochs_are_left_out()
 def test_a_resumed_order_is_the_rest_of_the_order_never_stopped(sizes, batch, seed, start, more):
     samples = grouped(sizes)
     batch = min(batch, len(samples))
-    never_stopped = list(BatchPlan(samples, batch, seed).batches(0, start + more))
-    assert list(BatchPlan(samples, batch, seed).batches(start, start + more)) == never_stopped[start:]
+    for group_from in (0, start + more // 2):
+        never_stopped = list(BatchPlan(samples, batch, seed, group_from).batches(0, start + more))
+        assert list(BatchPlan(samples, batch, seed, group_from).batches(start, start + more)) == never_stopped[start:]
+
+
+def test_groups_stand_together_only_from_the_step_that_is_asked_for():
+    samples = grouped([2] * 100)
+    keys = list(BatchPlan(samples, 8, seed=0, group_from=10).batches(0, 20))
+
+    def pairs(batch):
+        return sum(count == 2 for count in Counter(samples[index].group for _, index in batch).values())
+
+    assert sum(pairs(batch) for batch in keys[:10]) < 10
+    assert all(pairs(batch) == 4 for batch in keys[10:])
 
 
 def test_seeds_and_epochs_change_the_order():

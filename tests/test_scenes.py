@@ -114,7 +114,7 @@ def test_no_composition_is_in_two_splits_and_none_comes_twice() -> None:
     seen: dict[Split, set[Scene]] = {}
     kinds_and_colours: dict[Split, set[tuple[str, ...]]] = {}
     for split in ("train", "val", "test"):
-        groups = list(itertools.islice(scene_groups(split, 0.5, seed=3), 400))
+        groups = list(itertools.islice(scene_groups(split, seed=3, twins=0.5), 400))
         flat = [scene for group in groups for scene in group]
         assert len(set(flat)) == len(flat)
         assert 0.3 < sum(len(group) == 2 for group in groups) / len(groups) < 0.7
@@ -125,6 +125,16 @@ def test_no_composition_is_in_two_splits_and_none_comes_twice() -> None:
     for one, other in itertools.combinations(seen, 2):
         assert not seen[one] & seen[other]
         assert not kinds_and_colours[one] & kinds_and_colours[other]
+
+
+def test_relatives_differ_in_the_kind_of_one_thing() -> None:
+    for scene, twin, *relatives in itertools.islice(scene_groups("train", seed=1, twins=1.0, relatives=2), 50):
+        assert len({scene, twin, *relatives}) == 4
+        for relative in relatives:
+            differing = [(a, b) for a, b in zip(scene.things, relative.things, strict=True) if a != b]
+            ((one, other),) = differing
+            assert one.kind != other.kind
+            assert (one.colour, one.amount, one.place) == (other.colour, other.amount, other.place)
 
 
 def test_a_thing_is_drawn_in_its_colour_at_its_place() -> None:

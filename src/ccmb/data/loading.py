@@ -26,32 +26,38 @@ class BatchPlan:
     Every epoch is a new permutation of the groups; samples of one group (near-duplicates, see `Sample.group`) stand in
     one batch, so that the hard ones meet (a group larger than a batch is cut first). The samples at the end of an
     epoch that do not fill a batch are left out; they are others in each epoch.
+
+    Args:
+        group_from: the step from which groups stand together; before it each sample stands for itself, since a network
+            that knows nothing yet learns little from near-duplicates.
     """
 
-    def __init__(self, samples: Sequence[Sample], batch: int, seed: int) -> None:
+    def __init__(self, samples: Sequence[Sample], batch: int, seed: int, group_from: int = 0) -> None:
         if len(samples) < batch:
             raise ValueError(f"{len(samples)} samples do not fill a batch of {batch}")
         together: dict[str, list[int]] = {}
         for index, sample in enumerate(samples):
             together.setdefault(sample.group or f"\0{index}", []).append(index)
         self.groups = [group[at : at + batch] for group in together.values() for at in range(0, len(group), batch)]
-        self.count, self.batch, self.seed = len(samples), batch, seed
+        self.count, self.batch, self.seed, self.group_from = len(samples), batch, seed, group_from
         self.steps_per_epoch = len(samples) // batch
 
-    def epoch_order(self, epoch: int) -> np.ndarray:
+    def epoch_order(self, epoch: int, grouped: bool = True) -> np.ndarray:
         """All sample indices in the order of one epoch; each run of `batch` of them is a batch."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
-        if len(self.groups) == self.count:  # each sample stands alone, at its own index
-            return order
+        rng = np.random.default_rng([self.seed, epoch])
+        if not grouped or len(self.groups) == self.count:
+            return rng.permutation(self.count)
+        order = rng.permutation(len(self.groups))
         return np.array(list(pack([self.groups[group] for group in order], self.batch)))
 
     def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
         """Batches of steps start .. stop - 1 as lists of (epoch, sample index)."""
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        made, order = (-1, False), np.empty(0, dtype=np.int64)
         for step in range(start, stop):
-            wanted, position = divmod(step, self.steps_per_epoch)
-            if wanted != epoch:
-                epoch, order = wanted, self.epoch_order(wanted)
+            epoch, position = divmod(step, self.steps_per_epoch)
+            wanted = (epoch, step >= self.group_from)
+            if wanted != made:
+                made, order = wanted, self.epoch_order(*wanted)
             chosen = order[position * self.batch : (position + 1) * self.batch]
             yield [(epoch, int(index)) for index in chosen]
 

@@ -17,8 +17,9 @@ from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, write_json
 from ccmb.progress import progress
 
-# Share of the groups that are a scene and its twin; two thirds of the pictures then have a twin.
-TWINS = 0.5
+# A training group is a scene, a relative and, every other time, a twin. Of the held-out scenes two in five have a twin.
+TRAINING_GROUP = (0.5, 1)  # share with a twin, relatives
+HELD_OUT_GROUP = (0.25, 0)
 
 
 def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
@@ -64,7 +65,8 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
 
 
 def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, str]]:
-    groups = enumerate(scene_groups(split, TWINS, seed))
+    twins, relatives = TRAINING_GROUP if split == "train" else HELD_OUT_GROUP
+    groups = enumerate(scene_groups(split, seed, twins, relatives))
     every = ((scene, f"{split}-{number}") for number, group in groups for scene in group)
     return itertools.islice(every, count)
 

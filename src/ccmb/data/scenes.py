@@ -5,7 +5,8 @@ say that the code works and what each stage can learn; they say nothing of real 
 
 A scene holds two or three things on a background by day or night. Each thing has a kind, a colour, an amount (one big,
 one small, two or three) and a place, so that a text fits only if every attribute belongs to the right thing. Scenes
-come with twins that differ in one swap of two attributes; twins form a group that a batch holds together.
+come in groups that a batch holds together: with a twin that differs in one swap of two attributes, and with relatives
+that differ in one kind. Without them a few colours tell all scenes of a batch apart, and nothing else is learned.
 """
 
 from __future__ import annotations
@@ -103,14 +104,30 @@ def random_swap(scene: Scene, rng: random.Random) -> tuple[Swap, Scene]:
     raise AssertionError("things of a scene differ in place, so one swap always changes it")
 
 
-def scene_groups(split: Split, twins: float, seed: int) -> Iterator[tuple[Scene, ...]]:
-    """An endless run of different scenes of one split: alone, or, for a share `twins` of the groups, with a twin."""
+def with_another_kind(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with one of its things replaced by one of a kind that is not in it."""
+    things = list(scene.things)
+    chosen = rng.randrange(len(things))
+    others = [kind for kind in KINDS if all(kind != thing.kind for thing in things)]
+    things[chosen] = replace(things[chosen], kind=rng.choice(others))
+    return replace(scene, things=tuple(things))
+
+
+def scene_groups(split: Split, seed: int, twins: float, relatives: int = 0) -> Iterator[tuple[Scene, ...]]:
+    """An endless run of groups of like scenes of one split, in which no scene comes twice.
+
+    Args:
+        twins: share of the groups in which a twin stands beside the scene.
+        relatives: how many more scenes each group holds that differ in the kind of one thing.
+    """
     rng = random.Random(f"{seed}/{split}")
     seen: set[Scene] = set()
     while True:
         scene = random_scene(rng)
-        group = (scene, random_swap(scene, rng)[1]) if rng.random() < twins else (scene,)
-        if scene.split != split or seen & set(group):
-            continue
-        seen.update(group)
-        yield group
+        group = [scene]
+        if rng.random() < twins:
+            group.append(random_swap(scene, rng)[1])
+        group += [with_another_kind(scene, rng) for _ in range(relatives)]
+        if len(set(group)) == len(group) and not seen & set(group) and all(one.split == split for one in group):
+            seen.update(group)
+            yield tuple(group)

@@ -204,7 +204,8 @@ def _batches(
 ) -> Any:
     seed = recipe.training.seed
     dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
-    plan = BatchPlan(samples, recipe.training.batch, seed)
+    group_from = round(recipe.data.group_start * recipe.training.steps)
+    plan = BatchPlan(samples, recipe.training.batch, seed, group_from)
     listed = set(unreadable_pictures(out))
 
     def batches(start: int, stop: int) -> Iterator[Batch]:

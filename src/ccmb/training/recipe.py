@@ -30,6 +30,9 @@ class DataRecipe(Part):
     images: str = Field("images.tar", description="the tar or sub-folder of pictures in the folder")
     fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")
     split: str = "train"
+    group_start: float = Field(
+        0.0, ge=0, le=1, description="share of the training after which near-duplicates stand together in a batch"
+    )
     workers: int = Field(1, ge=0, description="processes that read and augment ahead; 0 reads in the training process")
     augmentation: Augmentation = Augmentation()
 
