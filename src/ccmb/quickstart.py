@@ -47,7 +47,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     """Do everything in the folder `out` and return the report, which is also in `report.json` and `report.html`.
 
     Args:
-        full: the longer training (at most an hour on two cores).
+        full: train four times as long.
         overrides: `key=value` changes to the recipe.
 
     Raises:
@@ -206,7 +206,7 @@ class Quickstart:
         ]  # fmt: skip
         if not self.full:
             longer = "ccmb quickstart --full --out quickstart-full"
-            commands.append(("训练得更久，让排序学会对应属性与物体", "Train longer: ranking learns to bind", longer))
+            commands.append(("训练四倍的时间", "Train four times as long", longer))
         return [{"zh": chinese, "en": english, "command": command} for chinese, english, command in commands]
 
 
