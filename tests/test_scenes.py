@@ -137,6 +137,14 @@ def test_relatives_differ_in_the_kind_of_one_thing() -> None:
             assert (one.colour, one.amount, one.place) == (other.colour, other.amount, other.place)
 
 
+def test_neighbours_share_places_background_and_time_alone() -> None:
+    for scene, *neighbours in itertools.islice(scene_groups("train", seed=1, twins=0.0, neighbours=3), 30):
+        assert len({scene, *neighbours}) == 4
+        for neighbour in neighbours:
+            assert (neighbour.background, neighbour.night) == (scene.background, scene.night)
+            assert [thing.place for thing in neighbour.things] == [thing.place for thing in scene.things]
+
+
 def test_a_thing_is_drawn_in_its_colour_at_its_place() -> None:
     pixels = np.asarray(draw_scene(BOAT_AND_HOUSE, 96, random.Random(0))).astype(int)
     for thing in BOAT_AND_HOUSE.things:

@@ -17,9 +17,10 @@ from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, write_json
 from ccmb.progress import progress
 
-# A training group is a scene, a relative and, every other time, a twin. Of the held-out scenes two in five have a twin.
-TRAINING_GROUP = (0.5, 1)  # share with a twin, relatives
-HELD_OUT_GROUP = (0.25, 0)
+# A training group is a scene, every other time a twin, a relative and four neighbours; of the held-out scenes two in
+# five have a twin. (share with a twin, relatives, neighbours)
+TRAINING_GROUP = (0.5, 1, 4)
+HELD_OUT_GROUP = (0.25, 0, 0)
 
 
 def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
@@ -65,8 +66,7 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
 
 
 def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, str]]:
-    twins, relatives = TRAINING_GROUP if split == "train" else HELD_OUT_GROUP
-    groups = enumerate(scene_groups(split, seed, twins, relatives))
+    groups = enumerate(scene_groups(split, seed, *(TRAINING_GROUP if split == "train" else HELD_OUT_GROUP)))
     every = ((scene, f"{split}-{number}") for number, group in groups for scene in group)
     return itertools.islice(every, count)
 

@@ -5,15 +5,16 @@ say that the code works and what each stage can learn; they say nothing of real 
 
 A scene holds two or three things on a background by day or night. Each thing has a kind, a colour, an amount (one big,
 one small, two or three) and a place, so that a text fits only if every attribute belongs to the right thing. Scenes
-come in groups that a batch holds together: with a twin that differs in one swap of two attributes, and with relatives
-that differ in one kind. Without them a few colours tell all scenes of a batch apart, and nothing else is learned.
+come in groups that a batch holds together: with a twin that differs in one swap of two attributes, with relatives
+that differ in one kind, and with neighbours that share the background and the places alone. Without neighbours the
+background and the places tell almost all scenes of a batch apart, and colours and kinds are hardly learned.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -73,12 +74,20 @@ class Scene:
 def random_scene(rng: random.Random) -> Scene:
     """A scene of two or three things, all of different kinds and colours."""
     places = rng.choices(LAYOUTS, LAYOUT_WEIGHTS)[0]
+    return Scene(_random_things(places, rng), rng.choice(BACKGROUNDS), rng.random() < 0.5)
+
+
+def with_other_things(scene: Scene, rng: random.Random) -> Scene:
+    """Other things in the same places, on the same background at the same time of day."""
+    return replace(scene, things=_random_things([thing.place for thing in scene.things], rng))
+
+
+def _random_things(places: Sequence[Place], rng: random.Random) -> tuple[Thing, ...]:
     kinds, colours = rng.sample(KINDS, len(places)), rng.sample(COLOURS, len(places))
-    things = tuple(
+    return tuple(
         Thing(kind, colour, rng.choice(AMOUNTS), place)
         for kind, colour, place in zip(kinds, colours, places, strict=True)
     )
-    return Scene(things, rng.choice(BACKGROUNDS), rng.random() < 0.5)
 
 
 def swapped(scene: Scene, swap: Swap, first: int = 0, second: int = 1) -> Scene | None:
@@ -113,21 +122,35 @@ def with_another_kind(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=tuple(things))
 
 
-def scene_groups(split: Split, seed: int, twins: float, relatives: int = 0) -> Iterator[tuple[Scene, ...]]:
+def scene_groups(
+    split: Split, seed: int, twins: float, relatives: int = 0, neighbours: int = 0
+) -> Iterator[tuple[Scene, ...]]:
     """An endless run of groups of like scenes of one split, in which no scene comes twice.
 
     Args:
         twins: share of the groups in which a twin stands beside the scene.
-        relatives: how many more scenes each group holds that differ in the kind of one thing.
+        relatives: how many more scenes a group holds that differ from the first in the kind of one thing.
+        neighbours: how many more it holds with other things in the same places on the same background.
     """
     rng = random.Random(f"{seed}/{split}")
     seen: set[Scene] = set()
+
+    def another(make: Callable[..., Scene], *of: Scene) -> Scene:
+        """A new scene of the split, made of nothing or of another scene."""
+        while (scene := make(*of, rng)).split != split or scene in seen:
+            pass
+        seen.add(scene)
+        return scene
+
     while True:
-        scene = random_scene(rng)
-        group = [scene]
+        first = another(random_scene)
+        group = [first]
         if rng.random() < twins:
-            group.append(random_swap(scene, rng)[1])
-        group += [with_another_kind(scene, rng) for _ in range(relatives)]
-        if len(set(group)) == len(group) and not seen & set(group) and all(one.split == split for one in group):
-            seen.update(group)
-            yield tuple(group)
+            twin = random_swap(first, rng)[1]
+            if twin in seen:
+                continue
+            seen.add(twin)
+            group.append(twin)
+        group += [another(with_another_kind, first) for _ in range(relatives)]
+        group += [another(with_other_things, first) for _ in range(neighbours)]
+        yield tuple(group)
