@@ -7,13 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccmb.errors import CcmbError, UsageError
-from ccmb.objectives.pretraining import Objectives
+from ccmb.tasks.pretraining import PretrainRecipe
 from ccmb.training.recipe import (
     RECIPES,
     DataRecipe,
-    ModelRecipe,
     OptimizerRecipe,
-    Part,
     TrainingRecipe,
     data_folder,
     find_recipe,
@@ -21,24 +19,15 @@ from ccmb.training.recipe import (
     save_recipe,
 )
 
-
-class Recipe(Part):
-    data: DataRecipe
-    model: ModelRecipe = ModelRecipe()
-    objectives: Objectives = Objectives()
-    optimizer: OptimizerRecipe = OptimizerRecipe()
-    training: TrainingRecipe
-
-
 SMALL = "data: {folder: corpus}\ntraining: {steps: 100}\n"
 
 
 @pytest.fixture
 def load(tmp_path):
-    def load(*overrides: str, content: str = SMALL) -> Recipe:
+    def load(*overrides: str, content: str = SMALL) -> PretrainRecipe:
         path = tmp_path / "small.yaml"
         path.write_text(content, encoding="utf-8")
-        return load_recipe(Recipe, path, overrides)
+        return load_recipe(PretrainRecipe, path, overrides)
 
     return load
 
@@ -47,7 +36,7 @@ def test_every_shipped_recipe_is_valid():
     shipped = sorted(RECIPES.glob("*.yaml"))
     assert shipped
     for path in shipped:
-        load_recipe(Recipe, path)
+        load_recipe(PretrainRecipe, path)
 
 
 @pytest.mark.parametrize(("text", "value"), [("5e2", 500), ("500", 500), ("500.0", 500), ("0x10", 16)])
@@ -137,7 +126,7 @@ def test_a_file_that_is_not_a_recipe_is_one_line(load, content):
 def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
     (tmp_path / "a.yaml").write_bytes("训练: 1".encode("gbk"))
     with pytest.raises(CcmbError, match=r"a\.yaml: not valid YAML"):
-        load_recipe(Recipe, tmp_path / "a.yaml")
+        load_recipe(PretrainRecipe, tmp_path / "a.yaml")
 
 
 @settings(max_examples=30, deadline=None)
@@ -149,10 +138,10 @@ def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
 )
 def test_a_saved_recipe_reads_back_equal(tmp_path_factory, lr, steps, folder, flip):
     data = DataRecipe.model_validate({"folder": folder, "augmentation": {"flip": flip}})
-    recipe = Recipe(data=data, optimizer=OptimizerRecipe(lr=lr), training=TrainingRecipe(steps=steps))
+    recipe = PretrainRecipe(data=data, optimizer=OptimizerRecipe(lr=lr), training=TrainingRecipe(steps=steps))
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     save_recipe(recipe, path)
-    assert load_recipe(Recipe, path) == recipe
+    assert load_recipe(PretrainRecipe, path) == recipe
 
 
 def test_recipes_are_found_by_path_and_by_name(tmp_path, monkeypatch):
