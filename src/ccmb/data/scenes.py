@@ -128,7 +128,7 @@ def scene_groups(
     """An endless run of groups of like scenes of one split, in which no scene comes twice.
 
     Args:
-        twins: share of the groups in which a twin stands beside the scene.
+        twins: share of the scenes beside which a twin of theirs stands.
         relatives: how many more scenes a group holds that differ from the first in the kind of one thing.
         neighbours: how many more it holds with other things in the same places on the same background.
     """
@@ -145,12 +145,10 @@ def scene_groups(
     while True:
         first = another(random_scene)
         group = [first]
-        if rng.random() < twins:
-            twin = random_swap(first, rng)[1]
-            if twin in seen:
-                continue
-            seen.add(twin)
-            group.append(twin)
         group += [another(with_another_kind, first) for _ in range(relatives)]
         group += [another(with_other_things, first) for _ in range(neighbours)]
+        for scene in tuple(group):
+            if rng.random() < twins and (twin := random_swap(scene, rng)[1]) not in seen:
+                seen.add(twin)
+                group.append(twin)
         yield tuple(group)

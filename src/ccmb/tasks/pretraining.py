@@ -23,6 +23,7 @@ from ccmb.r2d2.positions import sine_positions
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.samples import Sample
+from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -32,7 +33,7 @@ from ccmb.training.recipe import (
     data_folder,
     save_recipe,
 )
-from ccmb.training.trainer import ParameterGroup, Trainer, inference
+from ccmb.training.trainer import Trainer, inference
 
 CROSS_PARTS = (
     "image_to_cross",

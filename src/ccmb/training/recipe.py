@@ -55,6 +55,11 @@ class ModelRecipe(Part):
 class OptimizerRecipe(Part):
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
     cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
+    muon: float | None = Field(
+        None,
+        gt=0,
+        description="train the matrices with Muon, at this multiple of their learning rate; without it all is AdamW's",
+    )
     weight_decay: float = Field(0.05, ge=0, description="not on biases, norms and other one-dimensional weights")
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")

@@ -27,6 +27,7 @@ from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
 from ccmb.progress import progress
 from ccmb.training.checkpoints import load_latest, save_checkpoint
+from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 
 
@@ -50,15 +51,6 @@ class Task(Protocol):
         """Further figures for the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterGroup:
-    """Parameters with their own peak learning rate, which start to learn after a share of the training."""
-
-    parameters: list[nn.Parameter]
-    lr: float
-    start: float = 0.0
-
-
 class Trainer:
     """Runs a task for `recipe.steps` steps in the run folder `out`."""
 
@@ -75,7 +67,7 @@ class Trainer:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         task.module.to(self.device)
-        self.optimizer = _adamw(list(groups), optimizer)
+        self.optimizers = make_optimizers(groups, optimizer, task.module)
         self.step = 0
 
     def resume(self) -> int:
@@ -89,7 +81,8 @@ class Trainer:
             self.step, state = found
             try:
                 self.task.module.load_state_dict(state["module"])
-                self.optimizer.load_state_dict(state["optimizer"])
+                for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                    optimizer.load_state_dict(saved)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise CcmbError(f"{self.out}: checkpoint {self.step} is of another network ({reason})") from None
@@ -131,20 +124,23 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""
-        state = {"module": self.task.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {
+            "module": self.task.module.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
         save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.recipe.seed * 1_000_003 + self.step
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * lr_factor(self.step, self.recipe.steps, group["start"], self.options)
+        set_learning_rates(self.optimizers, self.step, self.recipe.steps, self.options)
         with precision(self.device, self.recipe.precision):
             losses = self.task.losses(batch.to(self.device), self.step / self.recipe.steps, generator)
         total = self.task.total(losses)
         total.backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        parameters = [p for group in groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
         if not math.isfinite(norm):
             values = ", ".join(f"{name} {float(loss.detach())}" for name, loss in losses.items())
@@ -152,8 +148,9 @@ class Trainer:
                 f"step {self.step}: the gradient is not finite ({values}); "
                 f"lower optimizer.lr or set training.precision=fp32; checkpoints are in {self.out / 'checkpoints'}"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.task.after_step()
         return losses, norm
 
@@ -172,7 +169,7 @@ class Trainer:
             **{name: float(loss.detach()) for name, loss in losses.items()},
             **self.task.report(),
             "gradient_norm": float(norm),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": round(rate, 1),
         }
 
@@ -206,16 +203,6 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-
-
-def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
-    """Linear warm-up, then cosine to `final_lr`, both counted from the group's own start; 0 before it."""
-    begin = round(start * steps)
-    if step < begin:
-        return 0.0
-    warm = min(1.0, (step - begin + 1) / max(1, options.warmup))
-    cosine = (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin))) / 2
-    return warm * (options.final_lr + (1 - options.final_lr) * cosine)
 
 
 def choose_device(name: str) -> torch.device:
@@ -268,17 +255,6 @@ def inference(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(before)
-
-
-def _adamw(groups: list[ParameterGroup], options: OptimizerRecipe) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    made: list[dict[str, Any]] = []
-    for group in groups:
-        shared = {"peak": group.lr, "lr": group.lr, "start": group.start}
-        trainable = [p for p in group.parameters if p.requires_grad]
-        made.append({"params": [p for p in trainable if p.dim() > 1], "weight_decay": options.weight_decay} | shared)
-        made.append({"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0} | shared)
-    return torch.optim.AdamW([group for group in made if group["params"]], betas=options.betas, fused=True)
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -1,0 +1,128 @@
+"""What moves the weights: AdamW, or Muon for matrices with AdamW for the rest, and the schedule of learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ccmb.training.recipe import OptimizerRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters with their own peak learning rate, which start to learn after a share of the training."""
+
+    parameters: list[nn.Parameter]
+    lr: float
+    start: float = 0.0
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step of each matrix is made orthogonal, so that all its directions move equally far.
+
+    Of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the factor 0.2 * sqrt(longer side) that
+    gives a step the size of an AdamW step (Liu et al. 2025, arXiv 2502.16982). A convolution counts as a matrix
+    (out, in * height * width).
+
+    torch.optim.Muon does the same, but for two-dimensional weights alone, one at a time and in bfloat16, which
+    processors without bfloat16 units compute many times slower.
+
+    Args:
+        params: weights of two or more dimensions that are not lookup tables, or groups of them.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            # Matrices of one shape are made orthogonal together: a small network has many small ones.
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov's look ahead
+                alike[matrix.shape].append((parameter, matrix))
+            for shape, pairs in alike.items():
+                steps = orthogonalise(torch.stack([matrix for _, matrix in pairs]))
+                size = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for (parameter, _), step in zip(pairs, steps, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(step.view_as(parameter), alpha=-size)
+
+
+def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:
+    """Nearly U V^T of each matrix U S V^T: Newton-Schulz with the coefficients of Jordan et al., which leave singular
+    values between some 0.7 and 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
+    x = matrices_NRC.mT if tall else matrices_NRC
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def make_optimizers(
+    groups: Iterable[ParameterGroup], options: OptimizerRecipe, module: nn.Module
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters; or, where `options.muon` is given, Muon for the matrices of `module` that are no
+    lookup tables and AdamW for the rest. Weight decay is on matrices only.
+
+    Each of the optimisers' groups has `peak` and `start`, which `set_learning_rates` reads.
+    """
+    tables = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    adamw: list[dict[str, Any]] = []
+    muon: list[dict[str, Any]] = []
+
+    def add(to: list[dict[str, Any]], parameters: list[nn.Parameter], lr: float, decay: float, start: float) -> None:
+        if parameters:
+            to.append({"params": parameters, "weight_decay": decay, "peak": lr, "lr": lr, "start": start})
+
+    for group in groups:
+        trained = [p for p in group.parameters if p.requires_grad]
+        wide = [p for p in trained if p.dim() > 1]
+        matrices = [p for p in wide if p not in tables] if options.muon else []
+        decay = options.weight_decay
+        add(adamw, [p for p in wide if not options.muon or p in tables], group.lr, decay, group.start)
+        add(adamw, [p for p in trained if p.dim() <= 1], group.lr, 0.0, group.start)
+        add(muon, matrices, group.lr * (options.muon or 1.0), decay, group.start)
+    made: list[torch.optim.Optimizer] = []
+    if adamw:
+        made.append(torch.optim.AdamW(adamw, betas=options.betas, fused=True))
+    if muon:
+        made.append(Muon(muon))
+    return made
+
+
+def set_learning_rates(
+    optimizers: Iterable[torch.optim.Optimizer], step: int, steps: int, options: OptimizerRecipe
+) -> None:
+    """Put every group at its learning rate of this step."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * lr_factor(step, steps, group["start"], options)
+
+
+def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
+    """Linear warm-up, then cosine to `final_lr`, both counted from the group's own start; 0 before it."""
+    begin = round(start * steps)
+    if step < begin:
+        return 0.0
+    warm = min(1.0, (step - begin + 1) / max(1, options.warmup))
+    cosine = (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin))) / 2
+    return warm * (options.final_lr + (1 - options.final_lr) * cosine)

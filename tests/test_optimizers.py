@@ -1,0 +1,126 @@
+"""AdamW and Muon, which weights each moves, and the schedule of learning rates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ccmb.training.optimizers import Muon, ParameterGroup, lr_factor, make_optimizers, orthogonalise, set_learning_rates
+from ccmb.training.recipe import OptimizerRecipe
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict(
+        {"words": nn.Embedding(7, 6), "stem": nn.Conv2d(3, 6, 3), "up": nn.Linear(6, 9), "norm": nn.LayerNorm(9)}
+    )
+
+
+def polar(matrix: Tensor) -> Tensor:
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ v
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5)])
+def test_orthogonalising_keeps_the_directions_and_evens_out_the_lengths(shape):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    made = orthogonalise(matrices)
+    for matrix, of_matrix in zip(matrices, made, strict=True):
+        assert torch.allclose(orthogonalise(matrix[None])[0], of_matrix, atol=1e-5)
+        values = torch.linalg.svdvals(of_matrix)
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+        # Newton-Schulz is odd in the singular values and so keeps U and V: U^T made V is diagonal.
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.T @ of_matrix @ v.T
+        assert torch.allclose(inner, torch.diag(inner.diagonal()), atol=1e-4)
+        assert (of_matrix * polar(matrix)).sum() > 0.6 * min(shape)
+
+
+def test_muon_takes_the_steps_of_torchs_muon_one_matrix_at_a_time():
+    torch.manual_seed(2)
+    ours = [nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(7, 3))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    start = [p.detach().clone() for p in ours]
+    one = Muon(ours, lr=0.01, weight_decay=0.1)
+    other = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for mine, its in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        one.step()
+        other.step()
+    for mine, its, before in zip(ours, theirs, start, strict=True):
+        way, its_way = (mine - before).flatten().detach(), (its - before).flatten().detach()
+        # torch's iteration is in bfloat16, hence not exactly ours.
+        assert torch.nn.functional.cosine_similarity(way, its_way, dim=0) > 0.99
+        assert way.norm() / its_way.norm() == pytest.approx(1, abs=0.05)
+
+
+def test_a_convolution_moves_as_the_matrix_that_it_is():
+    torch.manual_seed(3)
+    convolution = nn.Parameter(torch.randn(4, 3, 2, 2))
+    matrix = nn.Parameter(convolution.detach().flatten(1).clone())
+    convolution.grad = torch.randn_like(convolution)
+    matrix.grad = convolution.grad.flatten(1).clone()
+    Muon([convolution]).step()
+    Muon([matrix]).step()
+    assert torch.allclose(convolution.flatten(1), matrix)
+
+
+def test_a_step_is_as_long_as_one_of_adamw():
+    matrix = nn.Parameter(torch.zeros(64, 256))
+    matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(4))
+    Muon([matrix], lr=0.01).step()
+    assert float(matrix.detach().pow(2).mean().sqrt()) == pytest.approx(0.2 * 0.01, rel=0.2)
+
+
+def test_muon_moves_matrices_and_adamw_tables_and_vectors():
+    net = network()
+    groups = [ParameterGroup(list(net.parameters()), 0.1)]
+    adamw, muon = make_optimizers(groups, OptimizerRecipe(muon=3.0), net)
+    moved_by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert moved_by_muon == {id(net["stem"].weight), id(net["up"].weight)}
+    assert [group["peak"] for group in muon.param_groups] == [pytest.approx(0.3)]
+    moved_by_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert moved_by_adamw == {id(p) for p in net.parameters()} - moved_by_muon
+    assert {group["peak"] for group in adamw.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("muon", [None, 2.0])
+def test_weight_decay_is_on_matrices_only(muon):
+    net = network()
+    net["norm"].requires_grad_(False)
+    groups = [ParameterGroup(list(net.parameters()), 0.1)]
+    seen: set[int] = set()
+    for optimizer in make_optimizers(groups, OptimizerRecipe(muon=muon), net):
+        for group in optimizer.param_groups:
+            assert {parameter.dim() > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
+            seen |= {id(parameter) for parameter in group["params"]}
+    assert seen == {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+
+
+def test_the_learning_rate_warms_up_and_falls_from_the_start_of_its_group():
+    options = OptimizerRecipe(warmup=10, final_lr=0.1)
+    factors = [lr_factor(step, 200, 0.5, options) for step in range(200)]
+    assert factors[:100] == [0.0] * 100
+    assert factors[100] == pytest.approx(0.1)
+    assert factors[104] == pytest.approx(0.5, abs=0.01)
+    assert max(factors) == factors[109] == pytest.approx(1, abs=0.02)
+    assert factors[109:] == sorted(factors[109:], reverse=True)
+    assert factors[150] == pytest.approx(0.1 + 0.9 / 2)
+    assert factors[199] == pytest.approx(0.1, abs=0.001)
+
+
+def test_every_group_follows_its_own_schedule():
+    net, options = network(), OptimizerRecipe(muon=2.0, warmup=1)
+    groups = [ParameterGroup([net["up"].weight], 0.1), ParameterGroup([net["norm"].weight], 0.2, start=0.5)]
+    optimizers = make_optimizers(groups, options, net)
+    for step in (0, 3, 5, 9):
+        set_learning_rates(optimizers, step, 10, options)
+        (adamw,), (muon,) = (optimizer.param_groups for optimizer in optimizers)
+        assert adamw["lr"] == pytest.approx(0.2 * lr_factor(step, 10, 0.5, options))
+        assert muon["lr"] == pytest.approx(0.2 * (1 + math.cos(math.pi * step / 10)) / 2)
