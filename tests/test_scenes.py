@@ -15,7 +15,7 @@ from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.scene_corpus import draw_corpus
 from ccmb.data.scene_drawing import DRAWERS, FILLS, GROUND_FILLS, draw_scene
-from ccmb.data.scene_texts import CAPTIONS, GROUNDS, MEASURES, NUMBERS, PLACES, SIZES, TIMES, caption, describe
+from ccmb.data.scene_texts import CAPTIONS, DETAILS, GROUNDS, MEASURES, NUMBERS, PLACES, SIZES, TIMES, caption, describe
 from ccmb.data.scenes import (
     AMOUNTS,
     BACKGROUNDS,
@@ -80,6 +80,18 @@ def test_places_in_captions_are_where_the_things_are(scene: Scene, seed: int) ->
                 assert not any(kind in inside for kind in other_kinds)
 
 
+@given(scenes, st.integers(0, 10**6))
+def test_details_say_all_of_one_thing_alone(scene: Scene, seed: int) -> None:
+    details = describe(scene, random.Random(seed)).details
+    assert len(details) == DETAILS * len(scene.things)
+    for number, text in enumerate(details):
+        thing = scene.things[number // DETAILS]
+        assert thing.kind in text
+        assert f"{thing.colour}色" in text
+        assert any(word in text for word in PLACES[thing.place])
+        assert not any(other.kind in text for other in scene.things if other is not thing)
+
+
 def _clauses(text: str) -> list[tuple[int, int]]:
     ends = [at for at, sign in enumerate(text) if sign in ",。:"]
     return list(itertools.pairwise([0, *[end + 1 for end in ends]]))
@@ -127,14 +139,14 @@ def test_no_composition_is_in_two_splits_and_none_comes_twice() -> None:
         assert not kinds_and_colours[one] & kinds_and_colours[other]
 
 
-def test_relatives_differ_in_the_kind_of_one_thing() -> None:
-    for scene, twin, *relatives in itertools.islice(scene_groups("train", seed=1, twins=1.0, relatives=2), 50):
-        assert len({scene, twin, *relatives}) == 4
-        for relative in relatives:
-            differing = [(a, b) for a, b in zip(scene.things, relative.things, strict=True) if a != b]
-            ((one, other),) = differing
-            assert one.kind != other.kind
-            assert (one.colour, one.amount, one.place) == (other.colour, other.amount, other.place)
+def test_every_scene_of_a_group_has_a_twin_if_all_are_asked_for() -> None:
+    for first, *others in itertools.islice(scene_groups("train", seed=1, twins=1.0, neighbours=2), 50):
+        neighbours, twins = others[:2], others[2:]
+        for scene, twin in zip((first, *neighbours), twins, strict=True):
+            assert sum(one != other for one, other in zip(scene.things, twin.things, strict=True)) == 2
+            for attribute in ("kind", "colour", "amount"):
+                values = [sorted(getattr(thing, attribute) for thing in of.things) for of in (scene, twin)]
+                assert values[0] == values[1]
 
 
 def test_neighbours_share_places_background_and_time_alone() -> None:

@@ -17,18 +17,18 @@ from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, write_json
 from ccmb.progress import progress
 
-# A training group is a scene, every other time a twin, a relative and four neighbours; of the held-out scenes two in
-# five have a twin. (share with a twin, relatives, neighbours)
-TRAINING_GROUP = (0.5, 1, 4)
-HELD_OUT_GROUP = (0.25, 0, 0)
+# A training group is a scene, two neighbours and a twin of each of the three; of the held-out scenes two in five have
+# a twin. (share with a twin, neighbours)
+TRAINING_GROUP = (1.0, 2)
+HELD_OUT_GROUP = (0.25, 0)
 
 
 def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
     """Draw `train` training pictures, `gallery` test pictures and `validation` pictures of `size` pixels.
 
-    Each line of `pairs.jsonl` has image, split, group, query, title, content, captions, and, outside the training
-    split, minimal_pairs: a true text, a false one in the same words after one swap, and what was swapped. Drawing is
-    decided by `seed` alone; a folder that already holds this corpus is left as it is.
+    Each line of `pairs.jsonl` has image, split, group, query, title, content, captions, details, and, outside the
+    training split, minimal_pairs: a true text, a false one in the same words after one swap, and what was swapped.
+    Drawing is decided by `seed` alone; a folder that already holds this corpus is left as it is.
 
     Raises:
         CcmbError: the folder holds another corpus.
@@ -81,7 +81,13 @@ def _add_picture(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: 
 
 
 def _texts(texts: SceneTexts) -> dict[str, object]:
-    return {"query": texts.query, "title": texts.title, "content": texts.content, "captions": list(texts.captions)}
+    return {
+        "query": texts.query,
+        "title": texts.title,
+        "content": texts.content,
+        "captions": list(texts.captions),
+        "details": list(texts.details),
+    }
 
 
 def _minimal_pair(scene: Scene, rng: random.Random) -> dict[str, str]:

@@ -1,7 +1,10 @@
-"""What is said about a drawn scene: a search query, a title, a long content text and five captions in Chinese.
+"""What is said about a drawn scene: a search query, a title, a long content text, five captions and a few details in
+Chinese.
 
 Every caption names every thing with its colour, amount and place and the background, in varied words and order, so
-that it is true of its scene alone. Queries and titles say less, as people do.
+that it is true of its scene alone. A detail says all that of one thing alone. From details a network learns which
+attribute belongs to which thing many times sooner: in a caption the colours of the others give a hidden one away.
+Queries and titles say less, as people do.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ GROUNDS = {
 }
 TIMES = {False: ("白天", "白天", "晴天"), True: ("夜晚", "夜里", "晚上")}
 CAPTIONS = 5
+# Of each thing.
+DETAILS = 2
 FILLERS = (
     "画面简洁清楚,适合用作插图。",
     "这张图由程序绘制,没有实物照片。",
@@ -53,6 +58,7 @@ class SceneTexts:
     title: str
     content: str
     captions: tuple[str, ...]
+    details: tuple[str, ...]
 
 
 def describe(scene: Scene, rng: random.Random) -> SceneTexts:
@@ -65,7 +71,8 @@ def describe(scene: Scene, rng: random.Random) -> SceneTexts:
     captions = [caption(scene, family, rng) for family in range(CAPTIONS)]
     rng.shuffle(captions)
     content = f"{caption(scene, 0, rng)}{rng.choice(FILLERS)}{_inventory(scene)}"
-    return SceneTexts(query, title, content, tuple(captions))
+    details = [detail(thing, rng) for thing in scene.things for _ in range(DETAILS)]
+    return SceneTexts(query, title, content, tuple(captions), tuple(details))
 
 
 def caption(scene: Scene, family: int, rng: random.Random) -> str:
@@ -90,6 +97,12 @@ def caption(scene: Scene, family: int, rng: random.Random) -> str:
     if family == 3:
         return f"图中{','.join(f'{place}画着{thing}' for place, thing in clauses)},{where}。"
     return f"{where}的画面:{','.join(f'{thing}位于{place}' for place, thing in clauses)}。"
+
+
+def detail(thing: Thing, rng: random.Random) -> str:
+    """Such as 左边有一艘红色的大帆船。"""
+    place, what = rng.choice(PLACES[thing.place]), _thing(thing, rng)
+    return rng.choice((f"{place}有{what}。", f"{place}是{what}。", f"{what}在{place}。", f"{place}画着{what}。"))
 
 
 def _thing(thing: Thing, rng: random.Random) -> str:

@@ -5,9 +5,9 @@ say that the code works and what each stage can learn; they say nothing of real 
 
 A scene holds two or three things on a background by day or night. Each thing has a kind, a colour, an amount (one big,
 one small, two or three) and a place, so that a text fits only if every attribute belongs to the right thing. Scenes
-come in groups that a batch holds together: with a twin that differs in one swap of two attributes, with relatives
-that differ in one kind, and with neighbours that share the background and the places alone. Without neighbours the
-background and the places tell almost all scenes of a batch apart, and colours and kinds are hardly learned.
+come in groups that a batch holds together: with neighbours that share the background and the places alone, and with
+twins that differ in one swap of two attributes. Without neighbours the background and the places tell almost all
+scenes of a batch apart, and colours and kinds are hardly learned; without twins nothing asks which colour is whose.
 """
 
 from __future__ import annotations
@@ -113,24 +113,12 @@ def random_swap(scene: Scene, rng: random.Random) -> tuple[Swap, Scene]:
     raise AssertionError("things of a scene differ in place, so one swap always changes it")
 
 
-def with_another_kind(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one of its things replaced by one of a kind that is not in it."""
-    things = list(scene.things)
-    chosen = rng.randrange(len(things))
-    others = [kind for kind in KINDS if all(kind != thing.kind for thing in things)]
-    things[chosen] = replace(things[chosen], kind=rng.choice(others))
-    return replace(scene, things=tuple(things))
-
-
-def scene_groups(
-    split: Split, seed: int, twins: float, relatives: int = 0, neighbours: int = 0
-) -> Iterator[tuple[Scene, ...]]:
+def scene_groups(split: Split, seed: int, twins: float, neighbours: int = 0) -> Iterator[tuple[Scene, ...]]:
     """An endless run of groups of like scenes of one split, in which no scene comes twice.
 
     Args:
         twins: share of the scenes beside which a twin of theirs stands.
-        relatives: how many more scenes a group holds that differ from the first in the kind of one thing.
-        neighbours: how many more it holds with other things in the same places on the same background.
+        neighbours: how many more scenes a group holds, with other things in the same places on the same background.
     """
     rng = random.Random(f"{seed}/{split}")
     seen: set[Scene] = set()
@@ -145,7 +133,6 @@ def scene_groups(
     while True:
         first = another(random_scene)
         group = [first]
-        group += [another(with_another_kind, first) for _ in range(relatives)]
         group += [another(with_other_things, first) for _ in range(neighbours)]
         for scene in tuple(group):
             if rng.random() < twins and (twin := random_swap(scene, rng)[1]) not in seen:

@@ -1,9 +1,10 @@
 """A small vision transformer with a convolutional stem, for training from scratch on few pictures.
 
-It is transformers' CLIP vision tower with two changes: a few 3x3 convolutions of stride 2 in place of the one
-big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881), and,
-since no large pre-training shapes the states here, the final layer norm on every token and the maximum over the
-patches added to the first token, which alone learns too slowly where to look.
+It is transformers' CLIP vision tower with three changes: a few 3x3 convolutions of stride 2 in place of the one
+big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881); since
+no large pre-training shapes the states here, the final layer norm on every token and the maximum over the patches added
+to the first token, which alone learns too slowly where to look; and each patch's place added to its state once more, as
+in DETR (Carion et al. 2020, arXiv 2005.12872), so that the cross encoders soon find what a text says is on the left.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class ConvStem(nn.Sequential):
         return self[-1].weight  # type: ignore[return-value]
 
 
+class Places(nn.Embedding):
+    """(patches, width) what is added to the state of the patch at each place."""
+
+
 class StemVisionModel(CLIPVisionModel):
     """A CLIP vision transformer behind a convolutional stem; states (B, 1 + (S/p)^2, width), all layer-normed."""
 
@@ -59,6 +64,7 @@ class StemVisionModel(CLIPVisionModel):
         self.embeddings.patch_embedding = ConvStem(  # type: ignore[assignment]
             list(config.stem_channels), config.hidden_size
         )
+        self.places = Places(self.embeddings.num_patches, config.hidden_size)
         self.post_init()
 
     @torch.no_grad()
@@ -72,12 +78,16 @@ class StemVisionModel(CLIPVisionModel):
             # Random positions of CLIP's size are drowned by the convolutions.
             side = math.isqrt(module.num_patches)
             module.position_embedding.weight.copy_(grid_positions(side, module.embed_dim))
+        elif isinstance(module, Places):
+            places_PW = grid_positions(math.isqrt(module.num_embeddings), module.embedding_dim)[1:]
+            module.weight.copy_(places_PW / places_PW.std())
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         output = super().forward(pixel_values=pixel_values, **kwargs)
         states_BSW = self.post_layernorm(output.last_hidden_state)
         summary_BW = states_BSW[:, 0] + states_BSW[:, 1:].amax(1)
-        states_BSW = torch.cat([summary_BW[:, None], states_BSW[:, 1:]], 1)
+        patches_BPW = states_BSW[:, 1:] + self.places.weight
+        states_BSW = torch.cat([summary_BW[:, None], patches_BPW], 1)
         return BaseModelOutputWithPooling(last_hidden_state=states_BSW, pooler_output=states_BSW[:, 0])
 
 

@@ -167,7 +167,7 @@ def corpus_section(corpus: Mapping[str, Any], uris: Uris) -> str:
 
 
 def _drawn(line: Mapping[str, Any], uris: Uris) -> str:
-    fields = (("query", "查询"), ("title", "标题"), ("content", "正文"), ("captions", "描述"))
+    fields = (("query", "查询"), ("title", "标题"), ("content", "正文"), ("captions", "描述"), ("details", "细节"))
     texts = []
     for field, chinese in fields:
         value = line.get(field) or []
