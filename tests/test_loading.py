@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccmb.data.loading import BatchPlan, TrainingSet, training_batches
+from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pictures import Pictures
 from ccmb.data.transforms import Augmentation, speaks_of_sides
 from ccmb.errors import CcmbError
@@ -152,14 +152,35 @@ def test_workers_change_nothing(pictures):
 
 def test_epochs_vary_pixels_and_texts(pictures):
     dataset = TrainingSet([Sample("0.png", ("一", "二", "三"))], pictures, 8, Augmentation(flip=True), seed=0)
-    items = [dataset[epoch, 0] for epoch in range(40)]
+    items = [dataset[epoch, 0, None] for epoch in range(40)]
     assert {text for _, text, _ in items} == {"一", "二", "三"}
     assert {int(pixels[0, 0, 0]) for pixels, _, _ in items} == {0, 255}
 
 
+def test_a_batch_draws_from_the_field_of_its_step(pictures):
+    by_field = (("长",), ("短",))
+    samples = [Sample(f"{n}.png", ("长", "短"), fields=by_field) for n in range(11)]
+    samples.append(Sample("0.png", ("长",), fields=(("长",), ())))
+    dataset = TrainingSet(samples, pictures, 8, Augmentation(), seed=0)
+    batches = training_batches(dataset, BatchPlan(samples, 12, 0), 0, 6, list, field_of=lambda step: step % 2)
+    for step, batch in enumerate(batches):
+        for _, text, index in batch:
+            assert text == ("短" if step % 2 and index != 11 else "长")
+
+
+@given(st.integers(0, 9), st.integers(0, 99), st.integers(0, 10**6))
+def test_fields_join_at_their_steps_and_share_the_rest_evenly(first, second, seed):
+    plan = FieldPlan((second, 0, first), seed)
+    drawn = [plan(step) for step in range(100 + 300)]
+    assert drawn == [FieldPlan((second, 0, first), seed)(step) for step in range(400)]
+    assert 2 not in drawn[:first]
+    assert 0 not in drawn[:second]
+    assert all(60 < drawn[100:].count(field) < 140 for field in range(3))
+
+
 def test_an_unreadable_picture_becomes_its_reason(pictures):
     dataset = TrainingSet([Sample("bad.png", ("猫",))], pictures, 8, Augmentation(), seed=0)
-    assert "bad.png: not a picture" in dataset[0, 0]
+    assert "bad.png: not a picture" in dataset[0, 0, None]
 
 
 @settings(max_examples=40, deadline=None)
@@ -170,7 +191,7 @@ def test_a_picture_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tm
     image.paste((255, 255, 255), (4, 0, 8, 8))
     image.save(folder / "a.png")
     dataset = TrainingSet([Sample("a.png", tuple(texts))], Pictures.open(folder), 8, Augmentation(flip=True), seed)
-    mirrored = {bool(dataset[epoch, 0][0][0, 0, 0]) for epoch in range(20)}
+    mirrored = {bool(dataset[epoch, 0, None][0][0, 0, 0]) for epoch in range(20)}
     assert mirrored == ({False} if any(map(speaks_of_sides, texts)) else {False, True})
 
 
@@ -183,7 +204,7 @@ def test_other_lines_and_near_duplicates_keep_a_picture_from_being_mirrored(pict
         Sample("3.png", ("船",)),
     ]
     dataset = TrainingSet(samples, pictures, 8, Augmentation(flip=True), seed=0)
-    mirrored = [any(dataset[epoch, index][0][0, 0, 0] for epoch in range(30)) for index in range(5)]
+    mirrored = [any(dataset[epoch, index, None][0][0, 0, 0] for epoch in range(30)) for index in range(5)]
     assert mirrored == [False, False, False, False, True]
 
 

@@ -33,7 +33,14 @@ def test_every_line_becomes_the_sample_it_describes(tmp_path_factory, lines, asc
     content = newline.join(json.dumps(line, ensure_ascii=ascii_only) for line in lines)
     path.write_bytes(b"\xef\xbb\xbf" + content.encode())
     expected = [
-        Sample(line["image"], tuple(line["texts"]), line["split"], line["group"], {"note": line["note"]})
+        Sample(
+            line["image"],
+            tuple(line["texts"]),
+            line["split"],
+            line["group"],
+            {"note": line["note"]},
+            (tuple(line["texts"]),),
+        )
         for line in lines
     ]
     assert read_pairs(path) == expected
@@ -53,6 +60,9 @@ def test_texts_of_several_fields_are_joined_in_order_and_stripped(tmp_path):
         {"image": "b", "captions": ["山"]},
     )
     assert [s.texts for s in read_pairs(path, fields=["captions", "title"])] == [("日落", "海", "海边"), ("山",)]
+    assert [s.fields for s in read_pairs(path, fields=["captions", "title"])] == [
+        (("日落", "海"), ("海边",)), (("山",), ()),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,11 @@ def test_lists_mappings_and_nothing_can_be_given(load):
         ("optimizer.lr=.inf", r"'optimizer\.lr' = inf: .*finite"),
         ("optimizer.betas=[0.9]", r"override 'optimizer\.betas=\[0\.9\]'.*betas"),
         ("training.precision=fp16", r"'training\.precision' = 'fp16': .*'bf16' or 'fp32'"),
+        (
+            "data.field_starts=[0.5]",
+            r"'data\.field_starts' = \[0\.5\]: .*one share in \[0, 1\] for each of the 1 fields",
+        ),
+        ("data.field_starts=[0, 0.5]", r"'data\.field_starts' = \[0, 0\.5\]: .*one share"),
         ("training=5", r"'training' = 5"),
         ("training.steps", "write key=value"),
         ("=5", "write key=value"),

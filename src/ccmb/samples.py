@@ -15,6 +15,8 @@ class Sample:
         split: "train", "val", "test" or another name the data uses.
         group: samples with equal groups are near-duplicates that a batch should hold together; None stands alone.
         extra: what else the line of the data file says.
+        fields: the same texts by the field they come from, in the order in which the fields were asked for; a field
+            that the line lacks is empty.
     """
 
     image: str
@@ -22,3 +24,4 @@ class Sample:
     split: str = "train"
     group: str | None = None
     extra: dict[str, object] | None = None
+    fields: tuple[tuple[str, ...], ...] = ()

@@ -9,6 +9,7 @@ import random
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,30 @@ def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
         room = max(0, room - len(group)) or batch
 
 
+@dataclass(frozen=True, slots=True)
+class FieldPlan:
+    """From which text field the batch of a step draws: evenly from those that have joined.
+
+    Attributes:
+        joins: the step at which each field joins; one of them is 0.
+        seed: of the draw.
+    """
+
+    joins: tuple[int, ...]
+    seed: int
+
+    def __call__(self, step: int) -> int:
+        joined = [field for field, join in enumerate(self.joins) if step >= join]
+        return random.Random(f"{self.seed}/field/{step}").choice(joined)
+
+
+# An epoch, a sample's index, and a text field or None for all.
+Key = tuple[int, int, int | None]
+
+
 class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
-    """Samples by (epoch, index): augmented pixels, one of the texts, and the sample's index; or, where the picture
-    cannot be read, its name and why."""
+    """Samples by key: augmented pixels, one of the texts, and the sample's index; or, where the picture cannot be
+    read, its name and why. A sample that has no text of the field gives one of another."""
 
     def __init__(
         self, samples: Sequence[Sample], pictures: Pictures, size: int, augmentation: Augmentation, seed: int
@@ -98,11 +120,11 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
         # negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, str, int] | str:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> tuple[np.ndarray, str, int] | str:
+        epoch, index, field = key
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        text = rng.choice(sample.texts)
+        text = rng.choice((sample.fields[field] if field is not None else ()) or sample.texts)
         try:
             image = self.pictures.load(sample.image)
         except UnreadablePicture as error:
@@ -117,15 +139,22 @@ def training_batches(
     stop: int,
     collate: Callable[[list[Any]], Any],
     workers: int = 0,
+    field_of: Callable[[int], int | None] = lambda step: None,
 ) -> Iterator[Any]:
     """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order.
+
+    Args:
+        field_of: the text field of a step, or None for all.
 
     Raises:
         CcmbError: a worker was killed.
     """
     loader = DataLoader(
         dataset,
-        batch_sampler=plan.batches(start, stop),
+        batch_sampler=(
+            [(epoch, index, field_of(step)) for epoch, index in batch]
+            for step, batch in zip(range(start, stop), plan.batches(start, stop), strict=True)
+        ),
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

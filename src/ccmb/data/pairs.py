@@ -34,10 +34,11 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         splits.add(here)
         if split is not None and here != split:
             continue
-        texts = tuple(_texts(line, fields, where))
+        by_field = _texts(line, fields, where)
+        texts = tuple(text for of_field in by_field for text in of_field)
         extra = {key: value for key, value in line.items() if key not in {"image", "split", "group", *fields}}
         group = line.get("group")
-        samples.append(Sample(image, texts, here, None if group is None else str(group), extra))
+        samples.append(Sample(image, texts, here, None if group is None else str(group), extra, by_field))
     if not samples:
         if not splits:
             raise CcmbError(f"{path}: the file has no lines")
@@ -47,21 +48,23 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
     return samples
 
 
-def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> Iterable[str]:
-    present = [field for field in fields if field in line]
-    if not present:
+def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> tuple[tuple[str, ...], ...]:
+    """The texts of each field; none of a field that the line lacks."""
+    if not any(field in line for field in fields):
         known = [key for key, value in line.items() if key not in {"image", "split", "group"} and _is_text(value)]
         raise CcmbError(f"{where}: no text field '{', '.join(fields)}'; the line has: {', '.join(known) or 'none'}")
-    for field in present:
-        value = line[field]
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not texts:
-            raise CcmbError(f'{where}: "{field}" must be a text or a list of texts')
-        for position, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise CcmbError(f'{where}: "{field}"[{position}] is not a text or empty; remove it or write one')
-            _check_unicode(text, f'{where}: "{field}"[{position}]')
-            yield text.strip()
+    return tuple(tuple(_texts_of(line[field], f'{where}: "{field}"')) if field in line else () for field in fields)
+
+
+def _texts_of(value: object, where: str) -> Iterable[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts:
+        raise CcmbError(f"{where} must be a text or a list of texts")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise CcmbError(f"{where}[{position}] is not a text or empty; remove it or write one")
+        _check_unicode(text, f"{where}[{position}]")
+        yield text.strip()
 
 
 def _check_unicode(text: str, where: str) -> None:

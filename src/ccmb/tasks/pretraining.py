@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ccmb.data.loading import BatchPlan, TrainingSet, training_batches
+from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.transforms import normalise
@@ -207,11 +207,14 @@ def _batches(
     dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
     group_from = round(recipe.data.group_start * recipe.training.steps)
     plan = BatchPlan(samples, recipe.training.batch, seed, group_from)
+    starts = recipe.data.field_starts
+    joins = None if starts is None else tuple(round(share * recipe.training.steps) for share in starts)
+    field_of = (lambda step: None) if joins is None else FieldPlan(joins, seed)
     listed = set(unreadable_pictures(out))
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         for batch, unreadable in training_batches(
-            dataset, plan, start, stop, Collate(processor, samples), recipe.data.workers
+            dataset, plan, start, stop, Collate(processor, samples), recipe.data.workers, field_of
         ):
             if new := set(unreadable) - listed:
                 listed.update(new)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean
@@ -29,12 +29,25 @@ class DataRecipe(Part):
     pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
     images: str = Field("images.tar", description="the tar or sub-folder of pictures in the folder")
     fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")
+    field_starts: list[float] | None = Field(
+        None,
+        description="share of the training after which each of the fields joins; the texts of a batch are then all of "
+        "one field, drawn evenly from those that have joined; without it each pair draws from all fields",
+    )
     split: str = "train"
     group_start: float = Field(
         0.0, ge=0, le=1, description="share of the training after which near-duplicates stand together in a batch"
     )
     workers: int = Field(1, ge=0, description="processes that read and augment ahead; 0 reads in the training process")
     augmentation: Augmentation = Augmentation()
+
+    @field_validator("field_starts")
+    @classmethod
+    def _one_start_for_each_field(cls, starts: list[float] | None, info: ValidationInfo) -> list[float] | None:
+        count = len(info.data.get("fields", ()))
+        if starts is not None and (len(starts) != count or min(starts) != 0 or max(starts) > 1):
+            raise ValueError(f"needs one share in [0, 1] for each of the {count} fields, at least one of them 0")
+        return starts
 
 
 class ModelRecipe(Part):
