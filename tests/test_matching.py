@@ -37,22 +37,22 @@ def test_minimal_pairs_are_scored_as_the_model_scores_each_text(batch: int, cros
     with torch.no_grad():
         images = model.encode_image(data.pixel_values)
         found = score_minimal_pairs(model, processor, images, PAIRS, batch)
-        assert (found.match is None) == (cross_layers == 0)
+        assert (found.ranking is None) == (cross_layers == 0)
         for number, pair in enumerate(PAIRS):
             for column, text in enumerate((pair.text, pair.false_text)):
                 encoded = model.encode_text(**processor.texts([text]))
                 cosine = encoded.embed[0] @ images.embed[pair.image_index]
                 torch.testing.assert_close(found.cosine[number, column], cosine)
-                if found.match is not None:
+                if found.ranking is not None:
                     index = torch.tensor([pair.image_index]), torch.tensor([0])
-                    expected = model.rank(images, encoded, *index).score[0]
-                    torch.testing.assert_close(found.match[number, column], expected)
+                    expected = cosine + model.rank(images, encoded, *index).score[0]
+                    torch.testing.assert_close(found.ranking[number, column], expected)
 
 
 def test_report_counts_strictly_higher_true_texts_by_stage_and_swap() -> None:
     cosine = torch.tensor([[0.5, 0.4], [0.3, 0.3], [0.1, 0.2]])
-    match = torch.tensor([[0.0, 0.0], [0.9, 0.1], [0.5, 0.45]])
-    report = minimal_pair_report(PAIRS, MinimalPairScores(cosine, match))
+    ranking = torch.tensor([[0.5, 0.4], [1.2, 0.4], [0.6, 0.65]])
+    report = minimal_pair_report(PAIRS, MinimalPairScores(cosine, ranking))
     assert report == {
         "pairs": 3,
         "pre_ranking": {"all": 33.33, "colour": 50.0, "place": 0.0},

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.ranking import Match
 from ccmb.report import examples as examples_module
 from ccmb.report.curves import Frame, line_chart, moving_mean, ticks
 from ccmb.report.examples import choose, gather_examples
@@ -282,11 +283,14 @@ def _evaluation(ranks: Ranks, scores: MinimalPairScores) -> Evaluation:
 
 def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     match = torch.tensor([0.9, 0.1, 0.2])
-    monkeypatch.setattr(examples_module, "rank_pairs", lambda model, images, texts, image, text: match[image])
+    monkeypatch.setattr(
+        examples_module, "rank_pairs", lambda model, images, texts, image, text: Match(match[image], match[image])
+    )
     model: Any = torch.nn.Identity()
     model.can_rank = True
+    model.config = SimpleNamespace(ranking_rule="sum")
     ranks = Ranks(torch.tensor([2, 1, 1]), torch.tensor([1, 2, 1]))
-    scores = MinimalPairScores(torch.tensor([[0.5, 0.6]]), torch.tensor([[0.9, 0.1]]))
+    scores = MinimalPairScores(torch.tensor([[0.5, 0.6]]), torch.tensor([[1.4, 0.7]]))
     found = gather_examples(_evaluation(ranks, scores), model, depth=2, seed=0)
     searches = found["searches"]
     assert (searches["queries"], searches["mended"], searches["worsened"]) == (3, 1, 1)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ccmb.r2d2.configuration import RankingRule
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.tasks.retrieval import (
     Direction,
@@ -100,14 +101,18 @@ def test_gallery_holds_every_text_in_order_beside_its_picture(batch: int) -> Non
 def brute_force(model: R2D2Model, gallery: Gallery, direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines, final scores and relevance of everything with everything, as (queries, items)."""
     count_texts, count_images = len(gallery.texts), len(gallery.images)
-    cosine, match = torch.empty(count_texts, count_images), torch.empty(count_texts, count_images)
+    cosine, final = torch.empty(count_texts, count_images), torch.empty(count_texts, count_images)
     for t in range(count_texts):
         for i in range(count_images):
             cosine[t, i] = gallery.texts.embed[t] @ gallery.images.embed[i]
-            match[t, i] = model.rank(gallery.images, gallery.texts, torch.tensor([i]), torch.tensor([t])).score
+            out = model.rank(gallery.images, gallery.texts, torch.tensor([i]), torch.tensor([t]))
+            if model.config.ranking_rule == "sum":
+                final[t, i] = cosine[t, i] + out.score
+            else:
+                log_odds = [logits.log_softmax(1) for logits in (out.logits_text_image, out.logits_image_text)]
+                final[t, i] = cosine[t, i] / model.temperature + sum(of[0, 1] - of[0, 0] for of in log_odds)
     relevant = gallery.image_of_text[:, None] == torch.arange(count_images)
-    tables = cosine, cosine + match, relevant
-    return tables if direction == "text_to_image" else (cosine.T, (cosine + match).T, relevant.T)
+    return (cosine, final, relevant) if direction == "text_to_image" else (cosine.T, final.T, relevant.T)
 
 
 def best_rank(scores: Tensor, relevant: Tensor) -> int:
@@ -116,9 +121,13 @@ def best_rank(scores: Tensor, relevant: Tensor) -> int:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("rule", ["sum", "log_odds"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 8, 100])
-def test_ranks_of_both_stages_equal_a_plain_computation_on_everything(direction: Direction, depth: int) -> None:
+def test_ranks_of_both_stages_equal_a_plain_computation_on_everything(
+    direction: Direction, rule: RankingRule, depth: int
+) -> None:
     model = tiny_model()
+    model.config.ranking_rule = rule
     with torch.inference_mode():
         gallery = gallery_of(model)
         cosine, final, relevant = brute_force(model, gallery, direction)
@@ -165,8 +174,22 @@ def test_pairs_in_batches_score_as_in_one(batch: int) -> None:
     gallery = gallery_of(model)
     index = torch.tensor([0, 4, 4, 2, 0]), torch.tensor([7, 0, 1, 1, 7])
     with torch.inference_mode():
-        expected = model.rank(gallery.images, gallery.texts, *index).score
-        torch.testing.assert_close(rank_pairs(model, gallery.images, gallery.texts, *index, batch), expected)
+        expected = model.rank(gallery.images, gallery.texts, *index)
+        found = rank_pairs(model, gallery.images, gallery.texts, *index, batch)
+        torch.testing.assert_close(found.score, expected.score)
+        torch.testing.assert_close(found.log_odds, expected.log_odds)
+
+
+def test_a_second_stage_that_knows_nothing_changes_no_order_by_log_odds() -> None:
+    model = tiny_model()
+    model.config.ranking_rule = "log_odds"
+    for head in (model.text_image_match, model.image_text_match):
+        torch.nn.init.zeros_(head.weight)
+    gallery = gallery_of(model)
+    for direction in DIRECTIONS:
+        ranks = two_stage_ranks(model, gallery, direction, depth=4)
+        assert ranks.ranking is not None
+        assert torch.equal(ranks.pre_ranking, ranks.ranking)
 
 
 def test_report_holds_both_directions_and_stages_and_the_mean_of_their_recalls() -> None:

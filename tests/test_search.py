@@ -170,7 +170,7 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     assert [hit.name for hit in hits] == [f"{number}.png" for number in expected]
     assert torch.tensor([hit.cosine for hit in hits]).allclose(cosine[expected], atol=1e-5)
     assert torch.tensor([hit.match for hit in hits]).allclose(match[expected], atol=1e-5)
-    assert all(hit.score == hit.cosine + hit.match for hit in hits)
+    assert all(hit.score == pytest.approx(hit.cosine + hit.match, abs=1e-5) for hit in hits)
     assert [hit.name for hit in unranked] == [f"{number}.png" for number in candidates[:k]]
     assert all(hit.match is None and hit.score == hit.cosine for hit in unranked)
 
@@ -203,7 +203,9 @@ def test_pictures_gone_since_indexing_keep_their_cosine_and_are_marked(pictures,
     whole = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
     (pictures / "冬/0.png").unlink()
     (pictures / "夏/1.png").write_bytes(b"damaged")
-    hits = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
+    found = search_index(index, text=TEXTS[0], k=COUNT)
+    assert [hit.missing for hit in found] == [False] * (COUNT - 2) + [True] * 2  # they come last
+    hits = {hit.name: hit for hit in found}
     assert {name for name, hit in hits.items() if hit.missing} == {"冬/0.png", "夏/1.png"}
     for name, hit in hits.items():
         assert hit.cosine == pytest.approx(whole[name].cosine, abs=1e-6)
@@ -346,7 +348,7 @@ def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_p
 
 def test_the_contact_sheet_shows_the_hits_and_a_grey_square_for_a_lost_one(tmp_path):
     Image.new("RGB", (40, 20), "red").save(tmp_path / "红.png")
-    hits = [Hit("红.png", tmp_path, 0.5, 0.9), Hit("gone.png", tmp_path, 0.4, missing=True)]
+    hits = [Hit("红.png", tmp_path, 0.5, 1.4, 0.9), Hit("gone.png", tmp_path, 0.4, 0.4, missing=True)]
     contact_sheet(hits, tmp_path / "sheets/sheet.png")
     sheet = Image.open(tmp_path / "sheets/sheet.png")
     colours = [sheet.getpixel((8 + 96 + place * 200, 8 + 96)) for place in range(2)]

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 # Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -85,6 +85,10 @@ def evaluate(
     text_field: Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
     limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
+    ranking_rule: Annotated[
+        Literal["sum", "log_odds"] | None,
+        typer.Option(help="Score the second stage by this rule instead of the model's own."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
     """Measure both stages of retrieval on own pairs.
@@ -97,6 +101,8 @@ def evaluate(
 
     pictures = images or _pictures_beside(data)
     network, processor = load_model(model)
+    if ranking_rule:
+        network.config.ranking_rule = ranking_rule
     fields = text_field or ["texts"]
     report = run_evaluation(network, processor, data, pictures, split, fields, depth, limit_texts).report
     if json_file:
@@ -160,7 +166,7 @@ def search(
         + ("  (gone or unreadable)" if hit.missing else "")
         for place, hit in enumerate(hits, start=1)
     ]
-    values = [{**asdict(hit), "source": str(hit.source), "score": hit.score} for hit in hits]
+    values = [{**asdict(hit), "source": str(hit.source)} for hit in hits]
     _result(values, as_json, "\n".join(lines) or "nothing found")
 
 

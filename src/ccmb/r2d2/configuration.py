@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ccmb.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
+
+RankingRule = Literal["sum", "log_odds"]
 
 
 class R2D2Config(PreTrainedConfig):
@@ -24,6 +26,7 @@ class R2D2Config(PreTrainedConfig):
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
+        ranking_rule: how the second stage scores, see `ccmb.r2d2.ranking`: "sum" (the paper) or "log_odds".
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
 
@@ -46,6 +49,7 @@ class R2D2Config(PreTrainedConfig):
         max_text_tokens: int = 64,
         match_heads: bool = True,
         mlm_head: bool = True,
+        ranking_rule: RankingRule = "sum",
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
         temperature_max: float = 0.5,
@@ -61,6 +65,7 @@ class R2D2Config(PreTrainedConfig):
         self.max_text_tokens = max_text_tokens
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
+        self.ranking_rule = ranking_rule
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min
         self.temperature_max = temperature_max

@@ -72,6 +72,12 @@ class RankOutput:
     logits_image_text: Tensor
     states: Tensor
 
+    @property
+    def log_odds(self) -> Tensor:
+        """(N,) sum of both heads' log-odds of a match."""
+        both_N2 = self.logits_text_image + self.logits_image_text
+        return both_N2[:, 1] - both_N2[:, 0]
+
 
 class MaskedLanguageHead(nn.Module):
     """BERT's masked-language head; its output layer shares the text tower's word embeddings."""

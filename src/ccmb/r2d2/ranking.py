@@ -1,11 +1,42 @@
-"""Match scores of many pairs: what the second stage of evaluation and of search have in common."""
+"""The second stage's score of many pairs: what evaluation and search have in common.
+
+Two rules turn a pair's cosine s and the outputs of its match heads into the score that orders:
+
+- "sum", the paper's: s + match score, the mean of the two match probabilities.
+- "log_odds": s / temperature + the log-odds of both match heads. FGR's negatives are drawn by softmax(s / temperature),
+  so a match head that has learned its task perfectly says how much likelier a pair is than the first stage believes
+  (as in noise-contrastive estimation, Gutmann & Hyvarinen 2010). Added in these units, a second stage that knows
+  nothing changes nothing, where a cosine counts for next to nothing beside a match probability.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the match heads say of N pairs.
+
+    Attributes:
+        score: (N,) match score in [0, 1].
+        log_odds: (N,) sum of both heads' log-odds of a match.
+    """
+
+    score: Tensor
+    log_odds: Tensor
+
+
+def ranking_scores(model: R2D2Model, cosine_N: Tensor, match: Match) -> Tensor:
+    """(N,) what the second stage orders by, after the model's `ranking_rule`."""
+    if model.config.ranking_rule == "log_odds":
+        return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
+    return cosine_N + match.score
 
 
 def rank_pairs(
@@ -15,9 +46,9 @@ def rank_pairs(
     image_index_N: Tensor,
     text_index_N: Tensor,
     batch: int = 2048,
-) -> Tensor:
-    """Match scores (N,) of pairs picked by index, in batches that send only the items they need."""
-    scores = []
+) -> Match:
+    """Match N pairs picked by index, in batches that send only the items they need."""
+    scores, log_odds = [], []
     for start in range(0, len(image_index_N), batch):
         image_items, image_index = image_index_N[start : start + batch].unique(return_inverse=True)
         text_items, text_index = text_index_N[start : start + batch].unique(return_inverse=True)
@@ -31,4 +62,5 @@ def rank_pairs(
                 pair_images.to(device), pair_texts.to(device), image_index.to(device), text_index.to(device)
             )
         scores.append(output.score.cpu())
-    return torch.cat(scores)
+        log_odds.append(output.log_odds.cpu())
+    return Match(torch.cat(scores), torch.cat(log_odds))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.ranking import rank_pairs
+from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.tasks.evaluation import Evaluation
 from ccmb.training.trainer import inference
 
@@ -87,8 +87,8 @@ def _best_pictures(evaluation: Evaluation, model: R2D2Model, text: int, depth: i
     rows = {"pre_ranking": top.indices[:PICTURES_A_ROW].tolist()}
     if model.can_rank:
         with inference(model):
-            match_K = rank_pairs(model, gallery.images, gallery.texts, top.indices, torch.full_like(top.indices, text))
-        order = (top.values + match_K).argsort(descending=True, stable=True)
+            match = rank_pairs(model, gallery.images, gallery.texts, top.indices, torch.full_like(top.indices, text))
+        order = ranking_scores(model, top.values, match).argsort(descending=True, stable=True)
         rows["ranking"] = top.indices[order][:PICTURES_A_ROW].tolist()
     return rows
 
@@ -97,9 +97,7 @@ def _minimal_pairs(evaluation: Evaluation, seed: int, count: int = 6, worse: int
     scores = evaluation.minimal_pair_scores
     if scores is None:
         return []
-    stages = {"pre_ranking": scores.cosine}
-    if scores.match is not None:
-        stages["ranking"] = scores.cosine + scores.match
+    stages = scores.stages
     right = {stage: (of[:, 0] > of[:, 1]).tolist() for stage, of in stages.items()}
     return [
         {

@@ -102,9 +102,9 @@ def minimal_pairs_section(
     bars = "".join(_bars(report, swap, stages) for swap in kinds)
     how = paragraph(
         f"示例：一半抽自排序改对的，一半随机抽取，另加排序改错的（随机种子 {seed}）。"
-        "得分：预排序为余弦，排序为余弦加匹配分。",
+        "得分：预排序为余弦，排序为第二阶段的排序分。",
         "Examples: half drawn from those that ranking mended, half at random, then some that it made worse "
-        f"(seed {seed}). Scores: cosine for pre-ranking, cosine + match score for ranking.",
+        f"(seed {seed}). Scores: cosine for pre-ranking, the second stage's for ranking.",
         "note",
     )
     cards = "".join(_pair(pair, uris) for pair in pairs)

@@ -15,7 +15,7 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs
+from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.search.index import IndexRecord
 from ccmb.search.sources import Sources
 from ccmb.search.store import VectorStore, is_local
@@ -31,6 +31,7 @@ class Hit:
     Attributes:
         name, source: its name within the folder or tar `source`.
         cosine: of its embedding with the query's, in [-1, 1].
+        score: what hits are ordered by: the cosine, or where the second stage ranked it, its score by the model's rule.
         match: match score with the query text in [0, 1]; None where the second stage did not rank it.
         missing: the picture was to be ranked, but it is gone or unreadable now.
     """
@@ -38,13 +39,9 @@ class Hit:
     name: str
     source: Path
     cosine: float
+    score: float
     match: float | None = None
     missing: bool = False
-
-    @property
-    def score(self) -> float:
-        """What hits are ordered by: cosine + match score, as in the paper's re-ranking."""
-        return self.cosine + (self.match or 0.0)
 
 
 class SearchEngine:
@@ -64,9 +61,10 @@ class SearchEngine:
     ) -> list[Hit]:
         """The best k pictures for a text, a picture or both, best first.
 
-        A text is pre-ranked by cosine, and the best `depth` are ranked by cosine + match score. A picture alone is
+        A text is pre-ranked by cosine, and the best `depth` are ranked by the model's rule. A picture alone is
         pre-ranked only: the cross encoders match pictures with texts. Given both, the mean of the two embeddings
-        pre-ranks and the text ranks. A model without cross encoders pre-ranks only.
+        pre-ranks and the text ranks. A model without cross encoders pre-ranks only. Hits that could not be ranked
+        come last.
 
         Raises:
             UsageError: there is neither text nor picture, or the text is empty or not UTF-8.
@@ -83,11 +81,11 @@ class SearchEngine:
             ranks = rank and encoded_text is not None and self.model.can_rank
             query_D = F.normalize(torch.stack(embeds).mean(0), dim=0).cpu()
             found = self.store.search(query_D, max(k, depth) if ranks else k)
-            hits = [Hit(near.entry.name, Path(near.entry.source), near.cosine) for near in found]
+            hits = [Hit(near.entry.name, Path(near.entry.source), near.cosine, near.cosine) for near in found]
             if ranks and encoded_text is not None:
                 batches = (hits[start : start + BATCH] for start in range(0, len(hits), BATCH))
                 hits = [hit for batch in batches for hit in self._match(batch, encoded_text)]
-        return sorted(hits, key=lambda hit: -hit.score)[:k]
+        return sorted(hits, key=lambda hit: (hit.missing, -hit.score))[:k]
 
     def _match(self, hits: Sequence[Hit], text: TowerOutput) -> list[Hit]:
         """The same hits with their match scores.
@@ -102,13 +100,15 @@ class SearchEngine:
                 pixels[place] = self.processor.images([self._sources.load(hit.source, hit.name)])
             except CcmbError:
                 continue
-        matches: dict[int, float] = {}
+        ranked = [replace(hit, missing=True) for hit in hits]
         if pixels:
             index_N = torch.arange(len(pixels))
             encoded = self._encode(list(pixels.values()))
-            scores = rank_pairs(self.model, encoded, text, index_N, torch.zeros_like(index_N))
-            matches = dict(zip(pixels, scores.tolist(), strict=True))
-        return [replace(hit, match=matches.get(place), missing=place not in matches) for place, hit in enumerate(hits)]
+            match = rank_pairs(self.model, encoded, text, index_N, torch.zeros_like(index_N))
+            scores = ranking_scores(self.model, torch.tensor([hits[place].cosine for place in pixels]), match)
+            for place, score, of_match in zip(pixels, scores.tolist(), match.score.tolist(), strict=True):
+                ranked[place] = replace(hits[place], score=score, match=of_match)
+        return ranked
 
     def _encode(self, pixels: list[Tensor]) -> TowerOutput:
         return self.model.encode_image(torch.cat(pixels).to(self.model.device))

@@ -65,6 +65,8 @@ def evaluate(
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
     ranks = ranks_both_ways(model, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
+    if model.can_rank:
+        report["ranking_rule"] = model.config.ranking_rule
     scores = None
     if minimal_pairs:
         scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
@@ -112,5 +114,5 @@ def _random_pair_auc(model: R2D2Model, gallery: Gallery, pairs: int = 2000) -> f
     step = torch.randint(1, len(gallery.images), (count,), generator=generator)
     wrong = (right + step) % len(gallery.images)
     with inference(model):
-        scores = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), text.repeat(2))
-    return auc(scores, torch.arange(2 * count) < count)
+        match = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), text.repeat(2))
+    return auc(match.score, torch.arange(2 * count) < count)

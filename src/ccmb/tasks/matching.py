@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs
+from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.training.trainer import inference
 
 
@@ -27,17 +27,24 @@ class MinimalPair:
 
 @dataclass(frozen=True, slots=True)
 class MinimalPairScores:
-    """Scores (P, 2) of the true and the false text by both stages; `match` is None without cross encoders."""
+    """Scores (P, 2) of the true and the false text, by which each stage orders; `ranking` is None without cross
+    encoders."""
 
     cosine: Tensor
-    match: Tensor | None
+    ranking: Tensor | None
+
+    @property
+    def stages(self) -> dict[str, Tensor]:
+        """The scores by the name of their stage."""
+        second = {} if self.ranking is None else {"ranking": self.ranking}
+        return {"pre_ranking": self.cosine, **second}
 
 
 def score_minimal_pairs(
     model: R2D2Model, processor: R2D2Processor, images: TowerOutput, pairs: Sequence[MinimalPair], batch: int = 256
 ) -> MinimalPairScores:
     """Score both texts of every pair against its picture; `images` are the encoded pictures."""
-    cosines, matches = [], []
+    cosines, ranking = [], []
     with inference(model):
         for start in range(0, len(pairs), batch):
             chunk = pairs[start : start + batch]
@@ -46,20 +53,15 @@ def score_minimal_pairs(
             index = torch.tensor([pair.image_index for pair in chunk]).repeat_interleave(2)
             cosines.append((texts.embed * images.embed[index]).sum(1))
             if model.can_rank:
-                matches.append(rank_pairs(model, images, texts, index, torch.arange(len(texts))))
-    return MinimalPairScores(torch.cat(cosines).view(-1, 2), torch.cat(matches).view(-1, 2) if matches else None)
+                match = rank_pairs(model, images, texts, index, torch.arange(len(texts)))
+                ranking.append(ranking_scores(model, cosines[-1], match))
+    return MinimalPairScores(torch.cat(cosines).view(-1, 2), torch.cat(ranking).view(-1, 2) if ranking else None)
 
 
 def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores) -> dict[str, object]:
-    """Share of pairs, in percent, whose true text scores strictly higher, by stage and by kind of swap.
-
-    The ranking stage decides by cosine + match score, the same score that ranks.
-    """
-    stages = {"pre_ranking": scores.cosine}
-    if scores.match is not None:
-        stages["ranking"] = scores.cosine + scores.match
+    """Share of pairs, in percent, whose true text scores strictly higher, by stage and by kind of swap."""
     report: dict[str, object] = {"pairs": len(pairs)}
-    for stage, of_stage in stages.items():
+    for stage, of_stage in scores.stages.items():
         right = (of_stage[:, 0] > of_stage[:, 1]).tolist()
         by_swap: dict[str, list[bool]] = defaultdict(list)
         for pair, is_right in zip(pairs, right, strict=True):

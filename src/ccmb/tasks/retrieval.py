@@ -1,4 +1,4 @@
-"""Two-stage retrieval: pre-ranking by cosine, ranking of the top k by cosine + match score.
+"""Two-stage retrieval: pre-ranking by cosine, ranking of the top k by the model's rule (see `ccmb.r2d2.ranking`).
 
 Shapes: Q queries, G gallery items, K candidates per query. Nothing of size Q x G is ever held: queries go in chunks,
 and only their best K candidates and the place of the right answers are kept.
@@ -18,7 +18,7 @@ from torch import Tensor
 from ccmb.progress import progress
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs
+from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.training.trainer import inference
 
 RECALLS = (1, 5, 10)
@@ -131,7 +131,8 @@ def _rerank(
     queries = index_Q[:, None].expand_as(top.indices)
     image_index, text_index = (top.indices, queries) if by_text else (queries, top.indices)
     match = rank_pairs(model, gallery.images, gallery.texts, image_index.flatten(), text_index.flatten())
-    ranks_Q = pessimistic_ranks(top.values + match.view_as(top.values), relevant_QG.gather(1, top.indices))
+    scores_QK = ranking_scores(model, top.values.flatten(), match).view_as(top.values)
+    ranks_Q = pessimistic_ranks(scores_QK, relevant_QG.gather(1, top.indices))
     # Where no right answer is within K its first rank stays. So it does where only a tie at place K let one in.
     return torch.where(first_Q <= depth, ranks_Q, first_Q)
 
