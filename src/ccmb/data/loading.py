@@ -139,12 +139,12 @@ def training_batches(
     stop: int,
     collate: Callable[[list[Any]], Any],
     workers: int = 0,
-    field_of: Callable[[int], int | None] = lambda step: None,
+    field_of: Callable[[int], int] | None = None,
 ) -> Iterator[Any]:
     """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order.
 
     Args:
-        field_of: the text field of a step, or None for all.
+        field_of: the text field of a step; without it each pair draws from all fields.
 
     Raises:
         CcmbError: a worker was killed.
@@ -152,7 +152,7 @@ def training_batches(
     loader = DataLoader(
         dataset,
         batch_sampler=(
-            [(epoch, index, field_of(step)) for epoch, index in batch]
+            [(epoch, index, field_of(step) if field_of else None) for epoch, index in batch]
             for step, batch in zip(range(start, stop), plan.batches(start, stop), strict=True)
         ),
         collate_fn=collate,

@@ -207,9 +207,9 @@ def _batches(
     dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
     group_from = round(recipe.data.group_start * recipe.training.steps)
     plan = BatchPlan(samples, recipe.training.batch, seed, group_from)
-    starts = recipe.data.field_starts
-    joins = None if starts is None else tuple(round(share * recipe.training.steps) for share in starts)
-    field_of = (lambda step: None) if joins is None else FieldPlan(joins, seed)
+    starts, field_of = recipe.data.field_starts, None
+    if starts is not None:
+        field_of = FieldPlan(tuple(round(share * recipe.training.steps) for share in starts), seed)
     listed = set(unreadable_pictures(out))
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
