@@ -154,6 +154,11 @@ def test_an_unknown_tower_is_one_clear_error(tower: dict[str, Any]) -> None:
         tiny_config(vision_config=tower)
 
 
+def test_an_unknown_ranking_rule_is_one_clear_error() -> None:
+    with pytest.raises(UsageError, match="ranking_rule is 'product'; give one of sum, log_odds"):
+        tiny_config(ranking_rule="product")
+
+
 def whole_folder(path: Path) -> Path:
     tiny_model().save_pretrained(path)
     tiny_processor().save_pretrained(path)

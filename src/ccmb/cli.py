@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 # Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.errors import CcmbError, UsageError
+from ccmb.rules import RankingRule
 
 app = typer.Typer(
     name="ccmb",
@@ -86,7 +87,7 @@ def evaluate(
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
     limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
     ranking_rule: Annotated[
-        Literal["sum", "log_odds"] | None,
+        RankingRule | None,
         typer.Option(help="Score the second stage by this rule instead of the model's own."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, get_args
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ccmb.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
-
-RankingRule = Literal["sum", "log_odds"]
+from ccmb.rules import RankingRule
 
 
 class R2D2Config(PreTrainedConfig):
@@ -31,7 +30,7 @@ class R2D2Config(PreTrainedConfig):
             [0.001, 0.5]).
 
     Raises:
-        UsageError: a tower's "model_type" is missing or unknown to transformers.
+        UsageError: a tower's "model_type" is missing or unknown to transformers, or the ranking rule is unknown.
     """
 
     model_type = "r2d2"
@@ -65,6 +64,8 @@ class R2D2Config(PreTrainedConfig):
         self.max_text_tokens = max_text_tokens
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
+        if ranking_rule not in get_args(RankingRule):
+            raise UsageError(f"ranking_rule is {ranking_rule!r}; give one of {', '.join(get_args(RankingRule))}")
         self.ranking_rule = ranking_rule
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min

@@ -1,12 +1,12 @@
 """The second stage's score of many pairs: what evaluation and search have in common.
 
-Two rules turn a pair's cosine s and the outputs of its match heads into the score that orders:
+Two rules turn a pair's cosine and the outputs of its match heads into the score that orders:
 
-- "sum", the paper's: s + match score, the mean of the two match probabilities.
-- "log_odds": s / temperature + the log-odds of both match heads. FGR's negatives are drawn by softmax(s / temperature),
-  so a match head that has learned its task perfectly says how much likelier a pair is than the first stage believes
-  (as in noise-contrastive estimation, Gutmann & Hyvarinen 2010). Added in these units, a second stage that knows
-  nothing changes nothing, where a cosine counts for next to nothing beside a match probability.
+- "sum", the paper's: cosine + match score, the mean of the two match probabilities.
+- "log_odds" (our choice): s + the log-odds of both match heads, where s is cosine / temperature. FGR's negatives are
+  drawn by softmax(s), so a match head that has learned its task perfectly says how much likelier a pair is than the
+  first stage believes (as in noise-contrastive estimation, Gutmann & Hyvarinen 2010). Added in these units, a second
+  stage that knows nothing changes nothing, where a cosine counts for next to nothing beside a match probability.
 """
 
 from __future__ import annotations

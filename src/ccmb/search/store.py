@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -71,14 +71,13 @@ class VectorStore:
         """
         self.uri = str(uri)
         self._client = _connect(self.uri)
-        try:
+        with ExitStack() as until_open:
+            until_open.callback(self.close)
             with self._one_line_errors():
                 if not self._client.has_collection(COLLECTION):
                     self._create(dim)
                 self._client.load_collection(COLLECTION)
-        except BaseException:
-            self.close()
-            raise
+            until_open.pop_all()  # nothing failed: the store stays open
 
     def _create(self, dim: int) -> None:
         from pymilvus import DataType

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
+from ccmb.rules import RankingRule
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -60,9 +61,7 @@ class ModelRecipe(Part):
     cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
     cross_dropout: float = Field(0.1, ge=0, lt=1)
     max_text_tokens: int = Field(64, gt=2)
-    ranking_rule: Literal["sum", "log_odds"] = Field(
-        "sum", description="how the second stage scores; sum is the paper's"
-    )
+    ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
     initial_temperature: float = Field(0.07, gt=0)
     temperature_min: float = Field(0.001, gt=0)
     vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts")
