@@ -103,3 +103,22 @@ def test_without_masks_every_token_is_seen() -> None:
     index = torch.tensor([0, 2]), torch.tensor([1, 1])
     everything = cross(states, torch.ones_like(mask), context, torch.ones_like(context_mask), *index).first
     torch.testing.assert_close(cross(states, None, context, None, *index).first, everything)
+
+
+def test_gradients_of_items_in_many_pairs_repeat_bit_for_bit_with_several_threads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wide = CrossEncoder(2, 64, 4, 128, 64, 0.0)
+    states, context = (torch.randn(8, 30, 64, generator=generator, requires_grad=True) for _ in range(2))
+    state_index, context_index = (torch.randint(8, (300,), generator=generator) for _ in range(2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        grads = []
+        for _ in range(4):
+            first = wide(states, None, context, None, state_index, context_index).first
+            grads.append(torch.autograd.grad(first.pow(2).sum(), (states, context)))
+    finally:
+        torch.set_num_threads(before)
+    for grad in grads[1:]:
+        assert torch.equal(grad[0], grads[0][0])
+        assert torch.equal(grad[1], grads[0][1])

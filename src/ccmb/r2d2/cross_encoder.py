@@ -176,4 +176,8 @@ def _pick(values: Tensor, index: Tensor | slice) -> Tensor: ...
 @overload
 def _pick(values: None, index: Tensor | slice) -> None: ...
 def _pick(values: Tensor | None, index: Tensor | slice) -> Tensor | None:
-    return None if values is None else values[index]
+    if values is None:
+        return None
+    # Several pairs share an item. The gradient of plain indexing adds them up in an order that the threads decide;
+    # that of index_select in the order of the pairs, so that runs repeat bit for bit.
+    return values.index_select(0, index) if isinstance(index, Tensor) else values[index]
