@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
-from ccmb.rules import RankingRule
+from ccmb.choices import RankingRule
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,

@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.errors import CcmbError, UsageError
-from ccmb.rules import RankingRule
+from ccmb.choices import RankingRule
 
 app = typer.Typer(
     name="ccmb",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy
-from ccmb.r2d2.modeling import TwoTowers
+from ccmb.r2d2.modeling import R2D2Model, TwoTowers
 
 
 class EmaTeacher(TwoTowers, nn.Module):
@@ -24,8 +24,9 @@ class EmaTeacher(TwoTowers, nn.Module):
 
     PARTS = ("image_tower", "text_tower", "image_projection", "text_projection")
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: R2D2Model) -> None:
         super().__init__()
+        self.image_pooling, self.image_class_token = student.image_pooling, student.image_class_token
         for name in self.PARTS:
             self.add_module(name, copy.deepcopy(student.get_submodule(name)))
         self.requires_grad_(False).eval()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from ccmb.choices import ImagePooling, RankingRule, one_of
 from ccmb.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
-from ccmb.rules import RankingRule
+
+NO_CLASS_TOKEN = ("siglip_vision_model",)
 
 
 class R2D2Config(PreTrainedConfig):
@@ -18,6 +20,9 @@ class R2D2Config(PreTrainedConfig):
         vision_config, text_config: configurations of the towers, of any backbone that transformers knows
             (the paper's are a CLIP vision transformer and BERT-base). Dictionaries need a "model_type".
         embed_dim: width D of the shared embedding space (768 in the paper).
+        image_pooling: what of the image tower is projected into that space: "first" (the paper: its raw first token) or
+            "tower" (its own pooled output: CLIP's first token after the last norm, SigLIP's attention pooling). By
+            default "first", but "tower" for backbones without a class token.
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
         cross_heads, cross_ffn: shape of the cross encoders, whose width is the text tower's; by default also the
             text tower's.
@@ -30,7 +35,7 @@ class R2D2Config(PreTrainedConfig):
             [0.001, 0.5]).
 
     Raises:
-        UsageError: a tower's "model_type" is missing or unknown to transformers, or the ranking rule is unknown.
+        UsageError: a tower's "model_type" is missing or unknown to transformers, or another choice is unknown.
     """
 
     model_type = "r2d2"
@@ -41,6 +46,7 @@ class R2D2Config(PreTrainedConfig):
         vision_config: PreTrainedConfig | dict[str, Any] | None = None,
         text_config: PreTrainedConfig | dict[str, Any] | None = None,
         embed_dim: int = 768,
+        image_pooling: ImagePooling | None = None,
         cross_layers: int = 6,
         cross_heads: int | None = None,
         cross_ffn: int | None = None,
@@ -57,6 +63,8 @@ class R2D2Config(PreTrainedConfig):
         self.vision_config = _as_config("vision", vision_config, {"model_type": "clip_vision_model"})
         self.text_config = _as_config("text", text_config, {"model_type": "bert", "vocab_size": 21128})
         self.embed_dim = embed_dim
+        image_pooling = image_pooling or ("first" if self.image_class_token else "tower")
+        self.image_pooling: ImagePooling = one_of("image_pooling", image_pooling, ImagePooling)
         self.cross_layers = cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
@@ -64,13 +72,16 @@ class R2D2Config(PreTrainedConfig):
         self.max_text_tokens = max_text_tokens
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
-        if ranking_rule not in get_args(RankingRule):
-            raise UsageError(f"ranking_rule is {ranking_rule!r}; give one of {', '.join(get_args(RankingRule))}")
-        self.ranking_rule = ranking_rule
+        self.ranking_rule: RankingRule = one_of("ranking_rule", ranking_rule, RankingRule)
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min
         self.temperature_max = temperature_max
         super().__init__(**kwargs)
+
+    @property
+    def image_class_token(self) -> bool:
+        """Whether the image tower's first token sums the picture up; SigLIP's are all patches."""
+        return self.vision_config.model_type not in NO_CLASS_TOKEN
 
     @property
     def image_size(self) -> int:

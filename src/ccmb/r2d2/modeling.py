@@ -5,14 +5,16 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from ccmb.choices import ImagePooling
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput
 
@@ -79,6 +81,13 @@ class RankOutput:
         return both_N2[:, 1] - both_N2[:, 0]
 
 
+def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
+    """A backbone of random weights; where it is built with or without a pooling layer, `pooler` says which."""
+    kind: Any = MODEL_MAPPING[type(config)]
+    optional = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    return kind._from_config(config, **({"add_pooling_layer": pooler} if optional else {}))
+
+
 class MaskedLanguageHead(nn.Module):
     """BERT's masked-language head; its output layer shares the text tower's word embeddings."""
 
@@ -100,11 +109,17 @@ class TwoTowers:
     text_tower: PreTrainedModel
     image_projection: nn.Module
     text_projection: nn.Module
+    image_pooling: ImagePooling
+    image_class_token: bool
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised pictures (B, 3, S, S)."""
-        states = self.image_tower(pixel_values=pixel_values).last_hidden_state
-        return TowerOutput(_unit(self.image_projection(states[:, 0])), states)
+        output = self.image_tower(pixel_values=pixel_values)
+        states = output.last_hidden_state
+        pooled = states[:, 0] if self.image_pooling == "first" else output.pooler_output
+        if not self.image_class_token:  # the match heads read the first token: let it be one that sums up
+            states = torch.cat([pooled[:, None], states], 1)
+        return TowerOutput(_unit(self.image_projection(pooled)), states)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
@@ -124,9 +139,9 @@ class R2D2Model(TwoTowers, PreTrainedModel):
     def __init__(self, config: R2D2Config) -> None:
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
-        self.image_tower = AutoModel.from_config(vision)
-        # The official text tower carries BERT's unused pooler; a network of ours does not.
-        self.text_tower = AutoModel.from_config(text, add_pooling_layer=False)
+        self.image_pooling, self.image_class_token = config.image_pooling, config.image_class_token
+        self.image_tower = new_tower(vision, pooler=config.image_pooling == "tower")
+        self.text_tower = new_tower(text, pooler=False)
         self.image_projection = nn.Linear(vision.hidden_size, config.embed_dim)
         self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
-from ccmb.rules import RankingRule
+from ccmb.choices import RankingRule
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -1,0 +1,24 @@
+"""Named choices that configurations, recipes and the command line share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from ccmb.errors import UsageError, did_you_mean
+
+# How the second stage scores a pair; what each rule computes is said in `ccmb.r2d2.ranking`.
+RankingRule = Literal["sum", "log_odds"]
+# What of the image tower is projected into the shared space; see `R2D2Config`.
+ImagePooling = Literal["first", "tower"]
+
+
+def one_of(key: str, value: str, choices: Any) -> Any:
+    """The value, if it is one of a Literal's.
+
+    Raises:
+        UsageError: it is not; the message names the key and the choices.
+    """
+    known = list(get_args(choices))
+    if value not in known:
+        raise UsageError(f"{key} is {value!r}{did_you_mean(str(value), known)}; give one of {', '.join(known)}")
+    return value

@@ -1,0 +1,210 @@
+"""Official R2D2 and PRD2 checkpoints <-> R2D2Model (names as in yuxie11/R2D2 at c7127fa).
+
+The official network carries tensors that it never reads: the embeddings of both cross encoders, whose input is the
+towers' states, and BERT's pooler. `from_official` keeps them aside on the model as `official_unused`, so that
+`to_official` gives back every tensor bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ccmb.errors import CcmbError
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.modeling import R2D2Model
+
+# Official prefix -> ours.
+PREFIXES = {
+    "visual_encoder.": "image_tower.",
+    "text_encoder.": "text_tower.",
+    "vision_proj.": "image_projection.",
+    "text_proj.": "text_projection.",
+    "img_joint_proj.": "image_to_cross.",
+    "text_joint_layer.encoder.": "text_image_encoder.",
+    "img_joint_layer.encoder.": "image_text_encoder.",
+    "itm_head.": "text_image_match.",
+    "itm_head_i.": "image_text_match.",
+    "temp": "temperature",
+}
+UNUSED = re.compile(r"(text|img)_joint_layer\.embeddings\.|text_encoder\.pooler\.|.*\.position_ids$")
+HEAD_WIDTH = 64  # of every attention head in all official networks
+
+
+def from_official(state: Mapping[str, Tensor]) -> R2D2Model:
+    """The network of an official state dict, in evaluation mode; without cross encoders if it is PRD2's.
+
+    Its shape is read off the tensors. Those that no network reads are kept in `model.official_unused`.
+
+    Raises:
+        CcmbError: a tensor is missing, unknown or of another shape than the rest asks for; the message names it.
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    unused = {name: tensor for name, tensor in state.items() if UNUSED.match(name)}
+    used = {name: tensor for name, tensor in state.items() if name not in unused}
+    config = _read_config(used)
+    expected = {_official_name(name): tensor.shape for name, tensor in _empty(config).state_dict().items()}
+    if missing := sorted(set(expected) - set(used)):
+        raise CcmbError(f"the checkpoint lacks the tensor {missing[0]}{_and_more(missing)}")
+    if unknown := sorted(set(used) - set(expected)):
+        raise CcmbError(f"the checkpoint holds an unknown tensor {unknown[0]}{_and_more(unknown)}; it is not R2D2's")
+    for name, shape in expected.items():
+        if used[name].shape != shape:
+            raise CcmbError(f"tensor {name} is {tuple(used[name].shape)}, but the others ask for {tuple(shape)}")
+    ours = {_our_name(name): tensor for name, tensor in used.items()}
+    dtype = used["vision_proj.weight"].dtype
+    model: Any = R2D2Model.from_pretrained(None, config=config, state_dict=ours, dtype=dtype)
+    model.official_unused = unused
+    return model.eval()
+
+
+def to_official(model: R2D2Model, unused: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The official state dict of a network with a CLIP image tower and a BERT text tower.
+
+    Its masked-language head has no place there and is left out.
+
+    Args:
+        unused: the tensors that the official code holds but never reads; by default those that the model came with.
+            A network of our own has none: then the cross encoders get the text tower's embeddings, the pooler zeros.
+
+    Raises:
+        CcmbError: the towers are of another kind, or only one of the cross encoders is there.
+    """
+    kinds = model.config.vision_config.model_type, model.config.text_config.model_type
+    if kinds != ("clip_vision_model", "bert"):
+        raise CcmbError(f"towers are {kinds[0]} and {kinds[1]}; the official network has clip_vision_model and bert")
+    if model.config.image_pooling != "first":
+        raise CcmbError("the official network projects the image tower's first token; this one its pooled output")
+    unused = unused if unused is not None else getattr(model, "official_unused", None)
+    state = {
+        _official_name(name): tensor.detach().cpu()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("mlm_head.") and (model.can_rank or not name.startswith("text_image_encoder."))
+    }
+    return state | (dict(unused) if unused is not None else _stand_ins(state))
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a `.pth` file (read without running any code in it) or a `.safetensors` file.
+
+    Raises:
+        CcmbError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CcmbError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise CcmbError(f"{path}: not a whole safetensors file ({_one_line(error)})") from None
+    except Exception as error:  # whatever torch and pickle make of damaged or hostile bytes
+        reason = _one_line(error)
+        if "weights" in reason.lower():  # torch's advice to read it with its code is not ours
+            named = re.search(r"GLOBAL (\S+)|global (\S+)", reason)
+            found = f" ({(named[1] or named[2]).rstrip('.')})" if named else ""
+            raise CcmbError(f"{path}: refused, for it holds more than tensors and plain values{found}") from None
+        raise CcmbError(f"{path}: not a readable checkpoint ({reason})") from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if _named(content) else {}
+    if not tensors:
+        raise CcmbError(f"{path}: holds no named tensors")
+    return tensors
+
+
+def _read_config(state: Mapping[str, Tensor]) -> R2D2Config:
+    def shape(name: str, dimensions: int) -> torch.Size:
+        if name not in state:
+            raise CcmbError(f"the checkpoint lacks the tensor {name}; it is not R2D2's or PRD2's")
+        if state[name].dim() != dimensions:
+            raise CcmbError(f"tensor {name} has {state[name].dim()} dimensions; {dimensions} were expected")
+        return state[name].shape
+
+    def layers(prefix: str) -> int:
+        numbers = [int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix)]
+        return max(numbers, default=-1) + 1
+
+    width, _, patch, _ = shape("visual_encoder.embeddings.patch_embedding.weight", 4)
+    tokens, _ = shape("visual_encoder.embeddings.position_embedding.weight", 2)
+    vocabulary, text_width = shape("text_encoder.embeddings.word_embeddings.weight", 2)
+    return R2D2Config(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": width,
+            "intermediate_size": shape("visual_encoder.encoder.layers.0.mlp.fc1.weight", 2)[0],
+            "num_hidden_layers": layers("visual_encoder.encoder.layers."),
+            "num_attention_heads": max(1, width // HEAD_WIDTH),
+            "image_size": math.isqrt(tokens - 1) * patch,
+            "patch_size": patch,
+        },
+        text_config={
+            "model_type": "bert",
+            "vocab_size": vocabulary,
+            "hidden_size": text_width,
+            "intermediate_size": shape("text_encoder.encoder.layer.0.intermediate.dense.weight", 2)[0],
+            "num_hidden_layers": layers("text_encoder.encoder.layer."),
+            "num_attention_heads": max(1, text_width // HEAD_WIDTH),
+            "max_position_embeddings": shape("text_encoder.embeddings.position_embeddings.weight", 2)[0],
+            "type_vocab_size": shape("text_encoder.embeddings.token_type_embeddings.weight", 2)[0],
+            "pad_token_id": 0,
+        },
+        embed_dim=shape("vision_proj.weight", 2)[0],
+        cross_layers=layers("text_joint_layer.encoder.layer."),
+        mlm_head=False,
+    )
+
+
+def _empty(config: R2D2Config) -> R2D2Model:
+    with torch.device("meta"):
+        return R2D2Model(config)
+
+
+def _our_name(official: str) -> str:
+    for prefix, ours in PREFIXES.items():
+        if official.startswith(prefix):
+            return ours + official.removeprefix(prefix)
+    raise KeyError(official)
+
+
+def _official_name(ours: str) -> str:
+    for official, prefix in PREFIXES.items():
+        if ours.startswith(prefix):
+            return official + ours.removeprefix(prefix)
+    raise KeyError(ours)
+
+
+def _stand_ins(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the official code expects to find but never reads."""
+    width = state["text_proj.weight"].shape[1]
+    unused = {"text_encoder.pooler.dense.weight": torch.zeros(width, width)}
+    unused["text_encoder.pooler.dense.bias"] = torch.zeros(width)
+    for layer in ("text_joint_layer", "img_joint_layer"):
+        if f"{layer}.encoder.layer.0.output.dense.weight" not in state:
+            continue
+        for part in ("word_embeddings.weight", "position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"):
+            # Copies: safetensors does not write the same memory under two names.
+            unused[f"{layer}.embeddings.{part}"] = state[f"text_encoder.embeddings.{part}"].clone()
+    return unused
+
+
+def _named(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(name, str) for name in content)
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
