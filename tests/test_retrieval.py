@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.choices import RankingRule
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,

@@ -15,8 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
-from ccmb.errors import CcmbError, UsageError
 from ccmb.choices import RankingRule
+from ccmb.errors import CcmbError, UsageError
 
 app = typer.Typer(
     name="ccmb",

@@ -98,26 +98,16 @@ class Pictures(ABC):
         return data
 
     def load(self, name: str) -> Image.Image:
-        """The picture as RGB: turned as its EXIF says, transparency on white, deep grey scaled to 8 bits.
+        """The picture as RGB, see `decode`.
 
         Raises:
-            UnreadablePicture: see `raw`; or it is not a picture, is damaged, or has more than MAX_PIXELS.
+            UnreadablePicture: see `raw` and `decode`.
         """
         data = self.raw(name)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image = Image.open(io.BytesIO(data), formats=FORMATS)
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                image.load()
-                return _rgb(_upright(image))
-        except Image.DecompressionBombError:
-            raise self._unreadable(name, f"more than the {MAX_PIXELS:,} pixels allowed") from None
-        except UnidentifiedImageError:
-            raise self._unreadable(name, f"not a picture, or damaged (known: {', '.join(FORMATS)})") from None
-        except Exception as error:  # decoders raise nearly anything on damaged data
-            raise self._unreadable(name, f"damaged ({error or type(error).__name__})") from None
+            return decode(data)
+        except ValueError as error:
+            raise self._unreadable(name, str(error)) from None
 
     def _unreadable(self, name: str, reason: str) -> UnreadablePicture:
         line = " ".join(f"{self.path}/{name}: {reason}".split())
@@ -157,6 +147,45 @@ class TarPictures(Pictures):
     def _find(self, name: str) -> Extent | None:
         found = self._members.get(name)
         return Extent(str(self.path), *found) if found else None
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture of a file's bytes as RGB: turned as its EXIF says, transparency on white, deep grey scaled to 8 bits.
+
+    Raises:
+        ValueError: it is not a picture, is damaged, or has more than MAX_PIXELS; the message says which.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return to_rgb(_upright(image))
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than the {MAX_PIXELS:,} pixels allowed") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"not a picture, or damaged (known: {', '.join(FORMATS)})") from None
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise ValueError(f"damaged ({error or type(error).__name__})") from None
+
+
+def load_picture(path: str | Path) -> Image.Image:
+    """A picture that the user names by its path, as RGB, see `decode`.
+
+    Raises:
+        UnreadablePicture: it is missing or cannot be used; the message names it.
+    """
+    path = Path(path)
+    # The folder that holds the file itself: a link may point anywhere, since it is the user who names it.
+    target = path.resolve()
+    try:
+        return Pictures.open(target.parent).load(target.name)
+    except UnreadablePicture as error:
+        raise UnreadablePicture(str(error).replace(f"{target.parent}/{target.name}", str(path), 1)) from None
+    except CcmbError:
+        raise UnreadablePicture(f"{path}: no such picture") from None
 
 
 def _read_index(path: Path) -> dict[str, tuple[int, int]]:
@@ -207,7 +236,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as RGB: transparency on white, deep grey scaled to 8 bits."""
     if image.mode.startswith(("I", "F")):
         brightest = 1.0 if image.mode == "F" else 65535.0
         grey = np.nan_to_num(np.asarray(image, dtype=np.float32)) / brightest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -60,11 +61,11 @@ def speaks_of_sides(text: str) -> bool:
     return "左" in text or "右" in text
 
 
-def normalise(pixels_BSSC: Tensor) -> Tensor:
-    """uint8 (B, S, S, 3) to normalised float32 (B, 3, S, S)."""
-    mean = torch.tensor(CLIP_MEAN, device=pixels_BSSC.device)
-    std = torch.tensor(CLIP_STD, device=pixels_BSSC.device)
-    return ((pixels_BSSC.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+def normalise(pixels_BSSC: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> Tensor:
+    """uint8 (B, S, S, 3) to normalised float32 (B, 3, S, S); `mean` and `std` are of RGB in [0, 1]."""
+    mean_C = torch.tensor(mean, device=pixels_BSSC.device)
+    std_C = torch.tensor(std, device=pixels_BSSC.device)
+    return ((pixels_BSSC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
 
 
 def _random_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:

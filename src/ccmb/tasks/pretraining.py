@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
-from ccmb.data.transforms import normalise
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_write
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
@@ -97,7 +96,7 @@ class Collate:
         pixels, texts, indices = zip(*good, strict=True)
         encoded = self.processor.texts(texts)
         batch = Batch(
-            normalise(torch.from_numpy(np.stack(pixels))),
+            self.processor.normalise(torch.from_numpy(np.stack(pixels))),
             encoded["input_ids"],
             encoded["attention_mask"],
             self.processor.maskable(encoded["input_ids"]),

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from ccmb.choices import RankingRule
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
-from ccmb.choices import RankingRule
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
