@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ccmb.auto_classes import register_with_transformers
+
 if TYPE_CHECKING:
     from ccmb.r2d2.configuration import R2D2Config
     from ccmb.r2d2.modeling import R2D2Model
@@ -19,5 +21,9 @@ def __getattr__(name: str) -> Any:
     if name in _PLACES:
         from importlib import import_module
 
-        return getattr(import_module(f"ccmb.r2d2.{_PLACES[name]}"), name)
+        modules = {place: import_module(f"ccmb.r2d2.{place}") for place in _PLACES.values()}
+        return getattr(modules[_PLACES[name]], name)
     raise AttributeError(f"module 'ccmb' has no attribute '{name}'")
+
+
+register_with_transformers()
