@@ -1,24 +1,33 @@
-"""Open a model by what a user calls it: a run folder or a model folder."""
+"""Open a model by what a user calls it: a run folder, a model folder, or its id on the Hugging Face hub."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import snapshot_download
 
 from ccmb.errors import CcmbError
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Never code, and no weights in a form that can carry it.
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
 
 def model_folder(name: str | Path) -> Path:
-    """The folder with the weights: the given one, or `model` inside a run folder.
+    """The folder with the weights: the given one, `model` inside a run folder, or the local copy of a hub model.
 
     Raises:
-        CcmbError: there is no such folder, or a file of it is missing; the message names it.
+        CcmbError: there is no such folder or model, or a file of it is missing; the message names it.
     """
     path = Path(name)
     if not path.is_dir():
-        raise CcmbError(f"{path}: no such model folder")
+        if not HUB_ID.fullmatch(str(name)) or path.parent.is_dir():
+            raise CcmbError(f"{path}: no such model folder")
+        path = _download(str(name))
     if not (path / "config.json").is_file() and (path / "model").is_dir():
         path = path / "model"
     elif not (path / "config.json").is_file() and (path / "recipe.yaml").is_file():
@@ -29,8 +38,16 @@ def model_folder(name: str | Path) -> Path:
     return path
 
 
+def _download(hub_id: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # no network, no such model, no right to it, a full disk
+        reason = " ".join(str(error).split())[:200]
+        raise CcmbError(f"{hub_id}: no such model folder, and not to be had from the hub ({reason})") from None
+
+
 def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
-    """Model (in evaluation mode) and processor of a run or model folder.
+    """Model (in evaluation mode) and processor of a run folder, model folder or hub id.
 
     Raises:
         CcmbError: something is missing or damaged; the message names the file.
