@@ -115,6 +115,35 @@ def evaluate(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="An official checkpoint file; or a run folder, model folder or hub id.")
+    ],
+    out: Annotated[Path, typer.Argument(help="A new model folder; or a .safetensors file with official names.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="BERT's vocab.txt, a folder or a hub id; by default the official one from the hub."),
+    ] = None,
+) -> None:
+    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form.
+
+    Example: ccmb convert r2d2_pretrain_250m.pth models/r2d2-large --tokenizer vocab.txt
+    """
+    from ccmb.r2d2.official import TOKENIZER, convert_from_official, convert_to_official
+
+    if Path(source).is_file():
+        model = convert_from_official(source, out, tokenizer or TOKENIZER)
+        unused = sorted(model.official_unused)  # type: ignore[arg-type]
+        typer.echo(f"{out}: {len(model.state_dict())} tensors; {len(unused)} more that the network never reads:")
+        typer.echo("\n".join(f"  {name}" for name in unused))
+    elif out.suffix == ".safetensors":
+        left_out = convert_to_official(source, out)
+        typer.echo(f"{out}: written" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    else:
+        raise UsageError(f"{source}: no such file; to write a model in official form, end {out} in .safetensors")
+
+
+@app.command()
 def index(
     pictures: Annotated[list[Path], typer.Argument(help="Folders or tars of pictures.")],
     model: ModelOption,

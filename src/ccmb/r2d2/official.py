@@ -15,12 +15,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ccmb.errors import CcmbError
+from ccmb.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import load_tokenizer
 
 # Official prefix -> ours.
 PREFIXES = {
@@ -36,6 +40,9 @@ PREFIXES = {
     "temp": "temperature",
 }
 UNUSED = re.compile(r"(text|img)_joint_layer\.embeddings\.|text_encoder\.pooler\.|.*\.position_ids$")
+UNUSED_FILE = "official_unused.safetensors"
+TOKENIZER = "hfl/chinese-roberta-wwm-ext"  # the official text tower's
+MAX_TEXT_TOKENS = 64
 HEAD_WIDTH = 64  # of every attention head in all official networks
 
 
@@ -121,6 +128,49 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise CcmbError(f"{path}: holds no named tensors")
     return tensors
+
+
+def convert_from_official(checkpoint: str | Path, out: str | Path, tokenizer: str | Path = TOKENIZER) -> R2D2Model:
+    """Turn an official checkpoint into the model folder `out`, which must not exist yet.
+
+    Args:
+        tokenizer: the text tower's: a `vocab.txt`, a folder or a hub id.
+
+    Raises:
+        CcmbError: see `read_checkpoint`, `from_official` and `load_tokenizer`; or the tokenizer is another model's.
+    """
+    out = Path(out)
+    if out.exists():
+        raise CcmbError(f"{out}: exists already; give a new folder")
+    try:
+        model = from_official(read_checkpoint(checkpoint))
+    except CcmbError as error:
+        raise CcmbError(str(error) if str(checkpoint) in str(error) else f"{checkpoint}: {error}") from None
+    words, vocabulary = load_tokenizer(tokenizer), model.config.text_config.vocab_size
+    if len(words) != vocabulary:
+        raise CcmbError(f"{tokenizer}: has {len(words):,} tokens, but the checkpoint was trained with {vocabulary:,}")
+    with atomic_path(out) as folder:
+        model.save_pretrained(folder)
+        R2D2Processor(words, model.config.image_size, MAX_TEXT_TOKENS).save_pretrained(folder)
+        save_file(dict(model.official_unused), folder / UNUSED_FILE)  # type: ignore[arg-type]
+    return model
+
+
+def convert_to_official(model: str | Path, out: str | Path) -> list[str]:
+    """Write the official state dict of a run or model folder as one safetensors file.
+
+    Returns:
+        Names of the tensors that the official network has no place for.
+
+    Raises:
+        CcmbError: the model cannot be loaded, or is not of the official kind, see `to_official`.
+    """
+    folder = model_folder(model)
+    network, _ = load_model(folder)
+    unused = read_checkpoint(folder / UNUSED_FILE) if (folder / UNUSED_FILE).is_file() else None
+    with atomic_path(out) as file:
+        save_file({name: tensor.contiguous() for name, tensor in to_official(network, unused).items()}, file)
+    return [name for name in network.state_dict() if name.startswith("mlm_head.")]
 
 
 def _read_config(state: Mapping[str, Tensor]) -> R2D2Config:

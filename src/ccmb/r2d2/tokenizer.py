@@ -1,12 +1,15 @@
-"""Tokenizers for runs from scratch, trained offline on the run's own texts."""
+"""Tokenizers: published ones, and for runs from scratch one that is trained offline on the run's own texts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ccmb.errors import CcmbError
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -16,6 +19,25 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 LADDER_STEP = 1e-4
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """A published tokenizer: BERT's `vocab.txt` (lower-casing, as all Chinese ones do), a folder, or a hub id.
+
+    Raises:
+        CcmbError: there is none, or its files are damaged; the message names the source.
+    """
+    path = Path(source)
+    vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").is_file() else path
+    try:
+        if vocabulary.is_file():
+            if "[CLS]" not in vocabulary.read_text(encoding="utf-8").split("\n"):
+                raise ValueError("not a BERT vocabulary, one token a line with [CLS] among them")
+            return BertTokenizer(vocab=str(vocabulary))
+        return AutoTokenizer.from_pretrained(str(source))
+    except Exception as error:  # whatever transformers, the hub and tokenizers make of it
+        reason = " ".join(str(error).split())[:200]
+        raise CcmbError(f"{source}: no readable tokenizer ({reason})") from None
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
