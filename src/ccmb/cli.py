@@ -144,6 +144,17 @@ def convert(
 
 
 @app.command()
+def presets() -> None:
+    """Print the networks that have a name, with their parameters and operations, as a Markdown table.
+
+    Example: ccmb presets
+    """
+    from ccmb.r2d2.presets import preset_table
+
+    typer.echo(preset_table())
+
+
+@app.command()
 def index(
     pictures: Annotated[list[Path], typer.Argument(help="Folders or tars of pictures.")],
     model: ModelOption,

@@ -117,6 +117,7 @@ class Quickstart:
         """Measure, and keep the report and the examples, so that the page needs no model."""
         from ccmb.report.examples import gather_examples
         from ccmb.tasks.evaluation import evaluate
+        from ccmb.tasks.model_card import write_model_card
 
         model, processor = self.model
         depth = self.size.depth
@@ -126,6 +127,9 @@ class Quickstart:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "examples": gather_examples(evaluation, model, depth, self.recipe.training.seed),
         }
+        write_model_card(
+            self.out / "run" / "model", model, self.recipe, self.out / "run", evaluation.report["retrieval"]
+        )
         write_json(self.evaluation, kept)
 
     def index(self) -> None:

@@ -22,6 +22,7 @@ from ccmb.r2d2.positions import sine_positions
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.samples import Sample
+from ccmb.tasks.model_card import write_model_card
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
     DataRecipe,
@@ -128,6 +129,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         trainer.fit(_batches(recipe, samples, pictures, processor, out))
     model.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
+    write_model_card(out / "model", model, recipe, out)
     return out / "model"
 
 
