@@ -17,6 +17,7 @@ from tiny import tiny_model, tiny_pictures, tiny_processor
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")
+PAGES = ("docs/r2d2.md", "docs/r2d2.zh.md")
 PROGRAM = typer.main.get_command(cli.app)
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?ccmb [a-z].*")
 
@@ -29,7 +30,7 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", read(name), re.DOTALL)
 
 
-def commands_of_readme(name: str) -> list[str]:
+def commands_of_page(name: str) -> list[str]:
     """Those in blocks, and those between backticks."""
     lines = [line for block in blocks(name, "bash") for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", read(name), flags=re.DOTALL))
@@ -59,7 +60,8 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    "source", [*(lambda name=name: commands_of_readme(name) for name in READMES), commands_of_recipes, commands_of_help]
+    "source",
+    [*(lambda name=name: commands_of_page(name) for name in READMES + PAGES), commands_of_recipes, commands_of_help],
 )
 def test_every_command_exists_with_its_options_and_recipe(source):
     found = [parse(line) for line in source()]
@@ -76,9 +78,9 @@ def test_a_command_that_does_not_exist_would_be_noticed():
         parse("ccmb search 船 --colour red")
 
 
-def test_both_readmes_list_the_same_commands_and_every_verb_has_an_example():
-    english, chinese = map(commands_of_readme, READMES)
-    assert english == chinese
+def test_both_languages_list_the_same_commands_and_every_verb_has_an_example():
+    for english, chinese in (READMES, PAGES):
+        assert commands_of_page(english) == commands_of_page(chinese)
     assert {parse(line)[0] for line in commands_of_help()} == set(PROGRAM.commands)
 
 
