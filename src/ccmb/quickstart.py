@@ -104,8 +104,8 @@ class Quickstart:
     def draw(self) -> None:
         from ccmb.data.scene_corpus import draw_corpus
 
-        size, seed = self.size, self.recipe.training.seed
-        side = int(self.recipe.model.vision.get("image_size", 96))
+        size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
+        side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
         draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
 
     def train(self) -> None:

@@ -81,11 +81,17 @@ class RankOutput:
         return both_N2[:, 1] - both_N2[:, 0]
 
 
-def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
-    """A backbone of random weights; where it is built with or without a pooling layer, `pooler` says which."""
+def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, bool]]:
+    """A backbone's class and its options; where it is built with or without a pooling layer, `pooler` says which."""
     kind: Any = MODEL_MAPPING[type(config)]
     optional = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    return kind._from_config(config, **({"add_pooling_layer": pooler} if optional else {}))
+    return kind, {"add_pooling_layer": pooler} if optional else {}
+
+
+def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
+    """A backbone of random weights, see `tower_class`."""
+    kind, options = tower_class(config, pooler)
+    return kind._from_config(config, **options)
 
 
 class MaskedLanguageHead(nn.Module):

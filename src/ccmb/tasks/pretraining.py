@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
-from ccmb.errors import CcmbError, UsageError
+from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
-from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.positions import sine_positions
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.samples import Sample
+from ccmb.tasks.building import build_model
 from ccmb.tasks.model_card import write_model_card
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
@@ -33,7 +31,7 @@ from ccmb.training.recipe import (
     data_folder,
     save_recipe,
 )
-from ccmb.training.trainer import Trainer, inference
+from ccmb.training.trainer import Trainer
 
 CROSS_PARTS = (
     "image_to_cross",
@@ -120,7 +118,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         )
     pictures = Pictures.open(folder / recipe.data.images)
     torch.manual_seed(recipe.training.seed)
-    model, processor = build_model(recipe, samples)
+    model, processor = build_model(recipe.model, recipe.objectives, samples)
     task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
     prepare_run(recipe, out)  # only now: a recipe that fails above leaves no folder that would refuse its mended form
     trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
@@ -150,45 +148,6 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
         if now != before:
             raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
     save_recipe(recipe, path)
-
-
-def build_model(recipe: PretrainRecipe, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
-    """The network and processor of the recipe: from a folder, or new with a tokenizer of the run's texts.
-
-    A new network has the heads of the objectives that are on, so that nothing in it stays untrained.
-    """
-    shape, objectives = recipe.model, recipe.objectives
-    if shape.start:
-        from ccmb.r2d2.loading import load_model
-
-        return load_model(shape.start)
-    texts = [text for sample in samples for text in sample.texts]
-    tokenizer = train_tokenizer(texts, shape.vocabulary, shape.max_text_tokens)
-    fields = shape.model_dump(exclude={"start", "vision", "text", "vocabulary"})
-    fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
-    text = shape.text | {"vocab_size": len(tokenizer), "max_position_embeddings": shape.max_text_tokens}
-    text |= {"pad_token_id": tokenizer.pad_token_id}
-    try:
-        config = R2D2Config(vision_config=shape.vision, text_config=text, **fields)
-        model, processor = R2D2Model(config), R2D2Processor(tokenizer, config.image_size, shape.max_text_tokens)
-        with inference(model):  # many towers only notice when they are used that their sizes do not go together
-            model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))
-            model.encode_text(**processor.texts(texts[:1]))
-    except Exception as error:  # whatever the towers make of a wrong configuration
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"model: not the shape of a network ({reason[:300]})") from None
-    start_text_positions(model)
-    return model, processor
-
-
-@torch.no_grad()
-def start_text_positions(model: R2D2Model) -> None:
-    """Give a BERT-like text tower that is sines for positions, as large as the random ones."""
-    embeddings = getattr(model.text_tower, "embeddings", None)
-    positions = getattr(embeddings, "position_embeddings", None)
-    if isinstance(positions, nn.Embedding):
-        sines = sine_positions(*positions.weight.shape)
-        positions.weight.copy_(sines * positions.weight.std() / sines.std())
 
 
 def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:

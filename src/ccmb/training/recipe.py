@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ccmb.choices import RankingRule
 from ccmb.data.transforms import Augmentation
@@ -51,12 +51,30 @@ class DataRecipe(Part):
         return starts
 
 
-class ModelRecipe(Part):
-    """The network: either a folder to start from, or the shape of a new one."""
+def _shape_or_source(tower: Any) -> Any:
+    if not isinstance(tower, dict) and not (isinstance(tower, str) and tower.strip()):
+        raise ValueError("give a mapping with a model_type, or a folder or hub id to start from")
+    return tower
 
-    start: str | None = Field(None, description="model folder to start from; its tokenizer is taken too")
-    vision: dict[str, Any] = Field({}, description="configuration of the image tower with its model_type")
-    text: dict[str, Any] = Field({}, description="configuration of the text tower with its model_type")
+
+Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
+
+
+class ModelRecipe(Part):
+    """The network: a model to start from, two towers to start from, or the shape of a new one."""
+
+    start: str | None = Field(
+        None, description="model folder, or Chinese-CLIP folder or hub id, to start from; its tokenizer is taken too"
+    )
+    vision: Tower = Field(
+        {}, description="configuration of the image tower with its model_type, or a folder or hub id to start from"
+    )
+    text: Tower = Field(
+        {},
+        validate_default=True,
+        description="configuration of the text tower with its model_type, or a folder or hub id to start from, whose "
+        "tokenizer is taken too",
+    )
     embed_dim: int = Field(768, gt=0)
     cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
     cross_dropout: float = Field(0.1, ge=0, lt=1)
@@ -64,7 +82,14 @@ class ModelRecipe(Part):
     ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
     initial_temperature: float = Field(0.07, gt=0)
     temperature_min: float = Field(0.001, gt=0)
-    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts")
+    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
+
+    @field_validator("text")
+    @classmethod
+    def _both_towers_alike(cls, text: Tower, info: ValidationInfo) -> Tower:
+        if "vision" in info.data and isinstance(text, str) != isinstance(info.data["vision"], str):
+            raise ValueError("model.vision and model.text must both be mappings, or both folders or hub ids")
+        return text
 
 
 class OptimizerRecipe(Part):

@@ -1,0 +1,73 @@
+"""The network of a pre-training run: from a model, from two pre-trained towers, or new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ccmb.errors import UsageError
+from ccmb.objectives.pretraining import Objectives
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.positions import sine_positions
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import train_tokenizer
+from ccmb.r2d2.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
+from ccmb.samples import Sample
+from ccmb.training.recipe import ModelRecipe
+from ccmb.training.trainer import inference
+
+
+def build_model(shape: ModelRecipe, objectives: Objectives, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
+    """The network and processor of a recipe.
+
+    Unless it starts from a whole R2D2, it has the heads of the objectives that are on, so that nothing in it stays
+    untrained.
+
+    Raises:
+        UsageError: the recipe's values are not the shape of a network.
+        CcmbError: what it starts from is not there or not whole; the message names it.
+    """
+    fields = shape.model_dump(exclude={"start", "vision", "text", "vocabulary"})
+    fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
+    if shape.start and is_chinese_clip(shape.start):
+        return from_chinese_clip(shape.start, **{key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP})
+    if shape.start:
+        return load_model(shape.start)
+    if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
+        return from_towers(str(shape.vision), str(shape.text), **fields)
+    return _new(shape.vision, shape.text, shape.vocabulary, fields, samples)
+
+
+def _new(
+    vision: dict[str, Any], text: dict[str, Any], vocabulary: int, fields: dict[str, Any], samples: list[Sample]
+) -> tuple[R2D2Model, R2D2Processor]:
+    """A network of random weights, with a tokenizer of the run's texts."""
+    texts, longest = [text for sample in samples for text in sample.texts], fields["max_text_tokens"]
+    tokenizer = train_tokenizer(texts, vocabulary, longest)
+    text = text | {"vocab_size": len(tokenizer), "max_position_embeddings": longest}
+    text |= {"pad_token_id": tokenizer.pad_token_id}
+    try:
+        config = R2D2Config(vision_config=vision, text_config=text, **fields)
+        model, processor = R2D2Model(config), R2D2Processor(tokenizer, config.image_size, longest)
+        with inference(model):  # many towers only notice when they are used that their sizes do not go together
+            model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))
+            model.encode_text(**processor.texts(texts[:1]))
+    except Exception as error:  # whatever the towers make of a wrong configuration
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"model: not the shape of a network ({reason[:300]})") from None
+    start_text_positions(model)
+    return model, processor
+
+
+@torch.no_grad()
+def start_text_positions(model: R2D2Model) -> None:
+    """Give a BERT-like text tower that is sines for positions, as large as the random ones."""
+    embeddings = getattr(model.text_tower, "embeddings", None)
+    positions = getattr(embeddings, "position_embeddings", None)
+    if isinstance(positions, nn.Embedding):
+        sines = sine_positions(*positions.weight.shape)
+        positions.weight.copy_(sines * positions.weight.std() / sines.std())
