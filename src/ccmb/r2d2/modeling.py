@@ -177,7 +177,7 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         elif isinstance(module, MaskedLanguageHead):
             nn.init.zeros_(module.bias)
         elif isinstance(module, R2D2Model):
-            module.temperature.fill_(self.config.initial_temperature)
+            nn.init.constant_(module.temperature, self.config.initial_temperature)
 
     @property
     def can_rank(self) -> bool:

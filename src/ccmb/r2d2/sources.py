@@ -1,0 +1,122 @@
+"""What a pre-trained tower's source, a local folder or hub id, holds: configuration, weights, tokenizer, statistics."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from ccmb.data.transforms import CLIP_MEAN, CLIP_STD
+from ccmb.errors import CcmbError
+from ccmb.files import read_json
+from ccmb.r2d2.processing import FILE_NAME
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+CLIP: Statistics = (CLIP_MEAN, CLIP_STD)
+HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Image towers by model_type, with the pixel statistics of sources that do not tell theirs.
+FAMILIES = {
+    "clip_vision_model": CLIP,
+    "siglip_vision_model": HALF,
+    "vit": HALF,
+    "beit": HALF,
+    "dinov2": IMAGENET,
+    "dinov2_with_registers": IMAGENET,
+    "dinov3_vit": IMAGENET,
+}
+
+
+def read_config(name: str | Path) -> Any:
+    """The configuration of the source's model.
+
+    Raises:
+        CcmbError: there is no such folder and no such model on the hub, or it is of a kind unknown to transformers.
+    """
+    try:
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
+    except Exception as error:  # not there, not JSON, or nothing that transformers knows
+        if Path(name).is_dir():
+            raise CcmbError(f"{Path(name) / 'config.json'}: not a model's ({one_line(error)})") from None
+        raise CcmbError(f"{name}: no such model folder, nor one on the hub ({one_line(error)})") from None
+
+
+def load_weights(name: str | Path, kind: Any, config: PreTrainedConfig, optional: str, **options: Any) -> Any:
+    """A float32 model of the class `kind`, with its weights from the source.
+
+    Args:
+        optional: names of the tensors that the source may lack, as a regular expression; they are drawn at random.
+        options: what `kind.from_pretrained` takes.
+
+    Raises:
+        CcmbError: there are no weights, they are damaged or of another shape, or lack a tensor; the message names it.
+    """
+    try:
+        model, info = kind.from_pretrained(
+            str(name), config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except Exception as error:  # whatever transformers or safetensors make of missing or damaged files
+        raise CcmbError(f"{name}: the weights cannot be loaded ({one_line(error)})") from None
+    missing = sorted(key for key in info["missing_keys"] if not re.match(optional, key))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CcmbError(f"{name}: the weights lack the tensor {missing[0]}{more}; give a source with whole weights")
+    return model
+
+
+def pixel_statistics(name: str | Path, family: str) -> Statistics:
+    """Mean and standard deviation of RGB in [0, 1] that the source was trained with, by default its family's.
+
+    Raises:
+        CcmbError: the source's file of them is damaged; the message names it.
+    """
+    for file in (FILE_NAME, "processor_config.json"):
+        try:
+            path = Path(str(cached_file(str(name), file)))
+        except OSError:
+            continue
+        values = read_json(path)
+        values = values.get("image_processor", values)
+        if "image_mean" not in values or "image_std" not in values:
+            continue
+        try:
+            mean, std = (tuple(map(float, values[key])) for key in ("image_mean", "image_std"))
+        except (TypeError, ValueError):
+            raise CcmbError(f"{path}: needs image_mean and image_std, three numbers each") from None
+        return mean, std
+    return FAMILIES[family]
+
+
+def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTrainedTokenizerBase:
+    """The source's tokenizer, which must suit its tower.
+
+    Args:
+        vocabulary: number of the tower's word embeddings.
+        masks: whether a mask token is wanted.
+
+    Raises:
+        CcmbError: its files are missing or damaged, it has more tokens than the tower, or lacks one that is wanted.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    except Exception as error:  # whatever tokenizers makes of a damaged file
+        raise CcmbError(f"{name}: the tokenizer cannot be loaded ({one_line(error)})") from None
+    # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)) + 1:
+        raise CcmbError(f"{name}: no tokenizer; its files (tokenizer.json or vocab.txt) must be there too")
+    if len(tokenizer) > vocabulary:
+        raise CcmbError(f"{name}: the tokenizer has {len(tokenizer)} tokens, but the tower only {vocabulary}")
+    for token in ("pad_token", "mask_token") if masks else ("pad_token",):
+        if getattr(tokenizer, token) is None:
+            raise CcmbError(f"{name}: the tokenizer has no {token}; name one in its tokenizer_config.json")
+    return tokenizer
+
+
+def one_line(error: Exception) -> str:
+    """What an error of a library says, without line breaks and cut short."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
