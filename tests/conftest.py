@@ -1,4 +1,4 @@
-"""What all tests share: quiet libraries and one thread, so that results and times repeat."""
+"""What all tests share: quiet libraries, no hub and one thread, so that results and times repeat."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches anything
 
 # A loaded machine is no failure: no deadline, and the same examples every time.
 settings.register_profile("ccmb", deadline=None, derandomize=True, max_examples=50)

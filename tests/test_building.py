@@ -1,0 +1,88 @@
+"""The network of a recipe: from a model, from two pre-trained towers, or a Chinese-CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ccmb.errors import CcmbError, UsageError
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.building import build_model
+from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.training.recipe import check_recipe
+from runs import command_line, tiny_corpus, tiny_recipe
+from sources import SMALL, VISIONS, assert_arrived, saved, saved_chinese_clip, saved_text
+from tiny import TEXTS, tiny_model, tiny_processor
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return saved(VISIONS["clip"], tmp_path / "clip")
+
+
+def recipe(objectives: dict[str, Any] | None = None, **model: Any) -> PretrainRecipe:
+    values = {"data": {"folder": "x"}, "training": {"steps": 1}, "objectives": objectives or {}}
+    return check_recipe(PretrainRecipe, values | {"model": SMALL | model}, "small.yaml")
+
+
+def built(recipe: PretrainRecipe) -> tuple[R2D2Model, R2D2Processor]:
+    return build_model(recipe.model, recipe.objectives, [Sample("a.jpg", TEXTS)])
+
+
+def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
+    text = saved_text("ernie", tmp_path / "text")
+    model, processor = built(recipe(vision=str(clip), text=str(text), initial_temperature=0.2))
+    assert_arrived(model.image_tower, clip, "vision_model.")
+    assert_arrived(model.text_tower, text)  # its positions too: they are not made sines
+    assert processor.tokenizer.get_vocab() == tiny_processor().tokenizer.get_vocab()
+    assert float(model.temperature.detach()) == pytest.approx(0.2)
+    assert model.config.match_heads
+    assert model.config.mlm_head
+    without = built(recipe({"fgr": False, "mlm": False}, vision=str(clip), text=str(text)))[0]
+    assert not any("match" in name or "mlm" in name for name in without.state_dict())
+
+
+def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> None:
+    chinese_clip = saved_chinese_clip(tmp_path / "chinese_clip")
+    model, _ = built(recipe({"mlm": False}, start=str(chinese_clip)))
+    assert_arrived(model.text_tower, chinese_clip, "text_model.")
+    assert (model.config.embed_dim, model.config.cross_layers, model.config.mlm_head) == (12, 1, False)
+    for folder in (tmp_path / "run" / "model", tmp_path / "plain"):
+        tiny_model().save_pretrained(folder)
+        tiny_processor().save_pretrained(folder)
+    for name in ("run", "plain"):
+        started = built(recipe(start=str(tmp_path / name)))[0].state_dict()
+        assert all(torch.equal(tensor, started[key]) for key, tensor in tiny_model().state_dict().items())
+    with pytest.raises(CcmbError, match="nowhere: no such model folder"):
+        built(recipe(start=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize(
+    "model", [{"vision": "a/b", "text": {"model_type": "bert"}}, {"vision": {}, "text": "a/b"}, {"vision": "a/b"}]
+)
+def test_a_recipe_with_one_source_and_one_shape_is_refused(model: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"'model\.text' = .*model\.vision and model\.text must both be"):
+        recipe(**model)
+
+
+@pytest.mark.parametrize("value", [5, None, "", ["a/b"]])
+def test_a_recipe_names_a_tower_that_is_neither_source_nor_shape(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"'model\.vision' = .*a mapping with a model_type, or a folder or hub id"):
+        recipe(vision=value)
+
+
+def test_a_run_trains_from_two_towers(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = saved_text("roberta", tmp_path / "text")
+    towers = f"model.vision={clip}", f"model.text={text}", "model.max_text_tokens=24"
+    command = command_line(monkeypatch, capfd)
+    arguments = "pretrain", *tiny_recipe(tiny_corpus(tmp_path / "corpus")), *towers, "--out", tmp_path / "run"
+    assert command(*arguments).code == 0
+    assert load_model(tmp_path / "run")[0].config.text_config.model_type == "roberta"
