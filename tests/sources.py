@@ -34,10 +34,10 @@ VISIONS: dict[str, Build] = {
 }
 TEXT = TOWER | {"vocab_size": WORDS, "pad_token_id": 0}
 TEXTUAL: dict[str, Build] = {
-    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**TEXT, max_position_embeddings=24)),
-    "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(**TEXT, max_position_embeddings=25)),
-    "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**TEXT, max_position_embeddings=25)),
-    "ernie": lambda: hf.ErnieModel(hf.ErnieConfig(**TEXT, max_position_embeddings=24)),
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**TEXT, max_position_embeddings=64)),
+    "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(**TEXT, max_position_embeddings=65)),
+    "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**TEXT, max_position_embeddings=65)),
+    "ernie": lambda: hf.ErnieModel(hf.ErnieConfig(**TEXT, max_position_embeddings=64)),
 }
 
 
@@ -56,7 +56,11 @@ def saved(build: Build, folder: Path) -> Path:
     return folder
 
 
-def saved_text(kind: str, folder: Path) -> Path:
+def save_clip(folder: Path) -> Path:
+    return saved(VISIONS["clip"], folder)
+
+
+def save_text_tower(folder: Path, kind: str = "bert") -> Path:
     """A text model's folder with a tokenizer: BERT's form for bert, any fast one for the others."""
     saved(TEXTUAL[kind], folder)
     if kind == "bert":
@@ -68,11 +72,11 @@ def saved_text(kind: str, folder: Path) -> Path:
 
 
 def chinese_clip() -> hf.PreTrainedModel:
-    text = {key: value for key, value in TEXT.items() if key != "pad_token_id"} | {"max_position_embeddings": 24}
+    text = {key: value for key, value in TEXT.items() if key != "pad_token_id"} | {"max_position_embeddings": 64}
     return hf.ChineseCLIPModel(hf.ChineseCLIPConfig(vision_config=EYE, text_config=text, projection_dim=12))
 
 
-def saved_chinese_clip(folder: Path) -> Path:
+def save_chinese_clip(folder: Path) -> Path:
     tiny_processor().tokenizer.save_pretrained(saved(chinese_clip, folder))
     return folder
 

@@ -17,13 +17,13 @@ from ccmb.tasks.building import build_model
 from ccmb.tasks.pretraining import PretrainRecipe
 from ccmb.training.recipe import check_recipe
 from runs import command_line, tiny_corpus, tiny_recipe
-from sources import SMALL, VISIONS, assert_arrived, saved, saved_chinese_clip, saved_text
+from sources import SMALL, assert_arrived, save_chinese_clip, save_clip, save_text_tower
 from tiny import TEXTS, tiny_model, tiny_processor
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return saved(VISIONS["clip"], tmp_path / "clip")
+    return save_clip(tmp_path / "clip")
 
 
 def recipe(objectives: dict[str, Any] | None = None, **model: Any) -> PretrainRecipe:
@@ -36,7 +36,7 @@ def built(recipe: PretrainRecipe) -> tuple[R2D2Model, R2D2Processor]:
 
 
 def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
-    text = saved_text("ernie", tmp_path / "text")
+    text = save_text_tower(tmp_path / "text", "ernie")
     model, processor = built(recipe(vision=str(clip), text=str(text), initial_temperature=0.2))
     assert_arrived(model.image_tower, clip, "vision_model.")
     assert_arrived(model.text_tower, text)  # its positions too: they are not made sines
@@ -49,7 +49,7 @@ def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
 
 
 def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> None:
-    chinese_clip = saved_chinese_clip(tmp_path / "chinese_clip")
+    chinese_clip = save_chinese_clip(tmp_path / "chinese_clip")
     model, _ = built(recipe({"mlm": False}, start=str(chinese_clip)))
     assert_arrived(model.text_tower, chinese_clip, "text_model.")
     assert (model.config.embed_dim, model.config.cross_layers, model.config.mlm_head) == (12, 1, False)
@@ -80,9 +80,10 @@ def test_a_recipe_names_a_tower_that_is_neither_source_nor_shape(value: Any) -> 
 def test_a_run_trains_from_two_towers(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    text = saved_text("roberta", tmp_path / "text")
+    text = save_text_tower(tmp_path / "text", "roberta")
     towers = f"model.vision={clip}", f"model.text={text}", "model.max_text_tokens=24"
     command = command_line(monkeypatch, capfd)
     arguments = "pretrain", *tiny_recipe(tiny_corpus(tmp_path / "corpus")), *towers, "--out", tmp_path / "run"
     assert command(*arguments).code == 0
     assert load_model(tmp_path / "run")[0].config.text_config.model_type == "roberta"
+    assert f"| started from | {clip} and {text} |" in (tmp_path / "run" / "model" / "README.md").read_text()

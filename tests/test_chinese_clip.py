@@ -11,25 +11,24 @@ from safetensors.torch import load_file, save_file
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.towers import from_chinese_clip
 from sources import (
-    VISIONS,
     assert_arrived,
     assert_works_and_keeps_its_outputs,
     chinese_clip,
     made,
-    saved,
-    saved_chinese_clip,
+    save_chinese_clip,
+    save_clip,
 )
 from tiny import TEXTS, tiny_pictures
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return saved_chinese_clip(tmp_path / "chinese_clip")
+    return save_chinese_clip(tmp_path / "chinese_clip")
 
 
 @pytest.mark.parametrize("cross_layers", [0, 1])
 def test_a_chinese_clip_starts_with_its_own_embeddings(cross_layers: int, folder: Path, tmp_path: Path) -> None:
-    model, processor = from_chinese_clip(folder, cross_layers=cross_layers, max_text_tokens=24)
+    model, processor = from_chinese_clip(folder, cross_layers=cross_layers)
     assert (model.config.vision_config.model_type, model.config.text_config.model_type) == ("clip_vision_model", "bert")
     assert model.can_rank == (cross_layers > 0)
     original = made(chinese_clip)
@@ -50,13 +49,13 @@ def test_a_chinese_clip_starts_with_its_own_embeddings(cross_layers: int, folder
 
 def test_what_is_no_whole_chinese_clip_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CcmbError, match="says clip, not chinese_clip"):
-        from_chinese_clip(saved(VISIONS["clip"], tmp_path / "clip"))
+        from_chinese_clip(save_clip(tmp_path / "clip"))
     with pytest.raises(UsageError, match="embed_dim comes from the Chinese-CLIP checkpoint"):
         from_chinese_clip(folder, embed_dim=64)
-    with pytest.raises(UsageError, match=r"max_text_tokens is 64, but .* has positions for 24 tokens"):
-        from_chinese_clip(folder)
+    with pytest.raises(UsageError, match=r"max_text_tokens is 65, but .* has positions for 64 tokens"):
+        from_chinese_clip(folder, max_text_tokens=65)
     tensors = load_file(folder / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CcmbError, match=r"chinese_clip: the weights lack the tensor image_projection\.weight"):
-        from_chinese_clip(folder, max_text_tokens=24)
+        from_chinese_clip(folder)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
-import re
 from typing import Any
 
 import pytest
 
 from ccmb.r2d2.presets import preset_table
+from sources import save_chinese_clip, save_clip, save_text_tower
 from test_readme import PAGES, blocks, read
-from test_towers import save_chinese_clip, save_clip, save_text_tower
 from tiny import tiny_model, tiny_pictures, tiny_processor
 
 

@@ -27,20 +27,21 @@ from sources import (
     assert_arrived,
     assert_works_and_keeps_its_outputs,
     made,
+    save_clip,
+    save_text_tower,
     saved,
-    saved_text,
 )
 from tiny import TEXTS, tiny_pictures, tiny_processor
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_text("bert", tmp_path_factory.mktemp("bert"))
+    return save_text_tower(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return saved(VISIONS["clip"], tmp_path / "clip")
+    return save_clip(tmp_path / "clip")
 
 
 @pytest.mark.parametrize("kind", VISIONS)
@@ -58,7 +59,7 @@ def test_an_image_tower_arrives_unchanged(kind: str, bert: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", TEXTUAL)
 def test_a_text_tower_arrives_unchanged_with_its_tokenizer(kind: str, clip: Path, tmp_path: Path) -> None:
-    source = saved_text(kind, tmp_path / "text")
+    source = save_text_tower(tmp_path / "text", kind)
     model, processor = from_towers(clip, source, **SMALL)
     assert_arrived(model.text_tower, source, "bert." if kind == "bert" else "")
     inputs, original = processor.texts(TEXTS[:2]), made(TEXTUAL[kind])
@@ -176,7 +177,7 @@ def test_a_source_that_is_not_there_is_one_line(clip: Path, bert: Path, tmp_path
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_weights_that_are_missing_or_lack_a_tensor_are_named(tower: str, clip: Path, tmp_path: Path) -> None:
-    text = saved_text("roberta", tmp_path / "text")
+    text = save_text_tower(tmp_path / "text", "roberta")
     source, tensor = (clip, "post_layernorm.bias") if tower == "vision" else (text, "encoder.layer.1.output.dense.bias")
     file = source / "model.safetensors"
     tensors = load_file(file)
@@ -207,11 +208,11 @@ def test_naflex_and_other_kinds_of_models_are_refused(clip: Path, bert: Path, tm
     one_line(UsageError, "clip is no BERT-like text encoder", clip, clip)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("bert", 24), ("xlm-roberta", 24)])
+@pytest.mark.parametrize(("kind", "most"), [("bert", 64), ("xlm-roberta", 64)])
 def test_texts_longer_than_the_positions_are_refused(kind: str, most: int, clip: Path, tmp_path: Path) -> None:
-    text = saved_text(kind, tmp_path / "text")
+    text = save_text_tower(tmp_path / "text", kind)
     one_line(
-        UsageError, f"max_text_tokens is 25, but .* has positions for {most} tokens", clip, text, max_text_tokens=25
+        UsageError, f"max_text_tokens is 65, but .* has positions for {most} tokens", clip, text, max_text_tokens=65
     )
     model, processor = from_towers(clip, text, **SMALL | {"max_text_tokens": most})
     longest = processor.texts([TEXTS[0] * 9])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ccmb.files import atomic_write, read_json_lines
 from ccmb.objectives.pretraining import PAPER_NAMES
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.training.recipe import ModelRecipe
 
 if TYPE_CHECKING:
     from ccmb.tasks.pretraining import PretrainRecipe
@@ -96,13 +97,19 @@ def _training(recipe: PretrainRecipe, run: Path) -> dict[str, object]:
     losses = {PAPER_NAMES[name]: last[name] for name in objectives.on() if name in last}
     return {
         "data": f"{Path(recipe.data.folder).name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
-        "started from": recipe.model.start or "random weights",
+        "started from": _origin(recipe.model),
         "steps x batch": f"{training.steps:,} x {training.batch}",
         "objectives": ", ".join(PAPER_NAMES[name] for name in objectives.on()),
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
     }
+
+
+def _origin(model: ModelRecipe) -> str:
+    if model.start or not isinstance(model.vision, str):
+        return model.start or "random weights"
+    return f"{model.vision} and {model.text}"
 
 
 def _figures(retrieval: Mapping[str, Any]) -> str:
