@@ -11,6 +11,7 @@ import torch
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.presets import preset
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.building import build_model
@@ -87,3 +88,14 @@ def test_a_run_trains_from_two_towers(
     assert command(*arguments).code == 0
     assert load_model(tmp_path / "run")[0].config.text_config.model_type == "roberta"
     assert f"| started from | {clip} and {text} |" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_a_recipe_may_name_a_preset() -> None:
+    model, processor = built(recipe(preset="r2d2-tiny", vocabulary=60, max_text_tokens=32))
+    config, named = model.config, preset("r2d2-tiny")
+    assert (config.embed_dim, config.cross_layers, config.image_size) == (256, 2, 224)
+    assert config.vision_config.hidden_size == named.vision_config.hidden_size
+    assert config.text_config.num_hidden_layers == named.text_config.num_hidden_layers
+    assert config.text_config.vocab_size == len(processor.tokenizer)
+    with pytest.raises(UsageError, match="no such preset"):
+        built(recipe(preset="r2d2-huge"))

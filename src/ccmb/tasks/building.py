@@ -13,6 +13,7 @@ from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.positions import sine_positions
+from ccmb.r2d2.presets import preset
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.r2d2.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
@@ -28,10 +29,10 @@ def build_model(shape: ModelRecipe, objectives: Objectives, samples: list[Sample
     untrained.
 
     Raises:
-        UsageError: the recipe's values are not the shape of a network.
+        UsageError: the recipe's values are not the shape of a network, or its preset is unknown.
         CcmbError: what it starts from is not there or not whole; the message names it.
     """
-    fields = shape.model_dump(exclude={"start", "vision", "text", "vocabulary"})
+    fields = shape.model_dump(exclude={"start", "preset", "vision", "text", "vocabulary"})
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
     if shape.start and is_chinese_clip(shape.start):
         return from_chinese_clip(shape.start, **{key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP})
@@ -39,6 +40,10 @@ def build_model(shape: ModelRecipe, objectives: Objectives, samples: list[Sample
         return load_model(shape.start)
     if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
         return from_towers(str(shape.vision), str(shape.text), **fields)
+    if shape.preset:
+        named = preset(shape.preset)
+        fields |= {"embed_dim": named.embed_dim, "cross_layers": named.cross_layers}
+        return _new(named.vision_config.to_dict(), named.text_config.to_dict(), shape.vocabulary, fields, samples)
     return _new(shape.vision, shape.text, shape.vocabulary, fields, samples)
 
 

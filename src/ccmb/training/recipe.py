@@ -66,6 +66,9 @@ class ModelRecipe(Part):
     start: str | None = Field(
         None, description="model folder, or Chinese-CLIP folder or hub id, to start from; its tokenizer is taken too"
     )
+    preset: str | None = Field(
+        None, description="name of a preset, which gives the towers, embed_dim and cross_layers of a new network"
+    )
     vision: Tower = Field(
         {}, description="configuration of the image tower with its model_type, or a folder or hub id to start from"
     )
