@@ -14,7 +14,13 @@ from ccmb import cli
 from ccmb.files import read_json_lines
 from runs import TRAIN, Command, command_line, damage_pictures, tiny_corpus, tiny_recipe
 
-MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "ccmb_processor.json"]
+MODEL_FILES = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+]
 
 
 @pytest.fixture

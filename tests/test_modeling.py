@@ -174,7 +174,7 @@ def test_a_model_folder_or_its_run_folder_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "ccmb_processor.json"]
+    "file", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"]
 )
 def test_a_missing_or_damaged_file_is_named(file: str, tmp_path: Path) -> None:
     folder = whole_folder(tmp_path)
