@@ -22,6 +22,7 @@ from ccmb.r2d2.positions import sine_positions
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.samples import Sample
+from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
     DataRecipe,
@@ -126,6 +127,9 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     start = trainer.resume()
     if start < recipe.training.steps:
         trainer.fit(_batches(recipe, samples, pictures, processor, out))
+        model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
+    else:
+        model.config.match_temperature = stored_match_temperature(out / "model")
     model.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
     return out / "model"
