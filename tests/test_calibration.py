@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccmb.errors import CcmbError, UsageError
+from ccmb.errors import CcmbError
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.ranking import match_probability, rank_pairs
+from ccmb.r2d2.ranking import match_probability
 from ccmb.samples import Sample
 from ccmb.tasks import calibration as calibration_module
 from ccmb.tasks.calibration import (
@@ -28,39 +28,13 @@ from ccmb.tasks.calibration import (
     store_match_temperature,
     stored_match_temperature,
 )
-from ccmb.tasks.drawn_pairs import DrawnPairs, draw_pairs, score_pairs
+from ccmb.tasks.drawn_pairs import DrawnPairs, score_pairs
 from ccmb.tasks.evaluation import evaluate
 from ccmb.tasks.matching import auc
 from ccmb.tasks.retrieval import Gallery, encode_gallery
-from tiny import TEXTS, tiny_config, tiny_model, tiny_pictures, tiny_processor
+from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 chances = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
-
-# --- the calibrated probability
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_the_probability_is_the_mean_of_both_heads_softmax_at_the_temperature(temperature: float) -> None:
-    model, processor = tiny_model(match_temperature=temperature), tiny_processor()
-    index = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 2, 2])
-    with torch.no_grad():
-        images = model.encode_image(processor.images(tiny_pictures(3)))
-        texts = model.encode_text(**processor.texts(TEXTS[:3]))
-        output, match = model.rank(images, texts, *index), rank_pairs(model, images, texts, *index)
-    heads = output.logits_text_image, output.logits_image_text
-    expected = sum((logits / temperature).softmax(1)[:, 1] for logits in heads) / 2
-    torch.testing.assert_close(match.probability, expected)
-    torch.testing.assert_close(match.score, output.score)  # whatever the temperature
-    torch.testing.assert_close(match.head_log_odds.sum(1), match.log_odds)
-    if temperature == 1:
-        torch.testing.assert_close(match.probability, match.score)
-
-
-@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, "hot", True, None])
-def test_a_temperature_that_is_not_above_zero_is_one_clear_error(wrong: Any) -> None:
-    with pytest.raises(UsageError, match=r"match_temperature is .*; give a number above 0"):
-        tiny_config(match_temperature=wrong)
-
 
 # --- calibration error
 
@@ -127,73 +101,6 @@ def test_the_likelihood_is_that_of_the_probability_and_finite_where_that_rounds_
     expected = -torch.where(label == 1, probability, 1 - probability).log().mean()
     assert match_nll(heads, label, 1.5) == pytest.approx(float(expected), abs=1e-12)
     assert match_nll(torch.tensor([[-2000.0, -2000.0]]), torch.tensor([1]), 1.0) == pytest.approx(2000)
-
-
-# --- drawn pairs
-
-# Two lines of one picture, and a text that two pictures share.
-SAMPLES = [
-    Sample("a", (TEXTS[0], TEXTS[1])),
-    Sample("b", (TEXTS[2], TEXTS[1])),
-    Sample("a", (TEXTS[3],)),
-    Sample("c", (TEXTS[4],)),
-    Sample("d", (TEXTS[5], TEXTS[6])),
-]
-
-
-def gallery_of(model: R2D2Model, samples: list[Sample]) -> tuple[Gallery, list[str]]:
-    pictures, texts = tiny_pictures(len(samples)), [sample.texts for sample in samples]
-    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, pictures.__getitem__)
-    return gallery, [text for of_image in texts for text in of_image]
-
-
-@pytest.mark.parametrize("depth", [1, 2, 16])
-@pytest.mark.parametrize("seed", range(5))
-def test_a_wrong_picture_is_likely_and_shares_neither_name_nor_text(depth: int, seed: int) -> None:
-    gallery, texts = gallery_of(tiny_model(), SAMPLES)
-    drawn = draw_pairs(gallery, SAMPLES, texts, depth, seed)
-    assert drawn.text.tolist() == list(range(len(texts)))
-    assert torch.equal(drawn.right, gallery.image_of_text)
-    cosine = gallery.texts.embed @ gallery.images.embed.T
-    for text, right, wrong in zip(drawn.text.tolist(), drawn.right.tolist(), drawn.wrong.tolist(), strict=True):
-        wrong_ones = [
-            place
-            for place, sample in enumerate(SAMPLES)
-            if sample.image != SAMPLES[right].image and texts[text] not in sample.texts
-        ]
-        assert wrong in sorted(wrong_ones, key=lambda place: -float(cosine[text, place]))[:depth]
-    again = draw_pairs(gallery, SAMPLES, texts, depth, seed)
-    assert torch.equal(again.wrong, drawn.wrong)
-
-
-def test_every_candidate_within_the_depth_is_drawn_sometimes() -> None:
-    gallery, texts = gallery_of(tiny_model(), SAMPLES)
-    found = {int(draw_pairs(gallery, SAMPLES, texts, 2, seed).wrong[-1]) for seed in range(40)}
-    assert len(found) == 2
-
-
-def test_a_text_for_which_no_picture_is_wrong_is_left_out() -> None:
-    samples = [Sample("a", (TEXTS[0], TEXTS[1])), Sample("b", (TEXTS[0],))]
-    gallery, texts = gallery_of(tiny_model(), samples)
-    drawn = draw_pairs(gallery, samples, texts)
-    assert (drawn.text.tolist(), drawn.right.tolist(), drawn.wrong.tolist()) == ([1], [0], [1])
-    gallery, texts = gallery_of(tiny_model(), samples[:1])
-    assert len(draw_pairs(gallery, samples[:1], texts)) == 0
-
-
-@pytest.mark.parametrize("batch", [3, 2048])
-def test_pairs_are_scored_matches_first(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ccmb.tasks.drawn_pairs.BATCH", batch)
-    model = tiny_model()
-    gallery, texts = gallery_of(model, SAMPLES)
-    drawn = draw_pairs(gallery, SAMPLES, texts)
-    found = score_pairs(model, gallery, drawn)
-    expected = [
-        rank_pairs(model, gallery.images, gallery.texts, images, drawn.text).head_log_odds
-        for images in (drawn.right, drawn.wrong)
-    ]
-    torch.testing.assert_close(found, torch.cat(expected))
-    assert drawn.labels.tolist() == [1] * len(texts) + [0] * len(texts)
 
 
 # --- calibrating a model
@@ -291,6 +198,12 @@ def test_evaluation_reports_error_and_temperature_of_the_model_as_it_is(data: Pa
     assert "matching" not in report
 
 
+def gallery_of(model: R2D2Model, samples: list[Sample]) -> tuple[Gallery, list[str]]:
+    pictures, texts = tiny_pictures(len(samples)), [sample.texts for sample in samples]
+    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, pictures.__getitem__)
+    return gallery, [text for of_image in texts for text in of_image]
+
+
 def test_where_every_text_is_shared_there_is_no_calibration_error() -> None:
     samples = [Sample("a", (TEXTS[0],)), Sample("b", (TEXTS[0],))]
     model = tiny_model()
@@ -308,8 +221,9 @@ def test_an_evaluation_scores_a_bounded_number_of_texts(monkeypatch: pytest.Monk
     monkeypatch.setattr(calibration_module, "MOST_TEXTS", 3)
     monkeypatch.setattr(calibration_module, "score_pairs", score)
     model = tiny_model()
-    gallery, texts = gallery_of(model, SAMPLES)
-    calibration_report(model, gallery, SAMPLES, texts)
+    samples = [Sample(str(number), (text,)) for number, text in enumerate(TEXTS)]
+    gallery, texts = gallery_of(model, samples)
+    calibration_report(model, gallery, samples, texts)
     assert scored == [3]
 
 
