@@ -18,6 +18,7 @@ from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.ranking import match_probability
 from ccmb.samples import Sample
+from ccmb.tables import calibration_table
 from ccmb.tasks import calibration as calibration_module
 from ccmb.tasks.calibration import (
     calibrate,
@@ -35,8 +36,6 @@ from ccmb.tasks.retrieval import Gallery, encode_gallery
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 chances = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
-
-# --- calibration error
 
 
 def plain_error(pairs: list[tuple[float, bool]], bins: int) -> float:
@@ -128,9 +127,9 @@ def calibrated(model: R2D2Model, data: Path, **changes: Any) -> dict[str, Any]:
 def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_pictures_that_the_fit_had_not_seen(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads = 6 * torch.randn(PICTURES * 4, 2, generator=torch.Generator().manual_seed(0))
+    heads = 5 * torch.randn(PICTURES * 4, 2, generator=torch.Generator().manual_seed(0))
     label = (torch.arange(PICTURES * 4) < PICTURES * 2).long()
-    heads[label == 1] += 1
+    heads += 6 * label[:, None] - 3
     picture = torch.arange(PICTURES).repeat_interleave(2).repeat(2)  # of each pair's text
     fitted: list[list[int]] = []
 
@@ -152,7 +151,7 @@ def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_pictures_that_th
     assert not set(picture[half].tolist()) & set(picture[other].tolist())
     assert report["match_temperature"] == model.config.match_temperature == fit_match_temperature(heads, label)
     assert report["held_out"]["match_temperature"] == fit_match_temperature(heads[half], label[half])
-    assert report["unreadable"] == []
+    assert (report["unreadable"], report["at_bound"]) == ([], False)
     for stage, temperature in (("before", 1.0), ("after", report["held_out"]["match_temperature"])):
         found, probability = report["held_out"][stage], match_probability(heads[other].double(), temperature)
         expected = calibration_error(probability, label[other])
@@ -181,6 +180,7 @@ def test_a_model_that_is_sure_of_every_pair_is_made_to_doubt(data: Path) -> None
         errors.append(evaluation.report["matching"]["calibration_error"])
         calibrated(model, data)
     assert model.config.match_temperature == pytest.approx(20)
+    assert "at its bound" in calibration_table(calibrated(model, data))
     assert errors == [pytest.approx(0.5, abs=0.01), pytest.approx(0.57 - 0.5, abs=0.02)]
 
 

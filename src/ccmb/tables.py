@@ -25,4 +25,8 @@ def calibration_table(report: dict[str, Any]) -> str:
     lines.append(f"{'of the ' + str(held_out['pairs']) + ' held out':24}{'before':>9}{'after':>9}")
     for name in held_out["before"]:
         lines.append(f"{name.replace('_', ' '):24}{held_out['before'][name]:9.4f}{held_out['after'][name]:9.4f}")
+    if report["at_bound"]:
+        lines.append(
+            "the temperature is at its bound; the AUC says whether the match score tells such pairs apart at all"
+        )
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Calibration: the match score as a probability, by one temperature for both match heads (Guo et al., ICML 2017).
 
-A probability of a match holds for pairs of some kind. Here there is one match to one non-match (a prior of 1/2), and
-the non-matches are likely ones, see `ccmb.tasks.drawn_pairs`. Where matches are rarer, as among the many candidates of
-a search, fewer pairs match than the probability says; it orders and cuts them off all the same.
+A probability of a match holds for pairs of some kind. Here there is one match to one non-match, a prior of 1/2 as in
+FGR's weighted loss, and the non-matches are likely ones, see `ccmb.tasks.drawn_pairs`. Where matches are rarer, as
+among the candidates of a search, fewer pairs match than the probability says; it orders and cuts them off all the same.
 
 Shapes: N pairs, P texts, each in one match and one non-match.
 """
@@ -107,8 +107,9 @@ def calibrate(
     fitted on the texts of one half of the pictures, on those of the other; the one that is set is fitted on all.
 
     Returns:
-        `match_temperature`; `held_out` with the calibration error, negative log-likelihood and AUC of the other half,
-        `before` (at temperature 1) and `after`; how many `pairs`; a line for each of the `unreadable` pictures.
+        `match_temperature` and whether it is `at_bound`, the best one lying beyond; `held_out` with the calibration
+        error, negative log-likelihood and AUC of the other half, `before` (at temperature 1) and `after`; how many
+        `pairs`; a line for each of the `unreadable` pictures.
 
     Raises:
         CcmbError: the model has no match heads, its scores are no numbers, or the data is faulty or too little.
@@ -131,9 +132,10 @@ def calibrate(
         raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
     half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
     held_out = log_odds_N2[~fitted_N], label_N[~fitted_N]
-    model.config.match_temperature = fit_match_temperature(log_odds_N2, label_N)
+    temperature = model.config.match_temperature = fit_match_temperature(log_odds_N2, label_N)
     return {
-        "match_temperature": model.config.match_temperature,
+        "match_temperature": temperature,
+        "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
         "pairs": len(label_N),
         "depth": depth,
         "held_out": {
