@@ -89,7 +89,7 @@ def test_help_loads_no_heavy_library():
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, env=environment
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for verb in ("quickstart", "pretrain", "evaluate", "index", "search"):
+    for verb in ("quickstart", "pretrain", "evaluate", "calibrate", "match", "index", "search"):
         assert verb in done.stdout
 
 
@@ -220,6 +220,7 @@ def test_a_search_that_cannot_be_done_says_why(fails, tmp_path):
     fails(2, ["the text to search for is empty"], "search", "\u3000", "--index", tmp_path)
     fails(2, ["give a text, a picture or both"], "search", "--index", tmp_path)
     fails(2, ["the text to search for is not UTF-8"], "search", "\udcba\udcec", "--index", tmp_path)
+    fails(2, ["--min-probability needs the second stage"], "search", "船", "--no-rank", "--min-probability", 0.5)
     fails(1, [f"{tmp_path}: no index here", "ccmb index"], "search", "船", "--index", tmp_path)
 
 
@@ -231,6 +232,10 @@ def test_a_search_that_cannot_be_done_says_why(fails, tmp_path):
         (["evaluate", "--data", "pairs.jsonl"], "Missing option '--model'"),
         (["search", "船", "-k", "0"], "-k"),
         (["evaluate", "--model", "m", "--data", "d", "--depth", "deep"], "--depth"),
+        (["search", "船", "--min-probability", "1.5"], "--min-probability"),
+        (["match", "船", "a.jpg", "--model", "m", "--min-probability", "nan"], "--min-probability"),
+        (["match", "船", "--model", "m"], "Missing argument"),
+        (["calibrate", "--model", "m"], "Missing option '--data'"),
     ],
 )
 def test_an_unknown_verb_or_option_or_a_wrong_value_is_bad_usage(command, monkeypatch, arguments, word):
@@ -271,6 +276,130 @@ def test_the_other_verbs_follow_from_a_trained_run_and_their_json_parses(command
     no_picture.write_text("一艘帆船")
     fails(1, [no_picture, "not a picture"], "search", "--picture", no_picture, "--index", index)
     fails(1, [tmp_path / "none.png"], "search", "--picture", tmp_path / "none.png", "--index", index)
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> Path:
+    """A model folder that a test may change."""
+    return shutil.copytree(trained / "model", tmp_path / "model")
+
+
+def test_calibrating_writes_one_key_of_the_configuration_and_what_is_indexed_stays_good(
+    command, copied, corpus, tmp_path
+):
+    report_file, index = tmp_path / "report.json", tmp_path / "index"
+    assert command("index", corpus / "images.tar", "--model", copied, "--out", index).code == 0
+    files = {path.name: path.read_bytes() for path in copied.iterdir()}
+    calibrate = ["calibrate", "--model", copied, "--data", corpus / "pairs.jsonl", "--text-field", "captions"]
+    code, out, err = command(*calibrate, "--split", "train", "--depth", 4, "--json", report_file)
+    assert (code, err) == (0, "")
+    report = json.loads(report_file.read_text(encoding="utf-8"))
+    before, after = json.loads(files["config.json"]), json.loads((copied / "config.json").read_bytes())
+    assert before["match_temperature"] == 1.0
+    assert after == before | {"match_temperature": report["match_temperature"]}
+    assert report["match_temperature"] != 1.0
+    assert {path.name for path in copied.iterdir() if files[path.name] != path.read_bytes()} == {"config.json"}
+    held_out = report["held_out"]
+    for name in ("calibration error", "nll", "auc"):
+        [line] = [line for line in out.splitlines() if line.startswith(name)]
+        key = name.replace(" ", "_")
+        assert line.split()[-2:] == [f"{held_out[stage][key]:.4f}" for stage in ("before", "after")]
+
+    once = (copied / "config.json").read_bytes()
+    assert command(*calibrate, "--split", "train", "--depth", 4).out == out
+    assert (copied / "config.json").read_bytes() == once
+    assert command("search", "船", "--index", index, "--min-probability", 0).code == 0
+
+    evaluate = ["evaluate", "--model", copied, "--data", corpus / "pairs.jsonl", "--text-field", "captions"]
+    assert command(*evaluate, "--json", report_file).code == 0
+    matching = json.loads(report_file.read_text(encoding="utf-8"))["matching"]
+    assert set(matching) == {"auc", "calibration_error", "match_temperature"}
+    assert matching["match_temperature"] == report["match_temperature"]
+
+
+def test_what_cannot_be_calibrated_is_named_and_the_model_stays_as_it_is(fails, copied, corpus, tmp_path):
+    from tiny import tiny_model, tiny_processor
+
+    before = (copied / "config.json").read_bytes()
+    calibrate = ["calibrate", "--data", corpus / "pairs.jsonl", "--text-field", "captions", "--model"]
+    fails(1, [f"{corpus / 'pairs.jsonl'}: split 'val' has", "calibration needs 20 or more"], *calibrate, copied)
+    fails(1, ["no pictures in split 'vla'", "did you mean 'val'?"], *calibrate, copied, "--split", "vla")
+    fails(1, [f"{tmp_path / 'none'}: no such model folder"], *calibrate, tmp_path / "none")
+    assert (copied / "config.json").read_bytes() == before
+    tiny_model(cross_layers=0).save_pretrained(tmp_path / "towers")
+    tiny_processor().save_pretrained(tmp_path / "towers")
+    fails(1, ["no match heads (PRD2)"], *calibrate, tmp_path / "towers", "--split", "train")
+
+
+def test_a_finished_run_keeps_its_calibration_when_its_command_is_given_again(command, trained, corpus, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    calibrate = ["calibrate", "--model", run, "--data", corpus / "pairs.jsonl", "--text-field", "captions"]
+    assert command(*calibrate, "--split", "train").code == 0
+    config = json.loads((run / "model" / "config.json").read_bytes())
+    assert config["match_temperature"] != 1.0
+    assert command("pretrain", *tiny_recipe(corpus), "--out", run).code == 0
+    assert json.loads((run / "model" / "config.json").read_bytes()) == config
+    # One that trains on from there has other weights.
+    start = [f"model.start={run}", "--out", tmp_path / "further"]
+    assert command("pretrain", *tiny_recipe(corpus), *start).code == 0
+    assert json.loads((tmp_path / "further" / "model" / "config.json").read_bytes())["match_temperature"] == 1.0
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[Path]:
+    from tiny import tiny_pictures
+
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, picture in zip(paths, tiny_pictures(3), strict=True):
+        picture.save(path)
+    return paths
+
+
+def test_match_says_of_each_picture_how_well_the_text_describes_it(command, trained, photos):
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [of["picture"] for of in found] == [str(path) for path in photos]
+    assert all(of["probability"] == pytest.approx(of["score"], abs=1e-6) for of in found)  # not calibrated
+    assert all((of["match"], of["error"]) == (None, None) for of in found)
+
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained)
+    assert (code, err) == (0, "")
+    for line, of in zip(out.splitlines(), found, strict=True):
+        figures = f"cosine {of['cosine']:.3f}  match score {of['score']:.3f}  probability {of['probability']:.3f}"
+        assert line == f"{of['picture']}  {figures}"
+
+    for least, verdict in ((0, "match"), (1, "no match")):
+        arguments = ["match", "船", photos[0], "--model", trained, "--min-probability", least]
+        assert command(*arguments).out.rstrip("\n").split("  ")[-1] == verdict
+        assert [of["match"] for of in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
+
+
+def test_match_lists_pictures_that_it_cannot_read_and_goes_on(command, fails, trained, photos, tmp_path):
+    gone, bad = tmp_path / "gone.jpg", tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    code, out, err = command("match", "船", gone, photos[0], bad, "--model", trained, "--json")
+    assert code == 0
+    assert err.splitlines()[:2] == ["2 pictures could not be read:", f"  {gone}: no such picture"]
+    assert [bool(of["error"]) for of in json.loads(out)] == [True, False, True]
+    assert len(command("match", "船", gone, photos[0], "--model", trained).out.splitlines()) == 1
+    fails(1, [f"ccmb: {gone}: no such picture\n"], "match", "船", gone, "--model", trained)
+    fails(1, [f"none of the pictures could be read ({gone}"], "match", "船", gone, bad, "--model", trained)
+
+
+def test_match_without_a_text_a_model_or_cross_encoders(command, fails, photos, tmp_path):
+    from tiny import tiny_model, tiny_processor
+
+    none = tmp_path / "none"
+    fails(2, ["the text to match is empty"], "match", "\u3000", photos[0], "--model", none)
+    fails(1, [f"{none}: no such model folder"], "match", "船", photos[0], "--model", none)
+    towers = tmp_path / "towers"
+    tiny_model(cross_layers=0).save_pretrained(towers)
+    tiny_processor().save_pretrained(towers)
+    code, out, err = command("match", "船", photos[0], "--model", towers)
+    assert (code, err) == (0, f"{towers}: no cross encoders, so the cosine is all there is\n")
+    assert len(out.removeprefix(f"{photos[0]}  cosine ").split()) == 1
+    fails(2, ["needs cross encoders"], "match", "船", photos[0], "--model", towers, "--min-probability", 0.5)
 
 
 def test_unreadable_pictures_are_counted_and_listed_and_the_rest_goes_on(command, trained, tmp_path):

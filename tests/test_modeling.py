@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,12 @@ def test_an_unknown_tower_is_one_clear_error(tower: dict[str, Any]) -> None:
 def test_an_unknown_ranking_rule_is_one_clear_error() -> None:
     with pytest.raises(UsageError, match="ranking_rule is 'product'; give one of sum, log_odds"):
         tiny_config(ranking_rule="product")
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, "hot", True, None])
+def test_a_temperature_that_is_not_above_zero_is_one_clear_error(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"match_temperature is .*; give a number above 0"):
+        tiny_config(match_temperature=wrong)
 
 
 def whole_folder(path: Path) -> Path:

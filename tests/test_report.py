@@ -284,7 +284,9 @@ def _evaluation(ranks: Ranks, scores: MinimalPairScores) -> Evaluation:
 def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     match = torch.tensor([0.9, 0.1, 0.2])
     monkeypatch.setattr(
-        examples_module, "rank_pairs", lambda model, images, texts, image, text: Match(match[image], match[image])
+        examples_module,
+        "rank_pairs",
+        lambda model, images, texts, image, text: Match(match[image], match[image], match[image, None].expand(-1, 2)),
     )
     model: Any = torch.nn.Identity()
     model.can_rank = True

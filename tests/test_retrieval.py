@@ -180,6 +180,23 @@ def test_pairs_in_batches_score_as_in_one(batch: int) -> None:
         torch.testing.assert_close(found.log_odds, expected.log_odds)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_probability_is_the_mean_of_both_heads_softmax_at_the_temperature(temperature: float) -> None:
+    model, processor = tiny_model(match_temperature=temperature), tiny_processor()
+    index = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 2, 2])
+    with torch.no_grad():
+        images = model.encode_image(processor.images(tiny_pictures(3)))
+        texts = model.encode_text(**processor.texts(TEXTS[:3]))
+        output, match = model.rank(images, texts, *index), rank_pairs(model, images, texts, *index)
+    heads = output.logits_text_image, output.logits_image_text
+    expected = sum((logits / temperature).softmax(1)[:, 1] for logits in heads) / 2
+    torch.testing.assert_close(match.probability, expected)
+    torch.testing.assert_close(match.score, output.score)  # whatever the temperature
+    torch.testing.assert_close(match.head_log_odds.sum(1), match.log_odds)
+    if temperature == 1:
+        torch.testing.assert_close(match.probability, match.score)
+
+
 def test_a_second_stage_that_knows_nothing_changes_no_order_by_log_odds() -> None:
     model = tiny_model()
     model.config.ranking_rule = "log_odds"

@@ -22,6 +22,7 @@ from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import Hit, SearchEngine, search_index
 from ccmb.search.index import IndexRecord, IndexReport, build_index
 from ccmb.search.sheet import contact_sheet
+from ccmb.tasks.calibration import store_match_temperature
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 40
@@ -181,6 +182,45 @@ def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
     assert all(hit.match is not None for hit in hits)
 
 
+def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
+    everything = search_index(shelf[1], text=TEXTS[0], k=COUNT)
+    assert [hit.probability for hit in everything] == pytest.approx([hit.match for hit in everything], abs=1e-6)
+    least = sorted(hit.probability for hit in everything)[COUNT // 2]
+    found = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - 1e-6)
+    assert [hit.name for hit in found] == [hit.name for hit in everything if hit.probability >= least - 1e-6]
+    assert len(found) == COUNT - COUNT // 2
+    # Those that are left out make room for more of the depth.
+    assert search_index(shelf[1], text=TEXTS[0], k=5, min_probability=least - 1e-6) == found[:5]
+    assert search_index(shelf[1], text=TEXTS[0], min_probability=1.0) == []
+    # A temperature written since indexing counts, and the weights are still those of the index.
+    warmer = shutil.copytree(model, tmp_path / "warmer")
+    store_match_temperature(warmer, 4.0)
+    assert [hit.name for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)] == [hit.name for hit in everything]
+    spread = [abs(hit.probability - 0.5) for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)]
+    assert max(spread) < max(abs(hit.match - 0.5) for hit in everything) / 2
+
+
+def test_a_lost_picture_has_no_probability_and_is_left_out(pictures, model, tmp_path):
+    build(pictures, tmp_path / "index", model)
+    (pictures / "冬/0.png").unlink()
+    found = search_index(tmp_path / "index", text=TEXTS[0], k=COUNT, min_probability=0)
+    assert len(found) == COUNT - 1
+    assert not any(hit.missing for hit in found)
+
+
+def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_usage(shelf, pictures, towers, tmp_path):
+    (tmp_path / "query.png").write_bytes((pictures / "冬/0.png").read_bytes())
+    for arguments in ({"picture": tmp_path / "query.png"}, {"text": TEXTS[0], "rank": False}):
+        with pytest.raises(UsageError, match="--min-probability needs the second stage"):
+            search_index(shelf[1], **arguments, min_probability=0.5)
+    build(pictures, tmp_path / "index", towers)
+    with pytest.raises(UsageError, match="--min-probability needs the second stage"):
+        search_index(tmp_path / "index", text=TEXTS[0], min_probability=0.5)
+    for least in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="give a number between 0 and 1"):
+            search_index(shelf[1], text=TEXTS[0], min_probability=least)
+
+
 def test_a_picture_finds_itself_first_by_cosine_alone(shelf, tmp_path):
     tiny_pictures(COUNT)[7].save(tmp_path / "query.png")
     hits = search_index(shelf[1], picture=tmp_path / "query.png", k=3)
@@ -318,8 +358,16 @@ def test_the_commands_index_and_search_from_start_to_end(command, pictures, mode
     assert (code, err) == (0, "")
     hits = json.loads(out)
     assert len(hits) == 4
-    assert set(hits[0]) == {"name", "source", "cosine", "match", "score", "missing"}
+    assert set(hits[0]) == {"name", "source", "cosine", "match", "probability", "score", "missing"}
     assert Image.open(sheet).format == "PNG"
+
+    least = sorted(hit["probability"] for hit in hits)[2]
+    code, out, _ = command("search", TEXTS[0], "--index", index, "-k", 4, "--min-probability", least)
+    assert code == 0
+    assert len(out.splitlines()) >= 2
+    assert all(float(line.split("probability ")[1].split()[0]) >= round(least, 3) for line in out.splitlines())
+    assert command("search", TEXTS[0], "--index", index, "--min-probability", 1) == (0, "no match\n", "")
+    assert command("search", TEXTS[0], "--index", index, "--min-probability", 1, "--json") == (0, "[]\n", "")
 
     code, out, _ = command("search", "--picture", pictures / "夏/1.png", "--index", index)
     assert code == 0
@@ -331,6 +379,8 @@ def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_p
     for code, words, arguments in [
         (2, "empty", ["search", "", "--index", shelf[1]]),
         (2, "give a text", ["search", "--index", shelf[1]]),
+        (2, "needs the second stage", ["search", "船", "--index", none, "--no-rank", "--min-probability", 0.5]),
+        (2, "needs the second stage", ["search", "--picture", none, "--index", shelf[1], "--min-probability", 0.5]),
         (1, "none: no index here", ["search", "船", "--index", none]),
         (1, "none: no such model folder", ["search", "船", "--index", shelf[1], "--model", none]),
         (1, "none", ["search", "--picture", none, "--index", shelf[1]]),

@@ -17,6 +17,7 @@ import typer
 
 from ccmb.choices import RankingRule
 from ccmb.errors import CcmbError, UsageError
+from ccmb.tables import calibration_table, retrieval_table
 
 app = typer.Typer(
     name="ccmb",
@@ -28,6 +29,14 @@ app = typer.Typer(
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
+DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")
+]
+TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
+MinProbabilityOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
+]
 IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index folder.")]
 
 
@@ -78,12 +87,10 @@ def pretrain(
 @app.command()
 def evaluate(
     model: ModelOption,
-    data: Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")
-    ] = None,
+    data: DataOption,
+    images: ImagesOption = None,
     split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
-    text_field: Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")] = None,
+    text_field: TextFieldOption = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
     limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
     ranking_rule: Annotated[
@@ -155,6 +162,70 @@ def presets() -> None:
 
 
 @app.command()
+def calibrate(
+    model: ModelOption,
+    data: DataOption,
+    images: ImagesOption = None,
+    split: Annotated[str, typer.Option(help="Which split to fit on.")] = "val",
+    text_field: TextFieldOption = None,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates that a non-match is drawn from.")] = 16,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
+) -> None:
+    """Make the match score a probability: fit a temperature on own pairs and keep it in the model's config.json.
+
+    Each text is set against its own picture and one that the first stage takes for likely: one match to one non-match.
+
+    Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
+    """
+    from ccmb.files import write_json
+    from ccmb.r2d2.loading import load_model, model_folder
+    from ccmb.tasks.calibration import calibrate as run_calibration
+    from ccmb.tasks.calibration import store_match_temperature
+
+    pictures, folder = images or _pictures_beside(data), model_folder(model)
+    network, processor = load_model(folder)
+    report = run_calibration(network, processor, data, pictures, split, text_field or ["texts"], depth)
+    store_match_temperature(folder, report["match_temperature"])
+    if json_file:
+        write_json(json_file, report)
+    _say_unreadable(report["unreadable"])
+    typer.echo(calibration_table(report))
+
+
+@app.command()
+def match(
+    text: Annotated[str, typer.Argument(help="What the pictures may show, in Chinese.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    model: ModelOption,
+    min_probability: MinProbabilityOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how well a text describes each of some pictures.
+
+    Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
+    """
+    from ccmb.checks import check_min_probability, check_text
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.matching import match_pictures
+
+    check_text(text, "to match")  # before the model is loaded in vain
+    check_min_probability(min_probability)
+    network, processor = load_model(model)
+    found = match_pictures(network, processor, text, pictures, min_probability)
+    _say_unreadable([of.error for of in found if of.error])
+    if not network.can_rank:
+        typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
+    lines = [
+        f"{of.picture}  cosine {of.cosine:.3f}"
+        + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
+        + ("" if of.match is None else "  match" if of.match else "  no match")
+        for of in found
+        if not of.error
+    ]
+    _result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+
+
+@app.command()
 def index(
     pictures: Annotated[list[Path], typer.Argument(help="Folders or tars of pictures.")],
     model: ModelOption,
@@ -187,6 +258,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
     depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
     rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
+    min_probability: MinProbabilityOption = None,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -197,30 +269,18 @@ def search(
     from ccmb.search.engine import search_index
     from ccmb.search.sheet import contact_sheet
 
-    hits = search_index(index, model, text=text, picture=picture, k=k, depth=depth, rank=rank)
+    hits = search_index(index, model, text, picture, k, depth, rank, min_probability)
     if sheet:
         contact_sheet(hits, sheet)
     lines = [
         f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
-        + (f"  match {hit.match:.3f}" if hit.match is not None else "")
+        + (f"  match {hit.match:.3f}  probability {hit.probability:.3f}" if hit.match is not None else "")
         + f"  {hit.name}"
         + ("  (gone or unreadable)" if hit.missing else "")
         for place, hit in enumerate(hits, start=1)
     ]
     values = [{**asdict(hit), "source": str(hit.source)} for hit in hits]
-    _result(values, as_json, "\n".join(lines) or "nothing found")
-
-
-def retrieval_table(report: dict[str, Any]) -> str:
-    """Both stages and directions as lines of text."""
-    lines = [f"{report['gallery']} pictures, {report['texts']} texts, top {report['depth']} ranked"]
-    lines.append(f"{'':16}{'':13}{'R@1':>7}{'R@5':>7}{'R@10':>7}")
-    for direction in ("text_to_image", "image_to_text"):
-        for stage, values in report[direction].items():
-            figures = "".join(f"{value:7.1f}" for value in values.values()) if values else "      -" * 3
-            lines.append(f"{direction.replace('_', ' '):16}{stage.replace('_', '-'):13}{figures}")
-    means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in report["mean_recall"].items() if value)
-    return "\n".join([*lines, f"mean recall: {means}"])
+    _result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 
 def _pictures_beside(data: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError, did_you_mean
 from ccmb.files import read_json_lines
 from ccmb.samples import Sample
@@ -46,6 +47,24 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         hint = did_you_mean(str(split), known)
         raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(known)}")
     return samples
+
+
+def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:
+    """Those samples whose picture can be read, and a line for each other one.
+
+    Raises:
+        CcmbError: none can be read.
+    """
+    good, unreadable = [], []
+    for sample in samples:
+        try:
+            pictures.load(sample.image)
+            good.append(sample)
+        except UnreadablePicture as error:
+            unreadable.append(str(error))
+    if not good:
+        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({unreadable[0]})")
+    return good, unreadable
 
 
 def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> tuple[tuple[str, ...], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -31,11 +32,14 @@ class R2D2Config(PreTrainedConfig):
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
         ranking_rule: how the second stage scores, see `ccmb.r2d2.ranking`: "sum" (the paper) or "log_odds".
+        match_temperature: divides the match heads' logits where a calibrated probability is asked for; see
+            `ccmb.tasks.calibration`. At 1 (not calibrated) the probability is the match score.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
 
     Raises:
-        UsageError: a tower's "model_type" is missing or unknown to transformers, or another choice is unknown.
+        UsageError: a tower's "model_type" is missing or unknown to transformers, another choice is unknown, or
+            `match_temperature` is not a number above 0.
     """
 
     model_type = "r2d2"
@@ -55,6 +59,7 @@ class R2D2Config(PreTrainedConfig):
         match_heads: bool = True,
         mlm_head: bool = True,
         ranking_rule: RankingRule = "sum",
+        match_temperature: float = 1.0,
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
         temperature_max: float = 0.5,
@@ -73,6 +78,7 @@ class R2D2Config(PreTrainedConfig):
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
         self.ranking_rule: RankingRule = one_of("ranking_rule", ranking_rule, RankingRule)
+        self.match_temperature = _positive("match_temperature", match_temperature)
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min
         self.temperature_max = temperature_max
@@ -103,6 +109,12 @@ def _as_config(
             f"such as {default['model_type']}{did_you_mean(str(kind), known)}"
         )
     return CONFIG_MAPPING[kind](**fields)
+
+
+def _positive(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"{key} is {value!r}; give a number above 0")
+    return float(value)
 
 
 AutoConfig.register("r2d2", R2D2Config)

@@ -80,6 +80,11 @@ class RankOutput:
         both_N2 = self.logits_text_image + self.logits_image_text
         return both_N2[:, 1] - both_N2[:, 0]
 
+    @property
+    def head_log_odds(self) -> Tensor:
+        """(N, 2) log-odds of a match by the text-image head and by the image-text head."""
+        return torch.stack([of[:, 1] - of[:, 0] for of in (self.logits_text_image, self.logits_image_text)], 1)
+
 
 def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, bool]]:
     """A backbone's class and its options; where it is built with or without a pooling layer, `pooler` says which."""

@@ -26,10 +26,24 @@ class Match:
     Attributes:
         score: (N,) match score in [0, 1].
         log_odds: (N,) sum of both heads' log-odds of a match.
+        head_log_odds: (N, 2) log-odds of a match by the text-image head and by the image-text head.
+        temperature: the model's `match_temperature`.
     """
 
     score: Tensor
     log_odds: Tensor
+    head_log_odds: Tensor
+    temperature: float = 1.0
+
+    @property
+    def probability(self) -> Tensor:
+        """(N,) calibrated probability of a match; see `match_probability`."""
+        return match_probability(self.head_log_odds, self.temperature)
+
+
+def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
+    """(N,) mean of both heads' match probabilities, softmax(logits / temperature); at 1 it is the match score."""
+    return (head_log_odds_N2 / temperature).sigmoid().mean(1)
 
 
 def ranking_scores(model: R2D2Model, cosine_N: Tensor, match: Match) -> Tensor:
@@ -48,7 +62,7 @@ def rank_pairs(
     batch: int = 2048,
 ) -> Match:
     """Match N pairs picked by index, in batches that send only the items they need."""
-    scores, log_odds = [], []
+    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(image_index_N), batch):
         image_items, image_index = image_index_N[start : start + batch].unique(return_inverse=True)
         text_items, text_index = text_index_N[start : start + batch].unique(return_inverse=True)
@@ -61,6 +75,6 @@ def rank_pairs(
             output = model.rank(
                 pair_images.to(device), pair_texts.to(device), image_index.to(device), text_index.to(device)
             )
-        scores.append(output.score.cpu())
-        log_odds.append(output.log_odds.cpu())
-    return Match(torch.cat(scores), torch.cat(log_odds))
+        outputs.append((output.score.cpu(), output.log_odds.cpu(), output.head_log_odds.cpu()))
+    score_N, log_odds_N, head_log_odds_N2 = map(torch.cat, zip(*outputs, strict=True))
+    return Match(score_N, log_odds_N, head_log_odds_N2, model.config.match_temperature)

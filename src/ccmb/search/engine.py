@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.checks import check_min_probability, check_text
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
@@ -33,6 +34,7 @@ class Hit:
         cosine: of its embedding with the query's, in [-1, 1].
         score: what hits are ordered by: the cosine, or where the second stage ranked it, its score by the model's rule.
         match: match score with the query text in [0, 1]; None where the second stage did not rank it.
+        probability: calibrated one of a match with the text, in [0, 1]; None likewise.
         missing: the picture was to be ranked, but it is gone or unreadable now.
     """
 
@@ -41,6 +43,7 @@ class Hit:
     cosine: float
     score: float
     match: float | None = None
+    probability: float | None = None
     missing: bool = False
 
 
@@ -58,6 +61,7 @@ class SearchEngine:
         k: int = 10,
         depth: int = 64,
         rank: bool = True,
+        min_probability: float | None = None,
     ) -> list[Hit]:
         """The best k pictures for a text, a picture or both, best first.
 
@@ -66,10 +70,16 @@ class SearchEngine:
         pre-ranks and the text ranks. A model without cross encoders pre-ranks only. Hits that could not be ranked
         come last.
 
+        Args:
+            min_probability: leave out hits whose calibrated probability is less or unknown, be it all of them.
+
         Raises:
-            UsageError: there is neither text nor picture, or the text is empty or not UTF-8.
+            UsageError: there is neither text nor picture, the text is empty or not UTF-8, or there is a
+                `min_probability` outside [0, 1] or without a second stage.
         """
         _check_query(text, picture)
+        ranks = rank and text is not None and self.model.can_rank
+        _check_second_stage(min_probability, ranks)
         with inference(self.model):
             embeds, encoded_text = [], None
             if text is not None:
@@ -78,17 +88,18 @@ class SearchEngine:
                 embeds.append(encoded_text.embed[0])
             if picture is not None:
                 embeds.append(self._encode([self.processor.images([picture])]).embed[0])
-            ranks = rank and encoded_text is not None and self.model.can_rank
             query_D = F.normalize(torch.stack(embeds).mean(0), dim=0).cpu()
             found = self.store.search(query_D, max(k, depth) if ranks else k)
             hits = [Hit(near.entry.name, Path(near.entry.source), near.cosine, near.cosine) for near in found]
             if ranks and encoded_text is not None:
                 batches = (hits[start : start + BATCH] for start in range(0, len(hits), BATCH))
                 hits = [hit for batch in batches for hit in self._match(batch, encoded_text)]
+        if min_probability is not None:
+            hits = [hit for hit in hits if hit.probability is not None and hit.probability >= min_probability]
         return sorted(hits, key=lambda hit: (hit.missing, -hit.score))[:k]
 
     def _match(self, hits: Sequence[Hit], text: TowerOutput) -> list[Hit]:
-        """The same hits with their match scores.
+        """The same hits with their match scores and probabilities.
 
         The image states are computed anew from the pictures. For 64 pictures of 96 px that is half of a query's half
         second on one core; kept in float16 instead they would take 20 times the room of the embeddings (170 times for
@@ -106,8 +117,9 @@ class SearchEngine:
             encoded = self._encode(list(pixels.values()))
             match = rank_pairs(self.model, encoded, text, index_N, torch.zeros_like(index_N))
             scores = ranking_scores(self.model, torch.tensor([hits[place].cosine for place in pixels]), match)
-            for place, score, of_match in zip(pixels, scores.tolist(), match.score.tolist(), strict=True):
-                ranked[place] = replace(hits[place], score=score, match=of_match)
+            columns = (scores.tolist(), match.score.tolist(), match.probability.tolist())
+            for place, score, of_match, probability in zip(pixels, *columns, strict=True):
+                ranked[place] = replace(hits[place], score=score, match=of_match, probability=probability)
         return ranked
 
     def _encode(self, pixels: list[Tensor]) -> TowerOutput:
@@ -122,6 +134,7 @@ def search_index(
     k: int = 10,
     depth: int = 64,
     rank: bool = True,
+    min_probability: float | None = None,
 ) -> list[Hit]:
     """Open an index folder and search it once; see `SearchEngine.search`.
 
@@ -129,11 +142,12 @@ def search_index(
         model: run or model folder; by default the one that made the index.
 
     Raises:
-        UsageError: there is neither text nor picture, or the text is empty or not UTF-8.
+        UsageError: see `SearchEngine.search`.
         CcmbError: index, model or picture is missing or damaged, the model is not the index's, or another process
             is using the index.
     """
     _check_query(text, picture)  # before the model is loaded in vain
+    _check_second_stage(min_probability, rank and text is not None)
     record = IndexRecord.read(index)
     folder = _find_model(index, record, model)
     record.must_match(index, folder)
@@ -142,18 +156,23 @@ def search_index(
     image = Sources().load(picture.resolve().parent, picture.resolve().name) if picture is not None else None
     network, processor = load_model(folder)
     with record.open_store(index) as store:
-        return SearchEngine(store, network, processor).search(text, image, k, depth, rank)
+        return SearchEngine(store, network, processor).search(text, image, k, depth, rank, min_probability)
 
 
 def _check_query(text: str | None, picture: object) -> None:
     if text is None and picture is None:
         raise UsageError("nothing to search for: give a text, a picture or both")
-    if text is not None and not text.strip():
-        raise UsageError("the text to search for is empty")
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError:  # bytes of another encoding, as a shell hands them over
-        raise UsageError("the text to search for is not UTF-8; set the terminal to it") from None
+    if text is not None:
+        check_text(text, "to search for")
+
+
+def _check_second_stage(min_probability: float | None, ranks: bool) -> None:
+    check_min_probability(min_probability)
+    if min_probability is not None and not ranks:
+        raise UsageError(
+            "--min-probability needs the second stage: give a text, leave out --no-rank, and use a model with cross "
+            "encoders"
+        )
 
 
 def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> Path:

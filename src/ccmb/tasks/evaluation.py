@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from ccmb.data.pairs import read_pairs
-from ccmb.data.pictures import Pictures, UnreadablePicture
+from ccmb.data.pairs import read_pairs, readable_samples
+from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs
 from ccmb.samples import Sample
+from ccmb.tasks.calibration import calibration_report
 from ccmb.tasks.matching import MinimalPair, MinimalPairScores, auc, minimal_pair_report, score_minimal_pairs
 from ccmb.tasks.retrieval import Direction, Gallery, Ranks, encode_gallery, ranks_both_ways, report_of_ranks
 from ccmb.training.trainer import inference
@@ -57,9 +58,7 @@ def evaluate(
     started = time.monotonic()
     samples = read_pairs(pairs, split, fields)
     pictures = Pictures.open(images)
-    samples, unreadable = _readable(samples, pictures)
-    if not samples:
-        raise CcmbError(f"{images}: none of the pictures could be read ({unreadable[0]})")
+    samples, unreadable = readable_samples(samples, pictures)
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
@@ -71,23 +70,13 @@ def evaluate(
     if minimal_pairs:
         scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
+    flat = [text for of_image in texts for text in of_image]
     if model.can_rank and len(gallery.images) > 1:
-        report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4)}
+        calibration = calibration_report(model, gallery, samples, flat)
+        report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4), **calibration}
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
-    flat = [text for of_image in texts for text in of_image]
     return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)
-
-
-def _readable(samples: list[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:
-    good, unreadable = [], []
-    for sample in samples:
-        try:
-            pictures.load(sample.image)
-            good.append(sample)
-        except UnreadablePicture as error:
-            unreadable.append(str(error))
-    return good, unreadable
 
 
 def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:

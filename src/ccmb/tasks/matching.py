@@ -1,18 +1,106 @@
-"""Matching: does a text describe a picture? Minimal pairs test whether attributes are bound to the right things."""
+"""Matching: does a text describe a picture? One text against some, and minimal pairs.
+
+Minimal pairs test whether attributes are bound to the right things.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ccmb.checks import check_min_probability, check_text
+from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.training.trainer import inference
+
+
+@dataclass(frozen=True, slots=True)
+class PictureMatch:
+    """What a model says of a text and one picture.
+
+    Attributes:
+        picture: as it was given.
+        cosine: of the two embeddings, in [-1, 1]; None if the picture could not be read.
+        score: match score in [0, 1]; None without cross encoders.
+        probability: calibrated probability of a match, in [0, 1]; None likewise.
+        match: whether the probability is the least one that counts, or more; None if there is none that counts.
+        error: why the picture could not be read.
+    """
+
+    picture: Picture
+    cosine: float | None = None
+    score: float | None = None
+    probability: float | None = None
+    match: bool | None = None
+    error: str | None = None
+
+
+def match_pictures(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    text: str,
+    pictures: Sequence[Picture],
+    min_probability: float | None = None,
+    batch: int = 64,
+) -> list[PictureMatch]:
+    """Match a text with each of some pictures, in their order; those that cannot be read are marked.
+
+    Args:
+        min_probability: the least calibrated probability that counts as a match.
+
+    Raises:
+        UsageError: the text is empty or not UTF-8, or there is a `min_probability` outside [0, 1] or for a model
+            without cross encoders.
+        CcmbError: none of the pictures can be read.
+    """
+    check_text(text, "to match")
+    check_min_probability(min_probability)
+    if min_probability is not None and not model.can_rank:
+        raise UsageError("--min-probability needs cross encoders, and this model is of towers alone (PRD2)")
+    found: list[PictureMatch] = []
+    with inference(model):
+        encoded = processor.texts([text])
+        of_text = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
+        for start in range(0, len(pictures), batch):
+            found += _match_batch(model, processor, of_text, pictures[start : start + batch], min_probability)
+    errors = [of.error for of in found if of.error]
+    if errors and len(errors) == len(found):
+        raise CcmbError(errors[0] if len(errors) == 1 else f"none of the pictures could be read ({errors[0]})")
+    return found
+
+
+def _match_batch(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    of_text: TowerOutput,
+    pictures: Sequence[Picture],
+    min_probability: float | None,
+) -> list[PictureMatch]:
+    pixels: dict[int, Tensor] = {}
+    found = [PictureMatch(picture) for picture in pictures]
+    for place, picture in enumerate(pictures):
+        try:
+            pixels[place] = processor.images([picture])
+        except CcmbError as error:
+            found[place] = replace(found[place], error=str(error))
+    if not pixels:
+        return found
+    images = model.encode_image(torch.cat(list(pixels.values())).to(model.device)).to("cpu")
+    for place, cosine in zip(pixels, (images.embed @ of_text.embed[0]).tolist(), strict=True):
+        found[place] = replace(found[place], cosine=cosine)
+    if model.can_rank:
+        index_N = torch.arange(len(pixels))
+        match = rank_pairs(model, images, of_text, index_N, torch.zeros_like(index_N))
+        for place, score, chance in zip(pixels, match.score.tolist(), match.probability.tolist(), strict=True):
+            verdict = None if min_probability is None else chance >= min_probability
+            found[place] = replace(found[place], score=score, probability=chance, match=verdict)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.building import build_model
+from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
@@ -125,6 +126,9 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     start = trainer.resume()
     if start < recipe.training.steps:
         trainer.fit(_batches(recipe, samples, pictures, processor, out))
+        model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
+    else:
+        model.config.match_temperature = stored_match_temperature(out / "model")
     model.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
     write_model_card(out / "model", model, recipe, out)

@@ -1,0 +1,32 @@
+"""Reports as lines of text, for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def retrieval_table(report: dict[str, Any]) -> str:
+    """Both stages and directions as lines of text."""
+    lines = [f"{report['gallery']} pictures, {report['texts']} texts, top {report['depth']} ranked"]
+    lines.append(f"{'':16}{'':13}{'R@1':>7}{'R@5':>7}{'R@10':>7}")
+    for direction in ("text_to_image", "image_to_text"):
+        for stage, values in report[direction].items():
+            figures = "".join(f"{value:7.1f}" for value in values.values()) if values else "      -" * 3
+            lines.append(f"{direction.replace('_', ' '):16}{stage.replace('_', '-'):13}{figures}")
+    means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in report["mean_recall"].items() if value)
+    return "\n".join([*lines, f"mean recall: {means}"])
+
+
+def calibration_table(report: dict[str, Any]) -> str:
+    """What calibration changes on the held-out half, as lines of text."""
+    held_out = report["held_out"]
+    pairs, temperature = report["pairs"], report["match_temperature"]
+    lines = [f"match temperature {temperature:.3f}, fitted on {pairs} pairs, half of them matches"]
+    lines.append(f"{'of the ' + str(held_out['pairs']) + ' held out':24}{'before':>9}{'after':>9}")
+    for name in held_out["before"]:
+        lines.append(f"{name.replace('_', ' '):24}{held_out['before'][name]:9.4f}{held_out['after'][name]:9.4f}")
+    if report["at_bound"]:
+        lines.append(
+            "the temperature is at its bound; the AUC says whether the match score tells such pairs apart at all"
+        )
+    return "\n".join(lines)

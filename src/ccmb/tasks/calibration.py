@@ -1,0 +1,184 @@
+"""Calibration: the match score as a probability, by one temperature for both match heads (Guo et al., ICML 2017).
+
+A probability of a match holds for pairs of some kind. Here there is one match to one non-match, a prior of 1/2 as in
+FGR's weighted loss, and the non-matches are likely ones, see `ccmb.tasks.drawn_pairs`. Where matches are rarer, as
+among the candidates of a search, fewer pairs match than the probability says; it orders and cuts them off all the same.
+
+Shapes: N pairs, P texts, each in one match and one non-match.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccmb.data.pairs import read_pairs, readable_samples
+from ccmb.data.pictures import Pictures
+from ccmb.errors import CcmbError
+from ccmb.files import read_json, write_json
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.ranking import match_probability
+from ccmb.samples import Sample
+from ccmb.tasks.drawn_pairs import DEPTH, draw_pairs, score_pairs
+from ccmb.tasks.matching import auc
+from ccmb.tasks.retrieval import Gallery, encode_gallery
+
+FEWEST_TEXTS = 20
+MOST_TEXTS = 2000  # that an evaluation scores
+LOWEST, HIGHEST = 0.05, 20.0
+
+
+def calibration_error(probability_N: Tensor, label_N: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in [0, 1] over bins of equal width.
+
+    In each bin the mean probability of a match is set against the share of matches; the absolute differences are
+    averaged, weighted by the pairs in the bin.
+
+    Args:
+        probability_N: of a match, in [0, 1], at least one.
+        label_N: 1 or True for a match.
+    """
+    probability, label = probability_N.double(), label_N.double()
+    bin_N = (probability * bins).long().clamp(0, bins - 1)
+    excess = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_N, probability - label)
+    return float(excess.abs().sum() / len(probability))
+
+
+def match_nll(head_log_odds_N2: Tensor, label_N: Tensor, temperature: float) -> float:
+    """Mean negative log-likelihood, in nats, of labels under the calibrated probability; in float64."""
+    sign_N1 = 2 * label_N.double()[:, None] - 1
+    log_of_heads_N2 = F.logsigmoid(sign_N1 * head_log_odds_N2.double() / temperature)
+    return math.log(2) - float(log_of_heads_N2.logsumexp(1).mean())
+
+
+def fit_match_temperature(head_log_odds_N2: Tensor, label_N: Tensor) -> float:
+    """The temperature in [0.05, 20] of the least `match_nll`; never worse than 1, which leaves scores as they are.
+
+    Args:
+        head_log_odds_N2: finite log-odds of a match by each head.
+        label_N: 1 or True for a match.
+    """
+    best, low, high = 0.0, math.log(LOWEST), math.log(HIGHEST)
+    for _ in range(5):  # a grid of log T, drawn closer around the best: there may be more than one minimum
+        grid = [best, *torch.linspace(low, high, 41, dtype=torch.double).tolist()]
+        best = min(grid, key=lambda log_t: match_nll(head_log_odds_N2, label_N, math.exp(log_t)))
+        step = (high - low) / 40
+        low, high = max(best - step, math.log(LOWEST)), min(best + step, math.log(HIGHEST))
+    return math.exp(best)
+
+
+def calibration_report(
+    model: R2D2Model, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
+) -> dict[str, Any]:
+    """Temperature and calibration error of a model as it is; see `draw_pairs`.
+
+    The error is that of at most MOST_TEXTS texts, and None where no text has a wrong picture.
+    """
+    pairs = draw_pairs(gallery, samples, texts)
+    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:MOST_TEXTS]]
+    temperature, error = model.config.match_temperature, None
+    if len(pairs):
+        probability_N = match_probability(score_pairs(model, gallery, pairs), temperature)
+        error = round(calibration_error(probability_N, pairs.labels), 4)
+    return {"calibration_error": error, "match_temperature": temperature}
+
+
+def calibrate(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    pairs: Path,
+    images: Path,
+    split: str | None,
+    fields: Sequence[str],
+    depth: int = DEPTH,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fit `match_temperature` on one split of own pairs, set it in the model's configuration, and report.
+
+    The prior is one match to one non-match, see `draw_pairs`. What calibration is worth is measured with a temperature
+    fitted on the texts of one half of the pictures, on those of the other; the one that is set is fitted on all.
+
+    Returns:
+        `match_temperature` and whether it is `at_bound`, the best one lying beyond; `held_out` with the calibration
+        error, negative log-likelihood and AUC of the other half, `before` (at temperature 1) and `after`; how many
+        `pairs`; a line for each of the `unreadable` pictures.
+
+    Raises:
+        CcmbError: the model has no match heads, its scores are no numbers, or the data is faulty or too little.
+    """
+    if not model.can_rank:
+        raise CcmbError("the model has no match heads (PRD2): there is no match score to calibrate")
+    pictures = Pictures.open(images)
+    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), pictures)
+    texts = [text for sample in samples for text in sample.texts]
+    if len(texts) < FEWEST_TEXTS:
+        raise _too_little(pairs, split, len(texts))
+    names = [sample.image for sample in samples]
+    gallery = encode_gallery(model, processor, names, [sample.texts for sample in samples], pictures.load)
+    drawn = draw_pairs(gallery, samples, texts, depth, seed)
+    fitted_P = _first_half([names[index] for index in drawn.right.tolist()], seed)
+    if len(drawn) < FEWEST_TEXTS or fitted_P.all():
+        raise _too_little(pairs, split, len(drawn))
+    log_odds_N2, label_N, fitted_N = score_pairs(model, gallery, drawn), drawn.labels, fitted_P.repeat(2)
+    if not log_odds_N2.isfinite().all():
+        raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
+    half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
+    held_out = log_odds_N2[~fitted_N], label_N[~fitted_N]
+    temperature = model.config.match_temperature = fit_match_temperature(log_odds_N2, label_N)
+    return {
+        "match_temperature": temperature,
+        "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
+        "pairs": len(label_N),
+        "depth": depth,
+        "held_out": {
+            "pairs": len(held_out[1]),
+            "match_temperature": half,
+            "before": _quality(*held_out, 1.0),
+            "after": _quality(*held_out, half),
+        },
+        "unreadable": unreadable,
+    }
+
+
+def _too_little(pairs: Path, split: str | None, found: int) -> CcmbError:
+    place = f"split '{split}'" if split else "it"
+    return CcmbError(
+        f"{pairs}: {place} has {found} texts to set against a wrong picture; calibration needs {FEWEST_TEXTS} or more, "
+        "of two pictures or more"
+    )
+
+
+def _first_half(names: Sequence[str], seed: int) -> Tensor:
+    """(P,) whether a picture's place in a shuffle of all is even; pictures of one name stay together."""
+    shuffled = sorted(set(names))
+    Random(seed).shuffle(shuffled)
+    chosen = set(shuffled[::2])
+    return torch.tensor([name in chosen for name in names], dtype=torch.bool)
+
+
+def _quality(head_log_odds_N2: Tensor, label_N: Tensor, temperature: float) -> dict[str, float]:
+    probability_N = match_probability(head_log_odds_N2.double(), temperature)
+    return {
+        "calibration_error": round(calibration_error(probability_N, label_N), 4),
+        "nll": round(match_nll(head_log_odds_N2, label_N, temperature), 4),
+        "auc": round(auc(probability_N, label_N), 4),
+    }
+
+
+def store_match_temperature(folder: Path, temperature: float) -> None:
+    """Write the temperature into a model folder's `config.json`, in which nothing else changes."""
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"match_temperature": temperature})
+
+
+def stored_match_temperature(folder: Path) -> float:
+    """The temperature in a model folder's `config.json`; 1 where there is none."""
+    path = folder / "config.json"
+    return float(read_json(path).get("match_temperature", 1.0)) if path.is_file() else 1.0
