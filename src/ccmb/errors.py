@@ -21,3 +21,8 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def one_line(error: Exception, length: int = 200) -> str:
+    """What an error of a library says, without line breaks and cut short."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:length]

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, one_line
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
@@ -42,8 +42,7 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # no network, no such model, no right to it, a full disk
-        reason = " ".join(str(error).split())[:200]
-        raise CcmbError(f"{hub_id}: no such model folder, and not to be had from the hub ({reason})") from None
+        raise CcmbError(f"{hub_id}: no such model folder, and not to be had from the hub ({one_line(error)})") from None
 
 
 def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
@@ -58,7 +57,7 @@ def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
         loaded: Any = R2D2Model.from_pretrained(folder, output_loading_info=True)
         model, info = loaded
     except Exception as error:  # whatever transformers or safetensors make of a damaged file
-        raise CcmbError(f"{folder}: the model cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+        raise CcmbError(f"{folder}: the model cannot be loaded ({one_line(error)})") from None
     if info["missing_keys"]:
         raise CcmbError(f"{folder / 'model.safetensors'}: lacks {sorted(info['missing_keys'])[0]} and maybe more")
     return model.eval(), processor

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, one_line
 from ccmb.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model, model_folder
@@ -113,9 +113,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise CcmbError(f"{path}: not a whole safetensors file ({_one_line(error)})") from None
+        raise CcmbError(f"{path}: not a whole safetensors file ({one_line(error)})") from None
     except Exception as error:  # whatever torch and pickle make of damaged or hostile bytes
-        reason = _one_line(error)
+        reason = one_line(error)
         if "weights" in reason.lower():  # torch's advice to read it with its code is not ours
             named = re.search(r"GLOBAL (\S+)|global (\S+)", reason)
             found = f" ({(named[1] or named[2]).rstrip('.')})" if named else ""
@@ -254,7 +254,3 @@ def _named(content: Any) -> bool:
 
 def _and_more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

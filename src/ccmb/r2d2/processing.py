@@ -16,7 +16,7 @@ from transformers.utils.hub import PushToHubMixin, cached_file
 
 from ccmb.data.pictures import load_picture, to_rgb
 from ccmb.data.transforms import CLIP_MEAN, CLIP_STD, normalise, square
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json, write_json
 from ccmb.r2d2.configuration import R2D2Config
 
@@ -160,9 +160,7 @@ class R2D2Processor(PushToHubMixin):
         try:
             path = Path(str(cached_file(str(name), FILE_NAME, **hub)))
         except OSError as error:
-            raise CcmbError(
-                f"{name}: no model folder, nor one on the hub ({' '.join(str(error).split())[:200]})"
-            ) from None
+            raise CcmbError(f"{name}: no model folder, nor one on the hub ({one_line(error)})") from None
         values = read_json(path)
         try:
             image_size, max_text_tokens = int(values["size"]["height"]), int(values["max_text_tokens"])
@@ -172,9 +170,8 @@ class R2D2Processor(PushToHubMixin):
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(name), **hub)
         except Exception as error:  # whatever tokenizers makes of a damaged file
-            reason = " ".join(str(error).split())[:200]
             raise CcmbError(
-                f"{name}: tokenizer.json or tokenizer_config.json is not a readable tokenizer ({reason})"
+                f"{name}: tokenizer.json or tokenizer_config.json is not a readable tokenizer ({one_line(error)})"
             ) from None
         return cls(tokenizer, image_size, max_text_tokens, mean, std)
 

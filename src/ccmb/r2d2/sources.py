@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils.hub import cached_file
 
 from ccmb.data.transforms import CLIP_MEAN, CLIP_STD
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json
 from ccmb.r2d2.processing import FILE_NAME
 
@@ -115,8 +115,3 @@ def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTr
         if getattr(tokenizer, token) is None:
             raise CcmbError(f"{name}: the tokenizer has no {token}; name one in its tokenizer_config.json")
     return tokenizer
-
-
-def one_line(error: Exception) -> str:
-    """What an error of a library says, without line breaks and cut short."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, one_line
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -36,8 +36,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             return BertTokenizer(vocab=str(vocabulary))
         return AutoTokenizer.from_pretrained(str(source))
     except Exception as error:  # whatever transformers, the hub and tokenizers make of it
-        reason = " ".join(str(error).split())[:200]
-        raise CcmbError(f"{source}: no readable tokenizer ({reason})") from None
+        raise CcmbError(f"{source}: no readable tokenizer ({one_line(error)})") from None
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:

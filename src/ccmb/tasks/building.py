@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ccmb.errors import UsageError
+from ccmb.errors import UsageError, one_line
 from ccmb.objectives.pretraining import Objectives
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
@@ -62,8 +62,7 @@ def _new(
             model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))
             model.encode_text(**processor.texts(texts[:1]))
     except Exception as error:  # whatever the towers make of a wrong configuration
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"model: not the shape of a network ({reason[:300]})") from None
+        raise UsageError(f"model: not the shape of a network ({one_line(error, 300)})") from None
     start_text_positions(model)
     return model, processor
 

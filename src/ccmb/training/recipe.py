@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ccmb.choices import RankingRule
 from ccmb.data.transforms import Augmentation
-from ccmb.errors import CcmbError, UsageError, did_you_mean
+from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.files import atomic_write
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -232,7 +232,7 @@ def _parse(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(one_line(error)) from None
 
 
 def _touches(override: str, key: str) -> bool:

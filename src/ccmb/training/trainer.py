@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, one_line
 from ccmb.files import atomic_write
 from ccmb.progress import progress
 from ccmb.training.checkpoints import load_latest, save_checkpoint
@@ -84,8 +84,9 @@ class Trainer:
                 for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                     optimizer.load_state_dict(saved)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise CcmbError(f"{self.out}: checkpoint {self.step} is of another network ({reason})") from None
+                raise CcmbError(
+                    f"{self.out}: checkpoint {self.step} is of another network ({one_line(error)})"
+                ) from None
         _drop_lines_after(self.out / "metrics.jsonl", self.step)
         return self.step
 
