@@ -1,26 +1,29 @@
 """R2D2's pre-training: the sum of GCPR, FGR, MLM, TgD and FgD on one batch.
 
 Each objective has a weight (0 switches it off) and may start after a share of the training.
-Shapes: B pairs in the batch, T text tokens, R rows that FGR ranks.
+Shapes: B pairs of this process, T text tokens, R rows that FGR ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ccmb.errors import UsageError
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
-from ccmb.objectives.ranking import draw_pairs, fgr_loss
+from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.cross_encoder import CrossEncoder
+from ccmb.r2d2.modeling import R2D2Model, RankOutput, TowerOutput
+from ccmb.training.distributed import draw_rows, gather, largest, world
 
 ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
 PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
@@ -106,6 +109,35 @@ class Batch:
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
 
+def level(batch: Batch) -> Batch:
+    """The batch with its texts padded as on the process that has the longest, so that what is gathered fits together
+    and what is drawn for a row is what one process would draw."""
+    missing = largest(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
+    if not missing:
+        return batch
+    padded = {name: F.pad(getattr(batch, name), (0, missing)) for name in ("input_ids", "attention_mask", "maskable")}
+    return replace(batch, **padded)
+
+
+def rank_global(model: R2D2Model, images: TowerOutput, texts: TowerOutput, pairs: MatchPairs, read: int) -> RankOutput:
+    """Match pairs of the global batch, whose negatives may be other processes' pictures and texts.
+
+    Args:
+        images, texts: of this process, the texts with a mask.
+        read: see `R2D2Model.rank`.
+    """
+    if world().size > 1:
+        needed_images, needed_texts, pairs = pairs.needed()
+        images, texts = gather_output(images)[needed_images], gather_output(texts)[needed_texts]
+    return model.rank(images, texts, pairs.image_index, pairs.text_index, read)
+
+
+def gather_output(output: TowerOutput) -> TowerOutput:
+    """A tower's output of all processes, with gradient to each."""
+    mask = None if output.mask is None else gather(output.mask)
+    return TowerOutput(gather(output.embed), gather(output.states), mask)
+
+
 def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
     """Whether a network of this configuration can be trained with these objectives.
 
@@ -122,6 +154,16 @@ def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
         raise UsageError("the network has no masked-language head; set objectives.mlm=off")
     if all(getattr(objectives, name).start > 0 for name in on):
         raise UsageError("no objective is on from the start of the training; give one of them start: 0")
+
+
+def sharding_units(pretraining: PreTraining) -> list[nn.Module]:
+    """What FSDP gathers at a time: each layer of the towers, student's and teacher's, and each cross encoder."""
+    model, units = pretraining.model, list[nn.Module]()
+    for towers in filter(None, (model, pretraining.teacher)):
+        for tower in (towers.image_tower, towers.text_tower):
+            stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
+            units += [layer for stack in stacks for layer in stack]
+    return units + [part for part in model.children() if isinstance(part, CrossEncoder)]
 
 
 class PreTraining(nn.Module):
@@ -152,13 +194,18 @@ class PreTraining(nn.Module):
         """
         options, model, temperature = self.objectives, self.model, self.model.temperature
         active = {name for name in options.on() if progress >= getattr(options, name).start}
+        batch = level(batch)
+        own = world().rows(len(batch.image_ids))
+        image_ids = gather(batch.image_ids)
+        positives = same_image(batch.image_ids, image_ids)
         images = model.encode_image(batch.pixel_values)
         texts = model.encode_text(batch.input_ids, batch.attention_mask)
-        positives = same_image(batch.image_ids)
+        all_image, all_text = gather(images.embed), gather(texts.embed)
         losses: dict[str, Tensor] = {}
 
         if "gcpr" in active:
-            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, temperature, even_targets(positives))
+            targets = even_targets(positives)
+            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, temperature, targets, all_image, all_text)
 
         if active & {"mlm", "fgd"}:
             masked = mask_tokens(
@@ -172,12 +219,16 @@ class PreTraining(nn.Module):
         if "fgr" in active:
             rows = everything[: max(1, round(len(images) * options.fgr.rows))]
             with torch.no_grad():
-                similarity_BB = similarity(images.embed, texts.embed, temperature)
-            pairs = draw_pairs(similarity_BB, positives, rows, hardness_at(options.fgr, progress), generator)
-            ranked = model.rank(
-                images, masked_texts if shares else texts, pairs.image_index, pairs.text_index,
-                read=len(rows) if shares else 0,
-            )  # fmt: skip
+                of_images = similarity(images.embed[rows], all_text, temperature)
+                of_texts = similarity(texts.embed[rows], all_image, temperature)
+            uniform = draw_rows(
+                lambda count: torch.rand(count, 2, generator=generator, device=positives.device), len(images)
+            )
+            hardness = hardness_at(options.fgr, progress)
+            pairs = draw_pairs(of_images, of_texts, positives[rows], rows + own.start, uniform[rows], hardness)
+            ranked = rank_global(
+                model, images, masked_texts if shares else texts, pairs, read=len(rows) if shares else 0
+            )
             losses["fgr"] = fgr_loss(ranked.logits_text_image, ranked.logits_image_text, pairs.labels)
             if shares:  # enhanced training: the positives' pass serves MLM too
                 read.append(ranked.states)
@@ -193,14 +244,17 @@ class PreTraining(nn.Module):
                 teacher_image = self.teacher.encode_image(batch.pixel_values).embed
                 teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
             if self.queue is not None and "tgd" in active:
+                all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
                 losses["tgd"] = tgd_loss(
-                    images.embed, texts.embed, teacher_image, teacher_text, batch.image_ids,
-                    self.queue, temperature, options.tgd.alpha,
+                    images.embed, texts.embed, all_teacher_image, all_teacher_text, image_ids,
+                    self.queue, temperature, options.tgd.alpha, own,
                 )  # fmt: skip
-                self.queue.push(teacher_image, teacher_text, batch.image_ids)
+                self.queue.push(all_teacher_image, all_teacher_text, image_ids)
             if "fgd" in active:
                 losses["fgd"] = fgd_loss(masked_texts.embed, teacher_text)
         return losses
+
+    forward = losses  # what DDP and FSDP attend
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_write
-from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
+from ccmb.objectives.pretraining import Batch, Objectives, PreTraining, sharding_units
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
+from ccmb.training.distributed import World, meet, process_group, world
 from ccmb.training.optimizers import ParameterGroup
+from ccmb.training.parallel import whole
 from ccmb.training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -43,8 +45,6 @@ CROSS_PARTS = (
     "mlm_head",
 )
 
-UNREADABLE = "unreadable.txt"
-
 
 class PretrainRecipe(Part):
     """All that a pre-training run depends on."""
@@ -59,15 +59,18 @@ class PretrainRecipe(Part):
 class PretrainTask:
     """Pre-training as the trainer sees it."""
 
-    def __init__(self, pretraining: PreTraining) -> None:
-        self.pretraining = pretraining
+    def __init__(self, pretraining: PreTraining, recipe: PretrainRecipe) -> None:
+        self.pretraining, self.recipe = pretraining, recipe
 
     @property
     def module(self) -> nn.Module:
         return self.pretraining
 
-    def losses(self, batch: Batch, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.pretraining.losses(batch, progress, generator)
+    def units(self) -> list[nn.Module]:
+        return sharding_units(self.pretraining)
+
+    def groups(self) -> list[ParameterGroup]:
+        return parameter_groups(self.pretraining.model, self.recipe)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.pretraining.total(losses)
@@ -80,10 +83,15 @@ class PretrainTask:
 
 
 class Collate:
-    """Training samples to a Batch; pictures that could not be read are set aside by name."""
+    """Training samples to a Batch; pictures that could not be read are set aside by name.
 
-    def __init__(self, processor: R2D2Processor, samples: list[Sample]) -> None:
-        self.processor = processor
+    Args:
+        fill: put readable samples of the batch once more in the place of unreadable ones, so that all processes have
+            equally many; as positives of themselves they teach nothing false.
+    """
+
+    def __init__(self, processor: R2D2Processor, samples: list[Sample], fill: bool = False) -> None:
+        self.processor, self.fill = processor, fill
         # Samples of one picture share an id, whatever line of the file they stand in.
         names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
         self.image_ids = [names[sample.image] for sample in samples]
@@ -93,6 +101,8 @@ class Collate:
         good = [item for item in items if not isinstance(item, str)]
         if not good:
             return None, unreadable
+        if self.fill:
+            good += [good[place % len(good)] for place in range(len(unreadable))]
         pixels, texts, indices = zip(*good, strict=True)
         encoded = self.processor.texts(texts)
         batch = Batch(
@@ -108,9 +118,18 @@ class Collate:
 def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     """Run the recipe in the folder `out`, or continue it there, and return the folder of the finished model.
 
+    Under torchrun all processes train it together, each on its part of every batch.
+
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
+    with process_group() as joined:
+        return _pretrain(recipe, out, joined)
+
+
+def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
+    if recipe.training.batch % joined.size:
+        raise UsageError(f"training.batch={recipe.training.batch} cannot be shared evenly by {joined.size} processes")
     folder = data_folder(recipe.data.folder)
     samples = read_pairs(folder / recipe.data.pairs, recipe.data.split, recipe.data.fields)
     if len(samples) < recipe.training.batch:
@@ -120,25 +139,30 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     pictures = Pictures.open(folder / recipe.data.images)
     torch.manual_seed(recipe.training.seed)
     model, processor = build_model(recipe.model, recipe.objectives, samples)
-    task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
-    prepare_run(recipe, out)  # only now: a recipe that fails above leaves no folder that would refuse its mended form
-    trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
+    task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id), recipe)
+    if joined.is_main:  # only now: a recipe that fails above leaves no folder that would refuse its mended form
+        prepare_run(recipe, out)
+    meet()
+    trainer = Trainer(task, recipe.optimizer, recipe.training, out)
     start = trainer.resume()
     if start < recipe.training.steps:
         trainer.fit(_batches(recipe, samples, pictures, processor, out))
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
-    model.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
-    write_model_card(out / "model", model, recipe, out)
+    weights = whole(model.state_dict())
+    if joined.is_main:
+        model.save_pretrained(out / "model", state_dict=weights)
+        processor.save_pretrained(out / "model")
+        write_model_card(out / "model", model, recipe, out)
+    meet()
     return out / "model"
 
 
 def unreadable_pictures(run: Path) -> list[str]:
-    """A line for each picture that the run has tried to read in vain so far."""
-    path = run / UNREADABLE
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
+    lists = [path.read_text(encoding="utf-8").splitlines() for path in run.glob("unreadable*.txt")]
+    return sorted({line for lines in lists for line in lines})
 
 
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
@@ -170,22 +194,24 @@ def _batches(
     seed = recipe.training.seed
     dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
     group_from = round(recipe.data.group_start * recipe.training.steps)
-    plan = BatchPlan(samples, recipe.training.batch, seed, group_from)
+    joined = world()
+    rows = joined.rows(recipe.training.batch // joined.size)
+    plan = BatchPlan(samples, recipe.training.batch, seed, group_from, rows)
+    collate = Collate(processor, samples, fill=joined.size > 1)
     starts, field_of = recipe.data.field_starts, None
     if starts is not None:
         field_of = FieldPlan(tuple(round(share * recipe.training.steps) for share in starts), seed)
+    list_of_unreadable = out / ("unreadable.txt" if joined.is_main else f"unreadable-{joined.rank}.txt")
     listed = set(unreadable_pictures(out))
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
-        for batch, unreadable in training_batches(
-            dataset, plan, start, stop, Collate(processor, samples), recipe.data.workers, field_of
-        ):
+        for batch, unreadable in training_batches(dataset, plan, start, stop, collate, recipe.data.workers, field_of):
             if new := set(unreadable) - listed:
                 listed.update(new)
-                with atomic_write(out / UNREADABLE) as file:
+                with atomic_write(list_of_unreadable) as file:
                     file.writelines(f"{line}\n" for line in sorted(listed))
             if batch is None:
-                raise CcmbError(f"no picture of a whole batch could be read; see {out / UNREADABLE}")
+                raise CcmbError(f"no picture of a whole batch could be read; see {list_of_unreadable}")
             yield batch
 
     return batches

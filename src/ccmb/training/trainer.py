@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,9 @@ from ccmb.errors import CcmbError, one_line
 from ccmb.files import atomic_write
 from ccmb.progress import progress
 from ccmb.training.checkpoints import load_latest, save_checkpoint
+from ccmb.training.distributed import largest, meet, total, world
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
+from ccmb.training.parallel import clip_gradients, load_module, load_optimizer, parallelise, whole
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 
 
@@ -35,11 +37,16 @@ class Task(Protocol):
     """What is trained: a module that holds all that a checkpoint must, and how a batch becomes losses."""
 
     @property
-    def module(self) -> nn.Module: ...
+    def module(self) -> nn.Module:
+        """Called with a batch (anything with `.to(device)`), the share of the training that is done, in [0, 1), and a
+        generator, it gives unweighted losses, scalars by name. All chance must come from the generator, which is in one
+        state on all ranks, or from torch's global one, which is not."""
 
-    def losses(self, batch: Any, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """Unweighted scalars by name of a batch (anything with `.to(device)`); `progress` is the share of the training
-        that is done, in [0, 1). All chance must come from `generator` or torch's global one."""
+    def units(self) -> list[nn.Module]:
+        """Blocks that are sharded one by one, see `Sharded`."""
+
+    def groups(self) -> list[ParameterGroup]:
+        """What is trained, and how fast."""
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """What is differentiated."""
@@ -52,22 +59,16 @@ class Task(Protocol):
 
 
 class Trainer:
-    """Runs a task for `recipe.steps` steps in the run folder `out`."""
+    """Runs a task for `recipe.steps` steps in the run folder `out`, with all ranks of the world."""
 
-    def __init__(
-        self,
-        task: Task,
-        groups: Iterable[ParameterGroup],
-        optimizer: OptimizerRecipe,
-        recipe: TrainingRecipe,
-        out: Path,
-    ) -> None:
+    def __init__(self, task: Task, optimizer: OptimizerRecipe, recipe: TrainingRecipe, out: Path) -> None:
         self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
-        self.device = choose_device(recipe.device)
+        self.world, self.device = world(), choose_device(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         task.module.to(self.device)
-        self.optimizers = make_optimizers(groups, optimizer, task.module)
+        self.module = parallelise(task.module, recipe.parallel, task.units())
+        self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
         self.step = 0
 
     def resume(self) -> int:
@@ -80,14 +81,15 @@ class Trainer:
         if found:
             self.step, state = found
             try:
-                self.task.module.load_state_dict(state["module"])
+                load_module(self.task.module, state["module"])
                 for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                    optimizer.load_state_dict(saved)
+                    load_optimizer(optimizer, saved)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 raise CcmbError(
                     f"{self.out}: checkpoint {self.step} is of another network ({one_line(error)})"
                 ) from None
-        _drop_lines_after(self.out / "metrics.jsonl", self.step)
+        if self.world.is_main:
+            _drop_lines_after(self.out / "metrics.jsonl", self.step)
         return self.step
 
     def fit(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
@@ -113,36 +115,40 @@ class Trainer:
                     now = time.monotonic()
                     rate = (self.step - logged) * recipe.batch / max(1e-9, now - clock)
                     clock, logged = now, self.step
-                    self._log(self._metrics(losses, norm, rate))
+                    losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
+                    if self.world.is_main:
+                        self._log(self._metrics(losses, norm, rate))
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
                 advance(recipe.batch, note)
                 finished = self.step == recipe.steps
-                asked = stop.asked  # once: a signal may come at any moment
+                asked = bool(largest(int(stop.asked)))  # once, and of all ranks: a signal may come at any moment
                 if self.step % recipe.checkpoint_every == 0 or finished or asked:
                     self.save()
                 if asked and not finished:
                     raise CcmbError(f"stopped at step {self.step}; run the same command again to go on")
 
     def save(self) -> None:
-        """Write a checkpoint of the current step."""
+        """Write a checkpoint of the current step; all ranks take part, one writes."""
         state = {
-            "module": self.task.module.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "module": whole(self.task.module.state_dict()),
+            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
         }
-        save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+        if self.world.is_main:
+            save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+        meet()
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.recipe.seed * 1_000_003 + self.step
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + self.world.rank)
         generator = torch.Generator(self.device).manual_seed(seed)
         set_learning_rates(self.optimizers, self.step, self.recipe.steps, self.options)
         with precision(self.device, self.recipe.precision):
-            losses = self.task.losses(batch.to(self.device), self.step / self.recipe.steps, generator)
-        total = self.task.total(losses)
-        total.backward()
+            losses = self.module(batch.to(self.device), self.step / self.recipe.steps, generator)
+        self.task.total(losses).backward()
+        self.module.after_backward()
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
+        norm = clip_gradients(parameters, self.options.clip)
         if not math.isfinite(norm):
             values = ", ".join(f"{name} {float(loss.detach())}" for name, loss in losses.items())
             raise CcmbError(
