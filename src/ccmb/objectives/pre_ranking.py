@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.objectives.chunks import in_chunks
+
 
 def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
     """(R, B) True where two samples show the same picture, and so are positives of each other.
@@ -54,14 +56,21 @@ def gcpr_loss(
     targets_RB: Tensor,
     image_BD: Tensor | None = None,
     text_BD: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
 
     Args:
         targets_RB: rows summing to 1.
         image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
+        chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
     """
-    image_BD, text_BD = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
-    of_images = soft_cross_entropy(similarity(image_RD, text_BD, temperature), targets_RB)
-    of_texts = soft_cross_entropy(similarity(text_RD, image_BD, temperature), targets_RB)
-    return (of_images + of_texts) / 2
+    every_image, every_text = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
+
+    def summed(rows: slice) -> Tensor:
+        targets = targets_RB[rows]
+        of_images = soft_cross_entropy(similarity(image_RD[rows], every_text, temperature), targets)
+        of_texts = soft_cross_entropy(similarity(text_RD[rows], every_image, temperature), targets)
+        return (of_images + of_texts) * len(targets)
+
+    return torch.stack(in_chunks(summed, len(image_RD), chunk)).sum() / (2 * len(image_RD))

@@ -51,6 +51,11 @@ class MatchPairs:
     text_index: Tensor
     labels: Tensor
 
+    def rows(self, part: slice) -> MatchPairs:
+        """The pairs of some of the R rows."""
+        index = (tensor.view(3, -1)[:, part].flatten() for tensor in (self.image_index, self.text_index, self.labels))
+        return MatchPairs(*index)
+
     def needed(self) -> tuple[Tensor, Tensor, MatchPairs]:
         """The 2R pictures and the 2R texts of the pairs, and the pairs by index into these."""
         images, wrong_images, _ = self.image_index.chunk(3)

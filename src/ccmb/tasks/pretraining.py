@@ -139,7 +139,8 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     pictures = Pictures.open(folder / recipe.data.images)
     torch.manual_seed(recipe.training.seed)
     model, processor = build_model(recipe.model, recipe.objectives, samples)
-    task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id), recipe)
+    pretraining = PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id, recipe.training.chunk)
+    task = PretrainTask(pretraining, recipe)
     if joined.is_main:  # only now: a recipe that fails above leaves no folder that would refuse its mended form
         prepare_run(recipe, out)
     meet()

@@ -113,6 +113,12 @@ class OptimizerRecipe(Part):
 class TrainingRecipe(Part):
     steps: int = Field(gt=0)
     batch: int = Field(128, gt=1)
+    chunk: int | None = Field(
+        None,
+        gt=0,
+        description="pairs whose activations are held at a time; each chunk is computed anew in the backward pass, so "
+        "that large batches fit into small memory with the same gradient, for one more forward pass",
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
         description="of the network (losses are float32 always); auto is bf16 where the device computes it natively",
