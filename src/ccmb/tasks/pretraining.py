@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
+from ccmb.data.streaming import stream_batches
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
@@ -22,6 +24,7 @@ from ccmb.samples import Sample
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
+from ccmb.tasks.shard_data import TOKENIZER_SAMPLES, open_stream, record_shards
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
     DataRecipe,
@@ -80,13 +83,19 @@ class PretrainTask:
 
 
 class Collate:
-    """Training samples to a Batch; pictures that could not be read are set aside by name."""
+    """Training samples to a Batch; pictures that could not be read are set aside by name.
 
-    def __init__(self, processor: R2D2Processor, samples: list[Sample]) -> None:
+    Args:
+        samples: to which the numbers of the items point; without them these are ids of pictures.
+    """
+
+    def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
         self.processor = processor
-        # Samples of one picture share an id, whatever line of the file they stand in.
-        names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
-        self.image_ids = [names[sample.image] for sample in samples]
+        self.image_ids: list[int] | None = None
+        if samples is not None:
+            # Samples of one picture share an id, whatever line of the file they stand in.
+            names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
+            self.image_ids = [names[sample.image] for sample in samples]
 
     def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[Batch | None, list[str]]:
         unreadable = [item for item in items if isinstance(item, str)]
@@ -100,9 +109,26 @@ class Collate:
             encoded["input_ids"],
             encoded["attention_mask"],
             self.processor.maskable(encoded["input_ids"]),
-            torch.tensor([self.image_ids[index] for index in indices]),
+            torch.tensor([self.image_ids[index] for index in indices] if self.image_ids else indices),
         )
         return batch, unreadable
+
+    def merge(self, parts: list[tuple[Batch | None, list[str]]]) -> tuple[Batch | None, list[str]]:
+        """The batch whose samples were collated in several parts."""
+        unreadable = [line for _, lines in parts for line in lines]
+        batches = [batch for batch, _ in parts if batch is not None]
+        if not batches:
+            return None, unreadable
+        length = max(batch.input_ids.shape[1] for batch in batches)
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "maskable": 0}
+
+        def whole(name: str) -> Tensor:
+            tensors = [getattr(batch, name) for batch in batches]
+            if name in padding:
+                tensors = [pad(tensor, (0, length - tensor.shape[1]), value=padding[name]) for tensor in tensors]
+            return torch.cat(tensors)
+
+        return Batch(*map(whole, Batch.__slots__)), unreadable
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
@@ -111,21 +137,16 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
-    folder = data_folder(recipe.data.folder)
-    samples = read_pairs(folder / recipe.data.pairs, recipe.data.split, recipe.data.fields)
-    if len(samples) < recipe.training.batch:
-        raise CcmbError(
-            f"{folder / recipe.data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}"
-        )
-    pictures = Pictures.open(folder / recipe.data.images)
+    load, samples, begin = _open_shards(recipe, out) if recipe.data.shards else _open_pairs(recipe)
     torch.manual_seed(recipe.training.seed)
     model, processor = build_model(recipe.model, recipe.objectives, samples)
     task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
     prepare_run(recipe, out)  # only now: a recipe that fails above leaves no folder that would refuse its mended form
+    begin()
     trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
     start = trainer.resume()
     if start < recipe.training.steps:
-        trainer.fit(_batches(recipe, samples, pictures, processor, out))
+        trainer.fit(_batches(partial(load, processor), out))
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
@@ -164,28 +185,69 @@ def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[Parameter
     return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]
 
 
-def _batches(
-    recipe: PretrainRecipe, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, out: Path
-) -> Any:
-    seed = recipe.training.seed
-    dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
-    group_from = round(recipe.data.group_start * recipe.training.steps)
-    plan = BatchPlan(samples, recipe.training.batch, seed, group_from)
-    starts, field_of = recipe.data.field_starts, None
-    if starts is not None:
-        field_of = FieldPlan(tuple(round(share * recipe.training.steps) for share in starts), seed)
-    listed = set(unreadable_pictures(out))
+# Each batch, and why samples of it are missing.
+Loaded = Iterator[tuple[Batch | None, list[str]]]
+# They are loaded with a processor, from the first step to the one before the last.
+Load = Callable[[R2D2Processor, int, int], Loaded]
 
+
+def _open_pairs(recipe: PretrainRecipe) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
+    """How batches of own pairs are loaded, the samples, and what is to be done once the run has a folder."""
+    data, seed = recipe.data, recipe.training.seed
+    folder = data_folder(str(data.folder))
+    samples = read_pairs(folder / data.pairs, data.split, data.fields)
+    if len(samples) < recipe.training.batch:
+        raise CcmbError(
+            f"{folder / data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}"
+        )
+    pictures = Pictures.open(folder / data.images)
+    plan = BatchPlan(samples, recipe.training.batch, seed, round(data.group_start * recipe.training.steps))
+
+    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        dataset = TrainingSet(samples, pictures, processor.image_size, data.augmentation, seed, data.field_weights)
+        collate = Collate(processor, samples)
+        return training_batches(dataset, plan, start, stop, collate, data.workers, _field_plan(recipe))
+
+    return load, samples, lambda: None
+
+
+def _open_shards(recipe: PretrainRecipe, out: Path) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
+    """The same for shards; the samples are the first ones."""
+    stream, damaged = open_stream(recipe.data, recipe.training, out)
+
+    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        collate, workers = Collate(processor), recipe.data.workers
+        field_of = _field_plan(recipe)
+        return stream_batches(stream, processor.image_size, start, stop, collate, collate.merge, workers, field_of)
+
+    def begin() -> None:
+        record_shards(stream, out)
+        _note_unreadable(damaged, out)
+
+    return load, stream.first_samples(TOKENIZER_SAMPLES), begin
+
+
+def _field_plan(recipe: PretrainRecipe) -> FieldPlan | None:
+    starts, steps = recipe.data.field_starts, recipe.training.steps
+    return None if starts is None else FieldPlan(tuple(round(share * steps) for share in starts), recipe.training.seed)
+
+
+def _batches(load: Callable[[int, int], Loaded], out: Path) -> Callable[[int, int], Iterator[Batch]]:
     def batches(start: int, stop: int) -> Iterator[Batch]:
-        for batch, unreadable in training_batches(
-            dataset, plan, start, stop, Collate(processor, samples), recipe.data.workers, field_of
-        ):
-            if new := set(unreadable) - listed:
-                listed.update(new)
-                with atomic_write(out / UNREADABLE) as file:
-                    file.writelines(f"{line}\n" for line in sorted(listed))
+        for batch, unreadable in load(start, stop):
+            _note_unreadable(unreadable, out)
             if batch is None:
                 raise CcmbError(f"no picture of a whole batch could be read; see {out / UNREADABLE}")
             yield batch
 
     return batches
+
+
+def _note_unreadable(lines: list[str], out: Path) -> None:
+    """Add to the run's list what it does not hold yet."""
+    if not lines:
+        return
+    listed = set(unreadable_pictures(out))
+    if not listed.issuperset(lines):
+        with atomic_write(out / UNREADABLE) as file:
+            file.writelines(f"{line}\n" for line in sorted(listed.union(lines)))
