@@ -90,16 +90,17 @@ class _Patient(io.RawIOBase):
         while True:
             try:
                 return action()
-            except FileNotFoundError:
-                raise FileNotFoundError(f"{self.url}: no such file") from None
             except ImportError as error:
                 raise UsageError(f"{self.url}: {one_line(error)}") from None
             except Exception as error:  # networks fail in as many ways as there are libraries
+                if _is_missing(error):
+                    raise FileNotFoundError(f"{self.url}: no such file") from None
                 self._drop()
                 if (wait := next(waits, None)) is None:
                     reason = f"broke off at byte {self._at:,}" if self._at else "could not be opened"
                     times = f"{len(WAITS)} further attempts failed too"
-                    raise BrokenFile(f"{self.url}: {reason}, and {times} ({one_line(error)})") from None
+                    why = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+                    raise BrokenFile(f"{self.url}: {reason}, and {times} ({why})") from None
                 time.sleep(wait)
 
     def _open(self) -> None:
@@ -140,6 +141,12 @@ class _Patient(io.RawIOBase):
             if self._inner is not None:
                 self._inner.close()
         self._inner = None
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the server says so; fsspec makes FileNotFoundError also of a server that cannot answer."""
+    status = getattr(error.__cause__, "status", None)
+    return isinstance(error, FileNotFoundError) and (error.__cause__ is None or status in (404, 410))
 
 
 def file_system_of(url: str) -> tuple[Any, str]:

@@ -124,23 +124,33 @@ def parse_sample(raw: RawSample, fields: Sequence[str] | None) -> Sample:
 def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, RawSample]]:
     """Every sample with its place; only the wanted ones have their files read."""
     place, raw = -1, None
-    for member in tar:
-        tar.members.clear()  # type: ignore[attr-defined]  # or a list of all headers would grow
-        if not member.isreg() or member.issparse():
-            continue
-        folder, name = posixpath.split(member.name)
-        stem, dot, ending = name.partition(".")
-        if not stem or not dot:
-            continue
-        key = posixpath.join(folder, stem)
-        if raw is None or key != raw.key:
-            if raw is not None:
-                yield place, raw
-            place, raw = place + 1, RawSample(url, key)
-        if wanted(place):
-            _read_file(tar, member, f".{ending.lower()}", raw)
+    try:
+        for member in tar:
+            tar.members.clear()  # type: ignore[attr-defined]  # or a list of all headers would grow
+            if (named := _key_and_ending(member)) is None:
+                continue
+            key, ending = named
+            if raw is None or key != raw.key:
+                if raw is not None:
+                    yield place, raw
+                place, raw = place + 1, RawSample(url, key)
+            if wanted(place):
+                _read_file(tar, member, ending, raw)
+    except Exception:
+        if raw is not None:  # what stands before the damage may be whole
+            yield place, raw
+        raise
     if raw is not None:
         yield place, raw
+
+
+def _key_and_ending(member: tarfile.TarInfo) -> tuple[str, str] | None:
+    """a/b.PNG is a/b and .png; None for what belongs to no sample."""
+    folder, name = posixpath.split(member.name)
+    stem, dot, ending = name.partition(".")
+    if not member.isreg() or member.issparse() or not stem or not dot:
+        return None
+    return posixpath.join(folder, stem), f".{ending.lower()}"
 
 
 def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: RawSample) -> None:
@@ -151,8 +161,12 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
     if member.size > most:
         raw.problem = f"{ending} of {member.size:,} bytes, more than the {most:,} allowed"
         return
-    file = tar.extractfile(member)
-    data = file.read() if file else b""
+    try:
+        file = tar.extractfile(member)
+        data = file.read() if file else b""
+    except Exception:
+        raw.problem = f"{ending} is cut short"
+        raise
     if is_text:
         raw.text = data
     elif raw.picture is None:

@@ -87,11 +87,12 @@ class StreamOrder:
     def _row(self, epoch: int) -> Iterator[Run]:
         """The shards in the order of an epoch, which begins anywhere in the first one and ends there."""
         rng = random.Random(f"{self.seed}/shards/{epoch}")
-        order = rng.sample(range(len(self.sizes)), len(self.sizes))
-        cut = rng.randrange(self.sizes[order[0]] + 1)
-        yield Run(order[0], cut, self.sizes[order[0]])
-        yield from (Run(shard, 0, self.sizes[shard]) for shard in order[1:])
-        yield Run(order[0], 0, cut)
+        shards = range(len(self.sizes))
+        begin = rng.choices(shards, self.sizes)[0]  # by size, so that each sample is as likely to be left out
+        cut, others = rng.randrange(self.sizes[begin]), rng.sample(shards, len(shards))
+        yield Run(begin, cut, self.sizes[begin])
+        yield from (Run(shard, 0, self.sizes[shard]) for shard in others if shard != begin)
+        yield Run(begin, 0, cut)
 
 
 class Draws:

@@ -71,7 +71,7 @@ class DataRecipe(Part):
     @field_validator("shards")
     @classmethod
     def _folder_or_shards(cls, shards: list[str], info: ValidationInfo) -> list[str]:
-        if bool(shards) == bool(info.data.get("folder")):
+        if bool(shards) == (info.data.get("folder") is not None):
             raise ValueError("give either data.folder or data.shards")
         return shards
 
