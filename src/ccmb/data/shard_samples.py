@@ -98,12 +98,14 @@ def count_samples(url: str) -> tuple[int, str | None]:
     return count, None
 
 
-def parse_sample(raw: RawSample, fields: Sequence[str] | None) -> Sample:
+def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
     """The checked sample, whose texts are those of the named fields (None: of every one). The picture is not decoded.
 
     Raises:
-        CcmbError: it lacks picture or text, or its JSON is faulty; the message names shard and key.
+        CcmbError: it is lost, lacks picture or text, or its JSON is faulty; the message names shard and key.
     """
+    if isinstance(raw, str):
+        raise CcmbError(raw)
     where = f"{raw.url}/{raw.key}"
     if raw.problem:
         raise CcmbError(f"{where}: {raw.problem}")

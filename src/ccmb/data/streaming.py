@@ -82,16 +82,23 @@ class ShardStream:
         return augment(image, size, self.augmentation, rng, may_mirror), text, image_id(sample.image)
 
     def first_samples(self, count: int) -> Iterator[Sample]:
-        """The samples at the beginning of the first shards, without decoding; damaged ones are passed over."""
+        """The samples at the beginning of the first shards, without decoding; damaged ones are passed over.
+
+        Raises:
+            CcmbError: none of them can be used; the message says why not the first.
+        """
+        reasons, found = [], False
         for shard in self.shards:
             here = min(count, shard.samples or 0)
             for _, raw in read_samples(shard, range(here)):
                 try:
-                    if not isinstance(raw, str):
-                        yield parse_sample(raw, self.fields)
-                except CcmbError:
-                    continue
+                    yield parse_sample(raw, self.fields)
+                    found = True
+                except CcmbError as error:
+                    reasons.append(str(error))
             count -= here
+        if not found:
+            raise CcmbError(reasons[0] if reasons else f"{self.shards[0].url}: no samples")
 
     def _read(self, positions: Positions, wanted: Iterator[int]) -> Iterator[tuple[int, RawSample | str]]:
         """The samples at the wanted positions of a lane, from front to end; shards without any are not opened."""

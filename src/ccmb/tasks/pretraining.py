@@ -24,7 +24,7 @@ from ccmb.samples import Sample
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
-from ccmb.tasks.shard_data import TOKENIZER_SAMPLES, open_stream, record_shards
+from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import (
     DataRecipe,
@@ -214,6 +214,7 @@ def _open_pairs(recipe: PretrainRecipe) -> tuple[Load, Iterable[Sample], Callabl
 def _open_shards(recipe: PretrainRecipe, out: Path) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
     """The same for shards; the samples are the first ones."""
     stream, damaged = open_stream(recipe.data, recipe.training, out)
+    samples = FirstSamples(stream, out)
 
     def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
         collate, workers = Collate(processor), recipe.data.workers
@@ -222,9 +223,10 @@ def _open_shards(recipe: PretrainRecipe, out: Path) -> tuple[Load, Iterable[Samp
 
     def begin() -> None:
         record_shards(stream, out)
+        samples.record()
         _note_unreadable(damaged, out)
 
-    return load, stream.first_samples(TOKENIZER_SAMPLES), begin
+    return load, samples, begin
 
 
 def _field_plan(recipe: PretrainRecipe) -> FieldPlan | None:

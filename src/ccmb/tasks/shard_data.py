@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from ccmb.data.shards import write_manifest
 from ccmb.data.stream_order import StreamOrder, check_lanes
 from ccmb.data.streaming import ShardStream
 from ccmb.errors import CcmbError
+from ccmb.files import atomic_write, read_json_lines
 from ccmb.progress import progress
+from ccmb.samples import Sample
 from ccmb.training.recipe import DataRecipe, TrainingRecipe
 
-# From whose texts the tokenizer of a new network is made.
+# From whose texts the tokenizer of a new network is made, and where a run keeps them.
 TOKENIZER_SAMPLES = 20_000
+TEXTS = "tokenizer-texts.jsonl"
 
 
 def open_stream(
@@ -37,6 +41,30 @@ def open_stream(
     check_lanes(order, world, data.workers)
     weights, seed = data.field_weights, training.seed
     return ShardStream(shards, order, data.fields, weights, data.augmentation, seed, rank, world), damaged
+
+
+class FirstSamples:
+    """The samples from whose texts a new network's tokenizer is made; their pictures are of no use.
+
+    A run that goes on has them on record: what a failing server gives today must not change what a token means.
+    """
+
+    def __init__(self, stream: ShardStream, out: Path) -> None:
+        self.stream, self.path = stream, out / TEXTS
+        self._texts: list[tuple[str, ...]] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        if self.path.exists():
+            self._texts = [tuple(line["texts"]) for _, line in read_json_lines(self.path)]
+        else:
+            self._texts = [sample.texts for sample in self.stream.first_samples(TOKENIZER_SAMPLES)]
+        return (Sample("", texts) for texts in self._texts)
+
+    def record(self) -> None:
+        """Keep the texts, if they have been of use."""
+        if self._texts and not self.path.exists():
+            with atomic_write(self.path) as file:
+                file.writelines(json.dumps({"texts": texts}, ensure_ascii=False) + "\n" for texts in self._texts)
 
 
 def record_shards(stream: ShardStream, out: Path) -> None:
