@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,19 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def open_folder(
-    folder: Path | str, batch: int, lanes: int, buffer: int = 5, seed: int = 0, rank: int = 0, world: int = 1
+    folder: Path | str,
+    batch: int,
+    lanes: int,
+    buffer: int = 5,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    sizes: Sequence[int] | None = None,
 ) -> ShardStream:
+    """A stream of a folder's shards, or of the first ones with the first samples of each, as `sizes` says."""
     shards = find_shards([str(folder)])
+    if sizes is not None:
+        shards = [replace(shard, samples=size) for shard, size in zip(shards, sizes, strict=False)]
     order = StreamOrder(tuple(shard.samples or 0 for shard in shards), batch, lanes, buffer, seed)
     return ShardStream(shards, order, ["texts"], None, Augmentation(flip=True, crop=0.5), seed, rank, world)
 

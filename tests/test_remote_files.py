@@ -27,8 +27,9 @@ class Server:
 
     Attributes:
         ranges: whether parts of a file can be asked for.
-        breaks: how many more answers of each file end in the middle.
+        breaks: how many more answers of each file end early.
         refuses: how many more requests of each file are answered by an error of the server.
+        forbidden: files that are not given.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Server:
     ranges: bool = True
     breaks: dict[str, int] = field(default_factory=Counter)
     refuses: dict[str, int] = field(default_factory=Counter)
+    forbidden: set[str] = field(default_factory=set)
     requests: Counter[str] = field(default_factory=Counter)
 
 
@@ -52,9 +54,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.answer(send=True)
 
         def answer(self, send: bool) -> None:
-            name = self.path.strip("/")
+            name = self.path.strip("/").split("?")[0]
             path = state.folder / name
             state.requests[name] += send
+            if name in state.forbidden:
+                return self.send_error(403)
             if state.refuses[name] > 0:
                 state.refuses[name] -= 1
                 return self.send_error(503)
@@ -75,7 +79,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 part = data[first : last + 1]
                 if state.breaks[name] > 0:
                     state.breaks[name] -= 1
-                    part = part[: len(part) // 2]
+                    part = part[: len(part) // 4]
                     self.close_connection = True
                 self.wfile.write(part)
 
@@ -124,6 +128,7 @@ def test_shards_that_fail_for_good_are_lost_by_name_and_the_rest_goes_on(server:
         r"shard-000006\.tar: no such file after 0 of 5 samples; the others are lost",
     ]
     assert all(any(re.fullmatch(pattern, line) for line in lost) for pattern in expected), lost
+    expected.append(r"shard-000003\.tar/\d+: (\.\w+ is cut short|the shard breaks off in it)")
     assert all(any(re.fullmatch(pattern, line) for pattern in expected) for line in lost), lost
     assert len(there) >= 25
 
@@ -140,6 +145,22 @@ def test_a_missing_file_is_not_asked_for_again_and_again(server: Server) -> None
     assert server.requests["none.tar"] <= 1
     with pytest.raises(CcmbError, match=r"none\.tar: no such shard"):
         count_samples(f"{server.url}/none.tar")
+
+
+def test_what_the_server_does_not_allow_is_said_at_once(server: Server) -> None:
+    server.forbidden = {"shards.jsonl", "shard-000001.tar"}
+    shards = find_shards([f"{server.url}/shard-{{000000..000001}}.tar?key=secret"])
+    assert [(shard.name, shard.samples) for shard in shards] == [("shard-000000.tar", None), ("shard-000001.tar", None)]
+    assert count_samples(shards[0].url) == (5, None)
+    with pytest.raises(BrokenFile, match=r"shard-000001\.tar\?key=secret: the server does not allow it \(403"):
+        count_samples(shards[1].url)
+    assert server.requests["shard-000001.tar"] <= 1
+
+
+def test_a_manifest_that_a_server_cannot_give_now_is_not_taken_for_none(server: Server) -> None:
+    server.refuses["shards.jsonl"] = 10**6
+    with pytest.raises(BrokenFile, match=r"shards\.jsonl: could not be opened, and 3 further"):
+        find_shards([f"{server.url}/shard-000000.tar"])
 
 
 def test_without_a_manifest_headers_are_counted(server: Server) -> None:

@@ -22,6 +22,10 @@ class BrokenFile(CcmbError):
     """A file, or the rest of it, cannot be read; the message is one line that names it and says why."""
 
 
+class ForbiddenFile(BrokenFile):
+    """A file that the server does not give to us; some servers say so of files that do not exist."""
+
+
 def open_file(url: str) -> IO[bytes]:
     """The bytes of a local or remote file, which can be sought.
 
@@ -93,8 +97,7 @@ class _Patient(io.RawIOBase):
             except ImportError as error:
                 raise UsageError(f"{self.url}: {one_line(error)}") from None
             except Exception as error:  # networks fail in as many ways as there are libraries
-                if _is_missing(error):
-                    raise FileNotFoundError(f"{self.url}: no such file") from None
+                _raise_if_final(error, self.url)
                 self._drop()
                 if (wait := next(waits, None)) is None:
                     reason = f"broke off at byte {self._at:,}" if self._at else "could not be opened"
@@ -143,10 +146,14 @@ class _Patient(io.RawIOBase):
         self._inner = None
 
 
-def _is_missing(error: Exception) -> bool:
-    """Whether the server says so; fsspec makes FileNotFoundError also of a server that cannot answer."""
-    status = getattr(error.__cause__, "status", None)
-    return isinstance(error, FileNotFoundError) and (error.__cause__ is None or status in (404, 410))
+def _raise_if_final(error: Exception, url: str) -> None:
+    """Where another attempt is in vain; fsspec makes FileNotFoundError also of a server that cannot answer."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    status = getattr(cause, "status", None)
+    if isinstance(error, PermissionError) or status in (401, 403):
+        raise ForbiddenFile(f"{url}: the server does not allow it ({one_line(cause)})") from None
+    if isinstance(error, FileNotFoundError) and (cause is error or status in (404, 410)):
+        raise FileNotFoundError(f"{url}: no such file") from None
 
 
 def file_system_of(url: str) -> tuple[Any, str]:

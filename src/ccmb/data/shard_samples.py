@@ -119,7 +119,7 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
         raise CcmbError(f"{where}.json: not valid JSON ({one_line(error)})") from None
     if not isinstance(line, dict):
         raise CcmbError(f"{where}.json: expected a JSON object")
-    line.setdefault("image", raw.key + raw.suffix)
+    line.setdefault("image", f"{posixpath.basename(raw.url)}/{raw.key}{raw.suffix}")  # keys may recur in other shards
     return sample_of_line(line, fields, where)
 
 
@@ -140,6 +140,8 @@ def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> I
                 _read_file(tar, member, ending, raw)
     except Exception:
         if raw is not None:  # what stands before the damage may be whole
+            if raw.picture is None or raw.text is None:
+                raw.problem = raw.problem or "the shard breaks off in it"
             yield place, raw
         raise
     if raw is not None:

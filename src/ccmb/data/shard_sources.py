@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ccmb.data.remote_files import file_system_of, is_remote, open_file
+from ccmb.data.remote_files import ForbiddenFile, file_system_of, is_remote, open_file
 from ccmb.errors import CcmbError, UsageError, one_line
 
 MANIFEST = "shards.jsonl"
@@ -35,7 +35,8 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return posixpath.basename(self.url)
+        """Without the folder, and without what follows the path of a URL."""
+        return posixpath.basename(_path_of(self.url))
 
 
 def find_shards(sources: Sequence[str]) -> list[Shard]:
@@ -65,7 +66,7 @@ def read_manifest(folder: str) -> list[Shard] | None:
     try:
         with open_file(where) as file:
             data = file.read(_MANIFEST_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, ForbiddenFile):
         return None
     shards = []
     for number, line in enumerate(data.splitlines(), start=1):
@@ -106,7 +107,7 @@ def _expand(source: str) -> list[str]:
 
 def _expand_remote(source: str) -> list[str]:
     file_system, path = file_system_of(source)
-    if not glob.has_magic(path) and not source.endswith("/"):
+    if not any(sign in path for sign in "*[") and not source.endswith("/"):  # a question mark begins a query
         return [source]
     try:
         if source.endswith("/"):
@@ -141,7 +142,11 @@ def _shard_of_line(line: dict[str, Any], folder: str) -> Shard:
 
 
 def _folder_of(url: str) -> str:
-    return posixpath.dirname(url)
+    return posixpath.dirname(_path_of(url))
+
+
+def _path_of(url: str) -> str:
+    return url.split("?")[0] if is_remote(url) else url
 
 
 def _join(folder: str, name: str) -> str:

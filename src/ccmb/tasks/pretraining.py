@@ -109,7 +109,7 @@ class Collate:
             encoded["input_ids"],
             encoded["attention_mask"],
             self.processor.maskable(encoded["input_ids"]),
-            torch.tensor([self.image_ids[index] for index in indices] if self.image_ids else indices),
+            torch.tensor([self.image_ids[index] for index in indices] if self.image_ids is not None else indices),
         )
         return batch, unreadable
 
