@@ -6,7 +6,7 @@ samples from every lane. So the order depends on seed, batch, lanes and buffer, 
 rank r of W reads the r-th W-th of the lanes, and the batch of a step is that of rank 0, then that of rank 1 and so on.
 
 A stream that begins in the middle of an epoch repeats that epoch's draws, which are numbers (0.4 s for a million), and
-reads only what is still to come. The oldest sample in a full buffer of n was read about n ln n samples ago, so each lane
+reads only what is still to come. The oldest sample in a full buffer of n was read about n ln n samples ago, so a lane
 also passes over the headers of so many samples (0.07 s for a thousand), wherever in the epoch it begins.
 """
 
