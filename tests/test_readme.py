@@ -19,6 +19,12 @@ ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")
 PAGES = ("docs/r2d2.md", "docs/r2d2.zh.md")
 PROGRAM = typer.main.get_command(cli.app)
+# Those of a group by both words, such as `data verify`.
+VERBS = {
+    f"{name} {inner}".strip(): command
+    for name, group in PROGRAM.commands.items()
+    for inner, command in getattr(group, "commands", {"": group}).items()
+}
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?ccmb [a-z].*")
 
 
@@ -44,7 +50,7 @@ def commands_of_recipes() -> list[str]:
 
 
 def commands_of_help() -> list[str]:
-    helps = [command.help or "" for command in PROGRAM.commands.values()]
+    helps = [command.help or "" for command in VERBS.values()]
     return [found[0] for text in helps for line in text.splitlines() if (found := COMMAND.search(line))]
 
 
@@ -55,8 +61,10 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
         Exception: of the command line, where verb, option or value does not exist.
     """
     words = shlex.split(line)
-    verb, *arguments = words[next(place for place, word in enumerate(words) if word.endswith("ccmb")) + 1 :]
-    return verb, PROGRAM.commands[verb].make_context(verb, arguments).params
+    words = words[next(place for place, word in enumerate(words) if word.endswith("ccmb")) + 1 :]
+    length = 1 if words[0] in VERBS else 2
+    verb = " ".join(words[:length])
+    return verb, VERBS[verb].make_context(verb, words[length:]).params
 
 
 @pytest.mark.parametrize(
@@ -81,7 +89,7 @@ def test_a_command_that_does_not_exist_would_be_noticed():
 def test_both_languages_list_the_same_commands_and_every_verb_has_an_example():
     for english, chinese in (READMES, PAGES):
         assert commands_of_page(english) == commands_of_page(chinese)
-    assert {parse(line)[0] for line in commands_of_help()} == set(PROGRAM.commands)
+    assert {parse(line)[0] for line in commands_of_help()} == set(VERBS)
 
 
 def test_what_the_quickstart_suggests_next_exists(tmp_path):

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 # Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,6 +16,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.choices import RankingRule
+from ccmb.cli_data import data_app
+from ccmb.cli_output import JsonFlag
+from ccmb.cli_output import print_result as _result
+from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.errors import CcmbError, UsageError
 from ccmb.tables import calibration_table, retrieval_table
 
@@ -26,8 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app)
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 ImagesOption = Annotated[
@@ -70,7 +74,8 @@ def pretrain(
 
     Example: CCMB_DATA=~/data ccmb pretrain flickr8k-cn training.steps=2000 --out runs/flickr8k
     """
-    from ccmb.tasks.pretraining import PretrainRecipe, pretrain, unreadable_pictures
+    from ccmb.tasks.batches import unreadable_pictures
+    from ccmb.tasks.pretraining import PretrainRecipe, pretrain
     from ccmb.training.recipe import find_recipe, load_recipe
 
     path = find_recipe(recipe)
@@ -288,22 +293,6 @@ def _pictures_beside(data: Path) -> Path:
     if data.exists() and not pictures.exists():
         raise CcmbError(f"{pictures}: no such tar; say with --images where the pictures are")
     return pictures
-
-
-def _result(values: Any, as_json: bool, text: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
-    elif text:
-        typer.echo(text)
-
-
-def _say_unreadable(unreadable: list[str], shown: int = 5) -> None:
-    if unreadable:
-        typer.echo(f"{len(unreadable)} pictures could not be read:", err=True)
-        for line in unreadable[:shown]:
-            typer.echo(f"  {line}", err=True)
-        if len(unreadable) > shown:
-            typer.echo(f"  ... and {len(unreadable) - shown} more", err=True)
 
 
 def main() -> None:

@@ -115,10 +115,16 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     read, its name and why. A sample that has no text of the field gives one of another."""
 
     def __init__(
-        self, samples: Sequence[Sample], pictures: Pictures, size: int, augmentation: Augmentation, seed: int
+        self,
+        samples: Sequence[Sample],
+        pictures: Pictures,
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.samples, self.pictures, self.size = samples, pictures, size
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.weights = augmentation, seed, weights
         # The texts of all lines and near-duplicates of a picture count: in a batch they meet as its positives and
         # negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
@@ -127,7 +133,7 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
         epoch, index, field = key
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        text = rng.choice((sample.fields[field] if field is not None else ()) or sample.texts)
+        text = draw_text(sample, rng, field, self.weights)
         try:
             image = self.pictures.load(sample.image)
         except UnreadablePicture as error:
@@ -161,8 +167,17 @@ def training_batches(
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=leave_signals_to_the_trainer,
     )
+    yield from read_ahead(loader)
+
+
+def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What the loader gives.
+
+    Raises:
+        CcmbError: a worker was killed.
+    """
     try:
         yield from loader
     except RuntimeError as error:
@@ -171,11 +186,26 @@ def training_batches(
         raise CcmbError("a process that reads pictures was killed, perhaps for memory; lower data.workers") from None
 
 
+def draw_text(
+    sample: Sample, rng: random.Random, field: int | None = None, weights: Sequence[float] | None = None
+) -> str:
+    """One of the texts: of the field, if it has any; else of a field drawn by the weights; without them each text is
+    as likely."""
+    if field is not None and sample.fields[field]:
+        return rng.choice(sample.fields[field])
+    if weights:
+        there = [(texts, weight) for texts, weight in zip(sample.fields, weights, strict=True) if texts and weight]
+        if there:
+            fields, of_fields = zip(*there, strict=True)
+            return rng.choice(rng.choices(fields, of_fields)[0])
+    return rng.choice(sample.texts)
+
+
 def _kin(sample: Sample) -> str:
     return sample.group or sample.image
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
+def leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C reaches the whole process group; the trainer still needs the batches of the step it is in."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

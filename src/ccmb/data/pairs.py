@@ -13,6 +13,8 @@ from ccmb.errors import CcmbError, did_you_mean
 from ccmb.files import read_json_lines
 from ccmb.samples import Sample
 
+_NOT_TEXTS = ("image", "split", "group")
+
 
 def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> list[Sample]:
     """Read the samples of one split (or of all), with the texts of the named fields joined in order.
@@ -27,19 +29,11 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
     splits: set[str] = set()
     for number, line in read_json_lines(path):
         where = f"{path}:{number}"
-        image = line.get("image")
-        if not isinstance(image, str) or not image:
-            raise CcmbError(f'{where}: no "image": each line needs the name of its picture')
-        _check_unicode(image, f'{where}: "image"')
         here = str(line.get("split", "train"))
+        _check_image(line, where)
         splits.add(here)
-        if split is not None and here != split:
-            continue
-        by_field = _texts(line, fields, where)
-        texts = tuple(text for of_field in by_field for text in of_field)
-        extra = {key: value for key, value in line.items() if key not in {"image", "split", "group", *fields}}
-        group = line.get("group")
-        samples.append(Sample(image, texts, here, None if group is None else str(group), extra, by_field))
+        if split is None or here == split:
+            samples.append(sample_of_line(line, fields, where))
     if not samples:
         if not splits:
             raise CcmbError(f"{path}: the file has no lines")
@@ -47,6 +41,22 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         hint = did_you_mean(str(split), known)
         raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(known)}")
     return samples
+
+
+def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where: str) -> Sample:
+    """The sample of one JSON object, with the texts of the named fields (None: of every field that holds texts).
+
+    Raises:
+        CcmbError: see `read_pairs`; the message begins with `where`.
+    """
+    image = _check_image(line, where)
+    fields = _text_fields(line) if fields is None else fields
+    by_field = _texts(line, fields, where)
+    texts = tuple(text for of_field in by_field for text in of_field)
+    extra = {key: value for key, value in line.items() if key not in {*_NOT_TEXTS, *fields}}
+    group = line.get("group")
+    split = str(line.get("split", "train"))
+    return Sample(image, texts, split, None if group is None else str(group), extra, by_field)
 
 
 def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:
@@ -67,11 +77,23 @@ def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[lis
     return good, unreadable
 
 
+def _check_image(line: dict[str, object], where: str) -> str:
+    image = line.get("image")
+    if not isinstance(image, str) or not image:
+        raise CcmbError(f'{where}: no "image": each line needs the name of its picture')
+    _check_unicode(image, f'{where}: "image"')
+    return image
+
+
+def _text_fields(line: dict[str, object]) -> list[str]:
+    return [key for key, value in line.items() if key not in _NOT_TEXTS and _is_text(value)]
+
+
 def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> tuple[tuple[str, ...], ...]:
     """The texts of each field; none of a field that the line lacks."""
     if not any(field in line for field in fields):
-        known = [key for key, value in line.items() if key not in {"image", "split", "group"} and _is_text(value)]
-        raise CcmbError(f"{where}: no text field '{', '.join(fields)}'; the line has: {', '.join(known) or 'none'}")
+        known = ", ".join(_text_fields(line)) or "none"
+        raise CcmbError(f"{where}: no text field '{', '.join(fields)}'; the line has: {known}")
     return tuple(tuple(_texts_of(line[field], f'{where}: "{field}"')) if field in line else () for field in fields)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from ccmb.training.recipe import ModelRecipe
 from ccmb.training.trainer import inference
 
 
-def build_model(shape: ModelRecipe, objectives: Objectives, samples: list[Sample]) -> tuple[R2D2Model, R2D2Processor]:
+def build_model(
+    shape: ModelRecipe, objectives: Objectives, samples: Iterable[Sample]
+) -> tuple[R2D2Model, R2D2Processor]:
     """The network and processor of a recipe.
 
     Unless it starts from a whole R2D2, it has the heads of the objectives that are on, so that nothing in it stays
@@ -48,7 +51,7 @@ def build_model(shape: ModelRecipe, objectives: Objectives, samples: list[Sample
 
 
 def _new(
-    vision: dict[str, Any], text: dict[str, Any], vocabulary: int, fields: dict[str, Any], samples: list[Sample]
+    vision: dict[str, Any], text: dict[str, Any], vocabulary: int, fields: dict[str, Any], samples: Iterable[Sample]
 ) -> tuple[R2D2Model, R2D2Processor]:
     """A network of random weights, with a tokenizer of the run's texts."""
     texts, longest = [text for sample in samples for text in sample.texts], fields["max_text_tokens"]

@@ -64,7 +64,7 @@ def write_model_card(
     kind = "R2D2" if model.can_rank else "PRD2"
     text = CARD.format(
         kind=kind.lower(),
-        title=f"{kind}: {Path(recipe.data.folder).name}",
+        title=f"{kind}: {recipe.data.name}",
         kind_zh="中文图文双塔与两个交叉编码器" if model.can_rank else "中文图文双塔",
         kind_en="Two Chinese image-text towers" + (" and two cross encoders" if model.can_rank else ""),
         network=_table(_network(model)),
@@ -96,7 +96,7 @@ def _training(recipe: PretrainRecipe, run: Path) -> dict[str, object]:
     last = lines[-1] if lines else {}
     losses = {PAPER_NAMES[name]: last[name] for name in objectives.on() if name in last}
     return {
-        "data": f"{Path(recipe.data.folder).name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
+        "data": f"{recipe.data.name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
         "started from": _origin(recipe.model),
         "steps x batch": f"{training.steps:,} x {training.batch}",
         "objectives": ", ".join(PAPER_NAMES[name] for name in objectives.on()),

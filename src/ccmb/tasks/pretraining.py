@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
-from ccmb.data.pairs import read_pairs
-from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError, UsageError
-from ccmb.files import atomic_write
-from ccmb.objectives.pretraining import Batch, Objectives, PreTraining, sharding_units
+from ccmb.objectives.pretraining import Objectives, PreTraining, sharding_units
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.processing import R2D2Processor
-from ccmb.samples import Sample
+from ccmb.tasks.batches import open_pairs, open_shards, run_batches
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
-from ccmb.training.distributed import World, meet, process_group, world
+from ccmb.training.distributed import World, meet, process_group
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import whole
 from ccmb.training.recipe import (
@@ -31,7 +24,6 @@ from ccmb.training.recipe import (
     OptimizerRecipe,
     Part,
     TrainingRecipe,
-    data_folder,
     save_recipe,
 )
 from ccmb.training.trainer import Trainer
@@ -82,39 +74,6 @@ class PretrainTask:
         return {"temperature": float(self.pretraining.model.temperature.detach())}
 
 
-class Collate:
-    """Training samples to a Batch; pictures that could not be read are set aside by name.
-
-    Args:
-        fill: put readable samples of the batch once more in the place of unreadable ones, so that all processes have
-            equally many; as positives of themselves they teach nothing false.
-    """
-
-    def __init__(self, processor: R2D2Processor, samples: list[Sample], fill: bool = False) -> None:
-        self.processor, self.fill = processor, fill
-        # Samples of one picture share an id, whatever line of the file they stand in.
-        names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
-        self.image_ids = [names[sample.image] for sample in samples]
-
-    def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[Batch | None, list[str]]:
-        unreadable = [item for item in items if isinstance(item, str)]
-        good = [item for item in items if not isinstance(item, str)]
-        if not good:
-            return None, unreadable
-        if self.fill:
-            good += [good[place % len(good)] for place in range(len(unreadable))]
-        pixels, texts, indices = zip(*good, strict=True)
-        encoded = self.processor.texts(texts)
-        batch = Batch(
-            self.processor.normalise(torch.from_numpy(np.stack(pixels))),
-            encoded["input_ids"],
-            encoded["attention_mask"],
-            self.processor.maskable(encoded["input_ids"]),
-            torch.tensor([self.image_ids[index] for index in indices]),
-        )
-        return batch, unreadable
-
-
 def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     """Run the recipe in the folder `out`, or continue it there, and return the folder of the finished model.
 
@@ -128,26 +87,22 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
 
 
 def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
-    if recipe.training.batch % joined.size:
-        raise UsageError(f"training.batch={recipe.training.batch} cannot be shared evenly by {joined.size} processes")
-    folder = data_folder(recipe.data.folder)
-    samples = read_pairs(folder / recipe.data.pairs, recipe.data.split, recipe.data.fields)
-    if len(samples) < recipe.training.batch:
-        raise CcmbError(
-            f"{folder / recipe.data.pairs}: {len(samples)} pictures do not fill training.batch={recipe.training.batch}"
-        )
-    pictures = Pictures.open(folder / recipe.data.images)
-    torch.manual_seed(recipe.training.seed)
+    data, training = recipe.data, recipe.training
+    if training.batch % joined.size:
+        raise UsageError(f"training.batch={training.batch} cannot be shared evenly by {joined.size} processes")
+    load, samples, begin = open_shards(data, training, out) if data.shards else open_pairs(data, training)
+    torch.manual_seed(training.seed)
     model, processor = build_model(recipe.model, recipe.objectives, samples)
-    pretraining = PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id, recipe.training.chunk)
+    pretraining = PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id, training.chunk)
     task = PretrainTask(pretraining, recipe)
     if joined.is_main:  # only now: a recipe that fails above leaves no folder that would refuse its mended form
         prepare_run(recipe, out)
+        begin()
     meet()
-    trainer = Trainer(task, recipe.optimizer, recipe.training, out)
+    trainer = Trainer(task, recipe.optimizer, training, out)
     start = trainer.resume()
-    if start < recipe.training.steps:
-        trainer.fit(_batches(recipe, samples, pictures, processor, out))
+    if start < training.steps:
+        trainer.fit(run_batches(partial(load, processor), out, training.batch // joined.size))
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
@@ -158,12 +113,6 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
         write_model_card(out / "model", model, recipe, out)
     meet()
     return out / "model"
-
-
-def unreadable_pictures(run: Path) -> list[str]:
-    """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
-    lists = [path.read_text(encoding="utf-8").splitlines() for path in run.glob("unreadable*.txt")]
-    return sorted({line for lines in lists for line in lines})
 
 
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
@@ -187,32 +136,3 @@ def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[Parameter
     start = min((objective.start for objective in ranking), default=0.0)
     lr = recipe.optimizer.lr
     return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]
-
-
-def _batches(
-    recipe: PretrainRecipe, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, out: Path
-) -> Any:
-    seed = recipe.training.seed
-    dataset = TrainingSet(samples, pictures, processor.image_size, recipe.data.augmentation, seed)
-    group_from = round(recipe.data.group_start * recipe.training.steps)
-    joined = world()
-    rows = joined.rows(recipe.training.batch // joined.size)
-    plan = BatchPlan(samples, recipe.training.batch, seed, group_from, rows)
-    collate = Collate(processor, samples, fill=joined.size > 1)
-    starts, field_of = recipe.data.field_starts, None
-    if starts is not None:
-        field_of = FieldPlan(tuple(round(share * recipe.training.steps) for share in starts), seed)
-    list_of_unreadable = out / ("unreadable.txt" if joined.is_main else f"unreadable-{joined.rank}.txt")
-    listed = set(unreadable_pictures(out))
-
-    def batches(start: int, stop: int) -> Iterator[Batch]:
-        for batch, unreadable in training_batches(dataset, plan, start, stop, collate, recipe.data.workers, field_of):
-            if new := set(unreadable) - listed:
-                listed.update(new)
-                with atomic_write(list_of_unreadable) as file:
-                    file.writelines(f"{line}\n" for line in sorted(listed))
-            if batch is None:
-                raise CcmbError(f"no picture of a whole batch could be read; see {list_of_unreadable}")
-            yield batch
-
-    return batches

@@ -25,8 +25,28 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class DataRecipe(Part):
-    folder: str = Field(description="folder of the data; also looked for under $CCMB_DATA")
+    """What is trained on: own pairs in a folder, or shards."""
+
+    folder: str | None = Field(None, description="folder of own pairs; also looked for under $CCMB_DATA")
+    shards: Annotated[list[str], BeforeValidator(_one_or_several)] = Field(
+        [],
+        validate_default=True,
+        description="instead of a folder: folders, tars, globs, brace ranges or URLs of WebDataset shards; local ones "
+        "are also looked for under $CCMB_DATA",
+    )
+    lanes: int = Field(
+        4,
+        gt=0,
+        description="of shards: parts that are read side by side, with equally many samples in each batch; the order "
+        "depends on their number, not on that of ranks and workers",
+    )
+    shuffle: int = Field(1000, gt=0, description="of shards: samples that each lane holds to draw from")
+    samples_per_epoch: int | None = Field(None, gt=0, description="of shards: end an epoch after so many samples")
     pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
     images: str = Field("images.tar", description="the tar or sub-folder of pictures in the folder")
     fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")
@@ -35,12 +55,35 @@ class DataRecipe(Part):
         description="share of the training after which each of the fields joins; the texts of a batch are then all of "
         "one field, drawn evenly from those that have joined; without it each pair draws from all fields",
     )
-    split: str = "train"
+    field_weights: list[float] | None = Field(
+        None, description="how often each of the fields is drawn from; without it each text is as likely"
+    )
+    split: str = Field("train", description="of a folder")
     group_start: float = Field(
-        0.0, ge=0, le=1, description="share of the training after which near-duplicates stand together in a batch"
+        0.0,
+        ge=0,
+        le=1,
+        description="of a folder: share of the training after which near-duplicates stand together in a batch",
     )
     workers: int = Field(1, ge=0, description="processes that read and augment ahead; 0 reads in the training process")
     augmentation: Augmentation = Augmentation()
+
+    @field_validator("shards")
+    @classmethod
+    def _folder_or_shards(cls, shards: list[str], info: ValidationInfo) -> list[str]:
+        if bool(shards) == (info.data.get("folder") is not None):
+            raise ValueError("give either data.folder or data.shards")
+        return shards
+
+    @field_validator("field_weights")
+    @classmethod
+    def _one_weight_for_each_field(cls, weights: list[float] | None, info: ValidationInfo) -> list[float] | None:
+        count = len(info.data.get("fields", ()))
+        if weights is not None and (len(weights) != count or min(weights) < 0 or not any(weights)):
+            raise ValueError(f"needs one weight for each of the {count} fields, none below 0 and one above")
+        if weights is not None and info.data.get("field_starts") is not None:
+            raise ValueError("goes without data.field_starts, by which a whole batch draws from one field")
+        return weights
 
     @field_validator("field_starts")
     @classmethod
@@ -49,6 +92,11 @@ class DataRecipe(Part):
         if starts is not None and (len(starts) != count or min(starts) != 0 or max(starts) > 1):
             raise ValueError(f"needs one share in [0, 1] for each of the {count} fields, at least one of them 0")
         return starts
+
+    @property
+    def name(self) -> str:
+        """What a person would call the data."""
+        return Path(self.folder or self.shards[0].removesuffix(".tar")).name
 
 
 def _shape_or_source(tower: Any) -> Any:

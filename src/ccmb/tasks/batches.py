@@ -1,0 +1,161 @@
+"""The batches of a pre-training run, from own pairs or from shards, and the list of what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
+from ccmb.data.pairs import read_pairs
+from ccmb.data.pictures import Pictures
+from ccmb.data.streaming import stream_batches
+from ccmb.errors import CcmbError
+from ccmb.files import atomic_write
+from ccmb.objectives.pretraining import Batch
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
+from ccmb.training.distributed import world
+from ccmb.training.recipe import DataRecipe, TrainingRecipe, data_folder
+
+# Each batch, and why samples of it are missing.
+Loaded = Iterator[tuple[Batch | None, list[str]]]
+# They are loaded with a processor, from the first step to the one before the last.
+Load = Callable[[R2D2Processor, int, int], Loaded]
+
+
+class Collate:
+    """Training samples to a Batch; pictures that could not be read are set aside by name.
+
+    Args:
+        samples: to which the numbers of the items point; without them these are ids of pictures.
+    """
+
+    def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
+        self.processor = processor
+        self.image_ids: list[int] | None = None
+        if samples is not None:
+            # Samples of one picture share an id, whatever line of the file they stand in.
+            names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
+            self.image_ids = [names[sample.image] for sample in samples]
+
+    def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[Batch | None, list[str]]:
+        unreadable = [item for item in items if isinstance(item, str)]
+        good = [item for item in items if not isinstance(item, str)]
+        if not good:
+            return None, unreadable
+        pixels, texts, indices = zip(*good, strict=True)
+        encoded = self.processor.texts(texts)
+        batch = Batch(
+            self.processor.normalise(torch.from_numpy(np.stack(pixels))),
+            encoded["input_ids"],
+            encoded["attention_mask"],
+            self.processor.maskable(encoded["input_ids"]),
+            torch.tensor([self.image_ids[index] for index in indices] if self.image_ids is not None else indices),
+        )
+        return batch, unreadable
+
+    def merge(self, parts: list[tuple[Batch | None, list[str]]]) -> tuple[Batch | None, list[str]]:
+        """The batch whose samples were collated in several parts."""
+        unreadable = [line for _, lines in parts for line in lines]
+        batches = [batch for batch, _ in parts if batch is not None]
+        if not batches:
+            return None, unreadable
+        length = max(batch.input_ids.shape[1] for batch in batches)
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "maskable": 0}
+
+        def whole(name: str) -> Tensor:
+            tensors = [getattr(batch, name) for batch in batches]
+            if name in padding:
+                tensors = [pad(tensor, (0, length - tensor.shape[1]), value=padding[name]) for tensor in tensors]
+            return torch.cat(tensors)
+
+        return Batch(*map(whole, Batch.__slots__)), unreadable
+
+
+def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
+    """How batches of own pairs are loaded, the samples, and what is to be done once the run has a folder."""
+    seed = training.seed
+    folder = data_folder(str(data.folder))
+    samples = read_pairs(folder / data.pairs, data.split, data.fields)
+    if len(samples) < training.batch:
+        raise CcmbError(f"{folder / data.pairs}: {len(samples)} pictures do not fill training.batch={training.batch}")
+    pictures = Pictures.open(folder / data.images)
+    rows = world().rows(training.batch // world().size)
+    plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)
+
+    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        dataset = TrainingSet(samples, pictures, processor.image_size, data.augmentation, seed, data.field_weights)
+        collate = Collate(processor, samples)
+        return training_batches(dataset, plan, start, stop, collate, data.workers, _field_plan(data, training))
+
+    return load, samples, lambda: None
+
+
+def open_shards(
+    data: DataRecipe, training: TrainingRecipe, out: Path
+) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
+    """The same for shards; the samples are the first ones."""
+    stream, damaged = open_stream(data, training, out, world().rank, world().size)
+    samples = FirstSamples(stream, out)
+
+    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        collate, workers = Collate(processor), data.workers
+        field_of = _field_plan(data, training)
+        return stream_batches(stream, processor.image_size, start, stop, collate, collate.merge, workers, field_of)
+
+    def begin() -> None:
+        record_shards(stream, out)
+        samples.record()
+        _note_unreadable(damaged, out)
+
+    return load, samples, begin
+
+
+def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
+    starts, steps = data.field_starts, training.steps
+    return None if starts is None else FieldPlan(tuple(round(share * steps) for share in starts), training.seed)
+
+
+def run_batches(load: Callable[[int, int], Loaded], out: Path, rows: int) -> Callable[[int, int], Iterator[Batch]]:
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        for batch, unreadable in load(start, stop):
+            _note_unreadable(unreadable, out)
+            if batch is None:
+                raise CcmbError(f"no picture of a whole batch could be read; see {list_of_unreadable(out)}")
+            yield batch if world().size == 1 else filled(batch, rows)
+
+    return batches
+
+
+def filled(batch: Batch, rows: int) -> Batch:
+    """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
+    positives of themselves they teach nothing false."""
+    index = torch.arange(rows) % len(batch.image_ids)
+    return batch if len(batch.image_ids) == rows else Batch(*(getattr(batch, name)[index] for name in Batch.__slots__))
+
+
+def list_of_unreadable(run: Path) -> Path:
+    """Where this process lists the pictures that it could not read."""
+    return run / (f"unreadable-{world().rank}.txt" if world().rank else "unreadable.txt")
+
+
+def _note_unreadable(lines: list[str], out: Path) -> None:
+    """Add to the process's list what the run's lists do not hold yet."""
+    if not lines:
+        return
+    listed = set(unreadable_pictures(out))
+    if not listed.issuperset(lines):
+        with atomic_write(list_of_unreadable(out)) as file:
+            file.writelines(f"{line}\n" for line in sorted(listed.union(lines)))
+
+
+def unreadable_pictures(run: Path) -> list[str]:
+    """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
+    lists = [path.read_text(encoding="utf-8").splitlines() for path in run.glob("unreadable*.txt")]
+    return sorted({line for lines in lists for line in lines})
