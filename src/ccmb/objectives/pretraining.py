@@ -94,6 +94,7 @@ class Batch:
         input_ids, attention_mask: (B, T) texts.
         maskable: (B, T) True for real words.
         image_ids: (B,) samples with equal ids show the same picture.
+        names, texts: of the pictures and as written, for whoever looks into a batch; may be left out.
     """
 
     pixel_values: Tensor
@@ -101,9 +102,13 @@ class Batch:
     attention_mask: Tensor
     maskable: Tensor
     image_ids: Tensor
+    names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+        tensors = self.pixel_values, self.input_ids, self.attention_mask, self.maskable, self.image_ids
+        moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
+        return Batch(*moved, names=self.names, texts=self.texts)
 
 
 def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
@@ -142,6 +147,8 @@ class PreTraining(nn.Module):
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
+        # The teacher's features of the latest batch, and its image ids, for the log.
+        self.taught: tuple[Tensor, Tensor, Tensor] | None = None
 
     def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by objective name, unweighted, of those that are on and have started.
@@ -192,6 +199,7 @@ class PreTraining(nn.Module):
             with torch.no_grad():
                 teacher_image = self.teacher.encode_image(batch.pixel_values).embed
                 teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
+            self.taught = (teacher_image, teacher_text, batch.image_ids)
             if self.queue is not None and "tgd" in active:
                 losses["tgd"] = tgd_loss(
                     images.embed, texts.embed, teacher_image, teacher_text, batch.image_ids,

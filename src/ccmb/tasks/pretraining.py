@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
+from ccmb.objectives.distillation import teacher_agreement
+from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -30,6 +33,7 @@ from ccmb.training.recipe import (
     Part,
     TrainingRecipe,
     data_folder,
+    load_recipe,
     save_recipe,
 )
 from ccmb.training.trainer import Trainer
@@ -76,14 +80,30 @@ class PretrainTask:
         self.pretraining.after_step()
 
     def report(self) -> dict[str, float]:
-        return {"temperature": float(self.pretraining.model.temperature.detach())}
+        found = {"temperature": float(self.pretraining.model.temperature.detach())}
+        if self.pretraining.taught is not None:
+            found["teacher_agreement"] = round(float(teacher_agreement(*self.pretraining.taught)), 4)
+        return found
+
+    def padding(self, batch: Batch) -> float:
+        return 1.0 - float(batch.attention_mask.float().mean())
+
+    def flops(self, batch: Batch, progress: float) -> float:
+        return self._flops(batch.attention_mask.sum(1).tolist(), int(batch.maskable.sum()), progress)
+
+    @cached_property
+    def _flops(self) -> StepFlops:
+        return StepFlops(self.pretraining.model.config, self.pretraining.objectives)
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return {"image_ids": batch.image_ids.tolist(), "names": list(batch.names), "texts": list(batch.texts)}
 
 
 class Collate:
     """Training samples to a Batch; pictures that could not be read are set aside by name."""
 
     def __init__(self, processor: R2D2Processor, samples: list[Sample]) -> None:
-        self.processor = processor
+        self.processor, self.samples = processor, samples
         # Samples of one picture share an id, whatever line of the file they stand in.
         names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
         self.image_ids = [names[sample.image] for sample in samples]
@@ -101,6 +121,8 @@ class Collate:
             encoded["attention_mask"],
             self.processor.maskable(encoded["input_ids"]),
             torch.tensor([self.image_ids[index] for index in indices]),
+            tuple(self.samples[index].image for index in indices),
+            tuple(texts),
         )
         return batch, unreadable
 
@@ -111,6 +133,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
+    check_best(recipe)
     folder = data_folder(recipe.data.folder)
     samples = read_pairs(folder / recipe.data.pairs, recipe.data.split, recipe.data.fields)
     if len(samples) < recipe.training.batch:
@@ -141,15 +164,28 @@ def unreadable_pictures(run: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
+def check_best(recipe: PretrainRecipe) -> None:
+    """Whether the figure by which the best checkpoint is chosen will ever be logged.
+
+    Raises:
+        UsageError: it will not; the message lists those that will.
+    """
+    best, on = recipe.training.best, recipe.objectives.on()
+    known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+    if best and best.figure not in known:
+        hint = did_you_mean(best.figure, known) or f"; known: {', '.join(known)}"
+        raise UsageError(f"training.best.figure={best.figure}: no such figure in this run's log{hint}")
+
+
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
     path = out / "recipe.yaml"
-    before = path.read_text(encoding="utf-8") if path.exists() else None
-    if before is not None:
-        save_recipe(recipe, out / ".recipe.yaml")
-        now = (out / ".recipe.yaml").read_text(encoding="utf-8")
-        (out / ".recipe.yaml").unlink()
-        if now != before:
+    if path.exists():
+        try:
+            before = load_recipe(PretrainRecipe, path)  # keys that an older version did not know have their defaults
+        except CcmbError:
+            before = None
+        if before != recipe:
             raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
     save_recipe(recipe, path)
 

@@ -3,7 +3,8 @@
 The loop knows neither batch keys nor losses: a task does. It can be stopped at any moment and continues exactly; all
 chance comes from the seed and the step.
 
-A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th step) and `checkpoints/step-N/`.
+A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th step), `checkpoints/step-N/` and
+`tensorboard/`; `stopped/step-N.json` where a loss or gradient was not finite.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ccmb.errors import CcmbError, one_line
+from ccmb.errors import CcmbError, Stopped, one_line
 from ccmb.files import atomic_write
 from ccmb.progress import progress
-from ccmb.training.checkpoints import load_latest, save_checkpoint
+from ccmb.training.best import forget_after, judge
+from ccmb.training.checkpoints import load_latest, remove_old, save_checkpoint
+from ccmb.training.evidence import save_evidence
+from ccmb.training.meters import Meter
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
+from ccmb.training.tensorboard import event_files
 
 
 class Task(Protocol):
@@ -88,6 +93,8 @@ class Trainer:
                     f"{self.out}: checkpoint {self.step} is of another network ({one_line(error)})"
                 ) from None
         _drop_lines_after(self.out / "metrics.jsonl", self.step)
+        forget_after(self.out / "checkpoints", self.step)
+        self._judge()  # again: the process may have died between saving and judging
         return self.step
 
     def fit(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
@@ -96,16 +103,19 @@ class Trainer:
         Ctrl-C and SIGTERM let the step in progress end and save it; a second one stops at once.
 
         Raises:
-            CcmbError: a gradient is not finite, the disk is full, or the user stopped the run.
+            Stopped: a signal asked for it; the step is saved.
+            CcmbError: a loss or gradient is not finite, or the disk is full.
         """
         recipe = self.recipe
         self.task.module.train()
         with (
             progress("train", recipe.steps * recipe.batch, "samples", self.step * recipe.batch) as advance,
             stop_signals() as stop,
+            event_files(self.out / "tensorboard", self.step, recipe.tensorboard) as board,
         ):
+            meter = Meter(self.task, recipe, self.device)
             clock, logged = time.monotonic(), self.step
-            for batch in batches(self.step, recipe.steps):
+            for batch in meter.watch(batches(self.step, recipe.steps), self.step):
                 losses, norm = self._train_step(batch)
                 self.step += 1
                 note = ""
@@ -113,7 +123,9 @@ class Trainer:
                     now = time.monotonic()
                     rate = (self.step - logged) * recipe.batch / max(1e-9, now - clock)
                     clock, logged = now, self.step
-                    self._log(self._metrics(losses, norm, rate))
+                    line = self._metrics(losses, norm, rate) | meter.read()
+                    self._log(line)
+                    board(line)
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
                 advance(recipe.batch, note)
                 finished = self.step == recipe.steps
@@ -121,7 +133,8 @@ class Trainer:
                 if self.step % recipe.checkpoint_every == 0 or finished or asked:
                     self.save()
                 if asked and not finished:
-                    raise CcmbError(f"stopped at step {self.step}; run the same command again to go on")
+                    message = f"stopped at step {self.step}; run the same command again to go on"
+                    raise Stopped(message, by_user=stop.signal == signal.SIGINT)
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""
@@ -130,6 +143,17 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Mark the checkpoint of this step if it is the best so far. One that only a signal asked for does not count:
+        which one is best shall not depend on when a run was stopped."""
+        recipe, every = self.recipe, self.recipe.checkpoint_every
+        if recipe.best is None or not self.step or (self.step % every and self.step != recipe.steps):
+            return
+        folder = self.out / "checkpoints"
+        if judge(folder, self.out / "metrics.jsonl", self.step, every, recipe.best):
+            remove_old(folder, recipe.keep)  # the one that was best before
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.recipe.seed * 1_000_003 + self.step
@@ -143,12 +167,8 @@ class Trainer:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        if not math.isfinite(norm):
-            values = ", ".join(f"{name} {float(loss.detach())}" for name, loss in losses.items())
-            raise CcmbError(
-                f"step {self.step}: the gradient is not finite ({values}); "
-                f"lower optimizer.lr or set training.precision=fp32; checkpoints are in {self.out / 'checkpoints'}"
-            )
+        if not math.isfinite(norm + total.detach()):
+            raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -177,9 +197,10 @@ class Trainer:
 
 @dataclass(slots=True)
 class Stop:
-    """Whether the user has asked the run to stop."""
+    """Whether the run has been asked to stop, and by which signal."""
 
     asked: bool = False
+    signal: int = 0
 
 
 @contextmanager
@@ -196,6 +217,7 @@ def stop_signals() -> Iterator[Stop]:
     def receive(number: int, frame: object) -> None:
         if stop.asked:
             raise KeyboardInterrupt
+        stop.signal = number
         stop.asked = True
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
