@@ -9,7 +9,7 @@ Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -37,9 +37,8 @@ class Quadratic:
         b = two - one - 3 * c
         return Quadratic(one - b - c, b, c)
 
-    def mean(self, lengths: Iterable[int]) -> float:
-        values = [self.a + self.b * length + self.c * length**2 for length in lengths]
-        return sum(values) / len(values)
+    def sum(self, lengths: Sequence[int]) -> float:
+        return self.a * len(lengths) + self.b * sum(lengths) + self.c * sum(length**2 for length in lengths)
 
 
 class StepFlops:
@@ -52,7 +51,7 @@ class StepFlops:
     def __init__(self, config: R2D2Config, objectives: Objectives) -> None:
         self.objectives = objectives
         with torch.device("meta"):
-            self.model = R2D2Model(config).eval()
+            self.model = R2D2Model(config).eval().requires_grad_(False)
         text = config.text_config
         self.word = 2 * text.hidden_size**2 + 2 * text.hidden_size * text.vocab_size  # of the masked-language head
         self.cross = cache(self._cross)
@@ -77,10 +76,10 @@ class StepFlops:
         """
         options, count = self.objectives, len(lengths)
         active = frozenset(name for name in options.on() if progress >= getattr(options, name).start)
-        text = count * self.text.mean(lengths)
+        text = self.text.sum(lengths)
         student = count * self.image + text * (2 if active & {"mlm", "fgd"} else 1)
         if active & {"fgr", "mlm"}:
-            student += self.cross(count, "fgr" in active, "mlm" in active).mean(lengths)
+            student += self.cross(count, "fgr" in active, "mlm" in active).sum(lengths) / count
         if "mlm" in active:
             student += options.mlm.probability * words * self.word
         teacher = count * self.image + text if active & {"tgd", "fgd"} else 0.0
@@ -91,9 +90,9 @@ class StepFlops:
         model = self.model
         rows = max(1, round(count * self.objectives.fgr.rows)) if fgr else 0
         read = rows if mlm and self.objectives.fgr.masked else 0
-        with torch.no_grad(), torch.device("meta"):
-            size = model.config.image_size
-            image = model.encode_image(torch.empty(1, 3, size, size))
+        size = model.config.image_size
+        with torch.no_grad():
+            image = model.encode_image(torch.empty(1, 3, size, size, device="meta"))
             images = TowerOutput(image.embed.expand(count, -1), image.states.expand(count, -1, -1))
 
         def at(tokens: int) -> int:

@@ -7,8 +7,8 @@ Shapes: B pairs in the batch, T text tokens, R rows that FGR ranks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -106,9 +106,11 @@ class Batch:
     texts: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        tensors = self.pixel_values, self.input_ids, self.attention_mask, self.maskable, self.image_ids
-        moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
-        return Batch(*moved, names=self.names, texts=self.texts)
+        values = {name: getattr(self, name) for name in self.__slots__}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def check_objectives(objectives: Objectives, config: R2D2Config) -> None:

@@ -173,8 +173,10 @@ def check_best(recipe: PretrainRecipe) -> None:
     best, on = recipe.training.best, recipe.objectives.on()
     known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
     if best and best.figure not in known:
-        hint = did_you_mean(best.figure, known) or f"; known: {', '.join(known)}"
-        raise UsageError(f"training.best.figure={best.figure}: no such figure in this run's log{hint}")
+        hint = did_you_mean(best.figure, known)
+        raise UsageError(
+            f"training.best.figure={best.figure}: not in the log of this run{hint}; known: {', '.join(known)}"
+        )
 
 
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
