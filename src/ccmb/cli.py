@@ -283,6 +283,26 @@ def search(
     _result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 
+@app.command()
+def runs(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw the curves into this .html or .png.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare runs: a table, and the curves of all their figures in one page or picture. A run may still be going on.
+
+    Example: ccmb runs runs/flickr8k runs/without-fgr --out curves.html
+    """
+    from ccmb.report.runs import read_run, runs_table, summary
+
+    found = [read_run(folder) for folder in folders]
+    if out:
+        from ccmb.report.run_curves import draw_curves
+
+        draw_curves(found, out)
+    _result([summary(run) for run in found], as_json, runs_table(found))
+
+
 def _pictures_beside(data: Path) -> Path:
     pictures = data.parent / "images.tar"
     if data.exists() and not pictures.exists():
