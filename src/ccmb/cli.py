@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 # Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,6 +16,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.choices import RankingRule
+from ccmb.cli_output import JsonFlag
+from ccmb.cli_output import result as _result
+from ccmb.cli_runs import doctor, runs
 from ccmb.errors import CcmbError, UsageError
 from ccmb.tables import calibration_table, retrieval_table
 
@@ -27,7 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+app.command()(doctor)
+app.command()(runs)
+
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 ImagesOption = Annotated[
@@ -283,38 +288,11 @@ def search(
     _result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 
-@app.command()
-def runs(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw the curves into this .html or .png.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Compare runs: a table, and the curves of all their figures in one page or picture. A run may still be going on.
-
-    Example: ccmb runs runs/flickr8k runs/without-fgr --out curves.html
-    """
-    from ccmb.report.runs import read_run, runs_table, summary
-
-    found = [read_run(folder) for folder in folders]
-    if out:
-        from ccmb.report.run_curves import draw_curves
-
-        draw_curves(found, out)
-    _result([summary(run) for run in found], as_json, runs_table(found))
-
-
 def _pictures_beside(data: Path) -> Path:
     pictures = data.parent / "images.tar"
     if data.exists() and not pictures.exists():
         raise CcmbError(f"{pictures}: no such tar; say with --images where the pictures are")
     return pictures
-
-
-def _result(values: Any, as_json: bool, text: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
-    elif text:
-        typer.echo(text)
 
 
 def _say_unreadable(unreadable: list[str], shown: int = 5) -> None:
