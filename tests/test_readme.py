@@ -62,7 +62,11 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
 
 @pytest.mark.parametrize(
     "source",
-    [*(lambda name=name: commands_of_page(name) for name in READMES + PAGES + RUN_PAGES), commands_of_recipes, commands_of_help],
+    [
+        *(lambda name=name: commands_of_page(name) for name in READMES + PAGES + RUN_PAGES),
+        commands_of_recipes,
+        commands_of_help,
+    ],
 )
 def test_every_command_exists_with_its_options_and_recipe(source):
     found = [parse(line) for line in source()]
