@@ -44,6 +44,21 @@ def test_a_signal_saves_and_says_how_to_go_on(command, corpus, tmp_path, monkeyp
     assert (run / "model").exists()
 
 
+def test_before_and_after_the_training_sigterm_is_an_orderly_end_too(command, corpus, tmp_path, monkeypatch):
+    from ccmb.tasks import pretraining as task
+
+    run, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    arguments = ["pretrain", *tiny_recipe(corpus), "--out", run]
+    for moment in ("build_model", "write_model_card"):
+        with monkeypatch.context() as patch:
+            patch.setattr(task, moment, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            assert command(*arguments) == (0, "", "ccmb: stopped; run the same command again to go on\n")
+    assert list_checkpoints(run / "checkpoints") == [3]
+    assert command(*arguments).code == 0
+    assert (run / "model" / "README.md").exists()
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, monkeypatch):
     gcpr, run, count = pretraining.gcpr_loss, tmp_path / "run", iter(range(9))
 

@@ -20,6 +20,7 @@ from ccmb.cli_output import JsonFlag
 from ccmb.cli_output import result as _result
 from ccmb.cli_runs import doctor, runs
 from ccmb.errors import CcmbError, UsageError
+from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
 
 app = typer.Typer(
@@ -60,7 +61,8 @@ def quickstart(
     """
     from ccmb.quickstart import closing_words, run_quickstart
 
-    report = run_quickstart(out, full=full, overrides=overrides or [])
+    with orderly_end():
+        report = run_quickstart(out, full=full, overrides=overrides or [])
     _result(report, as_json, f"{retrieval_table(report['retrieval'])}\n\n{closing_words(out, report)}")
 
 
@@ -81,7 +83,8 @@ def pretrain(
     path = find_recipe(recipe)
     typed = load_recipe(PretrainRecipe, path, overrides or [])
     run = out or Path("runs") / path.stem
-    model = pretrain(typed, run)
+    with orderly_end():
+        model = pretrain(typed, run)
     objectives = {"on": typed.objectives.on(), "off": typed.objectives.off()}
     unreadable = unreadable_pictures(run)
     _say_unreadable(unreadable)
