@@ -7,11 +7,15 @@ import signal
 import pytest
 import torch
 
+from ccmb.errors import CcmbError
 from ccmb.files import read_json
 from ccmb.objectives import pretraining
+from ccmb.tasks.pretraining import save_model
 from ccmb.training.checkpoints import list_checkpoints
 from ccmb.training.trainer import Trainer
+from disk import full_disk
 from runs import command_line, tiny_corpus, tiny_recipe
+from tiny import tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -78,6 +82,18 @@ def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, m
     details = {line["image"]: line["details"] for line in lines}
     assert len(evidence["names"]) == len(evidence["texts"]) == len(evidence["image_ids"]) == 8
     assert all(text in details[name] for name, text in zip(evidence["names"], evidence["texts"], strict=True))
+
+
+def test_a_model_that_finds_no_room_is_one_line_and_leaves_the_one_before(tmp_path):
+    folder = tmp_path / "model"
+    save_model(folder, tiny_model(), tiny_processor())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for size in (100, 20_000):
+        with full_disk(size), pytest.raises(CcmbError, match="model: could not be written") as caught:
+            save_model(folder, tiny_model(seed=1), tiny_processor())
+        assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_the_figure_of_the_best_checkpoint_must_be_one_that_is_logged(command, corpus, tmp_path):

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
-from ccmb.errors import CcmbError, UsageError, did_you_mean
-from ccmb.files import atomic_write
+from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.files import atomic_files, atomic_write
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
@@ -152,10 +153,23 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
-    model.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
+    save_model(out / "model", model, processor)
     write_model_card(out / "model", model, recipe, out)
     return out / "model"
+
+
+def save_model(folder: Path, model: R2D2Model, processor: R2D2Processor) -> None:
+    """Write a model folder whose every file is whole at any moment: one cut short would keep a run from going on.
+
+    Raises:
+        CcmbError: the disk is full or not writable.
+    """
+    try:
+        with atomic_files(folder) as place:
+            model.save_pretrained(place)
+            processor.save_pretrained(place)
+    except SafetensorError as error:
+        raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 
 
 def unreadable_pictures(run: Path) -> list[str]:
