@@ -109,7 +109,7 @@ def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> Non
 
 
 def test_labels_reach_queued_features_of_the_same_picture_by_weight() -> None:
-    labels, weights = weighted_targets(torch.tensor([1, 2]), filled_queue())
+    labels, weights = weighted_targets(torch.tensor([1, 2]), torch.tensor([1, 2]), filled_queue())
     assert weights.tolist() == [1, 1, 0.5, 0.5, 1, 1, 0]
     torch.testing.assert_close(labels[0] * 2.5, torch.tensor([1.0, 0, 0, 0.5, 0, 1, 0]))
     assert labels[1].tolist() == [0, 1, 0, 0, 0, 0, 0]

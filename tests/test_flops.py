@@ -8,7 +8,7 @@ import torch
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import Quadratic, StepFlops
 from ccmb.objectives.pretraining import Objectives, PreTraining
-from ccmb.tasks.pretraining import PretrainTask
+from ccmb.tasks.pretraining import PretrainRecipe, PretrainTask
 from ccmb.training import meters
 from ccmb.training.meters import Meter, known_peak
 from ccmb.training.recipe import TrainingRecipe
@@ -20,6 +20,7 @@ W, FFN, CROSS, S, E, LAYERS = 32, 48, 48, 5, 16, 2
 IMAGE = linear(4, 3 * 16 * 16, W) + layer(S, W, FFN) + linear(1, W, E)
 LENGTHS = [7, 10, 24, 13]
 COUNT = len(LENGTHS)
+RECIPE = PretrainRecipe.model_validate({"data": {"folder": "corpus"}, "training": {"steps": 10}})
 
 
 def text(tokens: int) -> int:
@@ -103,7 +104,7 @@ def test_the_quadratic_is_exact_at_lengths_it_was_not_fitted_to(flops):
 
 def test_the_log_of_a_run_says_how_well_the_machine_is_used(monkeypatch):
     objectives = Objectives.model_validate({"tgd": {"queue": 8}})
-    task, batch = PretrainTask(PreTraining(tiny_model(), objectives, 4)), tiny_batch(4)
+    task, batch = PretrainTask(PreTraining(tiny_model(), objectives, 4), RECIPE), tiny_batch(4)
     now = iter([0.0, 1.0, 3.0, 4.0, 7.0, 10.0, 10.0])  # made; waited 1 .. 3 and 4 .. 7; read at 10
     monkeypatch.setattr(meters, "time", type("", (), {"monotonic": staticmethod(lambda: next(now))}))
     meter = Meter(task, TrainingRecipe(steps=10, peak_tflops=1e-3), torch.device("cpu"))
@@ -139,10 +140,10 @@ def test_the_teacher_agrees_where_its_nearest_is_a_positive():
 def test_the_log_says_how_far_the_teacher_agrees_once_it_has_joined():
     objectives = Objectives.model_validate({"tgd": {"queue": 8, "start": 0.5}, "fgd": False})
     pretraining = PreTraining(tiny_model(), objectives, 4)
-    task, batch = PretrainTask(pretraining), tiny_batch(4)
-    task.losses(batch, 0.0, torch.Generator())
+    task, batch = PretrainTask(pretraining, RECIPE), tiny_batch(4)
+    pretraining(batch, 0.0, torch.Generator())
     assert set(task.report()) == {"temperature"}
-    task.losses(batch, 0.5, torch.Generator())
+    pretraining(batch, 0.5, torch.Generator())
     assert 0 <= task.report()["teacher_agreement"] <= 1
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ccmb.objectives.pre_ranking import same_image
 from ccmb.objectives.pretraining import Ranking, hardness_at
-from ccmb.objectives.ranking import IGNORED, draw_pairs, fgr_loss, hard_negative_weights
+from ccmb.objectives.ranking import IGNORED, MatchPairs, draw, draw_pairs, fgr_loss, hard_negative_weights
 
 image_ids = st.lists(st.integers(0, 3), min_size=2, max_size=7)
 
@@ -57,8 +57,20 @@ def test_a_single_far_negative_is_still_drawn() -> None:
     assert hard_negative_weights(similarity, torch.eye(2, dtype=torch.bool)).tolist() == [[0, 1], [1, 0]]
 
 
+def drawn(similarity_BB: Tensor, positives_BB: Tensor, rows: Tensor, seed: int = 0) -> MatchPairs:
+    """The pairs of some rows of one process."""
+    uniform = torch.rand(len(rows), 2, generator=torch.Generator().manual_seed(seed))
+    return draw_pairs(similarity_BB[rows], similarity_BB.T[rows], positives_BB[rows], rows, uniform)
+
+
+def test_a_draw_climbs_the_ladder_of_probabilities() -> None:
+    weights = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).repeat(5, 1)
+    found = draw(weights, torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2**-24]))
+    assert found.tolist() == [1, 1, 3, 3, 3]
+
+
 def test_a_diverged_network_does_not_stop_the_draw() -> None:
-    pairs = draw_pairs(torch.full((3, 3), torch.nan), torch.eye(3, dtype=torch.bool), torch.arange(3))
+    pairs = drawn(torch.full((3, 3), torch.nan), torch.eye(3, dtype=torch.bool), torch.arange(3))
     assert (pairs.image_index[3:] != pairs.text_index[3:]).all()
 
 
@@ -68,8 +80,7 @@ def test_pairs_are_positives_then_wrong_pictures_then_wrong_texts(
 ) -> None:
     rows = torch.arange(data.draw(st.integers(1, len(ids))))
     positives = same_image(torch.tensor(ids))
-    generator = torch.Generator().manual_seed(seed)
-    pairs = draw_pairs(similarities(len(ids), seed, 20.0), positives, rows, generator=generator)
+    pairs = drawn(similarities(len(ids), seed, 20.0), positives, rows, seed)
     image, text, labels = (part.view(3, -1) for part in (pairs.image_index, pairs.text_index, pairs.labels))
     assert torch.equal(image[0], rows)
     assert torch.equal(text[0], rows)
@@ -87,7 +98,7 @@ def test_negatives_come_as_often_as_their_weights_say() -> None:
     positives = torch.eye(3, dtype=torch.bool)
     draws = 4000
     rows = torch.arange(3).repeat(draws)
-    pairs = draw_pairs(similarity, positives, rows, generator=torch.Generator().manual_seed(0))
+    pairs = drawn(similarity, positives, rows)
     _, wrong_images, _ = pairs.image_index.view(3, -1)
     _, _, wrong_texts = pairs.text_index.view(3, -1)
     images, texts = (

@@ -26,11 +26,21 @@ STEPS = 12
 
 
 class Toy(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, at: dict[int, object]) -> None:
         super().__init__()
         self.layer = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.3))
         self.head = nn.Linear(8, 1)
         self.register_buffer("seen", torch.zeros(()))
+        self.at = at
+
+    def forward(self, batch: Tensor, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
+        action = self.at.get(round(progress * STEPS))
+        if callable(action):
+            action()
+        noise = torch.randn(batch.shape, generator=generator)
+        value = self.head(self.layer(batch + noise)).squeeze(1)
+        losses = {"square": (value - batch.sum(1)).pow(2).mean(), "size": value.abs().mean()}
+        return {name: loss * float("nan") for name, loss in losses.items()} if action == "nan" else losses
 
 
 class ToyTask:
@@ -38,17 +48,14 @@ class ToyTask:
 
     def __init__(self, at: dict[int, object] | None = None) -> None:
         torch.manual_seed(0)
-        self.module = Toy()
-        self.at = at or {}
+        self.module = Toy(at or {})
 
-    def losses(self, batch: Tensor, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
-        action = self.at.get(round(progress * STEPS))
-        if callable(action):
-            action()
-        noise = torch.randn(batch.shape, generator=generator)
-        value = self.module.head(self.module.layer(batch + noise)).squeeze(1)
-        losses = {"square": (value - batch.sum(1)).pow(2).mean(), "size": value.abs().mean()}
-        return {name: loss * float("nan") for name, loss in losses.items()} if action == "nan" else losses
+    def units(self) -> list[nn.Module]:
+        return [self.module.layer]
+
+    def groups(self) -> list[ParameterGroup]:
+        layer, head = self.module.layer.parameters(), self.module.head.parameters()
+        return [ParameterGroup(list(layer), 0.02), ParameterGroup(list(head), 0.05, start=0.25)]
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return losses["square"] + 0.1 * losses["size"]
@@ -70,13 +77,9 @@ def make(
 ) -> Trainer:
     out.mkdir(exist_ok=True)
     task = ToyTask(at)
-    groups = [
-        ParameterGroup(list(task.module.layer.parameters()), 0.02),
-        ParameterGroup(list(task.module.head.parameters()), 0.05, start=0.25),
-    ]
     values = {"steps": STEPS, "batch": 6, "log_every": 2, "checkpoint_every": 5, "precision": precision, **recipe}
     training = TrainingRecipe.model_validate({"device": "cpu", **values})
-    return Trainer(task, groups, OptimizerRecipe(warmup=3, muon=muon), training, out)
+    return Trainer(task, OptimizerRecipe(warmup=3, muon=muon), training, out)
 
 
 def run(out: Path, at: dict[int, object] | None = None, **recipe: object) -> Trainer:

@@ -11,6 +11,9 @@ RankingRule = Literal["sum", "log_odds"]
 # What of the image tower is projected into the shared space; see `R2D2Config`.
 ImagePooling = Literal["first", "tower"]
 
+# How several processes train one network; see `ccmb.training.parallel`.
+Strategy = Literal["ddp", "fsdp"]
+
 
 def one_of(key: str, value: str, choices: Any) -> Any:
     """The value, if it is one of a Literal's.

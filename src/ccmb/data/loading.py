@@ -31,9 +31,12 @@ class BatchPlan:
     Args:
         group_from: the step from which groups stand together; before it each sample stands for itself, since a network
             that knows nothing yet learns little from near-duplicates.
+        rows: which part of every batch is read here; the others are other processes'.
     """
 
-    def __init__(self, samples: Sequence[Sample], batch: int, seed: int, group_from: int = 0) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], batch: int, seed: int, group_from: int = 0, rows: slice = slice(None)
+    ) -> None:
         if len(samples) < batch:
             raise ValueError(f"{len(samples)} samples do not fill a batch of {batch}")
         together: dict[str, list[int]] = {}
@@ -41,7 +44,7 @@ class BatchPlan:
             together.setdefault(sample.group or f"\0{index}", []).append(index)
         self.groups = [group[at : at + batch] for group in together.values() for at in range(0, len(group), batch)]
         self.count, self.batch, self.seed, self.group_from = len(samples), batch, seed, group_from
-        self.steps_per_epoch = len(samples) // batch
+        self.steps_per_epoch, self.rows = len(samples) // batch, rows
 
     def epoch_order(self, epoch: int, grouped: bool = True) -> np.ndarray:
         """All sample indices in the order of one epoch; each run of `batch` of them is a batch."""
@@ -60,7 +63,7 @@ class BatchPlan:
             if wanted != made:
                 made, order = wanted, self.epoch_order(*wanted)
             chosen = order[position * self.batch : (position + 1) * self.batch]
-            yield [(epoch, int(index)) for index in chosen]
+            yield [(epoch, int(index)) for index in chosen[self.rows]]
 
 
 def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:

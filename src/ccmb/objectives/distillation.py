@@ -4,7 +4,8 @@ The paper's public traces do not settle alpha, the queue's size, the EMA rate, w
 distance. Our choices: alpha 0.4, queue 36,864, EMA 0.995; the weights multiply the exponentials of both softmaxes, so
 that a stale feature counts as a fraction of a fresh one; FgD pulls by cosine.
 
-Shapes: B pairs in the batch, D embedding width, Q features in the queue, C = B + Q columns.
+Shapes: B pairs in the global batch, R rows of this process, D embedding width, Q features in the queue, C = B + Q
+columns.
 """
 
 from __future__ import annotations
@@ -88,27 +89,28 @@ class FeatureQueue(nn.Module):
         self.cursor.copy_((self.cursor + len(image_BD)) % size)
 
 
-def weighted_targets(image_ids_B: Tensor, queue: FeatureQueue) -> tuple[Tensor, Tensor]:
-    """Labels (B, C) over batch and queue, rows summing to 1, and the columns' weights (C,).
+def weighted_targets(image_ids_R: Tensor, image_ids_B: Tensor, queue: FeatureQueue) -> tuple[Tensor, Tensor]:
+    """Labels (R, C) over batch and queue, rows summing to 1, and the columns' weights (C,).
 
     A row's positives are all features of its picture, queued ones too; they share the mass by weight, so that a
     network that is equally sure of all of them has nothing left to learn.
     """
     weights_C = torch.cat([queue.weight.new_ones(len(image_ids_B)), queue.weight])
-    positives_BC = image_ids_B[:, None] == torch.cat([image_ids_B, queue.image_ids])[None, :]
-    mass_BC = positives_BC * weights_C
-    return mass_BC / mass_BC.sum(1, keepdim=True), weights_C
+    positives_RC = image_ids_R[:, None] == torch.cat([image_ids_B, queue.image_ids])[None, :]
+    mass_RC = positives_RC * weights_C
+    return mass_RC / mass_RC.sum(1, keepdim=True), weights_C
 
 
 def tgd_loss(
-    image_BD: Tensor,
-    text_BD: Tensor,
+    image_RD: Tensor,
+    text_RD: Tensor,
     teacher_image_BD: Tensor,
     teacher_text_BD: Tensor,
     image_ids_B: Tensor,
     queue: FeatureQueue,
     temperature: Tensor,
     alpha: float = 0.4,
+    rows: slice = slice(None),
 ) -> Tensor:
     """TgD, target-guided distillation (scalar).
 
@@ -117,23 +119,24 @@ def tgd_loss(
     alpha * (the same softmax of the teacher's features) + (1 - alpha) * labels.
 
     Args:
-        image_BD, text_BD, teacher_image_BD, teacher_text_BD: L2-normalised features.
+        image_RD, text_RD, teacher_image_BD, teacher_text_BD: L2-normalised features; the teacher's of all processes.
         image_ids_B: samples with equal ids show the same picture.
         alpha: trust in the teacher, in [0, 1].
+        rows: where this process's rows stand in the global batch.
     """
-    labels_BC, weights_C = weighted_targets(image_ids_B, queue)
+    labels_RC, weights_C = weighted_targets(image_ids_B[rows], image_ids_B, queue)
     log_weights_C = weights_C.log()
 
-    def direction(student_BD: Tensor, teacher_BD: Tensor, others_BD: Tensor, queued_QD: Tensor) -> Tensor:
+    def direction(student_RD: Tensor, teacher_BD: Tensor, others_BD: Tensor, queued_QD: Tensor) -> Tensor:
         columns_CD = torch.cat([others_BD.detach(), queued_QD])
         with torch.no_grad():
-            guess_BC = (similarity(teacher_BD, columns_CD, temperature) + log_weights_C).softmax(1)
-            targets_BC = alpha * guess_BC + (1.0 - alpha) * labels_BC
-        return soft_cross_entropy(similarity(student_BD, columns_CD, temperature) + log_weights_C, targets_BC)
+            guess_RC = (similarity(teacher_BD[rows], columns_CD, temperature) + log_weights_C).softmax(1)
+            targets_RC = alpha * guess_RC + (1.0 - alpha) * labels_RC
+        return soft_cross_entropy(similarity(student_RD, columns_CD, temperature) + log_weights_C, targets_RC)
 
     return (
-        direction(image_BD, teacher_image_BD, teacher_text_BD, queue.text)
-        + direction(text_BD, teacher_text_BD, teacher_image_BD, queue.image)
+        direction(image_RD, teacher_image_BD, teacher_text_BD, queue.text)
+        + direction(text_RD, teacher_text_BD, teacher_image_BD, queue.image)
     ) / 2
 
 

@@ -1,7 +1,7 @@
 """MLM: guess masked words from the rest of the text and from the picture.
 
 In enhanced training the one forward pass of the masked text serves MLM and FGR.
-Shapes: B texts of T tokens, M masked positions, V words.
+Shapes: B texts of T tokens of this process, M masked positions, V words.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ccmb.training.distributed import draw_rows, global_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,22 @@ def mask_tokens(
         vocabulary: random words are drawn from ids below it.
         probability: share of the maskable tokens to be guessed, in (0, 1).
     """
-    uniform_BT = torch.rand(input_ids_BT.shape, generator=generator, device=input_ids_BT.device)
+    count, length = input_ids_BT.shape
+    device = input_ids_BT.device
+    uniform_BT = draw_rows(lambda rows: torch.rand(rows, length, generator=generator, device=device), count)
     positions = (uniform_BT < probability) & maskable_BT
     # One draw decides all: below 0.8 p a mask, below 0.9 p a random word, else the token stays.
     masked = positions & (uniform_BT < 0.8 * probability)
     replaced = positions & ~masked & (uniform_BT < 0.9 * probability)
-    random_ids = torch.randint(vocabulary, input_ids_BT.shape, generator=generator, device=input_ids_BT.device)
+    random_ids = draw_rows(
+        lambda rows: torch.randint(vocabulary, (rows, length), generator=generator, device=device), count
+    )
     hidden = torch.where(replaced, random_ids, input_ids_BT.masked_fill(masked, mask_id))
     return MaskedText(hidden, positions, input_ids_BT[positions])
 
 
 def mlm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
-    """Cross-entropy (scalar) at the masked positions; 0, with a gradient of 0, when nothing is masked."""
-    if not labels_M.numel():
-        return logits_MV.sum() * 0.0
-    return F.cross_entropy(logits_MV.float(), labels_M)
+    """Mean cross-entropy (scalar) at the masked positions of the global batch; 0, with a gradient of 0, where nothing
+    is masked."""
+    summed = F.cross_entropy(logits_MV.float(), labels_M, reduction="sum")
+    return global_mean(summed, torch.tensor(float(len(labels_M)), device=logits_MV.device))

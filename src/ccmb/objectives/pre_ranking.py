@@ -3,7 +3,8 @@
     L = -1/2 * mean_i [ sum_j y_ij log softmax_j s(I_i, T_j) + sum_j y_ij log softmax_j s(T_i, I_j) ]
     s = cosine / temperature
 
-Shapes: B pairs in the batch, C columns that a row is compared with, D embedding width.
+Shapes: B pairs in the global batch, R rows of this process (all, if it is alone), C columns that a row is compared
+with, D embedding width.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def same_image(image_ids_B: Tensor) -> Tensor:
-    """(B, B) True where two samples show the same picture, and so are positives of each other."""
-    return image_ids_B[:, None] == image_ids_B[None, :]
+from ccmb.objectives.chunks import in_chunks
 
 
-def even_targets(positives_BB: Tensor) -> Tensor:
-    """(B, B) targets whose rows sum to 1: the mass is shared evenly among a row's positives (official code)."""
-    targets = positives_BB.float()
+def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
+    """(R, B) True where two samples show the same picture, and so are positives of each other.
+
+    Args:
+        image_ids_B: of the global batch; by default the rows' own.
+    """
+    return image_ids_R[:, None] == (image_ids_R if image_ids_B is None else image_ids_B)[None, :]
+
+
+def even_targets(positives_RB: Tensor) -> Tensor:
+    """(R, B) targets whose rows sum to 1: the mass is shared evenly among a row's positives (official code)."""
+    targets = positives_RB.float()
     return targets / targets.sum(1, keepdim=True)
 
 
@@ -42,11 +49,28 @@ def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
     return -(targets_BC * log_probabilities_BC).sum(1).mean()
 
 
-def gcpr_loss(image_BD: Tensor, text_BD: Tensor, temperature: Tensor, targets_BB: Tensor) -> Tensor:
-    """Symmetric contrastive loss (scalar) of L2-normalised embeddings.
+def gcpr_loss(
+    image_RD: Tensor,
+    text_RD: Tensor,
+    temperature: Tensor,
+    targets_RB: Tensor,
+    image_BD: Tensor | None = None,
+    text_BD: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
 
     Args:
-        targets_BB: symmetric, rows summing to 1.
+        targets_RB: rows summing to 1.
+        image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
+        chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
     """
-    similarity_BB = similarity(image_BD, text_BD, temperature)
-    return (soft_cross_entropy(similarity_BB, targets_BB) + soft_cross_entropy(similarity_BB.T, targets_BB)) / 2
+    every_image, every_text = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
+
+    def summed(rows: slice) -> Tensor:
+        targets = targets_RB[rows]
+        of_images = soft_cross_entropy(similarity(image_RD[rows], every_text, temperature), targets)
+        of_texts = soft_cross_entropy(similarity(text_RD[rows], every_image, temperature), targets)
+        return (of_images + of_texts) * len(targets)
+
+    return torch.stack(in_chunks(summed, len(image_RD), chunk)).sum() / (2 * len(image_RD))

@@ -1,26 +1,29 @@
 """R2D2's pre-training: the sum of GCPR, FGR, MLM, TgD and FgD on one batch.
 
 Each objective has a weight (0 switches it off) and may start after a share of the training.
-Shapes: B pairs in the batch, T text tokens, R rows that FGR ranks.
+Shapes: B pairs of this process, T text tokens, R rows that FGR ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from ccmb.errors import UsageError
+from ccmb.objectives.batch import Batch, level
+from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
-from ccmb.objectives.ranking import draw_pairs, fgr_loss
+from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.cross_encoder import CrossEncoder
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
+from ccmb.training.distributed import draw_rows, gather, world
 
 ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
 PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
@@ -85,32 +88,46 @@ class Objectives(BaseModel):
         return [PAPER_NAMES[name] for name in names]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step sees; all on the model's device.
+def rank_rows(
+    model: R2D2Model, images: TowerOutput, texts: TowerOutput, pairs: MatchPairs, read: bool, chunk: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Match the pairs of R rows, whose negatives may be other processes' pictures and texts.
 
-    Attributes:
-        pixel_values: (B, 3, S, S) normalised pictures.
-        input_ids, attention_mask: (B, T) texts.
-        maskable: (B, T) True for real words.
-        image_ids: (B,) samples with equal ids show the same picture.
-        names, texts: of the pictures and as written, for whoever looks into a batch; may be left out.
+    Args:
+        images, texts: of this process.
+        read: whether the states of the positives' texts are wanted too.
+        chunk: rows at a time, see `in_chunks`.
+
+    Returns:
+        Logits (3R, 2) of both match heads, and the states (R, T, W), or none of them.
     """
+    count = len(pairs.labels) // 3
+    if world().size > 1:
+        images, texts = gather_output(images), gather_output(texts)
 
-    pixel_values: Tensor
-    input_ids: Tensor
-    attention_mask: Tensor
-    maskable: Tensor
-    image_ids: Tensor
-    names: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+    def rank(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        some, of_images, of_texts = pairs.rows(rows), images, texts
+        if world().size > 1 or chunk is not None:
+            needed_images, needed_texts, some = some.needed()
+            of_images, of_texts = images[needed_images], texts[needed_texts]
+        wanted = len(some.labels) // 3 if read else 0
+        ranked = model.rank(of_images, of_texts, some.image_index, some.text_index, wanted)
+        return ranked.logits_text_image.view(3, -1, 2), ranked.logits_image_text.view(3, -1, 2), ranked.states
 
-    def to(self, device: torch.device | str) -> Batch:
-        values = {name: getattr(self, name) for name in self.__slots__}
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+    text_image, image_text, states = zip(*in_chunks(rank, count, chunk), strict=True)
+    return torch.cat(text_image, 1).flatten(0, 1), torch.cat(image_text, 1).flatten(0, 1), torch.cat(states)
+
+
+def read_own(model: R2D2Model, images: TowerOutput, texts: TowerOutput, rows: Tensor) -> Tensor:
+    """States (rows, T, W) of some texts, each read in sight of its own picture."""
+    own = torch.arange(len(rows), device=rows.device)
+    return model.read_texts(images[rows], texts[rows], own, own)
+
+
+def gather_output(output: TowerOutput) -> TowerOutput:
+    """A tower's output of all processes, with gradient to each."""
+    mask = None if output.mask is None else gather(output.mask)
+    return TowerOutput(gather(output.embed), gather(output.states), mask)
 
 
 def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
@@ -131,20 +148,31 @@ def check_objectives(objectives: Objectives, config: R2D2Config) -> None:
         raise UsageError("no objective is on from the start of the training; give one of them start: 0")
 
 
+def sharding_units(pretraining: PreTraining) -> list[nn.Module]:
+    """What FSDP gathers at a time: each layer of the towers, student's and teacher's, and each cross encoder."""
+    model, units = pretraining.model, list[nn.Module]()
+    for towers in filter(None, (model, pretraining.teacher)):
+        for tower in (towers.image_tower, towers.text_tower):
+            stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
+            units += [layer for stack in stacks for layer in stack]
+    return units + [part for part in model.children() if isinstance(part, CrossEncoder)]
+
+
 class PreTraining(nn.Module):
     """The student, its teacher and the queue, and the losses of a batch.
 
     Args:
         mask_id: id of the [MASK] token.
+        chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
 
     Raises:
         UsageError: the network and the objectives do not fit, see `check_objectives`.
     """
 
-    def __init__(self, model: R2D2Model, objectives: Objectives, mask_id: int) -> None:
+    def __init__(self, model: R2D2Model, objectives: Objectives, mask_id: int, chunk: int | None = None) -> None:
         super().__init__()
         check_objectives(objectives, model.config)
-        self.model, self.objectives, self.mask_id = model, objectives, mask_id
+        self.model, self.objectives, self.mask_id, self.chunk = model, objectives, mask_id, chunk
         self.vocabulary = model.config.text_config.vocab_size
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
@@ -161,19 +189,24 @@ class PreTraining(nn.Module):
         """
         options, model, temperature = self.objectives, self.model, self.model.temperature
         active = {name for name in options.on() if progress >= getattr(options, name).start}
-        images = model.encode_image(batch.pixel_values)
-        texts = model.encode_text(batch.input_ids, batch.attention_mask)
-        positives = same_image(batch.image_ids)
+        batch = level(batch)
+        own = world().rows(len(batch.image_ids))
+        image_ids = gather(batch.image_ids)
+        positives = same_image(batch.image_ids, image_ids)
+        images = self._images(model, batch)
+        texts = self._texts(model, batch.input_ids, batch.attention_mask)
+        all_image, all_text = gather(images.embed), gather(texts.embed)
         losses: dict[str, Tensor] = {}
 
         if "gcpr" in active:
-            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, temperature, even_targets(positives))
+            targets = even_targets(positives)
+            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, temperature, targets, all_image, all_text, self.chunk)
 
         if active & {"mlm", "fgd"}:
             masked = mask_tokens(
                 batch.input_ids, batch.maskable, self.mask_id, self.vocabulary, options.mlm.probability, generator
             )
-            masked_texts = model.encode_text(masked.input_ids, batch.attention_mask)
+            masked_texts = self._texts(model, masked.input_ids, batch.attention_mask)
 
         everything = torch.arange(len(images), device=positives.device)
         shares = options.fgr.masked and "mlm" in active
@@ -181,36 +214,50 @@ class PreTraining(nn.Module):
         if "fgr" in active:
             rows = everything[: max(1, round(len(images) * options.fgr.rows))]
             with torch.no_grad():
-                similarity_BB = similarity(images.embed, texts.embed, temperature)
-            pairs = draw_pairs(similarity_BB, positives, rows, hardness_at(options.fgr, progress), generator)
-            ranked = model.rank(
-                images, masked_texts if shares else texts, pairs.image_index, pairs.text_index,
-                read=len(rows) if shares else 0,
-            )  # fmt: skip
-            losses["fgr"] = fgr_loss(ranked.logits_text_image, ranked.logits_image_text, pairs.labels)
+                image_rows = similarity(images.embed[rows], all_text, temperature)
+                text_rows = similarity(texts.embed[rows], all_image, temperature)
+            uniform = draw_rows(
+                lambda count: torch.rand(count, 2, generator=generator, device=positives.device), len(images)
+            )
+            hardness = hardness_at(options.fgr, progress)
+            pairs = draw_pairs(image_rows, text_rows, positives[rows], rows + own.start, uniform[rows], hardness)
+            of_texts = masked_texts if shares else texts
+            text_image, image_text, states = rank_rows(model, images, of_texts, pairs, shares, self.chunk)
+            losses["fgr"] = fgr_loss(text_image, image_text, pairs.labels)
             if shares:  # enhanced training: the positives' pass serves MLM too
-                read.append(ranked.states)
+                read.append(states)
 
         if "mlm" in active:
             rest = everything[sum(map(len, read)) :]
-            if len(rest):
-                read.append(model.read_texts(images, masked_texts, rest, rest))
+            read += in_chunks(lambda part: read_own(model, images, masked_texts, rest[part]), len(rest), self.chunk)
             losses["mlm"] = mlm_loss(model.mlm_logits(torch.cat(read)[masked.positions]), masked.labels)
 
         if self.teacher is not None and active & {"tgd", "fgd"}:
             with torch.no_grad():
-                teacher_image = self.teacher.encode_image(batch.pixel_values).embed
-                teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
+                teacher_image = self._images(self.teacher, batch).embed
+                teacher_text = self._texts(self.teacher, batch.input_ids, batch.attention_mask).embed
             self.taught = (teacher_image, teacher_text, batch.image_ids)
             if self.queue is not None and "tgd" in active:
+                all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
                 losses["tgd"] = tgd_loss(
-                    images.embed, texts.embed, teacher_image, teacher_text, batch.image_ids,
-                    self.queue, temperature, options.tgd.alpha,
+                    images.embed, texts.embed, all_teacher_image, all_teacher_text, image_ids,
+                    self.queue, temperature, options.tgd.alpha, own,
                 )  # fmt: skip
-                self.queue.push(teacher_image, teacher_text, batch.image_ids)
+                self.queue.push(all_teacher_image, all_teacher_text, image_ids)
             if "fgd" in active:
                 losses["fgd"] = fgd_loss(masked_texts.embed, teacher_text)
         return losses
+
+    forward = losses  # what DDP and FSDP attend
+
+    def _images(self, towers: TwoTowers, batch: Batch) -> TowerOutput:
+        pixels = batch.pixel_values
+        return TowerOutput.cat(in_chunks(lambda rows: towers.encode_image(pixels[rows]), len(pixels), self.chunk))
+
+    def _texts(self, towers: TwoTowers, input_ids: Tensor, mask: Tensor) -> TowerOutput:
+        return TowerOutput.cat(
+            in_chunks(lambda rows: towers.encode_text(input_ids[rows], mask[rows]), len(input_ids), self.chunk)
+        )
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""

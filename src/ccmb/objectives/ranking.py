@@ -3,7 +3,7 @@
 For every sample one hard negative picture and one hard negative text are drawn with probability softmax(s), positives
 excluded; 1 positive to 2 negatives, class weights 2 : 1; the losses of the two cross encoders are averaged.
 
-Shapes: B pairs in the batch, R rows that are ranked (all, or a share), N = 3R ranked pairs.
+Shapes: B pairs in the global batch, R rows of this process that are ranked (all, or a share), N = 3R ranked pairs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ccmb.training.distributed import global_mean
 
 IGNORED = -100  # the label that cross_entropy leaves out
 
@@ -38,7 +40,7 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
 
 @dataclass(frozen=True, slots=True)
 class MatchPairs:
-    """N = 3R pairs by index into the batch: R positives first, then R with a wrong picture, then R with a wrong text.
+    """N = 3R pairs by index into the global batch: R positives, then R with a wrong picture, then R with a wrong text.
 
     Attributes:
         image_index, text_index: (N,) the pairs.
@@ -49,27 +51,52 @@ class MatchPairs:
     text_index: Tensor
     labels: Tensor
 
+    def rows(self, part: slice) -> MatchPairs:
+        """The pairs of some of the R rows."""
+        index = (tensor.view(3, -1)[:, part].flatten() for tensor in (self.image_index, self.text_index, self.labels))
+        return MatchPairs(*index)
+
+    def needed(self) -> tuple[Tensor, Tensor, MatchPairs]:
+        """The 2R pictures and the 2R texts of the pairs, and the pairs by index into these."""
+        images, wrong_images, _ = self.image_index.chunk(3)
+        texts, _, wrong_texts = self.text_index.chunk(3)
+        own = torch.arange(len(images), device=images.device)
+        wrong = own + len(images)
+        pairs = MatchPairs(torch.cat([own, wrong, own]), torch.cat([own, own, wrong]), self.labels)
+        return torch.cat([images, wrong_images]), torch.cat([texts, wrong_texts]), pairs
+
+
+def draw(weights_RB: Tensor, uniform_R: Tensor) -> Tensor:
+    """(R,) a column of each row, drawn with the row's probabilities by one number in [0, 1) each.
+
+    The same number gives the same column on any device and however the rows are spread; and nothing is checked on the
+    host, as `torch.multinomial` does.
+    """
+    ladder_RB = weights_RB.double().cumsum(1)
+    height_R1 = uniform_R.double()[:, None] * ladder_RB[:, -1:]
+    return torch.searchsorted(ladder_RB, height_R1, right=True).squeeze(1).clamp(max=weights_RB.shape[1] - 1)
+
 
 def draw_pairs(
-    similarity_BB: Tensor,
-    positives_BB: Tensor,
+    image_rows_RB: Tensor,
+    text_rows_RB: Tensor,
+    positives_RB: Tensor,
     rows_R: Tensor,
+    uniform_R2: Tensor,
     hardness: float = 1.0,
-    generator: torch.Generator | None = None,
 ) -> MatchPairs:
     """Positives and hard negatives of the rows.
 
     Args:
-        similarity_BB: s of [image, text]; it is not differentiated.
-        positives_BB: symmetric, True where two samples show the same picture.
-        rows_R: the rows to rank.
+        image_rows_RB, text_rows_RB: s of the rows' pictures with all texts, and of their texts with all pictures; not
+            differentiated.
+        positives_RB: True where two samples show the same picture.
+        rows_R: where the rows stand in the global batch.
+        uniform_R2: numbers in [0, 1) that draw each row's wrong text and wrong picture.
         hardness: see `hard_negative_weights`.
     """
-    similarity_BB, positives_RB = similarity_BB.detach(), positives_BB[rows_R]
-    texts_of_images = hard_negative_weights(similarity_BB[rows_R], positives_RB, hardness)
-    images_of_texts = hard_negative_weights(similarity_BB.T[rows_R], positives_RB, hardness)
-    wrong_text = torch.multinomial(texts_of_images, 1, generator=generator).squeeze(1)
-    wrong_image = torch.multinomial(images_of_texts, 1, generator=generator).squeeze(1)
+    wrong_text = draw(hard_negative_weights(image_rows_RB.detach(), positives_RB, hardness), uniform_R2[:, 0])
+    wrong_image = draw(hard_negative_weights(text_rows_RB.detach(), positives_RB, hardness), uniform_R2[:, 1])
     match = torch.ones_like(rows_R)
     no_match = torch.zeros_like(rows_R).masked_fill(positives_RB.all(1), IGNORED)
     return MatchPairs(
@@ -82,10 +109,11 @@ def draw_pairs(
 def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_N: Tensor) -> Tensor:
     """Match loss (scalar): weighted cross-entropy on each cross encoder, averaged; positives weigh 2, negatives 1.
 
-    As in the official code the weights also divide: each is a weighted mean over the labels that are not IGNORED.
+    As in the official code the weights also divide: each is a weighted mean over the labels that are not IGNORED, of
+    the global batch.
     """
     weights = torch.tensor([1.0, 2.0], device=labels_N.device)
-    return (
-        F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights)
-        + F.cross_entropy(logits_image_text_N2.float(), labels_N, weight=weights)
-    ) / 2
+    summed = F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights, reduction="sum")
+    summed = summed + F.cross_entropy(logits_image_text_N2.float(), labels_N, weight=weights, reduction="sum")
+    count = torch.where(labels_N == IGNORED, 0.0, weights[labels_N.clamp(min=0)]).sum()
+    return global_mean(summed / 2, count)

@@ -49,6 +49,8 @@ class TowerOutput:
     @staticmethod
     def cat(outputs: list[TowerOutput]) -> TowerOutput:
         """Join batches; texts of different padded lengths are padded to the longest."""
+        if len(outputs) == 1:
+            return outputs[0]
         longest = max(output.states.shape[1] for output in outputs)
         masks = [output.mask for output in outputs]
         return TowerOutput(

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,6 +97,8 @@ def _load(path: Path) -> dict[str, Any]:
             if bad := file.testzip():  # torch itself compares no checksums
                 raise DamagedCheckpoint(f"{path}: not a readable checkpoint (the checksum of {bad} is wrong)")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:  # another process of the run has set it aside
+        raise DamagedCheckpoint(f"{path}: not a readable checkpoint (gone)") from None
     except (OSError, MemoryError) as error:  # the file may be whole: an earlier one would throw work away
         raise CcmbError(f"{path}: cannot be read just now ({_first_line(error)}); try again") from None
     except DamagedCheckpoint:
@@ -106,7 +109,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _set_aside(folder: Path, step: int) -> None:
     place = folder / f"step-{step}"
-    if (place / FILE_NAME).exists():  # another process of the run may have been first
+    with suppress(FileNotFoundError):  # another process of the run may have been first
         os.replace(place / FILE_NAME, folder / f"damaged-step-{step}.pt")
         shutil.rmtree(place, ignore_errors=True)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch.distributed
 from torch import Tensor
 
 from ccmb.errors import CcmbError
 from ccmb.files import write_json
+from ccmb.training.distributed import world
 
 
 @runtime_checkable
@@ -34,7 +34,7 @@ def save_evidence(
     """
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     what = "gradient" if all(map(math.isfinite, values.values())) else "loss"
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    rank = world().rank
     path = out / "stopped" / (f"step-{step}-rank-{rank}.json" if rank else f"step-{step}.json")
     evidence = {
         "step": step,

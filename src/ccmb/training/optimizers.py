@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccmb.training.parallel import put_together, spread_like
 from ccmb.training.recipe import OptimizerRecipe
 
 
@@ -54,14 +55,16 @@ class Muon(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov's look ahead
+                matrix = put_together(parameter.grad.lerp(average, group["momentum"])).flatten(
+                    1
+                )  # Nesterov's look ahead
                 alike[matrix.shape].append((parameter, matrix))
             for shape, pairs in alike.items():
                 steps = orthogonalise(torch.stack([matrix for _, matrix in pairs]))
                 size = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for (parameter, _), step in zip(pairs, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(step.view_as(parameter), alpha=-size)
+                    parameter.add_(spread_like(step.view(parameter.shape), parameter), alpha=-size)
 
 
 def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:
@@ -99,7 +102,9 @@ def make_optimizers(
         matrices = [p for p in wide if p not in tables] if options.muon else []
         decay = options.weight_decay
         add(adamw, [p for p in wide if not options.muon or p in tables], group.lr, decay, group.start)
-        add(adamw, [p for p in trained if p.dim() <= 1], group.lr, 0.0, group.start)
+        add(adamw, [p for p in trained if p.dim() == 1], group.lr, 0.0, group.start)
+        # Scalars are never sharded, and an optimiser takes no sharded and whole weights together.
+        add(adamw, [p for p in trained if p.dim() == 0], group.lr, 0.0, group.start)
         add(muon, matrices, group.lr * (options.muon or 1.0), decay, group.start)
     made: list[torch.optim.Optimizer] = []
     if adamw:

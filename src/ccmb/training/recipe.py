@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ccmb.choices import RankingRule
+from ccmb.choices import RankingRule, Strategy
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.files import atomic_write
@@ -122,12 +122,21 @@ def _figure_alone(value: Any) -> Any:
 class TrainingRecipe(Part):
     steps: int = Field(gt=0)
     batch: int = Field(128, gt=1)
+    chunk: int | None = Field(
+        None,
+        gt=0,
+        description="pairs whose activations are held at a time; each chunk is computed anew in the backward pass, so "
+        "that large batches fit into small memory with the same gradient, for one more forward pass",
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
         description="of the network (losses are float32 always); auto is bf16 where the device computes it natively",
     )
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    parallel: Strategy = Field(
+        "ddp", description="under torchrun: ddp (weights on every process) or fsdp (weights spread over the processes)"
+    )
     threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")
     log_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(500, gt=0)

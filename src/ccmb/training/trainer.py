@@ -9,13 +9,12 @@ A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th s
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,13 +24,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ccmb.errors import CcmbError, Stopped, one_line
-from ccmb.files import atomic_write
 from ccmb.progress import progress
 from ccmb.training.best import forget_after, judge
 from ccmb.training.checkpoints import load_latest, remove_old, save_checkpoint
+from ccmb.training.distributed import largest, meet, total, world
 from ccmb.training.evidence import save_evidence
+from ccmb.training.log import append_line, drop_lines_after
 from ccmb.training.meters import Meter
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
+from ccmb.training.parallel import clip_gradients, load_module, load_optimizer, parallelise, whole
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 from ccmb.training.tensorboard import event_files
 
@@ -40,11 +41,16 @@ class Task(Protocol):
     """What is trained: a module that holds all that a checkpoint must, and how a batch becomes losses."""
 
     @property
-    def module(self) -> nn.Module: ...
+    def module(self) -> nn.Module:
+        """Called with a batch (anything with `.to(device)`), the share of the training that is done, in [0, 1), and a
+        generator, it gives unweighted losses, scalars by name. All chance must come from the generator, which is in one
+        state on all ranks, or from torch's global one, which is not."""
 
-    def losses(self, batch: Any, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """Unweighted scalars by name of a batch (anything with `.to(device)`); `progress` is the share of the training
-        that is done, in [0, 1). All chance must come from `generator` or torch's global one."""
+    def units(self) -> list[nn.Module]:
+        """Blocks that are sharded one by one, see `Sharded`."""
+
+    def groups(self) -> list[ParameterGroup]:
+        """What is trained, and how fast."""
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """What is differentiated."""
@@ -57,22 +63,16 @@ class Task(Protocol):
 
 
 class Trainer:
-    """Runs a task for `recipe.steps` steps in the run folder `out`."""
+    """Runs a task for `recipe.steps` steps in the run folder `out`, with all ranks of the world."""
 
-    def __init__(
-        self,
-        task: Task,
-        groups: Iterable[ParameterGroup],
-        optimizer: OptimizerRecipe,
-        recipe: TrainingRecipe,
-        out: Path,
-    ) -> None:
+    def __init__(self, task: Task, optimizer: OptimizerRecipe, recipe: TrainingRecipe, out: Path) -> None:
         self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
-        self.device = choose_device(recipe.device)
+        self.world, self.device = world(), choose_device(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         task.module.to(self.device)
-        self.optimizers = make_optimizers(groups, optimizer, task.module)
+        self.module = parallelise(task.module, recipe.parallel, task.units())
+        self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
         self.step = 0
 
     def resume(self) -> int:
@@ -85,16 +85,17 @@ class Trainer:
         if found:
             self.step, state = found
             try:
-                self.task.module.load_state_dict(state["module"])
+                load_module(self.task.module, state["module"])
                 for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                    optimizer.load_state_dict(saved)
+                    load_optimizer(optimizer, saved)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 raise CcmbError(
                     f"{self.out}: checkpoint {self.step} is of another network ({one_line(error)})"
                 ) from None
-        _drop_lines_after(self.out / "metrics.jsonl", self.step)
-        forget_after(self.out / "checkpoints", self.step)
-        self._judge()  # again: the process may have died between saving and judging
+        if self.world.is_main:
+            drop_lines_after(self.out / "metrics.jsonl", self.step)
+            forget_after(self.out / "checkpoints", self.step)
+            self._judge()  # again: the process may have died between saving and judging
         return self.step
 
     def fit(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
@@ -123,27 +124,31 @@ class Trainer:
                     now = time.monotonic()
                     rate = (self.step - logged) * recipe.batch / max(1e-9, now - clock)
                     clock, logged = now, self.step
-                    line = self._metrics(losses, norm, rate) | meter.read()
-                    self._log(line)
-                    board(line)
+                    losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
+                    if self.world.is_main:
+                        line = self._metrics(losses, norm, rate) | meter.read()
+                        self._log(line)
+                        board(line)
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
                 advance(recipe.batch, note)
                 finished = self.step == recipe.steps
-                asked = stop.asked  # once: a signal may come at any moment
+                asked = largest(stop.signal)  # once, and of all ranks: a signal may come at any moment
                 if self.step % recipe.checkpoint_every == 0 or finished or asked:
                     self.save()
                 if asked and not finished:
                     message = f"stopped at step {self.step}; run the same command again to go on"
-                    raise Stopped(message, by_user=stop.signal == signal.SIGINT)
+                    raise Stopped(message, by_user=asked == signal.SIGINT)
 
     def save(self) -> None:
-        """Write a checkpoint of the current step."""
+        """Write a checkpoint of the current step; all ranks take part, one writes."""
         state = {
-            "module": self.task.module.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "module": whole(self.task.module.state_dict()),
+            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
         }
-        save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
-        self._judge()
+        if self.world.is_main:
+            save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+            self._judge()
+        meet()
 
     def _judge(self) -> None:
         """Mark the checkpoint of this step if it is the best so far. One that only a signal asked for does not count:
@@ -157,17 +162,19 @@ class Trainer:
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.recipe.seed * 1_000_003 + self.step
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + self.world.rank)
         generator = torch.Generator(self.device).manual_seed(seed)
         set_learning_rates(self.optimizers, self.step, self.recipe.steps, self.options)
         with precision(self.device, self.recipe.precision):
-            losses = self.task.losses(batch.to(self.device), self.step / self.recipe.steps, generator)
-        total = self.task.total(losses)
-        total.backward()
+            losses = self.module(batch.to(self.device), self.step / self.recipe.steps, generator)
+        loss = self.task.total(losses)
+        loss.backward()
+        self.module.after_backward()
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        if not math.isfinite(norm + total.detach()):
+        norm = clip_gradients(parameters, self.options.clip)
+        # The norm is that of all ranks; a loss is one rank's, and a rank that stops alone leaves the others waiting.
+        if not math.isfinite(norm if self.world.size > 1 else norm + loss.detach()):
             raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -176,12 +183,7 @@ class Trainer:
         return losses, norm
 
     def _log(self, line: dict[str, float]) -> None:
-        path = self.out / "metrics.jsonl"
-        try:
-            with open(path, "a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise CcmbError(f"{path}: could not be written ({error.strerror})") from None
+        append_line(self.out / "metrics.jsonl", line)
 
     def _metrics(self, losses: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
         return {
@@ -197,15 +199,14 @@ class Trainer:
 
 @dataclass(slots=True)
 class Stop:
-    """Whether the run has been asked to stop, and by which signal."""
+    """Which signal has asked the run to stop; 0 if none."""
 
-    asked: bool = False
     signal: int = 0
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within, the first SIGINT or SIGTERM only sets `asked`, so that no step is torn; the next one interrupts.
+    """Within, the first SIGINT or SIGTERM is only noted, so that no step is torn; the next one interrupts.
 
     Outside the main thread, which alone receives signals, nothing is set.
     """
@@ -215,10 +216,9 @@ def stop_signals() -> Iterator[Stop]:
         return
 
     def receive(number: int, frame: object) -> None:
-        if stop.asked:
+        if stop.signal:
             raise KeyboardInterrupt
         stop.signal = number
-        stop.asked = True
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -278,14 +278,3 @@ def inference(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(before)
-
-
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Remove log lines of steps that a crash undid; a last line cut short goes too."""
-    if not path.exists():
-        return
-    with atomic_write(path) as file:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                if json.loads(line)["step"] <= step:
-                    file.write(line + "\n")

@@ -1,0 +1,79 @@
+"""`torchrun -m ccmb pretrain`: two processes end where one does, and either continues the other's run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ccmb.files import read_json_lines
+from ccmb.tasks.pretraining import PretrainRecipe, pretrain
+from ccmb.training.recipe import find_recipe, load_recipe
+from runs import tiny_corpus, tiny_recipe
+
+# Dropout is each process's own, and a share of the rows would be another share.
+COMPARABLE = [
+    "objectives.fgr.rows=1.0",
+    "model.text.hidden_dropout_prob=0.0",
+    "model.text.attention_probs_dropout_prob=0.0",
+    "training.checkpoint_every=2",
+    "optimizer.warmup=1",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_corpus(tmp_path_factory.mktemp("data") / "corpus")
+
+
+def one_process(corpus: Path, out: Path, *overrides: str) -> None:
+    name, *tiny = tiny_recipe(corpus, steps=4)
+    pretrain(load_recipe(PretrainRecipe, find_recipe(name), [*tiny, *COMPARABLE, *overrides]), out)
+
+
+def two_processes(corpus: Path, out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    verb = ["-m", "ccmb", "pretrain", *tiny_recipe(corpus, steps=4), *COMPARABLE, *overrides, "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launcher, *verb], capture_output=True, text=True, env=environment)
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    kept = ("step", "loss", "gcpr", "fgr", "mlm", "tgd", "fgd", "temperature", "gradient_norm", "lr")
+    lines = [[line for _, line in read_json_lines(out / "metrics.jsonl")] for out in (one, other)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]] == [1, 2, 3, 4]
+    for mine, its in zip(*lines, strict=True):
+        for key in set(kept) & set(mine):
+            assert its[key] == pytest.approx(mine[key], rel=1e-3), (mine["step"], key)
+    weights, others = (load_file(out / "model" / "model.safetensors") for out in (one, other))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-2, atol=1e-3, msg=lambda text: f"{name}: {text}")  # noqa: B023
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_end_where_one_does_and_either_continues_the_other(
+    strategy: str, corpus: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    parallel = f"training.parallel={strategy}"
+    one_process(corpus, one, parallel)
+    run = two_processes(corpus, two, parallel)
+    assert run.returncode == 0, run.stderr
+    assert_same_end(one, two)
+
+    shutil.rmtree(two / "checkpoints" / "step-4")
+    shutil.rmtree(two / "model")
+    one_process(corpus, two, parallel)
+    assert_same_end(one, two)
+
+
+def test_a_batch_that_cannot_be_shared_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    run = two_processes(corpus, tmp_path / "run", "training.batch=7")
+    assert run.returncode != 0
+    assert "ccmb: training.batch=7 cannot be shared evenly by 2 processes" in run.stderr
