@@ -17,7 +17,8 @@ import typer
 
 from ccmb.choices import RankingRule
 from ccmb.cli_output import JsonFlag
-from ccmb.cli_output import result as _result
+from ccmb.cli_output import print_result as _result
+from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_runs import doctor, runs
 from ccmb.errors import CcmbError, UsageError
 from ccmb.signals import orderly_end
@@ -296,15 +297,6 @@ def _pictures_beside(data: Path) -> Path:
     if data.exists() and not pictures.exists():
         raise CcmbError(f"{pictures}: no such tar; say with --images where the pictures are")
     return pictures
-
-
-def _say_unreadable(unreadable: list[str], shown: int = 5) -> None:
-    if unreadable:
-        typer.echo(f"{len(unreadable)} pictures could not be read:", err=True)
-        for line in unreadable[:shown]:
-            typer.echo(f"  {line}", err=True)
-        if len(unreadable) > shown:
-            typer.echo(f"  ... and {len(unreadable) - shown} more", err=True)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ccmb.cli_output import JsonFlag, result
+from ccmb.cli_output import JsonFlag, print_result
 
 
 def runs(
@@ -27,7 +27,7 @@ def runs(
         from ccmb.report.run_curves import draw_curves
 
         draw_curves(found, out)
-    result([summary(run) for run in found], as_json, runs_table(found))
+    print_result([summary(run) for run in found], as_json, runs_table(found))
 
 
 def doctor(
@@ -53,6 +53,6 @@ def doctor(
     typed = load_recipe(PretrainRecipe, path, overrides or [])
     usual = Path("runs") / path.stem
     findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))
-    result([asdict(found) for found in findings], as_json, findings_table(findings))
+    print_result([asdict(found) for found in findings], as_json, findings_table(findings))
     if any(found.level == "problem" for found in findings):
         raise typer.Exit(1)
