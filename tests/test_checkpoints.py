@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -142,3 +143,92 @@ def test_an_unreadable_checkpoint_is_named_with_the_mend(tmp_path, monkeypatch, 
         load_latest(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+def damage(path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "flipped":  # one bit of a weight: the file opens, torch reads it, and a number is another
+        place = data.find(torch.full((4,), 3.0).numpy().tobytes())
+        data[place + 2] ^= 1
+    path.write_bytes({"cut": data[:700], "empty": b"", "text": b"hello", "flipped": data}[how])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "text", "flipped"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, how):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, with_step(step), keep=3)
+    damage(tmp_path / "step-3" / FILE_NAME, how)
+    assert load_latest(tmp_path)[1]["step"] == 2
+    warning = capsys.readouterr().err
+    assert warning.startswith("ccmb: ")
+    assert warning.count("\n") == 1
+    assert "step-3/state.pt: not a readable checkpoint" in warning
+    assert "going on from step 2" in warning
+    # It no longer counts as the newest, and the file is kept for whoever can mend it.
+    assert list_checkpoints(tmp_path) == [1, 2]
+    assert (tmp_path / "damaged-step-3.pt").exists()
+    save_checkpoint(tmp_path, 3, with_step(3), keep=1)
+    assert sorted(os.listdir(tmp_path)) == ["damaged-step-3.pt", "step-3"]
+    assert load_latest(tmp_path)[1]["step"] == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_two_damaged_ones_give_way_to_the_third_and_if_all_are_nothing_is_moved(tmp_path, capsys):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, with_step(step), keep=3)
+    damage(tmp_path / "step-3" / FILE_NAME, "cut")
+    damage(tmp_path / "step-1" / FILE_NAME, "cut")
+    assert load_latest(tmp_path)[0] == 2
+    damage(tmp_path / "step-2" / FILE_NAME, "cut")
+    with pytest.raises(CcmbError, match=r"step-2/state\.pt.*no earlier one is whole; remove .*step-2"):
+        load_latest(tmp_path)
+    assert list_checkpoints(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_is_no_damaged_one(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, with_step(step))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CcmbError, match=r"step-2/state\.pt: cannot be read just now .*try again"):
+        load_latest(tmp_path)
+    assert list_checkpoints(tmp_path) == [1, 2]
+
+
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0, 1), whole=st.booleans())
+def test_whatever_part_of_a_file_is_left_it_is_whole_or_gives_way(tmp_path_factory, share, whole):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for step in (1, 2):
+        save_checkpoint(folder, step, with_step(step))
+    path = folder / "step-2" / FILE_NAME
+    data = path.read_bytes()
+    path.write_bytes(data if whole else data[: int(share * (len(data) - 1))])
+    assert load_latest(folder)[0] == (2 if whole else 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB; only root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_one_line_with_the_mend_and_leaves_the_rest(small_disk):
+    save_checkpoint(small_disk, 1, {"step": 1, "weights": torch.zeros(6000)})
+    with pytest.raises(
+        CcmbError, match=r"No space left.*free some space or set a lower training\.keep.*intact"
+    ) as caught:
+        save_checkpoint(small_disk, 2, {"step": 2, "weights": torch.zeros(12000)})
+    assert "\n" not in str(caught.value)
+    assert load_latest(small_disk)[0] == 1
+    save_checkpoint(small_disk, 3, {"step": 3, "weights": torch.zeros(6000)})  # what did not fit takes no room
+    assert load_latest(small_disk)[0] == 3

@@ -89,7 +89,7 @@ def test_help_loads_no_heavy_library():
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, env=environment
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for verb in ("quickstart", "pretrain", "evaluate", "calibrate", "match", "index", "search"):
+    for verb in ("quickstart", "pretrain", "evaluate", "calibrate", "match", "index", "search", "doctor", "runs"):
         assert verb in done.stdout
 
 

@@ -31,7 +31,7 @@ def joined_batch() -> Batch:
 def half(batch: Batch) -> Batch:
     """This rank's rows, padded no further than its own longest text, as a loader makes them."""
     rows = world().rows(len(batch.image_ids) // world().size)
-    mine = Batch(*(getattr(batch, name)[rows] for name in Batch.__slots__))
+    mine = batch.rows(list(range(rows.start, rows.stop)))
     longest = int(mine.attention_mask.sum(1).max())
     texts = {name: getattr(mine, name)[:, :longest] for name in ("input_ids", "attention_mask", "maskable")}
     return Batch(mine.pixel_values, **texts, image_ids=mine.image_ids)

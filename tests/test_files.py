@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccmb import files
 from ccmb.errors import CcmbError
-from ccmb.files import atomic_write, read_json, read_json_lines, write_json
+from ccmb.files import atomic_files, atomic_write, read_json, read_json_lines, write_json
 from disk import full_disk
 
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -123,3 +123,25 @@ def test_a_temporary_file_is_on_disk_before_it_takes_the_name(tmp_path, monkeypa
     monkeypatch.setattr(files.os, "replace", lambda *names: (calls.append("rename"), replace(*names)))
     write_json(tmp_path / "a.json", 1)
     assert calls == ["sync", "rename", "sync"]
+
+
+def test_several_files_take_their_places_together_and_others_stay(tmp_path):
+    folder = tmp_path / "model"
+    with atomic_files(folder) as place:
+        (place / "a").write_text("one")
+        (place / "b").write_text("two")
+    (folder / "card").write_text("mine")
+    (tmp_path / ".model.dead.tmp").mkdir()  # of a killed process
+
+    def interrupted() -> None:
+        with atomic_files(folder) as place:
+            (place / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (folder / "a").read_text() == "one"
+    with atomic_files(folder) as place:
+        (place / "a").write_text("three")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "three", "b": "two", "card": "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

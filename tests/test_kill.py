@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ccmb import cli
 from ccmb.files import read_json_lines
+from ccmb.training.meters import MEASURED
 from runs import TRAIN, command_line, damage_pictures, tiny_corpus, tiny_recipe
 
 # The command itself, but it dies at once after logging the seventh step: the newest checkpoint is that of the sixth.
@@ -39,7 +40,7 @@ def ccmb(program: list[str], *arguments: object) -> int:
 def lines_of(run: Path) -> list[dict[str, object]]:
     """The log without what depends on the clock."""
     return [
-        {key: value for key, value in line.items() if key != "samples_per_second"}
+        {key: value for key, value in line.items() if key not in MEASURED}
         for _, line in read_json_lines(run / "metrics.jsonl")
     ]
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, Stopped
 from ccmb.training import trainer as trainer_module
 from ccmb.training.checkpoints import list_checkpoints
+from ccmb.training.meters import MEASURED
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 from ccmb.training.trainer import Trainer, choose_device, inference
@@ -91,7 +92,7 @@ def run(out: Path, at: dict[int, object] | None = None, **recipe: object) -> Tra
 
 def losses_of(out: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def assert_same_run(one: Trainer, other: Trainer) -> None:
@@ -116,8 +117,9 @@ def send(number: int):
 def test_stopping_and_going_on_equals_never_stopping(tmp_path, precision, muon, number, stop):
     whole = run(tmp_path / "whole", precision=precision, muon=muon)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(CcmbError, match=f"stopped at step {stop + 1}; run the same command again to go on"):
+    with pytest.raises(Stopped, match=f"stopped at step {stop + 1}; run the same command again to go on") as caught:
         run(tmp_path / "parts", {stop: send(number)}, precision=precision, muon=muon)
+    assert caught.value.exit_code == (0 if number == signal.SIGTERM else 130)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert list_checkpoints(tmp_path / "parts" / "checkpoints")[-1] == stop + 1
     assert_same_run(whole, run(tmp_path / "parts", precision=precision, muon=muon))
@@ -170,10 +172,27 @@ def test_training_works_outside_the_main_thread(tmp_path):
 
 def test_a_loss_that_is_not_a_number_stops_with_its_name_and_keeps_the_weights(tmp_path):
     trainer = make(tmp_path / "run", {7: "nan"})
-    with pytest.raises(CcmbError, match=r"step 7: the gradient is not finite \(square nan, size nan\); lower"):
+    with pytest.raises(CcmbError, match=r"step 7: the loss is not finite \(square nan, size nan\); lower"):
         trainer.fit(batches)
     assert all(value.isfinite().all() for value in trainer.task.module.state_dict().values())
     assert list_checkpoints(tmp_path / "run" / "checkpoints") == [5]
+    evidence = json.loads((tmp_path / "run" / "stopped" / "step-7.json").read_text())
+    assert evidence == {"step": 7, "losses": {"square": "nan", "size": "nan"}, "gradient_norm": "nan", "seed": 7}
+
+
+@pytest.mark.parametrize(("value", "what"), [("inf", "loss"), ("steep", "gradient")])
+def test_an_infinite_loss_or_gradient_stops_too(tmp_path, monkeypatch, value, what):
+    def total(losses: dict[str, Tensor]) -> Tensor:
+        if value == "inf":
+            losses["square"] = losses["square"] + float("inf")  # whose gradient is finite
+        # The root's slope at 0 is infinite, its value is not.
+        return losses["square"] if value == "inf" else (losses["size"] * 0).sqrt()
+
+    trainer = make(tmp_path / "run")
+    monkeypatch.setattr(trainer.task, "total", total)
+    with pytest.raises(CcmbError, match=rf"step 0: the {what} is not finite .*its batch is in .*step-0\.json"):
+        trainer.fit(batches)
+    assert all(value.isfinite().all() for value in trainer.task.module.state_dict().values())
 
 
 def test_metrics_stand_at_every_logged_step_and_the_last(tmp_path):
@@ -181,6 +200,8 @@ def test_metrics_stand_at_every_logged_step_and_the_last(tmp_path):
     lines = losses_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [4, 8, 11]
     assert set(lines[0]) == {"step", "loss", "square", "size", "seen", "gradient_norm", "lr"}
+    whole = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(whole) - set(lines[0]) == {"samples_per_second", "data_wait", "memory_gb"}
     assert lines[0]["loss"] == pytest.approx(lines[0]["square"] + 0.1 * lines[0]["size"])
 
 

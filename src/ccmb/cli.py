@@ -20,7 +20,9 @@ from ccmb.cli_data import data_app
 from ccmb.cli_output import JsonFlag
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
+from ccmb.cli_runs import doctor, runs
 from ccmb.errors import CcmbError, UsageError
+from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
 
 app = typer.Typer(
@@ -31,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app)
+
+app.command()(doctor)
+app.command()(runs)
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
@@ -59,7 +64,8 @@ def quickstart(
     """
     from ccmb.quickstart import closing_words, run_quickstart
 
-    report = run_quickstart(out, full=full, overrides=overrides or [])
+    with orderly_end():
+        report = run_quickstart(out, full=full, overrides=overrides or [])
     _result(report, as_json, f"{retrieval_table(report['retrieval'])}\n\n{closing_words(out, report)}")
 
 
@@ -81,7 +87,8 @@ def pretrain(
     path = find_recipe(recipe)
     typed = load_recipe(PretrainRecipe, path, overrides or [])
     run = out or Path("runs") / path.stem
-    model = pretrain(typed, run)
+    with orderly_end():
+        model = pretrain(typed, run)
     objectives = {"on": typed.objectives.on(), "off": typed.objectives.off()}
     unreadable = unreadable_pictures(run)
     _say_unreadable(unreadable)

@@ -15,6 +15,18 @@ class UsageError(CcmbError):
     exit_code = 2
 
 
+class Stopped(CcmbError):
+    """A run ended because it was asked to, and all it has done is saved: nothing went wrong.
+
+    Exit code 0 where a scheduler or `kill` asked (SIGTERM), so that an orderly end does not count as a failure; 130
+    where the user did (Ctrl-C), as for any command, so that a script that follows does not take the run for finished.
+    """
+
+    def __init__(self, message: str, by_user: bool) -> None:
+        super().__init__(message)
+        self.exit_code = 130 if by_user else 0
+
+
 def did_you_mean(word: str, known: list[str]) -> str:
     """A hint such as ` (did you mean 'steps'?)`, or an empty string."""
     import difflib

@@ -69,6 +69,33 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, for code that writes several files; once all are whole and on disk, each
+    takes the place of that of its name in `folder`. What a killed process left of such a folder is removed.
+
+    Raises:
+        CcmbError: the disk is full or not writable; the message names `folder`.
+    """
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for written in temporary.iterdir():
+            with open(written, "rb") as file:
+                os.fsync(file.fileno())
+        folder.mkdir(exist_ok=True)
+        for written in temporary.iterdir():
+            os.replace(written, folder / written.name)
+        sync_folder(folder)
+    except OSError as error:
+        raise CcmbError(f"{folder}: could not be written ({error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make new names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -147,3 +147,18 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     Pictures are not masked, so their features carry no such task (our choice).
     """
     return (1.0 - (student_BD.float() * teacher_BD.detach().float()).sum(1)).mean()
+
+
+@torch.no_grad()
+def teacher_agreement(image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> Tensor:
+    """Share (scalar) of the batch's pictures and texts whose nearest, by the teacher, is one that belongs to them.
+
+    At 1 / B the teacher knows nothing, and its soft targets are noise; at 1 it says what the labels say.
+
+    Args:
+        image_BD, text_BD: the teacher's L2-normalised features of a batch.
+        image_ids_B: samples with equal ids show the same picture.
+    """
+    cosine_BB = image_BD.float() @ text_BD.float().T
+    hits = [image_ids_B[cosine_BB.argmax(side)] == image_ids_B for side in (0, 1)]
+    return torch.stack(hits).float().mean()

@@ -7,15 +7,14 @@ Shapes: B pairs of this process, T text tokens, R rows that FGR ranks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ccmb.errors import UsageError
+from ccmb.objectives.batch import Batch, level
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
@@ -24,7 +23,7 @@ from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
-from ccmb.training.distributed import draw_rows, gather, largest, world
+from ccmb.training.distributed import draw_rows, gather, world
 
 ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
 PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
@@ -87,37 +86,6 @@ class Objectives(BaseModel):
     @staticmethod
     def paper_names(names: Iterable[ObjectiveName]) -> list[str]:
         return [PAPER_NAMES[name] for name in names]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step sees; all on the model's device.
-
-    Attributes:
-        pixel_values: (B, 3, S, S) normalised pictures.
-        input_ids, attention_mask: (B, T) texts.
-        maskable: (B, T) True for real words.
-        image_ids: (B,) samples with equal ids show the same picture.
-    """
-
-    pixel_values: Tensor
-    input_ids: Tensor
-    attention_mask: Tensor
-    maskable: Tensor
-    image_ids: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
-
-
-def level(batch: Batch) -> Batch:
-    """The batch with its texts padded as on the process that has the longest, so that what is gathered fits together
-    and what is drawn for a row is what one process would draw."""
-    missing = largest(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
-    if not missing:
-        return batch
-    padded = {name: F.pad(getattr(batch, name), (0, missing)) for name in ("input_ids", "attention_mask", "maskable")}
-    return replace(batch, **padded)
 
 
 def rank_rows(
@@ -209,6 +177,8 @@ class PreTraining(nn.Module):
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
+        # The teacher's features of the latest batch, and its image ids, for the log.
+        self.taught: tuple[Tensor, Tensor, Tensor] | None = None
 
     def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by objective name, unweighted, of those that are on and have started.
@@ -266,6 +236,7 @@ class PreTraining(nn.Module):
             with torch.no_grad():
                 teacher_image = self._images(self.teacher, batch).embed
                 teacher_text = self._texts(self.teacher, batch.input_ids, batch.attention_mask).embed
+            self.taught = (teacher_image, teacher_text, batch.image_ids)
             if self.queue is not None and "tgd" in active:
                 all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
                 losses["tgd"] = tgd_loss(

@@ -43,17 +43,7 @@ def line_chart(points: Sequence[Point], x: Range, label: str, smooth: int = 1) -
     if not points:
         return ""
     values = [value for _, value in points]
-    marks = ticks(min(values), max(values))
-    frame = Frame(44, 10, 264, 104, x, (min(marks[0], *values), max(marks[-1], *values)))
-    right, bottom = frame.left + frame.width, frame.top + frame.height
-    parts = [f'<svg class="chart" viewBox="0 0 320 136" role="img" aria-label="{escape(label)}">']
-    for mark in marks:
-        _, y = frame.place(x[0], mark)
-        parts.append(f'<line class="grid" x1="{frame.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{frame.left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(mark)}</text>')
-    for step, anchor in ((x[0], "start"), ((x[0] + x[1]) / 2, "middle"), (x[1], "end")):
-        place, _ = frame.place(step, 0)
-        parts.append(f'<text x="{place:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{number(round(step))}</text>')
+    frame, parts = _axes(values, x, label)
     smoothed = moving_mean(points, smooth)
     if smooth > 1:
         parts.append(f'<polyline class="raw" points="{_path(points, frame)}"/>')
@@ -61,6 +51,26 @@ def line_chart(points: Sequence[Point], x: Range, label: str, smooth: int = 1) -
     end_x, end_y = frame.place(*smoothed[-1])
     parts.append(f'<circle class="end" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/></svg>')
     return "".join(parts)
+
+
+def overlay_chart(series: Sequence[tuple[str, Sequence[Point]]], x: Range, label: str, smooth: int = 1) -> str:
+    """One small chart of several runs: the moving mean of each in its colour, the last value marked.
+
+    Args:
+        series: colour and points, see `line_chart`, of each run; a run without points is left out.
+    """
+    finite = [(colour, [point for point in points if math.isfinite(point[1])]) for colour, points in series]
+    values = [value for _, points in finite for _, value in points]
+    if not values:
+        return ""
+    frame, parts = _axes(values, x, label)
+    for colour, points in finite:
+        if points:
+            smoothed = moving_mean(points, smooth)
+            end_x, end_y = frame.place(*smoothed[-1])
+            parts.append(f'<polyline class="line" style="stroke:{colour}" points="{_path(smoothed, frame)}"/>')
+            parts.append(f'<circle style="fill:{colour}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/>')
+    return "".join([*parts, "</svg>"])
 
 
 def moving_mean(points: Sequence[Point], width: int) -> list[Point]:
@@ -83,6 +93,22 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         if last - first <= most:
             break
     return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _axes(values: Sequence[float], x: Range, label: str) -> tuple[Frame, list[str]]:
+    """The frame that holds all the values, and the SVG so far: its opening, grid and numbers."""
+    marks = ticks(min(values), max(values))
+    frame = Frame(44, 10, 264, 104, x, (min(marks[0], *values), max(marks[-1], *values)))
+    right, bottom = frame.left + frame.width, frame.top + frame.height
+    parts = [f'<svg class="chart" viewBox="0 0 320 136" role="img" aria-label="{escape(label)}">']
+    for mark in marks:
+        _, y = frame.place(x[0], mark)
+        parts.append(f'<line class="grid" x1="{frame.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{frame.left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(mark)}</text>')
+    for step, anchor in ((x[0], "start"), ((x[0] + x[1]) / 2, "middle"), (x[1], "end")):
+        place, _ = frame.place(step, 0)
+        parts.append(f'<text x="{place:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{number(round(step))}</text>')
+    return frame, parts
 
 
 def _share(value: float, span: Range) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ccmb.report.document import document
 from ccmb.report.galleries import STAGES, corpus_section, minimal_pairs_section, searches_section
 from ccmb.report.markup import both, duration, escape, paragraph, percent, section, signed, table
 from ccmb.report.training import curves_section, objectives_section
@@ -50,30 +50,7 @@ def render_page(
         _machine_section(report),
         _next_section(report["next"]),
     ]
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="zh-CN">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>CCMB quickstart</title>
-<style>
-{style}</style>
-</head>
-<body>
-<input type="radio" name="language" id="zh"><input type="radio" name="language" id="en">
-<input type="radio" name="language" id="both" checked>
-<nav><b>CCMB</b><span>
-<label for="zh">中文</label><label for="en">English</label><label for="both">中 + En</label>
-</span></nav>
-<script>document.getElementById(/^zh/.test(navigator.language) ? "zh" : "en").checked = true;</script>
-<main>
-{chr(10).join(body)}
-</main>
-</body>
-</html>
-"""
+    return document("CCMB quickstart", body)
 
 
 def _summary(report: Mapping[str, Any]) -> str:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pairs import read_pairs
@@ -16,7 +14,7 @@ from ccmb.data.pictures import Pictures
 from ccmb.data.streaming import stream_batches
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
-from ccmb.objectives.pretraining import Batch
+from ccmb.objectives.batch import Batch
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
@@ -37,7 +35,7 @@ class Collate:
     """
 
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
-        self.processor = processor
+        self.processor, self.samples = processor, samples
         self.image_ids: list[int] | None = None
         if samples is not None:
             # Samples of one picture share an id, whatever line of the file they stand in.
@@ -57,6 +55,8 @@ class Collate:
             encoded["attention_mask"],
             self.processor.maskable(encoded["input_ids"]),
             torch.tensor([self.image_ids[index] for index in indices] if self.image_ids is not None else indices),
+            tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
+            tuple(texts),
         )
         return batch, unreadable
 
@@ -66,16 +66,7 @@ class Collate:
         batches = [batch for batch, _ in parts if batch is not None]
         if not batches:
             return None, unreadable
-        length = max(batch.input_ids.shape[1] for batch in batches)
-        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "maskable": 0}
-
-        def whole(name: str) -> Tensor:
-            tensors = [getattr(batch, name) for batch in batches]
-            if name in padding:
-                tensors = [pad(tensor, (0, length - tensor.shape[1]), value=padding[name]) for tensor in tensors]
-            return torch.cat(tensors)
-
-        return Batch(*map(whole, Batch.__slots__)), unreadable
+        return Batch.cat(batches, self.processor.tokenizer.pad_token_id), unreadable
 
 
 def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
@@ -136,8 +127,8 @@ def run_batches(load: Callable[[int, int], Loaded], out: Path, rows: int) -> Cal
 def filled(batch: Batch, rows: int) -> Batch:
     """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
     positives of themselves they teach nothing false."""
-    index = torch.arange(rows) % len(batch.image_ids)
-    return batch if len(batch.image_ids) == rows else Batch(*(getattr(batch, name)[index] for name in Batch.__slots__))
+    count = len(batch.image_ids)
+    return batch if count == rows else batch.rows([place % count for place in range(rows)])
 
 
 def list_of_unreadable(run: Path) -> Path:

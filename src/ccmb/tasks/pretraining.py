@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ccmb.errors import CcmbError, UsageError
+from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.files import atomic_files
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.distillation import teacher_agreement
+from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import Objectives, PreTraining, sharding_units
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.batches import open_pairs, open_shards, run_batches
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
@@ -24,6 +31,7 @@ from ccmb.training.recipe import (
     OptimizerRecipe,
     Part,
     TrainingRecipe,
+    load_recipe,
     save_recipe,
 )
 from ccmb.training.trainer import Trainer
@@ -71,7 +79,23 @@ class PretrainTask:
         self.pretraining.after_step()
 
     def report(self) -> dict[str, float]:
-        return {"temperature": float(self.pretraining.model.temperature.detach())}
+        found = {"temperature": float(self.pretraining.model.temperature.detach())}
+        if self.pretraining.taught is not None:
+            found["teacher_agreement"] = round(float(teacher_agreement(*self.pretraining.taught)), 4)
+        return found
+
+    def padding(self, batch: Batch) -> float:
+        return 1.0 - float(batch.attention_mask.float().mean())
+
+    def flops(self, batch: Batch, progress: float) -> float:
+        return self._flops(batch.attention_mask.sum(1).tolist(), int(batch.maskable.sum()), progress)
+
+    @cached_property
+    def _flops(self) -> StepFlops:
+        return StepFlops(self.pretraining.model.config, self.pretraining.objectives)
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return {"image_ids": batch.image_ids.tolist(), "names": list(batch.names), "texts": list(batch.texts)}
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
@@ -82,6 +106,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
+    check_best(recipe)
     with process_group() as joined:
         return _pretrain(recipe, out, joined)
 
@@ -108,22 +133,55 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
         model.config.match_temperature = stored_match_temperature(out / "model")
     weights = whole(model.state_dict())
     if joined.is_main:
-        model.save_pretrained(out / "model", state_dict=weights)
-        processor.save_pretrained(out / "model")
+        save_model(out / "model", model, processor, weights)
         write_model_card(out / "model", model, recipe, out)
     meet()
     return out / "model"
 
 
+def save_model(
+    folder: Path, model: R2D2Model, processor: R2D2Processor, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write a model folder whose every file is whole at any moment: one cut short would keep a run from going on.
+
+    Args:
+        weights: the model's, where it holds a share of them alone.
+
+    Raises:
+        CcmbError: the disk is full or not writable.
+    """
+    try:
+        with atomic_files(folder) as place:
+            model.save_pretrained(place, state_dict=weights)
+            processor.save_pretrained(place)
+    except SafetensorError as error:
+        raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
+
+
+def check_best(recipe: PretrainRecipe) -> None:
+    """Whether the figure by which the best checkpoint is chosen will ever be logged.
+
+    Raises:
+        UsageError: it will not; the message lists those that will.
+    """
+    best, on = recipe.training.best, recipe.objectives.on()
+    known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+    if best and best.figure not in known:
+        hint = did_you_mean(best.figure, known)
+        raise UsageError(
+            f"training.best.figure={best.figure}: not in the log of this run{hint}; known: {', '.join(known)}"
+        )
+
+
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
     path = out / "recipe.yaml"
-    before = path.read_text(encoding="utf-8") if path.exists() else None
-    if before is not None:
-        save_recipe(recipe, out / ".recipe.yaml")
-        now = (out / ".recipe.yaml").read_text(encoding="utf-8")
-        (out / ".recipe.yaml").unlink()
-        if now != before:
+    if path.exists():
+        try:
+            before = load_recipe(PretrainRecipe, path)  # keys that an older version did not know have their defaults
+        except CcmbError:
+            before = None
+        if before != recipe:
             raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
     save_recipe(recipe, path)
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import sys
+import zipfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, sync_folder
+from ccmb.training.best import best_step
 
 FILE_NAME = "state.pt"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedCheckpoint(CcmbError):
+    """What the file holds is not a whole checkpoint; reading it again would not help."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     """Save `state` (tensors, numbers, lists and dicts) as the checkpoint after `step` steps and return its folder.
 
-    The newest `keep` checkpoints stay; older ones and what killed processes left half-written are removed.
+    The newest `keep` checkpoints and the best one stay; older ones and what killed processes left half-written are
+    removed.
 
     Raises:
         CcmbError: the disk is full or not writable; earlier checkpoints stay.
@@ -25,17 +37,25 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     place = folder / f"step-{step}"
     try:
         with atomic_write(place / FILE_NAME, "wb") as file:
-            torch.save(state, file)
+            _save(state, file)
         sync_folder(folder)
     except (OSError, RuntimeError, CcmbError) as error:
-        raise CcmbError(f"{_first_line(error)}; earlier checkpoints in {folder} are intact") from None
-    kept = {f"step-{step}" for step in list_checkpoints(folder)[-keep:]}
-    for path in folder.glob("step-*"):
-        if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+        full = any(f"[Errno {number}]" in str(error) for number in FULL)
+        mend = "; free some space or set a lower training.keep" if full else ""
+        raise CcmbError(f"{_first_line(error)}{mend}; earlier checkpoints in {folder} are intact") from None
+    remove_old(folder, keep)
     for path in place.glob(".*.tmp"):
         path.unlink(missing_ok=True)
     return place
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` and the best one, and what is left of half-written ones."""
+    steps = list_checkpoints(folder)
+    kept = {f"step-{step}" for step in [*steps[-keep:], best_step(folder)]}
+    for path in folder.glob("step-*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[int]:
@@ -45,21 +65,82 @@ def list_checkpoints(folder: Path) -> list[int]:
 
 
 def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint as (step, state), its tensors on the CPU, or None where there is none.
+    """The newest whole checkpoint as (step, state), its tensors on the CPU, or None where there is none at all.
+
+    Damaged ones that are newer are set aside as `damaged-step-N.pt`, with a line on stderr: they would count as newest
+    when old ones are removed.
 
     Raises:
-        CcmbError: it cannot be read; the message names it.
+        CcmbError: none is whole, or one cannot be read just now; the message names it.
     """
-    steps = list_checkpoints(folder)
-    if not steps:
-        return None
-    path = folder / f"step-{steps[-1]}" / FILE_NAME
+    damaged: list[tuple[int, DamagedCheckpoint]] = []
+    for step in reversed(list_checkpoints(folder)):
+        try:
+            state = _load(folder / f"step-{step}" / FILE_NAME)
+        except DamagedCheckpoint as error:
+            damaged.append((step, error))
+            continue
+        for bad, reason in damaged:
+            _set_aside(folder, bad)
+            print(f"ccmb: {reason}; going on from step {step}", file=sys.stderr, flush=True)
+        return step, state
+    if damaged:
+        newest, reason = damaged[0]
+        earlier = "no earlier one is whole; " if len(damaged) > 1 else ""
+        raise CcmbError(f"{reason}; {earlier}remove {folder / f'step-{newest}'} to start from the beginning")
+    return None
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        return steps[-1], torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as file:
+            if bad := file.testzip():  # torch itself compares no checksums
+                raise DamagedCheckpoint(f"{path}: not a readable checkpoint (the checksum of {bad} is wrong)")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:  # another process of the run has set it aside
+        raise DamagedCheckpoint(f"{path}: not a readable checkpoint (gone)") from None
+    except (OSError, MemoryError) as error:  # the file may be whole: an earlier one would throw work away
+        raise CcmbError(f"{path}: cannot be read just now ({_first_line(error)}); try again") from None
+    except DamagedCheckpoint:
+        raise
     except Exception as error:
-        mend = f"remove {path.parent} to go on from an earlier one"
-        raise CcmbError(f"{path}: not a readable checkpoint ({_first_line(error)}); {mend}") from None
+        raise DamagedCheckpoint(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
+def _set_aside(folder: Path, step: int) -> None:
+    place = folder / f"step-{step}"
+    with suppress(FileNotFoundError):  # another process of the run may have been first
+        os.replace(place / FILE_NAME, folder / f"damaged-step-{step}.pt")
+        shutil.rmtree(place, ignore_errors=True)
+
+
+class _Recorder:
+    """A file that remembers why it could not be written: torch tells of positions that do not agree."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(state: dict[str, Any], file: IO[bytes]) -> None:
+    recorder = _Recorder(file)
+    try:
+        torch.save(state, recorder)  # type: ignore[arg-type]
+    except Exception:
+        if recorder.error:
+            raise recorder.error from None
+        raise
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

@@ -158,6 +158,15 @@ class OptimizerRecipe(Part):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
+class BestRecipe(Part):
+    figure: str = Field("loss", description="name of a figure of metrics.jsonl")
+    lower: bool = Field(True, description="whether a lower figure is a better one")
+
+
+def _figure_alone(value: Any) -> Any:
+    return {"figure": value} if isinstance(value, str) else value
+
+
 class TrainingRecipe(Part):
     steps: int = Field(gt=0)
     batch: int = Field(128, gt=1)
@@ -179,7 +188,16 @@ class TrainingRecipe(Part):
     threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")
     log_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(500, gt=0)
-    keep: int = Field(2, gt=0, description="checkpoints kept")
+    keep: int = Field(2, gt=0, description="newest checkpoints kept")
+    best: Annotated[BestRecipe, BeforeValidator(_figure_alone)] | None = Field(
+        None,
+        description="the checkpoint with the best figure is kept too, as in {figure: gcpr, lower: true}, or gcpr for "
+        "short; the sum of the losses grows where an objective joins, so name one that is on from the start",
+    )
+    tensorboard: bool = Field(True, description="write event files for TensorBoard into the run folder")
+    peak_tflops: float | None = Field(
+        None, gt=0, description="what the device could do, for the log's mfu; known for some GPUs, in bf16"
+    )
 
 
 R = TypeVar("R", bound=BaseModel)

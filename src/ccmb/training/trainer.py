@@ -3,18 +3,18 @@
 The loop knows neither batch keys nor losses: a task does. It can be stopped at any moment and continues exactly; all
 chance comes from the seed and the step.
 
-A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th step) and `checkpoints/step-N/`.
+A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th step), `checkpoints/step-N/` and
+`tensorboard/`; `stopped/step-N.json` where a loss or gradient was not finite.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,14 +23,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ccmb.errors import CcmbError, one_line
-from ccmb.files import atomic_write
+from ccmb.errors import CcmbError, Stopped, one_line
 from ccmb.progress import progress
-from ccmb.training.checkpoints import load_latest, save_checkpoint
+from ccmb.training.best import forget_after, judge
+from ccmb.training.checkpoints import load_latest, remove_old, save_checkpoint
 from ccmb.training.distributed import largest, meet, total, world
+from ccmb.training.evidence import save_evidence
+from ccmb.training.log import append_line, drop_lines_after
+from ccmb.training.meters import Meter
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
 from ccmb.training.parallel import clip_gradients, load_module, load_optimizer, parallelise, whole
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
+from ccmb.training.tensorboard import event_files
 
 
 class Task(Protocol):
@@ -89,7 +93,9 @@ class Trainer:
                     f"{self.out}: checkpoint {self.step} is of another network ({one_line(error)})"
                 ) from None
         if self.world.is_main:
-            _drop_lines_after(self.out / "metrics.jsonl", self.step)
+            drop_lines_after(self.out / "metrics.jsonl", self.step)
+            forget_after(self.out / "checkpoints", self.step)
+            self._judge()  # again: the process may have died between saving and judging
         return self.step
 
     def fit(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
@@ -98,16 +104,19 @@ class Trainer:
         Ctrl-C and SIGTERM let the step in progress end and save it; a second one stops at once.
 
         Raises:
-            CcmbError: a gradient is not finite, the disk is full, or the user stopped the run.
+            Stopped: a signal asked for it; the step is saved.
+            CcmbError: a loss or gradient is not finite, or the disk is full.
         """
         recipe = self.recipe
         self.task.module.train()
         with (
             progress("train", recipe.steps * recipe.batch, "samples", self.step * recipe.batch) as advance,
             stop_signals() as stop,
+            event_files(self.out / "tensorboard", self.step, recipe.tensorboard) as board,
         ):
+            meter = Meter(self.task, recipe, self.device)
             clock, logged = time.monotonic(), self.step
-            for batch in batches(self.step, recipe.steps):
+            for batch in meter.watch(batches(self.step, recipe.steps), self.step):
                 losses, norm = self._train_step(batch)
                 self.step += 1
                 note = ""
@@ -117,15 +126,18 @@ class Trainer:
                     clock, logged = now, self.step
                     losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
                     if self.world.is_main:
-                        self._log(self._metrics(losses, norm, rate))
+                        line = self._metrics(losses, norm, rate) | meter.read()
+                        self._log(line)
+                        board(line)
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
                 advance(recipe.batch, note)
                 finished = self.step == recipe.steps
-                asked = bool(largest(int(stop.asked)))  # once, and of all ranks: a signal may come at any moment
+                asked = largest(stop.signal)  # once, and of all ranks: a signal may come at any moment
                 if self.step % recipe.checkpoint_every == 0 or finished or asked:
                     self.save()
                 if asked and not finished:
-                    raise CcmbError(f"stopped at step {self.step}; run the same command again to go on")
+                    message = f"stopped at step {self.step}; run the same command again to go on"
+                    raise Stopped(message, by_user=asked == signal.SIGINT)
 
     def save(self) -> None:
         """Write a checkpoint of the current step; all ranks take part, one writes."""
@@ -135,7 +147,18 @@ class Trainer:
         }
         if self.world.is_main:
             save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+            self._judge()
         meet()
+
+    def _judge(self) -> None:
+        """Mark the checkpoint of this step if it is the best so far. One that only a signal asked for does not count:
+        which one is best shall not depend on when a run was stopped."""
+        recipe, every = self.recipe, self.recipe.checkpoint_every
+        if recipe.best is None or not self.step or (self.step % every and self.step != recipe.steps):
+            return
+        folder = self.out / "checkpoints"
+        if judge(folder, self.out / "metrics.jsonl", self.step, every, recipe.best):
+            remove_old(folder, recipe.keep)  # the one that was best before
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.recipe.seed * 1_000_003 + self.step
@@ -144,17 +167,15 @@ class Trainer:
         set_learning_rates(self.optimizers, self.step, self.recipe.steps, self.options)
         with precision(self.device, self.recipe.precision):
             losses = self.module(batch.to(self.device), self.step / self.recipe.steps, generator)
-        self.task.total(losses).backward()
+        loss = self.task.total(losses)
+        loss.backward()
         self.module.after_backward()
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
         norm = clip_gradients(parameters, self.options.clip)
-        if not math.isfinite(norm):
-            values = ", ".join(f"{name} {float(loss.detach())}" for name, loss in losses.items())
-            raise CcmbError(
-                f"step {self.step}: the gradient is not finite ({values}); "
-                f"lower optimizer.lr or set training.precision=fp32; checkpoints are in {self.out / 'checkpoints'}"
-            )
+        # The norm is that of all ranks; a loss is one rank's, and a rank that stops alone leaves the others waiting.
+        if not math.isfinite(norm if self.world.size > 1 else norm + loss.detach()):
+            raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -162,12 +183,7 @@ class Trainer:
         return losses, norm
 
     def _log(self, line: dict[str, float]) -> None:
-        path = self.out / "metrics.jsonl"
-        try:
-            with open(path, "a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise CcmbError(f"{path}: could not be written ({error.strerror})") from None
+        append_line(self.out / "metrics.jsonl", line)
 
     def _metrics(self, losses: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
         return {
@@ -183,14 +199,14 @@ class Trainer:
 
 @dataclass(slots=True)
 class Stop:
-    """Whether the user has asked the run to stop."""
+    """Which signal has asked the run to stop; 0 if none."""
 
-    asked: bool = False
+    signal: int = 0
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within, the first SIGINT or SIGTERM only sets `asked`, so that no step is torn; the next one interrupts.
+    """Within, the first SIGINT or SIGTERM is only noted, so that no step is torn; the next one interrupts.
 
     Outside the main thread, which alone receives signals, nothing is set.
     """
@@ -200,9 +216,9 @@ def stop_signals() -> Iterator[Stop]:
         return
 
     def receive(number: int, frame: object) -> None:
-        if stop.asked:
+        if stop.signal:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.signal = number
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -262,14 +278,3 @@ def inference(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(before)
-
-
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Remove log lines of steps that a crash undid; a last line cut short goes too."""
-    if not path.exists():
-        return
-    with atomic_write(path) as file:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                if json.loads(line)["step"] <= step:
-                    file.write(line + "\n")

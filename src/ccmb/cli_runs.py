@@ -1,0 +1,58 @@
+"""The verbs around a training run: `ccmb doctor` before it, `ccmb runs` while it goes on and after."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccmb.cli_output import JsonFlag, print_result
+
+
+def runs(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw the curves into this .html or .png.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare runs: a table, and the curves of all their figures in one page or picture. A run may still be going on.
+
+    Example: ccmb runs runs/flickr8k runs/without-fgr --out curves.html
+    """
+    from ccmb.report.runs import read_run, runs_table, summary
+
+    found = [read_run(folder) for folder in folders]
+    if out:
+        from ccmb.report.run_curves import draw_curves
+
+        draw_curves(found, out)
+    print_result([summary(run) for run in found], as_json, runs_table(found))
+
+
+def doctor(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder of this recipe; by default runs/RECIPE if it is there.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check data, network and recipe for what most often goes wrong, before training or when a loss stays flat.
+
+    Exit code 1 if there is a problem. Nothing is written.
+
+    Example: ccmb doctor flickr8k-cn training.batch=256 --run runs/flickr8k-cn
+    """
+    from ccmb.tasks.doctor import examine
+    from ccmb.tasks.findings import findings_table
+    from ccmb.tasks.pretraining import PretrainRecipe
+    from ccmb.training.recipe import find_recipe, load_recipe
+
+    path = find_recipe(recipe)
+    typed = load_recipe(PretrainRecipe, path, overrides or [])
+    usual = Path("runs") / path.stem
+    findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))
+    print_result([asdict(found) for found in findings], as_json, findings_table(findings))
+    if any(found.level == "problem" for found in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,79 @@
+"""What one step of pre-training sees.
+
+Shapes: B pairs in the batch, T text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccmb.training.distributed import largest
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step sees; all on the model's device.
+
+    Attributes:
+        pixel_values: (B, 3, S, S) normalised pictures.
+        input_ids, attention_mask: (B, T) texts.
+        maskable: (B, T) True for real words.
+        image_ids: (B,) samples with equal ids show the same picture.
+        names, texts: of the pictures and as written, for whoever looks into a batch; may be left out.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    maskable: Tensor
+    image_ids: Tensor
+    names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def rows(self, index: list[int]) -> Batch:
+        """Some of the pairs, in this order."""
+
+        def pick(value: Any) -> Any:
+            return value[index] if isinstance(value, Tensor) else tuple(value[row] for row in index) if value else ()
+
+        return Batch(*(pick(getattr(self, name)) for name in self.__slots__))
+
+    @staticmethod
+    def cat(batches: list[Batch], pad_id: int) -> Batch:
+        """Join batches; texts are padded to the longest of all with the token `pad_id`."""
+        longest = max(batch.input_ids.shape[1] for batch in batches)
+        padding = {"input_ids": pad_id, "attention_mask": 0, "maskable": 0}
+
+        def join(name: str) -> Any:
+            values = [getattr(batch, name) for batch in batches]
+            if not isinstance(values[0], Tensor):
+                return tuple(item for value in values for item in value)
+            if name in padding:
+                values = [F.pad(value, (0, longest - value.shape[1]), value=padding[name]) for value in values]
+            return torch.cat(values)
+
+        return Batch(*map(join, Batch.__slots__))
+
+
+def level(batch: Batch) -> Batch:
+    """The batch with its texts padded as on the process that has the longest, so that what is gathered fits together
+    and what is drawn for a row is what one process would draw."""
+    missing = largest(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
+    if not missing:
+        return batch
+    padded: dict[str, Any] = {
+        name: F.pad(getattr(batch, name), (0, missing)) for name in ("input_ids", "attention_mask", "maskable")
+    }
+    return replace(batch, **padded)

@@ -1,0 +1,123 @@
+"""How many floating-point operations a step of pre-training needs, for the log's MFU.
+
+FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only. Forward and
+backward pass together cost three times the forward pass; padding, recomputed activations and the losses' own products
+count for nothing, and what a picture's pairs share counts once. A multiply-add is two operations.
+
+Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ccmb.objectives.pretraining import Objectives
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Quadratic:
+    """a + b t + c t^2: what a transformer costs by its tokens."""
+
+    a: float
+    b: float
+    c: float
+
+    @staticmethod
+    def through(count: Callable[[int], int]) -> Quadratic:
+        """The one through the counts at 1, 2 and 3 tokens; for a transformer it is exact at any length."""
+        one, two, three = count(1), count(2), count(3)
+        c = (three - 2 * two + one) / 2
+        b = two - one - 3 * c
+        return Quadratic(one - b - c, b, c)
+
+    def sum(self, lengths: Sequence[int]) -> float:
+        return self.a * len(lengths) + self.b * sum(lengths) + self.c * sum(length**2 for length in lengths)
+
+
+class StepFlops:
+    """Counts the steps of a run; the network is built once more, without weights.
+
+    A wrong text is drawn on the device, so its length is taken for that of the row's own: on average over a batch the
+    two agree where negatives are as long as other texts. Of masked words the expected number counts.
+    """
+
+    def __init__(self, config: R2D2Config, objectives: Objectives) -> None:
+        self.objectives = objectives
+        with torch.device("meta"):
+            self.model = R2D2Model(config).eval().requires_grad_(False)
+        text = config.text_config
+        self.word = 2 * text.hidden_size**2 + 2 * text.hidden_size * text.vocab_size  # of the masked-language head
+        self.cross = cache(self._cross)
+
+    @cached_property
+    def image(self) -> int:
+        """Of encoding a picture."""
+        pixels = torch.empty(1, 3, self.model.config.image_size, self.model.config.image_size, device="meta")
+        return _count(lambda: self.model.encode_image(pixels))
+
+    @cached_property
+    def text(self) -> Quadratic:
+        """Of encoding a text."""
+        return Quadratic.through(lambda t: _count(lambda: self.model.encode_text(_ids(1, t))))
+
+    def __call__(self, lengths: list[int], words: int, progress: float) -> float:
+        """Operations of a step on pairs whose texts have these lengths.
+
+        Args:
+            words: how many tokens of the batch could be masked.
+            progress: share of the training that is done, which decides what objectives have joined.
+        """
+        options, count = self.objectives, len(lengths)
+        active = frozenset(name for name in options.on() if progress >= getattr(options, name).start)
+        text = self.text.sum(lengths)
+        student = count * self.image + text * (2 if active & {"mlm", "fgd"} else 1)
+        if active & {"fgr", "mlm"}:
+            student += self.cross(count, "fgr" in active, "mlm" in active).sum(lengths) / count
+        if "mlm" in active:
+            student += options.mlm.probability * words * self.word
+        teacher = count * self.image + text if active & {"tgd", "fgd"} else 0.0
+        return 3 * student + teacher
+
+    def _cross(self, count: int, fgr: bool, mlm: bool) -> Quadratic:
+        """Of all the cross encoders' work on `count` pairs, all of one length."""
+        model = self.model
+        rows = max(1, round(count * self.objectives.fgr.rows)) if fgr else 0
+        read = rows if mlm and self.objectives.fgr.masked else 0
+        size = model.config.image_size
+        with torch.no_grad():
+            image = model.encode_image(torch.empty(1, 3, size, size, device="meta"))
+            images = TowerOutput(image.embed.expand(count, -1), image.states.expand(count, -1, -1))
+
+        def at(tokens: int) -> int:
+            texts = TowerOutput(images.embed, model.text_tower.get_input_embeddings()(_ids(count, tokens)))
+
+            def work() -> None:
+                if fgr:
+                    model.rank(images, texts, _index(3 * rows), _index(3 * rows), read)
+                if mlm and count > read:
+                    model.read_texts(images, texts, _index(count - read), _index(count - read))
+
+            return _count(work)
+
+        return Quadratic.through(at)
+
+
+def _count(work: Callable[[], object]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        work()
+    return counted.get_total_flops()
+
+
+def _ids(count: int, tokens: int) -> torch.Tensor:
+    return torch.zeros(count, tokens, dtype=torch.long, device="meta")
+
+
+def _index(count: int) -> torch.Tensor:
+    return torch.zeros(count, dtype=torch.long, device="meta")

@@ -1,0 +1,138 @@
+"""Runs side by side: what their folders say of them, as figures and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ccmb.errors import CcmbError
+from ccmb.report.curves import Point
+
+OBJECTIVES = ("gcpr", "fgr", "mlm", "tgd", "fgd")
+# In the order in which they are drawn; figures that are not named here follow.
+LABELS = {
+    "loss": ("总损失", "weighted sum"),
+    "gcpr": ("GCPR", "GCPR"),
+    "fgr": ("FGR", "FGR"),
+    "mlm": ("MLM", "MLM"),
+    "tgd": ("TgD", "TgD"),
+    "fgd": ("FgD", "FgD"),
+    "temperature": ("温度 τ", "temperature τ"),
+    "teacher_agreement": ("教师一致率", "teacher agreement"),
+    "lr": ("学习率", "learning rate"),
+    "gradient_norm": ("梯度范数", "gradient norm"),
+    "samples_per_second": ("每秒样本数", "samples per second"),
+    "data_wait": ("等待数据的时间占比", "share of time waiting for data"),
+    "padding": ("文本填充占比", "share of padding in texts"),
+    "memory_gb": ("内存峰值（GiB）", "peak memory (GiB)"),
+    "mfu": ("MFU", "MFU"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run folder says.
+
+    Attributes:
+        name: as the user gave it.
+        lines: of its log.
+        steps, batch: of its recipe; None where it has none.
+    """
+
+    name: str
+    lines: list[dict[str, float]]
+    steps: int | None
+    batch: int | None
+
+    @property
+    def step(self) -> int:
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def hours(self) -> float | None:
+        """Time in training, of the steps that count: what a crash undid is not in the log."""
+        if self.batch is None:
+            return None
+        seconds, before = 0.0, 0.0
+        for line in self.lines:
+            rate = line.get("samples_per_second", 0.0)
+            seconds += (line["step"] - before) * self.batch / rate if rate else 0.0
+            before = line["step"]
+        return seconds / 3600
+
+    def points(self, figure: str) -> list[Point]:
+        return [(line["step"], line[figure]) for line in self.lines if isinstance(line.get(figure), int | float)]
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder, or the folder of a quickstart, which holds one.
+
+    Raises:
+        CcmbError: it is neither; the message names the runs that lie in it.
+    """
+    folder = path / "run" if not (path / "metrics.jsonl").exists() and (path / "run").is_dir() else path
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        inside = sorted(str(found.parent) for found in path.glob("*/metrics.jsonl"))
+        hint = f"; it holds: {', '.join(inside)}" if inside else "; a run has one once its first steps are logged"
+        raise CcmbError(f"{path}: no run folder (no metrics.jsonl in it){hint}")
+    training: dict[str, Any] = {}
+    with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+        training = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["training"]
+    lines = []
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):  # the last line of a run that is writing just now may be cut short
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return Run(str(path), lines, training.get("steps"), training.get("batch"))
+
+
+def figures_of(runs: Sequence[Run]) -> list[str]:
+    """Names of all figures in the logs, those of LABELS first and in its order."""
+    found = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
+    return [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A run in figures; losses are those last logged, the rate is the median of the log's."""
+    last = run.lines[-1] if run.lines else {}
+    rates = sorted(line["samples_per_second"] for line in run.lines if "samples_per_second" in line)
+    return {
+        "run": run.name,
+        "step": run.step,
+        "steps": run.steps,
+        "losses": {name: last[name] for name in ("loss", *OBJECTIVES) if name in last},
+        "samples_per_second": rates[len(rates) // 2] if rates else None,
+        "hours": None if run.hours is None else round(run.hours, 3),
+    }
+
+
+def runs_table(runs: Sequence[Run]) -> str:
+    """The runs as lines of text."""
+    found = [summary(run) for run in runs]
+    losses = [name for name in ("loss", *OBJECTIVES) if any(name in run["losses"] for run in found)]
+    head = ["run", "step", *losses, "samples/s", "hours"]
+    rows = []
+    for run in found:
+        step = f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"])
+        values = [_figure(run["losses"].get(name), ".3f") for name in losses]
+        rows.append(
+            [run["run"], step, *values, _figure(run["samples_per_second"], ".1f"), _figure(run["hours"], ".2f")]
+        )
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in [head, *rows]
+    )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,197 @@
+"""Checks before training of what most often makes it fail or learn nothing, each with the figure and the mend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from random import Random
+
+import torch
+
+from ccmb.data.pictures import Pictures
+from ccmb.errors import CcmbError
+from ccmb.objectives.flops import StepFlops
+from ccmb.progress import Advance, progress
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.report.runs import read_run
+from ccmb.samples import Sample
+from ccmb.tasks import doctor_data as data_checks
+from ccmb.tasks import doctor_training as training_checks
+from ccmb.tasks.building import build_model
+from ccmb.tasks.doctor_data import Line
+from ccmb.tasks.findings import Finding
+from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.training.recipe import data_folder
+from ccmb.training.trainer import choose_device
+
+# How many pictures are decoded, files compared and texts counted at most; the recipe's seed decides which.
+PICTURES, FILES, TEXTS = 500, 5000, 20_000
+EFFICIENCY = 0.35  # share of the speed of a plain matrix product that training reaches
+
+
+def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[Finding]:
+    """All checks of a recipe, its data and, where there is one, its run so far."""
+    findings: list[Finding] = []
+    log = [] if run is None else read_run(run).lines
+    lines: list[Line] = []
+    if shards := getattr(recipe.data, "shards", None):
+        findings.append(_of_shards(recipe, shards))
+    else:
+        found, lines = _of_pairs(recipe)
+        findings += found
+    rate = _logged_rate(log)
+    if lines:
+        found, guess = _of_network(recipe, lines, run)
+        findings += found
+        rate = rate or guess
+    return findings + list(_of_training(recipe, log, rate))
+
+
+def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
+    """Checks of the pairs and pictures, and the lines of the trained split."""
+    data, batch = recipe.data, recipe.training.batch
+    try:
+        folder = data_folder(str(data.folder))
+        every, faults = data_checks.read_lines(folder / data.pairs, data.fields)
+        pictures = Pictures.open(folder / data.images)
+    except CcmbError as error:
+        return [Finding("data", "problem", str(error), "without data nothing else can be checked")], []
+    lines = [line for line in every if line.split == data.split]
+    if not lines and every:
+        splits = ", ".join(sorted({line.split for line in every}))
+        return [
+            Finding("data", "problem", f"no line is of split '{data.split}'", f"data.split is one of: {splits}")
+        ], []
+    names = sorted({line.image for line in lines})
+    names = Random(recipe.training.seed).sample(names, len(names))
+    tried, compared = names[:PICTURES], names[:FILES]
+    with progress("look at", len(tried) + len(compared), "pictures") as advance:
+        unreadable = data_checks.unreadable_of(pictures, _advancing(tried, advance))
+        digests = data_checks.digests_of(pictures, _advancing(compared, advance))
+    return [
+        data_checks.check_faults(faults, len(every)),
+        data_checks.check_empty_texts(lines),
+        data_checks.check_batch(len(lines), batch, recipe.training.steps),
+        data_checks.check_repeated_names(lines, batch),
+        data_checks.check_leaks(every, data.split),
+        data_checks.check_unreadable(unreadable, len(tried), len(tried) < len(names)),
+        data_checks.check_same_bytes(digests, len(compared) < len(names)),
+        data_checks.check_shared_texts(lines, batch),
+    ], lines
+
+
+def _advancing(names: Sequence[str], advance: Advance) -> Iterator[str]:
+    for name in names:
+        yield name
+        advance()
+
+
+def _of_shards(recipe: PretrainRecipe, sources: Sequence[str]) -> Finding:
+    try:
+        count = len(import_module("ccmb.data.shard_sources").find_shards(sources))
+    except CcmbError as error:
+        return Finding("shards", "problem", str(error), "data.shards names folders, tars or globs of them")
+    except ImportError:
+        count = len(sources)
+    return training_checks.check_shards(count, getattr(recipe.data, "lanes", None), recipe.data.workers)
+
+
+def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None) -> tuple[list[Finding], float | None]:
+    """Checks that need the network and its tokenizer, and samples per second as reckoned from its operations."""
+    rng = Random(recipe.training.seed)
+    some = rng.sample(lines, min(TEXTS, len(lines)))
+    samples = [Sample(line.image, line.texts) for line in some if line.texts]
+    torch.manual_seed(recipe.training.seed)
+    try:
+        model, processor = build_model(recipe.model, recipe.objectives, samples)
+    except CcmbError as error:
+        return [Finding("network", "problem", str(error), "correct the recipe's part model")], None
+    lengths = text_lengths(processor, [text for sample in samples for text in sample.texts][:TEXTS])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    findings = [
+        Finding("network", "ok", f"{parameters / 1e6:,.1f} M parameters"),
+        _of_disk(recipe, parameters, run),
+        data_checks.check_lengths(lengths, processor.max_text_tokens),
+    ]
+    return findings, reckoned_rate(recipe, model, lengths)
+
+
+def _of_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Finding:
+    training, objectives = recipe.training, recipe.objectives
+    # The weights and two moments of AdamW, and the teacher, which is about the two towers.
+    copies = 4 if objectives.tgd.weight or objectives.fgd.weight else 3
+    kept = training.keep + 1 + (training.best is not None)  # one more while it is written
+    free = shutil.disk_usage(run or ".").free
+    return training_checks.check_disk(4 * copies * parameters, kept, free)
+
+
+def text_lengths(processor: R2D2Processor, texts: list[str]) -> list[int]:
+    """How many tokens each text has, special ones included, before it is cut."""
+    return [len(ids) for ids in processor.tokenizer(texts, verbose=False)["input_ids"]] if texts else []
+
+
+def reckoned_rate(recipe: PretrainRecipe, model: R2D2Model, lengths: Sequence[int]) -> float | None:
+    """Samples per second from the operations of a step and the speed of a matrix product on the run's device."""
+    if not lengths:
+        return None
+    typical = [
+        min(lengths[place % len(lengths)], model.config.max_text_tokens) for place in range(recipe.training.batch)
+    ]
+    flops = StepFlops(model.config, recipe.objectives)
+    words = sum(typical) - 2 * len(typical)
+    mean = sum(flops(typical, words, place / 10) for place in range(10)) / 10
+    return EFFICIENCY * _product_speed(recipe) * len(typical) / mean
+
+
+def _product_speed(recipe: PretrainRecipe, side: int = 768, seconds: float = 0.2) -> float:
+    """Operations per second of a matrix product."""
+    device = choose_device(recipe.training.device)
+    gpu = device.type == "cuda"
+    square = torch.ones(side * (8 if gpu else 1), side, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
+    other, rounds = square.T.contiguous(), 0
+    square @ other
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        square @ other
+        rounds += 1
+        if gpu:
+            torch.cuda.synchronize(device)
+    return rounds * 2 * square.shape[0] ** 2 * side / (time.perf_counter() - began)
+
+
+def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: float | None) -> Iterator[Finding]:
+    options, training, workers = recipe.optimizer, recipe.training, recipe.data.workers
+    trained = bool(recipe.model.start) or isinstance(recipe.model.vision, str)
+    yield training_checks.check_lr(options, training.batch, trained)
+    yield training_checks.check_warmup(options.warmup, training.steps)
+    try:
+        gpu = choose_device(training.device).type == "cuda"
+    except CcmbError as error:
+        yield Finding("device", "problem", str(error), "set training.device=auto")
+        gpu = False
+    yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
+    if found := training_checks.check_gcpr(log, training.batch, options.warmup):
+        yield found
+    if found := training_checks.check_waiting(log, workers):
+        yield found
+    if rate:
+        done = int(log[-1]["step"]) if log else 0
+        measured = _logged_rate(log) is not None
+        yield training_checks.check_time(
+            training.steps, done, training.batch, rate, training.checkpoint_every, measured
+        )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _logged_rate(log: Sequence[dict[str, float]]) -> float | None:
+    rates = sorted(line["samples_per_second"] for line in log[-50:] if line.get("samples_per_second"))
+    return rates[len(rates) // 2] if rates else None

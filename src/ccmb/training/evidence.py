@@ -1,0 +1,60 @@
+"""What is kept of a step whose loss or gradient was not finite: enough to repeat it and to look at its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ccmb.errors import CcmbError
+from ccmb.files import write_json
+from ccmb.training.distributed import world
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A task that can say what a batch holds."""
+
+    def describe(self, batch: Any) -> dict[str, Any]:
+        """Plain values for a JSON file, such as the names of the samples."""
+
+
+def save_evidence(
+    out: Path, task: object, step: int, batch: Any, losses: Mapping[str, Tensor], norm: Tensor, seed: int
+) -> CcmbError:
+    """Write `stopped/step-N.json` into the run folder and return the error that tells of it.
+
+    Args:
+        step: the number of steps done before this one.
+        norm: of the gradient.
+        seed: that all chance of the step comes from.
+    """
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
+    what = "gradient" if all(map(math.isfinite, values.values())) else "loss"
+    rank = world().rank
+    path = out / "stopped" / (f"step-{step}-rank-{rank}.json" if rank else f"step-{step}.json")
+    evidence = {
+        "step": step,
+        "losses": {name: _plain(value) for name, value in values.items()},
+        "gradient_norm": _plain(float(norm)),
+        "seed": seed,
+        **(task.describe(batch) if isinstance(task, Describes) else {}),
+    }
+    try:
+        write_json(path, evidence)
+        where = f"its batch is in {path}"
+    except CcmbError as error:
+        where = f"its batch could not be kept ({error})"
+    words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return CcmbError(
+        f"step {step}: the {what} is not finite ({words}); lower optimizer.lr or set training.precision=fp32; "
+        f"{where}, checkpoints are in {out / 'checkpoints'}"
+    )
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no word for numbers that are not finite."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,35 @@
+"""The run's log: JSON lines with a `step`, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ccmb.errors import CcmbError
+from ccmb.files import atomic_write
+
+
+def append_line(path: Path, line: Mapping[str, float]) -> None:
+    """Add a line.
+
+    Raises:
+        CcmbError: the disk is full or not writable.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise CcmbError(f"{path}: could not be written ({error.strerror})") from None
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Remove lines of steps that a crash undid; a last line cut short goes too."""
+    if not path.exists():
+        return
+    with atomic_write(path) as file:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= step:
+                    file.write(line + "\n")

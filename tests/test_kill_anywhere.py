@@ -1,0 +1,91 @@
+"""Pre-training that is killed at random moments: the same command goes on, and ends as if it had never been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ccmb import cli
+from runs import tiny_corpus, tiny_recipe
+
+TRIALS, STEPS = 20, 10
+RESULTS = ("model/model.safetensors", "recipe.yaml", "checkpoints/best.json")
+
+
+def same_run(one: Path, other: Path) -> bool:
+    """Whether two finished runs agree in weights, recipe, mark and log, but for what depends on the clock."""
+    from ccmb.training.meters import MEASURED
+
+    def log(run: Path) -> list[dict[str, float]]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
+
+    return log(one) == log(other) and all((one / name).read_bytes() == (other / name).read_bytes() for name in RESULTS)
+
+
+def in_a_child(action: Callable[[], object], kill_after: float | None = None) -> int:
+    """What the shell would say of a forked copy of this process that runs `action`: its exit code, or -9 if killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def trials(folder: Path) -> dict[str, Any]:
+    """Kill TRIALS runs at moments spread over the time that a whole one takes, then let each go on to its end.
+
+    Everything is imported once, here; a trial is a fork.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from ccmb.tasks.pretraining import PretrainRecipe, pretrain
+    from ccmb.training.checkpoints import list_checkpoints
+    from ccmb.training.recipe import find_recipe, load_recipe
+
+    disable_progress_bar()
+    tiny_corpus(folder / "corpus")
+    changes = ["training.checkpoint_every=2", "training.keep=1", "training.best=gcpr"]
+    name, *overrides = [*tiny_recipe(folder / "corpus", STEPS), *changes, "model.cross_dropout=0.1"]
+    recipe = load_recipe(PretrainRecipe, find_recipe(name), overrides)
+    assert in_a_child(lambda: pretrain(recipe, folder / "warm")) == 0
+    began = time.monotonic()
+    assert in_a_child(lambda: pretrain(recipe, folder / "whole")) == 0
+    whole, rng = time.monotonic() - began, random.Random(0)
+    found: dict[str, Any] = {"killed": 0, "done_when_killed": [], "wrong": []}
+    for trial in range(TRIALS):
+        run = folder / f"trial-{trial}"
+        moment = whole * (trial + rng.random()) / TRIALS
+        if in_a_child(lambda run=run: pretrain(recipe, run), kill_after=moment) == -signal.SIGKILL:
+            found["killed"] += 1
+        found["done_when_killed"].append(max(list_checkpoints(run / "checkpoints"), default=0))
+        if in_a_child(lambda run=run: pretrain(recipe, run)) or not same_run(run, folder / "whole"):
+            found["wrong"].append(trial)
+    return found
+
+
+def test_killed_at_any_moment_a_run_goes_on_and_ends_as_never_stopped(tmp_path):
+    script = "import json, sys; from test_kill_anywhere import *; print(json.dumps(trials(Path(sys.argv[1]))))"
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found["wrong"] == []
+    assert found["killed"] >= TRIALS // 2  # the last moments may come after a run's end
+    assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the training
