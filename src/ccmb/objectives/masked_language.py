@@ -6,11 +6,14 @@ Shapes: B texts of T tokens, M masked positions, V words.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+IGNORED = -100  # the label of a place that holds no masked token
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,36 @@ class MaskedText:
     Attributes:
         input_ids: (B, T) the text after masking.
         positions: (B, T) True where a token is to be guessed.
-        labels: (M,) the hidden token ids, in the order of `positions`.
+        index: (M,) where these are in the flattened text.
+        labels: (M,) the hidden token ids, in the order of `positions`; IGNORED in places left over.
     """
 
     input_ids: Tensor
     positions: Tensor
+    index: Tensor
     labels: Tensor
+
+    def pick(self, states_BTW: Tensor) -> Tensor:
+        """The states (M, W) of the tokens to be guessed."""
+        return states_BTW.flatten(0, 1).index_select(0, self.index)
+
+
+def list_positions(positions_BT: Tensor, places: int | None = None) -> tuple[Tensor, Tensor]:
+    """Where the true ones are in the flattened text, and whether each place of the list is taken, both (M,).
+
+    Args:
+        places: M; without it the list is as long as needed, to learn which waits for the device. Positions beyond M
+            are left out, and places left over point to the first token.
+    """
+    flat = positions_BT.flatten()
+    index = flat.nonzero() if places is None else torch.nonzero_static(flat, size=places, fill_value=-1)
+    index = index.squeeze(1)
+    return index.clamp(min=0), index >= 0
+
+
+def enough_places(tokens: int, probability: float) -> int:
+    """Places for as many of `tokens` as are ever masked: six standard deviations over the mean."""
+    return min(tokens, math.ceil(tokens * probability + 6 * math.sqrt(tokens * probability * (1 - probability))))
 
 
 def mask_tokens(
@@ -51,11 +78,12 @@ def mask_tokens(
     replaced = positions & ~masked & (uniform_BT < 0.9 * probability)
     random_ids = torch.randint(vocabulary, input_ids_BT.shape, generator=generator, device=input_ids_BT.device)
     hidden = torch.where(replaced, random_ids, input_ids_BT.masked_fill(masked, mask_id))
-    return MaskedText(hidden, positions, input_ids_BT[positions])
+    tokens = positions.numel()
+    index, taken = list_positions(positions, None if positions.is_cpu else enough_places(tokens, probability))
+    return MaskedText(hidden, positions, index, input_ids_BT.flatten()[index].masked_fill(~taken, IGNORED))
 
 
 def mlm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
-    """Cross-entropy (scalar) at the masked positions; 0, with a gradient of 0, when nothing is masked."""
-    if not labels_M.numel():
-        return logits_MV.sum() * 0.0
-    return F.cross_entropy(logits_MV.float(), labels_M)
+    """Mean cross-entropy (scalar) at the masked positions; 0, with a gradient of 0, when nothing is masked."""
+    total = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=IGNORED, reduction="sum")
+    return total / (labels_M != IGNORED).sum().clamp(min=1)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from ccmb.errors import UsageError
-from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
+from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, is_frozen, tgd_loss
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
@@ -128,13 +128,15 @@ class PreTraining(nn.Module):
     """The student, its teacher and the queue, and the losses of a batch.
 
     Args:
+        model: the student; if its image tower is frozen, the teacher shares it.
         mask_id: id of the [MASK] token.
+        text_buckets: texts of like length are computed together in up to so many parts (on CPUs).
 
     Raises:
         UsageError: the network and the objectives do not fit, see `check_objectives`.
     """
 
-    def __init__(self, model: R2D2Model, objectives: Objectives, mask_id: int) -> None:
+    def __init__(self, model: R2D2Model, objectives: Objectives, mask_id: int, text_buckets: int = 1) -> None:
         super().__init__()
         check_objectives(objectives, model.config)
         self.model, self.objectives, self.mask_id = model, objectives, mask_id
@@ -142,6 +144,15 @@ class PreTraining(nn.Module):
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
+        for towers in (model, self.teacher):
+            if towers is not None:
+                towers.text_buckets = text_buckets
+
+    def train(self, mode: bool = True) -> PreTraining:
+        super().train(mode)
+        if is_frozen(self.model.image_tower):  # no dropout, no running statistics: the teacher reads it too
+            self.model.image_tower.eval()
+        return self
 
     def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by objective name, unweighted, of those that are on and have started.
@@ -186,11 +197,11 @@ class PreTraining(nn.Module):
             rest = everything[sum(map(len, read)) :]
             if len(rest):
                 read.append(model.read_texts(images, masked_texts, rest, rest))
-            losses["mlm"] = mlm_loss(model.mlm_logits(torch.cat(read)[masked.positions]), masked.labels)
+            losses["mlm"] = mlm_loss(model.mlm_logits(masked.pick(torch.cat(read))), masked.labels)
 
         if self.teacher is not None and active & {"tgd", "fgd"}:
             with torch.no_grad():
-                teacher_image = self.teacher.encode_image(batch.pixel_values).embed
+                teacher_image = self.teacher.image_embed(batch.pixel_values, images)
                 teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
             if self.queue is not None and "tgd" in active:
                 losses["tgd"] = tgd_loss(

@@ -36,6 +36,14 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
     return hardness * hard_RB + (1.0 - hardness) * allowed_RB / allowed_RB.sum(1, keepdim=True)
 
 
+def draw(weights_RB: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One column (R,) of each row, drawn by its weights.
+
+    The draws are those of torch.multinomial, which on a GPU waits for the device to check the weights.
+    """
+    return (weights_RB / torch.empty_like(weights_RB).exponential_(generator=generator)).argmax(1)
+
+
 @dataclass(frozen=True, slots=True)
 class MatchPairs:
     """N = 3R pairs by index into the batch: R positives first, then R with a wrong picture, then R with a wrong text.
@@ -68,8 +76,7 @@ def draw_pairs(
     similarity_BB, positives_RB = similarity_BB.detach(), positives_BB[rows_R]
     texts_of_images = hard_negative_weights(similarity_BB[rows_R], positives_RB, hardness)
     images_of_texts = hard_negative_weights(similarity_BB.T[rows_R], positives_RB, hardness)
-    wrong_text = torch.multinomial(texts_of_images, 1, generator=generator).squeeze(1)
-    wrong_image = torch.multinomial(images_of_texts, 1, generator=generator).squeeze(1)
+    wrong_text, wrong_image = draw(texts_of_images, generator), draw(images_of_texts, generator)
     match = torch.ones_like(rows_R)
     no_match = torch.zeros_like(rows_R).masked_fill(positives_RB.all(1), IGNORED)
     return MatchPairs(
@@ -84,7 +91,7 @@ def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_
 
     As in the official code the weights also divide: each is a weighted mean over the labels that are not IGNORED.
     """
-    weights = torch.tensor([1.0, 2.0], device=labels_N.device)
+    weights = torch.arange(1.0, 3.0, device=labels_N.device)  # 1 and 2, made there: a copy would wait for the device
     return (
         F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights)
         + F.cross_entropy(logits_image_text_N2.float(), labels_N, weight=weights)

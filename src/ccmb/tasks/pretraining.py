@@ -16,6 +16,7 @@ from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
 from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
+from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
@@ -32,7 +33,7 @@ from ccmb.training.recipe import (
     data_folder,
     save_recipe,
 )
-from ccmb.training.trainer import Trainer
+from ccmb.training.trainer import Trainer, choose_device
 
 CROSS_PARTS = (
     "image_to_cross",
@@ -120,8 +121,13 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     pictures = Pictures.open(folder / recipe.data.images)
     torch.manual_seed(recipe.training.seed)
     model, processor = build_model(recipe.model, recipe.objectives, samples)
-    task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id))
+    if recipe.model.freeze_image_tower:
+        model.image_tower.requires_grad_(False)
+    buckets = text_buckets(recipe.training)
+    task = PretrainTask(PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id, buckets))
     prepare_run(recipe, out)  # only now: a recipe that fails above leaves no folder that would refuse its mended form
+    if recipe.training.compile:
+        compile_blocks(task.module)
     trainer = Trainer(task, parameter_groups(model, recipe), recipe.optimizer, recipe.training, out)
     start = trainer.resume()
     if start < recipe.training.steps:
@@ -133,6 +139,11 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     processor.save_pretrained(out / "model")
     write_model_card(out / "model", model, recipe, out)
     return out / "model"
+
+
+def text_buckets(recipe: TrainingRecipe) -> int:
+    """In how many parts a batch's texts are computed: one on GPUs, since to learn their lengths waits for them."""
+    return recipe.buckets or (4 if choose_device(recipe.device).type == "cpu" else 1)
 
 
 def unreadable_pictures(run: Path) -> list[str]:
