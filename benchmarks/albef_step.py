@@ -66,7 +66,7 @@ class AlbefStep:
         masked = draws.masked if draws else self.mask(batch)
         masked_texts = model.encode_text(masked.input_ids, batch.attention_mask)
         with torch.no_grad():
-            teacher_image = self.teacher.encode_image(batch.pixel_values).embed
+            teacher_image = self.teacher.encode_image(batch.pixel_values).embed  # of a frozen tower computed again
             teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
 
         losses = {"gcpr": gcpr_loss(images.embed, texts.embed, temperature, even_targets(positives))}

@@ -18,16 +18,16 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from albef_step import AlbefStep, Draws
-from paired import Contestant, claim, median_ratio, take_turns, write_report
-from step_ablation import ITEMS, SwitchedStep, plain_attention
-from step_shapes import PEAK_FLOPS, draw_lengths, flops_per_sample, make_batch, new_training, read_lengths
 from torch import Tensor, nn
 
+from albef_step import AlbefStep, Draws
 from ccmb.objectives import pretraining as pretraining_module
 from ccmb.objectives.pretraining import Batch
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.training.trainer import choose_device, precision
+from paired import Contestant, claim, median_ratio, take_turns, write_report
+from step_ablation import ITEMS, SwitchedStep, plain_attention
+from step_shapes import PEAK_FLOPS, draw_lengths, flops_per_sample, make_batch, new_training, read_lengths
 
 BATCHES = 4  # that are taken in turn
 FASTER, CLOSE, BUSY = 2.5, 1e-4, 35.0  # what is claimed: times the plain step, difference of losses, per cent of peak
@@ -40,7 +40,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.device = choose_device(options.device)
-        self.training = new_training(options.shape, options.queue, self.device)
+        self.training = new_training(options.shape, options.queue, self.device, options.freeze_image_tower)
         config = self.training.model.config
         most = config.max_text_tokens
         self.count = options.batch or DEFAULT_BATCH[options.shape]
@@ -159,6 +159,10 @@ def result(bench: Bench, contestant: Contestant, plain: Contestant, flops: float
     return found
 
 
+def what_of(options: argparse.Namespace) -> str:
+    return options.shape + (", image tower frozen" if options.freeze_image_tower else "")
+
+
 def headline(title: str) -> None:
     print(f"\n{title}\n\n| step | samples/s | times the plain step (95 %) | peak GiB | TFLOP/s | MFU |")
     print("|---|--:|--:|--:|--:|--:|", flush=True)
@@ -174,7 +178,7 @@ def compare(bench: Bench, options: argparse.Namespace, flops: float) -> list[dic
             bench.contestant("ours, bf16", EVERYTHING | {"bf16"}),
         ]
     take_turns(contestants, options.repeats, bench.device)
-    headline(f"{options.shape}, batch {bench.count}, {bench.device}")
+    headline(f"{what_of(options)}, batch {bench.count}, {bench.device}")
     return [result(bench, contestant, plain, flops) for contestant in contestants]
 
 
@@ -205,6 +209,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--queue", type=int, default=36864, help="features in the teacher's queue")
     parser.add_argument("--lengths", type=Path, help="JSON lines with captions whose lengths are taken")
     parser.add_argument("--ablation", action="store_true", help="switch the items on one after the other")
+    parser.add_argument("--freeze-image-tower", action="store_true", help="the tower is its own teacher, computed once")
     parser.add_argument("--compile", action="store_true", help="the ablation ends with compiled layers")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -216,21 +221,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
     bench = Bench(options)
-    flops = flops_per_sample(bench.training.model.config, bench.lengths)
+    flops = flops_per_sample(bench.training.model.config, bench.lengths, options.freeze_image_tower)
     difference = bench.difference()
     lines = compare(bench, options, flops)
     results = {
-        "shape": options.shape, "batch": bench.count, "lengths": bench.lengths, "flops_per_sample": flops,
+        "shape": what_of(options), "batch": bench.count, "lengths": bench.lengths, "flops_per_sample": flops,
         "loss_difference": difference, "steps": lines,
     }  # fmt: skip
     if options.ablation:
         results["ablation"] = ablation(bench, options, flops)
+    what = what_of(options)
     ours = [line for line in lines if line["name"].startswith("ours")]
-    claims = [claim(f"losses of {options.shape}: ours and plain, fp32, greatest difference", difference, CLOSE, "")]
+    claims = [claim(f"losses of {what}: ours and plain, fp32, greatest difference", difference, CLOSE, "")]
     for line in ours:
-        claims.append(claim(f"step of {options.shape}: {line['name']}, over plain, fp32", line["ratio"], FASTER, "x"))
+        claims.append(claim(f"step of {what}: {line['name']}, over plain, fp32", line["ratio"], FASTER, "x"))
         if "mfu_percent" in line and line["name"] == "ours, bf16":
-            claims.append(claim(f"step of {options.shape}: MFU", line["mfu_percent"], BUSY, "%"))
+            claims.append(claim(f"step of {what}: MFU", line["mfu_percent"], BUSY, "%"))
     write_report(options.json, claims, results, bench.device)
     return {"claims": claims, "results": results}
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from albef_step import AlbefStep, Match
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from albef_step import AlbefStep, Match
 from ccmb.objectives.masked_language import MaskedText, mlm_loss
 from ccmb.objectives.pretraining import Batch, PreTraining
-from ccmb.objectives.ranking import draw, hard_negative_weights
+from ccmb.objectives.ranking import hard_negative_weights
 from ccmb.r2d2.modeling import TowerOutput
 
 # In the order in which they are switched on; each line of the table has all before it too.
@@ -25,7 +25,7 @@ ITEMS = {
     "masked only": "MLM logits at masked positions alone",
     "attention": "fused attention",
     "optimiser": "fused AdamW, average of the teacher in one call",
-    "buckets": "texts of like length computed together (CPU)",
+    "buckets": "our step: texts of like length computed together (CPUs), no waiting for the device (GPUs)",
     "bf16": "bf16 autocast, losses in fp32",
     "compile": "layers compiled one by one",
 }
@@ -41,9 +41,12 @@ class SwitchedStep(AlbefStep):
     def draw(self, similarity_BB: Tensor, positives_BB: Tensor) -> tuple[Tensor, Tensor]:
         if "draw" not in self.items:
             return super().draw(similarity_BB, positives_BB)
-        return draw(hard_negative_weights(similarity_BB.T, positives_BB)), draw(
-            hard_negative_weights(similarity_BB, positives_BB)
+        weights = (
+            hard_negative_weights(similarity_BB.T, positives_BB),
+            hard_negative_weights(similarity_BB, positives_BB),
         )
+        wrong_image, wrong_text = (torch.multinomial(of, 1).squeeze(1) for of in weights)
+        return wrong_image, wrong_text
 
     def match(self, images: TowerOutput, texts: TowerOutput, wrong_image_B: Tensor, wrong_text_B: Tensor) -> Match:
         if "one call" not in self.items:

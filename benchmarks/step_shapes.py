@@ -81,8 +81,11 @@ def make_batch(config: R2D2Config, lengths: Sequence[int], tokens: int, seed: in
     return Batch(pixels, ids, mask.long(), maskable, torch.arange(count))
 
 
-def flops_per_sample(config: R2D2Config, lengths: Sequence[int], words_masked: float = 0.15) -> float:
-    """3 x (picture + clean text + masked text + ranking of three pairs + MLM) + teachers of picture and text.
+def flops_per_sample(
+    config: R2D2Config, lengths: Sequence[int], frozen: bool = False, words_masked: float = 0.15
+) -> float:
+    """3 x (picture + clean text + masked text + ranking of three pairs + MLM) + teachers of picture and text; where the
+    image tower is frozen, 1 x picture in all.
 
     Real tokens only; what a picture's or a text's pairs share counts once; nothing that is computed twice counts twice.
     """
@@ -98,7 +101,7 @@ def flops_per_sample(config: R2D2Config, lengths: Sequence[int], words_masked: f
     guessed = words_masked * (sum(lengths) / len(lengths) - 2)
     width = config.text_config.hidden_size
     head = guessed * 2 * width * (width + config.text_config.vocab_size)
-    return 3 * (image + 2 * text + cross + head) + image + text
+    return (1 if frozen else 4) * image + 3 * (2 * text + cross + head) + text
 
 
 def _text_and_pairs(model: R2D2Model, tokens: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import paired  # noqa: E402
+import pretrain_scaling  # noqa: E402
 import pretrain_step  # noqa: E402
 import step_shapes  # noqa: E402
 from albef_step import AlbefStep  # noqa: E402
@@ -87,6 +89,32 @@ def test_the_benchmark_prints_and_writes_its_claims(tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert all(claim["name"] in printed for claim in report["claims"])
     assert all(f"| + {item}: " in printed for item in ITEMS if item != "compile")
+
+
+def test_the_commands_of_the_page_exist() -> None:
+    pages = [(BENCHMARKS.parent / "docs" / name).read_text(encoding="utf-8") for name in ("speed.md", "speed.zh.md")]
+    english, chinese = (re.findall(r"^python benchmarks/(\w+)\.py (.*)", page, re.MULTILINE) for page in pages)
+    assert english == chinese
+    modules = {"pretrain_step": pretrain_step, "pretrain_scaling": pretrain_scaling}
+    assert {name for name, _ in english} == set(modules)
+    for name, words in english:
+        assert modules[name].parse(words.split()).json
+
+
+def test_the_tests_and_files_of_the_page_exist() -> None:
+    page = (BENCHMARKS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|benchmarks)/[\w/.]+)`", page)
+    assert len(named) > 10
+    assert all((BENCHMARKS.parent / name).is_file() for name in named)
+
+
+@pytest.mark.slow
+def test_two_processes_are_measured_against_one(tmp_path: Path) -> None:
+    path = tmp_path / "scaling.json"
+    pretrain_scaling.main(f"--shape test --batch 2 --steps 1 --repeats 1 --queue 8 --json {path}".split())
+    [claim] = json.loads(path.read_text())["claims"]
+    assert claim["value"] > 0
+    assert claim["unit"] == "%"
 
 
 def test_lengths_are_those_of_captions(tmp_path: Path) -> None:

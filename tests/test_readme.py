@@ -18,6 +18,7 @@ from tiny import tiny_model, tiny_pictures, tiny_processor
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")
 PAGES = ("docs/r2d2.md", "docs/r2d2.zh.md")
+SPEED = ("docs/speed.md", "docs/speed.zh.md")
 PROGRAM = typer.main.get_command(cli.app)
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?ccmb [a-z].*")
 
@@ -61,7 +62,11 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
 
 @pytest.mark.parametrize(
     "source",
-    [*(lambda name=name: commands_of_page(name) for name in READMES + PAGES), commands_of_recipes, commands_of_help],
+    [
+        *(lambda name=name: commands_of_page(name) for name in READMES + PAGES + SPEED),
+        commands_of_recipes,
+        commands_of_help,
+    ],
 )
 def test_every_command_exists_with_its_options_and_recipe(source):
     found = [parse(line) for line in source()]
@@ -79,7 +84,7 @@ def test_a_command_that_does_not_exist_would_be_noticed():
 
 
 def test_both_languages_list_the_same_commands_and_every_verb_has_an_example():
-    for english, chinese in (READMES, PAGES):
+    for english, chinese in (READMES, PAGES, SPEED):
         assert commands_of_page(english) == commands_of_page(chinese)
     assert {parse(line)[0] for line in commands_of_help()} == set(PROGRAM.commands)
 

@@ -22,7 +22,7 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
 class EmaTeacher(TwoTowers, nn.Module):
     """Exponential moving average of the student's towers, always in evaluation mode and without gradients.
 
-    Of a frozen image tower there is no copy: what the student's says is what the teacher's would.
+    Of a frozen image tower there is no copy: what the student's says is what the teacher's would (`shared_embed`).
     """
 
     PARTS = ("image_tower", "text_tower", "image_projection", "text_projection")
@@ -35,15 +35,16 @@ class EmaTeacher(TwoTowers, nn.Module):
         for name in self.parts:
             self.add_module(name, copy.deepcopy(student.get_submodule(name)))
         self.requires_grad_(False).eval()
+        if self.shares_image_tower:  # known, but none of its own modules: it is saved and moved with the student
+            object.__setattr__(self, "image_tower", student.image_tower)
 
     def train(self, mode: bool = True) -> EmaTeacher:
         return super().train(False)
 
-    def image_embed(self, pixel_values: Tensor, student: TowerOutput) -> Tensor:
-        """Embeddings (B, D) of pictures of which `student` is what the student's tower says."""
-        if not self.shares_image_tower:
-            return self.encode_image(pixel_values).embed
-        assert student.pooled is not None  # that of a whole batch, fresh from the tower
+    def shared_embed(self, student: TowerOutput) -> Tensor:
+        """Embeddings (B, D) of pictures of which `student` is what the shared tower says."""
+        assert self.shares_image_tower
+        assert student.pooled is not None
         return unit(self.image_projection(student.pooled))
 
     @torch.no_grad()

@@ -201,7 +201,10 @@ class PreTraining(nn.Module):
 
         if self.teacher is not None and active & {"tgd", "fgd"}:
             with torch.no_grad():
-                teacher_image = self.teacher.image_embed(batch.pixel_values, images)
+                if self.teacher.shares_image_tower:
+                    teacher_image = self.teacher.shared_embed(images)
+                else:
+                    teacher_image = self.teacher.encode_image(batch.pixel_values).embed
                 teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
             if self.queue is not None and "tgd" in active:
                 losses["tgd"] = tgd_loss(

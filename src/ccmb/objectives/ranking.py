@@ -36,14 +36,6 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
     return hardness * hard_RB + (1.0 - hardness) * allowed_RB / allowed_RB.sum(1, keepdim=True)
 
 
-def draw(weights_RB: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One column (R,) of each row, drawn by its weights.
-
-    The draws are those of torch.multinomial, which on a GPU waits for the device to check the weights.
-    """
-    return (weights_RB / torch.empty_like(weights_RB).exponential_(generator=generator)).argmax(1)
-
-
 @dataclass(frozen=True, slots=True)
 class MatchPairs:
     """N = 3R pairs by index into the batch: R positives first, then R with a wrong picture, then R with a wrong text.
@@ -76,7 +68,8 @@ def draw_pairs(
     similarity_BB, positives_RB = similarity_BB.detach(), positives_BB[rows_R]
     texts_of_images = hard_negative_weights(similarity_BB[rows_R], positives_RB, hardness)
     images_of_texts = hard_negative_weights(similarity_BB.T[rows_R], positives_RB, hardness)
-    wrong_text, wrong_image = draw(texts_of_images, generator), draw(images_of_texts, generator)
+    wrong_text = torch.multinomial(texts_of_images, 1, generator=generator).squeeze(1)
+    wrong_image = torch.multinomial(images_of_texts, 1, generator=generator).squeeze(1)
     match = torch.ones_like(rows_R)
     no_match = torch.zeros_like(rows_R).masked_fill(positives_RB.all(1), IGNORED)
     return MatchPairs(

@@ -55,11 +55,12 @@ class TowerOutput:
     def cat(outputs: list[TowerOutput]) -> TowerOutput:
         """Join batches; texts of different padded lengths are padded to the longest."""
         longest = max(output.states.shape[1] for output in outputs)
-        masks = [output.mask for output in outputs]
+        masks, pooled = [output.mask for output in outputs], [output.pooled for output in outputs]
         return TowerOutput(
             torch.cat([output.embed for output in outputs]),
             torch.cat([_pad_tokens(output.states, longest) for output in outputs]),
             None if masks[0] is None else torch.cat([_pad_tokens(mask, longest) for mask in masks if mask is not None]),
+            None if pooled[0] is None else torch.cat([of for of in pooled if of is not None]),
         )
 
 
