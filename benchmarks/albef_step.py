@@ -11,6 +11,7 @@ Shapes: B pairs in the batch, T text tokens, S image tokens, N ranked pairs, W w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd
 from ccmb.objectives.masked_language import MaskedText, mask_tokens
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image
 from ccmb.objectives.pretraining import Batch, PreTraining
-from ccmb.r2d2.cross_encoder import CrossEncoder
+from ccmb.r2d2.cross_encoder import CrossEncoder, CrossLayer
 from ccmb.r2d2.modeling import TowerOutput
 
 
@@ -159,7 +160,7 @@ def cross_encode(
     encoder: CrossEncoder, states_NTW: Tensor, mask_NT: Tensor | None, context_NSV: Tensor, mask_NS: Tensor | None
 ) -> Tensor:
     """States (N, T, W) of all tokens after all layers; every pair projects its own keys and values."""
-    for layer in encoder.layer:
+    for layer in cast(list[CrossLayer], list(encoder.layer)):
         states_NTW = layer.attend_self(states_NTW, mask_NT)
         keys, values = layer.crossattention.keys_values(context_NSV)
         states_NTW = layer.attend_other(states_NTW, keys, values, mask_NS)
