@@ -169,17 +169,22 @@ def headline(title: str) -> None:
 
 
 def compare(bench: Bench, options: argparse.Namespace, flops: float) -> list[dict[str, Any]]:
-    """Ours and the plain step in fp32, and both in bf16 if that is the precision."""
-    plain = bench.contestant("plain, fp32", frozenset())
-    contestants = [plain, bench.contestant("ours, fp32", EVERYTHING)]
-    if options.precision == "bf16":
-        contestants += [
-            bench.contestant("plain, bf16", frozenset({"bf16"})),
-            bench.contestant("ours, bf16", EVERYTHING | {"bf16"}),
-        ]
-    take_turns(contestants, options.repeats, bench.device)
+    """Ours and the plain step in fp32, and both in bf16 if that is the precision; or ours alone."""
+    if options.ours_only:
+        items = EVERYTHING | ({"bf16"} if options.precision == "bf16" else set())
+        if options.compile:
+            compile_blocks(bench.training)
+        contestants = [bench.contestant(f"ours, {options.precision}", items)]
+    else:
+        contestants = [bench.contestant("plain, fp32", frozenset()), bench.contestant("ours, fp32", EVERYTHING)]
+        if options.precision == "bf16":
+            contestants += [
+                bench.contestant("plain, bf16", frozenset({"bf16"})),
+                bench.contestant("ours, bf16", EVERYTHING | {"bf16"}),
+            ]
+    take_turns(contestants, options.repeats, bench.device, warm_up=BATCHES if options.compile else 1)
     headline(f"{what_of(options)}, batch {bench.count}, {bench.device}")
-    return [result(bench, contestant, plain, flops) for contestant in contestants]
+    return [result(bench, contestant, contestants[0], flops) for contestant in contestants]
 
 
 def ablation(bench: Bench, options: argparse.Namespace, flops: float) -> list[dict[str, Any]]:
@@ -194,7 +199,7 @@ def ablation(bench: Bench, options: argparse.Namespace, flops: float) -> list[di
         if item == "compile":
             compile_blocks(bench.training)  # from here on the plain step's layers are compiled too
         one = bench.contestant(f"+ {item}: {ITEMS[item]}", switched)
-        take_turns([plain, one], options.repeats, bench.device, warm_up=3 if item == "compile" else 1)
+        take_turns([plain, one], options.repeats, bench.device, warm_up=BATCHES if item == "compile" else 1)
         lines.append(result(bench, one, plain, flops))
     return lines
 
@@ -210,7 +215,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lengths", type=Path, help="JSON lines with captions whose lengths are taken")
     parser.add_argument("--ablation", action="store_true", help="switch the items on one after the other")
     parser.add_argument("--freeze-image-tower", action="store_true", help="the tower is its own teacher, computed once")
-    parser.add_argument("--compile", action="store_true", help="the ablation ends with compiled layers")
+    parser.add_argument("--ours-only", action="store_true", help="for batches that the plain step has no memory for")
+    parser.add_argument("--compile", action="store_true", help="the ablation, or ours alone, with compiled layers too")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--json", type=Path, help="file to write")
     return parser.parse_args(arguments)
@@ -234,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     ours = [line for line in lines if line["name"].startswith("ours")]
     claims = [claim(f"losses of {what}: ours and plain, fp32, greatest difference", difference, CLOSE, "")]
     for line in ours:
-        claims.append(claim(f"step of {what}: {line['name']}, over plain, fp32", line["ratio"], FASTER, "x"))
+        if not options.ours_only:
+            claims.append(claim(f"step of {what}: {line['name']}, over plain, fp32", line["ratio"], FASTER, "x"))
         if "mfu_percent" in line and line["name"] == "ours, bf16":
             claims.append(claim(f"step of {what}: MFU", line["mfu_percent"], BUSY, "%"))
     write_report(options.json, claims, results, bench.device)

@@ -91,6 +91,15 @@ def test_the_benchmark_prints_and_writes_its_claims(tmp_path: Path, capsys: pyte
     assert all(f"| + {item}: " in printed for item in ITEMS if item != "compile")
 
 
+def test_ours_alone_is_timed_without_the_plain_step(tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    words = f"--shape test --repeats 1 --device cpu --queue 8 --precision fp32 --ours-only --json {path}"
+    pretrain_step.main(words.split())
+    report = json.loads(path.read_text())
+    assert [step["name"] for step in report["results"]["steps"]] == ["ours, fp32"]
+    assert [claim["target"] for claim in report["claims"]] == [1e-4]
+
+
 def test_the_commands_of_the_page_exist() -> None:
     pages = [(BENCHMARKS.parent / "docs" / name).read_text(encoding="utf-8") for name in ("speed.md", "speed.zh.md")]
     english, chinese = (re.findall(r"^python benchmarks/(\w+)\.py (.*)", page, re.MULTILINE) for page in pages)

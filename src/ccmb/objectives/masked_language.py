@@ -42,12 +42,14 @@ def list_positions(positions_BT: Tensor, places: int | None = None) -> tuple[Ten
 
     Args:
         places: M; without it the list is as long as needed, to learn which waits for the device. Positions beyond M
-            are left out, and places left over point to the first token.
+            are left out, and places left over point to other tokens.
     """
     flat = positions_BT.flatten()
-    index = flat.nonzero() if places is None else torch.nonzero_static(flat, size=places, fill_value=-1)
-    index = index.squeeze(1)
-    return index.clamp(min=0), index >= 0
+    if places is None:
+        index = flat.nonzero().squeeze(1)
+    else:  # sorting keeps the order among equals: first the true ones, then the rest
+        index = flat.byte().argsort(descending=True, stable=True)[:places]
+    return index, flat[index]
 
 
 def enough_places(tokens: int, probability: float) -> int:
