@@ -168,7 +168,11 @@ class TwoTowers:
         return self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def _buckets(self, mask_BT: Tensor | None) -> list[Bucket]:
-        return make_buckets(mask_BT, self.text_buckets) if mask_BT is not None and self.text_buckets > 1 else []
+        """The parts of a batch of texts; none where it is best computed as it is."""
+        if mask_BT is None or self.text_buckets == 1:
+            return []
+        buckets = make_buckets(mask_BT, self.text_buckets)
+        return buckets if len(buckets) > 1 or buckets[0].tokens < mask_BT.shape[1] else []
 
 
 class R2D2Model(TwoTowers, PreTrainedModel):
