@@ -12,8 +12,8 @@ test: $(VENV)/installed-dev lint  ## all tests, after the linter and the type ch
 	$(BIN)/pytest
 
 lint: $(VENV)/installed-dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 install: $(VENV)/installed

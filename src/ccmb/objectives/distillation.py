@@ -17,35 +17,53 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy
-from ccmb.r2d2.modeling import R2D2Model, TwoTowers
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
 
 
 class EmaTeacher(TwoTowers, nn.Module):
-    """Exponential moving average of the student's towers, always in evaluation mode and without gradients."""
+    """Exponential moving average of the student's towers, always in evaluation mode and without gradients.
+
+    Of a frozen image tower there is no copy: what the student's says is what the teacher's would (`shared_embed`).
+    """
 
     PARTS = ("image_tower", "text_tower", "image_projection", "text_projection")
 
     def __init__(self, student: R2D2Model) -> None:
         super().__init__()
         self.image_pooling, self.image_class_token = student.image_pooling, student.image_class_token
-        for name in self.PARTS:
+        self.shares_image_tower = is_frozen(student.image_tower)
+        self.parts = [name for name in self.PARTS if name != "image_tower" or not self.shares_image_tower]
+        for name in self.parts:
             self.add_module(name, copy.deepcopy(student.get_submodule(name)))
         self.requires_grad_(False).eval()
+        if self.shares_image_tower:  # known, but none of its own modules: it is saved and moved with the student
+            object.__setattr__(self, "image_tower", student.image_tower)
 
     def train(self, mode: bool = True) -> EmaTeacher:
         return super().train(False)
+
+    def shared_embed(self, student: TowerOutput) -> Tensor:
+        """Embeddings (B, D) of pictures of which `student` is what the shared tower says."""
+        assert self.shares_image_tower
+        assert student.pooled is not None
+        return unit(self.image_projection(student.pooled))
 
     @torch.no_grad()
     def update(self, student: nn.Module, rate: float) -> None:
         """teacher = rate * teacher + (1 - rate) * student; buffers, such as running statistics, are copied."""
         mine, theirs = [], []
-        for name in self.PARTS:
+        for name in self.parts:
             ours, students = self.get_submodule(name), student.get_submodule(name)
             mine += list(ours.parameters())
             theirs += list(students.parameters())
             for buffer, source in zip(ours.buffers(), students.buffers(), strict=True):
                 buffer.copy_(source)
         get_ema_multi_avg_fn(rate)(mine, theirs, None)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether none of its parameters is trained."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
 
 
 class FeatureQueue(nn.Module):

@@ -6,6 +6,7 @@ Shapes: B texts of T tokens of this process, M masked positions, V words.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.training.distributed import draw_rows, global_mean
+
+IGNORED = -100  # the label of a place that holds no masked token
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +25,38 @@ class MaskedText:
     Attributes:
         input_ids: (B, T) the text after masking.
         positions: (B, T) True where a token is to be guessed.
-        labels: (M,) the hidden token ids, in the order of `positions`.
+        index: (M,) where these are in the flattened text.
+        labels: (M,) the hidden token ids, in the order of `positions`; IGNORED in places left over.
     """
 
     input_ids: Tensor
     positions: Tensor
+    index: Tensor
     labels: Tensor
+
+    def pick(self, states_BTW: Tensor) -> Tensor:
+        """The states (M, W) of the tokens to be guessed."""
+        return states_BTW.flatten(0, 1).index_select(0, self.index)
+
+
+def list_positions(positions_BT: Tensor, places: int | None = None) -> tuple[Tensor, Tensor]:
+    """Where the true ones are in the flattened text, and whether each place of the list is taken, both (M,).
+
+    Args:
+        places: M; without it the list is as long as needed, to learn which waits for the device. Positions beyond M
+            are left out, and places left over point to other tokens.
+    """
+    flat = positions_BT.flatten()
+    if places is None:
+        index = flat.nonzero().squeeze(1)
+    else:  # sorting keeps the order among equals: first the true ones, then the rest
+        index = flat.byte().argsort(descending=True, stable=True)[:places]
+    return index, flat[index]
+
+
+def enough_places(tokens: int, probability: float) -> int:
+    """Places for as many of `tokens` as are ever masked: six standard deviations over the mean."""
+    return min(tokens, math.ceil(tokens * probability + 6 * math.sqrt(tokens * probability * (1 - probability))))
 
 
 def mask_tokens(
@@ -57,11 +86,13 @@ def mask_tokens(
         lambda rows: torch.randint(vocabulary, (rows, length), generator=generator, device=device), count
     )
     hidden = torch.where(replaced, random_ids, input_ids_BT.masked_fill(masked, mask_id))
-    return MaskedText(hidden, positions, input_ids_BT[positions])
+    tokens = positions.numel()
+    index, taken = list_positions(positions, None if positions.is_cpu else enough_places(tokens, probability))
+    return MaskedText(hidden, positions, index, input_ids_BT.flatten()[index].masked_fill(~taken, IGNORED))
 
 
 def mlm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
     """Mean cross-entropy (scalar) at the masked positions of the global batch; 0, with a gradient of 0, where nothing
     is masked."""
-    summed = F.cross_entropy(logits_MV.float(), labels_M, reduction="sum")
-    return global_mean(summed, torch.tensor(float(len(labels_M)), device=logits_MV.device))
+    summed = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=IGNORED, reduction="sum")
+    return global_mean(summed, (labels_M != IGNORED).sum().float())

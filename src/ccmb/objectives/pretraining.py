@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ccmb.errors import UsageError
 from ccmb.objectives.batch import Batch, level
 from ccmb.objectives.chunks import in_chunks
-from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
+from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, is_frozen, tgd_loss
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
 from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
@@ -162,14 +162,23 @@ class PreTraining(nn.Module):
     """The student, its teacher and the queue, and the losses of a batch.
 
     Args:
+        model: the student; if its image tower is frozen, the teacher shares it.
         mask_id: id of the [MASK] token.
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
+        text_buckets: texts of like length are computed together in up to so many parts (on CPUs).
 
     Raises:
         UsageError: the network and the objectives do not fit, see `check_objectives`.
     """
 
-    def __init__(self, model: R2D2Model, objectives: Objectives, mask_id: int, chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        model: R2D2Model,
+        objectives: Objectives,
+        mask_id: int,
+        chunk: int | None = None,
+        text_buckets: int = 1,
+    ) -> None:
         super().__init__()
         check_objectives(objectives, model.config)
         self.model, self.objectives, self.mask_id, self.chunk = model, objectives, mask_id, chunk
@@ -179,6 +188,15 @@ class PreTraining(nn.Module):
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
         # The teacher's features of the latest batch, and its image ids, for the log.
         self.taught: tuple[Tensor, Tensor, Tensor] | None = None
+        for towers in (model, self.teacher):
+            if towers is not None:
+                towers.text_buckets = text_buckets
+
+    def train(self, mode: bool = True) -> PreTraining:
+        super().train(mode)
+        if is_frozen(self.model.image_tower):  # no dropout, no running statistics: the teacher reads it too
+            self.model.image_tower.eval()
+        return self
 
     def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scalars by objective name, unweighted, of those that are on and have started.
@@ -230,11 +248,14 @@ class PreTraining(nn.Module):
         if "mlm" in active:
             rest = everything[sum(map(len, read)) :]
             read += in_chunks(lambda part: read_own(model, images, masked_texts, rest[part]), len(rest), self.chunk)
-            losses["mlm"] = mlm_loss(model.mlm_logits(torch.cat(read)[masked.positions]), masked.labels)
+            losses["mlm"] = mlm_loss(model.mlm_logits(masked.pick(torch.cat(read))), masked.labels)
 
         if self.teacher is not None and active & {"tgd", "fgd"}:
             with torch.no_grad():
-                teacher_image = self._images(self.teacher, batch).embed
+                if self.teacher.shares_image_tower:
+                    teacher_image = self.teacher.shared_embed(images)
+                else:
+                    teacher_image = self._images(self.teacher, batch).embed
                 teacher_text = self._texts(self.teacher, batch.input_ids, batch.attention_mask).embed
             self.taught = (teacher_image, teacher_text, batch.image_ids)
             if self.queue is not None and "tgd" in active:

@@ -112,7 +112,7 @@ def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_
     As in the official code the weights also divide: each is a weighted mean over the labels that are not IGNORED, of
     the global batch.
     """
-    weights = torch.tensor([1.0, 2.0], device=labels_N.device)
+    weights = torch.arange(1.0, 3.0, device=labels_N.device)  # 1 and 2, made there: a copy would wait for the device
     summed = F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights, reduction="sum")
     summed = summed + F.cross_entropy(logits_image_text_N2.float(), labels_N, weight=weights, reduction="sum")
     count = torch.where(labels_N == IGNORED, 0.0, weights[labels_N.clamp(min=0)]).sum()

@@ -11,12 +11,15 @@ computes the other tokens only of those pairs for which they are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ccmb.r2d2.buckets import Bucket, put_back
 
 
 class MultiHeadAttention(nn.Module):
@@ -136,6 +139,7 @@ class CrossEncoder(nn.Module):
         state_index_N: Tensor,
         context_index_N: Tensor,
         whole: int = 0,
+        buckets: Sequence[Bucket] = (),
     ) -> CrossOutput:
         """Encode the pairs (state_index[n], context_index[n]).
 
@@ -144,31 +148,88 @@ class CrossEncoder(nn.Module):
             context_VSC, mask_VS: tokens of the other side and their mask.
             state_index_N, context_index_N: which items make each pair.
             whole: M, of how many pairs (the first ones) all tokens are wanted after the last layer.
+            buckets: of query-side items that are computed together, each cut to its longest; without them all are.
         """
         layers = cast(list[CrossLayer], list(self.layer))
-        first, last = layers[0], layers[-1]
-        mask_NT, mask_NS = _pick(mask_UT, state_index_N), _pick(mask_VS, context_index_N)
-        # Until the first cross-attention nothing of the other side has come in: items become pairs here.
-        states_NTW = _pick(first.attend_self(states_UTW, mask_UT), state_index_N)
+        groups = [
+            self._pair(states_UTW, mask_UT, mask_VS, state_index_N, context_index_N, bucket)
+            for bucket in buckets or (None,)
+        ]
         for layer in layers[:-1]:
-            if layer is not first:
-                states_NTW = layer.attend_self(states_NTW, mask_NT)
-            states_NTW = layer.attend_other(states_NTW, *_keys_values(layer, context_VSC, context_index_N), mask_NS)
-        keys, values = _keys_values(last, context_VSC, context_index_N)
+            keys, values = layer.crossattention.keys_values(context_VSC)
+            for group in groups:
+                if layer is not layers[0]:
+                    group.states = layer.attend_self(group.states, group.mask)
+                group.states = layer.attend_other(group.states, *group.seen(keys, values), group.context_mask)
+        keys, values = layers[-1].crossattention.keys_values(context_VSC)
+        if not buckets:
+            return self._finish(groups[0], keys, values, whole)
+        asked = [int((group.pairs < whole).sum()) for group in groups]
+        ends = [self._finish(group, keys, values, count) for group, count in zip(groups, asked, strict=True)]
+        rows = [group.pairs for group in groups]
+        return CrossOutput(
+            put_back([end.first for end in ends], rows),
+            put_back([end.whole for end in ends], [r[:count] for r, count in zip(rows, asked, strict=True)],
+                     states_UTW.shape[1]),
+        )  # fmt: skip
 
-        def finish(rows: slice, tokens: int | None) -> Tensor:
-            states = states_NTW[rows, :tokens]
-            if last is not first:
-                states = last.attend_self(states_NTW[rows], _pick(mask_NT, rows), tokens)
-            return last.attend_other(states, keys[rows], values[rows], _pick(mask_NS, rows))
+    def _pair(
+        self,
+        states_UTW: Tensor,
+        mask_UT: Tensor | None,
+        mask_VS: Tensor | None,
+        state_index_N: Tensor,
+        context_index_N: Tensor,
+        bucket: Bucket | None,
+    ) -> _Pairs:
+        """The pairs of a bucket after the self-attention of the first layer."""
+        pairs = torch.arange(len(state_index_N), device=state_index_N.device)
+        if bucket is not None:
+            pairs, state_index_N = bucket.pairs(state_index_N)
+            context_index_N = context_index_N[pairs]
+            states_UTW = states_UTW.index_select(0, bucket.rows)[:, : bucket.tokens]
+            mask_UT = None if mask_UT is None else mask_UT[bucket.rows, : bucket.tokens]
+        # Until the first cross-attention nothing of the other side has come in: items become pairs here.
+        states_UTW = cast(CrossLayer, self.layer[0]).attend_self(states_UTW, mask_UT)
+        return _Pairs(
+            pairs, _pick(states_UTW, state_index_N), _pick(mask_UT, state_index_N),
+            context_index_N, _pick(mask_VS, context_index_N),
+        )  # fmt: skip
 
-        whole_MTW, rest_N1W = finish(slice(whole), None), finish(slice(whole, None), 1)
+    def _finish(self, group: _Pairs, keys: Tensor, values: Tensor, whole: int) -> CrossOutput:
+        """The last layer: all tokens of the first `whole` pairs, the first token of the rest."""
+        last = cast(CrossLayer, self.layer[-1])
+
+        def rows_of(rows: slice, tokens: int | None) -> Tensor:
+            states = group.states[rows, :tokens]
+            if len(self.layer) > 1:
+                states = last.attend_self(group.states[rows], _pick(group.mask, rows), tokens)
+            return last.attend_other(states, *group.seen(keys, values, rows), _pick(group.context_mask, rows))
+
+        whole_MTW, rest_N1W = rows_of(slice(whole), None), rows_of(slice(whole, None), 1)
         return CrossOutput(torch.cat([whole_MTW[:, 0], rest_N1W[:, 0]]), whole_MTW)
 
 
-def _keys_values(layer: CrossLayer, context_VSC: Tensor, context_index_N: Tensor) -> tuple[Tensor, Tensor]:
-    keys, values = layer.crossattention.keys_values(context_VSC)
-    return keys.index_select(0, context_index_N), values.index_select(0, context_index_N)
+@dataclass(slots=True)
+class _Pairs:
+    """Pairs on their way through the layers.
+
+    Attributes:
+        pairs: (P,) which of the N pairs.
+        states, mask: (P, T, W) and (P, T).
+        context_index, context_mask: (P,) and (P, S) the other side's items.
+    """
+
+    pairs: Tensor
+    states: Tensor
+    mask: Tensor | None
+    context_index: Tensor
+    context_mask: Tensor | None
+
+    def seen(self, keys: Tensor, values: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Keys and values of each pair's other side."""
+        index = self.context_index[rows]
+        return keys.index_select(0, index), values.index_select(0, index)
 
 
 @overload

@@ -15,8 +15,11 @@ from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ccmb.choices import ImagePooling
+from ccmb.r2d2.buckets import Bucket, make_buckets, put_back
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput
+
+READY_MASK_TOWERS = ("bert", "roberta", "xlm-roberta", "ernie")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,13 @@ class TowerOutput:
         embed: (B, D), L2-normalised; cosine of an image's and a text's is the pre-ranking score.
         states: (B, tokens, W), the token states that the cross encoders read.
         mask: (B, tokens), 1 where a token is real; None where all are.
+        pooled: (B, W), of pictures fresh from the tower, what the projection makes the embedding of.
     """
 
     embed: Tensor
     states: Tensor
     mask: Tensor | None = None
+    pooled: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embed.shape[0]
@@ -52,11 +57,12 @@ class TowerOutput:
         if len(outputs) == 1:
             return outputs[0]
         longest = max(output.states.shape[1] for output in outputs)
-        masks = [output.mask for output in outputs]
+        masks, pooled = [output.mask for output in outputs], [output.pooled for output in outputs]
         return TowerOutput(
             torch.cat([output.embed for output in outputs]),
             torch.cat([_pad_tokens(output.states, longest) for output in outputs]),
             None if masks[0] is None else torch.cat([_pad_tokens(mask, longest) for mask in masks if mask is not None]),
+            None if pooled[0] is None else torch.cat([of for of in pooled if of is not None]),
         )
 
 
@@ -101,6 +107,18 @@ def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
     return kind._from_config(config, **options)
 
 
+def takes_ready_mask(tower: PreTrainedModel) -> bool:
+    return tower.config.model_type in READY_MASK_TOWERS and tower.config._attn_implementation == "sdpa"
+
+
+def ready_mask(mask_BT: Tensor) -> Tensor:
+    """What a text tower's attention makes of a mask, (B, 1, 1, T).
+
+    Of one that is not ready transformers asks whether all tokens are real, and so waits for the GPU.
+    """
+    return mask_BT.bool()[:, None, None, :]
+
+
 class MaskedLanguageHead(nn.Module):
     """BERT's masked-language head; its output layer shares the text tower's word embeddings."""
 
@@ -124,6 +142,7 @@ class TwoTowers:
     text_projection: nn.Module
     image_pooling: ImagePooling
     image_class_token: bool
+    text_buckets: int = 1  # texts of like length are computed together in up to so many parts, see buckets.py
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised pictures (B, 3, S, S)."""
@@ -132,12 +151,30 @@ class TwoTowers:
         pooled = states[:, 0] if self.image_pooling == "first" else output.pooler_output
         if not self.image_class_token:  # the match heads read the first token: let it be one that sums up
             states = torch.cat([pooled[:, None], states], 1)
-        return TowerOutput(_unit(self.image_projection(pooled)), states)
+        return TowerOutput(unit(self.image_projection(pooled)), states, pooled=pooled)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
-        states = self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return TowerOutput(_unit(self.text_projection(states[:, 0])), states, attention_mask)
+        if attention_mask is not None and (buckets := self._buckets(attention_mask)):
+            parts = [
+                self._text_states(*(part[b.rows, : b.tokens] for part in (input_ids, attention_mask))) for b in buckets
+            ]
+            states = put_back(parts, [b.rows for b in buckets], input_ids.shape[1])
+        else:
+            states = self._text_states(input_ids, attention_mask)
+        return TowerOutput(unit(self.text_projection(states[:, 0])), states, attention_mask)
+
+    def _text_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if attention_mask is not None and attention_mask.is_cuda and takes_ready_mask(self.text_tower):
+            attention_mask = ready_mask(attention_mask)
+        return self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def _buckets(self, mask_BT: Tensor | None) -> list[Bucket]:
+        """The parts of a batch of texts; none where it is best computed as it is."""
+        if mask_BT is None or self.text_buckets == 1:
+            return []
+        buckets = make_buckets(mask_BT, self.text_buckets)
+        return buckets if len(buckets) > 1 or buckets[0].tokens < mask_BT.shape[1] else []
 
 
 class R2D2Model(TwoTowers, PreTrainedModel):
@@ -199,8 +236,9 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, whole: int
     ) -> CrossOutput:
         return self.text_image_encoder(
-            texts.states, texts.mask, images.states, images.mask, text_index, image_index, whole
-        )
+            texts.states, texts.mask, images.states, images.mask, text_index, image_index, whole,
+            self._buckets(texts.mask),
+        )  # fmt: skip
 
     def rank(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, read: int = 0
@@ -248,7 +286,8 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         return self.rank(images, texts, image_index.flatten(), text_index.flatten()).score.view(len(texts), len(images))
 
 
-def _unit(embed_BD: Tensor) -> Tensor:
+def unit(embed_BD: Tensor) -> Tensor:
+    """L2-normalised rows."""
     # float32 whatever the autocast type: cosine differences between near neighbours are small.
     return F.normalize(embed_BD.float(), dim=-1)
 

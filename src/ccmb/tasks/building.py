@@ -35,7 +35,7 @@ def build_model(
         UsageError: the recipe's values are not the shape of a network, or its preset is unknown.
         CcmbError: what it starts from is not there or not whole; the message names it.
     """
-    fields = shape.model_dump(exclude={"start", "preset", "vision", "text", "vocabulary"})
+    fields = shape.model_dump(exclude={"start", "preset", "vision", "text", "vocabulary", "freeze_image_tower"})
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
     if shape.start and is_chinese_clip(shape.start):
         return from_chinese_clip(shape.start, **{key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP})

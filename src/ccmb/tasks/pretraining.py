@@ -16,6 +16,7 @@ from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import Objectives, PreTraining, sharding_units
+from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.batches import open_pairs, open_shards, run_batches
@@ -34,7 +35,7 @@ from ccmb.training.recipe import (
     load_recipe,
     save_recipe,
 )
-from ccmb.training.trainer import Trainer
+from ccmb.training.trainer import Trainer, choose_device
 
 CROSS_PARTS = (
     "image_to_cross",
@@ -118,12 +119,17 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     load, samples, begin = open_shards(data, training, out) if data.shards else open_pairs(data, training)
     torch.manual_seed(training.seed)
     model, processor = build_model(recipe.model, recipe.objectives, samples)
-    pretraining = PreTraining(model, recipe.objectives, processor.tokenizer.mask_token_id, training.chunk)
+    if recipe.model.freeze_image_tower:
+        model.image_tower.requires_grad_(False)
+    mask_id = processor.tokenizer.mask_token_id
+    pretraining = PreTraining(model, recipe.objectives, mask_id, training.chunk, text_buckets(training))
     task = PretrainTask(pretraining, recipe)
     if joined.is_main:  # only now: a recipe that fails above leaves no folder that would refuse its mended form
         prepare_run(recipe, out)
         begin()
     meet()
+    if training.compile:
+        compile_blocks(task.module)
     trainer = Trainer(task, recipe.optimizer, training, out)
     start = trainer.resume()
     if start < training.steps:
@@ -171,6 +177,11 @@ def check_best(recipe: PretrainRecipe) -> None:
         raise UsageError(
             f"training.best.figure={best.figure}: not in the log of this run{hint}; known: {', '.join(known)}"
         )
+
+
+def text_buckets(recipe: TrainingRecipe) -> int:
+    """In how many parts a batch's texts are computed: one on GPUs, since to learn their lengths waits for them."""
+    return recipe.buckets or (4 if choose_device(recipe.device).type == "cpu" else 1)
 
 
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:

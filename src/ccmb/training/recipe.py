@@ -131,6 +131,9 @@ class ModelRecipe(Part):
     cross_dropout: float = Field(0.1, ge=0, lt=1)
     max_text_tokens: int = Field(64, gt=2)
     ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
+    freeze_image_tower: bool = Field(
+        False, description="train all but the image tower; its teacher is then the tower itself"
+    )
     initial_temperature: float = Field(0.07, gt=0)
     temperature_min: float = Field(0.001, gt=0)
     vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
@@ -186,6 +189,13 @@ class TrainingRecipe(Part):
         "ddp", description="under torchrun: ddp (weights on every process) or fsdp (weights spread over the processes)"
     )
     threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")
+    buckets: int | None = Field(
+        None,
+        gt=0,
+        description="parts of a batch whose texts are of like length and are computed together; "
+        "by default 4 on CPUs and 1, the batch as it is, on GPUs",
+    )
+    compile: bool = Field(False, description="compile the layers of towers and cross encoders, each by itself")
     log_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(500, gt=0)
     keep: int = Field(2, gt=0, description="newest checkpoints kept")

@@ -252,11 +252,12 @@ def choose_device(name: str) -> torch.device:
 def precision(device: torch.device, name: str) -> Iterator[None]:
     """bf16 autocast where `name` (auto, bf16 or fp32) says so, and the attention that is fastest for short sequences.
 
-    On CPUs the fused attention's backward pass is several times slower than two matrix products at the lengths of
-    small pictures and Chinese captions, and bf16 that the processor must emulate ten times slower than fp32.
+    On CPUs the fused attention's backward pass in bf16 is several times slower than two matrix products at the lengths
+    of small pictures and Chinese captions (in fp32 it is not), and bf16 that the processor must emulate ten times
+    slower than fp32.
     """
-    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
     bf16 = _native_bf16(device) if name == "auto" else name == "bf16"
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and bf16 else nullcontext()
     with attention, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         yield
 

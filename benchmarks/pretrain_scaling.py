@@ -1,0 +1,117 @@
+"""What a second process adds: samples/s of two gloo processes against one, each with one thread and its own batch.
+
+    python benchmarks/pretrain_scaling.py --shape tiny --json scaling.json
+
+Worlds of one and of two processes are started in turn; in each, gradients are averaged over processes before clipping.
+Efficiency is the rate of two over twice that of one: what is lost goes to communication and to shared memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ccmb.training.trainer import precision
+from paired import claim, write_report
+from step_shapes import draw_lengths, make_batch, new_training
+
+CPU = torch.device("cpu")
+
+
+def average(parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over processes of all gradients, sent as one."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def work(rank: int, processes: int, port: int, options: argparse.Namespace, out: str) -> None:
+    """One process: some steps, of which the first warms up; the first process writes what the others took."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        dist.init_process_group("gloo", rank=rank, world_size=processes)
+    training = new_training(options.shape, options.queue, CPU)
+    config, parameters = training.model.config, [p for p in training.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
+    lengths = draw_lengths(options.batch, config.max_text_tokens, rank)
+    batch = make_batch(config, lengths, config.max_text_tokens // 2, rank)
+    seconds = []
+    for number in range(1 + options.steps):
+        if processes > 1:
+            dist.barrier()
+        start = time.perf_counter()
+        torch.manual_seed(number)
+        with precision(CPU, options.precision):
+            losses = training.losses(batch, 0.5)
+        training.total(losses).backward()
+        if processes > 1:
+            average(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        training.after_step()
+        if processes > 1:
+            dist.barrier()
+        seconds.append(time.perf_counter() - start)
+    if rank == 0:
+        Path(out).write_text("\n".join(map(str, seconds[1:])))
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+def seconds_of(processes: int, options: argparse.Namespace) -> list[float]:
+    """What each step took in a world of so many processes."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        out = str(Path(folder) / "seconds")
+        torch.multiprocessing.spawn(work, (processes, port, options, out), nprocs=processes)
+        return [float(line) for line in Path(out).read_text().splitlines()]
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["test", "tiny", "base"], default="tiny", help="a preset's")
+    parser.add_argument("--batch", type=int, default=8, help="pairs of each process")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each world")
+    parser.add_argument("--repeats", type=int, default=3, help="worlds of each kind, in turn")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--queue", type=int, default=36864, help="features in the teacher's queue")
+    parser.add_argument("--json", type=Path, help="file to write")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parse(arguments)
+    rounds = [
+        {count: statistics.median(seconds_of(count, options)) for count in (1, 2)} for _ in range(options.repeats)
+    ]
+    rates = {count: statistics.median(count * options.batch / of[count] for of in rounds) for count in (1, 2)}
+    efficiency = 100 * statistics.median(of[1] / of[2] for of in rounds)
+    print("| processes | samples/s |\n|--:|--:|")
+    for count, rate in rates.items():
+        print(f"| {count} | {rate:.2f} |")
+    claims = [claim(f"step of {options.shape}: scaling from 1 to 2 processes, efficiency", efficiency, None, "%")]
+    results = {"shape": options.shape, "batch": options.batch, "rounds": rounds, "samples_per_second": rates}
+    write_report(options.json, claims, results, CPU)
+    return {"claims": claims, "results": results}
+
+
+if __name__ == "__main__":
+    main()

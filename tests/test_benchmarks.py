@@ -1,0 +1,155 @@
+"""The benchmark's plain step is the same training as ours, whatever items are switched on, and its report holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ccmb.objectives.pretraining import Objectives, PreTraining
+from tiny import tiny_batch, tiny_model, tiny_processor
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import paired  # noqa: E402
+import pretrain_scaling  # noqa: E402
+import pretrain_step  # noqa: E402
+import step_shapes  # noqa: E402
+from albef_step import AlbefStep  # noqa: E402
+from step_ablation import ITEMS, SwitchedStep  # noqa: E402
+
+UPTO = [frozenset(list(ITEMS)[:count]) for count in range(len(ITEMS) - 1)]
+
+
+def training(**objectives: Any) -> PreTraining:
+    values = Objectives.model_validate({"tgd": {"queue": 6}} | objectives)
+    return PreTraining(tiny_model(), values, tiny_processor().tokenizer.mask_token_id).train()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("items", UPTO, ids=lambda items: f"{len(items)} items")
+def test_the_plain_step_has_our_losses_and_gradients(items: frozenset[str], masked: bool) -> None:
+    ours, plain = training(fgr={"masked": masked}), training(fgr={"masked": masked})
+    batch = tiny_batch(5, image_ids=[0, 1, 2, 1, 3])
+    # A second step: the queue is filled, and the teacher is no longer the student.
+    for one in (ours, plain):
+        one.losses(batch, 0.0, torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            one.model.text_projection.weight.mul_(-0.5)
+    with pretrain_step.recorded_draws() as draws:
+        losses = ours.losses(batch, 0.0, torch.Generator().manual_seed(0))
+    step = SwitchedStep(plain, items) if items else AlbefStep(plain)
+    others = step.losses(batch, draws())
+    torch.testing.assert_close(others, losses, rtol=1e-4, atol=1e-5)
+    ours.total(losses).backward()
+    step.total(others).backward()
+    for (name, mine), other in zip(ours.model.named_parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, mine.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_plain_average_of_the_teacher_is_ours() -> None:
+    ours, plain = training(), training()
+    for one in (ours, plain):
+        with torch.no_grad():
+            for parameter in one.model.parameters():
+                parameter.add_(1.0)
+    ours.after_step()
+    AlbefStep(plain).after_step()
+    torch.testing.assert_close(plain.state_dict(), ours.state_dict())
+
+
+@pytest.mark.parametrize("items", [frozenset(), frozenset({"draw"})])
+def test_negatives_of_the_plain_step_are_no_positives(items: frozenset[str]) -> None:
+    step, ids = SwitchedStep(training(), items), torch.tensor([0, 1, 0, 2])
+    positives = ids[:, None] == ids[None, :]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        wrong_image, wrong_text = step.draw(100 * torch.randn(4, 4), positives)
+        assert not (ids[wrong_image] == ids).any()
+        assert not (ids[wrong_text] == ids).any()
+
+
+def test_the_benchmark_prints_and_writes_its_claims(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "step.json"
+    words = f"--shape test --batch 4 --repeats 2 --device cpu --queue 8 --ablation --json {path}"
+    pretrain_step.main(words.split())
+    report = json.loads(path.read_text())
+    assert set(report) == {"claims", "machine", "commit", "results"}
+    assert all(set(claim) == {"name", "value", "target", "unit"} for claim in report["claims"])
+    difference, *ratios = report["claims"]
+    assert difference["value"] <= difference["target"] == 1e-4
+    assert [claim["unit"] for claim in ratios] == ["x", "x"]
+    assert len(report["results"]["ablation"]) == len(ITEMS) - 1  # all but the compiled layers
+    printed = capsys.readouterr().out
+    assert all(claim["name"] in printed for claim in report["claims"])
+    assert all(f"| + {item}: " in printed for item in ITEMS if item != "compile")
+
+
+def test_ours_alone_is_timed_without_the_plain_step(tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    words = f"--shape test --repeats 1 --device cpu --queue 8 --precision fp32 --ours-only --json {path}"
+    pretrain_step.main(words.split())
+    report = json.loads(path.read_text())
+    assert [step["name"] for step in report["results"]["steps"]] == ["ours, fp32"]
+    assert [claim["target"] for claim in report["claims"]] == [1e-4]
+
+
+def test_the_commands_of_the_page_exist() -> None:
+    pages = [(BENCHMARKS.parent / "docs" / name).read_text(encoding="utf-8") for name in ("speed.md", "speed.zh.md")]
+    english, chinese = (re.findall(r"^python benchmarks/(\w+)\.py (.*)", page, re.MULTILINE) for page in pages)
+    assert english == chinese
+    modules = {"pretrain_step": pretrain_step, "pretrain_scaling": pretrain_scaling}
+    assert {name for name, _ in english} == set(modules)
+    for name, words in english:
+        assert modules[name].parse(words.split()).json
+
+
+def test_the_tests_and_files_of_the_page_exist() -> None:
+    page = (BENCHMARKS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|benchmarks)/[\w/.]+)`", page)
+    assert len(named) > 10
+    assert all((BENCHMARKS.parent / name).is_file() for name in named)
+
+
+@pytest.mark.slow
+def test_two_processes_are_measured_against_one(tmp_path: Path) -> None:
+    path = tmp_path / "scaling.json"
+    pretrain_scaling.main(f"--shape test --batch 2 --steps 1 --repeats 1 --queue 8 --json {path}".split())
+    [claim] = json.loads(path.read_text())["claims"]
+    assert claim["value"] > 0
+    assert claim["unit"] == "%"
+
+
+def test_lengths_are_those_of_captions(tmp_path: Path) -> None:
+    drawn = step_shapes.draw_lengths(4000, 64, 0)
+    assert abs(sum(drawn) / len(drawn) - 15) < 0.5
+    assert min(drawn) >= 4
+    assert max(drawn) <= 64
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"image": "a.jpg", "texts": ["红船", "海边的一只船"]}\n', encoding="utf-8")
+    assert set(step_shapes.read_lengths(path, 50, 64, 0)) == {4, 8}
+
+
+def test_work_counts_real_tokens_alone() -> None:
+    config = step_shapes.shape_config("test")
+    short, long = (step_shapes.flops_per_sample(config, [length] * 3) for length in (10, 60))
+    assert short < long
+    mixed = step_shapes.flops_per_sample(config, [10, 60])
+    assert short < mixed < long
+
+
+def test_contestants_take_turns_and_the_ratio_is_that_of_rounds() -> None:
+    order: list[str] = []
+    slow, fast = (paired.Contestant(name, lambda _, name=name: order.append(name)) for name in ("slow", "fast"))
+    paired.take_turns([slow, fast], 3, torch.device("cpu"))
+    assert order == ["slow", "fast", "fast", "slow"] * 2
+    slow.seconds, fast.seconds = [4.0, 6.0, 40.0], [2.0, 2.0, 10.0]
+    middle, low, high = paired.median_ratio(slow, fast)
+    assert middle == 3
+    assert 2 <= low <= middle <= high <= 4
