@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain_scaling.py --shape tiny --json scaling.json
 
-Worlds of one and of two processes are started in turn; in each, gradients are averaged over processes before clipping.
+Worlds of one and of two processes are started in turn; each trains as a run under torchrun does.
 Efficiency is the rate of two over twice that of one: what is lost goes to communication and to shared memory.
 """
 
@@ -14,14 +14,15 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
+from ccmb.objectives.pretraining import sharding_units
+from ccmb.training.distributed import meet, process_group
+from ccmb.training.parallel import clip_gradients, parallelise
 from ccmb.training.trainer import precision
 from paired import claim, write_report
 from step_shapes import draw_lengths, make_batch, new_training
@@ -29,49 +30,35 @@ from step_shapes import draw_lengths, make_batch, new_training
 CPU = torch.device("cpu")
 
 
-def average(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over processes of all gradients, sent as one."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
 def work(rank: int, processes: int, port: int, options: argparse.Namespace, out: str) -> None:
-    """One process: some steps, of which the first warms up; the first process writes what the others took."""
+    """One process: some steps, of which the first warms up; the first process writes what they took."""
     torch.set_num_threads(1)
-    if processes > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        dist.init_process_group("gloo", rank=rank, world_size=processes)
-    training = new_training(options.shape, options.queue, CPU)
-    config, parameters = training.model.config, [p for p in training.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
-    lengths = draw_lengths(options.batch, config.max_text_tokens, rank)
-    batch = make_batch(config, lengths, config.max_text_tokens // 2, rank)
-    seconds = []
-    for number in range(1 + options.steps):
-        if processes > 1:
-            dist.barrier()
-        start = time.perf_counter()
-        torch.manual_seed(number)
-        with precision(CPU, options.precision):
-            losses = training.losses(batch, 0.5)
-        training.total(losses).backward()
-        if processes > 1:
-            average(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        training.after_step()
-        if processes > 1:
-            dist.barrier()
-        seconds.append(time.perf_counter() - start)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with process_group():
+        training = new_training(options.shape, options.queue, CPU)
+        module = parallelise(training, options.parallel, sharding_units(training))
+        config, parameters = training.model.config, [p for p in training.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+        lengths = draw_lengths(options.batch, config.max_text_tokens, rank)
+        batch = make_batch(config, lengths, config.max_text_tokens // 2, rank)
+        seconds = []
+        for number in range(1 + options.steps):
+            meet()
+            start = time.perf_counter()
+            torch.manual_seed(number)
+            with precision(CPU, options.precision):
+                losses = module(batch, 0.5, torch.Generator().manual_seed(number))
+            training.total(losses).backward()
+            module.after_backward()
+            clip_gradients(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            training.after_step()
+            meet()
+            seconds.append(time.perf_counter() - start)
     if rank == 0:
         Path(out).write_text("\n".join(map(str, seconds[1:])))
-    if processes > 1:
-        dist.destroy_process_group()
 
 
 def seconds_of(processes: int, options: argparse.Namespace) -> list[float]:
@@ -92,6 +79,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each world")
     parser.add_argument("--repeats", type=int, default=3, help="worlds of each kind, in turn")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp")
     parser.add_argument("--queue", type=int, default=36864, help="features in the teacher's queue")
     parser.add_argument("--json", type=Path, help="file to write")
     return parser.parse_args(arguments)

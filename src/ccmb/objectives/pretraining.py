@@ -155,7 +155,8 @@ def sharding_units(pretraining: PreTraining) -> list[nn.Module]:
         for tower in (towers.image_tower, towers.text_tower):
             stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
             units += [layer for stack in stacks for layer in stack]
-    return units + [part for part in model.children() if isinstance(part, CrossEncoder)]
+    units += [part for part in model.children() if isinstance(part, CrossEncoder)]
+    return list(dict.fromkeys(units))  # a frozen tower is the student's and the teacher's
 
 
 class PreTraining(nn.Module):
