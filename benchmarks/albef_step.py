@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import MaskedText, mask_tokens
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image
-from ccmb.objectives.pretraining import Batch, PreTraining
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossLayer
 from ccmb.r2d2.modeling import TowerOutput
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from albef_step import AlbefStep, Draws
 from ccmb.objectives import pretraining as pretraining_module
-from ccmb.objectives.pretraining import Batch
+from ccmb.objectives.batch import Batch
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.training.trainer import choose_device, precision
 from paired import Contestant, claim, median_ratio, take_turns, write_report

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from albef_step import AlbefStep, Match
+from ccmb.objectives.batch import Batch
 from ccmb.objectives.masked_language import MaskedText, mlm_loss
-from ccmb.objectives.pretraining import Batch, PreTraining
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.ranking import hard_negative_weights
 from ccmb.r2d2.modeling import TowerOutput
 

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.presets import preset

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from ccmb.objectives.pretraining import Objectives, PreTraining
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining
 from tiny import tiny_batch, tiny_model, tiny_processor
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

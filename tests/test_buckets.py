@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ccmb.objectives.pretraining import Batch, Objectives, PreTraining
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2 import buckets
 from ccmb.r2d2.buckets import cut, make_buckets, put_back
 from ccmb.r2d2.cross_encoder import CrossEncoder

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.objectives.chunks import in_chunks
-from ccmb.objectives.pretraining import Objectives, PreTraining
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining
 from tiny import tiny_batch, tiny_model, tiny_processor
 
 IDS = [0, 1, 1, 3, 4, 3, 6]

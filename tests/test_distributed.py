@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccmb.objectives.pretraining import Batch, Objectives, PreTraining, sharding_units
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.training.distributed import average_gradients, draw_rows, gather, global_mean, largest, total, world
 from ccmb.training.parallel import clip_gradients, parallelise, put_together
 from processes import run_in_processes

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModel
 from ccmb.objectives import masked_language
 from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.masked_language import MaskedText, enough_places, list_positions, mask_tokens, mlm_loss
-from ccmb.objectives.pretraining import Objectives, PreTraining
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import READY_MASK_TOWERS, R2D2Model, ready_mask, takes_ready_mask
 from ccmb.tasks.pretraining import PretrainRecipe, pretrain

@@ -7,7 +7,8 @@ import torch
 
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import Quadratic, StepFlops
-from ccmb.objectives.pretraining import Objectives, PreTraining
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.tasks.pretraining import PretrainRecipe, PretrainTask
 from ccmb.training import meters
 from ccmb.training.meters import Meter, known_peak

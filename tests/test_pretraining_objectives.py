@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from ccmb.errors import UsageError
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
-from ccmb.objectives.pretraining import PAPER_NAMES, Objectives, PreTraining
+from ccmb.objectives.options import PAPER_NAMES, Objectives
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.modeling import RankOutput, TowerOutput
 from tiny import tiny_batch, tiny_model, tiny_processor
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ccmb.objectives.options import Ranking, hardness_at
 from ccmb.objectives.pre_ranking import same_image
-from ccmb.objectives.pretraining import Ranking, hardness_at
 from ccmb.objectives.ranking import IGNORED, MatchPairs, draw, draw_pairs, fgr_loss, hard_negative_weights
 
 image_ids = st.lists(st.integers(0, 3), min_size=2, max_size=7)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ccmb.objectives.pretraining import Batch
+from ccmb.objectives.batch import Batch
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor

@@ -148,7 +148,7 @@ class Quickstart:
 
     def report(self, journal: Journal) -> None:
         from ccmb.data.pictures import Pictures
-        from ccmb.objectives.pretraining import PAPER_NAMES
+        from ccmb.objectives.options import PAPER_NAMES
         from ccmb.report.galleries import pictures_shown
         from ccmb.report.markup import data_uri
         from ccmb.report.page import render_page

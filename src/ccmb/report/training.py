@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ccmb.objectives.pretraining import PAPER_NAMES
+from ccmb.objectives.options import PAPER_NAMES
 from ccmb.report.curves import Point, Range, line_chart
 from ccmb.report.markup import both, escape, number, paragraph, section, table
 

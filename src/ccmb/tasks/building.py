@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ccmb.errors import UsageError, one_line
-from ccmb.objectives.pretraining import Objectives
+from ccmb.objectives.options import Objectives
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model

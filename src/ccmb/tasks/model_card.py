@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccmb.files import atomic_write, read_json_lines
-from ccmb.objectives.pretraining import PAPER_NAMES
+from ccmb.objectives.options import PAPER_NAMES
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.training.recipe import ModelRecipe
 

@@ -15,7 +15,8 @@ from ccmb.files import atomic_files
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
-from ccmb.objectives.pretraining import Objectives, PreTraining, sharding_units
+from ccmb.objectives.options import Objectives
+from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor

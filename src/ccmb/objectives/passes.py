@@ -1,0 +1,56 @@
+"""The cross encoders' passes over a batch: in chunks of rows, and over the pictures and texts of all processes.
+
+Shapes: R rows of this process, N = 3R ranked pairs, T text tokens, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ccmb.objectives.chunks import in_chunks
+from ccmb.objectives.ranking import MatchPairs
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.training.distributed import gather, world
+
+
+def rank_rows(
+    model: R2D2Model, images: TowerOutput, texts: TowerOutput, pairs: MatchPairs, read: bool, chunk: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Match the pairs of R rows, whose negatives may be other processes' pictures and texts.
+
+    Args:
+        images, texts: of this process.
+        read: whether the states of the positives' texts are wanted too.
+        chunk: rows at a time, see `in_chunks`.
+
+    Returns:
+        Logits (3R, 2) of both match heads, and the states (R, T, W), or none of them.
+    """
+    count = len(pairs.labels) // 3
+    if world().size > 1:
+        images, texts = gather_output(images), gather_output(texts)
+
+    def rank(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        some, of_images, of_texts = pairs.rows(rows), images, texts
+        if world().size > 1 or chunk is not None:
+            needed_images, needed_texts, some = some.needed()
+            of_images, of_texts = images[needed_images], texts[needed_texts]
+        wanted = len(some.labels) // 3 if read else 0
+        ranked = model.rank(of_images, of_texts, some.image_index, some.text_index, wanted)
+        return ranked.logits_text_image.view(3, -1, 2), ranked.logits_image_text.view(3, -1, 2), ranked.states
+
+    text_image, image_text, states = zip(*in_chunks(rank, count, chunk), strict=True)
+    return torch.cat(text_image, 1).flatten(0, 1), torch.cat(image_text, 1).flatten(0, 1), torch.cat(states)
+
+
+def read_own(model: R2D2Model, images: TowerOutput, texts: TowerOutput, rows: Tensor) -> Tensor:
+    """States (rows, T, W) of some texts, each read in sight of its own picture."""
+    own = torch.arange(len(rows), device=rows.device)
+    return model.read_texts(images[rows], texts[rows], own, own)
+
+
+def gather_output(output: TowerOutput) -> TowerOutput:
+    """A tower's output of all processes, with gradient to each."""
+    mask = None if output.mask is None else gather(output.mask)
+    return TowerOutput(gather(output.embed), gather(output.states), mask)
