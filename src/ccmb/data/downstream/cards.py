@@ -42,7 +42,8 @@ class Card:
         source: who publishes it.
         download: what to fetch by hand.
         files: what is read, relative to the folder; {split} stands for the split.
-        unverified: which of the above rests on memory or inference, and what else is uncertain.
+        notes: what a user should know besides.
+        unverified: which of the above rests on memory, inference or our own choice.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Card:
     made: Making | None = None
     licence: Said | None = None
     source: str | None = None
+    notes: tuple[Said, ...] = ()
     unverified: tuple[Said, ...] = ()
 
 
@@ -77,12 +79,12 @@ _PACKED = ("{split}_texts.jsonl", "{split}_imgs.tsv")
 _CAPTIONS = ("*caption*{split}*.txt or *{split}*caption*.txt", "or *caption*.txt with *{split}.txt")
 
 
-def _own(name: str, title: str, family: Family, stem: str, made: Making | None, total: Said, *unsure: Said) -> Card:
+def _own(name: str, title: str, family: Family, stem: str, made: Making | None, total: Said, *notes: Said) -> Card:
     """One of the four sets of the paper that share a pack."""
     metric = _AUC if family == "matching" else _RECALL
     files = (f"{{split}}/{stem}_{{split}}.json", "IQR_IQM_ICR_ICM_images/")
     return Card(name, title, (family,), _TRAIN_VAL, metric, files, _PACK, total, made, None, _ZERO,
-                (_PACK_FORM, *unsure))  # fmt: skip
+                notes, (_PACK_FORM,))  # fmt: skip
 
 
 _NO_TEST = Said("no test split is published: the official code tests on val", "未发布测试集:官方代码在 val 上测试")
@@ -107,10 +109,11 @@ _ALL = (
         Said("the caption files and split lists, and the pictures of MS-COCO",
              "描述文件和划分列表,以及 MS-COCO 的图片"),
         made="several", source="github.com/li-xirong/coco-cn",
-        unverified=(
-            Said("written captions are read where there are several files; a translated test of 1,000 pictures and "
-                 "5,000 texts also exists and is not comparable",
-                 "有多个描述文件时读取人工撰写的;另有 1,000 图 5,000 句的翻译版测试集,二者不可比较"),
+        notes=(
+            Said("there are written, translated and machine-translated captions; of several files the written ones "
+                 "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
+                 "有人工撰写、人工翻译和机器翻译三种描述;有多个文件时读取人工撰写的。"
+                 "另有 1,000 图 5,000 句的翻译版测试集,与人工撰写的不可比较"),
         ),
     ),
     Card(
@@ -129,16 +132,16 @@ _ALL = (
         Said("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
         ("{split}_texts.jsonl or {split}_queries.jsonl", "{split}_imgs.tsv"),
         Said("queries and picture packs of each split", "各划分的查询和图片包"), made="search queries",
+        notes=(Said("results are published for val", "已发表的结果在 val 上测得"),),
         unverified=(
             Said("that the texts are search queries: the name of the files says so", "文本为搜索查询:依据文件名推断"),
-            Said("results are published for val", "已发表的结果在 val 上测得"),
         ),
     ),
     Card(
         "flickr30k-cna", "Flickr30k-CNA", ("retrieval",),
         (Published("train"), Published("val"), Published("test", 1000, 5000)), _RECALL,
         ("{split}/flickr30k_cna_{split}.txt",), _FLICKR_PICTURES,
-        Said("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO,
+        Said("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO, (),
         (Said("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片,每张 5 句"),),
     ),
     _own("icr", "ICR", "retrieval", "long_itr", None, Said("200,000 pairs", "20 万对"), _NO_TEST, _SAME_PICTURES),
@@ -159,7 +162,7 @@ _ALL = (
         ("{split}/CLASS/*.JPEG", "classes.txt", "templates.txt"),
         Said("the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
              "ImageNet-1k 图片(一类一个文件夹);中文类名和模板"),
-        Said("1,000 classes", "1,000 类"), None, None, None,
+        Said("1,000 classes", "1,000 类"), None, None, None, (),
         (Said("names and form of the class-name and template files are our choice: the paper's were never released",
               "类名和模板文件的名称与格式由我们选定:论文的从未发布"),),
     ),

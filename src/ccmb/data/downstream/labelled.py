@@ -16,9 +16,9 @@ from ccmb.data.downstream.dataset import (
 )  # fmt: skip
 from ccmb.data.downstream.lines import id_of, read_objects, text_of
 from ccmb.data.downstream.locate import find_all, find_file, open_pictures
+from ccmb.data.downstream.named_pictures import NamedPictures
 from ccmb.data.downstream.packs import PackedPictures
 from ccmb.data.downstream.problems import BAD_LINE, Problems
-from ccmb.data.pictures import Pictures
 from ccmb.samples import Sample
 
 # The five sets' own pictures but Flickr's come as one pack, beside the folders of the sets.
@@ -70,13 +70,13 @@ def _patterns(card: Card, split: str) -> list[str]:
     return [name, f"{split}/{name}"]
 
 
-def _pictures(folder: Path, images: Path | None, problems: Problems) -> Pictures:
+def _pictures(folder: Path, images: Path | None, problems: Problems) -> NamedPictures:
     """A folder or tar of pictures, or base64 packs in a folder or beside the lines."""
     if images is None:
         images = next((place for place in (folder / PACK, folder.absolute().parent / PACK) if place.is_dir()), None)
     packs = [images] if images and images.suffix == ".tsv" else find_all(images or folder, ["*.tsv"])
     if packs:
-        return PackedPictures(images or folder, packs, problems)
+        return NamedPictures(PackedPictures(images or folder, packs, problems))
     return open_pictures(folder, images)
 
 

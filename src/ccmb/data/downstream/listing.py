@@ -20,7 +20,8 @@ _ROWS = {
     "name": Said("name", "名称"), "task": Said("task", "任务"), "splits": Said("splits", "划分"),
     "total": Said("size", "规模"), "made": Said("texts", "文本"), "metric": Said("metric", "指标"),
     "licence": Said("licence", "许可"), "source": Said("source", "来源"), "files": Said("files", "文件"),
-    "download": Said("download by hand", "手动下载"), "unverified": Said("unverified", "未核实"),
+    "download": Said("download by hand", "手动下载"), "notes": Said("notes", "说明"),
+    "unverified": Said("unverified", "未核实"),
 }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def card_values(card: Card) -> dict[str, Any]:
     for key in ("metric", "download", "total", "licence"):
         said = getattr(card, key)
         values[key] = None if said is None else said.en
-    return values | {"unverified": [said.en for said in card.unverified]}
+    return values | {key: [said.en for said in getattr(card, key)] for key in ("notes", "unverified")}
 
 
 def cards_text(cards: Iterable[Card]) -> str:
@@ -52,7 +53,7 @@ def _section(card: Card, language: Language) -> str:
     rows = [
         f"| {getattr(said, language)} | {f'`{value}`' if key in code else value} |"
         for key, (said, value) in zip(_ROWS, _rows(card, language), strict=True)
-        if key != "unverified" or card.unverified
+        if value
     ]
     return "\n".join([f"## {card.title}", "", "| | |", "| --- | --- |", *rows])
 
@@ -75,7 +76,8 @@ def _rows(card: Card, language: Language) -> list[tuple[Said, str]]:
         "source": card.source or said(None),
         "files": ", ".join(card.files),
         "download": said(card.download),
-        "unverified": "; ".join(said(line) for line in card.unverified) or "-",
+        "notes": "; ".join(map(said, card.notes)),
+        "unverified": "; ".join(map(said, card.unverified)),
     }
     return [(_ROWS[key], value) for key, value in values.items()]
 

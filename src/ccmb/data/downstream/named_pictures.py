@@ -1,4 +1,4 @@
-"""Pictures of a folder or tar found by their base name, wherever below they lie."""
+"""Pictures of a folder, tar or pack found by their base name, wherever below they lie."""
 
 from __future__ import annotations
 
@@ -32,9 +32,14 @@ class NamedPictures(Pictures):
     def resolve(self, written: str) -> str | None:
         """The name of the picture that a text file means by an id or a path, with or without its suffix, or None."""
         name = posixpath.basename(written.replace("\\", "/"))
-        if name in self._paths:
-            return name
-        return next((name + suffix for suffix in SUFFIXES if name + suffix in self._paths), None)
+        stem, suffix = posixpath.splitext(name)
+        stem = stem if suffix.lower() in SUFFIXES else name
+        others = (stem, *(name + suffix for suffix in SUFFIXES))
+        return next((other for other in (name, *others) if other in self._paths), None)
+
+    def raw(self, name: str) -> bytes:
+        """See `Pictures.raw`."""
+        return self._inner.raw(self._paths.get(name, name))
 
     def _find(self, name: str) -> Extent | None:
         path = self._paths.get(name)
