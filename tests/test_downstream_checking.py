@@ -111,6 +111,22 @@ def test_a_folder_that_bears_the_name_of_a_set_is_one_of_shards(tmp_path, comman
     assert command("data", "verify", "muge").out == "3 samples in 1 shards; no problems\n"
 
 
+def test_a_folder_of_shards_under_ccmb_data_is_meant_too(tmp_path, command, monkeypatch):
+    write_shards(tmp_path, 3, 3).rename(tmp_path / "muge")
+    monkeypatch.setenv("CCMB_DATA", str(tmp_path))
+    assert command("data", "verify", "muge").out == "3 samples in 1 shards; no problems\n"
+
+
+def test_one_split_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    folder = WRITERS["aic-icc"](tmp_path)
+    [path] = folder.glob("*/caption_validation_annotations_*.json")
+    path.write_bytes(path.read_bytes()[:-9])
+    checked = verify_dataset("aic-icc", folder)
+    assert list(checked.splits) == ["train"]
+    assert found(checked) == {"splits that cannot be read": 1, "missing splits": 1}
+    assert checked.is_faulty
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_sets_are_converted_to_shards(name, tmp_path, command):
     folder, out = WRITERS[name](tmp_path / "in"), tmp_path / "out"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -114,11 +116,12 @@ def verify(
 
 
 def _names_a_set(targets: list[str]) -> bool:
-    """Whether the first word names a data set, exactly or nearly, and no file."""
+    """Whether the first word names a data set, exactly or nearly, and no shards."""
     from ccmb.data.downstream import CARDS
 
     name = targets[0]
-    if Path(name).exists():
+    places = [Path(), Path(os.environ.get("CCMB_DATA", "")).expanduser()]
+    if not re.fullmatch(r"[\w-]+", name) or any((place / name).exists() for place in places):
         return False
     return name.lower() in CARDS or (len(targets) == 2 and bool(did_you_mean(name.lower(), list(CARDS))))
 

@@ -14,6 +14,7 @@ from ccmb.data.downstream.locate import MissingFile, known_split
 from ccmb.data.downstream.opening import open_dataset
 from ccmb.data.downstream.problems import (
     BAD_PICTURE,
+    LOST_SPLIT,
     MARKED_TEXT,
     NO_SPLIT,
     OTHER_COUNT,
@@ -24,6 +25,7 @@ from ccmb.data.downstream.problems import (
     findings_text,
 )  # fmt: skip
 from ccmb.data.pictures import UnreadablePicture, decode
+from ccmb.errors import CcmbError
 from ccmb.progress import progress
 
 _MARK = re.compile(r"[\u3400-\u9fff]+[:/][a-z]{1,4}(?=\s|$)")
@@ -60,19 +62,20 @@ def verify_dataset(
 
     Raises:
         UsageError: there is no such data set or split.
-        CcmbError: files are missing or cannot be read, or nothing of a split can be used.
+        CcmbError: of no split are files there and can be used.
     """
     card, problems = find_card(name), Problems()
     known = [published.name for published in card.splits]
     names = known if split is None else [known_split(split, known, card.title)]
-    checked, missing = Checked(card.name, str(folder)), []
+    checked, errors = Checked(card.name, str(folder)), []
     pictures: dict[bytes, tuple[str, str]] = {}
     for of_card in names:
         try:
             dataset = open_dataset(name, folder, of_card, images)
-        except MissingFile as error:
-            missing.append(error)
-            problems.add(NO_SPLIT, f"{of_card}: {error}")
+        except CcmbError as error:
+            errors.append(error)
+            kind = NO_SPLIT if isinstance(error, MissingFile) else LOST_SPLIT
+            problems.add(kind, f"{of_card}: {error}")
             continue
         problems.add_all(dataset.skipped)
         counts = Counts(len(dataset.gallery), _texts(dataset), len(dataset.samples))
@@ -81,7 +84,7 @@ def verify_dataset(
         _check_texts(dataset, problems)
         _check_pictures(dataset, pictures, problems)
     if not checked.splits:
-        raise missing[0]
+        raise next((error for error in errors if not isinstance(error, MissingFile)), errors[0])
     checked.findings = list(problems.found.values())
     return checked
 
@@ -122,6 +125,9 @@ def _check_texts(dataset: Dataset, problems: Problems) -> None:
                 problems.add(REPEATED_TEXT, f"{dataset.split}: {sample.image}: {text}")
             if _MARK.search(text):
                 problems.add(MARKED_TEXT, f"{dataset.split}: {sample.image}: {text}")
+    for query in dataset.queries:
+        if not query.images and _MARK.search(query.text):
+            problems.add(MARKED_TEXT, f"{query.where}: {query.text}")
 
 
 def _check_pictures(dataset: Dataset, seen: dict[bytes, tuple[str, str]], problems: Problems) -> None:

@@ -10,6 +10,7 @@ from ccmb.data.downstream.cards import CARDS, Card, Published, Said
 
 Language = Literal["en", "zh"]
 
+_OR = {"en": " or ", "zh": " 或 "}
 _UNKNOWN = Said("not known", "不详")
 _WORDS = {
     "retrieval": "检索", "matching": "匹配", "captioning": "描述生成", "generation": "文生图",
@@ -49,9 +50,13 @@ def cards_page(language: Language) -> str:
 
 
 def _section(card: Card, language: Language) -> str:
-    code = {"name", "files"}
+    def cell(key: str, value: str) -> str:
+        if key not in ("name", "files"):
+            return value
+        return _OR[language].join(f"`{part}`" for part in value.split(_OR[language]))
+
     rows = [
-        f"| {getattr(said, language)} | {f'`{value}`' if key in code else value} |"
+        f"| {getattr(said, language)} | {cell(key, value)} |"
         for key, (said, value) in zip(_ROWS, _rows(card, language), strict=True)
         if value
     ]
@@ -74,7 +79,7 @@ def _rows(card: Card, language: Language) -> list[tuple[Said, str]]:
         "metric": said(card.metric),
         "licence": said(card.licence),
         "source": card.source or said(None),
-        "files": ", ".join(card.files),
+        "files": _OR[language].join(card.files),
         "download": said(card.download),
         "notes": "; ".join(map(said, card.notes)),
         "unverified": "; ".join(map(said, card.unverified)),
