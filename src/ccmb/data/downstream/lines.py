@@ -15,7 +15,7 @@ from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json
 
 MAX_LINE = 2**20
-MAX_JSON_FILE = 2**30
+MAX_JSON_FILE = 2**29
 BOM = b"\xef\xbb\xbf"
 
 

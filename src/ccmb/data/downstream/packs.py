@@ -16,6 +16,7 @@ from ccmb.data.downstream.lines import BOM
 from ccmb.data.downstream.problems import BAD_LINE, REPEATED_ID, Problems
 from ccmb.data.pictures import MAX_BYTES, Extent, Pictures, inner_name
 from ccmb.errors import CcmbError
+from ccmb.progress import progress
 
 MAX_ID = 1000
 _BLOCK = 2**20
@@ -65,8 +66,12 @@ class PackedPictures(Pictures):
 def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Extent]]:
     """Where it stands, id and extent of the base64 of each picture."""
     try:
-        with open(path, "rb") as file:
+        size = path.stat().st_size
+        with open(path, "rb") as file, progress(f"index {path.name}", size, "bytes") as advance:
+            done = 0
             for number, head, start, end in _lines(file):
+                advance(end - done)
+                done = end
                 where = f"{path}:{number}"
                 key, tab, _ = head.partition(b"\t")
                 first = start + len(key) + 1
