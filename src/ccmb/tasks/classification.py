@@ -70,10 +70,10 @@ class ClassScores:
     def top(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Indices (B, count) of the best classes in order, and the second stage's scores of them where it has any; the
         classes that it did not see follow those it did."""
-        order_BC = self.cosine.argsort(1, descending=True, stable=True)
+        order_BC = self.cosine.argsort(dim=1, descending=True, stable=True)
         if self.candidates is None or self.ranking is None:
             return order_BC[:, :count], None
-        best = self.ranking.sort(1, descending=True, stable=True)
+        best = self.ranking.sort(dim=1, descending=True, stable=True)
         depth = best.indices.shape[1]
         order_BC = torch.cat([self.candidates.gather(1, best.indices), order_BC[:, depth:]], 1)
         return order_BC[:, :count], best.values[:, :count]
@@ -106,7 +106,7 @@ class Classifier:
         if self.ranker is None:
             return ClassScores(cosine_BC)
         # A stable sort, as in `ClassScores.top`: topk orders equal scores otherwise.
-        order_BK = cosine_BC.argsort(1, descending=True, stable=True)[:, : self.depth]
+        order_BK = cosine_BC.argsort(dim=1, descending=True, stable=True)[:, : self.depth]
         return ClassScores(cosine_BC, order_BK, self.ranker(images, order_BK, cosine_BC.gather(1, order_BK)))
 
 
