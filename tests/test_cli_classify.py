@@ -65,16 +65,17 @@ def test_classify_lists_what_it_cannot_read_and_says_what_is_wrong(
 
 
 def test_evaluate_measures_classification_on_folders(command: Command, model: Path, tmp_path: Path) -> None:
-    folder, classes, report_file = tmp_path / "kinds", tmp_path / "kinds.txt", tmp_path / "report.json"
+    folder, report_file = tmp_path / "kinds", tmp_path / "report.json"
     draw_class_folders(folder, "kind", per_class=1, size=32)
-    classes.write_text("\n".join(KINDS), encoding="utf-8")
-    evaluate = ["evaluate", "--model", model, "--data", folder, "--classes", classes, "--templates", "plain"]
+    classes = ["--classes", folder / "classes.json", "--templates", "plain"]
+    evaluate = ["evaluate", "--model", model, "--data", folder, *classes]
     code, out, err = command(*evaluate, "--json", report_file)
     assert (code, err) == (0, "")
     report = json.loads(report_file.read_text(encoding="utf-8"))
     found = report["classification"]
     assert set(found) == {
         "pictures", "classes", "classes_with_pictures", "top1", "top5", "mean_per_class", "interval",
+        "class_list", "templates",
     }  # fmt: skip
     assert out.splitlines()[0] == f"{len(KINDS)} pictures, {len(KINDS)} classes"
     assert f"{found['top1']:.1f} (" in out.splitlines()[2]

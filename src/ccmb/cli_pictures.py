@@ -105,4 +105,5 @@ def evaluate_on_classes(
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)
+    report["classification"] |= {"class_list": classes, "templates": templates}
     return report | ({} if depth is None else {"ranking_rule": network.config.ranking_rule})

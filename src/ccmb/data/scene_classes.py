@@ -29,8 +29,9 @@ def scene_classes(attribute: Attribute) -> list[ImageClass]:
 def draw_class_folders(folder: Path, attribute: Attribute, per_class: int, size: int, seed: int = 0) -> None:
     """Draw `per_class` pictures of `size` pixels of each kind or colour, into folders called by it.
 
-    In each class the other attribute's values come equally often. Drawing is decided by the arguments alone; a folder
-    that already holds these pictures is left as it is.
+    In each class the other attribute's values come equally often. Beside the folders stands classes.json, for
+    `ccmb evaluate --classes`. Drawing is decided by the arguments alone; a folder that already holds these pictures is
+    left as it is.
 
     Raises:
         CcmbError: the folder holds something else.
@@ -49,6 +50,7 @@ def draw_class_folders(folder: Path, attribute: Attribute, per_class: int, size:
                 path = temporary / one.name / f"{number:04d}.jpg"
                 draw_scene(scene, size, rng).save(path, "JPEG", quality=92, subsampling=0)
                 advance(1, "")
+        write_json(temporary / "classes.json", [one.name for one in classes])
         write_json(temporary / "drawn.json", wanted)
 
 
