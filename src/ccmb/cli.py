@@ -17,13 +17,14 @@ import typer
 
 from ccmb.choices import RankingRule
 from ccmb.cli_data import data_app
-from ccmb.cli_output import JsonFlag
+from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
-from ccmb.cli_runs import doctor, runs
+from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption, classify, evaluate_on_classes, match
+from ccmb.cli_runs import doctor, presets, runs
 from ccmb.errors import CcmbError, UsageError
 from ccmb.signals import orderly_end
-from ccmb.tables import calibration_table, retrieval_table
+from ccmb.tables import calibration_table, classification_table, retrieval_table
 
 app = typer.Typer(
     name="ccmb",
@@ -36,16 +37,15 @@ app.add_typer(data_app)
 
 app.command()(doctor)
 app.command()(runs)
+app.command()(presets)
+app.command()(match)
+app.command()(classify)
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 ImagesOption = Annotated[
     Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")
 ]
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
-MinProbabilityOption = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
-]
 IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index folder.")]
 
 
@@ -99,36 +99,54 @@ def pretrain(
 @app.command()
 def evaluate(
     model: ModelOption,
-    data: DataOption,
+    data: Annotated[
+        Path,
+        typer.Option("--data", "-d", help="A pairs.jsonl file; with --classes a folder or tar of one folder a class."),
+    ],
     images: ImagesOption = None,
-    split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
+    split: Annotated[str, typer.Option(help="Which split of the pairs to score.")] = "test",
     text_field: TextFieldOption = None,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Candidates of the first stage that the second one ranks; by default 128, with --classes none."
+        ),
+    ] = None,
     limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", "-c", help=f"Measure zero-shot classification. {CLASSES_HELP}")
+    ] = None,
+    templates: TemplatesOption = "all",
     ranking_rule: Annotated[
         RankingRule | None,
         typer.Option(help="Score the second stage by this rule instead of the model's own."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
-    """Measure both stages of retrieval on own pairs.
+    """Measure both stages of retrieval on own pairs, or zero-shot classification on folders of pictures.
 
     Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
+
+    Example: ccmb evaluate --model runs/flickr8k --data imagenet/val --classes imagenet
     """
     from ccmb.files import write_json
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.evaluation import evaluate as run_evaluation
 
-    pictures = images or _pictures_beside(data)
-    network, processor = load_model(model)
-    if ranking_rule:
-        network.config.ranking_rule = ranking_rule
-    fields = text_field or ["texts"]
-    report = run_evaluation(network, processor, data, pictures, split, fields, depth, limit_texts).report
+    if classes and (images or text_field or limit_texts):
+        raise UsageError("--images, --text-field and --limit-texts are of pairs; leave them out with --classes")
+    if classes:
+        report = evaluate_on_classes(model, data, classes, templates, depth, ranking_rule)
+    else:
+        pictures, fields = images or _pictures_beside(data), text_field or ["texts"]
+        network, processor = load_model(model)
+        if ranking_rule:
+            network.config.ranking_rule = ranking_rule
+        report = run_evaluation(network, processor, data, pictures, split, fields, depth or 128, limit_texts).report
     if json_file:
         write_json(json_file, report)
     _say_unreadable(report["unreadable"])
-    typer.echo(retrieval_table(report["retrieval"]))
+    typer.echo(classification_table(report["classification"]) if classes else retrieval_table(report["retrieval"]))
     if "minimal_pairs" in report:
         typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
 
@@ -163,17 +181,6 @@ def convert(
 
 
 @app.command()
-def presets() -> None:
-    """Print the networks that have a name, with their parameters and operations, as a Markdown table.
-
-    Example: ccmb presets
-    """
-    from ccmb.r2d2.presets import preset_table
-
-    typer.echo(preset_table())
-
-
-@app.command()
 def calibrate(
     model: ModelOption,
     data: DataOption,
@@ -202,39 +209,6 @@ def calibrate(
         write_json(json_file, report)
     _say_unreadable(report["unreadable"])
     typer.echo(calibration_table(report))
-
-
-@app.command()
-def match(
-    text: Annotated[str, typer.Argument(help="What the pictures may show, in Chinese.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    model: ModelOption,
-    min_probability: MinProbabilityOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Say how well a text describes each of some pictures.
-
-    Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
-    """
-    from ccmb.checks import check_min_probability, check_text
-    from ccmb.r2d2.loading import load_model
-    from ccmb.tasks.matching import match_pictures
-
-    check_text(text, "to match")  # before the model is loaded in vain
-    check_min_probability(min_probability)
-    network, processor = load_model(model)
-    found = match_pictures(network, processor, text, pictures, min_probability)
-    _say_unreadable([of.error for of in found if of.error])
-    if not network.can_rank:
-        typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
-    lines = [
-        f"{of.picture}  cosine {of.cosine:.3f}"
-        + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
-        + ("" if of.match is None else "  match" if of.match else "  no match")
-        for of in found
-        if not of.error
-    ]
-    _result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
 
 
 @app.command()
@@ -296,6 +270,8 @@ def search(
 
 
 def _pictures_beside(data: Path) -> Path:
+    if data.is_dir():
+        raise UsageError(f"{data}: a folder; give a pairs.jsonl file, or say with --classes what its folders show")
     pictures = data.parent / "images.tar"
     if data.exists() and not pictures.exists():
         raise CcmbError(f"{pictures}: no such tar; say with --images where the pictures are")

@@ -1,4 +1,4 @@
-"""What all verbs print alike: results for people or machines, and what could not be read."""
+"""What verbs have in common: options, results for people or machines, and what could not be read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
+MinProbabilityOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

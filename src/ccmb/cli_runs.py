@@ -1,4 +1,4 @@
-"""The verbs around a training run: `ccmb doctor` before it, `ccmb runs` while it goes on and after."""
+"""The verbs around a training run: `ccmb presets` and `doctor` before it, `ccmb runs` while it goes on and after."""
 
 from __future__ import annotations
 
@@ -56,3 +56,13 @@ def doctor(
     print_result([asdict(found) for found in findings], as_json, findings_table(findings))
     if any(found.level == "problem" for found in findings):
         raise typer.Exit(1)
+
+
+def presets() -> None:
+    """Print the networks that have a name, with their parameters and operations, as a Markdown table.
+
+    Example: ccmb presets
+    """
+    from ccmb.r2d2.presets import preset_table
+
+    typer.echo(preset_table())

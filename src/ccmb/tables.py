@@ -30,3 +30,18 @@ def calibration_table(report: dict[str, Any]) -> str:
             "the temperature is at its bound; the AUC says whether the match score tells such pairs apart at all"
         )
     return "\n".join(lines)
+
+
+def classification_table(report: dict[str, Any]) -> str:
+    """Accuracies of both stages with their intervals, as lines of text."""
+    lines = [f"{report['pictures']} pictures, {report['classes']} classes"]
+    if report["classes_with_pictures"] < report["classes"]:
+        lines[0] += f", {report['classes_with_pictures']} of them with pictures"
+    lines.append(f"{'':13}{'top-1':>22}{'top-5':>22}{'mean per class':>22}")
+    for stage, values in (("pre-ranking", report), ("ranking", report.get("ranking"))):
+        if values:
+            figures = (
+                f"{values[name]:.1f} ({low:.1f} to {high:.1f})" for name, (low, high) in values["interval"].items()
+            )
+            lines.append(f"{stage:13}" + "".join(f"{figure:>22}" for figure in figures))
+    return "\n".join(lines)

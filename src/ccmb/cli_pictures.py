@@ -1,0 +1,109 @@
+"""The verbs about given pictures, `ccmb match` and `ccmb classify`, and `ccmb evaluate` where it is given classes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ccmb.choices import RankingRule
+from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
+
+CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
+TemplatesOption = Annotated[
+    str, typer.Option(help="Prompts of a class: all, plain, a text with {} for its name, or a file of one a line.")
+]
+
+
+def match(
+    text: Annotated[str, typer.Argument(help="What the pictures may show, in Chinese.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    model: ModelOption,
+    min_probability: MinProbabilityOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how well a text describes each of some pictures.
+
+    Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
+    """
+    from ccmb.checks import check_min_probability, check_text
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.matching import match_pictures
+
+    check_text(text, "to match")  # before the model is loaded in vain
+    check_min_probability(min_probability)
+    network, processor = load_model(model)
+    found = match_pictures(network, processor, text, pictures, min_probability)
+    say_unreadable([of.error for of in found if of.error])
+    if not network.can_rank:
+        typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
+    lines = [
+        f"{of.picture}  cosine {of.cosine:.3f}"
+        + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
+        + ("" if of.match is None else "  match" if of.match else "  no match")
+        for of in found
+        if not of.error
+    ]
+    print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+
+
+def classify(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    model: ModelOption,
+    classes: Annotated[str, typer.Option("--classes", "-c", help=CLASSES_HELP)],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    templates: TemplatesOption = "all",
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Let the second stage rank so many of the best classes.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which of some classes each of some pictures belongs to; the classes' Chinese names are all it takes.
+
+    Example: ccmb classify cat.jpg dog.jpg --model runs/flickr8k --classes 猫,狗,汽车 --top 1
+    """
+    from ccmb.data.class_lists import read_classes
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.class_ranking import classify as run_classify
+    from ccmb.tasks.prompts import read_templates
+
+    known, prompts = read_classes(classes), read_templates(templates)  # before the model is loaded in vain
+    network, processor = load_model(model)
+    found = run_classify(network, processor, pictures, known, prompts, top, depth)
+    say_unreadable([of.error for of in found if of.error])
+    lines = [
+        "  ".join([str(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)])
+        for of in found
+        if not of.error
+    ]
+    print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+
+
+def _figure(score: float | None, cosine: float) -> str:
+    return f"{cosine:.3f}" if score is None else f"{score:.3f} (cosine {cosine:.3f})"
+
+
+def evaluate_on_classes(
+    model: str, data: Path, classes: str, templates: str, depth: int | None, ranking_rule: RankingRule | None
+) -> dict[str, Any]:
+    """The report of classification on folders of pictures.
+
+    Raises:
+        UsageError, CcmbError: faulty model, classes, templates, folders or depth; the message names them.
+    """
+    from ccmb.data.class_lists import read_classes
+    from ccmb.data.pictures import Pictures
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.class_evaluation import evaluate_classes
+    from ccmb.tasks.class_ranking import r2d2_classifier
+    from ccmb.tasks.prompts import read_templates
+
+    known, prompts, pictures = read_classes(classes), read_templates(templates), Pictures.open(data)
+    network, processor = load_model(model)
+    if ranking_rule:
+        network.config.ranking_rule = ranking_rule
+    report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)
+    report["classification"] |= {"class_list": classes, "templates": templates}
+    return report | ({} if depth is None else {"ranking_rule": network.config.ranking_rule})

@@ -1,0 +1,96 @@
+"""R2D2 as a zero-shot classifier: the towers encode, and the cross encoders may rank the best classes of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ccmb.data.class_lists import ImageClass
+from ccmb.errors import UsageError
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.processing import Picture, R2D2Processor
+from ccmb.r2d2.ranking import rank_pairs, ranking_scores
+from ccmb.tasks.classification import Classifier, PictureClasses, class_embeddings, classify_pictures
+from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
+from ccmb.training.trainer import inference
+
+
+class R2D2Encoder:
+    """The two towers; outputs are on the CPU."""
+
+    def __init__(self, model: R2D2Model, processor: R2D2Processor) -> None:
+        self.model, self.processor = model, processor
+
+    def pictures(self, pictures: Sequence[Picture]) -> TowerOutput:
+        with inference(self.model):
+            return self.model.encode_image(self.processor.images(pictures).to(self.model.device)).to("cpu")
+
+    def texts(self, texts: Sequence[str]) -> TowerOutput:
+        encoded = self.processor.texts(texts)
+        with inference(self.model):
+            return self.model.encode_text(**{k: value.to(self.model.device) for k, value in encoded.items()}).to("cpu")
+
+
+class R2D2Ranker:
+    """The second stage by the model's ranking rule; it reads each class as one prompt of its first name.
+
+    More prompts would cost as many passes of the cross encoders each, where the first stage encodes them once for all.
+    """
+
+    def __init__(self, encoder: R2D2Encoder, classes: Sequence[ImageClass], template: str = PLAIN, batch: int = 256):
+        self.model = encoder.model
+        prompts = [fill(template, one.name) for one in classes]
+        starts = range(0, len(prompts), batch)
+        self.texts = TowerOutput.cat([encoder.texts(prompts[start : start + batch]) for start in starts])
+
+    def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
+        image_index_BK = torch.arange(len(images))[:, None].expand_as(index_BK)
+        with inference(self.model):
+            match = rank_pairs(self.model, images, self.texts, image_index_BK.flatten(), index_BK.flatten())
+            return ranking_scores(self.model, cosine_BK.flatten(), match).view_as(cosine_BK)
+
+
+def r2d2_classifier(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    classes: Sequence[ImageClass],
+    templates: Sequence[str] = TEMPLATES,
+    depth: int | None = None,
+) -> Classifier:
+    """The classifier of a model and some classes.
+
+    Args:
+        depth: how many classes the second stage ranks; None leaves it out.
+
+    Raises:
+        UsageError: there is a depth for a model without cross encoders.
+        CcmbError: a template has not exactly one place for the name.
+    """
+    if depth is not None and not model.can_rank:
+        raise UsageError("--depth needs cross encoders, and this model is of towers alone (PRD2); leave it out")
+    encoder = R2D2Encoder(model, processor)
+    embed_CD = class_embeddings(encoder, classes, templates)
+    if depth is None:
+        return Classifier(encoder, classes, embed_CD)
+    # Of templates of the user's own the first, since the model may know texts of that kind alone.
+    template = PLAIN if PLAIN in templates else templates[0]
+    return Classifier(encoder, classes, embed_CD, R2D2Ranker(encoder, classes, template), depth)
+
+
+def classify(
+    model: R2D2Model,
+    processor: R2D2Processor,
+    pictures: Sequence[Picture],
+    classes: Sequence[ImageClass],
+    templates: Sequence[str] = TEMPLATES,
+    top: int = 5,
+    depth: int | None = None,
+) -> list[PictureClasses]:
+    """The best classes of each of some pictures; see `r2d2_classifier` and `classify_pictures` for the rest.
+
+    Raises:
+        UsageError, CcmbError: see there.
+    """
+    return classify_pictures(r2d2_classifier(model, processor, classes, templates, depth), pictures, top)
