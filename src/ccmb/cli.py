@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.choices import RankingRule
+from ccmb.cli_benchmark import benchmark
 from ccmb.cli_data import data_app
 from ccmb.cli_output import JsonFlag
 from ccmb.cli_output import print_result as _result
@@ -36,6 +37,7 @@ app.add_typer(data_app)
 
 app.command()(doctor)
 app.command()(runs)
+app.command()(benchmark)
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
