@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.choices import RankingRule
-from ccmb.cli_benchmark import benchmark
+from ccmb.cli_benchmark import benchmark, leaderboard
 from ccmb.cli_data import data_app
 from ccmb.cli_output import JsonFlag
 from ccmb.cli_output import print_result as _result
@@ -38,6 +38,7 @@ app.add_typer(data_app)
 app.command()(doctor)
 app.command()(runs)
 app.command()(benchmark)
+app.command()(leaderboard)
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]

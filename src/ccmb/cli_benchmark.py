@@ -57,3 +57,32 @@ def benchmark(
         typer.echo(f"ccmb: {line}", err=True)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def leaderboard(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of `ccmb benchmark`; by default results, if it is there.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the table goes.")] = Path("leaderboard"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge results and published rows into a table: Markdown, CSV, and a page that sorts and filters.
+
+    Example: ccmb leaderboard results --out leaderboard
+    """
+    from ccmb.benchmark.leaderboard import leaderboard as make_leaderboard
+    from ccmb.benchmark.leaderboard import read_results
+    from ccmb.benchmark.leaderboard_page import render_leaderboard
+    from ccmb.benchmark.leaderboard_text import as_csv, markdown
+    from ccmb.files import atomic_write
+
+    usual = [Path("results")] if Path("results").is_dir() else []
+    rows = make_leaderboard(read_results(results or usual))
+    forms = {"md": markdown(rows), "csv": as_csv(rows), "html": render_leaderboard(rows)}
+    for form, text in forms.items():
+        with atomic_write(out / f"leaderboard.{form}") as file:
+            file.write(text)
+    files = {form: str(out / f"leaderboard.{form}") for form in forms}
+    counts = {origin: sum(row.origin == origin for row in rows) for origin in ("ours", "published")}
+    text = f"{counts['ours']} rows measured here, {counts['published']} published: {', '.join(files.values())}"
+    print_result({"rows": counts, "files": files}, as_json, text)
