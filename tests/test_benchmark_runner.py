@@ -129,9 +129,11 @@ def test_kept_features_are_those_that_were_encoded(pairs: Path, r2d2: str, tmp_p
     out = tmp_path / "out"
     [path] = run([r2d2], pairs, out).measured
     first = read_result(path).retrieval
+    assert not read_result(path).features_kept
     [cache] = (out / "features").iterdir()
     path.unlink()
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first
+    assert read_result(path).features_kept
     cache.write_bytes(cache.read_bytes()[:-9])  # damaged: encoded again
     path.unlink()
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first

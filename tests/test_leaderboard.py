@@ -65,6 +65,7 @@ def result(
         commit="abc",
         hardware={},
         seconds={},
+        features_kept=False,
         finished="2026-01-01T00:00:00+00:00",
     )
 

@@ -78,7 +78,8 @@ class Result(_Part):
     images_of_texts: list[int] = Field(description="the place of each text's picture")
     commit: str
     hardware: dict[str, Any]
-    seconds: dict[str, float]
+    seconds: dict[str, float] = Field(description="encoding counts for nothing where features_kept")
+    features_kept: bool = Field(description="whether the features had been encoded by an earlier measurement")
     finished: str = Field(description="time in UTC, ISO 8601")
 
     @property

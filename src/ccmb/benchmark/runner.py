@@ -139,9 +139,9 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str) -> Result:
-    started = time.monotonic()
     samples, unreadable = of.readable
-    gallery = _gallery(peer, of.set, samples, cache)
+    started = time.monotonic()
+    gallery, kept = _gallery(peer, of.set, samples, cache)
     encoded = time.monotonic()
     ranks = ranks_both_ways(peer, gallery, settings.depth)
     retrieval = retrieval_of_ranks(ranks, gallery, settings)
@@ -170,19 +170,21 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
             "rank": round(time.monotonic() - encoded, 2),
             "total": round(time.monotonic() - started, 2),
         },
+        features_kept=kept,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
 
 
-def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> Gallery:
+def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> tuple[Gallery, bool]:
+    """The encoded set, and whether it was kept from before."""
     path = cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
     texts = [sample.texts for sample in samples]
     image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
-    gallery = load_gallery(path, image_of_text)
-    if gallery is None:
-        gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
-        save_gallery(path, gallery)
-    return gallery
+    if (found := load_gallery(path, image_of_text)) is not None:
+        return found, True
+    gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
+    save_gallery(path, gallery)
+    return gallery, False
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
