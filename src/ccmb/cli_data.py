@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ccmb.cli_output import JsonFlag, print_result, say_unreadable
+from ccmb.cli_output import JsonFlag, print_result, say_findings, say_unreadable
+from ccmb.errors import UsageError, did_you_mean
 
 data_app = typer.Typer(name="data", help="Prepare and check data.", no_args_is_help=True)
 
 FieldOption = Annotated[list[str] | None, typer.Option("--field", help="Text field; may be given several times.")]
 
 
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Folder or tar of the pictures, where it lies elsewhere than usual.")
+]
+
+
+@data_app.command(name="list")
+def list_sets(as_json: JsonFlag = False) -> None:
+    """List the downstream data sets: task, splits, metric, licence, files, and what to download by hand.
+
+    Example: ccmb data list --json
+    """
+    from ccmb.data.downstream import CARDS
+    from ccmb.data.downstream.listing import card_values, cards_text
+
+    print_result([card_values(card) for card in CARDS.values()], as_json, cards_text(CARDS.values()))
+
+
 @data_app.command()
 def convert(
-    pairs: Annotated[Path, typer.Argument(help="A pairs.jsonl file.")],
+    source: Annotated[str, typer.Argument(help="A pairs.jsonl file, or NAME:FOLDER of a downstream data set.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the shards and their manifest.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the pairs.")
+        Path | None,
+        typer.Option(help="Folder or tar of the pictures; by default images.tar beside the pairs, or as published."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which split to write.")] = "train",
     field: FieldOption = None,
@@ -30,35 +51,85 @@ def convert(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write own pairs as WebDataset shards; the same input gives the same bytes.
+    """Write own pairs or a downstream data set as WebDataset shards; the same input gives the same bytes.
 
     Example: ccmb data convert pairs.jsonl shards --images pictures --field captions --image-size 256
-    """
-    from ccmb.data.pictures import Pictures
-    from ccmb.data.shards import convert_pairs
 
-    pictures = Pictures.open(images or pairs.parent / "images.tar")
-    done = convert_pairs(pairs, pictures, out, split, field or ["texts"], samples_per_shard, image_size)
+    Example: ccmb data convert muge:downloads/muge shards --split val
+    """
+    name, _, folder = source.partition(":")
+    if folder and not Path(source).exists():
+        from ccmb.data.downstream.conversion import convert_dataset
+
+        if field:
+            raise UsageError("--field goes with a pairs file; a data set is written with all its fields")
+        done, skipped = convert_dataset(name, folder, out, split, images, samples_per_shard, image_size)
+        say_findings(skipped)
+    else:
+        from ccmb.data.pictures import Pictures
+        from ccmb.data.shards import convert_pairs
+
+        pairs = Path(source)
+        pictures = Pictures.open(images or pairs.parent / "images.tar")
+        done = convert_pairs(pairs, pictures, out, split, field or ["texts"], samples_per_shard, image_size)
     say_unreadable(done.unreadable)
     print_result(asdict(done), as_json, f"{out}: {done.samples} samples in {done.shards} shards")
 
 
 @data_app.command()
 def verify(
-    shards: Annotated[list[str], typer.Argument(help="Folders, tars, globs, brace ranges or URLs of shards.")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, tars, globs, brace ranges or URLs of shards; or a downstream data set's name and its folder."
+        ),
+    ],
     field: FieldOption = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set: only this split; by default all there are.")] = None,
+    images: ImagesOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read shards whole and list what is wrong: damage, other checksums, samples without text or picture.
+    """Read shards or a data set whole and list what is wrong.
 
-    Exits with 1 if anything is.
+    Of shards: damage, other checksums, samples without text or picture. Of a data set: lines that cannot be read,
+    missing and undecodable pictures, empty and repeated texts, marks left in texts, other counts than published,
+    pictures that two splits share; each with examples and what to do. Exits with 1 if there is a problem.
 
     Example: ccmb data verify shards --field captions
+
+    Example: ccmb data verify muge downloads/muge --split val
     """
+    if _names_a_set(targets):
+        if len(targets) != 2 or field:
+            raise UsageError(f"a data set is verified as: ccmb data verify {targets[0]} FOLDER, without --field")
+        _verify_set(targets[0], targets[1], split, images, as_json)
+        return
+    if split or images:
+        raise UsageError("--split and --images go with a data set: ccmb data verify NAME FOLDER; see ccmb data list")
     from ccmb.data.shards import verify_shards
 
-    found = verify_shards(shards, field)
+    found = verify_shards(targets, field)
     text = f"{found.samples} samples in {found.shards} shards; {len(found.problems) or 'no'} problems"
     print_result(asdict(found), as_json, "\n".join([*found.problems, text]))
     if found.problems:
+        raise typer.Exit(1)
+
+
+def _names_a_set(targets: list[str]) -> bool:
+    """Whether the first word names a data set, exactly or nearly, and no shards."""
+    from ccmb.data.downstream import CARDS
+
+    name = targets[0]
+    places = [Path(), Path(os.environ.get("CCMB_DATA", "")).expanduser()]
+    if not re.fullmatch(r"[\w-]+", name) or any((place / name).exists() for place in places):
+        return False
+    return name.lower() in CARDS or (len(targets) == 2 and bool(did_you_mean(name.lower(), list(CARDS))))
+
+
+def _verify_set(name: str, folder: str, split: str | None, images: Path | None, as_json: bool) -> None:
+    from ccmb.data.downstream.checking import checked_text, verify_dataset
+
+    checked = verify_dataset(name, folder, split, images)
+    print_result(asdict(checked), as_json, checked_text(checked))
+    if checked.is_faulty:
         raise typer.Exit(1)

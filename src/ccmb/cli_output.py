@@ -18,6 +18,12 @@ def print_result(values: Any, as_json: bool, text: str) -> None:
         typer.echo(text)
 
 
+def say_findings(text: str) -> None:
+    """What was left out of a data set, on stderr."""
+    if text:
+        typer.echo(text, err=True)
+
+
 def say_unreadable(unreadable: list[str], shown: int = 5) -> None:
     """The first of some lines about pictures, on stderr."""
     if unreadable:

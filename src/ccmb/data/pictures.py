@@ -71,13 +71,18 @@ class Pictures(ABC):
     def _find(self, name: str) -> Extent | None:
         """Where the regular file of a checked name lies, or None."""
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a file of this name; it may yet be damaged."""
+        inner = inner_name(name)
+        return inner is not None and self._find(inner) is not None
+
     def raw(self, name: str) -> bytes:
         """The file's bytes.
 
         Raises:
             UnreadablePicture: it is not there, lies outside, is empty, cut short, or larger than MAX_BYTES.
         """
-        inner = _inner_name(name)
+        inner = inner_name(name)
         if inner is None:
             raise self._unreadable(name, "not a name inside the folder or tar")
         try:
@@ -196,7 +201,7 @@ def _read_index(path: Path) -> dict[str, tuple[int, int]]:
             for member in tar:
                 if member.size < 0:
                     raise tarfile.ReadError("a file of negative size")
-                name = _inner_name(member.name)
+                name = inner_name(member.name)
                 if name and member.isreg() and not member.issparse():
                     members[name] = member.offset_data, member.size
             # tarfile takes a broken header for the end; a whole tar ends in a block of zeros.
@@ -216,7 +221,7 @@ def _is_compressed(path: Path) -> bool:
         return file.read(8).startswith(_COMPRESSED)
 
 
-def _inner_name(name: str) -> str | None:
+def inner_name(name: str) -> str | None:
     """The name without `./` and the like, or None where it is not a relative path that stays inside."""
     clean = posixpath.normpath(name)
     if not name or "\0" in name or clean.startswith("/") or clean == "." or clean.split("/")[0] == "..":

@@ -1,6 +1,7 @@
 """WebDataset shards: own pairs written as tars of samples beside a manifest, and shards checked whole.
 
-A sample is `KEY.jpg` (or another picture) and `KEY.json`, {"image": name, "<field>": [text, ...], "group": ..}.
+A sample is `KEY.jpg` (or another picture) and `KEY.json`, {"image": name, "<field>": [text, ...], "group": ..,
+"label": ..}.
 """
 
 from __future__ import annotations
@@ -63,9 +64,25 @@ def convert_pairs(
     Raises:
         CcmbError: faulty pairs, a folder that holds shards already, or a disk that is full.
     """
-    if (out / MANIFEST).exists():
-        raise CcmbError(f"{out}: this folder holds shards already; remove it or choose another one")
-    samples, done, shards = read_pairs(pairs, split, fields), Converted(), []
+    _check_new(out)
+    return convert_samples(read_pairs(pairs, split, fields), pictures, out, fields, samples_per_shard, size)
+
+
+def convert_samples(
+    samples: Sequence[Sample],
+    pictures: Pictures,
+    out: Path,
+    fields: Sequence[str],
+    samples_per_shard: int,
+    size: int | None = None,
+) -> Converted:
+    """Write samples as shards, see `convert_pairs`; their fields are called as given.
+
+    Raises:
+        CcmbError: a folder that holds shards already, no picture that can be read, or a disk that is full.
+    """
+    _check_new(out)
+    done, shards = Converted(), []
     with progress("write", len(samples), "samples") as advance:
         files = _files(samples, pictures, fields, size, done.unreadable, advance)
         for number in itertools.count():
@@ -79,6 +96,11 @@ def convert_pairs(
     write_manifest(out / MANIFEST, shards)
     done.shards, done.samples = len(shards), sum(shard.samples or 0 for shard in shards)
     return done
+
+
+def _check_new(out: Path) -> None:
+    if (out / MANIFEST).exists():
+        raise CcmbError(f"{out}: this folder holds shards already; remove it or choose another one")
 
 
 def write_manifest(path: Path, shards: Iterable[Shard]) -> None:
@@ -171,6 +193,8 @@ def _files(
             line |= {name: list(texts) for name, texts in zip(fields, sample.fields, strict=True) if texts}
             if sample.group is not None:
                 line["group"] = sample.group
+            if isinstance(label := (sample.extra or {}).get("label"), int):
+                line["label"] = label
             text = json.dumps(line, ensure_ascii=False).encode()
             yield {"__key__": f"{number:09d}", suffix[1:]: picture, "json": text}
             number += 1

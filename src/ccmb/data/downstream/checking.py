@@ -1,0 +1,150 @@
+"""A data set checked whole: files, counts, ids, pictures, texts, and pictures that two splits share."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ccmb.data.downstream.cards import Card, find_card
+from ccmb.data.downstream.dataset import Dataset
+from ccmb.data.downstream.locate import MissingFile, known_split
+from ccmb.data.downstream.opening import open_dataset
+from ccmb.data.downstream.problems import (
+    BAD_PICTURE,
+    LOST_SPLIT,
+    MARKED_TEXT,
+    NO_SPLIT,
+    OTHER_COUNT,
+    REPEATED_TEXT,
+    SHARED_PICTURE,
+    Finding,
+    Problems,
+    findings_text,
+)  # fmt: skip
+from ccmb.data.pictures import UnreadablePicture, decode
+from ccmb.errors import CcmbError
+from ccmb.progress import progress
+
+_MARK = re.compile(r"[\u3400-\u9fff]+[:/][a-z]{1,4}(?=\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is in a split and can be used."""
+
+    pictures: int
+    texts: int
+    samples: int
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was looked at, and what is wrong."""
+
+    name: str
+    folder: str
+    splits: dict[str, Counts] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether anything is more than a warning."""
+        return any(finding.level == "problem" for finding in self.findings)
+
+
+def verify_dataset(
+    name: str, folder: str | Path, split: str | None = None, images: str | Path | None = None
+) -> Checked:
+    """Read a data set whole, one split or all that are there, and list what is wrong.
+
+    Raises:
+        UsageError: there is no such data set or split.
+        CcmbError: of no split are files there and can be used.
+    """
+    card, problems = find_card(name), Problems()
+    known = [published.name for published in card.splits]
+    names = known if split is None else [known_split(split, known, card.title)]
+    checked, errors = Checked(card.name, str(folder)), []
+    pictures: dict[bytes, tuple[str, str]] = {}
+    for of_card in names:
+        try:
+            dataset = open_dataset(name, folder, of_card, images)
+        except CcmbError as error:
+            errors.append(error)
+            kind = NO_SPLIT if isinstance(error, MissingFile) else LOST_SPLIT
+            problems.add(kind, f"{of_card}: {error}")
+            continue
+        problems.add_all(dataset.skipped)
+        counts = Counts(len(dataset.gallery), _texts(dataset), len(dataset.samples))
+        checked.splits[of_card] = counts
+        _check_counts(card, of_card, counts, problems)
+        _check_texts(dataset, problems)
+        _check_pictures(dataset, pictures, problems)
+    if not checked.splits:
+        raise next((error for error in errors if not isinstance(error, MissingFile)), errors[0])
+    checked.findings = list(problems.found.values())
+    return checked
+
+
+def checked_text(checked: Checked) -> str:
+    """What was found, as lines of text."""
+    lines = [
+        f"{checked.name} {split}: {counts.pictures:,} pictures, {counts.texts:,} texts"
+        for split, counts in checked.splits.items()
+    ]
+    count = sum(finding.count for finding in checked.findings)
+    found = [findings_text(checked.findings)] if checked.findings else []
+    return "\n".join([*found, *lines, f"{count:,} findings" if count else "nothing wrong"])
+
+
+def _texts(dataset: Dataset) -> int:
+    if dataset.classes:
+        return sum(map(len, dataset.classes))
+    return len(dataset.queries) or sum(len(sample.texts) for sample in dataset.samples)
+
+
+def _check_counts(card: Card, split: str, counts: Counts, problems: Problems) -> None:
+    published = next(of_card for of_card in card.splits if of_card.name == split)
+    pairs = (("pictures", published.pictures, counts.pictures), ("texts", published.texts, counts.texts))
+    for what, expected, there in pairs:
+        if expected not in (None, there):
+            problems.add(OTHER_COUNT, f"{split}: {there:,} {what} that can be used instead of {expected:,}")
+
+
+def _check_texts(dataset: Dataset, problems: Problems) -> None:
+    if dataset.classes:
+        return
+    seen: Counter[tuple[str, str]] = Counter()
+    for sample in dataset.samples:
+        for text in sample.texts:
+            seen[sample.image, text] += 1
+            if seen[sample.image, text] == 2:
+                problems.add(REPEATED_TEXT, f"{dataset.split}: {sample.image}: {text}")
+            if _MARK.search(text):
+                problems.add(MARKED_TEXT, f"{dataset.split}: {sample.image}: {text}")
+    for query in dataset.queries:
+        if not query.images and _MARK.search(query.text):
+            problems.add(MARKED_TEXT, f"{query.where}: {query.text}")
+
+
+def _check_pictures(dataset: Dataset, seen: dict[bytes, tuple[str, str]], problems: Problems) -> None:
+    """Decode the pictures, and look for their bytes among those of the splits before."""
+    pictures = dataset.pictures
+    with progress(f"verify {dataset.split}", len(dataset.gallery), "pictures") as advance:
+        for name in dataset.gallery:
+            advance(1)
+            try:
+                data = pictures.raw(name)
+                decode(data)
+            except UnreadablePicture as error:
+                problems.add(BAD_PICTURE, str(error))
+                continue
+            except ValueError as error:
+                problems.add(BAD_PICTURE, f"{pictures.path}/{name}: {error}")
+                continue
+            split, other = seen.setdefault(hashlib.blake2b(data, digest_size=16).digest(), (dataset.split, name))
+            if split != dataset.split:
+                problems.add(SHARED_PICTURE, f"{dataset.split}: {name} is {other} of {split}")

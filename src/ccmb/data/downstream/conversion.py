@@ -1,0 +1,25 @@
+"""A downstream data set written as shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.data.downstream.opening import open_dataset
+from ccmb.data.downstream.problems import findings_text
+from ccmb.data.shards import Converted, convert_samples
+from ccmb.errors import CcmbError
+
+
+def convert_dataset(
+    name: str, folder: str, out: Path, split: str, images: Path | None, samples_per_shard: int, size: int | None
+) -> tuple[Converted, str]:
+    """Write one split, one sample for each of `Dataset.samples`, and say what was left out.
+
+    Raises:
+        CcmbError: see `open_dataset` and `convert_samples`; or no text of the split has a picture.
+    """
+    dataset = open_dataset(name, folder, split, images)
+    if not dataset.samples:
+        raise CcmbError(f"{folder}: no text of split '{dataset.split}' names a picture; choose another split")
+    done = convert_samples(dataset.samples, dataset.pictures, out, dataset.fields, samples_per_shard, size)
+    return done, findings_text(dataset.skipped.found.values())

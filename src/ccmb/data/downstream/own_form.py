@@ -1,0 +1,56 @@
+"""Flickr8k-CN: own pairs, `captions.jsonl` or `pairs.jsonl`, beside `images.tar` or a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.data.downstream.cards import Card
+from ccmb.data.downstream.dataset import Dataset, Query, nothing_left
+from ccmb.data.downstream.lines import read_objects
+from ccmb.data.downstream.locate import MissingFile, find_file
+from ccmb.data.downstream.problems import BAD_LINE, NO_PICTURE, REPEATED_ID, Problems
+from ccmb.data.pairs import sample_of_line
+from ccmb.data.pictures import Pictures
+from ccmb.errors import CcmbError
+from ccmb.samples import Sample
+
+FIELDS = ("captions", "mt_baidu")
+
+
+def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
+    """One split, with the captions that people wrote and the machine's translations as fields of their own.
+
+    The queries are those that people wrote.
+
+    Raises:
+        CcmbError: a file is missing, or nothing in it can be used.
+    """
+    problems = Problems()
+    path = find_file(folder, ["captions.jsonl", "pairs.jsonl"])
+    tar = path.parent / "images.tar"
+    pictures = Pictures.open(images or (tar if tar.exists() else path.parent / "images"))
+    samples: dict[str, Sample] = {}
+    queries: list[Query] = []
+    splits: set[object] = set()
+    for where, line in read_objects(path, problems):
+        splits.add(str(line.get("split", "train")))
+        if str(line.get("split", "train")) != split:
+            continue
+        try:
+            sample = sample_of_line(line, FIELDS, where)
+        except CcmbError as error:
+            problems.add(BAD_LINE, str(error))
+            continue
+        if sample.image not in pictures:
+            problems.add(NO_PICTURE, f"{where}: no picture {sample.image} in {pictures.path}")
+        elif sample.image in samples:
+            problems.add(REPEATED_ID, f"{where}: picture {sample.image} is there twice")
+        else:
+            samples[sample.image] = sample
+            written = enumerate(sample.fields[0])
+            queries += [Query(f"{sample.image}#{n}", text, (sample.image,), where) for n, text in written]
+    if splits and split not in splits:
+        raise MissingFile(f"{path}: no lines of split '{split}'")
+    if not samples:
+        raise nothing_left(pictures, problems)
+    return Dataset(card, split, list(samples.values()), pictures, list(samples), problems, queries, FIELDS)
