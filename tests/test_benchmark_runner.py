@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +12,15 @@ import torch
 from benchmark_data import COUNT, save_set
 from ccmb.benchmark import runner
 from ccmb.benchmark.feature_cache import load_gallery
+from ccmb.benchmark.leaderboard import leaderboard
 from ccmb.benchmark.peers import open_peer
 from ccmb.benchmark.result import read_result
 from ccmb.benchmark.runner import Outcome, Settings, run_benchmark
 from ccmb.benchmark.sets import open_set
-from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
-from ccmb.samples import Sample
 from ccmb.tasks.evaluation import evaluate
+from downstream_samples import write_cna, write_flickr8k, write_matching, write_muge
 from peers import save_peer, save_r2d2
 from runs import Command, command_line
 
@@ -137,8 +135,8 @@ def test_kept_features_are_those_that_were_encoded(pairs: Path, r2d2: str, tmp_p
     cache.write_bytes(cache.read_bytes()[:-9])  # damaged: encoded again
     path.unlink()
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first
-    assert load_gallery(cache, torch.tensor(read_result(path).images_of_texts)) is not None
-    assert load_gallery(cache, torch.tensor([0, 1, 2])) is None  # of another size
+    assert load_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
+    assert load_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
 
 
 def test_very_large_galleries_are_not_kept(
@@ -205,19 +203,50 @@ def test_sets_by_name_and_place(pairs: Path, tmp_path: Path) -> None:
         open_set(f"a={pairs}")
 
 
-def test_published_sets_plug_in_by_name_and_folder(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = Pictures.open(pairs.parent / "images")
+# --- published sets
 
-    def open_dataset(name: str, folder: Path, split: str) -> SimpleNamespace:
-        assert (name, folder, split) == ("coco-cn", pairs.parent, "val")
-        return SimpleNamespace(samples=[Sample("0.png", ("一只猫",))], pictures=pictures)
 
-    monkeypatch.setitem(sys.modules, "ccmb.data.downstream", SimpleNamespace(open_dataset=open_dataset))
-    found = open_set(f"coco-cn={pairs.parent}", "val")
-    assert (found.name, found.split, [sample.image for sample in found.samples]) == ("coco-cn", "val", ["0.png"])
-    monkeypatch.setitem(sys.modules, "ccmb.data.downstream", None)
-    with pytest.raises(UsageError, match=r"a folder; give the pairs\.jsonl in it"):
-        open_set(f"coco-cn={pairs.parent}", "val")
+def test_a_published_set_is_opened_by_name_and_folder(clip: str, tmp_path: Path) -> None:
+    folder = write_cna(tmp_path / "cna")
+    of = open_set(f"flickr30k-cna={folder}")
+    assert (of.name, of.split, of.queries, len(of.samples)) == ("flickr30k-cna", "test", None, 1)
+    data = read_result(run_benchmark([clip], [of], tmp_path / "out", FEW).measured[0]).data
+    assert (data.images, data.texts) == (1, 2)
+    # Of Flickr8k-CN the captions that people wrote, without the translations.
+    assert open_set(f"flickr8k-cn={write_flickr8k(tmp_path / 'f8k')}", "val").samples[0].texts == ("海边的人",)
+    with pytest.raises(UsageError, match="ICM is no set for retrieval"):
+        open_set(f"icm={write_matching(tmp_path / 'zero')}", "val")
+    with pytest.raises(CcmbError, match="do not say which pictures are right"):
+        open_set(f"muge={write_muge(tmp_path / 'muge')}", "test")
+
+
+@pytest.mark.parametrize("kind", ["r2d2", "clip"])
+def test_texts_of_several_pictures_find_any_of_them_among_all(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(kind)
+    of = open_set(f"muge={write_muge(tmp_path / 'muge')}", "val")
+    assert of.queries is not None
+    assert len(of.samples) == 3  # one of them fits no text
+    for _ in range(2):  # encoded, then kept
+        [path] = run_benchmark([model], [of], tmp_path / "out", Settings(depth=2, draws=50)).measured
+        result = read_result(path)
+        path.unlink()
+        assert (result.data.images, result.data.texts, result.retrieval.image_to_text) == (3, 2, {})
+        peer = open_peer(model)
+        names = [sample.image for sample in of.samples]
+        images = peer.encode_images(names, of.pictures.load)
+        texts = peer.encode_texts([text for text, _ in of.queries])
+        cosine = texts.embed @ images.embed.T
+        ranks = result.retrieval.ranks["text_to_image"]["pre_ranking"]
+        for row, rank, (_, right) in zip(cosine.tolist(), ranks, of.queries, strict=True):
+            fits = [name in right for name in names]
+            best = max(score for score, fit in zip(row, fits, strict=True) if fit)
+            assert rank == 1 + sum(score >= best for score, fit in zip(row, fits, strict=True) if not fit)
+        means = result.retrieval.text_to_image["pre_ranking"]
+        assert means is not None
+        assert result.retrieval.mean_recall["pre_ranking"] == pytest.approx(sum(means.values()) / 3, abs=0.006)
+    assert {row.model for row in leaderboard([result]) if row.origin == "ours" and not row.image_to_text} == {kind}
 
 
 # --- the command line

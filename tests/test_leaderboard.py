@@ -61,7 +61,7 @@ def result(
         seed=0,
         draws=100,
         retrieval=retrieval_of_ranks(ways, gallery, settings),
-        images_of_texts=image_of_text.tolist(),
+        drawn_with=image_of_text.tolist(),
         commit="abc",
         hardware={},
         seconds={},

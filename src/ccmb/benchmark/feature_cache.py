@@ -17,8 +17,8 @@ from ccmb.tasks.retrieval import Gallery
 MOST_BYTES = 4 * 2**30  # larger galleries, by their token states, are not kept
 
 
-def load_gallery(path: Path, image_of_text: Tensor) -> Gallery | None:
-    """The gallery that a file holds; None if there is none, or it is damaged or of another size."""
+def load_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:
+    """The gallery of so many pictures that a file holds; None if there is none, or it is damaged or of another size."""
     if not path.is_file():
         return None
     with suppress(SafetensorError, KeyError, OSError, ValueError):
@@ -27,8 +27,8 @@ def load_gallery(path: Path, image_of_text: Tensor) -> Gallery | None:
             TowerOutput(tensors[f"{side}.embed"], tensors[f"{side}.states"], tensors.get(f"{side}.mask"))
             for side in ("images", "texts")
         )
-        if len(images) == int(image_of_text.max()) + 1 and len(texts) == len(image_of_text):
-            return Gallery(images, texts, image_of_text)
+        if len(images) == count and len(texts) == len(image_of_text):
+            return Gallery(images, texts, image_of_text, pairs)
     return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ccmb.benchmark.published import PublishedRow, published
-from ccmb.benchmark.result import DIRECTIONS, Result, Stage, read_result
+from ccmb.benchmark.result import Result, Stage, read_result
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
 from ccmb.tasks.retrieval import bootstrap_recalls, hits_by_image, interval
@@ -104,7 +104,7 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for result in results:
         # Only these are compared with each other: the same pictures and texts, and models in the same setting.
-        groups[result.data.name, result.data.revision, tuple(result.images_of_texts), result.setting].append(result)
+        groups[result.data.name, result.data.revision, tuple(result.drawn_with), result.setting].append(result)
     ours = [row for group in groups.values() for row in _marked(group)]
     theirs = [_published_row(row, results, ours) for row in published().rows]
     order = list(SETS)
@@ -166,8 +166,8 @@ def _own_row(result: Result, stage: Stage) -> Row:
 
 def _drawn_means(result: Result, stage: Stage) -> np.ndarray:
     """Mean recall of each bootstrap draw; all results of one size draw the same pictures."""
-    ranks = {direction: torch.tensor(result.retrieval.ranks[direction][stage]) for direction in DIRECTIONS}
-    return bootstrap_recalls(*hits_by_image(ranks, torch.tensor(result.images_of_texts))).mean((1, 2))
+    ranks = {direction: torch.tensor(of[stage]) for direction, of in result.retrieval.ranks.items()}
+    return bootstrap_recalls(*hits_by_image(ranks, torch.tensor(result.drawn_with))).mean((1, 2))
 
 
 def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Row:

@@ -52,7 +52,7 @@ class Retrieval(_Part):
     """Recalls in percent by direction and stage, and the middle 95 % of a bootstrap over pictures."""
 
     text_to_image: Recalls
-    image_to_text: Recalls
+    image_to_text: Recalls = Field(description="empty where pictures are not searched from, as of MUGE")
     mean_recall: dict[Stage, float | None]
     intervals: dict[str, dict[Stage, dict[str, Interval]]]
     mean_recall_interval: dict[Stage, Interval]
@@ -75,7 +75,7 @@ class Result(_Part):
     seed: int
     draws: int = Field(description="of the bootstrap")
     retrieval: Retrieval
-    images_of_texts: list[int] = Field(description="the place of each text's picture")
+    drawn_with: list[int] = Field(description="with what the bootstrap draws each text: the place of its picture")
     commit: str
     hardware: dict[str, Any]
     seconds: dict[str, float] = Field(description="encoding counts for nothing where features_kept")

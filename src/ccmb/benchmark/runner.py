@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.peers import label_and_source, open_peer
 from ccmb.benchmark.result import STAGES, Data, Measured, Result, Retrieval, read_result, result_key, slug
-from ccmb.benchmark.sets import RetrievalSet
+from ccmb.benchmark.sets import Queries, RetrievalSet
 from ccmb.choices import Setting
 from ccmb.data.pairs import readable_samples
 from ccmb.errors import CcmbError, UsageError
@@ -162,7 +162,7 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
         seed=settings.seed,
         draws=settings.draws,
         retrieval=retrieval,
-        images_of_texts=gallery.image_of_text.tolist(),
+        drawn_with=_drawn_with(gallery).tolist(),
         commit=commit(),
         hardware=hardware(),
         seconds={
@@ -178,13 +178,27 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
 def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> tuple[Gallery, bool]:
     """The encoded set, and whether it was kept from before."""
     path = cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
-    texts = [sample.texts for sample in samples]
+    texts, pairs = _texts_and_pairs(samples, of.queries)
     image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
-    if (found := load_gallery(path, image_of_text)) is not None:
+    if (found := load_gallery(path, len(samples), image_of_text, pairs)) is not None:
         return found, True
     gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
     save_gallery(path, gallery)
-    return gallery, False
+    return replace(gallery, pairs=pairs), False
+
+
+def _texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:
+    """The texts of each picture, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
+    if queries is None:
+        return [sample.texts for sample in samples], None
+    place = {sample.image: number for number, sample in enumerate(samples)}
+    of_image: list[list[tuple[str, list[int]]]] = [[] for _ in samples]
+    for text, names in queries:
+        if right := [place[name] for name in names if name in place]:
+            of_image[right[0]].append((text, right))
+    flat = [right for texts in of_image for _, right in texts]
+    pairs = [(number, image) for number, right in enumerate(flat) for image in right]
+    return [[text for text, _ in texts] for texts in of_image], torch.tensor(pairs)
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
@@ -197,7 +211,8 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
         known = {name: ranks for name, ranks in of_stage.items() if ranks is not None}
         if not known:
             continue
-        drawn = bootstrap_recalls(*hits_by_image(known, gallery.image_of_text), settings.draws, settings.seed)
+        hits = hits_by_image(known, _drawn_with(gallery))
+        drawn = bootstrap_recalls(*hits, settings.draws, settings.seed)
         of_means[stage] = interval(drawn.mean((1, 2)))
         for place, direction in enumerate(known):
             columns = np.moveaxis(drawn[:, place], 1, 0)
@@ -209,10 +224,15 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
     }
     return Retrieval(
         text_to_image=report["text_to_image"],
-        image_to_text=report["image_to_text"],
+        image_to_text=report.get("image_to_text", {}),
         mean_recall=report["mean_recall"],
         intervals=intervals,
         mean_recall_interval=of_means,
         gain=report.get("gain_R@1"),
         ranks=ranks,
     )
+
+
+def _drawn_with(gallery: Gallery) -> Tensor:
+    """(texts,) with what each text is drawn by the bootstrap: its picture, or where it has several, itself."""
+    return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))

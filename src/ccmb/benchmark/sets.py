@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ccmb.data.downstream import Dataset, open_dataset
+from ccmb.data.downstream.dataset import samples_of_queries
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError, UsageError
@@ -17,6 +18,7 @@ from ccmb.progress import progress
 from ccmb.samples import Sample
 
 NAME = re.compile(r"[\w.-]+")
+Queries = list[tuple[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,9 @@ class RetrievalSet:
 
     Attributes:
         name, split: how results are filed.
-        samples: pictures with their texts.
+        samples: pictures of the gallery with their texts.
+        queries: texts, each with the names of all pictures that fit it, where texts have several of these or pictures
+            have none; the samples then have no texts. None where each text has its sample's picture.
         pictures: where the pictures lie.
         revision: hexadecimal SHA-256 of all names, texts and bytes of pictures, in their order.
     """
@@ -33,6 +37,7 @@ class RetrievalSet:
     name: str
     split: str
     samples: list[Sample]
+    queries: Queries | None
     pictures: Pictures
     revision: str
 
@@ -53,10 +58,12 @@ def open_set(
     """
     name, path = _name_and_path(spec)
     if path.is_dir():
-        samples, pictures = _published(name, path, split)
+        found = open_dataset(name, path, split, images)
+        samples, queries, pictures = *_published(found, path), found.pictures
     else:
-        samples, pictures = read_pairs(path, split, fields), Pictures.open(images or _pictures_beside(path))
-    return RetrievalSet(name, split, samples, pictures, _revision(samples, pictures))
+        samples, queries = read_pairs(path, split, fields), None
+        pictures = Pictures.open(images or _pictures_beside(path))
+    return RetrievalSet(name, split, samples, queries, pictures, _revision(samples, queries, pictures))
 
 
 def _name_and_path(spec: str) -> tuple[str, Path]:
@@ -68,14 +75,18 @@ def _name_and_path(spec: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _published(name: str, folder: Path, split: str) -> tuple[list[Sample], Pictures]:
-    """The one place where readers of published sets plug in."""
-    try:
-        downstream: Any = importlib.import_module("ccmb.data.downstream")
-    except ModuleNotFoundError:
-        raise UsageError(f"--data {name}={folder}: a folder; give the pairs.jsonl in it") from None
-    found = downstream.open_dataset(name, folder, split)
-    return list(found.samples), found.pictures
+def _published(found: Dataset, folder: Path) -> tuple[list[Sample], Queries | None]:
+    """The pictures with their texts, or apart from them where they do not belong one to one."""
+    if "retrieval" not in found.card.families:
+        raise UsageError(f"{folder}: {found.card.title} is no set for retrieval, which is what is measured so far")
+    queries = [(query.text, query.images) for query in found.queries if query.images]
+    if not queries:
+        raise CcmbError(f"{folder}: the files of {found.card.title} do not say which pictures are right in this split")
+    single = all(len(images) == 1 for _, images in queries)
+    if single and set(found.gallery) == {images[0] for _, images in queries}:
+        # Not the samples as read: those of Flickr8k-CN have translations among their texts.
+        return samples_of_queries(found.queries, found.split), None
+    return [Sample(name, (), found.split) for name in found.gallery], queries
 
 
 def _pictures_beside(pairs: Path) -> Path:
@@ -85,8 +96,8 @@ def _pictures_beside(pairs: Path) -> Path:
     return found[0] if found else pairs.parent / "images.tar"
 
 
-def _revision(samples: Sequence[Sample], pictures: Pictures) -> str:
-    digest = hashlib.sha256()
+def _revision(samples: Sequence[Sample], queries: Queries | None, pictures: Pictures) -> str:
+    digest = hashlib.sha256(json.dumps(queries).encode() if queries else b"")
     with progress("read pictures", len(samples), "pictures") as advance:
         for sample in samples:
             try:

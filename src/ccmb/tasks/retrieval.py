@@ -30,12 +30,27 @@ class Gallery:
     Attributes:
         images: TowerOutput of G pictures.
         texts: TowerOutput of all texts; those of one picture stand together.
-        image_of_text: (texts,) index of each text's picture.
+        image_of_text: (texts,) index of each text's picture, or of the first of several.
+        pairs: (P, 2) indices of every text and picture that fit each other, where texts have several pictures; None
+            where each has one.
     """
 
     images: TowerOutput
     texts: TowerOutput
     image_of_text: Tensor
+    pairs: Tensor | None = None
+
+    def relevant(self, by_text: bool, index_Q: Tensor) -> Tensor:
+        """(Q, G) which pictures fit the texts of a run of indices; or by picture, which texts."""
+        if self.pairs is None:
+            if by_text:
+                return self.image_of_text[index_Q, None] == torch.arange(len(self.images))
+            return self.image_of_text[None, :] == index_Q[:, None]
+        queries, items = self.pairs.T if by_text else self.pairs.flip(1).T
+        here = (queries >= index_Q[0]) & (queries <= index_Q[-1])
+        relevant_QG = torch.zeros(len(index_Q), len(self.images if by_text else self.texts), dtype=torch.bool)
+        relevant_QG[queries[here] - index_Q[0], items[here]] = True
+        return relevant_QG
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +125,7 @@ def two_stage_ranks(
         for start in range(0, len(queries), chunk):
             index_Q = torch.arange(start, min(start + chunk, len(queries)))
             cosine_QG = queries.embed[index_Q] @ items.embed.T
-            if by_text:
-                relevant_QG = gallery.image_of_text[index_Q, None] == torch.arange(len(items))
-            else:
-                relevant_QG = gallery.image_of_text[None, :] == index_Q[:, None]
+            relevant_QG = gallery.relevant(by_text, index_Q)
             first.append(pessimistic_ranks(cosine_QG, relevant_QG))
             if ranker.can_rank:
                 second.append(_rerank(ranker, gallery, by_text, index_Q, cosine_QG, relevant_QG, depth, first[-1]))
@@ -161,8 +173,13 @@ def retrieval_report(model: R2D2Model | Ranker, gallery: Gallery, depth: int) ->
 
 
 def ranks_both_ways(model: R2D2Model | Ranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
-    """Ranks of every text among the pictures and of every picture among the texts."""
+    """Ranks of every text among the pictures and of every picture among the texts.
+
+    Where texts have several pictures, or pictures none, only those of the texts, as of MUGE.
+    """
     directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+    if gallery.pairs is not None:
+        directions = directions[:1]
     return {direction: two_stage_ranks(model, gallery, direction, depth) for direction in directions}
 
 
@@ -187,6 +204,7 @@ def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -
 
     Args:
         ranks_of: (Q,) ranks of one stage by direction; the queries of a picture are its texts, or itself.
+        image_of_text: (texts,) index of each text's picture; or of what else is drawn as one.
     """
     count = int(image_of_text.max()) + 1
     hits, queries = [], []
