@@ -35,6 +35,17 @@ def test_auc_is_the_share_of_pairs_in_order_with_ties_counting_half(match: list[
     assert auc(-values, labels) == pytest.approx(1 - auc(values, labels))
 
 
+@pytest.mark.parametrize("levels", [0, 2, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_is_scikit_learns(levels: int, seed: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(seed)
+    values, labels = torch.rand(60, generator=generator), torch.rand(60, generator=generator) < 0.3
+    if levels:
+        values = (values * levels).floor() / levels
+    assert auc(values, labels) == pytest.approx(metrics.roc_auc_score(labels.numpy(), values.numpy()), abs=1e-12)
+
+
 PAIRS = [
     MinimalPair(0, TEXTS[0], TEXTS[1], "colour"),
     MinimalPair(2, TEXTS[2], TEXTS[3], "place"),

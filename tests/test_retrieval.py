@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ccmb.choices import RankingRule
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.ranking import rank_pairs
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,
     bootstrap_gain,
     encode_gallery,
     pessimistic_ranks,
-    rank_pairs,
     recalls,
     retrieval_report,
     two_stage_ranks,

@@ -14,6 +14,9 @@ ImagePooling = Literal["first", "tower"]
 # How several processes train one network; see `ccmb.training.parallel`.
 Strategy = Literal["ddp", "fsdp"]
 
+# Whether a model has been trained on the set that it is measured on.
+Setting = Literal["zero-shot", "fine-tuned", "unstated"]
+
 
 def one_of(key: str, value: str, choices: Any) -> Any:
     """The value, if it is one of a Literal's.

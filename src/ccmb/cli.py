@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.choices import RankingRule
+from ccmb.cli_benchmark import benchmark, leaderboard
 from ccmb.cli_data import data_app
 from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption
 from ccmb.cli_output import print_result as _result
@@ -40,6 +41,8 @@ app.command()(runs)
 app.command()(presets)
 app.command()(match)
 app.command()(classify)
+app.command()(benchmark)
+app.command()(leaderboard)
 
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 ImagesOption = Annotated[

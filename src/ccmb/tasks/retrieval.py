@@ -6,20 +6,18 @@ and only their best K candidates and the place of the right answers are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ccmb.progress import progress
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs, ranking_scores
-from ccmb.training.trainer import inference
+from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 
 RECALLS = (1, 5, 10)
 Direction = Literal["text_to_image", "image_to_text"]
@@ -32,12 +30,27 @@ class Gallery:
     Attributes:
         images: TowerOutput of G pictures.
         texts: TowerOutput of all texts; those of one picture stand together.
-        image_of_text: (texts,) index of each text's picture.
+        image_of_text: (texts,) index of each text's picture, or of the first of several.
+        pairs: (P, 2) indices of every text and picture that fit each other, where texts have several pictures; None
+            where each has one.
     """
 
     images: TowerOutput
     texts: TowerOutput
     image_of_text: Tensor
+    pairs: Tensor | None = None
+
+    def relevant(self, by_text: bool, index_Q: Tensor) -> Tensor:
+        """(Q, G) which pictures fit the texts of a run of indices; or by picture, which texts."""
+        if self.pairs is None:
+            if by_text:
+                return self.image_of_text[index_Q, None] == torch.arange(len(self.images))
+            return self.image_of_text[None, :] == index_Q[:, None]
+        queries, items = self.pairs.T if by_text else self.pairs.flip(1).T
+        here = (queries >= index_Q[0]) & (queries <= index_Q[-1])
+        relevant_QG = torch.zeros(len(index_Q), len(self.images if by_text else self.texts), dtype=torch.bool)
+        relevant_QG[queries[here] - index_Q[0], items[here]] = True
+        return relevant_QG
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +70,30 @@ def encode_gallery(
     processor: R2D2Processor,
     images: Sequence[Any],
     texts: Sequence[Sequence[str]],
-    load: Callable[[Any], Image.Image],
+    load: Load,
     batch: int = 128,
 ) -> Gallery:
     """Encode G pictures (opened by `load`) and their texts, one or several a picture."""
+    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch)
+
+
+def encode_gallery_with(
+    encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: Load, batch: int = 128
+) -> Gallery:
+    """The same with any encoder."""
     flat = [text for of_image in texts for text in of_image]
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
     parts: list[TowerOutput] = []
-    with inference(model), progress("encode", len(images) + len(flat), "items") as advance:
+    with progress("encode", len(images) + len(flat), "items") as advance:
         for start in range(0, len(images), batch):
-            pixels = processor.images([load(image) for image in images[start : start + batch]])
-            parts.append(model.encode_image(pixels.to(model.device)).to("cpu"))
-            advance(len(pixels), "")
+            parts.append(encoder.encode_images(images[start : start + batch], load))
+            advance(len(parts[-1]), "")
         # Texts of like length share a batch, so that little padding is computed.
         order = sorted(range(len(flat)), key=lambda index: len(flat[index]))
         text_parts: list[TowerOutput] = []
         for start in range(0, len(flat), batch):
-            encoded = processor.texts([flat[index] for index in order[start : start + batch]])
-            text_parts.append(
-                model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
-            )
-            advance(len(encoded["input_ids"]), "")
+            text_parts.append(encoder.encode_texts([flat[index] for index in order[start : start + batch]]))
+            advance(len(text_parts[-1]), "")
         places = torch.empty(len(flat), dtype=torch.long)
         places[torch.tensor(order)] = torch.arange(len(flat))
         return Gallery(TowerOutput.cat(parts), TowerOutput.cat(text_parts)[places], image_of_text)
@@ -92,33 +108,33 @@ def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
     return 1 + (~(scores_QG < best_Q1) & ~relevant_QG).sum(1)
 
 
-def two_stage_ranks(model: R2D2Model, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64) -> Ranks:
+def two_stage_ranks(
+    model: R2D2Model | Ranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
+) -> Ranks:
     """Ranks of both stages for every query of one direction.
 
     Args:
         depth: K >= 1, how many candidates of the first stage the second one ranks.
         chunk: queries handled at a time; memory grows with chunk x gallery.
     """
+    ranker = R2D2Ranker(model) if isinstance(model, R2D2Model) else model
     by_text = direction == "text_to_image"
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
     first, second = [], []
-    with inference(model), progress(direction.replace("_", " "), len(queries), "queries") as advance:
+    with torch.inference_mode(), progress(direction.replace("_", " "), len(queries), "queries") as advance:
         for start in range(0, len(queries), chunk):
             index_Q = torch.arange(start, min(start + chunk, len(queries)))
             cosine_QG = queries.embed[index_Q] @ items.embed.T
-            if by_text:
-                relevant_QG = gallery.image_of_text[index_Q, None] == torch.arange(len(items))
-            else:
-                relevant_QG = gallery.image_of_text[None, :] == index_Q[:, None]
+            relevant_QG = gallery.relevant(by_text, index_Q)
             first.append(pessimistic_ranks(cosine_QG, relevant_QG))
-            if model.can_rank:
-                second.append(_rerank(model, gallery, by_text, index_Q, cosine_QG, relevant_QG, depth, first[-1]))
+            if ranker.can_rank:
+                second.append(_rerank(ranker, gallery, by_text, index_Q, cosine_QG, relevant_QG, depth, first[-1]))
             advance(len(index_Q), "")
     return Ranks(torch.cat(first), torch.cat(second) if second else None)
 
 
 def _rerank(
-    model: R2D2Model,
+    ranker: Ranker,
     gallery: Gallery,
     by_text: bool,
     index_Q: Tensor,
@@ -130,8 +146,8 @@ def _rerank(
     top = cosine_QG.topk(min(depth, cosine_QG.shape[1]), dim=1)
     queries = index_Q[:, None].expand_as(top.indices)
     image_index, text_index = (top.indices, queries) if by_text else (queries, top.indices)
-    match = rank_pairs(model, gallery.images, gallery.texts, image_index.flatten(), text_index.flatten())
-    scores_QK = ranking_scores(model, top.values.flatten(), match).view_as(top.values)
+    index = image_index.flatten(), text_index.flatten()
+    scores_QK = ranker.rank_scores(gallery.images, gallery.texts, *index, top.values.flatten()).view_as(top.values)
     ranks_Q = pessimistic_ranks(scores_QK, relevant_QG.gather(1, top.indices))
     # Where no right answer is within K its first rank stays. So it does where only a tie at place K let one in.
     return torch.where(first_Q <= depth, ranks_Q, first_Q)
@@ -151,14 +167,19 @@ def bootstrap_gain(before_Q: Tensor, after_Q: Tensor, draws: int = 2000, seed: i
     return {"mean": round(float(difference.mean()), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
 
 
-def retrieval_report(model: R2D2Model, gallery: Gallery, depth: int) -> dict[str, Any]:
+def retrieval_report(model: R2D2Model | Ranker, gallery: Gallery, depth: int) -> dict[str, Any]:
     """Both stages in both directions, mean recall, and what ranking gains."""
     return report_of_ranks(ranks_both_ways(model, gallery, depth), gallery, depth)
 
 
-def ranks_both_ways(model: R2D2Model, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
-    """Ranks of every text among the pictures and of every picture among the texts."""
+def ranks_both_ways(model: R2D2Model | Ranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
+    """Ranks of every text among the pictures and of every picture among the texts.
+
+    Where texts have several pictures, or pictures none, only those of the texts, as of MUGE.
+    """
     directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+    if gallery.pairs is not None:
+        directions = directions[:1]
     return {direction: two_stage_ranks(model, gallery, direction, depth) for direction in directions}
 
 
@@ -176,3 +197,41 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
             report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking)
     report["mean_recall"] = {stage: round(sum(of) / len(of), 2) if of else None for stage, of in means.items()}
     return report
+
+
+def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Hits within each k, and queries, of every picture in every direction: (directions, G, 3) and (directions, G).
+
+    Args:
+        ranks_of: (Q,) ranks of one stage by direction; the queries of a picture are its texts, or itself.
+        image_of_text: (texts,) index of each text's picture; or of what else is drawn as one.
+    """
+    count = int(image_of_text.max()) + 1
+    hits, queries = [], []
+    for direction, ranks_Q in ranks_of.items():
+        image_Q = image_of_text if direction == "text_to_image" else torch.arange(count)
+        within_Q3 = (ranks_Q[:, None] <= torch.tensor(RECALLS)).double()
+        hits.append(torch.zeros(count, len(RECALLS), dtype=torch.double).index_add_(0, image_Q, within_Q3).numpy())
+        queries.append(torch.bincount(image_Q, minlength=count).double().numpy())
+    return np.stack(hits), np.stack(queries)
+
+
+def bootstrap_recalls(hits_DG3: np.ndarray, queries_DG: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """(draws, directions, 3) recalls in percent of pictures drawn with replacement, each with all its queries.
+
+    Texts of one picture hang together, so that it is pictures that are drawn. Equal seeds draw the same pictures of
+    galleries of one size: differences between models are then paired.
+    """
+    rng = np.random.default_rng(seed)
+    count = hits_DG3.shape[1]
+    recalls_of = np.empty((draws, hits_DG3.shape[0], len(RECALLS)))
+    for draw in range(draws):
+        weight_G = np.bincount(rng.integers(0, count, count), minlength=count)
+        recalls_of[draw] = 100 * (weight_G @ hits_DG3) / np.maximum(queries_DG @ weight_G, 1)[:, None]
+    return recalls_of
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values, as lower and upper end."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return round(float(low), 2), round(float(high), 2)

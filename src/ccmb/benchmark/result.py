@@ -1,0 +1,111 @@
+"""What one result file holds: one model on one split of one set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ccmb.choices import Setting
+from ccmb.errors import CcmbError
+from ccmb.files import read_json
+from ccmb.tasks.retrieval import Direction
+
+Stage = Literal["pre_ranking", "ranking"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+STAGES: tuple[Stage, ...] = get_args(Stage)
+Interval = tuple[float, float]
+# Figures by stage; None of a stage that the model does not have.
+Recalls = dict[Stage, dict[str, float] | None]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Measured(_Part):
+    """The model."""
+
+    name: str
+    kind: str = Field(description="R2D2, PRD2, the model_type of transformers, open_clip or features")
+    fingerprint: str = Field(description="SHA-256 of weights and settings")
+    context_length: int | None = Field(description="longest text in tokens; null where nobody knows")
+    stages: Literal[1, 2] = Field(description="1: ordered by cosine alone, for the model cannot rank")
+
+
+class Data(_Part):
+    """The split."""
+
+    name: str
+    split: str
+    revision: str = Field(description="SHA-256 of names, texts and pictures")
+    images: int
+    texts: int
+    unreadable: list[str] = Field(description="a line for each picture that was left out")
+
+
+class Retrieval(_Part):
+    """Recalls in percent by direction and stage, and the middle 95 % of a bootstrap over pictures."""
+
+    text_to_image: Recalls
+    image_to_text: Recalls = Field(description="empty where pictures are not searched from, as of MUGE")
+    mean_recall: dict[Stage, float | None]
+    intervals: dict[str, dict[Stage, dict[str, Interval]]]
+    mean_recall_interval: dict[Stage, Interval]
+    gain: dict[str, float] | None = Field(description="of ranking in R@1 of text to image, in points")
+    ranks: dict[Direction, dict[Stage, list[int]]] = Field(description="of each query, from 1; for paired tests")
+
+    def recalls(self, direction: Direction, stage: Stage) -> dict[str, float] | None:
+        return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)
+
+
+class Result(_Part):
+    """The whole file."""
+
+    key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
+    model: Measured
+    data: Data
+    setting: Setting
+    prompt_set: str | None = Field(description="null: retrieval puts no prompt around a text")
+    depth: int | None = Field(description="candidates that the second stage ranks; null without one")
+    seed: int
+    draws: int = Field(description="of the bootstrap")
+    retrieval: Retrieval
+    drawn_with: list[int] = Field(description="with what the bootstrap draws each text: the place of its picture")
+    commit: str
+    hardware: dict[str, Any]
+    seconds: dict[str, float] = Field(description="encoding counts for nothing where features_kept")
+    features_kept: bool = Field(description="whether the features had been encoded by an earlier measurement")
+    finished: str = Field(description="time in UTC, ISO 8601")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return STAGES[: self.model.stages]
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        CcmbError: it is no result, or one of another version; the message names file and key.
+    """
+    try:
+        return Result.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CcmbError(f"{path}: {place}: {first['msg']}; measure anew with `ccmb benchmark`") from None
+
+
+def result_key(**values: Any) -> str:
+    """SHA-256 of all that a result depends on."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def slug(name: str) -> str:
+    """The name as it may stand in a file name; empty if nothing of it may."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")

@@ -1,0 +1,88 @@
+"""The verbs of the benchmark: `ccmb benchmark` measures, `ccmb leaderboard` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccmb.choices import Setting
+from ccmb.cli_output import JsonFlag, print_result
+
+
+def benchmark(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A run, model folder, hub id, folder of features, or open_clip:ARCHITECTURE/WEIGHTS, with LABEL= in "
+            "front if you like; may be given several times.",
+        ),
+    ],
+    data: Annotated[
+        list[str], typer.Option("--data", "-d", help="NAME=pairs.jsonl or NAME=FOLDER; may be given several times.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("results"),
+    split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
+    text_field: Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data."),
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
+    context_length: Annotated[
+        int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
+    ] = None,
+    setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure retrieval of any models on any sets, one result file each; running it again does only what is missing.
+
+    Example: ccmb benchmark --model runs/flickr8k --data flickr8k-cn=flickr8k-cn/captions.jsonl --text-field captions
+    """
+    from ccmb.benchmark.runner import Settings, run_benchmark
+    from ccmb.benchmark.sets import open_set
+    from ccmb.signals import orderly_end
+
+    with orderly_end():
+        sets = [open_set(spec, split, text_field or ["texts"], images) for spec in data]
+        outcome = run_benchmark(model, sets, out, Settings(depth, context_length, setting, seed))
+    values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
+    lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
+    print_result(values, as_json, "\n".join(lines))
+    for line in outcome.failed:
+        typer.echo(f"ccmb: {line}", err=True)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def leaderboard(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of `ccmb benchmark`; by default results, if it is there.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the table goes.")] = Path("leaderboard"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge results and published rows into a table: Markdown, CSV, and a page that sorts and filters.
+
+    Example: ccmb leaderboard results --out leaderboard
+    """
+    from ccmb.benchmark.leaderboard import leaderboard as make_leaderboard
+    from ccmb.benchmark.leaderboard import read_results
+    from ccmb.benchmark.leaderboard_page import render_leaderboard
+    from ccmb.benchmark.leaderboard_text import as_csv, markdown
+    from ccmb.files import atomic_write
+
+    usual = [Path("results")] if Path("results").is_dir() else []
+    rows = make_leaderboard(read_results(results or usual))
+    forms = {"md": markdown(rows), "csv": as_csv(rows), "html": render_leaderboard(rows)}
+    for form, text in forms.items():
+        with atomic_write(out / f"leaderboard.{form}") as file:
+            file.write(text)
+    files = {form: str(out / f"leaderboard.{form}") for form in forms}
+    counts = {origin: sum(row.origin == origin for row in rows) for origin in ("ours", "published")}
+    text = f"{counts['ours']} rows measured here, {counts['published']} published: {', '.join(files.values())}"
+    print_result({"rows": counts, "files": files}, as_json, text)
