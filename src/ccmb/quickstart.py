@@ -47,7 +47,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     """Do everything in the folder `out` and return the report, which is also in `report.json` and `report.html`.
 
     Args:
-        full: half as long again, with what is whose left to the second stage: what it is for.
+        full: two and a half times as long, with what is whose left to the second stage: what it is for.
         overrides: `key=value` changes to the recipe.
 
     Raises:
