@@ -63,3 +63,21 @@ def test_similarities_stay_float32_under_autocast() -> None:
     exact = image.double() @ text.double().T / 0.01
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(similarity(image, text, temperature).double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_spared_columns_count_for_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(4, 5, generator=generator), dim=1) for _ in range(2))
+    spared = torch.zeros(4, 4, dtype=torch.bool)
+    spared[0, 1] = spared[1, 0] = True
+    temperature, targets = torch.tensor(0.2), torch.eye(4)
+    loss = gcpr_loss(image, text, temperature, targets, spared_RB=spared)
+    rows = []
+    for mine, every in ((image, text), (text, image)):
+        for row in range(4):
+            kept = [column for column in range(4) if not spared[row, column]]
+            logits = mine[row] @ every[kept].T / temperature
+            rows.append(-logits.log_softmax(0)[kept.index(row)])
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+    chunked = gcpr_loss(image.requires_grad_(), text, temperature, targets, chunk=3, spared_RB=spared)
+    torch.testing.assert_close(chunked, loss)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from ccmb.errors import UsageError
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
@@ -204,3 +206,18 @@ def test_names_of_the_paper_say_what_is_on_and_off() -> None:
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValidationError):
         Objectives.model_validate({"fgr": {"hardnes": 1}})
+
+
+def test_spared_twins_are_negatives_of_fgr_alone() -> None:
+    batch = replace(tiny_batch(4), twin_ids=torch.tensor([0, 0, 1, 1]))
+
+    def losses(spare: bool) -> dict[str, Tensor]:
+        return pretraining(gcpr={"spare_twins": spare}).losses(batch, 0.0, seeded())
+
+    spared, plain = losses(True), losses(False)
+    assert spared["gcpr"] < plain["gcpr"]
+    assert spared["tgd"] < plain["tgd"]
+    for name in ("fgr", "mlm", "fgd"):
+        assert spared[name] == plain[name]
+    everything = replace(batch, twin_ids=torch.zeros(4, dtype=torch.long))
+    assert pretraining(gcpr={"spare_twins": True}).losses(everything, 0.0, seeded())["gcpr"] == 0

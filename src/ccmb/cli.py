@@ -56,7 +56,7 @@ IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index fold
 def quickstart(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("quickstart"),
-    full: Annotated[bool, typer.Option("--full", help="A coarse first stage, trained half as long again.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Two and a half times as long: what ranking is for.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Everything once, offline: draw a corpus, pre-train, evaluate, index, search, report.

@@ -47,7 +47,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     """Do everything in the folder `out` and return the report, which is also in `report.json` and `report.html`.
 
     Args:
-        full: a coarse first stage, trained half as long again: what the second stage is for.
+        full: two and a half times as long, with what is whose left to the second stage: what it is for.
         overrides: `key=value` changes to the recipe.
 
     Raises:
@@ -210,7 +210,7 @@ class Quickstart:
         ]  # fmt: skip
         if not self.full:
             longer = "ccmb quickstart --full --out quickstart-full"
-            commands.append(("第一阶段压到 8 个数，看第二阶段的作用", "See what the second stage is for", longer))
+            commands.append(("把属性搭配留给第二阶段，看它的作用", "See what the second stage is for", longer))
         return [{"zh": chinese, "en": english, "command": command} for chinese, english, command in commands]
 
 

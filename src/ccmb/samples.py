@@ -17,6 +17,8 @@ class Sample:
         extra: what else the line of the data file says.
         fields: the same texts by the field they come from, in the order in which the fields were asked for; a field
             that the line lacks is empty.
+        twin: samples with equal twins hold the same things, paired otherwise (a red boat and a blue fish, a blue boat
+            and a red fish); None has no twin.
     """
 
     image: str
@@ -25,3 +27,4 @@ class Sample:
     group: str | None = None
     extra: dict[str, object] | None = None
     fields: tuple[tuple[str, ...], ...] = ()
+    twin: str | None = None

@@ -13,7 +13,7 @@ from ccmb.errors import CcmbError, did_you_mean
 from ccmb.files import read_json_lines
 from ccmb.samples import Sample
 
-_NOT_TEXTS = ("image", "split", "group")
+_NOT_TEXTS = ("image", "split", "group", "twin")
 
 
 def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> list[Sample]:
@@ -54,9 +54,9 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
     by_field = _texts(line, fields, where)
     texts = tuple(text for of_field in by_field for text in of_field)
     extra = {key: value for key, value in line.items() if key not in {*_NOT_TEXTS, *fields}}
-    group = line.get("group")
+    group, twin = (None if line.get(key) is None else str(line[key]) for key in ("group", "twin"))
     split = str(line.get("split", "train"))
-    return Sample(image, texts, split, None if group is None else str(group), extra, by_field)
+    return Sample(image, texts, split, group, extra, by_field, twin)
 
 
 def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:

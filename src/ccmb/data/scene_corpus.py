@@ -26,7 +26,7 @@ HELD_OUT_GROUP = (0.25, 0)
 def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
     """Draw `train` training pictures, `gallery` test pictures and `validation` pictures of `size` pixels.
 
-    Each line of `pairs.jsonl` has image, split, group, query, title, content, captions, details, and, outside the
+    Each line of `pairs.jsonl` has image, split, group, twin, query, title, content, captions, details, and, outside the
     training split, minimal_pairs: a true text, a false one in the same words after one swap, and what was swapped.
     Drawing is decided by `seed` alone; a folder that already holds this corpus is left as it is.
 
@@ -57,7 +57,8 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
                 name = f"{split}-{number:06d}.jpg"
                 rng = random.Random(f"{seed}/{name}")
                 _add_picture(tar, name, scene, size, rng)
-                line = {"image": name, "split": split, "group": group, **_texts(describe(scene, rng))}
+                twin = f"{group}/{scene.composition}"
+                line = {"image": name, "split": split, "group": group, "twin": twin, **_texts(describe(scene, rng))}
                 if split != "train":
                     line["minimal_pairs"] = [_minimal_pair(scene, rng)]
                 pairs_file.write(json.dumps(line, ensure_ascii=False) + "\n")

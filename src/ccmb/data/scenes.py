@@ -57,12 +57,17 @@ class Scene:
     night: bool
 
     @property
-    def split(self) -> Split:
-        """The split the composition belongs to: its kinds and its colours, however they are paired, so that twins
-        stay together and no pairing of the held-out ones is ever trained on."""
+    def composition(self) -> str:
+        """Its kinds and its colours, however they are paired: that of its twins too."""
         kinds = sorted(thing.kind for thing in self.things)
         colours = sorted(thing.colour for thing in self.things)
-        digest = hashlib.blake2b("/".join(kinds + colours).encode(), digest_size=4).digest()
+        return "/".join(kinds + colours)
+
+    @property
+    def split(self) -> Split:
+        """The split the composition belongs to, so that twins stay together and no pairing of the held-out ones is
+        ever trained on."""
+        digest = hashlib.blake2b(self.composition.encode(), digest_size=4).digest()
         place, end = int.from_bytes(digest, "big") / 2**32, 0.0
         for split, share in SPLIT_SHARES.items():
             end += share

@@ -24,6 +24,7 @@ class Batch:
         input_ids, attention_mask: (B, T) texts.
         maskable: (B, T) True for real words.
         image_ids: (B,) samples with equal ids show the same picture.
+        twin_ids: (B,) samples with equal ids are twins, see `Sample.twin`; None where nothing is known of twins.
         names, texts: of the pictures and as written, for whoever looks into a batch; may be left out.
     """
 
@@ -34,6 +35,7 @@ class Batch:
     image_ids: Tensor
     names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    twin_ids: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -46,7 +48,9 @@ class Batch:
         """Some of the pairs, in this order."""
 
         def pick(value: Any) -> Any:
-            return value[index] if isinstance(value, Tensor) else tuple(value[row] for row in index) if value else ()
+            if isinstance(value, tuple):
+                return tuple(value[row] for row in index) if value else ()
+            return None if value is None else value[index]
 
         return Batch(*(pick(getattr(self, name)) for name in self.__slots__))
 
@@ -58,8 +62,10 @@ class Batch:
 
         def join(name: str) -> Any:
             values = [getattr(batch, name) for batch in batches]
-            if not isinstance(values[0], Tensor):
+            if isinstance(values[0], tuple):
                 return tuple(item for value in values for item in value)
+            if values[0] is None:
+                return None
             if name in padding:
                 values = [F.pad(value, (0, longest - value.shape[1]), value=padding[name]) for value in values]
             return torch.cat(values)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy
+from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
 
 
@@ -129,6 +129,7 @@ def tgd_loss(
     temperature: Tensor,
     alpha: float = 0.4,
     rows: slice = slice(None),
+    spared_RB: Tensor | None = None,
 ) -> Tensor:
     """TgD, target-guided distillation (scalar).
 
@@ -141,6 +142,7 @@ def tgd_loss(
         image_ids_B: samples with equal ids show the same picture.
         alpha: trust in the teacher, in [0, 1].
         rows: where this process's rows stand in the global batch.
+        spared_RB: True where a column of the batch counts for nothing in a row; no positives.
     """
     labels_RC, weights_C = weighted_targets(image_ids_B[rows], image_ids_B, queue)
     log_weights_C = weights_C.log()
@@ -148,9 +150,12 @@ def tgd_loss(
     def direction(student_RD: Tensor, teacher_BD: Tensor, others_BD: Tensor, queued_QD: Tensor) -> Tensor:
         columns_CD = torch.cat([others_BD.detach(), queued_QD])
         with torch.no_grad():
-            guess_RC = (similarity(teacher_BD[rows], columns_CD, temperature) + log_weights_C).softmax(1)
+            guess_RC = spare(similarity(teacher_BD[rows], columns_CD, temperature) + log_weights_C, spared_RB).softmax(
+                1
+            )
             targets_RC = alpha * guess_RC + (1.0 - alpha) * labels_RC
-        return soft_cross_entropy(similarity(student_RD, columns_CD, temperature) + log_weights_C, targets_RC)
+        logits_RC = similarity(student_RD, columns_CD, temperature) + log_weights_C
+        return soft_cross_entropy(spare(logits_RC, spared_RB), targets_RC)
 
     return (
         direction(image_RD, teacher_image_BD, teacher_text_BD, queue.text)

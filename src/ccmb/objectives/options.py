@@ -28,6 +28,14 @@ class Objective(BaseModel):
         return {"weight": 0.0} if value is False else {} if value is True else value
 
 
+class PreRanking(Objective):
+    spare_twins: bool = Field(
+        False,
+        description="the towers need not tell twins apart (see Sample.twin): neither GCPR nor TgD counts them as "
+        "negatives, FGR alone does (our choice)",
+    )
+
+
 class Ranking(Objective):
     hardness: float = Field(
         1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper"
@@ -55,7 +63,7 @@ class Objectives(BaseModel):
     """The objectives of a run, in the words of the paper."""
 
     model_config = ConfigDict(extra="forbid")
-    gcpr: Objective = Objective()
+    gcpr: PreRanking = PreRanking()
     fgr: Ranking = Ranking()
     mlm: MaskedLanguage = MaskedLanguage()
     tgd: TargetGuided = TargetGuided()

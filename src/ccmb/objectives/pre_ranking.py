@@ -49,6 +49,14 @@ def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
     return -(targets_BC * log_probabilities_BC).sum(1).mean()
 
 
+def spare(logits_RC: Tensor, spared_RB: Tensor | None) -> Tensor:
+    """The logits, -inf where one of the first B columns counts for nothing in a row."""
+    if spared_RB is None:
+        return logits_RC
+    spared_RC = F.pad(spared_RB, (0, logits_RC.shape[1] - spared_RB.shape[1]))
+    return logits_RC.masked_fill(spared_RC, -torch.inf)
+
+
 def gcpr_loss(
     image_RD: Tensor,
     text_RD: Tensor,
@@ -57,20 +65,22 @@ def gcpr_loss(
     image_BD: Tensor | None = None,
     text_BD: Tensor | None = None,
     chunk: int | None = None,
+    spared_RB: Tensor | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
 
     Args:
         targets_RB: rows summing to 1.
         image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
+        spared_RB: True where a column counts for nothing in a row; its target must be 0.
         chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
     """
     every_image, every_text = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
 
     def summed(rows: slice) -> Tensor:
-        targets = targets_RB[rows]
-        of_images = soft_cross_entropy(similarity(image_RD[rows], every_text, temperature), targets)
-        of_texts = soft_cross_entropy(similarity(text_RD[rows], every_image, temperature), targets)
-        return (of_images + of_texts) * len(targets)
+        targets, logits = targets_RB[rows], []
+        for mine, every in ((image_RD[rows], every_text), (text_RD[rows], every_image)):
+            logits.append(spare(similarity(mine, every, temperature), None if spared_RB is None else spared_RB[rows]))
+        return (soft_cross_entropy(logits[0], targets) + soft_cross_entropy(logits[1], targets)) * len(targets)
 
     return torch.stack(in_chunks(summed, len(image_RD), chunk)).sum() / (2 * len(image_RD))

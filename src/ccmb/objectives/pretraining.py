@@ -85,7 +85,9 @@ class PreTraining(nn.Module):
         batch = level(batch)
         own = world().rows(len(batch.image_ids))
         image_ids = gather(batch.image_ids)
-        positives = same_image(batch.image_ids, image_ids)
+        positives, spared = same_image(batch.image_ids, image_ids), None
+        if options.gcpr.spare_twins and batch.twin_ids is not None:
+            spared = same_image(batch.twin_ids, gather(batch.twin_ids)) & ~positives
         images = self._images(model, batch)
         texts = self._texts(model, batch.input_ids, batch.attention_mask)
         all_image, all_text = gather(images.embed), gather(texts.embed)
@@ -93,7 +95,9 @@ class PreTraining(nn.Module):
 
         if "gcpr" in active:
             targets = even_targets(positives)
-            losses["gcpr"] = gcpr_loss(images.embed, texts.embed, temperature, targets, all_image, all_text, self.chunk)
+            losses["gcpr"] = gcpr_loss(
+                images.embed, texts.embed, temperature, targets, all_image, all_text, self.chunk, spared
+            )
 
         if active & {"mlm", "fgd"}:
             masked = mask_tokens(
@@ -137,7 +141,7 @@ class PreTraining(nn.Module):
                 all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
                 losses["tgd"] = tgd_loss(
                     images.embed, texts.embed, all_teacher_image, all_teacher_text, image_ids,
-                    self.queue, temperature, options.tgd.alpha, own,
+                    self.queue, temperature, options.tgd.alpha, own, spared,
                 )  # fmt: skip
                 self.queue.push(all_teacher_image, all_teacher_text, image_ids)
             if "fgd" in active:

@@ -41,6 +41,8 @@ class Collate:
             # Samples of one picture share an id, whatever line of the file they stand in.
             names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
             self.image_ids = [names[sample.image] for sample in samples]
+            twins = {twin: number for number, twin in enumerate(dict.fromkeys(map(_twin, samples)))}
+            self.twin_ids = [twins[_twin(sample)] for sample in samples]
 
     def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[Batch | None, list[str]]:
         unreadable = [item for item in items if isinstance(item, str)]
@@ -57,6 +59,7 @@ class Collate:
             torch.tensor([self.image_ids[index] for index in indices] if self.image_ids is not None else indices),
             tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
             tuple(texts),
+            torch.tensor([self.twin_ids[index] for index in indices]) if self.samples is not None else None,
         )
         return batch, unreadable
 
@@ -67,6 +70,10 @@ class Collate:
         if not batches:
             return None, unreadable
         return Batch.cat(batches, self.processor.tokenizer.pad_token_id), unreadable
+
+
+def _twin(sample: Sample) -> str:
+    return sample.twin or f"\0{sample.image}"
 
 
 def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
