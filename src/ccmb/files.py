@@ -24,22 +24,9 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         CcmbError: the disk is full or not writable; the message names `path`, and the old file stays.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise CcmbError(f"{path}: could not be written ({error})") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with atomic_path(path) as temporary, open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+        yield file
 
 
 @contextmanager
@@ -66,7 +53,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
 
 @contextmanager
