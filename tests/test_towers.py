@@ -160,19 +160,19 @@ def test_hub_ids_do_as_well_as_folders(clip: Path, bert: Path, tmp_path: Path, m
     assert_works_and_keeps_its_outputs(model, processor, tmp_path / "r2d2")
 
 
-def one_line(kind: type[CcmbError], match: str, *sources: str | Path, **config: Any) -> None:
+def assert_refused(kind: type[CcmbError], match: str, *sources: str | Path, **config: Any) -> None:
     with pytest.raises(kind, match=match) as error:
         from_towers(*map(str, sources), **SMALL | config)
     assert type(error.value) is kind
     assert "\n" not in str(error.value)
 
 
-def test_a_source_that_is_not_there_is_one_line(clip: Path, bert: Path, tmp_path: Path) -> None:
+def test_a_source_that_is_not_there_is_assert_refused(clip: Path, bert: Path, tmp_path: Path) -> None:
     for name in ("nobody/nothing", str(tmp_path / "nowhere"), "nothing"):
-        one_line(CcmbError, f"{name}: no such model folder, nor one on the hub", name, bert)
-        one_line(CcmbError, f"{name}: no such model folder, nor one on the hub", clip, name)
+        assert_refused(CcmbError, f"{name}: no such model folder, nor one on the hub", name, bert)
+        assert_refused(CcmbError, f"{name}: no such model folder, nor one on the hub", clip, name)
     (tmp_path / "empty").mkdir()
-    one_line(CcmbError, r"empty/config\.json: not a model's", tmp_path / "empty", bert)
+    assert_refused(CcmbError, r"empty/config\.json: not a model's", tmp_path / "empty", bert)
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
@@ -183,35 +183,37 @@ def test_weights_that_are_missing_or_lack_a_tensor_are_named(tower: str, clip: P
     tensors = load_file(file)
     whole = {name: value for name, value in tensors.items() if not name.endswith(tensor)}
     save_file(whole, file, metadata={"format": "pt"})
-    one_line(CcmbError, f"{source}: the weights lack the tensor {tensor}; ", clip, text)
+    assert_refused(CcmbError, f"{source}: the weights lack the tensor {tensor}; ", clip, text)
     save_file({name: value[:-1] for name, value in tensors.items() if value.dim()}, file, metadata={"format": "pt"})
-    one_line(CcmbError, f"{source}: the weights cannot be loaded", clip, text)
+    assert_refused(CcmbError, f"{source}: the weights cannot be loaded", clip, text)
     file.write_bytes(b"damaged")
-    one_line(CcmbError, f"{source}: the weights cannot be loaded", clip, text)
+    assert_refused(CcmbError, f"{source}: the weights cannot be loaded", clip, text)
     file.unlink()
-    one_line(CcmbError, rf"{source}: the weights cannot be loaded \(.*no file named model.safetensors", clip, text)
+    assert_refused(
+        CcmbError, rf"{source}: the weights cannot be loaded \(.*no file named model.safetensors", clip, text
+    )
 
 
 def test_a_pooling_layer_is_wanted_only_where_it_is_used(bert: Path, tmp_path: Path) -> None:
     source = saved(lambda: hf.ViTModel(hf.ViTConfig(**EYE), add_pooling_layer=False), tmp_path / "vit")
     from_towers(source, bert, **SMALL)
-    one_line(CcmbError, "lack the tensor pooler.dense.bias and 1 more", source, bert, image_pooling="tower")
+    assert_refused(CcmbError, "lack the tensor pooler.dense.bias and 1 more", source, bert, image_pooling="tower")
 
 
 def test_naflex_and_other_kinds_of_models_are_refused(clip: Path, bert: Path, tmp_path: Path) -> None:
     eye = {key: value for key, value in EYE.items() if key != "image_size"}
     hf.Siglip2VisionConfig(**eye).save_pretrained(tmp_path / "naflex")
-    one_line(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
+    assert_refused(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
     hf.Siglip2Config(vision_config=eye).save_pretrained(tmp_path / "naflex")
-    one_line(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
-    one_line(UsageError, "bert is no image tower; give one of clip_vision_model", bert, bert)
-    one_line(UsageError, "clip is no BERT-like text encoder", clip, clip)
+    assert_refused(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
+    assert_refused(UsageError, "bert is no image tower; give one of clip_vision_model", bert, bert)
+    assert_refused(UsageError, "clip is no BERT-like text encoder", clip, clip)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("bert", 64), ("xlm-roberta", 64)])
 def test_texts_longer_than_the_positions_are_refused(kind: str, most: int, clip: Path, tmp_path: Path) -> None:
     text = save_text_tower(tmp_path / "text", kind)
-    one_line(
+    assert_refused(
         UsageError, f"max_text_tokens is 65, but .* has positions for {most} tokens", clip, text, max_text_tokens=65
     )
     model, processor = from_towers(clip, text, **SMALL | {"max_text_tokens": most})
@@ -221,13 +223,15 @@ def test_texts_longer_than_the_positions_are_refused(kind: str, most: int, clip:
 
 
 def test_a_tokenizer_that_is_missing_or_too_large_is_refused(clip: Path, tmp_path: Path) -> None:
-    one_line(CcmbError, "text: no tokenizer; its files", clip, saved(TEXTUAL["bert"], tmp_path / "text"))
+    assert_refused(CcmbError, "text: no tokenizer; its files", clip, saved(TEXTUAL["bert"], tmp_path / "text"))
     source = saved(lambda: hf.BertModel(hf.BertConfig(**TEXT | {"vocab_size": 20})), tmp_path / "few")
     tiny_processor().tokenizer.save_pretrained(source)
-    one_line(CcmbError, "few: the tokenizer has 72 tokens, but the tower only 20", clip, source)
+    assert_refused(CcmbError, "few: the tokenizer has 72 tokens, but the tower only 20", clip, source)
 
 
 def test_wrong_fields_are_named(clip: Path, bert: Path) -> None:
-    one_line(UsageError, r"cross_layer is no field .* \(did you mean 'cross_layers'\?\)", clip, bert, cross_layer=2)
-    one_line(UsageError, "image_pooling is 'last'", clip, bert, image_pooling="last")
-    one_line(UsageError, "clip and .*bert.*: not the towers of a network", clip, bert, cross_heads=5)
+    assert_refused(
+        UsageError, r"cross_layer is no field .* \(did you mean 'cross_layers'\?\)", clip, bert, cross_layer=2
+    )
+    assert_refused(UsageError, "image_pooling is 'last'", clip, bert, image_pooling="last")
+    assert_refused(UsageError, "clip and .*bert.*: not the towers of a network", clip, bert, cross_heads=5)

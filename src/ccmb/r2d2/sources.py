@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from ccmb.data.transforms import CLIP_MEAN, CLIP_STD
 from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json
 from ccmb.r2d2.processing import FILE_NAME
+from ccmb.r2d2.tokenizer import load_tokenizer
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -102,10 +103,7 @@ def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTr
     Raises:
         CcmbError: its files are missing or damaged, it has more tokens than the tower, or lacks one that is wanted.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
-    except Exception as error:  # whatever tokenizers makes of a damaged file
-        raise CcmbError(f"{name}: the tokenizer cannot be loaded ({one_line(error)})") from None
+    tokenizer = load_tokenizer(name)
     # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)) + 1:
         raise CcmbError(f"{name}: no tokenizer; its files (tokenizer.json or vocab.txt) must be there too")

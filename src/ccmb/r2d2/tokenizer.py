@@ -34,7 +34,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             if "[CLS]" not in vocabulary.read_text(encoding="utf-8").split("\n"):
                 raise ValueError("not a BERT vocabulary, one token a line with [CLS] among them")
             return BertTokenizer(vocab=str(vocabulary))
-        return AutoTokenizer.from_pretrained(str(source))
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # whatever transformers, the hub and tokenizers make of it
         raise CcmbError(f"{source}: no readable tokenizer ({one_line(error)})") from None
 
