@@ -11,12 +11,11 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ccmb.objectives.batch import Batch
+from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.configuration import R2D2Config
@@ -83,48 +82,7 @@ def make_batch(config: R2D2Config, lengths: Sequence[int], tokens: int, seed: in
     return Batch(pixels, ids, mask.long(), maskable, torch.arange(count))
 
 
-def flops_per_sample(
-    config: R2D2Config, lengths: Sequence[int], frozen: bool = False, words_masked: float = 0.15
-) -> float:
-    """3 x (picture + clean text + masked text + ranking of three pairs + MLM) + teachers of picture and text; where the
-    image tower is frozen, 1 x picture in all.
-
-    Real tokens only; what a picture's or a text's pairs share counts once; nothing that is computed twice counts twice.
-    """
-    with torch.device("meta"):
-        model = R2D2Model(config).eval()
-        pixels = torch.empty(1, 3, config.image_size, config.image_size)
-    image = _count(lambda: model.encode_image(pixels))
-    # A text's and a pair's work are polynomials of degree two in its length: three points give them.
-    points = [4, config.max_text_tokens // 2, config.max_text_tokens]
-    texts, pairs = zip(*(_text_and_pairs(model, tokens) for tokens in points), strict=True)
-    text = sum(_through(points, texts, length) for length in lengths) / len(lengths)
-    cross = sum(_through(points, pairs, length) for length in lengths) / len(lengths)
-    guessed = words_masked * (sum(lengths) / len(lengths) - 2)
-    width = config.text_config.hidden_size
-    head = guessed * 2 * width * (width + config.text_config.vocab_size)
-    return (1 if frozen else 4) * image + 3 * (2 * text + cross + head) + text
-
-
-def _text_and_pairs(model: R2D2Model, tokens: int) -> tuple[int, int]:
-    with torch.device("meta"):
-        ids, zeros = torch.empty(1, tokens, dtype=torch.long), torch.zeros(3, dtype=torch.long)
-        pixels = torch.empty(1, 3, model.config.image_size, model.config.image_size)
-    with torch.no_grad():
-        images, texts = model.encode_image(pixels), model.encode_text(ids)
-    return _count(lambda: model.encode_text(ids)), _count(lambda: model.rank(images, texts, zeros, zeros, read=1))
-
-
-def _count(work: Any) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
-
-
-def _through(xs: Sequence[int], ys: Sequence[int], x: float) -> float:
-    """The parabola through three points, at x."""
-    total = 0.0
-    for at, y in zip(xs, ys, strict=True):
-        others = [other for other in xs if other != at]
-        total += y * (x - others[0]) * (x - others[1]) / ((at - others[0]) * (at - others[1]))
-    return total
+def flops_per_sample(config: R2D2Config, lengths: Sequence[int], frozen: bool = False) -> float:
+    """Operations of one pair of a step with all objectives, see `StepFlops`; lengths with [CLS] and [SEP]."""
+    step = StepFlops(config, Objectives(), frozen)
+    return step(list(lengths), sum(lengths) - 2 * len(lengths), 0.5) / len(lengths)

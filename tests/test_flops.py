@@ -74,6 +74,12 @@ def test_the_teacher_costs_its_forward_pass_and_joins_in_time(flops):
     assert of(LENGTHS, 40, 0.5) == 4 * towers
 
 
+def test_a_frozen_image_tower_costs_its_forward_pass_and_no_teacher():
+    on = Objectives.model_validate({"fgr": False, "mlm": False, "fgd": False})
+    texts = sum(text(tokens) for tokens in LENGTHS)
+    assert StepFlops(tiny_config(), on, frozen=True)(LENGTHS, 40, 0.0) == len(LENGTHS) * IMAGE + 4 * texts
+
+
 def test_fgr_costs_both_cross_encoders(flops):
     of, tokens = flops(gcpr=True, fgr={"rows": 0.5}), 9
     towers = COUNT * (IMAGE + text(tokens))

@@ -1,7 +1,7 @@
 """How many floating-point operations a step of pre-training needs, for the log's MFU.
 
-FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only. Forward and
-backward pass together cost three times the forward pass; padding, recomputed activations and the losses' own products
+FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only; a frozen image
+tower counts once in all. Forward and backward pass together cost three times the forward pass; padding, recomputed activations and the losses' own products
 count for nothing, and what a picture's pairs share counts once. A multiply-add is two operations.
 
 Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
@@ -46,10 +46,13 @@ class StepFlops:
 
     A wrong text is drawn on the device, so its length is taken for that of the row's own: on average over a batch the
     two agree where negatives are as long as other texts. Of masked words the expected number counts.
+
+    Args:
+        frozen: whether the image tower is not trained, and so is its own teacher.
     """
 
-    def __init__(self, config: R2D2Config, objectives: Objectives) -> None:
-        self.objectives = objectives
+    def __init__(self, config: R2D2Config, objectives: Objectives, frozen: bool = False) -> None:
+        self.objectives, self.frozen = objectives, frozen
         with torch.device("meta"):
             self.model = R2D2Model(config).eval().requires_grad_(False)
         text = config.text_config
@@ -77,13 +80,14 @@ class StepFlops:
         options, count = self.objectives, len(lengths)
         active = frozenset(name for name in options.on() if progress >= getattr(options, name).start)
         text = self.text.sum(lengths)
-        student = count * self.image + text * (2 if active & {"mlm", "fgd"} else 1)
+        student = text * (2 if active & {"mlm", "fgd"} else 1)
         if active & {"fgr", "mlm"}:
             student += self.cross(count, "fgr" in active, "mlm" in active).sum(lengths) / count
         if "mlm" in active:
             student += options.mlm.probability * words * self.word
-        teacher = count * self.image + text if active & {"tgd", "fgd"} else 0.0
-        return 3 * student + teacher
+        taught = bool(active & {"tgd", "fgd"})
+        images = count * self.image * (1 if self.frozen else 3 + taught)
+        return images + 3 * student + text * taught
 
     def _cross(self, count: int, fgr: bool, mlm: bool) -> Quadratic:
         """Of all the cross encoders' work on `count` pairs, all of one length."""

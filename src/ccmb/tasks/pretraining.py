@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.files import atomic_files
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.distillation import teacher_agreement
+from ccmb.objectives.distillation import is_frozen, teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining, sharding_units
@@ -94,7 +94,8 @@ class PretrainTask:
 
     @cached_property
     def _flops(self) -> StepFlops:
-        return StepFlops(self.pretraining.model.config, self.pretraining.objectives)
+        model = self.pretraining.model
+        return StepFlops(model.config, self.pretraining.objectives, is_frozen(model.image_tower))
 
     def describe(self, batch: Batch) -> dict[str, Any]:
         return {"image_ids": batch.image_ids.tolist(), "names": list(batch.names), "texts": list(batch.texts)}
