@@ -1,8 +1,9 @@
 """How many floating-point operations a step of pre-training needs, for the log's MFU.
 
 FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only; a frozen image
-tower counts once in all. Forward and backward pass together cost three times the forward pass; padding, recomputed activations and the losses' own products
-count for nothing, and what a picture's pairs share counts once. A multiply-add is two operations.
+tower counts once in all. Forward and backward pass together cost three times the forward pass; padding, recomputed
+activations and the losses' own products count for nothing, and what a picture's pairs share counts once. A multiply-
+add is two operations.
 
 Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
 """
