@@ -22,7 +22,7 @@ from ccmb.data.scene_drawing import FILLS
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.tasks.class_evaluation import evaluate_classes
-from ccmb.tasks.class_ranking import R2D2Encoder, classify, r2d2_classifier
+from ccmb.tasks.class_ranking import classify, r2d2_classifier
 from ccmb.tasks.classification import (
     Classifier,
     ClassScores,
@@ -32,6 +32,7 @@ from ccmb.tasks.classification import (
     label_ranks,
 )
 from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
+from ccmb.tasks.two_stage import Load, R2D2Encoder
 from tiny import tiny_model, tiny_pictures, tiny_processor
 
 CLASSES = [
@@ -48,7 +49,7 @@ def test_a_class_is_the_unit_mean_of_the_unit_embeddings_of_all_its_prompts(batc
     found = class_embeddings(encoder, CLASSES, TEMPLATES[:5], batch)
     for one, embed in zip(CLASSES, found, strict=True):
         prompts = [fill(template, name) for name in one.names for template in TEMPLATES[:5]]
-        mean = torch.stack([encoder.texts([prompt]).embed[0] for prompt in prompts]).mean(0)
+        mean = torch.stack([encoder.encode_texts([prompt]).embed[0] for prompt in prompts]).mean(0)
         torch.testing.assert_close(embed, mean / mean.norm(), atol=1e-5, rtol=1e-4)
 
 
@@ -58,10 +59,10 @@ class Batches:
     def __init__(self) -> None:
         self.most = 0
 
-    def pictures(self, pictures: Sequence[Any]) -> TowerOutput:
-        return self.texts(["图"] * len(pictures))
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        return self.encode_texts(["图"] * len(names))
 
-    def texts(self, texts: Sequence[str]) -> TowerOutput:
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         self.most = max(self.most, len(texts))
         return TowerOutput(torch.ones(len(texts), 4) * 3, torch.zeros(len(texts), 1, 4))
 
@@ -82,8 +83,11 @@ def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | N
     model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(5)
     found = classify(model, processor, pictures, CLASSES, [PLAIN], top=4, depth=depth)
     encoder = R2D2Encoder(model, processor)
-    images, classes = encoder.pictures(pictures), class_embeddings(encoder, CLASSES, [PLAIN])
-    first_names = encoder.texts([fill(PLAIN, one.name) for one in CLASSES])
+    images, classes = (
+        encoder.encode_images(pictures, lambda picture: picture),
+        class_embeddings(encoder, CLASSES, [PLAIN]),
+    )
+    first_names = encoder.encode_texts([fill(PLAIN, one.name) for one in CLASSES])
     for row, of in enumerate(found):
         cosine = images.embed[row] @ classes.T
         order = cosine.argsort(descending=True).tolist()
@@ -171,15 +175,15 @@ def test_intervals_are_those_of_drawing_the_pictures_again() -> None:
 class ColourEye:
     """An encoder that sees how much of each colour there is in a picture, and knows the colours' names."""
 
-    def pictures(self, pictures: Sequence[Any]) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
         fills = np.array(list(FILLS.values()))
         shares = []
-        for picture in pictures:
+        for picture in map(load, names):
             pixels = np.asarray(picture).astype(int)[:, :, None]
             shares.append((np.abs(pixels - fills).sum(3) < 24).mean((0, 1)))
         return self._output(torch.tensor(np.array(shares)).float())
 
-    def texts(self, texts: Sequence[str]) -> TowerOutput:
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self._output(torch.tensor([[colour + "色" in text for colour in FILLS] for text in texts]).float())
 
     def _output(self, embed: Tensor) -> TowerOutput:

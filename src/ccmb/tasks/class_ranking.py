@@ -11,45 +11,27 @@ from ccmb.data.class_lists import ImageClass
 from ccmb.errors import UsageError
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.tasks.classification import Classifier, PictureClasses, class_embeddings, classify_pictures
 from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
-from ccmb.training.trainer import inference
+from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
 
 
-class R2D2Encoder:
-    """The two towers; outputs are on the CPU."""
-
-    def __init__(self, model: R2D2Model, processor: R2D2Processor) -> None:
-        self.model, self.processor = model, processor
-
-    def pictures(self, pictures: Sequence[Picture]) -> TowerOutput:
-        with inference(self.model):
-            return self.model.encode_image(self.processor.images(pictures).to(self.model.device)).to("cpu")
-
-    def texts(self, texts: Sequence[str]) -> TowerOutput:
-        encoded = self.processor.texts(texts)
-        with inference(self.model):
-            return self.model.encode_text(**{k: value.to(self.model.device) for k, value in encoded.items()}).to("cpu")
-
-
-class R2D2Ranker:
+class R2D2ClassRanker:
     """The second stage by the model's ranking rule; it reads each class as one prompt of its first name.
 
     More prompts would cost as many passes of the cross encoders each, where the first stage encodes them once for all.
     """
 
     def __init__(self, encoder: R2D2Encoder, classes: Sequence[ImageClass], template: str = PLAIN, batch: int = 256):
-        self.model = encoder.model
+        self.ranker = R2D2Ranker(encoder.model)
         prompts = [fill(template, one.name) for one in classes]
         starts = range(0, len(prompts), batch)
-        self.texts = TowerOutput.cat([encoder.texts(prompts[start : start + batch]) for start in starts])
+        self.texts = TowerOutput.cat([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
 
     def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
         image_index_BK = torch.arange(len(images))[:, None].expand_as(index_BK)
-        with inference(self.model):
-            match = rank_pairs(self.model, images, self.texts, image_index_BK.flatten(), index_BK.flatten())
-            return ranking_scores(self.model, cosine_BK.flatten(), match).view_as(cosine_BK)
+        pairs = image_index_BK.flatten(), index_BK.flatten()
+        return self.ranker.rank_scores(images, self.texts, *pairs, cosine_BK.flatten()).view_as(cosine_BK)
 
 
 def r2d2_classifier(
@@ -76,7 +58,7 @@ def r2d2_classifier(
         return Classifier(encoder, classes, embed_CD)
     # Of templates of the user's own the first, since the model may know texts of that kind alone.
     template = PLAIN if PLAIN in templates else templates[0]
-    return Classifier(encoder, classes, embed_CD, R2D2Ranker(encoder, classes, template), depth)
+    return Classifier(encoder, classes, embed_CD, R2D2ClassRanker(encoder, classes, template), depth)
 
 
 def classify(

@@ -1,7 +1,7 @@
 """Zero-shot classification: a picture belongs to the class whose prompts lie nearest to it.
 
-All that is needed of a model is that it encodes pictures and texts (`Encoder`); a second stage (`Ranker`) may order the
-best classes anew. R2D2's of both are in `ccmb.tasks.class_ranking`.
+All that is needed of a model is that it encodes pictures and texts (`Encoder`); a second stage (`ClassRanker`) may
+order the best classes anew. R2D2's of both are in `ccmb.tasks.class_ranking`.
 
 Shapes: B pictures of a batch, N pictures in all, C classes, D embedding width, K candidates of the second stage.
 """
@@ -11,43 +11,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.data.class_lists import ImageClass
+from ccmb.data.pictures import load_picture
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
 from ccmb.tasks.prompts import TEMPLATES, check_templates, fill
 from ccmb.tasks.retrieval import pessimistic_ranks
+from ccmb.tasks.two_stage import Encoder
 
 
-class Encoded(Protocol):
-    """What an encoder says of a batch; it may carry more for a second stage of the same model."""
-
-    @property
-    def embed(self) -> Tensor:
-        """(B, D), of any length."""
-
-
-class Encoder(Protocol):
-    """A model with one space for pictures and texts."""
-
-    def pictures(self, pictures: Sequence[Any]) -> Encoded:
-        """Encode PIL pictures, or paths of them.
-
-        Raises:
-            CcmbError: one cannot be read.
-        """
-
-    def texts(self, texts: Sequence[str]) -> Encoded: ...
-
-
-class Ranker(Protocol):
-    """A second stage."""
+class ClassRanker(Protocol):
+    """A second stage over classes."""
 
     def __call__(self, images: Any, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
         """Scores (B, K) of encoded pictures and the classes at `index_BK`, whose cosines are known."""
@@ -92,7 +75,7 @@ class Classifier:
     encoder: Encoder
     classes: Sequence[ImageClass]
     embed_CD: Tensor
-    ranker: Ranker | None = None
+    ranker: ClassRanker | None = None
     depth: int = 10
 
     def scores(self, pictures: Sequence[Any]) -> ClassScores:
@@ -101,13 +84,17 @@ class Classifier:
         Raises:
             CcmbError: a picture cannot be read.
         """
-        images = self.encoder.pictures(pictures)
+        images = self.encoder.encode_images(pictures, _opened)
         cosine_BC = F.normalize(images.embed.float().cpu(), dim=-1) @ self.embed_CD.T
         if self.ranker is None:
             return ClassScores(cosine_BC)
         # A stable sort, as in `ClassScores.top`: topk orders equal scores otherwise.
         order_BK = cosine_BC.argsort(dim=1, descending=True, stable=True)[:, : self.depth]
         return ClassScores(cosine_BC, order_BK, self.ranker(images, order_BK, cosine_BC.gather(1, order_BK)))
+
+
+def _opened(picture: Any) -> Image.Image:
+    return load_picture(picture) if isinstance(picture, str | Path) else picture
 
 
 def class_embeddings(
@@ -127,7 +114,7 @@ def class_embeddings(
     with progress("prompts", count, "texts") as advance:
         while chunk := list(itertools.islice(every, batch)):
             index, prompts = zip(*chunk, strict=True)
-            embed = F.normalize(encoder.texts(prompts).embed.float().cpu(), dim=-1)
+            embed = F.normalize(encoder.encode_texts(prompts).embed.float().cpu(), dim=-1)
             if not len(total_CD):
                 total_CD = torch.zeros(len(classes), embed.shape[1])
             total_CD = total_CD.index_add(0, torch.tensor(index), embed)
