@@ -63,7 +63,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     assert list(report["seconds"]) == ["draw", "train", "evaluate", "classify", "index", "report", "total"]
     assert report["minimal_pairs"]["pairs"] == 12
     drawn = report["classification"]["drawn"]
-    assert report["classification"]["top1"] == drawn["kind"]["trained"]["top1"]
+    assert report["classification"]["top1"] == drawn["colour"]["trained"]["top1"]
     assert [drawn[of]["untrained"]["pictures"] for of in ("kind", "colour")] == [26, 8]
     assert report["model"]["steps"] == 4
     assert "torch" in report["libraries"]

@@ -184,7 +184,7 @@ class Quickstart:
         objectives = self.recipe.objectives
         report = {
             **kept["report"],
-            "classification": {**drawn_classes["kind"]["trained"], "drawn": drawn_classes},
+            "classification": {**drawn_classes["colour"]["trained"], "drawn": drawn_classes},
             "objectives": [PAPER_NAMES[name] for name in objectives.on()],
             "objectives_off": [PAPER_NAMES[name] for name in objectives.off()],
             "model": {"parameters": kept["parameters"], "steps": self.recipe.training.steps},
