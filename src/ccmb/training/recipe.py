@@ -155,9 +155,23 @@ class OptimizerRecipe(Part):
         description="train the matrices with Muon, at this multiple of their learning rate; without it all is AdamW's",
     )
     weight_decay: float = Field(0.05, ge=0, description="not on biases, norms and other one-dimensional weights")
+    bias_lr: float = Field(1.0, gt=0, description="multiple of the learning rate for biases")
+    bias_decay: float = Field(0.0, ge=0, description="weight decay of biases")
     betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["cosine", "triangular"] = Field(
+        "cosine",
+        description="after the warm-up a cosine to the end; or, again and again, up in `warmup` steps and down in as many",
+    )
     warmup: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")
-    final_lr: float = Field(0.0, ge=0, le=1, description="share of the peak at which the cosine ends")
+    warmup_from: float = Field(0.0, ge=0, le=1, description="share of the peak at which the warm-up begins")
+    stairs: int | None = Field(
+        None,
+        gt=0,
+        description="let the cosine fall in so many stairs, one an epoch in the official code, instead of every step",
+    )
+    final_lr: float = Field(
+        0.0, ge=0, le=1, description="share of the peak at which the cosine ends, or to which the triangles go down"
+    )
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
