@@ -160,7 +160,7 @@ class OptimizerRecipe(Part):
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["cosine", "triangular"] = Field(
         "cosine",
-        description="after the warm-up a cosine to the end; or, again and again, up in `warmup` steps and down in as many",
+        description="after the warm-up a cosine to the end; or, again and again, up in warmup steps and down in as many",
     )
     warmup: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")
     warmup_from: float = Field(0.0, ge=0, le=1, description="share of the peak at which the warm-up begins")
