@@ -16,10 +16,10 @@ from ccmb.benchmark.leaderboard import leaderboard
 from ccmb.benchmark.peers import open_peer
 from ccmb.benchmark.result import read_result
 from ccmb.benchmark.runner import Outcome, Settings, run_benchmark
-from ccmb.benchmark.sets import open_set
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.evaluation import evaluate
+from ccmb.tasks.sets import open_set
 from downstream_samples import write_cna, write_flickr8k, write_matching, write_muge
 from peers import save_peer, save_r2d2
 from runs import Command, command_line

@@ -44,8 +44,8 @@ def benchmark(
     Example: ccmb benchmark --model runs/flickr8k --data flickr8k-cn=flickr8k-cn/captions.jsonl --text-field captions
     """
     from ccmb.benchmark.runner import Settings, run_benchmark
-    from ccmb.benchmark.sets import open_set
     from ccmb.signals import orderly_end
+    from ccmb.tasks.sets import open_set
 
     with orderly_end():
         sets = [open_set(spec, split, text_field or ["texts"], images) for spec in data]

@@ -24,7 +24,6 @@ from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.peers import label_and_source, open_peer
 from ccmb.benchmark.result import STAGES, Data, Measured, Result, Retrieval, read_result, result_key, slug
-from ccmb.benchmark.sets import Queries, RetrievalSet
 from ccmb.choices import Setting
 from ccmb.data.pairs import readable_samples
 from ccmb.errors import CcmbError, UsageError
@@ -36,12 +35,14 @@ from ccmb.tasks.retrieval import (
     Gallery,
     Ranks,
     bootstrap_recalls,
+    drawn_with,
     encode_gallery_with,
     hits_by_image,
     interval,
     ranks_both_ways,
     report_of_ranks,
 )
+from ccmb.tasks.sets import RetrievalSet, texts_and_pairs
 
 VERSION = 1  # of how results are made; a new one makes all of them anew
 
@@ -162,7 +163,7 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
         seed=settings.seed,
         draws=settings.draws,
         retrieval=retrieval,
-        drawn_with=_drawn_with(gallery).tolist(),
+        drawn_with=drawn_with(gallery).tolist(),
         commit=commit(),
         hardware=hardware(),
         seconds={
@@ -178,27 +179,13 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
 def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> tuple[Gallery, bool]:
     """The encoded set, and whether it was kept from before."""
     path = cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
-    texts, pairs = _texts_and_pairs(samples, of.queries)
+    texts, pairs = texts_and_pairs(samples, of.queries)
     image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
     if (found := load_gallery(path, len(samples), image_of_text, pairs)) is not None:
         return found, True
     gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
     save_gallery(path, gallery)
     return replace(gallery, pairs=pairs), False
-
-
-def _texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:
-    """The texts of each picture, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
-    if queries is None:
-        return [sample.texts for sample in samples], None
-    place = {sample.image: number for number, sample in enumerate(samples)}
-    of_image: list[list[tuple[str, list[int]]]] = [[] for _ in samples]
-    for text, names in queries:
-        if right := [place[name] for name in names if name in place]:
-            of_image[right[0]].append((text, right))
-    flat = [right for texts in of_image for _, right in texts]
-    pairs = [(number, image) for number, right in enumerate(flat) for image in right]
-    return [[text for text, _ in texts] for texts in of_image], torch.tensor(pairs)
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
@@ -211,7 +198,7 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
         known = {name: ranks for name, ranks in of_stage.items() if ranks is not None}
         if not known:
             continue
-        hits = hits_by_image(known, _drawn_with(gallery))
+        hits = hits_by_image(known, drawn_with(gallery))
         drawn = bootstrap_recalls(*hits, settings.draws, settings.seed)
         of_means[stage] = interval(drawn.mean((1, 2)))
         for place, direction in enumerate(known):
@@ -231,8 +218,3 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
         gain=report.get("gain_R@1"),
         ranks=ranks,
     )
-
-
-def _drawn_with(gallery: Gallery) -> Tensor:
-    """(texts,) with what each text is drawn by the bootstrap: its picture, or where it has several, itself."""
-    return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))

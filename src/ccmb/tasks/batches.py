@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
-from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.streaming import stream_batches
 from ccmb.errors import CcmbError
@@ -76,14 +75,12 @@ def _twin(sample: Sample) -> str:
     return sample.twin or f"\0{sample.image}"
 
 
-def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
-    """How batches of own pairs are loaded, the samples, and what is to be done once the run has a folder."""
+def load_pairs(samples: list[Sample], pictures: Pictures, data: DataRecipe, training: TrainingRecipe) -> Load:
+    """How batches of pairs in a folder are loaded."""
     seed = training.seed
-    folder = data_folder(str(data.folder))
-    samples = read_pairs(folder / data.pairs, data.split, data.fields)
     if len(samples) < training.batch:
-        raise CcmbError(f"{folder / data.pairs}: {len(samples)} pictures do not fill training.batch={training.batch}")
-    pictures = Pictures.open(folder / data.images)
+        where = data_folder(str(data.folder)) / ("" if data.set else data.pairs)
+        raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch={training.batch}")
     rows = world().rows(training.batch // world().size)
     plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)
 
@@ -92,13 +89,13 @@ def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterab
         collate = Collate(processor, samples)
         return training_batches(dataset, plan, start, stop, collate, data.workers, _field_plan(data, training))
 
-    return load, samples, lambda: None
+    return load
 
 
 def open_shards(
     data: DataRecipe, training: TrainingRecipe, out: Path
 ) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
-    """The same for shards; the samples are the first ones."""
+    """How batches of shards are loaded, the first samples, and what is to be done once the run has a folder."""
     stream, damaged = open_stream(data, training, out, world().rank, world().size)
     samples = FirstSamples(stream, out)
 

@@ -199,6 +199,11 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
     return report
 
 
+def drawn_with(gallery: Gallery) -> Tensor:
+    """(texts,) with what each text is drawn by the bootstrap: its picture, or where it has several, itself."""
+    return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))
+
+
 def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Hits within each k, and queries, of every picture in every direction: (directions, G, 3) and (directions, G).
 
