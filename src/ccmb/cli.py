@@ -18,6 +18,7 @@ import typer
 from ccmb.choices import RankingRule
 from ccmb.cli_benchmark import benchmark, leaderboard
 from ccmb.cli_data import data_app
+from ccmb.cli_finetune import finetune, mix
 from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app)
 
+app.command()(finetune)
+app.command()(mix)
 app.command()(doctor)
 app.command()(runs)
 app.command()(presets)

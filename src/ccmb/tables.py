@@ -45,3 +45,31 @@ def classification_table(report: dict[str, Any]) -> str:
             )
             lines.append(f"{stage:13}" + "".join(f"{figure:>22}" for figure in figures))
     return "\n".join(lines)
+
+
+def comparison_table(report: dict[str, Any]) -> str:
+    """Figures before and after fine-tuning with their intervals, and those between, as lines of text."""
+    lines = [f"{'':30}{'before':>21}{'after':>21}{'change':>21}"]
+    between = []
+    for of in report["sets"]:
+        for name, figure in of["figures"].items():
+            label = f"{of['name']} {of['split']} {name.replace('_', '-')}"
+            cells = [_with_interval(figure["before"]), _with_interval(figure["after"])]
+            lines.append(
+                f"{label:30}" + "".join(f"{cell:>21}" for cell in [*cells, _with_interval(figure["gain"], "+")])
+            )
+            if figure["shares"]:
+                values = ("-" if found is None else f"{found['value']:.1f}" for found in figure["shares"].values())
+                between.append((label, figure["shares"], "".join(f"{value:>8}" for value in values)))
+    if between:
+        lines += ["", f"{'share of the weights after':30}" + "".join(f"{share:>8}" for share in between[0][1])]
+        lines += [f"{label:30}{values}" for label, _, values in between]
+    if report["chosen"]:
+        lines.append(f"chosen by validation: step {report['chosen']['step']} of {report['steps']}")
+    return "\n".join(lines)
+
+
+def _with_interval(figure: dict[str, float] | None, sign: str = "") -> str:
+    if figure is None:
+        return "-"
+    return f"{figure['value']:{sign}.1f} [{figure['low']:{sign}.1f}, {figure['high']:{sign}.1f}]"

@@ -234,14 +234,18 @@ def save_model(
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 
 
-def check_best(recipe: PretrainRecipe) -> None:
+def check_best(recipe: PretrainRecipe, further: Sequence[str] = ()) -> None:
     """Whether the figure by which the best checkpoint is chosen will ever be logged.
+
+    Args:
+        further: figures of the run's validation.
 
     Raises:
         UsageError: it will not; the message lists those that will.
     """
     best, on = recipe.training.best, recipe.objectives.on()
     known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+    known += further
     if best and best.figure not in known:
         hint = did_you_mean(best.figure, known)
         raise UsageError(

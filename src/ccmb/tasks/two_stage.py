@@ -63,13 +63,14 @@ class R2D2Encoder:
 
 @dataclass(frozen=True, slots=True)
 class R2D2Ranker:
-    """The cross encoders of R2D2, by the model's ranking rule, as a `Ranker`."""
+    """The cross encoders of R2D2, by the model's ranking rule, as a `Ranker`; or left out, where they know nothing."""
 
     model: R2D2Model
+    ranks: bool = True
 
     @property
     def can_rank(self) -> bool:
-        return self.model.can_rank
+        return self.ranks and self.model.can_rank
 
     def rank_scores(
         self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor

@@ -286,16 +286,16 @@ _Loader.add_implicit_resolver(
 )
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
     """A path as given, or a shipped recipe by its name.
 
     Raises:
         UsageError: neither exists; the message lists the shipped ones.
     """
-    for path in (Path(name), RECIPES / f"{name}.yaml"):
+    for path in (Path(name), shipped_in / f"{name}.yaml"):
         if path.is_file():
             return path
-    shipped = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    shipped = sorted(path.stem for path in shipped_in.glob("*.yaml"))
     raise UsageError(f"{name}: no such recipe{did_you_mean(name, shipped)}; shipped recipes: {', '.join(shipped)}")
 
 
