@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
@@ -69,6 +69,7 @@ class StemVisionModel(CLIPVisionModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # `from_pretrained` calls this too; only `nn.init` and `initialization` then leave loaded weights alone.
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -77,10 +78,10 @@ class StemVisionModel(CLIPVisionModel):
         elif isinstance(module, CLIPVisionEmbeddings):
             # Random positions of CLIP's size are drowned by the convolutions.
             side = math.isqrt(module.num_patches)
-            module.position_embedding.weight.copy_(grid_positions(side, module.embed_dim))
+            initialization.copy_(module.position_embedding.weight, grid_positions(side, module.embed_dim))
         elif isinstance(module, Places):
             places_PW = grid_positions(math.isqrt(module.num_embeddings), module.embedding_dim)[1:]
-            module.weight.copy_(places_PW / places_PW.std())
+            initialization.copy_(module.weight, places_PW / places_PW.std())
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         output = super().forward(pixel_values=pixel_values, **kwargs)
