@@ -49,14 +49,14 @@ def classification_table(report: dict[str, Any]) -> str:
 
 def comparison_table(report: dict[str, Any]) -> str:
     """Figures before and after fine-tuning with their intervals, and those between, as lines of text."""
-    lines = [f"{'':30}{'before':>21}{'after':>21}{'change':>21}"]
+    lines = [f"{'':30}{'before':>23}{'after':>23}{'change':>23}"]
     between = []
     for of in report["sets"]:
         for name, figure in of["figures"].items():
             label = f"{of['name']} {of['split']} {name.replace('_', '-')}"
             cells = [_with_interval(figure["before"]), _with_interval(figure["after"])]
             lines.append(
-                f"{label:30}" + "".join(f"{cell:>21}" for cell in [*cells, _with_interval(figure["gain"], "+")])
+                f"{label:30}" + "".join(f"{cell:>23}" for cell in [*cells, _with_interval(figure["gain"], "+")])
             )
             if figure["shares"]:
                 values = ("-" if found is None else f"{found['value']:.1f}" for found in figure["shares"].values())
