@@ -213,9 +213,7 @@ def test_what_the_user_says_of_the_best_stays(start: Path, data: Path) -> None:
     assert off.training.best is None
 
 
-def test_without_validation_the_last_weights_are_the_model_and_nothing_is_measured(
-    start: Path, tmp_path: Path
-) -> None:
+def test_without_validation_the_last_weights_are_the_model_and_nothing_is_measured(start: Path, tmp_path: Path) -> None:
     data = save_pairs(tmp_path / "data", splits=("train",))
     report = tuned(start, data, tmp_path / "run", validation__split="", training__steps=4)
     assert (report["sets"], report["chosen"]) == ([], None)
@@ -252,7 +250,11 @@ def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_p
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"validation__split": "dev"}, CcmbError, r"no pictures in split 'dev'; it has: test, train, val; name another"),
+        (
+            {"validation__split": "dev"},
+            CcmbError,
+            r"no pictures in split 'dev'; it has: test, train, val; name another",
+        ),
         ({"validation__split": "train"}, UsageError, "that is what is trained on"),
         ({"data__set": "muga"}, UsageError, r"no data set 'muga' \(did you mean 'muge'"),
         ({"data__set": "icm"}, CcmbError, "no .*long_itm_val|ICM is no set for retrieval"),
