@@ -19,7 +19,8 @@ from ccmb.benchmark.published import PublishedRow, published
 from ccmb.benchmark.result import Result, Stage, read_result
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
-from ccmb.tasks.retrieval import bootstrap_recalls, hits_by_image, interval
+from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.retrieval import bootstrap_recalls, hits_by_image
 
 SETS = {
     "flickr30k-cn": "Flickr30k-CN",
