@@ -18,7 +18,8 @@ from ccmb.benchmark.leaderboard_page import render_leaderboard
 from ccmb.benchmark.leaderboard_text import COLUMNS, as_csv, markdown
 from ccmb.benchmark.published import published
 from ccmb.benchmark.result import Data, Measured, Result
-from ccmb.benchmark.runner import Settings, retrieval_of_ranks
+from ccmb.benchmark.retrieval_measuring import retrieval_of_ranks
+from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.tasks.retrieval import Direction, Gallery, Ranks

@@ -87,6 +87,18 @@ def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[lis
     return good, lines
 
 
+def pictures_beside(pairs: Path) -> Path:
+    """The tar `images.tar` or the folder `images` beside a file of pairs.
+
+    Raises:
+        CcmbError: there is neither; the message names the tar.
+    """
+    found = [path for path in (pairs.parent / "images.tar", pairs.parent / "images") if path.exists()]
+    if pairs.exists() and not found:
+        raise CcmbError(f"{pairs.parent / 'images.tar'}: no such tar; say with --images where the pictures are")
+    return found[0] if found else pairs.parent / "images.tar"
+
+
 def _check_image(line: dict[str, object], where: str) -> str:
     image = line.get("image")
     if not isinstance(image, str) or not image:
