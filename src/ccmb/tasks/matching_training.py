@@ -16,7 +16,6 @@ from ccmb.errors import CcmbError
 from ccmb.objectives.labelled_batch import LabelledBatch
 from ccmb.objectives.matching import Matching
 from ccmb.objectives.pretraining import sharding_units
-from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.pretraining import CROSS_PARTS
@@ -26,14 +25,10 @@ from ccmb.training.recipe import DataRecipe, OptimizerRecipe, TrainingRecipe
 
 
 class MatchingTask:
-    """Matching as the trainer sees it.
+    """Matching as the trainer sees it."""
 
-    Args:
-        bias_lr: by what the learning rate of biases is multiplied; the official recipe has 2.
-    """
-
-    def __init__(self, matching: Matching, optimizer: OptimizerRecipe, bias_lr: float = 1.0) -> None:
-        self.matching, self.optimizer, self.bias_lr = matching, optimizer, bias_lr
+    def __init__(self, matching: Matching, optimizer: OptimizerRecipe) -> None:
+        self.matching, self.optimizer = matching, optimizer
 
     @property
     def module(self) -> nn.Module:
@@ -43,7 +38,11 @@ class MatchingTask:
         return sharding_units(self.matching.model)
 
     def groups(self) -> list[ParameterGroup]:
-        return matching_groups(self.matching.model, self.optimizer, self.bias_lr)
+        """Towers and projections; cross encoders and heads."""
+        lr, named = self.optimizer.lr, list(self.matching.model.named_parameters())
+        cross = [p for name, p in named if name.startswith(CROSS_PARTS)]
+        towers = [p for name, p in named if not name.startswith(CROSS_PARTS)]
+        return [ParameterGroup(towers, lr), ParameterGroup(cross, self.optimizer.cross_lr or lr)]
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.matching.total(losses)
@@ -60,19 +59,6 @@ class MatchingTask:
 
     def describe(self, batch: LabelledBatch) -> dict[str, Any]:
         return {"names": list(batch.names), "texts": list(batch.texts), "labels": batch.labels.tolist()}
-
-
-def matching_groups(model: R2D2Model, optimizer: OptimizerRecipe, bias_lr: float = 1.0) -> list[ParameterGroup]:
-    """Towers and projections, then cross encoders and heads; of each the biases apart, if they learn otherwise."""
-    groups = []
-    for cross, lr in ((False, optimizer.lr), (True, optimizer.cross_lr or optimizer.lr)):
-        named = [(name, p) for name, p in model.named_parameters() if name.startswith(CROSS_PARTS) == cross]
-        if bias_lr == 1.0:
-            groups.append(ParameterGroup([p for _, p in named], lr))
-            continue
-        for biases, factor in ((False, 1.0), (True, bias_lr)):
-            groups.append(ParameterGroup([p for name, p in named if name.endswith("bias") == biases], lr * factor))
-    return groups
 
 
 class LabelledCollate:
