@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,11 @@ def test_benchmark_measures_classes_by_their_names(command: Command, r2d2: str, 
     assert (found.code, "say with --classes what its folders show" in found.err) == (2, True)
     found = command(*benchmark, "--classes", ",".join(KINDS), "--templates", "plain", "--class-depth", 2)
     assert (found.code, found.out) == (0, f"{tmp_path}/out/mine.all/r2d2.json: measured\n")
+    with tarfile.open(tmp_path / "kinds.tar", "w") as tar:
+        tar.add(tmp_path / "kinds", "kinds")
+    packed = ["benchmark", "-m", r2d2, "-d", f"packed={tmp_path / 'kinds.tar'}", "-o", tmp_path / "out"]
+    assert "say with --classes what its folders show" in command(*packed).err
+    assert command(*packed, "--classes", ",".join(KINDS), "--templates", "plain").code == 0
     found = command(*benchmark, "--classes", "猫,狗")
     assert (found.code, found.err.count("\n")) == (1, 1)
     assert "names none of the 2 classes" in found.err
@@ -309,7 +315,7 @@ def test_evaluate_scores_icm_as_published_and_says_what_towers_alone_cannot(comm
         (["--fit-split", "test"], 2, "the split that is scored"),
         (["--split", "tset"], 1, "no pictures in split 'tset' (did you mean 'test'?)"),
         (["--fit-split", "train"], 1, "no pictures in split 'train'"),
-        (["--data", "icm=nowhere"], 2, "--data icm=nowhere: no such folder"),
+        (["--data", "icm=nowhere"], 2, "--data icm=nowhere: no such file or folder"),
     ],
 )
 def test_evaluate_says_in_one_line_what_is_wrong(

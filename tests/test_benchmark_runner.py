@@ -218,7 +218,9 @@ def test_a_published_set_is_opened_by_name_and_folder(clip: str, tmp_path: Path)
     assert open_set(f"flickr8k-cn={write_flickr8k(tmp_path / 'f8k')}", "val").samples[0].texts == ("海边的人",)
     with pytest.raises(UsageError, match="ECommerce-T2I is for generation"):
         open_set(f"ecommerce-t2i={write_ecommerce(tmp_path / 't2i')}", "val")
-    with pytest.raises(UsageError, match=r"a folder; call it by a published set's name .* or say with --classes"):
+    with pytest.raises(
+        UsageError, match=r"no file of pairs; call a folder by a published set's name .* or say with --classes"
+    ):
         open_set(f"mine={folder}")
     with pytest.raises(CcmbError, match="do not say which pictures are right"):
         open_set(f"muge={write_muge(tmp_path / 'muge')}", "test")

@@ -123,8 +123,8 @@ def _on_labels(
 
     if fit_split == split:
         raise UsageError(f"--fit-split {fit_split}: the split that is scored; fit on another one, or leave it out")
-    if name and not path.is_dir():
-        raise UsageError(f"--data {name}={path}: no such folder")
+    if not path.exists():
+        raise UsageError(f"--data {name}={path}: no such file or folder")
     labelled = open_labelled(path, split, images, name)
     fit = None if fit_split is None else open_labelled(path, fit_split, images, name)
     return evaluate_matching(*load_model(model), labelled, fit)

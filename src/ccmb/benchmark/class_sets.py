@@ -55,12 +55,12 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
     if classes is None and any((path / file).is_file() for file in CLASS_FILES):
         found = open_dataset("imagenet", path, split)
         known = [ImageClass(names) for names in found.classes]
-        labelled = [LabelledPicture(sample.image, label_of_class(sample)) for sample in found.samples]
+        labelled = [LabelledPicture(sample.image, int(str((sample.extra or {})["label"]))) for sample in found.samples]
         pictures, class_list, prompts, called = found.pictures, "its own", found.templates, "its own"
         split = found.split
     else:
         listed = path / "classes.json"
-        source = classes or (str(listed) if listed.is_file() else "imagenet" if name == "imagenet" else "")
+        source = classes or (str(listed) if listed.is_file() else "imagenet")
         known, prompts, called = read_classes(source), read_templates(templates), templates
         inner = path / split
         split, pictures = (split, Pictures.open(inner)) if inner.is_dir() else ("all", Pictures.open(path))
@@ -71,11 +71,6 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
         name, split, known, class_list, labelled, prompts, _prompt_set(called, prompts), pictures,
         revision(samples, told, pictures),
     )  # fmt: skip
-
-
-def label_of_class(sample: Sample) -> int:
-    """The number of the class of a sample of a set for classification."""
-    return int(str((sample.extra or {})["label"]))
 
 
 def _prompt_set(called: str, templates: tuple[str, ...]) -> str:

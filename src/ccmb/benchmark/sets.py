@@ -111,11 +111,11 @@ def _name_and_path(spec: str) -> tuple[str, Path]:
 
 
 def _family(name: str, path: Path, classes: str | None) -> str:
-    if not path.is_dir():
-        if path.suffix == ".tar":
-            return "classification"
-        return "matching" if path.is_file() and is_labelled(path) else "retrieval"
-    if name.lower() in CARDS:
+    if path.is_file() and path.suffix != ".tar":
+        return "matching" if is_labelled(path) else "retrieval"
+    if not path.exists():
+        return "retrieval"  # whose reader says that it is not there
+    if name.lower() in CARDS and path.is_dir():
         card = CARDS[name.lower()]
         family = next((family for family in card.families if family in MEASURED), None)
         if family is None:
@@ -124,8 +124,8 @@ def _family(name: str, path: Path, classes: str | None) -> str:
     if classes or (path / "classes.json").is_file():
         return "classification"
     raise UsageError(
-        f"--data {name}={path}: a folder; call it by a published set's name (see ccmb data list), or say with "
-        "--classes what its folders show"
+        f"--data {name}={path}: no file of pairs; call a folder by a published set's name (see ccmb data list), or say "
+        "with --classes what its folders show"
     )
 
 
