@@ -261,7 +261,6 @@ def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_p
         ({"data__folder": "nowhere"}, CcmbError, "nowhere: no such folder"),
         ({"training__best": "val_recall"}, UsageError, r"val_recall: not in the log .*val_mean_recall"),
         ({"training__best": "val_mean_recall", "validation__every": 0}, UsageError, "not in the log"),
-        ({"task": "matching"}, UsageError, "task=matching: cannot be fine-tuned yet"),
         ({"objectives__fgr": "off", "objectives__gcpr": "off"}, UsageError, "no objective"),
         ({"training__batch": 9}, CcmbError, r"pairs\.jsonl: 8 pictures do not fill training\.batch=9"),
     ],

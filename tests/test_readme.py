@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from ccmb import cli
+from ccmb.data.labelled_pairs import label_of, read_labelled_pairs
 from ccmb.data.pairs import read_pairs
 from ccmb.quickstart import QUICK, Quickstart
 from ccmb.tasks.pretraining import PretrainRecipe
@@ -130,6 +131,14 @@ def test_the_line_of_own_data_is_read_without_naming_its_field(name, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(line, encoding="utf-8")
     [sample] = read_pairs(tmp_path / "pairs.jsonl", "train")
     assert list(sample.texts) == json.loads(line)["texts"]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_line_of_labelled_pairs_is_read(name, tmp_path):
+    [line] = blocks(name, "jsonl")
+    (tmp_path / "labelled.jsonl").write_text(line, encoding="utf-8")
+    [sample] = read_labelled_pairs(tmp_path / "labelled.jsonl", "train")
+    assert (label_of(sample), list(sample.texts)) == (json.loads(line)["label"], [json.loads(line)["text"]])
 
 
 def test_the_python_example_runs(tmp_path):

@@ -14,6 +14,8 @@ from ccmb.report.runs import Run
 FIGURES = {
     "pre_ranking": ("平均召回，预排序", "mean recall, pre-ranking"),
     "ranking": ("平均召回，排序", "mean recall, ranking"),
+    "auc_cosine": ("AUC，余弦", "AUC, cosine"),
+    "auc": ("AUC，匹配分", "AUC, match score"),
 }
 
 

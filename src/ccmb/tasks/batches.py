@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pictures import Pictures
@@ -19,6 +21,20 @@ from ccmb.samples import Sample
 from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe, TrainingRecipe, data_folder
+
+
+class Rows(Protocol):
+    """A batch of pairs, of which some can be picked."""
+
+    @property
+    def image_ids(self) -> Tensor:
+        """(B,) of each pair."""
+
+    def rows(self, index: list[int]) -> Self:
+        """Some of the pairs, in this order."""
+
+
+B = TypeVar("B", bound=Rows)
 
 # Each batch, and why samples of it are missing.
 Loaded = Iterator[tuple[Batch | None, list[str]]]
@@ -117,8 +133,17 @@ def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
     return None if starts is None else FieldPlan(tuple(round(share * steps) for share in starts), training.seed)
 
 
-def run_batches(load: Callable[[int, int], Loaded], out: Path, rows: int) -> Callable[[int, int], Iterator[Batch]]:
-    def batches(start: int, stop: int) -> Iterator[Batch]:
+def run_batches(
+    load: Callable[[int, int], Iterator[tuple[B | None, list[str]]]], out: Path, rows: int
+) -> Callable[[int, int], Iterator[B]]:
+    """What the trainer takes its batches from; what cannot be read is added to the run's list.
+
+    Args:
+        load: the batches of the steps from one to the one before another.
+        rows: pairs of a batch on this process.
+    """
+
+    def batches(start: int, stop: int) -> Iterator[B]:
         for batch, unreadable in load(start, stop):
             _note_unreadable(unreadable, out)
             if batch is None:
@@ -128,7 +153,7 @@ def run_batches(load: Callable[[int, int], Loaded], out: Path, rows: int) -> Cal
     return batches
 
 
-def filled(batch: Batch, rows: int) -> Batch:
+def filled(batch: B, rows: int) -> B:
     """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
     positives of themselves they teach nothing false."""
     count = len(batch.image_ids)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ccmb.tasks.retrieval import interval
+from ccmb.tasks.bootstrap import interval
 from ccmb.tasks.tuning import Measurement
 
 Figure = dict[str, float]

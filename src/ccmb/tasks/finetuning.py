@@ -24,6 +24,7 @@ from ccmb.report.runs import read_run
 from ccmb.samples import Sample
 from ccmb.tasks.comparison import compare
 from ccmb.tasks.interpolation import interpolate
+from ccmb.tasks.matching_tuning import MatchingFamily
 from ccmb.tasks.model_card import write_model_card
 from ccmb.tasks.pretraining import build_network, check_batch, check_best, in_steps, train_model
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
@@ -34,7 +35,7 @@ from ccmb.training.recipe import BestRecipe
 from ccmb.training.trainer import choose_device
 from ccmb.training.validation import PREFIX, Validation
 
-FAMILIES: dict[str, Family] = {"retrieval": RetrievalFamily()}
+FAMILIES: dict[str, Family] = {"retrieval": RetrievalFamily(), "matching": MatchingFamily()}
 MIXES = (0.25, 0.5, 0.75)
 
 
@@ -76,7 +77,8 @@ def finetune(
         report = {"asked": asked, **_measure(family, recipe, model, processor, sets, out, mixes)}
         write_json(path, report)
     if recipe.validation.split is not None:
-        write_model_card(out / "model", model, recipe, out, report["sets"][0]["details"]["after"])
+        retrieval = report["sets"][0]["details"]["after"] if recipe.task == "retrieval" else None
+        write_model_card(out / "model", model, recipe, out, retrieval)
     with atomic_write(out / "report.html") as page:
         page.write(finetuned_page(report, read_run(out)))
     return report

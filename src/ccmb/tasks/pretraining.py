@@ -76,7 +76,7 @@ class PretrainTask:
         return self.pretraining
 
     def units(self) -> list[nn.Module]:
-        return sharding_units(self.pretraining)
+        return sharding_units(self.pretraining.model, self.pretraining.teacher)
 
     def groups(self) -> list[ParameterGroup]:
         return parameter_groups(self.pretraining.model, self.recipe)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ccmb.data.downstream import Dataset, open_dataset
 from ccmb.data.downstream.dataset import samples_of_queries
 from ccmb.data.downstream.problems import findings_text
-from ccmb.data.pairs import read_pairs
+from ccmb.data.pairs import pictures_beside, read_pairs
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError, UsageError
 from ccmb.progress import progress
@@ -51,7 +51,8 @@ class RetrievalSet:
     @cached_property
     def revision(self) -> str:
         """Hexadecimal SHA-256 of all names, texts and bytes of pictures, in their order."""
-        return _revision(self.samples, self.queries, self.pictures)
+        told = json.dumps(self.queries).encode() if self.queries else b""
+        return revision(self.samples, told, self.pictures)
 
 
 def open_set(
@@ -73,11 +74,11 @@ def open_set(
         UsageError: the name cannot be one, or no published set has it.
         CcmbError: the data is missing or faulty; the message names file and line.
     """
-    name, path = _name_and_path(spec, option)
+    name, path = name_and_path(spec, option)
     if path.is_dir():
         return replace(_published(open_dataset(name, path, split, images), path), name=name, split=split)
     samples = read_pairs(path, split, fields)
-    return RetrievalSet(name, split, samples, None, Pictures.open(images or _pictures_beside(path)))
+    return RetrievalSet(name, split, samples, None, Pictures.open(images or pictures_beside(path)))
 
 
 def open_training(data: DataRecipe) -> tuple[list[Sample], Pictures]:
@@ -145,10 +146,12 @@ def _with_fields(found: Dataset, wanted: Sequence[str]) -> list[Sample]:
     return chosen
 
 
-def _name_and_path(spec: str, option: str) -> tuple[str, Path]:
+def name_and_path(spec: str, option: str) -> tuple[str, Path]:
+    """`NAME=PATH` in two; without `NAME=` the name is that of the folder of the file, or of the folder."""
     name, equals, path = spec.partition("=")
     if not equals or Path(spec).exists():
-        name, path = Path(spec).resolve().parent.name, spec
+        place = Path(spec).resolve()
+        name, path = place.name if place.is_dir() else place.parent.name, spec
     if not NAME.fullmatch(name) or name.startswith(".") or not path:
         raise UsageError(f"{option} {spec}: give NAME=PAIRS.jsonl, with a name of letters, digits, '.', '-' and '_'")
     return name, Path(path)
@@ -174,26 +177,25 @@ def _check_family(found: Dataset, folder: Path) -> None:
         raise UsageError(f"{folder}: {found.card.title} is no set for retrieval")
 
 
-def _pictures_beside(pairs: Path) -> Path:
-    found = [path for path in (pairs.parent / "images.tar", pairs.parent / "images") if path.exists()]
-    if pairs.exists() and not found:
-        raise CcmbError(f"{pairs.parent / 'images.tar'}: no such tar; say with --images where the pictures are")
-    return found[0] if found else pairs.parent / "images.tar"
-
-
-def _revision(samples: Sequence[Sample], queries: Queries | None, pictures: Pictures) -> str:
-    digest = hashlib.sha256(json.dumps(queries).encode() if queries else b"")
+def revision(samples: Sequence[Sample], told: bytes, pictures: Pictures) -> str:
+    """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, picture and texts."""
+    digest, bytes_of = hashlib.sha256(told), dict[str, bytes]()
     with progress("read pictures", len(samples), "pictures") as advance:
         for sample in samples:
-            try:
-                data = pictures.raw(sample.image)
-            except UnreadablePicture:
-                data = b""
-            for part in (sample.image.encode(), hashlib.sha256(data).digest(), *map(str.encode, sample.texts)):
+            if sample.image not in bytes_of:
+                bytes_of[sample.image] = hashlib.sha256(_raw(pictures, sample.image)).digest()
+            for part in (sample.image.encode(), bytes_of[sample.image], *map(str.encode, sample.texts)):
                 digest.update(len(part).to_bytes(8, "big") + part)
             digest.update(b"\n")
             advance(1, "")
     return digest.hexdigest()
+
+
+def _raw(pictures: Pictures, name: str) -> bytes:
+    try:
+        return pictures.raw(name)
+    except UnreadablePicture:
+        return b""
 
 
 def texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:

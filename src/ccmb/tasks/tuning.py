@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ccmb.data.pictures import Pictures
+from ccmb.objectives.matching import MatchingOptions
 from ccmb.objectives.options import MaskedLanguage, Objective, Objectives, TargetGuided
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -52,6 +53,7 @@ class FinetuneRecipe(PretrainRecipe):
 
     task: TaskName = "retrieval"
     objectives: FinetuneObjectives = FinetuneObjectives()
+    matching: MatchingOptions = MatchingOptions()
     validation: ValidationRecipe = ValidationRecipe()
 
 
