@@ -77,7 +77,7 @@ def test_sets_are_told_apart_by_what_is_in_them(labelled: Path, tmp_path: Path) 
     kinds = open_set(str(tmp_path / "kinds"))
     assert isinstance(kinds, ClassSet)
     assert (kinds.name, kinds.split, kinds.class_list, len(kinds.classes)) == ("kinds", "all", "classes.json", 26)
-    assert kinds.prompt_set.startswith(f"all, {len(TEMPLATES)} templates, ")
+    assert kinds.prompt_set.startswith(f"all ({len(TEMPLATES)}) ")
     with pytest.raises(UsageError, match="no set of labelled pairs"):
         open_labelled(write_imagenet(tmp_path / "i"), "val", name="imagenet")
 

@@ -25,7 +25,8 @@ class ClassSet:
         name, split: how results are filed; the split is "all" where there are no folders of splits.
         classes, class_list: the classes, and where their names are from.
         labelled: the pictures with the number of their class.
-        templates, prompt_set: the prompts, and what they are called, with the beginning of their SHA-256.
+        templates, prompt_set: the prompts, and what they are called, with their number and the beginning of their
+            SHA-256.
         pictures: where the pictures lie.
         revision: hexadecimal SHA-256 of all classes' names and of all pictures with their labels.
     """
@@ -75,4 +76,4 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
 
 def _prompt_set(called: str, templates: tuple[str, ...]) -> str:
     digest = hashlib.sha256("\n".join(templates).encode()).hexdigest()
-    return f"{called}, {len(templates)} templates, {digest[:8]}"
+    return f"{called} ({len(templates)}) {digest[:8]}"
