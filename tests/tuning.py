@@ -22,12 +22,17 @@ def save_start(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def save_pairs(folder: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> Path:
-    """Own pairs: in each split the same eight pictures, with other noise, and a text of its own for each."""
+def save_pairs(folder: Path, splits: tuple[str, ...] = ("train", "val", "test"), copies: int = 1) -> Path:
+    """Own pairs: in each split the same eight pictures, with other noise, and texts of its own for each.
+
+    Args:
+        copies: of each picture and its texts in the training split.
+    """
     (folder / "images").mkdir(parents=True)
     rng, lines = np.random.default_rng(0), []
     for split in splits:
-        for place, (picture, text) in enumerate(zip(tiny_pictures(len(TEXTS)), TEXTS, strict=True)):
+        shown = list(zip(tiny_pictures(len(TEXTS)), TEXTS, strict=True)) * (copies if split == "train" else 1)
+        for place, (picture, text) in enumerate(shown):
             noisy = np.asarray(picture) + rng.integers(-15, 15, np.asarray(picture).shape)
             name = f"{split}-{place}.png"
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)

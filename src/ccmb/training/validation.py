@@ -14,8 +14,7 @@ class Validation:
 
     Attributes:
         every: steps, at least one.
-        measure: figures by name of the weights as they are; it may put modules into evaluation mode, and must draw
-            nothing from torch's global generator that it does not put back.
+        measure: figures by name of the weights as they are; it may leave modules in evaluation mode.
     """
 
     every: int
