@@ -16,7 +16,7 @@ from ccmb.files import read_json, read_json_lines, write_json
 from ccmb.journal import Journal, first_difference
 from ccmb.quickstart import Quickstart, Size, closing_words, run_quickstart
 
-TINY = Size("quickstart", train_scenes=48, gallery=12, validation=4, depth=4)
+TINY = Size("quickstart", 48, gallery=12, validation=4, depth=4, pictures_per_kind=1, pictures_per_colour=1)
 TOWER = "hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2"
 OVERRIDES = [
     f"model.vision={{model_type: stem_vision, image_size: 32, patch_size: 16, stem_channels: [4, 4, 8], {TOWER}}}",
@@ -60,8 +60,11 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
             assert set(retrieval[direction][stage]) == {"R@1", "R@5", "R@10"}
     assert report["objectives"] == ["GCPR", "FGR", "MLM", "TgD"]
     assert report["objectives_off"] == ["FgD"]
-    assert list(report["seconds"]) == ["draw", "train", "evaluate", "index", "report", "total"]
+    assert list(report["seconds"]) == ["draw", "train", "evaluate", "classify", "index", "report", "total"]
     assert report["minimal_pairs"]["pairs"] == 12
+    drawn = report["classification"]["drawn"]
+    assert report["classification"]["top1"] == drawn["kind"]["trained"]["top1"]
+    assert [drawn[of]["untrained"]["pictures"] for of in ("kind", "colour")] == [26, 8]
     assert report["model"]["steps"] == 4
     assert "torch" in report["libraries"]
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -77,7 +80,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     def never(*_: Any) -> None:
         raise AssertionError("a finished part was done again")
 
-    for part in ("draw", "train", "evaluate", "index", "report"):
+    for part in ("draw", "train", "evaluate", "classify", "index", "report"):
         monkeypatch.setattr(Quickstart, part, never)
     before = (out / "report.json").read_bytes()
     assert run_quickstart(out, overrides=OVERRIDES) == report

@@ -35,6 +35,11 @@ def recalls(*values: float) -> dict[str, float]:
     return dict(zip(("R@1", "R@5", "R@10"), values, strict=True))
 
 
+def accuracy(top1: float) -> dict[str, Any]:
+    interval = {name: [top1 - 1, top1 + 1] for name in ("top1", "top5")}
+    return {"classes": 26, "pictures": 208, "top1": top1, "top5": top1, "interval": interval}
+
+
 @pytest.fixture
 def report() -> dict[str, Any]:
     return {
@@ -52,6 +57,7 @@ def report() -> dict[str, Any]:
             "pre_ranking": {"all": 51.7, "colour": 50.2},
             "ranking": {"all": 82.4, "colour": 86.5},
         },
+        "classification": {"drawn": {"kind": {"trained": accuracy(61.5), "untrained": accuracy(3.4)}}},
         "objectives": ["GCPR", "FGR", "MLM", "TgD", "FgD"],
         "objectives_off": [],
         "model": {"parameters": 7412338, "steps": 20},
@@ -148,7 +154,19 @@ def test_the_page_holds_the_figures_of_the_report(report: Any, examples: Any) ->
     assert any("+11.6" in row and "[+9.4, +13.9]" in row for row in rows)
     assert any("9 min 52 s" in row for row in rows)
     text = Page(render_page(report, examples, METRICS, CORPUS, URIS)).text
-    for figure in ("77.5", "82.4", "50.2", "86.5", "7,412,338", "20,000", "1.434", "171", "55"):
+    for figure in (
+        "61.5 [60.5, 62.5]",
+        "3.4 [2.4, 4.4]",
+        "77.5",
+        "82.4",
+        "50.2",
+        "86.5",
+        "7,412,338",
+        "20,000",
+        "1.434",
+        "171",
+        "55",
+    ):
         assert figure in text
 
 

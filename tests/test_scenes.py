@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,15 @@ def test_neighbours_share_places_background_and_time_alone() -> None:
         for neighbour in neighbours:
             assert (neighbour.background, neighbour.night) == (scene.background, scene.night)
             assert [thing.place for thing in neighbour.things] == [thing.place for thing in scene.things]
+
+
+def test_those_of_other_kinds_differ_in_kinds_alone() -> None:
+    for scene, *others in itertools.islice(scene_groups("train", seed=1, twins=0.0, of_other_kinds=2), 30):
+        for other in others:
+            assert [thing.kind for thing in other.things] != [thing.kind for thing in scene.things]
+            kinds = (thing.kind for thing in scene.things)
+            like = tuple(replace(thing, kind=kind) for thing, kind in zip(other.things, kinds, strict=True))
+            assert replace(other, things=like) == scene
 
 
 def test_a_thing_is_drawn_in_its_colour_at_its_place() -> None:

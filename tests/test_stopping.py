@@ -1,8 +1,10 @@
 """How a pre-training run ends early: exit codes, the line that is said, and what is kept of a bad batch."""
 
 import json
+import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +12,13 @@ import torch
 from ccmb.errors import CcmbError
 from ccmb.files import read_json
 from ccmb.objectives import pretraining
-from ccmb.tasks.pretraining import save_model
+from ccmb.tasks.pretraining import PretrainRecipe, pretrain, save_model
 from ccmb.training.checkpoints import list_checkpoints
+from ccmb.training.distributed import world
+from ccmb.training.recipe import find_recipe, load_recipe
 from ccmb.training.trainer import Trainer
 from disk import full_disk
+from processes import run_in_processes
 from runs import command_line, tiny_corpus, tiny_recipe
 from tiny import tiny_model, tiny_processor
 
@@ -61,6 +66,30 @@ def test_before_and_after_the_training_sigterm_is_an_orderly_end_too(command, co
     assert command(*arguments).code == 0
     assert (run / "model" / "README.md").exists()
     assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def train_with_an_infinite_loss_on_rank_1(corpus: Path, run: Path) -> str:
+    """What the run ends with; its gradient is finite everywhere."""
+
+    def losses(self, *arguments):
+        found = plain(self, *arguments)
+        return found | {"gcpr": found["gcpr"] + (math.inf if world().rank else 0.0)}
+
+    plain = pretraining.PreTraining.forward
+    name, *overrides = tiny_recipe(corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining.PreTraining, "forward", losses)
+        try:
+            pretrain(load_recipe(PretrainRecipe, find_recipe(name), overrides), run)
+        except CcmbError as error:
+            return str(error)
+    return "ended"
+
+
+def test_a_loss_that_is_infinite_on_one_rank_alone_stops_all(corpus, tmp_path):
+    said = run_in_processes(2, train_with_an_infinite_loss_on_rank_1, tmp_path, corpus, tmp_path / "run")
+    assert said[0].startswith("step 0: the loss of another process is not finite")
+    assert said[1].startswith("step 0: the loss is not finite (gcpr inf")
 
 
 def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_pictures import classify, match
 from ccmb.cli_runs import doctor, presets, runs
-from ccmb.errors import CcmbError, UsageError
+from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
 
@@ -222,8 +222,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(standalone_mode=True)
-    except UsageError as error:
-        _fail(error)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") != "0":  # all processes of a run stop together, and one says so
+            raise SystemExit(stopped.exit_code) from None
+        _fail(stopped)
     except CcmbError as error:
         _fail(error)
 

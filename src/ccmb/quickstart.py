@@ -21,6 +21,7 @@ from ccmb.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.journal import Journal
 
 if TYPE_CHECKING:
+    from ccmb.data.scene_classes import Attribute
     from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.processing import R2D2Processor
     from ccmb.tasks.pretraining import PretrainRecipe
@@ -35,6 +36,8 @@ class Size:
     gallery: int = 1000
     validation: int = 500
     depth: int = 16
+    pictures_per_kind: int = 40
+    pictures_per_colour: int = 130
 
 
 QUICK = Size("quickstart", train_scenes=30_000)
@@ -67,6 +70,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
         journal.part("draw", work.draw, [work.pairs, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
+        journal.part("classify", work.classify, [work.classification])
         journal.part("index", work.index, [out / "index"])
         journal.part("report", lambda: work.report(journal), [out / "report.json", out / "report.html"])
     report = read_json(out / "report.json")
@@ -94,6 +98,10 @@ class Quickstart:
     @property
     def evaluation(self) -> Path:
         return self.out / "evaluation.json"
+
+    @property
+    def classification(self) -> Path:
+        return self.out / "classification.json"
 
     @cached_property
     def model(self) -> tuple[R2D2Model, R2D2Processor]:
@@ -132,6 +140,21 @@ class Quickstart:
         )
         write_json(self.evaluation, kept)
 
+    def classify(self) -> None:
+        """Measure what the model knows of kinds and colours by their names, beside the same network untrained."""
+        import torch
+
+        from ccmb.r2d2.modeling import R2D2Model
+        from ccmb.tasks.drawn_classes import measure_drawn_classes
+
+        (model, processor), size, seed = self.model, self.size, self.recipe.training.seed
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            untrained = R2D2Model(model.config)
+        models = {"trained": model, "untrained": untrained}
+        per_class: dict[Attribute, int] = {"kind": size.pictures_per_kind, "colour": size.pictures_per_colour}
+        write_json(self.classification, measure_drawn_classes(models, processor, self.out / "classes", per_class, seed))
+
     def index(self) -> None:
         """Lay the held-out pictures out in a folder, where hits can be looked at, and index that."""
         from ccmb.data.pictures import Pictures
@@ -153,7 +176,7 @@ class Quickstart:
         from ccmb.report.markup import data_uri
         from ccmb.report.page import render_page
 
-        kept = read_json(self.evaluation)
+        kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)
         corpus = self._corpus()
         pictures = Pictures.open(self.images)
         uris = {name: data_uri(pictures.load(name)) for name in pictures_shown(kept["examples"], corpus)}
@@ -161,6 +184,7 @@ class Quickstart:
         objectives = self.recipe.objectives
         report = {
             **kept["report"],
+            "classification": {**drawn_classes["kind"]["trained"], "drawn": drawn_classes},
             "objectives": [PAPER_NAMES[name] for name in objectives.on()],
             "objectives_off": [PAPER_NAMES[name] for name in objectives.off()],
             "model": {"parameters": kept["parameters"], "steps": self.recipe.training.steps},

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ccmb.data.class_lists import ImageClass
 from ccmb.data.scene_drawing import CENTRES, draw_scene
+from ccmb.data.scene_texts import PLACES
 from ccmb.data.scenes import BACKGROUNDS, COLOURS, KINDS, Amount, Scene, Thing
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_path, read_json, write_json
@@ -19,6 +20,8 @@ from ccmb.progress import progress
 
 Attribute = Literal["kind", "colour"]
 AMOUNTS_OF_ONE: tuple[Amount, ...] = ("big", "small")
+# In the words of a corpus, which have no photographs; one for each place, so that a class is none of them.
+SCENE_TEMPLATES = tuple(f"{words[0]}有{{}}。" for words in PLACES.values())
 
 
 def scene_classes(attribute: Attribute) -> list[ImageClass]:

@@ -17,10 +17,11 @@ from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, write_json
 from ccmb.progress import progress
 
-# A training group is a scene, two neighbours and a twin of each of the three; of the held-out scenes two in five have
-# a twin. (share with a twin, neighbours)
-TRAINING_GROUP = (1.0, 2)
-HELD_OUT_GROUP = (0.25, 0)
+# A training group is a scene, a neighbour of other things, one of other kinds, and a twin of each of the three; of the
+# held-out scenes two in five have a twin. (share with a twin, neighbours, those of other kinds)
+TRAINING_GROUP = (1.0, 1, 1)
+HELD_OUT_GROUP = (0.25, 0, 0)
+WORLD = 2  # counted up when equal arguments come to draw another corpus
 
 
 def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
@@ -34,6 +35,7 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
         CcmbError: the folder holds another corpus.
     """
     wanted: dict[str, object] = {
+        "world": WORLD,
         "train": train,
         "gallery": gallery,
         "validation": validation,

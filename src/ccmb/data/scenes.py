@@ -5,9 +5,11 @@ say that the code works and what each stage can learn; they say nothing of real 
 
 A scene holds two or three things on a background by day or night. Each thing has a kind, a colour, an amount (one big,
 one small, two or three) and a place, so that a text fits only if every attribute belongs to the right thing. Scenes
-come in groups that a batch holds together: with neighbours that share the background and the places alone, and with
-twins that differ in one swap of two attributes. Without neighbours the background and the places tell almost all
-scenes of a batch apart, and colours and kinds are hardly learned; without twins nothing asks which colour is whose.
+come in groups that a batch holds together: with neighbours that share the background and the places alone, with some
+that differ in nothing but kinds, and with twins that differ in one swap of two attributes. Without neighbours the
+background and the places tell almost all scenes of a batch apart, and colours and kinds are hardly learned; without
+those of other kinds alone colours, which are seen at once, leave nothing for kinds to tell; without twins nothing asks
+which colour is whose.
 """
 
 from __future__ import annotations
@@ -87,6 +89,15 @@ def with_other_things(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=_random_things([thing.place for thing in scene.things], rng))
 
 
+def with_other_kinds(scene: Scene, rng: random.Random) -> Scene:
+    """Other kinds in the same colours, amounts and places; at least one is another."""
+    while True:
+        kinds = rng.sample(KINDS, len(scene.things))
+        things = tuple(replace(thing, kind=kind) for thing, kind in zip(scene.things, kinds, strict=True))
+        if things != scene.things:
+            return replace(scene, things=things)
+
+
 def _random_things(places: Sequence[Place], rng: random.Random) -> tuple[Thing, ...]:
     kinds, colours = rng.sample(KINDS, len(places)), rng.sample(COLOURS, len(places))
     return tuple(
@@ -118,12 +129,15 @@ def random_swap(scene: Scene, rng: random.Random) -> tuple[Swap, Scene]:
     raise AssertionError("things of a scene differ in place, so one swap always changes it")
 
 
-def scene_groups(split: Split, seed: int, twins: float, neighbours: int = 0) -> Iterator[tuple[Scene, ...]]:
+def scene_groups(
+    split: Split, seed: int, twins: float, neighbours: int = 0, of_other_kinds: int = 0
+) -> Iterator[tuple[Scene, ...]]:
     """An endless run of groups of like scenes of one split, in which no scene comes twice.
 
     Args:
         twins: share of the scenes beside which a twin of theirs stands.
         neighbours: how many more scenes a group holds, with other things in the same places on the same background.
+        of_other_kinds: and how many that are like the first in all but the kinds of their things.
     """
     rng = random.Random(f"{seed}/{split}")
     seen: set[Scene] = set()
@@ -139,6 +153,7 @@ def scene_groups(split: Split, seed: int, twins: float, neighbours: int = 0) -> 
         first = another(random_scene)
         group = [first]
         group += [another(with_other_things, first) for _ in range(neighbours)]
+        group += [another(with_other_kinds, first) for _ in range(of_other_kinds)]
         for scene in tuple(group):
             if rng.random() < twins and (twin := random_swap(scene, rng)[1]) not in seen:
                 seen.add(twin)

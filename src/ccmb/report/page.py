@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ccmb.report.classes import classes_section
 from ccmb.report.document import document
 from ccmb.report.galleries import STAGES, corpus_section, minimal_pairs_section, searches_section
 from ccmb.report.markup import both, duration, escape, paragraph, percent, section, signed, table
@@ -15,6 +16,7 @@ PARTS = {
     "draw": ("绘制语料", "draw the corpus"),
     "train": ("预训练", "pre-train"),
     "evaluate": ("评测", "evaluate"),
+    "classify": ("零样本分类", "classify"),
     "index": ("建索引", "index the gallery"),
     "report": ("写报告", "report"),
     "total": ("合计", "total"),
@@ -45,6 +47,7 @@ def render_page(
         objectives_section(report["objectives"], off, metrics),
         minimal_pairs_section(report.get("minimal_pairs"), examples["minimal_pairs"], examples["seed"], uris),
         searches_section(examples["searches"], examples["seed"], uris),
+        classes_section(report["classification"]["drawn"]),
         corpus_section(corpus, uris),
         _seconds_section(report["seconds"]),
         _machine_section(report),

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from ccmb.errors import CcmbError, one_line
 
 BUCKET_BYTES = 25 * 2**20
+# Under their names in newer releases, or in older ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.count = rows.shape[0]
         gathered = rows.new_empty((rows.shape[0] * world().size, *rows.shape[1:]))
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        _all_gather(gathered, rows.contiguous())
         return gathered
 
     @staticmethod
@@ -93,7 +96,7 @@ class _Gather(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         if dist.get_backend() == "nccl":
             own = gradient.new_empty((ctx.count, *gradient.shape[1:]))
-            dist.reduce_scatter_tensor(own, gradient)
+            _reduce_scatter(own, gradient)
             return own
         dist.all_reduce(gradient)
         return gradient[world().rows(ctx.count)]

@@ -34,6 +34,8 @@ def save_evidence(
     """
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     what = "gradient" if all(map(math.isfinite, values.values())) else "loss"
+    if what == "gradient" and math.isfinite(norm):
+        what = "loss of another process"
     rank = world().rank
     path = out / "stopped" / (f"step-{step}-rank-{rank}.json" if rank else f"step-{step}.json")
     evidence = {

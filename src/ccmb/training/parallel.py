@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -16,13 +17,21 @@ from torch.nn.parallel import DistributedDataParallel
 from ccmb.choices import Strategy
 from ccmb.training.distributed import average_gradients, world
 
+# What DDP calls its broadcast of buffers before each forward pass, in newer and in older releases.
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+
 
 class Replicated:
     """Every rank holds all weights; gradients are averaged while the backward pass still runs (DDP)."""
 
     def __init__(self, module: nn.Module) -> None:
-        # Objectives that start later leave weights unused until then.
-        self._ddp = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        # Objectives that start later leave weights unused until then. Buffers are equal on all ranks by computation.
+        buffers: dict[str, Any] = {SYNC_BUFFERS: False}
+        self._ddp = DistributedDataParallel(module, find_unused_parameters=True, **buffers)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._ddp(*arguments)

@@ -210,8 +210,8 @@ class Trainer:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
         norm = clip_gradients(parameters, self.options.clip)
-        # The norm is that of all ranks; a loss is one rank's, and a rank that stops alone leaves the others waiting.
-        if not math.isfinite(norm if self.world.size > 1 else norm + loss.detach()):
+        # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
+        if not math.isfinite(norm + total(loss)):
             raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed)
         for optimizer in self.optimizers:
             optimizer.step()
