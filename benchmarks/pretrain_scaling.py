@@ -37,7 +37,7 @@ def work(rank: int, processes: int, port: int, options: argparse.Namespace, out:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with process_group():
         training = new_training(options.shape, options.queue, CPU)
-        module = parallelise(training, options.parallel, sharding_units(training))
+        module = parallelise(training, options.parallel, sharding_units(training.model, training.teacher))
         config, parameters = training.model.config, [p for p in training.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-6)
         lengths = draw_lengths(options.batch, config.max_text_tokens, rank)

@@ -10,7 +10,7 @@ from ccmb.errors import Stopped
 from ccmb.training.best import judge, read_best
 from ccmb.training.checkpoints import list_checkpoints
 from ccmb.training.recipe import BestRecipe, TrainingRecipe
-from test_trainer import ToyTask, run, send
+from test_trainer import ToyTask, assert_same_run, losses_of, make, run, send
 
 # The figure `seen` of the toy task at steps 2, 4, 6, 8, 10, 12: best at step 8 if lower is better.
 SEEN = {2: 5.0, 4: 4.0, 6: 3.0, 8: 1.0, 10: 2.0, 12: 6.0}
@@ -87,3 +87,71 @@ def test_the_recipe_takes_a_figure_alone():
     assert TrainingRecipe(steps=1, best="gcpr").best == BestRecipe(figure="gcpr", lower=True)
     with pytest.raises(ValidationError):
         TrainingRecipe(steps=1, best={"figur": "gcpr"})
+
+
+# By held-out data: the best is step 6, which no checkpoint_every asks for.
+DISTANCE = {3: 5.0, 6: 1.0, 9: 2.0, 12: 1.5}
+CHOSEN = {"keep": 1, "checkpoint_every": 100, "best": {"figure": "val_distance"}}
+
+
+def distance(module):
+    module.eval()  # as whatever measures does
+    return {"distance": DISTANCE[int(module.seen)]}
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    monkeypatch.setattr(ToyTask, "report", lambda self: {})
+
+
+@pytest.mark.usefixtures("plain")
+def test_held_out_data_is_measured_every_few_steps_and_at_the_end(tmp_path):
+    run(tmp_path / "run", validate=distance, log_every=5, checkpoint_every=100)
+    lines = {line["step"]: line.get("val_distance") for line in losses_of(tmp_path / "run")}
+    assert lines == {3: 5.0, 5: None, 6: 1.0, 9: 2.0, 10: None, 12: 1.5}
+    assert checkpoints(tmp_path / "run") == ([12], None)
+
+
+@pytest.mark.usefixtures("plain")
+def test_the_best_by_held_out_data_is_kept_and_gone_back_to(tmp_path):
+    trainer = run(tmp_path / "run", validate=distance, **CHOSEN)
+    assert checkpoints(tmp_path / "run") == ([6, 12], {"step": 6, "figure": "val_distance", "value": 1.0})
+    assert trainer.task.module.seen == 12
+    trainer.load_best()
+    assert trainer.task.module.seen == 6
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_figure_of_the_training_chooses_a_checkpoint_but_no_model(tmp_path):
+    trainer = run(tmp_path / "run", validate=distance, **CHOSEN | {"best": {"figure": "square"}, "checkpoint_every": 4})
+    trainer.load_best()
+    assert trainer.task.module.seen == 12
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("stop", [2, 4, 5, 6, 8, 10])
+def test_a_stop_changes_no_validation_and_no_choice(tmp_path, stop):
+    whole = run(tmp_path / "whole", validate=distance, **CHOSEN)
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", {stop: send(signal.SIGTERM)}, validate=distance, **CHOSEN)
+    assert_same_run(whole, run(tmp_path / "parts", validate=distance, **CHOSEN))
+    assert checkpoints(tmp_path / "parts")[1] == checkpoints(tmp_path / "whole")[1]
+
+
+@pytest.mark.usefixtures("plain")
+def test_death_between_saving_and_judging_by_held_out_data_loses_no_mark(tmp_path, monkeypatch):
+    from ccmb.training import trainer
+
+    def die_at_6(*arguments: object) -> bool:
+        if arguments[2] == 6:
+            raise SystemExit
+        return judge(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "judge", die_at_6)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "run", validate=distance, **CHOSEN)
+    assert read_best(tmp_path / "run" / "checkpoints")["step"] == 3
+    last = make(tmp_path / "run", validate=distance, **CHOSEN)
+    assert last.resume() == 6
+    assert read_best(tmp_path / "run" / "checkpoints") == {"step": 6, "figure": "val_distance", "value": 1.0}

@@ -44,7 +44,7 @@ def train_steps(objectives: dict[str, Any], strategy: str, steps: int = 2) -> di
     options = Objectives.model_validate(objectives)
     options.tgd.queue = 16
     pretraining = PreTraining(tiny_model(), options, tiny_processor().tokenizer.mask_token_id)
-    module = parallelise(pretraining, strategy, sharding_units(pretraining))
+    module = parallelise(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
     result: dict[str, Any] = {}
     for step in range(steps):
         batch = joined_batch()

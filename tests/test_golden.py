@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ccmb.objectives.matching import match_log_probabilities, matching_loss
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, similarity
 from ccmb.objectives.ranking import hard_negative_weights
 from ccmb.r2d2.modeling import R2D2Model
@@ -113,8 +114,16 @@ def test_cross_encoders_and_match_heads_agree(network: Any) -> None:
     assert_agrees(outputs.rank.logits_text_image, name, "itm_logits_text")
     assert_agrees(outputs.rank.logits_image_text, name, "itm_logits_image")
     assert_agrees(outputs.rank.score.view(4, 4), name, "match_score")
-    diagonal = outputs.rank.score.view(4, 4).diagonal()
-    assert_agrees(torch.stack([1 - diagonal, diagonal], 1), name, "matching_pred")
+
+
+def test_the_matching_loss_agrees(network: Any) -> None:
+    name, outputs, _ = network
+    if name == "prd2":
+        pytest.skip("PRD2 has two towers alone")
+    pairs = torch.arange(4) * 5  # picture i with text i
+    heads = outputs.rank.logits_text_image[pairs], outputs.rank.logits_image_text[pairs]
+    assert_agrees(match_log_probabilities(*heads).exp(), name, "matching_pred")
+    assert_agrees(matching_loss(*heads, torch.tensor([1, 0, 1, 0]), "official"), name, "matching_loss")
 
 
 def test_gcpr_and_the_weights_of_hard_negatives_agree(network: Any) -> None:

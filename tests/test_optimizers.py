@@ -124,3 +124,41 @@ def test_every_group_follows_its_own_schedule():
         (adamw,), (muon,) = (optimizer.param_groups for optimizer in optimizers)
         assert adamw["lr"] == pytest.approx(0.2 * lr_factor(step, 10, 0.5, options))
         assert muon["lr"] == pytest.approx(0.2 * (1 + math.cos(math.pi * step / 10)) / 2)
+
+
+def test_the_vocabulary_of_the_official_recipes_leaves_the_usual_schedule_as_it_was():
+    usual = OptimizerRecipe(warmup=7, final_lr=0.1)
+    for step in range(100):
+        warm, cosine = min(1.0, (step + 1) / 7), (1 + math.cos(math.pi * step / 100)) / 2
+        assert lr_factor(step, 100, 0.0, usual) == warm * (0.1 + 0.9 * cosine)
+
+
+def test_the_warm_up_may_begin_above_nothing():
+    options = OptimizerRecipe(warmup=10, warmup_from=0.1, final_lr=1.0)
+    assert [lr_factor(step, 100, 0.0, options) for step in (0, 4, 9, 50)] == pytest.approx([0.19, 0.55, 1, 1])
+
+
+def test_in_stairs_the_cosine_stays_the_same_for_an_epoch_and_falls_to_the_next():
+    options = OptimizerRecipe(warmup=0, stairs=4)
+    factors = [lr_factor(step, 42, 0.0, options) for step in range(42)]
+    levels = [(1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert sorted(set(factors), reverse=True) == levels
+    assert [factors.index(level) for level in levels] == [0, 11, 21, 32]  # 10.5 steps each
+
+
+def test_triangles_go_up_and_down_between_the_floor_and_the_peak():
+    options = OptimizerRecipe(schedule="triangular", warmup=10, final_lr=0.05)
+    factors = [lr_factor(step, 1000, 0.0, options) for step in range(41)]
+    assert factors[::10] == pytest.approx([0.05, 1, 0.05, 1, 0.05])
+    assert factors[5] == factors[15] == factors[25] == pytest.approx(0.525)
+
+
+def test_biases_may_learn_faster_and_decay_and_norms_do_not():
+    net = network()
+    options = OptimizerRecipe(weight_decay=0.01, bias_lr=2.0, bias_decay=0.02)
+    [adamw] = make_optimizers([ParameterGroup(list(net.parameters()), 0.1)], options, net)
+    found = {id(p): (group["peak"], group["weight_decay"]) for group in adamw.param_groups for p in group["params"]}
+    assert len(found) == len(list(net.parameters()))
+    assert found[id(net["up"].bias)] == found[id(net["stem"].bias)] == found[id(net["norm"].bias)] == (0.2, 0.02)
+    assert found[id(net["norm"].weight)] == (0.1, 0.0)
+    assert found[id(net["up"].weight)] == found[id(net["words"].weight)] == (0.1, 0.01)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from ccmb.benchmark.leaderboard import SETS
-from ccmb.benchmark.published import DIFFERS, PublishedRow, published
+from ccmb.benchmark.published import DIFFERS, Published, PublishedRow, published
 
 
 def test_a_mean_recall_that_does_not_fit_its_recalls_is_flagged_and_never_changed() -> None:
@@ -44,9 +46,30 @@ def test_figures_are_those_of_their_sources() -> None:
     assert find("CN-CLIP H/14", "muge", setting="fine-tuned").text_to_image == {"R@1": 68.9, "R@5": 88.7, "R@10": 93.1}
     assert find("FG-CLIP 2 So/16", "docci-cn").text_to_image == {"R@1": 84.0}
     assert find("M2-Encoder 10B", "coco-cn").image_to_text == {"R@1": 80.9}
+    assert find("AltCLIP ViT-L", "imagenet").figures == {"top1": 59.6}
+    assert find("M2-Encoder 10B", "imagenet").figures == {"top1": 80.7}
     counts = {name: sum(row.set == name for row in published().rows) for name in SETS}
-    few = {"flickr30k-cna": 11, "lit-cn": 11, "dci-cn": 11, "docci-cn": 11}
-    assert counts == few | {"flickr30k-cn": 32, "coco-cn": 38, "muge": 16}
+    few = {"flickr30k-cna": 11, "lit-cn": 11, "dci-cn": 11, "docci-cn": 11, "aic-icc": 4, "imagenet": 13}
+    none = dict.fromkeys(("icr", "iqr", "icm", "iqm"), 0)
+    assert counts == few | none | {"flickr30k-cn": 32, "coco-cn": 38, "muge": 16}
+
+
+def test_rows_of_classification_carry_the_trap_of_other_class_names_and_what_is_inferred() -> None:
+    for row in published().rows:
+        assert (row.family == "classification") == (row.set == "imagenet") == ("class-names-differ" in row.notes)
+    assert "r2d2-imagenet-inferred" in find("R2D2 ViT-L/14", "imagenet").notes
+    assert "cn-clip-prints-two" in find("CN-CLIP B/16", "imagenet").notes
+    unsure = [row for row in published().rows if row.setting == "unstated"]
+    assert {row.model for row in unsure} == {"Wukong", "WenLan 2.0"}
+    assert all("setting-not-said" in row.notes for row in unsure)
+
+
+def test_a_row_without_a_figure_of_its_family_is_refused() -> None:
+    read = published()
+    row = find("AltCLIP ViT-L", "imagenet")
+    for figures in ({}, {"auc": 50.0}):
+        with pytest.raises(ValueError, match="no figures, or others than of classification"):
+            Published(sources=read.sources, notes=read.notes, rows=[row.model_copy(update={"figures": figures})])
 
 
 def test_the_seven_traps_stand_on_the_rows_they_concern() -> None:

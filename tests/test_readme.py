@@ -9,9 +9,11 @@ import pytest
 import typer
 
 from ccmb import cli
+from ccmb.data.labelled_pairs import label_of, read_labelled_pairs
 from ccmb.data.pairs import read_pairs
 from ccmb.quickstart import QUICK, Quickstart
 from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.tasks.tuning import FINETUNING, FinetuneRecipe
 from ccmb.training.recipe import RECIPES, find_recipe, load_recipe
 from tiny import tiny_model, tiny_pictures, tiny_processor
 
@@ -21,6 +23,8 @@ PAGES = ("docs/r2d2.md", "docs/r2d2.zh.md")
 RUN_PAGES = ("docs/runs.md", "docs/runs.zh.md")
 SPEED = ("docs/speed.md", "docs/speed.zh.md")
 DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
+TUNING_PAGES = ("docs/finetuning.md", "docs/finetuning.zh.md")
+PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, DATA_PAGES, TUNING_PAGES)
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.
 VERBS = {
@@ -48,7 +52,7 @@ def commands_of_page(name: str) -> list[str]:
 
 def commands_of_recipes() -> list[str]:
     """Those in comments, up to a remark after two spaces."""
-    lines = [line for path in RECIPES.glob("*.yaml") for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for path in RECIPES.rglob("*.yaml") for line in path.read_text(encoding="utf-8").splitlines()]
     return [found[0].split("  ")[0] for line in lines if line.startswith("#") and (found := COMMAND.search(line))]
 
 
@@ -73,7 +77,7 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
 @pytest.mark.parametrize(
     "source",
     [
-        *(lambda name=name: commands_of_page(name) for name in READMES + PAGES + RUN_PAGES + SPEED + DATA_PAGES),
+        *(lambda name=name: commands_of_page(name) for names in PAIRS for name in names),
         commands_of_recipes,
         commands_of_help,
     ],
@@ -84,6 +88,8 @@ def test_every_command_exists_with_its_options_and_recipe(source):
     for verb, values in found:
         if verb == "pretrain" and values["recipe"] != "RECIPE":
             load_recipe(PretrainRecipe, find_recipe(values["recipe"]), values["overrides"])
+        if verb == "finetune" and values["recipe"] != "RECIPE":
+            load_recipe(FinetuneRecipe, find_recipe(values["recipe"], FINETUNING), values["overrides"])
 
 
 def test_a_command_that_does_not_exist_would_be_noticed():
@@ -94,7 +100,7 @@ def test_a_command_that_does_not_exist_would_be_noticed():
 
 
 def test_both_languages_list_the_same_commands_and_every_verb_has_an_example():
-    for english, chinese in (READMES, PAGES, RUN_PAGES, SPEED, DATA_PAGES):
+    for english, chinese in PAIRS:
         assert commands_of_page(english) == commands_of_page(chinese)
     assert {parse(line)[0] for line in commands_of_help()} == set(VERBS)
 
@@ -130,6 +136,14 @@ def test_the_line_of_own_data_is_read_without_naming_its_field(name, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(line, encoding="utf-8")
     [sample] = read_pairs(tmp_path / "pairs.jsonl", "train")
     assert list(sample.texts) == json.loads(line)["texts"]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_line_of_labelled_pairs_is_read(name, tmp_path):
+    [line] = blocks(name, "jsonl")
+    (tmp_path / "labelled.jsonl").write_text(line, encoding="utf-8")
+    [sample] = read_labelled_pairs(tmp_path / "labelled.jsonl", "train")
+    assert (label_of(sample), list(sample.texts)) == (json.loads(line)["label"], [json.loads(line)["text"]])
 
 
 def test_the_python_example_runs(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.tasks.retrieval import Direction, Gallery, bootstrap_recalls, hits_by_image, interval, retrieval_report
+from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.retrieval import Direction, Gallery, bootstrap_recalls, hits_by_image, retrieval_report
 
 
 class Scores:

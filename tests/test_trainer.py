@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from ccmb.training.meters import MEASURED
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 from ccmb.training.trainer import Trainer, choose_device, inference
+from ccmb.training.validation import Validation
 from disk import full_disk
 
 STEPS = 12
@@ -73,13 +74,20 @@ def batches(start: int, stop: int) -> Iterator[Tensor]:
 
 
 def make(
-    out: Path, at: dict[int, object] | None = None, precision: str = "fp32", muon: float | None = None, **recipe: int
+    out: Path,
+    at: dict[int, object] | None = None,
+    precision: str = "fp32",
+    muon: float | None = None,
+    validate: Callable[[Toy], dict[str, float]] | None = None,
+    **recipe: int,
 ) -> Trainer:
+    """Where there is `validate`, the module is validated every three steps."""
     out.mkdir(exist_ok=True)
     task = ToyTask(at)
     values = {"steps": STEPS, "batch": 6, "log_every": 2, "checkpoint_every": 5, "precision": precision, **recipe}
     training = TrainingRecipe.model_validate({"device": "cpu", **values})
-    return Trainer(task, OptimizerRecipe(warmup=3, muon=muon), training, out)
+    validation = None if validate is None else Validation(3, lambda: validate(task.module))
+    return Trainer(task, OptimizerRecipe(warmup=3, muon=muon), training, out, validation)
 
 
 def run(out: Path, at: dict[int, object] | None = None, **recipe: object) -> Trainer:

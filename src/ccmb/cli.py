@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -15,17 +14,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
-from ccmb.choices import RankingRule
 from ccmb.cli_benchmark import benchmark, leaderboard
 from ccmb.cli_data import data_app
-from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption
+from ccmb.cli_evaluate import evaluate, folder_for_pairs
+from ccmb.cli_finetune import finetune, mix
+from ccmb.cli_output import ImagesOption, JsonFlag, MinProbabilityOption, ModelOption, TextFieldOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
-from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption, classify, evaluate_on_classes, match
+from ccmb.cli_pictures import classify, match
 from ccmb.cli_runs import doctor, presets, runs
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
-from ccmb.tables import calibration_table, classification_table, retrieval_table
+from ccmb.tables import calibration_table, retrieval_table
 
 app = typer.Typer(
     name="ccmb",
@@ -36,19 +36,18 @@ app = typer.Typer(
 )
 app.add_typer(data_app)
 
+app.command()(finetune)
+app.command()(mix)
 app.command()(doctor)
 app.command()(runs)
 app.command()(presets)
 app.command()(match)
 app.command()(classify)
+app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)
 
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
-ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar beside the data.")
-]
-TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
 IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index folder.")]
 
 
@@ -97,61 +96,6 @@ def pretrain(
     _say_unreadable(unreadable)
     values = {"run": str(run), "model": str(model), "objectives": objectives, "unreadable": unreadable}
     _result(values, as_json, f"model: {model}")
-
-
-@app.command()
-def evaluate(
-    model: ModelOption,
-    data: Annotated[
-        Path,
-        typer.Option("--data", "-d", help="A pairs.jsonl file; with --classes a folder or tar of one folder a class."),
-    ],
-    images: ImagesOption = None,
-    split: Annotated[str, typer.Option(help="Which split of the pairs to score.")] = "test",
-    text_field: TextFieldOption = None,
-    depth: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Candidates of the first stage that the second one ranks; by default 128, with --classes none."
-        ),
-    ] = None,
-    limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", "-c", help=f"Measure zero-shot classification. {CLASSES_HELP}")
-    ] = None,
-    templates: TemplatesOption = "all",
-    ranking_rule: Annotated[
-        RankingRule | None,
-        typer.Option(help="Score the second stage by this rule instead of the model's own."),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
-) -> None:
-    """Measure both stages of retrieval on own pairs, or zero-shot classification on folders of pictures.
-
-    Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
-
-    Example: ccmb evaluate --model runs/flickr8k --data imagenet/val --classes imagenet
-    """
-    from ccmb.files import write_json
-    from ccmb.r2d2.loading import load_model
-    from ccmb.tasks.evaluation import evaluate as run_evaluation
-
-    if classes and (images or text_field or limit_texts):
-        raise UsageError("--images, --text-field and --limit-texts are of pairs; leave them out with --classes")
-    if classes:
-        report = evaluate_on_classes(model, data, classes, templates, depth, ranking_rule)
-    else:
-        pictures, fields = images or _pictures_beside(data), text_field or ["texts"]
-        network, processor = load_model(model)
-        if ranking_rule:
-            network.config.ranking_rule = ranking_rule
-        report = run_evaluation(network, processor, data, pictures, split, fields, depth or 128, limit_texts).report
-    if json_file:
-        write_json(json_file, report)
-    _say_unreadable(report["unreadable"])
-    typer.echo(classification_table(report["classification"]) if classes else retrieval_table(report["retrieval"]))
-    if "minimal_pairs" in report:
-        typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
 
 
 @app.command()
@@ -204,7 +148,7 @@ def calibrate(
     from ccmb.tasks.calibration import calibrate as run_calibration
     from ccmb.tasks.calibration import store_match_temperature
 
-    pictures, folder = images or _pictures_beside(data), model_folder(model)
+    pictures, folder = images or folder_for_pairs(data), model_folder(model)
     network, processor = load_model(folder)
     report = run_calibration(network, processor, data, pictures, split, text_field or ["texts"], depth)
     store_match_temperature(folder, report["match_temperature"])
@@ -270,15 +214,6 @@ def search(
     ]
     values = [{**asdict(hit), "source": str(hit.source)} for hit in hits]
     _result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
-
-
-def _pictures_beside(data: Path) -> Path:
-    if data.is_dir():
-        raise UsageError(f"{data}: a folder; give a pairs.jsonl file, or say with --classes what its folders show")
-    pictures = data.parent / "images.tar"
-    if data.exists() and not pictures.exists():
-        raise CcmbError(f"{pictures}: no such tar; say with --images where the pictures are")
-    return pictures
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ccmb.choices import Setting
-from ccmb.cli_output import JsonFlag, print_result
+from ccmb.cli_output import ImagesOption, JsonFlag, TextFieldOption, print_result
+from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 
 
 def benchmark(
@@ -22,14 +23,25 @@ def benchmark(
         ),
     ],
     data: Annotated[
-        list[str], typer.Option("--data", "-d", help="NAME=pairs.jsonl or NAME=FOLDER; may be given several times.")
+        list[str],
+        typer.Option(
+            "--data",
+            "-d",
+            help="NAME=pairs.jsonl, labelled or not, or NAME=FOLDER of a published set or of one folder a class; may "
+            "be given several times.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("results"),
     split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
-    text_field: Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data."),
+    text_field: TextFieldOption = None,
+    images: ImagesOption = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", "-c", help=f"{CLASSES_HELP} By default classes.json of the folder, or ImageNet's."),
+    ] = None,
+    templates: TemplatesOption = "all",
+    class_depth: Annotated[
+        int | None, typer.Option(min=1, help="Classes that the second stage ranks; by default it is left out.")
     ] = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
     context_length: Annotated[
@@ -39,17 +51,22 @@ def benchmark(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure retrieval of any models on any sets, one result file each; running it again does only what is missing.
+    """Measure any models on any sets of retrieval, matching and classification, one result file each; running it again
+    does only what is missing.
 
     Example: ccmb benchmark --model runs/flickr8k --data flickr8k-cn=flickr8k-cn/captions.jsonl --text-field captions
+
+    Example: ccmb benchmark --model runs/flickr8k --data icm=downloads/ICM --data imagenet=imagenet --split val
     """
-    from ccmb.benchmark.runner import Settings, run_benchmark
+    from ccmb.benchmark.runner import run_benchmark
     from ccmb.benchmark.sets import open_set
+    from ccmb.benchmark.settings import Settings
     from ccmb.signals import orderly_end
 
     with orderly_end():
-        sets = [open_set(spec, split, text_field or ["texts"], images) for spec in data]
-        outcome = run_benchmark(model, sets, out, Settings(depth, context_length, setting, seed))
+        sets = [open_set(spec, split, text_field or ["texts"], images, classes, templates) for spec in data]
+        settings = Settings(depth, context_length, setting, seed, class_depth=class_depth)
+        outcome = run_benchmark(model, sets, out, settings)
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
     print_result(values, as_json, "\n".join(lines))

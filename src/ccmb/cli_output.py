@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,10 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or
 MinProbabilityOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
 ]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data.")
+]
+TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

@@ -1,14 +1,13 @@
-"""The verbs about given pictures, `ccmb match` and `ccmb classify`, and `ccmb evaluate` where it is given classes."""
+"""The verbs about given pictures: `ccmb match` and `ccmb classify`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ccmb.choices import RankingRule
 from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
 
 CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
@@ -83,27 +82,3 @@ def classify(
 
 def _figure(score: float | None, cosine: float) -> str:
     return f"{cosine:.3f}" if score is None else f"{score:.3f} (cosine {cosine:.3f})"
-
-
-def evaluate_on_classes(
-    model: str, data: Path, classes: str, templates: str, depth: int | None, ranking_rule: RankingRule | None
-) -> dict[str, Any]:
-    """The report of classification on folders of pictures.
-
-    Raises:
-        UsageError, CcmbError: faulty model, classes, templates, folders or depth; the message names them.
-    """
-    from ccmb.data.class_lists import read_classes
-    from ccmb.data.pictures import Pictures
-    from ccmb.r2d2.loading import load_model
-    from ccmb.tasks.class_evaluation import evaluate_classes
-    from ccmb.tasks.class_ranking import r2d2_classifier
-    from ccmb.tasks.prompts import read_templates
-
-    known, prompts, pictures = read_classes(classes), read_templates(templates), Pictures.open(data)
-    network, processor = load_model(model)
-    if ranking_rule:
-        network.config.ranking_rule = ranking_rule
-    report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)
-    report["classification"] |= {"class_list": classes, "templates": templates}
-    return report | ({} if depth is None else {"ranking_rule": network.config.ranking_rule})

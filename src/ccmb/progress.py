@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 SECONDS_BETWEEN_LINES = 15.0
+_drawn = False  # whether a bar is on the terminal
 
 
 class Advance(Protocol):
@@ -20,13 +21,22 @@ class Advance(Protocol):
 def progress(label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Advance]:
     """Yield `advance(count, note)`, to be called as work gets done; shows rate per second and time left.
 
+    Within the bar of another work nothing is shown: a terminal has room for one.
+
     Args:
         unit: what is counted, such as "samples".
         done: how much of `total` was done before; it does not count for the rate.
     """
-    if sys.stderr.isatty():
-        with _bar(label, total, unit, done) as advance:
-            yield advance
+    global _drawn
+    if _drawn:
+        yield lambda count=1, note="": None
+    elif sys.stderr.isatty():
+        _drawn = True
+        try:
+            with _bar(label, total, unit, done) as advance:
+                yield advance
+        finally:
+            _drawn = False
     else:
         yield _lines(label, total, unit, done)
 

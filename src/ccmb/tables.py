@@ -32,6 +32,36 @@ def calibration_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def matching_table(report: dict[str, Any]) -> str:
+    """Figures of labelled pairs with their intervals, in percent, as lines of text."""
+    lines = [f"{report['pairs']} pairs of {report['pictures']} pictures, {report['matches']} of them matches"]
+    ranks = report["stage"] == "ranking"
+    lines[0] += "" if ranks else "; no cross encoders, so the cosine alone scores them"
+    of_stage = {"ranking": report, "pre-ranking": report["pre_ranking"]} if ranks else {"pre-ranking": report}
+    lines.append(f"{'':36}" + "".join(f"{stage:>24}" for stage in of_stage))
+    for name, label in _MATCHING.items():
+        known = [of.get(name) for of in of_stage.values()]
+        if any(value is not None for value in known):
+            cells = [
+                "-" if value is None else f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+                for value, of in zip(known, of_stage.values(), strict=True)
+                for low, high in [of["interval"].get(name, (0, 0))]
+            ]
+            lines.append(f"{label:36}" + "".join(f"{cell:>24}" for cell in cells))
+    fitted = report["fitted"]
+    lines.append(f"fitted on {fitted['on']}" if fitted else "too little of both labels to fit a threshold on")
+    return "\n".join(lines)
+
+
+_MATCHING = {
+    "auc": "AUC",
+    "accuracy": "accuracy at probability 0.5",
+    "accuracy_fitted": "accuracy at a fitted threshold",
+    "calibration_error": "calibration error",
+    "calibration_error_fitted": "calibration error, fitted",
+}
+
+
 def classification_table(report: dict[str, Any]) -> str:
     """Accuracies of both stages with their intervals, as lines of text."""
     lines = [f"{report['pictures']} pictures, {report['classes']} classes"]
@@ -45,3 +75,31 @@ def classification_table(report: dict[str, Any]) -> str:
             )
             lines.append(f"{stage:13}" + "".join(f"{figure:>22}" for figure in figures))
     return "\n".join(lines)
+
+
+def comparison_table(report: dict[str, Any]) -> str:
+    """Figures before and after fine-tuning with their intervals, and those between, as lines of text."""
+    lines = [f"{'':30}{'before':>23}{'after':>23}{'change':>23}"]
+    between = []
+    for of in report["sets"]:
+        for name, figure in of["figures"].items():
+            label = f"{of['name']} {of['split']} {name.replace('_', '-')}"
+            cells = [_with_interval(figure["before"]), _with_interval(figure["after"])]
+            lines.append(
+                f"{label:30}" + "".join(f"{cell:>23}" for cell in [*cells, _with_interval(figure["gain"], "+")])
+            )
+            if figure["shares"]:
+                values = ("-" if found is None else f"{found['value']:.1f}" for found in figure["shares"].values())
+                between.append((label, figure["shares"], "".join(f"{value:>8}" for value in values)))
+    if between:
+        lines += ["", f"{'share of the weights after':30}" + "".join(f"{share:>8}" for share in between[0][1])]
+        lines += [f"{label:30}{values}" for label, _, values in between]
+    if report["chosen"]:
+        lines.append(f"chosen by validation: step {report['chosen']['step']} of {report['steps']}")
+    return "\n".join(lines)
+
+
+def _with_interval(figure: dict[str, float] | None, sign: str = "") -> str:
+    if figure is None:
+        return "-"
+    return f"{figure['value']:{sign}.1f} [{figure['low']:{sign}.1f}, {figure['high']:{sign}.1f}]"

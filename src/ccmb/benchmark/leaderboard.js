@@ -1,17 +1,22 @@
 "use strict";
 (() => {
-  const table = document.querySelector(".board"), body = table.tBodies[0], filters = [...document.querySelectorAll(".filters select")];
+  const tables = [...document.querySelectorAll(".board")], filters = [...document.querySelectorAll(".filters select")];
   const show = () => {
     let shown = 0;
-    for (const row of body.rows) {
-      row.hidden = filters.some((filter) => filter.value && row.dataset[filter.name] !== filter.value);
-      shown += !row.hidden;
+    for (const table of tables) {
+      let here = 0;
+      for (const row of table.tBodies[0].rows) {
+        row.hidden = filters.some((filter) => filter.value && row.dataset[filter.name] !== filter.value);
+        here += !row.hidden;
+      }
+      table.closest("section").hidden = !here;
+      shown += here;
     }
     document.querySelector("#shown").textContent = shown;
   };
   const value = (row, column) => row.cells[column].dataset.value;
   const sort = (head) => {
-    const column = head.cellIndex, number = head.classList.contains("n");
+    const body = head.closest("table").tBodies[0], column = head.cellIndex, number = head.classList.contains("n");
     // Figures begin with the best, words with the first; another click turns them round.
     const now = head.getAttribute("aria-sort"), order = now ? (now === "descending" ? 1 : -1) : number ? -1 : 1;
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
@@ -24,6 +29,7 @@
     body.append(...rows);
   };
   for (const filter of filters) filter.addEventListener("change", show);
-  for (const head of table.tHead.rows[0].cells) head.querySelector("button").addEventListener("click", () => sort(head));
+  for (const table of tables)
+    for (const head of table.tHead.rows[0].cells) head.querySelector("button").addEventListener("click", () => sort(head));
   show();
 })();

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ccmb.benchmark.leaderboard import Difference, Row
-from ccmb.benchmark.leaderboard_text import KEYS, MARKS, MARKS_SAID_EN, MARKS_SAID_ZH, figure, note_numbers
+from ccmb.benchmark.leaderboard_text import MARKS, MARKS_SAID_EN, MARKS_SAID_ZH, figure, note_numbers
 from ccmb.benchmark.published import published
+from ccmb.benchmark.views import NOTHING, VIEWS, View
 from ccmb.report.document import document
 from ccmb.report.markup import both, escape, paragraph, section, signed
 
@@ -31,13 +32,12 @@ WORDS = {
     "variant": ("版本", "Variant"),
     "stage": ("阶段", "Stage"),
 }
-WAYS = (("图搜文", "Image → text"), ("文搜图", "Text → image"))
 
 
 def render_leaderboard(rows: Sequence[Row]) -> str:
     """The whole page."""
     ours = sum(row.origin == "ours" for row in rows)
-    title = f"<h1>{both('中文图文检索排行榜', 'Chinese image-text retrieval')}</h1>"
+    title = f"<h1>{both('中文图文排行榜', 'Chinese image-text leaderboard')}</h1>"
     lead = paragraph(
         f"{ours} 行由 <code>ccmb benchmark</code> 测得，{len(rows) - ours} 行抄自论文与仓库。"
         "单位为百分比；点击表头排序。",
@@ -54,7 +54,7 @@ def render_leaderboard(rows: Sequence[Row]) -> str:
             f"<style>\n{style}</style>",
             f"<header>{title}{lead}</header>",
             _filters(rows),
-            _table(rows, numbers),
+            *(_part(view, [row for row in rows if row.family == family], numbers) for family, view in VIEWS.items()),
             paragraph(escape(MARKS_SAID_ZH), escape(MARKS_SAID_EN), "note"),
             _notes(numbers),
             f"<script>\n{script}</script>",
@@ -64,7 +64,9 @@ def render_leaderboard(rows: Sequence[Row]) -> str:
 
 def _filters(rows: Sequence[Row]) -> str:
     sets = {row.set: row.set_title for row in rows}
+    families: dict[str, str] = {family: " · ".join(view.title) for family, view in VIEWS.items()}
     choices = {
+        "family": (("任务", "Task"), families),
         "set": (("数据集", "Set"), sets),
         "origin": (("来历", "Kind of row"), {key: " · ".join(label) for key, label in ORIGINS.items()}),
         "setting": (("设定", "Setting"), {key: " · ".join(label) for key, label in SETTINGS.items()}),
@@ -78,10 +80,16 @@ def _filters(rows: Sequence[Row]) -> str:
     return f'<div class="filters">{"".join(parts)}<span><b id="shown">{len(rows)}</b> {shown}</span></div>'
 
 
-def _table(rows: Sequence[Row], numbers: Mapping[str, int]) -> str:
+def _part(view: View, rows: Sequence[Row], numbers: Mapping[str, int]) -> str:
+    """A family under its heading: its table, or that there is nothing yet."""
+    body = _table(view, rows, numbers) if rows else paragraph(NOTHING.zh, NOTHING.en, "note")
+    return section(view.title.zh, view.title.en, body)
+
+
+def _table(view: View, rows: Sequence[Row], numbers: Mapping[str, int]) -> str:
     heads = [_head(both(*label)) for label in WORDS.values()]
-    heads += [_head(f"{both(*way)} {key}", "n") for way in WAYS for key in KEYS]
-    heads += [_head(both("平均召回", "Mean recall"), "n"), _head(both("标记", "Mark")), _head(both("出处", "Source"))]
+    heads += [_head(both(*map(escape, words)), "n") for words in (*view.columns.values(), view.main_words)]
+    heads += [_head(both("标记", "Mark")), _head(both("出处", "Source"))]
     body = "".join(_line(row, numbers) for row in rows)
     return (
         f'<div class="scroll"><table class="board"><thead><tr>{"".join(heads)}</tr></thead>'
@@ -106,14 +114,14 @@ def _line(row: Row, numbers: Mapping[str, int]) -> str:
         _cell(row.variant, escape(row.variant)),
         _cell(row.stage, escape(row.stage) or "–"),
     ]
-    for way in (row.image_to_text, row.text_to_image):
-        cells += [_figure_cell(way.get(key)) for key in KEYS]
+    cells += [_figure_cell(row.figures.get(key)) for key in VIEWS[row.family].columns]
     bounds = "" if row.interval is None else f" [{row.interval[0]:.1f}, {row.interval[1]:.1f}]"
-    cells.append(_figure_cell(row.mean_recall, f'<span class="muted">{bounds}</span>' if bounds else ""))
+    cells.append(_figure_cell(row.main, f'<span class="muted">{bounds}</span>' if bounds else ""))
     source = "; ".join(row.sources)
     gap = f' <span class="muted">{_gap(row.difference)}</span>' if row.difference else ""
     cells += [_cell(MARKS[row.mark], MARKS[row.mark] + gap), _cell(source, escape(source), "wide")]
-    data = f'data-set="{escape(row.set)}" data-origin="{row.origin}" data-setting="{row.setting}"'
+    data = f'data-family="{row.family}" data-set="{escape(row.set)}" data-origin="{row.origin}"'
+    data += f' data-setting="{row.setting}"'
     return f'<tr class="{row.origin}" {data}>{"".join(cells)}</tr>\n'
 
 

@@ -9,26 +9,25 @@ from itertools import groupby
 
 from ccmb.benchmark.leaderboard import Row
 from ccmb.benchmark.published import published
-from ccmb.tasks.retrieval import RECALLS
+from ccmb.benchmark.views import NOTHING, VIEWS
 
-KEYS = tuple(f"R@{k}" for k in RECALLS)
 MARKS = {"": "", "best": "★", "worse": "▼", "better": "▲", "even": "≈"}
 MARKS_SAID_EN = (
-    "Marks stand for the mean recall (MR) against the best of ours (★) on the same data in the same setting. Of rows "
-    "measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a paired bootstrap over "
-    "pictures, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) or within (≈) the 95 % "
-    "interval of ours; such rows may differ from ours in more than the model. Intervals are not corrected for many "
-    "comparisons."
+    "Marks stand for the main figure (mean recall, AUC, top-1) against the best of ours (★) on the same data in the "
+    "same setting. Of rows measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a "
+    "paired bootstrap over pictures, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) "
+    "or within (≈) the 95 % interval of ours; such rows may differ from ours in more than the model. Intervals are "
+    "not corrected for many comparisons."
 )
 MARKS_SAID_ZH = (
-    "标记针对平均召回（MR），与同一数据、同一设定下我们最好的一行（★）相比。本次测得的行：对图片做成对自助抽样，"
+    "标记针对主要指标（平均召回、AUC、top-1），与同一数据、同一设定下我们最好的一行（★）相比。本次测得的行：对图片做成对自助抽样，"
     "差值的 95% 区间不含零时记 ▼（更差）或 ▲（更好），否则记 ≈（分不出高下）。已发表的行：高于（▲）、低于（▼）"
     "或落在（≈）我们的 95% 区间之内；这些行与我们的差别可能不只在模型。区间未对多重比较作修正。"
 )
+FIGURES = tuple(key for view in VIEWS.values() for key in (*view.columns, view.main))
 COLUMNS = (
-    "origin", "set", "variant", "setting", "model", "kind", "stage",
-    *(f"image_to_text_{key}" for key in KEYS), *(f"text_to_image_{key}" for key in KEYS),
-    "mean_recall", "low", "high", "mark", "difference", "difference_low", "difference_high", "sources", "notes",
+    "origin", "family", "set", "variant", "setting", "model", "kind", "stage", *FIGURES,
+    "low", "high", "mark", "difference", "difference_low", "difference_high", "sources", "notes",
 )  # fmt: skip
 
 
@@ -44,14 +43,21 @@ def note_numbers(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for each set and setting; rows measured here are bold and have an interval."""
+    """A table for each set and setting of each family; rows measured here are bold and have an interval."""
     numbers = note_numbers(rows)
-    parts = ["# Leaderboard\n\n**Bold** rows were measured here with `ccmb benchmark`; the others are as published."]
-    ways = [f"{way} {key}" for way in ("i→t", "t→i") for key in KEYS]
-    for (title, setting), of_both in groupby(rows, key=lambda row: (row.set_title, row.setting)):
-        lines = [_line(["model", "variant", "stage", *ways, "MR", "95 %", "", "source"])]
-        lines += [_line(["---"] * 3 + ["---:"] * 8 + ["---"] * 2), *(_line(_cells(row, numbers)) for row in of_both)]
-        parts.append(f"## {_plain(title)}, {setting}\n\n" + "\n".join(lines))
+    parts = [
+        "# Leaderboard\n\n**Bold** rows were measured here with `ccmb benchmark`; the others are as published. All "
+        "figures are in percent."
+    ]
+    for family, view in VIEWS.items():
+        of_family = [row for row in rows if row.family == family]
+        parts.append(f"## {view.title.en}" + ("" if of_family else f"\n\n{NOTHING.en}"))
+        heads = [*(words.en for words in view.columns.values()), view.main_words.en]
+        for (title, setting), of_both in groupby(of_family, key=lambda row: (row.set_title, row.setting)):
+            lines = [_line(["model", "variant", "stage", *heads, "95 %", "", "source"])]
+            lines += [_line(["---"] * 3 + ["---:"] * (len(heads) + 1) + ["---"] * 2)]
+            lines += [_line(_cells(row, numbers)) for row in of_both]
+            parts.append(f"### {_plain(title)}, {setting}\n\n" + "\n".join(lines))
     parts.append(MARKS_SAID_EN)
     notes = published().notes
     parts.append("\n".join(f"{number}. [{notes[key].mark}] {notes[key].en}" for key, number in numbers.items()))
@@ -61,11 +67,11 @@ def markdown(rows: Sequence[Row]) -> str:
 def _cells(row: Row, numbers: Mapping[str, int]) -> list[str]:
     model = f"**{_plain(row.model)}**" if row.origin == "ours" else _plain(row.model)
     model += "".join(f"<sup>{number}</sup>" for number in sorted(numbers[note] for note in row.notes))
-    ways = [figure(way.get(key)) for way in (row.image_to_text, row.text_to_image) for key in KEYS]
+    view = VIEWS[row.family]
+    figures = [figure(row.figures.get(key)) for key in (*view.columns, view.main)]
     bounds = "" if row.interval is None else f"{row.interval[0]:.1f} to {row.interval[1]:.1f}"
     source = _plain("; ".join(row.sources))
-    mean = figure(row.mean_recall)
-    return [model, row.variant, row.stage, *ways, mean, bounds, MARKS[row.mark], source]
+    return [model, _plain(row.variant), row.stage, *figures, bounds, MARKS[row.mark], source]
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -95,11 +101,9 @@ def _record(row: Row) -> dict[str, object]:
     return {
         **{
             name: getattr(row, name)
-            for name in ("origin", "set", "variant", "setting", "model", "kind", "stage", "mark")
+            for name in ("origin", "family", "set", "variant", "setting", "model", "kind", "stage", "mark")
         },
-        **{f"image_to_text_{key}": row.image_to_text.get(key, "") for key in KEYS},
-        **{f"text_to_image_{key}": row.text_to_image.get(key, "") for key in KEYS},
-        "mean_recall": "" if row.mean_recall is None else row.mean_recall,
+        **{key: row.figures.get(key, "") for key in FIGURES},
         "low": low,
         "high": high,
         "difference": "" if gap is None else gap.mean,

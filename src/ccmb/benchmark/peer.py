@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ccmb.errors import UsageError
 from ccmb.r2d2.modeling import TowerOutput, unit
-from ccmb.tasks.two_stage import Encoder, Ranker
+from ccmb.r2d2.ranking import Match
+from ccmb.tasks.two_stage import Encoder, Matcher
 
 
-class Peer(Encoder, Ranker, Protocol):
+class Peer(Encoder, Matcher, Protocol):
     """A model to be measured: it encodes pictures and texts and, where it can, ranks pairs.
 
     Attributes:
@@ -23,16 +24,20 @@ class Peer(Encoder, Ranker, Protocol):
         kind: what it is, such as "R2D2" or "siglip".
         context_length: longest text in tokens, special ones included; None where nobody knows.
         fingerprint: hexadecimal SHA-256 of all that its embeddings and scores depend on.
+        match_temperature: by which match scores are calibrated; None where it cannot rank.
     """
 
     name: str
     kind: str
     context_length: int | None
     fingerprint: str
+    match_temperature: float | None
 
 
 class OneStage:
     """What a peer inherits that orders by cosine alone."""
+
+    match_temperature: float | None = None
 
     @property
     def can_rank(self) -> bool:
@@ -41,6 +46,9 @@ class OneStage:
     def rank_scores(
         self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
+        raise ValueError("this model has no second stage")
+
+    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
         raise ValueError("this model has no second stage")
 
 

@@ -18,6 +18,7 @@ from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.ranking import Match
 from ccmb.r2d2.sources import read_config
 from ccmb.tasks.two_stage import Load, R2D2Encoder, R2D2Ranker
 from ccmb.training.trainer import choose_device
@@ -76,6 +77,7 @@ class R2D2Peer:
         self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"
         self.context_length: int | None = processor.max_text_tokens
         # The match temperature turns scores into probabilities and changes no order.
+        self.match_temperature: float | None = model.config.match_temperature if model.can_rank else None
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
         settings = [processor.image_size, processor.image_mean, processor.image_std, self.context_length]
         settings += [sorted(processor.tokenizer.get_vocab().items())]
@@ -97,6 +99,9 @@ class R2D2Peer:
         self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         return self._ranker.rank_scores(images, texts, image_index_N, text_index_N, cosine_N)
+
+    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        return self._ranker.match(images, texts, image_index_N, text_index_N)
 
 
 _NO_MATTER = ("_name_or_path", "match_temperature", "transformers_version")

@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ccmb.benchmark.result import Family
+from ccmb.benchmark.views import VIEWS
+from ccmb.choices import Setting
 from ccmb.tasks.retrieval import RECALLS
 
 # Figures are rounded to one digit: the mean of six of them is within 0.05 of that of the exact ones, and so is the
@@ -31,18 +34,28 @@ class Note(_Part):
 class PublishedRow(_Part):
     """One model on one set, in percent, as its sources print it."""
 
+    family: Family = "retrieval"
     model: str
     set: str
     variant: str = Field(description="which split and which texts of the set")
     images: int | None = Field(default=None, description="pictures of the variant; null where no source says")
     texts: int | None = Field(default=None, description="about how many texts; null where no source says")
-    setting: Literal["zero-shot", "fine-tuned"]
+    setting: Setting
     stages: Literal[1, 2] | None = Field(default=None, description="2: re-ranked; null where no source says")
     image_to_text: dict[str, float] | None = Field(default=None, description="R@1, R@5, R@10, or R@1 alone")
     text_to_image: dict[str, float] | None = None
     mean_recall: float | None = Field(default=None, description="as given, not recomputed")
+    figures: dict[str, float] = Field(default={}, description="of other families than retrieval, by their view's keys")
     sources: list[str]
     notes: list[str] = []
+
+    @property
+    def all_figures(self) -> dict[str, float]:
+        """By the keys of the family's view."""
+        ways = {"image_to_text": self.image_to_text, "text_to_image": self.text_to_image}
+        recalls = {f"{way}_{key}": value for way, of in ways.items() for key, value in (of or {}).items()}
+        mean = {} if self.mean_recall is None else {"mean_recall": self.mean_recall}
+        return recalls | mean | self.figures
 
     @property
     def recomputed(self) -> float | None:
@@ -69,6 +82,9 @@ class Published(_Part):
     @model_validator(mode="after")
     def _names_are_known(self) -> Published:
         for row in self.rows:
+            view = VIEWS[row.family]
+            if not row.all_figures or row.all_figures.keys() - {*view.columns, view.main}:
+                raise ValueError(f"{row.model} on {row.set}: no figures, or others than of {row.family}")
             unknown = [*(set(row.sources) - self.sources.keys()), *(set(row.notes) - self.notes.keys())]
             if unknown or not row.sources:
                 raise ValueError(f"{row.model} on {row.set}: no such source or note: {', '.join(unknown)}")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
@@ -18,6 +18,8 @@ from ccmb.tasks.retrieval import Direction
 Stage = Literal["pre_ranking", "ranking"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STAGES: tuple[Stage, ...] = get_args(Stage)
+Family = Literal["retrieval", "matching", "classification"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 Interval = tuple[float, float]
 # Figures by stage; None of a stage that the model does not have.
 Recalls = dict[Stage, dict[str, float] | None]
@@ -63,28 +65,114 @@ class Retrieval(_Part):
         return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)
 
 
+class Fitted(_Part):
+    """What was fitted on other pairs than those that are scored, once for each part of these."""
+
+    on: str
+    threshold: list[float]
+    temperature: list[float] | None = Field(description="null without cross encoders")
+
+
+class MatchingFigures(_Part):
+    """Of one stage, in [0, 1], null where there is none; see `ccmb.tasks.matching_figures`."""
+
+    auc: float
+    accuracy: float | None = Field(None, description="at probability 0.5")
+    accuracy_fitted: float | None = Field(description="at a threshold fitted on other pictures")
+    calibration_error: float | None = None
+    calibration_error_fitted: float | None = Field(None, description="at a temperature fitted on other pictures")
+    interval: dict[str, Interval] = Field(description="the middle 95 % of a bootstrap over pictures")
+    fitted: Fitted | None
+
+
+class Matching(MatchingFigures):
+    """Figures of the match score or, where there is none, of the cosine."""
+
+    pairs: int
+    pictures: int
+    matches: int
+    stage: Stage
+    match_temperature: float | None
+    pre_ranking: MatchingFigures | None = Field(None, description="of the cosine, where `stage` is ranking")
+    labels: list[int]
+    scores: dict[Stage, list[float]] = Field(description="of each pair; for paired tests")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return STAGES if self.stage == "ranking" else STAGES[:1]
+
+    def of(self, stage: Stage) -> MatchingFigures:
+        return self if stage == self.stage or self.pre_ranking is None else self.pre_ranking
+
+
+class Accuracy(_Part):
+    """Of one stage, in percent, with the middle 95 % of a bootstrap over pictures."""
+
+    top1: float
+    top5: float
+    mean_per_class: float
+    interval: dict[str, Interval]
+
+
+class RankedAccuracy(Accuracy):
+    depth: int = Field(description="classes that the second stage ranks")
+
+
+class Classification(Accuracy):
+    """Of the first stage, and of the second one where it was asked for."""
+
+    pictures: int
+    classes: int
+    classes_with_pictures: int
+    class_list: str
+    ranking: RankedAccuracy | None = None
+    ranks: dict[Stage, list[int]] = Field(description="of each picture's class, from 1; for paired tests")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return STAGES[: 1 if self.ranking is None else 2]
+
+    def of(self, stage: Stage) -> Accuracy:
+        return self.ranking if stage == "ranking" and self.ranking is not None else self
+
+
 class Result(_Part):
-    """The whole file."""
+    """The whole file: one of the three families is there."""
 
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
     data: Data
     setting: Setting
-    prompt_set: str | None = Field(description="null: retrieval puts no prompt around a text")
+    prompt_set: str | None = Field(description="of classification; others put no prompt around a text")
     depth: int | None = Field(description="candidates that the second stage ranks; null without one")
     seed: int
     draws: int = Field(description="of the bootstrap")
-    retrieval: Retrieval
-    drawn_with: list[int] = Field(description="with what the bootstrap draws each text: the place of its picture")
+    retrieval: Retrieval | None = None
+    matching: Matching | None = None
+    classification: Classification | None = None
+    drawn_with: list[int] = Field(
+        description="with what the bootstrap draws each text, pair or picture: the place of its picture"
+    )
     commit: str
     hardware: dict[str, Any]
     seconds: dict[str, float] = Field(description="encoding counts for nothing where features_kept")
     features_kept: bool = Field(description="whether the features had been encoded by an earlier measurement")
     finished: str = Field(description="time in UTC, ISO 8601")
 
+    @model_validator(mode="after")
+    def _one_family(self) -> Result:
+        if sum(getattr(self, family) is not None for family in FAMILIES) != 1:
+            raise ValueError(f"needs one of {', '.join(FAMILIES)}")
+        return self
+
+    @property
+    def family(self) -> Family:
+        return next(family for family in FAMILIES if getattr(self, family) is not None)
+
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return STAGES[: self.model.stages]
+        section = self.matching or self.classification
+        return STAGES[: self.model.stages] if section is None else section.stages
 
 
 def read_result(path: Path) -> Result:

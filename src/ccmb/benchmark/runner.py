@@ -7,61 +7,24 @@ results/features/               encoded galleries; may be deleted at any time
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ccmb.benchmark.feature_cache import load_gallery, save_gallery
+from ccmb.benchmark.class_sets import ClassSet
 from ccmb.benchmark.machine import commit, hardware
+from ccmb.benchmark.measuring import Readable, measure
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.peers import label_and_source, open_peer
-from ccmb.benchmark.result import STAGES, Data, Measured, Result, Retrieval, read_result, result_key, slug
-from ccmb.benchmark.sets import Queries, RetrievalSet
-from ccmb.choices import Setting
-from ccmb.data.pairs import readable_samples
+from ccmb.benchmark.result import Data, Measured, Result, read_result, result_key, slug
+from ccmb.benchmark.sets import MatchingSet, MeasuredSet
+from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import write_json
-from ccmb.samples import Sample
-from ccmb.tasks.retrieval import (
-    RECALLS,
-    Direction,
-    Gallery,
-    Ranks,
-    bootstrap_recalls,
-    encode_gallery_with,
-    hits_by_image,
-    interval,
-    ranks_both_ways,
-    report_of_ranks,
-)
 
 VERSION = 1  # of how results are made; a new one makes all of them anew
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What all measurements of one call share.
-
-    Attributes:
-        depth: candidates of the first stage that the second one ranks.
-        context_length: longest text in tokens; None is what each model was made for.
-        setting: what the models are to the sets.
-        seed, draws: of the bootstrap.
-    """
-
-    depth: int = 128
-    context_length: int | None = None
-    setting: Setting = "unstated"
-    seed: int = 0
-    draws: int = 2000
 
 
 @dataclass(slots=True)
@@ -73,7 +36,7 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 
-def run_benchmark(models: Sequence[str], sets: Sequence[RetrievalSet], out: Path, settings: Settings) -> Outcome:
+def run_benchmark(models: Sequence[str], sets: Sequence[MeasuredSet], out: Path, settings: Settings) -> Outcome:
     """Measure every model on every set; one that fails does not keep the others from being measured.
 
     Raises:
@@ -81,39 +44,28 @@ def run_benchmark(models: Sequence[str], sets: Sequence[RetrievalSet], out: Path
     """
     _check_names([label_and_source(model)[0] for model in models], "--model", "LABEL=MODEL")
     _check_names([f"{of.name}.{of.split}" for of in sets], "--data", "NAME=PAIRS")
-    opened, outcome, number = [_Opened(of) for of in sets], Outcome(), 0
+    opened, outcome, number = [(of, Readable(of)) for of in sets], Outcome(), 0
     for model in models:
         try:
             peer = open_peer(model, settings.context_length)
         except CcmbError as error:
             outcome.failed.append(str(error))
             continue
-        for of in opened:
+        for of, readable in opened:
             number += 1
-            where = f"{peer.name} on {of.set.name}"
+            where = f"{peer.name} on {of.name}"
             print(f"[{number}/{len(models) * len(sets)}] {where}", file=sys.stderr, flush=True)
-            path = out / slug(f"{of.set.name}.{of.set.split}") / f"{slug(peer.name)}.json"
-            key = _key(peer, of.set, settings)
+            path = out / slug(f"{of.name}.{of.split}") / f"{slug(peer.name)}.json"
+            key = _key(peer, of, settings)
             if _is_done(path, key):
                 outcome.skipped.append(path)
                 continue
             try:
-                write_json(path, _measure(peer, of, out / "features", settings, key).model_dump())
+                write_json(path, _result(peer, of, readable, out / "features", settings, key).model_dump())
                 outcome.measured.append(path)
             except CcmbError as error:
                 outcome.failed.append(f"{where}: {error}")
     return outcome
-
-
-class _Opened:
-    """A set whose pictures are tried only when a measurement needs them, and then once."""
-
-    def __init__(self, of: RetrievalSet) -> None:
-        self.set = of
-
-    @cached_property
-    def readable(self) -> tuple[list[Sample], list[str]]:
-        return readable_samples(self.set.samples, self.set.pictures)
 
 
 def _check_names(names: Sequence[str], option: str, form: str) -> None:
@@ -125,10 +77,16 @@ def _check_names(names: Sequence[str], option: str, form: str) -> None:
             raise UsageError(f"{option}: two are called '{name}'; give {form}")
 
 
-def _key(peer: Peer, of: RetrievalSet, settings: Settings) -> str:
-    depth = settings.depth if peer.can_rank else None
+def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
     rest: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
-    return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, depth=depth, **rest)
+    if isinstance(of, MatchingSet):
+        rest |= {"family": "matching", "match_temperature": peer.match_temperature}
+    elif isinstance(of, ClassSet):
+        depth = settings.class_depth if peer.can_rank else None
+        rest |= {"family": "classification", "prompts": of.prompt_set, "depth": depth}
+    else:
+        rest["depth"] = settings.depth if peer.can_rank else None
+    return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
 
 
 def _is_done(path: Path, key: str) -> bool:
@@ -138,101 +96,28 @@ def _is_done(path: Path, key: str) -> bool:
         return False
 
 
-def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str) -> Result:
-    samples, unreadable = of.readable
-    started = time.monotonic()
-    gallery, kept = _gallery(peer, of.set, samples, cache)
-    encoded = time.monotonic()
-    ranks = ranks_both_ways(peer, gallery, settings.depth)
-    retrieval = retrieval_of_ranks(ranks, gallery, settings)
-    data = Data(
-        name=of.set.name, split=of.set.split, revision=of.set.revision,
-        images=len(gallery.images), texts=len(gallery.texts), unreadable=unreadable,
-    )  # fmt: skip
+def _result(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settings: Settings, key: str) -> Result:
+    measured = measure(peer, of, readable, cache, settings)
     return Result(
         key=key,
         model=Measured(
             name=peer.name, kind=peer.kind, fingerprint=peer.fingerprint,
             context_length=peer.context_length, stages=2 if peer.can_rank else 1,
         ),
-        data=data,
+        data=Data(
+            name=of.name, split=of.split, revision=of.revision,
+            images=measured.images, texts=measured.texts, unreadable=measured.unreadable,
+        ),
         setting=settings.setting,
-        prompt_set=None,
-        depth=settings.depth if peer.can_rank else None,
+        prompt_set=measured.prompt_set,
+        depth=measured.depth,
         seed=settings.seed,
         draws=settings.draws,
-        retrieval=retrieval,
-        drawn_with=_drawn_with(gallery).tolist(),
+        **measured.sections,
+        drawn_with=measured.drawn_with,
         commit=commit(),
         hardware=hardware(),
-        seconds={
-            "encode": round(encoded - started, 2),
-            "rank": round(time.monotonic() - encoded, 2),
-            "total": round(time.monotonic() - started, 2),
-        },
-        features_kept=kept,
+        seconds=measured.seconds,
+        features_kept=measured.features_kept,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-
-
-def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> tuple[Gallery, bool]:
-    """The encoded set, and whether it was kept from before."""
-    path = cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
-    texts, pairs = _texts_and_pairs(samples, of.queries)
-    image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
-    if (found := load_gallery(path, len(samples), image_of_text, pairs)) is not None:
-        return found, True
-    gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
-    save_gallery(path, gallery)
-    return replace(gallery, pairs=pairs), False
-
-
-def _texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:
-    """The texts of each picture, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
-    if queries is None:
-        return [sample.texts for sample in samples], None
-    place = {sample.image: number for number, sample in enumerate(samples)}
-    of_image: list[list[tuple[str, list[int]]]] = [[] for _ in samples]
-    for text, names in queries:
-        if right := [place[name] for name in names if name in place]:
-            of_image[right[0]].append((text, right))
-    flat = [right for texts in of_image for _, right in texts]
-    pairs = [(number, image) for number, right in enumerate(flat) for image in right]
-    return [[text for text, _ in texts] for texts in of_image], torch.tensor(pairs)
-
-
-def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
-    """The figures of known ranks, with their intervals."""
-    report = report_of_ranks(ranks_of, gallery, settings.depth)
-    intervals: dict[str, Any] = {direction: {} for direction in ranks_of}
-    of_means = {}
-    for stage in STAGES:
-        of_stage: dict[Direction, Tensor | None] = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
-        known = {name: ranks for name, ranks in of_stage.items() if ranks is not None}
-        if not known:
-            continue
-        hits = hits_by_image(known, _drawn_with(gallery))
-        drawn = bootstrap_recalls(*hits, settings.draws, settings.seed)
-        of_means[stage] = interval(drawn.mean((1, 2)))
-        for place, direction in enumerate(known):
-            columns = np.moveaxis(drawn[:, place], 1, 0)
-            names = [f"R@{k}" for k in RECALLS]
-            intervals[direction][stage] = {name: interval(of) for name, of in zip(names, columns, strict=True)}
-    ranks = {
-        direction: {stage: getattr(of, stage).tolist() for stage in STAGES if getattr(of, stage) is not None}
-        for direction, of in ranks_of.items()
-    }
-    return Retrieval(
-        text_to_image=report["text_to_image"],
-        image_to_text=report.get("image_to_text", {}),
-        mean_recall=report["mean_recall"],
-        intervals=intervals,
-        mean_recall_interval=of_means,
-        gain=report.get("gain_R@1"),
-        ranks=ranks,
-    )
-
-
-def _drawn_with(gallery: Gallery) -> Tensor:
-    """(texts,) with what each text is drawn by the bootstrap: its picture, or where it has several, itself."""
-    return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))

@@ -112,7 +112,12 @@ Key = tuple[int, int, int | None]
 
 class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     """Samples by key: augmented pixels, one of the texts, and the sample's index; or, where the picture cannot be
-    read, its name and why. A sample that has no text of the field gives one of another."""
+    read, its name and why. A sample that has no text of the field gives one of another.
+
+    Args:
+        alike: whether all samples of a picture are augmented alike within an epoch, so that a batch in which it stands
+            several times need hold and encode it but once.
+    """
 
     def __init__(
         self,
@@ -122,9 +127,10 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
         augmentation: Augmentation,
         seed: int,
         weights: Sequence[float] | None = None,
+        alike: bool = False,
     ) -> None:
         self.samples, self.pictures, self.size = samples, pictures, size
-        self.augmentation, self.seed, self.weights = augmentation, seed, weights
+        self.augmentation, self.seed, self.weights, self.alike = augmentation, seed, weights, alike
         # The texts of all lines and near-duplicates of a picture count: in a batch they meet as its positives and
         # negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
@@ -138,6 +144,8 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
             image = self.pictures.load(sample.image)
         except UnreadablePicture as error:
             return str(error)
+        if self.alike:
+            rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
         return augment(image, self.size, self.augmentation, rng, _kin(sample) not in self._sided), text, index
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ccmb.data.pictures import Pictures, UnreadablePicture
@@ -25,6 +25,15 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         CcmbError: a line lacks its image or every named field, or a text is empty; the message names file and line.
             Or the split has no line at all.
     """
+    return read_split(path, split, lambda line, where: sample_of_line(line, fields, where))
+
+
+def read_split(path: str | Path, split: str | None, make: Callable[[dict[str, object], str], Sample]) -> list[Sample]:
+    """What `make` makes of each line of one split (or of all) and of the line's place, in order.
+
+    Raises:
+        CcmbError: a line lacks its image, or `make` refuses it; or the split has no line at all.
+    """
     samples: list[Sample] = []
     splits: set[str] = set()
     for number, line in read_json_lines(path):
@@ -33,7 +42,7 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
         _check_image(line, where)
         splits.add(here)
         if split is None or here == split:
-            samples.append(sample_of_line(line, fields, where))
+            samples.append(make(line, where))
     if not samples:
         if not splits:
             raise CcmbError(f"{path}: the file has no lines")
@@ -60,21 +69,34 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
 
 
 def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:
-    """Those samples whose picture can be read, and a line for each other one.
+    """Those samples whose picture can be read, and a line for each picture that cannot.
 
     Raises:
         CcmbError: none can be read.
     """
-    good, unreadable = [], []
-    for sample in samples:
+    unreadable: dict[str, str] = {}
+    for name in dict.fromkeys(sample.image for sample in samples):
         try:
-            pictures.load(sample.image)
-            good.append(sample)
+            pictures.load(name)
         except UnreadablePicture as error:
-            unreadable.append(str(error))
+            unreadable[name] = str(error)
+    lines = list(unreadable.values())
+    good = [sample for sample in samples if sample.image not in unreadable]
     if not good:
-        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({unreadable[0]})")
-    return good, unreadable
+        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({lines[0]})")
+    return good, lines
+
+
+def pictures_beside(pairs: Path) -> Path:
+    """The tar `images.tar` or the folder `images` beside a file of pairs.
+
+    Raises:
+        CcmbError: there is neither; the message names the tar.
+    """
+    found = [path for path in (pairs.parent / "images.tar", pairs.parent / "images") if path.exists()]
+    if pairs.exists() and not found:
+        raise CcmbError(f"{pairs.parent / 'images.tar'}: no such tar; say with --images where the pictures are")
+    return found[0] if found else pairs.parent / "images.tar"
 
 
 def _check_image(line: dict[str, object], where: str) -> str:

@@ -15,6 +15,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ccmb.data.rand_augment import RandAugment, rand_augment
+
 # CLIP's statistics of RGB in [0, 1], which the official code uses.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -28,6 +30,9 @@ class Augmentation(BaseModel):
     flip: bool = Field(False, description="mirror half of the pictures, but none whose texts say left or right")
     colour: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
     shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
+    rand_augment: RandAugment | None = Field(
+        None, description="further operations at random, as in {operations: 2, magnitude: 5}; none of them mirrors"
+    )
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -52,6 +57,9 @@ def augment(
     if options.colour:
         for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhancer(image).enhance(1 + rng.uniform(-options.colour, options.colour))
+    if options.rand_augment:
+        small = image.resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
+        image = rand_augment(small, options.rand_augment, rng)
     pixels = square(image, size)
     return _shift(pixels, options.shift, rng) if options.shift else pixels
 

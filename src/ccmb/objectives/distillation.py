@@ -66,6 +66,12 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def rest_if_frozen(module: nn.Module) -> None:
+    """Put a frozen module into evaluation mode: no dropout, no running statistics."""
+    if is_frozen(module):
+        module.eval()
+
+
 class FeatureQueue(nn.Module):
     """The teacher's latest image and text features; each carries a weight that decays by `decay` per step.
 

@@ -1,6 +1,6 @@
-"""The cross encoders' passes over a batch: in chunks of rows, and over the pictures and texts of all processes.
+"""The passes of towers and cross encoders over a batch: in chunks of rows, and over what all processes hold.
 
-Shapes: R rows of this process, N = 3R ranked pairs, T text tokens, W width.
+Shapes: B pictures or texts, R rows of this process, N = 3R ranked pairs, T text tokens, W width.
 """
 
 from __future__ import annotations
@@ -10,8 +10,20 @@ from torch import Tensor
 
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.ranking import MatchPairs
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.training.distributed import gather, world
+
+
+def encode_images(towers: TwoTowers, pixel_values: Tensor, chunk: int | None) -> TowerOutput:
+    """Encode normalised pictures (B, 3, S, S) so many at a time, see `in_chunks`."""
+    return TowerOutput.cat(in_chunks(lambda rows: towers.encode_image(pixel_values[rows]), len(pixel_values), chunk))
+
+
+def encode_texts(towers: TwoTowers, input_ids: Tensor, mask: Tensor, chunk: int | None) -> TowerOutput:
+    """Encode token ids (B, T) likewise."""
+    return TowerOutput.cat(
+        in_chunks(lambda rows: towers.encode_text(input_ids[rows], mask[rows]), len(input_ids), chunk)
+    )
 
 
 def rank_rows(

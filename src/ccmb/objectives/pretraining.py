@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ccmb.objectives.batch import Batch, level
 from ccmb.objectives.chunks import in_chunks
-from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, is_frozen, tgd_loss
+from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, rest_if_frozen, tgd_loss
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.options import Objectives, check_objectives, hardness_at
-from ccmb.objectives.passes import rank_rows, read_own
+from ccmb.objectives.passes import encode_images, encode_texts, rank_rows, read_own
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
 from ccmb.r2d2.cross_encoder import CrossEncoder
@@ -22,10 +22,10 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.training.distributed import draw_rows, gather, world
 
 
-def sharding_units(pretraining: PreTraining) -> list[nn.Module]:
+def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[nn.Module]:
     """What FSDP gathers at a time: each layer of the towers, student's and teacher's, and each cross encoder."""
-    model, units = pretraining.model, list[nn.Module]()
-    for towers in filter(None, (model, pretraining.teacher)):
+    units = list[nn.Module]()
+    for towers in filter(None, (model, teacher)):
         for tower in (towers.image_tower, towers.text_tower):
             stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
             units += [layer for stack in stacks for layer in stack]
@@ -69,8 +69,7 @@ class PreTraining(nn.Module):
 
     def train(self, mode: bool = True) -> PreTraining:
         super().train(mode)
-        if is_frozen(self.model.image_tower):  # no dropout, no running statistics: the teacher reads it too
-            self.model.image_tower.eval()
+        rest_if_frozen(self.model.image_tower)  # the teacher reads it too
         return self
 
     def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -151,13 +150,10 @@ class PreTraining(nn.Module):
     forward = losses  # what DDP and FSDP attend
 
     def _images(self, towers: TwoTowers, batch: Batch) -> TowerOutput:
-        pixels = batch.pixel_values
-        return TowerOutput.cat(in_chunks(lambda rows: towers.encode_image(pixels[rows]), len(pixels), self.chunk))
+        return encode_images(towers, batch.pixel_values, self.chunk)
 
     def _texts(self, towers: TwoTowers, input_ids: Tensor, mask: Tensor) -> TowerOutput:
-        return TowerOutput.cat(
-            in_chunks(lambda rows: towers.encode_text(input_ids[rows], mask[rows]), len(input_ids), self.chunk)
-        )
+        return encode_texts(towers, input_ids, mask, self.chunk)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""

@@ -49,6 +49,13 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
 
 def curves_page(runs: Sequence[Run]) -> str:
     """One chart for each figure with all runs in it, after a table of the runs."""
+    names = ", ".join(Path(run.name).name for run in runs)
+    header = f"<header><h1>{both('训练曲线', 'Training curves')}</h1></header>"
+    return document(f"CCMB: {names}", [header, _runs_section(runs), curves_section(runs)])
+
+
+def curves_section(runs: Sequence[Run]) -> str:
+    """One chart for each figure with all runs in it."""
     x, smooth = _span(runs), _smoothing(runs)
     panels = []
     for name in figures_of(runs):
@@ -64,9 +71,7 @@ def curves_page(runs: Sequence[Run]) -> str:
         "note",
     )
     body = f'<div class="panels">{"".join(panels)}</div>{note}' if panels else paragraph("还没有记录。", "Nothing yet.")
-    names = ", ".join(Path(run.name).name for run in runs)
-    header = f"<header><h1>{both('训练曲线', 'Training curves')}</h1></header>"
-    return document(f"CCMB: {names}", [header, _runs_section(runs), section("曲线", "Curves", body)])
+    return section("曲线", "Curves", body)
 
 
 def curves_picture(runs: Sequence[Run]) -> Image.Image:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
-from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.streaming import stream_batches
 from ccmb.errors import CcmbError
@@ -20,6 +21,20 @@ from ccmb.samples import Sample
 from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe, TrainingRecipe, data_folder
+
+
+class Rows(Protocol):
+    """A batch of pairs, of which some can be picked."""
+
+    @property
+    def image_ids(self) -> Tensor:
+        """(B,) of each pair."""
+
+    def rows(self, index: list[int]) -> Self:
+        """Some of the pairs, in this order."""
+
+
+B = TypeVar("B", bound=Rows)
 
 # Each batch, and why samples of it are missing.
 Loaded = Iterator[tuple[Batch | None, list[str]]]
@@ -76,14 +91,12 @@ def _twin(sample: Sample) -> str:
     return sample.twin or f"\0{sample.image}"
 
 
-def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
-    """How batches of own pairs are loaded, the samples, and what is to be done once the run has a folder."""
+def load_pairs(samples: list[Sample], pictures: Pictures, data: DataRecipe, training: TrainingRecipe) -> Load:
+    """How batches of pairs in a folder are loaded."""
     seed = training.seed
-    folder = data_folder(str(data.folder))
-    samples = read_pairs(folder / data.pairs, data.split, data.fields)
     if len(samples) < training.batch:
-        raise CcmbError(f"{folder / data.pairs}: {len(samples)} pictures do not fill training.batch={training.batch}")
-    pictures = Pictures.open(folder / data.images)
+        where = data_folder(str(data.folder)) / ("" if data.set else data.pairs)
+        raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch={training.batch}")
     rows = world().rows(training.batch // world().size)
     plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)
 
@@ -92,13 +105,13 @@ def open_pairs(data: DataRecipe, training: TrainingRecipe) -> tuple[Load, Iterab
         collate = Collate(processor, samples)
         return training_batches(dataset, plan, start, stop, collate, data.workers, _field_plan(data, training))
 
-    return load, samples, lambda: None
+    return load
 
 
 def open_shards(
     data: DataRecipe, training: TrainingRecipe, out: Path
 ) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
-    """The same for shards; the samples are the first ones."""
+    """How batches of shards are loaded, the first samples, and what is to be done once the run has a folder."""
     stream, damaged = open_stream(data, training, out, world().rank, world().size)
     samples = FirstSamples(stream, out)
 
@@ -120,8 +133,17 @@ def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
     return None if starts is None else FieldPlan(tuple(round(share * steps) for share in starts), training.seed)
 
 
-def run_batches(load: Callable[[int, int], Loaded], out: Path, rows: int) -> Callable[[int, int], Iterator[Batch]]:
-    def batches(start: int, stop: int) -> Iterator[Batch]:
+def run_batches(
+    load: Callable[[int, int], Iterator[tuple[B | None, list[str]]]], out: Path, rows: int
+) -> Callable[[int, int], Iterator[B]]:
+    """What the trainer takes its batches from; what cannot be read is added to the run's list.
+
+    Args:
+        load: the batches of the steps from one to the one before another.
+        rows: pairs of a batch on this process.
+    """
+
+    def batches(start: int, stop: int) -> Iterator[B]:
         for batch, unreadable in load(start, stop):
             _note_unreadable(unreadable, out)
             if batch is None:
@@ -131,7 +153,7 @@ def run_batches(load: Callable[[int, int], Loaded], out: Path, rows: int) -> Cal
     return batches
 
 
-def filled(batch: Batch, rows: int) -> Batch:
+def filled(batch: B, rows: int) -> B:
     """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
     positives of themselves they teach nothing false."""
     count = len(batch.image_ids)

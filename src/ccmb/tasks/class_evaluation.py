@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ccmb.data.class_folders import labelled_pictures
+from ccmb.data.class_folders import LabelledPicture, labelled_pictures
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
 from ccmb.tasks.classification import Classifier, accuracy_report, label_ranks
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRanks:
+    """Labels (N,) of the pictures that can be read, the ranks (N,) of their own classes by each stage (`second` is None
+    without one), and a line for each other picture."""
+
+    labels: Tensor
+    first: Tensor
+    second: Tensor | None
+    unreadable: list[str]
 
 
 def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
@@ -24,7 +38,20 @@ def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64
         CcmbError: a folder names no class, there are no pictures, or none can be read.
     """
     started = time.monotonic()
-    labelled = labelled_pictures(pictures, classifier.classes)
+    ranks = class_ranks(classifier, labelled_pictures(pictures, classifier.classes), pictures, batch)
+    report = class_report(ranks, classifier)
+    seconds = {"evaluate": round(time.monotonic() - started, 1)}
+    return {"classification": report, "unreadable": ranks.unreadable, "seconds": seconds}
+
+
+def class_ranks(
+    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: Pictures, batch: int = 64
+) -> ClassRanks:
+    """The rank of each picture's own class.
+
+    Raises:
+        CcmbError: none of the pictures can be read.
+    """
     labels: list[int] = []
     first, second, unreadable = [], [], []
     with progress("classify", len(labelled), "pictures") as advance:
@@ -45,10 +72,13 @@ def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64
             advance(len(labelled[start : start + batch]), "")
     if not labels:
         raise CcmbError(f"{pictures.path}: none of the pictures could be read ({unreadable[0]})")
-    labels_N = torch.tensor(labels)
-    report: dict[str, Any] = {"pictures": len(labels), "classes": len(classifier.classes)}
-    report |= {"classes_with_pictures": len(set(labels)), **accuracy_report(torch.cat(first), labels_N)}
-    if second:
-        report["ranking"] = {"depth": classifier.depth, **accuracy_report(torch.cat(second), labels_N)}
-    seconds = {"evaluate": round(time.monotonic() - started, 1)}
-    return {"classification": report, "unreadable": unreadable, "seconds": seconds}
+    return ClassRanks(torch.tensor(labels), torch.cat(first), torch.cat(second) if second else None, unreadable)
+
+
+def class_report(ranks: ClassRanks, classifier: Classifier) -> dict[str, Any]:
+    """Counts and accuracies of both stages."""
+    report: dict[str, Any] = {"pictures": len(ranks.labels), "classes": len(classifier.classes)}
+    report |= {"classes_with_pictures": len(ranks.labels.unique()), **accuracy_report(ranks.first, ranks.labels)}
+    if ranks.second is not None:
+        report["ranking"] = {"depth": classifier.depth, **accuracy_report(ranks.second, ranks.labels)}
+    return report

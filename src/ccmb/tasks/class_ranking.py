@@ -13,17 +13,28 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.tasks.classification import Classifier, PictureClasses, class_embeddings, classify_pictures
 from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
-from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
+from ccmb.tasks.two_stage import Encoder, R2D2Encoder, R2D2Ranker, Ranker
 
 
-class R2D2ClassRanker:
+class PromptRanker:
     """The second stage by the model's ranking rule; it reads each class as one prompt of its first name.
 
     More prompts would cost as many passes of the cross encoders each, where the first stage encodes them once for all.
+
+    Args:
+        templates: of the user's; the plain one is read if it is among them, else the first, since the model may know
+            texts of that kind alone.
     """
 
-    def __init__(self, encoder: R2D2Encoder, classes: Sequence[ImageClass], template: str = PLAIN, batch: int = 256):
-        self.ranker = R2D2Ranker(encoder.model)
+    def __init__(
+        self,
+        encoder: Encoder,
+        ranker: Ranker,
+        classes: Sequence[ImageClass],
+        templates: Sequence[str] = TEMPLATES,
+        batch: int = 256,
+    ) -> None:
+        self.ranker, template = ranker, PLAIN if PLAIN in templates else templates[0]
         prompts = [fill(template, one.name) for one in classes]
         starts = range(0, len(prompts), batch)
         self.texts = TowerOutput.cat([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
@@ -56,9 +67,8 @@ def r2d2_classifier(
     embed_CD = class_embeddings(encoder, classes, templates)
     if depth is None:
         return Classifier(encoder, classes, embed_CD)
-    # Of templates of the user's own the first, since the model may know texts of that kind alone.
-    template = PLAIN if PLAIN in templates else templates[0]
-    return Classifier(encoder, classes, embed_CD, R2D2ClassRanker(encoder, classes, template), depth)
+    ranker = PromptRanker(encoder, R2D2Ranker(model), classes, templates)
+    return Classifier(encoder, classes, embed_CD, ranker, depth)
 
 
 def classify(

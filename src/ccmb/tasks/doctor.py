@@ -26,7 +26,8 @@ from ccmb.tasks.building import build_model
 from ccmb.tasks.doctor_data import Line
 from ccmb.tasks.findings import Finding
 from ccmb.tasks.pretraining import PretrainRecipe
-from ccmb.training.recipe import data_folder
+from ccmb.tasks.sets import open_training
+from ccmb.training.recipe import TrainingRecipe, data_folder
 from ccmb.training.trainer import choose_device
 
 # How many pictures are decoded, files compared and texts counted at most; the recipe's seed decides which.
@@ -49,7 +50,12 @@ def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[Finding]:
         found, guess = _of_network(recipe, lines, run)
         findings += found
         rate = rate or guess
+    recipe = recipe.model_copy(update={"training": _in_steps(recipe, lines)})
     return findings + list(_of_training(recipe, log, rate))
+
+
+def _in_steps(recipe: PretrainRecipe, lines: Sequence[Line]) -> TrainingRecipe:
+    return recipe.training.in_steps(sum(len(line.texts) for line in lines))
 
 
 def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
@@ -57,8 +63,13 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
     data, batch = recipe.data, recipe.training.batch
     try:
         folder = data_folder(str(data.folder))
-        every, faults = data_checks.read_lines(folder / data.pairs, data.fields)
-        pictures = Pictures.open(folder / data.images)
+        if data.set:
+            samples, pictures = open_training(data)
+            every = [Line(place, of.image, of.split, of.texts, 0) for place, of in enumerate(samples, start=1)]
+            faults: list[str] = []
+        else:
+            every, faults = data_checks.read_lines(folder / data.pairs, data.fields)
+            pictures = Pictures.open(folder / data.images)
     except CcmbError as error:
         return [Finding("data", "problem", str(error), "without data nothing else can be checked")], []
     lines = [line for line in every if line.split == data.split]
@@ -76,7 +87,7 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
     return [
         data_checks.check_faults(faults, len(every)),
         data_checks.check_empty_texts(lines),
-        data_checks.check_batch(len(lines), batch, recipe.training.steps),
+        data_checks.check_batch(len(lines), batch, _in_steps(recipe, lines).steps),
         data_checks.check_repeated_names(lines, batch),
         data_checks.check_leaks(every, data.split),
         data_checks.check_unreadable(unreadable, len(tried), len(tried) < len(names)),

@@ -119,7 +119,7 @@ def _figures(retrieval: Mapping[str, Any]) -> str:
         "| direction | stage | R@1 | R@5 | R@10 |\n|---|---|--:|--:|--:|",
     ]
     for direction in ("text_to_image", "image_to_text"):
-        for stage, recalls in retrieval[direction].items():
+        for stage, recalls in retrieval.get(direction, {}).items():  # of sets like MUGE only by text
             if recalls:
                 figures = " | ".join(f"{value:.1f}" for value in recalls.values())
                 lines.append(f"| {direction.replace('_', ' ')} | {stage.replace('_', '-')} | {figures} |")

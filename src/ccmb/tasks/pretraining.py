@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,11 +21,13 @@ from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.batches import open_pairs, open_shards, run_batches
+from ccmb.samples import Sample
+from ccmb.tasks.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
-from ccmb.training.distributed import World, meet, process_group
+from ccmb.tasks.sets import open_training
+from ccmb.training.distributed import World, meet, process_group, world
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import whole
 from ccmb.training.recipe import (
@@ -36,7 +39,8 @@ from ccmb.training.recipe import (
     load_recipe,
     save_recipe,
 )
-from ccmb.training.trainer import Trainer, choose_device
+from ccmb.training.trainer import Task, Trainer, choose_device
+from ccmb.training.validation import Validation
 
 CROSS_PARTS = (
     "image_to_cross",
@@ -58,6 +62,9 @@ class PretrainRecipe(Part):
     training: TrainingRecipe
 
 
+P = TypeVar("P", bound=PretrainRecipe)
+
+
 class PretrainTask:
     """Pre-training as the trainer sees it."""
 
@@ -69,7 +76,7 @@ class PretrainTask:
         return self.pretraining
 
     def units(self) -> list[nn.Module]:
-        return sharding_units(self.pretraining)
+        return sharding_units(self.pretraining.model, self.pretraining.teacher)
 
     def groups(self) -> list[ParameterGroup]:
         return parameter_groups(self.pretraining.model, self.recipe)
@@ -115,32 +122,93 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
 
 
 def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
-    data, training = recipe.data, recipe.training
-    if training.batch % joined.size:
-        raise UsageError(f"training.batch={training.batch} cannot be shared evenly by {joined.size} processes")
-    load, samples, begin = open_shards(data, training, out) if data.shards else open_pairs(data, training)
-    torch.manual_seed(training.seed)
-    model, processor = build_model(recipe.model, recipe.objectives, samples)
+    check_batch(recipe, joined)
+    if recipe.data.shards:
+        if recipe.training.epochs:
+            raise UsageError("training.epochs: epochs of shards are not counted; give training.steps")
+        load, samples, begin = open_shards(recipe.data, recipe.training, out)
+    else:
+        samples, pictures = open_training(recipe.data)
+        recipe, begin = in_steps(recipe, samples), _nothing
+        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+    model, processor = build_network(recipe, samples)
+    task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
+    batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
+    return train_model(task, model, processor, recipe, out, batches, begin)
+
+
+def _nothing() -> None:
+    """What an own-pairs run does once it has a folder."""
+
+
+def check_batch(recipe: PretrainRecipe, joined: World) -> None:
+    """Whether the processes can share a batch.
+
+    Raises:
+        UsageError: not evenly.
+    """
+    batch = recipe.training.batch
+    if batch % joined.size:
+        raise UsageError(f"training.batch={batch} cannot be shared evenly by {joined.size} processes")
+
+
+def in_steps(recipe: P, samples: Sequence[Sample]) -> P:
+    """The recipe with its epochs as steps."""
+    texts = sum(len(sample.texts) for sample in samples)
+    return recipe.model_copy(update={"training": recipe.training.in_steps(texts)})
+
+
+def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2D2Model, R2D2Processor]:
+    """The network that a run begins with; equal recipes and samples give equal weights."""
+    torch.manual_seed(recipe.training.seed)
+    return build_model(recipe.model, recipe.objectives, samples)
+
+
+def make_pretraining(model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe) -> PreTraining:
+    """The network with the recipe's objectives and all that they need."""
     if recipe.model.freeze_image_tower:
         model.image_tower.requires_grad_(False)
-    mask_id = processor.tokenizer.mask_token_id
-    pretraining = PreTraining(model, recipe.objectives, mask_id, training.chunk, text_buckets(training))
-    task = PretrainTask(pretraining, recipe)
-    if joined.is_main:  # only now: a recipe that fails above leaves no folder that would refuse its mended form
+    training, mask_id = recipe.training, processor.tokenizer.mask_token_id
+    return PreTraining(model, recipe.objectives, mask_id, training.chunk, text_buckets(training))
+
+
+def train_model(
+    task: Task,
+    model: R2D2Model,
+    processor: R2D2Processor,
+    recipe: PretrainRecipe,
+    out: Path,
+    batches: Callable[[int, int], Iterator[Any]],
+    begin: Callable[[], None] = _nothing,
+    validation: Validation | None = None,
+) -> Path:
+    """Train the network that a task holds in the run folder `out`, or go on there; all ranks take part.
+
+    Args:
+        task: how batches become losses of `model`.
+        batches: those of the steps from one number to before another.
+        begin: what is to be done once the run has a folder.
+        validation: what is measured meanwhile; the finished model is the one that it chose, if it did.
+
+    Returns:
+        The folder of the finished model.
+    """
+    training = recipe.training
+    if world().is_main:  # only now: a recipe that fails before leaves no folder that would refuse its mended form
         prepare_run(recipe, out)
         begin()
     meet()
     if training.compile:
         compile_blocks(task.module)
-    trainer = Trainer(task, recipe.optimizer, training, out)
-    start = trainer.resume()
-    if start < training.steps:
-        trainer.fit(run_batches(partial(load, processor), out, training.batch // joined.size))
+    trainer = Trainer(task, recipe.optimizer, training, out, validation)
+    if trainer.resume() < training.steps:
+        trainer.fit(batches)
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
+    trainer.load_best()
     weights = whole(model.state_dict())
-    if joined.is_main:
+    if world().is_main:
         save_model(out / "model", model, processor, weights)
         write_model_card(out / "model", model, recipe, out)
     meet()
@@ -166,14 +234,18 @@ def save_model(
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 
 
-def check_best(recipe: PretrainRecipe) -> None:
+def check_best(recipe: PretrainRecipe, further: Sequence[str] = ()) -> None:
     """Whether the figure by which the best checkpoint is chosen will ever be logged.
+
+    Args:
+        further: figures of the run's validation.
 
     Raises:
         UsageError: it will not; the message lists those that will.
     """
     best, on = recipe.training.best, recipe.objectives.on()
     known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+    known += further
     if best and best.figure not in known:
         hint = did_you_mean(best.figure, known)
         raise UsageError(
@@ -191,7 +263,7 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     path = out / "recipe.yaml"
     if path.exists():
         try:
-            before = load_recipe(PretrainRecipe, path)  # keys that an older version did not know have their defaults
+            before = load_recipe(type(recipe), path)  # keys that an older version did not know have their defaults
         except CcmbError:
             before = None
         if before != recipe:

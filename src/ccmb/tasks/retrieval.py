@@ -17,6 +17,7 @@ from torch import Tensor
 from ccmb.progress import progress
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.bootstrap import drawn_weights
 from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 
 RECALLS = (1, 5, 10)
@@ -199,6 +200,11 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
     return report
 
 
+def drawn_with(gallery: Gallery) -> Tensor:
+    """(texts,) with what each text is drawn by the bootstrap: its picture, or where it has several, itself."""
+    return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))
+
+
 def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Hits within each k, and queries, of every picture in every direction: (directions, G, 3) and (directions, G).
 
@@ -222,16 +228,7 @@ def bootstrap_recalls(hits_DG3: np.ndarray, queries_DG: np.ndarray, draws: int =
     Texts of one picture hang together, so that it is pictures that are drawn. Equal seeds draw the same pictures of
     galleries of one size: differences between models are then paired.
     """
-    rng = np.random.default_rng(seed)
-    count = hits_DG3.shape[1]
     recalls_of = np.empty((draws, hits_DG3.shape[0], len(RECALLS)))
-    for draw in range(draws):
-        weight_G = np.bincount(rng.integers(0, count, count), minlength=count)
+    for draw, weight_G in enumerate(drawn_weights(hits_DG3.shape[1], draws, seed)):
         recalls_of[draw] = 100 * (weight_G @ hits_DG3) / np.maximum(queries_DG @ weight_G, 1)[:, None]
     return recalls_of
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values, as lower and upper end."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return round(float(low), 2), round(float(high), 2)

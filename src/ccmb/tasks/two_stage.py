@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs, ranking_scores
+from ccmb.r2d2.ranking import Match, rank_pairs, ranking_scores
 from ccmb.training.trainer import inference
 
 Load = Callable[[Any], Image.Image]
@@ -43,6 +43,13 @@ class Ranker(Protocol):
         """(N,) scores, by which the second stage orders, of pairs picked by index; the cosines are the first one's."""
 
 
+class Matcher(Ranker, Protocol):
+    """A second stage that judges pairs, or the lack of one."""
+
+    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        """What the match heads say of N pairs picked by index."""
+
+
 @dataclass(frozen=True, slots=True)
 class R2D2Encoder:
     """The towers of R2D2 as an `Encoder`."""
@@ -63,17 +70,22 @@ class R2D2Encoder:
 
 @dataclass(frozen=True, slots=True)
 class R2D2Ranker:
-    """The cross encoders of R2D2, by the model's ranking rule, as a `Ranker`."""
+    """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing."""
 
     model: R2D2Model
+    ranks: bool = True
 
     @property
     def can_rank(self) -> bool:
-        return self.model.can_rank
+        return self.ranks and self.model.can_rank
 
     def rank_scores(
         self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
+        match = self.match(images, texts, image_index_N, text_index_N)
         with inference(self.model):
-            match = rank_pairs(self.model, images, texts, image_index_N, text_index_N)
             return ranking_scores(self.model, cosine_N, match)
+
+    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        with inference(self.model):
+            return rank_pairs(self.model, images, texts, image_index_N, text_index_N)

@@ -76,7 +76,7 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
     damaged: list[tuple[int, DamagedCheckpoint]] = []
     for step in reversed(list_checkpoints(folder)):
         try:
-            state = _load(folder / f"step-{step}" / FILE_NAME)
+            state = load_checkpoint(folder, step)
         except DamagedCheckpoint as error:
             damaged.append((step, error))
             continue
@@ -89,6 +89,15 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
         earlier = "no earlier one is whole; " if len(damaged) > 1 else ""
         raise CcmbError(f"{reason}; {earlier}remove {folder / f'step-{newest}'} to start from the beginning")
     return None
+
+
+def load_checkpoint(folder: Path, step: int) -> dict[str, Any]:
+    """The state of one checkpoint, its tensors on the CPU.
+
+    Raises:
+        CcmbError: it is damaged or cannot be read; the message names it.
+    """
+    return _load(folder / f"step-{step}" / FILE_NAME)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Meter:
         self.task, self.steps, self.device = (task if isinstance(task, Measured) else None), recipe.steps, device
         self.peak = recipe.peak_tflops or known_peak(device, recipe.precision)
         self._padding: float | None = None
-        self._restart()
+        self.restart()
 
     def watch(self, batches: Iterable[Any], step: int) -> Iterator[Any]:
         """The same batches, the first one being that of `step`, with the time taken to wait for each."""
@@ -71,10 +71,11 @@ class Meter:
             found["memory_gb"] = round(memory / 2**30, 3)
         if self.task and self.peak:
             found["mfu"] = round(self._flops / (seconds * self.peak * 1e12), 4)
-        self._restart()
+        self.restart()
         return found
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Begin anew: what was done since the last reading is no training."""
         self._since, self._waited, self._flops = time.monotonic(), 0.0, 0.0
 
 

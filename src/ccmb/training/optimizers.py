@@ -89,6 +89,7 @@ def make_optimizers(
     Each of the optimisers' groups has `peak` and `start`, which `set_learning_rates` reads.
     """
     tables = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    biases = _biases(module) if options.bias_lr != 1 or options.bias_decay else set()
     adamw: list[dict[str, Any]] = []
     muon: list[dict[str, Any]] = []
 
@@ -102,7 +103,9 @@ def make_optimizers(
         matrices = [p for p in wide if p not in tables] if options.muon else []
         decay = options.weight_decay
         add(adamw, [p for p in wide if not options.muon or p in tables], group.lr, decay, group.start)
-        add(adamw, [p for p in trained if p.dim() == 1], group.lr, 0.0, group.start)
+        add(adamw, [p for p in trained if p.dim() == 1 and p not in biases], group.lr, 0.0, group.start)
+        own = [p for p in trained if p in biases]
+        add(adamw, own, group.lr * options.bias_lr, options.bias_decay, group.start)
         # Scalars are never sharded, and an optimiser takes no sharded and whole weights together.
         add(adamw, [p for p in trained if p.dim() == 0], group.lr, 0.0, group.start)
         add(muon, matrices, group.lr * (options.muon or 1.0), decay, group.start)
@@ -112,6 +115,10 @@ def make_optimizers(
     if muon:
         made.append(Muon(muon))
     return made
+
+
+def _biases(module: nn.Module) -> set[nn.Parameter]:
+    return {weight for name, weight in module.named_parameters() if name.endswith("bias") and weight.dim() == 1}
 
 
 def set_learning_rates(
@@ -124,10 +131,18 @@ def set_learning_rates(
 
 
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
-    """Linear warm-up, then cosine to `final_lr`, both counted from the group's own start; 0 before it."""
+    """The share of the peak at which a group learns, counted from the group's own start; 0 before it.
+
+    Linear warm-up, then cosine to `final_lr`, smooth or in stairs; or triangles between `final_lr` and the peak.
+    """
     begin = round(start * steps)
     if step < begin:
         return 0.0
-    warm = min(1.0, (step - begin + 1) / max(1, options.warmup))
-    cosine = (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin))) / 2
+    done, whole, rise = step - begin, max(1, steps - begin), max(1, options.warmup)
+    if options.schedule == "triangular":
+        return options.final_lr + (1 - options.final_lr) * (1 - abs(done / rise % 2 - 1))
+    warm = options.warmup_from + (1 - options.warmup_from) * min(1.0, (done + 1) / rise)
+    if options.stairs:
+        done, whole = done * options.stairs // whole, options.stairs
+    cosine = (1 + math.cos(math.pi * done / whole)) / 2
     return warm * (options.final_lr + (1 - options.final_lr) * cosine)

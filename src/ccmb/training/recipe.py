@@ -6,10 +6,20 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ccmb.choices import RankingRule, Strategy
 from ccmb.data.transforms import Augmentation
@@ -30,9 +40,12 @@ def _one_or_several(value: Any) -> Any:
 
 
 class DataRecipe(Part):
-    """What is trained on: own pairs in a folder, or shards."""
+    """What is trained on: own pairs in a folder, a published set in its folder, or shards."""
 
-    folder: str | None = Field(None, description="folder of own pairs; also looked for under $CCMB_DATA")
+    set: str | None = Field(
+        None, description="name of the published set that is in the folder, see `ccmb data list`; without it own pairs"
+    )
+    folder: str | None = Field(None, description="folder of own pairs or of the set; also looked for under $CCMB_DATA")
     shards: Annotated[list[str], BeforeValidator(_one_or_several)] = Field(
         [],
         validate_default=True,
@@ -48,7 +61,11 @@ class DataRecipe(Part):
     shuffle: int = Field(1000, gt=0, description="of shards: samples that each lane holds to draw from")
     samples_per_epoch: int | None = Field(None, gt=0, description="of shards: end an epoch after so many samples")
     pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
-    images: str = Field("images.tar", description="the tar or sub-folder of pictures in the folder")
+    images: str = Field(
+        "images.tar",
+        description="the tar or sub-folder of pictures in the folder; of a set, where it is there, instead of the "
+        "published place",
+    )
     fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")
     field_starts: list[float] | None = Field(
         None,
@@ -96,6 +113,8 @@ class DataRecipe(Part):
     @property
     def name(self) -> str:
         """What a person would call the data."""
+        if self.set:
+            return self.set
         return Path(self.folder or self.shards[0].removesuffix(".tar")).name
 
 
@@ -155,9 +174,23 @@ class OptimizerRecipe(Part):
         description="train the matrices with Muon, at this multiple of their learning rate; without it all is AdamW's",
     )
     weight_decay: float = Field(0.05, ge=0, description="not on biases, norms and other one-dimensional weights")
+    bias_lr: float = Field(1.0, gt=0, description="multiple of the learning rate for biases")
+    bias_decay: float = Field(0.0, ge=0, description="weight decay of biases")
     betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["cosine", "triangular"] = Field(
+        "cosine",
+        description="after the warm-up a cosine to the end; or over and over, up in warmup steps and down in as many",
+    )
     warmup: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")
-    final_lr: float = Field(0.0, ge=0, le=1, description="share of the peak at which the cosine ends")
+    warmup_from: float = Field(0.0, ge=0, le=1, description="share of the peak at which the warm-up begins")
+    stairs: int | None = Field(
+        None,
+        gt=0,
+        description="let the cosine fall in so many stairs, one an epoch in the official code, instead of every step",
+    )
+    final_lr: float = Field(
+        0.0, ge=0, le=1, description="share of the peak at which the cosine ends, or to which the triangles go down"
+    )
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
@@ -170,8 +203,18 @@ def _figure_alone(value: Any) -> Any:
     return {"figure": value} if isinstance(value, str) else value
 
 
+# The default of what must be given unless something else is.
+UNSAID: Any = None
+
+
 class TrainingRecipe(Part):
-    steps: int = Field(gt=0)
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="of a folder: instead of steps, how often as many texts are seen as there are; becomes steps "
+        "before the run",
+    )
+    steps: int = Field(UNSAID, gt=0, validate_default=True, description="optimiser steps")
     batch: int = Field(128, gt=1)
     chunk: int | None = Field(
         None,
@@ -209,6 +252,27 @@ class TrainingRecipe(Part):
         None, gt=0, description="what the device could do, for the log's mfu; known for some GPUs, in bf16"
     )
 
+    @field_validator("steps", mode="wrap")
+    @classmethod
+    def _steps_or_epochs(cls, steps: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> int:
+        """Steps are 0 until epochs have become steps, see `in_steps`."""
+        epochs = info.data.get("epochs")
+        if epochs is None:
+            if steps is UNSAID and "epochs" in info.data:
+                raise PydanticCustomError("missing", "Field required")
+            return int(check(steps))
+        if steps:
+            raise ValueError("give either training.steps or training.epochs; the other empty, as in training.epochs=")
+        return 0
+
+    def in_steps(self, texts: int) -> Self:
+        """With epochs of so many texts as steps; what does not fill a batch at the end of an epoch is left out, as in
+        the official code."""
+        if self.epochs is None:
+            return self
+        steps = max(1, round(self.epochs * max(1, texts // self.batch)))
+        return self.model_copy(update={"epochs": None, "steps": steps})
+
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -222,16 +286,16 @@ _Loader.add_implicit_resolver(
 )
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
     """A path as given, or a shipped recipe by its name.
 
     Raises:
         UsageError: neither exists; the message lists the shipped ones.
     """
-    for path in (Path(name), RECIPES / f"{name}.yaml"):
+    for path in (Path(name), shipped_in / f"{name}.yaml"):
         if path.is_file():
             return path
-    shipped = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    shipped = sorted(path.stem for path in shipped_in.glob("*.yaml"))
     raise UsageError(f"{name}: no such recipe{did_you_mean(name, shipped)}; shipped recipes: {', '.join(shipped)}")
 
 

@@ -25,8 +25,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ccmb.errors import CcmbError, Stopped, one_line
 from ccmb.progress import progress
-from ccmb.training.best import forget_after, judge
-from ccmb.training.checkpoints import load_latest, remove_old, save_checkpoint
+from ccmb.training.best import best_step, forget_after, judge
+from ccmb.training.checkpoints import load_checkpoint, load_latest, remove_old, save_checkpoint
 from ccmb.training.distributed import largest, meet, total, world
 from ccmb.training.evidence import save_evidence
 from ccmb.training.log import append_line, drop_lines_after
@@ -35,6 +35,7 @@ from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learni
 from ccmb.training.parallel import clip_gradients, load_module, load_optimizer, parallelise, whole
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 from ccmb.training.tensorboard import event_files
+from ccmb.training.validation import PREFIX, Validation
 
 
 class Task(Protocol):
@@ -63,10 +64,24 @@ class Task(Protocol):
 
 
 class Trainer:
-    """Runs a task for `recipe.steps` steps in the run folder `out`, with all ranks of the world."""
+    """Runs a task for `recipe.steps` steps in the run folder `out`, with all ranks of the world.
 
-    def __init__(self, task: Task, optimizer: OptimizerRecipe, recipe: TrainingRecipe, out: Path) -> None:
+    Where there is a validation, the first rank measures and the others wait; its figures stand in the log, and
+    `recipe.best` may name one of them.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: OptimizerRecipe,
+        recipe: TrainingRecipe,
+        out: Path,
+        validation: Validation | None = None,
+    ) -> None:
         self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
+        self.validation = validation
+        # Whether it is by held-out data that the best checkpoint is chosen.
+        self.chooses = bool(validation and recipe.best and recipe.best.figure.startswith(PREFIX))
         self.world, self.device = world(), choose_device(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
@@ -120,24 +135,39 @@ class Trainer:
                 losses, norm = self._train_step(batch)
                 self.step += 1
                 note = ""
-                if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                validated = bool(self.validation and self.validation.is_due(self.step, recipe.steps))
+                if self.step % recipe.log_every == 0 or self.step == recipe.steps or validated:
                     now = time.monotonic()
                     rate = (self.step - logged) * recipe.batch / max(1e-9, now - clock)
                     clock, logged = now, self.step
                     losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
                     if self.world.is_main:
                         line = self._metrics(losses, norm, rate) | meter.read()
+                        if validated:
+                            line |= self._validate()
+                            meter.restart()
+                            clock = time.monotonic()
                         self._log(line)
                         board(line)
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
                 advance(recipe.batch, note)
                 finished = self.step == recipe.steps
                 asked = largest(stop.signal)  # once, and of all ranks: a signal may come at any moment
-                if self.step % recipe.checkpoint_every == 0 or finished or asked:
+                if self.step % recipe.checkpoint_every == 0 or finished or asked or (validated and self.chooses):
                     self.save()
                 if asked and not finished:
                     message = f"stopped at step {self.step}; run the same command again to go on"
                     raise Stopped(message, by_user=asked == signal.SIGINT)
+
+    def load_best(self) -> None:
+        """Go back to the weights of the best checkpoint, if held-out data has chosen one; all ranks take part.
+
+        Raises:
+            CcmbError: it cannot be read.
+        """
+        step = best_step(self.out / "checkpoints") if self.chooses else None
+        if step is not None and step != self.step:
+            load_module(self.task.module, load_checkpoint(self.out / "checkpoints", step)["module"])
 
     def save(self) -> None:
         """Write a checkpoint of the current step; all ranks take part, one writes."""
@@ -153,12 +183,19 @@ class Trainer:
     def _judge(self) -> None:
         """Mark the checkpoint of this step if it is the best so far. One that only a signal asked for does not count:
         which one is best shall not depend on when a run was stopped."""
-        recipe, every = self.recipe, self.recipe.checkpoint_every
+        recipe = self.recipe
+        every = self.validation.every if self.validation and self.chooses else recipe.checkpoint_every
         if recipe.best is None or not self.step or (self.step % every and self.step != recipe.steps):
             return
-        folder = self.out / "checkpoints"
-        if judge(folder, self.out / "metrics.jsonl", self.step, every, recipe.best):
+        folder, window = self.out / "checkpoints", 1 if self.chooses else every
+        if judge(folder, self.out / "metrics.jsonl", self.step, window, recipe.best):
             remove_old(folder, recipe.keep)  # the one that was best before
+
+    def _validate(self) -> dict[str, float]:
+        assert self.validation is not None
+        figures = self.validation.figures()
+        self.task.module.train()  # of whatever was put into evaluation mode
+        return figures
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.recipe.seed * 1_000_003 + self.step

@@ -19,6 +19,7 @@ from ccmb.data.downstream.locate import find_all, find_file, open_pictures
 from ccmb.data.downstream.named_pictures import NamedPictures
 from ccmb.data.downstream.packs import PackedPictures
 from ccmb.data.downstream.problems import BAD_LINE, Problems
+from ccmb.data.labelled_pairs import as_label
 from ccmb.samples import Sample
 
 # The five sets' own pictures but Flickr's come as one pack, beside the folders of the sets.
@@ -37,11 +38,11 @@ def read_matching(card: Card, folder: Path, split: str, images: Path | None) -> 
     pictures = _pictures(folder, images, problems)
     samples = []
     for where, text, written, line in _pairs(path, problems):
-        label = line.get("label")
-        if label not in (0, 1, "0", "1") or isinstance(label, bool | float):
+        label = as_label(line.get("label"))
+        if label is None:
             problems.add(BAD_LINE, f"{where}: the label must be 0 or 1")
         elif name := by_name(written, where, pictures, problems):
-            samples.append(Sample(name, (text,), split, extra={"label": int(str(label))}, fields=((text,),)))
+            samples.append(Sample(name, (text,), split, extra={"label": label}, fields=((text,),)))
     if not samples:
         raise nothing_left(pictures, problems)
     gallery = list(dict.fromkeys(sample.image for sample in samples))

@@ -1,0 +1,126 @@
+"""Measuring one model on one set, of whichever family it is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccmb.benchmark.class_sets import ClassSet
+from ccmb.benchmark.features import FeaturesPeer
+from ccmb.benchmark.peer import Peer
+from ccmb.benchmark.result import Classification, Matching
+from ccmb.benchmark.retrieval_measuring import encoded_gallery, retrieval_of_ranks
+from ccmb.benchmark.sets import MatchingSet, MeasuredSet
+from ccmb.benchmark.settings import Settings
+from ccmb.data.pairs import readable_samples
+from ccmb.errors import CcmbError
+from ccmb.samples import Sample
+from ccmb.tasks.class_evaluation import class_ranks, class_report
+from ccmb.tasks.class_ranking import PromptRanker
+from ccmb.tasks.classification import Classifier, class_embeddings
+from ccmb.tasks.matching_figures import matching_report
+from ccmb.tasks.pair_scores import score_labelled
+from ccmb.tasks.retrieval import drawn_with, ranks_both_ways
+from ccmb.tasks.sets import RetrievalSet
+
+
+class Readable:
+    """The samples of a set whose pictures can be read; these are tried only when a measurement needs them, and once."""
+
+    def __init__(self, of: MeasuredSet) -> None:
+        self._of = of
+
+    @cached_property
+    def samples(self) -> tuple[list[Sample], list[str]]:
+        """They, and a line for each picture that cannot be read."""
+        assert not isinstance(self._of, ClassSet), "pictures of classes are tried one by one as they are classified"
+        return readable_samples(self._of.samples, self._of.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a result file says beyond model, set and settings; `sections` is one family's, by its name."""
+
+    sections: dict[str, Any]
+    drawn_with: list[int]
+    images: int
+    texts: int
+    unreadable: list[str]
+    seconds: dict[str, float]
+    depth: int | None = None
+    prompt_set: str | None = None
+    features_kept: bool = False
+
+
+def measure(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settings: Settings) -> Measurement:
+    """All figures of a model on a set.
+
+    Raises:
+        CcmbError: the model cannot do what the set asks, or none of the pictures can be read.
+    """
+    if isinstance(of, MatchingSet):
+        return _matching(peer, of, readable, settings)
+    if isinstance(of, ClassSet):
+        return _classification(peer, of, settings)
+    return _retrieval(peer, of, readable, cache, settings)
+
+
+def _retrieval(peer: Peer, of: RetrievalSet, readable: Readable, cache: Path, settings: Settings) -> Measurement:
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    gallery, kept = encoded_gallery(peer, of, samples, cache)
+    encoded = time.monotonic()
+    ranks = ranks_both_ways(peer, gallery, settings.depth)
+    section = retrieval_of_ranks(ranks, gallery, settings)
+    seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
+    return Measurement(
+        {"retrieval": section}, drawn_with(gallery).tolist(), len(gallery.images), len(gallery.texts), unreadable,
+        seconds | {"total": round(time.monotonic() - started, 2)}, settings.depth if peer.can_rank else None,
+        features_kept=kept,
+    )  # fmt: skip
+
+
+def _matching(peer: Peer, of: MatchingSet, readable: Readable, settings: Settings) -> Measurement:
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    scores = score_labelled(peer, peer, samples, of.pictures.load)
+    report = matching_report(scores, peer.match_temperature, draws=settings.draws, seed=settings.seed)
+    by_stage = {"pre_ranking": scores.cosine} | ({"ranking": scores.score} if peer.can_rank else {})
+    section = Matching(
+        **report,
+        labels=scores.label.tolist(),
+        scores={stage: [round(score, 7) for score in of_stage.tolist()] for stage, of_stage in by_stage.items()},
+    )
+    pictures, texts = report["pictures"], len({sample.texts[0] for sample in samples})
+    seconds = {"total": round(time.monotonic() - started, 2)}
+    return Measurement({"matching": section}, scores.picture.tolist(), pictures, texts, unreadable, seconds)
+
+
+def _classification(peer: Peer, of: ClassSet, settings: Settings) -> Measurement:
+    if isinstance(peer, FeaturesPeer):
+        raise CcmbError("stored features cannot classify: it takes a model that encodes pictures and prompts")
+    started = time.monotonic()
+    depth = settings.class_depth if peer.can_rank else None
+    embed_CD = class_embeddings(peer, of.classes, of.templates)
+    classifier = Classifier(peer, of.classes, embed_CD)
+    if depth is not None:
+        ranker = PromptRanker(peer, peer, of.classes, of.templates)
+        classifier = Classifier(peer, of.classes, embed_CD, ranker, depth)
+    ranks = class_ranks(classifier, of.labelled, of.pictures)
+    by_stage = {"pre_ranking": ranks.first} | ({} if ranks.second is None else {"ranking": ranks.second})
+    section = Classification(
+        **class_report(ranks, classifier),
+        class_list=of.class_list,
+        ranks={stage: of_stage.tolist() for stage, of_stage in by_stage.items()},
+    )
+    count = len(ranks.labels)
+    prompts = len(of.templates) * sum(len(one.names) for one in of.classes)
+    return Measurement(
+        {"classification": section}, torch.arange(count).tolist(), count, prompts, ranks.unreadable,
+        {"total": round(time.monotonic() - started, 2)}, depth, of.prompt_set,
+    )  # fmt: skip

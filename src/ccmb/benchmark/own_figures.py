@@ -1,0 +1,70 @@
+"""Of our results: the figures that a leaderboard shows of a stage, in percent, and how the main one varies."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ccmb.benchmark.result import DIRECTIONS, Accuracy, Classification, MatchingFigures, Result, Stage
+from ccmb.benchmark.views import VIEWS
+from ccmb.tasks.bootstrap import bootstrap
+from ccmb.tasks.matching_figures import weighted_auc, weighted_mean
+from ccmb.tasks.retrieval import bootstrap_recalls, hits_by_image
+
+
+def own_figures(result: Result, stage: Stage) -> tuple[dict[str, float], tuple[float, float] | None]:
+    """The figures by the keys of the family's view, and the interval of the main one."""
+    view = VIEWS[result.family]
+    if result.retrieval is not None:
+        section = result.retrieval
+        recalls = {way: section.recalls(way, stage) or {} for way in DIRECTIONS}
+        figures = {f"{way}_{key}": value for way, of in recalls.items() for key, value in of.items()}
+        mean = section.mean_recall.get(stage)
+        return figures | ({} if mean is None else {view.main: mean}), section.mean_recall_interval.get(stage)
+    of: MatchingFigures | Accuracy = (result.matching or _classification(result)).of(stage)
+    factor = 100 if result.matching else 1  # which is kept in [0, 1]
+    known = {key: getattr(of, key) for key in (*view.columns, view.main)}
+    low, high = of.interval[view.main]
+    bounds = round(factor * low, 2), round(factor * high, 2)
+    return {key: round(factor * value, 2) for key, value in known.items() if value is not None}, bounds
+
+
+def drawn_main(result: Result, stage: Stage) -> np.ndarray:
+    """The main figure of each bootstrap draw, in percent; all results of one size draw the same pictures."""
+    drawn_with = np.array(result.drawn_with)
+    if result.retrieval is not None:
+        ranks = {direction: torch.tensor(of[stage]) for direction, of in result.retrieval.ranks.items()}
+        return bootstrap_recalls(*hits_by_image(ranks, torch.from_numpy(drawn_with))).mean((1, 2))
+    if result.matching is not None:
+        scores, labels = torch.tensor(result.matching.scores[stage]), torch.tensor(result.matching.labels)
+        return 100 * bootstrap([weighted_auc(scores, labels)], drawn_with)[:, 0]
+    right = torch.tensor(_classification(result).ranks[stage]) == 1
+    return 100 * bootstrap([weighted_mean(right)], drawn_with)[:, 0]
+
+
+def variant(result: Result) -> str:
+    """Which part of the set it is, and how much there is of it."""
+    data = result.data
+    if result.matching is not None:
+        return f"{data.split}, {result.matching.pairs} pairs of {data.images} images"
+    if result.classification is not None:
+        section = result.classification
+        return (
+            f"{data.split}, {data.images} images, {section.classes} classes ({section.class_list}), "
+            f"prompts: {result.prompt_set}"
+        )
+    return f"{data.split}, {data.images} images, {data.texts} texts"
+
+
+def stage_words(result: Result, stage: Stage) -> str:
+    """By what the model orders or judges; see `Row`."""
+    if result.model.stages == 1 or (result.matching is not None and stage == "pre_ranking"):
+        return "cosine"
+    if result.matching is not None:
+        return "match score"
+    return "pre-ranking" if stage == "pre_ranking" else f"ranking, top {result.depth}"
+
+
+def _classification(result: Result) -> Classification:
+    assert result.classification is not None, "a result has one family"
+    return result.classification

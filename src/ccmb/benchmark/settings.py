@@ -1,0 +1,27 @@
+"""What all measurements of one call share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ccmb.choices import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of models and figures.
+
+    Attributes:
+        depth: candidates of the first stage that the second one ranks.
+        class_depth: of the same, classes; None leaves the second stage out of classification.
+        context_length: longest text in tokens; None is what each model was made for.
+        setting: what the models are to the sets.
+        seed, draws: of the bootstrap.
+    """
+
+    depth: int = 128
+    context_length: int | None = None
+    setting: Setting = "unstated"
+    seed: int = 0
+    draws: int = 2000
+    class_depth: int | None = None

@@ -1,0 +1,163 @@
+"""`ccmb evaluate`: one model on one set, of retrieval, matching or classification."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ccmb.choices import RankingRule
+from ccmb.cli_output import ImagesOption, ModelOption, TextFieldOption, say_unreadable
+from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
+from ccmb.errors import UsageError
+from ccmb.tables import classification_table, matching_table, retrieval_table
+
+
+def evaluate(
+    model: ModelOption,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            "-d",
+            help="A file of pairs or of labelled pairs, or icm=FOLDER or iqm=FOLDER; with --classes a folder or tar of "
+            "one folder a class.",
+        ),
+    ],
+    images: ImagesOption = None,
+    split: Annotated[str, typer.Option(help="Which split of the pairs to score.")] = "test",
+    text_field: TextFieldOption = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Candidates of the first stage that the second one ranks; by default 128, with --classes none."
+        ),
+    ] = None,
+    limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", "-c", help=f"Measure zero-shot classification. {CLASSES_HELP}")
+    ] = None,
+    templates: TemplatesOption = "all",
+    fit_split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of labelled pairs: the split that a threshold and a temperature are fitted on; by default the other "
+            "half of the pictures."
+        ),
+    ] = None,
+    ranking_rule: Annotated[
+        RankingRule | None,
+        typer.Option(help="Score the second stage by this rule instead of the model's own."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
+) -> None:
+    """Measure both stages of retrieval on own pairs, matching on labelled ones, or zero-shot classification on folders.
+
+    Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
+
+    Example: ccmb evaluate --model runs/flickr8k --data icm=downloads/ICM --split val
+
+    Example: ccmb evaluate --model runs/flickr8k --data imagenet/val --classes imagenet
+    """
+    from ccmb.data.labelled_pairs import is_labelled
+    from ccmb.files import write_json
+
+    name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
+    path = Path(folder)
+    if classes and (images or text_field or limit_texts or fit_split):
+        raise UsageError(
+            "--images, --text-field, --limit-texts and --fit-split are of pairs; leave them out with --classes"
+        )
+    if classes:
+        report = _on_classes(model, path, classes, templates, depth, ranking_rule)
+        table = classification_table(report["classification"])
+    elif name or (path.is_file() and is_labelled(path)):
+        if text_field or limit_texts or depth or ranking_rule:
+            raise UsageError(
+                "--text-field, --limit-texts, --depth and --ranking-rule are of retrieval; leave them out with "
+                "labelled pairs"
+            )
+        report = _on_labels(model, name, path, images, split, fit_split)
+        table = matching_table(report["matching"])
+    else:
+        if fit_split:
+            raise UsageError("--fit-split is of labelled pairs; leave it out with others")
+        report = _on_pairs(model, path, images, split, text_field or ["texts"], depth, limit_texts, ranking_rule)
+        table = retrieval_table(report["retrieval"])
+    if json_file:
+        write_json(json_file, report)
+    say_unreadable(report["unreadable"])
+    typer.echo(table)
+    if "minimal_pairs" in report:
+        typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
+
+
+def _on_pairs(
+    model: str,
+    pairs: Path,
+    images: Path | None,
+    split: str,
+    fields: list[str],
+    depth: int | None,
+    limit_texts: int | None,
+    ranking_rule: RankingRule | None,
+) -> dict[str, Any]:
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.evaluation import evaluate as run_evaluation
+
+    pictures = images or folder_for_pairs(pairs)
+    network, processor = load_model(model)
+    if ranking_rule:
+        network.config.ranking_rule = ranking_rule
+    return run_evaluation(network, processor, pairs, pictures, split, fields, depth or 128, limit_texts).report
+
+
+def _on_labels(
+    model: str, name: str, path: Path, images: Path | None, split: str, fit_split: str | None
+) -> dict[str, Any]:
+    from ccmb.data.labelled_sets import open_labelled
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.matching_evaluation import evaluate_matching
+
+    if fit_split == split:
+        raise UsageError(f"--fit-split {fit_split}: the split that is scored; fit on another one, or leave it out")
+    if not path.exists():
+        raise UsageError(f"--data {name}={path}: no such file or folder")
+    labelled = open_labelled(path, split, images, name)
+    fit = None if fit_split is None else open_labelled(path, fit_split, images, name)
+    return evaluate_matching(*load_model(model), labelled, fit)
+
+
+def _on_classes(
+    model: str, data: Path, classes: str, templates: str, depth: int | None, ranking_rule: RankingRule | None
+) -> dict[str, Any]:
+    from ccmb.data.class_lists import read_classes
+    from ccmb.data.pictures import Pictures
+    from ccmb.r2d2.loading import load_model
+    from ccmb.tasks.class_evaluation import evaluate_classes
+    from ccmb.tasks.class_ranking import r2d2_classifier
+    from ccmb.tasks.prompts import read_templates
+
+    known, prompts, pictures = read_classes(classes), read_templates(templates), Pictures.open(data)
+    network, processor = load_model(model)
+    if ranking_rule:
+        network.config.ranking_rule = ranking_rule
+    report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)
+    report["classification"] |= {"class_list": classes, "templates": templates}
+    return report | ({} if depth is None else {"ranking_rule": network.config.ranking_rule})
+
+
+def folder_for_pairs(data: Path) -> Path:
+    """Where the pictures of a file of pairs are, if nobody says.
+
+    Raises:
+        UsageError: it is a folder.
+        CcmbError: there are no pictures beside it.
+    """
+    from ccmb.data.pairs import pictures_beside
+
+    if data.is_dir():
+        raise UsageError(f"{data}: a folder; give a pairs.jsonl file, or say with --classes what its folders show")
+    return pictures_beside(data)

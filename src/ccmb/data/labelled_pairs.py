@@ -1,0 +1,56 @@
+"""Own labelled pairs: JSON lines of a picture, a text, and whether they fit each other.
+
+{"image": "cat.jpg", "text": "一只猫", "label": 1, "split": "train"}
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from ccmb.data.pairs import read_split, sample_of_line
+from ccmb.errors import CcmbError
+from ccmb.files import read_json_lines
+from ccmb.samples import Sample
+
+
+def read_labelled_pairs(path: str | Path, split: str | None = None) -> list[Sample]:
+    """The pairs of one split (or of all): samples of one text each, with `extra["label"]` 1 or 0.
+
+    Raises:
+        CcmbError: a line lacks its image, its text or its label; the message names file and line. Or the split has no
+            line at all.
+    """
+    return read_split(path, split, _labelled_sample)
+
+
+def is_labelled(path: str | Path) -> bool:
+    """Whether the first line of a file of JSON lines has a text and a label.
+
+    Raises:
+        CcmbError: the file cannot be read, or its first line is not a JSON object.
+    """
+    return any({"text", "label"} <= line.keys() for _, line in islice(read_json_lines(path), 1))
+
+
+def label_of(sample: Sample) -> int:
+    """1 where the text of a labelled pair fits its picture, 0 where it does not."""
+    label = as_label((sample.extra or {}).get("label"))
+    assert label is not None, "only samples of labelled pairs have a label"
+    return label
+
+
+def as_label(value: object) -> int | None:
+    """0 or 1 of a value that means it, in JSON a number or a text; else None."""
+    if isinstance(value, bool | float) or value not in (0, 1, "0", "1"):
+        return None
+    return int(str(value))
+
+
+def _labelled_sample(line: dict[str, object], where: str) -> Sample:
+    if not isinstance(line.get("text"), str):
+        raise CcmbError(f'{where}: no "text": each line of labelled pairs needs one text')
+    label = as_label(line.get("label"))
+    if label is None:
+        raise CcmbError(f'{where}: "label" must be 1 (the text fits the picture) or 0')
+    return sample_of_line(line | {"label": label}, ["text"], where)

@@ -1,0 +1,152 @@
+"""Matching: does a text fit a picture? Both cross encoders judge labelled pairs, and nothing is drawn.
+
+Shapes: B labelled pairs of this process, N pairs of all processes, D embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ccmb.errors import UsageError
+from ccmb.objectives.chunks import in_chunks
+from ccmb.objectives.distillation import rest_if_frozen
+from ccmb.objectives.labelled_batch import LabelledBatch
+from ccmb.objectives.passes import encode_images, encode_texts
+from ccmb.objectives.pre_ranking import even_targets, similarity
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.training.distributed import gather, global_mean
+
+MatchingLoss = Literal["likelihood", "official"]
+
+
+class MatchingOptions(BaseModel):
+    """How labelled pairs become a loss."""
+
+    model_config = ConfigDict(extra="forbid")
+    loss: MatchingLoss = Field(
+        "likelihood",
+        description="likelihood is the cross-entropy of the match score (our choice); official applies a second "
+        "softmax to it, as the released code does",
+    )
+    gcpr: float = Field(
+        0.0, ge=0, description="weight of GCPR over the batch's matches; 0, as in the released code, leaves it out"
+    )
+
+
+def match_log_probabilities(logits_text_image_B2: Tensor, logits_image_text_B2: Tensor) -> Tensor:
+    """(B, 2) log of the mean of both heads' probabilities of no match and of match."""
+    heads = (logits.float().log_softmax(1) for logits in (logits_text_image_B2, logits_image_text_B2))
+    return torch.logaddexp(*heads) - math.log(2)
+
+
+def matching_loss(
+    logits_text_image_B2: Tensor, logits_image_text_B2: Tensor, labels_B: Tensor, kind: MatchingLoss = "likelihood"
+) -> Tensor:
+    """Loss (scalar) of labelled pairs, a mean over those of all processes.
+
+    The official code hands the mean probability to a cross-entropy that takes it for logits: a second softmax. Its loss
+    cannot fall below log(1 + 1/e) = 0.313, and a pair that is judged wholly wrong gets next to no gradient. The
+    cross-entropy of the mean probability itself has neither fault.
+    """
+    log_probabilities_B2 = match_log_probabilities(logits_text_image_B2, logits_image_text_B2)
+    if kind == "official":
+        summed = F.cross_entropy(log_probabilities_B2.exp(), labels_B, reduction="sum")
+    else:
+        summed = F.nll_loss(log_probabilities_B2, labels_B, reduction="sum")
+    return global_mean(summed, torch.ones_like(labels_B, dtype=torch.float).sum())
+
+
+def labelled_gcpr_loss(
+    image_BD: Tensor, text_BD: Tensor, temperature: Tensor, labels_B: Tensor, image_ids_B: Tensor, text_ids_B: Tensor
+) -> Tensor:
+    """GCPR (scalar) of the pairs that match, against the pictures and texts of all pairs of all processes.
+
+    A picture's texts that are labelled as no match are its hardest negatives here. The mass is shared evenly among what
+    is known to fit: the other matches of the same picture, and those of the same text.
+
+    Args:
+        image_BD, text_BD: L2-normalised embeddings of each pair's picture and text.
+    """
+    all_image_ND, all_text_ND = gather(image_BD), gather(text_BD)
+    labels_N, image_ids_N, text_ids_N = gather(labels_B), gather(image_ids_B), gather(text_ids_B)
+    same_image_BN, same_text_BN = image_ids_B[:, None] == image_ids_N, text_ids_B[:, None] == text_ids_N
+    match_B, match_N = labels_B == 1, labels_N == 1
+    summed = torch.zeros((), device=image_BD.device)
+    for rows, columns, positives_BN in (
+        (image_BD, all_text_ND, same_text_BN | (same_image_BN & match_N)),
+        (text_BD, all_image_ND, same_image_BN | (same_text_BN & match_N)),
+    ):
+        log_probabilities_BN = similarity(rows, columns, temperature).log_softmax(1)
+        summed = summed - ((even_targets(positives_BN) * log_probabilities_BN).sum(1) * match_B).sum()
+    return global_mean(summed / 2, match_B.float().sum())
+
+
+class Matching(nn.Module):
+    """The network, and the losses of a batch of labelled pairs.
+
+    Args:
+        chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
+        text_buckets: texts of like length are computed together in up to so many parts (on CPUs).
+
+    Raises:
+        UsageError: the network has no match heads.
+    """
+
+    def __init__(
+        self, model: R2D2Model, options: MatchingOptions, chunk: int | None = None, text_buckets: int = 1
+    ) -> None:
+        super().__init__()
+        if not model.can_rank:
+            raise UsageError("the network has no match heads (PRD2), which is what matching trains; start from R2D2")
+        self.model, self.options, self.chunk = model, options, chunk
+        model.text_buckets = text_buckets
+        # Log-probabilities and labels of the latest batch, for the log.
+        self.judged: tuple[Tensor, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> Matching:
+        super().train(mode)
+        rest_if_frozen(self.model.image_tower)
+        return self
+
+    def losses(
+        self, batch: LabelledBatch, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Scalars by name, unweighted. Progress and generator are for the trainer's sake: nothing is drawn here."""
+        images = encode_images(self.model, batch.pixel_values, self.chunk)
+        texts = encode_texts(self.model, batch.input_ids, batch.attention_mask, self.chunk)
+        logits = self._rank(images, texts, batch.image_index)
+        self.judged = match_log_probabilities(*logits).detach(), batch.labels
+        losses = {"matching": matching_loss(*logits, batch.labels, self.options.loss)}
+        if self.options.gcpr:
+            embed_BD = images.embed[batch.image_index]
+            losses["gcpr"] = labelled_gcpr_loss(
+                embed_BD, texts.embed, self.model.temperature, batch.labels, batch.image_ids, batch.text_ids
+            )
+        return losses
+
+    forward = losses  # what DDP and FSDP attend
+
+    def _rank(self, images: TowerOutput, texts: TowerOutput, image_index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, 2) of both match heads. A picture of several pairs is projected to keys and values once."""
+        every_B = torch.arange(len(texts), device=image_index_B.device)
+
+        def rank(rows: slice) -> tuple[Tensor, Tensor]:
+            if self.chunk is None:
+                ranked = self.model.rank(images, texts, image_index_B, every_B)
+            else:  # only what the chunk shows is computed with it
+                own = every_B[rows] - every_B[rows][0]
+                ranked = self.model.rank(images[image_index_B[rows]], texts[rows], own, own)
+            return ranked.logits_text_image, ranked.logits_image_text
+
+        text_image, image_text = zip(*in_chunks(rank, len(texts), self.chunk), strict=True)
+        return torch.cat(text_image), torch.cat(image_text)
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return losses["matching"] + (self.options.gcpr * losses["gcpr"] if "gcpr" in losses else 0.0)

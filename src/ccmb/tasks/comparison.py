@@ -1,0 +1,48 @@
+"""Models side by side on one set: figures, intervals, and gains whose intervals are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.tuning import Measurement
+
+Figure = dict[str, float]
+
+
+def compare(found: Mapping[float, Measurement]) -> dict[str, Any]:
+    """The model before (share 0), the one after (share 1) and those between, as plain values.
+
+    Returns:
+        `figures`: by name, `before` and `after` (None where a model lacks the figure), `gain`, and `shares` by share;
+        each with value and 95 % interval, that of the gain over the same items in both. `details`: both reports.
+    """
+    before, after = found[0.0], found[1.0]
+    figures = {}
+    for name in dict.fromkeys([*before.values, *after.values]):
+        of_share = {f"{share:g}": _figure(measured, name) for share, measured in sorted(found.items())}
+        figures[name] = {
+            "before": of_share["0"],
+            "after": of_share["1"],
+            "gain": _gain(before, after, name),
+            "shares": of_share if len(found) > 2 else {},
+        }
+    return {"figures": figures, "details": {"before": before.details, "after": after.details}}
+
+
+def _figure(measured: Measurement, name: str) -> Figure | None:
+    return _with_interval(measured.values[name], measured.draws[name]) if name in measured.values else None
+
+
+def _gain(before: Measurement, after: Measurement, name: str) -> Figure | None:
+    if name not in before.values or name not in after.values:
+        return None
+    return _with_interval(after.values[name] - before.values[name], after.draws[name] - before.draws[name])
+
+
+def _with_interval(value: float, draws: np.ndarray) -> Figure:
+    low, high = interval(draws)
+    return {"value": round(value, 2), "low": low, "high": high}

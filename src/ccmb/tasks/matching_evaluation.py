@@ -1,0 +1,43 @@
+"""`ccmb evaluate` on labelled pairs: does the model tell texts that fit a picture from those that do not?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ccmb.data.pairs import readable_samples
+from ccmb.data.pictures import Pictures
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.matching_figures import matching_report
+from ccmb.tasks.pair_scores import PairScores, score_labelled
+from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
+
+Labelled = tuple[Sequence[Sample], Pictures]
+
+
+def evaluate_matching(
+    model: R2D2Model, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
+) -> dict[str, Any]:
+    """The report of one split of labelled pairs; pictures that cannot be read are listed in it.
+
+    Args:
+        labelled: pairs and their pictures.
+        fit: those of another split, to fit threshold and temperature on.
+
+    Raises:
+        CcmbError: no picture can be read, or all pairs have one label.
+    """
+    started = time.monotonic()
+    scores, unreadable = _scores(model, processor, labelled)
+    fitted_on = None if fit is None else _scores(model, processor, fit)[0]
+    report = matching_report(scores, model.config.match_temperature, fitted_on)
+    seconds = {"evaluate": round(time.monotonic() - started, 1)}
+    return {"matching": report, "unreadable": unreadable, "seconds": seconds}
+
+
+def _scores(model: R2D2Model, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+    samples, unreadable = readable_samples(*labelled)
+    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable

@@ -1,0 +1,120 @@
+"""What fine-tuning is made of: its recipe, what a family of tasks brings to it, and what a measurement is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from ccmb.data.pictures import Pictures
+from ccmb.objectives.matching import MatchingOptions
+from ccmb.objectives.options import MaskedLanguage, Objective, Objectives, TargetGuided
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.training.recipe import RECIPES, DataRecipe, Part
+from ccmb.training.trainer import Task
+
+# Where the shipped recipes are.
+FINETUNING = RECIPES / "finetuning"
+TaskName = Literal["retrieval", "matching"]
+Batches = Callable[[int, int], Iterator[Any]]
+
+
+class FinetuneObjectives(Objectives):
+    """Those of the official fine-tuning are on: GCPR and FGR, of equal weight."""
+
+    mlm: MaskedLanguage = MaskedLanguage(weight=0)
+    tgd: TargetGuided = TargetGuided(weight=0)
+    fgd: Objective = Objective(weight=0)
+
+
+class ValidationRecipe(Part):
+    """What the best checkpoint is chosen by, and both models are measured on in the end. Never the test split."""
+
+    split: str | None = Field("val", description="of the data; without one nothing is measured or chosen")
+    every: int | None = Field(
+        None,
+        ge=0,
+        description="steps from one validation to the next; by default what a pass over all texts takes, 0 for none",
+    )
+    pictures: int | None = Field(None, gt=0, description="use only the first so many pictures and their texts")
+    fields: list[str] | None = Field(None, min_length=1, description="text fields of own pairs; by default data.fields")
+    depth: int = Field(128, gt=0, description="candidates of the first stage that the second one ranks")
+
+
+class FinetuneRecipe(PretrainRecipe):
+    """All that a fine-tuning run depends on; `model.start` is what it begins with."""
+
+    task: TaskName = "retrieval"
+    objectives: FinetuneObjectives = FinetuneObjectives()
+    matching: MatchingOptions = MatchingOptions()
+    validation: ValidationRecipe = ValidationRecipe()
+
+
+class MeasuredOn(Protocol):
+    """Held-out data that a family has opened."""
+
+    @property
+    def name(self) -> str:
+        """How its figures are filed."""
+
+    @property
+    def split(self) -> str:
+        """Which split it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One model on one set.
+
+    Attributes:
+        values: the figures that models are compared by, in percent, by name.
+        draws: (draws,) of each figure, its bootstrap values; draws of one place are of the same items for all models.
+        details: the whole report, for `finetune.json`.
+    """
+
+    values: dict[str, float]
+    draws: dict[str, np.ndarray]
+    details: dict[str, Any]
+
+
+class Family(Protocol):
+    """What a family of tasks brings to fine-tuning.
+
+    Attributes:
+        figures: names of what `validate` gives; the first is what the best checkpoint is chosen by, higher being
+            better, unless the recipe says otherwise.
+    """
+
+    figures: tuple[str, ...]
+
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+        """What is trained on."""
+
+    def open_held_out(self, recipe: FinetuneRecipe, split: str) -> MeasuredOn:
+        """Another split of the same data."""
+
+    def open_also(self, spec: str, split: str, fields: Sequence[str]) -> MeasuredOn:
+        """Further data, as `--also` names it."""
+
+    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Task:
+        """How batches become losses of the model."""
+
+    def batches(
+        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+    ) -> Batches:
+        """This rank's batches of the steps from one number to before another."""
+
+    def validate(self, model: R2D2Model, processor: R2D2Processor, of: Any, recipe: FinetuneRecipe) -> dict[str, float]:
+        """Figures of a model that is in training."""
+
+    def measure(
+        self, model: R2D2Model, processor: R2D2Processor, of: Any, recipe: FinetuneRecipe, heads: bool = True
+    ) -> Measurement:
+        """A model with its intervals; `heads` is False where its cross encoders and heads are new and know nothing."""

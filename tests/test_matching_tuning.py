@@ -1,0 +1,68 @@
+"""`ccmb finetune` on labelled pairs: what it gains on held-out pictures, and the recipes of ICM and IQM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccmb.tasks.finetuning import finetune
+from ccmb.tasks.tuning import FINETUNING, FinetuneRecipe
+from ccmb.training.recipe import find_recipe, load_recipe
+from downstream_samples import write_matching
+from tiny import TEXTS
+from tuning import recipe_of, save_pairs, save_start
+
+
+def save_labelled(folder: Path) -> Path:
+    """Of every picture of `save_pairs` its own text and another's."""
+    save_pairs(folder)
+    lines = []
+    for line in map(json.loads, (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()):
+        place = TEXTS.index(line["texts"][0])
+        for step, label in ((0, 1), (3, 0)):
+            about = {"image": line["image"], "split": line["split"], "label": label}
+            lines.append(json.dumps(about | {"text": TEXTS[(place + step) % len(TEXTS)]}, ensure_ascii=False) + "\n")
+    (folder / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def recipe(tmp_path: Path, **changes: Any) -> FinetuneRecipe:
+    start, data = save_start(tmp_path / "start"), save_labelled(tmp_path / "mine")
+    values = {"optimizer.muon": 2.5, "training.steps": 60, "validation.every": 20} | changes
+    return recipe_of(start, data, task="matching", **values)
+
+
+def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: Path) -> None:
+    report = finetune(recipe(tmp_path), tmp_path / "run", test=True)
+    assert report is not None
+    for of in report["sets"]:
+        figure = of["figures"]["auc"]
+        assert figure["after"]["value"] > max(80, figure["before"]["value"])
+        assert figure["gain"]["low"] > 0
+        assert set(of["figures"]) == {"auc", "auc_cosine"}
+        assert of["details"]["after"]["pairs"] == 2 * len(TEXTS)
+    assert report["chosen"]["figure"] == "val_auc"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"matching", "match_accuracy"} < lines[0].keys()
+    assert {"val_auc", "val_accuracy", "val_auc_cosine"} < lines[-1].keys()
+    assert "AUC" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "stem"), [("icm", "long_itm"), ("iqm", "short_itm")])
+def test_the_official_recipe_reads_the_published_set(name: str, stem: str, tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), write_matching(tmp_path / "zero", stem, name.upper())
+    shipped = load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), ["data.folder=x"])
+    assert (shipped.task, shipped.data.set, shipped.training.batch, shipped.training.epochs) == (
+        "matching",
+        name,
+        512,
+        20,
+    )
+    few = {"data.images": None, "training.steps": 2, "training.batch": 2, "validation.every": 1}
+    report = finetune(recipe_of(start, data, name, **few), tmp_path / "run")
+    assert report is not None
+    [of] = report["sets"]
+    assert (of["name"], of["split"], of["details"]["after"]["pairs"]) == (name, "val", 2)
