@@ -207,11 +207,13 @@ def _check_settings(out: Path, options: DownloadOptions) -> None:
 
 @contextmanager
 def _sole_use(out: Path) -> Iterator[None]:
-    """Keep a second process out of the folder; a killed one keeps nobody out."""
+    """Keep a second process out of the folder, and remove what a killed one, which keeps nobody out, left half written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with open(out / ".lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in out.glob(".*.tmp"):
+                left.unlink()
             yield
     except BlockingIOError:
         raise CcmbError(f"{out}: another process downloads into this folder") from None

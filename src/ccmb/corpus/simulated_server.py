@@ -53,7 +53,7 @@ STATUSES = {
     "not_found": "http_404", "error_once": "ok", "error_always": "http_500", "busy_once": "ok", "reset": "connection",
     "silent": "timeout", "trickle": "too_slow", "redirect": "ok", "redirect_private": "refused_address",
     "redirect_loop": "too_many_redirects", "cut_off": "truncated", "damaged": "undecodable",
-    "wrong_length": "undecodable", "html": "not_an_image", "huge": "too_large", "opted_out": "opted_out",
+    "wrong_length": "bad_answer", "html": "not_an_image", "huge": "too_large", "opted_out": "opted_out",
 }  # fmt: skip
 
 
