@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from ccmb.corpus.image_hash import Looks
 
-# Our choice, measured on drawn scenes and photographs (see the tests): shapes of different photographs within 8 bits
-# are rare, and colours tell most drawn scenes apart that are.
+# Our choice, by measurement. Of copies that are resized, recompressed or brighter all are found, of those cropped by up
+# to 3 % on each side 93 % (drawn scenes) and 97 % (photographs). Among 6,000 photographs, which are 18 million pairs,
+# no two different ones are taken for copies. Drawn scenes are alike by design: of 4.5 million pairs 98 are, with a
+# distance of 6 and a colour of 12 only 4, and then 80 % of the copies cropped by up to 3 % are found.
 DISTANCE, COLOUR = 8, 18
 _BITS = 64
 _PAIRS_AT_ONCE = 2**21
@@ -132,14 +134,14 @@ class _Table:
 
 
 def _best_bands(ones: int, others: int, distance: int) -> int:
-    """The number of bands with the least look-ups and candidates; a table of more than 2^24 starts is too large."""
+    """The number of bands with the least work: tables, look-ups and candidates."""
 
     def cost(bands: int) -> float:
         bits = -(-_BITS // bands)
         look_ups = sum(math.comb(bits, flipped) for flipped in range(distance // bands + 1))
-        return bands * look_ups * (ones + 8 * ones * others / 2 ** (_BITS // bands))
+        return bands * (2**bits + look_ups * (ones + 8 * ones * others / 2 ** (_BITS // bands)))
 
-    return min((bands for bands in range(3, _BITS // 2)), key=cost)
+    return min(range(3, _BITS // 2), key=cost)
 
 
 def _flips(bits: int, most: int) -> Iterator[int]:
