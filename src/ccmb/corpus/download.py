@@ -207,7 +207,7 @@ def _check_settings(out: Path, options: DownloadOptions) -> None:
 
 @contextmanager
 def _sole_use(out: Path) -> Iterator[None]:
-    """Keep a second process out of the folder, and remove what a killed one, which keeps nobody out, left unfinished."""
+    """Keep a second process out of the folder, and remove what a killed one, which keeps none out, left unfinished."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with open(out / ".lock", "w") as file:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from ccmb.corpus.image_hash import looked_at
 from ccmb.data.pictures import MAX_PIXELS
 
 
@@ -61,9 +62,8 @@ def blank(image: Image.Image, min_spread: float) -> str | None:
 
 
 def spread(image: Image.Image) -> float:
-    """Standard deviation of grey of the picture at 32 x 32, from 0 to 128."""
-    small = image.resize((32, 32), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("L")
-    return float(np.asarray(small, dtype=np.float32).std())
+    """Standard deviation of grey, from 0 to 128, of the picture (RGB) at 32 x 32."""
+    return float(np.asarray(looked_at(image).convert("L"), dtype=np.float32).std())
 
 
 def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:

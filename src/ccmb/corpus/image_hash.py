@@ -44,10 +44,14 @@ class Looks:
         return len(self.shapes)
 
 
+def looked_at(image: Image.Image) -> Image.Image:
+    """The picture (RGB) at 32 x 32, which is all that counts for its looks; it may be given in the picture's place."""
+    return image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
 def looks(image: Image.Image) -> tuple[int, bytes]:
     """Shape and colours of one picture (RGB); a blank one has them too, but they say nothing."""
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    pixels = np.asarray(small, dtype=np.float64)
+    pixels = np.asarray(looked_at(image), dtype=np.float64)
     low = (_COSINES @ (pixels @ _GREY) @ _COSINES.T).ravel()
     shape = np.packbits(low > np.median(low[1:]))
     cell = _SIDE // GRID

@@ -16,12 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from ccmb.corpus.image_filters import ImageFilters, header_reason, pixel_reason
-from ccmb.corpus.image_hash import looks
+from ccmb.corpus.image_hash import looked_at, looks
 from ccmb.data.pictures import FORMATS, to_rgb, upright
 
-# A JPEG is decoded at a half, a quarter or an eighth while that is at least so many times the size asked for; Pillow's
-# documentation finds 2 "very close to fair resampling".
-_DECODE_GAP = 2.0
+# A JPEG is decoded at a half, a quarter or an eighth of its size if that is still as large as what is asked for, and
+# Hamming's filter does the rest. Measured on pictures of 360 to 1,200 pixels: 40 dB from the slowest way (all pixels,
+# Lanczos' filter), which is nearer than the mean over areas of all pixels (39 dB), in two thirds of the time.
+_FILTER = Image.Resampling.HAMMING
 
 Fit = Literal["short_side", "long_side", "crop"]
 
@@ -83,18 +84,21 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
         return Prepared(reason, digest, format, width, height)
     target = _target(image.size, form)
     if image.format == "JPEG":
-        image.draft(None, (round(target[0] * _DECODE_GAP), round(target[1] * _DECODE_GAP)))
+        image.draft(None, target)
     image.load()
-    whole = to_rgb(upright(image))
+    # Both make a copy, which most pictures do not need.
+    turned = upright(image) if "exif" in image.info else image
+    whole = turned if turned.mode == "RGB" else to_rgb(turned)
     if (whole.width < whole.height) != (width < height):  # it lay on its side
         width, height = height, width
     stored = _resized(whole, form, (width, height))
-    if reason := pixel_reason(stored, filters):
+    small = looked_at(stored)
+    if reason := pixel_reason(small, filters):
         return Prepared(reason, digest, format, width, height)
     as_it_came = format == "JPEG" and stored is whole
     picture = data if as_it_came else _jpeg(stored, form.quality)
     stored_digest = digest if as_it_came else hashlib.sha256(picture).hexdigest()
-    shape, colours = looks(stored)
+    shape, colours = looks(small)
     return Prepared("ok", digest, format, width, height, picture, stored_digest, *stored.size, shape, colours)
 
 
@@ -110,7 +114,7 @@ def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Ima
     """The picture itself where nothing is to be done; `size` is what it had before it was decoded at a part of it."""
     target = _target(size, form)
     if target != image.size:
-        image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=_DECODE_GAP)
+        image = image.resize(target, _FILTER)
     if form.fit == "crop" and target[0] != target[1]:
         side = min(target)
         left, top = (target[0] - side) // 2, (target[1] - side) // 2
