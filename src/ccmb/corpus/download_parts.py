@@ -20,7 +20,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,6 +99,7 @@ class Part:
         self.digest = _digest(links)
         self.rows_file, self.index = out / f"{self.name}.rows", out / f"{self.name}.parquet"
         self._file: IO[bytes] | None = None
+        self._end = 0  # of the whole rows in it
         # Where the picture of each finished row lies, and its length.
         self._places: dict[int, tuple[int, int]] = {}
         self._rows: dict[int, dict[str, Any]] = {}
@@ -131,10 +132,10 @@ class Part:
         if not self.rows_file.exists():
             with atomic_write(self.rows_file, "wb") as file:
                 file.write(self._header())
-        end = self._read_rows()
+        self._read_rows()
         self._file = open(self.rows_file, "r+b", buffering=0)  # noqa: SIM115
-        self._file.truncate(end)
-        self._file.seek(end)
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
 
     def reopen(self) -> None:
         """Make a finished part one at work that lacks the rows that failed but may succeed another day."""
@@ -152,15 +153,15 @@ class Part:
     def add(self, row: Row, picture: bytes, seconds: float, attempts: int) -> None:
         """Note a finished row, in one write."""
         assert self._file is not None
-        line = asdict(row) | {"seconds": round(seconds, 3), "attempts": attempts}
+        line = {name: getattr(row, name) for name in _COLUMNS} | {"seconds": round(seconds, 3), "attempts": attempts}
         record = _record(line, picture)
-        begin = self._file.tell()
         try:
             if self._file.write(record) != len(record):
                 raise OSError("only a part of a row could be written")
         except OSError as error:
             raise CcmbError(f"{self.rows_file}: could not be written ({error})") from None
-        self._rows[row.row], self._places[row.row] = line, (begin + len(record) - len(picture), len(picture))
+        self._end += len(record)
+        self._rows[row.row], self._places[row.row] = line, (self._end - len(picture), len(picture))
 
     def finish(self) -> None:
         """Write the index, the pictures and the times, and remove the rows they are made of."""
@@ -182,17 +183,16 @@ class Part:
     def _header(self) -> bytes:
         return json.dumps({"rows": len(self.links), "links": self.digest}).encode() + b"\n"
 
-    def _read_rows(self) -> int:
-        """Take in the whole records, and return where they end."""
+    def _read_rows(self) -> None:
+        """Take in the whole records, and note where they end."""
         with open(self.rows_file, "rb") as file:
             if file.readline() != self._header():
                 raise _other_links(self.rows_file)
-            end = file.tell()
+            self._end = file.tell()
             while (row := _next_record(file)) is not None:
                 size = row["stored_bytes"] or 0
-                end = file.tell()
-                self._rows[row["row"]], self._places[row["row"]] = row, (end - size, size)
-        return end
+                self._end = file.tell()
+                self._rows[row["row"]], self._places[row["row"]] = row, (self._end - size, size)
 
     def _picture(self, source: IO[bytes], row: int) -> bytes:
         offset, size = self._places[row]
@@ -219,7 +219,7 @@ def _storable(text: str) -> str:
 def _record(row: dict[str, Any], picture: bytes) -> bytes:
     """A line of checksum and JSON, then the picture."""
     line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
-    return hashlib.blake2b(line + picture, digest_size=8).hexdigest().encode() + b" " + line + b"\n" + picture
+    return b"%b %b\n%b" % (_checksum(line, picture), line, picture)
 
 
 def _next_record(file: IO[bytes]) -> dict[str, Any] | None:
@@ -230,7 +230,13 @@ def _next_record(file: IO[bytes]) -> dict[str, Any] | None:
         picture = file.read(row["stored_bytes"] or 0)
     except (ValueError, KeyError, TypeError):
         return None
-    return row if hashlib.blake2b(line + picture, digest_size=8).hexdigest().encode() == digest else None
+    return row if _checksum(line, picture) == digest else None
+
+
+def _checksum(line: bytes, picture: bytes) -> bytes:
+    digest = hashlib.blake2b(line, digest_size=8)
+    digest.update(picture)
+    return digest.hexdigest().encode()
 
 
 def _write_tar(file: IO[bytes], pictures: Iterator[tuple[str, bytes]]) -> None:

@@ -95,7 +95,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     small = looked_at(stored)
     if reason := pixel_reason(small, filters):
         return Prepared(reason, digest, format, width, height)
-    as_it_came = format == "JPEG" and stored is whole
+    as_it_came = format == "JPEG" and stored.size == (width, height)
     picture = data if as_it_came else _jpeg(stored, form.quality)
     stored_digest = digest if as_it_came else hashlib.sha256(picture).hexdigest()
     shape, colours = looks(small)
