@@ -110,7 +110,7 @@ class Fetcher:
     async def __aenter__(self) -> Fetcher:
         network = self.network
         connector = aiohttp.TCPConnector(
-            limit=0, ttl_dns_cache=300, dns_cache_max_size=100_000, resolver=aiohttp.ThreadedResolver(),
+            limit=0, ttl_dns_cache=300, resolver=aiohttp.ThreadedResolver(),
             socket_factory=self._guard.make_socket, ssl=network.check_certificates,
         )  # fmt: skip
         self._session = aiohttp.ClientSession(
