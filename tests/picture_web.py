@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ccmb.corpus.download import DownloadOptions
+from ccmb.corpus.download_index import read_index
 from ccmb.corpus.download_parts import Link
 from ccmb.corpus.fetching import Network
 from ccmb.data.scene_drawing import draw_scene
@@ -43,16 +43,11 @@ def options(rows_per_part: int = 16, form: Any = None, **changes: Any) -> Downlo
 
 
 def index(out: Path) -> list[dict[str, Any]]:
-    from pyarrow import parquet
-
-    return [row for path in _indices(out) for row in parquet.read_table(path).to_pylist()]
-
-
-def _indices(out: Path) -> Iterator[Path]:
-    return (path for path in sorted(out.glob("part-*.parquet")) if not path.name.endswith(".times.parquet"))
+    rows: list[dict[str, Any]] = read_index(out).to_pylist()
+    return rows
 
 
 def results(out: Path) -> dict[str, bytes]:
     """All files of a finished download but for those that depend on the clock."""
-    kept = (path for path in sorted(out.iterdir()) if not path.name.endswith(".times.parquet"))
+    kept = (path for path in sorted(out.iterdir()) if not path.name.startswith("times-"))
     return {path.name: path.read_bytes() for path in kept}

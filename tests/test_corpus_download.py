@@ -18,14 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.corpus.download import download
+from ccmb.corpus.download_index import looks_of_index, read_index
 from ccmb.corpus.download_parts import Link, Part, Row
 from ccmb.corpus.fetching import Fetcher, is_transient, opted_out, retry_after
 from ccmb.corpus.hosts import HostPaused, Hosts
+from ccmb.corpus.image_hash import looks_of_pictures
 from ccmb.corpus.preparing import prepare
 from ccmb.corpus.simulated_server import FAULTS, STATUSES, Faults, fault_of, serve, statistics
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
-from picture_web import draw_folder, index, links, network, options, results
+from picture_web import HOST, draw_folder, index, links, network, options, results
 
 COUNT, SEED = 120, 3
 FAULTY = Faults(**dict.fromkeys(FAULTS, 0.05))
@@ -73,7 +75,20 @@ def test_what_is_stored_is_what_the_index_says(folder: Path, web: str, tmp_path:
         assert row["sha256"] == hashlib.sha256(original).hexdigest()
         assert (row["bytes"], row["stored_bytes"]) == (len(original), len(data))
         assert (row["width"], row["height"], row["stored_width"], row["stored_height"]) == (128, 128, 64, 64)
-        assert len(bytes.fromhex(row["colours"])) == 48
+
+
+def test_looks_in_the_index_are_those_of_the_files(folder: Path, tmp_path: Path) -> None:
+    with serve(folder, Faults(not_found=0.3), SEED) as base:
+        download(links(base, 40), 40, tmp_path, options())
+    table = read_index(tmp_path, ["picture", "url", "shape", "colours"], with_picture=True)
+    names = [url.rsplit("/", 1)[1] for url in table["url"].to_pylist()]
+    assert 0 < len(names) < 40
+    expected, found = looks_of_pictures(Pictures.open(folder), names), looks_of_index(table)
+    assert found.shapes.tolist() == expected.shapes.tolist()
+    assert found.colours.tolist() == expected.colours.tolist()
+    tail, none = looks_of_index(table.slice(5)), looks_of_index(table.slice(0, 0))
+    assert tail.colours.tolist() == expected.colours.tolist()[5:]
+    assert len(none) == 0
 
 
 def test_no_host_is_asked_more_often_than_it_may_be(web: str, tmp_path: Path) -> None:
@@ -123,15 +138,19 @@ def test_pauses_hold_for_those_who_wait_already() -> None:
     assert asyncio.run(run()) >= 0.12
 
 
-def test_hosts_that_nobody_waits_for_are_forgotten() -> None:
+def test_hosts_that_nobody_waits_for_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> int:
-        hosts = Hosts(4, 0.0, 10.0)
-        for number in range(100):
-            async with hosts.turn(f"{number}.example"):
-                pass
+        hosts = Hosts(4, 0.001, 10.0)
+        hosts.pause("paused.example", 5.0)
+        async with hosts.turn("busy.example"):
+            for number in range(3 * 100):
+                async with hosts.turn(f"{number}.example"):
+                    await asyncio.sleep(0.0001)
+        assert {"paused.example", "busy.example"} <= set(hosts._hosts)
         return len(hosts._hosts)
 
-    assert asyncio.run(run()) <= 1
+    monkeypatch.setattr("ccmb.corpus.hosts._KNOWN_AT_LEAST", 100)
+    assert asyncio.run(run()) <= 200
 
 
 def test_a_second_call_asks_for_nothing(web: str, tmp_path: Path) -> None:
@@ -285,25 +304,53 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     assert retry_after("") is None
 
 
-def test_a_body_that_unpacks_without_end_is_too_large(tmp_path: Path) -> None:
-    small, bomb = gzip.compress(b"picture"), gzip.compress(bytes(10**8))
+def fetched_from(answers: dict[str, bytes], **changes: object) -> dict[str, tuple[str, bytes]]:
+    """What a fetcher makes of bytes that a server answers word for word, by path."""
 
-    async def run() -> list[tuple[str, bytes]]:
+    async def run() -> dict[str, tuple[str, bytes]]:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
-            body = bomb if b"bomb" in head else small
-            start = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(start.encode() + body)
+            writer.write(answers[head.split()[1].decode().lstrip("/")])
             writer.close()
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        async with Fetcher(network()) as fetcher:
-            found = [await fetcher.fetch(f"http://127.0.0.1:{port}/{name}") for name in ("small", "bomb")]
+        server = await asyncio.start_server(answer, HOST, 0)
+        base = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
+        async with Fetcher(network(retries=0, **changes)) as fetcher:
+            found = {name: await fetcher.fetch(base + name) for name in answers}
         server.close()
-        return [(one.status, one.body) for one in found]
+        return {name: (one.status, one.body) for name, one in found.items()}
 
-    assert asyncio.run(run()) == [("ok", b"picture"), ("too_large", b"")]
+    return asyncio.run(run())
+
+
+def test_a_body_that_unpacks_without_end_is_too_large() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    found = fetched_from({
+        "small": head + gzip.compress(b"picture"), "bomb": head + gzip.compress(bytes(10**8)), "broken": head + b"x",
+    })  # fmt: skip
+    assert found == {"small": ("ok", b"picture"), "bomb": ("too_large", b""), "broken": ("truncated", b"")}
+
+
+OK, FOUND, END = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\n", b"\r\n\r\n"
+ODD_ANSWERS = {
+    "nothing": (b"", "connection"),
+    "no-http": (b"220 smtp ready" + END, "bad_answer"),
+    "empty": (OK + b"Content-Length: 0" + END, "empty"),
+    "negative": (OK + b"Content-Length: -7" + END, "bad_answer"),
+    "enormous": (OK + b"Content-Length: 99999999999" + END, "too_large"),
+    "no-chunk": (OK + b"Transfer-Encoding: chunked" + END + b"zz", "bad_answer"),
+    "long-head": (OK + b"X: " + b"A" * 10**6 + END, "bad_answer"),
+    "no-status": (b"HTTP/1.1 999 no" + END, "http_999"),
+    "nowhere": (FOUND + END, "bad_redirect"),
+    "no-url": (FOUND + b"Location: http://[" + END, "bad_redirect"),
+    "file": (FOUND + b"Location: file:///etc/passwd" + END, "bad_redirect"),
+    "password": (FOUND + b"Location: http://a:b@c.cn/" + END, "bad_redirect"),
+}
+
+
+def test_servers_may_answer_anything() -> None:
+    found = fetched_from({name: answer for name, (answer, _) in ODD_ANSWERS.items()})
+    assert found == {name: (status, b"") for name, (_, status) in ODD_ANSWERS.items()}
 
 
 def test_full_disk_is_one_line(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from yarl import URL
 
 from ccmb.errors import UsageError
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Gateways of IPv6-only networks carry an IPv4 address in the last four bytes.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -50,7 +50,7 @@ class AddressGuard:
 
     def __init__(self, allow_private: Sequence[str] = ()) -> None:
         try:
-            self.allowed: list[Network] = [ipaddress.ip_network(of) for of in allow_private]
+            self.allowed: list[_Network] = [ipaddress.ip_network(of) for of in allow_private]
         except ValueError as error:
             raise UsageError(f"allow_private: {error}; write addresses such as 127.0.0.1 or 10.1.0.0/16") from None
 
@@ -100,7 +100,7 @@ def check_url(text: str) -> URL:
     return url
 
 
-def _reached(address: Address) -> Address:
+def _reached(address: _Address) -> _Address:
     """The IPv4 address that an IPv6 one leads to, if it is of that kind; else itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address

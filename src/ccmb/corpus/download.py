@@ -141,10 +141,9 @@ class _Work:
             await asyncio.to_thread(part.reopen)
         await asyncio.to_thread(part.open)
         missing = part.missing
-        if not missing:
+        self._advance(len(part.links) - len(missing))
+        if not missing:  # killed just before its end
             await self._finish(part)
-        else:
-            self._advance(len(part.links) - len(missing))
         for row in missing:
             await self._window.acquire()
             tasks.create_task(self._row(part, row))

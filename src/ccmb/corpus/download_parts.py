@@ -2,10 +2,10 @@
 
 A part of the link list becomes, in `out/`:
 
-    part-000000.parquet        the index, one row for each link, in their order
-    part-000000.tar            the pictures, `000000000.jpg` and so on by the number of the row, in their order
-    part-000000.times.parquet  how long each row took and in how many attempts: all that a second run may do otherwise
-    part-000000.rows           while the part is at work: finished rows with their pictures, in the order they came
+    part-000000.parquet     the index, one row for each link, in their order
+    part-000000.tar         the pictures, `000000000.jpg` and so on by the number of the row, in their order
+    times-000000.parquet    how long each row took and in how many attempts: all that a second run may do otherwise
+    part-000000.rows        while the part is at work: finished rows with their pictures, in the order they came
 
 A row is appended to the last in one write, with a checksum; what a killed process or a power cut leaves at its end is
 cut off. Once all rows are there the other three files are made from it, each atomically, and then it is removed: its
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ccmb.corpus.fetching import is_transient
+from ccmb.corpus.image_hash import COLOUR_BYTES
 from ccmb.corpus.preparing import Prepared
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_path, atomic_write, sync_folder
@@ -40,7 +41,7 @@ class Link:
 
 @dataclass(slots=True)
 class Row:
-    """A finished row as the index has it, see `Prepared`; `picture` is its name in the tar."""
+    """A finished row as the index has it, see `Prepared`; `picture` is a name in the tar, `colours` in hexadecimal."""
 
     row: int
     key: str
@@ -90,14 +91,13 @@ class Part:
         first: number of its first row.
         links: of all its rows.
 
-    Raises:
-        CcmbError: on disk is the part of other links, or nothing can be written.
+    Its methods raise CcmbError where on disk is the part of other links, or nothing can be written.
     """
 
     def __init__(self, out: Path, number: int, first: int, links: Sequence[Link]) -> None:
-        self.out, self.name, self.first, self.links = out, f"part-{number:06d}", first, links
-        self.digest = _digest(links)
-        self.rows_file, self.index = out / f"{self.name}.rows", out / f"{self.name}.parquet"
+        self.first, self.links, self.digest = first, links, _digest(links)
+        self.rows_file, self.index = out / f"part-{number:06d}.rows", out / f"part-{number:06d}.parquet"
+        self.tar, self.times = out / f"part-{number:06d}.tar", out / f"times-{number:06d}.parquet"
         self._file: IO[bytes] | None = None
         self._end = 0  # of the whole rows in it
         # Where the picture of each finished row lies, and its length.
@@ -120,11 +120,7 @@ class Part:
         return [row for row in range(self.first, self.first + len(self.links)) if row not in self._rows]
 
     def statuses(self) -> Counter[str]:
-        """How many of a finished part's rows have which status.
-
-        Raises:
-            CcmbError: it is of other links, or cannot be read.
-        """
+        """How many of a finished part's rows have which status."""
         return Counter(_read(self.index, self.digest, ["status"])["status"])
 
     def open(self) -> None:
@@ -140,13 +136,14 @@ class Part:
     def reopen(self) -> None:
         """Make a finished part one at work that lacks the rows that failed but may succeed another day."""
         rows = _read(self.index, self.digest, _COLUMNS)
-        times = _read(self.out / f"{self.name}.times.parquet", self.digest, ["seconds", "attempts"])
-        with atomic_write(self.rows_file, "wb") as file, open(self.out / f"{self.name}.tar", "rb") as pictures:
+        times = _read(self.times, self.digest, ["seconds", "attempts"])
+        with atomic_write(self.rows_file, "wb") as file, open(self.tar, "rb") as pictures:
             file.write(self._header())
             with tarfile.open(fileobj=pictures) as tar:
                 for at, status in enumerate(rows["status"]):
                     if not is_transient(status):
                         row = {name: rows[name][at] for name in _COLUMNS}
+                        row["colours"] = row["colours"] and row["colours"].hex()
                         picture = _member(tar, row["picture"]) if row["picture"] else b""
                         file.write(_record(row | {name: times[name][at] for name in times}, picture))
 
@@ -167,12 +164,12 @@ class Part:
         """Write the index, the pictures and the times, and remove the rows they are made of."""
         self.close()
         rows = [self._rows[row] for row in sorted(self._rows)]
-        with atomic_write(self.out / f"{self.name}.tar", "wb") as file, open(self.rows_file, "rb") as source:
+        with atomic_write(self.tar, "wb") as file, open(self.rows_file, "rb") as source:
             _write_tar(file, ((row["picture"], self._picture(source, row["row"])) for row in rows if row["picture"]))
-        self._write_table(self.out / f"{self.name}.times.parquet", rows, ["row", "seconds", "attempts"])
+        self._write_table(self.times, rows, ["row", "seconds", "attempts"])
         self._write_table(self.index, rows, _COLUMNS)
         self.rows_file.unlink()
-        sync_folder(self.out)
+        sync_folder(self.index.parent)
         self._rows, self._places = {}, {}
 
     def close(self) -> None:
@@ -203,10 +200,11 @@ class Part:
         import pyarrow as arrow
         from pyarrow import parquet
 
-        table = arrow.table(
-            {name: arrow.array([row[name] for row in rows], _type(name)) for name in columns},
-            metadata={"links": self.digest},
-        )
+        values = {name: [row[name] for row in rows] for name in columns}
+        if "colours" in values:
+            values["colours"] = [colours and bytes.fromhex(colours) for colours in values["colours"]]
+        arrays = {name: arrow.array(values[name], _type(name)) for name in columns}
+        table = arrow.table(arrays, metadata={"links": self.digest})
         with atomic_path(path) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
 
@@ -258,7 +256,11 @@ def _type(column: str) -> Any:
 
     if column in _INTEGERS:
         return arrow.int64()
-    return {"shape": arrow.uint64(), "seconds": arrow.float32(), "attempts": arrow.int32()}.get(column, arrow.string())
+    others = {
+        "shape": arrow.uint64(), "colours": arrow.binary(COLOUR_BYTES),
+        "seconds": arrow.float32(), "attempts": arrow.int32(),
+    }  # fmt: skip
+    return others.get(column, arrow.string())
 
 
 def _read(path: Path, digest: str, columns: list[str]) -> dict[str, list[Any]]:

@@ -179,7 +179,7 @@ class Fetcher:
                 if failure.wait is not None:
                     self.hosts.pause(host, failure.wait)
                 raise
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            except Exception as error:  # servers find ways to fail that no client has a name for
                 raise Failure(_status_of(error)) from None
             finally:
                 if not isinstance(answer, bytes):
@@ -251,16 +251,19 @@ def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
     """The body of a server that compresses though it was asked not to."""
     if headers.get("Content-Encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
         return body
+    unpacker = zlib.decompressobj(wbits=47)
     try:
-        unpacked = zlib.decompressobj(wbits=47).decompress(body, max_bytes + 1)
+        unpacked = unpacker.decompress(body, max_bytes + 1)
     except zlib.error:
         raise Failure("truncated") from None
     if len(unpacked) > max_bytes:
         raise Failure("too_large")
+    if not unpacker.eof:
+        raise Failure("truncated")
     return unpacked
 
 
-def _status_of(error: BaseException) -> str:
+def _status_of(error: Exception) -> str:
     cause: Any = getattr(error, "os_error", error)
     if isinstance(cause, OSError) and cause.errno == errno.EACCES:
         return "refused_address"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+# Hosts that are remembered before the idle ones are looked for.
+_KNOWN_AT_LEAST = 10_000
 
 
 class HostPaused(Exception):
@@ -17,7 +20,7 @@ class _Host:
     slots: asyncio.Semaphore
     users: int = 0
     next_start: float = 0.0
-    paused_until: float = field(default=0.0)
+    paused_until: float = 0.0
 
 
 class Hosts:
@@ -32,6 +35,7 @@ class Hosts:
     def __init__(self, at_once: int, delay: float, longest_pause: float) -> None:
         self.at_once, self.delay, self.longest_pause = at_once, delay, longest_pause
         self._hosts: dict[str, _Host] = {}
+        self._most = _KNOWN_AT_LEAST
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
@@ -40,7 +44,7 @@ class Hosts:
         Raises:
             HostPaused: the host wants a longer pause than is waited for.
         """
-        host = self._hosts.setdefault(name, _Host(asyncio.Semaphore(self.at_once)))
+        host = self._known(name)
         host.users += 1
         try:
             async with host.slots:
@@ -48,14 +52,27 @@ class Hosts:
                 yield
         finally:
             host.users -= 1
-            # Millions of hosts come by: one that nobody waits for and that waits for nothing is forgotten.
-            if not host.users and max(host.next_start, host.paused_until) <= _now():
-                self._hosts.pop(name, None)
 
     def pause(self, name: str, seconds: float) -> None:
         """From now on no request to the host is started for so long."""
-        host = self._hosts.setdefault(name, _Host(asyncio.Semaphore(self.at_once)))
+        host = self._known(name)
         host.paused_until = max(host.paused_until, _now() + seconds)
+
+    def _known(self, name: str) -> _Host:
+        if name not in self._hosts:
+            if len(self._hosts) >= self._most:
+                self._forget()
+            self._hosts[name] = _Host(asyncio.Semaphore(self.at_once))
+        return self._hosts[name]
+
+    def _forget(self) -> None:
+        """Millions of hosts come by: those that nobody waits for, and that wait for nothing, go."""
+        now = _now()
+        kept = {
+            name: host for name, host in self._hosts.items()
+            if host.users or max(host.next_start, host.paused_until) > now
+        }  # fmt: skip
+        self._hosts, self._most = kept, max(_KNOWN_AT_LEAST, 2 * len(kept))
 
     async def _wait(self, host: _Host) -> None:
         while True:

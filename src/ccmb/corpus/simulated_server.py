@@ -74,6 +74,8 @@ def serve(
 ) -> Iterator[str]:
     """The base URL, with a slash at its end, of the folder's files; the server ends with the block or the process.
 
+    A script that uses it needs the guard `if __name__ == "__main__":`, as all that start processes do.
+
     Args:
         delay: seconds before each answer.
         private: where `redirect_private` leads.
