@@ -12,11 +12,13 @@ of the server do not), and of a long run less those of a short one, so that impo
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import os
 import random
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.request
@@ -51,7 +53,8 @@ class Runner:
     """A way to download, as a command for a process of its own.
 
     Attributes:
-        cpu, wall: of the long runs less those of the short ones; `seconds` of a Contestant hold the CPU's.
+        cpu: its seconds are those of the CPU, of the long runs less those of the short ones.
+        wall: likewise, by the clock.
         files: pictures stored by the last long run.
     """
 
@@ -123,8 +126,6 @@ def time_run(runner: Runner, links: Path) -> tuple[float, float]:
 
 
 def stored_pictures(out: Path) -> int:
-    import tarfile
-
     found = sum(1 for _ in out.glob("*.jpg"))
     for path in out.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -148,17 +149,12 @@ def measure(runners: Sequence[Runner], base: str, folder: Path, options: argpars
 
 
 def runner_of(name: str, python: str, function: str) -> Runner:
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import corpus_download as c; c.{function}(*sys.argv[1:])"
+    places = [str(HERE), str(HERE.parent / "src")]
+    code = f"import sys; sys.path[:0] = {places!r}; import corpus_download as c; c.{function}(*sys.argv[1:])"
     if function == "img2dataset":  # that Python cannot import this file: hand it the function alone
-        code = f"{_source_of_img2dataset()}\nimport sys\nif __name__ == '__main__': img2dataset(*sys.argv[1:])"
+        settings = f"SIDE, QUALITY, AT_ONCE = {SIDE}, {QUALITY}, {AT_ONCE}"
+        code = f"{settings}\n{inspect.getsource(img2dataset)}\nimport sys\nimg2dataset(*sys.argv[1:])"
     return Runner([python, "-c", code], Contestant(name, lambda round: None))
-
-
-def _source_of_img2dataset() -> str:
-    import inspect
-
-    settings = f"SIDE, QUALITY, AT_ONCE = {SIDE}, {QUALITY}, {AT_ONCE}\n"
-    return settings + inspect.getsource(img2dataset)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

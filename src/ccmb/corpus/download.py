@@ -17,9 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -96,6 +96,8 @@ def download(
                 asyncio.run(work.run(links, advance))
             except* CcmbError as errors:
                 raise errors.exceptions[0] from None
+            except* OSError as errors:
+                raise CcmbError(f"{out}: {errors.exceptions[0]}") from None
         if more := next(out.glob(f"part-{work.found.parts:06d}.*"), None):
             raise CcmbError(f"{more}: is of a longer list of links; choose another folder or remove this one")
     return work.found
@@ -204,17 +206,19 @@ def _check_settings(out: Path, options: DownloadOptions) -> None:
         raise CcmbError(f"{out}: holds a download with another {difference}; choose another folder or remove this one")
 
 
-@contextmanager
-def _sole_use(out: Path) -> Iterator[None]:
-    """Keep a second process out of the folder, and remove what a killed one, which keeps none out, left unfinished."""
+def _sole_use(out: Path) -> IO[str]:
+    """An open file that keeps a second process out of the folder until it is closed; one that is killed keeps none out.
+
+    What such a one left half written is removed.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with open(out / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in out.glob(".*.tmp"):
-                left.unlink()
-            yield
+        lock = open(out / ".lock", "w")  # noqa: SIM115
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CcmbError(f"{out}: another process downloads into this folder") from None
     except OSError as error:
         raise CcmbError(f"{out}: could not be written ({error.strerror or error})") from None
+    for left in out.glob(".*.tmp"):
+        left.unlink()
+    return lock

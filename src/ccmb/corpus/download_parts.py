@@ -27,6 +27,7 @@ from typing import IO, Any
 from ccmb.corpus.fetching import is_transient
 from ccmb.corpus.image_hash import COLOUR_BYTES
 from ccmb.corpus.preparing import Prepared
+from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_path, atomic_write, sync_folder
 
@@ -84,14 +85,13 @@ def finished_row(number: int, link: Link, status: str, size: int, prepared: Prep
 
 
 class Part:
-    """One part at work or finished.
+    """One part at work or finished. Its methods raise CcmbError if on disk is the part of other links, or if they
+    cannot write.
 
     Args:
         number: of the part.
         first: number of its first row.
         links: of all its rows.
-
-    Its methods raise CcmbError where on disk is the part of other links, or nothing can be written.
     """
 
     def __init__(self, out: Path, number: int, first: int, links: Sequence[Link]) -> None:
@@ -137,15 +137,15 @@ class Part:
         """Make a finished part one at work that lacks the rows that failed but may succeed another day."""
         rows = _read(self.index, self.digest, _COLUMNS)
         times = _read(self.times, self.digest, ["seconds", "attempts"])
-        with atomic_write(self.rows_file, "wb") as file, open(self.tar, "rb") as pictures:
+        pictures = Pictures.open(self.tar)
+        with atomic_write(self.rows_file, "wb") as file:
             file.write(self._header())
-            with tarfile.open(fileobj=pictures) as tar:
-                for at, status in enumerate(rows["status"]):
-                    if not is_transient(status):
-                        row = {name: rows[name][at] for name in _COLUMNS}
-                        row["colours"] = row["colours"] and row["colours"].hex()
-                        picture = _member(tar, row["picture"]) if row["picture"] else b""
-                        file.write(_record(row | {name: times[name][at] for name in times}, picture))
+            for at, status in enumerate(rows["status"]):
+                if not is_transient(status):
+                    row = {name: rows[name][at] for name in _COLUMNS}
+                    row["colours"] = row["colours"] and row["colours"].hex()
+                    picture = pictures.raw(row["picture"]) if row["picture"] else b""
+                    file.write(_record(row | {name: times[name][at] for name in times}, picture))
 
     def add(self, row: Row, picture: bytes, seconds: float, attempts: int) -> None:
         """Note a finished row, in one write."""
@@ -243,12 +243,6 @@ def _write_tar(file: IO[bytes], pictures: Iterator[tuple[str, bytes]]) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(picture)
             tar.addfile(entry, io.BytesIO(picture))
-
-
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
-    member = tar.extractfile(name)
-    assert member is not None
-    return member.read()
 
 
 def _type(column: str) -> Any:
