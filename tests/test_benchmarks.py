@@ -18,6 +18,7 @@ from tiny import tiny_batch, tiny_model, tiny_processor
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import corpus_download  # noqa: E402
 import paired  # noqa: E402
 import pretrain_scaling  # noqa: E402
 import pretrain_step  # noqa: E402
@@ -125,6 +126,17 @@ def test_two_processes_are_measured_against_one(tmp_path: Path) -> None:
     [claim] = json.loads(path.read_text())["claims"]
     assert claim["value"] > 0
     assert claim["unit"] == "%"
+
+
+@pytest.mark.slow
+def test_downloads_are_measured_against_a_plain_loop(tmp_path: Path) -> None:
+    path = tmp_path / "download.json"
+    corpus_download.main(f"--count 40 --files 5 --repeats 1 --json {path}".split())
+    report = json.loads(path.read_text())
+    assert [claim["unit"] for claim in report["claims"]] == ["pictures/s", "pictures/s", "x"]
+    ours, plain = report["results"]["runs"]
+    assert ours["name"] == "ours"
+    assert plain["name"] == "plain loop (urllib in threads, Pillow)"
 
 
 def test_lengths_are_those_of_captions(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def decode(data: bytes) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             image.load()
-            return to_rgb(_upright(image))
+            return to_rgb(upright(image))
     except Image.DecompressionBombError:
         raise ValueError(f"more than the {MAX_PIXELS:,} pixels allowed") from None
     except UnidentifiedImageError:
@@ -234,7 +234,8 @@ def _is_picture_name(name: str) -> bool:
     return parts[-1].lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in parts)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF does not make a picture unreadable

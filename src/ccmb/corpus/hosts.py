@@ -1,0 +1,89 @@
+"""Politeness: how often, and how many times at once, a host is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+# Hosts that are remembered before the idle ones are looked for.
+_KNOWN_AT_LEAST = 10_000
+
+
+class HostPaused(Exception):
+    """A host asked to be left alone for longer than anyone here waits."""
+
+
+@dataclass(slots=True)
+class _Host:
+    slots: asyncio.Semaphore
+    users: int = 0
+    next_start: float = 0.0
+    paused_until: float = 0.0
+
+
+class Hosts:
+    """Gives out turns at hosts.
+
+    Args:
+        at_once: requests to one host at the same time.
+        delay: seconds between the starts of two requests to one host.
+        longest_pause: seconds that a request waits at most for a host that asked for a pause.
+    """
+
+    def __init__(self, at_once: int, delay: float, longest_pause: float) -> None:
+        self.at_once, self.delay, self.longest_pause = at_once, delay, longest_pause
+        self._hosts: dict[str, _Host] = {}
+        self._most = _KNOWN_AT_LEAST
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """Within, one request may be made to the host.
+
+        Raises:
+            HostPaused: the host wants a longer pause than is waited for.
+        """
+        host = self._known(name)
+        host.users += 1
+        try:
+            async with host.slots:
+                await self._wait(host)
+                yield
+        finally:
+            host.users -= 1
+
+    def pause(self, name: str, seconds: float) -> None:
+        """From now on no request to the host is started for so long."""
+        host = self._known(name)
+        host.paused_until = max(host.paused_until, _now() + seconds)
+
+    def _known(self, name: str) -> _Host:
+        if name not in self._hosts:
+            if len(self._hosts) >= self._most:
+                self._forget()
+            self._hosts[name] = _Host(asyncio.Semaphore(self.at_once))
+        return self._hosts[name]
+
+    def _forget(self) -> None:
+        """Millions of hosts come by: those that nobody waits for, and that wait for nothing, go."""
+        now = _now()
+        kept = {
+            name: host for name, host in self._hosts.items()
+            if host.users or max(host.next_start, host.paused_until) > now
+        }  # fmt: skip
+        self._hosts, self._most = kept, max(_KNOWN_AT_LEAST, 2 * len(kept))
+
+    async def _wait(self, host: _Host) -> None:
+        while True:
+            if host.paused_until - _now() > self.longest_pause:
+                raise HostPaused
+            start = max(_now(), host.next_start, host.paused_until)
+            host.next_start = start + self.delay
+            await asyncio.sleep(start - _now())
+            if host.paused_until <= _now():
+                return
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
