@@ -195,6 +195,13 @@ def test_a_missing_or_damaged_file_is_named(file: str, tmp_path: Path) -> None:
         load_model(folder)
 
 
+def test_a_processor_of_another_size_is_refused(tmp_path: Path) -> None:
+    folder = whole_folder(tmp_path)
+    tiny_processor(2 * SIZE).save_pretrained(folder)
+    with pytest.raises(CcmbError, match=rf"preprocessor_config\.json: size {2 * SIZE}, but .* {SIZE} pixels"):
+        load_model(folder)
+
+
 def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
     folder = whole_folder(tmp_path)
     tiny_model(cross_layers=1).save_pretrained(folder)

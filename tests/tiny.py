@@ -32,9 +32,9 @@ def _tokenizer() -> Any:
     return train_tokenizer(TEXTS, vocabulary=200, max_length=24)
 
 
-def tiny_processor() -> R2D2Processor:
-    """A processor whose tokenizer is trained on TEXTS; pictures become (3, 32, 32)."""
-    return R2D2Processor(_tokenizer(), SIZE, max_text_tokens=24)
+def tiny_processor(size: int = SIZE) -> R2D2Processor:
+    """A processor whose tokenizer is trained on TEXTS; pictures become (3, size, size)."""
+    return R2D2Processor(_tokenizer(), size, max_text_tokens=24)
 
 
 def tiny_config(**changes: Any) -> R2D2Config:

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 
 from ccmb.errors import CcmbError, one_line
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.processing import PREPROCESSOR, R2D2Processor
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Never code, and no weights in a form that can carry it.
@@ -60,4 +60,9 @@ def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
         raise CcmbError(f"{folder}: the model cannot be loaded ({one_line(error)})") from None
     if info["missing_keys"]:
         raise CcmbError(f"{folder / 'model.safetensors'}: lacks {sorted(info['missing_keys'])[0]} and maybe more")
+    if processor.image_size != model.config.image_size:
+        raise CcmbError(
+            f"{folder / PREPROCESSOR}: size {processor.image_size}, but the network's pictures are "
+            f"{model.config.image_size} pixels wide; take the file that belongs to the model"
+        )
     return model.eval(), processor

@@ -21,7 +21,7 @@ from ccmb.files import read_json, write_json
 from ccmb.r2d2.configuration import R2D2Config
 
 # The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
-FILE_NAME = "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 Picture = Image.Image | str | Path | np.ndarray | Tensor
 
@@ -123,7 +123,7 @@ class R2D2Processor(PushToHubMixin):
         folder = Path(save_directory)
         self.tokenizer.save_pretrained(folder)
         write_json(
-            folder / FILE_NAME,
+            folder / PREPROCESSOR,
             {
                 "processor_class": type(self).__name__,
                 "image_processor_type": "ViTImageProcessor",
@@ -154,11 +154,11 @@ class R2D2Processor(PushToHubMixin):
         name = pretrained_model_name_or_path
         hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
         if Path(name).is_dir():
-            for file in (FILE_NAME, "tokenizer.json", "tokenizer_config.json"):
+            for file in (PREPROCESSOR, "tokenizer.json", "tokenizer_config.json"):
                 if not (Path(name) / file).is_file():
                     raise CcmbError(f"{Path(name) / file}: missing; the folder is not a whole model folder")
         try:
-            path = Path(str(cached_file(str(name), FILE_NAME, **hub)))
+            path = Path(str(cached_file(str(name), PREPROCESSOR, **hub)))
         except OSError as error:
             raise CcmbError(f"{name}: no model folder, nor one on the hub ({one_line(error)})") from None
         values = read_json(path)

@@ -13,7 +13,7 @@ from transformers.utils.hub import cached_file
 from ccmb.data.transforms import CLIP_MEAN, CLIP_STD
 from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json
-from ccmb.r2d2.processing import FILE_NAME
+from ccmb.r2d2.processing import PREPROCESSOR
 from ccmb.r2d2.tokenizer import load_tokenizer
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -76,7 +76,7 @@ def pixel_statistics(name: str | Path, family: str) -> Statistics:
     Raises:
         CcmbError: the source's file of them is damaged; the message names it.
     """
-    for file in (FILE_NAME, "processor_config.json"):
+    for file in (PREPROCESSOR, "processor_config.json"):
         try:
             path = Path(str(cached_file(str(name), file)))
         except OSError:
