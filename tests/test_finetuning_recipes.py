@@ -66,7 +66,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_is_one_for_each_set_of_retrieval_and_one_for_own_data() -> None:
-    assert set(SETS) | {"retrieval"} <= set(SHIPPED)
+    assert set(SETS) | {"retrieval", "matching"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)

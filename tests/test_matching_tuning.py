@@ -35,6 +35,15 @@ def recipe(tmp_path: Path, **changes: Any) -> FinetuneRecipe:
     return recipe_of(start, data, task="matching", **values)
 
 
+def test_the_recipe_for_own_pairs_reads_labelled_jsonl(tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), save_labelled(tmp_path / "mine")
+    (data / "pairs.jsonl").rename(data / "labelled.jsonl")
+    own = {"training.steps": 2, "validation.every": 0}
+    report = finetune(recipe_of(start, data, "matching", **own), tmp_path / "run")
+    assert report is not None
+    assert report["sets"][0]["details"]["after"]["pairs"] == 2 * len(TEXTS)
+
+
 def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: Path) -> None:
     report = finetune(recipe(tmp_path), tmp_path / "run", test=True)
     assert report is not None

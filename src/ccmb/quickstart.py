@@ -67,7 +67,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
     with Journal(out / "quickstart.json", settings) as journal:
-        journal.part("draw", work.draw, [work.pairs, work.images])
+        journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
         journal.part("classify", work.classify, [work.classification])
@@ -92,6 +92,10 @@ class Quickstart:
         return self.out / "corpus" / "pairs.jsonl"
 
     @property
+    def labelled(self) -> Path:
+        return self.out / "corpus" / "labelled.jsonl"
+
+    @property
     def images(self) -> Path:
         return self.out / "corpus" / "images.tar"
 
@@ -111,10 +115,12 @@ class Quickstart:
 
     def draw(self) -> None:
         from ccmb.data.scene_corpus import draw_corpus
+        from ccmb.data.scene_matching import write_labelled_scenes
 
         size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
         side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
         draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
+        write_labelled_scenes(self.pairs.parent, self.labelled, seed=seed)
 
     def train(self) -> None:
         from ccmb.tasks.pretraining import pretrain
@@ -226,6 +232,17 @@ class Quickstart:
                 "重新评测", "Measure it again",
                 f"ccmb evaluate --model {path('run')} --data {path('corpus', 'pairs.jsonl')} --text-field captions "
                 f"--limit-texts 1 --depth {self.size.depth}",
+            ),
+            (
+                "用另一种文本微调，看得失", "Fine-tune on texts of another kind: what is gained and lost",
+                f"ccmb finetune retrieval data.folder={path('corpus')} data.fields=[title] training.epochs=1 "
+                f"--model {path('run')} --out {path('titles')} --also captions={path('corpus', 'pairs.jsonl')} "
+                "--also-field captions",
+            ),
+            (
+                "用带标签的图文对微调匹配", "Fine-tune matching on labelled pairs",
+                f"ccmb finetune matching data.folder={path('corpus')} training.epochs=1 --model {path('run')} "
+                f"--out {path('matching')}",
             ),
             (
                 "关掉一个目标，看看少了什么", "Switch an objective off and see what is lost",
