@@ -11,7 +11,7 @@ import torch
 
 from benchmark_data import COUNT, save_set
 from ccmb.benchmark import runner
-from ccmb.benchmark.feature_cache import load_gallery
+from ccmb.benchmark.feature_cache import open_gallery
 from ccmb.benchmark.leaderboard import leaderboard
 from ccmb.benchmark.peers import open_peer
 from ccmb.benchmark.result import read_result
@@ -95,7 +95,7 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_not(
     before = run([r2d2, clip], pairs, out)
     assert (len(before.measured), before.skipped) == (2, [])
     encoded: list[str] = []
-    monkeypatch.setattr(runner, "encode_gallery_with", _counted(encoded, runner.encode_gallery_with))
+    monkeypatch.setattr(runner, "store_gallery", _counted(encoded, runner.store_gallery))
     again = run([r2d2, clip], pairs, out)
     assert (again.measured, again.skipped) == ([], before.measured)
     # Another depth is another second stage, of the same features; a model without one has nothing new.
@@ -116,9 +116,9 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_not(
 
 
 def _counted(names: list[str], encode: Any) -> Any:
-    def counted(peer: Any, *arguments: Any) -> Any:
+    def counted(path: Path, peer: Any, *arguments: Any) -> Any:
         names.append(peer.name)
-        return encode(peer, *arguments)
+        return encode(path, peer, *arguments)
 
     return counted
 
@@ -135,8 +135,8 @@ def test_kept_features_are_those_that_were_encoded(pairs: Path, r2d2: str, tmp_p
     cache.write_bytes(cache.read_bytes()[:-9])  # damaged: encoded again
     path.unlink()
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first
-    assert load_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
-    assert load_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
+    assert open_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
+    assert open_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
 
 
 def test_very_large_galleries_are_not_kept(
@@ -144,7 +144,7 @@ def test_very_large_galleries_are_not_kept(
 ) -> None:
     monkeypatch.setattr("ccmb.benchmark.feature_cache.MOST_BYTES", 100)
     run([r2d2], pairs, tmp_path / "out")
-    assert not (tmp_path / "out" / "features").exists()
+    assert list((tmp_path / "out" / "features").iterdir()) == []
 
 
 def test_the_revision_is_of_names_texts_and_pictures(pairs: Path) -> None:

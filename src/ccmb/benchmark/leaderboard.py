@@ -145,7 +145,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
     if result.model.stages == 1:
         label = "cosine"
     else:
-        label = "pre-ranking" if stage == "pre_ranking" else f"ranking, top {result.depth}"
+        label = "pre-ranking" if stage == "pre_ranking" else ranking_label(result)
     context = "" if result.model.context_length is None else f", context {result.model.context_length}"
     source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
     return Row(
@@ -162,6 +162,13 @@ def _own_row(result: Result, stage: Stage) -> Row:
         interval=result.retrieval.mean_recall_interval.get(stage),
         sources=(source,),
     )
+
+
+def ranking_label(result: Result) -> str:
+    """The second stage, and in what it is less than exact."""
+    precision = f", {result.precision}" if result.precision not in (None, "fp32") else ""
+    cascade = f", cascade {result.cascade}" if result.cascade is not None else ""
+    return f"ranking, top {result.depth}{precision}{cascade}"
 
 
 def _drawn_means(result: Result, stage: Stage) -> np.ndarray:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.errors import UsageError
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import TowerOutput, unit
-from ccmb.tasks.two_stage import Encoder, Ranker
+from ccmb.tasks.two_stage import Cascade, Encoder, Ranker, RankOptions
 
 
 class Peer(Encoder, Ranker, Protocol):
@@ -22,13 +23,17 @@ class Peer(Encoder, Ranker, Protocol):
         name: what the user calls it.
         kind: what it is, such as "R2D2" or "siglip".
         context_length: longest text in tokens, special ones included; None where nobody knows.
-        fingerprint: hexadecimal SHA-256 of all that its embeddings and scores depend on.
+        fingerprint: hexadecimal SHA-256 of all that its embeddings and exact scores depend on.
+        options: how the second stage is computed; None where there is none.
     """
 
     name: str
     kind: str
     context_length: int | None
     fingerprint: str
+
+    @property
+    def options(self) -> RankOptions | None: ...
 
 
 class OneStage:
@@ -38,8 +43,16 @@ class OneStage:
     def can_rank(self) -> bool:
         return False
 
+    @property
+    def options(self) -> RankOptions | None:
+        return None
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return None
+
     def rank_scores(
-        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         raise ValueError("this model has no second stage")
 

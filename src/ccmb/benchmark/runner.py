@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccmb.benchmark.feature_cache import load_gallery, save_gallery
+from ccmb.benchmark.feature_cache import discard_if_large, open_gallery, store_gallery
 from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.peers import label_and_source, open_peer
@@ -36,12 +36,12 @@ from ccmb.tasks.retrieval import (
     Gallery,
     Ranks,
     bootstrap_recalls,
-    encode_gallery_with,
     hits_by_image,
     interval,
     ranks_both_ways,
     report_of_ranks,
 )
+from ccmb.tasks.two_stage import EXACT, RankOptions
 
 VERSION = 1  # of how results are made; a new one makes all of them anew
 
@@ -55,6 +55,7 @@ class Settings:
         context_length: longest text in tokens; None is what each model was made for.
         setting: what the models are to the sets.
         seed, draws: of the bootstrap.
+        ranking: how the second stage is computed.
     """
 
     depth: int = 128
@@ -62,6 +63,7 @@ class Settings:
     setting: Setting = "unstated"
     seed: int = 0
     draws: int = 2000
+    ranking: RankOptions = EXACT
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def run_benchmark(models: Sequence[str], sets: Sequence[RetrievalSet], out: Path
     opened, outcome, number = [_Opened(of) for of in sets], Outcome(), 0
     for model in models:
         try:
-            peer = open_peer(model, settings.context_length)
+            peer = open_peer(model, settings.context_length, settings.ranking)
         except CcmbError as error:
             outcome.failed.append(str(error))
             continue
@@ -128,6 +130,8 @@ def _check_names(names: Sequence[str], option: str, form: str) -> None:
 def _key(peer: Peer, of: RetrievalSet, settings: Settings) -> str:
     depth = settings.depth if peer.can_rank else None
     rest: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
+    if peer.options is not None and peer.options != EXACT:
+        rest["ranking"] = asdict(peer.options)
     return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, depth=depth, **rest)
 
 
@@ -141,9 +145,11 @@ def _is_done(path: Path, key: str) -> bool:
 def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str) -> Result:
     samples, unreadable = of.readable
     started = time.monotonic()
-    gallery, kept = _gallery(peer, of.set, samples, cache)
+    path = cache / f"{peer.fingerprint[:20]}-{of.set.revision[:20]}.safetensors"
+    gallery, kept = _gallery(peer, of.set, samples, path)
     encoded = time.monotonic()
     ranks = ranks_both_ways(peer, gallery, settings.depth)
+    discard_if_large(path)
     retrieval = retrieval_of_ranks(ranks, gallery, settings)
     data = Data(
         name=of.set.name, split=of.set.split, revision=of.set.revision,
@@ -159,6 +165,8 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
         setting=settings.setting,
         prompt_set=None,
         depth=settings.depth if peer.can_rank else None,
+        precision=None if peer.options is None else peer.options.precision,
+        cascade=None if peer.options is None else peer.options.cascade,
         seed=settings.seed,
         draws=settings.draws,
         retrieval=retrieval,
@@ -175,16 +183,21 @@ def _measure(peer: Peer, of: _Opened, cache: Path, settings: Settings, key: str)
     )  # fmt: skip
 
 
-def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> tuple[Gallery, bool]:
-    """The encoded set, and whether it was kept from before."""
-    path = cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
+def _gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], path: Path) -> tuple[Gallery, bool]:
+    """The encoded set in a file, and whether it was kept from before.
+
+    Raises:
+        CcmbError: the file cannot be written, or not be read again; the message names it.
+    """
     texts, pairs = _texts_and_pairs(samples, of.queries)
     image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
-    if (found := load_gallery(path, len(samples), image_of_text, pairs)) is not None:
+    if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
         return found, True
-    gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
-    save_gallery(path, gallery)
-    return replace(gallery, pairs=pairs), False
+    flat = [text for of_image in texts for text in of_image]
+    store_gallery(path, peer, [sample.image for sample in samples], flat, of.pictures.load)
+    if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
+        raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
+    return stored, False
 
 
 def _texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:

@@ -12,6 +12,10 @@ from ccmb.r2d2.modeling import TowerOutput
 class Items(Protocol):
     """What a `TowerOutput` offers and a file of features can offer too (`ccmb.benchmark.feature_cache`)."""
 
+    @property
+    def embed(self) -> Tensor:
+        """(B, D) all embeddings."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor) -> TowerOutput:
