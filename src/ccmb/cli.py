@@ -18,7 +18,7 @@ import typer
 from ccmb.choices import RankingRule
 from ccmb.cli_benchmark import benchmark, leaderboard
 from ccmb.cli_data import data_app
-from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption
+from ccmb.cli_output import CascadeOption, JsonFlag, MinProbabilityOption, ModelOption, PrecisionOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption, classify, evaluate_on_classes, match
@@ -124,6 +124,8 @@ def evaluate(
         RankingRule | None,
         typer.Option(help="Score the second stage by this rule instead of the model's own."),
     ] = None,
+    precision: PrecisionOption = "fp32",
+    cascade: CascadeOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
     """Measure both stages of retrieval on own pairs, or zero-shot classification on folders of pictures.
@@ -135,9 +137,11 @@ def evaluate(
     from ccmb.files import write_json
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.evaluation import evaluate as run_evaluation
+    from ccmb.tasks.two_stage import RankOptions
 
-    if classes and (images or text_field or limit_texts):
-        raise UsageError("--images, --text-field and --limit-texts are of pairs; leave them out with --classes")
+    of_pairs = {"images": images, "text-field": text_field, "limit-texts": limit_texts, "cascade": cascade}
+    if classes and any(of_pairs.values()):
+        raise UsageError(f"{', '.join(f'--{name}' for name in of_pairs)} are of pairs; leave them out with --classes")
     if classes:
         report = evaluate_on_classes(model, data, classes, templates, depth, ranking_rule)
     else:
@@ -145,7 +149,10 @@ def evaluate(
         network, processor = load_model(model)
         if ranking_rule:
             network.config.ranking_rule = ranking_rule
-        report = run_evaluation(network, processor, data, pictures, split, fields, depth or 128, limit_texts).report
+        options = RankOptions(precision, cascade)
+        report = run_evaluation(
+            network, processor, data, pictures, split, fields, depth or 128, limit_texts, options
+        ).report
     if json_file:
         write_json(json_file, report)
     _say_unreadable(report["unreadable"])

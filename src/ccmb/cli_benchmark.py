@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ccmb.choices import Setting
-from ccmb.cli_output import JsonFlag, print_result
+from ccmb.cli_output import CascadeOption, JsonFlag, PrecisionOption, print_result
 
 
 def benchmark(
@@ -36,6 +36,8 @@ def benchmark(
         int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
     ] = None,
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
+    precision: PrecisionOption = "fp32",
+    cascade: CascadeOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -46,10 +48,13 @@ def benchmark(
     from ccmb.benchmark.runner import Settings, run_benchmark
     from ccmb.benchmark.sets import open_set
     from ccmb.signals import orderly_end
+    from ccmb.tasks.two_stage import RankOptions
 
+    ranking = RankOptions(precision, cascade)
+    settings = Settings(depth, context_length, setting, seed, ranking=ranking)
     with orderly_end():
         sets = [open_set(spec, split, text_field or ["texts"], images) for spec in data]
-        outcome = run_benchmark(model, sets, out, Settings(depth, context_length, setting, seed))
+        outcome = run_benchmark(model, sets, out, settings)
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
     print_result(values, as_json, "\n".join(lines))

@@ -163,20 +163,20 @@ class _Writer:
     def write(self, side: str, batches: Iterator[tuple[Tensor, TowerOutput]]) -> None:
         """Write items that come in any order, with their places, and leave out what is padding."""
         starts, lengths = self._places[f"{side}.starts"], self._places[f"{side}.lengths"]
-        places, embeds, tokens = [], [], 0
+        embed_ND, tokens = torch.empty(0), 0
         for place_B, items in batches:
+            if not len(embed_ND):
+                embed_ND = items.embed.new_empty(len(starts), items.embed.shape[1])
+            embed_ND[place_B] = items.embed
             lengths_B = items.lengths(torch.arange(len(items)))
             starts[place_B], lengths[place_B] = tokens + lengths_B.cumsum(0) - lengths_B, lengths_B
             real_BT = torch.arange(items.states.shape[1]) < lengths_B[:, None]
             states_NW = items.states[real_BT]
             self._file.write(_bytes(states_NW))
             tokens += len(states_NW)
-            places.append(place_B)
-            embeds.append(items.embed)
         self._enter(f"{side}.states", states_NW.dtype, (tokens, states_NW.shape[1]))
-        embed_BD = torch.cat(embeds)[torch.cat(places).argsort()]
-        self._file.write(_bytes(embed_BD))
-        self._enter(f"{side}.embed", embed_BD.dtype, embed_BD.shape)
+        self._file.write(_bytes(embed_ND))
+        self._enter(f"{side}.embed", embed_ND.dtype, embed_ND.shape)
 
     def finish(self) -> None:
         self._file.seek(HEADER)

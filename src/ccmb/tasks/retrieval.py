@@ -22,7 +22,7 @@ from ccmb.tasks.candidates import Candidates, candidate_scores, pairs_to_rank
 from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 
 RECALLS = (1, 5, 10)
-COSINES = 2**21  # held at a time
+COSINES = 2**19  # held at a time
 BLOCK = 2**14  # gallery items whose embeddings are read at a time
 PAIRS = 2**17  # candidates whose second stage is computed in an order of its own
 Direction = Literal["text_to_image", "image_to_text"]

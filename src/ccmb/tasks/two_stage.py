@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from ccmb.training.trainer import inference, native_bf16
 
 Load = Callable[[Any], Image.Image]
 RankScores = Callable[[Items, Items, Tensor, Tensor, Tensor], Tensor]
+
+KEEP = 16  # some more than the ten whose order recalls tell
 
 
 class Encoder(Protocol):
@@ -67,22 +70,27 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class RankOptions:
-    """How a second stage is computed.
+    """How the second stage is computed: by default exactly; else its best candidates are chosen cheaply.
+
+    Whatever chooses, those that are kept are ordered by both cross encoders in the model's own precision.
 
     Attributes:
-        precision: of the cross encoders; the towers, and so the first stage, are always of the model's own precision.
-        cascade: for how many candidates of a query both cross encoders are asked; the text-image encoder, which costs a
-            tenth, chooses them. None asks both for all.
+        precision: of the cross encoders when they choose.
+        cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
+            both look at all; with bf16 they then look at the best KEEP of them again.
     """
 
     precision: Precision = "fp32"
     cascade: int | None = None
 
-    def on(self, model: R2D2Model) -> RankOptions:
-        """The same with the precision that `auto` comes to on the model's device."""
+    def on(self, device: torch.device) -> RankOptions:
+        """The same with the precision that `auto` comes to on a device."""
         if self.precision != "auto":
             return self
-        return RankOptions("bf16" if native_bf16(model.device) else "fp32", self.cascade)
+        return RankOptions("bf16" if native_bf16(device) else "fp32", self.cascade)
+
+
+EXACT = RankOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,35 +118,34 @@ class R2D2Ranker:
     """The cross encoders of R2D2, by the model's ranking rule, as a `Ranker`."""
 
     def __init__(self, model: R2D2Model, options: RankOptions = EXACT) -> None:
-        self._given, self.options = model, options.on(model)
-
-    @cached_property
-    def _model(self) -> R2D2Model:
-        return in_bf16(self._given) if self.options.precision == "bf16" else self._given
+        self.model, self.options = model, options.on(model.device)
 
     @property
     def can_rank(self) -> bool:
-        return self._given.can_rank
+        return self.model.can_rank
 
-    @property
+    @cached_property
     def cascade(self) -> Cascade | None:
-        keep = self.options.cascade
-        return None if keep is None else Cascade(partial(self._scores, preview_pairs), keep)
+        if self.options == EXACT or not self.can_rank:
+            return None
+        match = rank_pairs if self.options.cascade is None else preview_pairs
+        model = in_bf16(self.model) if self.options.precision == "bf16" else self.model
+        return Cascade(partial(_rank_scores, match, model), self.options.cascade or KEEP)
 
     def rank_scores(
         self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
-        return self._scores(rank_pairs, images, texts, image_index_N, text_index_N, cosine_N)
+        return _rank_scores(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
 
-    def _scores(
-        self,
-        match: Callable[..., Match],
-        images: Items,
-        texts: Items,
-        image_index_N: Tensor,
-        text_index_N: Tensor,
-        cosine_N: Tensor,
-    ) -> Tensor:
-        with inference(self._model):
-            found = match(self._model, images, texts, image_index_N, text_index_N)
-            return ranking_scores(self._model, cosine_N, found)
+
+def _rank_scores(
+    match: Callable[..., Match],
+    model: R2D2Model,
+    images: Items,
+    texts: Items,
+    image_index_N: Tensor,
+    text_index_N: Tensor,
+    cosine_N: Tensor,
+) -> Tensor:
+    with inference(model):
+        return ranking_scores(model, cosine_N, match(model, images, texts, image_index_N, text_index_N))
