@@ -46,6 +46,7 @@ def small_model() -> R2D2Model:
         vision_config=tower | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8},
         text_config=tower | {"model_type": "bert", "vocab_size": 200, "pad_token_id": 0},
         embed_dim=WIDTH,
+        cross_ffn=4 * WIDTH,
         cross_layers=1,
     )
     return R2D2Model(config).eval()

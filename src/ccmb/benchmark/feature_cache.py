@@ -96,9 +96,10 @@ class StoredItems:
 
     def __getitem__(self, index: Tensor) -> TowerOutput:
         lengths_B = self._lengths[index]
-        embed_BD = torch.cat([self._embed.read(row, 1) for row in index.tolist()])
-        states_BTW = self._states.new(len(index), int(lengths_B.max()))
-        for row, (start, length) in enumerate(zip(self._starts[index].tolist(), lengths_B.tolist(), strict=True)):
+        embed_BD, states_BTW = self._embed.new(len(index)), self._states.new(len(index), int(lengths_B.max()))
+        places = index.tolist(), self._starts[index].tolist(), lengths_B.tolist()
+        for row, (place, start, length) in enumerate(zip(*places, strict=True)):
+            self._embed.read_into(embed_BD[row, None], place)
             self._states.read_into(states_BTW[row, :length], start)
         mask_BT = (torch.arange(states_BTW.shape[1]) < lengths_B[:, None]).long() if self._padded else None
         return TowerOutput(embed_BD, states_BTW, mask_BT)

@@ -5,8 +5,7 @@ Shapes: Q queries, K candidates per query, F candidates that a cascade keeps, N 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,7 @@ from ccmb.tasks.two_stage import Ranker, RankScores
 if TYPE_CHECKING:
     from ccmb.tasks.retrieval import Gallery
 
-SLICE = 2048  # pairs between two signs of progress
+SLICE = 1024  # pairs between two signs of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,16 @@ class Candidates:
     first_Q: Tensor
 
     @staticmethod
-    def cat(parts: Sequence[Candidates]) -> Candidates:
-        return Candidates(*(torch.cat([getattr(part, of.name) for part in parts]) for of in fields(Candidates)))
+    def empty(query_Q: Tensor, depth: int) -> Candidates:
+        """To be filled in."""
+        shape = len(query_Q), depth
+        return Candidates(
+            query_Q,
+            torch.empty(shape, dtype=torch.long),
+            torch.empty(shape),
+            torch.empty(shape, dtype=torch.bool),
+            torch.empty_like(query_Q),
+        )
 
 
 def pairs_to_rank(ranker: Ranker, depth: int) -> int:
@@ -75,8 +82,8 @@ def _scores(
     item_N, query_N, cosine_N = item_QK.flatten(), query_Q[:, None].expand_as(item_QK).flatten(), cosine_QK.flatten()
     image_N, text_N = (item_N, query_N) if by_text else (query_N, item_N)
     order_N = image_N.argsort(stable=True)
-    parts = []
+    scores_N = torch.empty_like(cosine_N)
     for part in order_N.split(SLICE):
-        parts.append(scores(gallery.images, gallery.texts, image_N[part], text_N[part], cosine_N[part]))
+        scores_N[part] = scores(gallery.images, gallery.texts, image_N[part], text_N[part], cosine_N[part])
         advance(len(part), "")
-    return torch.cat(parts)[order_N.argsort()].view_as(cosine_QK)
+    return scores_N.view_as(cosine_QK)

@@ -23,7 +23,7 @@ from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 
 RECALLS = (1, 5, 10)
 COSINES = 2**19  # held at a time
-BLOCK = 2**14  # gallery items whose embeddings are read at a time
+BLOCK = 2**12  # gallery items whose embeddings are read at a time
 PAIRS = 2**17  # candidates whose second stage is computed in an order of its own
 Direction = Literal["text_to_image", "image_to_text"]
 
@@ -143,7 +143,7 @@ def two_stage_ranks(
     with torch.inference_mode(), progress(direction.replace("_", " "), each * len(queries), unit) as advance:
         # Of many queries together, for they share pictures.
         for index_Q in torch.arange(len(queries)).split(max(1, PAIRS // depth)):
-            found = Candidates.cat([_candidates(gallery, by_text, part, depth) for part in index_Q.split(chunk)])
+            found = _first_stage(gallery, by_text, index_Q, depth, chunk)
             first.append(found.first_Q)
             if ranker.can_rank:
                 scores_QK = candidate_scores(ranker, gallery, by_text, found, advance)
@@ -156,15 +156,23 @@ def two_stage_ranks(
     return Ranks(torch.cat(first), torch.cat(second) if second else None)
 
 
-def _candidates(gallery: Gallery, by_text: bool, index_Q: Tensor, depth: int) -> Candidates:
+def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, chunk: int) -> Candidates:
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
-    query_QD = queries.embeds(slice(int(index_Q[0]), int(index_Q[-1]) + 1))
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(items), BLOCK)]
-    cosine_QG = torch.cat([query_QD @ items.embeds(block).T for block in blocks], 1)
-    relevant_QG = gallery.relevant(by_text, index_Q)
-    top = cosine_QG.topk(depth, dim=1)
-    first_Q = pessimistic_ranks(cosine_QG, relevant_QG)
-    return Candidates(index_Q, top.indices, top.values, relevant_QG.gather(1, top.indices), first_Q)
+    found = Candidates.empty(query_Q, depth)
+    # Filled in place: small pieces that are kept would stand between large ones that are not, and memory would grow.
+    for rows in torch.arange(len(query_Q)).split(chunk):
+        query_C = query_Q[rows]
+        query_CD = queries.embeds(slice(int(query_C[0]), int(query_C[-1]) + 1))
+        cosine_CG = query_CD.new_empty(len(rows), len(items))
+        for start in range(0, len(items), BLOCK):
+            block = slice(start, start + BLOCK)
+            cosine_CG[:, block] = query_CD @ items.embeds(block).T
+        relevant_CG = gallery.relevant(by_text, query_C)
+        top = cosine_CG.topk(depth, dim=1)
+        found.item_QK[rows], found.cosine_QK[rows] = top.indices, top.values
+        found.relevant_QK[rows] = relevant_CG.gather(1, top.indices)
+        found.first_Q[rows] = pessimistic_ranks(cosine_CG, relevant_CG)
+    return found
 
 
 def recalls(ranks_Q: Tensor) -> dict[str, float]:
