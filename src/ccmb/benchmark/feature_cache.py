@@ -18,6 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ccmb.errors import CcmbError
 from ccmb.files import atomic_path
 from ccmb.progress import progress
 from ccmb.r2d2.modeling import TowerOutput
@@ -52,7 +53,8 @@ def store_gallery(
 
 def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:
     """The gallery of so many pictures that a file holds; None if there is none, or it is damaged or of another size."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever a damaged header leads to
+    # Whatever a damaged header leads to.
+    with suppress(CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError):
         images, texts = (StoredItems(path, side) for side in ("images", "texts"))
         if len(images) == count and len(texts) == len(image_of_text):
             return Gallery(images, texts, image_of_text, pairs)
@@ -72,7 +74,7 @@ class StoredItems:
         """Open a file.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: it is not there, not whole, or something else.
+            CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError: it is not there, or not whole.
         """
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - as long as the gallery
         size = int.from_bytes(self._file.read(8), "little")
@@ -141,7 +143,7 @@ class _Rows:
         while into:
             count = self._file.readinto(into)  # type: ignore[attr-defined]
             if not count:
-                raise OSError("features cut short while they were read")
+                raise CcmbError(f"{self._file.name}: cut short while it was read; delete it and measure again")
             into = into[count:]
 
 
