@@ -12,7 +12,7 @@ import torch
 from benchmark_data import COUNT, save_set
 from ccmb.benchmark import runner
 from ccmb.benchmark.feature_cache import open_gallery
-from ccmb.benchmark.leaderboard import leaderboard
+from ccmb.benchmark.leaderboard import leaderboard, ranking_label
 from ccmb.benchmark.peers import open_peer
 from ccmb.benchmark.result import read_result
 from ccmb.benchmark.runner import Outcome, Settings, run_benchmark
@@ -20,6 +20,7 @@ from ccmb.benchmark.sets import open_set
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.evaluation import evaluate
+from ccmb.tasks.two_stage import RankOptions
 from downstream_samples import write_cna, write_flickr8k, write_matching, write_muge
 from peers import save_peer, save_r2d2
 from runs import Command, command_line
@@ -137,6 +138,20 @@ def test_kept_features_are_those_that_were_encoded(pairs: Path, r2d2: str, tmp_p
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first
     assert open_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
     assert open_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
+
+
+def test_results_say_how_the_second_stage_was_computed(pairs: Path, r2d2: str, clip: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    exact = run([r2d2], pairs, out, Settings(depth=5, draws=50)).measured
+    cheap = Settings(depth=5, draws=50, ranking=RankOptions("bf16", 3))
+    again = run([r2d2, clip], pairs, out, cheap).measured
+    assert again[:1] == exact  # another way, so measured anew, in the same place
+    found = read_result(again[0])
+    assert (found.precision, found.cascade, found.features_kept) == ("bf16", 3, True)
+    assert ranking_label(found) == "ranking, top 5, bf16, cascade 3"
+    assert (read_result(again[1]).precision, read_result(again[1]).cascade) == (None, None)  # of one stage
+    plain = read_result(run([r2d2], pairs, out, Settings(depth=5, draws=50)).measured[0])
+    assert (plain.precision, plain.cascade, ranking_label(plain)) == ("fp32", None, "ranking, top 5")
 
 
 def test_very_large_galleries_are_not_kept(

@@ -139,7 +139,8 @@ def evaluate(
     from ccmb.tasks.evaluation import evaluate as run_evaluation
     from ccmb.tasks.two_stage import RankOptions
 
-    of_pairs = {"images": images, "text-field": text_field, "limit-texts": limit_texts, "cascade": cascade}
+    of_pairs = {"images": images, "text-field": text_field, "limit-texts": limit_texts, "cascade": cascade,
+                "precision": precision != "fp32"}  # fmt: skip
     if classes and any(of_pairs.values()):
         raise UsageError(f"{', '.join(f'--{name}' for name in of_pairs)} are of pairs; leave them out with --classes")
     if classes:
