@@ -168,8 +168,9 @@ def test_the_commands_of_the_page_exist() -> None:
         assert modules[name].parse(words.split()).json
 
 
-def test_the_tests_and_files_of_the_page_exist() -> None:
-    page = (BENCHMARKS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["speed.md", "evaluation.md"])
+def test_the_tests_and_files_of_the_page_exist(page: str) -> None:
+    page = (BENCHMARKS.parent / "docs" / page).read_text(encoding="utf-8")
     named = re.findall(r"`((?:src|tests|benchmarks)/[\w/.]+)`", page)
     assert len(named) > 10
     assert all((BENCHMARKS.parent / name).is_file() for name in named)

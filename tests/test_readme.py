@@ -20,7 +20,9 @@ READMES = ("README.md", "README.zh.md")
 PAGES = ("docs/r2d2.md", "docs/r2d2.zh.md")
 RUN_PAGES = ("docs/runs.md", "docs/runs.zh.md")
 SPEED = ("docs/speed.md", "docs/speed.zh.md")
+EVALUATION = ("docs/evaluation.md", "docs/evaluation.zh.md")
 DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
+ALL_PAGES = (READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES)
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.
 VERBS = {
@@ -73,7 +75,7 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
 @pytest.mark.parametrize(
     "source",
     [
-        *(lambda name=name: commands_of_page(name) for name in READMES + PAGES + RUN_PAGES + SPEED + DATA_PAGES),
+        *(lambda name=name: commands_of_page(name) for pair in ALL_PAGES for name in pair),
         commands_of_recipes,
         commands_of_help,
     ],
@@ -94,7 +96,7 @@ def test_a_command_that_does_not_exist_would_be_noticed():
 
 
 def test_both_languages_list_the_same_commands_and_every_verb_has_an_example():
-    for english, chinese in (READMES, PAGES, RUN_PAGES, SPEED, DATA_PAGES):
+    for english, chinese in ALL_PAGES:
         assert commands_of_page(english) == commands_of_page(chinese)
     assert {parse(line)[0] for line in commands_of_help()} == set(VERBS)
 

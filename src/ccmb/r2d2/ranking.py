@@ -106,7 +106,7 @@ def _match(
     if not len(image_N):
         return Match(torch.empty(0), torch.empty(0), torch.empty(0, 2), model.config.match_temperature)
     # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.
-    length_N = texts.lengths(text_N)
+    length_N = texts.lengths(text_N).cpu()
     order_N = (image_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
     pairs = image_N[order_N], text_N[order_N]
     if batch is None:
