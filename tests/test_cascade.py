@@ -98,3 +98,10 @@ def test_no_pairs_have_no_scores() -> None:
     model = tiny_model()
     gallery, none = gallery_of(model), torch.empty(0, dtype=torch.long)
     assert rank_pairs(model, gallery.images, gallery.texts, none, none).score.shape == (0,)
+
+
+def test_towers_alone_do_not_rank() -> None:
+    model = tiny_model(cross_layers=0)
+    gallery = gallery_of(model)
+    with pytest.raises(ValueError, match="it can pre-rank but not rank"):
+        rank_pairs(model, gallery.images, gallery.texts, torch.tensor([0]), torch.tensor([0]))

@@ -185,6 +185,11 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         """Whether the network has a second stage (R2D2) or pre-ranks alone (PRD2)."""
         return self.config.match_heads
 
+    def check_can_rank(self) -> None:
+        """Raise a ValueError if the network has no cross encoders."""
+        if not self.can_rank:
+            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
+
     def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
         """States (N, T, W) of the text-image cross encoder: each pair's text, read in sight of its picture."""
         return self._text_image(images, texts, image_index, text_index, len(text_index)).whole
@@ -214,8 +219,7 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         Raises:
             ValueError: the network has no cross encoders.
         """
-        if not self.can_rank:
-            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
+        self.check_can_rank()
         text_image = self._text_image(images, texts, image_index, text_index, read)
         return RankOutput(
             self._head(self.text_image_match, text_image.first),

@@ -75,6 +75,9 @@ def rank_pairs(
     Args:
         batch: most pairs of the image-text encoder at a time, and sixteen times as many of the text-image encoder,
             whose pairs have fewer tokens; by default what suits the device.
+
+    Raises:
+        ValueError: the network has no cross encoders.
     """
     return _match(model, images, texts, image_index_N, text_index_N, batch, preview=False)
 
@@ -103,6 +106,7 @@ def _match(
     batch: int | None,
     preview: bool,
 ) -> Match:
+    model.check_can_rank()
     if not len(image_N):
         return Match(torch.empty(0), torch.empty(0), torch.empty(0, 2), model.config.match_temperature)
     # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.

@@ -24,7 +24,7 @@ from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 RECALLS = (1, 5, 10)
 COSINES = 2**19  # held at a time
 BLOCK = 2**12  # gallery items whose embeddings are read at a time
-PAIRS = 2**17  # candidates whose second stage is computed in an order of its own
+PAIRS = 2**17  # candidates that are put in the second stage's own order at a time
 Direction = Literal["text_to_image", "image_to_text"]
 
 

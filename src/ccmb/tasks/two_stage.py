@@ -111,9 +111,6 @@ class R2D2Encoder:
             return self.model.encode_text(**encoded).to("cpu")
 
 
-EXACT = RankOptions()
-
-
 class R2D2Ranker:
     """The cross encoders of R2D2, by the model's ranking rule, as a `Ranker`."""
 
