@@ -11,8 +11,9 @@ import torch
 
 from benchmark_data import COUNT, save_set
 from ccmb.benchmark import retrieval_measuring
-from ccmb.benchmark.feature_cache import load_gallery
+from ccmb.benchmark.feature_cache import open_gallery, store_gallery
 from ccmb.benchmark.leaderboard import leaderboard
+from ccmb.benchmark.own_figures import stage_words
 from ccmb.benchmark.peers import open_peer
 from ccmb.benchmark.result import read_result
 from ccmb.benchmark.runner import Outcome, run_benchmark
@@ -21,7 +22,7 @@ from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.evaluation import evaluate
-from ccmb.tasks.retrieval import encode_gallery_with
+from ccmb.tasks.two_stage import RankOptions
 from downstream_samples import write_cna, write_ecommerce, write_flickr8k, write_muge
 from peers import save_peer, save_r2d2
 from runs import Command, command_line
@@ -97,7 +98,7 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_not(
     before = run([r2d2, clip], pairs, out)
     assert (len(before.measured), before.skipped) == (2, [])
     encoded: list[str] = []
-    monkeypatch.setattr(retrieval_measuring, "encode_gallery_with", _counted(encoded, encode_gallery_with))
+    monkeypatch.setattr(retrieval_measuring, "store_gallery", _counted(encoded, store_gallery))
     again = run([r2d2, clip], pairs, out)
     assert (again.measured, again.skipped) == ([], before.measured)
     # Another depth is another second stage, of the same features; a model without one has nothing new.
@@ -118,9 +119,9 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_not(
 
 
 def _counted(names: list[str], encode: Any) -> Any:
-    def counted(peer: Any, *arguments: Any) -> Any:
+    def counted(path: Path, peer: Any, *arguments: Any) -> Any:
         names.append(peer.name)
-        return encode(peer, *arguments)
+        return encode(path, peer, *arguments)
 
     return counted
 
@@ -137,8 +138,22 @@ def test_kept_features_are_those_that_were_encoded(pairs: Path, r2d2: str, tmp_p
     cache.write_bytes(cache.read_bytes()[:-9])  # damaged: encoded again
     path.unlink()
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first
-    assert load_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
-    assert load_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
+    assert open_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
+    assert open_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
+
+
+def test_results_say_how_the_second_stage_was_computed(pairs: Path, r2d2: str, clip: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    exact = run([r2d2], pairs, out, Settings(depth=5, draws=50)).measured
+    cheap = Settings(depth=5, draws=50, ranking=RankOptions("bf16", 3))
+    again = run([r2d2, clip], pairs, out, cheap).measured
+    assert again[:1] == exact  # another way, so measured anew, in the same place
+    found = read_result(again[0])
+    assert (found.precision, found.cascade, found.features_kept) == ("bf16", 3, True)
+    assert stage_words(found, "ranking") == "ranking, top 5, bf16, cascade 3"
+    assert (read_result(again[1]).precision, read_result(again[1]).cascade) == (None, None)  # of one stage
+    plain = read_result(run([r2d2], pairs, out, Settings(depth=5, draws=50)).measured[0])
+    assert (plain.precision, plain.cascade, stage_words(plain, "ranking")) == ("fp32", None, "ranking, top 5")
 
 
 def test_very_large_galleries_are_not_kept(
@@ -146,7 +161,7 @@ def test_very_large_galleries_are_not_kept(
 ) -> None:
     monkeypatch.setattr("ccmb.benchmark.feature_cache.MOST_BYTES", 100)
     run([r2d2], pairs, tmp_path / "out")
-    assert not (tmp_path / "out" / "features").exists()
+    assert list((tmp_path / "out" / "features").iterdir()) == []
 
 
 def test_the_revision_is_of_names_texts_and_pictures(pairs: Path) -> None:

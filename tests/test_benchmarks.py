@@ -13,17 +13,22 @@ import torch
 
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining
+from ccmb.tasks.two_stage import R2D2Ranker
+from runs import tiny_corpus
 from tiny import tiny_batch, tiny_model, tiny_processor
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import corpus_download  # noqa: E402
+import evaluate_retrieval  # noqa: E402
+import gallery_memory  # noqa: E402
 import paired  # noqa: E402
 import pretrain_scaling  # noqa: E402
 import pretrain_step  # noqa: E402
 import step_shapes  # noqa: E402
 from albef_step import AlbefStep  # noqa: E402
+from official_ranking import official_scores  # noqa: E402
 from step_ablation import ITEMS, SwitchedStep  # noqa: E402
 
 UPTO = [frozenset(list(ITEMS)[:count]) for count in range(len(ITEMS) - 1)]
@@ -102,6 +107,58 @@ def test_ours_alone_is_timed_without_the_plain_step(tmp_path: Path) -> None:
     assert [claim["target"] for claim in report["claims"]] == [1e-4]
 
 
+@pytest.mark.parametrize("by_text", [True, False])
+def test_the_official_second_stage_scores_as_ours(by_text: bool) -> None:
+    model = tiny_model()
+    images, texts = evaluate_retrieval.random_sides(model.config, 5, 7)
+    with torch.inference_mode():
+        official = official_scores(model, images, texts, by_text, 3)
+    queries, items = (texts, images) if by_text else (images, texts)
+    top = (queries.embed @ items.embed.T).topk(3)
+    assert torch.equal(official > -100, torch.zeros_like(official, dtype=torch.bool).scatter(1, top.indices, True))
+    query_QK = torch.arange(len(queries))[:, None].expand_as(top.indices)
+    pairs = (top.indices, query_QK) if by_text else (query_QK, top.indices)
+    ours = R2D2Ranker(model).rank_scores(images, texts, *(of.flatten() for of in pairs), top.values.flatten())
+    torch.testing.assert_close(official.gather(1, top.indices).flatten(), ours)
+
+
+def test_the_benchmark_of_evaluation_prints_and_writes_its_claims(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, model = tmp_path / "evaluation.json", tmp_path / "model"
+    tiny_model().save_pretrained(model)
+    tiny_processor().save_pretrained(model)
+    corpus = tiny_corpus(tmp_path / "corpus")
+    words = f"--shape test --depth 20 --repeats 2 --model {model} --data {corpus / 'pairs.jsonl'} --recall-depth 10"
+    evaluate_retrieval.main([*words.split(), "--galleries", "--json", str(path)])
+    report = json.loads(path.read_text())
+    assert set(report) == {"claims", "machine", "commit", "results"}
+    difference, *rest = report["claims"]
+    assert difference["value"] <= difference["target"] == 1e-4
+    assert [claim["unit"] for claim in rest] == ["x"] * 4 + ["points"] * 4
+    assert rest[4]["value"] == 0  # ours and official
+    printed = capsys.readouterr().out
+    assert all(claim["name"] in printed for claim in report["claims"])
+
+
+def test_memory_is_that_of_a_process_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    assert 100 < gallery_memory.peak_of("encode", path, 200) < 2000
+    assert 100 < gallery_memory.peak_of("rank", path, 200) < 2000
+    ranks = gallery_memory.rank(path, 200)
+    assert len(ranks) == gallery_memory.TEXTS
+
+
+def test_the_command_of_the_page_on_evaluation_exists() -> None:
+    pages = [(BENCHMARKS.parent / "docs" / f"evaluation{of}.md").read_text(encoding="utf-8") for of in ("", ".zh")]
+    english, chinese = (
+        re.findall(r"^python benchmarks/evaluate_retrieval\.py (.*)", page, re.MULTILINE) for page in pages
+    )
+    assert english == chinese
+    assert all(evaluate_retrieval.parse(words.split()).json for words in english)
+    assert english
+
+
 def test_the_commands_of_the_page_exist() -> None:
     pages = [(BENCHMARKS.parent / "docs" / name).read_text(encoding="utf-8") for name in ("speed.md", "speed.zh.md")]
     english, chinese = (re.findall(r"^python benchmarks/(\w+)\.py (.*)", page, re.MULTILINE) for page in pages)
@@ -112,8 +169,9 @@ def test_the_commands_of_the_page_exist() -> None:
         assert modules[name].parse(words.split()).json
 
 
-def test_the_tests_and_files_of_the_page_exist() -> None:
-    page = (BENCHMARKS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["speed.md", "evaluation.md"])
+def test_the_tests_and_files_of_the_page_exist(page: str) -> None:
+    page = (BENCHMARKS.parent / "docs" / page).read_text(encoding="utf-8")
     named = re.findall(r"`((?:src|tests|benchmarks)/[\w/.]+)`", page)
     assert len(named) > 10
     assert all((BENCHMARKS.parent / name).is_file() for name in named)

@@ -262,6 +262,10 @@ def test_the_other_verbs_follow_from_a_trained_run_and_their_json_parses(command
             [line] = [line for line in out.splitlines() if line.startswith(direction.replace("_", " ")) and
                       f" {stage.replace('_', '-')} " in line]  # fmt: skip
             assert [float(figure) for figure in line.split()[-3:]] == [round(value, 1) for value in recalls.values()]
+    assert (report["retrieval"]["precision"], report["retrieval"]["cascade"]) == ("fp32", None)
+    code, _, err = command(*evaluate, "--precision", "bf16", "--cascade", 2, "--json", report_file)
+    cheap = json.loads(report_file.read_text(encoding="utf-8"))["retrieval"]
+    assert (code, err, cheap["precision"], cheap["cascade"]) == (0, "", "bf16", 2)
 
     code, out, err = command("index", corpus / "images.tar", "--model", trained, "--out", index, "--json")
     assert (code, err) == (0, "")

@@ -93,7 +93,8 @@ def test_evaluate_says_what_does_not_go_together(command: Command, model: Path, 
         f"ccmb: {tmp_path}: a folder; give a pairs.jsonl file, or say with --classes what its folders show\n",
     )
     classes = ["--classes", "cifar10"]
-    code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes, "--text-field", "texts")
-    assert (code, "leave them out with --classes" in err) == (2, True)
+    for of_pairs in (["--text-field", "texts"], ["--cascade", 3], ["--precision", "bf16"]):
+        code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes, *of_pairs)
+        assert (code, "leave them out with --classes" in err) == (2, True)
     code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes)
     assert (code, err) == (1, f"ccmb: {tmp_path}: no pictures; there must be one folder of pictures a class\n")

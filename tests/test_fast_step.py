@@ -15,8 +15,9 @@ from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.masked_language import MaskedText, enough_places, list_positions, mask_tokens, mlm_loss
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining
+from ccmb.r2d2.backbones import READY_MASK_TOWERS, ready_mask, takes_ready_mask
 from ccmb.r2d2.compiling import compile_blocks
-from ccmb.r2d2.modeling import READY_MASK_TOWERS, R2D2Model, ready_mask, takes_ready_mask
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.pretraining import PretrainRecipe, pretrain
 from ccmb.training.recipe import find_recipe, load_recipe
 from runs import tiny_corpus, tiny_recipe

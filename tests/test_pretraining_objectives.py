@@ -14,7 +14,8 @@ from ccmb.errors import UsageError
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.options import PAPER_NAMES, Objectives
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2.modeling import RankOutput, TowerOutput
+from ccmb.r2d2.cross_encoder import RankOutput
+from ccmb.r2d2.modeling import TowerOutput
 from tiny import tiny_batch, tiny_model, tiny_processor
 
 ALL = list(PAPER_NAMES)

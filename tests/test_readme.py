@@ -22,9 +22,10 @@ READMES = ("README.md", "README.zh.md")
 PAGES = ("docs/r2d2.md", "docs/r2d2.zh.md")
 RUN_PAGES = ("docs/runs.md", "docs/runs.zh.md")
 SPEED = ("docs/speed.md", "docs/speed.zh.md")
+EVALUATION = ("docs/evaluation.md", "docs/evaluation.zh.md")
 DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
 TUNING_PAGES = ("docs/finetuning.md", "docs/finetuning.zh.md")
-PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, DATA_PAGES, TUNING_PAGES)
+PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES)
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.
 VERBS = {

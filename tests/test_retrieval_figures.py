@@ -15,7 +15,7 @@ from ccmb.tasks.retrieval import Direction, Gallery, bootstrap_recalls, hits_by_
 class Scores:
     """A second stage that knows the score of every pair, as (texts, pictures)."""
 
-    can_rank = True
+    can_rank, cascade = True, None
 
     def __init__(self, final_TG: Tensor) -> None:
         self.final_TG = final_TG

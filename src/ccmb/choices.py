@@ -11,6 +11,9 @@ RankingRule = Literal["sum", "log_odds"]
 # What of the image tower is projected into the shared space; see `R2D2Config`.
 ImagePooling = Literal["first", "tower"]
 
+# In what precision the second stage is computed; auto is bf16 where the processor computes it natively.
+Precision = Literal["auto", "fp32", "bf16"]
+
 # How several processes train one network; see `ccmb.training.parallel`.
 Strategy = Literal["ddp", "fsdp"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ccmb.choices import Setting
-from ccmb.cli_output import ImagesOption, JsonFlag, TextFieldOption, print_result
+from ccmb.cli_output import CascadeOption, ImagesOption, JsonFlag, PrecisionOption, TextFieldOption, print_result
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 
 
@@ -48,6 +48,8 @@ def benchmark(
         int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
     ] = None,
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
+    precision: PrecisionOption = "fp32",
+    cascade: CascadeOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -62,10 +64,12 @@ def benchmark(
     from ccmb.benchmark.sets import open_set
     from ccmb.benchmark.settings import Settings
     from ccmb.signals import orderly_end
+    from ccmb.tasks.two_stage import RankOptions
 
+    ranking = RankOptions(precision, cascade)
+    settings = Settings(depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking)
     with orderly_end():
         sets = [open_set(spec, split, text_field or ["texts"], images, classes, templates) for spec in data]
-        settings = Settings(depth, context_length, setting, seed, class_depth=class_depth)
         outcome = run_benchmark(model, sets, out, settings)
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ccmb.choices import RankingRule
-from ccmb.cli_output import ImagesOption, ModelOption, TextFieldOption, say_unreadable
+from ccmb.choices import Precision, RankingRule
+from ccmb.cli_output import CascadeOption, ImagesOption, ModelOption, PrecisionOption, TextFieldOption, say_unreadable
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 from ccmb.errors import UsageError
 from ccmb.tables import classification_table, matching_table, retrieval_table
@@ -51,6 +51,8 @@ def evaluate(
         RankingRule | None,
         typer.Option(help="Score the second stage by this rule instead of the model's own."),
     ] = None,
+    precision: PrecisionOption = "fp32",
+    cascade: CascadeOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
     """Measure both stages of retrieval on own pairs, matching on labelled ones, or zero-shot classification on folders.
@@ -66,25 +68,28 @@ def evaluate(
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
     path = Path(folder)
-    if classes and (images or text_field or limit_texts or fit_split):
+    inexact = precision != "fp32" or cascade
+    if classes and (images or text_field or limit_texts or fit_split or inexact):
         raise UsageError(
-            "--images, --text-field, --limit-texts and --fit-split are of pairs; leave them out with --classes"
+            "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
+            "out with --classes"
         )
     if classes:
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
     elif name or (path.is_file() and is_labelled(path)):
-        if text_field or limit_texts or depth or ranking_rule:
+        if text_field or limit_texts or depth or ranking_rule or inexact:
             raise UsageError(
-                "--text-field, --limit-texts, --depth and --ranking-rule are of retrieval; leave them out with "
-                "labelled pairs"
+                "--text-field, --limit-texts, --depth, --ranking-rule, --precision and --cascade are of retrieval; "
+                "leave them out with labelled pairs"
             )
         report = _on_labels(model, name, path, images, split, fit_split)
         table = matching_table(report["matching"])
     else:
         if fit_split:
             raise UsageError("--fit-split is of labelled pairs; leave it out with others")
-        report = _on_pairs(model, path, images, split, text_field or ["texts"], depth, limit_texts, ranking_rule)
+        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade)
+        report = _on_pairs(model, path, images, split, fields, depth, limit_texts, *options)
         table = retrieval_table(report["retrieval"])
     if json_file:
         write_json(json_file, report)
@@ -103,15 +108,19 @@ def _on_pairs(
     depth: int | None,
     limit_texts: int | None,
     ranking_rule: RankingRule | None,
+    precision: Precision,
+    cascade: int | None,
 ) -> dict[str, Any]:
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.evaluation import evaluate as run_evaluation
+    from ccmb.tasks.two_stage import RankOptions
 
     pictures = images or folder_for_pairs(pairs)
     network, processor = load_model(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
-    return run_evaluation(network, processor, pairs, pictures, split, fields, depth or 128, limit_texts).report
+    options = RankOptions(precision, cascade)
+    return run_evaluation(network, processor, pairs, pictures, split, fields, depth or 128, limit_texts, options).report
 
 
 def _on_labels(

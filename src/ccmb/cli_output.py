@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ccmb.choices import Precision
+
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 MinProbabilityOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
@@ -16,6 +18,18 @@ ImagesOption = Annotated[
     Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data.")
 ]
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        help="bf16: the best candidates are chosen in bf16 and ordered in fp32; auto: where the processor has bf16."
+    ),
+]
+CascadeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The text-image encoder chooses N candidates of each query, and both encoders order these."
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

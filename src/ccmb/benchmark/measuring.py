@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from ccmb.benchmark.class_sets import ClassSet
+from ccmb.benchmark.feature_cache import discard_if_large
 from ccmb.benchmark.features import FeaturesPeer
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.result import Classification, Matching
-from ccmb.benchmark.retrieval_measuring import encoded_gallery, retrieval_of_ranks
+from ccmb.benchmark.retrieval_measuring import encoded_gallery, gallery_file, retrieval_of_ranks
 from ccmb.benchmark.sets import MatchingSet, MeasuredSet
 from ccmb.benchmark.settings import Settings
 from ccmb.data.pairs import readable_samples
@@ -27,6 +28,7 @@ from ccmb.tasks.matching_figures import matching_report
 from ccmb.tasks.pair_scores import score_labelled
 from ccmb.tasks.retrieval import drawn_with, ranks_both_ways
 from ccmb.tasks.sets import RetrievalSet
+from ccmb.tasks.two_stage import RankOptions
 
 
 class Readable:
@@ -53,6 +55,7 @@ class Measurement:
     unreadable: list[str]
     seconds: dict[str, float]
     depth: int | None = None
+    ranking: RankOptions | None = None
     prompt_set: str | None = None
     features_kept: bool = False
 
@@ -73,15 +76,17 @@ def measure(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settin
 def _retrieval(peer: Peer, of: RetrievalSet, readable: Readable, cache: Path, settings: Settings) -> Measurement:
     samples, unreadable = readable.samples
     started = time.monotonic()
-    gallery, kept = encoded_gallery(peer, of, samples, cache)
+    path = gallery_file(peer, of, cache)
+    gallery, kept = encoded_gallery(peer, of, samples, path)
     encoded = time.monotonic()
     ranks = ranks_both_ways(peer, gallery, settings.depth)
+    discard_if_large(path)
     section = retrieval_of_ranks(ranks, gallery, settings)
     seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
     return Measurement(
         {"retrieval": section}, drawn_with(gallery).tolist(), len(gallery.images), len(gallery.texts), unreadable,
         seconds | {"total": round(time.monotonic() - started, 2)}, settings.depth if peer.can_rank else None,
-        features_kept=kept,
+        ranking=peer.options, features_kept=kept,
     )  # fmt: skip
 
 
@@ -122,5 +127,5 @@ def _classification(peer: Peer, of: ClassSet, settings: Settings) -> Measurement
     prompts = len(of.templates) * sum(len(one.names) for one in of.classes)
     return Measurement(
         {"classification": section}, torch.arange(count).tolist(), count, prompts, ranks.unreadable,
-        {"total": round(time.monotonic() - started, 2)}, depth, of.prompt_set,
+        {"total": round(time.monotonic() - started, 2)}, depth, prompt_set=of.prompt_set,
     )  # fmt: skip

@@ -62,7 +62,14 @@ def stage_words(result: Result, stage: Stage) -> str:
         return "cosine"
     if result.matching is not None:
         return "match score"
-    return "pre-ranking" if stage == "pre_ranking" else f"ranking, top {result.depth}"
+    return "pre-ranking" if stage == "pre_ranking" else _ranking_words(result)
+
+
+def _ranking_words(result: Result) -> str:
+    """The second stage, and in what it is less than exact."""
+    precision = f", {result.precision}" if result.precision not in (None, "fp32") else ""
+    cascade = f", cascade {result.cascade}" if result.cascade is not None else ""
+    return f"ranking, top {result.depth}{precision}{cascade}"
 
 
 def _classification(result: Result) -> Classification:

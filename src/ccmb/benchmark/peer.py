@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.errors import UsageError
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import TowerOutput, unit
 from ccmb.r2d2.ranking import Match
-from ccmb.tasks.two_stage import Encoder, Matcher
+from ccmb.tasks.two_stage import Cascade, Encoder, Matcher, RankOptions
 
 
 class Peer(Encoder, Matcher, Protocol):
@@ -23,8 +24,9 @@ class Peer(Encoder, Matcher, Protocol):
         name: what the user calls it.
         kind: what it is, such as "R2D2" or "siglip".
         context_length: longest text in tokens, special ones included; None where nobody knows.
-        fingerprint: hexadecimal SHA-256 of all that its embeddings and scores depend on.
+        fingerprint: hexadecimal SHA-256 of all that its embeddings and exact scores depend on.
         match_temperature: by which match scores are calibrated; None where it cannot rank.
+        options: how the second stage of retrieval is computed; None where there is none.
     """
 
     name: str
@@ -32,6 +34,9 @@ class Peer(Encoder, Matcher, Protocol):
     context_length: int | None
     fingerprint: str
     match_temperature: float | None
+
+    @property
+    def options(self) -> RankOptions | None: ...
 
 
 class OneStage:
@@ -43,12 +48,20 @@ class OneStage:
     def can_rank(self) -> bool:
         return False
 
+    @property
+    def options(self) -> RankOptions | None:
+        return None
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return None
+
     def rank_scores(
-        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         raise ValueError("this model has no second stage")
 
-    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
         raise ValueError("this model has no second stage")
 
 

@@ -15,24 +15,26 @@ from ccmb.benchmark.peer import OneStage, Peer, context_within, embedding, finge
 from ccmb.benchmark.two_towers import open_two_towers
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import Match
 from ccmb.r2d2.sources import read_config
-from ccmb.tasks.two_stage import Load, R2D2Encoder, R2D2Ranker
+from ccmb.tasks.two_stage import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.training.trainer import choose_device
 
 OPEN_CLIP = "open_clip:"
 
 
-def open_peer(name: str, context_length: int | None = None) -> Peer:
+def open_peer(name: str, context_length: int | None = None, options: RankOptions = EXACT) -> Peer:
     """Open a model by what a user calls it.
 
     Args:
         name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; a folder of
             stored features; or `open_clip:ARCHITECTURE/WEIGHTS`. `LABEL=` in front gives it a name of its own.
         context_length: longest text in tokens; by default what the model was made for.
+        options: how a second stage is computed, if there is one.
 
     Raises:
         UsageError: it is a model of another kind, or the context length does not suit it.
@@ -44,9 +46,9 @@ def open_peer(name: str, context_length: int | None = None) -> Peer:
     if is_features(Path(source)):
         return FeaturesPeer(label, Path(source), context_length)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
-        return R2D2Peer(label, *load_model(source), context_length)
+        return R2D2Peer(label, *load_model(source), context_length, options)
     if read_config(source).model_type == R2D2Config.model_type:
-        return R2D2Peer(label, *load_model(source), context_length)
+        return R2D2Peer(label, *load_model(source), context_length, options)
     return open_two_towers(label, source, context_length)
 
 
@@ -70,7 +72,12 @@ class R2D2Peer:
     """R2D2 with both stages, or PRD2 with the first."""
 
     def __init__(
-        self, name: str, model: R2D2Model, processor: R2D2Processor, context_length: int | None = None
+        self,
+        name: str,
+        model: R2D2Model,
+        processor: R2D2Processor,
+        context_length: int | None = None,
+        options: RankOptions = EXACT,
     ) -> None:
         most = model.config.max_text_tokens
         processor.max_text_tokens = context_within(name, context_length, processor.max_text_tokens, most)
@@ -83,11 +90,19 @@ class R2D2Peer:
         settings += [sorted(processor.tokenizer.get_vocab().items())]
         self.fingerprint = fingerprint(model, {"config": config, "processor": settings})
         model = model.eval().to(choose_device("auto"))
-        self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model)
+        self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options)
 
     @property
     def can_rank(self) -> bool:
         return self._ranker.can_rank
+
+    @property
+    def options(self) -> RankOptions | None:
+        return self._ranker.options if self.can_rank else None
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return self._ranker.cascade
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
         return self._encoder.encode_images(names, load)
@@ -96,11 +111,11 @@ class R2D2Peer:
         return self._encoder.encode_texts(texts)
 
     def rank_scores(
-        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         return self._ranker.rank_scores(images, texts, image_index_N, text_index_N, cosine_N)
 
-    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
         return self._ranker.match(images, texts, image_index_N, text_index_N)
 
 

@@ -1,9 +1,8 @@
-"""Measuring retrieval: encoded galleries, kept on disk, and the figures of both stages with their intervals."""
+"""Measuring retrieval: galleries encoded to disk, and the figures of both stages with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccmb.benchmark.feature_cache import load_gallery, save_gallery
+from ccmb.benchmark.feature_cache import open_gallery, store_gallery
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.result import STAGES, Retrieval
 from ccmb.benchmark.settings import Settings
+from ccmb.errors import CcmbError
 from ccmb.samples import Sample
 from ccmb.tasks.bootstrap import interval
 from ccmb.tasks.retrieval import (
@@ -24,23 +24,32 @@ from ccmb.tasks.retrieval import (
     Ranks,
     bootstrap_recalls,
     drawn_with,
-    encode_gallery_with,
     hits_by_image,
     report_of_ranks,
 )
 from ccmb.tasks.sets import RetrievalSet, texts_and_pairs
 
 
-def encoded_gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], cache: Path) -> tuple[Gallery, bool]:
-    """The encoded set, and whether it was kept from before."""
-    path = cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
+def gallery_file(peer: Peer, of: RetrievalSet, cache: Path) -> Path:
+    """Where the encoded set is kept."""
+    return cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
+
+
+def encoded_gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], path: Path) -> tuple[Gallery, bool]:
+    """The encoded set in a file, and whether it was kept from before.
+
+    Raises:
+        CcmbError: the file cannot be written, or not be read again; the message names it.
+    """
     texts, pairs = texts_and_pairs(samples, of.queries)
     image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
-    if (found := load_gallery(path, len(samples), image_of_text, pairs)) is not None:
+    if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
         return found, True
-    gallery = encode_gallery_with(peer, [sample.image for sample in samples], texts, of.pictures.load)
-    save_gallery(path, gallery)
-    return replace(gallery, pairs=pairs), False
+    flat = [text for of_image in texts for text in of_image]
+    store_gallery(path, peer, [sample.image for sample in samples], flat, of.pictures.load)
+    if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
+        raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
+    return stored, False
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:

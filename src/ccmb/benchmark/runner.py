@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ccmb.benchmark.sets import MatchingSet, MeasuredSet
 from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import write_json
+from ccmb.tasks.two_stage import EXACT
 
 VERSION = 1  # of how results are made; a new one makes all of them anew
 
@@ -47,7 +48,7 @@ def run_benchmark(models: Sequence[str], sets: Sequence[MeasuredSet], out: Path,
     opened, outcome, number = [(of, Readable(of)) for of in sets], Outcome(), 0
     for model in models:
         try:
-            peer = open_peer(model, settings.context_length)
+            peer = open_peer(model, settings.context_length, settings.ranking)
         except CcmbError as error:
             outcome.failed.append(str(error))
             continue
@@ -86,6 +87,8 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
         rest |= {"family": "classification", "prompts": of.prompt_set, "depth": depth}
     else:
         rest["depth"] = settings.depth if peer.can_rank else None
+        if peer.options is not None and peer.options != EXACT:
+            rest["ranking"] = asdict(peer.options)
     return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
 
 
@@ -111,6 +114,8 @@ def _result(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settin
         setting=settings.setting,
         prompt_set=measured.prompt_set,
         depth=measured.depth,
+        precision=None if measured.ranking is None else measured.ranking.precision,
+        cascade=None if measured.ranking is None else measured.ranking.cascade,
         seed=settings.seed,
         draws=settings.draws,
         **measured.sections,

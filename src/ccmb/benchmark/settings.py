@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ccmb.choices import Setting
+from ccmb.tasks.two_stage import EXACT, RankOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Settings:
         context_length: longest text in tokens; None is what each model was made for.
         setting: what the models are to the sets.
         seed, draws: of the bootstrap.
+        ranking: how the second stage of retrieval is computed; the others' is always exact.
     """
 
     depth: int = 128
@@ -25,3 +27,4 @@ class Settings:
     seed: int = 0
     draws: int = 2000
     class_depth: int | None = None
+    ranking: RankOptions = EXACT

@@ -121,6 +121,37 @@ class CrossOutput:
     whole: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class RankOutput:
+    """What the cross encoders say of N pairs.
+
+    Attributes:
+        logits_text_image, logits_image_text: (N, 2) outputs of the match heads; class 1 is "match".
+        states: (M, T, W) states of the text-image cross encoder for the first M pairs, if they were asked for; the
+            masked-language head reads them.
+    """
+
+    logits_text_image: Tensor
+    logits_image_text: Tensor
+    states: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """(N,) match score in [0, 1], the mean of the two match probabilities."""
+        return (self.logits_text_image.softmax(-1)[:, 1] + self.logits_image_text.softmax(-1)[:, 1]) / 2
+
+    @property
+    def log_odds(self) -> Tensor:
+        """(N,) sum of both heads' log-odds of a match."""
+        both_N2 = self.logits_text_image + self.logits_image_text
+        return both_N2[:, 1] - both_N2[:, 0]
+
+    @property
+    def head_log_odds(self) -> Tensor:
+        """(N, 2) log-odds of a match by the text-image head and by the image-text head."""
+        return torch.stack([of[:, 1] - of[:, 0] for of in (self.logits_text_image, self.logits_image_text)], 1)
+
+
 class CrossEncoder(nn.Module):
     """A stack of one or more cross layers over N pairs picked by index from U query-side and V other-side items."""
 
@@ -229,6 +260,8 @@ class _Pairs:
     def seen(self, keys: Tensor, values: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Keys and values of each pair's other side."""
         index = self.context_index[rows]
+        if len(keys) == 1:  # nothing to pick, and nothing is copied
+            return keys.expand(len(index), -1, -1, -1), values.expand(len(index), -1, -1, -1)
         return keys.index_select(0, index), values.index_select(0, index)
 
 

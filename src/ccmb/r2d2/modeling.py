@@ -5,21 +5,19 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from ccmb.choices import ImagePooling
+from ccmb.r2d2.backbones import new_tower, ready_mask, takes_ready_mask
 from ccmb.r2d2.buckets import Bucket, make_buckets, put_back
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput
-
-READY_MASK_TOWERS = ("bert", "roberta", "xlm-roberta", "ernie")
+from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +42,23 @@ class TowerOutput:
     def __getitem__(self, index: slice | Tensor) -> TowerOutput:
         return TowerOutput(self.embed[index], self.states[index], None if self.mask is None else self.mask[index])
 
+    def embeds(self, rows: slice) -> Tensor:
+        """(B, D) embeddings of a run of items."""
+        return self.embed[rows]
+
+    def lengths(self, index: Tensor) -> Tensor:
+        """(B,) real tokens of the items of these indices."""
+        if self.mask is None:
+            return torch.full_like(index, self.states.shape[1])
+        return self.mask[index].sum(1)
+
     def detach(self) -> TowerOutput:
         return TowerOutput(self.embed.detach(), self.states.detach(), self.mask)
 
-    def to(self, device: torch.device | str) -> TowerOutput:
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TowerOutput:
+        """On a device; with `dtype` the token states in that precision."""
         mask = None if self.mask is None else self.mask.to(device)
-        return TowerOutput(self.embed.to(device), self.states.to(device), mask)
+        return TowerOutput(self.embed.to(device), self.states.to(device, dtype), mask)
 
     @staticmethod
     def cat(outputs: list[TowerOutput]) -> TowerOutput:
@@ -64,59 +73,6 @@ class TowerOutput:
             None if masks[0] is None else torch.cat([_pad_tokens(mask, longest) for mask in masks if mask is not None]),
             None if pooled[0] is None else torch.cat([of for of in pooled if of is not None]),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RankOutput:
-    """What the cross encoders say of N pairs.
-
-    Attributes:
-        score: (N,) match score in [0, 1], the mean of the two match probabilities.
-        logits_text_image, logits_image_text: (N, 2) outputs of the match heads; class 1 is "match".
-        states: (M, T, W) states of the text-image cross encoder for the first M pairs, if they were asked for; the
-            masked-language head reads them.
-    """
-
-    score: Tensor
-    logits_text_image: Tensor
-    logits_image_text: Tensor
-    states: Tensor
-
-    @property
-    def log_odds(self) -> Tensor:
-        """(N,) sum of both heads' log-odds of a match."""
-        both_N2 = self.logits_text_image + self.logits_image_text
-        return both_N2[:, 1] - both_N2[:, 0]
-
-    @property
-    def head_log_odds(self) -> Tensor:
-        """(N, 2) log-odds of a match by the text-image head and by the image-text head."""
-        return torch.stack([of[:, 1] - of[:, 0] for of in (self.logits_text_image, self.logits_image_text)], 1)
-
-
-def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, bool]]:
-    """A backbone's class and its options; where it is built with or without a pooling layer, `pooler` says which."""
-    kind: Any = MODEL_MAPPING[type(config)]
-    optional = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    return kind, {"add_pooling_layer": pooler} if optional else {}
-
-
-def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
-    """A backbone of random weights, see `tower_class`."""
-    kind, options = tower_class(config, pooler)
-    return kind._from_config(config, **options)
-
-
-def takes_ready_mask(tower: PreTrainedModel) -> bool:
-    return tower.config.model_type in READY_MASK_TOWERS and tower.config._attn_implementation == "sdpa"
-
-
-def ready_mask(mask_BT: Tensor) -> Tensor:
-    """What a text tower's attention makes of a mask, (B, 1, 1, T).
-
-    Of one that is not ready transformers asks whether all tokens are real, and so waits for the GPU.
-    """
-    return mask_BT.bool()[:, None, None, :]
 
 
 class MaskedLanguageHead(nn.Module):
@@ -155,7 +111,7 @@ class TwoTowers:
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
-        if attention_mask is not None and (buckets := self._buckets(attention_mask)):
+        if attention_mask is not None and (buckets := self._buckets(attention_mask, self.text_buckets)):
             parts = [
                 self._text_states(*(part[b.rows, : b.tokens] for part in (input_ids, attention_mask))) for b in buckets
             ]
@@ -169,11 +125,12 @@ class TwoTowers:
             attention_mask = ready_mask(attention_mask)
         return self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def _buckets(self, mask_BT: Tensor | None) -> list[Bucket]:
+    @staticmethod
+    def _buckets(mask_BT: Tensor | None, most: int) -> list[Bucket]:
         """The parts of a batch of texts; none where it is best computed as it is."""
-        if mask_BT is None or self.text_buckets == 1:
+        if mask_BT is None or most == 1:
             return []
-        buckets = make_buckets(mask_BT, self.text_buckets)
+        buckets = make_buckets(mask_BT, most)
         return buckets if len(buckets) > 1 or buckets[0].tokens < mask_BT.shape[1] else []
 
 
@@ -228,16 +185,27 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         """Whether the network has a second stage (R2D2) or pre-ranks alone (PRD2)."""
         return self.config.match_heads
 
+    def check_can_rank(self) -> None:
+        """Raise a ValueError if the network has no cross encoders."""
+        if not self.can_rank:
+            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
+
     def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
         """States (N, T, W) of the text-image cross encoder: each pair's text, read in sight of its picture."""
         return self._text_image(images, texts, image_index, text_index, len(text_index)).whole
 
     def _text_image(
-        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, whole: int
+        self,
+        images: TowerOutput,
+        texts: TowerOutput,
+        image_index: Tensor,
+        text_index: Tensor,
+        whole: int,
+        text_buckets: int | None = None,
     ) -> CrossOutput:
         return self.text_image_encoder(
             texts.states, texts.mask, images.states, images.mask, text_index, image_index, whole,
-            self._buckets(texts.mask),
+            self._buckets(texts.mask, text_buckets or self.text_buckets),
         )  # fmt: skip
 
     def rank(
@@ -251,16 +219,38 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         Raises:
             ValueError: the network has no cross encoders.
         """
-        if not self.can_rank:
-            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
+        self.check_can_rank()
         text_image = self._text_image(images, texts, image_index, text_index, read)
-        image_text = self.image_text_encoder(
-            self.image_to_cross(images.states), images.mask, texts.states, texts.mask, image_index, text_index
+        return RankOutput(
+            self._head(self.text_image_match, text_image.first),
+            self.match_image_text(images, texts, image_index, text_index),
+            text_image.whole,
         )
-        logits_text_image = self.text_image_match(text_image.first).float()
-        logits_image_text = self.image_text_match(image_text.first).float()
-        score = (logits_text_image.softmax(-1)[:, 1] + logits_image_text.softmax(-1)[:, 1]) / 2
-        return RankOutput(score, logits_text_image, logits_image_text, text_image.whole)
+
+    def match_text_image(
+        self,
+        images: TowerOutput,
+        texts: TowerOutput,
+        image_index: Tensor,
+        text_index: Tensor,
+        text_buckets: int | None = None,
+    ) -> Tensor:
+        """Logits (N, 2) of the text-image encoder's match head alone; `text_buckets` other than the model's own."""
+        pairs = self._text_image(images, texts, image_index, text_index, 0, text_buckets)
+        return self._head(self.text_image_match, pairs.first)
+
+    def match_image_text(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
+    ) -> Tensor:
+        """Logits (N, 2) of the image-text encoder's match head alone."""
+        states = self.image_to_cross(images.states)
+        pairs = self.image_text_encoder(states, images.mask, texts.states, texts.mask, image_index, text_index)
+        return self._head(self.image_text_match, pairs.first)
+
+    @staticmethod
+    def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:
+        # The encoders may be of a lower precision than their heads, see `ranking.in_bf16`.
+        return head(first_NW.to(head.weight.dtype)).float()
 
     def mlm_logits(self, states_MW: Tensor) -> Tensor:
         """Vocabulary logits (M, V) of M states of the text-image cross encoder."""

@@ -11,12 +11,21 @@ Two rules turn a pair's cosine and the outputs of its match heads into the score
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ccmb.r2d2.cross_encoder import RankOutput
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+
+# Numbers of the widest layer that are computed at a time: on a CPU those that its caches hold.
+CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}
+TEXT_BUCKETS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +64,120 @@ def ranking_scores(model: R2D2Model, cosine_N: Tensor, match: Match) -> Tensor:
 
 def rank_pairs(
     model: R2D2Model,
-    images: TowerOutput,
-    texts: TowerOutput,
+    images: Items,
+    texts: Items,
     image_index_N: Tensor,
     text_index_N: Tensor,
-    batch: int = 2048,
+    batch: int | None = None,
 ) -> Match:
-    """Match N pairs picked by index, in batches that send only the items they need."""
-    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(image_index_N), batch):
-        image_items, image_index = image_index_N[start : start + batch].unique(return_inverse=True)
-        text_items, text_index = text_index_N[start : start + batch].unique(return_inverse=True)
-        pair_images, pair_texts = images[image_items], texts[text_items]
-        if pair_texts.mask is not None:
-            longest = int(pair_texts.mask.sum(1).max())
-            pair_texts = TowerOutput(pair_texts.embed, pair_texts.states[:, :longest], pair_texts.mask[:, :longest])
-        device = model.device
+    """Match N pairs picked by index; each cross encoder goes through them in chunks that read only what they need.
+
+    Args:
+        batch: most pairs of the image-text encoder at a time, and sixteen times as many of the text-image encoder,
+            whose pairs have fewer tokens; by default what suits the device.
+
+    Raises:
+        ValueError: the network has no cross encoders.
+    """
+    return _match(model, images, texts, image_index_N, text_index_N, batch, preview=False)
+
+
+def preview_pairs(
+    model: R2D2Model,
+    images: Items,
+    texts: Items,
+    image_index_N: Tensor,
+    text_index_N: Tensor,
+    batch: int | None = None,
+) -> Match:
+    """What the text-image encoder alone makes of N pairs: the image-text encoder is taken to say the same.
+
+    It reads the few tokens of a text where the other reads the many of a picture, and so costs a tenth of both.
+    """
+    return _match(model, images, texts, image_index_N, text_index_N, batch, preview=True)
+
+
+def _match(
+    model: R2D2Model,
+    images: Items,
+    texts: Items,
+    image_N: Tensor,
+    text_N: Tensor,
+    batch: int | None,
+    preview: bool,
+) -> Match:
+    model.check_can_rank()
+    if not len(image_N):
+        return Match(torch.empty(0), torch.empty(0), torch.empty(0, 2), model.config.match_temperature)
+    # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.
+    length_N = texts.lengths(text_N).cpu()
+    order_N = (image_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
+    pairs = image_N[order_N], text_N[order_N]
+    if batch is None:
+        batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_N[:1]))))
+    buckets = TEXT_BUCKETS if model.device.type == "cpu" else 1
+    read_texts, read_images = partial(model.match_text_image, text_buckets=buckets), model.match_image_text
+    text_image = _in_chunks(read_texts, model, images, texts, *pairs, 16 * batch)
+    image_text = text_image if preview else _in_chunks(read_images, model, images, texts, *pairs, batch)
+    back_N = order_N.argsort()
+    output = RankOutput(text_image[back_N], image_text[back_N], states=torch.empty(0, 0, 0))
+    return Match(output.score, output.log_odds, output.head_log_odds, model.config.match_temperature)
+
+
+def _in_chunks(
+    encoder: Callable[[TowerOutput, TowerOutput, Tensor, Tensor], Tensor],
+    model: R2D2Model,
+    images: Items,
+    texts: Items,
+    image_N: Tensor,
+    text_N: Tensor,
+    most: int,
+) -> Tensor:
+    """Logits (N, 2) of pairs that are sorted by picture, on the CPU."""
+    device, dtype = model.device, model.image_to_cross.weight.dtype
+    sizes, logits_N2 = chunk_sizes(image_N, most), torch.empty(len(image_N), 2)
+    for rows_P in torch.arange(len(image_N)).split(sizes):
+        image_P, text_P = image_N[rows_P], text_N[rows_P]
+        image_items, image_index = image_P.unique(return_inverse=True)
+        text_items, text_index = text_P.unique(return_inverse=True)
+        some_images = _cut(images[image_items]).to(device, dtype)
+        some_texts = _cut(texts[text_items]).to(device, dtype)
         with torch.autocast(device.type, torch.bfloat16, enabled=False):
-            output = model.rank(
-                pair_images.to(device), pair_texts.to(device), image_index.to(device), text_index.to(device)
-            )
-        outputs.append((output.score.cpu(), output.log_odds.cpu(), output.head_log_odds.cpu()))
-    score_N, log_odds_N, head_log_odds_N2 = map(torch.cat, zip(*outputs, strict=True))
-    return Match(score_N, log_odds_N, head_log_odds_N2, model.config.match_temperature)
+            logits_P2 = encoder(some_images, some_texts, image_index.to(device), text_index.to(device))
+        logits_N2[rows_P] = logits_P2.to(logits_N2)
+    return logits_N2
+
+
+def chunk_sizes(image_N: Tensor, most: int) -> list[int]:
+    """Sizes of chunks of at most so many pairs, where those of a picture stand together.
+
+    A picture with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
+    """
+    sizes, shared = [], 0
+    for count in image_N.unique_consecutive(return_counts=True)[1].tolist():
+        alone = 2 * count > most
+        if shared and (alone or shared + count > most):
+            sizes.append(shared)
+            shared = 0
+        if alone:
+            parts = -(-count // most)
+            sizes += [count // parts + (part < count % parts) for part in range(parts)]
+        else:
+            shared += count
+    return [*sizes, shared] if shared else sizes
+
+
+def _cut(items: TowerOutput) -> TowerOutput:
+    """Without the padding that all have."""
+    if items.mask is None:
+        return items
+    longest = int(items.mask.sum(1).max())
+    return TowerOutput(items.embed, items.states[:, :longest], items.mask[:, :longest])
+
+
+def in_bf16(model: R2D2Model) -> R2D2Model:
+    """The model with cross encoders in bf16 and match heads in fp32; the towers are shared, not copied."""
+    half = copy.deepcopy(model, {id(part): part for part in (model.image_tower, model.text_tower)})
+    for part in (half.text_image_encoder, half.image_text_encoder, half.image_to_cross):
+        part.to(torch.bfloat16)
+    return half

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig, PreTrainedModel
 
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.r2d2.backbones import tower_class
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.modeling import R2D2Model, tower_class
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.sources import FAMILIES, load_text_tokenizer, load_weights, pixel_statistics, read_config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ccmb.samples import Sample
 from ccmb.tasks.calibration import calibration_report
 from ccmb.tasks.matching import MinimalPair, MinimalPairScores, auc, minimal_pair_report, score_minimal_pairs
 from ccmb.tasks.retrieval import Direction, Gallery, Ranks, encode_gallery, ranks_both_ways, report_of_ranks
+from ccmb.tasks.two_stage import EXACT, R2D2Ranker, RankOptions
 from ccmb.training.trainer import inference
 
 
@@ -45,12 +46,14 @@ def evaluate(
     fields: Sequence[str],
     depth: int = 128,
     texts_per_image: int | None = None,
+    options: RankOptions = EXACT,
 ) -> Evaluation:
     """Evaluate on one split of own pairs.
 
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
         texts_per_image: use only the first so many texts of each picture.
+        options: how the second stage of retrieval is computed; what else is reported is always exact.
 
     Raises:
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
@@ -62,9 +65,11 @@ def evaluate(
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
-    ranks = ranks_both_ways(model, gallery, depth)
+    ranker = R2D2Ranker(model, options)
+    ranks = ranks_both_ways(ranker, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
+        report["retrieval"] |= asdict(ranker.options)
         report["ranking_rule"] = model.config.ranking_rule
     scores = None
     if minimal_pairs:

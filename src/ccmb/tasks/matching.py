@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ccmb.checks import check_min_probability, check_text
 from ccmb.errors import CcmbError, UsageError
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
@@ -129,7 +130,7 @@ class MinimalPairScores:
 
 
 def score_minimal_pairs(
-    model: R2D2Model, processor: R2D2Processor, images: TowerOutput, pairs: Sequence[MinimalPair], batch: int = 256
+    model: R2D2Model, processor: R2D2Processor, images: Items, pairs: Sequence[MinimalPair], batch: int = 256
 ) -> MinimalPairScores:
     """Score both texts of every pair against its picture; `images` are the encoded pictures."""
     cosines, ranking = [], []

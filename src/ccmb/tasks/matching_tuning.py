@@ -100,4 +100,4 @@ def _open(data: DataRecipe, split: str) -> tuple[list[Sample], Pictures]:
 
 
 def _scores(model: R2D2Model, processor: R2D2Processor, of: LabelledSet, heads: bool = True) -> PairScores:
-    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model, heads), of.samples, of.pictures.load)
+    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model, ranks=heads), of.samples, of.pictures.load)

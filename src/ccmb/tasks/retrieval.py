@@ -1,12 +1,12 @@
 """Two-stage retrieval: pre-ranking by cosine, ranking of the top k by the model's rule (see `ccmb.r2d2.ranking`).
 
 Shapes: Q queries, G gallery items, K candidates per query. Nothing of size Q x G is ever held: queries go in chunks,
-and only their best K candidates and the place of the right answers are kept.
+the smaller the larger the gallery, and only their best K candidates and the place of the right answers are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccmb.progress import progress
+from ccmb.progress import Advance, progress
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.bootstrap import drawn_weights
+from ccmb.tasks.candidates import Candidates, candidate_scores, pairs_to_rank
 from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 
 RECALLS = (1, 5, 10)
+COSINES = 2**19  # held at a time
+BLOCK = 2**12  # gallery items whose embeddings are read at a time
+PAIRS = 2**17  # candidates that are put in the second stage's own order at a time
 Direction = Literal["text_to_image", "image_to_text"]
 
 
@@ -29,15 +34,15 @@ class Gallery:
     """Encoded pictures and texts.
 
     Attributes:
-        images: TowerOutput of G pictures.
-        texts: TowerOutput of all texts; those of one picture stand together.
+        images: G pictures.
+        texts: all texts; those of one picture stand together.
         image_of_text: (texts,) index of each text's picture, or of the first of several.
         pairs: (P, 2) indices of every text and picture that fit each other, where texts have several pictures; None
             where each has one.
     """
 
-    images: TowerOutput
-    texts: TowerOutput
+    images: Items
+    texts: Items
     image_of_text: Tensor
     pairs: Tensor | None = None
 
@@ -84,20 +89,31 @@ def encode_gallery_with(
     """The same with any encoder."""
     flat = [text for of_image in texts for text in of_image]
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
-    parts: list[TowerOutput] = []
     with progress("encode", len(images) + len(flat), "items") as advance:
-        for start in range(0, len(images), batch):
-            parts.append(encoder.encode_images(images[start : start + batch], load))
-            advance(len(parts[-1]), "")
-        # Texts of like length share a batch, so that little padding is computed.
-        order = sorted(range(len(flat)), key=lambda index: len(flat[index]))
-        text_parts: list[TowerOutput] = []
-        for start in range(0, len(flat), batch):
-            text_parts.append(encoder.encode_texts([flat[index] for index in order[start : start + batch]]))
-            advance(len(text_parts[-1]), "")
-        places = torch.empty(len(flat), dtype=torch.long)
-        places[torch.tensor(order)] = torch.arange(len(flat))
-        return Gallery(TowerOutput.cat(parts), TowerOutput.cat(text_parts)[places], image_of_text)
+        of_images = TowerOutput.cat(list(image_batches(encoder, images, load, batch, advance)))
+        places, parts = zip(*text_batches(encoder, flat, batch, advance), strict=True)
+        of_texts = TowerOutput.cat(list(parts))[torch.cat(places).argsort()]
+        return Gallery(of_images, of_texts, image_of_text)
+
+
+def image_batches(
+    encoder: Encoder, images: Sequence[Any], load: Load, batch: int, advance: Advance
+) -> Iterator[TowerOutput]:
+    """Pictures encoded in their order."""
+    for start in range(0, len(images), batch):
+        yield encoder.encode_images(images[start : start + batch], load)
+        advance(min(batch, len(images) - start), "")
+
+
+def text_batches(
+    encoder: Encoder, texts: Sequence[str], batch: int, advance: Advance
+) -> Iterator[tuple[Tensor, TowerOutput]]:
+    """Texts encoded with their places; those of like length share a batch, so that little padding is computed."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        yield torch.tensor(places), encoder.encode_texts([texts[place] for place in places])
+        advance(len(places), "")
 
 
 def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
@@ -116,42 +132,48 @@ def two_stage_ranks(
 
     Args:
         depth: K >= 1, how many candidates of the first stage the second one ranks.
-        chunk: queries handled at a time; memory grows with chunk x gallery.
+        chunk: most queries whose cosines are computed at a time; fewer in a large gallery.
     """
     ranker = R2D2Ranker(model) if isinstance(model, R2D2Model) else model
     by_text = direction == "text_to_image"
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
+    depth = min(depth, len(items))
+    chunk = max(1, min(chunk, COSINES // len(items)))
     first, second = [], []
-    with torch.inference_mode(), progress(direction.replace("_", " "), len(queries), "queries") as advance:
-        for start in range(0, len(queries), chunk):
-            index_Q = torch.arange(start, min(start + chunk, len(queries)))
-            cosine_QG = queries.embed[index_Q] @ items.embed.T
-            relevant_QG = gallery.relevant(by_text, index_Q)
-            first.append(pessimistic_ranks(cosine_QG, relevant_QG))
+    each, unit = (pairs_to_rank(ranker, depth), "pairs") if ranker.can_rank else (1, "queries")
+    with torch.inference_mode(), progress(direction.replace("_", " "), each * len(queries), unit) as advance:
+        # Of many queries together, for they share pictures.
+        for index_Q in torch.arange(len(queries)).split(max(1, PAIRS // depth)):
+            found = _first_stage(gallery, by_text, index_Q, depth, chunk)
+            first.append(found.first_Q)
             if ranker.can_rank:
-                second.append(_rerank(ranker, gallery, by_text, index_Q, cosine_QG, relevant_QG, depth, first[-1]))
-            advance(len(index_Q), "")
+                scores_QK = candidate_scores(ranker, gallery, by_text, found, advance)
+                ranks_Q = pessimistic_ranks(scores_QK, found.relevant_QK)
+                # Where no right answer is within K its first rank stays; so it does where only a tie at place K let
+                # one in.
+                second.append(torch.where(found.first_Q <= depth, ranks_Q, found.first_Q))
+            else:
+                advance(len(index_Q), "")
     return Ranks(torch.cat(first), torch.cat(second) if second else None)
 
 
-def _rerank(
-    ranker: Ranker,
-    gallery: Gallery,
-    by_text: bool,
-    index_Q: Tensor,
-    cosine_QG: Tensor,
-    relevant_QG: Tensor,
-    depth: int,
-    first_Q: Tensor,
-) -> Tensor:
-    top = cosine_QG.topk(min(depth, cosine_QG.shape[1]), dim=1)
-    queries = index_Q[:, None].expand_as(top.indices)
-    image_index, text_index = (top.indices, queries) if by_text else (queries, top.indices)
-    index = image_index.flatten(), text_index.flatten()
-    scores_QK = ranker.rank_scores(gallery.images, gallery.texts, *index, top.values.flatten()).view_as(top.values)
-    ranks_Q = pessimistic_ranks(scores_QK, relevant_QG.gather(1, top.indices))
-    # Where no right answer is within K its first rank stays. So it does where only a tie at place K let one in.
-    return torch.where(first_Q <= depth, ranks_Q, first_Q)
+def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, chunk: int) -> Candidates:
+    queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
+    found = Candidates.empty(query_Q, depth)
+    # Filled in place: small pieces that are kept would stand between large ones that are not, and memory would grow.
+    for rows in torch.arange(len(query_Q)).split(chunk):
+        query_C = query_Q[rows]
+        query_CD = queries.embeds(slice(int(query_C[0]), int(query_C[-1]) + 1))
+        cosine_CG = query_CD.new_empty(len(rows), len(items))
+        for start in range(0, len(items), BLOCK):
+            block = slice(start, start + BLOCK)
+            cosine_CG[:, block] = query_CD @ items.embeds(block).T
+        relevant_CG = gallery.relevant(by_text, query_C)
+        top = cosine_CG.topk(depth, dim=1)
+        found.item_QK[rows], found.cosine_QK[rows] = top.indices, top.values
+        found.relevant_QK[rows] = relevant_CG.gather(1, top.indices)
+        found.first_Q[rows] = pessimistic_ranks(cosine_CG, relevant_CG)
+    return found
 
 
 def recalls(ranks_Q: Tensor) -> dict[str, float]:

@@ -95,7 +95,7 @@ def _ranked(
     texts, pairs = texts_and_pairs(of.samples, of.queries)
     gallery = encode_gallery(model, processor, [sample.image for sample in of.samples], texts, of.pictures.load)
     gallery = replace(gallery, pairs=pairs)
-    return gallery, ranks_both_ways(R2D2Ranker(model, heads), gallery, depth)
+    return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)
 
 
 def _readable(of: RetrievalSet) -> RetrievalSet:

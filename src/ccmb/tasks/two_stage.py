@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from ccmb.choices import Precision
+from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import Match, rank_pairs, ranking_scores
-from ccmb.training.trainer import inference
+from ccmb.r2d2.ranking import Match, in_bf16, preview_pairs, rank_pairs, ranking_scores
+from ccmb.training.trainer import inference, native_bf16
 
 Load = Callable[[Any], Image.Image]
+RankScores = Callable[[Items, Items, Tensor, Tensor, Tensor], Tensor]
+
+KEEP = 16  # some more than the ten whose order recalls tell
 
 
 class Encoder(Protocol):
@@ -37,8 +44,12 @@ class Ranker(Protocol):
     def can_rank(self) -> bool:
         """Whether there is one."""
 
+    @property
+    def cascade(self) -> Cascade | None:
+        """What is asked first, if not all candidates are to be ranked."""
+
     def rank_scores(
-        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         """(N,) scores, by which the second stage orders, of pairs picked by index; the cosines are the first one's."""
 
@@ -46,8 +57,47 @@ class Ranker(Protocol):
 class Matcher(Ranker, Protocol):
     """A second stage that judges pairs, or the lack of one."""
 
-    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
         """What the match heads say of N pairs picked by index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A cheap second stage in front of the whole one.
+
+    Attributes:
+        scores: what `Ranker.rank_scores` does, cheaply.
+        keep: how many candidates of a query, the best by these scores, the whole second stage then orders; the others
+            come after them in the order of these scores.
+    """
+
+    scores: RankScores
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankOptions:
+    """How the second stage is computed: by default exactly; else its best candidates are chosen cheaply.
+
+    Whatever chooses, those that are kept are ordered by both cross encoders in the model's own precision.
+
+    Attributes:
+        precision: of the cross encoders when they choose.
+        cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
+            both look at all; with bf16 they then look at the best KEEP of them again.
+    """
+
+    precision: Precision = "fp32"
+    cascade: int | None = None
+
+    def on(self, device: torch.device) -> RankOptions:
+        """The same with the precision that `auto` comes to on a device."""
+        if self.precision != "auto":
+            return self
+        return RankOptions("bf16" if native_bf16(device) else "fp32", self.cascade)
+
+
+EXACT = RankOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +118,42 @@ class R2D2Encoder:
             return self.model.encode_text(**encoded).to("cpu")
 
 
-@dataclass(frozen=True, slots=True)
 class R2D2Ranker:
     """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing."""
 
-    model: R2D2Model
-    ranks: bool = True
+    def __init__(self, model: R2D2Model, options: RankOptions = EXACT, *, ranks: bool = True) -> None:
+        self.model, self.options, self.ranks = model, options.on(model.device), ranks
 
     @property
     def can_rank(self) -> bool:
         return self.ranks and self.model.can_rank
 
-    def rank_scores(
-        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
-    ) -> Tensor:
-        match = self.match(images, texts, image_index_N, text_index_N)
-        with inference(self.model):
-            return ranking_scores(self.model, cosine_N, match)
+    @cached_property
+    def cascade(self) -> Cascade | None:
+        if self.options == EXACT or not self.can_rank:
+            return None
+        match = rank_pairs if self.options.cascade is None else preview_pairs
+        model = in_bf16(self.model) if self.options.precision == "bf16" else self.model
+        return Cascade(partial(_rank_scores, match, model), self.options.cascade or KEEP)
 
-    def match(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+    def rank_scores(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> Tensor:
+        return _rank_scores(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
+
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
         with inference(self.model):
             return rank_pairs(self.model, images, texts, image_index_N, text_index_N)
+
+
+def _rank_scores(
+    match: Callable[..., Match],
+    model: R2D2Model,
+    images: Items,
+    texts: Items,
+    image_index_N: Tensor,
+    text_index_N: Tensor,
+    cosine_N: Tensor,
+) -> Tensor:
+    with inference(model):
+        return ranking_scores(model, cosine_N, match(model, images, texts, image_index_N, text_index_N))

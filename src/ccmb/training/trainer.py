@@ -293,13 +293,14 @@ def precision(device: torch.device, name: str) -> Iterator[None]:
     of small pictures and Chinese captions (in fp32 it is not), and bf16 that the processor must emulate ten times
     slower than fp32.
     """
-    bf16 = _native_bf16(device) if name == "auto" else name == "bf16"
+    bf16 = native_bf16(device) if name == "auto" else name == "bf16"
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and bf16 else nullcontext()
     with attention, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         yield
 
 
-def _native_bf16(device: torch.device) -> bool:
+def native_bf16(device: torch.device) -> bool:
+    """Whether the processor computes bf16 itself."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
