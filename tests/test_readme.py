@@ -112,7 +112,7 @@ def test_what_the_quickstart_suggests_next_exists(tmp_path):
     (out / "corpus" / "pairs.jsonl").write_text('{"split": "test", "query": "红船"}\n', encoding="utf-8")
     recipe = load_recipe(PretrainRecipe, find_recipe("quickstart"))
     found = [parse(line["command"]) for line in Quickstart(out, QUICK, recipe, full=False)._next_commands()]
-    assert {verb for verb, _ in found} == {"search", "index", "evaluate", "quickstart"}
+    assert {verb for verb, _ in found} == {"search", "index", "evaluate", "finetune", "quickstart"}
     assert {values["index"] for verb, values in found if verb == "search"} == {out / "index"}
 
 
