@@ -29,6 +29,7 @@ from ccmb.tasks.matching import auc
 from ccmb.tasks.matching_evaluation import evaluate_matching
 from ccmb.tasks.prompts import TEMPLATES
 from ccmb.tasks.sets import RetrievalSet
+from ccmb.tasks.two_stage import RankOptions
 from downstream_samples import write_imagenet, write_matching
 from peers import save_peer, save_r2d2
 from runs import Command, command_line
@@ -204,6 +205,20 @@ def test_other_prompts_or_depths_are_measured_anew(r2d2: str, clip: str, tmp_pat
     assert count("这是{}", Settings(draws=40, class_depth=2)) == (1, 1)  # the other one has no second stage
 
 
+def test_only_retrieval_knows_of_a_second_stage_that_is_less_than_exact(
+    labelled: Path, r2d2: str, tmp_path: Path
+) -> None:
+    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    sets = [open_set(f"mine={labelled}"), open_set(str(tmp_path / "kinds"))]
+    exact = run_benchmark([r2d2], sets, tmp_path / "out", Settings(draws=40, class_depth=3)).measured
+    cheap = Settings(draws=40, class_depth=3, ranking=RankOptions("bf16", 2))
+    assert run_benchmark([r2d2], sets, tmp_path / "out", cheap).skipped == exact
+    anew = run_benchmark([r2d2], sets, tmp_path / "cheap", cheap).measured
+    for before, after in zip(map(read_result, exact), map(read_result, anew), strict=True):
+        assert (after.precision, after.cascade) == (None, None)
+        assert (after.matching, after.classification) == (before.matching, before.classification)
+
+
 def test_stored_features_cannot_classify_and_say_so_in_one_line(labelled: Path, r2d2: str, tmp_path: Path) -> None:
     from test_peers import save_features
 
@@ -313,6 +328,8 @@ def test_evaluate_scores_icm_as_published_and_says_what_towers_alone_cannot(comm
     ("arguments", "code", "words"),
     [
         (["--depth", 3], 2, "are of retrieval; leave them out with labelled pairs"),
+        (["--cascade", 3], 2, "are of retrieval; leave them out with labelled pairs"),
+        (["--precision", "bf16"], 2, "are of retrieval; leave them out with labelled pairs"),
         (["--fit-split", "test"], 2, "the split that is scored"),
         (["--split", "tset"], 1, "no pictures in split 'tset' (did you mean 'test'?)"),
         (["--fit-split", "train"], 1, "no pictures in split 'train'"),
