@@ -1,0 +1,145 @@
+"""How well captions fit pictures whose captions are known: the figures of a split, as `ccmb evaluate` reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ccmb.data.pictures import Pictures
+from ccmb.data.scene_reading import things_right
+from ccmb.errors import CcmbError, UsageError
+from ccmb.progress import progress
+from ccmb.r2d2.captioning import R2D2Captioner
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.bootstrap import bootstrap, interval
+from ccmb.tasks.caption_metrics import CaptionScores, Tokenizer, characters, distinct, score_captions, words
+from ccmb.tasks.captioning import Candidate, PictureCaption, caption_pictures
+from ccmb.tasks.decoding import Decoding
+
+BATCH = 32
+DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Captions of pictures, and what people wrote about these.
+
+    Attributes:
+        captions: one for each picture, with the candidates that it was chosen from.
+        references: of each picture.
+    """
+
+    captions: list[PictureCaption]
+    references: list[tuple[str, ...]]
+
+    @property
+    def chosen(self) -> list[str]:
+        return [str(of.text) for of in self.captions]
+
+    @property
+    def decoded(self) -> list[str]:
+        """What the decoding put first, before any re-ranking."""
+        return [of.decoded.text for of in self.captions if of.decoded is not None]
+
+    def scores(self) -> CaptionScores:
+        """On characters, of the chosen captions."""
+        return _scores(self.chosen, self.references, characters)
+
+
+def write_about(
+    model: R2D2Captioner,
+    processor: R2D2Processor,
+    samples: Sequence[Sample],
+    pictures: Pictures,
+    options: Decoding,
+    rerank: bool = False,
+) -> Written:
+    """Captions of all pictures of some samples, whose texts are the references; all pictures must be readable."""
+    references: dict[str, list[str]] = {}
+    for sample in samples:
+        references.setdefault(sample.image, []).extend(sample.texts)
+    if not all(references.values()):
+        raise UsageError("captions are measured on pictures with texts of their own, and some here have none")
+    names, captions = list(references), list[PictureCaption]()
+    with progress("caption", len(names), "pictures") as advance:
+        for start in range(0, len(names), BATCH):
+            shown = [pictures.load(name) for name in names[start : start + BATCH]]
+            captions += caption_pictures(model, processor, shown, options, rerank, BATCH, start)
+            advance(len(shown), "")
+    return Written(captions, [tuple(of) for of in references.values()])
+
+
+def captioning_report(written: Written, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
+    """All figures, in percent but for match score and length.
+
+    Returns:
+        Those on characters, with their 95 % intervals over pictures; `words`, those on words, or None where no
+        segmenter is installed; `distinct-1` and `distinct-2`; `match_score` and `cosine` where candidates were
+        re-ranked, and then also `before_reranking`, the same figures of the captions that the decoding put first; and
+        `things`, on the drawn world alone, see `things_right`.
+    """
+    if not written.captions:
+        raise CcmbError("no captions to measure")
+    scores = written.scores()
+    names = list(scores.figures())
+    drawn = bootstrap([figure_of(scores, name) for name in names], np.arange(len(written.captions)), draws)
+    chosen = [of.candidates[0] for of in written.captions]
+    report = {
+        "pictures": len(written.captions),
+        "references": sum(map(len, written.references)),
+        "decoding": asdict(options),
+        "reranked": reranked,
+        **_figures(chosen, written.references, scores),
+        "interval": {name: interval(of) for name, of in zip(names, drawn.T, strict=True)},
+    }
+    if reranked:
+        decoded = [of.decoded for of in written.captions if of.decoded is not None]
+        report["before_reranking"] = _figures(
+            decoded, written.references, _scores(written.decoded, written.references, characters)
+        )
+    return report
+
+
+def _figures(
+    captions: Sequence[Candidate], references: Sequence[Sequence[str]], scores: CaptionScores
+) -> dict[str, Any]:
+    texts = [of.text for of in captions]
+    tokens = list(map(characters, texts))
+    report: dict[str, Any] = {
+        **_rounded(scores.figures()),
+        "words": _on_words(texts, references),
+        "distinct-1": round(distinct(tokens, 1), 2),
+        "distinct-2": round(distinct(tokens, 2), 2),
+        "length": round(float(scores.length.mean()), 2),
+    }
+    for name in ("match_score", "cosine"):
+        known = [value for of in captions if (value := getattr(of, name)) is not None]
+        report[name] = round(float(np.mean(known)), 4) if known else None
+    if (things := things_right(texts, [of[0] for of in references])) is not None:
+        report["things"] = things
+    return report
+
+
+def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any] | None:
+    try:
+        segmenter, cut = words()
+    except UsageError:
+        return None
+    return {"segmenter": segmenter, **_rounded(_scores(texts, references, cut).figures())}
+
+
+def _scores(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
+    return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in figures.items()}
+
+
+def figure_of(scores: CaptionScores, name: str) -> Callable[[np.ndarray], float]:
+    """One figure of the captions that count so many times each, for the bootstrap."""
+    return lambda weight_N: scores.figures(weight_N)[name]
