@@ -15,7 +15,14 @@ from tuning import recipe_of, save_pairs, save_start
 
 def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
-    values = {"training.steps": 80, "validation.every": 40, "objectives.fgr": "off", "optimizer.muon": 2.5, "optimizer.cross_lr": ""}
+    values = {
+        "training.steps": 80,
+        "validation.every": 40,
+        "objectives.fgr": "off",
+        "optimizer.muon": 2.5,
+        "optimizer.cross_lr": "",
+        "data.fields": "[words]",
+    }
     report = finetune(recipe_of(start, data, "captioning", **values), tmp_path / "run")
     assert report is not None
     [of] = report["sets"]
@@ -27,5 +34,5 @@ def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
     assert {"captioning", "gcpr"} < lines[0].keys()
     model, processor = load_captioner(tmp_path / "run")
     found = caption_pictures(model, processor, tiny_pictures(len(TEXTS)))
-    assert sum(of.text in (text, text[2:]) for of, text in zip(found, TEXTS, strict=True)) >= 6
+    assert sum(of.text == text[:4] for of, text in zip(found, TEXTS, strict=True)) >= 6
     assert load_model(tmp_path / "run")[0].can_rank

@@ -173,7 +173,7 @@ class R2D2Captioner(R2D2Model):
         """
         if not hasattr(model, "text_image_encoder"):
             raise UsageError("the model has no cross encoders (PRD2), which a captioner is made of; start from an R2D2")
-        layers = model.config.text_config.num_hidden_layers
+        layers = len(_bert_parts(model)[1])
         if text_layers is not None and text_layers > layers:
             raise UsageError(f"captioning.text_layers={text_layers}: the text tower has {layers}")
         tokenizer = processor.tokenizer
@@ -262,6 +262,9 @@ def load_captioner(name: str | Path) -> tuple[R2D2Captioner, R2D2Processor]:
     values = read_json(folder / CONFIG)
     try:
         shape = CaptionerConfig(**values | {"never_ids": tuple(values["never_ids"])})
+    except (TypeError, KeyError):
+        raise CcmbError(f"{folder / CONFIG}: not the shape of a decoder; save the captioner anew") from None
+    try:
         captioner = R2D2Captioner(model.config, shape)
         captioner.load_state_dict(model.state_dict(), strict=False)
         captioner.decoder.load_state_dict(load_file(folder / WEIGHTS))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ccmb.data.pictures import Pictures
+from ccmb.data.pairs import readable_samples
 from ccmb.data.scene_reading import things_right
 from ccmb.errors import CcmbError, UsageError
 from ccmb.progress import progress
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.samples import Sample
 from ccmb.tasks.bootstrap import bootstrap, interval
 from ccmb.tasks.caption_metrics import CaptionScores, Tokenizer, characters, distinct, score_captions, words
 from ccmb.tasks.captioning import Candidate, PictureCaption, caption_pictures
 from ccmb.tasks.decoding import Decoding
+from ccmb.tasks.sets import RetrievalSet
 
 BATCH = 32
 DRAWS = 2000
@@ -50,27 +51,48 @@ class Written:
         return _scores(self.chosen, self.references, characters)
 
 
+def evaluate_captions(
+    model: R2D2Captioner, processor: R2D2Processor, of: RetrievalSet, options: Decoding, rerank: bool = True
+) -> dict[str, Any]:
+    """The report of one split; pictures that cannot be read are listed in it.
+
+    Raises:
+        UsageError: the set's texts do not belong to single pictures.
+        CcmbError: no picture can be read.
+    """
+    started = time.monotonic()
+    samples, unreadable = readable_samples(of.samples, of.pictures)
+    written = write_about(model, processor, replace(of, samples=samples), options, rerank)
+    report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
+    if rerank and model.can_rank:
+        report["ranking_rule"] = model.config.ranking_rule
+    return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
+
+
 def write_about(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    samples: Sequence[Sample],
-    pictures: Pictures,
+    of: RetrievalSet,
     options: Decoding,
     rerank: bool = False,
 ) -> Written:
-    """Captions of all pictures of some samples, whose texts are the references; all pictures must be readable."""
+    """Captions of all pictures of a set, whose texts are the references; all pictures must be readable.
+
+    Raises:
+        UsageError: the set's texts do not belong to single pictures.
+    """
+    if of.queries is not None:
+        raise UsageError(f"{of.name}: captions are measured on pictures with texts of their own; here they share texts")
     references: dict[str, list[str]] = {}
-    for sample in samples:
+    for sample in of.samples:
         references.setdefault(sample.image, []).extend(sample.texts)
-    if not all(references.values()):
-        raise UsageError("captions are measured on pictures with texts of their own, and some here have none")
     names, captions = list(references), list[PictureCaption]()
     with progress("caption", len(names), "pictures") as advance:
         for start in range(0, len(names), BATCH):
-            shown = [pictures.load(name) for name in names[start : start + BATCH]]
+            shown = [of.pictures.load(name) for name in names[start : start + BATCH]]
             captions += caption_pictures(model, processor, shown, options, rerank, BATCH, start)
             advance(len(shown), "")
-    return Written(captions, [tuple(of) for of in references.values()])
+    return Written(captions, [tuple(texts) for texts in references.values()])
 
 
 def captioning_report(written: Written, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ccmb.errors import UsageError
+from ccmb.choices import Decode
 from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.r2d2.captioning import R2D2Captioner, has_captioner, load_captioner
@@ -18,7 +18,7 @@ from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.tasks.bootstrap import bootstrap
 from ccmb.tasks.captioning import decoding_for, longest_caption
 from ccmb.tasks.captioning_report import Written, captioning_report, figure_of, write_about
-from ccmb.tasks.decoding import Decode, Decoding
+from ccmb.tasks.decoding import Decoding
 from ccmb.tasks.pretraining import build_network, make_pretraining, parameter_groups
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.sets import RetrievalSet
@@ -123,6 +123,4 @@ def _decoding(model: R2D2Model, recipe: FinetuneRecipe, decode: Decode) -> Decod
 
 def _write(model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, options: Decoding) -> Written:
     assert isinstance(model, R2D2Captioner)
-    if of.queries is not None:
-        raise UsageError(f"{of.name}: captions are measured on pictures with texts of their own; this set's are shared")
-    return write_about(model, processor, of.samples, of.pictures, options)
+    return write_about(model, processor, of, options)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ccmb.choices import Decode, one_of
 from ccmb.errors import UsageError
-
-Decode = Literal["beam", "greedy", "sample"]
 
 
 class NextToken(Protocol):
@@ -76,8 +75,7 @@ class Decoding:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UsageError(f"{name} is {getattr(self, name)}; give {low} or more")
-        if self.decode not in get_args(Decode):
-            raise UsageError(f"decode is {self.decode!r}; give one of {', '.join(get_args(Decode))}")
+        one_of("decode", self.decode, Decode)
         if self.min_length > self.max_length:
             raise UsageError(f"min_length is {self.min_length}, above max_length, which is {self.max_length}")
         if not self.temperature > 0:
