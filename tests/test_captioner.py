@@ -177,3 +177,16 @@ def test_the_loss_is_a_mean_over_words_and_padding_counts_for_nothing() -> None:
     torch.testing.assert_close(objective.losses(longer)["captioning"], loss)
     chunked = Captioning(objective.model, CaptioningOptions(), chunk=3)
     torch.testing.assert_close(chunked.losses(batch)["captioning"], loss)
+
+
+def test_the_benchmark_finds_the_same_captions_with_and_without_a_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import decode_captions
+
+    file = tmp_path / "report.json"
+    arguments = ["--shape", "test", "--length", "6", "--beams", "3", "--rounds", "2", "--json", str(file)]
+    found = decode_captions.main(arguments)
+    assert [of["target"] for of in found["claims"]] == [3.0, None]
+    assert file.is_file()

@@ -13,7 +13,7 @@ from ccmb.benchmark.views import NOTHING, VIEWS
 
 MARKS = {"": "", "best": "★", "worse": "▼", "better": "▲", "even": "≈"}
 MARKS_SAID_EN = (
-    "Marks stand for the main figure (mean recall, AUC, top-1) against the best of ours (★) on the same data in the "
+    "Marks stand for the main figure (mean recall, AUC, top-1, CIDEr-D) against the best of ours (★) on the same data in the "
     "same setting. Of rows measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a "
     "paired bootstrap over pictures, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) "
     "or within (≈) the 95 % interval of ours; such rows may differ from ours in more than the model. Intervals are "

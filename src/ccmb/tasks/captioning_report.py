@@ -48,7 +48,7 @@ class Written:
 
     def scores(self) -> CaptionScores:
         """On characters, of the chosen captions."""
-        return _scores(self.chosen, self.references, characters)
+        return score_texts(self.chosen, self.references, characters)
 
 
 def evaluate_captions(
@@ -121,7 +121,7 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
     if reranked:
         decoded = [of.decoded for of in written.captions if of.decoded is not None]
         report["before_reranking"] = _figures(
-            decoded, written.references, _scores(written.decoded, written.references, characters)
+            decoded, written.references, score_texts(written.decoded, written.references, characters)
         )
     return report
 
@@ -151,10 +151,11 @@ def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict
         segmenter, cut = words()
     except UsageError:
         return None
-    return {"segmenter": segmenter, **_rounded(_scores(texts, references, cut).figures())}
+    return {"segmenter": segmenter, **_rounded(score_texts(texts, references, cut).figures())}
 
 
-def _scores(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
+def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
+    """Texts beside their references, on the tokens that `cut` makes of them."""
     return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
 
 
