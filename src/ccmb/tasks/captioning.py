@@ -13,14 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ccmb.errors import CcmbError, UsageError
+from ccmb.errors import UsageError
 from ccmb.r2d2.captioning import CaptionState, R2D2Captioner
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.tasks.decoding import Decoding, Vocabulary, decode_captions
+from ccmb.tasks.given_pictures import check_any_read, read_pixels
 from ccmb.training.trainer import inference
 
 # Tokenizers of words put spaces between all tokens; Chinese has none.
@@ -87,9 +87,7 @@ def caption_pictures(
     with inference(model):
         for start in range(0, len(pictures), batch):
             found += _caption_batch(model, processor, pictures[start : start + batch], options, rerank, first + start)
-    errors = [of.error for of in found if of.error]
-    if errors and len(errors) == len(found):
-        raise CcmbError(errors[0] if len(errors) == 1 else f"none of the pictures could be read ({errors[0]})")
+    check_any_read([of.error for of in found])
     return found
 
 
@@ -128,19 +126,14 @@ def _caption_batch(
     rerank: bool,
     first: int,
 ) -> list[PictureCaption]:
-    pixels: dict[int, Tensor] = {}
-    found = [PictureCaption(picture) for picture in pictures]
-    for place, picture in enumerate(pictures):
-        try:
-            pixels[place] = processor.images([picture])
-        except CcmbError as error:
-            found[place] = replace(found[place], error=str(error))
-    if not pixels:
+    places, pixels, errors = read_pixels(processor, pictures)
+    found = [PictureCaption(picture, error=errors.get(place)) for place, picture in enumerate(pictures)]
+    if not places:
         return found
-    images = model.encode_image(torch.cat(list(pixels.values())).to(model.device))
+    images = model.encode_image(pixels.to(model.device))
     written = write_captions(model, processor, images, options, first)
     ordered = rank_candidates(model, processor, images.to("cpu"), written) if rerank else written
-    for place, before, after in zip(pixels, written, ordered, strict=True):
+    for place, before, after in zip(places, written, ordered, strict=True):
         decoded = next(of for of in after if of.text == before[0].text)
         found[place] = replace(found[place], text=after[0].text, candidates=tuple(after), decoded=decoded)
     return found

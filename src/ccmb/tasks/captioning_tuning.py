@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ccmb.choices import Decode
+from ccmb.objectives.batch import Batch
 from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.r2d2.captioning import R2D2Captioner, has_captioner, load_captioner
@@ -63,8 +64,8 @@ class CaptioningTask:
     def report(self) -> dict[str, float]:
         return {"temperature": float(self.captioning.model.temperature.detach())}
 
-    def describe(self, batch: Any) -> dict[str, Any]:
-        return {"image_ids": batch.image_ids.tolist(), "names": list(batch.names), "texts": list(batch.texts)}
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return batch.describe()
 
 
 class CaptioningFamily(RetrievalFamily):
