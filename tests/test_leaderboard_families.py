@@ -10,7 +10,7 @@ import torch
 from ccmb.benchmark.leaderboard import Row, leaderboard, read_results
 from ccmb.benchmark.leaderboard_page import render_leaderboard
 from ccmb.benchmark.leaderboard_text import as_csv, markdown
-from ccmb.benchmark.result import Classification, Data, Matching, Measured, Result
+from ccmb.benchmark.result import CaptionFigures, Captioning, Classification, Data, Matching, Measured, Result, Stage
 from ccmb.benchmark.runner import run_benchmark
 from ccmb.benchmark.sets import open_set
 from ccmb.benchmark.settings import Settings
@@ -24,7 +24,7 @@ from peers import save_peer, save_r2d2
 COUNT = 400
 
 
-def around(section: str, value: Matching | Classification, name: str, **changes: object) -> Result:
+def around(section: str, value: Matching | Classification | Captioning, name: str, **changes: object) -> Result:
     """A result that holds one section."""
     values = {
         "key": name,
@@ -70,6 +70,27 @@ def classification(model: str, right: float, seed: int = 0, **changes: object) -
         **accuracy_report(ranks, torch.arange(COUNT) % 10),
     )  # fmt: skip
     return around("classification", section, model, **{"prompt_set": "all", **changes})
+
+
+def captioning(model: str, gain: float) -> Result:
+    """Luck, of which re-ranking makes so much more."""
+    luck = torch.rand(COUNT, generator=torch.Generator().manual_seed(0))
+    cider: dict[Stage, list[float]] = {"pre_ranking": luck.tolist(), "ranking": (luck + gain).tolist()}
+    figures: dict[Stage, CaptionFigures] = {
+        stage: CaptionFigures(
+            cider_d=round(100 * sum(of) / COUNT, 2),
+            bleu_1=50,
+            bleu_4=20,
+            rouge_l=40,
+            match_score=None,
+            interval=(0, 99),
+        )
+        for stage, of in cider.items()
+    }
+    section = Captioning(
+        pictures=COUNT, references=COUNT, decoding={"beams": 5}, figures=figures, cider=cider, captions={}
+    )
+    return around("captioning", section, model)
 
 
 def ours(results: list[Result]) -> dict[tuple[str, str], Row]:
@@ -121,14 +142,23 @@ def test_published_accuracies_are_set_against_ours_on_as_many_pictures(right: fl
     assert not any(row.mark for row in leaderboard([classification("mine", right, data=part)]) if row.set == "imagenet")
 
 
+def test_re_ranked_captions_are_set_against_those_of_the_beam_picture_by_picture() -> None:
+    rows = ours([captioning("w", 0.1)])
+    assert rows["w", "beam 5, re-ranked"].mark == "best"
+    beam = rows["w", "beam 5"]
+    assert beam.mark == "worse"
+    assert beam.difference is not None
+    assert beam.difference.low == beam.difference.high == pytest.approx(-10)
+
+
 def test_every_form_has_a_part_for_each_family() -> None:
-    rows = leaderboard([matching("m", 1.0), classification("c", 0.5)])
+    rows = leaderboard([matching("m", 1.0), classification("c", 0.5), captioning("w", 0.1)])
     text, page = markdown(rows), render_leaderboard(rows)
     for view in VIEWS.values():
         assert f"\n## {view.title.en}\n" in text
         assert view.title.zh in page
     assert NOTHING.en not in text
-    assert page.count('<table class="board">') == 3
+    assert page.count('<table class="board">') == 4
     empty = [row for row in rows if row.family != "matching"]
     assert NOTHING.en in markdown(empty)
     assert NOTHING.zh in render_leaderboard(empty)

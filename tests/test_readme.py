@@ -25,7 +25,8 @@ SPEED = ("docs/speed.md", "docs/speed.zh.md")
 EVALUATION = ("docs/evaluation.md", "docs/evaluation.zh.md")
 DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
 TUNING_PAGES = ("docs/finetuning.md", "docs/finetuning.zh.md")
-PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES)
+CAPTION_PAGES = ("docs/captioning.md", "docs/captioning.zh.md")
+PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES, CAPTION_PAGES)
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.
 VERBS = {

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 from ccmb.auto_classes import register_with_transformers
 
 if TYPE_CHECKING:
+    from ccmb.r2d2.captioning import R2D2Captioner
     from ccmb.r2d2.configuration import R2D2Config
     from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.processing import R2D2Processor
 
 __version__ = "0.1.0"
-__all__ = ["R2D2Config", "R2D2Model", "R2D2Processor", "__version__"]
+__all__ = ["R2D2Captioner", "R2D2Config", "R2D2Model", "R2D2Processor", "__version__"]
 
-_PLACES = {"R2D2Config": "configuration", "R2D2Model": "modeling", "R2D2Processor": "processing"}
+_PLACES = {
+    "R2D2Captioner": "captioning",
+    "R2D2Config": "configuration",
+    "R2D2Model": "modeling",
+    "R2D2Processor": "processing",
+}
 
 
 def __getattr__(name: str) -> Any:

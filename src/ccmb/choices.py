@@ -20,6 +20,9 @@ Strategy = Literal["ddp", "fsdp"]
 # Whether a model has been trained on the set that it is measured on.
 Setting = Literal["zero-shot", "fine-tuned", "unstated"]
 
+# How a caption is found; see `ccmb.tasks.decoding`.
+Decode = Literal["beam", "greedy", "sample"]
+
 
 def one_of(key: str, value: str, choices: Any) -> Any:
     """The value, if it is one of a Literal's.

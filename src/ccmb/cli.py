@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from ccmb.cli_benchmark import benchmark, leaderboard
+from ccmb.cli_caption import caption
 from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
 from ccmb.cli_finetune import finetune, mix
@@ -43,6 +44,7 @@ app.command()(runs)
 app.command()(presets)
 app.command()(match)
 app.command()(classify)
+app.command()(caption)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ccmb.choices import Setting
+from ccmb.cli_caption import CaptionsFlag
 from ccmb.cli_output import CascadeOption, ImagesOption, JsonFlag, PrecisionOption, TextFieldOption, print_result
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 
@@ -44,6 +45,7 @@ def benchmark(
         int | None, typer.Option(min=1, help="Classes that the second stage ranks; by default it is left out.")
     ] = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
+    captions: CaptionsFlag = False,
     context_length: Annotated[
         int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
     ] = None,
@@ -53,12 +55,14 @@ def benchmark(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure any models on any sets of retrieval, matching and classification, one result file each; running it again
-    does only what is missing.
+    """Measure any models on any sets of retrieval, matching, classification and captioning, one result file each;
+    running it again does only what is missing.
 
     Example: ccmb benchmark --model runs/flickr8k --data flickr8k-cn=flickr8k-cn/captions.jsonl --text-field captions
 
     Example: ccmb benchmark --model runs/flickr8k --data icm=downloads/ICM --data imagenet=imagenet --split val
+
+    Example: ccmb benchmark --model runs/captions --data aic-icc=downloads/aic-icc --split val --captions
     """
     from ccmb.benchmark.runner import run_benchmark
     from ccmb.benchmark.sets import open_set
@@ -69,7 +73,7 @@ def benchmark(
     ranking = RankOptions(precision, cascade)
     settings = Settings(depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking)
     with orderly_end():
-        sets = [open_set(spec, split, text_field or ["texts"], images, classes, templates) for spec in data]
+        sets = [open_set(spec, split, text_field or ["texts"], images, classes, templates, captions) for spec in data]
         outcome = run_benchmark(model, sets, out, settings)
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]

@@ -1,4 +1,4 @@
-"""`ccmb evaluate`: one model on one set, of retrieval, matching or classification."""
+"""`ccmb evaluate`: one model on one set, of retrieval, matching, classification or captioning."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from ccmb.choices import Precision, RankingRule
+from ccmb.cli_caption import (
+    BeamsOption,
+    CandidatesOption,
+    CaptionsFlag,
+    DecodeOption,
+    MaxLengthOption,
+    RerankOption,
+    candidates_of,
+)
 from ccmb.cli_output import CascadeOption, ImagesOption, ModelOption, PrecisionOption, TextFieldOption, say_unreadable
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 from ccmb.errors import UsageError
-from ccmb.tables import classification_table, matching_table, retrieval_table
+from ccmb.tables import captioning_table, classification_table, matching_table, retrieval_table
 
 
 def evaluate(
@@ -53,15 +62,24 @@ def evaluate(
     ] = None,
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
+    captions: CaptionsFlag = False,
+    decode: DecodeOption = "beam",
+    beams: BeamsOption = 5,
+    candidates: CandidatesOption = None,
+    rerank: RerankOption = True,
+    max_length: MaxLengthOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
-    """Measure both stages of retrieval on own pairs, matching on labelled ones, or zero-shot classification on folders.
+    """Measure both stages of retrieval on own pairs, matching on labelled ones, zero-shot classification on
+    folders, or captions.
 
     Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
 
     Example: ccmb evaluate --model runs/flickr8k --data icm=downloads/ICM --split val
 
     Example: ccmb evaluate --model runs/flickr8k --data imagenet/val --classes imagenet
+
+    Example: ccmb evaluate --model runs/captions --data mydata/pairs.jsonl --split val --captions
     """
     from ccmb.data.labelled_pairs import is_labelled
     from ccmb.files import write_json
@@ -69,12 +87,21 @@ def evaluate(
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
     path = Path(folder)
     inexact = precision != "fp32" or cascade
-    if classes and (images or text_field or limit_texts or fit_split or inexact):
+    if classes and not captions and (images or text_field or limit_texts or fit_split or inexact):
         raise UsageError(
             "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
             "out with --classes"
         )
-    if classes:
+    if captions:
+        if classes or limit_texts or fit_split or depth or inexact:
+            raise UsageError(
+                "--classes, --limit-texts, --fit-split, --depth, --precision and --cascade are of other tasks; leave "
+                "them out with --captions"
+            )
+        decoding = {"decode": decode, "beams": beams, "candidates": candidates_of(decode, beams, candidates, rerank)}
+        report = _of_captions(model, data, images, split, text_field, ranking_rule, rerank, max_length, decoding)
+        table = captioning_table(report["captioning"])
+    elif classes:
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
     elif name or (path.is_file() and is_labelled(path)):
@@ -121,6 +148,29 @@ def _on_pairs(
         network.config.ranking_rule = ranking_rule
     options = RankOptions(precision, cascade)
     return run_evaluation(network, processor, pairs, pictures, split, fields, depth or 128, limit_texts, options).report
+
+
+def _of_captions(
+    model: str,
+    data: str,
+    images: Path | None,
+    split: str,
+    fields: list[str] | None,
+    ranking_rule: RankingRule | None,
+    rerank: bool,
+    max_length: int | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    from ccmb.r2d2.captioning import load_captioner
+    from ccmb.tasks.captioning import decoding_for
+    from ccmb.tasks.captioning_report import evaluate_captions
+    from ccmb.tasks.sets import open_set
+
+    found = open_set(data, split, fields or ["texts"], images)
+    network, processor = load_captioner(model)
+    if ranking_rule:
+        network.config.ranking_rule = ranking_rule
+    return evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
 
 
 def _on_labels(

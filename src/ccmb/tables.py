@@ -77,6 +77,30 @@ def classification_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def captioning_table(report: dict[str, Any]) -> str:
+    """Figures of captions as lines of text; of re-ranked ones beside those of the decoding alone."""
+    lines = [f"{report['pictures']} pictures, {report['references']} references"]
+    before, decode = report.get("before_reranking"), report["decoding"]["decode"]
+    columns = {decode: before, "re-ranked": report} if before else {decode: report}
+    lines.append(f"{'':28}" + "".join(f"{name:>12}" for name in columns))
+
+    def row(label: str, values: list[float | None]) -> None:
+        if any(value is not None for value in values):
+            lines.append(f"{label:28}" + "".join(f"{'-' if v is None else format(v, '.2f'):>12}" for v in values))
+
+    for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"):
+        low, high = report["interval"][name]
+        row(name, [of[name] for of in columns.values()])
+        lines[-1] += f"  ({low:.1f} to {high:.1f})"
+    for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"):
+        row(f"{name}, on words", [of["words"] and of["words"][name] for of in columns.values()])
+    for name in ("distinct-1", "distinct-2", "length", "match_score", "cosine"):
+        row(name.replace("_", " "), [of[name] for of in columns.values()])
+    for name in report.get("things", {}):
+        row(f"things: {name.replace('_', ' ')}", [of["things"][name] for of in columns.values()])
+    return "\n".join(lines)
+
+
 def comparison_table(report: dict[str, Any]) -> str:
     """Figures before and after fine-tuning with their intervals, and those between, as lines of text."""
     lines = [f"{'':30}{'before':>23}{'after':>23}{'change':>23}"]

@@ -13,14 +13,14 @@ from ccmb.benchmark.views import NOTHING, VIEWS
 
 MARKS = {"": "", "best": "★", "worse": "▼", "better": "▲", "even": "≈"}
 MARKS_SAID_EN = (
-    "Marks stand for the main figure (mean recall, AUC, top-1) against the best of ours (★) on the same data in the "
-    "same setting. Of rows measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a "
+    "Marks stand for the main figure (mean recall, AUC, top-1, CIDEr-D) against the best of ours (★) on the same data "
+    "in the same setting. Of rows measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a "
     "paired bootstrap over pictures, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) "
     "or within (≈) the 95 % interval of ours; such rows may differ from ours in more than the model. Intervals are "
     "not corrected for many comparisons."
 )
 MARKS_SAID_ZH = (
-    "标记针对主要指标（平均召回、AUC、top-1），与同一数据、同一设定下我们最好的一行（★）相比。本次测得的行：对图片做成对自助抽样，"
+    "标记针对主要指标（平均召回、AUC、top-1、CIDEr-D），与同一数据、同一设定下我们最好的一行（★）相比。本次测得的行：对图片做成对自助抽样，"
     "差值的 95% 区间不含零时记 ▼（更差）或 ▲（更好），否则记 ≈（分不出高下）。已发表的行：高于（▲）、低于（▼）"
     "或落在（≈）我们的 95% 区间之内；这些行与我们的差别可能不只在模型。区间未对多重比较作修正。"
 )

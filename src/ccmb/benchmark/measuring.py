@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ccmb.benchmark.caption_measuring import CaptionSet, captioning_of
 from ccmb.benchmark.class_sets import ClassSet
 from ccmb.benchmark.feature_cache import discard_if_large
 from ccmb.benchmark.features import FeaturesPeer
@@ -70,6 +71,8 @@ def measure(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settin
         return _matching(peer, of, readable, settings)
     if isinstance(of, ClassSet):
         return _classification(peer, of, settings)
+    if isinstance(of, CaptionSet):
+        return _captioning(peer, of, readable, settings)
     return _retrieval(peer, of, readable, cache, settings)
 
 
@@ -104,6 +107,14 @@ def _matching(peer: Peer, of: MatchingSet, readable: Readable, settings: Setting
     pictures, texts = report["pictures"], len({sample.texts[0] for sample in samples})
     seconds = {"total": round(time.monotonic() - started, 2)}
     return Measurement({"matching": section}, scores.picture.tolist(), pictures, texts, unreadable, seconds)
+
+
+def _captioning(peer: Peer, of: CaptionSet, readable: Readable, settings: Settings) -> Measurement:
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    section = captioning_of(peer, of, samples, settings)
+    count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
+    return Measurement({"captioning": section}, list(range(count)), count, section.references, unreadable, seconds)
 
 
 def _classification(peer: Peer, of: ClassSet, settings: Settings) -> Measurement:

@@ -21,6 +21,10 @@ def own_figures(result: Result, stage: Stage) -> tuple[dict[str, float], tuple[f
         figures = {f"{way}_{key}": value for way, of in recalls.items() for key, value in of.items()}
         mean = section.mean_recall.get(stage)
         return figures | ({} if mean is None else {view.main: mean}), section.mean_recall_interval.get(stage)
+    if result.captioning is not None:
+        captions = result.captioning.figures[stage]
+        known = {key: getattr(captions, key) for key in (*view.columns, view.main)}
+        return {key: value for key, value in known.items() if value is not None}, captions.interval
     of: MatchingFigures | Accuracy = (result.matching or _classification(result)).of(stage)
     factor = 100 if result.matching else 1  # which is kept in [0, 1]
     known = {key: getattr(of, key) for key in (*view.columns, view.main)}
@@ -38,6 +42,9 @@ def drawn_main(result: Result, stage: Stage) -> np.ndarray:
     if result.matching is not None:
         scores, labels = torch.tensor(result.matching.scores[stage]), torch.tensor(result.matching.labels)
         return 100 * bootstrap([weighted_auc(scores, labels)], drawn_with)[:, 0]
+    if result.captioning is not None:
+        cider = torch.tensor(result.captioning.cider[stage], dtype=torch.double)
+        return 100 * bootstrap([weighted_mean(cider)], drawn_with)[:, 0]
     right = torch.tensor(_classification(result).ranks[stage]) == 1
     return 100 * bootstrap([weighted_mean(right)], drawn_with)[:, 0]
 
@@ -53,11 +60,15 @@ def variant(result: Result) -> str:
             f"{data.split}, {data.images} images, {section.classes} classes ({section.class_list}), "
             f"prompts: {result.prompt_set}"
         )
+    if result.captioning is not None:
+        return f"{data.split}, {data.images} images, {data.texts} references"
     return f"{data.split}, {data.images} images, {data.texts} texts"
 
 
 def stage_words(result: Result, stage: Stage) -> str:
     """By what the model orders or judges; see `Row`."""
+    if result.captioning is not None:
+        return f"beam {result.captioning.decoding['beams']}" + (", re-ranked" if stage == "ranking" else "")
     if result.model.stages == 1 or (result.matching is not None and stage == "pre_ranking"):
         return "cosine"
     if result.matching is not None:

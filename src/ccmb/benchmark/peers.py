@@ -14,6 +14,7 @@ from ccmb.benchmark.features import FeaturesPeer, is_features
 from ccmb.benchmark.peer import OneStage, Peer, context_within, embedding, fingerprint
 from ccmb.benchmark.two_towers import open_two_towers
 from ccmb.errors import CcmbError, UsageError, one_line
+from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.loading import load_model
@@ -46,9 +47,9 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     if is_features(Path(source)):
         return FeaturesPeer(label, Path(source), context_length)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
-        return R2D2Peer(label, *load_model(source), context_length, options)
+        return R2D2Peer(label, *_load(source), context_length, options)
     if read_config(source).model_type == R2D2Config.model_type:
-        return R2D2Peer(label, *load_model(source), context_length, options)
+        return R2D2Peer(label, *_load(source), context_length, options)
     return open_two_towers(label, source, context_length)
 
 
@@ -68,8 +69,13 @@ def label_and_source(name: str) -> tuple[str, str]:
     return label, source
 
 
+def _load(source: str) -> tuple[R2D2Model, R2D2Processor]:
+    """With its decoder, if it has one."""
+    return load_captioner(source) if has_captioner(source) else load_model(source)
+
+
 class R2D2Peer:
-    """R2D2 with both stages, or PRD2 with the first."""
+    """R2D2 with both stages, or PRD2 with the first; a captioner too, where `model` is one."""
 
     def __init__(
         self,
@@ -90,6 +96,7 @@ class R2D2Peer:
         settings += [sorted(processor.tokenizer.get_vocab().items())]
         self.fingerprint = fingerprint(model, {"config": config, "processor": settings})
         model = model.eval().to(choose_device("auto"))
+        self.model, self.processor = model, processor
         self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options)
 
     @property

@@ -18,7 +18,7 @@ from ccmb.tasks.retrieval import Direction
 Stage = Literal["pre_ranking", "ranking"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STAGES: tuple[Stage, ...] = get_args(Stage)
-Family = Literal["retrieval", "matching", "classification"]
+Family = Literal["retrieval", "matching", "classification", "captioning"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 Interval = tuple[float, float]
 # Figures by stage; None of a stage that the model does not have.
@@ -136,8 +136,30 @@ class Classification(Accuracy):
         return self.ranking if stage == "ranking" and self.ranking is not None else self
 
 
+class CaptionFigures(_Part):
+    """Of the captions that one stage puts first, on characters, in percent."""
+
+    cider_d: float
+    bleu_1: float
+    bleu_4: float
+    rouge_l: float
+    match_score: float | None
+    interval: Interval = Field(description="of CIDEr-D: the middle 95 % of a bootstrap over pictures")
+
+
+class Captioning(_Part):
+    """The first stage is what the decoder puts first, the second what is re-ranked to the first place."""
+
+    pictures: int
+    references: int
+    decoding: dict[str, Any]
+    figures: dict[Stage, CaptionFigures]
+    cider: dict[Stage, list[float]] = Field(description="CIDEr-D of each picture, in [0, 10]; for paired tests")
+    captions: dict[Stage, list[str]]
+
+
 class Result(_Part):
-    """The whole file: one of the three families is there."""
+    """The whole file: one of the four families is there."""
 
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
@@ -152,6 +174,7 @@ class Result(_Part):
     retrieval: Retrieval | None = None
     matching: Matching | None = None
     classification: Classification | None = None
+    captioning: Captioning | None = None
     drawn_with: list[int] = Field(
         description="with what the bootstrap draws each text, pair or picture: the place of its picture"
     )
@@ -173,6 +196,8 @@ class Result(_Part):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        if self.captioning is not None:
+            return STAGES
         section = self.matching or self.classification
         return STAGES[: self.model.stages] if section is None else section.stages
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ccmb.benchmark.caption_measuring import BEAMS, CaptionSet
 from ccmb.benchmark.class_sets import ClassSet
 from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.measuring import Readable, measure
@@ -85,6 +86,8 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
     elif isinstance(of, ClassSet):
         depth = settings.class_depth if peer.can_rank else None
         rest |= {"family": "classification", "prompts": of.prompt_set, "depth": depth}
+    elif isinstance(of, CaptionSet):
+        rest |= {"family": "captioning", "beams": BEAMS}
     else:
         rest["depth"] = settings.depth if peer.can_rank else None
         if peer.options is not None and peer.options != EXACT:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccmb.benchmark.caption_measuring import CaptionSet
 from ccmb.benchmark.class_sets import ClassSet, open_class_set
 from ccmb.data.downstream import CARDS
 from ccmb.data.labelled_pairs import is_labelled, label_of
@@ -31,7 +32,7 @@ class MatchingSet:
     revision: str
 
 
-MeasuredSet = RetrievalSet | MatchingSet | ClassSet
+MeasuredSet = RetrievalSet | MatchingSet | ClassSet | CaptionSet
 
 
 def open_set(
@@ -41,6 +42,7 @@ def open_set(
     images: Path | None = None,
     classes: str | None = None,
     templates: str = "all",
+    captions: bool = False,
 ) -> MeasuredSet:
     """Open `NAME=pairs.jsonl`, `NAME=FOLDER` for a published set of that name, or for an own one of folders of classes.
 
@@ -52,6 +54,7 @@ def open_set(
         images: folder or tar of the pictures of own pairs; by default `images.tar` or `images` beside the file.
         classes: what the folders of a set for classification show, see `open_class_set`.
         templates: prompts of a class, see `read_templates`.
+        captions: measure captions where it would be retrieval.
 
     Raises:
         UsageError: the name cannot be one, or the folder is no set that can be measured.
@@ -65,7 +68,8 @@ def open_set(
         samples, pictures = open_labelled(path, split, images, name)
         labels = json.dumps([label_of(sample) for sample in samples]).encode()
         return MatchingSet(name, split, samples, pictures, revision(samples, labels, pictures))
-    return open_retrieval_set(spec, split, fields, images)
+    found = open_retrieval_set(spec, split, fields, images)
+    return CaptionSet(found) if captions else found
 
 
 def _family(name: str, path: Path, classes: str | None) -> str:

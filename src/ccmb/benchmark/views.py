@@ -62,6 +62,17 @@ VIEWS: dict[Family, View] = {
         "top1",
         Words("top-1", "top-1"),
     ),
+    "captioning": View(
+        Words("图像描述（按字）", "Captioning, on characters"),
+        {
+            "bleu_1": Words("BLEU-1", "BLEU-1"),
+            "bleu_4": Words("BLEU-4", "BLEU-4"),
+            "rouge_l": Words("ROUGE-L", "ROUGE-L"),
+            "match_score": Words("匹配分", "match score"),
+        },
+        "cider_d",
+        Words("CIDEr-D", "CIDEr-D"),
+    ),
 }
 NOTHING = Words(
     "还没有结果：未找到已发表的数字，这里也没有测过。",

@@ -44,6 +44,10 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def describe(self) -> dict[str, Any]:
+        """Which pairs these are, as plain values."""
+        return {"image_ids": self.image_ids.tolist(), "names": list(self.names), "texts": list(self.texts)}
+
     def rows(self, index: list[int]) -> Batch:
         """Some of the pairs, in this order."""
 

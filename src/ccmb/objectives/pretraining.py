@@ -72,12 +72,19 @@ class PreTraining(nn.Module):
         rest_if_frozen(self.model.image_tower)  # the teacher reads it too
         return self
 
-    def losses(self, batch: Batch, progress: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def losses(
+        self,
+        batch: Batch,
+        progress: float,
+        generator: torch.Generator | None = None,
+        images: TowerOutput | None = None,
+    ) -> dict[str, Tensor]:
         """Scalars by objective name, unweighted, of those that are on and have started.
 
         Args:
             progress: share of the training that is done, in [0, 1).
             generator: source of the masks and hard negatives; the same state gives the same losses.
+            images: the batch's pictures, where they are encoded already.
         """
         options, model, temperature = self.objectives, self.model, self.model.temperature
         active = {name for name in options.on() if progress >= getattr(options, name).start}
@@ -87,7 +94,7 @@ class PreTraining(nn.Module):
         positives, spared = same_image(batch.image_ids, image_ids), None
         if options.gcpr.spare_twins and batch.twin_ids is not None:
             spared = same_image(batch.twin_ids, gather(batch.twin_ids)) & ~positives
-        images = self._images(model, batch)
+        images = self._images(model, batch) if images is None else images
         texts = self._texts(model, batch.input_ids, batch.attention_mask)
         all_image, all_text = gather(images.embed), gather(texts.embed)
         losses: dict[str, Tensor] = {}

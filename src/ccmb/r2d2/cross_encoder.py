@@ -43,8 +43,11 @@ class MultiHeadAttention(nn.Module):
         return self._split(self.key(context_VSC)), self._split(self.value(context_VSC))
 
     def forward(self, states_NTW: Tensor, keys: Tensor, values: Tensor, mask_NS: Tensor | None) -> Tensor:
-        """Attend: (N, T, W). `mask_NS` is True (or 1) where a context token may be seen."""
-        mask = None if mask_NS is None else mask_NS.bool()[:, None, None, :]
+        """Attend: (N, T, W). `mask_NS` is True (or 1) where a context token may be seen; a mask of four dimensions,
+        which may differ from token to token, is taken as it is."""
+        mask = None if mask_NS is None else mask_NS.bool()
+        if mask is not None and mask.dim() == 2:
+            mask = mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(self._split(self.query(states_NTW)), keys, values, attn_mask=mask)
         return mixed.transpose(1, 2).flatten(2)
 

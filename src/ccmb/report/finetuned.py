@@ -16,6 +16,7 @@ FIGURES = {
     "ranking": ("平均召回，排序", "mean recall, ranking"),
     "auc_cosine": ("AUC，余弦", "AUC, cosine"),
     "auc": ("AUC，匹配分", "AUC, match score"),
+    **{name: (f"{name}，按字", f"{name} on characters") for name in ("BLEU-4", "ROUGE-L", "CIDEr-D")},
 }
 
 

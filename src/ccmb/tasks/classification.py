@@ -24,6 +24,7 @@ from ccmb.data.class_lists import ImageClass
 from ccmb.data.pictures import load_picture
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
+from ccmb.tasks.given_pictures import check_any_read
 from ccmb.tasks.prompts import TEMPLATES, check_templates, fill
 from ccmb.tasks.retrieval import pessimistic_ranks
 from ccmb.tasks.two_stage import Encoder
@@ -156,9 +157,7 @@ def classify_pictures(
             found += _guesses(classifier, chunk, top)
         except CcmbError:  # one of them; which one, only each by itself can tell
             found += [_guess_or_error(classifier, picture, top) for picture in chunk]
-    errors = [of.error for of in found if of.error]
-    if errors and len(errors) == len(found):
-        raise CcmbError(errors[0] if len(errors) == 1 else f"none of the pictures could be read ({errors[0]})")
+    check_any_read([of.error for of in found])
     return found
 
 

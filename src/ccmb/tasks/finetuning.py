@@ -15,18 +15,17 @@ from torch import nn
 
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_write, read_json, write_json
-from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.report.finetuned import finetuned_page
 from ccmb.report.runs import read_run
 from ccmb.samples import Sample
+from ccmb.tasks.captioning_tuning import CaptioningFamily
 from ccmb.tasks.comparison import compare
 from ccmb.tasks.interpolation import interpolate
 from ccmb.tasks.matching_tuning import MatchingFamily
 from ccmb.tasks.model_card import write_model_card
-from ccmb.tasks.pretraining import build_network, check_batch, check_best, in_steps, train_model
+from ccmb.tasks.pretraining import check_batch, check_best, in_steps, train_model
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.tuning import Family, FinetuneRecipe, MeasuredOn, Measurement
 from ccmb.training.best import read_best
@@ -35,7 +34,11 @@ from ccmb.training.recipe import BestRecipe
 from ccmb.training.trainer import choose_device
 from ccmb.training.validation import PREFIX, Validation
 
-FAMILIES: dict[str, Family] = {"retrieval": RetrievalFamily(), "matching": MatchingFamily()}
+FAMILIES: dict[str, Family] = {
+    "retrieval": RetrievalFamily(),
+    "matching": MatchingFamily(),
+    "captioning": CaptioningFamily(),
+}
 MIXES = (0.25, 0.5, 0.75)
 
 
@@ -71,7 +74,7 @@ def finetune(
         if not joined.is_main:
             return None
     asked = {"also": [[spec, split, list(fields)] for spec, split, fields in also], "test": test, "mixes": mixes}
-    path, (model, processor) = out / "finetune.json", load_model(out)
+    path, (model, processor) = out / "finetune.json", family.load(out)
     report = read_json(path) if path.exists() else {}
     if report.get("asked") != asked:
         report = {"asked": asked, **_measure(family, recipe, model, processor, sets, out, mixes)}
@@ -113,7 +116,7 @@ def _train(
     if every and joined.size > 1 and recipe.training.parallel == "fsdp":
         raise UsageError("validation needs all weights on one process; set training.parallel=ddp or validation.every=0")
     check_best(recipe, [PREFIX + name for name in family.figures] if every else [])
-    model, processor = build_network(recipe, ())
+    model, processor = family.network(recipe)
     task = family.task(model, processor, recipe)
     batches = family.batches(samples, pictures, processor, recipe, out)
     validation = None
@@ -151,15 +154,15 @@ def _measure(
     mixes: bool,
 ) -> dict[str, Any]:
     """The model before, the finished one, and if asked for weights between them, on all sets."""
-    first, _ = build_network(recipe, ())
+    first, _ = family.network(recipe)
     before, after = first.state_dict(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    new_heads = is_chinese_clip(str(recipe.model.start))  # which has none of its own
+    known = family.knows(str(recipe.model.start))
     module: nn.Module = model
     module.to(choose_device(recipe.training.device))
     found: dict[float, list[Measurement]] = {}
     for share in sorted({0.0, 1.0, *(MIXES if mixes else ())}):
         model.load_state_dict(interpolate(before, after, share))
-        found[share] = [family.measure(model, processor, of, recipe, share > 0 or not new_heads) for of in sets]
+        found[share] = [family.measure(model, processor, of, recipe, share > 0 or known) for of in sets]
     run = read_run(out)
     return {
         "task": recipe.task,

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ccmb.checks import check_min_probability, check_text
-from ccmb.errors import CcmbError, UsageError
+from ccmb.errors import UsageError
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
+from ccmb.tasks.given_pictures import check_any_read, read_pixels
 from ccmb.training.trainer import inference
 
 
@@ -70,9 +71,7 @@ def match_pictures(
         of_text = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
         for start in range(0, len(pictures), batch):
             found += _match_batch(model, processor, of_text, pictures[start : start + batch], min_probability)
-    errors = [of.error for of in found if of.error]
-    if errors and len(errors) == len(found):
-        raise CcmbError(errors[0] if len(errors) == 1 else f"none of the pictures could be read ({errors[0]})")
+    check_any_read([of.error for of in found])
     return found
 
 
@@ -83,22 +82,17 @@ def _match_batch(
     pictures: Sequence[Picture],
     min_probability: float | None,
 ) -> list[PictureMatch]:
-    pixels: dict[int, Tensor] = {}
-    found = [PictureMatch(picture) for picture in pictures]
-    for place, picture in enumerate(pictures):
-        try:
-            pixels[place] = processor.images([picture])
-        except CcmbError as error:
-            found[place] = replace(found[place], error=str(error))
-    if not pixels:
+    places, pixels, errors = read_pixels(processor, pictures)
+    found = [PictureMatch(picture, error=errors.get(place)) for place, picture in enumerate(pictures)]
+    if not places:
         return found
-    images = model.encode_image(torch.cat(list(pixels.values())).to(model.device)).to("cpu")
-    for place, cosine in zip(pixels, (images.embed @ of_text.embed[0]).tolist(), strict=True):
+    images = model.encode_image(pixels.to(model.device)).to("cpu")
+    for place, cosine in zip(places, (images.embed @ of_text.embed[0]).tolist(), strict=True):
         found[place] = replace(found[place], cosine=cosine)
     if model.can_rank:
-        index_N = torch.arange(len(pixels))
+        index_N = torch.arange(len(places))
         match = rank_pairs(model, images, of_text, index_N, torch.zeros_like(index_N))
-        for place, score, chance in zip(pixels, match.score.tolist(), match.probability.tolist(), strict=True):
+        for place, score, chance in zip(places, match.score.tolist(), match.probability.tolist(), strict=True):
             verdict = None if min_probability is None else chance >= min_probability
             found[place] = replace(found[place], score=score, probability=chance, match=verdict)
     return found

@@ -23,7 +23,7 @@ from ccmb.tasks.matching_training import LabelledLoader, MatchingTask
 from ccmb.tasks.pair_scores import PairScores, score_labelled
 from ccmb.tasks.pretraining import text_buckets
 from ccmb.tasks.sets import name_and_path
-from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement
+from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement, OfR2D2
 from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe, data_folder
@@ -39,7 +39,7 @@ class LabelledSet:
     pictures: Pictures
 
 
-class MatchingFamily:
+class MatchingFamily(OfR2D2):
     """See `ccmb.tasks.tuning.Family`."""
 
     figures: tuple[str, ...] = ("auc", "accuracy", "auc_cosine")

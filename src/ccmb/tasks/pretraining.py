@@ -105,7 +105,7 @@ class PretrainTask:
         return StepFlops(model.config, self.pretraining.objectives, is_frozen(model.image_tower))
 
     def describe(self, batch: Batch) -> dict[str, Any]:
-        return {"image_ids": batch.image_ids.tolist(), "names": list(batch.names), "texts": list(batch.texts)}
+        return batch.describe()
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Path:

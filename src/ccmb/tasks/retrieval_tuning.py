@@ -27,7 +27,7 @@ from ccmb.tasks.retrieval import (
     report_of_ranks,
 )
 from ccmb.tasks.sets import RetrievalSet, first_pictures, open_held_out, open_set, open_training, texts_and_pairs
-from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement
+from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement, OfR2D2
 from ccmb.tasks.two_stage import R2D2Ranker
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
@@ -35,7 +35,7 @@ from ccmb.training.recipe import DataRecipe
 STAGES = ("pre_ranking", "ranking")
 
 
-class RetrievalFamily:
+class RetrievalFamily(OfR2D2):
     """See `ccmb.tasks.tuning.Family`."""
 
     figures: tuple[str, ...] = ("mean_recall", "mean_recall_pre_ranking", "text_to_image_R@1")

@@ -11,18 +11,21 @@ import numpy as np
 from pydantic import Field
 
 from ccmb.data.pictures import Pictures
+from ccmb.objectives.captioning import CaptioningOptions
 from ccmb.objectives.matching import MatchingOptions
 from ccmb.objectives.options import MaskedLanguage, Objective, Objectives, TargetGuided
+from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
-from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.tasks.pretraining import PretrainRecipe, build_network
 from ccmb.training.recipe import RECIPES, DataRecipe, Part
 from ccmb.training.trainer import Task
 
 # Where the shipped recipes are.
 FINETUNING = RECIPES / "finetuning"
-TaskName = Literal["retrieval", "matching"]
+TaskName = Literal["retrieval", "matching", "captioning"]
 Batches = Callable[[int, int], Iterator[Any]]
 
 
@@ -54,6 +57,7 @@ class FinetuneRecipe(PretrainRecipe):
     task: TaskName = "retrieval"
     objectives: FinetuneObjectives = FinetuneObjectives()
     matching: MatchingOptions = MatchingOptions()
+    captioning: CaptioningOptions = CaptioningOptions()
     validation: ValidationRecipe = ValidationRecipe()
 
 
@@ -84,6 +88,19 @@ class Measurement:
     details: dict[str, Any]
 
 
+class OfR2D2:
+    """Of a family whose networks are R2D2s alone."""
+
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+        return build_network(recipe, ())
+
+    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+        return load_model(out)
+
+    def knows(self, start: str) -> bool:
+        return not is_chinese_clip(start)  # which has no cross encoders of its own
+
+
 class Family(Protocol):
     """What a family of tasks brings to fine-tuning.
 
@@ -93,6 +110,15 @@ class Family(Protocol):
     """
 
     figures: tuple[str, ...]
+
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+        """What a run begins with; equal recipes give equal weights."""
+
+    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+        """The finished model of a run."""
+
+    def knows(self, start: str) -> bool:
+        """Whether the model to start from has trained all that the family measures."""
 
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
         """What is trained on."""

@@ -1,0 +1,92 @@
+"""Measuring captions: what the decoder puts first, and what R2D2 then chooses among its candidates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from ccmb.benchmark.peer import Peer
+from ccmb.benchmark.peers import R2D2Peer
+from ccmb.benchmark.result import CaptionFigures, Captioning, Stage
+from ccmb.benchmark.settings import Settings
+from ccmb.data.pictures import Pictures
+from ccmb.errors import CcmbError
+from ccmb.r2d2.captioning import R2D2Captioner
+from ccmb.samples import Sample
+from ccmb.tasks.bootstrap import bootstrap, interval
+from ccmb.tasks.caption_metrics import characters
+from ccmb.tasks.captioning import Candidate, decoding_for
+from ccmb.tasks.captioning_report import figure_of, score_texts, write_about
+from ccmb.tasks.sets import RetrievalSet
+
+BEAMS = 5  # all of which are candidates
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSet:
+    """One split of pictures that are to be written about, with texts that people wrote."""
+
+    texts: RetrievalSet
+
+    @property
+    def name(self) -> str:
+        return self.texts.name
+
+    @property
+    def split(self) -> str:
+        return self.texts.split
+
+    @property
+    def samples(self) -> list[Sample]:
+        return self.texts.samples
+
+    @property
+    def pictures(self) -> Pictures:
+        return self.texts.pictures
+
+    @property
+    def revision(self) -> str:
+        return self.texts.revision
+
+
+def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:
+    """The figures of both stages.
+
+    Raises:
+        CcmbError: the model writes no captions.
+        UsageError: the set's texts do not belong to single pictures.
+    """
+    if not isinstance(peer, R2D2Peer) or not isinstance(peer.model, R2D2Captioner):
+        raise CcmbError("this model writes no captions; make one that does with `ccmb finetune captioning`")
+    options = decoding_for(peer.model, beams=BEAMS, candidates=BEAMS)
+    written = write_about(peer.model, peer.processor, replace(of.texts, samples=samples), options, rerank=True)
+    by_stage: dict[Stage, list[Candidate]] = {
+        "pre_ranking": [of.decoded for of in written.captions if of.decoded is not None],
+        "ranking": [of.candidates[0] for of in written.captions],
+    }
+    figures, cider = dict[Stage, CaptionFigures](), dict[Stage, list[float]]()
+    for stage, captions in by_stage.items():
+        scores = score_texts([of.text for of in captions], written.references, characters)
+        values = scores.figures()
+        drawn = bootstrap(
+            [figure_of(scores, "CIDEr-D")], np.arange(len(captions)), draws=settings.draws, seed=settings.seed
+        )
+        match_scores = [of.match_score for of in captions if of.match_score is not None]
+        cider[stage] = [round(float(value), 6) for value in scores.cider]
+        figures[stage] = CaptionFigures(
+            cider_d=round(values["CIDEr-D"], 2),
+            bleu_1=round(values["BLEU-1"], 2),
+            bleu_4=round(values["BLEU-4"], 2),
+            rouge_l=round(values["ROUGE-L"], 2),
+            match_score=round(100 * float(np.mean(match_scores)), 2) if match_scores else None,
+            interval=interval(drawn[:, 0]),
+        )
+    return Captioning(
+        pictures=len(written.captions),
+        references=sum(map(len, written.references)),
+        decoding=asdict(options),
+        figures=figures,
+        cider=cider,
+        captions={stage: [of.text for of in captions] for stage, captions in by_stage.items()},
+    )

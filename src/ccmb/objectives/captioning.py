@@ -1,0 +1,97 @@
+"""Captioning: say the next word of a text from those before it and from the picture.
+
+Shapes: B pairs of this process, T text tokens, M tokens to be said, V words.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.chunks import in_chunks
+from ccmb.objectives.distillation import rest_if_frozen
+from ccmb.objectives.passes import encode_images
+from ccmb.objectives.pretraining import PreTraining
+from ccmb.r2d2.captioning import R2D2Captioner
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.training.distributed import global_mean
+
+
+class CaptioningOptions(BaseModel):
+    """How texts become a loss, and what decodes them in validation."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = Field(1.0, gt=0, description="factor in the sum with the objectives that are on")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all words")
+    text_layers: int | None = Field(
+        None, ge=0, description="layers of the text tower that the decoder begins with, made causal; by default all"
+    )
+    max_length: int = Field(40, gt=0, description="longest caption in tokens when the model is measured")
+
+
+def captioning_loss(logits_MV: Tensor, tokens_M: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy (scalar) of the tokens of the global batch.
+
+    Args:
+        smoothing: share of the target that is spread evenly over all words.
+    """
+    summed = F.cross_entropy(logits_MV.float(), tokens_M, reduction="sum", label_smoothing=smoothing)
+    return global_mean(summed, torch.tensor(float(len(tokens_M)), device=logits_MV.device))
+
+
+class Captioning(nn.Module):
+    """The captioner and the losses of a batch of pairs: what the decoder says, and R2D2's own objectives, if any is on.
+
+    With GCPR and FGR beside it, the match score keeps up with an image tower that captioning changes.
+
+    Args:
+        pretraining: R2D2's objectives over the same captioner, or None.
+        chunk: pairs that are computed at a time, see `in_chunks`; by default all.
+    """
+
+    def __init__(
+        self,
+        captioner: R2D2Captioner,
+        options: CaptioningOptions,
+        pretraining: PreTraining | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.options, self.pretraining, self.chunk = captioner, options, pretraining, chunk
+
+    def train(self, mode: bool = True) -> Captioning:
+        super().train(mode)
+        rest_if_frozen(self.model.image_tower)
+        return self
+
+    def losses(
+        self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Scalars by name, unweighted."""
+        images = encode_images(self.model, batch.pixel_values, self.chunk)
+        losses = {"captioning": self._captioning(images, batch)}
+        if self.pretraining is not None:
+            losses |= self.pretraining.losses(batch, progress, generator, images)
+        return losses
+
+    forward = losses  # what DDP and FSDP attend
+
+    def _captioning(self, images: TowerOutput, batch: Batch) -> Tensor:
+        decoder = self.model.decoder
+        said_BT = batch.attention_mask[:, 1:].bool()
+
+        def logits(rows: slice) -> Tensor:
+            states, _ = decoder(batch.input_ids[rows, :-1], decoder.see(images.states[rows]))
+            return decoder.logits(states[said_BT[rows]])
+
+        logits_MV = torch.cat(in_chunks(logits, len(said_BT), self.chunk))
+        return captioning_loss(logits_MV, batch.input_ids[:, 1:][said_BT], self.options.label_smoothing)
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        others = {name: loss for name, loss in losses.items() if name != "captioning"}
+        summed = self.options.weight * losses["captioning"]
+        return summed + self.pretraining.total(others) if self.pretraining is not None and others else summed

@@ -1,0 +1,52 @@
+"""The page on captions: its commands run as they stand, and its tables name what exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ccmb.files import read_json
+from ccmb.tasks.tuning import FINETUNING, FinetuneRecipe
+from ccmb.training.recipe import find_recipe, load_recipe
+from runs import command_line
+from test_readme import CAPTION_PAGES, VERBS, blocks, read
+from tuning import save_pairs, save_start
+
+
+@pytest.mark.parametrize("page", CAPTION_PAGES)
+def test_keys_options_and_recipes_of_the_tables_exist(page: str) -> None:
+    cells: list[str] = re.findall(r"^\| (`[^|]*`) +\|", read(page), re.MULTILINE)
+    for override in [cell.strip("`") for cell in cells if "=" in cell]:
+        load_recipe(FinetuneRecipe, find_recipe("captioning", FINETUNING), ["data.folder=x", override])
+    options = set(re.findall(r"`(--[\w-]+)", "".join(cell for cell in cells if "--" in cell)))
+    known = {name for of in VERBS["caption"].params for name in (*of.opts, *of.secondary_opts)}
+    assert {"--rerank", "--no-rerank"} < options <= known
+    recipes = {cell.strip("`") for cell in cells if "=" not in cell and "--" not in cell}
+    shipped = {load.stem for load in FINETUNING.glob("*.yaml") if "task: captioning" in load.read_text("utf-8")}
+    assert recipes == shipped
+
+
+def test_the_commands_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    save_start(Path("runs") / "flickr8k-cn")
+    save_pairs(Path("mydata"), copies=8)
+    with tarfile.open("mydata/images.tar", "w") as tar:
+        for name in os.listdir("mydata/images"):
+            tar.add(f"mydata/images/{name}", name)
+    for name in ("cat.jpg", "dog.jpg"):
+        Image.new("RGB", (40, 40), "red").save(name)
+    command = command_line(monkeypatch, capfd)
+    for line in blocks("docs/captioning.md", "bash")[0].splitlines():
+        found = command(*shlex.split(line)[1:])
+        assert found.code == 0, found.err
+    assert read_json("captions.json")["captioning"]["pictures"] == 8
+    assert Path("results/mydata.val/captions.json").is_file()
