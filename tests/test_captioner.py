@@ -10,9 +10,12 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from ccmb.errors import CcmbError, UsageError
 from ccmb.objectives.captioning import Captioning, CaptioningOptions, captioning_loss
+from ccmb.objectives.options import Objectives, Ranking
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.captioning import CONFIG, WEIGHTS, CaptionState, R2D2Captioner, TextLayer, load_captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.decoding import Decoding, Vocabulary, decode_captions
+from ccmb.tasks.interpolation import mix
 from ccmb.tasks.pretraining import save_model
 from tiny import tiny_batch, tiny_config, tiny_model, tiny_processor
 
@@ -190,3 +193,35 @@ def test_the_benchmark_finds_the_same_captions_with_and_without_a_cache(
     found = decode_captions.main(arguments)
     assert [of["target"] for of in found["claims"]] == [3.0, None]
     assert file.is_file()
+
+
+def test_between_two_captioners_is_a_captioner_and_beside_an_r2d2_an_r2d2(tmp_path: Path) -> None:
+    one, other = captioner(), captioner()
+    with torch.no_grad():
+        other.decoder.head.bias += 1.0
+    for name, model in (("one", one), ("other", other), ("plain", tiny_model())):
+        save_model(tmp_path / name, model, tiny_processor())
+    mix(tmp_path / "one", tmp_path / "other", 0.25, tmp_path / "mixed")
+    between, _ = load_captioner(tmp_path / "mixed")
+    torch.testing.assert_close(between.decoder.head.bias, one.decoder.head.bias + 0.25)
+    mix(tmp_path / "plain", tmp_path / "one", 0.5, tmp_path / "half")
+    assert not (tmp_path / "half" / CONFIG).exists()
+
+
+@pytest.mark.parametrize("owns", [True, False])
+def test_captioning_may_own_the_image_tower(owns: bool) -> None:
+    model = captioner()
+    options = Objectives.model_validate({"mlm": False, "tgd": False, "fgd": False, "gcpr": {"start": 0.5}})
+    mask_id = tiny_processor().tokenizer.mask_token_id
+    pretraining = PreTraining(model, options.model_copy(update={"fgr": Ranking(start=0.5)}), mask_id, beside=True)
+    objective = Captioning(model, CaptioningOptions(owns_image_tower=owns), pretraining)
+    assert objective.losses(tiny_batch(4), 0.4).keys() == {"captioning"}
+    losses = objective.losses(tiny_batch(4), 0.5, torch.Generator().manual_seed(0))
+    assert losses.keys() == {"captioning", "gcpr", "fgr"}
+    total = losses["captioning"] + losses["gcpr"] + losses["fgr"]
+    torch.testing.assert_close(objective.total(losses), total)
+    pretraining.total({name: losses[name] for name in ("gcpr", "fgr")}).backward()
+    assert model.image_projection.weight.grad is not None
+    assert model.text_image_encoder.layer[0].crossattention.self.key.weight.grad is not None
+    assert (model.image_tower.embeddings.patch_embedding.weight.grad is None) == owns
+    assert all(weight.grad is None for weight in model.decoder.parameters())

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from ccmb.data.downstream import open_dataset
+from ccmb.errors import UsageError
 from ccmb.r2d2.captioning import load_captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.captioning import caption_pictures
 from ccmb.tasks.finetuning import finetune
+from test_finetuning_recipes import TINY, load, write_sample
 from tiny import TEXTS, tiny_pictures
 from tuning import recipe_of, save_pairs, save_start
 
@@ -36,3 +41,35 @@ def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
     found = caption_pictures(model, processor, tiny_pictures(len(TEXTS)))
     assert sum(of.text == text[:4] for of, text in zip(found, TEXTS, strict=True)) >= 6
     assert load_model(tmp_path / "run")[0].can_rank
+
+
+@pytest.mark.parametrize("name", ["aic-icc", "flickr8k-cn"])
+def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), write_sample(name, tmp_path / "data")
+    recipe = load(f"{name}-caption", *TINY, f"data.folder={data}", f"model.start={start}", "validation.every=1")
+    assert recipe.task == "captioning"
+    report = finetune(recipe, tmp_path / "run")
+    assert report is not None
+    [of] = report["sets"]
+    assert (of["name"], of["split"]) == (name, "val")
+    assert of["details"]["after"]["references"] == len(open_dataset(name, data, "val").queries)
+    assert report["chosen"]["figure"] == "val_CIDEr-D"
+
+
+def test_what_cannot_become_a_captioner_is_refused_before_the_training(tmp_path: Path) -> None:
+    data = save_pairs(tmp_path / "mine")
+    towers = save_start(tmp_path / "towers", cross_layers=0)
+    with pytest.raises(UsageError, match="no cross encoders"):
+        finetune(recipe_of(towers, data, "captioning", **{"objectives.fgr": "off"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_captioner_can_be_tuned_further_and_has_figures_before(tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+    few = {"training.steps": 2, "validation.every": 0}
+    finetune(recipe_of(start, data, "captioning", **few), tmp_path / "first")
+    report = finetune(recipe_of(tmp_path / "first", data, "captioning", **few), tmp_path / "second", mixes=True)
+    assert report is not None
+    figure = report["sets"][0]["figures"]["CIDEr-D"]
+    assert figure["before"] is not None
+    assert len(figure["shares"]) == 5

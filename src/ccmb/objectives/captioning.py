@@ -16,7 +16,7 @@ from ccmb.objectives.distillation import rest_if_frozen
 from ccmb.objectives.passes import encode_images
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.captioning import R2D2Captioner
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.modeling import TowerOutput, unit
 from ccmb.training.distributed import global_mean
 
 
@@ -28,6 +28,9 @@ class CaptioningOptions(BaseModel):
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all words")
     text_layers: int | None = Field(
         None, ge=0, description="layers of the text tower that the decoder begins with, made causal; by default all"
+    )
+    owns_image_tower: bool = Field(
+        False, description="captioning alone trains the image tower; the other objectives read it as it is"
     )
     max_length: int = Field(40, gt=0, description="longest caption in tokens when the model is measured")
 
@@ -45,7 +48,9 @@ def captioning_loss(logits_MV: Tensor, tokens_M: Tensor, smoothing: float = 0.0)
 class Captioning(nn.Module):
     """The captioner and the losses of a batch of pairs: what the decoder says, and R2D2's own objectives, if any is on.
 
-    With GCPR and FGR beside it, the match score keeps up with an image tower that captioning changes.
+    With GCPR and FGR beside it, the match score keeps up with an image tower that captioning changes. They may drown it
+    there: what tells the pictures of a batch apart need not be what a caption has to say. Then captioning may own the
+    tower.
 
     Args:
         pretraining: R2D2's objectives over the same captioner, or None.
@@ -74,10 +79,17 @@ class Captioning(nn.Module):
         images = encode_images(self.model, batch.pixel_values, self.chunk)
         losses = {"captioning": self._captioning(images, batch)}
         if self.pretraining is not None:
-            losses |= self.pretraining.losses(batch, progress, generator, images)
+            seen = self._at_rest(images) if self.options.owns_image_tower else images
+            losses |= self.pretraining.losses(batch, progress, generator, seen)
         return losses
 
     forward = losses  # what DDP and FSDP attend
+
+    def _at_rest(self, images: TowerOutput) -> TowerOutput:
+        """The same pictures, through whose states no gradient reaches the image tower."""
+        assert images.pooled is not None, "pictures come fresh from the tower"
+        pooled = images.pooled.detach()
+        return TowerOutput(unit(self.model.image_projection(pooled)), images.states.detach(), pooled=pooled)
 
     def _captioning(self, images: TowerOutput, batch: Batch) -> Tensor:
         decoder = self.model.decoder

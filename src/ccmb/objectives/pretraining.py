@@ -41,6 +41,7 @@ class PreTraining(nn.Module):
         mask_id: id of the [MASK] token.
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
         text_buckets: texts of like length are computed together in up to so many parts (on CPUs).
+        beside: another loss is there from the start, so that none of these need be.
 
     Raises:
         UsageError: the network and the objectives do not fit, see `check_objectives`.
@@ -53,9 +54,10 @@ class PreTraining(nn.Module):
         mask_id: int,
         chunk: int | None = None,
         text_buckets: int = 1,
+        beside: bool = False,
     ) -> None:
         super().__init__()
-        check_objectives(objectives, model.config)
+        check_objectives(objectives, model.config, beside)
         self.model, self.objectives, self.mask_id, self.chunk = model, objectives, mask_id, chunk
         self.vocabulary = model.config.text_config.vocab_size
         tgd, fgd = objectives.tgd, objectives.fgd
@@ -88,6 +90,8 @@ class PreTraining(nn.Module):
         """
         options, model, temperature = self.objectives, self.model, self.model.temperature
         active = {name for name in options.on() if progress >= getattr(options, name).start}
+        if not active:
+            return {}
         batch = level(batch)
         own = world().rows(len(batch.image_ids))
         image_ids = gather(batch.image_ids)

@@ -89,7 +89,7 @@ class CaptioningFamily(RetrievalFamily):
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
         if recipe.model.freeze_image_tower:
             model.image_tower.requires_grad_(False)
-        pretraining = make_pretraining(model, processor, recipe) if recipe.objectives.on() else None
+        pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
         assert isinstance(model, R2D2Captioner)
         return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ccmb.errors import CcmbError, UsageError
+from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.loading import load_model
 
 
@@ -40,7 +41,7 @@ def interpolate(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share
 
 
 def mix(before: str | Path, after: str | Path, share: float, out: Path) -> None:
-    """Write the model between two runs, model folders or hub ids into a new folder.
+    """Write the model between two runs, model folders or hub ids into a new folder; a captioner, if both are.
 
     Raises:
         UsageError: the share is not in [0, 1].
@@ -50,7 +51,8 @@ def mix(before: str | Path, after: str | Path, share: float, out: Path) -> None:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CcmbError(f"{out}: holds something already; choose another --out or remove it")
-    (one, processor), (other, its_processor) = load_model(before), load_model(after)
+    load = load_captioner if has_captioner(before) and has_captioner(after) else load_model
+    (one, processor), (other, its_processor) = load(before), load(after)
     if processor.tokenizer.get_vocab() != its_processor.tokenizer.get_vocab():
         raise CcmbError(f"{before} and {after}: their tokenizers differ, so that their texts mean different numbers")
     other.load_state_dict(interpolate(one.state_dict(), other.state_dict(), share))

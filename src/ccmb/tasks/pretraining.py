@@ -164,12 +164,14 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
     return build_model(recipe.model, recipe.objectives, samples)
 
 
-def make_pretraining(model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe) -> PreTraining:
-    """The network with the recipe's objectives and all that they need."""
+def make_pretraining(
+    model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, beside: bool = False
+) -> PreTraining:
+    """The network with the recipe's objectives and all that they need; see `PreTraining`."""
     if recipe.model.freeze_image_tower:
         model.image_tower.requires_grad_(False)
     training, mask_id = recipe.training, processor.tokenizer.mask_token_id
-    return PreTraining(model, recipe.objectives, mask_id, training.chunk, text_buckets(training))
+    return PreTraining(model, recipe.objectives, mask_id, training.chunk, text_buckets(training), beside)
 
 
 def train_model(
