@@ -32,17 +32,23 @@ class Contestant:
         return statistics.median(self.seconds)
 
 
-def take_turns(contestants: Sequence[Contestant], rounds: int, device: torch.device, warm_up: int = 1) -> None:
+def take_turns(
+    contestants: Sequence[Contestant],
+    rounds: int,
+    device: torch.device,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
     """Time all in each round, in an order that turns; the first rounds only warm up."""
     for number in range(warm_up + rounds):
         first = number % len(contestants)
         for contestant in [*contestants[first:], *contestants[:first]]:
             reset_peak(device)
             synchronise(device)
-            start = time.perf_counter()
+            start = clock()
             contestant.run(number)
             synchronise(device)
-            seconds = time.perf_counter() - start
+            seconds = clock() - start
             contestant.peak = max(contestant.peak, peak(device))
             if number >= warm_up:
                 contestant.seconds.append(seconds)

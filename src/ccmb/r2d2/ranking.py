@@ -135,17 +135,15 @@ def _in_chunks(
 ) -> Tensor:
     """Logits (N, 2) of pairs that are sorted by picture, on the CPU."""
     device, dtype = model.device, model.image_to_cross.weight.dtype
-    sizes, logits_N2 = chunk_sizes(image_N, most), torch.empty(len(image_N), 2)
-    for rows_P in torch.arange(len(image_N)).split(sizes):
-        image_P, text_P = image_N[rows_P], text_N[rows_P]
+    sizes, parts = chunk_sizes(image_N, most), [torch.empty(0, 2)]
+    for image_P, text_P in zip(image_N.split(sizes), text_N.split(sizes), strict=True):
         image_items, image_index = image_P.unique(return_inverse=True)
         text_items, text_index = text_P.unique(return_inverse=True)
         some_images = _cut(images[image_items]).to(device, dtype)
         some_texts = _cut(texts[text_items]).to(device, dtype)
         with torch.autocast(device.type, torch.bfloat16, enabled=False):
-            logits_P2 = encoder(some_images, some_texts, image_index.to(device), text_index.to(device))
-        logits_N2[rows_P] = logits_P2.to(logits_N2)
-    return logits_N2
+            parts.append(encoder(some_images, some_texts, image_index.to(device), text_index.to(device)).cpu())
+    return torch.cat(parts)
 
 
 def chunk_sizes(image_N: Tensor, most: int) -> list[int]:
