@@ -72,24 +72,45 @@ class Table:
         return sorted(self.folder.glob("bucket=*/*.parquet" if bucket is None else f"bucket={bucket}/*.parquet"))
 
 
-def write(frame: DataFrame, folder: Path, key: str | None = None, buckets: int = 1) -> Table:
+def write(frame: DataFrame, folder: Path, bucket: int = 0) -> Table:
+    """Add rows to one bucket of a table."""
+    _write_columns(frame, folder)
+    frame.write_parquet(str(folder / f"bucket={bucket}"), compression="zstd")
+    return Table(folder)
+
+
+def write_by_hash(frame: DataFrame, folder: Path, key: str, buckets: int) -> Table:
     """Add rows to a table, each to the bucket that the hash in its column `key` says."""
+    if buckets == 1:
+        return write(frame, folder)
+    _write_columns(frame, folder)
+    frame = frame.with_column("bucket", bucket_of(col(key), buckets))
+    frame.write_parquet(str(folder), compression="zstd", partition_cols=["bucket"])
+    return Table(folder, buckets)
+
+
+def each_bucket(table: Table) -> Iterator[tuple[int, DataFrame]]:
+    """The buckets that hold rows, and the first in any case, so that a table without rows gives one."""
+    for bucket in range(table.buckets):
+        if bucket == 0 or table.rows(bucket):
+            yield bucket, table.read(bucket)
+
+
+def _write_columns(frame: DataFrame, folder: Path) -> None:
     empty = folder / _EMPTY
     if not empty.exists():
         folder.mkdir(parents=True, exist_ok=True)
         parquet.write_table(frame.schema().to_pyarrow_schema().empty_table(), empty)
-    if buckets == 1 or key is None:
-        frame.write_parquet(str(folder / "bucket=0"), compression="zstd")
-    else:
-        frame = frame.with_column("bucket", bucket_of(col(key), buckets))
-        frame.write_parquet(str(folder), compression="zstd", partition_cols=["bucket"])
-    return Table(folder, buckets)
 
 
 def bucket_of(hashed: Expression, buckets: int) -> Expression:
     """Buckets in the order of the hashes, so that rows sorted in each are sorted over all."""
-    width = math.ceil(2**64 / buckets)
-    return (hashed // daft.lit(width).cast(DataType.uint64())).cast(DataType.int32())
+    return F.shift_right(top_half(hashed) * buckets, daft.lit(32)).cast(DataType.int32())
+
+
+def top_half(hashed: Expression) -> Expression:
+    """The upper 32 bits of a hash, as a signed number, which literals can be compared with."""
+    return F.shift_right(hashed, daft.lit(32).cast(DataType.uint64())).cast(DataType.int64())
 
 
 def buckets_for(rows: int, rows_per_bucket: int) -> int:
@@ -163,10 +184,3 @@ def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...
     sender.send(answer)
     sender.close()
     leave(0)
-
-
-def each_bucket(table: Table) -> Iterator[tuple[int, DataFrame]]:
-    """The buckets that hold rows."""
-    for bucket in range(table.buckets):
-        if table.rows(bucket):
-            yield bucket, table.read(bucket)

@@ -1,0 +1,54 @@
+"""Steps whose results lie in a folder: one that is done is not done again, and one that broke off starts anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ccmb.corpus.engine import Table
+from ccmb.errors import CcmbError
+from ccmb.files import atomic_path, read_json, write_json
+
+_DONE = "step.json"
+
+
+class Steps:
+    """The steps of one build.
+
+    Args:
+        folder: holds a sub-folder for each step.
+        of: what decides their results, as JSON: inputs, recipe and so on.
+
+    Raises:
+        CcmbError: the folder holds the steps of another build.
+    """
+
+    def __init__(self, folder: Path, of: dict[str, Any]) -> None:
+        self.folder = folder
+        digest = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16).hexdigest()
+        about = folder / "build.json"
+        if not about.exists():
+            write_json(about, {"digest": digest, **of})
+        elif read_json(about).get("digest") != digest:
+            raise CcmbError(f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out")
+
+    def run(self, name: str, work: Callable[[Path], Any]) -> Any:
+        """What `work(folder)` returned, now or when it was done before; it must be a value of JSON."""
+        folder = self.folder / name
+        if (folder / _DONE).exists():
+            return read_json(folder / _DONE)
+        for left in self.folder.glob(f".{name}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            value = work(temporary)
+            write_json(temporary / _DONE, value)
+        return value
+
+    def table(self, name: str, buckets: int = 1) -> Table:
+        """Rows that the step `name` wrote; "step/table" where it wrote several tables."""
+        return Table(self.folder / name, buckets)
