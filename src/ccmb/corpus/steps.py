@@ -13,7 +13,7 @@ from ccmb.corpus.engine import Table
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_path, read_json, write_json
 
-_DONE = "step.json"
+_DONE = "_done.json"  # readers of Parquet folders pass over names with an underscore
 
 
 class Steps:
@@ -36,12 +36,16 @@ class Steps:
         elif read_json(about).get("digest") != digest:
             raise CcmbError(f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out")
 
-    def run(self, name: str, work: Callable[[Path], Any]) -> Any:
-        """What `work(folder)` returned, now or when it was done before; it must be a value of JSON."""
-        folder = self.folder / name
+    def run(self, name: str, work: Callable[[Path], Any], folder: Path | None = None) -> Any:
+        """What `work(folder)` returned, now or when it was done before; it must be a value of JSON.
+
+        Args:
+            folder: where the result lies, if not in the sub-folder `name`.
+        """
+        folder = folder or self.folder / name
         if (folder / _DONE).exists():
             return read_json(folder / _DONE)
-        for left in self.folder.glob(f".{name}.*.tmp"):
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         with atomic_path(folder) as temporary:
             temporary.mkdir()

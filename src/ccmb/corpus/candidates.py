@@ -1,0 +1,126 @@
+"""Texts of pictures, from the log's queries, pages and link lists, cleaned and judged one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import daft
+from daft import DataFrame, DataType, Window, col
+from daft import functions as F
+
+from ccmb.corpus.engine import Table, each_bucket, hashed, write, write_by_hash
+from ccmb.corpus.recipe import FIELDS, FieldName, TextRecipe
+from ccmb.corpus.text_cleaning import bare, clean, template
+from ccmb.corpus.text_filters import TextFilter, filters_of, mojibake, reason_against
+
+DUPLICATE = "exact duplicate"
+TEXT, U64 = DataType.string(), DataType.uint64()
+_JUDGED = {"field": TEXT, "text": TEXT, "bare": TEXT, "template": TEXT, "reason": TEXT}
+# What a candidate has beside its text; a source that lacks a column has nulls.
+_EVIDENCE = {
+    "image": U64, "image_url": TEXT, "image_key": TEXT, "page_url": TEXT,
+    "views": U64, "clicks": U64, "bound": DataType.float64(), "score": DataType.float64(),
+}  # fmt: skip
+
+
+class Judge:
+    """Cleans and filters the texts of one record."""
+
+    def __init__(self, recipe: TextRecipe) -> None:
+        """
+        Raises:
+            CcmbError: the file of sensitive words cannot be read, or OpenCC is not installed.
+        """
+        self.recipe = recipe
+        self.filters: dict[FieldName, list[TextFilter]] = filters_of(recipe)
+        clean("查", recipe.simplified)  # says now if OpenCC is missing
+
+    def __call__(self, texts: dict[FieldName, str | None], reason: str | None) -> list[dict[str, str | None]]:
+        """A row for each text of a record; one row for a record that is dropped as a whole, or has no text."""
+        if reason is None and not any(texts.values()):
+            reason = "no text"
+        if reason is not None:
+            return [{**dict.fromkeys(_JUDGED), "reason": reason}]
+        return [self.judged(field, text) for field, text in texts.items() if text]
+
+    def judged(self, field: FieldName, text: str) -> dict[str, str | None]:
+        broken = mojibake(text) if self.recipe.mojibake else None
+        cleaned = clean(text, self.recipe.simplified)
+        reason = broken or reason_against(cleaned, self.filters[field])
+        return {"field": field, "text": cleaned, "bare": bare(cleaned), "template": template(cleaned), "reason": reason}
+
+
+def write_candidates(
+    records: DataFrame, fields: Sequence[FieldName], recipe: TextRecipe, folder: Path, buckets: int
+) -> None:
+    """A row for each text of the records, in buckets by picture.
+
+    Args:
+        records: columns of some fields, any of image_url, image_key, page_url, views, clicks, bound and score, and
+            `reason`, null but where a record is dropped as a whole.
+    """
+    judge = Judge(recipe)
+
+    @daft.func.batch(return_dtype=DataType.list(DataType.struct(_JUDGED)))
+    def judged(reasons: daft.Series, *texts: daft.Series) -> list[Any]:
+        rows = zip(reasons.to_pylist(), *(series.to_pylist() for series in texts), strict=True)
+        return [judge(dict(zip(fields, of_row, strict=True)), reason) for reason, *of_row in rows]
+
+    @daft.func.batch(return_dtype=TEXT)
+    def domain(pages: daft.Series, images: daft.Series) -> list[str | None]:
+        return [domain_of(page or image) for page, image in zip(pages.to_pylist(), images.to_pylist(), strict=True)]
+
+    records = records.with_column("image", hashed("image_url"))
+    missing = {name: daft.lit(None).cast(kind) for name, kind in _EVIDENCE.items() if name not in records.column_names}
+    records = records.with_columns({**missing, "said": judged(col("reason"), *(col(name) for name in fields))})
+    kept = [col(name).cast(kind) for name, kind in _EVIDENCE.items()]
+    frame = records.select(*kept, "said").explode("said").select(*_EVIDENCE, F.unnest(col("said")))
+    frame = frame.with_columns(
+        {
+            "domain": domain(col("page_url"), col("image_url")),
+            "key": hashed("bare"),
+            "template": F.when(F.not_null(col("template")), hashed("template")).otherwise(None),
+            "rank": F.when(col("field") == FIELDS[0], 0).when(col("field") == FIELDS[1], 1)
+            .when(col("field") == FIELDS[2], 2).otherwise(3),
+        }
+    )  # fmt: skip
+    write_by_hash(frame.with_column("pair", hashed("image", "key")), folder, "image", buckets)
+
+
+def domain_of(url: str | None) -> str | None:
+    """The host of a URL without `www.`, or None if there is none."""
+    try:
+        host = urlsplit(url or "").hostname
+    except ValueError:
+        return None
+    return host.removeprefix("www.") if host else None
+
+
+def write_texts(candidates: Table, folder: Path) -> None:
+    """Candidates with one key for each picture, and equal texts of a picture kept once: that of the first field, with
+    the highest bound. Rows that are dropped already are left out."""
+    same_image = Window().partition_by("image")
+    order = ["rank", "bound", "page_url", "text"]
+    same_text = Window().partition_by("pair").order_by(
+        *order, desc=[False, True, False, False], nulls_first=[False] * len(order)
+    )  # fmt: skip
+    for bucket, frame in each_bucket(candidates):
+        frame = frame.where(F.is_null(col("reason"))).with_columns(
+            {"image_key": F.min(col("image_key")).over(same_image), "place": F.row_number().over(same_text)}
+        )
+        frame = frame.with_columns(
+            {
+                "image_key": F.coalesce(col("image_key"), _key_of(col("image"))),
+                "reason": F.when(col("place") > 1, DUPLICATE).otherwise(None),
+            }
+        )
+        write(frame.exclude("place"), folder, bucket)
+
+
+@daft.func.batch(return_dtype=TEXT)
+def _key_of(images: daft.Series) -> list[str]:
+    """Pictures that no page gives a key have the hash of their URL."""
+    return [f"{image:016x}" for image in images.to_pylist()]
