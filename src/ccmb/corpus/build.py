@@ -24,7 +24,9 @@ from ccmb.corpus.records import IMPRESSIONS, LINKS, PAGES
 from ccmb.corpus.recipe import CorpusRecipe, FieldName
 from ccmb.corpus.sampling import with_places
 from ccmb.corpus.steps import Steps
+from ccmb.progress import Advance, progress
 
+LOG_STEPS, STEPS = 6, 18
 PAIRS, FUNNEL = "pairs.parquet", "funnel.json"
 COLUMNS = (
     "image_key", "image_url", "page_url", "domain", "field", "text", "views", "clicks", "bound", "score", "place",
@@ -51,13 +53,14 @@ def build_pairs(
         CcmbError: an input cannot be read, or `out` holds another build.
     """
     use_runner(ray)
-    return Build(inputs, recipe, out, rows_per_bucket).run()
+    with progress("corpus", STEPS if inputs.impressions else STEPS - LOG_STEPS, "steps") as advance:
+        return Build(inputs, recipe, out, rows_per_bucket, advance).run()
 
 
 class Build:
     """One build: its inputs, its steps and its funnel."""
 
-    def __init__(self, inputs: Inputs, recipe: CorpusRecipe, out: Path, rows_per_bucket: int) -> None:
+    def __init__(self, inputs: Inputs, recipe: CorpusRecipe, out: Path, rows_per_bucket: int, advance: Advance | None = None) -> None:
         self.recipe, self.out, self.rows_per_bucket = recipe, out, rows_per_bucket
         self.log = InputTable(IMPRESSIONS, inputs.impressions) if inputs.impressions else None
         self.pages = InputTable(PAGES, inputs.pages) if inputs.pages else None
@@ -66,7 +69,7 @@ class Build:
         tables = [table for table in (self.log, self.pages, self.links) if table is not None]
         sizes = {table.kind.name: table.sizes() for table in tables}
         about = {"files": sizes, "recipe": recipe.model_dump(mode="json"), "test_texts": len(self.test_texts)}
-        self.steps = Steps(out / "steps", {**about, "rows_per_bucket": rows_per_bucket})
+        self.steps = Steps(out / "steps", {**about, "rows_per_bucket": rows_per_bucket}, advance)
         self.buckets = buckets_for(max(table.rows() for table in tables), rows_per_bucket)
         self.funnel = Funnel()
 

@@ -22,6 +22,7 @@ from ccmb.corpus.position_bias import examination_by_position
 from ccmb.corpus.recipe import ClickRecipe, VisitorRecipe
 
 SECONDS_OF_A_DAY = 86_400
+_PARTS = 2**20  # of an examination
 CRAWLER, CLICKER, AGAIN, DAMAGED = "too many impressions of a visitor", "too many clicks of a visitor", "seen again", "damaged"
 
 
@@ -106,6 +107,7 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
         return [1.0] * deepest
     share = min(1.0, recipe.position.sample / max(1, positions.rows()))
     rows = positions.read().where(top_half(col("pair")) <= int(share * 2**32)).to_arrow()
+    rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
     pairs, position, views, clicks = (
         rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks")
     )
@@ -118,26 +120,26 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
 
 def write_evidence(positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path) -> dict[str | None, int]:
     """Of each pair: image, views, clicks, examinations, rate, bound and why it is dropped (null: kept); the counts."""
-    looked_at = np.array([0.0, *examination])
+    # Sums of integers do not depend on the order of the rows.
+    parts_looked_at = np.round(_PARTS * np.array([0.0, *examination])).astype(np.int64)
     found: dict[str | None, int] = {}
 
-    @daft.func.batch(return_dtype=DataType.float64())
-    def examinations(position: daft.Series, views: daft.Series) -> pa.Array:
-        return pa.array(looked_at[position.to_arrow().to_numpy()] * views.to_arrow().to_numpy())
+    @daft.func.batch(return_dtype=DataType.int64())
+    def parts(position: daft.Series, views: daft.Series) -> pa.Array:
+        return pa.array(parts_looked_at[_numbers(position)] * _numbers(views))
 
     @daft.func.batch(return_dtype=DataType.float64())
     def bound(clicks: daft.Series, examined: daft.Series) -> pa.Array:
-        return pa.array(bound_of(*_numbers(clicks, examined), recipe))
+        return pa.array(bound_of(_numbers(clicks), _numbers(examined), recipe))
 
     @daft.func.batch(return_dtype=DataType.float64())
     def plain_rate(clicks: daft.Series, examined: daft.Series) -> pa.Array:
-        return pa.array(rate(*_numbers(clicks, examined)))
+        return pa.array(rate(_numbers(clicks), _numbers(examined)))
 
     for bucket, frame in each_bucket(positions):
-        frame = frame.with_column("examinations", examinations(col("position"), col("views")))
-        frame = frame.groupby("pair", "image").agg(
-            col("views").sum(), col("clicks").sum(), col("examinations").sum()
-        )
+        frame = frame.with_column("parts", parts(col("position"), col("views")))
+        frame = frame.groupby("pair", "image").agg(col("views").sum(), col("clicks").sum(), col("parts").sum())
+        frame = frame.with_column("examinations", col("parts") / float(_PARTS)).exclude("parts")
         frame = frame.with_columns(
             {
                 "rate": plain_rate(col("clicks"), col("examinations")),
@@ -151,8 +153,8 @@ def write_evidence(positions: Table, examination: list[float], recipe: ClickReci
     return found
 
 
-def _numbers(*series: daft.Series) -> tuple[Any, ...]:
-    return tuple(one.to_arrow().to_numpy(zero_copy_only=False).astype(np.float64) for one in series)
+def _numbers(series: daft.Series) -> Any:
+    return series.to_arrow().to_numpy(zero_copy_only=False)
 
 
 def bound_of(clicks: Any, examinations: Any, recipe: ClickRecipe) -> Any:

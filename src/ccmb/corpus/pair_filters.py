@@ -43,22 +43,29 @@ def write_templates(by_template: Table, most: int, folder: Path) -> None:
 def write_verdicts(
     by_text: Table, near: Table, tests: Table, templates: Table, recipe: CorpusRecipe, folder: Path, buckets: int
 ) -> None:
-    """Pairs that the whole corpus speaks against, in buckets by picture: pair, image and reason."""
-    of_text = Window().partition_by("key", "open").order_by(
+    """Pairs that the whole corpus speaks against, in buckets by picture: pair, image and reason.
+
+    A text that may stand once alone, up to small changes, may stand once as it is, too.
+    """
+    of_text = Window().partition_by("key", "open", "once").order_by(
         "bound", "pair", desc=[True, False], nulls_first=[False, False]
     )  # fmt: skip
+    dedup = recipe.dedup
+    stands_once = col("field").is_in(list(dedup.fields)) & (F.length(col("bare")) >= dedup.least_characters)
     repeated = _marked(templates.read(), "template", "is_repeated")
     for bucket, frame in each_bucket(by_text):
         frame = frame.join(_marked(tests.read(bucket), "key", "is_test"), on="key", how="left")
         frame = frame.join(_marked(near.read(bucket), "key", "is_near"), on="key", how="left")
         frame = frame.join(repeated, on="template", how="left")
-        is_near = F.not_null(col("is_near")) & col("field").is_in(list(recipe.dedup.fields))
+        frame = frame.with_column("once", stands_once & daft.lit(dedup.corpus is not None))
         reason = F.when(F.not_null(col("is_test")), TEST_TEXT).when(F.not_null(col("is_repeated")), TEMPLATE)
-        frame = frame.with_column("reason", reason.when(is_near, NEAR).otherwise(None))
-        frame = frame.with_column("open", F.is_null(col("reason")))
+        reason = reason.when(col("once") & F.not_null(col("is_near")), NEAR).otherwise(None)
+        frame = frame.with_column("reason", reason).with_column("open", F.is_null(reason))
         frame = frame.with_column("place", F.row_number().over(of_text))
+        again = col("open") & col("once") & (col("place") > 1)
         late = col("open") & (col("place") > recipe.pairs.images_per_text)
-        frame = frame.with_column("reason", F.when(late, MANY_IMAGES).otherwise(col("reason")))
+        reason = F.when(again, NEAR).when(late, MANY_IMAGES).otherwise(col("reason"))
+        frame = frame.with_column("reason", reason)
         dropped = frame.where(F.not_null(col("reason"))).select("pair", "image", "reason")
         write_by_hash(dropped, folder, "image", buckets)
 

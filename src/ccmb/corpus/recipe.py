@@ -108,7 +108,9 @@ class DedupRecipe(Part):
     same_image: float | None = Field(
         0.7, gt=0, le=1, description="texts of one picture at least so alike are kept once; null: exact ones alone"
     )
-    corpus: float | None = Field(0.8, gt=0, le=1, description="the same across pictures, estimated by MinHash")
+    corpus: float | None = Field(
+        0.8, gt=0, le=1, description="the same across pictures, estimated by MinHash; equal ones are kept once then, too"
+    )
     fields: list[FieldName] = Field(
         ["caption", "title", "content"], description="fields to which `corpus` applies: many pictures share a query"
     )

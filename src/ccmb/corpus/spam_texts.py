@@ -17,7 +17,7 @@ _SPAM = (
     "需要的朋友加微信号: wx{n}{m}",
     "更多精彩图片请看 www.tupian{n}.com",
     "代开各类证明,联系邮箱 daikai{n}@example.com",
-    "高价回收手机,热线010-6{m}{n}2",
+    "高价回收手机,热线010-6{m}{n}",
     "404 Not Found",
     "Untitled Document {n}",
     "加载失败,请返回首页",

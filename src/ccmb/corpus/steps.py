@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from ccmb.corpus.engine import Table
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_path, read_json, write_json
+from ccmb.progress import Advance
 
 _DONE = "_done.json"  # readers of Parquet folders pass over names with an underscore
 
@@ -22,13 +24,18 @@ class Steps:
     Args:
         folder: holds a sub-folder for each step.
         of: what decides their results, as JSON: inputs, recipe and so on.
+        advance: told of each step that ends.
+
+    Attributes:
+        seconds: that each step took which was not done before.
 
     Raises:
         CcmbError: the folder holds the steps of another build.
     """
 
-    def __init__(self, folder: Path, of: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, of: dict[str, Any], advance: Advance | None = None) -> None:
+        self.folder, self.advance = folder, advance
+        self.seconds: dict[str, float] = {}
         digest = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16).hexdigest()
         about = folder / "build.json"
         if not about.exists():
@@ -42,16 +49,20 @@ class Steps:
         Args:
             folder: where the result lies, if not in the sub-folder `name`.
         """
-        folder = folder or self.folder / name
-        if (folder / _DONE).exists():
-            return read_json(folder / _DONE)
+        folder, start = folder or self.folder / name, time.monotonic()
+        if not (folder / _DONE).exists():
+            self._do(work, folder)
+            self.seconds[name] = time.monotonic() - start
+        if self.advance is not None:
+            self.advance(1, name)
+        return read_json(folder / _DONE)
+
+    def _do(self, work: Callable[[Path], Any], folder: Path) -> None:
         for left in folder.parent.glob(f".{folder.name}.*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            value = work(temporary)
-            write_json(temporary / _DONE, value)
-        return value
+            write_json(temporary / _DONE, work(temporary))
 
     def table(self, name: str, buckets: int = 1) -> Table:
         """Rows that the step `name` wrote; "step/table" where it wrote several tables."""
