@@ -109,10 +109,10 @@ class Build:
                 write_candidates(records, fields, self.recipe.text, to, self.buckets)
 
         self.steps.run("candidates", work)
-        self.steps.run("texts", lambda to: write_texts(self.table("candidates"), to))
+        again = self.steps.run("texts", lambda to: write_texts(self.table("candidates"), to))
         judged = reasons(self.table("candidates"))
         self.funnel.add("texts", "texts", judged)
-        self.funnel.add("exact duplicates", "texts", reasons(self.table("texts")), judged.get(None, 0))
+        self.funnel.add("exact duplicates", "texts", {None: self.table("texts").rows(), **again}, judged.get(None, 0))
 
     def _records(self) -> list[tuple[DataFrame, list[FieldName]]]:
         """Of each source, records with `reason`, and the fields whose texts they hold."""
@@ -170,7 +170,7 @@ class Build:
         shares = pair_filters.kept_shares(pair_filters.domains(judged), share) if share is not None else {}
         found = self.steps.run("pairs", lambda to: self._write_pairs(judged, shares, to), self.out / PAIRS)
         counts = {reason or None: count for reason, count in found.items()}
-        self.funnel.add("pairs", "pairs", counts, reasons(self.table("texts")).get(None, 0))
+        self.funnel.add("pairs", "pairs", counts, self.table("texts").rows())
 
     def _write_pairs(self, judged: Table, shares: Mapping[str | None, float], to: Path) -> dict[str, int]:
         """The kept pairs of each bucket as one sorted file; the counts by reason, "" for kept."""

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import daft
-from daft import DataFrame, DataType, Window, col
+from daft import DataFrame, DataType, col
 from daft import functions as F
 
 from ccmb.corpus.engine import Table, each_bucket, hashed, write, write_by_hash
@@ -99,25 +99,34 @@ def domain_of(url: str | None) -> str | None:
     return host.removeprefix("www.") if host else None
 
 
-def write_texts(candidates: Table, folder: Path) -> None:
-    """Candidates with one key for each picture, and equal texts of a picture kept once: that of the first field, with
-    the highest bound. Rows that are dropped already are left out."""
-    same_image = Window().partition_by("image")
-    order = ["rank", "bound", "page_url", "text"]
-    same_text = Window().partition_by("pair").order_by(
-        *order, desc=[False, True, False, False], nulls_first=[False] * len(order)
-    )  # fmt: skip
+def write_texts(candidates: Table, folder: Path) -> dict[str, int]:
+    """Candidates that are not dropped, equal texts of a picture as one row, with one key for each picture; the number
+    of rows that were dropped for it.
+
+    Of equal texts, which may differ in punctuation, the row has the first field, the highest evidence, and of all else
+    what sorts first.
+    """
+    again = 0
     for bucket, frame in each_bucket(candidates):
-        frame = frame.where(F.is_null(col("reason"))).with_columns(
-            {"image_key": F.min(col("image_key")).over(same_image), "place": F.row_number().over(same_text)}
-        )
-        frame = frame.with_columns(
+        frame = frame.where(F.is_null(col("reason")))
+        least = ("image", "key", "template", "image_url", "page_url", "domain", "image_key", "rank", "text", "bare")
+        most = ("views", "clicks", "bound", "score")
+        once = frame.groupby("pair").agg(
+            *(col(name).min() for name in least), *(col(name).max() for name in most),
+            (col("key").count() - 1).alias("again"),
+        ).collect()  # fmt: skip
+        again += int(once.agg(col("again").sum()).to_pydict()["again"][0] or 0)
+        keys = once.groupby("image").agg(col("image_key").min().alias("known_key"))
+        once = once.exclude("image_key").join(keys, on="image")
+        field = F.when(col("rank") == 0, FIELDS[0]).when(col("rank") == 1, FIELDS[1]).when(col("rank") == 2, FIELDS[2])
+        once = once.with_columns(
             {
-                "image_key": F.coalesce(col("image_key"), _key_of(col("image"))),
-                "reason": F.when(col("place") > 1, DUPLICATE).otherwise(None),
+                "image_key": F.coalesce(col("known_key"), _key_of(col("image"))),
+                "field": field.otherwise(FIELDS[3]),
             }
         )
-        write(frame.exclude("place"), folder, bucket)
+        write(once.exclude("known_key", "again"), folder, bucket)
+    return {DUPLICATE: again}
 
 
 @daft.func.batch(return_dtype=TEXT)

@@ -48,7 +48,8 @@ def use_runner(ray: str | None = None) -> None:
         raise CcmbError("a Ray cluster needs ray: pip install 'daft[ray]'") from None
     except Exception as error:
         raise CcmbError(f"Daft's runner could not be set: {one_line(error)}") from None
-    daft.set_execution_config(parquet_target_row_group_size=_ROW_GROUP)
+    # As many files are read at a time as there are cores: the default, eight, holds eight files' worth of rows.
+    daft.set_execution_config(parquet_target_row_group_size=_ROW_GROUP, scantask_max_parallel=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import daft
 from daft import DataFrame, DataType, Expression, Window, col
 from daft import functions as F
 
-from ccmb.corpus.engine import Table, counts_by, each_bucket, hashed, write, write_by_hash
+from ccmb.corpus.engine import Table, counts_by, each_bucket, hashed, union, write, write_by_hash
 from ccmb.corpus.recipe import CorpusRecipe
 from ccmb.corpus.text_dedup import alike_within
 
@@ -20,10 +20,10 @@ _MARK = DataType.int32()
 
 
 def write_by_text(texts: Table, folder: Path, buckets: int) -> None:
-    """What is kept of the texts, in buckets by text: pair, image, key, template, field, bound and the bare text."""
+    """The texts in buckets by text: pair, image, key, template, field, bound and the bare text."""
     for _, frame in each_bucket(texts):
-        kept = frame.where(F.is_null(col("reason")))
-        write_by_hash(kept.select("pair", "image", "key", "template", "field", "bound", "bare"), folder, "key", buckets)
+        kept = frame.select("pair", "image", "key", "template", "field", "bound", "bare")
+        write_by_hash(kept, folder, "key", buckets)
 
 
 def write_by_template(by_text: Table, folder: Path, buckets: int) -> None:
@@ -47,9 +47,6 @@ def write_verdicts(
 
     A text that may stand once alone, up to small changes, may stand once as it is, too.
     """
-    of_text = Window().partition_by("key", "open", "once").order_by(
-        "bound", "pair", desc=[True, False], nulls_first=[False, False]
-    )  # fmt: skip
     dedup = recipe.dedup
     stands_once = col("field").is_in(list(dedup.fields)) & (F.length(col("bare")) >= dedup.least_characters)
     repeated = _marked(templates.read(), "template", "is_repeated")
@@ -60,14 +57,28 @@ def write_verdicts(
         frame = frame.with_column("once", stands_once & daft.lit(dedup.corpus is not None))
         reason = F.when(F.not_null(col("is_test")), TEST_TEXT).when(F.not_null(col("is_repeated")), TEMPLATE)
         reason = reason.when(col("once") & F.not_null(col("is_near")), NEAR).otherwise(None)
-        frame = frame.with_column("reason", reason).with_column("open", F.is_null(reason))
-        frame = frame.with_column("place", F.row_number().over(of_text))
-        again = col("open") & col("once") & (col("place") > 1)
-        late = col("open") & (col("place") > recipe.pairs.images_per_text)
-        reason = F.when(again, NEAR).when(late, MANY_IMAGES).otherwise(col("reason"))
-        frame = frame.with_column("reason", reason)
+        frame = frame.select("pair", "image", "key", "bound", "once", reason.alias("reason")).collect()
         dropped = frame.where(F.not_null(col("reason"))).select("pair", "image", "reason")
-        write_by_hash(dropped, folder, "image", buckets)
+        left = frame.where(F.is_null(col("reason")))
+        again = _all_but_first(left.where(col("once")))
+        late = _all_but_best(left.where(~col("once")), recipe.pairs.images_per_text)
+        write_by_hash(union([dropped, again, late]), folder, "image", buckets)
+
+
+def _all_but_first(frame: DataFrame) -> DataFrame:
+    """Of rows of one text, all but that of the smallest pair, as near-duplicates."""
+    first = frame.groupby("key").agg(col("pair").min().alias("first"))
+    again = frame.join(first, on="key").where(col("pair") != col("first"))
+    return again.select("pair", "image", daft.lit(NEAR).alias("reason"))
+
+
+def _all_but_best(frame: DataFrame, most: int) -> DataFrame:
+    """Of rows of one text, all after the first `most` by bound."""
+    counted = frame.groupby("key").agg(col("pair").count().alias("images"))
+    many = frame.join(counted.where(col("images") > most), on="key")
+    of_text = Window().partition_by("key").order_by("bound", "pair", desc=[True, False], nulls_first=[False, False])
+    late = many.with_column("place", F.row_number().over(of_text)).where(col("place") > most)
+    return late.select("pair", "image", daft.lit(MANY_IMAGES).alias("reason"))
 
 
 def _marked(frame: DataFrame, key: str, mark: str) -> DataFrame:
@@ -75,10 +86,9 @@ def _marked(frame: DataFrame, key: str, mark: str) -> DataFrame:
 
 
 def write_judged(texts: Table, verdicts: Table, recipe: CorpusRecipe, folder: Path) -> None:
-    """All texts that are not exact duplicates, with what the corpus and the other texts of their picture say."""
-    columns = texts.read().column_names
+    """All texts with `reason`: what the corpus and the other texts of their picture say."""
+    columns = [*texts.read().column_names, "reason"]
     for bucket, frame in each_bucket(texts):
-        frame = frame.where(F.is_null(col("reason"))).exclude("reason")
         frame = frame.join(verdicts.read(bucket).select("pair", "reason"), on="pair", how="left")
         if (least := recipe.pairs.least_score) is not None:
             low = F.is_null(col("reason")) & F.fill_null(col("score") < least, False)

@@ -290,7 +290,7 @@ def _write_rows(path: Path, rows: Rows, web: Web) -> None:
         }
     )
     with atomic_write(path, "wb") as file:
-        parquet.write_table(table, file, compression="zstd")
+        parquet.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_FILE // 8)
 
 
 def _write_truth(path: Path, web: Web, dead: list[bool]) -> None:
