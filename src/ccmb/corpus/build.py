@@ -1,8 +1,8 @@
 """From logs, pages and link lists to `pairs.parquet`: all steps in order, and what each of them dropped.
 
-    out/pairs.parquet/part-00000.parquet ..   a row for each pair, sorted by picture, with evidence and place
-    out/funnel.json                           rows of each step, kept and dropped by reason
-    out/steps/                                what is kept between steps; may be removed when the build is done
+out/pairs.parquet/part-00000.parquet ..   a row for each pair, sorted by picture, with evidence and place
+out/funnel.json                           rows of each step, kept and dropped by reason
+out/steps/                                what is kept between steps; may be removed when the build is done
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ccmb.corpus import clicks, pair_filters, text_dedup
 from ccmb.corpus.candidates import write_candidates, write_texts
 from ccmb.corpus.engine import ROWS_PER_BUCKET, Table, buckets_for, counts_by, each_bucket, hashed, use_runner
 from ccmb.corpus.funnel import Funnel
-from ccmb.corpus.inputs import InputTable, Inputs, read_test_texts
-from ccmb.corpus.records import IMPRESSIONS, LINKS, PAGES
+from ccmb.corpus.inputs import Inputs, InputTable, read_test_texts
 from ccmb.corpus.recipe import CorpusRecipe, FieldName
+from ccmb.corpus.records import IMPRESSIONS, LINKS, PAGES
 from ccmb.corpus.sampling import with_places
 from ccmb.corpus.steps import Steps
 from ccmb.progress import Advance, progress
 
-LOG_STEPS, STEPS = 6, 18
+LOG_STEPS, STEPS = 6, 20
 PAIRS, FUNNEL = "pairs.parquet", "funnel.json"
 COLUMNS = (
     "image_key", "image_url", "page_url", "domain", "field", "text", "views", "clicks", "bound", "score", "place",
@@ -60,7 +60,9 @@ def build_pairs(
 class Build:
     """One build: its inputs, its steps and its funnel."""
 
-    def __init__(self, inputs: Inputs, recipe: CorpusRecipe, out: Path, rows_per_bucket: int, advance: Advance | None = None) -> None:
+    def __init__(
+        self, inputs: Inputs, recipe: CorpusRecipe, out: Path, rows_per_bucket: int, advance: Advance | None = None
+    ) -> None:
         self.recipe, self.out, self.rows_per_bucket = recipe, out, rows_per_bucket
         self.log = InputTable(IMPRESSIONS, inputs.impressions) if inputs.impressions else None
         self.pages = InputTable(PAGES, inputs.pages) if inputs.pages else None
@@ -146,15 +148,20 @@ class Build:
         never = 2**62
         run("templates", lambda to: pair_filters.write_templates(table("by_template"), most or never, to))
         run("signatures", lambda to: text_dedup.write_signatures(table("by_text"), dedup, to))
-        run("bands", lambda to: text_dedup.write_bands(table("signatures"), dedup, to, buckets))
+        # Each text has so many bands, which take as many times the memory.
+        bands = self.steps.table("bands", buckets * 4)
+        signatures = table("signatures")
+        run("bands", lambda to: text_dedup.write_bands(signatures, dedup, to, bands.buckets))
+        run("compared", lambda to: text_dedup.write_compared(bands, to, buckets))
+        run("half_signed", lambda to: text_dedup.write_half_signed(table("compared"), signatures, to, buckets))
         run(
             "near",
-            lambda to: text_dedup.write_near_duplicates(table("bands"), table("signatures"), dedup, to, buckets),
+            lambda to: text_dedup.write_near_duplicates(table("half_signed"), signatures, dedup.corpus, to, buckets),
         )
         run(
             "tests",
             lambda to: text_dedup.write_test_duplicates(
-                self.test_texts, table("signatures"), table("bands"), recipe.text, dedup, to, buckets
+                self.test_texts, signatures, bands, recipe.text, dedup, to, buckets
             ),
         )
         run(

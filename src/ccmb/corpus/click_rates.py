@@ -22,7 +22,7 @@ def rate(clicks: Floats, examinations: Floats) -> Floats:
 
 
 def wilson_bound(clicks: Floats, examinations: Floats, deviations: float) -> Floats:
-    """Lower end of Wilson's score interval ("Probable inference", 1927) of the rate, with the examinations for trials."""
+    """Lower end of Wilson's score interval ("Probable inference", 1927) of the rate; trials are the examinations."""
     trials = np.maximum(examinations, 1e-12)
     share, square = rate(clicks, trials), deviations**2
     centre = share + square / (2 * trials)

@@ -23,7 +23,12 @@ from ccmb.corpus.recipe import ClickRecipe, VisitorRecipe
 
 SECONDS_OF_A_DAY = 86_400
 _PARTS = 2**20  # of an examination
-CRAWLER, CLICKER, AGAIN, DAMAGED = "too many impressions of a visitor", "too many clicks of a visitor", "seen again", "damaged"
+CRAWLER, CLICKER, AGAIN, DAMAGED = (
+    "too many impressions of a visitor",
+    "too many clicks of a visitor",
+    "seen again",
+    "damaged",
+)
 
 
 def write_views(impressions: DataFrame, deepest: int, folder: Path, buckets: int) -> None:
@@ -40,7 +45,10 @@ def write_views(impressions: DataFrame, deepest: int, folder: Path, buckets: int
         F.when(known, col("person")).otherwise(col("pair")).alias("place"),
         "pair",
         "image",
-        F.when(col("damaged"), 0).otherwise(F.clip(col("position"), 1, deepest)).cast(DataType.uint16()).alias("position"),
+        F.when(col("damaged"), 0)
+        .otherwise(F.clip(col("position"), 1, deepest))
+        .cast(DataType.uint16())
+        .alias("position"),
         F.fill_null(col("time") // SECONDS_OF_A_DAY, 0).cast(DataType.int32()).alias("day"),
         F.fill_null(col("clicked"), 0).cast(DataType.uint8()).alias("clicked"),
     )
@@ -78,10 +86,10 @@ def _sum(frame: DataFrame, column: str) -> int:
 
 def _judged_visitors(people: DataFrame, recipe: VisitorRecipe) -> DataFrame:
     """Columns visitor, rows and reason (null for a person)."""
-    days = people.groupby("visitor", "day").agg(col("clicked").count().alias("rows"), col("clicked").sum().alias("clicks"))
-    visitors = days.groupby("visitor").agg(
-        col("rows").sum(), col("clicks").sum(), col("rows").max().alias("busiest")
+    days = people.groupby("visitor", "day").agg(
+        col("clicked").count().alias("rows"), col("clicked").sum().alias("clicks")
     )
+    visitors = days.groupby("visitor").agg(col("rows").sum(), col("clicks").sum(), col("rows").max().alias("busiest"))
     crawls = col("busiest") > recipe.impressions_per_day
     clicks = (col("rows") >= recipe.least_impressions) & (col("clicks") > recipe.click_share * col("rows"))
     return visitors.with_column("reason", F.when(crawls, CRAWLER).when(clicks, CLICKER).otherwise(None))
@@ -108,9 +116,7 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     share = min(1.0, recipe.position.sample / max(1, positions.rows()))
     rows = positions.read().where(top_half(col("pair")) <= int(share * 2**32)).to_arrow()
     rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
-    pairs, position, views, clicks = (
-        rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks")
-    )
+    pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
     found = examination_by_position(
         pairs.astype(np.int64), position.astype(np.int64), views.astype(np.int64), clicks.astype(np.int64),
         recipe.position.least_clicks, recipe.position.least_examination,
@@ -118,7 +124,9 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     return [*found.tolist(), *[float(found[-1])] * (deepest - len(found))]
 
 
-def write_evidence(positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path) -> dict[str | None, int]:
+def write_evidence(
+    positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path
+) -> dict[str | None, int]:
     """Of each pair: image, views, clicks, examinations, rate, bound and why it is dropped (null: kept); the counts."""
     # Sums of integers do not depend on the order of the rows.
     parts_looked_at = np.round(_PARTS * np.array([0.0, *examination])).astype(np.int64)
@@ -179,26 +187,25 @@ def _best_of_each_image(frame: DataFrame, most: int) -> DataFrame:
     window = Window().partition_by("image").order_by(kept, col("bound"), col("pair"), desc=[True, True, False])
     frame = frame.with_column("rank", F.row_number().over(window))
     late = kept & (col("rank") > most)
-    return frame.with_column("reason", F.when(late, "not among the best of its image").otherwise(col("reason"))).exclude(
-        "rank"
-    )
+    return frame.with_column(
+        "reason", F.when(late, "not among the best of its image").otherwise(col("reason"))
+    ).exclude("rank")
 
 
-def write_queries(
-    impressions: DataFrame, evidence: Table, folder: Path, buckets: int, pairs_at_a_time: int
-) -> None:
+def write_queries(impressions: DataFrame, evidence: Table, folder: Path, buckets: int, pairs_at_a_time: int) -> None:
     """The kept pairs with their texts, in buckets by picture: image, image_url, page_url, query, views, clicks, bound.
 
-    The log is read once for so many pairs at a time, so that no more of them are in memory.
+    The log is read once for so many pairs at a time, so that no more of them are in memory; each kept pair was clicked
+    on, so that clicked rows alone will do.
     """
     columns = ("pair", "image", "views", "clicks", "bound", "reason")
     kept = evidence.read().select(*columns).where(F.is_null(col("reason"))).exclude("reason")
     rows = counts_by(evidence.read(), "reason").get(None, (0,))[0]
     passes = max(1, -(-rows // pairs_at_a_time))
-    frame = impressions.where(~col("damaged")).with_column("pair", hashed("query", "image_url"))
+    frame = impressions.where(~col("damaged") & (col("clicked") == 1)).with_column("pair", hashed("query", "image_url"))
     for number in range(passes):
         mine = kept.where(col("pair") % passes == number).collect()
         texts = frame.join(mine.select("pair"), on="pair", how="semi").groupby("pair")
-        # Equal for all rows of a pair, but for the pages it stood on.
+        # All but the pages it stood on is equal for all rows of a pair.
         texts = texts.agg(col("query").min(), col("image_url").min(), col("page_url").min())
         write_by_hash(mine.join(texts, on="pair").exclude("pair"), folder, "image", buckets)

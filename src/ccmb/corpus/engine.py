@@ -27,7 +27,7 @@ from daft import functions as F
 
 from ccmb.errors import CcmbError, one_line
 
-ROWS_PER_BUCKET = 4_000_000
+ROWS_PER_BUCKET = 2_000_000
 # Each bucket's writer holds up to a row group, in bytes before compression.
 _ROW_GROUP = 16 << 20
 _EMPTY = "schema.parquet"

@@ -35,7 +35,9 @@ class Inputs(Part):
     impressions: list[str] = Field([], description="logs: query, image_url, page_url, position, clicked, visitor, time")
     pages: list[str] = Field([], description="Url, Title, Content, Keywords, ImageUrl, ImageKey, ImageQuery")
     links: list[str] = Field([], description="released lists of links with captions; also .csv, .tsv and .txt")
-    test_texts: list[str] = Field([], description="texts that no pair may hold: a text a line, or JSON lines with `text`")
+    test_texts: list[str] = Field(
+        [], description="texts that no pair may hold: a text a line, or JSON lines with `text`"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Inputs:

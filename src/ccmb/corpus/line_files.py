@@ -186,12 +186,13 @@ def _json_values(block: bytes) -> Iterator[dict[str, Any]]:
 
 def delimited_values(block: bytes, separator: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Lines with another number of fields are damaged; commas may stand between quotes, tabs may not."""
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    quoted = separator == ","
     for line in block.split(b"\n"):
         if not line.strip():
             continue
         try:
-            fields = next(csv.reader([line.decode().rstrip("\r")], delimiter=separator, quoting=quoting, strict=True))
+            text = line.decode().rstrip("\r")
+            fields = next(csv.reader([text], delimiter=separator, strict=True)) if quoted else text.split(separator)
         except (ValueError, csv.Error, StopIteration):
             fields = []
         yield dict(zip(keys, fields, strict=True)) if len(fields) == len(keys) else {}

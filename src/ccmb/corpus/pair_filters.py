@@ -103,7 +103,9 @@ def _judged_by_image(frame: DataFrame, recipe: CorpusRecipe) -> DataFrame:
     """Of pairs, the dropped ones and why (`among`): texts of one picture that are alike, or too many."""
     names = ("pair", "bare", "rank", "bound")
 
-    @daft.func.batch(return_dtype=DataType.list(DataType.struct({"pair": DataType.uint64(), "among": DataType.string()})))
+    @daft.func.batch(
+        return_dtype=DataType.list(DataType.struct({"pair": DataType.uint64(), "among": DataType.string()}))
+    )
     def judged(*lists: daft.Series) -> list[Any]:
         images = zip(*(series.to_pylist() for series in lists), strict=True)
         return [
@@ -127,7 +129,9 @@ def _dropped_of_image(
     """Of (pair, bare text, rank of its field, bound) of one picture, the dropped ones: queries by their bounds come
     first, then the other fields; of equal ones the longer text."""
     texts = sorted(texts, key=lambda of: (of[2], -of[3], -len(of[1]), of[0]))
-    alike = alike_within([text for _, text, _, _ in texts], similarity) if similarity is not None else [False] * len(texts)
+    alike = (
+        alike_within([text for _, text, _, _ in texts], similarity) if similarity is not None else [False] * len(texts)
+    )
     left = [of[0] for of, is_alike in zip(texts, alike, strict=True) if not is_alike]
     near = [{"pair": of[0], "among": NEAR} for of, is_alike in zip(texts, alike, strict=True) if is_alike]
     return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[most:]]

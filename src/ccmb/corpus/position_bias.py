@@ -3,8 +3,8 @@
 Model: of n_pk visitors that were shown pair p at position k, n_pk * theta_k * gamma_p click, theta being the
 examination and gamma the attraction (the position-based model; Craswell et al., WSDM 2008). Both are fitted together by
 alternating gamma_p = C_p / sum_k n_pk theta_k and theta_k = C_k / sum_p n_pk gamma_p, C being sums of clicks: the
-maximum-likelihood fit of Poisson clicks, which sees only how one and the same pair fares at different positions, so that
-better results at better positions do not bias it. It needs no experiment, as in Wang et al. ("Position bias estimation
+maximum-likelihood fit of Poisson clicks. It sees only how one and the same pair fares at different positions, so that
+better results at better positions do not bias it, and needs no experiment, as in Wang et al. ("Position bias estimation
 for unbiased learning to rank in personal search", WSDM 2018), whose EM fits the same model to queries with features;
 here a pair is its own feature, and the counts of a group-by are all that is read.
 """

@@ -45,7 +45,8 @@ class ClickRecipe(Part):
     least_views: int = Field(5, ge=1, description="visitors that were shown the pair")
     least_clicks: int = Field(2, ge=1, description="visitors that clicked on it")
     bound: Literal["wilson", "beta", "none"] = Field(
-        "wilson", description="lower confidence bound of the rate: Wilson's, that of a Beta posterior, or the rate itself"
+        "wilson",
+        description="lower confidence bound of the rate: Wilson's, that of a Beta posterior, or the rate itself",
     )
     deviations: float = Field(1.645, ge=0, description="of the bound, in standard deviations; 1.645 is 95 % one-sided")
     prior: tuple[float, float] = Field((1.0, 9.0), description="clicks and non-clicks of the Beta prior")
@@ -74,25 +75,32 @@ class Lengths(Part):
         return value
 
 
+# Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. Queries are shorter (our choice), and the text around a
+# picture is longer: the tokenizer cuts it (our choice).
+LENGTHS: dict[FieldName, Lengths] = {
+    "query": Lengths(characters=(2, 50), words=(2, 50)),
+    "caption": Lengths(characters=(5, 256), words=(5, 128)),
+    "title": Lengths(characters=(5, 128), words=(5, 60)),
+    "content": Lengths(characters=(5, 512), words=(5, 400)),
+}
+
+
 class TextRecipe(Part):
     """What is done to texts, and which are dropped."""
 
     simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
-    # Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. Queries are shorter (our choice), and the text
-    # around a picture longer: the tokenizer cuts it (our choice).
-    lengths: dict[FieldName, Lengths] = {
-        "query": Lengths(characters=(2, 50), words=(2, 50)),
-        "caption": Lengths(characters=(5, 256), words=(5, 128)),
-        "title": Lengths(characters=(5, 128), words=(5, 60)),
-        "content": Lengths(characters=(5, 512), words=(5, 400)),
-    }
+    lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="of each field")
     han_share: float = Field(0.5, ge=0, le=1, description="least share of Han among letters and digits; our choice")
     mojibake: bool = Field(True, description="drop texts that were read in a wrong encoding; our choice")
     boilerplate: bool = Field(True, description="drop what pages say of themselves and names of files; our choice")
-    contacts: bool = Field(True, description="drop texts with URLs, e-mail addresses, phone or chat numbers; our choice")
+    contacts: bool = Field(
+        True, description="drop texts with URLs, e-mail addresses, phone or chat numbers; our choice"
+    )
     sensitive_words: str | None = Field(None, description="UTF-8 file, a word a line: texts that hold one are dropped")
     texts_per_template: int | None = Field(
-        50, gt=0, description="more different texts that are equal but for numbers and Latin words are dropped; our choice"
+        50,
+        gt=0,
+        description="more different texts that are equal but for numbers and Latin words are dropped; our choice",
     )
 
     @model_validator(mode="after")
@@ -109,7 +117,10 @@ class DedupRecipe(Part):
         0.7, gt=0, le=1, description="texts of one picture at least so alike are kept once; null: exact ones alone"
     )
     corpus: float | None = Field(
-        0.8, gt=0, le=1, description="the same across pictures, estimated by MinHash; equal ones are kept once then, too"
+        0.8,
+        gt=0,
+        le=1,
+        description="the same across pictures, estimated by MinHash; equal ones are kept once then, too",
     )
     fields: list[FieldName] = Field(
         ["caption", "title", "content"], description="fields to which `corpus` applies: many pictures share a query"

@@ -1,7 +1,7 @@
 """Random subsets by hash: the smaller one lies in the larger, and any machine draws the same.
 
-A picture's place in [0, 1) is the XXH3 hash of the UTF-8 of its ImageKey, with the seed; a subset of a tenth is what lies
-below 0.1. So 2.3M pictures are drawn within 23M, as those of Zero are, and a corpus that grows keeps its subsets.
+A picture's place in [0, 1) is the 64-bit XXH3 hash of its ImageKey, with the seed; a subset of a tenth is what is below
+0.1. So 2.3M pictures are drawn within 23M, as those of Zero are, and a corpus that grows keeps its subsets.
 """
 
 from __future__ import annotations

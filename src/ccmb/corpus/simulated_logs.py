@@ -51,9 +51,13 @@ class SimulatedWeb(Part):
     base_url: str = Field("http://127.0.0.1:8000", description="where `pictures/` is served")
     queries: int = Field(3, gt=0, description="true queries of each picture")
     wrong_pairs: float = Field(0.4, ge=0, description="pairs with a false query, for each pair with a true one")
-    exact_duplicates: float = Field(0.3, ge=0, le=1, description="share of pages that stand on a second site as they are")
+    exact_duplicates: float = Field(
+        0.3, ge=0, le=1, description="share of pages that stand on a second site as they are"
+    )
     near_duplicates: float = Field(0.3, ge=0, le=1, description="share of pages that a second site changed a little")
-    reposts: float = Field(0.1, ge=0, le=1, description="share of pictures that stand under a second link, texts changed")
+    reposts: float = Field(
+        0.1, ge=0, le=1, description="share of pictures that stand under a second link, texts changed"
+    )
     spam: float = Field(0.3, ge=0, le=1, description="share of pictures with a page that says nothing, or advertises")
     dead_links: float = Field(0.1, ge=0, le=1, description="share of links without a picture")
     positions: int = Field(20, gt=0)
@@ -138,9 +142,9 @@ def _add_picture(
     if rng.random() < of.near_duplicates:
         _add_changed_page(web, picture, title, content, rng)
     if rng.random() < of.spam:
-        bad = [rng.choice((spam, lambda rng: broken(texts.title, rng)))(rng) for _ in range(2)]
-        _add_page(web, picture, *bad, rng)
-        for of_page in _of_page(*bad):
+        one, other = (rng.choice((spam(rng), broken(texts.title, rng))) for _ in range(2))
+        _add_page(web, picture, one, other, rng)
+        for of_page in _of_page(one, other):
             web.add_text(picture, *of_page, "spam")
     return picture
 
@@ -162,8 +166,8 @@ def _add_repost(web: Web, of_picture: int, first_text: int, of: SimulatedWeb, rn
 
 
 def _add_changed_page(web: Web, picture: int, title: int, content: int, rng: random.Random) -> None:
-    changed = [slightly_changed(web.truth[number][2], rng) for number in (title, content)]
-    _add_page(web, picture, *changed, rng)
+    changed = slightly_changed(web.truth[title][2], rng), slightly_changed(web.truth[content][2], rng)
+    _add_page(web, picture, changed[0], changed[1], rng)
     for origin, of_page in zip((title, content), _of_page(*changed), strict=True):
         web.add_text(picture, *of_page, "near_duplicate", origin)
 

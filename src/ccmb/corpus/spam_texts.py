@@ -1,4 +1,4 @@
-"""Texts that a good corpus does not hold, and small changes that another site makes to a text, for the simulated web."""
+"""Texts that a good corpus does not hold, and small changes that other sites make, for the simulated web."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ class Steps:
         if not about.exists():
             write_json(about, {"digest": digest, **of})
         elif read_json(about).get("digest") != digest:
-            raise CcmbError(f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out")
+            raise CcmbError(
+                f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out"
+            )
 
     def run(self, name: str, work: Callable[[Path], Any], folder: Path | None = None) -> Any:
         """What `work(folder)` returned, now or when it was done before; it must be a value of JSON.

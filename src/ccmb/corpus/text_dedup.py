@@ -68,7 +68,9 @@ def _banded(frame: DataFrame, recipe: DedupRecipe) -> DataFrame:
     @daft.func.batch(return_dtype=DataType.list(DataType.uint64()))
     def bands(signatures: daft.Series) -> pa.Array:
         hashes = band_hashes(_matrix(signatures), recipe.bands)
-        return pa.FixedSizeListArray.from_arrays(pa.array(hashes.ravel()), recipe.bands).cast(pa.large_list(pa.uint64()))
+        return pa.FixedSizeListArray.from_arrays(pa.array(hashes.ravel()), recipe.bands).cast(
+            pa.large_list(pa.uint64())
+        )
 
     return frame.with_column("band", bands(col("signature"))).exclude("signature").explode("band")
 
@@ -88,28 +90,42 @@ def band_hashes(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.uint64
     return found
 
 
-def write_near_duplicates(bands: Table, signatures: Table, recipe: DedupRecipe, folder: Path, buckets: int) -> None:
-    """Keys of texts that are alike to another one's that is kept, in buckets by key; none if the recipe wants none."""
-    similarity = 2.0 if recipe.corpus is None else recipe.corpus
+def write_compared(bands: Table, folder: Path, buckets: int) -> None:
+    """Pairs (key, other) of texts that share a band, `other` being the smallest of it, in buckets by key."""
     for _, frame in each_bucket(bands):
         frame = frame.where(col("near") == 1)
         first = frame.groupby("band").agg(col("key").min().alias("other"), col("near").count().alias("texts"))
         pairs = frame.join(first.where(col("texts") > 1), on="band").where(col("key") != col("other"))
-        write_by_hash(_alike(pairs, signatures.read(), similarity), folder, "key", buckets)
+        write_by_hash(pairs.select("key", "other"), folder, "key", buckets)
 
 
-def _alike(pairs: DataFrame, signatures: DataFrame, similarity: float) -> DataFrame:
-    """Of pairs (key, other), the keys whose signatures agree in so large a share, which estimates Jaccard."""
-    once = pairs.groupby("key", "other").agg(col("near").count()).collect()
-    ours = signatures.select("key", "signature")
-    theirs = ours.select(col("key").alias("other"), col("signature").alias("others"))
-    found = once.join(ours, on="key").join(theirs, on="other")
+def write_half_signed(compared: Table, signatures: Table, folder: Path, buckets: int) -> None:
+    """The pairs, once each, with the signature of `key`, in buckets by `other`."""
+    for bucket, frame in each_bucket(compared):
+        once = frame.groupby("key", "other").agg(col("key").count().alias("bands")).collect()
+        ours = signatures.read(bucket).select("key", "signature")
+        write_by_hash(once.join(ours, on="key"), folder, "other", buckets)
 
-    @daft.func.batch(return_dtype=DataType.float64())
-    def agreement(one: daft.Series, other: daft.Series) -> pa.Array:
-        return pa.array((_matrix(one) == _matrix(other)).mean(axis=1, dtype=np.float64))
 
-    found = found.with_column("agreement", agreement(col("signature"), col("others")))
+def write_near_duplicates(
+    half_signed: Table, signatures: Table, similarity: float | None, folder: Path, buckets: int
+) -> None:
+    """Keys of texts that are alike to a smaller one, in buckets by key; none if no similarity is given."""
+    for bucket, frame in each_bucket(half_signed):
+        theirs = signatures.read(bucket).select(col("key").alias("other"), col("signature").alias("others"))
+        found = _alike(frame.join(theirs, on="other"), 2.0 if similarity is None else similarity)
+        write_by_hash(found, folder, "key", buckets)
+
+
+@daft.func.batch(return_dtype=DataType.float64())
+def _agreement(one: daft.Series, other: daft.Series) -> pa.Array:
+    """Share of equal hashes of two signatures, which estimates Jaccard."""
+    return pa.array((_matrix(one) == _matrix(other)).mean(axis=1, dtype=np.float64))
+
+
+def _alike(pairs: DataFrame, similarity: float) -> DataFrame:
+    """The keys of pairs (key, signature, others) that agree in so large a share."""
+    found = pairs.with_column("agreement", _agreement(col("signature"), col("others")))
     return found.where(col("agreement") >= similarity).groupby("key").agg(col("agreement").max())
 
 
@@ -132,10 +148,11 @@ def write_test_duplicates(
         return
     tests = _signed(tests, recipe).exclude("bare").with_column("near", daft.lit(1).cast(DataType.int32())).collect()
     test_bands = _banded(tests, recipe).select("band", col("key").alias("other")).collect()
-    pairs = union([frame.join(test_bands, on="band") for _, frame in each_bucket(bands)])
-    both = union([signatures.read(), tests.select(*signatures.read().column_names)])
-    once = both.groupby("key").agg(F.any_value(col("signature")))
-    write_by_hash(union([exact, _alike(pairs, once, recipe.corpus)]), folder, "key", buckets)
+    frames = [frame.join(test_bands, on="band") for _, frame in each_bucket(bands)]
+    compared = union(frames).groupby("key", "other").agg(col("near").count().alias("bands")).collect()
+    theirs = tests.select(col("key").alias("other"), col("signature").alias("others"))
+    signed = compared.join(signatures.read().select("key", "signature"), on="key").join(theirs, on="other")
+    write_by_hash(union([exact, _alike(signed, recipe.corpus)]), folder, "key", buckets)
 
 
 def alike_within(texts: Sequence[str], similarity: float) -> list[bool]:
@@ -156,6 +173,6 @@ def _overlap(one: set[str], other: set[str]) -> float:
 
 
 __all__: list[Any] = [
-    "alike_within", "band_hashes", "grams", "jaccard", "write_bands", "write_near_duplicates", "write_signatures",
-    "write_test_duplicates",
+    "alike_within", "band_hashes", "grams", "jaccard", "write_bands", "write_compared", "write_half_signed",
+    "write_near_duplicates", "write_signatures", "write_test_duplicates",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which texts are dropped: each filter takes a text, cleaned but for `mojibake`, and returns None (keep) or the reason."""
+"""Which texts are dropped: each filter takes a cleaned text and returns None (keep) or the reason."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ _PHRASES = re.compile(
     "|(?:ICP|icp)备[\\d案号 \\-]*|共 ?\\d+ ?(?:张|页|条)(?:图片)?|第 ?\\d+ ?(?:张|页)|无标题(?:文档)?|未命名)"
 )
 _FILE_NAME = re.compile(
-    r"\S*\.(?:jpe?g|png|gif|bmp|webp|tiff?|html?|php|aspx?)|(?:img|dsc[nf]?|pic|image|photo|mmexport|screenshot)[_\- ]?\d+"
+    r"\S*\.(?:jpe?g|png|gif|bmp|webp|tiff?|html?|php|aspx?)"
+    r"|(?:img|dsc[nf]?|pic|image|photo|mmexport|screenshot)[_\- ]?\d+"
     r"|(?:微信(?:图片|截图)|qq(?:图片|截图)|屏幕截图|未标题)[_\- ]?[\d_\- ]*",
     re.IGNORECASE,
 )
@@ -96,14 +97,16 @@ def boilerplate(text: str) -> str | None:
 
 
 _URL = re.compile(
-    r"https?:|www\.|[a-z0-9\-]{2,}\.(?:com|cn|net|org|cc|top|xyz|vip|shop|info|co|tv|me|site|club)\b", re.IGNORECASE | re.ASCII
+    r"https?:|www\.|[a-z0-9\-]{2,}\.(?:com|cn|net|org|cc|top|xyz|vip|shop|info|co|tv|me|site|club)\b",
+    re.IGNORECASE | re.ASCII,
 )
 _EMAIL = re.compile(r"[\w.+\-]+ ?(?:@|\(at\)) ?[\w\-]+\.[a-z]{2,}", re.IGNORECASE | re.ASCII)
 _MOBILE = re.compile(r"(?<!\d)(?:\+?86[ \-]?)?1[3-9]\d[ \-]?\d{4}[ \-]?\d{4}(?!\d)")
 _LANDLINE = re.compile(r"(?<!\d)(?:\(?0\d{2,3}\)?[ \-]?[2-9]\d{6,7}|[48]00[ \-]\d{3}[ \-]?\d{4}|[48]00\d{7})(?!\d)")
 _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z]")
 _CHAT = re.compile(
-    r"(?:微信号?|威信|薇信|加v|vx|wx|wechat|qq|扣扣|企鹅)(?:群|号)?[:\uff1a号是 ]{0,3}[a-z0-9][a-z0-9_\-]{4,}", re.IGNORECASE
+    r"(?:微信号?|威信|薇信|加v|vx|wx|wechat|qq|扣扣|企鹅)(?:群|号)?[:\uff1a号是 ]{0,3}[a-z0-9][a-z0-9_\-]{4,}",
+    re.IGNORECASE,
 )
 
 
