@@ -36,7 +36,7 @@ from ccmb.progress import progress
 from ccmb.training.recipe import Part
 
 TextKind = Literal["good", "wrong", "exact_duplicate", "near_duplicate", "spam"]
-ROWS_PER_FILE = 1_000_000
+ROWS_PER_FILE = 250_000
 DAY, FIRST_DAY = 86_400, 1_700_006_400
 DOMAINS = ("tu.example.com", "pic.example.cn", "bbs.example.net", "blog.example.org", "shop.example.com")
 
@@ -294,7 +294,7 @@ def _write_rows(path: Path, rows: Rows, web: Web) -> None:
         }
     )
     with atomic_write(path, "wb") as file:
-        parquet.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_FILE // 8)
+        parquet.write_table(table, file, compression="zstd")
 
 
 def _write_truth(path: Path, web: Web, dead: list[bool]) -> None:

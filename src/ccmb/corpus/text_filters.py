@@ -28,9 +28,10 @@ def words(text: str, least: int, most: int) -> str | None:
 
 
 def han_share(text: str, least: float) -> str | None:
-    """Share of Han among letters; digits belong to no language."""
-    letters = _length(_LETTERS, text)
-    return "not Chinese" if not letters or _length(_HAN_RUN, text) < least * letters else None
+    """Share of Han among words, as `words` counts them, but for numbers: they belong to no language."""
+    han = _length(_HAN_RUN, text)
+    others = len(_LETTERS.findall(_HAN_RUN.sub(" ", text)))
+    return "not Chinese" if not han or han < least * (han + others) else None
 
 
 def _length(runs: re.Pattern[str], text: str) -> int:
@@ -131,7 +132,7 @@ def contacts(text: str) -> str | None:
     """All four of the filters above; none finds anything without a Latin letter or a digit."""
     if not _LATIN_OR_DIGIT.search(text):
         return None
-    return reason_against(text, [urls, emails, phones, chat_accounts])
+    return reason_against(text, [emails, urls, phones, chat_accounts])
 
 
 class SensitiveWords:
