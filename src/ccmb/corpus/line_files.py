@@ -146,17 +146,21 @@ def json_rows(block: bytes, kind: Kind) -> pa.Table:
 
 def _by_arrow(block: bytes, kind: Kind) -> pa.Table | None:
     """Rows of a block all of whose values are of the plain type of their column, or None of any other."""
-    keys = {key: ARROW_TYPES[column.kind] for column in kind.columns for key in column.keys[:1]}
-    if any(len(column.keys) > 1 for column in kind.columns):
+    lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    # Arrow crashes on a first line of `null`, reads two objects of a line as two rows, and takes lone surrogates.
+    if not block.startswith(b"{") or block.count(b"\n{") != lines - 1 or any(len(of.keys) > 1 for of in kind.columns):
         return None
+    keys = {column.keys[0]: ARROW_TYPES[column.kind] for column in kind.columns}
     try:
+        block.decode()
         table = arrow_json.read_json(
             io.BytesIO(block),
             read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             parse_options=arrow_json.ParseOptions(explicit_schema=pa.schema(keys), unexpected_field_behavior="ignore"),
         )
         columns = [table.column(column.keys[0]) for column in kind.columns]
-        return pa.table(columns, schema=arrow_schema(kind)) if _texts_are_plain(table, kind) else None
+        plain = table.num_rows == lines and _texts_are_plain(table, kind)
+        return pa.table(columns, schema=arrow_schema(kind)) if plain else None
     except (pa.ArrowException, KeyError, UnicodeDecodeError):
         return None
 
