@@ -28,10 +28,13 @@ KINDS = {kind.name: kind for kind in (IMPRESSIONS, PAGES, LINKS)}
 
 plain = st.fixed_dictionaries(
     {"query": st.text("红船 a\"\\", max_size=4), "position": st.integers(-5, 2**40), "clicked": st.integers(0, 1)},
-    optional={"visitor": st.one_of(st.none(), st.text("v1 ", max_size=3)), "time": st.integers(0, 2**33), "x": st.just([1])},
+    optional={
+        "visitor": st.one_of(st.none(), st.text("v1 ", max_size=3)), "time": st.integers(0, 2**33), "x": st.just([1]),
+    },
 )  # fmt: skip
+values = st.one_of(st.booleans(), st.floats(), st.text())
 odd: st.SearchStrategy[Any] = st.one_of(
-    plain, st.dictionaries(st.sampled_from(["query", "position", "time"]), st.one_of(st.booleans(), st.floats(), st.text())),
+    plain, st.dictionaries(st.sampled_from(["query", "position", "time"]), values),
     st.none(), st.integers(), st.lists(st.integers()),
 )  # fmt: skip
 
@@ -106,7 +109,14 @@ def test_released_lists(tmp_path: Path) -> None:
     (tmp_path / "laion.jsonl").write_text('{"URL": "http://a/3.jpg", "TEXT": "船"}\n', encoding="utf-8")
     found = {row["image_url"]: row["caption"] for row in read(LINKS, tmp_path) if not row["damaged"]}
     assert found == {"http://a/1.jpg": "红,船", "http://a/2.jpg": '"红"船', "http://a/3.jpg": "船"}
-    zero = {"Url": "http://p", "Title": "题", "Content": "文", "Keywords": "词", "ImageKey": "k", "ImageUrl": "http://a/1.jpg"}
+    zero = {
+        "Url": "http://p",
+        "Title": "题",
+        "Content": "文",
+        "Keywords": "词",
+        "ImageKey": "k",
+        "ImageUrl": "http://a/1.jpg",
+    }
     (tmp_path / "zero.jsonl").write_text(json.dumps(zero | {"ImageQuery": "问"}), encoding="utf-8")
     [page] = read(PAGES, tmp_path / "zero.jsonl")
     assert (page["page_url"], page["title"], page["query"], page["image_key"]) == ("http://p", "题", "问", "k")

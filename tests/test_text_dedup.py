@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccmb.corpus.engine import run_apart, use_runner
 from ccmb.corpus.pair_filters import _dropped_of_image, kept_shares
+from ccmb.corpus.recipe import DedupRecipe
 from ccmb.corpus.text_dedup import alike_within, band_hashes, jaccard
 
 texts = st.lists(st.text("红蓝船", min_size=1, max_size=8), max_size=8)
@@ -27,7 +29,9 @@ def test_jaccard_by_hand() -> None:
 def test_what_is_kept_of_a_picture_is_unlike_and_speaks_for_all(listed: list[str], similarity: float) -> None:
     alike = alike_within(listed, similarity)
     kept = [text for text, dropped in zip(listed, alike, strict=True) if not dropped]
-    assert all(jaccard(one, other) < similarity for one, other in itertools.combinations(kept, 2) if len(one + other) > 3)
+    assert all(
+        jaccard(one, other) < similarity for one, other in itertools.combinations(kept, 2) if len(one + other) > 3
+    )
     for at, (text, dropped) in enumerate(zip(listed, alike, strict=True)):
         better = [other for other, gone in zip(listed[:at], alike[:at], strict=True) if not gone]
         if len(text) > 1:
@@ -70,3 +74,32 @@ def test_equal_work_for_any_order() -> None:
     rows = [(n, "红色帆船" * (n + 1), 2, 0.0) for n in range(6)]
     shuffled = random.Random(0).sample(rows, 6)
     assert _dropped_of_image(rows, 0.9, 3) == _dropped_of_image(shuffled, 0.9, 3)
+
+
+def signature_errors() -> list[float]:
+    """Of pairs of texts, the share of equal hashes less the Jaccard similarity that it estimates."""
+    import daft
+
+    from ccmb.corpus.text_dedup import _signed
+
+    use_runner()
+    rng = random.Random(0)
+    han = [chr(code) for code in range(0x4E00, 0x5E00)]
+    texts = ["".join(rng.choices(han, k=rng.randrange(10, 40))) for _ in range(300)]
+    longer = [text + "".join(rng.choices(han, k=rng.randrange(len(text) // 3))) for text in texts]
+    signed = [
+        _signed(daft.from_pydict({"at": list(range(300)), "bare": of}), DedupRecipe())
+        .sort("at")
+        .to_pydict()["signature"]
+        for of in (texts, longer)
+    ]
+    agreement = (np.array(signed[0]) == np.array(signed[1])).mean(axis=1)
+    return [
+        float(found) - jaccard(*pair) for found, pair in zip(agreement, zip(texts, longer, strict=True), strict=True)
+    ]
+
+
+def test_equal_hashes_estimate_jaccard() -> None:
+    errors = np.array(run_apart(signature_errors))
+    assert abs(errors.mean()) < 0.01
+    assert errors.std() < 0.045  # sqrt(0.8 * 0.2 / 80) for each

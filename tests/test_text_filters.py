@@ -46,8 +46,9 @@ def test_good_queries_are_kept(text: str) -> None:
     [
         ("船", "too few characters"), ("红" * 51, "too many characters"), ("a red boat", "not Chinese"),
         ("!!!???", "too few words"), ("点击查看大图", "boilerplate"), ("正在加载中", "boilerplate"),
-        ("版权所有 转载请注明出处", "boilerplate"), ("第3张 共12张图片", "boilerplate"), ("微信图片_20210203", "name of a file"),
-        ("红色帆船IMG.jpg", "name of a file"), ("红色帆船高清大图尽在www.tu.com", "URL"), ("更多图片请看 tupian88.cn", "URL"),
+        ("版权所有 转载请注明出处", "boilerplate"), ("第3张 共12张图片", "boilerplate"),
+        ("微信图片_20210203", "name of a file"), ("红色帆船IMG.jpg", "name of a file"),
+        ("红色帆船高清大图尽在www.tu.com", "URL"), ("更多图片请看 tupian88.cn", "URL"),
         ("联系我们 abc@example.com 谢谢您的来信", "e-mail address"), ("需要请打电话13812345678", "phone number"),
         ("需要请打电话 138-1234-5678", "phone number"), ("热线电话010-62345678", "phone number"),
         ("全国热线400-800-1234", "phone number"), ("想要的朋友加微信abc_12345吧", "chat account"),

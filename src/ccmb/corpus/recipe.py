@@ -90,7 +90,9 @@ class TextRecipe(Part):
 
     simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
     lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="of each field")
-    han_share: float = Field(0.5, ge=0, le=1, description="least share of Han among words other than numbers; our choice")
+    han_share: float = Field(
+        0.5, ge=0, le=1, description="least share of Han among words other than numbers; our choice"
+    )
     mojibake: bool = Field(True, description="drop texts that were read in a wrong encoding; our choice")
     boilerplate: bool = Field(True, description="drop what pages say of themselves and names of files; our choice")
     contacts: bool = Field(

@@ -52,9 +52,10 @@ def write_signatures(texts: Table, recipe: DedupRecipe, folder: Path) -> None:
 
 
 def _signed(frame: DataFrame, recipe: DedupRecipe) -> DataFrame:
-    """Daft parts n-grams at blanks, so that one is put after each character."""
-    spaced = F.regexp_replace(col("bare"), "(.)", "$1 ")
-    hashes = F.minhash(spaced, num_hashes=recipe.bands * recipe.rows, ngram_size=NGRAM)
+    """Daft parts n-grams at blanks, so that one is put between characters; one at the end would be a gram more."""
+    spaced = F.strip(F.regexp_replace(col("bare"), "(.)", "$1 "))
+    count = recipe.bands * recipe.rows
+    hashes = F.minhash(spaced, num_hashes=count, ngram_size=NGRAM, hash_function="xxhash3_64")
     return frame.with_column("signature", hashes.cast(DataType.list(DataType.uint32())))
 
 
