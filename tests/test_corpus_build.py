@@ -205,7 +205,9 @@ def test_filters_of_the_whole_corpus(tmp_path: Path) -> None:
     def link(number: int, text: str, **more: Any) -> Row:
         return {"url": f"http://a.com/{number}.jpg", "caption": text, **more}
 
-    links = [link(number, f"{place}有一座{THINGS[number % 6]}在阳光下") for number, place in enumerate(PLACES)]
+    links = [
+        link(number, f"{place}的{THINGS[number % 6]}旁是{PLACES[-number - 1]}") for number, place in enumerate(PLACES)
+    ]
     links += [link(100 + number, f"第{number}款新品连衣裙正面展示图") for number in range(8)]
     links += [link(200 + number, "好看的图片") for number in range(9)]
     links += [link(300, "一条小狗在沙发上睡觉的样子"), link(301, "一条小狗在沙发上睡觉的样子啊")]
@@ -222,7 +224,9 @@ def test_filters_of_the_whole_corpus(tmp_path: Path) -> None:
     texts = [row["text"] for row in found]
     assert len([text for text in texts if text.startswith("一条小狗")]) == 1
     assert texts.count("好看的图片") == 4
-    assert all(f"{place}有一座{THINGS[number % 6]}在阳光下" in texts for number, place in enumerate(PLACES))
+    assert all(
+        f"{place}的{THINGS[number % 6]}旁是{PLACES[-number - 1]}" in texts for number, place in enumerate(PLACES)
+    )
     assert tuple(found[0]) == COLUMNS
     assert all(row["image_key"] and row["domain"] == "a.com" for row in found)
 
