@@ -26,7 +26,8 @@ from ccmb.corpus.sampling import with_places
 from ccmb.corpus.steps import Steps
 from ccmb.progress import Advance, progress
 
-LOG_STEPS, STEPS = 6, 20
+LOG_STEPS, STEPS = 7, 21
+TABLES_OF_A_BAND = 4  # a pair of texts that share one has two signatures
 PAIRS, FUNNEL = "pairs.parquet", "funnel.json"
 COLUMNS = (
     "image_key", "image_url", "page_url", "domain", "field", "text", "views", "clicks", "bound", "score", "place",
@@ -89,16 +90,22 @@ class Build:
 
     def _clicks(self, log: InputTable) -> None:
         recipe, run, table, buckets = self.recipe.clicks, self.steps.run, self.table, self.buckets
-        impressions = log.read()
-        run("views", lambda to: clicks.write_views(impressions, recipe.position.positions, to, buckets))
+
+        def views(to: Path) -> None:
+            for part in log.parts(self.rows_per_bucket):
+                clicks.write_views(part, recipe.position.positions, to, buckets)
+
+        def pair_texts(to: Path) -> None:
+            for part in log.parts(self.rows_per_bucket):
+                clicks.write_pair_texts(part, table("evidence"), to, buckets)
+
+        run("views", views)
         dropped = run("counts", lambda to: clicks.write_counts(table("views"), recipe.visitors, to, buckets))
         run("positions", lambda to: clicks.write_positions(table("counts"), to))
         examination = run("examination", lambda to: clicks.estimate_examination(table("positions"), recipe))
         run("evidence", lambda to: clicks.write_evidence(table("positions"), examination, recipe, to))
-        run(
-            "queries",
-            lambda to: clicks.write_queries(impressions, table("evidence"), to, buckets, self.rows_per_bucket // 4),
-        )
+        run("pair_texts", pair_texts)
+        run("queries", lambda to: clicks.write_queries(table("pair_texts"), table("evidence"), to))
         seen = sum(views for _, views in counts_by(table("positions").read(), "position", "views").values())
         self.funnel.add("impressions", "impressions", {None: seen, **dropped}, table("views").rows())
         self.funnel.add("clicks", "pairs", reasons(table("evidence")))
@@ -139,38 +146,33 @@ class Build:
         return found
 
     def _corpus(self) -> None:
-        """What the corpus as a whole says of texts."""
-        recipe, run, table, buckets = self.recipe, self.steps.run, self.table, self.buckets
-        dedup = recipe.dedup
-        run("by_text", lambda to: pair_filters.write_by_text(table("texts"), to, buckets))
+        """What the corpus as a whole says of texts, in buckets of their own: each text has many bands and hashes."""
+        recipe, run, dedup = self.recipe, self.steps.run, self.recipe.dedup
+        texts = self.table("texts")
+        buckets = buckets_for(texts.rows() * dedup.bands * TABLES_OF_A_BAND, self.rows_per_bucket)
+
+        def table(name: str) -> Table:
+            return self.steps.table(name, buckets)
+
+        most = recipe.text.texts_per_template or 2**62
+        run("by_text", lambda to: pair_filters.write_by_text(texts, to, buckets))
         run("by_template", lambda to: pair_filters.write_by_template(table("by_text"), to, buckets))
-        most = recipe.text.texts_per_template
-        never = 2**62
-        run("templates", lambda to: pair_filters.write_templates(table("by_template"), most or never, to))
+        run("templates", lambda to: pair_filters.write_templates(table("by_template"), most, to))
+        signatures, bands = table("signatures"), table("bands")
         run("signatures", lambda to: text_dedup.write_signatures(table("by_text"), dedup, to))
-        # Each text has so many bands, which take as many times the memory.
-        bands = self.steps.table("bands", buckets * 4)
-        signatures = table("signatures")
-        run("bands", lambda to: text_dedup.write_bands(signatures, dedup, to, bands.buckets))
+        run("bands", lambda to: text_dedup.write_bands(signatures, dedup, to, buckets))
         run("compared", lambda to: text_dedup.write_compared(bands, to, buckets))
         run("half_signed", lambda to: text_dedup.write_half_signed(table("compared"), signatures, to, buckets))
-        run(
-            "near",
-            lambda to: text_dedup.write_near_duplicates(table("half_signed"), signatures, dedup.corpus, to, buckets),
-        )
+        half_signed = table("half_signed")
+        run("near", lambda to: text_dedup.write_near_duplicates(half_signed, signatures, dedup.corpus, to, buckets))
+        tests = self.test_texts
         run(
             "tests",
-            lambda to: text_dedup.write_test_duplicates(
-                self.test_texts, signatures, bands, recipe.text, dedup, to, buckets
-            ),
+            lambda to: text_dedup.write_test_duplicates(tests, signatures, bands, recipe.text, dedup, to, buckets),
         )
-        run(
-            "verdicts",
-            lambda to: pair_filters.write_verdicts(
-                table("by_text"), table("near"), table("tests"), self.steps.table("templates"), recipe, to, buckets
-            ),
-        )
-        run("judged", lambda to: pair_filters.write_judged(table("texts"), table("verdicts"), recipe, to))
+        found = table("by_text"), table("near"), table("tests"), self.steps.table("templates")
+        run("verdicts", lambda to: pair_filters.write_verdicts(*found, recipe, to, self.buckets))
+        run("judged", lambda to: pair_filters.write_judged(texts, self.table("verdicts"), recipe, to))
 
     def _pairs(self) -> None:
         judged, share = self.table("judged"), self.recipe.pairs.domain_share

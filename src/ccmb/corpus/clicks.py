@@ -192,20 +192,25 @@ def _best_of_each_image(frame: DataFrame, most: int) -> DataFrame:
     ).exclude("rank")
 
 
-def write_queries(impressions: DataFrame, evidence: Table, folder: Path, buckets: int, pairs_at_a_time: int) -> None:
-    """The kept pairs with their texts, in buckets by picture: image, image_url, page_url, query, views, clicks, bound.
+def write_pair_texts(impressions: DataFrame, evidence: Table, folder: Path, buckets: int) -> None:
+    """Texts of the kept pairs, in buckets by picture: pair, image, query, image_url and page_url.
 
-    The log is read once for so many pairs at a time, so that no more of them are in memory; each kept pair was clicked
-    on, so that clicked rows alone will do.
+    Each kept pair was clicked on, so that clicked rows alone will do; of the kept pairs the hashes alone are in memory.
     """
-    columns = ("pair", "image", "views", "clicks", "bound", "reason")
-    kept = evidence.read().select(*columns).where(F.is_null(col("reason"))).exclude("reason")
-    rows = counts_by(evidence.read(), "reason").get(None, (0,))[0]
-    passes = max(1, -(-rows // pairs_at_a_time))
-    frame = impressions.where(~col("damaged") & (col("clicked") == 1)).with_column("pair", hashed("query", "image_url"))
-    for number in range(passes):
-        mine = kept.where(col("pair") % passes == number).collect()
-        texts = frame.join(mine.select("pair"), on="pair", how="semi").groupby("pair")
-        # All but the pages it stood on is equal for all rows of a pair.
-        texts = texts.agg(col("query").min(), col("image_url").min(), col("page_url").min())
-        write_by_hash(mine.join(texts, on="pair").exclude("pair"), folder, "image", buckets)
+    kept = evidence.read().select("pair", "reason").where(F.is_null(col("reason"))).select("pair")
+    clicked = impressions.where(~col("damaged") & (col("clicked") == 1)).with_column(
+        "pair", hashed("query", "image_url")
+    )
+    texts = clicked.join(kept, on="pair", how="semi").groupby("pair").agg(*_FIRST_TEXTS)
+    write_by_hash(texts.with_column("image", hashed("image_url")), folder, "image", buckets)
+
+
+# Of all rows of a pair, all but the pages it stood on are equal.
+_FIRST_TEXTS = (col("query").min(), col("image_url").min(), col("page_url").min())
+
+
+def write_queries(pair_texts: Table, evidence: Table, folder: Path) -> None:
+    """The kept pairs with their texts and evidence, each once, in the same buckets."""
+    for bucket, frame in each_bucket(pair_texts):
+        judged = evidence.read(bucket).select("pair", "image", "views", "clicks", "bound")
+        write(judged.join(frame.groupby("pair").agg(*_FIRST_TEXTS), on="pair").exclude("pair"), folder, bucket)

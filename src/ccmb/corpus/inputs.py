@@ -8,7 +8,7 @@ import glob
 import json
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import daft
@@ -55,14 +55,19 @@ class InputTable:
             CcmbError: a source has no file, or a file cannot be read or lacks a column; the message names it.
         """
         self.kind = kind
-        self.files = [path for source in sources for path in find_files(source)]
+        self.files = list(dict.fromkeys(path for source in sources for path in find_files(source)))
         self.parquet = {path: _check_parquet(path, kind) for path in self.files if path.endswith(".parquet")}
-        self.lines = [_look_into(path, kind) for path in self.files if path not in self.parquet]
+        self.lines = {path: _look_into(path, kind) for path in self.files if path not in self.parquet}
 
     def rows(self) -> int:
         """About how many; exact for Parquet."""
-        known = sum(parquet_file.num_rows for parquet_file in self.parquet.values())
-        return known + sum((file.bytes or 10 * _BYTES_OF_A_LINE) // _BYTES_OF_A_LINE for file in self.lines)
+        return sum(map(self._rows_of, self.files))
+
+    def _rows_of(self, path: str) -> int:
+        about = self.parquet.get(path)
+        if about is not None:
+            return int(about.num_rows)
+        return (self.lines[path].bytes or 10 * _BYTES_OF_A_LINE) // _BYTES_OF_A_LINE
 
     def sizes(self) -> list[tuple[str, int]]:
         """What tells whether the files are still the same."""
@@ -70,10 +75,26 @@ class InputTable:
 
     def read(self) -> DataFrame:
         """The columns of the kind, and `damaged`: a needed value is missing or outside its bounds."""
-        frames = [LineSource(self.lines, self.kind).read()] if self.lines else []
+        return self._read(self.files)
+
+    def parts(self, rows: int) -> Iterator[DataFrame]:
+        """The same, so many rows at a time: whole files, of which Daft holds as many as it reads side by side."""
+        taken: list[str] = []
+        for path in self.files:
+            if taken and sum(map(self._rows_of, [*taken, path])) > rows:
+                yield self._read(taken)
+                taken = []
+            taken.append(path)
+        yield self._read(taken)
+
+    def _read(self, files: Sequence[str]) -> DataFrame:
+        lines = [self.lines[path] for path in files if path in self.lines]
+        frames = [LineSource(lines, self.kind).read()] if lines else []
         by_columns: dict[str, list[str]] = {}
-        for path, about in self.parquet.items():
-            by_columns.setdefault(str(about.schema.to_arrow_schema().remove_metadata()), []).append(path)
+        for path in files:
+            if path in self.parquet:
+                columns = str(self.parquet[path].schema.to_arrow_schema().remove_metadata())
+                by_columns.setdefault(columns, []).append(path)
         for paths in by_columns.values():
             frame = daft.read_parquet(paths)
             frames.append(frame.select(*(_as_kind(frame, column) for column in self.kind.columns)))
