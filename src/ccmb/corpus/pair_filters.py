@@ -109,7 +109,7 @@ def _judged_by_image(frame: DataFrame, recipe: CorpusRecipe) -> DataFrame:
     def judged(*lists: daft.Series) -> list[Any]:
         images = zip(*(series.to_pylist() for series in lists), strict=True)
         return [
-            _dropped_of_image(list(zip(*of_image, strict=True)), recipe.dedup.same_image, recipe.pairs.texts_per_image)
+            dropped_of_image(list(zip(*of_image, strict=True)), recipe.dedup.same_image, recipe.pairs.texts_per_image)
             for of_image in images
         ]
 
@@ -123,7 +123,7 @@ def _zero(name: str) -> Expression:
     return daft.lit("") if name == "bare" else daft.lit(0)
 
 
-def _dropped_of_image(
+def dropped_of_image(
     texts: Sequence[tuple[int, str, int, float]], similarity: float | None, most: int
 ) -> list[dict[str, Any]]:
     """Of (pair, bare text, rank of its field, bound) of one picture, the dropped ones: queries by their bounds come
