@@ -17,7 +17,16 @@ from daft import functions as F
 
 from ccmb.corpus import clicks, pair_filters, text_dedup
 from ccmb.corpus.candidates import write_candidates, write_texts
-from ccmb.corpus.engine import ROWS_PER_BUCKET, Table, buckets_for, counts_by, each_bucket, hashed, use_runner
+from ccmb.corpus.engine import (
+    ROWS_PER_BUCKET,
+    Table,
+    buckets_for,
+    counts_by,
+    each_bucket,
+    hashed,
+    use_runner,
+    write_in_order,
+)
 from ccmb.corpus.funnel import Funnel
 from ccmb.corpus.inputs import Inputs, InputTable, read_test_texts
 from ccmb.corpus.recipe import CorpusRecipe, FieldName
@@ -190,7 +199,7 @@ class Build:
                 found[reason or ""] = found.get(reason or "", 0) + count
             kept = with_places(frame.where(F.is_null(col("reason"))), self.recipe.seed)
             kept = kept.sort(["image", "rank", "text"]).select(*COLUMNS)
-            kept.write_parquet(str(to / f"part-{bucket:05d}.parquet"), compression="zstd", single_file=True)
+            write_in_order(kept, to / f"part-{bucket:05d}.parquet")
         return found
 
 
