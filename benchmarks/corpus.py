@@ -25,7 +25,8 @@ from ccmb.corpus.build import Build
 from ccmb.corpus.engine import ROWS_PER_BUCKET, run_apart, use_runner
 from ccmb.corpus.inputs import Inputs
 from ccmb.corpus.recipe import CorpusRecipe
-from ccmb.corpus.simulated_logs import SimulatedWeb, simulate
+from ccmb.corpus.simulated_logs import simulate
+from ccmb.corpus.simulated_pages import SimulatedWeb
 from ccmb.data.scene_texts import describe
 from ccmb.data.scenes import random_scene
 from paired import claim, peak, write_report

@@ -16,18 +16,16 @@ import corpus as corpus_benchmark  # noqa: E402
 
 def test_the_benchmark_prints_and_writes_its_claims(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "corpus.json"
-    corpus_benchmark.main(f"--impressions 4000 8000 --texts 40 --repeats 1 --json {path}".split())
+    corpus_benchmark.main(f"--impressions 3000 6000 --texts 0 --repeats 1 --json {path}".split())
     report = json.loads(path.read_text())
     assert set(report) == {"claims", "machine", "commit", "results"}
-    first, second, memory, texts = report["claims"]
+    first, second, memory = report["claims"]
     assert first["target"] == second["target"] == 100_000
     assert memory["unit"] == "x"
-    assert texts["unit"] == "rows/s"
-    for log, impressions in zip(report["results"]["logs"], (4000, 8000), strict=True):
+    for log, impressions in zip(report["results"]["logs"], (3000, 6000), strict=True):
         assert log["rows"] > impressions
         assert log["rows_per_second"] == pytest.approx(log["rows"] / log["seconds"][0])
         assert log["peak_bytes"] > 10**7
         assert sum(log["steps"].values()) <= log["seconds"][0]
-    assert report["results"]["texts"]["rows"] == 40
     printed = capsys.readouterr().out
     assert all(claim["name"] in printed for claim in report["claims"])

@@ -19,7 +19,8 @@ from ccmb.corpus.funnel import Funnel, read_funnel
 from ccmb.corpus.inputs import Inputs
 from ccmb.corpus.recipe import CorpusRecipe
 from ccmb.corpus.sampling import subset
-from ccmb.corpus.simulated_logs import SimulatedWeb, simulate
+from ccmb.corpus.simulated_logs import simulate
+from ccmb.corpus.simulated_pages import SimulatedWeb
 from ccmb.corpus.text_cleaning import clean
 from ccmb.errors import CcmbError, UsageError
 
@@ -81,13 +82,11 @@ def test_planted_duplicates_are_removed_and_one_of_each_is_kept(built: tuple[Pat
     listed = [(row["image_url"], row["text"]) for row in rows(built[0] / PAIRS)]
     found = set(listed)
     assert len(listed) == len(found)
-    copies: dict[str, dict[int, set[tuple[str, str]]]] = {"exact_duplicate": defaultdict(set), "near_duplicate": defaultdict(set)}  # fmt: skip  # noqa: E501
+    copies: dict[int, set[tuple[str, str]]] = defaultdict(set)
     for row in truth:
         if row["field"] != "query" and row["kind"] != "spam":
-            for kind, of_origin in copies.items():
-                if row["kind"] in ("good", kind):
-                    of_origin[row["origin"]].add(place(row))
-    near = copies["near_duplicate"].values()
+            copies[row["origin"]].add(place(row))
+    near = copies.values()
     planted = sum(len(texts) - 1 for texts in near)
     left = sum(max(0, len(texts & found) - 1) for texts in near)
     lost = [not texts & found for texts in near]

@@ -17,13 +17,23 @@ from daft import functions as F
 
 from ccmb.corpus import clicks, pair_filters, text_dedup
 from ccmb.corpus.candidates import write_candidates, write_texts
-from ccmb.corpus.engine import ROWS_PER_BUCKET, Table, buckets_for, counts_by, each_bucket, hashed, use_runner
+from ccmb.corpus.engine import (
+    ROWS_PER_BUCKET,
+    Table,
+    buckets_for,
+    counts_by,
+    each_bucket,
+    hashed,
+    use_runner,
+    write_in_order,
+)
 from ccmb.corpus.funnel import Funnel
 from ccmb.corpus.inputs import Inputs, InputTable, read_test_texts
 from ccmb.corpus.recipe import CorpusRecipe, FieldName
 from ccmb.corpus.records import IMPRESSIONS, LINKS, PAGES
 from ccmb.corpus.sampling import with_places
-from ccmb.corpus.steps import Steps
+from ccmb.corpus.steps import Steps, digest_of
+from ccmb.corpus.text_filters import read_words
 from ccmb.progress import Advance, progress
 
 LOG_STEPS, STEPS = 7, 21
@@ -71,8 +81,10 @@ class Build:
         self.test_texts = read_test_texts(inputs.test_texts)
         tables = [table for table in (self.log, self.pages, self.links) if table is not None]
         sizes = {table.kind.name: table.sizes() for table in tables}
-        about = {"files": sizes, "recipe": recipe.model_dump(mode="json"), "test_texts": len(self.test_texts)}
-        self.steps = Steps(out / "steps", {**about, "rows_per_bucket": rows_per_bucket}, advance)
+        listed = recipe.text.sensitive_words
+        words = digest_of([*self.test_texts, "", *(read_words(listed) if listed is not None else [])])
+        about = {"files": sizes, "words": words, "recipe": recipe.model_dump(mode="json"), "rows": rows_per_bucket}
+        self.steps = Steps(out / "steps", about, advance)
         self.buckets = buckets_for(max(table.rows() for table in tables), rows_per_bucket)
         self.funnel = Funnel()
 
@@ -190,7 +202,7 @@ class Build:
                 found[reason or ""] = found.get(reason or "", 0) + count
             kept = with_places(frame.where(F.is_null(col("reason"))), self.recipe.seed)
             kept = kept.sort(["image", "rank", "text"]).select(*COLUMNS)
-            kept.write_parquet(str(to / f"part-{bucket:05d}.parquet"), compression="zstd", single_file=True)
+            write_in_order(kept, to / f"part-{bucket:05d}.parquet")
         return found
 
 

@@ -23,12 +23,8 @@ from ccmb.corpus.recipe import ClickRecipe, VisitorRecipe
 
 SECONDS_OF_A_DAY = 86_400
 _PARTS = 2**20  # of an examination
-CRAWLER, CLICKER, AGAIN, DAMAGED = (
-    "too many impressions of a visitor",
-    "too many clicks of a visitor",
-    "seen again",
-    "damaged",
-)
+CRAWLER, CLICKER = "too many impressions of a visitor", "too many clicks of a visitor"
+AGAIN, DAMAGED = "seen again", "damaged"
 
 
 def write_views(impressions: DataFrame, deepest: int, folder: Path, buckets: int) -> None:
@@ -60,7 +56,6 @@ def write_counts(views: Table, recipe: VisitorRecipe, folder: Path, buckets: int
     reason. What a visitor sees of a pair again counts once: at its best position, as clicked if it ever was."""
     dropped = dict.fromkeys((DAMAGED, CRAWLER, CLICKER, AGAIN), 0)
     for _, frame in each_bucket(views):
-        # An aggregate of no key: a bucket is read again for each, which is cheaper than to hold it.
         dropped[DAMAGED] += _sum(frame.select((col("position") == 0).cast(DataType.int64()).alias("n")), "n")
         frame = frame.where(col("position") > 0)
         people = frame.where(F.not_null(col("visitor")))
@@ -124,13 +119,10 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     return [*found.tolist(), *[float(found[-1])] * (deepest - len(found))]
 
 
-def write_evidence(
-    positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path
-) -> dict[str | None, int]:
-    """Of each pair: image, views, clicks, examinations, rate, bound and why it is dropped (null: kept); the counts."""
+def write_evidence(positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path) -> None:
+    """Of each pair: image, views, clicks, examinations, rate, bound and why it is dropped (null: kept)."""
     # Sums of integers do not depend on the order of the rows.
     parts_looked_at = np.round(_PARTS * np.array([0.0, *examination])).astype(np.int64)
-    found: dict[str | None, int] = {}
 
     @daft.func.batch(return_dtype=DataType.int64())
     def parts(position: daft.Series, views: daft.Series) -> pa.Array:
@@ -156,9 +148,6 @@ def write_evidence(
         )
         frame = _best_of_each_image(frame.with_column("reason", _reason(recipe)), recipe.queries_per_image)
         write(frame, folder, bucket)
-    for reason, (count,) in counts_by(Table(folder, positions.buckets).read(), "reason").items():
-        found[reason] = count
-    return found
 
 
 def _numbers(series: daft.Series) -> Any:

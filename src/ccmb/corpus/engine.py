@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import daft
+import pyarrow as pa
 import pyarrow.parquet as parquet
 from daft import DataFrame, DataType, Expression, col
 from daft import functions as F
@@ -30,6 +31,7 @@ from ccmb.errors import CcmbError, one_line
 ROWS_PER_BUCKET = 2_000_000
 # Each bucket's writer holds up to a row group, in bytes before compression.
 _ROW_GROUP = 16 << 20
+_ROWS_OF_A_GROUP = 65_536
 _EMPTY = "schema.parquet"
 
 
@@ -88,6 +90,20 @@ def write_by_hash(frame: DataFrame, folder: Path, key: str, buckets: int) -> Tab
     frame = frame.with_column("bucket", bucket_of(col(key), buckets))
     frame.write_parquet(str(folder), compression="zstd", partition_cols=["bucket"])
     return Table(folder, buckets)
+
+
+def write_in_order(frame: DataFrame, path: Path) -> None:
+    """Write sorted rows as one file, whose bytes the rows alone decide: Daft's own writers on a cluster write several
+    files, and parts of any size."""
+    schema = frame.schema().to_pyarrow_schema()
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        held = schema.empty_table()
+        for batch in frame.to_arrow_iter():
+            held = pa.concat_tables([held, pa.Table.from_batches([batch]).cast(schema)])
+            while held.num_rows >= _ROWS_OF_A_GROUP:
+                writer.write_table(held.slice(0, _ROWS_OF_A_GROUP).combine_chunks(), row_group_size=_ROWS_OF_A_GROUP)
+                held = held.slice(_ROWS_OF_A_GROUP)
+        writer.write_table(held.combine_chunks(), row_group_size=_ROWS_OF_A_GROUP)
 
 
 def each_bucket(table: Table) -> Iterator[tuple[int, DataFrame]]:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from ccmb.corpus.engine import union
 from ccmb.corpus.line_files import BOM, LineFile, LineSource, open_lines
-from ccmb.corpus.records import IMPRESSIONS, LINKS, PAGES, Column, Kind, value_of
+from ccmb.corpus.records import LINKS, Column, Kind, value_of
 from ccmb.data.remote_files import file_system_of, is_remote, open_file
 from ccmb.errors import CcmbError, did_you_mean, one_line
 from ccmb.training.recipe import Part
@@ -80,11 +80,13 @@ class InputTable:
     def parts(self, rows: int) -> Iterator[DataFrame]:
         """The same, so many rows at a time: whole files, of which Daft holds as many as it reads side by side."""
         taken: list[str] = []
+        held = 0
         for path in self.files:
-            if taken and sum(map(self._rows_of, [*taken, path])) > rows:
+            if taken and held + self._rows_of(path) > rows:
                 yield self._read(taken)
-                taken = []
+                taken, held = [], 0
             taken.append(path)
+            held += self._rows_of(path)
         yield self._read(taken)
 
     def _read(self, files: Sequence[str]) -> DataFrame:
@@ -267,6 +269,3 @@ def _texts_of(line: str, suffix: str) -> list[str]:
         return []
     texts = [value.get("text"), *(value.get("texts") or [])] if isinstance(value, dict) else []
     return [text for text in texts if isinstance(text, str) and text.strip()]
-
-
-__all__ = ["IMPRESSIONS", "LINKS", "PAGES", "InputTable", "Inputs", "find_files", "read_test_texts"]

@@ -12,10 +12,12 @@ from daft import functions as F
 
 from ccmb.corpus.engine import Table, counts_by, each_bucket, hashed, union, write, write_by_hash
 from ccmb.corpus.recipe import CorpusRecipe
+from ccmb.corpus.sampling import place_of
 from ccmb.corpus.text_dedup import alike_within
 
 TEST_TEXT, TEMPLATE, NEAR = "test text", "repeated template", "near-duplicate"
-MANY_IMAGES, MANY_TEXTS, LOW_SCORE, DOMAIN = "too many images of the text", "too many texts of the image", "score too low", "too much of a domain"  # fmt: skip  # noqa: E501
+MANY_IMAGES, MANY_TEXTS = "too many images of the text", "too many texts of the image"
+LOW_SCORE, DOMAIN = "score too low", "too much of a domain"
 _MARK = DataType.int32()
 
 
@@ -129,9 +131,7 @@ def dropped_of_image(
     """Of (pair, bare text, rank of its field, bound) of one picture, the dropped ones: queries by their bounds come
     first, then the other fields; of equal ones the longer text."""
     texts = sorted(texts, key=lambda of: (of[2], -of[3], -len(of[1]), of[0]))
-    alike = (
-        alike_within([text for _, text, _, _ in texts], similarity) if similarity is not None else [False] * len(texts)
-    )
+    alike = [False] * len(texts) if similarity is None else alike_within([of[1] for of in texts], similarity)
     left = [of[0] for of, is_alike in zip(texts, alike, strict=True) if not is_alike]
     near = [{"pair": of[0], "among": NEAR} for of, is_alike in zip(texts, alike, strict=True) if is_alike]
     return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[most:]]
@@ -157,8 +157,6 @@ def without_too_much(frame: DataFrame, shares: Mapping[str | None, float]) -> Da
     """Give a reason to pairs of the domains beyond their shares; which ones, the hashes of the pairs say."""
     if not shares:
         return frame
-    from ccmb.corpus.sampling import place_of
-
     limits = daft.from_pydict({"domain": list(shares), "limit": list(shares.values())})
     frame = frame.join(limits, on="domain", how="left").with_column("again", hashed("pair", seed=1))
     late = F.is_null(col("reason")) & F.fill_null(place_of(col("again")) >= col("limit"), False)

@@ -18,6 +18,11 @@ from ccmb.progress import Advance
 _DONE = "_done.json"  # readers of Parquet folders pass over names with an underscore
 
 
+def digest_of(value: Any) -> str:
+    """A name for a value of JSON."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 class Steps:
     """The steps of one build.
 
@@ -36,7 +41,7 @@ class Steps:
     def __init__(self, folder: Path, of: dict[str, Any], advance: Advance | None = None) -> None:
         self.folder, self.advance = folder, advance
         self.seconds: dict[str, float] = {}
-        digest = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16).hexdigest()
+        digest = digest_of(of)
         about = folder / "build.json"
         if not about.exists():
             write_json(about, {"digest": digest, **of})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import daft
 import numpy as np
@@ -30,7 +29,7 @@ _MULTIPLIER, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 def jaccard(one: str, other: str) -> float:
     """Share of the character 2-grams of either text that both have; 1 for equal texts."""
     ours, theirs = grams(one), grams(other)
-    return len(ours & theirs) / len(ours | theirs) if ours or theirs else float(one == other)
+    return _overlap(ours, theirs) if ours or theirs else float(one == other)
 
 
 def grams(text: str) -> set[str]:
@@ -171,9 +170,3 @@ def alike_within(texts: Sequence[str], similarity: float) -> list[bool]:
 
 def _overlap(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other) if one or other else 0.0
-
-
-__all__: list[Any] = [
-    "alike_within", "band_hashes", "grams", "jaccard", "write_bands", "write_compared", "write_half_signed",
-    "write_near_duplicates", "write_signatures", "write_test_duplicates",
-]  # fmt: skip
