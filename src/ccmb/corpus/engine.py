@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,16 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     return value
 
 
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its child, which would go on writing where the next build writes too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: tuple[Any, Exception | None] = (function(*arguments), None)
     except CcmbError as error:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ccmb.corpus.candidates import DUPLICATE
+from ccmb.corpus.index_tables import judged_schema, write_rows
 from ccmb.corpus.pair_filters import dropped_of_image
 from ccmb.corpus.picture_texts import PictureTexts, read_picture_texts
 from ccmb.corpus.recipe import FIELDS
 from ccmb.corpus.text_cleaning import bare
 from ccmb.corpus.zero_recipe import ZeroRecipe
 from ccmb.errors import CcmbError
-from ccmb.files import atomic_path
 from ccmb.progress import progress
 
 NO_PICTURE, COPY, TEST_PICTURE = "no picture", "copy of another picture", "test picture"
@@ -27,7 +27,7 @@ _KEPT = ("field", "text", "views", "clicks", "bound", "score", "page_url", "doma
 
 
 def write_judged_pairs(pairs: Path, downloads: Path, verdicts: Path, recipe: ZeroRecipe, out: Path) -> None:
-    """Write what is missing of `out/part-000000.parquet` and so on; see the columns in `judged_schema`.
+    """Write what is missing of `out/part-000000.parquet` and so on; see `ccmb.corpus.index_tables.judged_schema`.
 
     Raises:
         CcmbError: the download is not of these pairs.
@@ -45,25 +45,9 @@ def write_judged_pairs(pairs: Path, downloads: Path, verdicts: Path, recipe: Zer
             if [picture.url for picture in here] != urls:
                 raise CcmbError(f"{part}: is not of the pictures of {pairs}; remove the folder and build anew")
             if not (path := out / part.name).exists():
-                rows = _rows_of_part(here, first, judged, copies, recipe)
-                _write(rows, path)
+                write_rows(list(_rows_of_part(here, first, judged, copies, recipe)), judged_schema(), path)
             first += len(urls)
             advance(1)
-
-
-def judged_schema() -> Any:
-    """Columns: `row` of the picture in the download, `from_row` of the picture that the text came with, `image_key`,
-    `place`, field and text with their evidence, and `reason`, null for pairs that stay."""
-    import pyarrow as arrow
-
-    text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
-    return arrow.schema(
-        {
-            "row": whole, "from_row": whole, "image_key": text, "place": real, "field": text, "text": text,
-            "views": whole, "clicks": whole, "bound": real, "score": real, "page_url": text, "domain": text,
-            "reason": text,
-        }
-    )  # fmt: skip
 
 
 def _texts_of_copies(pairs: Path, judged: dict[str, list[Any]]) -> dict[int, list[tuple[int, dict[str, Any]]]]:
@@ -83,6 +67,7 @@ def _rows_of_part(
     recipe: ZeroRecipe,
 ) -> Iterator[dict[str, Any]]:
     for row, picture in enumerate(pictures, start=first):
+        reasons: Sequence[str | None]
         status, own = judged["status"][row], [(row, text) for text in picture.texts]
         if status == "ok":
             texts = own + copies.get(row, [])
@@ -113,13 +98,3 @@ def _reasons_among(texts: list[tuple[int, dict[str, Any]]], recipe: ZeroRecipe) 
     found = dropped_of_image(once, recipe.dedup.same_image, recipe.pairs.texts_per_image)
     dropped = {of["pair"]: of["among"] for of in found}
     return [dropped.get(at) if best[compared[at]] == at else DUPLICATE for at in range(len(texts))]
-
-
-def _write(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    with atomic_path(path) as temporary:
-        parquet.write_table(arrow.Table.from_pylist(list(rows), judged_schema()), temporary, compression="zstd")
-
-
