@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +42,11 @@ def use_runner(ray: str | None = None) -> None:
     Raises:
         CcmbError: Ray is not installed, or another runner has been used in this process.
     """
+    _set_runner(ray)
+
+
+@cache  # Daft refuses to be told twice
+def _set_runner(ray: str | None) -> None:
     try:
         if ray is None:
             daft.set_runner_native()
