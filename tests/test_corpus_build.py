@@ -14,7 +14,7 @@ import pytest
 
 from ccmb.corpus.build import COLUMNS, FUNNEL, PAIRS, Build, build_pairs
 from ccmb.corpus.click_rates import rate
-from ccmb.corpus.engine import hashed, run_apart, use_runner
+from ccmb.corpus.engine import ROWS_PER_BUCKET, hashed, run_apart, use_runner
 from ccmb.corpus.funnel import Funnel, read_funnel
 from ccmb.corpus.inputs import Inputs
 from ccmb.corpus.recipe import CorpusRecipe
@@ -96,9 +96,10 @@ def test_planted_duplicates_are_removed_and_one_of_each_is_kept(built: tuple[Pat
 
 
 def judged_pairs(web: Path, out: Path) -> list[Row]:
-    """Every pair of the log with its evidence and its text."""
+    """Every pair of the log with its evidence and its text; one process may build more than once."""
     use_runner()
-    build = Build(inputs_of(web), CorpusRecipe(), out, 2_000_000)
+    build_pairs(inputs_of(web), CorpusRecipe(), out)  # is done already
+    build = Build(inputs_of(web), CorpusRecipe(), out, ROWS_PER_BUCKET)
     assert build.log is not None
     texts = build.log.read().select("query", "image_url").distinct().with_column("pair", hashed("query", "image_url"))
     found: list[Row] = texts.join(build.table("evidence").read(), on="pair").to_pylist()

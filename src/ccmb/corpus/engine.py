@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,6 +43,11 @@ def use_runner(ray: str | None = None) -> None:
     Raises:
         CcmbError: Ray is not installed, or another runner has been used in this process.
     """
+    _set_runner(ray)
+
+
+@cache  # Daft refuses to be told twice
+def _set_runner(ray: str | None) -> None:
     try:
         if ray is None:
             daft.set_runner_native()
