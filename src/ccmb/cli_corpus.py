@@ -133,3 +133,53 @@ def sample(
 def say_corpus(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
     text = f"{out}: {manifest['pictures']:,} pictures, {manifest['pairs']:,} pairs in {manifest['shards']:,} shards"
     print_result({name: value for name, value in manifest.items() if name != "files"}, as_json, text)
+
+
+@corpus_app.command()
+def stats(
+    corpus: CorpusArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; by default stats.html in the corpus's folder.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures in the random sample.")] = 24,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a page: the funnel, histograms of lengths, click rates and sizes, domains, and a random sample.
+
+    Example: ccmb corpus stats zero --json
+    """
+    need_extra()
+    from ccmb.corpus.statistics import statistics
+    from ccmb.corpus_demo import write_page
+
+    page, figures = out or corpus / "stats.html", statistics(corpus)
+    write_page(corpus, figures, page, pictures)
+    lines = [
+        f"{step['name']:>20}  {step['rows']:>12,} {step['unit']:<12} {step['kept']:>12,} kept  "
+        + ", ".join(f"{reason} {count:,}" for reason, count in step["dropped"].items())
+        for step in figures["funnel"]
+    ]
+    print_result(figures, as_json, "\n".join([*lines, f"page: {page}"]))
+
+
+@corpus_app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("corpus-demo"),
+    pictures: Annotated[int, typer.Option(min=20, help="Drawn pictures of the simulated web.")] = 400,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also pre-train on the corpus and on as many raw pairs, and compare.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A simulated web from end to end, offline: logs, a server with faults, the build, and what became of what was
+    planted: false pairs, copies, spam, and good pairs.
+
+    Example: ccmb corpus demo --out corpus-demo
+    """
+    need_extra()
+    from ccmb.corpus_demo import closing_words, run_demo
+    from ccmb.signals import orderly_end
+
+    with orderly_end():
+        report = run_demo(out, pictures, compare)
+    print_result(report, as_json, closing_words(out, report))

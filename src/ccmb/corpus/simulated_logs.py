@@ -165,9 +165,10 @@ def _draw(folder: Path, web: Web, dead: list[bool], of: SimulatedWeb) -> None:
         for url, scene, gone in zip(web.urls, web.scenes, dead, strict=True):
             name = url.rpartition("/")[2]
             if not gone:
-                # A repost is the same drawing in another size and quality.
-                repost = "-repost" in name
-                picture = draw_scene(scene, of.size, random.Random(f"{of.seed}/{name.replace('-repost', '')}"))
+                # A mirror has the same file; a repost is the same drawing in another size and quality.
+                first, _, kind = name.removesuffix(".jpg").partition("-")
+                repost = kind == "repost"
+                picture = draw_scene(scene, of.size, random.Random(f"{of.seed}/{first}.jpg"))
                 if repost:
                     picture = picture.resize((of.size * 7 // 8,) * 2)
                 with atomic_write(folder / name, "wb") as file:

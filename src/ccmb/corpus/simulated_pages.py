@@ -118,13 +118,20 @@ def _of_page(title: str, content: str) -> tuple[tuple[str, str], tuple[str, str]
 def _add_repost(web: Web, of_picture: int, first_text: int, of: SimulatedWeb, rng: random.Random) -> None:
     """The same picture under another link, found by one of its queries, with its texts changed a little."""
     picture = len(web.urls)
-    web.urls.append(web.urls[of_picture].replace(".jpg", "-repost.jpg"))
+    web.urls.append(repost_url(web.urls[of_picture]))
     web.scenes.append(web.scenes[of_picture])
     query = web.truth[first_text][2]
     web.pairs.append((picture, query, True))
     web.add_text(picture, "query", query, "good")
     title = first_text + of.queries
     _add_changed_page(web, picture, title, title + 1, rng)
+
+
+def repost_url(url: str) -> str:
+    """The second link of a picture: to the same file (a mirror) or to a copy in another size, as its name says."""
+    name = url.rpartition("/")[2]
+    mirror = hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2
+    return url.removesuffix(".jpg") + ("-mirror.jpg" if mirror else "-repost.jpg")
 
 
 def _add_changed_page(web: Web, picture: int, title: int, content: int, rng: random.Random) -> None:
