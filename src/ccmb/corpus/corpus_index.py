@@ -66,9 +66,9 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
 
 def indexed_pictures(out: Path) -> Iterator[IndexedPicture]:
     """All pictures that are in shards, in their order, a part in memory at a time."""
-    for of_pictures, of_pairs in zip(index_parts(out, "pictures"), index_parts(out, "pairs"), strict=True):
+    for of_pictures in index_parts(out, "pictures"):
         pairs: dict[int, list[Row]] = {}
-        for pair in read_part(of_pairs):
+        for pair in read_part(of_pictures.with_name(of_pictures.name.replace("pictures-", "pairs-"))):
             if pair["reason"] is None:
                 pairs.setdefault(pair["row"], []).append(pair)
         for row in read_part(of_pictures):

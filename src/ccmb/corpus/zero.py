@@ -93,6 +93,7 @@ class _Build:
 
     def run(self) -> dict[str, Any]:
         self._check_settings()
+        self._sweep()
         build_of_pairs = (self.inputs, self.recipe.of_pairs(), self.work / "pairs", self.extras.ray)
         run_apart(build_pairs, *build_of_pairs)
         pairs = self.work / "pairs" / PAIRS
@@ -142,6 +143,13 @@ class _Build:
             write_json(path, settings)
         elif difference := first_difference(read_json(path), settings):
             raise CcmbError(f"{self.out}: holds a corpus with another {difference}; choose another --out or remove it")
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half written; the pairs and the downloads do that themselves."""
+        for folder in (self.out, self.work):
+            for left in folder.glob("*/.*.tmp"):
+                if left.is_file():
+                    left.unlink()
 
     def _is_whole(self) -> bool:
         """Whether all is done and of these downloads; what is of others, before more links were fetched, is removed."""
