@@ -61,7 +61,7 @@ def test_killed_at_any_moment_a_build_goes_on_and_ends_as_never_stopped(tmp_path
             states.append(done(out))
             assert build(web, out) == 0
             assert files_of(out) == files_of(tmp_path / "whole")
-            assert not list(out.rglob("*.tmp"))
+            assert not [path for path in out.rglob("*.tmp") if path.is_file()]
     assert verify_corpus(tmp_path / "trial-0").problems == []
     assert killed >= TRIALS // 2
     assert len(set(states)) >= 4  # the moments are spread over the work

@@ -24,7 +24,8 @@ RUN_PAGES = ("docs/runs.md", "docs/runs.zh.md")
 SPEED = ("docs/speed.md", "docs/speed.zh.md")
 DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
 TUNING_PAGES = ("docs/finetuning.md", "docs/finetuning.zh.md")
-PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, DATA_PAGES, TUNING_PAGES)
+CORPUS_PAGES = ("docs/corpus.md", "docs/corpus.zh.md")
+PAIRS = (READMES, PAGES, RUN_PAGES, SPEED, DATA_PAGES, TUNING_PAGES, CORPUS_PAGES)
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.
 VERBS = {

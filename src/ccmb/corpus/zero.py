@@ -145,11 +145,10 @@ class _Build:
             raise CcmbError(f"{self.out}: holds a corpus with another {difference}; choose another --out or remove it")
 
     def _sweep(self) -> None:
-        """Remove what a killed process left half written; the pairs and the downloads do that themselves."""
-        for folder in (self.out, self.work):
-            for left in folder.glob("*/.*.tmp"):
-                if left.is_file():
-                    left.unlink()
+        """Remove files that a killed process left half written."""
+        for left in self.out.rglob(".*.tmp"):
+            if left.is_file():
+                left.unlink()
 
     def _is_whole(self) -> bool:
         """Whether all is done and of these downloads; what is of others, before more links were fetched, is removed."""
