@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ccmb.cli_annotate import annotate_app
 from ccmb.cli_output import JsonFlag, print_result
 from ccmb.errors import CcmbError, UsageError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ccmb.corpus.zero import TestPictures
 
 corpus_app = typer.Typer(name="corpus", help="From click logs and pages to a corpus in shards.", no_args_is_help=True)
+
+corpus_app.add_typer(annotate_app)
 
 Sources = Annotated[list[str] | None, typer.Option(help="Files, folders, globs or URLs; may be given several times.")]
 CorpusArgument = Annotated[Path, typer.Argument(help="The folder of a corpus.")]
