@@ -121,14 +121,13 @@ def closing_words(out: Path, report: dict[str, Any]) -> str:
     lines = [f"{'':28}{'planted':>9}{'removed':>9}{'share':>9}   target"]
     for of in report["planted"]:
         relation = "<=" if of["kind"] == "good_pairs_lost" else ">="
-        name, share = LABELS[of["kind"]][1], f"{100 * of['share']:.1f} %"
-        lines.append(
-            f"{name:28}{of['planted']:>9,}{of['removed']:>9,}{share:>9}   {relation} {100 * of['target']:.0f} %"
-        )
+        figures = f"{of['planted']:>9,}{of['removed']:>9,}{100 * of['share']:>7.1f} %"
+        lines.append(f"{LABELS[of['kind']][1]:28}{figures}   {relation} {100 * of['target']:.0f} %")
+    for kind, found in report.get("comparison", {}).get("results", {}).items():
+        lines.append(f"mean recall after pre-training on {kind}: {found['mean_recall']:.1f} %")
     corpus = report["corpus"]
-    lines.append(
-        f"{out / 'corpus'}: {corpus['pictures']:,} pictures, {corpus['pairs']:,} pairs; page: {out / 'stats.html'}"
-    )
+    counts = f"{corpus['pictures']:,} pictures, {corpus['pairs']:,} pairs"
+    lines.append(f"{out / 'corpus'}: {counts}; page: {out / 'stats.html'}")
     return "\n".join(lines)
 
 
