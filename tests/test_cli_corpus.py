@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 
 from ccmb import cli_corpus
 from ccmb.corpus.zero_recipe import ZeroRecipe, find_corpus_recipe
+from ccmb.corpus_comparison import compare_corpora, comparison_section, draw_raw_pairs
 from ccmb.corpus_demo import run_demo
 from ccmb.training.recipe import load_recipe
 from runs import command_line
@@ -66,6 +69,29 @@ def test_stats_writes_a_page_with_pictures(
         assert f"<td>{step['rows']:,}</td><td>{step['kept']:,}</td>" in page
     assert sum(figures["bounds"]["count"]) > 100
     assert not re.search(r"(src|href)=\"https?:", page)
+
+
+def test_raw_pairs_are_as_many_and_unfiltered(demo: Path) -> None:
+    texts = draw_raw_pairs(demo / "web", 500, random.Random(0))
+    assert sum(map(len, texts.values())) == 500
+    truth = parquet.read_table(demo / "web" / "truth.parquet").to_pylist()
+    kinds = {(row["image_url"], row["text"]): row["kind"] for row in truth}
+    found = [kinds[url, text] for url, of_picture in texts.items() for text in of_picture]
+    planted = [row["kind"] for row in truth if not row["dead"]]
+    for kind in ("wrong", "spam"):
+        assert found.count(kind) / 500 == pytest.approx(planted.count(kind) / len(planted), abs=0.06)
+
+
+@pytest.mark.slow
+def test_both_kinds_of_pairs_are_trained_on_and_measured(demo: Path) -> None:
+    report = compare_corpora(demo / "web", demo / "corpus", demo, steps=2)
+    again = compare_corpora(demo / "web", demo / "corpus", demo, steps=2)
+    assert again == report
+    assert set(report["results"]) == {"corpus", "raw"}
+    lines = {kind: (demo / "comparison" / kind / "pairs.jsonl").read_text().splitlines() for kind in ("corpus", "raw")}
+    assert len({sum(len(json.loads(line)["texts"]) for line in of) for of in lines.values()}) == 1
+    page = comparison_section(report)
+    assert all(f"{of['mean_recall']:.1f}" in page for of in report["results"].values())
 
 
 def test_verify_and_sample(

@@ -15,20 +15,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import torch
 from PIL import Image
 
+from ccmb.benchmark.corpus_scorer import PeerScorer
 from ccmb.corpus.copies import EXACT, NEAR
 from ccmb.corpus.corpus_index import indexed_pictures
 from ccmb.corpus.funnel import read_funnel
+from ccmb.corpus.held_out_sets import open_test_sets
 from ccmb.corpus.simulated_server import Faults, serve
 from ccmb.corpus.statistics import random_pictures, statistics
 from ccmb.corpus.subset import sample_corpus
 from ccmb.corpus.verifying import verify_corpus
 from ccmb.corpus.zero import Extras, TestPictures, build_corpus
+from ccmb.data.downstream import open_dataset
 from ccmb.data.pictures import Pictures
 from ccmb.data.shards import verify_shards
 from ccmb.errors import CcmbError, UsageError
 from corpus_web import draw_web, files_of, links_of, recipe
+from downstream_samples import write_flickr8k
+from tiny import tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 40
 FAULTS = Faults(not_found=0.1, error_once=0.1, html=0.05, damaged=0.05)
@@ -306,3 +312,28 @@ def test_the_manifest_lists_every_file_with_its_checksum(built: Path) -> None:
     found = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(built).items()}
     assert listed == {name: digest for name, digest in found.items() if name != "manifest.json"}
     assert "work" not in {name.split(os.sep)[0] for name in listed}
+
+
+def test_held_out_splits_of_a_downstream_set_are_kept_out(tmp_path: Path) -> None:
+    write_flickr8k(tmp_path / "flickr8k-cn")
+    pictures, [texts] = open_test_sets([f"flickr8k-cn:{tmp_path / 'flickr8k-cn'}"], tmp_path / "work")
+    dataset = open_dataset("flickr8k-cn", tmp_path / "flickr8k-cn", "val")
+    assert "flickr8k-cn val" in [of.name for of in pictures]
+    assert set(pictures[0].names or []) == {sample.image for sample in dataset.samples}
+    lines = Path(texts).read_text(encoding="utf-8").splitlines()
+    assert set(lines) >= {text for sample in dataset.samples for text in sample.texts}
+    with pytest.raises(UsageError, match="write NAME:FOLDER"):
+        open_test_sets(["flickr8k-cn"], tmp_path)
+
+
+def test_a_model_of_the_benchmark_scores(tmp_path: Path) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    scorer, pictures, texts = PeerScorer(str(tmp_path / "model")), tiny_pictures(3), ["一只猫", "红色的船"]
+    assert len(scorer.fingerprint) == 64
+    images_ID, texts_TD = scorer.encode_images(list(pictures)), scorer.encode_texts(texts)
+    with torch.inference_mode():
+        expected = model.eval().encode_image(processor.images(list(pictures))).embed
+    np.testing.assert_allclose(images_ID, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(texts_TD, axis=1), 1, atol=1e-5)

@@ -69,8 +69,8 @@ def build(
     Example: ccmb corpus build zero pairs.least_score=0.26 --links 'wukong/*.csv' --test-set muge:downloads/muge
     """
     need_extra()
+    from ccmb.corpus.held_out_sets import open_test_pictures, open_test_sets
     from ccmb.corpus.inputs import Inputs
-    from ccmb.corpus.test_sets import open_test_pictures, open_test_sets
     from ccmb.corpus.zero import Extras, build_corpus
     from ccmb.corpus.zero_recipe import ZeroRecipe, find_corpus_recipe
     from ccmb.signals import orderly_end
@@ -153,10 +153,10 @@ def stats(
     """
     need_extra()
     from ccmb.corpus.statistics import statistics
-    from ccmb.corpus_demo import write_page
+    from ccmb.report.corpus import write_corpus_page
 
     page, figures = out or corpus / "stats.html", statistics(corpus)
-    write_page(corpus, figures, page, pictures)
+    write_corpus_page(corpus, figures, page, pictures)
     lines = [
         f"{step['name']:>20}  {step['rows']:>12,} {step['unit']:<12} {step['kept']:>12,} kept  "
         + ", ".join(f"{reason} {count:,}" for reason, count in step["dropped"].items())

@@ -18,7 +18,7 @@ from ccmb.data.pictures import Pictures
 from ccmb.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.report.markup import both, paragraph, percent, section, table
 
-GALLERY, SIDE, STEPS = 400, 80, 700
+GALLERY, SIDE, STEPS = 400, 80, 250
 KINDS = {"corpus": ("过滤后的语料", "the filtered corpus"), "raw": ("未过滤的图文对", "raw pairs")}
 # The towers alone: what the pairs teach them is the question, and it is answered in minutes.
 OVERRIDES = (

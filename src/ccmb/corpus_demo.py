@@ -12,13 +12,13 @@ from ccmb.corpus.planted import Planted, planted_figures
 from ccmb.corpus.simulated_logs import simulate
 from ccmb.corpus.simulated_pages import SimulatedWeb
 from ccmb.corpus.simulated_server import Faults, serve
-from ccmb.corpus.statistics import picture_of, random_pictures, statistics
+from ccmb.corpus.statistics import statistics
 from ccmb.corpus.zero import build_corpus
 from ccmb.corpus.zero_recipe import ZeroRecipe, find_corpus_recipe
 from ccmb.errors import CcmbError
-from ccmb.files import atomic_write, read_json, write_json
-from ccmb.report.corpus import corpus_page
-from ccmb.report.markup import both, data_uri, paragraph, percent, section, table
+from ccmb.files import read_json, write_json
+from ccmb.report.corpus import write_corpus_page
+from ccmb.report.markup import both, paragraph, percent, section, table
 from ccmb.training.recipe import load_recipe
 
 # The server's faults beside the dead links of the simulated web.
@@ -32,7 +32,7 @@ OVERRIDES = (
     "download.network.backoff=0.1", "download.network.retries=2", "copies.distance=6", "copies.colour=12",
     "shards.samples=500",
 )  # fmt: skip
-IMPRESSIONS_OF_A_PICTURE, REPOSTS = 600, 0.3
+IMPRESSIONS_OF_A_PICTURE, REPOSTS, SHOWN = 600, 0.3, 24
 LABELS = {
     "wrong_pairs": ("错误的图文对", "wrong pairs"),
     "spam": ("垃圾文本", "spam texts"),
@@ -71,7 +71,7 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
         report["comparison"] = compare_corpora(web, out / "corpus", out)
     further = [planted_section(planted)] + ([comparison_section(report["comparison"])] if compare else [])
     figures = statistics(out / "corpus")
-    write_page(out / "corpus", figures, out / "stats.html", 24, further)
+    write_corpus_page(out / "corpus", figures, out / "stats.html", SHOWN, further)
     report["corpus"] = {name: figures[name] for name in ("pictures", "pairs", "pairs_by_field", "statuses")}
     write_json(out / "report.json", report)
     return report
@@ -82,14 +82,6 @@ def web_of(pictures: int, base: str) -> SimulatedWeb:
     return SimulatedWeb(
         pictures=pictures, impressions=pictures * IMPRESSIONS_OF_A_PICTURE, reposts=REPOSTS, base_url=base.rstrip("/")
     )
-
-
-def write_page(corpus: Path, figures: dict[str, Any], page: Path, pictures: int, further: Sequence[str] = ()) -> None:
-    """The page about a corpus with a random sample of its pictures."""
-    chosen = random_pictures(corpus, pictures)
-    shown = [(data_uri(picture_of(corpus, of)), of.texts, str(of.row["url"])) for of in chosen]
-    with atomic_write(page) as file:
-        file.write(corpus_page(figures, shown, further))
 
 
 def planted_section(planted: Sequence[Planted]) -> str:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ccmb.corpus.reason_names import in_chinese
+from ccmb.corpus.statistics import picture_of, random_pictures
+from ccmb.files import atomic_write
 from ccmb.report.bars import bar_chart
 from ccmb.report.document import document
-from ccmb.report.markup import both, escape, number, paragraph, said, section, table
+from ccmb.report.markup import both, data_uri, escape, number, paragraph, said, section, table
 
 FIELDS = {"query": "查询", "caption": "描述", "title": "标题", "content": "正文"}
 Shown = tuple[str, Mapping[str, Sequence[str]], str]
+
+
+def write_corpus_page(
+    corpus: Path, figures: Mapping[str, Any], page: Path, pictures: int, further: Sequence[str] = ()
+) -> None:
+    """The page about a corpus with so many pictures drawn at random; see `corpus_page`."""
+    chosen = random_pictures(corpus, pictures)
+    shown = [(data_uri(picture_of(corpus, of)), of.texts, str(of.row["url"])) for of in chosen]
+    with atomic_write(page) as file:
+        file.write(corpus_page(figures, shown, further))
 
 
 def corpus_page(figures: Mapping[str, Any], shown: Sequence[Shown], further: Sequence[str] = ()) -> str:
