@@ -16,6 +16,7 @@ import typer
 
 from ccmb.cli_benchmark import benchmark, leaderboard
 from ccmb.cli_caption import caption
+from ccmb.cli_corpus import corpus_app
 from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
 from ccmb.cli_finetune import finetune, mix
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app)
+app.add_typer(corpus_app)
 
 app.command()(finetune)
 app.command()(mix)

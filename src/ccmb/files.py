@@ -84,6 +84,33 @@ def atomic_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sole_use(folder: Path, doing: str) -> IO[str]:
+    """An open file that keeps a second process out of the folder until it is closed; one that is killed keeps none out.
+
+    What such a one left half written beside it is removed.
+
+    Args:
+        doing: what the other process does, for the message.
+
+    Raises:
+        CcmbError: another process is at it, or the folder cannot be written.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CcmbError(f"{folder}: another process {doing}") from None
+    except OSError as error:
+        raise CcmbError(f"{folder}: could not be written ({error.strerror or error})") from None
+    for left in folder.glob(".*.tmp"):
+        if left.is_file():
+            left.unlink()
+    return lock
+
+
 def sync_folder(folder: Path) -> None:
     """Make new names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -9,7 +9,6 @@ interrupted.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import functools
 import itertools
 import os
@@ -19,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +26,7 @@ from ccmb.corpus.fetching import Fetcher, Network, is_transient
 from ccmb.corpus.image_filters import ImageFilters
 from ccmb.corpus.preparing import Prepared, StoredForm, prepare
 from ccmb.errors import CcmbError
-from ccmb.files import read_json, write_json
+from ccmb.files import read_json, sole_use, write_json
 from ccmb.journal import first_difference
 from ccmb.progress import Advance, progress
 
@@ -88,7 +86,7 @@ def download(
         CcmbError: the folder holds the downloads of other links or with other settings, is in use, or is full.
     """
     options = options or DownloadOptions()
-    with _sole_use(out):
+    with sole_use(out, "downloads into this folder"):
         _check_settings(out, options)
         work = _Work(out, options, retry_failed)
         with progress("download", total, "pictures") as advance:
@@ -204,21 +202,3 @@ def _check_settings(out: Path, options: DownloadOptions) -> None:
         write_json(path, settings)
     elif difference := first_difference(read_json(path), settings):
         raise CcmbError(f"{out}: holds a download with another {difference}; choose another folder or remove this one")
-
-
-def _sole_use(out: Path) -> IO[str]:
-    """An open file that keeps a second process out of the folder until it is closed; one that is killed keeps none out.
-
-    What such a one left half written is removed.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CcmbError(f"{out}: another process downloads into this folder") from None
-    except OSError as error:
-        raise CcmbError(f"{out}: could not be written ({error.strerror or error})") from None
-    for left in out.glob(".*.tmp"):
-        left.unlink()
-    return lock

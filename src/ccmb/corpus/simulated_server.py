@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from ccmb.errors import CcmbError
+
 _STATISTICS = "/_statistics"
 _WITHOUT_FAULT = "/_plain/"
 
@@ -70,7 +72,12 @@ def fault_of(name: str, faults: Faults, seed: int) -> str | None:
 
 @contextmanager
 def serve(
-    folder: Path, faults: Faults | None = None, seed: int = 0, delay: float = 0.0, private: str = "http://10.0.0.1/"
+    folder: Path,
+    faults: Faults | None = None,
+    seed: int = 0,
+    delay: float = 0.0,
+    private: str = "http://10.0.0.1/",
+    port: int = 0,
 ) -> Iterator[str]:
     """The base URL, with a slash at its end, of the folder's files; the server ends with the block or the process.
 
@@ -79,14 +86,20 @@ def serve(
     Args:
         delay: seconds before each answer.
         private: where `redirect_private` leads.
+        port: on this machine; 0 for any that is free.
+
+    Raises:
+        CcmbError: the port is in use.
     """
     ours, theirs = multiprocessing.Pipe()
-    server = _Server(folder, faults or Faults(), seed, delay, private)
+    server = _Server(folder, faults or Faults(), seed, delay, private, port)
     child = multiprocessing.get_context("spawn").Process(target=_run, args=(server, theirs), daemon=True)
     child.start()
     theirs.close()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}/"
+        if not (found := ours.recv()):
+            raise CcmbError(f"port {port} of 127.0.0.1, which the links name, is in use; free it, or begin anew")
+        yield f"http://127.0.0.1:{found}/"
     finally:
         ours.close()
         child.join()
@@ -106,6 +119,7 @@ class _Server:
     seed: int
     delay: float
     private: str
+    port: int
 
     def __post_init__(self) -> None:
         self.requests: Counter[str] = Counter()
@@ -176,7 +190,11 @@ class _Server:
 def _run(server: _Server, parent: Connection) -> None:
     async def run() -> None:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        listening = await asyncio.start_server(server.connected, "127.0.0.1", 0, backlog=1024)
+        try:
+            listening = await asyncio.start_server(server.connected, "127.0.0.1", server.port, backlog=1024)
+        except OSError:
+            parent.send(0)
+            return
         parent.send(listening.sockets[0].getsockname()[1])
         loop.add_reader(parent.fileno(), over.set)  # the parent closed its end, or is dead
         await over.wait()

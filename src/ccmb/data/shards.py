@@ -90,7 +90,7 @@ def convert_samples(
             if first is None:
                 break
             rest = itertools.islice(files, samples_per_shard - 1)
-            shards.append(_write_shard(out / f"shard-{number:06d}.tar", itertools.chain([first], rest)))
+            shards.append(write_shard(out / f"shard-{number:06d}.tar", itertools.chain([first], rest)))
     if not shards:
         raise CcmbError(f"{pictures.path}: none of the pictures could be read ({done.unreadable[0]})")
     write_manifest(out / MANIFEST, shards)
@@ -213,7 +213,7 @@ def _picture(pictures: Pictures, name: str, size: int | None) -> tuple[bytes, st
     return buffer.getvalue(), ".jpg"
 
 
-def _write_shard(path: Path, files: Iterable[dict[str, Any]]) -> Shard:
+def write_shard(path: Path, files: Iterable[dict[str, Any]]) -> Shard:
     from webdataset import TarWriter
 
     count = 0

@@ -1,0 +1,128 @@
+"""What a corpus of 5 billion candidate pairs costs, from figures of one core: what docs/corpus-at-scale.md rests on.
+
+    python benchmarks/corpus_cost.py machines=32 cores=32
+
+Every input can be given anew as key=value. Measured ones come from this folder's benchmarks; assumed ones say so.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+HOUR = 3600.0
+
+
+class Input(NamedTuple):
+    """A value, its unit, and where it comes from."""
+
+    value: float
+    unit: str
+    source: str
+
+
+INPUTS = {
+    "pairs": Input(5e9, "candidate pairs", "the paper"),
+    "pictures": Input(2.5e8, "pictures in the end", "the paper"),
+    "texts": Input(7.5e8, "texts in the end", "the paper"),
+    "impressions_of_a_pair": Input(20, "rows of the log", "assumed"),
+    "texts_of_a_link": Input(6, "candidate texts", "assumed: three fields, and as many that are dropped"),
+    "links_that_come": Input(0.6, "share", "DanQing: about 60 % of Zero's links still download"),
+    "pictures_that_stay": Input(0.8, "share of those that come", "assumed: filters and copies take a fifth"),
+    "row_bytes": Input(25, "bytes of a log row in Parquet", "assumed"),
+    "picture_bytes": Input(150e3, "bytes of a picture on the web", "assumed"),
+    "stored_bytes": Input(40e3, "bytes of a picture of 256 pixels", "assumed"),
+    "log_rows": Input(122e3, "rows/s of a core", "measured: benchmarks/corpus.py, 243,900 on two busy cores"),
+    "text_rows": Input(2.4e3, "texts/s of a core", "measured: benchmarks/corpus.py, 4,847 on two busy cores"),
+    "downloads": Input(184, "pictures/s of a core", "measured: benchmarks/corpus_download.py, 480 to 1600 pixels"),
+    "copies_linear": Input(5.0, "core seconds of 1M pictures", "measured: fit to 0.5 and 1 million, random looks"),
+    "copies_square": Input(8.0, "core seconds of (1M pictures)²", "measured: the same fit"),
+    "cores": Input(32, "cores of a machine", "assumed"),
+    "machines": Input(16, "machines", "assumed"),
+    "network": Input(10e9, "bit/s of a machine", "assumed"),
+    "network_used": Input(0.5, "share", "assumed"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage: what it works on, and its core hours; how many cores can share it."""
+
+    name: str
+    work: str
+    core_hours: float
+    cores: float
+
+    @property
+    def hours(self) -> float:
+        return self.core_hours / self.cores
+
+
+def stages(of: dict[str, float]) -> list[Stage]:
+    """The stages in order."""
+    everything = of["cores"] * of["machines"]
+    rows = of["pairs"] * of["impressions_of_a_pair"]
+    links = of["pictures"] / of["links_that_come"] / of["pictures_that_stay"]
+    come = links * of["links_that_come"] / 1e6
+    traffic = links * of["links_that_come"] * of["picture_bytes"]
+    texts = links * of["texts_of_a_link"]
+    link_seconds = 8 * traffic / (of["network"] * of["network_used"])
+    # One build downloads on one machine, and looks for copies on one core.
+    download = Stage("download", f"{links / 1e6:,.0f}M links", links / of["downloads"] / HOUR, of["cores"])
+    if link_seconds / HOUR > download.hours:  # the wires are slower than the cores
+        download = replace(download, cores=download.core_hours * HOUR / link_seconds)
+    copies = come * of["copies_linear"] + come**2 * of["copies_square"]
+    return [
+        Stage("clicks", f"{rows / 1e9:,.0f}G rows of the log", rows / of["log_rows"] / HOUR, everything),
+        Stage("texts", f"{texts / 1e6:,.0f}M texts", texts / of["text_rows"] / HOUR, everything),
+        download,
+        Stage("copies", f"{come:,.0f}M pictures", copies / HOUR, 1),
+    ]
+
+
+def amounts(of: dict[str, float]) -> list[tuple[str, str]]:
+    """Bytes that move and that stay."""
+    links = of["pictures"] / of["links_that_come"] / of["pictures_that_stay"]
+    come = links * of["links_that_come"]
+    rows = of["pairs"] * of["impressions_of_a_pair"]
+    return [
+        ("log, read", _bytes(rows * of["row_bytes"])),
+        ("download, in", _bytes(come * of["picture_bytes"])),
+        ("kept between steps", _bytes(come * of["stored_bytes"])),
+        ("shards", _bytes(of["pictures"] * of["stored_bytes"])),
+        ("looks in memory, on one machine", _bytes(come * 56)),
+    ]
+
+
+def tables(of: dict[str, float]) -> str:
+    """Inputs, stages and amounts as Markdown."""
+    lines = ["| input | value | unit | source |", "| --- | ---: | --- | --- |"]
+    lines += [f"| {name} | {of[name]:,.9g} | {INPUTS[name].unit} | {INPUTS[name].source} |" for name in INPUTS]
+    lines += ["", "| stage | work | core hours | cores | hours |", "| --- | --- | ---: | ---: | ---: |"]
+    every = stages(of)
+    for stage in every:
+        cells = f"{stage.core_hours:,.0f} | {stage.cores:,.0f} | {stage.hours:,.1f}"
+        lines.append(f"| {stage.name} | {stage.work} | {cells} |")
+    lines.append(f"| all | | {sum(of.core_hours for of in every):,.0f} | | {sum(of.hours for of in every):,.1f} |")
+    lines += ["", "| bytes | |", "| --- | ---: |"]
+    lines += [f"| {name} | {amount} |" for name, amount in amounts(of)]
+    return "\n".join(lines)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e12:,.1f} TB" if count >= 1e12 else f"{count / 1e9:,.1f} GB"
+
+
+def main(words: list[str] | None = None) -> None:
+    values = {name: given.value for name, given in INPUTS.items()}
+    for word in sys.argv[1:] if words is None else words:
+        name, _, value = word.partition("=")
+        if name not in INPUTS:
+            raise SystemExit(f"{word}: no such input; there are {', '.join(INPUTS)}")
+        values[name] = float(value)
+    print(tables(values))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What a corpus is kept clear of: pictures and texts of downstream sets, and pictures in folders and tars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ccmb.corpus.zero import TestPictures
+from ccmb.data.downstream import open_dataset
+from ccmb.data.downstream.cards import find_card
+from ccmb.data.downstream.locate import MissingFile
+from ccmb.data.pictures import Pictures
+from ccmb.errors import CcmbError, UsageError
+from ccmb.files import atomic_write
+
+HELD_OUT = ("val", "test")
+
+
+def open_test_pictures(paths: Sequence[str]) -> list[TestPictures]:
+    """Folders and tars of pictures.
+
+    Raises:
+        CcmbError: there is none of that name.
+    """
+    return [TestPictures(path, Pictures.open(path)) for path in paths]
+
+
+def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[TestPictures], list[str]]:
+    """Pictures of the held-out splits of downstream sets, and a file in `folder` with the texts of each.
+
+    Args:
+        specs: NAME:FOLDER of each.
+
+    Raises:
+        UsageError: a spec names no set and folder.
+        CcmbError: none of a set's held-out splits is there.
+    """
+    pictures: list[TestPictures] = []
+    files: list[str] = []
+    for spec in specs:
+        name, _, place = spec.partition(":")
+        if not place:
+            raise UsageError(f"--test-set {spec}: write NAME:FOLDER, such as muge:downloads/muge")
+        splits = [published.name for published in find_card(name).splits if published.name in HELD_OUT]
+        texts: list[str] = []
+        found = len(pictures)
+        for split in splits:
+            try:
+                dataset = open_dataset(name, place, split)
+            except MissingFile:
+                continue
+            names = dict.fromkeys([*dataset.gallery, *(sample.image for sample in dataset.samples)])
+            pictures.append(TestPictures(f"{name} {split}", dataset.pictures, list(names)))
+            texts += [text for sample in dataset.samples for text in sample.texts]
+        if len(pictures) == found:
+            raise CcmbError(f"{place}: no held-out split of {name} is there ({', '.join(splits)})")
+        path = folder / f"test-texts-{name}.txt"
+        with atomic_write(path) as file:
+            file.writelines(" ".join(text.split()) + "\n" for text in texts)
+        files.append(str(path))
+    return pictures, files

@@ -1,0 +1,126 @@
+"""What logs, pages and link lists hold: their columns, by the names that stand in files, and how values are read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+ValueKind = Literal["text", "integer", "number", "time"]
+INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: in our tables.
+        keys: in files; the first one that a file has is read.
+        needed: rows that lack it are damaged, and so are files in which no row has it.
+        least, most: bounds of an integer outside which its row is damaged.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    kind: ValueKind = "text"
+    needed: bool = False
+    least: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of table."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def needed(self) -> str:
+        return ", ".join(column.keys[0] for column in self.columns if column.needed)
+
+
+IMPRESSIONS = Kind(
+    "impressions",
+    (
+        Column("query", ("query",), needed=True),
+        Column("image_url", ("image_url",), needed=True),
+        Column("page_url", ("page_url",)),
+        Column("position", ("position",), "integer", needed=True, least=1, most=2**31 - 1),
+        Column("clicked", ("clicked",), "integer", needed=True, least=0, most=1),
+        Column("visitor", ("visitor",)),
+        Column("time", ("time",), "time"),
+    ),
+)
+# The keys of a record of Zero (zero.so.com/detail.html).
+PAGES = Kind(
+    "pages",
+    (
+        Column("page_url", ("Url",)),
+        Column("title", ("Title",)),
+        Column("content", ("Content",)),
+        Column("keywords", ("Keywords",)),
+        Column("image_url", ("ImageUrl",), needed=True),
+        Column("image_key", ("ImageKey",)),
+        Column("query", ("ImageQuery",)),
+        Column("score", ("score",), "number"),
+    ),
+)
+# Wukong has dir, url and caption, LAION's kin URL and TEXT; a list without a header has a URL and a text.
+LINKS = Kind(
+    "links",
+    (
+        Column("image_url", ("url", "URL", "image_url", "ImageUrl"), needed=True),
+        Column("caption", ("caption", "CAPTION", "text", "TEXT", "title"), needed=True),
+        Column("score", ("score",), "number"),
+    ),
+)
+
+
+def value_of(kind: ValueKind, value: Any) -> Any:
+    """The value as its kind, or None where it is another: texts are not blank, integers may be written as floats, as
+    texts or as booleans, and times are seconds since 1970 or ISO 8601 (UTC unless they say otherwise)."""
+    if kind == "text":
+        return _text(value)
+    if kind == "time" and isinstance(value, str) and not _is_number(value):
+        return _seconds(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if kind == "number":
+        return number
+    if abs(number) >= INT64 or (kind == "integer" and not number.is_integer()):
+        return None
+    return math.floor(number)
+
+
+def _text(value: Any) -> str | None:
+    """JSON can escape lone surrogates, which no UTF-8 file takes."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _seconds(text: str) -> int | None:
+    try:
+        found = datetime.fromisoformat(text)
+        return math.floor((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return None
