@@ -145,9 +145,13 @@ def test_what_is_no_captioner_is_refused_in_one_line(tmp_path: Path) -> None:
         captioner(cross_layers=0)
     with pytest.raises(UsageError, match="the text tower has 1"):
         captioner(text_layers=2)
-    electra = TEXT | {"model_type": "distilbert", "vocab_size": 200, "dim": 32, "hidden_dim": 48, "n_heads": 2}
+    relu = TEXT | {"model_type": "ernie", "vocab_size": len(tiny_processor().tokenizer), "hidden_act": "relu"}
+    with pytest.raises(UsageError, match=r"not gelu; set captioning\.text_layers=0"):
+        captioner(text_config=relu)
+    assert captioner(text_layers=0, text_config=relu).shape.text_layers == 0
+    distilbert = TEXT | {"model_type": "distilbert", "vocab_size": 200, "dim": 32, "hidden_dim": 48, "n_heads": 2}
     with pytest.raises(UsageError, match="BERT"):
-        captioner(text_config=electra)
+        captioner(text_config=distilbert)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "ernie"])

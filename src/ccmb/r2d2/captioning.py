@@ -176,6 +176,9 @@ class R2D2Captioner(R2D2Model):
         layers = len(_bert_parts(model)[1])
         if text_layers is not None and text_layers > layers:
             raise UsageError(f"captioning.text_layers={text_layers}: the text tower has {layers}")
+        activation = model.config.text_config.hidden_act
+        if text_layers != 0 and activation != "gelu":
+            raise UsageError(f"the text tower's layers have {activation}, not gelu; set captioning.text_layers=0")
         tokenizer = processor.tokenizer
         start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
         never = tuple(sorted({*tokenizer.all_special_ids} - {end}))
@@ -192,9 +195,11 @@ class R2D2Captioner(R2D2Model):
         state = self.state_dict() if state_dict is None else state_dict
         own = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
         rest = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
-        super().save_pretrained(save_directory, state_dict=rest, **kwargs)
-        save_file({name: tensor.contiguous() for name, tensor in own.items()}, Path(save_directory) / WEIGHTS)
-        write_json(Path(save_directory) / CONFIG, asdict(self.shape))
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in own.items()}, folder / WEIGHTS)
+        write_json(folder / CONFIG, asdict(self.shape))
+        super().save_pretrained(folder, state_dict=rest, **kwargs)  # last, for it may upload all
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
