@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.corpus.engine import run_apart, use_runner
-from ccmb.corpus.pair_filters import _dropped_of_image, kept_shares
+from ccmb.corpus.pair_filters import dropped_of_image, kept_shares
 from ccmb.corpus.recipe import DedupRecipe
 from ccmb.corpus.text_dedup import alike_within, band_hashes, jaccard
 
@@ -55,9 +55,9 @@ def test_the_best_texts_of_a_picture_are_kept() -> None:
     queries = [(1, "红色帆船", 0, 0.2), (2, "海边的落日", 0, 0.9)]
     others = [(3, "一艘大船停在港口", 2, 0.0), (4, "红色帆船", 3, 0.0)]
     for order in itertools.permutations(queries + others):
-        dropped = {row["pair"]: row["among"] for row in _dropped_of_image(order, 0.7, 2)}
+        dropped = {row["pair"]: row["among"] for row in dropped_of_image(order, 0.7, 2)}
         assert dropped == {3: "too many texts of the image", 4: "near-duplicate"}
-    assert _dropped_of_image(queries + others, None, 9) == []
+    assert dropped_of_image(queries + others, None, 9) == []
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1), st.floats(0.01, 1))
@@ -73,7 +73,7 @@ def test_no_domain_keeps_more_than_its_share(pairs_of: dict[str, int], greatest:
 def test_equal_work_for_any_order() -> None:
     rows = [(n, "红色帆船" * (n + 1), 2, 0.0) for n in range(6)]
     shuffled = random.Random(0).sample(rows, 6)
-    assert _dropped_of_image(rows, 0.9, 3) == _dropped_of_image(shuffled, 0.9, 3)
+    assert dropped_of_image(rows, 0.9, 3) == dropped_of_image(shuffled, 0.9, 3)
 
 
 def signature_errors() -> list[float]:
