@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from ccmb.training.recipe import find_recipe, load_recipe
 from downstream_samples import write_flickr8k
 from runs import command_line
 from test_readme import TUNING_PAGES, blocks, read
-from tuning import save_pairs, save_start
+from tuning import save_what_pages_name
 
 
 @pytest.mark.parametrize("page", TUNING_PAGES)
@@ -37,11 +35,7 @@ def test_the_commands_run_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    save_start(Path("runs") / "flickr8k-cn")
-    save_pairs(Path("mydata"), copies=8)
-    with tarfile.open("mydata/images.tar", "w") as tar:
-        for name in os.listdir("mydata/images"):
-            tar.add(f"mydata/images/{name}", name)
+    save_what_pages_name()
     write_flickr8k(Path("flickr8k-cn"))
     command = command_line(monkeypatch, capfd)
     for line in blocks("docs/finetuning.md", "bash")[0].splitlines():

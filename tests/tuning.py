@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,15 @@ def save_pairs(folder: Path, splits: tuple[str, ...] = ("train", "val", "test"),
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def save_what_pages_name() -> None:
+    """In the current folder, the model and the own pairs that the commands of the pages name."""
+    save_start(Path("runs") / "flickr8k-cn")
+    save_pairs(Path("mydata"), copies=8)
+    with tarfile.open("mydata/images.tar", "w") as tar:
+        for name in os.listdir("mydata/images"):
+            tar.add(f"mydata/images/{name}", name)
 
 
 def arguments(data: Path, **changes: Any) -> list[str]:
