@@ -67,7 +67,7 @@ def same(ours: Sequence[Sequence[Decoded]], others: Sequence[Sequence[Decoded]])
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time beam search with and without kept keys and values.")
     parser.add_argument("--shape", choices=["test", "tiny", "base"], default="base", help="a preset's")
-    parser.add_argument("--pictures", type=int, default=2)
+    parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--length", type=int, default=30, help="tokens of every caption")
     parser.add_argument("--rounds", type=int, default=5)

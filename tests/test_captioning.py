@@ -49,8 +49,9 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
         assert {of.text for of in before.candidates} == {of.text for of in after.candidates}
         assert after.decoded is not None
         assert after.decoded.text == before.text
-        totals = [of.cosine + of.match_score for of in after.candidates]  # type: ignore[operator]
+        totals = [of.log_probability + 5 * (of.cosine + of.match_score) for of in after.candidates]  # type: ignore[operator]
         assert totals == sorted(totals, reverse=True)
+        assert [of.score for of in after.candidates] == pytest.approx(totals)
         assert after.text == after.candidates[0].text
         [match] = match_pictures(model, tiny_processor(), after.candidates[0].text, [picture])
         assert after.candidates[0].match_score == pytest.approx(match.score, abs=1e-4)
@@ -59,7 +60,7 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
 def test_without_match_heads_the_cosine_orders() -> None:
     model = R2D2Captioner.from_r2d2(tiny_model(match_heads=False), tiny_processor())
     options = decoding_for(model, decode="sample", candidates=5)
-    for of in caption_pictures(model, tiny_processor(), tiny_pictures(2), options):
+    for of in caption_pictures(model, tiny_processor(), tiny_pictures(2), options, match_weight=1e6):
         cosines = [candidate.cosine for candidate in of.candidates]
         assert cosines == sorted(cosines, key=lambda cosine: -(cosine or 0))
         assert of.candidates[0].match_score is None
@@ -105,7 +106,7 @@ def test_the_report_tells_what_re_ranking_changed(
         seen.append(TEXTS[len(seen)])
         return [[Candidate("一只猫", -1.0), Candidate(seen[-1], -2.0)]]
 
-    def rank(_: Any, __: Any, ___: Any, written: Sequence[Sequence[Candidate]]) -> list[list[Candidate]]:
+    def rank(_: Any, __: Any, ___: Any, written: Sequence[Sequence[Candidate]], ____: Any) -> list[list[Candidate]]:
         return [[replace(of, match_score=0.5 + place / 2, cosine=0.0) for place, of in enumerate(written[0])][::-1]]
 
     monkeypatch.setattr(captioning, "write_captions", write)
@@ -153,7 +154,7 @@ def test_ccmb_caption(folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     first, second = json.loads(result.stdout)
     assert first["text"] == first["candidates"][0]["text"]
-    assert {"text", "log_probability", "cosine", "match_score"} == first["candidates"][0].keys()
+    assert {"text", "log_probability", "cosine", "match_score", "score"} == first["candidates"][0].keys()
     assert second["text"] is None
     assert "bad.png" in second["error"]
     line = run("caption", tmp_path / "red.png", "--model", folder, "--decode", "greedy", "--no-rerank").stdout.strip()

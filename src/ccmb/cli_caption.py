@@ -33,6 +33,10 @@ def caption(
     beams: BeamsOption = 5,
     candidates: CandidatesOption = None,
     rerank: RerankOption = True,
+    match_weight: Annotated[
+        float | None,
+        typer.Option(help="How much R2D2's judgement counts beside the log-probability; by default as measured best."),
+    ] = None,
     max_length: MaxLengthOption = None,
     temperature: Annotated[float, typer.Option(help="Of sampling: below 1 the likely becomes likelier.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Of sampling: draw from the likeliest of this probability.")] = 0.9,
@@ -53,7 +57,7 @@ def caption(
         network, max_length, decode=decode, beams=beams, candidates=candidates_of(decode, beams, candidates, rerank),
         temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
-    found = caption_pictures(network, processor, pictures, options, rerank)
+    found = caption_pictures(network, processor, pictures, options, rerank, match_weight=match_weight)
     say_unreadable([of.error for of in found if of.error])
     lines = [f"{of.picture}  {of.text}{_judged(of.candidates[0].match_score)}" for of in found if not of.error]
     values: list[dict[str, Any]] = [{**asdict(of), "picture": str(of.picture)} for of in found]

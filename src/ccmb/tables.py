@@ -84,9 +84,10 @@ def captioning_table(report: dict[str, Any]) -> str:
     columns = {decode: before, "re-ranked": report} if before else {decode: report}
     lines.append(f"{'':28}" + "".join(f"{name:>12}" for name in columns))
 
-    def row(label: str, values: list[float | None]) -> None:
+    def row(label: str, values: list[float | None], digits: int = 2) -> None:
         if any(value is not None for value in values):
-            lines.append(f"{label:28}" + "".join(f"{'-' if v is None else format(v, '.2f'):>12}" for v in values))
+            cells = ("-" if value is None else f"{value:.{digits}f}" for value in values)
+            lines.append(f"{label:28}" + "".join(f"{cell:>12}" for cell in cells))
 
     for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"):
         low, high = report["interval"][name]
@@ -94,10 +95,13 @@ def captioning_table(report: dict[str, Any]) -> str:
         lines[-1] += f"  ({low:.1f} to {high:.1f})"
     for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"):
         row(f"{name}, on words", [of["words"] and of["words"][name] for of in columns.values()])
-    for name in ("distinct-1", "distinct-2", "length", "match_score", "cosine"):
-        row(name.replace("_", " "), [of[name] for of in columns.values()])
+    for name in ("distinct-1", "distinct-2", "length"):
+        row(name, [of[name] for of in columns.values()])
+    for name in ("match_score", "cosine"):
+        row(name.replace("_", " "), [of[name] for of in columns.values()], digits=4)
     for name in report.get("things", {}):
-        row(f"things: {name.replace('_', ' ')}", [of["things"][name] for of in columns.values()])
+        label = "things" if name == "things" else f"things: {name.replace('_', ' ')}"
+        row(label, [of["things"][name] for of in columns.values()], digits=0 if name == "things" else 2)
     return "\n".join(lines)
 
 
