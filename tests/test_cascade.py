@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.choices import Precision, RankingRule
-from ccmb.r2d2.ranking import chunk_sizes, in_bf16, preview_pairs, rank_pairs
+from ccmb.r2d2.ranking import chunk_sizes, in_bf16, rank_pairs
 from ccmb.tasks.candidates import Candidates, candidate_scores, pairs_to_rank
 from ccmb.tasks.retrieval import Direction, two_stage_ranks
 from ccmb.tasks.two_stage import R2D2Ranker, RankOptions
@@ -23,7 +23,7 @@ def test_a_preview_is_the_text_image_encoder_speaking_for_both(rule: RankingRule
     index = torch.tensor([0, 4, 4, 2, 0]), torch.tensor([7, 0, 1, 1, 7])
     with torch.inference_mode():
         of_text = model.rank(gallery.images, gallery.texts, *index).logits_text_image
-        found = preview_pairs(model, gallery.images, gallery.texts, *index)
+        found = rank_pairs(model, gallery.images, gallery.texts, *index, preview=True)
     torch.testing.assert_close(found.score, of_text.softmax(1)[:, 1])
     torch.testing.assert_close(found.log_odds, 2 * (of_text[:, 1] - of_text[:, 0]))
 

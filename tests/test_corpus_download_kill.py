@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ccmb import cli
+from killing import in_a_child, trials_apart
 from picture_web import draw_folder, links, options, results
-from test_kill_anywhere import in_a_child
 
 TRIALS, COUNT, ROWS_PER_PART = 10, 120, 20
 
@@ -72,14 +67,7 @@ def trials(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_at_any_moment_a_download_goes_on_and_ends_as_never_stopped(tmp_path: Path) -> None:
-    script = "import json, sys; from test_corpus_download_kill import *; print(json.dumps(trials(Path(sys.argv[1]))))"
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0
-    found = json.loads(done.stdout)
+    found = trials_apart("test_corpus_download_kill", tmp_path)
     assert found["wrong"] == []
     assert found["asked_twice"] == []
     assert found["killed"] >= TRIALS // 2  # the last moments may come after a download's end

@@ -1,17 +1,13 @@
 """Pre-training that is killed at random moments: the same command goes on, and ends as if it had never been."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ccmb import cli
+from killing import in_a_child, trials_apart
 from runs import tiny_corpus, tiny_recipe
 
 TRIALS, STEPS = 20, 10
@@ -27,22 +23,6 @@ def same_run(one: Path, other: Path) -> bool:
         return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
     return log(one) == log(other) and all((one / name).read_bytes() == (other / name).read_bytes() for name in RESULTS)
-
-
-def in_a_child(action: Callable[[], object], kill_after: float | None = None) -> int:
-    """What the shell would say of a forked copy of this process that runs `action`: its exit code, or -9 if killed."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def trials(folder: Path) -> dict[str, Any]:
@@ -78,14 +58,7 @@ def trials(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_at_any_moment_a_run_goes_on_and_ends_as_never_stopped(tmp_path):
-    script = "import json, sys; from test_kill_anywhere import *; print(json.dumps(trials(Path(sys.argv[1]))))"
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0
-    found = json.loads(done.stdout)
+    found = trials_apart("test_kill_anywhere", tmp_path)
     assert found["wrong"] == []
     assert found["killed"] >= TRIALS // 2  # the last moments may come after a run's end
     assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the training

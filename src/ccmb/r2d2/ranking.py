@@ -69,52 +69,28 @@ def rank_pairs(
     image_index_N: Tensor,
     text_index_N: Tensor,
     batch: int | None = None,
+    preview: bool = False,
 ) -> Match:
     """Match N pairs picked by index; each cross encoder goes through them in chunks that read only what they need.
 
     Args:
         batch: most pairs of the image-text encoder at a time, and sixteen times as many of the text-image encoder,
             whose pairs have fewer tokens; by default what suits the device.
+        preview: ask the text-image encoder alone, and take the image-text encoder to say the same. It reads the few
+            tokens of a text where the other reads the many of a picture, and so costs a tenth of both.
 
     Raises:
         ValueError: the network has no cross encoders.
     """
-    return _match(model, images, texts, image_index_N, text_index_N, batch, preview=False)
-
-
-def preview_pairs(
-    model: R2D2Model,
-    images: Items,
-    texts: Items,
-    image_index_N: Tensor,
-    text_index_N: Tensor,
-    batch: int | None = None,
-) -> Match:
-    """What the text-image encoder alone makes of N pairs: the image-text encoder is taken to say the same.
-
-    It reads the few tokens of a text where the other reads the many of a picture, and so costs a tenth of both.
-    """
-    return _match(model, images, texts, image_index_N, text_index_N, batch, preview=True)
-
-
-def _match(
-    model: R2D2Model,
-    images: Items,
-    texts: Items,
-    image_N: Tensor,
-    text_N: Tensor,
-    batch: int | None,
-    preview: bool,
-) -> Match:
     model.check_can_rank()
-    if not len(image_N):
+    if not len(image_index_N):
         return Match(torch.empty(0), torch.empty(0), torch.empty(0, 2), model.config.match_temperature)
     # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.
-    length_N = texts.lengths(text_N).cpu()
-    order_N = (image_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
-    pairs = image_N[order_N], text_N[order_N]
+    length_N = texts.lengths(text_index_N).cpu()
+    order_N = (image_index_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
+    pairs = image_index_N[order_N], text_index_N[order_N]
     if batch is None:
-        batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_N[:1]))))
+        batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_index_N[:1]))))
     buckets = TEXT_BUCKETS if model.device.type == "cpu" else 1
     read_texts, read_images = partial(model.match_text_image, text_buckets=buckets), model.match_image_text
     text_image = _in_chunks(read_texts, model, images, texts, *pairs, 16 * batch)

@@ -18,7 +18,7 @@ from ccmb.choices import Precision
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import Match, in_bf16, preview_pairs, rank_pairs, ranking_scores
+from ccmb.r2d2.ranking import Match, in_bf16, rank_pairs, ranking_scores
 from ccmb.training.trainer import inference, native_bf16
 
 Load = Callable[[Any], Image.Image]
@@ -132,7 +132,7 @@ class R2D2Ranker:
     def cascade(self) -> Cascade | None:
         if self.options == EXACT or not self.can_rank:
             return None
-        match = rank_pairs if self.options.cascade is None else preview_pairs
+        match = partial(rank_pairs, preview=self.options.cascade is not None)
         model = in_bf16(self.model) if self.options.precision == "bf16" else self.model
         return Cascade(partial(_rank_scores, match, model), self.options.cascade or KEEP)
 

@@ -1,0 +1,43 @@
+"""Work that is killed at random moments: children that are, and trials in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ccmb import cli
+
+
+def in_a_child(action: Callable[[], object], kill_after: float | None = None) -> int:
+    """What the shell would say of a forked copy of this process that runs `action`: its exit code, or -9 if killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def trials_apart(module: str, folder: Path) -> Any:
+    """What `trials(folder)` of a test module returns, in a new process: one with threads should not be forked."""
+    script = f"import json, sys; from {module} import *; print(json.dumps(trials(Path(sys.argv[1]))))"
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0
+    return json.loads(done.stdout)
