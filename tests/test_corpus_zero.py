@@ -27,7 +27,7 @@ from ccmb.corpus.simulated_server import Faults, serve
 from ccmb.corpus.statistics import random_pictures, statistics
 from ccmb.corpus.subset import sample_corpus
 from ccmb.corpus.verifying import verify_corpus
-from ccmb.corpus.zero import Extras, TestPictures, build_corpus
+from ccmb.corpus.zero import Extras, HeldOutPictures, build_corpus
 from ccmb.data.downstream import open_dataset
 from ccmb.data.pictures import Pictures
 from ccmb.data.shards import verify_shards
@@ -170,7 +170,7 @@ def test_pictures_of_a_test_set_are_kept_out(web: Path, base: str, built: Path, 
         name = row["url"].rpartition("/")[2]
         with Image.open(web / "pictures" / name) as picture:
             picture.resize((112, 112)).save(folder / name, quality=70)
-    extras = Extras(test_pictures=[TestPictures("test", Pictures.open(folder))])
+    extras = Extras(test_pictures=[HeldOutPictures("test", Pictures.open(folder))])
     build_corpus(links_of(web, base), recipe(), tmp_path / "out", extras)
     found = {row["row"] for row in index(tmp_path / "out", "pictures") if row["status"] == "test_picture"}
     assert found >= {row["row"] for row in known}

@@ -14,7 +14,7 @@ from ccmb.cli_output import JsonFlag, print_result
 from ccmb.errors import CcmbError, UsageError
 
 if TYPE_CHECKING:
-    from ccmb.corpus.zero import TestPictures
+    from ccmb.corpus.zero import HeldOutPictures
 
 corpus_app = typer.Typer(name="corpus", help="From click logs and pages to a corpus in shards.", no_args_is_help=True)
 
@@ -79,7 +79,7 @@ def build(
     if not (impressions or pages or links):
         raise UsageError("give --impressions, --pages or --links")
     typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), overrides or [])
-    pictures: list[TestPictures] = open_test_pictures(test_pictures or [])
+    pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
     texts = list(test_texts or [])
     if test_set:
         of_sets, files = open_test_sets(test_set, out / "work")

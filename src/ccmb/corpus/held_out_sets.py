@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ccmb.corpus.zero import TestPictures
+from ccmb.corpus.zero import HeldOutPictures
 from ccmb.data.downstream import open_dataset
 from ccmb.data.downstream.cards import find_card
 from ccmb.data.downstream.locate import MissingFile
@@ -16,16 +16,16 @@ from ccmb.files import atomic_write
 HELD_OUT = ("val", "test")
 
 
-def open_test_pictures(paths: Sequence[str]) -> list[TestPictures]:
+def open_test_pictures(paths: Sequence[str]) -> list[HeldOutPictures]:
     """Folders and tars of pictures.
 
     Raises:
         CcmbError: there is none of that name.
     """
-    return [TestPictures(path, Pictures.open(path)) for path in paths]
+    return [HeldOutPictures(path, Pictures.open(path)) for path in paths]
 
 
-def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[TestPictures], list[str]]:
+def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[HeldOutPictures], list[str]]:
     """Pictures of the held-out splits of downstream sets, and a file in `folder` with the texts of each.
 
     Args:
@@ -35,7 +35,7 @@ def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[TestPicture
         UsageError: a spec names no set and folder.
         CcmbError: none of a set's held-out splits is there.
     """
-    pictures: list[TestPictures] = []
+    pictures: list[HeldOutPictures] = []
     files: list[str] = []
     for spec in specs:
         name, _, place = spec.partition(":")
@@ -50,7 +50,7 @@ def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[TestPicture
             except MissingFile:
                 continue
             names = dict.fromkeys([*dataset.gallery, *(sample.image for sample in dataset.samples)])
-            pictures.append(TestPictures(f"{name} {split}", dataset.pictures, list(names)))
+            pictures.append(HeldOutPictures(f"{name} {split}", dataset.pictures, list(names)))
             texts += [text for sample in dataset.samples for text in sample.texts]
         if len(pictures) == found:
             raise CcmbError(f"{place}: no held-out split of {name} is there ({', '.join(splits)})")

@@ -41,7 +41,7 @@ from ccmb.training.recipe import save_recipe
 
 
 @dataclass(frozen=True, slots=True)
-class TestPictures:
+class HeldOutPictures:
     """Pictures that a corpus must not hold, such as those of a downstream test set.
 
     Attributes:
@@ -49,7 +49,6 @@ class TestPictures:
         names: of those that count; None for all.
     """
 
-    __test__ = False  # no test of pytest's
     name: str
     pictures: Pictures
     names: Sequence[str] | None = None
@@ -66,7 +65,7 @@ class Extras:
     """
 
     ray: str | None = None
-    test_pictures: list[TestPictures] = field(default_factory=list)
+    test_pictures: list[HeldOutPictures] = field(default_factory=list)
     scorer: Scorer | None = None
     retry_failed: bool = False
 
