@@ -1,0 +1,113 @@
+"""What is asked of an index, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "under"]
+FieldValue = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One filter: `field comparison value`. A query's conditions hold all at once.
+
+    Attributes:
+        field: a field of the index: "folder", "date" (ISO 8601), "width", "height", "bytes", or one of the user's own.
+        comparison: "under" is for folders: the folder itself and those within; "in" takes several values.
+    """
+
+    field: str
+    comparison: Comparison
+    value: FieldValue | tuple[FieldValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for: a text, a picture, both, or what is like a picture of the index.
+
+    Attributes:
+        text: Chinese text.
+        picture: RGB.
+        like: key of a picture of the index ("more like this").
+        k: hits of a page.
+        offset: hits of the pages before; pages of one query never share a hit.
+        depth: how many candidates of the first stage the second one ranks.
+        rank: whether the second stage ranks at all; without it hits are ordered by cosine.
+        min_probability: leave out hits whose calibrated probability of a match is less or unknown, be it all of them.
+        where: filters; exact, however few pictures pass.
+        budget: seconds for the second stage. It ranks as many candidates as it takes to be fairly sure of keeping
+            within, best first, and the answer says so.
+        collapse: show near duplicates as one hit, the best.
+    """
+
+    text: str | None = None
+    picture: Image.Image | None = None
+    like: str | None = None
+    k: int = 10
+    offset: int = 0
+    depth: int = 64
+    rank: bool = True
+    min_probability: float | None = None
+    where: tuple[Condition, ...] = ()
+    budget: float | None = None
+    collapse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A picture that was found.
+
+    Attributes:
+        key: of the picture within the index; stable as long as its source and name are.
+        name, source: its name within the folder or tar `source`.
+        cosine: of its embedding with the query's, in [-1, 1].
+        score: what hits are ordered by: the cosine, or where the second stage ranked it, its score by the model's rule.
+        match: match score with the query text in [0, 1]; None where the second stage did not rank it.
+        probability: calibrated one of a match with the text, in [0, 1]; None likewise.
+        missing: the picture was to be ranked, but it is gone or unreadable now.
+        fields: what the index knows of it: folder, date, width, height, bytes and the user's own.
+        copies: keys of its near duplicates among the candidates, where the query collapses them.
+    """
+
+    key: str
+    name: str
+    source: Path
+    cosine: float
+    score: float
+    match: float | None = None
+    probability: float | None = None
+    missing: bool = False
+    fields: Mapping[str, FieldValue] = field(default_factory=dict)
+    copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits of one query, best first.
+
+    Attributes:
+        hits: at most k.
+        candidates: what the first stage found, before paging and thresholds.
+        ranked: how many of them the second stage ranked.
+        partial: the budget ended before all `depth` candidates were ranked; those that were not come after, by cosine.
+        more: there is a next page.
+        seconds: of each part: "encode", "pre_ranking", "ranking".
+    """
+
+    hits: tuple[Hit, ...]
+    candidates: int = 0
+    ranked: int = 0
+    partial: bool = False
+    more: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def no_match(self) -> bool:
+        """Nothing in the index is likely enough to be what was asked for."""
+        return not self.hits
