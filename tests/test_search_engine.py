@@ -133,7 +133,7 @@ def test_filters_come_before_the_depth_and_unknown_fields_are_bad_usage(engine):
     answer = engine.search(Query(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={most}"),)))
     assert {hit.key for hit in answer.hits} == {key for key, size in sizes.items() if size <= most}
     assert not answer.more
-    with pytest.raises(UsageError, match=r"widht: .* did you mean 'width'"):
+    with pytest.raises(UsageError, match=r"widht: .* \(did you mean 'width'\?\)"):
         engine.search(Query(TEXTS[0], where=(parse_condition("widht>1"),)))
     for query in (Query(TEXTS[0], k=0), Query(TEXTS[0], offset=-1), Query(TEXTS[0], budget=0.0)):
         with pytest.raises(UsageError, match="give"):
