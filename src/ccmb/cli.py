@@ -203,10 +203,16 @@ def search(
 
     Example: ccmb search "一只红色的小船" --index quickstart/index
     """
-    from ccmb.search.engine import search_index
+    from ccmb.data.pictures import load_picture
+    from ccmb.search.engine import open_engine
+    from ccmb.search.query import Query, check_query
     from ccmb.search.sheet import contact_sheet
 
-    hits = search_index(index, model, text, picture, k, depth, rank, min_probability)
+    image = load_picture(picture) if picture else None
+    query = Query(text, image, k=k, depth=depth, rank=rank, min_probability=min_probability)
+    check_query(query)  # before the model is loaded in vain
+    with open_engine(index, model) as engine:
+        hits = engine.search(query).hits
     if sheet:
         contact_sheet(hits, sheet)
     lines = [
@@ -216,7 +222,7 @@ def search(
         + ("  (gone or unreadable)" if hit.missing else "")
         for place, hit in enumerate(hits, start=1)
     ]
-    values = [{**asdict(hit), "source": str(hit.source)} for hit in hits]
+    values = [{**asdict(hit), "source": str(hit.source), "fields": dict(hit.fields)} for hit in hits]
     _result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 

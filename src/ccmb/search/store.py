@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from ccmb.errors import CcmbError
@@ -112,16 +113,41 @@ class VectorStore:
                 found |= {row["key"]: row["stamp"] for row in rows}
         return found
 
+    def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Those entries of these keys that the store holds, by key."""
+        with self._one_line_errors():
+            rows = self._client.get(COLLECTION, ids=list(keys), output_fields=["source", "name", "stamp"])
+        entries = [Entry(row["source"], row["name"], row["stamp"]) for row in rows]
+        return {entry.key: entry for entry in entries}
+
+    def embed(self, key: str) -> Tensor:
+        """(D,) the vector of an entry.
+
+        Raises:
+            CcmbError: there is none of this key.
+        """
+        with self._one_line_errors():
+            rows = self._client.get(COLLECTION, ids=[key], output_fields=["embed"])
+        if not rows:
+            raise CcmbError(f"{key}: no such picture in the index")
+        return torch.tensor(rows[0]["embed"], dtype=torch.float32)
+
     def search(self, embed_D: Tensor, k: int) -> list[Neighbour]:
         """The k entries (at most 16,384) of highest cosine with the vector, best first."""
+        return self.search_many(embed_D[None], k)[0]
+
+    def search_many(self, embed_QD: Tensor, k: int) -> list[list[Neighbour]]:
+        """The same for Q vectors in one call, which is far cheaper than Q calls."""
+        if not len(embed_QD):
+            return []
         with self._one_line_errors():
-            (rows,) = self._client.search(
+            found = self._client.search(
                 COLLECTION,
-                [embed_D.float().tolist()],
+                embed_QD.float().tolist(),
                 limit=min(k, MOST_RESULTS),
                 output_fields=["source", "name", "stamp"],
             )
-        return [Neighbour(Entry(**row["entity"]), row["distance"]) for row in rows]
+        return [[Neighbour(Entry(**row["entity"]), row["distance"]) for row in rows] for rows in found]
 
     def flush(self) -> None:
         """Move new rows from the write-ahead log into searchable segments."""
