@@ -21,10 +21,12 @@ from ccmb import cli
 from ccmb.data.pictures import load_picture
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
-from ccmb.search.engine import SearchEngine, open_engine
-from ccmb.search.index import IndexRecord, IndexReport, build_index
+from ccmb.search.catalogue import IndexRecord, open_catalogue
+from ccmb.search.engine import open_engine
+from ccmb.search.index import IndexReport, build_index
 from ccmb.search.query import Hit, Query
 from ccmb.search.sheet import contact_sheet
+from ccmb.search.store import VectorStore
 from ccmb.tasks.calibration import store_match_temperature
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -51,10 +53,16 @@ def search_index(index: Path, model: Path | None = None, text: str | None = None
 def stored(index: Path, model: Path) -> dict[str, torch.Tensor]:
     """Every entry's name and embedding; fails on doubles."""
     record = IndexRecord.read(index)
-    with record.open_store(index) as store:
-        rows = store._client.query("pictures", filter="", output_fields=["name", "embed"], limit=10_000)
-    assert len({row["name"] for row in rows}) == len(rows)
-    return {row["name"]: torch.tensor(row["embed"]) for row in rows}
+    with VectorStore(index / record.store, record.embed_dim) as store:
+        rows = [(entry.name, torch.tensor(embed)) for entry, embed in store.everything()]
+    assert len(dict(rows)) == len(rows)
+    with open_catalogue(index, record) as catalogue:  # the mirror holds the same
+        entries = {entry.name: entry for source in record.sources for entry in catalogue.store.of_source(source)}
+        assert len(entries) == len(catalogue.store) == len(rows)
+        for name, embed_D in rows:
+            assert torch.equal(catalogue.store.embeds([entries[name].key])[entries[name].key], embed_D)
+            assert catalogue.thumbnails.get([entries[name].key])
+    return dict(rows)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +181,7 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     expected = candidates[(cosine + match)[candidates].argsort(descending=True)][:k]
     assert expected.tolist() != candidates[:k].tolist()  # the second stage changes the order here
 
-    with IndexRecord.read(shelf[1]).open_store(shelf[1]) as store:
-        engine = SearchEngine(store, network, processor)
+    with open_engine(shelf[1]) as engine:
         query = Query(text, picture if with_picture else None, k=k, depth=depth)
         hits = engine.search(query).hits
         unranked = engine.search(replace(query, rank=False)).hits
@@ -346,7 +353,7 @@ def remove_record(index: Path) -> str:
 
 
 def damage_record(index: Path) -> str:
-    (index / "index.json").write_text('{"model": "m", "fingerprint": "f", "embed_dim": 0}')
+    (index / "index.json").write_text('{"form": 2, "model": "m", "fingerprint": "f", "embed_dim": 0}')
     return r"index\.json: embed_dim: "
 
 
