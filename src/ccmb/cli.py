@@ -20,7 +20,7 @@ from ccmb.cli_corpus import corpus_app
 from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
 from ccmb.cli_finetune import finetune, mix
-from ccmb.cli_output import ImagesOption, JsonFlag, MinProbabilityOption, ModelOption, TextFieldOption
+from ccmb.cli_output import FastFlag, ImagesOption, JsonFlag, MinProbabilityOption, ModelOption, TextFieldOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_pictures import classify, match
@@ -148,12 +148,13 @@ def calibrate(
     Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
     """
     from ccmb.files import write_json
-    from ccmb.r2d2.loading import load_model, model_folder
+    from ccmb.r2d2.loading import model_folder
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.calibration import calibrate as run_calibration
     from ccmb.tasks.calibration import store_match_temperature
 
     pictures, folder = images or folder_for_pairs(data), model_folder(model)
-    network, processor = load_model(folder)
+    network, processor = load_network(folder)
     report = run_calibration(network, processor, data, pictures, split, text_field or ["texts"], depth)
     store_match_temperature(folder, report["match_temperature"])
     if json_file:
@@ -167,16 +168,17 @@ def index(
     pictures: Annotated[list[Path], typer.Argument(help="Folders or tars of pictures.")],
     model: ModelOption,
     out: Annotated[Path, typer.Option("--out", "-o", help="The index folder.")] = Path("index"),
+    fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Encode pictures into an index; run it again to add new ones.
 
     Example: ccmb index ~/Pictures --model quickstart/run --out index
     """
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.search.index import build_index
 
-    network, processor = load_model(model)
+    network, processor = load_network(model, fast)
     report = build_index(pictures, out, network, processor, model)
     _say_unreadable(report.unreadable)
     text = f"{out}: {report.added} pictures added, {report.updated} updated, {report.skipped_known} known already"
@@ -196,6 +198,7 @@ def search(
     depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
     rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
     min_probability: MinProbabilityOption = None,
+    fast: FastFlag = False,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -206,7 +209,7 @@ def search(
     from ccmb.search.engine import search_index
     from ccmb.search.sheet import contact_sheet
 
-    hits = search_index(index, model, text, picture, k, depth, rank, min_probability)
+    hits = search_index(index, model, text, picture, k, depth, rank, min_probability, fast)
     if sheet:
         contact_sheet(hits, sheet)
     lines = [

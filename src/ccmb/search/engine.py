@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from ccmb.checks import check_min_probability, check_text
 from ccmb.errors import CcmbError, UsageError
-from ccmb.r2d2.loading import load_model, model_folder
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.loading import model_folder
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.search.index import IndexRecord
@@ -50,7 +51,7 @@ class Hit:
 class SearchEngine:
     """An open index and its model, for any number of queries."""
 
-    def __init__(self, store: VectorStore, model: R2D2Model, processor: R2D2Processor) -> None:
+    def __init__(self, store: VectorStore, model: Network, processor: R2D2Processor) -> None:
         self.store, self.model, self.processor = store, model, processor
         self._sources = Sources()
 
@@ -135,11 +136,13 @@ def search_index(
     depth: int = 64,
     rank: bool = True,
     min_probability: float | None = None,
+    fast: bool = False,
 ) -> list[Hit]:
     """Open an index folder and search it once; see `SearchEngine.search`.
 
     Args:
-        model: run or model folder; by default the one that made the index.
+        model: run, model or export folder; by default the one that made the index.
+        fast: compute with the model's int8 export, see `ccmb.r2d2.exporting.fast_export`.
 
     Raises:
         UsageError: see `SearchEngine.search`.
@@ -154,7 +157,7 @@ def search_index(
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
     image = Sources().load(picture.resolve().parent, picture.resolve().name) if picture is not None else None
-    network, processor = load_model(folder)
+    network, processor = load_network(folder, fast)
     with record.open_store(index) as store:
         return SearchEngine(store, network, processor).search(text, image, k, depth, rank, min_probability)
 

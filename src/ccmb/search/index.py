@@ -5,7 +5,6 @@ An index is a folder: `index.json` says which model made it, `vectors.db` is the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,8 @@ from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError
 from ccmb.files import read_json, write_json
 from ccmb.progress import progress
-from ccmb.r2d2.loading import model_folder
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.loading import fingerprint, model_folder
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.sources import stamp
 from ccmb.search.store import Entry, VectorStore, is_local
@@ -85,7 +84,7 @@ class IndexReport:
 def build_index(
     pictures: Sequence[str | Path],
     out: Path,
-    network: R2D2Model,
+    network: Network,
     processor: R2D2Processor,
     model: str | Path,
 ) -> IndexReport:
@@ -124,12 +123,6 @@ def build_index(
         if todo:
             store.flush()
     return report
-
-
-def fingerprint(model: Path) -> str:
-    """SHA-256 of a model folder's weights."""
-    with open(model / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_record(out: Path, model: Path, embed_dim: int) -> IndexRecord:
