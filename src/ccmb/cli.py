@@ -19,6 +19,7 @@ from ccmb.cli_caption import caption
 from ccmb.cli_corpus import corpus_app
 from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
+from ccmb.cli_export import export
 from ccmb.cli_finetune import finetune, mix
 from ccmb.cli_output import FastFlag, ImagesOption, JsonFlag, MinProbabilityOption, ModelOption, TextFieldOption
 from ccmb.cli_output import print_result as _result
@@ -47,6 +48,7 @@ app.command()(presets)
 app.command()(match)
 app.command()(classify)
 app.command()(caption)
+app.command()(export)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)

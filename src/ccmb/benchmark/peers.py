@@ -99,7 +99,7 @@ class R2D2Peer:
         if isinstance(model, ExportedR2D2):
             identity["export"] = model.record.files
         self.fingerprint = fingerprint(cast(nn.Module, model), identity)
-        model = cast(nn.Module, model).eval().to(choose_device("auto"))
+        cast(nn.Module, model).eval().to(choose_device("auto"))
         self.model, self.processor = model, processor
         self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options)
 

@@ -1,7 +1,7 @@
 """The four graphs of an export: both towers and both cross encoders with their match heads, as ONNX files.
 
-Shapes: B items, I pictures of S tokens of width C, U texts of T tokens of width W, N pairs, P texts a picture, D embedding width. All but
-widths, S and the size of a picture may differ from call to call.
+Shapes: B items, I pictures of S tokens of width C, U texts of T tokens of width W, N pairs, P texts a picture. All may
+differ from call to call but widths, S and the size of a picture.
 
 A graph is the network's own layers, so that it says what they say; int8 quantises the weights of matrix products by
 output channel, and what is multiplied with them when it comes. Embeddings, norms, softmax and the last product of each
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ccmb.choices import ExportPrecision
 from ccmb.errors import CcmbError, one_line
 from ccmb.r2d2.cross_encoder import CrossLayer
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
 
 PRODUCTS = ("MatMul", "Gemm")
 OPSET = 18
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
 class TextImage(nn.Module):
     """The text-image encoder on pairs of I pictures with P texts each.
 
-    So the tokens of all texts of a picture ask its tokens together, whose keys and values are neither picked nor copied.
+    So the tokens of all texts of a picture ask its tokens together, whose keys and values are nowhere copied.
     """
 
     def __init__(self, model: R2D2Model) -> None:
@@ -165,7 +165,7 @@ def write_graph(model: R2D2Model, graph: Graph, path: Path, precision: ExportPre
     exact = path if precision == "fp32" else path.with_suffix(".fp32")
     with _quiet():
         try:
-            # By tracing: in a fifteenth of the time that torch.export takes with sizes that differ, and to the same end.
+            # By tracing, which takes a fifteenth of the time of torch.export and comes to the same graph.
             torch.onnx.export(
                 module, inputs, exact, dynamo=False, input_names=list(graph.inputs), output_names=list(graph.outputs),
                 dynamic_axes=graph.inputs, opset_version=OPSET,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol, cast
 
-import torch
 from PIL import Image
 from torch import Tensor
 
