@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.errors import CcmbError, UsageError
-from ccmb.r2d2.loading import load_model, model_folder
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.loading import model_folder
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
@@ -89,7 +90,7 @@ class SearchEngine:
     """
 
     def __init__(
-        self, catalogue: Catalogue, model: R2D2Model, processor: R2D2Processor, states_bytes: int = STATES_BYTES
+        self, catalogue: Catalogue, model: Network, processor: R2D2Processor, states_bytes: int = STATES_BYTES
     ) -> None:
         self.catalogue, self.model, self.processor = catalogue, model, processor
         width = model.config.vision_config.hidden_size
@@ -299,14 +300,14 @@ class SearchEngine:
 def open_engine(
     index: Path,
     model: str | Path | None = None,
-    network: R2D2Model | None = None,
+    fast: bool = False,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
     """An index folder, opened for searching.
 
     Args:
         model: run or model folder; by default the one that made the index.
-        network: to be used in place of the one in the model folder, of which it is another form.
+        fast: compute with the model's int8 export, see `ccmb.r2d2.exporting.fast_export`.
         states_bytes: see `SearchEngine`.
 
     Raises:
@@ -318,10 +319,7 @@ def open_engine(
     must_match(record, index, folder)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
-    if network is None:
-        network, processor = load_model(folder)
-    else:
-        processor = R2D2Processor.from_pretrained(folder)
+    network, processor = load_network(folder, fast)
     with open_catalogue(index, record) as catalogue:
         yield SearchEngine(catalogue, network, processor, states_bytes)
 

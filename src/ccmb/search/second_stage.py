@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ccmb.errors import CcmbError
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.search.sources import Sources
@@ -76,7 +77,7 @@ class Costs:
 class SecondStage:
     """Ranks candidates, and remembers what that costs."""
 
-    model: R2D2Model
+    model: Network
     processor: R2D2Processor
     sources: Sources
     states: StateCache

@@ -38,6 +38,16 @@ from ccmb.training.tensorboard import event_files
 from ccmb.training.validation import PREFIX, Validation
 
 
+class Evaluable(Protocol):
+    """A module, or what is told as one that it is not trained now."""
+
+    training: bool
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
 class Task(Protocol):
     """What is trained: a module that holds all that a checkpoint must, and how a batch becomes losses."""
 
@@ -311,7 +321,7 @@ def native_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def inference(module: nn.Module) -> Iterator[None]:
+def inference(module: Evaluable) -> Iterator[None]:
     """Evaluation mode without gradients, and back."""
     before = module.training
     module.eval()
