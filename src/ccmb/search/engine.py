@@ -196,6 +196,8 @@ class SearchEngine:
                     if len(of.candidates) < of.wanted and len(nears) == most < MOST_RESULTS:
                         again.append(place)
                 del of.candidates[of.wanted :]
+                for number, candidate in enumerate(of.candidates, start=1):
+                    candidate.place = number
             places, most = again, min(4 * most, MOST_RESULTS)
 
     def _rank(self, asked: Sequence[_Asked], texts: TowerOutput, now: float) -> None:
@@ -229,6 +231,7 @@ class SearchEngine:
         return Hit(
             entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
             found.probability, found.missing, self.catalogue.fields(entry), tuple(of.copies.get(entry.key, ())),
+            found.place,
         )  # fmt: skip
 
     def picture(self, key: str) -> Image.Image:

@@ -34,7 +34,7 @@ class HitAnswer(BaseModel):
     missing: bool = Field(False, description="the picture is gone or unreadable now")
     fields: dict[str, FieldValue] = Field(default_factory=dict)
     copies: list[str] = Field(default_factory=list, description="keys of near duplicates, where they are collapsed")
-    place_before: int | None = Field(None, description="place from 1 by the first stage alone, where both are known")
+    place: int = Field(description="among the candidates of the first stage, from 1")
 
 
 class SearchAnswer(BaseModel):

@@ -79,7 +79,8 @@ class Batcher(Generic[Item, Result]):
         if len(self._places) >= self.queue:
             raise Overloaded
         loop = asyncio.get_running_loop()
-        if self._task is None:
+        if self._task is None or self._task.done():
+            self._arrival = asyncio.Event()
             self._task = loop.create_task(self._serve())
         now = loop.time()
         places: list[_Place[Item, Result]] = [_Place(item, loop.create_future(), now) for item in items]

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, UsageError
 from ccmb.serving.batching import Overloaded
 
 _log = logging.getLogger("ccmb.serving")
@@ -32,9 +32,7 @@ class Fault(Exception):
         return error_response(self.status, self.code, self.message, self.headers)
 
 
-def error_response(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The one form of all errors."""
     line = " ".join(message.split())[:_LONGEST].encode("utf-8", "replace").decode()
     return JSONResponse({"error": {"message": line, "code": code}}, status, dict(headers or {}))
@@ -87,6 +85,10 @@ def handle_errors(app: FastAPI) -> None:
         status = error.status_code
         message = _MESSAGES.get(status, "the request cannot be read")
         return error_response(status, _CODES.get(status, "bad_request"), message, error.headers)
+
+    @app.exception_handler(UsageError)
+    async def of_usage(request: Request, error: UsageError) -> JSONResponse:
+        return invalid(str(error)).response()  # the index speaks of the query alone
 
     @app.exception_handler(CcmbError)
     async def of_ours(request: Request, error: CcmbError) -> JSONResponse:

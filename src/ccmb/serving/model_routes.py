@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import Depends, FastAPI
 from torch import Tensor
 
-from ccmb.data.class_lists import ImageClass, read_classes
+from ccmb.data.class_lists import ImageClass, classes_of_names, read_classes
 from ccmb.errors import CcmbError
 from ccmb.serving import answers, requests
 from ccmb.serving.bodies import body_of, content_of

@@ -86,9 +86,7 @@ class EmbeddingInput(Request):
 class EmbeddingsRequest(Request):
     """The request of OpenAI's embeddings, whose inputs may be pictures too: {"image": BASE64}."""
 
-    input: Text | EmbeddingInput | Annotated[
-        list[Text | EmbeddingInput], Field(min_length=1, max_length=MOST_TEXTS)
-    ]
+    input: Text | EmbeddingInput | Annotated[list[Text | EmbeddingInput], Field(min_length=1, max_length=MOST_TEXTS)]
     model: Annotated[str, StringConstraints(max_length=200)] | None = Field(None, description="is not looked at")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, le=65_536, description="must be the model's, if given")
@@ -126,10 +124,13 @@ class ClassifyRequest(Request):
     """Which of some classes does each picture belong to?"""
 
     pictures: list[PictureBytes] = Field(min_length=1, max_length=MOST_PICTURES)
-    classes: Literal["cifar10", "cifar100", "imagenet"] | Annotated[
-        list[Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]],
-        Field(min_length=2, max_length=MOST_CLASSES),
-    ] = Field(description="a list's name, or names of classes, synonyms between slashes: 猫/猫咪")
+    classes: (
+        Literal["cifar10", "cifar100", "imagenet"]
+        | Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]],
+            Field(min_length=2, max_length=MOST_CLASSES),
+        ]
+    ) = Field(description="a list's name, or names of classes, synonyms between slashes: 猫/猫咪")
     templates: Literal["all", "plain"] = Field("plain", description="prompts of a class: one, or all of some forty")
     top: int = Field(5, ge=1, le=100)
     depth: int | None = Field(None, ge=1, le=20, description="so many of the best classes are ranked anew")

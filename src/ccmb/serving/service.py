@@ -174,7 +174,9 @@ class Service:
         list of classes keeps nobody else from being served."""
         key = classes, templates
         if key not in self._class_sets:
-            prompts = [(place, fill(way, name)) for place, of in enumerate(classes) for name in of.names for way in templates]
+            prompts = [
+                (place, fill(way, name)) for place, of in enumerate(classes) for name in of.names for way in templates
+            ]
             if len(prompts) > _MOST_PROMPTS:
                 raise invalid(f"classes: {len(prompts)} prompts; give fewer classes, or templates: plain")
             embeds = torch.stack(await self.embed_texts([prompt for _, prompt in prompts]))

@@ -1,0 +1,107 @@
+"""From a model and an index to a server that listens until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ccmb.errors import CcmbError, Stopped, UsageError
+from ccmb.r2d2.captioning import has_captioner, load_captioner
+from ccmb.r2d2.loading import load_model, model_folder
+from ccmb.search.engine import open_engine
+from ccmb.search.index import IndexRecord
+from ccmb.serving.access import Keys
+from ccmb.serving.app import make_app
+from ccmb.serving.network import Network
+from ccmb.serving.options import ServeOptions
+
+_LAST_ANSWERS = 5.0  # seconds, beyond a request's time, in which what is in flight ends
+
+
+def serve(index: Path | None, model: str | None, captioner: str | None, options: ServeOptions) -> None:
+    """Serve an index, or a model alone, until SIGTERM or Ctrl-C; what is in flight then is finished.
+
+    Args:
+        index: folder of `ccmb index`; None serves no search.
+        model: run or model folder, or hub id; by default the one that made the index.
+        captioner: a model that writes captions; by default the model itself, if it does.
+
+    Raises:
+        UsageError: there is neither index nor model.
+        CcmbError: index, model or keys are missing or damaged, or the address is taken.
+        Stopped: it was asked to end, and has.
+    """
+    keys = None if options.api_keys is None else Keys.read(options.api_keys)
+    if model is None and index is None:
+        raise UsageError("nothing to serve: give an index, or --model")
+    folder = model_folder(model if model is not None else IndexRecord.read(index or Path()).model)
+    listening = _listen(options)  # before the model is loaded in vain
+    with ExitStack() as stack:
+        stack.callback(listening.close)
+        writer = load_captioner(captioner or folder) if captioner or has_captioner(folder) else None
+        network = writer[0] if writer is not None and captioner is None else None
+        if index is not None:
+            engine = stack.enter_context(open_engine(index, model, network))
+            served = Network(engine.model, engine.processor, writer)
+        else:
+            engine = None
+            served = Network(*(writer if writer is not None and captioner is None else load_model(folder)), writer)
+        app = make_app(served, engine, options, keys, _name_of(folder))
+        _run(app, listening, options)
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        CcmbError: the address is taken, or not one of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CcmbError(f"{options.host}:{options.port}: {reason}; choose others with --host and --port") from None
+    return listening
+
+
+def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, lifespan="on",
+        proxy_headers=options.proxy is not None, forwarded_allow_ips=options.proxy,
+        timeout_graceful_shutdown=round(options.timeout + _LAST_ANSWERS), h11_max_incomplete_event_size=32_768,
+    )  # fmt: skip
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"ccmb: serving at http://{shown}:{port}", file=sys.stderr, flush=True)
+    with _orderly_stop():
+        uvicorn.Server(config).run([listening])
+
+
+@contextmanager
+def _orderly_stop() -> Iterator[None]:
+    """uvicorn answers SIGTERM and Ctrl-C, finishes what is in flight, and then sends the signal again: to these."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped("stopped; what was in flight is answered", by_user=number == signal.SIGINT)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _name_of(folder: Path) -> str:
+    """What clients are told of a model: the name of its run or folder."""
+    return folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
