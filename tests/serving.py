@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def _passes(fields: Mapping[str, Any], condition: Condition) -> bool:
     return value is not None and value >= condition.value
 
 
+@cache
 def tiny_network() -> Network:
     return Network(tiny_model(), tiny_processor())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from ccmb.serving.access import Keys
 from ccmb.serving.app import make_app
 from ccmb.serving.network import Network
 from ccmb.serving.options import ServeOptions
+from ccmb.serving.service import Index
 
 _LAST_ANSWERS = 5.0  # seconds, beyond a request's time, in which what is in flight ends
 
@@ -37,22 +39,34 @@ def serve(index: Path | None, model: str | None, captioner: str | None, options:
         Stopped: it was asked to end, and has.
     """
     keys = None if options.api_keys is None else Keys.read(options.api_keys)
-    if model is None and index is None:
-        raise UsageError("nothing to serve: give an index, or --model")
-    folder = model_folder(model if model is not None else IndexRecord.read(index or Path()).model)
+    folder = _model_of(index, model)
     listening = _listen(options)  # before the model is loaded in vain
     with ExitStack() as stack:
         stack.callback(listening.close)
-        writer = load_captioner(captioner or folder) if captioner or has_captioner(folder) else None
-        network = writer[0] if writer is not None and captioner is None else None
-        if index is not None:
-            engine = stack.enter_context(open_engine(index, model, network))
-            served = Network(engine.model, engine.processor, writer)
-        else:
-            engine = None
-            served = Network(*(writer if writer is not None and captioner is None else load_model(folder)), writer)
-        app = make_app(served, engine, options, keys, _name_of(folder))
-        _run(app, listening, options)
+        network, engine = stack.enter_context(opened(index, folder, captioner))
+        _run(make_app(network, engine, options, keys, _name_of(folder)), listening, options)
+
+
+@contextmanager
+def opened(index: Path | None, model: Path, captioner: str | None = None) -> Iterator[tuple[Network, Index | None]]:
+    """What a server is made of: the network, with a captioner if there is one, and the index.
+
+    Raises:
+        CcmbError: see `serve`.
+    """
+    own = load_captioner(model) if captioner is None and has_captioner(model) else None
+    writer = load_captioner(captioner) if captioner is not None else own
+    if index is None:
+        yield Network(*(own or load_model(model)), writer), None
+        return
+    with open_engine(index, model, own and own[0]) as engine:
+        yield Network(engine.model, engine.processor, writer), engine
+
+
+def _model_of(index: Path | None, model: str | None) -> Path:
+    if model is None and index is None:
+        raise UsageError("nothing to serve: give an index, or --model")
+    return model_folder(model if index is None or model is not None else IndexRecord.read(index).model)
 
 
 def _listen(options: ServeOptions) -> socket.socket:
@@ -80,6 +94,7 @@ def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
         proxy_headers=options.proxy is not None, forwarded_allow_ips=options.proxy,
         timeout_graceful_shutdown=round(options.timeout + _LAST_ANSWERS), h11_max_incomplete_event_size=32_768,
     )  # fmt: skip
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that a client gets wrong
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"ccmb: serving at http://{shown}:{port}", file=sys.stderr, flush=True)
