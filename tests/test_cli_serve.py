@@ -66,6 +66,7 @@ def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_at_sigterm_is_answered_and_the_end_is_orderly(shelf: Path) -> None:
     with serving(shelf / "index", "--wait", 1500) as (process, url):
         whole = httpx.post(f"{url}/search", json={"text": TEXTS[0], "k": 12}, timeout=30).json()

@@ -1,4 +1,4 @@
-"""The web page in a real headless Chromium: what it shows, the keys, both languages, phones, and that it needs nobody else."""
+"""The web page in a real headless Chromium: what it shows, the keys, both languages, phones; it needs nobody else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """The page of a server of twelve pictures; a mark's parameters are of the browser's context, `keys` of the server."""
+    """The page of a server of twelve pictures; parameters are of the browser's context, and `keys` of the server."""
     options = {"locale": "zh-CN", "reduced_motion": "reduce"} | dict(getattr(request, "param", {}))
     keys = options.pop("keys", None)
     index = FakeIndex()
@@ -145,7 +145,8 @@ def test_a_picture_is_dropped_and_joined_by_a_text(visit: Visit, tmp_path: Any) 
     (tmp_path / "query.png").write_bytes(png(large))
     transfer = page.evaluate_handle(
         """data => { const transfer = new DataTransfer();
-        transfer.items.add(new File([Uint8Array.from(data)], "query.png", { type: "image/png" })); return transfer; }""",
+        transfer.items.add(new File([Uint8Array.from(data)], "query.png", { type: "image/png" }));
+        return transfer; }""",
         list(png(large)),
     )
     page.dispatch_event("body", "dragenter", {"dataTransfer": transfer})

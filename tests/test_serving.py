@@ -26,7 +26,7 @@ from ccmb.tasks.captioning import caption_pictures
 from ccmb.tasks.class_ranking import classify
 from ccmb.tasks.matching import match_pictures
 from ccmb.tasks.prompts import SETS
-from serving import ADMIN, KEYS, SEARCHER, SECRET, FakeIndex, client, png, tiny_app, tiny_network
+from serving import ADMIN, KEYS, SEARCHER, SECRET, FakeIndex, client, listening, png, tiny_app, tiny_network
 from tiny import TEXTS, tiny_pictures
 
 
@@ -423,6 +423,24 @@ def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
         assert [answer.status_code for answer in found] == [200] * 3 + [503] * 3
         assert error_of(found[-1]) == (503, "overloaded")
         assert found[-1].headers["retry-after"] == "1"
+
+
+def test_what_is_in_flight_when_the_server_is_told_to_stop_is_answered() -> None:
+    index, started, go = FakeIndex(), threading.Event(), threading.Event()
+
+    def hold(queries: Sequence[Query]) -> None:
+        started.set()
+        assert go.wait(10)
+
+    index.before = hold
+    found = list[httpx.Response]()
+    with listening(tiny_app(index)) as url:
+        asking = threading.Thread(target=lambda: found.append(httpx.post(f"{url}/search", json={"text": "船", "k": 2})))
+        asking.start()
+        assert started.wait(10)
+        threading.Timer(0.3, go.set).start()  # well after the server is told to stop
+    asking.join()
+    assert len(found[0].json()["hits"]) == 2
 
 
 def test_a_fault_of_the_server_is_internal_and_names_nothing() -> None:

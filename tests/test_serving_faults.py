@@ -144,7 +144,8 @@ def send_pictures(asker: Asker, count: int) -> None:
         path = ("/search", "/embed", "/match", "/pictures")[number % 4]
         bodies = {
             "/search": {"picture": b64(data)}, "/embed": {"pictures": [b64(data)]},
-            "/match": {"text": "船", "pictures": [b64(png()), b64(data)]}, "/pictures": {"picture": b64(data), "name": "x"},
+            "/match": {"text": "船", "pictures": [b64(png()), b64(data)]},
+            "/pictures": {"picture": b64(data), "name": "x"},
         }  # fmt: skip
         asker(method="POST", url=path, json=bodies[path])
 
@@ -216,7 +217,7 @@ def test_what_is_no_http_harms_nobody() -> None:
         b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n",
         b"POST /search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         noise.randbytes(5000),
         b"",
     ]
