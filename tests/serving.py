@@ -20,7 +20,7 @@ from ccmb.errors import CcmbError
 from ccmb.search.query import Answer, Condition, FieldValue, Hit, Query
 from ccmb.serving.access import Client, Keys
 from ccmb.serving.app import make_app
-from ccmb.serving.network import Network
+from ccmb.serving.model_work import ModelWork
 from ccmb.serving.options import ServeOptions
 from tiny import tiny_model, tiny_pictures, tiny_processor
 
@@ -41,7 +41,9 @@ class FakeIndex:
         self.queries: list[Query] = []
         self.before: Callable[[Sequence[Query]], None] = lambda queries: None
         for number, picture in enumerate(tiny_pictures(count)):
-            self._keep(f"{number}.png", picture, {"folder": "夏" if number % 2 else "冬", "width": 100 * number})
+            self._keep(
+                f"{number}.png", picture, {"folder": f"{SECRET}/{'夏' if number % 2 else '冬'}", "width": 100 * number}
+            )
 
     def _keep(self, name: str, picture: Image.Image, fields: Mapping[str, FieldValue]) -> str:
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -110,14 +112,14 @@ class FakeIndex:
 def _passes(fields: Mapping[str, Any], condition: Condition) -> bool:
     value = fields.get(condition.field)
     if condition.comparison == "under":
-        return value == condition.value
+        return value == f"{SECRET}/{condition.value}"
     assert condition.comparison == ">="
     return value is not None and value >= condition.value
 
 
 @cache
-def tiny_network() -> Network:
-    return Network(tiny_model(), tiny_processor())
+def tiny_network() -> ModelWork:
+    return ModelWork(tiny_model(), tiny_processor())
 
 
 def tiny_app(index: FakeIndex | None = None, keys: Keys | None = None, **options: Any) -> Any:

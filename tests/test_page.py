@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving import KEYS, SEARCHER, FakeIndex, listening, png, tiny_app
+from serving import KEYS, SEARCHER, SECRET, FakeIndex, listening, png, tiny_app
 from tiny import tiny_pictures
 
 sync_api = pytest.importorskip(
@@ -275,7 +275,7 @@ def test_faults_and_lost_connections_are_said_and_can_be_tried_again(visit: Visi
 def test_names_and_texts_are_never_taken_for_markup(visit: Visit) -> None:
     page = visit.page
     odd = "<img src=x onerror=alert(1)>"
-    visit.index._keep(odd + ".png", tiny_pictures(1)[0], {"folder": odd})
+    visit.index._keep(odd + ".png", tiny_pictures(1)[0], {"folder": f"{SECRET}/{odd}"})
     visit.search(odd)
     assert odd + ".png" in visit.names()
     page.click(f"{CARD} .open")

@@ -138,7 +138,6 @@ class PictureAnswer(BaseModel):
     """A picture of the index."""
 
     key: str
-    fields: dict[str, FieldValue]
 
 
 class DeletedAnswer(BaseModel):

@@ -20,7 +20,7 @@ from ccmb.serving.access import Keys
 from ccmb.serving.faults import handle_errors
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_routes import add_model_routes
-from ccmb.serving.network import Network
+from ccmb.serving.model_work import ModelWork
 from ccmb.serving.options import ServeOptions
 from ccmb.serving.reception import Reception, client_of
 from ccmb.serving.search_routes import add_search_routes
@@ -50,7 +50,7 @@ _MISTAKES = {
 
 
 def make_app(
-    network: Network,
+    work: ModelWork,
     index: Index | None = None,
     options: ServeOptions | None = None,
     keys: Keys | None = None,
@@ -63,7 +63,7 @@ def make_app(
         model_name: what clients are told of the model; a name, not a path.
     """
     options, metrics = options or ServeOptions(), Metrics()
-    service = Service(network, index, options, metrics)
+    service = Service(work, index, options, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -99,15 +99,15 @@ def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_na
     @app.get("/about", tags=["house"])
     async def about(request: Request) -> answers.AboutAnswer:
         """What this server can do for whoever asks."""
-        index, network, options = service.index, service.network, service.options
+        index, work, options = service.index, service.work, service.options
         known = {} if index is None else await asyncio.to_thread(index.fields_known)
         return answers.AboutAnswer(
             version=app.version,
             model=model_name,
-            dim=network.model.config.embed_dim,
+            dim=work.model.config.embed_dim,
             pictures=None if index is None else await asyncio.to_thread(len, index),
-            can_rank=network.model.can_rank,
-            can_caption=network.captioner is not None,
+            can_rank=work.model.can_rank,
+            can_caption=work.captioner is not None,
             can_write=index is not None and client_of(request.scope).admin,
             fields={name: kind.__name__ for name, kind in known.items()},
             max_bytes=options.max_bytes,

@@ -15,14 +15,14 @@ from ccmb.errors import CcmbError
 from ccmb.serving import answers, requests
 from ccmb.serving.bodies import body_of, content_of
 from ccmb.serving.faults import invalid
-from ccmb.serving.network import Pair, PairScores
+from ccmb.serving.model_work import Pair, PairScores
 from ccmb.serving.service import Service
 from ccmb.tasks.prompts import SETS
 
 
 def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
     """`/embed`, `/v1/embeddings`, `/match`, `/rerank`, `/classify` and `/caption`."""
-    dim = service.network.model.config.embed_dim
+    dim = service.work.model.config.embed_dim
 
     @app.post("/embed", openapi_extra=content_of(requests.EmbedRequest), tags=["model"])
     async def embed(
@@ -47,7 +47,7 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
         pictures = await service.read([one.image for one in every if one.image is not None])
         of_texts, of_pictures = iter(await service.embed_texts(texts)), iter(await service.embed_pictures(pictures))
         embeds = [next(of_pictures) if one.text is None else next(of_texts) for one in every]
-        tokens = int(service.network.processor.texts(texts)["attention_mask"].sum()) if texts else 0
+        tokens = int(service.work.processor.texts(texts)["attention_mask"].sum()) if texts else 0
         return answers.EmbeddingsAnswer(
             data=[
                 answers.EmbeddingAnswer(index=place, embedding=_as_asked(embed, asked.encoding_format))
@@ -63,7 +63,7 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
     ) -> answers.MatchAnswer:
         """How well a text describes each of some pictures, by both stages."""
         least = asked.min_probability
-        if least is not None and not service.network.model.can_rank:
+        if least is not None and not service.work.model.can_rank:
             raise invalid("min_probability: this model has no cross encoders; leave it out")
         pictures = await service.read(asked.pictures)
         scores = await service.score_pairs([Pair(asked.text, picture) for picture in pictures])

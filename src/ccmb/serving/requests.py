@@ -10,7 +10,6 @@ from ccmb.serving.bodies import PictureBytes
 
 LONGEST_TEXT = 2000
 MOST_TEXTS, MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 256, 64, 256, 1000
-_FIELD_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")]
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
@@ -26,7 +25,7 @@ class Request(BaseModel):
 class Filter(Request):
     """One condition: `field comparison value`."""
 
-    field: Annotated[str, StringConstraints(pattern=_FIELD_NAME)]
+    field: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     comparison: Literal["==", "!=", "<", "<=", ">", ">=", "in", "under"]
     value: Value | Annotated[list[Value], Field(min_length=1, max_length=100)]
 
@@ -155,6 +154,6 @@ class PictureRequest(Request):
 
     picture: PictureBytes
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")]
-    fields: dict[Annotated[str, StringConstraints(pattern=_FIELD_NAME)], Value] = Field(
+    fields: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Value] = Field(
         default_factory=dict, max_length=32, description="of one's own, for filters"
     )

@@ -18,7 +18,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.index import IndexRecord
 from ccmb.serving.access import Keys
 from ccmb.serving.app import make_app
-from ccmb.serving.network import Network
+from ccmb.serving.model_work import ModelWork
 from ccmb.serving.options import ServeOptions
 from ccmb.serving.service import Index
 
@@ -43,12 +43,12 @@ def serve(index: Path | None, model: str | None, captioner: str | None, options:
     listening = _listen(options)  # before the model is loaded in vain
     with ExitStack() as stack:
         stack.callback(listening.close)
-        network, engine = stack.enter_context(opened(index, folder, captioner))
-        _run(make_app(network, engine, options, keys, _name_of(folder)), listening, options)
+        work, engine = stack.enter_context(opened(index, folder, captioner))
+        _run(make_app(work, engine, options, keys, _name_of(folder)), listening, options)
 
 
 @contextmanager
-def opened(index: Path | None, model: Path, captioner: str | None = None) -> Iterator[tuple[Network, Index | None]]:
+def opened(index: Path | None, model: Path, captioner: str | None = None) -> Iterator[tuple[ModelWork, Index | None]]:
     """What a server is made of: the network, with a captioner if there is one, and the index.
 
     Raises:
@@ -57,16 +57,18 @@ def opened(index: Path | None, model: Path, captioner: str | None = None) -> Ite
     own = load_captioner(model) if captioner is None and has_captioner(model) else None
     writer = load_captioner(captioner) if captioner is not None else own
     if index is None:
-        yield Network(*(own or load_model(model)), writer), None
+        yield ModelWork(*(own or load_model(model)), writer), None
         return
     with open_engine(index, model, own and own[0]) as engine:
-        yield Network(engine.model, engine.processor, writer), engine
+        yield ModelWork(engine.model, engine.processor, writer), engine
 
 
 def _model_of(index: Path | None, model: str | None) -> Path:
-    if model is None and index is None:
+    if model is not None:
+        return model_folder(model)
+    if index is None:
         raise UsageError("nothing to serve: give an index, or --model")
-    return model_folder(model if index is None or model is not None else IndexRecord.read(index).model)
+    return model_folder(IndexRecord.read(index).model)
 
 
 def _listen(options: ServeOptions) -> socket.socket:

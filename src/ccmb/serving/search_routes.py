@@ -9,7 +9,8 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Path, Request, Response
 
 from ccmb.errors import UsageError
-from ccmb.search.query import Answer, Condition, FieldValue, Hit, Query
+from ccmb.search.conditions import compile_conditions, parse_condition
+from ccmb.search.query import Answer, Condition, Hit, Query
 from ccmb.serving import answers, requests
 from ccmb.serving.bodies import body_of, content_of
 from ccmb.serving.faults import Fault, invalid
@@ -29,11 +30,11 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     ) -> answers.SearchAnswer:
         """Find pictures by a Chinese text, a picture or both, or by what is like a picture of the index."""
         where = _conditions(service.opened, asked.where)
-        if asked.min_probability is not None and not (asked.text and asked.rank and service.network.model.can_rank):
+        if asked.min_probability is not None and not (asked.text and asked.rank and service.work.model.can_rank):
             raise invalid("min_probability: needs a text, the second stage, and a model with cross encoders")
         pictures = await service.read([asked.picture] if asked.picture is not None else [])
         if asked.like is not None:
-            await service.fields(asked.like)  # there is such a picture
+            await service.must_have(asked.like)
         query = Query(
             text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,
             offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,
@@ -48,7 +49,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         """Add a picture to the index; searches find it from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
         key = await service.add(asked.name, asked.picture, asked.fields)
-        return answers.PictureAnswer(key=key, fields=await service.fields(key))
+        return answers.PictureAnswer(key=key)
 
     @app.delete("/pictures/{key}", tags=["index"])
     async def delete(request: Request, key: Key) -> answers.DeletedAnswer:
@@ -64,28 +65,19 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         """A picture of the index as a JPEG, at most 1,600 pixels wide and high, without what else its file says."""
         return _image(request, await service.shown(key))
 
-    @app.get("/pictures/{key}/fields", tags=["index"])
-    async def fields(key: Key) -> answers.PictureAnswer:
-        """What the index knows of a picture."""
-        return answers.PictureAnswer(key=key, fields=await service.fields(key))
-
     @app.get("/thumbnails/{key}", tags=["index"], response_class=Response, responses=_JPEG)
     async def thumbnail(request: Request, key: Key) -> Response:
         """A picture of the index as a small JPEG."""
         return _image(request, await service.thumbnail(key))
 
 
-def parse_condition(words: str) -> Condition:  # until the engine's own
-    raise UsageError("not yet")
-
-
 def _conditions(index: Index, where: Sequence[requests.Filter | str]) -> tuple[Condition, ...]:
     """Filters as the index takes them.
 
     Raises:
-        Fault: one cannot be read, or names a field that the index does not know.
+        Fault: one cannot be read, names a field that the index does not know, or asks for a folder by its whole path.
     """
-    known, found = index.fields_known(), list[Condition]()
+    found = list[Condition]()
     for place, one in enumerate(where):
         try:
             if isinstance(one, str):
@@ -93,10 +85,12 @@ def _conditions(index: Index, where: Sequence[requests.Filter | str]) -> tuple[C
             else:
                 value = tuple(one.value) if isinstance(one.value, list) else one.value
                 condition = Condition(one.field, one.comparison, value)
+            compile_conditions([condition], index.fields_known())
         except UsageError as error:
             raise invalid(f"where.{place}: {error}") from None
-        if condition.field not in known:
-            raise invalid(f"where.{place}: no field of this name; there are {', '.join(known)}")
+        # Folders are stored with their whole paths, which clients are neither told nor let guess.
+        if condition.field == "folder" and (condition.comparison != "under" or "/" in str(condition.value)[:1]):
+            raise invalid(f"where.{place}: give `under` and a folder within what was indexed, such as 2024/夏天")
         found.append(condition)
     return tuple(found)
 
@@ -119,7 +113,9 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
 
 
 def _hit_answer(hit: Hit) -> answers.HitAnswer:
-    fields: dict[str, FieldValue] = dict(hit.fields)
+    fields = dict(hit.fields)
+    if "folder" in fields:  # within its source alone
+        fields["folder"] = str(fields["folder"]).removeprefix(str(hit.source)).strip("/")
     return answers.HitAnswer(
         key=hit.key, name=hit.name, cosine=hit.cosine, score=hit.score, match=hit.match, probability=hit.probability,
         missing=hit.missing, place=hit.place, fields=fields, copies=list(hit.copies),

@@ -23,7 +23,7 @@ from ccmb.search.query import Answer, FieldValue, Query
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.faults import Fault, invalid
 from ccmb.serving.metrics import Metrics
-from ccmb.serving.network import Network, Pair, PairScores
+from ccmb.serving.model_work import ModelWork, Pair, PairScores
 from ccmb.serving.options import ServeOptions
 from ccmb.tasks.captioning import PictureCaption
 from ccmb.tasks.classification import ClassGuess
@@ -56,15 +56,15 @@ class Service:
     All that computes runs in one worker thread, in calls that requests share; pictures are decoded in others.
     """
 
-    def __init__(self, network: Network, index: Index | None, options: ServeOptions, metrics: Metrics) -> None:
-        self.network, self.index, self.options, self.metrics = network, index, options, metrics
+    def __init__(self, work: ModelWork, index: Index | None, options: ServeOptions, metrics: Metrics) -> None:
+        self.work, self.index, self.options, self.metrics = work, index, options, metrics
         self._worker = ThreadPoolExecutor(1, "network")
         self._readers = ThreadPoolExecutor(_READERS, "pictures")
         self._batchers: list[Batcher] = []
-        self._texts: Batcher[str, Tensor] = self._batcher("texts", network.embed_texts, 4)
-        self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", network.embed_pictures, 2)
-        self._pairs: Batcher[Pair, PairScores] = self._batcher("pairs", network.score_pairs, 4)
-        self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", network.caption, 1)
+        self._texts: Batcher[str, Tensor] = self._batcher("texts", work.embed_texts, 4)
+        self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_pictures, 2)
+        self._pairs: Batcher[Pair, PairScores] = self._batcher("pairs", work.score_pairs, 4)
+        self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", work.caption, 1)
         self._searches: Batcher[Query, Answer] = self._batcher("searches", self._search_many, 1)
         self._class_sets: OrderedDict[tuple[tuple[ImageClass, ...], tuple[str, ...]], Tensor] = OrderedDict()
         if index is not None:
@@ -101,7 +101,7 @@ class Service:
         except ValueError as error:
             reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
             raise Fault(422, "unreadable_picture", f"picture {place}: {reason}") from None
-        return Image.fromarray(square(picture, self.network.processor.image_size))
+        return Image.fromarray(square(picture, self.work.processor.image_size))
 
     async def search(self, query: Query) -> Answer:
         """Search the index, together with whoever else asks."""
@@ -130,7 +130,7 @@ class Service:
         Raises:
             Fault: there is no captioner.
         """
-        if self.network.captioner is None:
+        if self.work.captioner is None:
             raise Fault(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
         return await self._captions.run(pictures)
 
@@ -149,7 +149,7 @@ class Service:
         Raises:
             Fault: there are too many prompts, or a depth without a second stage.
         """
-        if depth is not None and not self.network.model.can_rank:
+        if depth is not None and not self.work.model.can_rank:
             raise invalid("depth: this model has no cross encoders; leave it out")
         embed_CD, *of_pictures = await asyncio.gather(
             self._class_embeddings(tuple(classes), tuple(templates)), self.embed_pictures(pictures)
@@ -208,7 +208,7 @@ class Service:
         return await self._stored(lambda index: self._small(index.picture(key)))
 
     def _small(self, picture: Image.Image) -> Image.Image:
-        return Image.fromarray(square(picture, self.network.processor.image_size))
+        return Image.fromarray(square(picture, self.work.processor.image_size))
 
     async def shown(self, key: str) -> bytes:
         """A picture of the index as a JPEG to look at, without what else its file may say.
@@ -226,13 +226,12 @@ class Service:
         """
         return await self._stored(lambda index: index.thumbnail(key))
 
-    async def fields(self, key: str) -> dict[str, FieldValue]:
-        """What the index knows of a picture.
-
-        Raises:
-            Fault: see `picture`.
+    async def must_have(self, key: str) -> None:
         """
-        return await self._stored(lambda index: dict(index.fields(key)))
+        Raises:
+            Fault: there is no such picture in the index.
+        """
+        await self._stored(lambda index: index.fields(key))
 
     async def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str:
         """Add a picture to the index: its key; searches find it from now on.

@@ -39,7 +39,7 @@ class PairScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class ModelWork:
     """A model, or its exported form, with the processor that belongs to it, and maybe a captioner."""
 
     model: R2D2Model
