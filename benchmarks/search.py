@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,9 @@ def compare(
     found = dict[str, tuple[Contestant, Load]]()
     with ExitStack() as stack:
         for name, words in servers.items():
-            url, _ = stack.enter_context(serving(shelf.index, *words, threads=options.threads))
+            own = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index"  # one process holds an index
+            shutil.copytree(shelf.index, own)
+            url, _ = stack.enter_context(serving(own, *words, threads=options.threads))
             texts = cycle(shelf.texts[len(found) % 2 :: 2])  # none asks for what the other has just been asked for
             load = Load(url, texts, body, options.clients, WARM_UP)
             load.run(0)

@@ -39,8 +39,7 @@ def draw_shelf(folder: Path, shape: str, pictures: int) -> Shelf:
     Random weights cost what trained ones do; what is found means nothing.
     """
     model, corpus, index = folder / shape, folder / f"scenes-{pictures}", folder / f"{shape}-{pictures}"
-    if not (corpus / "pairs.jsonl").is_file():
-        draw_corpus(corpus, 0, pictures, 0, DRAWN)
+    draw_corpus(corpus, 0, pictures, 0, DRAWN)
     texts = read_texts(corpus / "pairs.jsonl")
     if not (model / "model.safetensors").is_file():
         torch.manual_seed(0)
