@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,15 @@ from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
 from ccmb import cli
+from ccmb.data.pictures import load_picture
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
-from ccmb.search.engine import Hit, SearchEngine, search_index
-from ccmb.search.index import IndexRecord, IndexReport, build_index
+from ccmb.search.catalogue import IndexRecord, open_catalogue
+from ccmb.search.engine import open_engine
+from ccmb.search.index import IndexReport, build_index
+from ccmb.search.query import Hit, Query
 from ccmb.search.sheet import contact_sheet
+from ccmb.search.store import VectorStore
 from ccmb.tasks.calibration import store_match_temperature
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -38,13 +43,26 @@ def build(pictures: Path, index: Path, model: Path) -> IndexReport:
     return build_index([pictures], index, *load_model(model), model)
 
 
+def search_index(index: Path, model: Path | None = None, text: str | None = None, picture=None, **asked) -> list[Hit]:
+    """Open an index and search it once."""
+    query = Query(text, load_picture(picture) if picture else None, **asked)
+    with open_engine(index, model) as engine:
+        return list(engine.search(query).hits)
+
+
 def stored(index: Path, model: Path) -> dict[str, torch.Tensor]:
     """Every entry's name and embedding; fails on doubles."""
     record = IndexRecord.read(index)
-    with record.open_store(index) as store:
-        rows = store._client.query("pictures", filter="", output_fields=["name", "embed"], limit=10_000)
-    assert len({row["name"] for row in rows}) == len(rows)
-    return {row["name"]: torch.tensor(row["embed"]) for row in rows}
+    with VectorStore(index / record.store, record.embed_dim) as store:
+        rows = [(entry.name, torch.tensor(embed)) for entry, embed in store.everything()]
+    assert len(dict(rows)) == len(rows)
+    with open_catalogue(index, record) as catalogue:  # the mirror holds the same
+        entries = {entry.name: entry for source in record.sources for entry in catalogue.store.of_source(source)}
+        assert len(entries) == len(catalogue.store) == len(rows)
+        for name, embed_D in rows:
+            assert torch.equal(catalogue.store.embeds([entries[name].key])[entries[name].key], embed_D)
+            assert catalogue.thumbnails.get([entries[name].key])
+    return dict(rows)
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +181,10 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     expected = candidates[(cosine + match)[candidates].argsort(descending=True)][:k]
     assert expected.tolist() != candidates[:k].tolist()  # the second stage changes the order here
 
-    with IndexRecord.read(shelf[1]).open_store(shelf[1]) as store:
-        engine = SearchEngine(store, network, processor)
-        hits = engine.search(text, picture if with_picture else None, k, depth)
-        unranked = engine.search(text, picture if with_picture else None, k, rank=False)
+    with open_engine(shelf[1]) as engine:
+        query = Query(text, picture if with_picture else None, k=k, depth=depth)
+        hits = engine.search(query).hits
+        unranked = engine.search(replace(query, rank=False)).hits
 
     assert [hit.name for hit in hits] == [f"{number}.png" for number in expected]
     assert torch.tensor([hit.cosine for hit in hits]).allclose(cosine[expected], atol=1e-5)
@@ -174,6 +192,37 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     assert all(hit.score == pytest.approx(hit.cosine + hit.match, abs=1e-5) for hit in hits)
     assert [hit.name for hit in unranked] == [f"{number}.png" for number in candidates[:k]]
     assert all(hit.match is None and hit.score == hit.cosine for hit in unranked)
+
+
+def test_several_queries_at_once_are_answered_as_each_alone(shelf):
+    picture = tiny_pictures(1, seed=9)[0]
+    with open_engine(shelf[1]) as engine:
+        key = engine.search(Query(TEXTS[1])).hits[0].key
+        queries = [
+            Query(TEXTS[0], k=5, depth=15), Query(picture=picture, k=3), Query(TEXTS[3] * 2, picture, depth=20),
+            Query(TEXTS[0], k=4, rank=False), Query(like=key, k=6), Query(TEXTS[1], k=COUNT, min_probability=0.5),
+        ]  # fmt: skip
+        together = engine.search_many(queries)
+        alone = [engine.search(query) for query in queries]
+        assert engine.search_many([]) == []
+    for one, other in zip(together, alone, strict=True):
+        assert [hit.key for hit in one.hits] == [hit.key for hit in other.hits]
+        assert (one.candidates, one.ranked, one.more) == (other.candidates, other.ranked, other.more)
+        for hit, same in zip(one.hits, other.hits, strict=True):
+            assert hit.score == pytest.approx(same.score, abs=1e-5)
+    assert key not in {hit.key for hit in together[4].hits}  # what a picture is like is not the picture itself
+
+
+def test_pages_are_cut_from_one_order(shelf):
+    whole = search_index(shelf[1], text=TEXTS[0], k=COUNT, depth=12)
+    with open_engine(shelf[1]) as engine:
+        pages = [engine.search(Query(TEXTS[0], k=8, offset=offset, depth=12)) for offset in range(0, COUNT + 8, 8)]
+    assert [page.more for page in pages] == [True] * 4 + [False] * 2
+    assert [len(page.hits) for page in pages] == [8] * 5 + [0]
+    paged = [hit.key for page in pages for hit in page.hits]
+    assert len(set(paged)) == COUNT
+    assert [hit.match is None for page in pages for hit in page.hits] == [False] * 12 + [True] * (COUNT - 12)
+    assert {hit.key for hit in whole} == set(paged)
 
 
 def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
@@ -211,10 +260,10 @@ def test_a_lost_picture_has_no_probability_and_is_left_out(pictures, model, tmp_
 def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_usage(shelf, pictures, towers, tmp_path):
     (tmp_path / "query.png").write_bytes((pictures / "冬/0.png").read_bytes())
     for arguments in ({"picture": tmp_path / "query.png"}, {"text": TEXTS[0], "rank": False}):
-        with pytest.raises(UsageError, match="--min-probability needs the second stage"):
+        with pytest.raises(UsageError, match="least probability needs"):
             search_index(shelf[1], **arguments, min_probability=0.5)
     build(pictures, tmp_path / "index", towers)
-    with pytest.raises(UsageError, match="--min-probability needs the second stage"):
+    with pytest.raises(UsageError, match="least probability needs"):
         search_index(tmp_path / "index", text=TEXTS[0], min_probability=0.5)
     for least in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="give a number between 0 and 1"):
@@ -304,7 +353,7 @@ def remove_record(index: Path) -> str:
 
 
 def damage_record(index: Path) -> str:
-    (index / "index.json").write_text('{"model": "m", "fingerprint": "f", "embed_dim": 0}')
+    (index / "index.json").write_text('{"form": 2, "model": "m", "fingerprint": "f", "embed_dim": 0}')
     return r"index\.json: embed_dim: "
 
 
@@ -358,7 +407,7 @@ def test_the_commands_index_and_search_from_start_to_end(command, pictures, mode
     assert (code, err) == (0, "")
     hits = json.loads(out)
     assert len(hits) == 4
-    assert set(hits[0]) == {"name", "source", "cosine", "match", "probability", "score", "missing"}
+    assert set(hits[0]) == {field.name for field in fields(Hit)}
     assert Image.open(sheet).format == "PNG"
 
     least = sorted(hit["probability"] for hit in hits)[2]
@@ -375,12 +424,13 @@ def test_the_commands_index_and_search_from_start_to_end(command, pictures, mode
 
 
 def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_path):
-    none = tmp_path / "none"
+    none, picture = tmp_path / "none", tmp_path / "picture.png"
+    tiny_pictures(1)[0].save(picture)
     for code, words, arguments in [
         (2, "empty", ["search", "", "--index", shelf[1]]),
         (2, "give a text", ["search", "--index", shelf[1]]),
         (2, "needs the second stage", ["search", "船", "--index", none, "--no-rank", "--min-probability", 0.5]),
-        (2, "needs the second stage", ["search", "--picture", none, "--index", shelf[1], "--min-probability", 0.5]),
+        (2, "needs the second stage", ["search", "--picture", picture, "--index", shelf[1], "--min-probability", 0.5]),
         (1, "none: no index here", ["search", "船", "--index", none]),
         (1, "none: no such model folder", ["search", "船", "--index", shelf[1], "--model", none]),
         (1, "none", ["search", "--picture", none, "--index", shelf[1]]),
@@ -398,7 +448,7 @@ def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_p
 
 def test_the_contact_sheet_shows_the_hits_and_a_grey_square_for_a_lost_one(tmp_path):
     Image.new("RGB", (40, 20), "red").save(tmp_path / "红.png")
-    hits = [Hit("红.png", tmp_path, 0.5, 1.4, 0.9), Hit("gone.png", tmp_path, 0.4, 0.4, missing=True)]
+    hits = [Hit("a", "红.png", tmp_path, 0.5, 1.4, 0.9), Hit("b", "gone.png", tmp_path, 0.4, 0.4, missing=True)]
     contact_sheet(hits, tmp_path / "sheets/sheet.png")
     sheet = Image.open(tmp_path / "sheets/sheet.png")
     colours = [sheet.getpixel((8 + 96 + place * 200, 8 + 96)) for place in range(2)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +20,12 @@ from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
 from ccmb.cli_export import export
 from ccmb.cli_finetune import finetune, mix
-from ccmb.cli_output import FastFlag, ImagesOption, JsonFlag, MinProbabilityOption, ModelOption, TextFieldOption
+from ccmb.cli_output import ImagesOption, JsonFlag, ModelOption, TextFieldOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_pictures import classify, match
 from ccmb.cli_runs import doctor, presets, runs
+from ccmb.cli_search import index, search
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
@@ -52,9 +52,10 @@ app.command()(export)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)
+app.command()(index)
+app.command()(search)
 
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
-IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index folder.")]
 
 
 @app.command()
@@ -163,66 +164,6 @@ def calibrate(
         write_json(json_file, report)
     _say_unreadable(report["unreadable"])
     typer.echo(calibration_table(report))
-
-
-@app.command()
-def index(
-    pictures: Annotated[list[Path], typer.Argument(help="Folders or tars of pictures.")],
-    model: ModelOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The index folder.")] = Path("index"),
-    fast: FastFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Encode pictures into an index; run it again to add new ones.
-
-    Example: ccmb index ~/Pictures --model quickstart/run --out index
-    """
-    from ccmb.r2d2.network import load_network
-    from ccmb.search.index import build_index
-
-    network, processor = load_network(model, fast)
-    report = build_index(pictures, out, network, processor, model)
-    _say_unreadable(report.unreadable)
-    text = f"{out}: {report.added} pictures added, {report.updated} updated, {report.skipped_known} known already"
-    _result(asdict(report), as_json, text)
-
-
-@app.command()
-def search(
-    text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option("--picture", "-p", help="Look for pictures like this one; ranked only if there is a text too."),
-    ] = None,
-    index: IndexOption = Path("index"),
-    model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
-    rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
-    min_probability: MinProbabilityOption = None,
-    fast: FastFlag = False,
-    sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Find pictures by Chinese text, or by a picture.
-
-    Example: ccmb search "一只红色的小船" --index quickstart/index
-    """
-    from ccmb.search.engine import search_index
-    from ccmb.search.sheet import contact_sheet
-
-    hits = search_index(index, model, text, picture, k, depth, rank, min_probability, fast)
-    if sheet:
-        contact_sheet(hits, sheet)
-    lines = [
-        f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
-        + (f"  match {hit.match:.3f}  probability {hit.probability:.3f}" if hit.match is not None else "")
-        + f"  {hit.name}"
-        + ("  (gone or unreadable)" if hit.missing else "")
-        for place, hit in enumerate(hits, start=1)
-    ]
-    values = [{**asdict(hit), "source": str(hit.source)} for hit in hits]
-    _result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 
 def main() -> None:

@@ -92,6 +92,11 @@ def evaluate(
             "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
             "out with --classes"
         )
+    if not captions and (decode != "beam" or beams != 5 or candidates or not rerank or max_length):
+        raise UsageError(
+            "--decode, --beams, --candidates, --no-rerank and --max-length are of captions; add --captions, or leave "
+            "them out"
+        )
     if captions:
         if classes or limit_texts or fit_split or depth or inexact:
             raise UsageError(

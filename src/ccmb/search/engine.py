@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,171 +15,313 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.checks import check_min_probability, check_text
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.ranking import rank_pairs, ranking_scores
-from ccmb.search.index import IndexRecord
-from ccmb.search.sources import Sources
-from ccmb.search.store import VectorStore, is_local
+from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
+from ccmb.search.conditions import Test, compile_conditions
+from ccmb.search.examining import are_near, examine
+from ccmb.search.index import must_match
+from ccmb.search.own_fields import check_own, storable
+from ccmb.search.query import Answer, FieldValue, Hit, Query, check_query
+from ccmb.search.second_stage import Candidate, SecondStage, Work
+from ccmb.search.sources import UPLOADS
+from ccmb.search.states import StateCache
+from ccmb.search.store import MOST_RESULTS, Entry, is_local
 from ccmb.training.trainer import inference
 
-BATCH = 64
+STATES_BYTES = 512 * 2**20
+_REMEMBERED = 64  # orders of hits whose further pages may be asked for
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A picture that was found.
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A query on its way.
 
     Attributes:
-        name, source: its name within the folder or tar `source`.
-        cosine: of its embedding with the query's, in [-1, 1].
-        score: what hits are ordered by: the cosine, or where the second stage ranked it, its score by the model's rule.
-        match: match score with the query text in [0, 1]; None where the second stage did not rank it.
-        probability: calibrated one of a match with the text, in [0, 1]; None likewise.
-        missing: the picture was to be ranked, but it is gone or unreadable now.
+        tests: what its conditions come to.
+        text: row of its text among those encoded, if it has one.
+        ranks: whether the second stage has its turn.
+        candidates: in the order of the answer, in the end.
+        copies: keys of near duplicates of a candidate, by its key.
+        before: the order that is to be made longer, for a further page.
     """
 
-    name: str
-    source: Path
-    cosine: float
-    score: float
-    match: float | None = None
-    probability: float | None = None
-    missing: bool = False
+    query: Query
+    tests: tuple[Test, ...]
+    text: int | None = None
+    ranks: bool = False
+    candidates: list[Candidate] = field(default_factory=list)
+    copies: dict[str, list[str]] = field(default_factory=dict)
+    before: _Asked | None = None
+    ranked: int = 0
+    partial: bool = False
+
+    @property
+    def depth(self) -> int:
+        """How many candidates are ranked: at least a page."""
+        return max(self.query.depth, self.query.k) if self.ranks else 0
+
+    @property
+    def wanted(self) -> int:
+        """How many candidates the answer needs: one more than the page, to know whether there is another."""
+        return max(self.depth, self.query.offset + self.query.k + 1)
+
+    def serves(self, later: _Asked) -> bool:
+        """Whether a further page can be cut from this order: it is long enough, or there was no more to be found."""
+        return len(self.candidates) >= later.wanted or len(self.candidates) < self.wanted
+
+    def continue_from(self, before: _Asked) -> None:
+        """Keep the order that earlier pages were cut from, and put what is new behind it."""
+        seen = {found.entry.key for found in before.candidates}
+        self.candidates = [*before.candidates, *(of for of in self.candidates if of.entry.key not in seen)]
+        self.ranked, self.partial, self.before = before.ranked, before.partial, None
 
 
 class SearchEngine:
-    """An open index and its model, for any number of queries."""
+    """An open index and its model, for any number of queries.
 
-    def __init__(self, store: VectorStore, model: Network, processor: R2D2Processor) -> None:
-        self.store, self.model, self.processor = store, model, processor
-        self._sources = Sources()
+    Its methods may be called from several threads; searches and writes take turns.
 
-    def search(
-        self,
-        text: str | None = None,
-        picture: Image.Image | None = None,
-        k: int = 10,
-        depth: int = 64,
-        rank: bool = True,
-        min_probability: float | None = None,
-    ) -> list[Hit]:
-        """The best k pictures for a text, a picture or both, best first.
+    Args:
+        states_bytes: most memory for token states of pictures that were ranked lately.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, model: Network, processor: R2D2Processor, states_bytes: int = STATES_BYTES
+    ) -> None:
+        self.catalogue, self.model, self.processor = catalogue, model, processor
+        width = model.config.vision_config.hidden_size
+        states = StateCache(catalogue.states, width, states_bytes)
+        self.second_stage = SecondStage(model, processor, catalogue.sources, states)
+        self._turn = threading.RLock()
+        self._orders: OrderedDict[object, _Asked] = OrderedDict()
+
+    def search(self, query: Query) -> Answer:
+        """The answer to one query; see `search_many`."""
+        return self.search_many([query])[0]
+
+    def search_many(self, queries: Sequence[Query]) -> list[Answer]:
+        """The answers to several queries, each what it would be alone, and together cheaper.
 
         A text is pre-ranked by cosine, and the best `depth` are ranked by the model's rule. A picture alone is
         pre-ranked only: the cross encoders match pictures with texts. Given both, the mean of the two embeddings
-        pre-ranks and the text ranks. A model without cross encoders pre-ranks only. Hits that could not be ranked
-        come last.
+        pre-ranks and the text ranks. A model without cross encoders pre-ranks only. Candidates that were not ranked
+        come after those that were, and those that could not be come last.
 
-        Args:
-            min_probability: leave out hits whose calibrated probability is less or unknown, be it all of them.
+        Further pages are cut from the order of the first one, if that was asked for lately.
 
         Raises:
-            UsageError: there is neither text nor picture, the text is empty or not UTF-8, or there is a
-                `min_probability` outside [0, 1] or without a second stage.
+            UsageError: a query cannot be asked, see `check_query` and `compile_conditions`, or has a `min_probability`
+                and no second stage.
+            CcmbError: the store fails, or there is no picture of a query's key.
         """
-        _check_query(text, picture)
-        ranks = rank and text is not None and self.model.can_rank
-        _check_second_stage(min_probability, ranks)
-        with inference(self.model):
-            embeds, encoded_text = [], None
-            if text is not None:
-                tokens = {name: value.to(self.model.device) for name, value in self.processor.texts([text]).items()}
-                encoded_text = self.model.encode_text(**tokens)
-                embeds.append(encoded_text.embed[0])
-            if picture is not None:
-                embeds.append(self._encode([self.processor.images([picture])]).embed[0])
-            query_D = F.normalize(torch.stack(embeds).mean(0), dim=0).cpu()
-            found = self.store.search(query_D, max(k, depth) if ranks else k)
-            hits = [Hit(near.entry.name, Path(near.entry.source), near.cosine, near.cosine) for near in found]
-            if ranks and encoded_text is not None:
-                batches = (hits[start : start + BATCH] for start in range(0, len(hits), BATCH))
-                hits = [hit for batch in batches for hit in self._match(batch, encoded_text)]
-        if min_probability is not None:
-            hits = [hit for hit in hits if hit.probability is not None and hit.probability >= min_probability]
-        return sorted(hits, key=lambda hit: (hit.missing, -hit.score))[:k]
+        for query in queries:
+            check_query(query)
+            if query.min_probability is not None and not self.model.can_rank:
+                raise UsageError("a least probability needs a model with cross encoders")
+        with self._turn, inference(self.model):
+            started = time.perf_counter()
+            asked = [_Asked(query, self._tests(query)) for query in queries]
+            for of in asked:
+                of.before = self._orders.get(_identity(of.query)) if of.query.offset else None
+            fresh = [of for of in asked if of.before is None or not of.before.serves(of)]
+            seconds = self._answer_anew(fresh, started) if fresh else {}
+            return [self._answer(of if of in fresh else of.before or of, of.query, seconds) for of in asked]
 
-    def _match(self, hits: Sequence[Hit], text: TowerOutput) -> list[Hit]:
-        """The same hits with their match scores and probabilities.
+    def _answer_anew(self, asked: Sequence[_Asked], started: float) -> dict[str, float]:
+        """Find and order the candidates; returns the seconds of each part."""
+        texts, embed_QD = self._encode(asked)
+        encoded = time.perf_counter()
+        self._find(asked, embed_QD)
+        found = time.perf_counter()
+        if texts is not None:
+            self._rank(asked, texts, found)
+        ended = time.perf_counter()
+        for of in asked:
+            if of.before is not None:
+                of.continue_from(of.before)
+            self._orders[_identity(of.query)] = of
+            if len(self._orders) > _REMEMBERED:
+                self._orders.popitem(last=False)
+        return {"encode": encoded - started, "pre_ranking": found - encoded, "ranking": ended - found}
 
-        The image states are computed anew from the pictures. For 64 pictures of 96 px that is half of a query's half
-        second on one core; kept in float16 instead they would take 20 times the room of the embeddings (170 times for
-        ViT-L/14, more than the pictures themselves) and would have to be kept in step with the store.
+    def _tests(self, query: Query) -> tuple[Test, ...]:
+        if not query.where:
+            return ()
+        return compile_conditions(query.where, self.fields_known(), self.catalogue.record.sources)
+
+    def _encode(self, asked: Sequence[_Asked]) -> tuple[TowerOutput | None, Tensor]:
+        """All texts encoded, and (Q, D) unit vectors to search by."""
+        parts: list[list[Tensor]] = [[] for _ in asked]
+        texts = None
+        with_text = [place for place, of in enumerate(asked) if of.query.text is not None]
+        if with_text:
+            tokens = self.processor.texts([asked[place].query.text or "" for place in with_text])
+            texts = self.model.encode_text(**{name: value.to(self.model.device) for name, value in tokens.items()})
+            for row, (place, embed_D) in enumerate(zip(with_text, texts.embed.cpu(), strict=True)):
+                parts[place].append(embed_D)
+                asked[place].text, asked[place].ranks = row, asked[place].query.rank and self.model.can_rank
+        pictures = [(place, of.query.picture) for place, of in enumerate(asked) if of.query.picture is not None]
+        if pictures:
+            pixels = self.processor.images([picture for _, picture in pictures])
+            encoded = self.model.encode_image(pixels.to(self.model.device))
+            for (place, _), embed_D in zip(pictures, encoded.embed.cpu(), strict=True):
+                parts[place].append(embed_D)
+        liked = self.catalogue.store.embeds([of.query.like for of in asked if of.query.like is not None])
+        for part, of in zip(parts, asked, strict=True):
+            if of.query.like is not None:
+                if of.query.like not in liked:
+                    raise CcmbError(f"{of.query.like}: no such picture in the index")
+                part.append(liked[of.query.like])
+        return texts, F.normalize(torch.stack([torch.stack(part).mean(0) for part in parts]), dim=1)
+
+    def _find(self, asked: Sequence[_Asked], embed_QD: Tensor) -> None:
+        """Candidates of the first stage, best first. Where near duplicates are collapsed more may be needed."""
+        places, most = list(range(len(asked))), max(of.wanted for of in asked) + 1
+        while places:
+            found = self.catalogue.store.search_many(embed_QD[places], most, [asked[place].tests for place in places])
+            entries = self.catalogue.store.get(list({near.key for nears in found for near in nears}))
+            again = []
+            for place, nears in zip(places, found, strict=True):
+                of = asked[place]
+                of.candidates = [
+                    Candidate(entries[near.key], near.cosine, near.cosine)
+                    for near in nears
+                    if near.key in entries and near.key != of.query.like
+                ]
+                if of.query.collapse:
+                    _collapse(of)
+                    if len(of.candidates) < of.wanted and len(nears) == most < MOST_RESULTS:
+                        again.append(place)
+                del of.candidates[of.wanted :]
+            places, most = again, min(4 * most, MOST_RESULTS)
+
+    def _rank(self, asked: Sequence[_Asked], texts: TowerOutput, now: float) -> None:
+        """Give the best candidates of each query their match scores and probabilities, and put them in order."""
+        ranking = [of for of in asked if of.ranks and of.before is None]
+        works = [
+            Work(of.candidates, of.text or 0, min(of.depth, len(of.candidates)),
+                 None if of.query.budget is None else now + of.query.budget)
+            for of in ranking
+        ]  # fmt: skip
+        self.second_stage.rank(works, texts)
+        for of, work in zip(ranking, works, strict=True):
+            of.partial = work.done < work.depth
+            of.ranked = sum(candidate.match is not None for candidate in of.candidates)
+            of.candidates.sort(key=lambda found: (found.missing, found.match is None, -found.score))
+
+    def _answer(self, of: _Asked, query: Query, seconds: Mapping[str, float]) -> Answer:
+        """A page of an order."""
+        candidates = of.candidates
+        if (least := query.min_probability) is not None:
+            candidates = [found for found in candidates if found.probability is not None and found.probability >= least]
+        end = query.offset + query.k
+        return Answer(
+            tuple(self._hit(found, of) for found in candidates[query.offset : end]),
+            candidates=len(of.candidates), ranked=of.ranked, partial=of.partial, more=len(candidates) > end,
+            seconds=seconds,
+        )  # fmt: skip
+
+    def _hit(self, found: Candidate, of: _Asked) -> Hit:
+        entry = found.entry
+        return Hit(
+            entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
+            found.probability, found.missing, self.catalogue.fields(entry), tuple(of.copies.get(entry.key, ())),
+        )  # fmt: skip
+
+    def picture(self, key: str) -> Image.Image:
+        """See `Catalogue.picture`."""
+        with self._turn:
+            entry = self.catalogue.entry(key)
+        return self.catalogue.sources.load(entry.source, entry.name)
+
+    def thumbnail(self, key: str) -> bytes:
+        """See `Catalogue.thumbnail`."""
+        with self._turn:
+            return self.catalogue.thumbnail(key)
+
+    def fields(self, key: str) -> Mapping[str, FieldValue]:
+        """What the index knows of a picture.
+
+        Raises:
+            CcmbError: there is none of this key.
         """
-        pixels: dict[int, Tensor] = {}
-        for place, hit in enumerate(hits):
-            try:
-                pixels[place] = self.processor.images([self._sources.load(hit.source, hit.name)])
-            except CcmbError:
-                continue
-        ranked = [replace(hit, missing=True) for hit in hits]
-        if pixels:
-            index_N = torch.arange(len(pixels))
-            encoded = self._encode(list(pixels.values()))
-            match = rank_pairs(self.model, encoded, text, index_N, torch.zeros_like(index_N))
-            scores = ranking_scores(self.model, torch.tensor([hits[place].cosine for place in pixels]), match)
-            columns = (scores.tolist(), match.score.tolist(), match.probability.tolist())
-            for place, score, of_match, probability in zip(pixels, *columns, strict=True):
-                ranked[place] = replace(hits[place], score=score, match=of_match, probability=probability)
-        return ranked
+        with self._turn:
+            return self.catalogue.fields(self.catalogue.entry(key))
 
-    def _encode(self, pixels: list[Tensor]) -> TowerOutput:
-        return self.model.encode_image(torch.cat(pixels).to(self.model.device))
+    def fields_known(self) -> dict[str, type]:
+        """Names and types of the fields that conditions can be put on."""
+        return self.catalogue.record.types
+
+    def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue] | None = None) -> str:
+        """Index a picture whose bytes are kept in the index's own folder; its key.
+
+        Args:
+            name: of the file, such as "猫.jpg"; another number is put to it.
+
+        Raises:
+            UsageError: the bytes are no readable picture, or a field cannot be used.
+            CcmbError: the index cannot be written.
+        """
+        own = check_own(fields or {})
+        try:
+            examined = examine(Entry(UPLOADS, name), data)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+        pixels = self.processor.images([examined.image])
+        with self._turn, inference(self.model):
+            if self.catalogue.record.learn_fields(own, name):
+                self.catalogue.record.write(self.catalogue.folder)
+            encoded = self.model.encode_image(pixels.to(self.model.device))
+            entry = self.catalogue.upload(examined, data, storable(own))
+            self.catalogue.thumbnails.put({entry.key: examined.thumbnail})
+            self.catalogue.store.upsert([entry], encoded.embed.cpu())
+            self.second_stage.states.put(entry, encoded.states[0])
+            return entry.key
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Take pictures out of the index; how many there were. Files are removed only if they are the index's own."""
+        with self._turn:
+            count = self.catalogue.forget(keys)
+            gone = set(keys)
+            for of in self._orders.values():
+                of.candidates = [found for found in of.candidates if found.entry.key not in gone]
+            return count
+
+    def __len__(self) -> int:
+        with self._turn:
+            return len(self.catalogue.store)
 
 
-def search_index(
+@contextmanager
+def open_engine(
     index: Path,
     model: str | Path | None = None,
-    text: str | None = None,
-    picture: Path | None = None,
-    k: int = 10,
-    depth: int = 64,
-    rank: bool = True,
-    min_probability: float | None = None,
     fast: bool = False,
-) -> list[Hit]:
-    """Open an index folder and search it once; see `SearchEngine.search`.
+    states_bytes: int = STATES_BYTES,
+) -> Iterator[SearchEngine]:
+    """An index folder, opened for searching.
 
     Args:
-        model: run, model or export folder; by default the one that made the index.
+        model: run or model folder; by default the one that made the index.
         fast: compute with the model's int8 export, see `ccmb.r2d2.exporting.fast_export`.
+        states_bytes: see `SearchEngine`.
 
     Raises:
-        UsageError: see `SearchEngine.search`.
-        CcmbError: index, model or picture is missing or damaged, the model is not the index's, or another process
-            is using the index.
+        CcmbError: index or model is missing or damaged, the model is not the index's, or another process is using
+            the index.
     """
-    _check_query(text, picture)  # before the model is loaded in vain
-    _check_second_stage(min_probability, rank and text is not None)
     record = IndexRecord.read(index)
     folder = _find_model(index, record, model)
-    record.must_match(index, folder)
+    must_match(record, index, folder)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
-    image = Sources().load(picture.resolve().parent, picture.resolve().name) if picture is not None else None
     network, processor = load_network(folder, fast)
-    with record.open_store(index) as store:
-        return SearchEngine(store, network, processor).search(text, image, k, depth, rank, min_probability)
-
-
-def _check_query(text: str | None, picture: object) -> None:
-    if text is None and picture is None:
-        raise UsageError("nothing to search for: give a text, a picture or both")
-    if text is not None:
-        check_text(text, "to search for")
-
-
-def _check_second_stage(min_probability: float | None, ranks: bool) -> None:
-    check_min_probability(min_probability)
-    if min_probability is not None and not ranks:
-        raise UsageError(
-            "--min-probability needs the second stage: give a text, leave out --no-rank, and use a model with cross "
-            "encoders"
-        )
+    with open_catalogue(index, record) as catalogue:
+        yield SearchEngine(catalogue, network, processor, states_bytes)
 
 
 def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> Path:
@@ -184,3 +330,25 @@ def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> P
     if not Path(record.model).is_dir():
         raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
     return model_folder(record.model)
+
+
+def _identity(query: Query) -> object:
+    """What two pages of a query have in common."""
+    picture = None if query.picture is None else (query.picture.size, hash(query.picture.tobytes()))
+    return (
+        query.text, picture, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
+    )  # fmt: skip
+
+
+def _collapse(of: _Asked) -> None:
+    """Leave of each set of near duplicates the first, which is the best by cosine."""
+    kept: list[Candidate] = []
+    of.copies = {}
+    for found in of.candidates:
+        looks = [other.entry.looks for other in kept]
+        near = are_near(found.entry.looks, looks)
+        if any(near):
+            of.copies.setdefault(kept[near.index(True)].entry.key, []).append(found.entry.key)
+        else:
+            kept.append(found)
+    of.candidates = kept

@@ -9,6 +9,9 @@ from typing import Literal
 
 from PIL import Image
 
+from ccmb.checks import check_min_probability, check_text
+from ccmb.errors import UsageError
+
 Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "under"]
 FieldValue = str | int | float | bool
 
@@ -111,3 +114,24 @@ class Answer:
     def no_match(self) -> bool:
         """Nothing in the index is likely enough to be what was asked for."""
         return not self.hits
+
+
+def check_query(query: Query) -> None:
+    """Refuse a query that cannot be asked of any index.
+
+    Raises:
+        UsageError: there is nothing to look for, its text is empty or not UTF-8, a number is out of its range, or
+            there is a `min_probability` without a second stage.
+    """
+    if query.text is None and query.picture is None and query.like is None:
+        raise UsageError("nothing to search for: give a text, a picture or both")
+    if query.text is not None:
+        check_text(query.text, "to search for")
+    for name, value, least in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
+        if value < least:
+            raise UsageError(f"{name} is {value}; give at least {least}")
+    if query.budget is not None and not query.budget > 0:
+        raise UsageError(f"budget is {query.budget}; give seconds, more than 0")
+    check_min_probability(query.min_probability)
+    if query.min_probability is not None and not (query.rank and query.text is not None):
+        raise UsageError("a least probability needs the second stage: give a text, and do not switch ranking off")

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
-from ccmb.search.engine import Hit
+from ccmb.search.query import Hit
 from ccmb.search.sources import Sources
 
 SIDE, MARGIN, CAPTION, MOST_COLUMNS = 192, 8, 40, 5

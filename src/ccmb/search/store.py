@@ -8,19 +8,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from ccmb.errors import CcmbError
+from ccmb.search.conditions import Test, Words, expression
+from ccmb.search.query import FieldValue
 
 COLLECTION = "pictures"
 MOST_RESULTS = 16_384  # what a Milvus server returns at most
+SECONDS = 30.0  # that a server has for an answer
 _LONGEST_PATH = 4096  # bytes
+_AT_ONCE = 1000  # rows asked for by key
+_COLUMNS = (
+    "key", "source", "name", "folder", "stamp", "digest", "looks", "date", "width", "height", "bytes", "own",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +37,92 @@ class Entry:
     """One picture of an index.
 
     Attributes:
-        source: absolute path of its folder or tar.
+        source: absolute path of its folder, tar or Parquet file; relative to the index where the index keeps it itself.
         name: its name in there.
-        stamp: changes when the picture does.
+        stamp: changes when the file does.
+        digest: of its bytes.
+        looks: shape and colours (`ccmb.corpus.image_hash`) in hexadecimal digits.
+        date: when it was taken, or its file changed, in seconds; None if nothing says so.
+        width, height: in pixels, upright.
+        bytes: of its file.
+        own: the user's fields.
     """
 
     source: str
     name: str
     stamp: str = ""
+    digest: str = ""
+    looks: str = ""
+    date: int | None = None
+    width: int = 0
+    height: int = 0
+    bytes: int = 0
+    own: Mapping[str, FieldValue] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Primary key: the same picture always takes the same row, so that writing it twice makes no double."""
-        return hashlib.sha256(f"{self.source}\0{self.name}".encode()).hexdigest()[:32]
+        return key_of(self.source, self.name)
+
+    @property
+    def folder(self) -> str:
+        """Of the picture: its source, and the folders in there."""
+        return posixpath.dirname(posixpath.join(self.source, self.name)).rstrip("/") or "/"
+
+    @property
+    def columns(self) -> dict[str, FieldValue]:
+        """Fields that conditions can be put on, as they are stored: the date in seconds."""
+        dated = {} if self.date is None else {"date": self.date}
+        sizes = {"width": self.width, "height": self.height, "bytes": self.bytes}
+        return {**self.own, "folder": self.folder, **dated, **sizes}
+
+
+def key_of(source: str, name: str) -> str:
+    return hashlib.sha256(f"{source}\0{name}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An entry that was found, and the cosine of its embedding with the query's."""
+    """A picture that was found, and the cosine of its embedding with the query's."""
 
-    entry: Entry
+    key: str
     cosine: float
+
+
+class Store(Protocol):
+    """What holds the entries and vectors of an index: `VectorStore`, or the `Mirror` of one.
+
+    Every method raises a CcmbError if the store cannot be reached or fails.
+    """
+
+    def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
+        """Write B entries; one that is there already is replaced."""
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Remove entries; how many there were."""
+
+    def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Those entries of these keys that the store holds, by key."""
+
+    def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Their vectors (D,), by key."""
+
+    def of_source(self, source: str) -> Iterator[Entry]:
+        """All entries of a folder or file."""
+
+    def search_many(
+        self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
+    ) -> list[list[Neighbour]]:
+        """For each of Q unit vectors the k entries (at most 16,384) of highest cosine, best first, exactly.
+
+        Args:
+            tests: what the entries for each vector must pass.
+        """
+
+    def flush(self) -> None:
+        """Make what was written fast to read."""
+
+    def __len__(self) -> int: ...
 
 
 class VectorStore:
@@ -62,21 +136,24 @@ class VectorStore:
         CcmbError: from any method, if the store is held by another process, damaged, or cannot be reached.
     """
 
-    def __init__(self, uri: str | Path, dim: int) -> None:
+    def __init__(self, uri: str | Path, dim: int, collection: str = COLLECTION) -> None:
         """Open the store, or create it.
 
         Args:
-            uri: path of a file ending in ".db", or `http://host:port` of a Milvus server.
+            uri: path of a file ending in ".db", or `http://host:port` of a Milvus server; where that wants a token, or
+                "user:password", $MILVUS_TOKEN has it.
             dim: width D of the vectors.
+            collection: name among those of the server.
         """
-        self.uri = str(uri)
+        self.uri, self.dim, self.collection = str(uri), dim, collection
         self._client = _connect(self.uri)
         with ExitStack() as until_open:
             until_open.callback(self.close)
             with self._one_line_errors():
-                if not self._client.has_collection(COLLECTION):
+                if not self._client.has_collection(self.collection):
                     self._create(dim)
-                self._client.load_collection(COLLECTION)
+                self._check_form()
+                self._client.load_collection(self.collection)
             until_open.pop_all()  # nothing failed: the store stays open
 
     def _create(self, dim: int) -> None:
@@ -84,53 +161,107 @@ class VectorStore:
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=32)
-        schema.add_field("source", DataType.VARCHAR, max_length=_LONGEST_PATH)
-        schema.add_field("name", DataType.VARCHAR, max_length=_LONGEST_PATH)
-        schema.add_field("stamp", DataType.VARCHAR, max_length=64)
+        for name in ("source", "name", "folder"):
+            schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST_PATH)
+        for name, longest in (("stamp", 64), ("digest", 32), ("looks", 128)):
+            schema.add_field(name, DataType.VARCHAR, max_length=longest)
+        schema.add_field("date", DataType.INT64, nullable=True)
+        for name in ("width", "height", "bytes"):
+            schema.add_field(name, DataType.INT64)
+        schema.add_field("own", DataType.JSON)
         schema.add_field("embed", DataType.FLOAT_VECTOR, dim=dim)
         index = self._client.prepare_index_params()
         index.add_index("embed", index_type="FLAT", metric_type="COSINE")
-        self._client.create_collection(COLLECTION, schema=schema, index_params=index, consistency_level="Strong")
+        self._client.create_collection(self.collection, schema=schema, index_params=index, consistency_level="Strong")
+
+    def _check_form(self) -> None:
+        columns = {of["name"]: of for of in self._client.describe_collection(self.collection)["fields"]}
+        if not {*_COLUMNS, "embed"} <= columns.keys():
+            raise CcmbError(f"{self.uri}: an index of another form or version; index the pictures into a new folder")
+        if (dim := int(columns["embed"]["params"]["dim"])) != self.dim:
+            raise CcmbError(f"{self.uri}: its vectors have {dim} numbers, the model's {self.dim}; index anew")
 
     def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
         """Write B entries; one that is there already is replaced."""
         rows = [
-            {"key": entry.key, "source": entry.source, "name": entry.name, "stamp": entry.stamp, "embed": embed}
+            {**{name: getattr(entry, name) for name in _COLUMNS}, "own": dict(entry.own), "embed": embed}
             for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
         ]
         if rows:
             with self._one_line_errors():
-                self._client.upsert(COLLECTION, rows)
+                self._client.upsert(self.collection, rows, timeout=SECONDS)
 
-    def stamps(self, entries: Sequence[Entry], batch: int = 1000) -> dict[str, str]:
-        """Stored stamps, by key, of those entries that the store holds."""
-        found: dict[str, str] = {}
+    def delete(self, keys: Sequence[str]) -> int:
+        """Remove entries; how many there were."""
+        held = [key for part in batched(keys, _AT_ONCE) for key in self.get(part)]
         with self._one_line_errors():
-            for start in range(0, len(entries), batch):
-                keys = [entry.key for entry in entries[start : start + batch]]
-                rows = self._client.get(COLLECTION, ids=keys, output_fields=["key", "stamp"])
-                found |= {row["key"]: row["stamp"] for row in rows}
-        return found
+            for part in batched(held, _AT_ONCE):
+                self._client.delete(self.collection, ids=part, timeout=SECONDS)
+        return len(held)
 
-    def search(self, embed_D: Tensor, k: int) -> list[Neighbour]:
-        """The k entries (at most 16,384) of highest cosine with the vector, best first."""
+    def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Those entries of these keys that the store holds, by key."""
+        return {row["key"]: _entry(row) for row in self._rows(keys, _COLUMNS)}
+
+    def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Their vectors (D,), by key."""
+        rows = self._rows(keys, ("key", "embed"))
+        return {row["key"]: torch.tensor(row["embed"], dtype=torch.float32) for row in rows}
+
+    def _rows(self, keys: Sequence[str], columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         with self._one_line_errors():
-            (rows,) = self._client.search(
-                COLLECTION,
-                [embed_D.float().tolist()],
-                limit=min(k, MOST_RESULTS),
-                output_fields=["source", "name", "stamp"],
+            for part in batched(keys, _AT_ONCE):
+                yield from self._client.get(self.collection, ids=part, output_fields=list(columns), timeout=SECONDS)
+
+    def of_source(self, source: str) -> Iterator[Entry]:
+        """All entries of a folder or file."""
+        yield from map(_entry, self._all(expression([Words("source", (source,))]), _COLUMNS))
+
+    def everything(self) -> Iterator[tuple[Entry, Sequence[float]]]:
+        """All entries with their vectors."""
+        for row in self._all("", (*_COLUMNS, "embed")):
+            yield _entry(row), row["embed"]
+
+    def _all(self, only: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        with self._one_line_errors():
+            found = self._client.query_iterator(
+                self.collection, batch_size=_AT_ONCE, filter=only, output_fields=list(columns), timeout=SECONDS
             )
-        return [Neighbour(Entry(**row["entity"]), row["distance"]) for row in rows]
+            try:
+                while rows := found.next():
+                    yield from rows
+            finally:
+                found.close()
+
+    def search_many(
+        self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
+    ) -> list[list[Neighbour]]:
+        """For each of Q unit vectors the k entries (at most 16,384) of highest cosine, best first, exactly.
+
+        Vectors with the same tests go in one call, which is far cheaper than one each.
+        """
+        answers: list[list[Neighbour]] = [[] for _ in embed_QD]
+        groups: dict[str, list[int]] = {}
+        for place in range(len(embed_QD)):
+            groups.setdefault(expression(tests[place]) if tests else "", []).append(place)
+        for only, places in groups.items():
+            with self._one_line_errors():
+                found = self._client.search(
+                    self.collection, embed_QD[places].float().tolist(), filter=only, limit=min(k, MOST_RESULTS),
+                    output_fields=["key"], timeout=SECONDS,
+                )  # fmt: skip
+            for place, rows in zip(places, found, strict=True):
+                answers[place] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
+        return answers
 
     def flush(self) -> None:
         """Move new rows from the write-ahead log into searchable segments."""
         with self._one_line_errors():
-            self._client.flush(COLLECTION)
+            self._client.flush(self.collection)
 
     def __len__(self) -> int:
         with self._one_line_errors():
-            (row,) = self._client.query(COLLECTION, filter="", output_fields=["count(*)"])
+            (row,) = self._client.query(self.collection, filter="", output_fields=["count(*)"])
         return int(row["count(*)"])
 
     def close(self) -> None:
@@ -158,6 +289,15 @@ class VectorStore:
             raise CcmbError(f"{self.uri}: the store failed ({_first_line(error)})") from None
 
 
+def batched(keys: Sequence[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(keys), size):
+        yield list(keys[start : start + size])
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(**{name: row[name] for name in _COLUMNS if name not in ("key", "folder")})
+
+
 def is_local(uri: str) -> bool:
     """Whether the store is a file of Milvus Lite rather than a server."""
     return "://" not in uri
@@ -176,7 +316,7 @@ def _connect(uri: str) -> Any:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with _logged_errors("milvus_lite") as logged:
         try:
-            return MilvusClient(uri, timeout=10)
+            return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
         except (MilvusException, OSError) as error:
             # The client says no more than that opening failed; the embedded server's log has the cause.
             cause = logged[0] if logged else error

@@ -1,0 +1,192 @@
+"""An index folder, open: its store, thumbnails and own pictures.
+
+index.json       which model made it, where its store is, which fields of the user's it has
+vectors.db/      the store, where that is local, and mirror.db, from which it is loaded into memory
+thumbnails.db    small JPEGs
+states.db        token states of pictures for the second stage, if asked for
+downloads/       pictures that came from URLs
+uploads/         pictures that were handed to a running index
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ccmb.errors import CcmbError, UsageError
+from ccmb.files import atomic_write, read_json, write_json
+from ccmb.search.blobs import Blobs
+from ccmb.search.conditions import BUILT_IN, iso_date
+from ccmb.search.examining import Examined, suffix_of, thumbnail
+from ccmb.search.mirror import Mirror
+from ccmb.search.query import FieldValue
+from ccmb.search.sources import UPLOADS, Sources
+from ccmb.search.store import COLLECTION, Entry, Store, VectorStore, is_local
+
+RECORD, FORM = "index.json", 2
+TYPES: Mapping[str, type] = {"text": str, "whole number": int, "number": float, "yes or no": bool}
+_FIELD_NAME = re.compile(r"[^\s=!<>\"]{1,64}")
+
+
+class IndexRecord(BaseModel):
+    """What `index.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    form: int = Field(default=1, description="version of the folder's form")
+    model: str = Field(description="absolute path of the model folder")
+    fingerprint: str = Field(description="SHA-256 of its model.safetensors")
+    embed_dim: int = Field(gt=0, description="width D of the vectors")
+    store: str = Field(default="vectors.db", description="file in the index folder, or the URI of a Milvus server")
+    collection: str = Field(default=COLLECTION, description="name of this index among those of the server")
+    sources: list[str] = Field(default_factory=list, description="folders and files that were indexed")
+    fields: dict[str, str] = Field(default_factory=dict, description="the user's fields and their types")
+
+    @classmethod
+    def read(cls, index: Path) -> IndexRecord:
+        """Read the record of an index folder.
+
+        Raises:
+            CcmbError: there is no index in the folder, or its record is damaged; the message names it.
+        """
+        path = index / RECORD
+        if not path.is_file():
+            raise CcmbError(f"{index}: no index here ({RECORD} is missing); make one with `ccmb index`")
+        try:
+            record = cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CcmbError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; index anew") from None
+        if record.form != FORM:
+            raise CcmbError(f"{index}: made by another version of ccmb; index the pictures into a new folder")
+        return record
+
+    def write(self, index: Path) -> None:
+        write_json(index / RECORD, self.model_dump())
+
+    @property
+    def types(self) -> dict[str, type]:
+        """Of all fields that conditions can be put on."""
+        return {**BUILT_IN, **{name: TYPES[kind] for name, kind in self.fields.items()}}
+
+    def learn_fields(self, own: Mapping[str, FieldValue], where: str) -> bool:
+        """Take note of the types of a picture's own fields; whether there was anything new.
+
+        Raises:
+            UsageError: a name cannot be used, or a value is not of the type that the field has; the message begins
+                with `where`.
+        """
+        before = dict(self.fields)
+        for name, value in own.items():
+            if not _FIELD_NAME.fullmatch(name) or name in (*BUILT_IN, "source"):
+                raise UsageError(f"{where}: {name!r} cannot be the name of a field; choose another")
+            kind = next(kind for kind, python in TYPES.items() if type(value) is python)
+            known = self.fields.setdefault(name, kind)
+            if known == "whole number" and kind == "number":
+                self.fields[name] = "number"
+            elif known != kind and not (known == "number" and kind == "whole number"):
+                raise UsageError(f"{where}: {name} is {value!r}, where other pictures have a {known}")
+        return self.fields != before
+
+
+class Catalogue:
+    """An open index; see `open_catalogue`."""
+
+    def __init__(self, folder: Path, record: IndexRecord, store: Store) -> None:
+        self.folder, self.record, self.store = folder, record, store
+        self.sources = Sources(folder)
+        self.thumbnails, self.states = Blobs(folder / "thumbnails.db"), Blobs(folder / "states.db")
+
+    def entry(self, key: str) -> Entry:
+        """
+        Raises:
+            CcmbError: there is none of this key.
+        """
+        found = self.store.get([key])
+        if key not in found:
+            raise CcmbError(f"{key}: no such picture in the index")
+        return found[key]
+
+    def picture(self, key: str) -> Image.Image:
+        """A picture, as RGB.
+
+        Raises:
+            CcmbError: there is none of this key, or it is gone or unreadable now.
+        """
+        entry = self.entry(key)
+        return self.sources.load(entry.source, entry.name)
+
+    def thumbnail(self, key: str) -> bytes:
+        """A picture, small, as JPEG; even of one that is gone.
+
+        Raises:
+            CcmbError: there is none of this key; or its thumbnail is lost, and so is the picture.
+        """
+        found = self.thumbnails.get([key])
+        return found[key] if key in found else thumbnail(self.picture(key))
+
+    def fields(self, entry: Entry) -> dict[str, FieldValue]:
+        """What is known of a picture, as users see it: dates in ISO 8601, yes or no as such."""
+        types = self.record.types
+        found = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
+        return found | ({} if entry.date is None else {"date": iso_date(entry.date)})
+
+    def upload(self, examined: Examined, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
+        """Keep a picture in the index's own folder, under a name that no other has; its entry, not yet in the store.
+
+        Raises:
+            CcmbError: it cannot be written.
+        """
+        stem, dot, suffix = Path(examined.entry.name.replace("\\", "/")).name.rpartition(".")
+        stem = re.sub(r"[^\w.-]+", "_", stem if dot else suffix).strip("._")[:60] or "picture"
+        name = f"{stem}-{secrets.token_hex(6)}{suffix_of(data) or ''}"
+        path = self.folder / UPLOADS / name
+        with atomic_write(path, "wb") as file:
+            file.write(data)
+        stamp = self.sources.stamp(UPLOADS, name)
+        return replace(examined.entry, source=UPLOADS, name=name, stamp=stamp, own=own)
+
+    def forget(self, keys: Sequence[str]) -> int:
+        """Remove pictures from the index, and the files that are its own; how many there were."""
+        entries = self.store.get(keys)
+        count = self.store.delete(keys)
+        for blobs in (self.thumbnails, self.states):
+            blobs.delete(keys)
+        for entry in entries.values():
+            if not Path(entry.source).is_absolute():
+                with suppress(OSError):
+                    (self.folder / entry.source / entry.name).unlink()
+        return count
+
+    def close(self) -> None:
+        self.thumbnails.close()
+        self.states.close()
+
+
+@contextmanager
+def open_catalogue(folder: Path, record: IndexRecord) -> Iterator[Catalogue]:
+    """Open the index of a folder.
+
+    A local store is held by this process alone, and mirrored in memory. A server is asked itself: others may write
+    there, and what it holds may be more than fits in memory.
+
+    Raises:
+        CcmbError: the store is missing, damaged, out of reach or in use by another process.
+    """
+    local = is_local(record.store)
+    uri = folder / record.store if local else record.store
+    with VectorStore(uri, record.embed_dim, record.collection) as store:
+        mirror = Mirror(store, folder / "mirror.db") if local else None
+        catalogue = Catalogue(folder, record, mirror or store)
+        try:
+            yield catalogue
+        finally:
+            catalogue.close()
+            if mirror is not None:
+                mirror.close()

@@ -1,0 +1,224 @@
+"""Filters: from what a user writes to what a table of columns, or a Milvus server, can be asked.
+
+A picture that lacks a field passes no condition on it, not even "!=", as in SQL.
+"""
+
+from __future__ import annotations
+
+import calendar
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ccmb.errors import UsageError, did_you_mean
+from ccmb.search.query import Comparison, Condition, FieldValue
+
+# Also "source", which users have no need of: folders within it are found by "folder".
+BUILT_IN: Mapping[str, type] = {"folder": str, "date": str, "width": int, "height": int, "bytes": int}
+_FORM = re.compile(
+    r"\s*(?P<field>[^\s=!<>]+)\s*(?:(?P<sign>==|!=|<=|>=|=|<|>)|\b(?P<word>in|under)\b)(?P<value>.*)", re.S
+)
+_DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d))?)?)?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A test of a number: that it is in one of some ranges, or, negated, in none.
+
+    Attributes:
+        ranges: each from its first number on and below its second.
+    """
+
+    field: str
+    ranges: tuple[tuple[float, float], ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A test of a text: that it is one of some, or in one of some folders; or, negated, that it is none of them."""
+
+    field: str
+    values: tuple[str, ...]
+    under: tuple[str, ...] = ()
+    negated: bool = False
+
+
+Test = Numbers | Words
+
+
+def parse_condition(text: str) -> Condition:
+    """A condition as it is written: `width>=800`, `folder under 2024/夏天`, `author in 王,李`, `title="1984"`.
+
+    A value in double quotes is a text; else what looks like a number is one, and true and false are what they say.
+
+    Raises:
+        UsageError: it is no such condition.
+    """
+    found = _FORM.fullmatch(text)
+    value = found["value"].strip() if found else ""
+    if found is None or not value:
+        raise UsageError(
+            f"{text!r} is not a condition; write one such as width>=800, date<2024-05, author in 王,李 or "
+            "folder under 2024/夏天"
+        )
+    sign = found["word"] or found["sign"]
+    comparison: Comparison = "==" if sign == "=" else sign  # type: ignore[assignment]
+    if comparison == "in":
+        return Condition(found["field"], "in", tuple(_value(part.strip()) for part in value.split(",") if part.strip()))
+    return Condition(found["field"], comparison, value.strip('"') if comparison == "under" else _value(value))
+
+
+def _value(text: str) -> FieldValue:
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1]
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    return text
+
+
+def compile_conditions(
+    where: Sequence[Condition], known: Mapping[str, type], sources: Iterable[str] = ()
+) -> tuple[Test, ...]:
+    """What the conditions come to.
+
+    Args:
+        known: fields of the index and their types.
+        sources: folders that a relative folder may be within.
+
+    Raises:
+        UsageError: there is no such field, or it cannot be compared so; the message names it.
+    """
+    return tuple(_test_of(condition, known, sources) for condition in where)
+
+
+def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[str]) -> Test:
+    name, comparison = condition.field, condition.comparison
+    if name not in known:
+        raise UsageError(
+            f"{name}: the index has no such field{did_you_mean(name, list(known))}; it has: {', '.join(known)}"
+        )
+    values = condition.value if isinstance(condition.value, tuple) else (condition.value,)
+    if comparison == "under":
+        if known[name] is not str or name == "date":
+            raise UsageError(f"{name} under ...: only folders have something under them")
+        return Words(
+            name, (), tuple(dict.fromkeys(folder for value in values for folder in _within(str(value), sources)))
+        )
+    if name == "date":
+        return _compare(name, comparison, [_period(str(value)) for value in values])
+    if known[name] is not str:
+        return _compare(name, comparison, [_point(name, value) for value in values])
+    if comparison not in ("==", "!=", "in"):
+        raise UsageError(f"{name} {comparison} ...: {name} is a text; compare it by ==, != or in")
+    return Words(name, tuple(map(_text, values)), negated=comparison == "!=")
+
+
+def _text(value: FieldValue) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _within(folder: str, sources: Iterable[str]) -> list[str]:
+    if folder.startswith("/") or "://" in folder:
+        return [folder.rstrip("/") or "/"]
+    inside = folder.strip("/").removeprefix("./")
+    # The first stands for the folders of pictures that were handed to a running index, which lie in no source.
+    return [inside, *(f"{source.rstrip('/')}/{inside}" for source in sources)]
+
+
+def _point(name: str, value: FieldValue) -> tuple[float, float]:
+    if isinstance(value, str):
+        raise UsageError(f"{name} is a number, and {value!r} is none")
+    return float(value), math.nextafter(float(value), math.inf)
+
+
+def _period(value: str) -> tuple[float, float]:
+    """Seconds from the beginning of a year, month, day, minute or second to its end."""
+    found = _DATE.fullmatch(value.strip())
+    try:
+        if found is None:
+            raise ValueError
+        parts = [int(part) for part in found.groups() if part is not None]
+        start = seconds_of(datetime(*(parts + [1, 1][len(parts) - 1 :])[: max(3, len(parts))]))  # type: ignore[arg-type]
+    except ValueError:
+        raise UsageError(f"{value!r} is not a date; write 2024, 2024-05, 2024-05-01 or 2024-05-01T18:30") from None
+    year, month = parts[0], parts[1] if len(parts) > 1 else 1
+    days = {1: 366 if calendar.isleap(year) else 365, 2: calendar.monthrange(year, month)[1]}.get(len(parts), 1)
+    return start, start + (86400 * days if len(parts) < 4 else 60 if len(parts) == 5 else 1)
+
+
+def seconds_of(date: datetime) -> int:
+    """A date without time zone as seconds; only their order and distance mean something."""
+    return int(date.replace(tzinfo=UTC).timestamp())
+
+
+def iso_date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+
+
+def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, float]]) -> Numbers:
+    if comparison in ("==", "!=", "in"):
+        return Numbers(name, tuple(spans), comparison == "!=")
+    ((start, end),) = spans
+    return Numbers(
+        name,
+        {
+            "<": ((-math.inf, start),),
+            "<=": ((-math.inf, end),),
+            ">": ((end, math.inf),),
+            ">=": ((start, math.inf),),
+        }[comparison],
+    )
+
+
+def expression(tests: Sequence[Test]) -> str:
+    """The tests as Milvus writes filters."""
+    return " and ".join(map(_expression, tests))
+
+
+def _expression(test: Test) -> str:
+    column = test.field if test.field in (*BUILT_IN, "source") else f"own[{json.dumps(test.field, ensure_ascii=False)}]"
+    if isinstance(test, Numbers):
+        parts = [_in_range(column, *of) for of in test.ranges]
+    else:
+        parts = [f"{column} == {_quoted(value)}" for value in test.values]
+        parts += [_is_under(column, folder) for folder in test.under]
+    either = " or ".join(f"({part})" for part in parts)
+    return f"not ({either})" if test.negated else f"({either})"
+
+
+def _is_under(column: str, folder: str) -> str:
+    # What lies in /a/b begins with "/a/b/", and "0" follows "/": a range needs no escapes as a pattern would.
+    first, end = _slash(folder), _slash(folder)[:-1] + "0"
+    return f"{column} == {_quoted(folder)} or ({column} >= {_quoted(first)} and {column} < {_quoted(end)})"
+
+
+def _slash(folder: str) -> str:
+    return folder if folder.endswith("/") else f"{folder}/"
+
+
+def _in_range(column: str, low: float, high: float) -> str:
+    if high == math.nextafter(low, math.inf):
+        return f"{column} == {low!r}"
+    bounds = [f"{column} >= {low!r}"] if low > -math.inf else []
+    return " and ".join(bounds + ([f"{column} < {high!r}"] if high < math.inf else [])) or f"{column} == {column}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def holds_for(test: Words) -> Callable[[str], bool]:
+    """Whether a text is one of those, before any negation."""
+    values, prefixes = set(test.values) | set(test.under), tuple(map(_slash, test.under))
+    return lambda value: value in values or (bool(prefixes) and value.startswith(prefixes))

@@ -1,0 +1,98 @@
+"""What an index keeps of a picture besides its vector: sizes, date, looks, a thumbnail."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ccmb.corpus.image_hash import Looks, join_looks, looks
+from ccmb.data.pictures import FORMATS, decode
+from ccmb.search.conditions import seconds_of
+from ccmb.search.store import Entry
+
+THUMBNAIL = 320  # pixels of the longer side at most
+_QUALITY = 80
+_EXIF, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # the block with DateTimeOriginal, that, and DateTime
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An entry that is complete, with the picture (RGB) and its thumbnail (JPEG)."""
+
+    entry: Entry
+    image: Image.Image
+    thumbnail: bytes
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
+    """Complete an entry from the bytes of its file.
+
+    Args:
+        changed: when the file was changed; counts where the picture does not say when it was taken.
+
+    Raises:
+        ValueError: the bytes are not a readable picture; the message says why.
+    """
+    image = decode(data)
+    shape, colours = looks(image)
+    whole = replace(
+        entry, digest=digest_of(data), looks=f"{shape:016x}{colours.hex()}",
+        date=_date_taken(data) or changed, width=image.width, height=image.height, bytes=len(data),
+    )  # fmt: skip
+    return Examined(whole, image, thumbnail(image))
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A small copy as JPEG."""
+    small, file = image, io.BytesIO()
+    if max(image.size) > THUMBNAIL:
+        small = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    small.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+def suffix_of(data: bytes) -> str | None:
+    """Suffix of a picture's format; None if it is not one of a known format."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return f".{(image.format or '').lower()}"
+    except Exception:  # decoders raise nearly anything on damaged data
+        return None
+
+
+def looks_of(texts: list[str]) -> Looks:
+    """Of entries' `looks`."""
+    return join_looks((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
+
+
+def are_near(one: str, others: list[str]) -> list[bool]:
+    """Whether pictures, by their `looks`, are near duplicates of one."""
+    from ccmb.corpus.image_dedup import COLOUR, DISTANCE
+
+    if not others:
+        return []
+    ours, theirs = looks_of([one]), looks_of(others)
+    shapes = np.bitwise_count(theirs.shapes ^ ours.shapes[0]) <= DISTANCE
+    colours = abs(theirs.colours.astype(int) - ours.colours[0].astype(int)).max(axis=1) <= COLOUR
+    return cast(list[bool], (shapes & colours).tolist())
+
+
+def _date_taken(data: bytes) -> int | None:
+    """What the EXIF of a picture says, in seconds."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            exif = image.getexif()
+            text = exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED)
+        return seconds_of(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
+    except Exception:  # there is none, or damaged EXIF, of which decoders may raise anything
+        return None

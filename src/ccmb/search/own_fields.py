@@ -1,0 +1,98 @@
+"""Fields that a user gives pictures: a file of JSON lines or a Parquet file beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ccmb.errors import CcmbError, UsageError, one_line
+from ccmb.files import read_json_lines
+from ccmb.search.catalogue import IndexRecord
+from ccmb.search.query import FieldValue
+from ccmb.search.store import Entry
+
+NAME_KEYS = ("name", "image", "path", "file_name", "url")
+_LONGEST = 4096  # characters of a text
+
+
+class OwnFields:
+    """The fields of pictures by what a line calls them: the name within the source, a whole path, or a URL."""
+
+    def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
+        self._by_name, self.left_out = by_name, left_out
+
+    def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
+        """Those of a picture, yes or no as 1 or 0; None if the file has no line about it."""
+        for name in (url, f"{entry.source}/{entry.name}", entry.name):
+            if name is not None and name in self._by_name:
+                return self._by_name[name]
+        return None
+
+
+def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
+    """Read them; of several lines about a picture the last counts. The record takes note of their types.
+
+    Values other than texts, numbers, true and false are left out, and so are nulls.
+
+    Raises:
+        UsageError: a field has values of several types, or a name that cannot be used.
+        CcmbError: the file cannot be read, or a line names no picture; the message names the line.
+    """
+    by_name: dict[str, Mapping[str, FieldValue]] = {}
+    left_out: set[str] = set()
+    for number, line in _lines(path):
+        key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
+        if key is None:
+            raise CcmbError(f"{path}:{number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
+        name = str(line.pop(key)).removeprefix("./")
+        own = {field: value for field, value in line.items() if _is_plain(value)}
+        left_out |= {field for field, value in line.items() if value is not None} - own.keys()
+        record.learn_fields(own, f"{path}:{number}")
+        by_name[name] = storable(own)
+    return OwnFields(by_name, left_out)
+
+
+def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
+    """As stores hold them: yes or no as 1 or 0, which compare alike in all of them."""
+    return {name: int(value) if isinstance(value, bool) else value for name, value in own.items()}
+
+
+def check_own(own: Mapping[str, object]) -> dict[str, FieldValue]:
+    """
+    Raises:
+        UsageError: a value is not a text, a number, true or false.
+    """
+    for name, value in own.items():
+        if not _is_plain(value):
+            raise UsageError(
+                f"{name}: {str(value)[:40]!r} is not a text of up to {_LONGEST} characters, a number, true or false"
+            )
+    return dict(own)  # type: ignore[arg-type]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST and value.isprintable()
+    return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        yield from read_json_lines(path)
+        return
+    try:
+        import pyarrow.parquet as parquet
+
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except ImportError:
+        raise CcmbError("reading Parquet needs pyarrow: pip install 'ccmb[search]'") from None
+    except Exception as error:  # what Arrow makes of a damaged or missing file
+        if isinstance(error, CcmbError):
+            raise
+        raise CcmbError(f"{path}: not a readable Parquet file ({one_line(error)})") from None
