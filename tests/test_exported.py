@@ -24,8 +24,9 @@ from ccmb.r2d2.loading import fingerprint, load_model
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.network import load_network
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
-from ccmb.search.engine import search_index
+from ccmb.search.engine import open_engine
 from ccmb.search.index import build_index
+from ccmb.search.query import Hit, Query
 from ccmb.tasks.retrieval import encode_gallery, retrieval_report
 from ccmb.tasks.two_stage import R2D2Ranker, RankOptions
 from ccmb.training.trainer import inference
@@ -189,10 +190,15 @@ def test_an_index_is_searched_by_the_model_or_its_export(model: Path, exports: d
     network, processor = load_network(own, fast=True)
     assert isinstance(network, ExportedR2D2)
     assert build_index([folder], tmp_path / "index", network, processor, own).added == 5
-    found = search_index(tmp_path / "index", text=TEXTS[0], fast=True)
-    assert [hit.name for hit in search_index(tmp_path / "index", exports["int8"], TEXTS[0])] == [h.name for h in found]
-    exact = {hit.name: hit.score for hit in search_index(tmp_path / "index", text=TEXTS[0])}
+    found = hits_of(tmp_path / "index", fast=True)
+    assert [hit.name for hit in hits_of(tmp_path / "index", exports["int8"])] == [hit.name for hit in found]
+    exact = {hit.name: hit.score for hit in hits_of(tmp_path / "index")}
     assert {hit.name: hit.score for hit in found} == pytest.approx(exact, abs=0.1)
+
+
+def hits_of(index: Path, model: Path | None = None, fast: bool = False) -> tuple[Hit, ...]:
+    with open_engine(index, model, fast) as engine:
+        return engine.search(Query(TEXTS[0])).hits
 
 
 def test_the_fast_export_is_made_once_and_anew_when_the_weights_change(tmp_path: Path) -> None:
@@ -315,7 +321,7 @@ def test_an_export_of_another_model_is_refused_by_an_index(exports: dict[str, Pa
     (tmp_path / "pictures").mkdir()
     build_index([tmp_path / "pictures"], tmp_path / "index", network, processor, tmp_path / "other")
     with pytest.raises(CcmbError, match="has other weights"):
-        search_index(tmp_path / "index", exports["int8"], TEXTS[0])
+        hits_of(tmp_path / "index", exports["int8"])
 
 
 def test_an_export_is_not_trained_nor_exported_nor_put_where_other_things_are(export: Path, model: Path) -> None:

@@ -26,6 +26,7 @@ from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_pictures import classify, match
 from ccmb.cli_runs import doctor, presets, runs
 from ccmb.cli_search import index, search
+from ccmb.cli_serve import serve
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
@@ -54,6 +55,7 @@ app.command()(benchmark)
 app.command()(leaderboard)
 app.command()(index)
 app.command()(search)
+app.command()(serve)
 
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 

@@ -197,6 +197,8 @@ class SearchEngine:
                     if len(of.candidates) < of.wanted and len(nears) == most < MOST_RESULTS:
                         again.append(place)
                 del of.candidates[of.wanted :]
+                for number, candidate in enumerate(of.candidates, start=1):
+                    candidate.place = number
             places, most = again, min(4 * most, MOST_RESULTS)
 
     def _rank(self, asked: Sequence[_Asked], texts: TowerOutput, now: float) -> None:
@@ -230,6 +232,7 @@ class SearchEngine:
         return Hit(
             entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
             found.probability, found.missing, self.catalogue.fields(entry), tuple(of.copies.get(entry.key, ())),
+            found.place,
         )  # fmt: skip
 
     def picture(self, key: str) -> Image.Image:
@@ -301,6 +304,7 @@ def open_engine(
     index: Path,
     model: str | Path | None = None,
     fast: bool = False,
+    network: Network | None = None,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
     """An index folder, opened for searching.
@@ -308,6 +312,7 @@ def open_engine(
     Args:
         model: run or model folder; by default the one that made the index.
         fast: compute with the model's int8 export, see `ccmb.r2d2.exporting.fast_export`.
+        network: the model's, where it has been loaded already.
         states_bytes: see `SearchEngine`.
 
     Raises:
@@ -319,7 +324,10 @@ def open_engine(
     must_match(record, index, folder)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
-    network, processor = load_network(folder, fast)
+    if network is None:
+        network, processor = load_network(folder, fast)
+    else:
+        processor = R2D2Processor.from_pretrained(folder)
     with open_catalogue(index, record) as catalogue:
         yield SearchEngine(catalogue, network, processor, states_bytes)
 

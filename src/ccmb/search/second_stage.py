@@ -27,7 +27,8 @@ _NEWEST = 0.3  # weight of the newest measurement
 
 @dataclass(slots=True)
 class Candidate:
-    """A picture that the first stage found; `match` and `probability` are there once the second has ranked it."""
+    """A picture that the first stage found, at this `place` from 1; `match` and `probability` are there once the second
+    has ranked it."""
 
     entry: Entry
     cosine: float
@@ -35,6 +36,7 @@ class Candidate:
     match: float | None = None
     probability: float | None = None
     missing: bool = False
+    place: int = 0
 
 
 @dataclass(slots=True)
