@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.errors import CcmbError, one_line
+from ccmb.r2d2.buckets import CALL_TOKENS, cut
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.export_graphs import IMAGE_TEXT, IMAGE_TOWER, TEXT_IMAGE, TEXT_TOWER, Graph, graphs
 from ccmb.r2d2.export_record import ExportRecord, needs_runtime
@@ -19,6 +20,7 @@ from ccmb.r2d2.loading import check_picture_size
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
+TEXT_PRODUCTS, IMAGE_PRODUCTS = 14, 2  # of a text's token and of a picture's with weights, in a layer, in W * W
 Run = Callable[..., tuple[Tensor, ...]]
 
 
@@ -80,16 +82,21 @@ class ExportedR2D2(nn.Module):
         text_index: Tensor,
         text_buckets: int | None = None,
     ) -> Tensor:
-        """Logits (N, 2) of the text-image encoder's match head; the graph makes no parts of like length."""
-        order_N = image_index.argsort(stable=True)
-        image_I, count_I = image_index[order_N].unique_consecutive(return_counts=True)
-        logits_N2 = torch.empty(len(order_N), 2)
-        for count in count_I.unique():  # pictures with equally many pairs
-            alike_I = count_I == count
-            pairs = order_N[alike_I.repeat_interleave(count_I)]
-            (logits_N2[pairs],) = self._parts[TEXT_IMAGE](
-                images.states[image_I[alike_I]], texts.states, _mask(texts), text_index[pairs].view(-1, int(count))
-            )
+        """Logits (N, 2) of the text-image encoder's match head; up to `text_buckets` parts are of texts of like length."""
+        logits_N2 = torch.empty(len(text_index), 2)
+        length_N = _lengths(texts)[text_index]
+        for part in _parts(image_index, length_N, images.states.shape[1], text_buckets or 1):
+            used, text_P = text_index[part].unique(return_inverse=True)
+            longest = int(length_N[part].max())
+            states, mask = texts.states[used, :longest], _mask(texts)[used, :longest]
+            order_P = image_index[part].argsort(stable=True)
+            image_I, count_I = image_index[part[order_P]].unique_consecutive(return_counts=True)
+            for count in count_I.unique():  # pictures with equally many pairs
+                alike_I = count_I == count
+                pairs = order_P[alike_I.repeat_interleave(count_I)]
+                (logits_N2[part[pairs]],) = self._parts[TEXT_IMAGE](
+                    images.states[image_I[alike_I]], states, mask, text_P[pairs].view(-1, int(count))
+                )
         return logits_N2
 
     def match_image_text(
@@ -102,6 +109,28 @@ class ExportedR2D2(nn.Module):
 
 def _mask(texts: TowerOutput) -> Tensor:
     return torch.ones(texts.states.shape[:2], dtype=torch.long) if texts.mask is None else texts.mask
+
+
+def _lengths(texts: TowerOutput) -> Tensor:
+    """(B,) where the last real token of each text ends."""
+    mask = _mask(texts)
+    return (mask.bool() * torch.arange(1, mask.shape[1] + 1)).amax(1)
+
+
+def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int, most: int) -> list[Tensor]:
+    """Pairs as one part, or as up to `most` of texts of like length, whichever is less work.
+
+    A pair costs its part's longest text, and a picture of `tokens` its keys and values anew in each part.
+    """
+    order_N = length_N.argsort(stable=True)
+    ends = cut(length_N[order_N].tolist(), most, CALL_TOKENS)
+    several = list(order_N.tensor_split(ends[:-1]))
+
+    def work(parts: list[Tensor]) -> int:
+        products = ((len(part) * int(length_N[part].max()), len(image_index_N[part].unique())) for part in parts)
+        return sum(TEXT_PRODUCTS * of_texts + IMAGE_PRODUCTS * tokens * pictures for of_texts, pictures in products)
+
+    return min([order_N], several, key=work)
 
 
 def load_exported(folder: Path) -> tuple[ExportedR2D2, R2D2Processor]:
