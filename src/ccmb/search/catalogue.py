@@ -183,7 +183,7 @@ def open_catalogue(folder: Path, record: IndexRecord) -> Iterator[Catalogue]:
     uri = folder / record.store if local else record.store
     with VectorStore(uri, record.embed_dim, record.collection) as store:
         mirror = Mirror(store, folder / "mirror.db") if local else None
-        catalogue = Catalogue(folder, record, mirror or store)
+        catalogue = Catalogue(folder, record, store if mirror is None else mirror)  # an empty mirror is false
         try:
             yield catalogue
         finally:

@@ -24,6 +24,9 @@ class NumberColumn:
     def put(self, row: int, value: FieldValue | None) -> None:
         self._values[row] = np.nan if value is None or isinstance(value, str) else float(value)
 
+    def fill(self, start: int, values: Sequence[Any]) -> None:
+        self._values[start : start + len(values)] = np.array(values, dtype=np.float64)  # None becomes NaN
+
     def move(self, row: int, to: int) -> None:
         self._values[to] = self._values[row]
 
@@ -49,14 +52,19 @@ class WordColumn:
         self._codes = _grown(self._codes, capacity, -1)
 
     def put(self, row: int, value: FieldValue | None) -> None:
+        self._codes[row] = self._code(value)
+
+    def fill(self, start: int, values: Sequence[FieldValue | None]) -> None:
+        self._codes[start : start + len(values)] = [self._code(value) for value in values]
+
+    def _code(self, value: FieldValue | None) -> int:
         if value is None:
-            self._codes[row] = -1
-            return
+            return -1
         word = str(value)
         code = self._code_of.setdefault(word, len(self._words))
         if code == len(self._words):
             self._words.append(word)
-        self._codes[row] = code
+        return code
 
     def move(self, row: int, to: int) -> None:
         self._codes[to] = self._codes[row]
@@ -92,11 +100,22 @@ class Columns:
     def put(self, row: int, fields: Mapping[str, FieldValue]) -> None:
         """Set all fields of a row; those that are not named it has not."""
         for name, value in fields.items():
-            if name not in self._columns:
-                self._columns[name] = WordColumn() if isinstance(value, str) else NumberColumn()
-                self._columns[name].reserve(self._capacity)
+            self._column(name, value)
         for name, column in self._columns.items():
             column.put(row, fields.get(name))
+
+    def fill(self, start: int, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Set fields of new rows from `start` on; None where one has none."""
+        for name, values in columns.items():
+            value = next((value for value in values if value is not None), None)
+            if value is not None:
+                self._column(name, value).fill(start, values)
+
+    def _column(self, name: str, value: FieldValue) -> NumberColumn | WordColumn:
+        if name not in self._columns:
+            self._columns[name] = WordColumn() if isinstance(value, str) else NumberColumn()
+            self._columns[name].reserve(self._capacity)
+        return self._columns[name]
 
     def move(self, row: int, to: int) -> None:
         for column in self._columns.values():

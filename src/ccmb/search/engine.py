@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,7 +122,7 @@ class SearchEngine:
             if query.min_probability is not None and not self.model.can_rank:
                 raise UsageError("a least probability needs a model with cross encoders")
         with self._turn, inference(self.model):
-            started = time.perf_counter()
+            started = self.second_stage.clock()
             asked = [_Asked(query, self._tests(query)) for query in queries]
             for of in asked:
                 of.before = self._orders.get(_identity(of.query)) if of.query.offset else None
@@ -134,12 +133,12 @@ class SearchEngine:
     def _answer_anew(self, asked: Sequence[_Asked], started: float) -> dict[str, float]:
         """Find and order the candidates; returns the seconds of each part."""
         texts, embed_QD = self._encode(asked)
-        encoded = time.perf_counter()
+        encoded = self.second_stage.clock()
         self._find(asked, embed_QD)
-        found = time.perf_counter()
+        found = self.second_stage.clock()
         if texts is not None:
             self._rank(asked, texts, found)
-        ended = time.perf_counter()
+        ended = self.second_stage.clock()
         for of in asked:
             if of.before is not None:
                 of.continue_from(of.before)

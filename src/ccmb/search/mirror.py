@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,16 @@ from ccmb.errors import CcmbError
 from ccmb.progress import progress
 from ccmb.search.columns import Columns
 from ccmb.search.conditions import Test
-from ccmb.search.store import MOST_RESULTS, Entry, Neighbour, VectorStore, batched
+from ccmb.search.store import MOST_RESULTS, Entry, Neighbour, VectorStore, batched, folder_of
 
 _AT_ONCE = 500
+_READ_AT_ONCE = 5000
 _QUERIES_AT_ONCE = 16
 _NARROW = 0.1  # of the rows: where fewer pass, their vectors are picked out
 _FIELDS = tuple(of.name for of in fields(Entry))
-_TABLES = """
-CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, source TEXT, entry TEXT, embed BLOB);
+_ENTRY = ", ".join(_FIELDS)
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, {_ENTRY}, embed BLOB);
 CREATE INDEX IF NOT EXISTS entries_of_source ON entries (source);
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
@@ -47,15 +50,18 @@ class Mirror:
             CcmbError: the store fails, or the file cannot be written.
         """
         self.store, self.path = store, path
-        self._keys: list[str] = []
-        self._row_of: dict[str, int] = {}
-        self._columns = Columns()
-        self._embed_CD = torch.empty(0, store.dim)  # C rows, of which the first len(_keys) count
+        self._clear()
         try:
             self._open()
             self._load()
         except (sqlite3.DatabaseError, ValueError, KeyError, TypeError):
             self._start_anew()
+
+    def _clear(self) -> None:
+        self._keys: list[str] = []
+        self._row_of: dict[str, int] = {}
+        self._columns = Columns()
+        self._embed_CD = torch.empty(0, self.store.dim)  # C rows, of which the first len(_keys) count
 
     def _open(self) -> None:
         with self._one_line_errors():
@@ -70,7 +76,7 @@ class Mirror:
             self._file.close()
         for left in self.path.parent.glob(f"{self.path.name}*"):
             left.unlink()
-        self._keys, self._row_of, self._columns = [], {}, Columns()
+        self._clear()
         try:
             self._open()
             self._load()
@@ -87,12 +93,21 @@ class Mirror:
             self._copy_store()
             (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         self._reserve(count)
-        found = self._file.execute("SELECT key, entry, embed FROM entries")
-        while rows := found.fetchmany(_AT_ONCE):
-            embed = np.frombuffer(b"".join(row[2] for row in rows), dtype=np.float32)
-            self._place(
-                [row[0] for row in rows], [_entry(row[1]) for row in rows], torch.tensor(embed).view(len(rows), -1)
+        found = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
+        while rows := found.fetchmany(_READ_AT_ONCE):
+            key, source, name, date, width, height, size, own, embed = zip(*rows, strict=True)
+            start, end = len(self._keys), len(self._keys) + len(rows)
+            self._keys += key
+            self._row_of.update(zip(key, range(start, end), strict=True))
+            self._embed_CD[start:end] = torch.frombuffer(bytearray(b"".join(embed)), dtype=torch.float32).view(
+                len(rows), -1
             )
+            folder = [folder_of(*of) for of in zip(source, name, strict=True)]
+            columns = {"folder": folder, "date": date, "width": width, "height": height, "bytes": size}
+            owned = {place: json.loads(text) for place, text in enumerate(own) if text != "{}"}
+            for field in {field for of in owned.values() for field in of}:
+                columns[field] = [owned.get(place, {}).get(field) for place in range(len(rows))]
+            self._columns.fill(start, columns)
 
     def _stored(self, keys: Sequence[str]) -> tuple[list[Entry], Tensor]:
         held, embeds = self.store.get(keys), self.store.embeds(keys)
@@ -150,8 +165,8 @@ class Mirror:
         for part in batched(keys, _AT_ONCE):
             marks = ",".join("?" * len(part))
             with self._one_line_errors():
-                rows = self._file.execute(f"SELECT key, entry FROM entries WHERE key IN ({marks})", part).fetchall()
-            found |= {key: _entry(text) for key, text in rows}
+                rows = self._file.execute(f"SELECT key, {_ENTRY} FROM entries WHERE key IN ({marks})", part).fetchall()
+            found |= {row[0]: _entry(row[1:]) for row in rows}
         return found
 
     def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -161,8 +176,8 @@ class Mirror:
     def of_source(self, source: str) -> Iterator[Entry]:
         """See `Store.of_source`."""
         with self._one_line_errors():
-            rows = self._file.execute("SELECT entry FROM entries WHERE source = ?", (source,)).fetchall()
-        yield from (_entry(text) for (text,) in rows)
+            rows = self._file.execute(f"SELECT {_ENTRY} FROM entries WHERE source = ?", (source,)).fetchall()
+        yield from map(_entry, rows)
 
     def search_many(
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
@@ -215,12 +230,12 @@ class Mirror:
     def _write(self, noted: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
         """Replace rows of the file, and forget what was noted of them."""
         rows = [
-            (entry.key, entry.source, json.dumps([getattr(entry, name) for name in _FIELDS]), embed.tobytes())
+            (entry.key, *(getattr(entry, name) for name in _FIELDS[:-1]), json.dumps(entry.own), embed.tobytes())
             for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
         ]
         with self._one_line_errors(), self._transaction():
             self._file.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in noted])
-            self._file.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", rows)
+            self._file.executemany(f"INSERT OR REPLACE INTO entries VALUES (?, ?{', ?' * len(_FIELDS)})", rows)
             self._file.executemany("DELETE FROM notes WHERE key = ?", [(key,) for key in noted])
 
     def _place(self, keys: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
@@ -269,5 +284,5 @@ def _cosines(embed_ND: Tensor, query_QD: Tensor) -> Tensor:
     return query_QD @ embed_ND.T
 
 
-def _entry(text: str) -> Entry:
-    return Entry(**dict(zip(_FIELDS, json.loads(text), strict=True)))
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry(**dict(zip(_FIELDS, (*row[:-1], json.loads(row[-1])), strict=True)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ccmb.errors import CcmbError
+from ccmb.files import atomic_path
 from ccmb.search.conditions import Test, Words, expression
 from ccmb.search.query import FieldValue
 
@@ -67,7 +67,7 @@ class Entry:
     @property
     def folder(self) -> str:
         """Of the picture: its source, and the folders in there."""
-        return posixpath.dirname(posixpath.join(self.source, self.name)).rstrip("/") or "/"
+        return folder_of(self.source, self.name)
 
     @property
     def columns(self) -> dict[str, FieldValue]:
@@ -75,6 +75,11 @@ class Entry:
         dated = {} if self.date is None else {"date": self.date}
         sizes = {"width": self.width, "height": self.height, "bytes": self.bytes}
         return {**self.own, "folder": self.folder, **dated, **sizes}
+
+
+def folder_of(source: str, name: str) -> str:
+    inside = name.rpartition("/")[0]
+    return f"{source.rstrip('/')}/{inside}" if inside else source
 
 
 def key_of(source: str, name: str) -> str:
@@ -146,12 +151,22 @@ class VectorStore:
             collection: name among those of the server.
         """
         self.uri, self.dim, self.collection = str(uri), dim, collection
-        self._client = _connect(self.uri)
+        self._failed = False
+        if is_local(self.uri) and not os.path.exists(self.uri):
+            # Milvus Lite never gets over a collection that it was killed, or out of disk, while making.
+            with atomic_path(self.uri) as temporary:
+                self._open(f"{temporary}.db")
+                self._close(f"{temporary}.db")
+                os.replace(f"{temporary}.db", temporary)
+        self._open(self.uri)
+
+    def _open(self, uri: str) -> None:
+        self._client = _connect(uri)
         with ExitStack() as until_open:
-            until_open.callback(self.close)
+            until_open.callback(self._close, uri)
             with self._one_line_errors():
                 if not self._client.has_collection(self.collection):
-                    self._create(dim)
+                    self._create(self.dim)
                 self._check_form()
                 self._client.load_collection(self.collection)
             until_open.pop_all()  # nothing failed: the store stays open
@@ -266,12 +281,15 @@ class VectorStore:
 
     def close(self) -> None:
         """Let go of the store; other processes can open it then."""
+        self._close(self.uri)
+
+    def _close(self, uri: str) -> None:
         self._client.close()
-        if is_local(self.uri):
+        if is_local(uri):
             # The client leaves the embedded server running, and with it the lock, until the process ends.
             from milvus_lite.server_manager import server_manager_instance
 
-            server_manager_instance.release_server(self.uri)
+            server_manager_instance.release_server(uri)
 
     def __enter__(self) -> Self:
         return self
@@ -283,9 +301,15 @@ class VectorStore:
     def _one_line_errors(self) -> Iterator[None]:
         from pymilvus.exceptions import MilvusException
 
+        if self._failed:
+            # A server may be back. After a full disk, what is written behind half a row would be lost in a crash.
+            self._failed = False
+            self.close()
+            self._open(self.uri)
         try:
             yield
         except MilvusException as error:
+            self._failed = True
             raise CcmbError(f"{self.uri}: the store failed ({_first_line(error)})") from None
 
 

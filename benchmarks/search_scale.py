@@ -1,0 +1,278 @@
+"""Latency, recall and memory of searching as an index grows, and the time of whole two-stage queries.
+
+    python benchmarks/search_scale.py --folder scale --json search_scale.json
+
+Vectors: 256 numbers, clustered (800 centres), random. Filters pass 5 % and 0.1 % of the pictures. Stores are kept in
+`--folder` and used again. Every size is measured in a process of its own. Pictures are drawn scenes of 640 x 480,
+JPEG, or those of `--pictures`; the network is r2d2-tiny with random weights, which costs what a trained one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccmb.search.conditions import BUILT_IN, compile_conditions, parse_condition
+from ccmb.search.mirror import Mirror
+from ccmb.search.store import Entry, Store, VectorStore
+from paired import claim, peak, write_report
+
+DIM, CENTRES, SPREAD, TOP, QUERIES = 256, 800, 0.7, 100, 200
+SIZES = (10_000, 100_000, 1_000_000)
+FILTERS = {"plain": "", "filter 5 %": "width<50", "filter 0.1 %": "width==500"}
+BATCH, FLUSH_EVERY = 2_000, 50
+PICTURES, DEPTH, ROUNDS = 256, 32, 40
+
+
+def vectors(count: int, seed: int) -> Tensor:
+    """(N, D) unit vectors around centres that are the same for every seed."""
+    centres = torch.randn(CENTRES, DIM, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    near = centres[torch.randint(CENTRES, (count,), generator=generator)]
+    return F.normalize(near + SPREAD * torch.randn(count, DIM, generator=generator), dim=1)
+
+
+def entry(number: int) -> Entry:
+    """A thousandth of all are 500 wide, and a twentieth less than 50."""
+    return Entry(f"/pictures/{number % 50}", f"{number:07d}.jpg", "1-1", f"{number:032x}", "0" * 112,
+                 1_600_000_000 + number, number % 1000, 480, 50_000)  # fmt: skip
+
+
+def batch_of(number: int) -> tuple[list[Entry], Tensor]:
+    start = number * BATCH
+    return [entry(start + place) for place in range(BATCH)], vectors(BATCH, 1000 + number)
+
+
+def fill(folder: Path, count: int) -> float:
+    """Seconds that writing took; 0 if the store is there."""
+    if (folder / "filled").exists():
+        return 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with VectorStore(folder / "vectors.db", DIM) as store:
+        mirror = Mirror(store, folder / "mirror.db")
+        for number in range(len(mirror) // BATCH, count // BATCH):
+            mirror.upsert(*batch_of(number))
+            if number % FLUSH_EVERY == FLUSH_EVERY - 1:
+                mirror.flush()
+                print(f"{count}: {(number + 1) * BATCH}", file=sys.stderr, flush=True)
+        mirror.flush()
+        mirror.close()
+    (folder / "filled").touch()
+    return time.perf_counter() - started
+
+
+def milliseconds(run: Callable[[int], object], rounds: int) -> dict[str, float]:
+    run(0)
+    times = []
+    for number in range(rounds):
+        started = time.perf_counter()
+        run(number)
+        times.append(1000 * (time.perf_counter() - started))
+    return {"p50": float(np.percentile(times, 50)), "p95": float(np.percentile(times, 95))}
+
+
+def exact(count: int, query_QD: Tensor) -> dict[str, list[list[int]]]:
+    """For each filter and query the numbers of the best, in double precision."""
+    cosine_QN = torch.cat([query_QD.double() @ batch_of(n)[1].double().T for n in range(count // BATCH)], 1)
+    width_N = torch.arange(count) % 1000
+    masks = {"plain": width_N >= 0, "filter 5 %": width_N < 50, "filter 0.1 %": width_N == 500}
+    best = {}
+    for name, mask in masks.items():
+        rows = mask.nonzero().squeeze(1)
+        best[name] = rows[cosine_QN[:, rows].topk(min(TOP, len(rows))).indices].tolist()
+    return best
+
+
+def recall(store: Store, query_QD: Tensor, tests: Any, expected: Sequence[Sequence[int]]) -> float:
+    shares = []
+    for query_D, numbers in zip(query_QD, expected, strict=True):
+        found = {near.key for near in store.search_many(query_D[None], TOP, [tests])[0]}
+        shares.append(sum(entry(number).key in found for number in numbers) / len(numbers))
+    return float(np.mean(shares))
+
+
+def measure_size(folder: Path, count: int) -> dict[str, Any]:
+    filled = fill(folder, count)
+    query_QD = vectors(QUERIES, 1)
+    expected = exact(count, query_QD[:50])
+    before, started = _memory(), time.perf_counter()
+    with VectorStore(folder / "vectors.db", DIM) as store:
+        opened, with_store = time.perf_counter() - started, _memory()
+        mirror = Mirror(store, folder / "mirror.db")
+        result: dict[str, Any] = {
+            "fill_seconds": filled,
+            "open_store_seconds": opened,
+            "open_mirror_seconds": time.perf_counter() - started - opened,
+            "store_mib": with_store - before, "mirror_mib": _memory() - with_store,
+            "disk_mib": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20,
+        }  # fmt: skip
+        for name, condition in FILTERS.items():
+            where = [parse_condition(condition)] if condition else []
+            tests = compile_conditions(where, BUILT_IN, ())
+
+            def search(store: Store, number: int, tests: Any = tests) -> object:
+                place = number % QUERIES
+                (found,) = store.search_many(query_QD[place : place + 1], TOP, [tests])
+                return store.get([near.key for near in found])
+
+            for kind, of, rounds in (("mirror", mirror, QUERIES), ("milvus", store, 20)):
+                result[f"{kind}, {name}"] = {
+                    "recall": recall(
+                        of,
+                        query_QD[: len(expected[name])][: rounds // 4 or 5],
+                        tests,
+                        expected[name][: rounds // 4 or 5],
+                    ),
+                    **milliseconds(lambda number, of=of: search(of, number), rounds),  # type: ignore[misc]
+                }
+        result["mirror, 16 at once"] = milliseconds(lambda number: mirror.search_many(query_QD[:16], TOP), 20)
+        mirror.close()
+    return result
+
+
+def _memory() -> float:
+    """MiB of this process now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return peak(torch.device("cpu")) / 2**20
+
+
+def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
+    """Whole queries with the second stage: pictures read and encoded anew, or their states kept."""
+    from ccmb.data.scene_drawing import draw_scene
+    from ccmb.data.scene_texts import caption
+    from ccmb.data.scenes import random_scene
+    from ccmb.r2d2.modeling import R2D2Model
+    from ccmb.r2d2.presets import preset
+    from ccmb.r2d2.processing import R2D2Processor
+    from ccmb.r2d2.tokenizer import train_tokenizer
+    from ccmb.search.engine import open_engine
+    from ccmb.search.index import build_index
+    from ccmb.search.query import Query
+
+    rng = random.Random(0)
+    scenes = [random_scene(rng) for _ in range(PICTURES)]
+    texts = [caption(scene, 0, rng) for scene in scenes]
+    if pictures is None:
+        pictures = folder / "pictures"
+        pictures.mkdir(parents=True, exist_ok=True)
+        for number, scene in enumerate(scenes):
+            draw_scene(scene, 640, rng).crop((0, 80, 640, 560)).save(pictures / f"{number:04d}.jpg", quality=90)
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(texts, vocabulary=1000, max_length=64)
+    model = R2D2Model(preset("r2d2-tiny")).eval()
+    processor = R2D2Processor(tokenizer, model.config.image_size, 64)
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    result: dict[str, Any] = {}
+    for name, kept in (("anew", 0), ("kept in the index", 2**30)):
+        out = folder / f"index {name}"
+        started = time.perf_counter()
+        report = build_index([pictures], out, model, processor, folder / "model", states_bytes=kept)
+        result[f"index, states {name}"] = {
+            "pictures_per_second": report.added / (time.perf_counter() - started),
+            "mib": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20,
+        }
+        with open_engine(out, states_bytes=0) as engine:  # nothing is kept in memory from query to query
+
+            def search(number: int, engine: Any = engine, **asked: Any) -> Any:
+                return engine.search(Query(texts[number % len(texts)], k=10, depth=DEPTH, **asked))
+
+            result[f"query, states {name}"] = milliseconds(search, ROUNDS if kept else ROUNDS // 4)
+            result[f"scores, states {name}"] = [
+                {hit.name: hit.match for hit in search(number).hits} for number in range(5)
+            ]  # fmt: skip
+            for budget in (0.05, 0.1, 0.2) if kept else ():
+                answers = [search(number, budget=budget) for number in range(ROUNDS)]
+                result[f"budget {budget:g} s"] = {
+                    "p95": 1000 * float(np.percentile([answer.seconds["ranking"] for answer in answers], 95)),
+                    "ranked": float(np.mean([answer.ranked for answer in answers])),
+                    "partial": float(np.mean([answer.partial for answer in answers])),
+                }
+        if kept:
+            with open_engine(out) as engine:
+                for number in range(len(texts)):
+                    engine.search(Query(texts[number], k=10, depth=DEPTH))
+                result["query, states in memory"] = milliseconds(lambda number: search(number, engine), ROUNDS)
+    pairs = zip(result.pop("scores, states anew"), result.pop("scores, states kept in the index"), strict=True)
+    result["largest difference of a match score by float16"] = max(
+        abs(one[name] - other[name]) for one, other in pairs for name in one.keys() & other.keys()
+    )
+    return result
+
+
+def claims_of(results: dict[str, Any]) -> list[dict[str, Any]]:
+    claims = []
+    for count, found in results["sizes"].items():
+        for name in FILTERS:
+            of, is_asked = found[f"mirror, {name}"], int(count) == 100_000
+            claims.append(claim(f"{int(count):,} {name}: recall@{TOP}", of["recall"], 0.99 if is_asked else None, ""))
+            claims.append(claim(f"{int(count):,} {name}: p95", of["p95"], 60 if is_asked else None, "ms"))
+            claims.append(
+                claim(f"{int(count):,} {name}: p50 of Milvus Lite itself", found[f"milvus, {name}"]["p50"], None, "ms")
+            )
+        claims.append(
+            claim(f"{int(count):,} open", found["open_store_seconds"] + found["open_mirror_seconds"], None, "s")
+        )
+        claims.append(claim(f"{int(count):,} memory", found["store_mib"] + found["mirror_mib"], None, "MiB"))
+    for name, of in results["queries"].items():
+        if name.startswith(("query", "budget")):
+            target = 300 if name.startswith("query") and "anew" not in name else None
+            claims.append(claim(f"{name}, k = {DEPTH}: p95", of["p95"], target, "ms"))
+    return claims
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("scale"))
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--pictures", type=Path, help="folder or tar of photographs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one == "queries":
+        print(json.dumps(measure_queries(options.folder / "queries", options.pictures)))
+        return
+    if options.one:
+        print(json.dumps(measure_size(options.folder / options.one, int(options.one))))
+        return
+    results: dict[str, Any] = {"sizes": {}}
+    for part in (*map(str, options.sizes), "queries"):
+        words = [
+            sys.executable,
+            __file__,
+            "--folder",
+            str(options.folder),
+            "--threads",
+            str(options.threads),
+            "--one",
+            part,
+        ]
+        words += ["--pictures", str(options.pictures)] if options.pictures else []
+        found = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        print(part, json.dumps(found), file=sys.stderr, flush=True)
+        if part == "queries":
+            results[part] = found
+        else:
+            results["sizes"][part] = found
+    write_report(options.json, claims_of(results), results, torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    main()
