@@ -1,12 +1,16 @@
-"""Queries per second of a server, with and without dynamic batching, loaded from another process.
+"""Queries per second of a server, with and without dynamic batching and export, loaded from another process.
 
     python benchmarks/search.py --shape tiny --json results.json
     python benchmarks/search.py --index quickstart/index --pairs quickstart/corpus/pairs.jsonl
 
-Servers of the same index take turns: one with `--batch 1`, in which every request has a call of its own, and one that
-collects requests. So many clients ask, each again as soon as it is answered, for texts that no other asks for. Seconds
-are those of a client, HTTP included. Without --index, scenes are drawn and a random network of a preset's shape is
-indexed: it costs what a trained one does.
+Servers of copies of one index take turns:
+    alone      `--batch 1`: every request has a call of its own
+    batched    requests that come together share a call
+    exported   likewise, computed with the model's int8 export (`--fast`)
+
+So many clients ask, each again as soon as it is answered, for texts that no other asks for. Seconds are those of a
+client, HTTP included. The first round warms up: caches fill in it. Without --index, scenes are drawn and a random
+network of a preset's shape is indexed: it costs what a trained one does.
 """
 
 from __future__ import annotations
@@ -31,7 +35,6 @@ from paired import Contestant, claim, median_ratio, take_turns, write_report
 from server_process import Shelf, draw_shelf, quantile, read_texts, serving
 
 TARGET = 2.0
-WARM_UP = 8  # requests
 
 
 @dataclass(slots=True)
@@ -92,11 +95,9 @@ def compare(
             own = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index"  # one process holds an index
             shutil.copytree(shelf.index, own)
             url, _ = stack.enter_context(serving(own, *words, threads=options.threads))
-            texts = cycle(shelf.texts[len(found) % 2 :: 2])  # none asks for what the other has just been asked for
-            load = Load(url, texts, body, options.clients, WARM_UP)
+            load = Load(url, cycle(shelf.texts), body, options.clients, options.requests)
             load.run(0)
             load.forget()
-            load.requests = options.requests
             found[name] = (Contestant(name, load.run), load)
         take_turns([of for of, _ in found.values()], options.rounds, torch.device("cpu"), warm_up=0)
     return found
@@ -117,7 +118,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=64, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of a server's network")
-    parser.add_argument("--server", nargs="*", default=[], help="more options of `ccmb serve` for the batching server")
+    parser.add_argument("--export", action=argparse.BooleanOptionalAction, default=True, help="serve an export too")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(arguments)
     if (options.index is None) != (options.pairs is None):
@@ -134,20 +135,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         else:
             folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             shelf, shown = draw_shelf(folder, options.shape, options.pictures), options.shape
-        servers = {"alone": ["--batch", "1"], "batched": ["--batch", str(options.batch), *options.server]}
+        servers = {"alone": ["--batch", "1"], "batched": ["--batch", str(options.batch)]}
+        if options.export:
+            servers["exported"] = [*servers["batched"], "--fast"]
         for depth in options.depth:
             body = {"k": 10, "rank": depth > 0, "depth": max(1, depth)}
             found = compare(shelf, servers, body, options)
-            (alone, _), (batched, load) = found["alone"], found["batched"]
-            ratio, low, high = median_ratio(alone, batched)
             of = f"{shown}, {f'depth {depth}' if depth else 'first stage alone'}, {options.clients} clients"
-            claims.append(claim(f"{of}: queries/s batched / alone", ratio, TARGET, "x"))
-            claims.append(claim(f"{of}: queries/s batched", load.figures["queries_per_second"], None, "queries/s"))
-            results[f"depth {depth}"] = {
-                "ratio": ratio, "interval": [low, high], **{name: load.figures for name, (_, load) in found.items()}
-            }  # fmt: skip
-            print(of, json.dumps(results[f"depth {depth}"]), flush=True)
-    names = ("shape", "pictures", "clients", "batch", "requests", "rounds", "threads", "server")
+            alone, *others = found
+            figures = {name: load.figures for name, (_, load) in found.items()}
+            for name in others:
+                ratio, low, high = median_ratio(found[alone][0], found[name][0])
+                target = TARGET if name == others[-1] else None
+                claims.append(claim(f"{of}: queries/s {name} / alone", ratio, target, "x"))
+                figures[name] |= {"ratio": ratio, "low": low, "high": high}
+            results[f"depth {depth}"] = figures
+            print(of, json.dumps(figures), flush=True)
+    names = ("shape", "pictures", "clients", "batch", "requests", "rounds", "threads")
     write_report(options.json, claims, {name: getattr(options, name) for name in names} | results, torch.device("cpu"))
     return {"claims": claims, "results": results}
 

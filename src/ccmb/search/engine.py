@@ -242,6 +242,9 @@ class SearchEngine:
 
     def thumbnail(self, key: str) -> bytes:
         """See `Catalogue.thumbnail`."""
+        found = self.catalogue.thumbnails.get([key])  # dozens are asked for at a time: they wait for no search
+        if key in found:
+            return found[key]
         with self._turn:
             return self.catalogue.thumbnail(key)
 

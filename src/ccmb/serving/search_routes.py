@@ -33,8 +33,6 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         if asked.min_probability is not None and not (asked.text and asked.rank and service.work.model.can_rank):
             raise invalid("min_probability: needs a text, the second stage, and a model with cross encoders")
         pictures = await service.read([asked.picture] if asked.picture is not None else [])
-        if asked.like is not None:
-            await service.must_have(asked.like)
         query = Query(
             text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,
             offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,

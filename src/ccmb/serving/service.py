@@ -104,8 +104,19 @@ class Service:
         return Image.fromarray(square(picture, self.work.processor.image_size))
 
     async def search(self, query: Query) -> Answer:
-        """Search the index, together with whoever else asks."""
-        (answer,) = await self._searches.run([query])
+        """Search the index, together with whoever else asks.
+
+        Raises:
+            Fault: the picture to be like is not there.
+        """
+        if query.like is not None:
+            await self.must_have(query.like)
+        try:
+            (answer,) = await self._searches.run([query])
+        except CcmbError:
+            if query.like is not None:
+                await self.must_have(query.like)  # it may have been deleted while this waited
+            raise
         self.metrics.search(answer.seconds)
         return answer
 

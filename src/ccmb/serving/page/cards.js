@@ -69,7 +69,11 @@ export function card(hit, place, best, on) {
 
 export const skeletons = (count) => Array.from({ length: count }, () => make("li", { className: "skeleton", "aria-hidden": "true" }, make("span", { className: "frame" }), make("span", { className: "line" }), make("span", { className: "line short" })));
 
-const shown = (name, value) => (name === "bytes" || name === "width" || name === "height" ? number(value) : String(value));
+function shown(name, value) {
+  if (name === "bytes" || name === "width" || name === "height") return number(value);
+  if (name === "date") return String(value).slice(0, 16).replace("T", " ");
+  return typeof value === "boolean" ? words(value ? "yes" : "no") : String(value);
+}
 
 /** Fill the dialog with one hit; `on` has like, step and close. */
 export function detail(dialog, hit, place, count, on) {
@@ -77,7 +81,7 @@ export function detail(dialog, hit, place, count, on) {
   if (hit.match !== null && hit.place) rows.push([words("placeFirst"), String(hit.place)]);
   rows.push([words("cosine"), hit.cosine.toFixed(4)]);
   if (hit.match !== null) rows.push([words("matchScore"), hit.match.toFixed(4)], [words("probability"), percent(hit.probability)], [words("score"), hit.score.toFixed(4)]);
-  for (const [name, value] of Object.entries(hit.fields)) rows.push([words(name), shown(name, value)]);
+  for (const [name, value] of Object.entries(hit.fields)) if (value !== "") rows.push([words(name), shown(name, value)]);
   const button = (name, text, act, properties = {}) => {
     const element = make("button", { type: "button", className: name, ...properties }, text);
     element.addEventListener("click", act);

@@ -170,8 +170,8 @@ function glide(before) {
 }
 
 function drawStatus() {
-  const parts = [words("found", { candidates: number(last.candidates) })];
-  if (last.ranked) parts.push(words("ranked", { ranked: number(last.ranked) }));
+  const parts = [];
+  if (last.ranked) parts.push(words("found", { candidates: number(last.candidates) }), words("ranked", { ranked: number(last.ranked) }));
   if (last.partial) parts.push(words("partial"));
   const times = Object.entries(last.seconds).filter(([, seconds]) => seconds >= 0.0005);
   if (times.length) parts.push(times.map(([name, seconds]) => `${words(name)} ${Math.round(1000 * seconds)} ms`).join(" + "));
