@@ -82,7 +82,7 @@ class ExportedR2D2(nn.Module):
         text_index: Tensor,
         text_buckets: int | None = None,
     ) -> Tensor:
-        """Logits (N, 2) of the text-image encoder's match head; up to `text_buckets` parts are of texts of like length."""
+        """Logits (N, 2) of the text-image encoder's match head, in up to `text_buckets` parts of like length."""
         logits_N2 = torch.empty(len(text_index), 2)
         length_N = _lengths(texts)[text_index]
         for part in _parts(image_index, length_N, images.states.shape[1], text_buckets or 1):
