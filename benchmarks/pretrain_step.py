@@ -19,6 +19,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from albef_step import AlbefStep, Draws
 from ccmb.objectives import pretraining as pretraining_module
@@ -138,6 +140,14 @@ def widen(draws: Draws, batch: Batch) -> Draws:
     return Draws(masked, draws.wrong_image, draws.wrong_text)
 
 
+def operations(contestant: Contestant) -> float:
+    """Of one step's matrix products, as torch counts them: what a step cannot be faster by at the same precision and
+    the same speed of products."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        contestant.run(0)
+    return float(counter.get_total_flops())
+
+
 def result(bench: Bench, contestant: Contestant, plain: Contestant, flops: float) -> dict[str, Any]:
     """A line of the table."""
     middle, low, high = median_ratio(plain, contestant)
@@ -184,7 +194,10 @@ def compare(bench: Bench, options: argparse.Namespace, flops: float) -> list[dic
             ]
     take_turns(contestants, options.repeats, bench.device, warm_up=BATCHES if options.compile else 1)
     headline(f"{what_of(options)}, batch {bench.count}, {bench.device}")
-    return [result(bench, contestant, contestants[0], flops) for contestant in contestants]
+    lines = [result(bench, contestant, contestants[0], flops) for contestant in contestants]
+    for line, contestant in zip(lines[:2], contestants, strict=False):  # at either precision they are the same
+        line["operations"] = operations(contestant)
+    return lines
 
 
 def ablation(bench: Bench, options: argparse.Namespace, flops: float) -> list[dict[str, Any]]:
@@ -239,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     what = what_of(options)
     ours = [line for line in lines if line["name"].startswith("ours")]
     claims = [claim(f"losses of {what}: ours and plain, fp32, greatest difference", difference, CLOSE, "")]
+    if not options.ours_only:
+        fewer = lines[0]["operations"] / lines[1]["operations"]
+        claims.append(claim(f"step of {what}: operations of the plain step over ours", fewer, None, "x"))
     for line in ours:
         if not options.ours_only:
             claims.append(claim(f"step of {what}: {line['name']}, over plain, fp32", line["ratio"], FASTER, "x"))

@@ -14,13 +14,18 @@ import torch.multiprocessing as multiprocessing
 from ccmb.training.distributed import process_group
 
 
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def run_in_processes(count: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """What `function(*arguments)` returns in each of `count` ranks; it must be importable, its results tensors and
     plain values."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_rank, (count, port, function, folder, arguments), nprocs=count)
+    multiprocessing.spawn(_rank, (count, free_port(), function, folder, arguments), nprocs=count)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(count)]
 
 

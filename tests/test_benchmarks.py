@@ -23,9 +23,11 @@ sys.path.insert(0, str(BENCHMARKS))
 import corpus_download  # noqa: E402
 import evaluate_retrieval  # noqa: E402
 import gallery_memory  # noqa: E402
+import mixed_load  # noqa: E402
 import paired  # noqa: E402
 import pretrain_scaling  # noqa: E402
 import pretrain_step  # noqa: E402
+import search  # noqa: E402
 import step_shapes  # noqa: E402
 from albef_step import AlbefStep  # noqa: E402
 from official_ranking import official_scores  # noqa: E402
@@ -89,9 +91,10 @@ def test_the_benchmark_prints_and_writes_its_claims(tmp_path: Path, capsys: pyte
     report = json.loads(path.read_text())
     assert set(report) == {"claims", "machine", "commit", "results"}
     assert all(set(claim) == {"name", "value", "target", "unit"} for claim in report["claims"])
-    difference, *ratios = report["claims"]
+    difference, operations, *ratios = report["claims"]
     assert difference["value"] <= difference["target"] == 1e-4
-    assert [claim["unit"] for claim in ratios] == ["x", "x"]
+    assert operations["value"] > 1
+    assert [claim["target"] for claim in ratios] == [2.5, 2.5]
     assert len(report["results"]["ablation"]) == len(ITEMS) - 1  # all but the compiled layers
     printed = capsys.readouterr().out
     assert all(claim["name"] in printed for claim in report["claims"])
@@ -224,3 +227,31 @@ def test_contestants_take_turns_and_the_ratio_is_that_of_rounds() -> None:
     middle, low, high = paired.median_ratio(slow, fast)
     assert middle == 3
     assert 2 <= low <= middle <= high <= 4
+
+
+@pytest.mark.slow
+def test_a_server_is_loaded_with_and_without_batching(tmp_path: Path) -> None:
+    path = tmp_path / "search.json"
+    words = "--shape test --pictures 12 --clients 2 --requests 4 --rounds 2 --depth 4 --no-export"
+    search.main([*words.split(), "--json", str(path)])
+    report = json.loads(path.read_text())
+    [claim] = report["claims"]
+    assert (claim["unit"], claim["target"]) == ("x", 2.0)
+    assert report["results"]["depth 4"]["alone"]["queries_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_a_server_is_searched_added_to_and_deleted_from_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.json"
+    words = "--shape test --pictures 12 --clients 2 --kept 3 --minutes 0.3"
+    mixed_load.main([*words.split(), "--json", str(path)])
+    report = json.loads(path.read_text())
+    _, errors, stale, searches, _ = (claim["value"] for claim in report["claims"])
+    assert (errors, stale) == (0, 0), report["results"]
+    assert searches > 0
+    assert report["results"]["deleted"] > 0
+
+
+def test_growth_is_of_the_last_tenth_over_the_second() -> None:
+    sizes = [50, 100, 100, 110, 120, 105, 130, 90, 100, 110, 110]
+    assert mixed_load.growth(list(enumerate(sizes))) == (pytest.approx(10), 100, 110)

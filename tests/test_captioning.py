@@ -171,3 +171,7 @@ def test_ccmb_evaluate_captions(folder: Path, tmp_path: Path) -> None:
     assert {"CIDEr-D", "BLEU-4", "ROUGE-L", "distinct-2", "match_score", "words", "interval"} < report.keys()
     assert "CIDEr-D" in result.stdout
     assert isinstance(run(*arguments, "--depth", 3).exception, UsageError)
+    for option in (("--beams", 3), ("--no-rerank",), ("--max-length", 4)):
+        refused = run(*arguments[:-1], *option).exception
+        assert isinstance(refused, UsageError)
+        assert "add --captions" in str(refused)

@@ -14,6 +14,9 @@ ImagePooling = Literal["first", "tower"]
 # In what precision the second stage is computed; auto is bf16 where the processor computes it natively.
 Precision = Literal["auto", "fp32", "bf16"]
 
+# Of the weights of an export, see `ccmb.r2d2.export_graphs`.
+ExportPrecision = Literal["fp32", "int8"]
+
 # How several processes train one network; see `ccmb.training.parallel`.
 Strategy = Literal["ddp", "fsdp"]
 

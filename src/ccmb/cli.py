@@ -18,6 +18,7 @@ from ccmb.cli_caption import caption
 from ccmb.cli_corpus import corpus_app
 from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
+from ccmb.cli_export import export
 from ccmb.cli_finetune import finetune, mix
 from ccmb.cli_output import ImagesOption, JsonFlag, ModelOption, TextFieldOption
 from ccmb.cli_output import print_result as _result
@@ -25,6 +26,7 @@ from ccmb.cli_output import say_unreadable as _say_unreadable
 from ccmb.cli_pictures import classify, match
 from ccmb.cli_runs import doctor, presets, runs
 from ccmb.cli_search import index, search
+from ccmb.cli_serve import serve
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
@@ -47,11 +49,13 @@ app.command()(presets)
 app.command()(match)
 app.command()(classify)
 app.command()(caption)
+app.command()(export)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)
 app.command()(index)
 app.command()(search)
+app.command()(serve)
 
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 
@@ -149,12 +153,13 @@ def calibrate(
     Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
     """
     from ccmb.files import write_json
-    from ccmb.r2d2.loading import load_model, model_folder
+    from ccmb.r2d2.loading import model_folder
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.calibration import calibrate as run_calibration
     from ccmb.tasks.calibration import store_match_temperature
 
     pictures, folder = images or folder_for_pairs(data), model_folder(model)
-    network, processor = load_model(folder)
+    network, processor = load_network(folder)
     report = run_calibration(network, processor, data, pictures, split, text_field or ["texts"], depth)
     store_match_temperature(folder, report["match_temperature"])
     if json_file:

@@ -53,6 +53,9 @@ def benchmark(
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
+    devices: Annotated[
+        str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure any models on any sets of retrieval, matching, classification and captioning, one result file each;
@@ -74,7 +77,7 @@ def benchmark(
     settings = Settings(depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking)
     with orderly_end():
         sets = [open_set(spec, split, text_field or ["texts"], images, classes, templates, captions) for spec in data]
-        outcome = run_benchmark(model, sets, out, settings)
+        outcome = run_benchmark(model, sets, out, settings, devices.split(",") if devices else ())
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
     print_result(values, as_json, "\n".join(lines))

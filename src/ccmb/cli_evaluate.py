@@ -92,6 +92,11 @@ def evaluate(
             "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
             "out with --classes"
         )
+    if not captions and (decode != "beam" or beams != 5 or candidates or not rerank or max_length):
+        raise UsageError(
+            "--decode, --beams, --candidates, --no-rerank and --max-length are of captions; add --captions, or leave "
+            "them out"
+        )
     if captions:
         if classes or limit_texts or fit_split or depth or inexact:
             raise UsageError(
@@ -138,12 +143,12 @@ def _on_pairs(
     precision: Precision,
     cascade: int | None,
 ) -> dict[str, Any]:
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.evaluation import evaluate as run_evaluation
     from ccmb.tasks.two_stage import RankOptions
 
     pictures = images or folder_for_pairs(pairs)
-    network, processor = load_model(model)
+    network, processor = load_network(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     options = RankOptions(precision, cascade)
@@ -177,7 +182,7 @@ def _on_labels(
     model: str, name: str, path: Path, images: Path | None, split: str, fit_split: str | None
 ) -> dict[str, Any]:
     from ccmb.data.labelled_sets import open_labelled
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.matching_evaluation import evaluate_matching
 
     if fit_split == split:
@@ -186,7 +191,7 @@ def _on_labels(
         raise UsageError(f"--data {name}={path}: no such file or folder")
     labelled = open_labelled(path, split, images, name)
     fit = None if fit_split is None else open_labelled(path, fit_split, images, name)
-    return evaluate_matching(*load_model(model), labelled, fit)
+    return evaluate_matching(*load_network(model), labelled, fit)
 
 
 def _on_classes(
@@ -194,13 +199,13 @@ def _on_classes(
 ) -> dict[str, Any]:
     from ccmb.data.class_lists import read_classes
     from ccmb.data.pictures import Pictures
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.class_evaluation import evaluate_classes
     from ccmb.tasks.class_ranking import r2d2_classifier
     from ccmb.tasks.prompts import read_templates
 
     known, prompts, pictures = read_classes(classes), read_templates(templates), Pictures.open(data)
-    network, processor = load_model(model)
+    network, processor = load_network(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)

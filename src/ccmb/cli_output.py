@@ -30,6 +30,9 @@ CascadeOption = Annotated[
         min=1, help="The text-image encoder chooses N candidates of each query, and both encoders order these."
     ),
 ]
+FastFlag = Annotated[
+    bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

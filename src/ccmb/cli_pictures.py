@@ -28,12 +28,12 @@ def match(
     Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
     """
     from ccmb.checks import check_min_probability, check_text
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.matching import match_pictures
 
     check_text(text, "to match")  # before the model is loaded in vain
     check_min_probability(min_probability)
-    network, processor = load_model(model)
+    network, processor = load_network(model)
     found = match_pictures(network, processor, text, pictures, min_probability)
     say_unreadable([of.error for of in found if of.error])
     if not network.can_rank:
@@ -64,12 +64,12 @@ def classify(
     Example: ccmb classify cat.jpg dog.jpg --model runs/flickr8k --classes 猫,狗,汽车 --top 1
     """
     from ccmb.data.class_lists import read_classes
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.tasks.class_ranking import classify as run_classify
     from ccmb.tasks.prompts import read_templates
 
     known, prompts = read_classes(classes), read_templates(templates)  # before the model is loaded in vain
-    network, processor = load_model(model)
+    network, processor = load_network(model)
     found = run_classify(network, processor, pictures, known, prompts, top, depth)
     say_unreadable([of.error for of in found if of.error])
     lines = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
+from ccmb.cli_output import FastFlag, JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
 from ccmb.signals import orderly_end
 
 if TYPE_CHECKING:
@@ -39,16 +39,17 @@ def index(
         float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
     ] = 0.0,
     allow_private: Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")] = None,
+    fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Encode pictures into an index; run it again to add new ones, and to take out those that are gone.
 
     Example: ccmb index ~/Pictures --model quickstart/run --out index
     """
-    from ccmb.r2d2.loading import load_model
+    from ccmb.r2d2.network import load_network
     from ccmb.search.index import build_index
 
-    network, processor = load_model(model)
+    network, processor = load_network(model, fast)
     with orderly_end():
         report = build_index(
             pictures or [],
@@ -98,6 +99,7 @@ def search(
     where: Annotated[list[str] | None, typer.Option("--where", "-w", help=WHERE_HELP)] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds for the second stage; it ranks what it can.")] = None,
     collapse: Annotated[bool, typer.Option("--collapse", help="Show near duplicates as one.")] = False,
+    fast: FastFlag = False,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -117,7 +119,7 @@ def search(
         collapse=collapse,
     )  # fmt: skip
     check_query(query)  # before the model is loaded in vain
-    with open_engine(index, model) as engine:
+    with open_engine(index, model, fast) as engine:
         answer = engine.search(query)
     if sheet:
         contact_sheet(answer.hits, sheet)

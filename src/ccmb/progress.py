@@ -9,12 +9,18 @@ from contextlib import contextmanager
 from typing import Protocol
 
 SECONDS_BETWEEN_LINES = 15.0
-_drawn = False  # whether a bar is on the terminal
+_drawn = False  # whether a bar is on the terminal, or shown by another process
 
 
 class Advance(Protocol):
     def __call__(self, count: int = 1, note: str = "") -> None:
         """Count work as done; the note, such as the losses, is shown until the next one."""
+
+
+def silence() -> None:
+    """Show nothing from now on: for a process whose parent shows the progress of all."""
+    global _drawn
+    _drawn = True
 
 
 @contextmanager

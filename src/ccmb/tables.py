@@ -127,6 +127,25 @@ def comparison_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def export_table(report: dict[str, Any]) -> str:
+    """Speeds of torch and of an export, and where it was measured, what the export costs in recall."""
+    lines = [f"{'':22}{'torch':>10}{'export':>10}{'times':>7}"]
+    for name, figures in report["speed"].items():
+        speeds = "".join(f"{figures[key]:10.3g}" for key in ("torch", "export"))
+        lines.append(f"{name:22}{speeds}{figures['times']:7.2f}  {figures['unit']}")
+    if "recall" in report:
+        of = report["recall"]
+        lines.append(f"{of['data']}, {of['split']}: {of['torch']['gallery']} pictures, {of['torch']['texts']} texts")
+        for stage, figures in of["difference"].items():
+            means = "".join(f"{of[key]['mean_recall'][stage]:10.2f}" for key in ("torch", "export"))
+            gained = figures["mean_recall"]
+            lines.append(
+                f"{stage.replace('_', '-') + ', MR':22}{means}{gained['points']:+7.2f}  points "
+                f"({gained['low']:+.2f} to {gained['high']:+.2f})"
+            )
+    return "\n".join(lines)
+
+
 def _with_interval(figure: dict[str, float] | None, sign: str = "") -> str:
     if figure is None:
         return "-"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccmb.benchmark.features import FeaturesPeer, is_features
 from ccmb.benchmark.peer import OneStage, Peer, context_within, embedding, fingerprint
@@ -16,9 +16,10 @@ from ccmb.benchmark.two_towers import open_two_towers
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.exported import ExportedR2D2
 from ccmb.r2d2.items import Items
-from ccmb.r2d2.loading import load_model
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import Match
 from ccmb.r2d2.sources import read_config
@@ -69,9 +70,9 @@ def label_and_source(name: str) -> tuple[str, str]:
     return label, source
 
 
-def _load(source: str) -> tuple[R2D2Model, R2D2Processor]:
+def _load(source: str) -> tuple[Network, R2D2Processor]:
     """With its decoder, if it has one."""
-    return load_captioner(source) if has_captioner(source) else load_model(source)
+    return load_captioner(source) if has_captioner(source) else load_network(source)
 
 
 class R2D2Peer:
@@ -80,7 +81,7 @@ class R2D2Peer:
     def __init__(
         self,
         name: str,
-        model: R2D2Model,
+        model: Network,
         processor: R2D2Processor,
         context_length: int | None = None,
         options: RankOptions = EXACT,
@@ -94,8 +95,11 @@ class R2D2Peer:
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
         settings = [processor.image_size, processor.image_mean, processor.image_std, self.context_length]
         settings += [sorted(processor.tokenizer.get_vocab().items())]
-        self.fingerprint = fingerprint(model, {"config": config, "processor": settings})
-        model = model.eval().to(choose_device("auto"))
+        identity: dict[str, Any] = {"config": config, "processor": settings}
+        if isinstance(model, ExportedR2D2):
+            identity["export"] = model.record.files
+        self.fingerprint = fingerprint(cast(nn.Module, model), identity)
+        cast(nn.Module, model).eval().to(choose_device("auto"))
         self.model, self.processor = model, processor
         self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options)
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccmb.benchmark.caption_measuring import BEAMS, CaptionSet
 from ccmb.benchmark.class_sets import ClassSet
+from ccmb.benchmark.device_processes import ProcessLost, share
 from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.measuring import Readable, measure
 from ccmb.benchmark.peer import Peer
@@ -24,6 +25,7 @@ from ccmb.benchmark.sets import MatchingSet, MeasuredSet
 from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import write_json
+from ccmb.progress import progress
 from ccmb.tasks.two_stage import EXACT
 
 VERSION = 1  # of how results are made; a new one makes all of them anew
@@ -37,36 +39,88 @@ class Outcome:
     skipped: list[Path] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
+    def add(self, of: Outcome) -> None:
+        """What became of other measurements; that a model cannot be opened is said once, not once a set."""
+        self.measured += of.measured
+        self.skipped += of.skipped
+        self.failed += [line for line in of.failed if line not in self.failed]
 
-def run_benchmark(models: Sequence[str], sets: Sequence[MeasuredSet], out: Path, settings: Settings) -> Outcome:
+
+class Job(NamedTuple):
+    """One measurement: of a model, on the set of this place."""
+
+    model: str
+    place: int
+
+
+class Bench:
+    """The sets and settings of one call; it holds one model open at a time."""
+
+    def __init__(self, sets: Sequence[MeasuredSet], out: Path, settings: Settings) -> None:
+        self.out, self.settings = out, settings
+        self.sets = [(of, Readable(of)) for of in sets]
+        self._opened: tuple[str, Peer | CcmbError] | None = None
+
+    def name_of(self, job: Job) -> str:
+        return f"{label_and_source(job.model)[0]} on {self.sets[job.place][0].name}"
+
+    def measure(self, job: Job) -> Outcome:
+        """What becomes of one measurement."""
+        peer, (of, readable) = self._open(job.model), self.sets[job.place]
+        if isinstance(peer, CcmbError):
+            return Outcome(failed=[str(peer)])
+        path = self.out / slug(f"{of.name}.{of.split}") / f"{slug(peer.name)}.json"
+        key = _key(peer, of, self.settings)
+        if _is_done(path, key):
+            return Outcome(skipped=[path])
+        try:
+            write_json(path, _result(peer, of, readable, self.out / "features", self.settings, key).model_dump())
+        except CcmbError as error:
+            return Outcome(failed=[f"{self.name_of(job)}: {error}"])
+        return Outcome(measured=[path])
+
+    def _open(self, model: str) -> Peer | CcmbError:
+        if self._opened is None or self._opened[0] != model:
+            self._opened = None  # the last one's memory is free before the next one is loaded
+            try:
+                self._opened = model, open_peer(model, self.settings.context_length, self.settings.ranking)
+            except CcmbError as error:
+                self._opened = model, error
+        return self._opened[1]
+
+
+def run_benchmark(
+    models: Sequence[str],
+    sets: Sequence[MeasuredSet],
+    out: Path,
+    settings: Settings,
+    devices: Sequence[str] = (),
+) -> Outcome:
     """Measure every model on every set; one that fails does not keep the others from being measured.
+
+    Args:
+        devices: "cuda:0", "cpu" and so on: a process of each shares the measurements. By default this process makes
+            all of them, on the first GPU if there is one.
 
     Raises:
         UsageError: two models or two sets would share a file, or a name makes none.
+        CcmbError: there is no such device.
     """
     _check_names([label_and_source(model)[0] for model in models], "--model", "LABEL=MODEL")
     _check_names([f"{of.name}.{of.split}" for of in sets], "--data", "NAME=PAIRS")
-    opened, outcome, number = [(of, Readable(of)) for of in sets], Outcome(), 0
-    for model in models:
-        try:
-            peer = open_peer(model, settings.context_length, settings.ranking)
-        except CcmbError as error:
-            outcome.failed.append(str(error))
-            continue
-        for of, readable in opened:
-            number += 1
-            where = f"{peer.name} on {of.name}"
-            print(f"[{number}/{len(models) * len(sets)}] {where}", file=sys.stderr, flush=True)
-            path = out / slug(f"{of.name}.{of.split}") / f"{slug(peer.name)}.json"
-            key = _key(peer, of, settings)
-            if _is_done(path, key):
-                outcome.skipped.append(path)
-                continue
-            try:
-                write_json(path, _result(peer, of, readable, out / "features", settings, key).model_dump())
-                outcome.measured.append(path)
-            except CcmbError as error:
-                outcome.failed.append(f"{where}: {error}")
+    bench, outcome = Bench(sets, out, settings), Outcome()
+    jobs = [Job(model, place) for model in models for place in range(len(sets))]
+    if devices:
+        with progress("benchmark", len(jobs), "measurements") as advance:
+            for job, done in share(bench.measure, jobs, devices):
+                if isinstance(done, ProcessLost):
+                    done = Outcome(failed=[f"{bench.name_of(job)}: {done}"])
+                outcome.add(done)
+                advance(1, bench.name_of(job))
+        return outcome
+    for number, job in enumerate(jobs, start=1):
+        print(f"[{number}/{len(jobs)}] {bench.name_of(job)}", file=sys.stderr, flush=True)
+        outcome.add(bench.measure(job))
     return outcome
 
 

@@ -61,7 +61,16 @@ def read_classes(source: str | Path) -> list[ImageClass]:
         raise UsageError(
             f"'{text}': no such class list{hint}; give one of {', '.join(SHIPPED)}, a file, or names such as 猫,狗"
         )
-    return _checked([ImageClass(_split_names(word)) for word in words], "--classes")
+    return classes_of_names(words, "--classes")
+
+
+def classes_of_names(names: Sequence[str], where: str = "classes") -> list[ImageClass]:
+    """Classes by their names, synonyms between slashes.
+
+    Raises:
+        CcmbError: a name is empty or there twice, or there are less than two classes; the message names `where`.
+    """
+    return _checked([ImageClass(_split_names(name)) for name in names], where)
 
 
 def _from_lines(path: Path) -> list[ImageClass]:

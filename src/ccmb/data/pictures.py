@@ -154,22 +154,22 @@ class TarPictures(Pictures):
         return Extent(str(self.path), *found) if found else None
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture of a file's bytes as RGB: turned as its EXIF says, transparency on white, deep grey scaled to 8 bits.
 
     Raises:
-        ValueError: it is not a picture, is damaged, or has more than MAX_PIXELS; the message says which.
+        ValueError: it is not a picture, is damaged, or has more than `max_pixels`; the message says which.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
             image.load()
             return to_rgb(upright(image))
     except Image.DecompressionBombError:
-        raise ValueError(f"more than the {MAX_PIXELS:,} pixels allowed") from None
+        raise ValueError(f"more than the {max_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:
         raise ValueError(f"not a picture, or damaged (known: {', '.join(FORMATS)})") from None
     except Exception as error:  # decoders raise nearly anything on damaged data

@@ -240,6 +240,8 @@ class CrossEncoder(nn.Module):
                 states = last.attend_self(group.states[rows], _pick(group.mask, rows), tokens)
             return last.attend_other(states, *group.seen(keys, values, rows), _pick(group.context_mask, rows))
 
+        if not whole:
+            return CrossOutput(rows_of(slice(None), 1)[:, 0], group.states[:0])
         whole_MTW, rest_N1W = rows_of(slice(whole), None), rows_of(slice(whole, None), 1)
         return CrossOutput(torch.cat([whole_MTW[:, 0], rest_N1W[:, 0]]), whole_MTW)
 

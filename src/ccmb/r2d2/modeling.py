@@ -185,6 +185,11 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         """Whether the network has a second stage (R2D2) or pre-ranks alone (PRD2)."""
         return self.config.match_heads
 
+    @property
+    def cross_dtype(self) -> torch.dtype:
+        """In which the cross encoders take token states."""
+        return self.image_to_cross.weight.dtype
+
     def check_can_rank(self) -> None:
         """Raise a ValueError if the network has no cross encoders."""
         if not self.can_rank:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ccmb.r2d2.cross_encoder import RankOutput
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.network import Network
 
 # Numbers of the widest layer that are computed at a time: on a CPU those that its caches hold.
 CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}
@@ -55,7 +56,7 @@ def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
     return (head_log_odds_N2 / temperature).sigmoid().mean(1)
 
 
-def ranking_scores(model: R2D2Model, cosine_N: Tensor, match: Match) -> Tensor:
+def ranking_scores(model: Network, cosine_N: Tensor, match: Match) -> Tensor:
     """(N,) what the second stage orders by, after the model's `ranking_rule`."""
     if model.config.ranking_rule == "log_odds":
         return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
@@ -63,7 +64,7 @@ def ranking_scores(model: R2D2Model, cosine_N: Tensor, match: Match) -> Tensor:
 
 
 def rank_pairs(
-    model: R2D2Model,
+    model: Network,
     images: Items,
     texts: Items,
     image_index_N: Tensor,
@@ -102,7 +103,7 @@ def rank_pairs(
 
 def _in_chunks(
     encoder: Callable[[TowerOutput, TowerOutput, Tensor, Tensor], Tensor],
-    model: R2D2Model,
+    model: Network,
     images: Items,
     texts: Items,
     image_N: Tensor,
@@ -110,7 +111,7 @@ def _in_chunks(
     most: int,
 ) -> Tensor:
     """Logits (N, 2) of pairs that are sorted by picture, on the CPU."""
-    device, dtype = model.device, model.image_to_cross.weight.dtype
+    device, dtype = model.device, model.cross_dtype
     sizes, parts = chunk_sizes(image_N, most), [torch.empty(0, 2)]
     for image_P, text_P in zip(image_N.split(sizes), text_N.split(sizes), strict=True):
         image_items, image_index = image_P.unique(return_inverse=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.errors import CcmbError, UsageError
-from ccmb.r2d2.loading import load_model, model_folder
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.loading import model_folder
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
@@ -88,7 +89,7 @@ class SearchEngine:
     """
 
     def __init__(
-        self, catalogue: Catalogue, model: R2D2Model, processor: R2D2Processor, states_bytes: int = STATES_BYTES
+        self, catalogue: Catalogue, model: Network, processor: R2D2Processor, states_bytes: int = STATES_BYTES
     ) -> None:
         self.catalogue, self.model, self.processor = catalogue, model, processor
         width = model.config.vision_config.hidden_size
@@ -195,6 +196,8 @@ class SearchEngine:
                     if len(of.candidates) < of.wanted and len(nears) == most < MOST_RESULTS:
                         again.append(place)
                 del of.candidates[of.wanted :]
+                for number, candidate in enumerate(of.candidates, start=1):
+                    candidate.place = number
             places, most = again, min(4 * most, MOST_RESULTS)
 
     def _rank(self, asked: Sequence[_Asked], texts: TowerOutput, now: float) -> None:
@@ -228,6 +231,7 @@ class SearchEngine:
         return Hit(
             entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
             found.probability, found.missing, self.catalogue.fields(entry), tuple(of.copies.get(entry.key, ())),
+            found.place,
         )  # fmt: skip
 
     def picture(self, key: str) -> Image.Image:
@@ -238,6 +242,9 @@ class SearchEngine:
 
     def thumbnail(self, key: str) -> bytes:
         """See `Catalogue.thumbnail`."""
+        found = self.catalogue.thumbnails.get([key])  # dozens are asked for at a time: they wait for no search
+        if key in found:
+            return found[key]
         with self._turn:
             return self.catalogue.thumbnail(key)
 
@@ -298,14 +305,16 @@ class SearchEngine:
 def open_engine(
     index: Path,
     model: str | Path | None = None,
-    network: R2D2Model | None = None,
+    fast: bool = False,
+    network: Network | None = None,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
     """An index folder, opened for searching.
 
     Args:
         model: run or model folder; by default the one that made the index.
-        network: to be used in place of the one in the model folder, of which it is another form.
+        fast: compute with the model's int8 export, see `ccmb.r2d2.exporting.fast_export`.
+        network: the model's, where it has been loaded already.
         states_bytes: see `SearchEngine`.
 
     Raises:
@@ -318,7 +327,7 @@ def open_engine(
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
     if network is None:
-        network, processor = load_model(folder)
+        network, processor = load_network(folder, fast)
     else:
         processor = R2D2Processor.from_pretrained(folder)
     with open_catalogue(index, record) as catalogue:

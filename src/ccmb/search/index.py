@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections import defaultdict, deque
@@ -21,8 +20,8 @@ from ccmb.corpus.image_dedup import duplicate_groups
 from ccmb.data.pictures import FolderPictures, UnreadablePicture
 from ccmb.errors import CcmbError, UsageError
 from ccmb.progress import progress
-from ccmb.r2d2.loading import model_folder
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.loading import fingerprint, model_folder
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.catalogue import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
 from ccmb.search.examining import digest_of, examine, looks_of
@@ -69,7 +68,7 @@ class IndexReport:
 def build_index(
     pictures: Sequence[str | Path],
     out: Path,
-    network: R2D2Model,
+    network: Network,
     processor: R2D2Processor,
     model: str | Path,
     store: str | None = None,
@@ -133,7 +132,7 @@ class _Run:
     def __init__(
         self,
         catalogue: Catalogue,
-        network: R2D2Model,
+        network: Network,
         processor: R2D2Processor,
         own: OwnFields,
         url_of: Mapping[str, str],
@@ -278,12 +277,6 @@ class _Run:
             if is_shared:
                 alike[group].append(min(same[digest]))
         self.report.near_duplicates = sorted(map(sorted, alike.values()))
-
-
-def fingerprint(model: Path) -> str:
-    """SHA-256 of a model folder's weights."""
-    with open(model / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def must_match(record: IndexRecord, index: Path, model: Path) -> None:

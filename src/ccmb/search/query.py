@@ -76,6 +76,7 @@ class Hit:
         missing: the picture was to be ranked, but it is gone or unreadable now.
         fields: what the index knows of it: folder, date, width, height, bytes and the user's own.
         copies: keys of its near duplicates among the candidates, where the query collapses them.
+        place: among the candidates of the first stage, from 1.
     """
 
     key: str
@@ -88,6 +89,7 @@ class Hit:
     missing: bool = False
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ccmb.errors import CcmbError
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.search.sources import Sources
@@ -26,7 +27,8 @@ _NEWEST = 0.3  # weight of the newest measurement
 
 @dataclass(slots=True)
 class Candidate:
-    """A picture that the first stage found; `match` and `probability` are there once the second has ranked it."""
+    """A picture that the first stage found, at this `place` from 1; `match` and `probability` are there once the second
+    has ranked it."""
 
     entry: Entry
     cosine: float
@@ -34,6 +36,7 @@ class Candidate:
     match: float | None = None
     probability: float | None = None
     missing: bool = False
+    place: int = 0
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class Costs:
 class SecondStage:
     """Ranks candidates, and remembers what that costs."""
 
-    model: R2D2Model
+    model: Network
     processor: R2D2Processor
     sources: Sources
     states: StateCache

@@ -23,7 +23,7 @@ from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.files import read_json, write_json
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import match_probability
 from ccmb.samples import Sample
@@ -76,7 +76,7 @@ def fit_match_temperature(head_log_odds_N2: Tensor, label_N: Tensor) -> float:
 
 
 def calibration_report(
-    model: R2D2Model, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
+    model: Network, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
 ) -> dict[str, Any]:
     """Temperature and calibration error of a model as it is; see `draw_pairs`.
 
@@ -92,7 +92,7 @@ def calibration_report(
 
 
 def calibrate(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     pairs: Path,
     images: Path,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ccmb.data.class_lists import ImageClass
 from ccmb.errors import UsageError
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.tasks.classification import Classifier, PictureClasses, class_embeddings, classify_pictures
 from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
@@ -46,7 +47,7 @@ class PromptRanker:
 
 
 def r2d2_classifier(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
@@ -72,7 +73,7 @@ def r2d2_classifier(
 
 
 def classify(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     pictures: Sequence[Picture],
     classes: Sequence[ImageClass],

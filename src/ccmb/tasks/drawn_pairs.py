@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ccmb.progress import progress
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.ranking import rank_pairs
 from ccmb.samples import Sample
 from ccmb.tasks.retrieval import Gallery
@@ -92,7 +92,7 @@ def _draw_wrong(
     return index_Q[candidates_Q > 0], wrong_Q[candidates_Q > 0]
 
 
-def score_pairs(model: R2D2Model, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
+def score_pairs(model: Network, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
     """Log-odds (2P, 2) of both heads for the matches, then for the non-matches."""
     image_N, text_N = torch.cat([pairs.right, pairs.wrong]), pairs.text.repeat(2)
     parts = []

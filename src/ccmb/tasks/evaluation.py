@@ -13,7 +13,7 @@ import torch
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs
 from ccmb.samples import Sample
@@ -38,7 +38,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     pairs: Path,
     images: Path,
@@ -99,7 +99,7 @@ def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
     return found
 
 
-def _random_pair_auc(model: R2D2Model, gallery: Gallery, pairs: int = 2000) -> float:
+def _random_pair_auc(model: Network, gallery: Gallery, pairs: int = 2000) -> float:
     """AUC of the match score on true pairs against the same texts with random wrong pictures."""
     generator = torch.Generator().manual_seed(0)
     count = min(pairs, len(gallery.texts))

@@ -15,7 +15,8 @@ from torch import Tensor
 from ccmb.checks import check_min_probability, check_text
 from ccmb.errors import UsageError
 from ccmb.r2d2.items import Items
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.tasks.given_pictures import check_any_read, read_pixels
@@ -44,7 +45,7 @@ class PictureMatch:
 
 
 def match_pictures(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     text: str,
     pictures: Sequence[Picture],
@@ -76,7 +77,7 @@ def match_pictures(
 
 
 def _match_batch(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     of_text: TowerOutput,
     pictures: Sequence[Picture],
@@ -124,7 +125,7 @@ class MinimalPairScores:
 
 
 def score_minimal_pairs(
-    model: R2D2Model, processor: R2D2Processor, images: Items, pairs: Sequence[MinimalPair], batch: int = 256
+    model: Network, processor: R2D2Processor, images: Items, pairs: Sequence[MinimalPair], batch: int = 256
 ) -> MinimalPairScores:
     """Score both texts of every pair against its picture; `images` are the encoded pictures."""
     cosines, ranking = [], []

@@ -8,7 +8,7 @@ from typing import Any
 
 from ccmb.data.pairs import readable_samples
 from ccmb.data.pictures import Pictures
-from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.matching_figures import matching_report
@@ -19,7 +19,7 @@ Labelled = tuple[Sequence[Sample], Pictures]
 
 
 def evaluate_matching(
-    model: R2D2Model, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
+    model: Network, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
 ) -> dict[str, Any]:
     """The report of one split of labelled pairs; pictures that cannot be read are listed in it.
 
@@ -38,6 +38,6 @@ def evaluate_matching(
     return {"matching": report, "unreadable": unreadable, "seconds": seconds}
 
 
-def _scores(model: R2D2Model, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+def _scores(model: Network, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
     samples, unreadable = readable_samples(*labelled)
     return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable

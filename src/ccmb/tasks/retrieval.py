@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccmb.progress import Advance, progress
 from ccmb.r2d2.items import Items
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.bootstrap import drawn_weights
 from ccmb.tasks.candidates import Candidates, candidate_scores, pairs_to_rank
@@ -72,7 +73,7 @@ class Ranks:
 
 
 def encode_gallery(
-    model: R2D2Model,
+    model: Network,
     processor: R2D2Processor,
     images: Sequence[Any],
     texts: Sequence[Sequence[str]],
@@ -126,7 +127,7 @@ def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
 
 
 def two_stage_ranks(
-    model: R2D2Model | Ranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
+    model: Network | Ranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
 ) -> Ranks:
     """Ranks of both stages for every query of one direction.
 
@@ -134,7 +135,7 @@ def two_stage_ranks(
         depth: K >= 1, how many candidates of the first stage the second one ranks.
         chunk: most queries whose cosines are computed at a time; fewer in a large gallery.
     """
-    ranker = R2D2Ranker(model) if isinstance(model, R2D2Model) else model
+    ranker = R2D2Ranker(cast(Network, model)) if isinstance(model, nn.Module) else cast(Ranker, model)
     by_text = direction == "text_to_image"
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
     depth = min(depth, len(items))
@@ -190,12 +191,12 @@ def bootstrap_gain(before_Q: Tensor, after_Q: Tensor, draws: int = 2000, seed: i
     return {"mean": round(float(difference.mean()), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
 
 
-def retrieval_report(model: R2D2Model | Ranker, gallery: Gallery, depth: int) -> dict[str, Any]:
+def retrieval_report(model: Network | Ranker, gallery: Gallery, depth: int) -> dict[str, Any]:
     """Both stages in both directions, mean recall, and what ranking gains."""
     return report_of_ranks(ranks_both_ways(model, gallery, depth), gallery, depth)
 
 
-def ranks_both_ways(model: R2D2Model | Ranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
+def ranks_both_ways(model: Network | Ranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
     """Ranks of every text among the pictures and of every picture among the texts.
 
     Where texts have several pictures, or pictures none, only those of the texts, as of MUGE.

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ccmb.choices import Precision
+from ccmb.errors import UsageError
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import Match, in_bf16, rank_pairs, ranking_scores
 from ccmb.training.trainer import inference, native_bf16
@@ -90,11 +91,18 @@ class RankOptions:
     precision: Precision = "fp32"
     cascade: int | None = None
 
-    def on(self, device: torch.device) -> RankOptions:
-        """The same with the precision that `auto` comes to on a device."""
+    def on(self, model: Network) -> RankOptions:
+        """The same with the precision that `auto` comes to for a network.
+
+        Raises:
+            UsageError: bf16 is asked of an export.
+        """
+        exported = not isinstance(model, R2D2Model)
+        if self.precision == "bf16" and exported:
+            raise UsageError("--precision is of networks in torch; an export keeps the one that it was made with")
         if self.precision != "auto":
             return self
-        return RankOptions("bf16" if native_bf16(device) else "fp32", self.cascade)
+        return RankOptions("bf16" if native_bf16(model.device) and not exported else "fp32", self.cascade)
 
 
 EXACT = RankOptions()
@@ -104,7 +112,7 @@ EXACT = RankOptions()
 class R2D2Encoder:
     """The towers of R2D2 as an `Encoder`."""
 
-    model: R2D2Model
+    model: Network
     processor: R2D2Processor
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
@@ -121,8 +129,8 @@ class R2D2Encoder:
 class R2D2Ranker:
     """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing."""
 
-    def __init__(self, model: R2D2Model, options: RankOptions = EXACT, *, ranks: bool = True) -> None:
-        self.model, self.options, self.ranks = model, options.on(model.device), ranks
+    def __init__(self, model: Network, options: RankOptions = EXACT, *, ranks: bool = True) -> None:
+        self.model, self.options, self.ranks = model, options.on(model), ranks
 
     @property
     def can_rank(self) -> bool:
@@ -133,7 +141,7 @@ class R2D2Ranker:
         if self.options == EXACT or not self.can_rank:
             return None
         match = partial(rank_pairs, preview=self.options.cascade is not None)
-        model = in_bf16(self.model) if self.options.precision == "bf16" else self.model
+        model = in_bf16(cast(R2D2Model, self.model)) if self.options.precision == "bf16" else self.model
         return Cascade(partial(_rank_scores, match, model), self.options.cascade or KEEP)
 
     def rank_scores(
@@ -148,7 +156,7 @@ class R2D2Ranker:
 
 def _rank_scores(
     match: Callable[..., Match],
-    model: R2D2Model,
+    model: Network,
     images: Items,
     texts: Items,
     image_index_N: Tensor,

@@ -38,6 +38,16 @@ from ccmb.training.tensorboard import event_files
 from ccmb.training.validation import PREFIX, Validation
 
 
+class Evaluable(Protocol):
+    """A module, or what is told as one that it is not trained now."""
+
+    training: bool
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
 class Task(Protocol):
     """What is trained: a module that holds all that a checkpoint must, and how a batch becomes losses."""
 
@@ -265,8 +275,11 @@ def stop_signals() -> Iterator[Stop]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, option: str = "training.device") -> torch.device:
     """`auto` is the first GPU if there is one, else the CPU.
+
+    Args:
+        option: what the user calls it, for the message.
 
     Raises:
         CcmbError: there is no such device.
@@ -276,12 +289,12 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise CcmbError(f"training.device={name}: not a device; use auto, cpu or cuda") from None
+        raise CcmbError(f"{option}={name}: not a device; use auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
-        raise CcmbError(f"training.device={name}: not a device; use auto, cpu or cuda")
+        raise CcmbError(f"{option}={name}: not a device; use auto, cpu or cuda")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise CcmbError(f"training.device={name}: this machine has {gpus} usable GPUs; use cpu or auto")
+        raise CcmbError(f"{option}={name}: this machine has {gpus} usable GPUs; use cpu or auto")
     return device
 
 
@@ -308,7 +321,7 @@ def native_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def inference(module: nn.Module) -> Iterator[None]:
+def inference(module: Evaluable) -> Iterator[None]:
     """Evaluation mode without gradients, and back."""
     before = module.training
     module.eval()

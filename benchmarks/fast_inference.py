@@ -1,0 +1,146 @@
+"""Inference on a CPU: images, texts and pairs per second of a network in torch and of its exports, and their recalls.
+
+Speed is of a network of a preset's shape with random weights, which changes no work. Pairs are of a text with 32
+pictures, as a search ranks them. Recalls are of a trained model, where one is given; of random weights int8 tells
+nothing, since the outliers that it cuts come with training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccmb.r2d2.exporting import export_model
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.network import Network, load_network
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.ranking import in_bf16
+from ccmb.r2d2.tokenizer import train_tokenizer
+from ccmb.tasks.export_report import compare_recall, workloads
+from ccmb.training.trainer import inference, native_bf16
+from paired import Contestant, claim, median_ratio, take_turns, write_report
+from step_shapes import shape_config
+
+FASTER = {"image tower": 3.0, "text tower": 2.0, "text-image encoder": 2.0, "both cross encoders": 2.0}
+CLOSE, POINTS = 1e-4, -0.5
+
+
+def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Items per second of every part, in torch and exported, and how far an fp32 export's numbers are from torch's."""
+    torch.manual_seed(0)
+    model = R2D2Model(shape_config(options.shape)).eval()
+    model.save_pretrained(folder / "model")
+    tokenizer = train_tokenizer(["图"], vocabulary=20, max_length=model.config.max_text_tokens)
+    R2D2Processor(tokenizer, model.config.image_size, model.config.max_text_tokens).save_pretrained(folder / "model")
+    networks: dict[str, Network] = {"torch, fp32": model}
+    if options.bf16 or native_bf16(model.device):
+        networks["torch, bf16"] = in_bf16(model)
+    for precision in ("fp32", "int8"):
+        export_model(folder / "model", folder / precision, precision)
+        networks[f"export, {precision}"] = load_network(folder / precision)[0]
+    claims: list[dict[str, Any]] = []
+    results: dict[str, Any] = {}
+    for work in workloads(model, options.pictures, options.texts, options.depth):
+        said: dict[str, Any] = {}
+
+        def contestant(name: str, of: Network, run: Any = work.run, said: dict[str, Any] = said) -> Contestant:
+            def once(_: int) -> None:
+                with inference(of), torch.autocast("cpu", torch.bfloat16, enabled="bf16" in name):
+                    said[name] = run(of)
+
+            return Contestant(name, once)
+
+        ours = [contestant(name, of) for name, of in networks.items()]
+        take_turns(ours, options.repeats, torch.device("cpu"))
+        lines: list[dict[str, Any]] = []
+        for one in ours:
+            ratio, low, high = median_ratio(ours[0], one)
+            lines.append({"name": one.name, f"{work.unit}_per_second": work.count / one.median, "ratio": ratio})
+            lines[-1] |= {"interval": [low, high], "seconds": one.seconds}
+            print(
+                f"{work.name}, {one.name}: {work.count / one.median:.3g} {work.unit}/s, {ratio:.2f} times", flush=True
+            )
+        results[work.name] = lines
+        away = float((_numbers(said["export, fp32"]) - _numbers(said["torch, fp32"])).abs().max())
+        claims.append(
+            claim(f"{work.name}: numbers of torch and of the fp32 export, greatest difference", away, CLOSE, "")
+        )
+        best = max(lines, key=lambda line: line["ratio"])
+        claims.append(claim(f"{work.name}: int8 over torch, fp32", lines[-1]["ratio"], FASTER[work.name], "x"))
+        results[f"best for {work.name}"] = best["name"]
+    return claims, results
+
+
+def _numbers(of: Any) -> torch.Tensor:
+    """Embeddings of a tower, or match scores."""
+    return of.embed if hasattr(of, "embed") else of.score
+
+
+def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Recalls of a trained model and of its exports."""
+    model, processor = load_model(options.model)
+    claims, results = [], {}
+    for precision in ("fp32", "int8"):
+        export_model(options.model, folder / f"trained-{precision}", precision)
+        exported, _ = load_network(folder / f"trained-{precision}")
+        results[precision] = compare_recall(
+            model, exported, processor, options.data, options.data.parent / "images.tar", options.split,
+            [options.text_field], options.recall_depth, options.limit_texts,
+        )  # fmt: skip
+        del results[precision]["data"]
+        for stage, of in results[precision]["difference"].items():
+            name = f"mean recall of {stage.replace('_', '-')}, {precision} export less torch"
+            claims.append(claim(name, of["mean_recall"]["points"], POINTS, "points"))
+    return claims, results
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="base", help="a preset's, for speed; none leaves speed out")
+    parser.add_argument("--pictures", type=int, default=8, help="that the image tower takes at a time")
+    parser.add_argument("--texts", type=int, default=32, help="that the text tower takes at a time")
+    parser.add_argument("--depth", type=int, default=32, help="pictures that a text is ranked with")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that are timed")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--bf16", action="store_true", help="time torch's bf16 though the processor has none")
+    parser.add_argument("--model", help="a trained model, for recalls; without it they are left out")
+    parser.add_argument("--data", type=Path, help="its pairs.jsonl, beside an images.tar")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--text-field", default="captions")
+    parser.add_argument("--limit-texts", type=int, default=1)
+    parser.add_argument("--recall-depth", type=int, default=64)
+    parser.add_argument("--json", type=Path, help="file to write")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    parts = ({"speed": speed} if options.shape != "none" else {}) | ({"recalls": recalls} if options.model else {})
+    claims: list[dict[str, Any]] = []
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in parts.items():
+            found, results[name] = part(options, Path(folder))
+            claims += found
+    results["instructions"] = instructions()
+    write_report(options.json, claims, results, torch.device("cpu"))
+    return {"claims": claims, "results": results}
+
+
+def instructions() -> list[str]:
+    """What the processor has that int8 and bf16 are fast with."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    wanted = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "avx_vnni")
+    return [name for name in wanted if capabilities.get(name)]
+
+
+if __name__ == "__main__":
+    main()

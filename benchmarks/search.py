@@ -1,0 +1,160 @@
+"""Queries per second of a server, with and without dynamic batching and export, loaded from another process.
+
+    python benchmarks/search.py --shape tiny --json results.json
+    python benchmarks/search.py --index quickstart/index --pairs quickstart/corpus/pairs.jsonl
+
+Servers of copies of one index take turns:
+    alone      `--batch 1`: every request has a call of its own
+    batched    requests that come together share a call
+    exported   likewise, computed with the model's int8 export (`--fast`)
+
+So many clients ask, each again as soon as it is answered, for texts that no other asks for. Seconds are those of a
+client, HTTP included. The first round warms up: caches fill in it. Without --index, scenes are drawn and a random
+network of a preset's shape is indexed: it costs what a trained one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from paired import Contestant, claim, median_ratio, take_turns, write_report
+from server_process import Shelf, draw_shelf, quantile, read_texts, serving
+
+TARGET = 2.0
+
+
+@dataclass(slots=True)
+class Load:
+    """Clients that ask one server; `seconds` holds what each request took, `total` that of all rounds."""
+
+    url: str
+    texts: Iterator[str]
+    body: dict[str, Any]
+    clients: int
+    requests: int
+    seconds: list[float] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
+
+    def run(self, number: int) -> None:
+        started = time.perf_counter()
+        taken = asyncio.run(self._ask_all())
+        self.rounds.append(time.perf_counter() - started)
+        self.seconds += taken
+
+    async def _ask_all(self) -> list[float]:
+        taken, left = list[float](), iter(range(self.requests))
+        limits = httpx.Limits(max_connections=self.clients)
+        async with httpx.AsyncClient(base_url=self.url, timeout=300, limits=limits) as http:
+
+            async def client() -> None:
+                for _ in left:
+                    started = time.perf_counter()
+                    answer = await http.post("/search", json=self.body | {"text": next(self.texts)})
+                    answer.raise_for_status()
+                    taken.append(time.perf_counter() - started)
+
+            await asyncio.gather(*(client() for _ in range(self.clients)))
+        return taken
+
+    def forget(self) -> None:
+        """Only warmed up so far."""
+        self.seconds.clear()
+        self.rounds.clear()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Queries per second of all rounds, and milliseconds of one of two and of nineteen of twenty requests."""
+        return {
+            "queries_per_second": len(self.seconds) / sum(self.rounds),
+            "p50_ms": 1000 * quantile(self.seconds, 0.5),
+            "p95_ms": 1000 * quantile(self.seconds, 0.95),
+        }
+
+
+def compare(
+    shelf: Shelf, servers: dict[str, list[str]], body: dict[str, Any], options: argparse.Namespace
+) -> dict[str, tuple[Contestant, Load]]:
+    """Load every server in turn."""
+    found = dict[str, tuple[Contestant, Load]]()
+    with ExitStack() as stack:
+        for name, words in servers.items():
+            own = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index"  # one process holds an index
+            shutil.copytree(shelf.index, own)
+            url, _ = stack.enter_context(serving(own, *words, threads=options.threads))
+            load = Load(url, cycle(shelf.texts), body, options.clients, options.requests)
+            load.run(0)
+            load.forget()
+            found[name] = (Contestant(name, load.run), load)
+        take_turns([of for of, _ in found.values()], options.rounds, torch.device("cpu"), warm_up=0)
+    return found
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Load a server with and without batching.")
+    parser.add_argument("--shape", choices=["test", "tiny", "base"], default="tiny", help="a preset's")
+    parser.add_argument("--pictures", type=int, default=1000, help="drawn and indexed")
+    parser.add_argument("--index", type=Path, help="an index to be served instead")
+    parser.add_argument("--pairs", type=Path, help="pairs.jsonl of a drawn corpus, whose captions it is asked for")
+    parser.add_argument("--keep", type=Path, help="folder in which what is drawn and indexed is kept for another time")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="most searches of a call")
+    parser.add_argument(
+        "--depth", type=int, nargs="+", default=[0, 16, 64], help="candidates ranked; 0: no second stage"
+    )
+    parser.add_argument("--requests", type=int, default=64, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of a server's network")
+    parser.add_argument("--export", action=argparse.BooleanOptionalAction, default=True, help="serve an export too")
+    parser.add_argument("--json", type=Path, help="file to write")
+    options = parser.parse_args(arguments)
+    if (options.index is None) != (options.pairs is None):
+        parser.error("give --index and --pairs together")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parse(arguments)
+    claims, results = list[dict[str, Any]](), dict[str, Any]()
+    with ExitStack() as stack:
+        if options.index is not None:
+            shelf, shown = Shelf(options.index, read_texts(options.pairs)), str(options.index.name)
+        else:
+            folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            shelf, shown = draw_shelf(folder, options.shape, options.pictures), options.shape
+        servers = {"alone": ["--batch", "1"], "batched": ["--batch", str(options.batch)]}
+        if options.export:
+            servers["exported"] = [*servers["batched"], "--fast"]
+        for depth in options.depth:
+            body = {"k": 10, "rank": depth > 0, "depth": max(1, depth)}
+            found = compare(shelf, servers, body, options)
+            of = f"{shown}, {f'depth {depth}' if depth else 'first stage alone'}, {options.clients} clients"
+            alone, *others = found
+            figures = {name: load.figures for name, (_, load) in found.items()}
+            for name in others:
+                ratio, low, high = median_ratio(found[alone][0], found[name][0])
+                target = TARGET if name == others[-1] else None
+                claims.append(claim(f"{of}: queries/s {name} / alone", ratio, target, "x"))
+                figures[name] |= {"ratio": ratio, "low": low, "high": high}
+            results[f"depth {depth}"] = figures
+            print(of, json.dumps(figures), flush=True)
+    names = ("shape", "pictures", "clients", "batch", "requests", "rounds", "threads")
+    write_report(options.json, claims, {name: getattr(options, name) for name in names} | results, torch.device("cpu"))
+    return {"claims": claims, "results": results}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`ccmb serve` as a process of its own, on an index of drawn scenes, for benchmarks that load it from theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ccmb.data.scene_corpus import draw_corpus
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import train_tokenizer
+from ccmb.search.index import build_index
+from step_shapes import shape_config
+
+SOURCE = Path(__file__).parent.parent / "src"
+DRAWN = 96  # side of a drawn picture, in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """An index and texts to ask it for."""
+
+    index: Path
+    texts: list[str]
+
+
+def draw_shelf(folder: Path, shape: str, pictures: int) -> Shelf:
+    """Drawn scenes, indexed by a random network of a preset's shape; what was made before is taken as it is.
+
+    Random weights cost what trained ones do; what is found means nothing.
+    """
+    model, corpus, index = folder / shape, folder / f"scenes-{pictures}", folder / f"{shape}-{pictures}"
+    draw_corpus(corpus, 0, pictures, 0, DRAWN)
+    texts = read_texts(corpus / "pairs.jsonl")
+    if not (model / "model.safetensors").is_file():
+        torch.manual_seed(0)
+        config = shape_config(shape)
+        R2D2Model(config).save_pretrained(model)
+        tokenizer = train_tokenizer(
+            texts, vocabulary=1000 if shape != "test" else 200, max_length=config.max_text_tokens
+        )
+        R2D2Processor(tokenizer, config.image_size, config.max_text_tokens).save_pretrained(model)
+    network, processor = R2D2Model.from_pretrained(model).eval(), R2D2Processor.from_pretrained(model)
+    build_index([corpus / "images.tar"], index, network, processor, model)
+    return Shelf(index, texts)
+
+
+def read_texts(pairs: Path) -> list[str]:
+    """The captions of a drawn corpus."""
+    lines = pairs.read_text(encoding="utf-8").splitlines()
+    return [text for line in lines for text in json.loads(line)["captions"]]
+
+
+@contextmanager
+def serving(index: Path, *options: object, threads: int = 1) -> Iterator[tuple[str, int]]:
+    """A server on a free port: its address and process id; it is told to stop in the end, and must do so in order."""
+    words = [sys.executable, "-m", "ccmb", "serve", str(index), "--port", "0", *map(str, options)]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"serving at (http://\S+)", line):
+                break
+        else:
+            raise RuntimeError("the server did not start: " + "".join(said))
+        yield found[1], process.pid
+        process.terminate()
+        if process.wait(timeout=60) != 0:
+            raise RuntimeError("the server did not end in order")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"{pid}: no such process")
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,0 +1,75 @@
+"""Making an export folder of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ccmb.choices import ExportPrecision
+from ccmb.errors import CcmbError, UsageError
+from ccmb.files import atomic_files, sole_use
+from ccmb.progress import progress
+from ccmb.r2d2.export_graphs import graphs, write_graph
+from ccmb.r2d2.export_record import ExportRecord, is_export, needs_runtime
+from ccmb.r2d2.loading import fingerprint, load_model, model_folder
+
+
+def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8") -> ExportRecord:
+    """Write the graphs of a run folder, model folder or hub id, with its configuration and processor, into `out`.
+
+    An export that is there already is replaced.
+
+    Raises:
+        UsageError: ONNX Runtime is not installed, the model is itself an export, or `out` holds something else.
+        CcmbError: the model is missing or damaged, a part cannot be exported, or another process is writing there.
+    """
+    needs_runtime()
+    folder = model_folder(name)
+    if is_export(folder):
+        raise UsageError(f"{name}: an export itself; give the model that it was made of")
+    if out.exists() and not is_export(out) and (not out.is_dir() or any(not _own(path) for path in out.iterdir())):
+        raise UsageError(f"{out}: exists and is no export; name a new folder")
+    network, processor = load_model(folder)
+    with sole_use(out, "is exporting into it"), atomic_files(out) as fresh:
+        parts, files = graphs(network.can_rank), {}
+        with progress("export", len(parts), "parts") as advance:
+            for graph in parts:
+                write_graph(network, graph, fresh / graph.file, precision)
+                with open(fresh / graph.file, "rb") as file:
+                    files[graph.file] = hashlib.file_digest(file, "sha256").hexdigest()
+                advance(1, graph.name)
+        network.config.save_pretrained(fresh)
+        processor.save_pretrained(fresh)
+        record = ExportRecord(
+            source=str(name), fingerprint=fingerprint(folder), precision=precision,
+            temperature=float(network.temperature.detach()), files=files,
+        )  # fmt: skip
+        record.write(fresh)
+    return record
+
+
+def _own(path: Path) -> bool:
+    """Whether a file is the lock of an export that has not come to its end."""
+    return path.name == ".lock"
+
+
+FAST = "fast"  # an export inside the model folder it was made of
+
+
+def fast_export(name: str | Path) -> Path:
+    """The int8 export beside a model's weights; it is made at its first use and anew when they have changed.
+
+    Raises:
+        UsageError, CcmbError: see `export_model`.
+    """
+    folder = model_folder(name)
+    if is_export(folder):
+        return folder
+    out = folder / FAST
+    try:
+        if ExportRecord.read(out).fingerprint == fingerprint(folder):
+            return out
+    except CcmbError:
+        pass  # there is none, or nothing whole
+    export_model(folder, out)
+    return out

@@ -1,0 +1,168 @@
+"""What the server answers. No answer names a path of the server."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+FieldValue = str | int | float | bool
+
+
+class ErrorBody(BaseModel):
+    """What was wrong."""
+
+    message: str
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """The one form of all errors."""
+
+    error: ErrorBody
+
+
+class HitAnswer(BaseModel):
+    """A picture that was found."""
+
+    key: str
+    name: str = Field(description="within its folder or tar")
+    cosine: float = Field(description="of its embedding with the query's, in [-1, 1]")
+    score: float = Field(description="what hits are ordered by")
+    match: float | None = Field(None, description="match score in [0, 1]; null where the second stage did not rank it")
+    probability: float | None = Field(None, description="calibrated probability of a match; null likewise")
+    missing: bool = Field(False, description="the picture is gone or unreadable now")
+    fields: dict[str, FieldValue] = Field(default_factory=dict)
+    copies: list[str] = Field(default_factory=list, description="keys of near duplicates, where they are collapsed")
+    place: int = Field(description="among the candidates of the first stage, from 1")
+
+
+class SearchAnswer(BaseModel):
+    """Hits, best first."""
+
+    hits: list[HitAnswer]
+    no_match: bool
+    candidates: int = Field(description="that the first stage found")
+    ranked: int = Field(description="of them, by the second stage")
+    partial: bool = Field(description="the budget ended before all were ranked")
+    more: bool = Field(description="there is a next page")
+    seconds: dict[str, float] = Field(description="of each part")
+
+
+class EmbedAnswer(BaseModel):
+    """Embeddings of length 1, in the order of what was given."""
+
+    model: str
+    dim: int
+    texts: list[list[float]]
+    pictures: list[list[float]]
+
+
+class EmbeddingAnswer(BaseModel):
+    """One embedding in OpenAI's form."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str = Field(description="floats, or little-endian float32 in base64")
+
+
+class UsageAnswer(BaseModel):
+    """Tokens that were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Embeddings in OpenAI's form."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingAnswer]
+    model: str
+    usage: UsageAnswer
+
+
+class PairAnswer(BaseModel):
+    """What both stages say of a picture and a text."""
+
+    index: int = Field(description="of the picture or text, as it was given")
+    cosine: float
+    match: float | None = Field(None, description="match score in [0, 1]; null without cross encoders")
+    probability: float | None = None
+    score: float = Field(description="by the model's ranking rule; it orders")
+    is_match: bool | None = Field(None, description="the probability is the least one that counts, or more")
+
+
+class MatchAnswer(BaseModel):
+    """One answer for each picture, in their order."""
+
+    results: list[PairAnswer]
+
+
+class RerankAnswer(BaseModel):
+    """Best first; `index` counts pictures, then keys, as they were given."""
+
+    results: list[PairAnswer]
+
+
+class ClassAnswer(BaseModel):
+    """A class that a picture may belong to."""
+
+    name: str
+    index: int
+    cosine: float
+    score: float | None = Field(None, description="of the second stage, if it was asked for")
+
+
+class ClassifyAnswer(BaseModel):
+    """The best classes of each picture, best first."""
+
+    results: list[list[ClassAnswer]]
+
+
+class CandidateAnswer(BaseModel):
+    """One caption."""
+
+    text: str
+    log_probability: float
+    match: float | None = None
+
+
+class CaptionAnswer(BaseModel):
+    """The captions of each picture, best first."""
+
+    results: list[list[CandidateAnswer]]
+
+
+class PictureAnswer(BaseModel):
+    """A picture of the index."""
+
+    key: str
+
+
+class DeletedAnswer(BaseModel):
+    """How many pictures are gone from the index."""
+
+    deleted: int
+
+
+class HealthAnswer(BaseModel):
+    """Whether the server works."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class AboutAnswer(BaseModel):
+    """What this server can do, and its limits."""
+
+    version: str
+    model: str
+    dim: int
+    pictures: int | None = Field(None, description="of the index; null without one")
+    can_rank: bool
+    can_caption: bool
+    can_write: bool = Field(description="whoever asks may add and delete pictures")
+    fields: dict[str, str] = Field(description="fields that filters know, and their types")
+    max_bytes: int
+    max_pixels: int

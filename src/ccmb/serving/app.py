@@ -1,0 +1,166 @@
+"""The application: its addresses, its page and its description, behind the reception."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp
+
+from ccmb.serving import answers, requests
+from ccmb.serving.access import Keys
+from ccmb.serving.faults import handle_errors
+from ccmb.serving.metrics import Metrics
+from ccmb.serving.model_routes import add_model_routes
+from ccmb.serving.model_work import ModelWork
+from ccmb.serving.options import ServeOptions
+from ccmb.serving.reception import Reception, client_of
+from ccmb.serving.search_routes import add_search_routes
+from ccmb.serving.service import Index, Service
+
+PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/state.js": ("state.js", "text/javascript; charset=utf-8"),
+    "/server.js": ("server.js", "text/javascript; charset=utf-8"),
+    "/cards.js": ("cards.js", "text/javascript; charset=utf-8"),
+    "/filters.js": ("filters.js", "text/javascript; charset=utf-8"),
+    "/words.js": ("words.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+BODIES: tuple[type[BaseModel], ...] = (
+    requests.SearchRequest, requests.EmbedRequest, requests.EmbeddingsRequest, requests.MatchRequest,
+    requests.RerankRequest, requests.ClassifyRequest, requests.CaptionRequest, requests.PictureRequest,
+)  # fmt: skip
+_OPEN = frozenset({*PAGE, "/healthz", "/openapi.json"})
+_MISTAKES = {
+    400: "The body is not JSON or no readable form", 401: "No valid key", 403: "Not allowed", 404: "Not there",
+    408: "The body came too slowly", 413: "The body is too large", 415: "Neither JSON nor a form",
+    422: "A value cannot be", 429: "Too many requests", 503: "Too much to do", 504: "No answer in time",
+}  # fmt: skip
+
+
+def make_app(
+    work: ModelWork,
+    index: Index | None = None,
+    options: ServeOptions | None = None,
+    keys: Keys | None = None,
+    model_name: str = "r2d2",
+) -> ASGIApp:
+    """The whole server as an ASGI application.
+
+    Args:
+        keys: of the clients; None lets everybody ask and nobody write.
+        model_name: what clients are told of the model; a name, not a path.
+    """
+    options, metrics = options or ServeOptions(), Metrics()
+    service = Service(work, index, options, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="CCMB", version=version("ccmb"), summary="Chinese image-text search, matching and embeddings",
+        lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
+        responses={status: {"model": answers.ErrorAnswer, "description": of} for status, of in _MISTAKES.items()},
+    )  # fmt: skip
+    handle_errors(app)
+    add_search_routes(app, service)
+    add_model_routes(app, service, model_name)
+    _add_house_routes(app, service, metrics, model_name)
+    _add_page(app)
+    _describe(app, keys is not None)
+    return Reception(app, options, keys, metrics, _OPEN)
+
+
+def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_name: str) -> None:
+    @app.get("/healthz", tags=["house"])
+    async def healthz() -> answers.HealthAnswer:
+        """Whether the server works; it takes no key."""
+        return answers.HealthAnswer(version=app.version)
+
+    @app.get("/metrics", tags=["house"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def prometheus() -> Response:
+        """What Prometheus reads."""
+        text = await asyncio.to_thread(metrics.text)  # it may wait for the index to be counted
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/about", tags=["house"])
+    async def about(request: Request) -> answers.AboutAnswer:
+        """What this server can do for whoever asks."""
+        index, work, options = service.index, service.work, service.options
+        known = {} if index is None else await asyncio.to_thread(index.fields_known)
+        return answers.AboutAnswer(
+            version=app.version,
+            model=model_name,
+            dim=work.model.config.embed_dim,
+            pictures=None if index is None else await asyncio.to_thread(len, index),
+            can_rank=work.model.can_rank,
+            can_caption=work.captioner is not None,
+            can_write=index is not None and client_of(request.scope).admin,
+            fields={name: kind.__name__ for name, kind in known.items()},
+            max_bytes=options.max_bytes,
+            max_pixels=options.max_pixels,
+        )
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description() -> dict[str, Any]:
+        return app.openapi()
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page's files, read once: no path of a client ever becomes one of a file."""
+    folder = files("ccmb.serving") / "page"
+    for path, (name, media) in PAGE.items():
+        _add_file(app, path, (folder / name).read_bytes(), media)
+
+
+def _add_file(app: FastAPI, path: str, data: bytes, media: str) -> None:
+    @app.get(path, include_in_schema=False)
+    async def file() -> Response:
+        return Response(data, media_type=media, headers={"Cache-Control": "no-cache"})
+
+
+def _describe(app: FastAPI, has_keys: bool) -> None:
+    """OpenAPI with the bodies that may come as JSON or as a form."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            _, schemas = models_json_schema(
+                [(kind, "validation") for kind in BODIES], ref_template="#/components/schemas/{model}"
+            )
+            named = document.setdefault("components", {}).setdefault("schemas", {})
+            named |= schemas["$defs"]
+            named |= {f"{kind.__name__}Form": _as_form(named[kind.__name__]) for kind in BODIES}
+            if has_keys:
+                document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                document["security"] = [{"key": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same values as parts of a form, where pictures are files."""
+
+    def as_part(value: Any) -> Any:
+        if isinstance(value, dict):
+            if value.get("contentEncoding") == "base64":
+                return {"type": "string", "format": "binary", "description": "a picture file"}
+            return {key: as_part(of) for key, of in value.items()}
+        return [as_part(of) for of in value] if isinstance(value, list) else value
+
+    return as_part(schema)

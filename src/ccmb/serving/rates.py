@@ -1,0 +1,37 @@
+"""How often a client may ask: a token bucket for each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+
+class RateLimiter:
+    """Each client's bucket holds `burst` tokens and gains `rate` a second; a request takes one, or some of one.
+
+    Args:
+        rate: requests per second in the long run; 0 is no limit.
+        burst: how many at once.
+        most: buckets that are kept; of more clients the one that asked longest ago is forgotten, with a full bucket.
+    """
+
+    def __init__(
+        self, rate: float, burst: float, most: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.rate, self.burst, self.most, self._clock = rate, max(burst, 1.0), most, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was
+
+    def wait(self, client: str, cost: float = 1.0) -> int:
+        """Take `cost` tokens: 0 if they were there, else whole seconds after which they will be (and none is taken)."""
+        if not self.rate:
+            return 0
+        now = self._clock()
+        tokens, before = self._buckets.pop(client, (self.burst, now))
+        tokens = min(self.burst, tokens + (now - before) * self.rate)
+        missing = cost - tokens
+        self._buckets[client] = (tokens if missing > 0 else tokens - cost, now)
+        while len(self._buckets) > self.most:
+            self._buckets.popitem(last=False)
+        return max(1, math.ceil(missing / self.rate)) if missing > 0 else 0

@@ -1,0 +1,159 @@
+"""What clients may ask: types, limits and words of every request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from ccmb.serving.bodies import PictureBytes
+
+LONGEST_TEXT = 2000
+MOST_TEXTS, MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 256, 64, 256, 1000
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")]
+Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
+Value = Annotated[str, StringConstraints(max_length=1000)] | bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | float
+
+
+class Request(BaseModel):
+    """What all requests have in common: no unknown names, no infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Filter(Request):
+    """One condition: `field comparison value`."""
+
+    field: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    comparison: Literal["==", "!=", "<", "<=", ">", ">=", "in", "under"]
+    value: Value | Annotated[list[Value], Field(min_length=1, max_length=100)]
+
+
+class SearchRequest(Request):
+    """Look for pictures by a text, a picture or both, or by what is like a picture of the index."""
+
+    text: Text | None = Field(None, description="Chinese text")
+    picture: PictureBytes | None = None
+    like: Key | None = Field(None, description='key of a picture of the index ("more like this")')
+    k: int = Field(10, ge=1, le=100, description="hits of a page")
+    offset: int = Field(0, ge=0, le=10_000, description="hits of the pages before")
+    depth: int = Field(64, ge=1, le=512, description="candidates of the first stage that the second one ranks")
+    rank: bool = Field(True, description="rank with the second stage")
+    min_probability: float | None = Field(None, ge=0, le=1, description="leave out less likely matches")
+    where: list[Filter | Annotated[str, StringConstraints(min_length=1, max_length=1000)]] = Field(
+        default_factory=list, max_length=20, description='filters: objects, or words such as "width>=800"'
+    )
+    budget: float | None = Field(None, gt=0, le=60, description="seconds for the second stage")
+    collapse: bool = Field(False, description="show near duplicates as one hit")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> SearchRequest:
+        if self.text is None and self.picture is None and self.like is None:
+            raise ValueError("give a text, a picture, or `like`")
+        if self.like is not None and self.picture is not None:
+            raise ValueError("give a picture or `like`, not both")
+        return self
+
+
+class EmbedRequest(Request):
+    """Embed texts, pictures or both."""
+
+    texts: list[Text] = Field(default_factory=list, max_length=MOST_TEXTS)
+    pictures: list[PictureBytes] = Field(default_factory=list, max_length=MOST_PICTURES)
+
+    @model_validator(mode="after")
+    def _has_something(self) -> EmbedRequest:
+        if not self.texts and not self.pictures:
+            raise ValueError("give texts or pictures")
+        return self
+
+
+class EmbeddingInput(Request):
+    """One input of /v1/embeddings: a text or a picture."""
+
+    text: Text | None = None
+    image: PictureBytes | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> EmbeddingInput:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("give a text or an image")
+        return self
+
+
+class EmbeddingsRequest(Request):
+    """The request of OpenAI's embeddings, whose inputs may be pictures too: {"image": BASE64}."""
+
+    input: Text | EmbeddingInput | Annotated[list[Text | EmbeddingInput], Field(min_length=1, max_length=MOST_TEXTS)]
+    model: Annotated[str, StringConstraints(max_length=200)] | None = Field(None, description="is not looked at")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, le=65_536, description="must be the model's, if given")
+    user: Annotated[str, StringConstraints(max_length=200)] | None = Field(None, description="is not looked at")
+
+
+class MatchRequest(Request):
+    """How well does a text describe each of some pictures?"""
+
+    text: Text
+    pictures: list[PictureBytes] = Field(min_length=1, max_length=MOST_PICTURES)
+    min_probability: float | None = Field(None, ge=0, le=1, description="least probability that counts as a match")
+
+
+class RerankRequest(Request):
+    """Order pictures by a text, or texts by a picture, with the second stage."""
+
+    text: Text | None = Field(None, description="orders `pictures` and `keys`")
+    pictures: list[PictureBytes] = Field(default_factory=list, max_length=MOST_PICTURES)
+    keys: list[Key] = Field(default_factory=list, max_length=MOST_PICTURES, description="pictures of the index")
+    picture: PictureBytes | None = Field(None, description="orders `texts`")
+    texts: list[Text] = Field(default_factory=list, max_length=MOST_PAIRS)
+    top: int | None = Field(None, ge=1, le=MOST_PAIRS, description="how many of the best; by default all")
+
+    @model_validator(mode="after")
+    def _is_one_question(self) -> RerankRequest:
+        by_text = self.text is not None and (self.pictures or self.keys) and not self.texts and self.picture is None
+        by_picture = self.picture is not None and self.texts and self.text is None and not (self.pictures or self.keys)
+        if not by_text and not by_picture:
+            raise ValueError("give `text` with `pictures` or `keys`, or `picture` with `texts`")
+        return self
+
+
+class ClassifyRequest(Request):
+    """Which of some classes does each picture belong to?"""
+
+    pictures: list[PictureBytes] = Field(min_length=1, max_length=MOST_PICTURES)
+    classes: (
+        Literal["cifar10", "cifar100", "imagenet"]
+        | Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]],
+            Field(min_length=2, max_length=MOST_CLASSES),
+        ]
+    ) = Field(description="a list's name, or names of classes, synonyms between slashes: 猫/猫咪")
+    templates: Literal["all", "plain"] = Field("plain", description="prompts of a class: one, or all of some forty")
+    top: int = Field(5, ge=1, le=100)
+    depth: int | None = Field(None, ge=1, le=20, description="so many of the best classes are ranked anew")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _one_of_a_form(cls, value: Any) -> Any:
+        """A form's single value is a list's name, or names with commas between."""
+        if isinstance(value, str) and value not in ("cifar10", "cifar100", "imagenet"):
+            return [name.strip() for name in value.replace("，", ",").split(",") if name.strip()]
+        return value
+
+
+class CaptionRequest(Request):
+    """What do pictures show?"""
+
+    pictures: list[PictureBytes] = Field(min_length=1, max_length=8)
+
+
+class PictureRequest(Request):
+    """A picture to add to the index."""
+
+    picture: PictureBytes
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")]
+    fields: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Value] = Field(
+        default_factory=dict, max_length=32, description="of one's own, for filters"
+    )

@@ -1,0 +1,129 @@
+"""The addresses of the index: search, and the pictures in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Path, Request, Response
+
+from ccmb.errors import UsageError
+from ccmb.search.conditions import compile_conditions, parse_condition
+from ccmb.search.query import Answer, Condition, Hit, Query
+from ccmb.serving import answers, requests
+from ccmb.serving.bodies import body_of, content_of
+from ccmb.serving.faults import Fault, invalid
+from ccmb.serving.reception import client_of
+from ccmb.serving.service import Index, Service
+
+_JPEG: dict[int | str, dict[str, object]] = {200: {"content": {"image/jpeg": {}}}, 304: {"description": "Not changed"}}
+Key = Annotated[str, Path(pattern=r"^[0-9a-f]{1,64}$", description="of a picture of the index")]
+
+
+def add_search_routes(app: FastAPI, service: Service) -> None:
+    """`/search`, `/pictures` and `/thumbnails`."""
+
+    @app.post("/search", openapi_extra=content_of(requests.SearchRequest), tags=["index"])
+    async def search(
+        asked: Annotated[requests.SearchRequest, Depends(body_of(requests.SearchRequest))],
+    ) -> answers.SearchAnswer:
+        """Find pictures by a Chinese text, a picture or both, or by what is like a picture of the index."""
+        where = _conditions(service.opened, asked.where)
+        if asked.min_probability is not None and not (asked.text and asked.rank and service.work.model.can_rank):
+            raise invalid("min_probability: needs a text, the second stage, and a model with cross encoders")
+        pictures = await service.read([asked.picture] if asked.picture is not None else [])
+        query = Query(
+            text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,
+            offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,
+            where=where, budget=asked.budget, collapse=asked.collapse,
+        )  # fmt: skip
+        return _search_answer(await service.search(query))
+
+    @app.post("/pictures", status_code=201, openapi_extra=content_of(requests.PictureRequest), tags=["index"])
+    async def add(
+        request: Request, asked: Annotated[requests.PictureRequest, Depends(body_of(requests.PictureRequest))]
+    ) -> answers.PictureAnswer:
+        """Add a picture to the index; searches find it from the answer on. It takes a key of an admin."""
+        _must_be_admin(request)
+        key = await service.add(asked.name, asked.picture, asked.fields)
+        return answers.PictureAnswer(key=key)
+
+    @app.delete("/pictures/{key}", tags=["index"])
+    async def delete(request: Request, key: Key) -> answers.DeletedAnswer:
+        """Take a picture out of the index; searches find it no more from the answer on. It takes a key of an admin."""
+        _must_be_admin(request)
+        deleted = await service.delete(key)
+        if not deleted:
+            raise Fault(404, "no_such_picture", "no such picture in the index")
+        return answers.DeletedAnswer(deleted=deleted)
+
+    @app.get("/pictures/{key}", tags=["index"], response_class=Response, responses=_JPEG)
+    async def picture(request: Request, key: Key) -> Response:
+        """A picture of the index as a JPEG, at most 1,600 pixels wide and high, without what else its file says."""
+        return _image(request, await service.shown(key))
+
+    @app.get("/thumbnails/{key}", tags=["index"], response_class=Response, responses=_JPEG)
+    async def thumbnail(request: Request, key: Key) -> Response:
+        """A picture of the index as a small JPEG."""
+        return _image(request, await service.thumbnail(key))
+
+
+def _conditions(index: Index, where: Sequence[requests.Filter | str]) -> tuple[Condition, ...]:
+    """Filters as the index takes them.
+
+    Raises:
+        Fault: one cannot be read, names a field that the index does not know, or asks for a folder by its whole path.
+    """
+    found = list[Condition]()
+    for place, one in enumerate(where):
+        try:
+            if isinstance(one, str):
+                condition = parse_condition(one)
+            else:
+                value = tuple(one.value) if isinstance(one.value, list) else one.value
+                condition = Condition(one.field, one.comparison, value)
+            compile_conditions([condition], index.fields_known())
+        except UsageError as error:
+            raise invalid(f"where.{place}: {error}") from None
+        # Folders are stored with their whole paths, which clients are neither told nor let guess.
+        if condition.field == "folder" and (condition.comparison != "under" or "/" in str(condition.value)[:1]):
+            raise invalid(f"where.{place}: give `under` and a folder within what was indexed, such as 2024/夏天")
+        found.append(condition)
+    return tuple(found)
+
+
+def _must_be_admin(request: Request) -> None:
+    if not client_of(request.scope).admin:
+        raise Fault(403, "not_admin", "adding and deleting takes a key of an admin; see ccmb serve --api-keys")
+
+
+def _search_answer(answer: Answer) -> answers.SearchAnswer:
+    return answers.SearchAnswer(
+        hits=[_hit_answer(hit) for hit in answer.hits],
+        no_match=answer.no_match,
+        candidates=answer.candidates,
+        ranked=answer.ranked,
+        partial=answer.partial,
+        more=answer.more,
+        seconds=dict(answer.seconds),
+    )
+
+
+def _hit_answer(hit: Hit) -> answers.HitAnswer:
+    fields = dict(hit.fields)
+    if "folder" in fields:  # within its source alone
+        fields["folder"] = str(fields["folder"]).removeprefix(str(hit.source)).strip("/")
+    return answers.HitAnswer(
+        key=hit.key, name=hit.name, cosine=hit.cosine, score=hit.score, match=hit.match, probability=hit.probability,
+        missing=hit.missing, place=hit.place, fields=fields, copies=list(hit.copies),
+    )  # fmt: skip
+
+
+def _image(request: Request, data: bytes) -> Response:
+    """A JPEG that a browser may keep, but asks for again each time, since a key may get another picture."""
+    tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="image/jpeg", headers=headers)

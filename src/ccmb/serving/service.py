@@ -1,0 +1,282 @@
+"""The work behind the addresses: requests in, batched calls of the network and the index, results out."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccmb.data.class_lists import ImageClass
+from ccmb.data.pictures import decode
+from ccmb.data.transforms import square
+from ccmb.errors import CcmbError
+from ccmb.search.query import Answer, FieldValue, Query
+from ccmb.serving.batching import Batcher, Item, Result
+from ccmb.serving.faults import Fault, invalid
+from ccmb.serving.metrics import Metrics
+from ccmb.serving.model_work import ModelWork, Pair, PairScores
+from ccmb.serving.options import ServeOptions
+from ccmb.tasks.captioning import PictureCaption
+from ccmb.tasks.classification import ClassGuess
+from ccmb.tasks.prompts import PLAIN, fill
+
+Done = TypeVar("Done")
+
+_READERS = 2  # threads that decode pictures, while the one worker computes
+_SHOWN_SIDE = 1600  # longest side of a picture that is shown, in pixels
+_MOST_PROMPTS = 5000
+_KEPT_CLASS_SETS = 16
+
+
+class Index(Protocol):
+    """What the server asks of a `SearchEngine`."""
+
+    def search_many(self, queries: Sequence[Query]) -> list[Answer]: ...
+    def picture(self, key: str) -> Image.Image: ...
+    def thumbnail(self, key: str) -> bytes: ...
+    def fields(self, key: str) -> Mapping[str, FieldValue]: ...
+    def fields_known(self) -> Mapping[str, type]: ...
+    def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str: ...
+    def delete(self, keys: Sequence[str]) -> int: ...
+    def __len__(self) -> int: ...
+
+
+class Service:
+    """One network and maybe one index, for any number of requests at once.
+
+    All that computes runs in one worker thread, in calls that requests share; pictures are decoded in others.
+    """
+
+    def __init__(self, work: ModelWork, index: Index | None, options: ServeOptions, metrics: Metrics) -> None:
+        self.work, self.index, self.options, self.metrics = work, index, options, metrics
+        self._worker = ThreadPoolExecutor(1, "network")
+        self._readers = ThreadPoolExecutor(_READERS, "pictures")
+        self._batchers: list[Batcher] = []
+        self._texts: Batcher[str, Tensor] = self._batcher("texts", work.embed_texts, 4)
+        self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_pictures, 2)
+        self._pairs: Batcher[Pair, PairScores] = self._batcher("pairs", work.score_pairs, 4)
+        self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", work.caption, 1)
+        self._searches: Batcher[Query, Answer] = self._batcher("searches", self._search_many, 1)
+        self._class_sets: OrderedDict[tuple[tuple[ImageClass, ...], tuple[str, ...]], Tensor] = OrderedDict()
+        if index is not None:
+            metrics.watch_pictures(lambda: len(index))
+
+    def _batcher(self, work: str, function: Callable[[Sequence[Item]], Sequence[Result]], times: int) -> Batcher:
+        """A batcher of `times` as many items as searches, which are much larger work."""
+        size = 1 if self.options.batch == 1 else self.options.batch * times
+        batcher: Batcher[Item, Result] = Batcher(
+            function, self._worker, size, self.options.wait, self.options.queue * times
+        )
+        batcher.observe = self.metrics.calls_of(work, batcher.__len__)
+        self._batchers.append(batcher)
+        return batcher
+
+    async def close(self) -> None:
+        """Stop the threads, once nothing is in flight any more."""
+        for batcher in self._batchers:
+            await batcher.close()
+        self._worker.shutdown()
+        self._readers.shutdown()
+
+    async def read(self, pictures: Sequence[bytes]) -> list[Image.Image]:
+        """Pictures of files' bytes, as large as the network sees them, so that many of them can wait in a queue.
+
+        Raises:
+            Fault: one is no picture, damaged or too large; the message says which and why.
+        """
+        return await asyncio.gather(*(self._reading(self._read, data, place) for place, data in enumerate(pictures)))
+
+    def _read(self, data: bytes, place: int) -> Image.Image:
+        try:
+            picture = decode(data, self.options.max_pixels)
+        except ValueError as error:
+            reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
+            raise Fault(422, "unreadable_picture", f"picture {place}: {reason}") from None
+        return Image.fromarray(square(picture, self.work.processor.image_size))
+
+    async def search(self, query: Query) -> Answer:
+        """Search the index, together with whoever else asks.
+
+        Raises:
+            Fault: the picture to be like is not there.
+        """
+        if query.like is not None:
+            await self.must_have(query.like)
+        try:
+            (answer,) = await self._searches.run([query])
+        except CcmbError:
+            if query.like is not None:
+                await self.must_have(query.like)  # it may have been deleted while this waited
+            raise
+        self.metrics.search(answer.seconds)
+        return answer
+
+    def _search_many(self, queries: Sequence[Query]) -> list[Answer]:
+        return self.opened.search_many(queries)
+
+    async def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:
+        """(D,) each."""
+        return await self._texts.run(texts) if texts else []
+
+    async def embed_pictures(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+        """(D,) each."""
+        return await self._pictures.run(pictures) if pictures else []
+
+    async def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScores]:
+        """Both stages on each pair."""
+        return await self._pairs.run(pairs)
+
+    async def caption(self, pictures: Sequence[Image.Image]) -> list[PictureCaption]:
+        """The captions of each picture.
+
+        Raises:
+            Fault: there is no captioner.
+        """
+        if self.work.captioner is None:
+            raise Fault(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
+        return await self._captions.run(pictures)
+
+    async def classify(
+        self,
+        pictures: Sequence[Image.Image],
+        classes: Sequence[ImageClass],
+        templates: Sequence[str],
+        top: int,
+        depth: int | None,
+    ) -> list[list[ClassGuess]]:
+        """The best classes of each picture; the best `depth` of the first stage are ordered by the second.
+
+        The second stage reads each class as the plain prompt of its first name, see `class_ranking.PromptRanker`.
+
+        Raises:
+            Fault: there are too many prompts, or a depth without a second stage.
+        """
+        if depth is not None and not self.work.model.can_rank:
+            raise invalid("depth: this model has no cross encoders; leave it out")
+        embed_CD, *of_pictures = await asyncio.gather(
+            self._class_embeddings(tuple(classes), tuple(templates)), self.embed_pictures(pictures)
+        )
+        found = []
+        for picture, embed in zip(pictures, of_pictures[0], strict=True):
+            cosine_C = embed_CD @ embed
+            order = cosine_C.argsort(descending=True, stable=True).tolist()
+            guesses = [ClassGuess(classes[index].name, index, float(cosine_C[index])) for index in order]
+            if depth is not None:
+                guesses = await self._rank_classes(picture, guesses[:depth]) + guesses[depth:]
+            found.append(guesses[:top])
+        return found
+
+    async def _rank_classes(self, picture: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
+        scores = await self.score_pairs([Pair(fill(PLAIN, guess.name), picture) for guess in guesses])
+        ranked = [replace(guess, score=score.score) for guess, score in zip(guesses, scores, strict=True)]
+        return sorted(ranked, key=lambda guess: -(guess.score or 0.0))
+
+    async def _class_embeddings(self, classes: tuple[ImageClass, ...], templates: tuple[str, ...]) -> Tensor:
+        """(C, D), see `classification.class_embeddings`; the prompts go through the queue of all texts, so that a long
+        list of classes keeps nobody else from being served."""
+        key = classes, templates
+        if key not in self._class_sets:
+            prompts = [
+                (place, fill(way, name)) for place, of in enumerate(classes) for name in of.names for way in templates
+            ]
+            if len(prompts) > _MOST_PROMPTS:
+                raise invalid(f"classes: {len(prompts)} prompts; give fewer classes, or templates: plain")
+            embeds = torch.stack(await self.embed_texts([prompt for _, prompt in prompts]))
+            total_CD = torch.zeros(len(classes), embeds.shape[1])
+            total_CD.index_add_(0, torch.tensor([place for place, _ in prompts]), F.normalize(embeds, dim=-1))
+            self._class_sets[key] = F.normalize(total_CD, dim=-1)
+        self._class_sets.move_to_end(key)
+        while len(self._class_sets) > _KEPT_CLASS_SETS:
+            self._class_sets.popitem(last=False)
+        return self._class_sets[key]
+
+    @property
+    def opened(self) -> Index:
+        """The index.
+
+        Raises:
+            Fault: there is none.
+        """
+        if self.index is None:
+            raise Fault(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
+        return self.index
+
+    async def picture(self, key: str) -> Image.Image:
+        """A picture of the index, as large as the network sees it.
+
+        Raises:
+            Fault: there is no such picture, or it cannot be read any more.
+        """
+        return await self._stored(lambda index: self._small(index.picture(key)))
+
+    def _small(self, picture: Image.Image) -> Image.Image:
+        return Image.fromarray(square(picture, self.work.processor.image_size))
+
+    async def shown(self, key: str) -> bytes:
+        """A picture of the index as a JPEG to look at, without what else its file may say.
+
+        Raises:
+            Fault: see `picture`.
+        """
+        return await self._stored(lambda index: _jpeg(index.picture(key)))
+
+    async def thumbnail(self, key: str) -> bytes:
+        """A small JPEG.
+
+        Raises:
+            Fault: see `picture`.
+        """
+        return await self._stored(lambda index: index.thumbnail(key))
+
+    async def must_have(self, key: str) -> None:
+        """
+        Raises:
+            Fault: there is no such picture in the index.
+        """
+        await self._stored(lambda index: index.fields(key))
+
+    async def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str:
+        """Add a picture to the index: its key; searches find it from now on.
+
+        Raises:
+            Fault: it cannot be read, or a field has another type than in the index.
+        """
+        await self.read([data])  # refuse it before it waits for the worker
+        return await self._working(self.opened.add, name, data, fields)
+
+    async def delete(self, key: str) -> int:
+        """Take a picture out of the index: 1, or 0 if it was not there."""
+        return await self._working(self.opened.delete, [key])
+
+    async def _stored(self, read: Callable[[Index], Done]) -> Done:
+        index = self.opened
+
+        def attempt() -> Done:
+            try:
+                return read(index)
+            except (CcmbError, KeyError):
+                raise Fault(404, "no_such_picture", "no such picture in the index, or it cannot be read now") from None
+
+        return await self._reading(attempt)
+
+    async def _reading(self, function: Callable[..., Done], *arguments: object) -> Done:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *arguments)
+
+    async def _working(self, function: Callable[..., Done], *arguments: object) -> Done:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88)
+    return file.getvalue()
