@@ -17,6 +17,7 @@ import torch
 
 from ccmb.cli_serve import serve
 from ccmb.data.class_lists import classes_of_names
+from ccmb.errors import CcmbError
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.search.query import Condition, Query
 from ccmb.serving.app import make_app
@@ -190,6 +191,18 @@ def test_addresses_and_methods_that_are_not_served() -> None:
     assert codes[4] == (405, "method_not_allowed")
     assert codes[5:7] == [(404, "not_served")] * 2
     assert codes[7][0] in (404, 422)
+
+
+def test_a_picture_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
+    index = FakeIndex()
+    key = next(iter(index.pictures))
+
+    def lose(queries: Sequence[Query]) -> None:
+        index.delete([key])
+        raise CcmbError(f"{SECRET}/{key}: no such picture in the index")
+
+    index.before = lose
+    assert error_of(post(tiny_app(index), "/search", {"like": key})) == (404, "no_such_picture")
 
 
 def test_embeddings_are_the_networks_in_both_forms() -> None:
