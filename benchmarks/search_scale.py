@@ -4,8 +4,10 @@
 
 Vectors: 256 numbers, clustered (800 centres), random. Filters pass 5 % and 0.1 % of the pictures. Stores are kept in
 `--folder` and used again. Above `--store-up-to` the mirror stands alone, since it is what a search reads, and Milvus
-Lite takes hours to be filled with a million vectors. Every size is measured in a process of its own. Pictures are drawn scenes of 640 x 480,
-JPEG, or those of `--pictures`; the network is r2d2-tiny with random weights, which costs what a trained one does.
+Lite takes hours to be filled with a million vectors. Every size is measured in a process of its own.
+
+Pictures are drawn scenes of 640 x 480, JPEG, or those of `--pictures`; the network is r2d2-tiny with random weights,
+which costs what a trained one does.
 """
 
 from __future__ import annotations
