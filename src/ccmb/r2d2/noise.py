@@ -1,0 +1,124 @@
+"""How pictures become noise and noise becomes pictures again: flow matching, or what a published network was trained on.
+
+Shapes: B pictures, C channels, H x W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ccmb.choices import Solver
+from ccmb.errors import UsageError, one_line
+
+# What a network says of pictures at a time (B,).
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+class Noise(Protocol):
+    """A way from pictures to noise and back. Times are as the network was trained to read them."""
+
+    def draw_times(self, count: int, device: torch.device) -> Tensor:
+        """(B,) at which to train, from torch's global generator."""
+
+    def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        """The pictures at these times."""
+
+    def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        """What the network should say of them."""
+
+    def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
+        """From noise to pictures in so many steps."""
+
+
+class FlowMatching:
+    """Straight lines from pictures to noise: x = (1 - t) picture + t noise, and the network says their speed,
+    noise - picture (Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022, arXiv 2209.03003).
+
+    Training times are drawn from a logistic normal, which asks most about the middle (Esser et al. 2024, arXiv
+    2403.03206). Networks read t in thousandths.
+
+    Args:
+        shift: times of sampling are moved towards noise by it: t' = shift t / (1 + (shift - 1) t).
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        self.shift = shift
+
+    def draw_times(self, count: int, device: torch.device) -> Tensor:
+        return torch.randn(count, device=device).sigmoid() * 1000
+
+    def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        return clean_BCHW.lerp(noise_BCHW, (time_B / 1000)[:, None, None, None])
+
+    def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        return noise_BCHW - clean_BCHW
+
+    def times(self, steps: int) -> Tensor:
+        """(steps + 1,) from 1, noise, to 0."""
+        time = torch.linspace(1, 0, steps + 1)
+        return self.shift * time / (1 + (self.shift - 1) * time)
+
+    def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
+        """Euler's method; or Heun's, which asks the network twice a step, but for the last."""
+        x, times = noise_BCHW, self.times(steps).to(noise_BCHW)
+        for now, then in zip(times[:-1], times[1:], strict=True):
+            speed = predict(x, now.expand(len(x)) * 1000)
+            if solver == "heun" and then > 0:
+                ahead = predict(x + (then - now) * speed, then.expand(len(x)) * 1000)
+                speed = (speed + ahead) / 2
+            x = x + (then - now) * speed
+        return x
+
+
+class Diffusion:
+    """The noise of a published network, by diffusers' own schedulers; it is sampled by DDIM.
+
+    Args:
+        config: of the pipeline's scheduler.
+
+    Raises:
+        UsageError: it is none of diffusion.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        try:
+            self.training = DDPMScheduler.from_config(config)
+            # Pictures of a latent network have no range to be cut at.
+            self.sampling = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
+        except Exception as error:  # whatever diffusers makes of a wrong configuration
+            raise UsageError(f"scheduler: not one of diffusion ({one_line(error)})") from None
+        self.prediction = self.training.config.prediction_type
+
+    def draw_times(self, count: int, device: torch.device) -> Tensor:
+        return torch.randint(self.training.config.num_train_timesteps, (count,), device=device)
+
+    def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        return self.training.add_noise(clean_BCHW, noise_BCHW, time_B)
+
+    def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        if self.prediction == "v_prediction":
+            return self.training.get_velocity(clean_BCHW, noise_BCHW, time_B)
+        return noise_BCHW if self.prediction == "epsilon" else clean_BCHW
+
+    def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
+        self.sampling.set_timesteps(steps)
+        x = noise_BCHW
+        for time in self.sampling.timesteps:
+            x = self.sampling.step(predict(x, time.to(x.device).expand(len(x))), time, x).prev_sample
+        return x
+
+
+def noise_of(config: dict[str, Any] | None) -> Noise:
+    """Of a pipeline's scheduler; flow matching where there is none."""
+    if config is None:
+        return FlowMatching()
+    if str(config.get("_class_name", "")).startswith("FlowMatch"):
+        return FlowMatching(float(config.get("shift") or 1.0))
+    return Diffusion(config)

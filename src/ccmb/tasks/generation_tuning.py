@@ -1,0 +1,130 @@
+"""Generation as fine-tuning sees it: the painter of an R2D2, and match score and attributes of what it paints."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ccmb.data.pictures import Pictures
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.generation import Generation, GenerationOptions
+from ccmb.r2d2.generator import (
+    GeneratorConfig,
+    R2D2Generator,
+    has_generator,
+    load_generator,
+    painter_processor,
+    read_shape,
+)
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.samples import Sample
+from ccmb.tasks.batches import load_pairs, run_batches
+from ccmb.tasks.pretraining import build_network
+from ccmb.tasks.retrieval_tuning import RetrievalFamily
+from ccmb.tasks.sets import RetrievalSet
+from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement
+from ccmb.training.distributed import world
+from ccmb.training.optimizers import ParameterGroup
+
+SIDE = 48
+
+
+class GenerationTask:
+    """Generation as the trainer sees it."""
+
+    def __init__(self, generation: Generation, recipe: FinetuneRecipe) -> None:
+        self.generation, self.recipe = generation, recipe
+
+    @property
+    def module(self) -> nn.Module:
+        return self.generation
+
+    def units(self) -> list[nn.Module]:
+        return []
+
+    def groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(list(self.generation.student.parameters()), self.recipe.optimizer.lr)]
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses["generation"]
+
+    def after_step(self) -> None:
+        self.generation.after_step()
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return batch.describe()
+
+
+class GenerationFamily(RetrievalFamily):
+    """See `ccmb.tasks.tuning.Family`. The data is that of retrieval: pictures with texts of their own."""
+
+    figures: tuple[str, ...] = ("match_score",)
+
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+        start, options = str(recipe.model.start), recipe.generation
+        if self.knows(start):
+            return load_generator(start)
+        model, processor = build_network(recipe, ())
+        if options.pipeline is not None:
+            return R2D2Generator.from_pipeline(model, options.pipeline, options.side), processor
+        return R2D2Generator.from_r2d2(model, new_shape(options)), processor
+
+    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+        return load_generator(out)
+
+    def knows(self, start: str) -> bool:
+        return has_generator(start)
+
+    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
+        assert isinstance(model, R2D2Generator)
+        return GenerationTask(Generation(model, recipe.generation), recipe)
+
+    def batches(
+        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+    ) -> Batches:
+        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+        shape = self.network(recipe)[0].shape
+        return run_batches(
+            partial(load, painter_processor(processor, shape)), out, recipe.training.batch // world().size
+        )
+
+    def validate(
+        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+    ) -> dict[str, float]:
+        return {}
+
+    def measure(
+        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe, heads: bool = True
+    ) -> Measurement:
+        return Measurement({}, {}, {})
+
+
+def new_shape(options: GenerationOptions) -> GeneratorConfig:
+    """Of a painter of pixels: a UNet that attends to itself and to the text on all levels but the first."""
+    side, channels = options.side or SIDE, 3 * options.fold**2
+    levels = len(options.channels)
+    first = 1 if levels > 1 else 0
+    width = options.channels[-1]
+    unet = {
+        "sample_size": side // options.fold,
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": options.channels,
+        "down_block_types": ["DownBlock2D"] * first + ["CrossAttnDownBlock2D"] * (levels - first),
+        "up_block_types": ["CrossAttnUpBlock2D"] * (levels - first) + ["UpBlock2D"] * first,
+        "layers_per_block": options.layers,
+        "attention_head_dim": options.heads,
+        "norm_num_groups": 16,
+        "cross_attention_dim": width,
+        "class_embed_type": "simple_projection",
+        "projection_class_embeddings_input_dim": width,
+        "resnet_time_scale_shift": "scale_shift",
+    }
+    return GeneratorConfig(side, unet, options.fold)
