@@ -10,7 +10,6 @@ Shapes: S side of the picture, M drawn masks of a place, O shifts, C colours, R,
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -26,7 +25,6 @@ from ccmb.data.scene_drawing import (
     CENTRES,
     FILLS,
     OVERSAMPLING,
-    REACH,
     RGB,
     SCALES,
     SHIFT,
@@ -130,9 +128,10 @@ def _masks(side: int, place: Place) -> _Masks:
     rows, columns = (torch.nonzero(covered.any(axis))[:, 0].tolist() for axis in (1, 0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     parts_M3HW = parts_M3SS[:, :, box[0], box[1]].contiguous()
-    colours_MC3K = torch.tensor(
-        [[[FILLS[colour], ACCENTS[kind], line_of(colour)] for colour in COLOURS] for kind, _ in names]
-    ) / 255
+    colours_MC3K = (
+        torch.tensor([[[FILLS[colour], ACCENTS[kind], line_of(colour)] for colour in COLOURS] for kind, _ in names])
+        / 255
+    )
     squares, filled = list[Tensor](), list[Tensor]()
     for colours_M3K in colours_MC3K.unbind(1):
         # Where parts meet in a pixel, it has their mean colour.

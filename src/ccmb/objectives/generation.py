@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ccmb.objectives.batch import Batch
@@ -25,9 +24,7 @@ class GenerationOptions(BaseModel):
     pipeline: str | None = Field(
         None, description="folder or hub id of a pipeline of diffusers to start from; without it the painter is new"
     )
-    side: int | None = Field(
-        None, gt=0, description="of the pictures in pixels; by default 48, or the pipeline's own"
-    )
+    side: int | None = Field(None, gt=0, description="of the pictures in pixels; by default 48, or the pipeline's own")
     fold: int = Field(4, gt=0, description="of a new painter: side of the blocks of pixels that become channels")
     channels: list[int] = Field(
         [96, 192], min_length=1, description="of a new painter: of its levels, each half as wide and high as the last"
@@ -80,7 +77,7 @@ class Generation(nn.Module):
         time_B = noise.draw_times(count, device)
         silent_B = torch.rand(count, device=device) < self.options.silent
         said_BCHW = self.student(noise.mix(clean_BCHW, noise_BCHW, time_B), time_B, texts, silent_B)
-        return {"generation": F.mse_loss(said_BCHW.float(), noise.target(clean_BCHW, noise_BCHW, time_B))}
+        return {"generation": noise.loss(said_BCHW, clean_BCHW, noise_BCHW, time_B)}
 
     forward = losses  # what DDP and FSDP attend
 

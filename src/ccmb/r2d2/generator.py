@@ -69,9 +69,7 @@ class Painter(nn.Module):
         self.read = nn.Linear(text_width, unet.config.cross_attention_dim)
         self.nothing = nn.Parameter(torch.zeros(unet.config.cross_attention_dim))
 
-    def forward(
-        self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, silent_B: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, silent_B: Tensor | None = None) -> Tensor:
         """What the UNet says of noisy pictures.
 
         Args:
@@ -154,7 +152,9 @@ class R2D2Generator(R2D2Model):
                 return self.painter(x_BCHW, time_B, texts)
             both = self.painter(x_BCHW.repeat(2, 1, 1, 1), time_B.repeat(2), twice, silent_2B)
             told, untold = both.chunk(2)
-            return untold.lerp(told, guidance)
+            said = untold.lerp(told, guidance)
+            # Beyond what was learned there may be no such pixels.
+            return said.clamp(-1, 1) if self.autoencoder is None else said
 
         return self.to_pixels(self.noise.paint(predict, noise_BCHW, steps, solver))
 
@@ -206,6 +206,12 @@ class R2D2Generator(R2D2Model):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Read a model folder that `save_pretrained` wrote; see `load_generator`, which reads the processor too."""
         return load_generator(*args, **kwargs)[0]
+
+
+def pipeline_side(name: str) -> int:
+    """Side in pixels of the pictures of a published pipeline; see `R2D2Generator.from_pipeline`."""
+    unet, autoencoder, _ = _open_pipeline(name)
+    return int(unet.config.sample_size) * _scale(autoencoder.config)
 
 
 def painter_processor(processor: R2D2Processor, shape: GeneratorConfig) -> R2D2Processor:

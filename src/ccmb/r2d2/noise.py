@@ -1,21 +1,25 @@
-"""How pictures become noise and noise becomes pictures again: flow matching, or what a published network was trained on.
+"""How pictures become noise and noise becomes pictures again: flow matching, or what a published network learned.
 
 Shapes: B pictures, C channels, H x W.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ccmb.choices import Solver
 from ccmb.errors import UsageError, one_line
 
 # What a network says of pictures at a time (B,).
 Predict = Callable[[Tensor, Tensor], Tensor]
+
+LEAST_TIME = 0.05  # below which the error of a speed would count for more than it is worth
 
 
 class Noise(Protocol):
@@ -27,35 +31,40 @@ class Noise(Protocol):
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         """The pictures at these times."""
 
-    def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        """What the network should say of them."""
+    def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        """Mean squared error (scalar) of what the network says of them."""
 
     def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         """From noise to pictures in so many steps."""
 
 
 class FlowMatching:
-    """Straight lines from pictures to noise: x = (1 - t) picture + t noise, and the network says their speed,
-    noise - picture (Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022, arXiv 2209.03003).
+    """Straight lines from pictures to noise: x = (1 - t) picture + t noise, whose speed is noise - picture (Lipman et
+    al. 2022, arXiv 2210.02747; Liu et al. 2022, arXiv 2209.03003).
 
-    Training times are drawn from a logistic normal, which asks most about the middle (Esser et al. 2024, arXiv
-    2403.03206). Networks read t in thousandths.
+    A network of ours says the picture and not the speed: pictures are simpler than noise, and the blocks of pixels that
+    it sees hold more numbers of noise than a small network passes on (Li and He 2025, arXiv 2511.13720). The error is
+    that of the speed, (x - picture) / t, all the same. Training times are drawn from a logistic normal, which asks most
+    about the middle (Esser et al. 2024, arXiv 2403.03206). Networks read t in thousandths.
 
     Args:
         shift: times of sampling are moved towards noise by it: t' = shift t / (1 + (shift - 1) t).
+        says_speed: the network says the speed, as published ones do.
     """
 
-    def __init__(self, shift: float = 1.0) -> None:
-        self.shift = shift
+    def __init__(self, shift: float = 1.0, says_speed: bool = False) -> None:
+        self.shift, self.says_speed = shift, says_speed
 
     def draw_times(self, count: int, device: torch.device) -> Tensor:
         return torch.randn(count, device=device).sigmoid() * 1000
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        return clean_BCHW.lerp(noise_BCHW, (time_B / 1000)[:, None, None, None])
+        return clean_BCHW.lerp(noise_BCHW, _share(time_B))
 
-    def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        return noise_BCHW - clean_BCHW
+    def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        if self.says_speed:
+            return F.mse_loss(said_BCHW.float(), noise_BCHW - clean_BCHW)
+        return ((said_BCHW.float() - clean_BCHW) / _share(time_B).clamp(min=LEAST_TIME)).square().mean()
 
     def times(self, steps: int) -> Tensor:
         """(steps + 1,) from 1, noise, to 0."""
@@ -65,13 +74,22 @@ class FlowMatching:
     def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         """Euler's method; or Heun's, which asks the network twice a step, but for the last."""
         x, times = noise_BCHW, self.times(steps).to(noise_BCHW)
-        for now, then in zip(times[:-1], times[1:], strict=True):
-            speed = predict(x, now.expand(len(x)) * 1000)
+
+        def speed(x: Tensor, time: Tensor) -> Tensor:
+            said = predict(x, time.expand(len(x)) * 1000)
+            return said if self.says_speed else (x - said) / time.clamp(min=LEAST_TIME)
+
+        for now, then in itertools.pairwise(times):
+            toward = speed(x, now)
             if solver == "heun" and then > 0:
-                ahead = predict(x + (then - now) * speed, then.expand(len(x)) * 1000)
-                speed = (speed + ahead) / 2
-            x = x + (then - now) * speed
+                toward = (toward + speed(x + (then - now) * toward, then)) / 2
+            x = x + (then - now) * toward
         return x
+
+
+def _share(time_B: Tensor) -> Tensor:
+    """(B, 1, 1, 1) of noise."""
+    return (time_B / 1000)[:, None, None, None]
 
 
 class Diffusion:
@@ -102,10 +120,11 @@ class Diffusion:
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         return self.training.add_noise(clean_BCHW, noise_BCHW, time_B)
 
-    def target(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        if self.prediction == "v_prediction":
-            return self.training.get_velocity(clean_BCHW, noise_BCHW, time_B)
-        return noise_BCHW if self.prediction == "epsilon" else clean_BCHW
+    def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        wanted = {"epsilon": noise_BCHW, "sample": clean_BCHW}.get(self.prediction)
+        if wanted is None:
+            wanted = self.training.get_velocity(clean_BCHW, noise_BCHW, time_B)
+        return F.mse_loss(said_BCHW.float(), wanted.float())
 
     def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         self.sampling.set_timesteps(steps)
@@ -120,5 +139,5 @@ def noise_of(config: dict[str, Any] | None) -> Noise:
     if config is None:
         return FlowMatching()
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
-        return FlowMatching(float(config.get("shift") or 1.0))
+        return FlowMatching(float(config.get("shift") or 1.0), says_speed=True)
     return Diffusion(config)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ccmb.data.pictures import Pictures
@@ -17,12 +18,16 @@ from ccmb.r2d2.generator import (
     has_generator,
     load_generator,
     painter_processor,
+    pipeline_side,
     read_shape,
 )
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
+from ccmb.tasks.generation import Judge, Painted, Painting, paint_texts
+from ccmb.tasks.generation_report import figures_of, prompts_of, real_features
+from ccmb.tasks.picture_features import r2d2_extractor
 from ccmb.tasks.pretraining import build_network
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.sets import RetrievalSet
@@ -30,7 +35,10 @@ from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement
 from ccmb.training.distributed import world
 from ccmb.training.optimizers import ParameterGroup
 
-SIDE = 48
+SIDE = 48  # of a new painter's pictures, in pixels
+MAIN = "match_score"
+# Which of the figures models are compared by, where there are several: the last that is there.
+MAINS = ("cosine", MAIN, "kind_and_colour")
 
 
 class GenerationTask:
@@ -65,7 +73,8 @@ class GenerationTask:
 class GenerationFamily(RetrievalFamily):
     """See `ccmb.tasks.tuning.Family`. The data is that of retrieval: pictures with texts of their own."""
 
-    figures: tuple[str, ...] = ("match_score",)
+    family = "generation"
+    figures: tuple[str, ...] = (MAIN,)
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
@@ -89,21 +98,49 @@ class GenerationFamily(RetrievalFamily):
     def batches(
         self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
+        reader = painter_processor(processor, picture_side(recipe))
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
-        shape = self.network(recipe)[0].shape
-        return run_batches(
-            partial(load, painter_processor(processor, shape)), out, recipe.training.batch // world().size
-        )
+        return run_batches(partial(load, reader), out, recipe.training.batch // world().size)
 
     def validate(
         self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        return {}
+        painted, _ = _paint(model, processor, of, recipe)
+        return {MAIN: float(np.mean([100 * of_text.first.score for of_text in painted]))}
 
     def measure(
         self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe, heads: bool = True
     ) -> Measurement:
-        return Measurement({}, {}, {})
+        if not heads:  # a painter that was never trained
+            return Measurement({}, {}, {})
+        painted, judge = _paint(model, processor, of, recipe)
+        extractor = r2d2_extractor(judge.name, model, processor)
+        figures = figures_of([of_text.first for of_text in painted], painted, real_features(of, extractor), extractor)
+        values = figures.values()
+        # The main one last.
+        names = sorted(figures.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
+        drawn = figures.draws()
+        return Measurement({name: values[name] for name in names}, {name: drawn[name] for name in names}, values)
+
+
+def _paint(
+    model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+) -> tuple[list[Painted], Judge]:
+    """A picture of each text, with no choice."""
+    assert isinstance(model, R2D2Generator)
+    judge = Judge(str(recipe.model.start), model, processor)
+    options = Painting(recipe.generation.steps, recipe.generation.guidance)
+    return paint_texts(model, processor, prompts_of(of), options, judge), judge
+
+
+def picture_side(recipe: FinetuneRecipe) -> int:
+    """Side in pixels of the pictures that a run's generator paints."""
+    start, options = str(recipe.model.start), recipe.generation
+    if has_generator(start):
+        return read_shape(start).side
+    if options.pipeline is None or options.side is not None:
+        return options.side or SIDE
+    return pipeline_side(options.pipeline)
 
 
 def new_shape(options: GenerationOptions) -> GeneratorConfig:
