@@ -38,8 +38,9 @@ from ccmb.data.scenes import AMOUNTS, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, Amou
 SIZES = 4
 # Drawn with nothing on them, of each background by day and night, to find the likeliest.
 BARE = 4
-# Least share of the background's error that what is seen must explain.
-LEAST = 0.2
+# Least share of the background's error that what is seen must explain, and how far its pixels may be from what they
+# should be: the sum of the squares of R, G and B in [0, 1].
+LEAST, MOST = 0.1, 0.28
 PAINT: tuple[RGB, RGB, RGB] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))  # fill, accent and line of a mask
 
 
@@ -49,21 +50,24 @@ class SeenThing:
 
     Attributes:
         explained: share of the error of the background's colours within its outline that its own do without.
+        error: mean squared distance of its pixels' RGB in [0, 1] from what it should look like.
     """
 
     thing: Thing
     explained: float
+    error: float
 
 
-def see_things(picture: Image.Image, least: float = LEAST) -> list[SeenThing]:
+def see_things(picture: Image.Image, least: float = LEAST, most: float = MOST) -> list[SeenThing]:
     """The things of a square picture: one, or those of a scene, in the order of its places; none where nothing fits.
 
     Args:
         least: explained share below which nothing is seen.
+        most: error above which nothing is.
     """
     pixels = _pixels(picture)
     found = {place: _likeliest(pixels, place) for place in CENTRES}
-    worth = {place: of[1] for place, of in found.items() if of[0].explained >= least}
+    worth = {place: of[1] for place, of in found.items() if of[0].explained >= least and of[0].error <= most}
     layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(CENTRES))]
     best = max(layouts, key=lambda layout: sum(worth[place] for place in layout))
     return [found[place][0] for place in best]
@@ -85,13 +89,24 @@ def _likeliest(pixels_3SS: Tensor, place: Place) -> tuple[SeenThing, float]:
     # error of a colour c under weight w: w |I|^2 - 2 w I.c + w |c|^2
     gain_MCO = gain_MO[:, None] + torch.einsum("mpko,mcpk->mco", by_part[:, :, :3], 2 * masks.colours_MC3K)
     gain_MCO = gain_MCO - masks.squares_MC[:, :, None]
-    mask, chosen, shift = np.unravel_index(int(gain_MCO.argmax()), gain_MCO.shape)
-    # Its outlines, a pixel wide and seldom quite in place, say less of the colour than what they enclose.
-    filled_3 = by_part[mask, 0, :3, shift]
-    colour = int((masks.filled_MC3[mask] - filled_3).square().sum(1).argmin())
+    mask, chosen, shift = (int(of) for of in np.unravel_index(int(gain_MCO.argmax()), gain_MCO.shape))
+    gain, missed = float(gain_MCO[mask, chosen, shift]), float(best[mask, shift])
+    down, right = divmod(shift, 2 * reach + 1)
+    shown_3HW = window[:3, down : down + masks.parts_M3HW.shape[2], right : right + masks.parts_M3HW.shape[3]]
     kind, amount = masks.names[mask]
-    gain = float(gain_MCO[mask, chosen, shift])
-    return SeenThing(Thing(kind, COLOURS[colour], amount, place), gain / max(1e-9, float(best[mask, shift]))), gain
+    colour = COLOURS[_colour(shown_3HW, masks.parts_M3HW[mask], masks.colours_MC3K[mask])]
+    error = (missed - gain) / float(masks.parts_M3HW[mask].sum())
+    return SeenThing(Thing(kind, colour, amount, place), gain / max(1e-9, missed), error), gain
+
+
+def _colour(shown_3HW: Tensor, parts_3HW: Tensor, colours_C3K: Tensor) -> int:
+    """Which colour the fill has. Outlines, a pixel wide and seldom quite in place, say less of it than what they
+    enclose."""
+    weight_HW = parts_3HW[0] ** 3
+    whole_HW = parts_3HW.sum(0).clamp(min=1e-6)
+    drawn_CKHW = torch.einsum("phw,cpk->ckhw", parts_3HW / whole_HW, colours_C3K)
+    apart_CK = ((drawn_CKHW - shown_3HW) * weight_HW).sum((2, 3))
+    return int(apart_CK.square().sum(1).argmin())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,6 @@ class _Masks:
         box: rows and columns of the picture.
         colours_MC3K: RGB of the parts, if the thing is of each colour.
         squares_MC: sum of the squares of such a thing's pixels.
-        filled_MC3: sum of the RGB of its fill.
     """
 
     names: list[tuple[str, Amount]]
@@ -112,7 +126,6 @@ class _Masks:
     box: tuple[slice, slice]
     colours_MC3K: Tensor
     squares_MC: Tensor
-    filled_MC3: Tensor
 
 
 @cache
@@ -132,14 +145,13 @@ def _masks(side: int, place: Place) -> _Masks:
         torch.tensor([[[FILLS[colour], ACCENTS[kind], line_of(colour)] for colour in COLOURS] for kind, _ in names])
         / 255
     )
-    squares, filled = list[Tensor](), list[Tensor]()
+    squares = list[Tensor]()
     for colours_M3K in colours_MC3K.unbind(1):
         # Where parts meet in a pixel, it has their mean colour.
         drawn_MKHW = torch.einsum("mphw,mpk->mkhw", parts_M3HW, colours_M3K)
         mean_MKHW = drawn_MKHW / parts_M3HW.sum(1, keepdim=True).clamp(min=1e-6)
         squares.append((drawn_MKHW * mean_MKHW).sum((1, 2, 3)))
-        filled.append((parts_M3HW[:, :1] * mean_MKHW).sum((2, 3)))
-    return _Masks(names, parts_M3HW, box, colours_MC3K, torch.stack(squares, 1), torch.stack(filled, 1))
+    return _Masks(names, parts_M3HW, box, colours_MC3K, torch.stack(squares, 1))
 
 
 def _bare_error(pixels_3SS: Tensor) -> Tensor:
