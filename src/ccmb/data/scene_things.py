@@ -16,6 +16,9 @@ from ccmb.data.scene_drawing import CENTRES
 from ccmb.data.scene_texts import CAPTIONS, caption, detail, short_query
 from ccmb.data.scenes import AMOUNTS, BACKGROUNDS, COLOURS, KINDS, Scene, Split, Thing
 
+# Mostly big ones: from these it is learned soonest what the kinds look like.
+AMOUNT_WEIGHTS = (0.55, 0.25, 0.1, 0.1)
+
 
 def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0) -> None:
     """Draw so many pictures of each split, of `size` pixels.
@@ -35,7 +38,8 @@ def _scenes(split: Split, seed: int) -> Iterator[tuple[Scene, dict[str, object]]
     """Different scenes of one thing, with nothing further to be said of them."""
     rng, seen = random.Random(f"{seed}/things/{split}"), set[Scene]()
     while True:
-        thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), rng.choice(AMOUNTS), rng.choice(list(CENTRES)))
+        [amount] = rng.choices(AMOUNTS, AMOUNT_WEIGHTS)
+        thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), amount, rng.choice(list(CENTRES)))
         scene = Scene((thing,), rng.choice(BACKGROUNDS), rng.random() < 0.5)
         if scene.split == split and scene not in seen:
             seen.add(scene)

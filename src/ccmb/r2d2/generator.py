@@ -42,7 +42,7 @@ class GeneratorConfig:
 
     Attributes:
         side: of its pictures in pixels.
-        unet: configuration of diffusers' UNet2DConditionModel.
+        unet: configuration of diffusers' UNet2DConditionModel; a new one takes two channels more than it gives.
         fold: side of the blocks of pixels that become channels; 1 beside an autoencoder.
         autoencoder: configuration of diffusers' AutoencoderKL; without one pixels are painted.
         scheduler: configuration of a published pipeline's scheduler; without one it is flow matching.
@@ -58,6 +58,9 @@ class GeneratorConfig:
 class Painter(nn.Module):
     """The UNet, and how it reads a text.
 
+    A new one, of our own shape, is told more than a published one: the mean of the text in all its layers, and the
+    place of each block of pixels, since convolutions alone hardly know left from right.
+
     Attributes:
         read: token states to what cross-attention reads.
         nothing: (X,) what it reads where there is no text.
@@ -68,6 +71,7 @@ class Painter(nn.Module):
         self.unet: Any = unet
         self.read = nn.Linear(text_width, unet.config.cross_attention_dim)
         self.nothing = nn.Parameter(torch.zeros(unet.config.cross_attention_dim))
+        self.is_new = unet.config.in_channels == unet.config.out_channels + 2
 
     def forward(self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, silent_B: Tensor | None = None) -> Tensor:
         """What the UNet says of noisy pictures.
@@ -81,10 +85,17 @@ class Painter(nn.Module):
         if silent_B is not None:
             states_BTX = torch.where(silent_B[:, None, None], self.nothing, states_BTX)
         asked: dict[str, Any] = {"encoder_hidden_states": states_BTX, "encoder_attention_mask": mask_BT}
-        if self.unet.class_embedding is not None:  # one that we made: all layers read the mean of the text
+        if self.is_new:
             weights_BT = mask_BT.to(states_BTX.dtype) / mask_BT.sum(1, keepdim=True)
             asked["class_labels"] = (states_BTX * weights_BT[:, :, None]).sum(1)
+            noisy_BCHW = torch.cat([noisy_BCHW, _places(noisy_BCHW)], 1)
         return self.unet(noisy_BCHW, time_B, **asked).sample
+
+
+def _places(like_BCHW: Tensor) -> Tensor:
+    """(B, 2, H, W) row and column of each block, from -1 to 1."""
+    rows, columns = (torch.linspace(-1, 1, size).to(like_BCHW) for size in like_BCHW.shape[2:])
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(like_BCHW), -1, -1, -1)
 
 
 class R2D2Generator(R2D2Model):
@@ -112,7 +123,7 @@ class R2D2Generator(R2D2Model):
         side = self.shape.side // self.shape.fold
         if self.autoencoder is not None:
             side = self.shape.side // _scale(self.autoencoder.config)
-        return int(self.shape.unet["in_channels"]), side, side
+        return int(self.shape.unet["out_channels"]), side, side
 
     @torch.no_grad()
     def to_latent(self, pixels_B3SS: Tensor) -> Tensor:
@@ -214,9 +225,9 @@ def pipeline_side(name: str) -> int:
     return int(unet.config.sample_size) * _scale(autoencoder.config)
 
 
-def painter_processor(processor: R2D2Processor, shape: GeneratorConfig) -> R2D2Processor:
+def painter_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
     """What reads pictures and texts for the painter: pixels in [-1, 1] at its side."""
-    return R2D2Processor(processor.tokenizer, shape.side, processor.max_text_tokens, (0.5,) * 3, (0.5,) * 3)
+    return R2D2Processor(processor.tokenizer, side, processor.max_text_tokens, (0.5,) * 3, (0.5,) * 3)
 
 
 def has_generator(name: str | Path) -> bool:
@@ -282,13 +293,13 @@ def _diffusers() -> tuple[Any, Any]:
 def _open_pipeline(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """UNet, autoencoder and configuration of the scheduler."""
     unet, autoencoder = _diffusers()
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from diffusers import DDIMScheduler  # any of them reads the configuration of all
 
     try:
         return (
             unet.from_pretrained(name, subfolder="unet", use_safetensors=True),
             autoencoder.from_pretrained(name, subfolder="vae", use_safetensors=True),
-            dict(SchedulerMixin.load_config(name, subfolder="scheduler")),
+            dict(DDIMScheduler.load_config(name, subfolder="scheduler")),
         )
     except Exception as error:  # whatever diffusers makes of a folder that is none, or of a damaged file
         raise CcmbError(

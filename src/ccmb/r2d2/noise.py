@@ -20,6 +20,7 @@ from ccmb.errors import UsageError, one_line
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 LEAST_TIME = 0.05  # below which the error of a speed would count for more than it is worth
+SHIFT = 4.0  # of networks of ours
 
 
 class Noise(Protocol):
@@ -44,11 +45,14 @@ class FlowMatching:
 
     A network of ours says the picture and not the speed: pictures are simpler than noise, and the blocks of pixels that
     it sees hold more numbers of noise than a small network passes on (Li and He 2025, arXiv 2511.13720). The error is
-    that of the speed, (x - picture) / t, all the same. Training times are drawn from a logistic normal, which asks most
-    about the middle (Esser et al. 2024, arXiv 2403.03206). Networks read t in thousandths.
+    that of the speed, (x - picture) / t, all the same. Networks read t in thousandths.
+
+    Times are even but for the shift, in training and in sampling: t' = shift t / (1 + (shift - 1) t). Where neighbours
+    are alike, a picture shines through much noise, and it is only beyond that the text decides (Esser et al. 2024,
+    arXiv 2403.03206).
 
     Args:
-        shift: times of sampling are moved towards noise by it: t' = shift t / (1 + (shift - 1) t).
+        shift: above 1 moves times towards noise.
         says_speed: the network says the speed, as published ones do.
     """
 
@@ -56,7 +60,7 @@ class FlowMatching:
         self.shift, self.says_speed = shift, says_speed
 
     def draw_times(self, count: int, device: torch.device) -> Tensor:
-        return torch.randn(count, device=device).sigmoid() * 1000
+        return self._shifted(torch.rand(count, device=device)) * 1000
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         return clean_BCHW.lerp(noise_BCHW, _share(time_B))
@@ -68,7 +72,9 @@ class FlowMatching:
 
     def times(self, steps: int) -> Tensor:
         """(steps + 1,) from 1, noise, to 0."""
-        time = torch.linspace(1, 0, steps + 1)
+        return self._shifted(torch.linspace(1, 0, steps + 1))
+
+    def _shifted(self, time: Tensor) -> Tensor:
         return self.shift * time / (1 + (self.shift - 1) * time)
 
     def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
@@ -137,7 +143,7 @@ class Diffusion:
 def noise_of(config: dict[str, Any] | None) -> Noise:
     """Of a pipeline's scheduler; flow matching where there is none."""
     if config is None:
-        return FlowMatching()
+        return FlowMatching(SHIFT)
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
         return FlowMatching(float(config.get("shift") or 1.0), says_speed=True)
     return Diffusion(config)

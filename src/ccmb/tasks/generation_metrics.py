@@ -39,13 +39,16 @@ def fid(one_ND: Tensor, other_MD: Tensor) -> float:
     It falls with the number of pictures, so that only sets of equal size compare; KID does not.
     """
     one_ND, other_MD = one_ND.double(), other_MD.double()
-    first, second = torch.cov(one_ND.T).view(one_ND.shape[1], -1), torch.cov(other_MD.T).view(one_ND.shape[1], -1)
-    # The eigenvalues of C C' are those of the symmetric R C' R, where R R = C.
-    values, vectors = torch.linalg.eigh(first)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    shared = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    first, second = (torch.cov(of.T).view(of.shape[1], -1) for of in (one_ND, other_MD))
+    # tr (C C')^(1/2) is the sum of the singular values of R R', where R R = C.
+    shared = torch.linalg.svdvals(_root(first) @ _root(second)).sum()
     shift = (one_ND.mean(0) - other_MD.mean(0)).square().sum()
     return float(shift + first.trace() + second.trace() - 2 * shared)
+
+
+def _root(covariance_DD: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance_DD)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 def kid(one_ND: Tensor, other_MD: Tensor) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ccmb.data.pictures import Pictures
+from ccmb.errors import UsageError
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.generation import Generation, GenerationOptions
 from ccmb.r2d2.generator import (
@@ -36,6 +37,7 @@ from ccmb.training.distributed import world
 from ccmb.training.optimizers import ParameterGroup
 
 SIDE = 48  # of a new painter's pictures, in pixels
+GROUPS = 16  # of channels that are normalised together
 MAIN = "match_score"
 # Which of the figures models are compared by, where there are several: the last that is there.
 MAINS = ("cosine", MAIN, "kind_and_colour")
@@ -55,7 +57,11 @@ class GenerationTask:
         return []
 
     def groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(list(self.generation.student.parameters()), self.recipe.optimizer.lr)]
+        """The UNet, and what reads the text, which is new to it."""
+        student, optimizer = self.generation.student, self.recipe.optimizer
+        reading = [*student.read.parameters(), student.nothing]
+        lr = optimizer.cross_lr or optimizer.lr
+        return [ParameterGroup(list(student.unet.parameters()), optimizer.lr), ParameterGroup(reading, lr)]
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return losses["generation"]
@@ -144,21 +150,30 @@ def picture_side(recipe: FinetuneRecipe) -> int:
 
 
 def new_shape(options: GenerationOptions) -> GeneratorConfig:
-    """Of a painter of pixels: a UNet that attends to itself and to the text on all levels but the first."""
+    """Of a painter of pixels: a UNet that attends to itself and to the text on all levels but the first.
+
+    Raises:
+        UsageError: the sizes do not go together.
+    """
     side, channels = options.side or SIDE, 3 * options.fold**2
     levels = len(options.channels)
+    if side % (least := options.fold * 2 ** (levels - 1)):
+        raise UsageError(f"generation.side={side}: not a multiple of {least}, the fold doubled for each further level")
+    if any(width % GROUPS or width % options.heads for width in options.channels):
+        wanted = f"multiples of {GROUPS} and of generation.heads={options.heads}"
+        raise UsageError(f"generation.channels={options.channels}: not {wanted}")
     first = 1 if levels > 1 else 0
     width = options.channels[-1]
     unet = {
         "sample_size": side // options.fold,
-        "in_channels": channels,
+        "in_channels": channels + 2,
         "out_channels": channels,
         "block_out_channels": options.channels,
         "down_block_types": ["DownBlock2D"] * first + ["CrossAttnDownBlock2D"] * (levels - first),
         "up_block_types": ["CrossAttnUpBlock2D"] * (levels - first) + ["UpBlock2D"] * first,
         "layers_per_block": options.layers,
         "attention_head_dim": options.heads,
-        "norm_num_groups": 16,
+        "norm_num_groups": GROUPS,
         "cross_attention_dim": width,
         "class_embed_type": "simple_projection",
         "projection_class_embeddings_input_dim": width,

@@ -25,7 +25,8 @@ from ccmb.r2d2.sources import load_weights, read_config
 from ccmb.training.trainer import choose_device, inference
 
 BATCH = 64
-UNUSED = r".*"  # of a two-tower model only the image tower is read
+# Tensors that no feature of a picture depends on.
+UNUSED = r".*position_ids$|text_model\.|text_projection|logit_"
 
 
 @dataclass(frozen=True, slots=True)
