@@ -21,6 +21,7 @@ from ccmb.search.index import build_index
 from ccmb.search.query import Query
 from ccmb.search.states import StateCache
 from ccmb.search.store import Entry
+from disk import full_disk
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 30
@@ -51,7 +52,7 @@ def engine(made):
 
 @pytest.fixture
 def own(made, tmp_path):
-    """An index of one's own, to be changed."""
+    """An index of its own for a test that changes it."""
     shutil.copytree(made / "index", tmp_path / "index")
     with open_engine(tmp_path / "index") as engine:
         yield engine
@@ -208,3 +209,13 @@ def test_states_in_memory_are_bounded_and_the_latest_stay(tmp_path):
     assert cache.has(entries) == [True, False, False, False, True, True]
     assert torch.allclose(cache.get(entries[4:5])[entries[4].key].float(), batch[4], atol=1e-2)
     assert cache.has([replace(entries[0], stamp="other")]) == [False]
+
+
+def test_after_a_full_disk_the_running_index_takes_pictures_again(own):
+    data = png(tiny_pictures(1, seed=6)[0])
+    with full_disk(2_000), pytest.raises(CcmbError) as raised:
+        own.add("a.png", data)
+    assert "\n" not in str(raised.value)
+    key = own.add("b.png", data)
+    assert [hit.key for hit in own.search(Query(picture=tiny_pictures(1, seed=6)[0], k=1)).hits] == [key]
+    assert len(own.catalogue.store.store) == len(own) == COUNT + 1

@@ -67,6 +67,7 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
     draw(tmp_path / "folder/夏", 4)
     (tmp_path / "folder/夏/notes.txt").write_text("no picture")
     one = draw(tmp_path / "alone", 2, seed=1)[1]
+    draw(tmp_path / "folder/夏/inner", 1, seed=6)
     for number in range(2):
         with tarfile.open(tmp_path / f"shard-{number:02d}.tar", "w") as tar:
             for path in draw(tmp_path / f"of {number}", 3, seed=2 + number):
@@ -74,16 +75,22 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
     data = [path.read_bytes() for path in draw(tmp_path / "rows", 5, seed=4)]
     images = [{"bytes": of, "path": "x.png"} for of in data[:4]] + [None]
     parquet.write_table(pa.table({"image": images, "n": range(5)}), tmp_path / "set.parquet", row_group_size=2)
-    named = [f"{tmp_path}/folder/*/[0-2]*", one, f"{tmp_path}/shard-{{00..01}}.tar", tmp_path / "set.parquet"]
+    named = [
+        f"{tmp_path}/folder/**/[0-2]*",
+        f"{tmp_path}/fold*/夏/inn*",
+        one,
+        f"{tmp_path}/shard-{{00..01}}.tar",
+        tmp_path / "set.parquet",
+    ]
 
     report = build(*named)
-    assert report.added == 3 + 1 + 6 + 4
+    assert report.added == 3 + 1 + 1 + 6 + 4
     assert [line.rpartition(": ")[2] for line in report.unreadable] == ["the row has no picture"]
     assert report.duplicates == report.near_duplicates == []
-    assert build(*named).skipped_known == 14
+    assert build(*named).skipped_known == 15
     with open_engine(tmp_path / "index") as engine:
         hits = engine.search(Query(TEXTS[0], k=20)).hits
-        assert len(hits) == 14
+        assert len(hits) == 15
         assert not any(hit.missing for hit in hits)
         for hit in hits:
             assert Image.open(io.BytesIO(engine.thumbnail(hit.key))).size == engine.picture(hit.key).size == (32, 32)

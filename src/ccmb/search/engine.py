@@ -21,7 +21,7 @@ from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
-from ccmb.search.examining import are_near, examine
+from ccmb.search.examining import examine, groups_of_near
 from ccmb.search.index import must_match
 from ccmb.search.own_fields import check_own, storable
 from ccmb.search.query import Answer, FieldValue, Hit, Query, check_query
@@ -352,13 +352,9 @@ def _identity(query: Query) -> object:
 
 def _collapse(of: _Asked) -> None:
     """Leave of each set of near duplicates the first, which is the best by cosine."""
-    kept: list[Candidate] = []
-    of.copies = {}
-    for found in of.candidates:
-        looks = [other.entry.looks for other in kept]
-        near = are_near(found.entry.looks, looks)
-        if any(near):
-            of.copies.setdefault(kept[near.index(True)].entry.key, []).append(found.entry.key)
+    candidates, of.candidates, of.copies = of.candidates, [], {}
+    for number, first in groups_of_near([found.entry.looks for found in candidates], of.wanted):
+        if number == first:
+            of.candidates.append(candidates[number])
         else:
-            kept.append(found)
-    of.candidates = kept
+            of.copies.setdefault(candidates[first].entry.key, []).append(candidates[number].entry.key)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import cast
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from ccmb.corpus.image_dedup import COLOUR, DISTANCE, looks_at
 from ccmb.corpus.image_hash import Looks, join_looks, looks
 from ccmb.data.pictures import FORMATS, decode
 from ccmb.search.conditions import seconds_of
@@ -70,21 +71,28 @@ def suffix_of(data: bytes) -> str | None:
         return None
 
 
-def looks_of(texts: list[str]) -> Looks:
+def looks_of(texts: Sequence[str]) -> Looks:
     """Of entries' `looks`."""
     return join_looks((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
-def are_near(one: str, others: list[str]) -> list[bool]:
-    """Whether pictures, by their `looks`, are near duplicates of one."""
-    from ccmb.corpus.image_dedup import COLOUR, DISTANCE
-
-    if not others:
-        return []
-    ours, theirs = looks_of([one]), looks_of(others)
-    shapes = np.bitwise_count(theirs.shapes ^ ours.shapes[0]) <= DISTANCE
-    colours = abs(theirs.colours.astype(int) - ours.colours[0].astype(int)).max(axis=1) <= COLOUR
-    return cast(list[bool], (shapes & colours).tolist())
+def groups_of_near(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
+    """For each of some entries' `looks`, in order, its number and that of the first one that it is a near duplicate
+    of, which is its own if there is none; ends when there are `most` groups."""
+    found = looks_of(texts)
+    firsts: list[int] = []
+    for number in range(len(found)):
+        ours, ones = looks_at(found, np.array([number])), looks_at(found, np.array(firsts, dtype=np.int64))
+        shapes = np.bitwise_count(ones.shapes ^ ours.shapes) <= DISTANCE
+        colours = np.abs(ones.colours.astype(np.int16) - ours.colours).max(axis=1, initial=0) <= COLOUR
+        near = np.flatnonzero(shapes & colours)
+        if len(near):
+            yield number, firsts[near[0]]
+        elif len(firsts) == most:
+            return
+        else:
+            firsts.append(number)
+            yield number, number
 
 
 def _date_taken(data: bytes) -> int | None:

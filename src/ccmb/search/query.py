@@ -46,7 +46,7 @@ class Query:
         where: filters; exact, however few pictures pass.
         budget: seconds for the second stage. It ranks as many candidates as it takes to be fairly sure of keeping
             within, best first, and the answer says so.
-        collapse: show near duplicates as one hit, the best.
+        collapse: show near duplicates as one hit, the best by cosine; the others are not ranked.
     """
 
     text: str | None = None

@@ -146,11 +146,13 @@ def _expand(text: str) -> list[str]:
     found = sorted(glob.glob(text, recursive=True))
     if not found:
         raise CcmbError(f"{text}: nothing is called so")
-    files = [path for path in found if not os.path.isdir(path)]
-    if not files:
-        return found
-    # Of what a glob finds, files that are no pictures, such as the texts beside them, are not meant.
-    return [path for path in files if path.lower().endswith((*SUFFIXES, *PARQUET, ".tar"))] or files
+    # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds itself.
+    meant = [
+        path
+        for path in found
+        if (os.path.isdir(path) and "**" not in text) or path.lower().endswith((*SUFFIXES, *PARQUET, ".tar"))
+    ]
+    return meant or found
 
 
 def read_urls(path: Path) -> list[str]:
