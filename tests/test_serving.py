@@ -350,6 +350,8 @@ def test_other_pages_and_other_names_are_refused() -> None:
         assert error_of(await http.post("/search", **body, headers=strange)) == (403, "cross_origin")
         own = {"Origin": "http://127.0.0.1:8000"}
         assert (await http.post("/search", **body, headers=own)).status_code == 200
+        for odd in ("null", "http://[", "127.0.0.1:8000", "http://127.0.0.1:8000/", "http://127.0.0.1:80"):
+            assert error_of(await http.post("/search", **body, headers={"Origin": odd})) == (403, "cross_origin")
         rebound = {"Host": "example.org:8000", "Origin": "http://example.org:8000"}
         assert error_of(await http.post("/search", **body, headers=rebound)) == (421, "wrong_host")
 
