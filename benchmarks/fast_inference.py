@@ -139,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, part in parts.items():
             found, results[name] = part(options, options.folder or Path(folder))
             claims += found
-    results |= {"instructions": instructions(), "cpu_seconds": options.cpu_seconds}
+    asked = {name: getattr(options, name) for name in ("shape", "pictures", "texts", "depth", "cpu_seconds")}
+    results |= {"instructions": instructions(), "options": asked}
     write_report(options.json, claims, results, torch.device("cpu"))
     return {"claims": claims, "results": results}
 
