@@ -32,7 +32,7 @@ from ccmb.search.store import MOST_RESULTS, Entry, is_local
 from ccmb.training.trainer import inference
 
 STATES_BYTES = 512 * 2**20
-_REMEMBERED = 64  # orders of hits whose further pages may be asked for
+_REMEMBERED, _LONGEST_REMEMBERED = 64, 2000  # orders that further pages may be cut from, and their candidates
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +76,7 @@ class _Asked:
         """Keep the order that earlier pages were cut from, and put what is new behind it."""
         seen = {found.entry.key for found in before.candidates}
         self.candidates = [*before.candidates, *(of for of in self.candidates if of.entry.key not in seen)]
+        self.copies |= before.copies
         self.ranked, self.partial, self.before = before.ranked, before.partial, None
 
 
@@ -142,10 +143,15 @@ class SearchEngine:
         for of in asked:
             if of.before is not None:
                 of.continue_from(of.before)
-            self._orders[_identity(of.query)] = of
-            if len(self._orders) > _REMEMBERED:
-                self._orders.popitem(last=False)
+            self._remember(of)
         return {"encode": encoded - started, "pre_ranking": found - encoded, "ranking": ended - found}
+
+    def _remember(self, of: _Asked) -> None:
+        self._orders.pop(_identity(of.query), None)
+        if len(of.candidates) <= _LONGEST_REMEMBERED:
+            self._orders[_identity(of.query)] = of
+        if len(self._orders) > _REMEMBERED:
+            self._orders.popitem(last=False)
 
     def _tests(self, query: Query) -> tuple[Test, ...]:
         if not query.where:
