@@ -165,7 +165,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30)
     shelf_options(parser, pictures=500)
     parser.add_argument("--clients", type=int, default=4, help="searchers")
-    parser.add_argument("--kept", type=int, default=50, help="added pictures that are there at a time")
+    parser.add_argument("--kept", type=int, default=20, help="added pictures that are there at a time")
     parser.add_argument("--threads", type=int, default=1, help="of the server's network")
     parser.add_argument("--server", nargs="*", default=[], help="more options of `ccmb serve`")
     parser.add_argument("--json", type=Path, help="file to write")
