@@ -85,8 +85,8 @@ def _likeliest(pixels_3SS: Tensor, bare_SS: Tensor, place: Place) -> tuple[SeenT
     rows, columns = masks.box
     padded = F.pad(torch.cat([pixels_3SS, (bare_SS - pixels_3SS.square().sum(0))[None], bare_SS[None]]), (reach,) * 4)
     window = padded[:, rows.start : rows.stop + 2 * reach, columns.start : columns.stop + 2 * reach]
-    # Of each part of a mask (fill, accent, line) at each shift, summed: R, G, B; the background's error less the squares
-    # of R, G, B; that error.
+    # Of each part of a mask (fill, accent, line) at each shift, summed: R, G, B; the background's error less the
+    # squares of R, G, B; that error.
     seen = F.conv2d(window[:, None], masks.parts_M3HW.flatten(0, 1)[:, None])
     by_part = seen.unflatten(1, (-1, 3)).flatten(3).permute(1, 2, 0, 3)  # (M, 3 parts, 5, O)
     gain_MO, best = by_part[:, :, 3].sum(1), by_part[:, :, 4].sum(1)
