@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ccmb.data.scene_drawing import draw_scene
@@ -48,7 +48,7 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
 def write_scenes(
     folder: Path,
     wanted: dict[str, object],
-    scenes: dict[Split, Iterator[tuple[Scene, dict[str, object]]]],
+    scenes: Mapping[Split, Iterable[tuple[Scene, Mapping[str, object]]]],
     counts: dict[Split, int],
     size: int,
     seed: int,
@@ -87,7 +87,7 @@ def write_scenes(
     write_json(about, wanted)
 
 
-def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, dict[str, object]]]:
+def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, dict[str, str]]]:
     groups = enumerate(scene_groups(split, seed, *(TRAINING_GROUP if split == "train" else HELD_OUT_GROUP)))
     every = (
         (scene, {"group": f"{split}-{number}", "twin": f"{split}-{number}/{scene.composition}"})

@@ -66,23 +66,27 @@ def see_things(picture: Image.Image, least: float = LEAST, most: float = MOST) -
         most: error above which nothing is.
     """
     pixels = _pixels(picture)
-    found = {place: _likeliest(pixels, place) for place in CENTRES}
+    bare = _bare_error(pixels)
+    found = {place: _likeliest(pixels, bare, place) for place in CENTRES}
     worth = {place: of[1] for place, of in found.items() if of[0].explained >= least and of[0].error <= most}
     layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(CENTRES))]
     best = max(layouts, key=lambda layout: sum(worth[place] for place in layout))
     return [found[place][0] for place in best]
 
 
-def _likeliest(pixels_3SS: Tensor, place: Place) -> tuple[SeenThing, float]:
-    """What explains most in a place, and how much that is."""
+def _likeliest(pixels_3SS: Tensor, bare_SS: Tensor, place: Place) -> tuple[SeenThing, float]:
+    """What explains most in a place, and how much that is.
+
+    Args:
+        bare_SS: squared error of the background.
+    """
     side = pixels_3SS.shape[-1]
     masks, reach = _masks(side, place), round(SHIFT * side)
     rows, columns = masks.box
-    bare_SS = _bare_error(pixels_3SS)
     padded = F.pad(torch.cat([pixels_3SS, (bare_SS - pixels_3SS.square().sum(0))[None], bare_SS[None]]), (reach,) * 4)
     window = padded[:, rows.start : rows.stop + 2 * reach, columns.start : columns.stop + 2 * reach]
-    # Of each mask part (fill, accent, line) at each shift: the picture's colours, what the background misses and
-    # what of that is not the picture's own square.
+    # Of each part of a mask (fill, accent, line) at each shift, summed: R, G, B; the background's error less the
+    # squares of R, G, B; that error.
     seen = F.conv2d(window[:, None], masks.parts_M3HW.flatten(0, 1)[:, None])
     by_part = seen.unflatten(1, (-1, 3)).flatten(3).permute(1, 2, 0, 3)  # (M, 3 parts, 5, O)
     gain_MO, best = by_part[:, :, 3].sum(1), by_part[:, :, 4].sum(1)
@@ -155,9 +159,9 @@ def _masks(side: int, place: Place) -> _Masks:
 
 
 def _bare_error(pixels_3SS: Tensor) -> Tensor:
-    """(S, S) squared error of the likeliest background, whose pixels are told apart by how often they are right."""
+    """(S, S) squared error of the likeliest background."""
     error_NSS = (_bare(pixels_3SS.shape[-1]) - pixels_3SS).square().sum(1)
-    # A thing covers up to a third of the picture, so that a far pixel must not count more than a wrong one.
+    # Things cover up to a third of the picture: it is not to be told by how far they are from a background.
     return error_NSS[error_NSS.clamp(max=0.1).sum((1, 2)).argmin()]
 
 

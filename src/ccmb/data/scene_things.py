@@ -29,7 +29,7 @@ def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0
     Raises:
         CcmbError: the folder holds something else.
     """
-    wanted: dict[str, object] = {"things": 1, "size": size, "seed": seed, **counts}
+    wanted: dict[str, object] = {"things": 1, "size": size, "seed": seed, "counts": counts}
     scenes = {split: itertools.islice(_scenes(split, seed), count) for split, count in counts.items()}
     write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
 
