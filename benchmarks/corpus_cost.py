@@ -8,6 +8,7 @@ Every input can be given anew as key=value. Measured ones come from this folder'
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -87,19 +88,18 @@ def amounts(of: dict[str, float]) -> list[tuple[str, str]]:
     come = links * of["links_that_come"]
     rows = of["pairs"] * of["impressions_of_a_pair"]
     return [
-        ("log, read", _bytes(rows * of["row_bytes"])),
-        ("download, in", _bytes(come * of["picture_bytes"])),
-        ("kept between steps", _bytes(come * of["stored_bytes"])),
-        ("shards", _bytes(of["pictures"] * of["stored_bytes"])),
-        ("looks in memory, on one machine", _bytes(come * 56)),
+        ("log, read", bytes_of(rows * of["row_bytes"])),
+        ("download, in", bytes_of(come * of["picture_bytes"])),
+        ("kept between steps", bytes_of(come * of["stored_bytes"])),
+        ("shards", bytes_of(of["pictures"] * of["stored_bytes"])),
+        ("looks in memory, on one machine", bytes_of(come * 56)),
     ]
 
 
 def tables(of: dict[str, float]) -> str:
     """Inputs, stages and amounts as Markdown."""
-    lines = ["| input | value | unit | source |", "| --- | ---: | --- | --- |"]
-    lines += [f"| {name} | {of[name]:,.9g} | {INPUTS[name].unit} | {INPUTS[name].source} |" for name in INPUTS]
-    lines += ["", "| stage | work | core hours | cores | hours |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = [*input_lines(of, INPUTS), "", "| stage | work | core hours | cores | hours |"]
+    lines.append("| --- | --- | ---: | ---: | ---: |")
     every = stages(of)
     for stage in every:
         cells = f"{stage.core_hours:,.0f} | {stage.cores:,.0f} | {stage.hours:,.1f}"
@@ -110,18 +110,29 @@ def tables(of: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _bytes(count: float) -> str:
+def input_lines(of: Mapping[str, float], inputs: Mapping[str, Input]) -> list[str]:
+    """The inputs as a table in Markdown."""
+    lines = ["| input | value | unit | source |", "| --- | ---: | --- | --- |"]
+    return lines + [f"| {name} | {of[name]:,.9g} | {given.unit} | {given.source} |" for name, given in inputs.items()]
+
+
+def read_inputs(inputs: Mapping[str, Input], words: list[str] | None = None) -> dict[str, float]:
+    """Their values, with those given as key=value, by default on the command line."""
+    values = {name: given.value for name, given in inputs.items()}
+    for word in sys.argv[1:] if words is None else words:
+        name, _, value = word.partition("=")
+        if name not in inputs:
+            raise SystemExit(f"{word}: no such input; there are {', '.join(inputs)}")
+        values[name] = float(value)
+    return values
+
+
+def bytes_of(count: float) -> str:
     return f"{count / 1e12:,.1f} TB" if count >= 1e12 else f"{count / 1e9:,.1f} GB"
 
 
 def main(words: list[str] | None = None) -> None:
-    values = {name: given.value for name, given in INPUTS.items()}
-    for word in sys.argv[1:] if words is None else words:
-        name, _, value = word.partition("=")
-        if name not in INPUTS:
-            raise SystemExit(f"{word}: no such input; there are {', '.join(INPUTS)}")
-        values[name] = float(value)
-    print(tables(values))
+    print(tables(read_inputs(INPUTS, words)))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ccmb.choices import ExportPrecision
+from ccmb.r2d2.export_record import ExportRecord, is_export
 from ccmb.r2d2.exporting import export_model
-from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.loading import fingerprint, load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
@@ -28,21 +31,21 @@ from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_shapes import shape_config
 
 FASTER = {"image tower": 3.0, "text tower": 2.0, "text-image encoder": 2.0, "both cross encoders": 2.0}
-CLOSE, POINTS = 1e-4, -0.5
+CLOSE, LOSS = 1e-4, -0.5
 
 
 def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Items per second of every part, in torch and exported, and how far an fp32 export's numbers are from torch's."""
     torch.manual_seed(0)
     model = R2D2Model(shape_config(options.shape)).eval()
-    model.save_pretrained(folder / "model")
+    model.save_pretrained(folder / "model")  # the same weights each time
     tokenizer = train_tokenizer(["图"], vocabulary=20, max_length=model.config.max_text_tokens)
     R2D2Processor(tokenizer, model.config.image_size, model.config.max_text_tokens).save_pretrained(folder / "model")
     networks: dict[str, Network] = {"torch, fp32": model}
     if options.bf16 or native_bf16(model.device):
         networks["torch, bf16"] = in_bf16(model)
     for precision in ("fp32", "int8"):
-        export_model(folder / "model", folder / precision, precision)
+        _export(folder / "model", folder / precision, precision)
         networks[f"export, {precision}"] = load_network(folder / precision)[0]
     claims: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
@@ -57,7 +60,8 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
             return Contestant(name, once)
 
         ours = [contestant(name, of) for name, of in networks.items()]
-        take_turns(ours, options.repeats, torch.device("cpu"))
+        clock = time.process_time if options.cpu_seconds else time.perf_counter
+        take_turns(ours, options.repeats, torch.device("cpu"), clock=clock)
         lines: list[dict[str, Any]] = []
         for one in ours:
             ratio, low, high = median_ratio(ours[0], one)
@@ -77,26 +81,29 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
     return claims, results
 
 
+def _export(model: str | Path, out: Path, precision: ExportPrecision) -> None:
+    if not is_export(out) or ExportRecord.read(out).fingerprint != fingerprint(model_folder(model)):
+        export_model(model, out, precision)
+
+
 def _numbers(of: Any) -> torch.Tensor:
     """Embeddings of a tower, or match scores."""
     return of.embed if hasattr(of, "embed") else of.score
 
 
 def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Recalls of a trained model and of its exports."""
+    """Recalls of a trained model and of its int8 export; those of an fp32 export are the model's."""
     model, processor = load_model(options.model)
-    claims, results = [], {}
-    for precision in ("fp32", "int8"):
-        export_model(options.model, folder / f"trained-{precision}", precision)
-        exported, _ = load_network(folder / f"trained-{precision}")
-        results[precision] = compare_recall(
-            model, exported, processor, options.data, options.data.parent / "images.tar", options.split,
-            [options.text_field], options.recall_depth, options.limit_texts,
-        )  # fmt: skip
-        del results[precision]["data"]
-        for stage, of in results[precision]["difference"].items():
-            name = f"mean recall of {stage.replace('_', '-')}, {precision} export less torch"
-            claims.append(claim(name, of["mean_recall"]["points"], POINTS, "points"))
+    _export(options.model, folder / "trained-int8", "int8")
+    results = compare_recall(
+        model, load_network(folder / "trained-int8")[0], processor, options.data, options.data.parent / "images.tar",
+        options.split, [options.text_field], options.recall_depth, options.limit_texts,
+    )  # fmt: skip
+    del results["data"]
+    claims = [
+        claim(f"mean recall of {stage.replace('_', '-')}, int8 less torch", of["mean_recall"]["points"], LOSS, "points")
+        for stage, of in results["difference"].items()
+    ]
     return claims, results
 
 
@@ -108,6 +115,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=32, help="pictures that a text is ranked with")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are timed")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--cpu-seconds", action="store_true", help="of the process, for busy machines, with one thread")
+    parser.add_argument("--folder", type=Path, help="where networks and exports are kept from run to run")
     parser.add_argument("--bf16", action="store_true", help="time torch's bf16 though the processor has none")
     parser.add_argument("--model", help="a trained model, for recalls; without it they are left out")
     parser.add_argument("--data", type=Path, help="its pairs.jsonl, beside an images.tar")
@@ -128,9 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, part in parts.items():
-            found, results[name] = part(options, Path(folder))
+            found, results[name] = part(options, options.folder or Path(folder))
             claims += found
-    results["instructions"] = instructions()
+    asked = {name: getattr(options, name) for name in ("shape", "pictures", "texts", "depth", "cpu_seconds")}
+    results |= {"instructions": instructions(), "options": asked}
     write_report(options.json, claims, results, torch.device("cpu"))
     return {"claims": claims, "results": results}
 

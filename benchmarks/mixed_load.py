@@ -32,7 +32,7 @@ import torch
 from ccmb.data.scene_drawing import draw_scene
 from ccmb.data.scenes import random_scene
 from paired import claim, write_report
-from server_process import DRAWN, Shelf, draw_shelf, quantile, resident, serving
+from server_process import DRAWN, Shelf, open_shelf, quantile, resident, serving, shelf_options
 
 ADMIN = "admin-key-of-the-benchmark"
 MOST_GROWTH = 5.0  # percent
@@ -55,7 +55,7 @@ class Load:
     until: float
     kept: int
     rng: random.Random = field(default_factory=lambda: random.Random(0))
-    live: deque[tuple[str, bytes, float]] = field(default_factory=deque)
+    live: deque[tuple[str, bytes]] = field(default_factory=deque)
     gone: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
@@ -105,12 +105,12 @@ class Load:
             self.errors.append(f"add: {answer.status_code} {answer.text[:200]}")
             return
         key = answer.json()["key"]
-        self.live.append((key, data, time.monotonic()))
+        self.live.append((key, data))
         if key not in await self.search(picture=encoded(data), where=[f"tag=={tag}"], rank=False):
             self.stale.append(f"{key}: not found after it was added")
         if len(self.live) <= self.kept:
             return
-        key, data, _ = self.live.popleft()
+        key, data = self.live.popleft()
         answer = await self.http.delete(f"/pictures/{key}")
         if answer.status_code != 200:
             self.errors.append(f"delete: {answer.status_code} {answer.text[:200]}")
@@ -163,11 +163,9 @@ def growth(memory: Sequence[tuple[float, int]]) -> tuple[float, int, int]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Search, add and delete at once, and watch the server.")
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--shape", choices=["test", "tiny", "base"], default="tiny", help="a preset's")
-    parser.add_argument("--pictures", type=int, default=500, help="drawn and indexed beforehand")
-    parser.add_argument("--keep", type=Path, help="folder in which what is drawn and indexed is kept for another time")
+    shelf_options(parser, pictures=500)
     parser.add_argument("--clients", type=int, default=4, help="searchers")
-    parser.add_argument("--kept", type=int, default=50, help="added pictures that are there at a time")
+    parser.add_argument("--kept", type=int, default=20, help="added pictures that are there at a time")
     parser.add_argument("--threads", type=int, default=1, help="of the server's network")
     parser.add_argument("--server", nargs="*", default=[], help="more options of `ccmb serve`")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -178,18 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parse(arguments)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        shelf = draw_shelf(options.keep or folder, options.shape, options.pictures)
+        shelf, shown = open_shelf(options, folder)
         (folder / "keys").write_text(f"keeper admin {ADMIN}\n")
         words = ["--api-keys", folder / "keys", *options.server]
         url, pid = stack.enter_context(serving(shelf.index, *words, threads=options.threads))
         load = asyncio.run(load_server(url, pid, shelf, options))
-        left = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {ADMIN}"})
-        for key, _, _ in load.live:  # the index is as it was
-            left.delete(f"/pictures/{key}").raise_for_status()
     for line in [*load.errors[:5], *load.stale[:5]]:
         print(line)
     percent, first, last = growth(load.memory)
-    of = f"{options.minutes:g} minutes, {options.shape}"
+    of = f"{options.minutes:g} minutes, {shown}"
     claims = [
         claim(f"{of}: growth of memory", percent, MOST_GROWTH, "%"),
         claim(f"{of}: errors", len(load.errors), 0, "requests"),

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ import httpx
 import torch
 
 from paired import Contestant, claim, median_ratio, take_turns, write_report
-from server_process import Shelf, draw_shelf, quantile, read_texts, serving
+from server_process import Shelf, open_shelf, quantile, serving, shelf_options
 
 TARGET = 2.0
 
@@ -92,9 +91,7 @@ def compare(
     found = dict[str, tuple[Contestant, Load]]()
     with ExitStack() as stack:
         for name, words in servers.items():
-            own = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index"  # one process holds an index
-            shutil.copytree(shelf.index, own)
-            url, _ = stack.enter_context(serving(own, *words, threads=options.threads))
+            url, _ = stack.enter_context(serving(shelf.index, *words, threads=options.threads))
             load = Load(url, cycle(shelf.texts), body, options.clients, options.requests)
             load.run(0)
             load.forget()
@@ -105,11 +102,7 @@ def compare(
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load a server with and without batching.")
-    parser.add_argument("--shape", choices=["test", "tiny", "base"], default="tiny", help="a preset's")
-    parser.add_argument("--pictures", type=int, default=1000, help="drawn and indexed")
-    parser.add_argument("--index", type=Path, help="an index to be served instead")
-    parser.add_argument("--pairs", type=Path, help="pairs.jsonl of a drawn corpus, whose captions it is asked for")
-    parser.add_argument("--keep", type=Path, help="folder in which what is drawn and indexed is kept for another time")
+    shelf_options(parser, pictures=1000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16, help="most searches of a call")
     parser.add_argument(
@@ -120,21 +113,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of a server's network")
     parser.add_argument("--export", action=argparse.BooleanOptionalAction, default=True, help="serve an export too")
     parser.add_argument("--json", type=Path, help="file to write")
-    options = parser.parse_args(arguments)
-    if (options.index is None) != (options.pairs is None):
-        parser.error("give --index and --pairs together")
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parse(arguments)
     claims, results = list[dict[str, Any]](), dict[str, Any]()
-    with ExitStack() as stack:
-        if options.index is not None:
-            shelf, shown = Shelf(options.index, read_texts(options.pairs)), str(options.index.name)
-        else:
-            folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            shelf, shown = draw_shelf(folder, options.shape, options.pictures), options.shape
+    with tempfile.TemporaryDirectory() as folder:
+        shelf, shown = open_shelf(options, Path(folder))
         servers = {"alone": ["--batch", "1"], "batched": ["--batch", str(options.batch)]}
         if options.export:
             servers["exported"] = [*servers["batched"], "--fast"]

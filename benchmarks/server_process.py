@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +34,28 @@ class Shelf:
 
     index: Path
     texts: list[str]
+
+
+def shelf_options(parser: argparse.ArgumentParser, pictures: int) -> None:
+    """What `open_shelf` reads."""
+    parser.add_argument("--shape", choices=["test", "tiny", "base"], default="tiny", help="a preset's")
+    parser.add_argument("--pictures", type=int, default=pictures, help="drawn and indexed")
+    parser.add_argument("--index", type=Path, help="an index to be served instead, of which a copy is made")
+    parser.add_argument("--pairs", type=Path, help="pairs.jsonl of a drawn corpus, whose captions it is asked for")
+    parser.add_argument("--keep", type=Path, help="folder in which what is drawn and indexed is kept for another time")
+
+
+def open_shelf(options: argparse.Namespace, folder: Path) -> tuple[Shelf, str]:
+    """The index that is asked for, or one that is drawn, in `folder` if it is not kept; and its name in reports.
+
+    Raises:
+        SystemExit: there is an index without texts, or the other way round.
+    """
+    if (options.index is None) != (options.pairs is None):
+        raise SystemExit("give --index and --pairs together")
+    if options.index is not None:
+        return Shelf(options.index, read_texts(options.pairs)), options.index.resolve().parent.name
+    return draw_shelf(options.keep or folder, options.shape, options.pictures), options.shape
 
 
 def draw_shelf(folder: Path, shape: str, pictures: int) -> Shelf:
@@ -62,8 +87,11 @@ def read_texts(pairs: Path) -> list[str]:
 
 @contextmanager
 def serving(index: Path, *options: object, threads: int = 1) -> Iterator[tuple[str, int]]:
-    """A server on a free port: its address and process id; it is told to stop in the end, and must do so in order."""
-    words = [sys.executable, "-m", "ccmb", "serve", str(index), "--port", "0", *map(str, options)]
+    """A server of a copy of an index, on a free port: its address and process id; it must end in order."""
+    folder = tempfile.TemporaryDirectory()
+    own = Path(folder.name) / "index"
+    shutil.copytree(index, own)
+    words = [sys.executable, "-m", "ccmb", "serve", str(own), "--port", "0", *map(str, options)]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -82,6 +110,7 @@ def serving(index: Path, *options: object, threads: int = 1) -> Iterator[tuple[s
     finally:
         process.kill()
         process.wait()
+        folder.cleanup()
 
 
 def resident(pid: int) -> int:

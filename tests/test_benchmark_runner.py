@@ -23,7 +23,7 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.evaluation import evaluate
 from ccmb.tasks.two_stage import RankOptions
-from downstream_samples import write_cna, write_ecommerce, write_flickr8k, write_muge
+from downstream_samples import write_cna, write_flickr8k, write_muge
 from peers import save_peer, save_r2d2
 from runs import Command, command_line
 
@@ -231,8 +231,6 @@ def test_a_published_set_is_opened_by_name_and_folder(clip: str, tmp_path: Path)
     assert (data.images, data.texts) == (1, 2)
     # Of Flickr8k-CN the captions that people wrote, without the translations.
     assert open_set(f"flickr8k-cn={write_flickr8k(tmp_path / 'f8k')}", "val").samples[0].texts == ("海边的人",)
-    with pytest.raises(UsageError, match="ECommerce-T2I is for generation"):
-        open_set(f"ecommerce-t2i={write_ecommerce(tmp_path / 't2i')}", "val")
     with pytest.raises(
         UsageError, match=r"no file of pairs; call a folder by a published set's name .* or say with --classes"
     ):

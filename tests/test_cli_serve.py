@@ -132,6 +132,18 @@ def test_what_cannot_be_served_is_said_in_one_line(
         assert words in found.err
 
 
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_what_is_not_installed_is_named_with_the_way_to_get_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("ccmb.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    found = command_line(monkeypatch, capfd)("serve", "index")
+    assert found.code == 1
+    assert found.err == f"ccmb: serving needs {missing}, which is not installed: pip install 'ccmb[serve]'\n"
+
+
 def test_keys_are_read_with_their_roles_and_never_shown(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\n\nreader search 0123456789abcdef\nkeeper admin fedcba9876543210\n")

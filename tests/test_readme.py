@@ -27,12 +27,13 @@ DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
 TUNING_PAGES = ("docs/finetuning.md", "docs/finetuning.zh.md")
 CAPTION_PAGES = ("docs/captioning.md", "docs/captioning.zh.md")
 FAST_PAGES = ("docs/fast.md", "docs/fast.zh.md")
-SERVING_PAGES = ("docs/serving.md", "docs/serving.zh.md")
+GENERATION_PAGES = ("docs/generation.md", "docs/generation.zh.md")
 SEARCH_PAGES = ("docs/search.md", "docs/search.zh.md")
+SERVING_PAGES = ("docs/serving.md", "docs/serving.zh.md")
 CORPUS_PAGES = ("docs/corpus.md", "docs/corpus.zh.md")
 PAIRS = (
-    READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES, CAPTION_PAGES, CORPUS_PAGES, FAST_PAGES,
-    SERVING_PAGES, SEARCH_PAGES,
+    READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES, CAPTION_PAGES, GENERATION_PAGES,
+    CORPUS_PAGES, FAST_PAGES, SEARCH_PAGES, SERVING_PAGES,
 )  # fmt: skip
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.

@@ -154,8 +154,10 @@ def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
     assert hit.name.startswith("猫咪-")
     assert own.picture(key).size == Image.open(io.BytesIO(own.thumbnail(key))).size == (32, 32)
     assert own.search(Query(TEXTS[0], k=COUNT + 1)).ranked == COUNT + 1
+    held = own.second_stage.states.bytes
     assert own.delete([key, "no such key"]) == 1
     assert len(own) == COUNT
+    assert own.second_stage.states.bytes == held * COUNT // (COUNT + 1)  # those of what is gone take no room
     assert list((tmp_path / "index/uploads").iterdir()) == []
     for lost in (own.picture, own.thumbnail, own.fields):
         with pytest.raises(CcmbError, match="no such picture"):

@@ -17,6 +17,7 @@ import torch
 
 from ccmb.cli_serve import serve
 from ccmb.data.class_lists import classes_of_names
+from ccmb.errors import CcmbError
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.search.query import Condition, Query
 from ccmb.serving.app import make_app
@@ -192,6 +193,18 @@ def test_addresses_and_methods_that_are_not_served() -> None:
     assert codes[7][0] in (404, 422)
 
 
+def test_a_picture_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
+    index = FakeIndex()
+    key = next(iter(index.pictures))
+
+    def lose(queries: Sequence[Query]) -> None:
+        index.delete([key])
+        raise CcmbError(f"{SECRET}/{key}: no such picture in the index")
+
+    index.before = lose
+    assert error_of(post(tiny_app(index), "/search", {"like": key})) == (404, "no_such_picture")
+
+
 def test_embeddings_are_the_networks_in_both_forms() -> None:
     app, network, picture = tiny_app(), tiny_network(), tiny_pictures(1, seed=5)[0]
     texts = network.embed_texts(TEXTS[:2])
@@ -337,6 +350,8 @@ def test_other_pages_and_other_names_are_refused() -> None:
         assert error_of(await http.post("/search", **body, headers=strange)) == (403, "cross_origin")
         own = {"Origin": "http://127.0.0.1:8000"}
         assert (await http.post("/search", **body, headers=own)).status_code == 200
+        for odd in ("null", "http://[", "127.0.0.1:8000", "http://127.0.0.1:8000/", "http://127.0.0.1:80"):
+            assert error_of(await http.post("/search", **body, headers={"Origin": odd})) == (403, "cross_origin")
         rebound = {"Host": "example.org:8000", "Origin": "http://example.org:8000"}
         assert error_of(await http.post("/search", **body, headers=rebound)) == (421, "wrong_host")
 

@@ -26,6 +26,9 @@ Setting = Literal["zero-shot", "fine-tuned", "unstated"]
 # How a caption is found; see `ccmb.tasks.decoding`.
 Decode = Literal["beam", "greedy", "sample"]
 
+# How a flow is followed from noise to pictures; see `ccmb.r2d2.noise`.
+Solver = Literal["euler", "heun"]
+
 
 def one_of(key: str, value: str, choices: Any) -> Any:
     """The value, if it is one of a Literal's.

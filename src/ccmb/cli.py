@@ -20,6 +20,7 @@ from ccmb.cli_data import data_app
 from ccmb.cli_evaluate import evaluate, folder_for_pairs
 from ccmb.cli_export import export
 from ccmb.cli_finetune import finetune, mix
+from ccmb.cli_generate import generate
 from ccmb.cli_output import ImagesOption, JsonFlag, ModelOption, TextFieldOption
 from ccmb.cli_output import print_result as _result
 from ccmb.cli_output import say_unreadable as _say_unreadable
@@ -50,6 +51,7 @@ app.command()(match)
 app.command()(classify)
 app.command()(caption)
 app.command()(export)
+app.command()(generate)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)

@@ -9,6 +9,15 @@ import typer
 
 from ccmb.choices import Setting
 from ccmb.cli_caption import CaptionsFlag
+from ccmb.cli_generate import (
+    BestOfOption,
+    FeaturesOption,
+    GenerateFlag,
+    GuidanceOption,
+    JudgeOption,
+    LimitOption,
+    StepsOption,
+)
 from ccmb.cli_output import CascadeOption, ImagesOption, JsonFlag, PrecisionOption, TextFieldOption, print_result
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 
@@ -46,37 +55,51 @@ def benchmark(
     ] = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
     captions: CaptionsFlag = False,
+    generate: GenerateFlag = False,
+    steps: StepsOption = 20,
+    guidance: GuidanceOption = 3.0,
+    best_of: BestOfOption = 1,
+    judge: JudgeOption = None,
+    features: FeaturesOption = None,
+    limit: LimitOption = None,
     context_length: Annotated[
         int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
     ] = None,
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals, and of painted pictures.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure any models on any sets of retrieval, matching, classification and captioning, one result file each;
-    running it again does only what is missing.
+    """Measure any models on any sets of retrieval, matching, classification, captioning and generation, one result file
+    each; running it again does only what is missing.
 
     Example: ccmb benchmark --model runs/flickr8k --data flickr8k-cn=flickr8k-cn/captions.jsonl --text-field captions
 
     Example: ccmb benchmark --model runs/flickr8k --data icm=downloads/ICM --data imagenet=imagenet --split val
 
     Example: ccmb benchmark --model runs/captions --data aic-icc=downloads/aic-icc --split val --captions
+
+    Example: ccmb benchmark --model runs/pictures --data ecommerce-t2i=downloads/t2i --split val --best-of 4
     """
     from ccmb.benchmark.runner import run_benchmark
     from ccmb.benchmark.sets import open_set
     from ccmb.benchmark.settings import Settings
     from ccmb.signals import orderly_end
+    from ccmb.tasks.generation import Painting
     from ccmb.tasks.two_stage import RankOptions
 
     ranking = RankOptions(precision, cascade)
-    settings = Settings(depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking)
+    settings = Settings(
+        depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking,
+        painting=Painting(steps, guidance, best_of, seed), judge=judge, features=features, pictures=limit,
+    )  # fmt: skip
     with orderly_end():
-        sets = [open_set(spec, split, text_field or ["texts"], images, classes, templates, captions) for spec in data]
+        how = (split, text_field or ["texts"], images, classes, templates, captions, generate)
+        sets = [open_set(spec, *how) for spec in data]
         outcome = run_benchmark(model, sets, out, settings, devices.split(",") if devices else ())
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ccmb.cli_output import JsonFlag, print_result, say_findings, say_unreadable
+from ccmb.data.scenes import Split
 from ccmb.errors import UsageError, did_you_mean
 
 data_app = typer.Typer(name="data", help="Prepare and check data.", no_args_is_help=True)
@@ -33,6 +34,27 @@ def list_sets(as_json: JsonFlag = False) -> None:
     from ccmb.data.downstream.listing import card_values, cards_text
 
     print_result([card_values(card) for card in CARDS.values()], as_json, cards_text(CARDS.values()))
+
+
+@data_app.command()
+def draw(
+    out: Annotated[Path, typer.Argument(help="A new folder for pairs.jsonl and images.tar.")],
+    train: Annotated[int, typer.Option(min=1, help="Pictures of the training split.")] = 20_000,
+    val: Annotated[int, typer.Option(min=1, help="Of validation.")] = 500,
+    test: Annotated[int, typer.Option(min=1, help="Of the test.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Their side in pixels.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal pictures.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw pictures of one thing each with Chinese texts, offline: what a small generator learns to paint.
+
+    Example: ccmb data draw things --train 20000
+    """
+    from ccmb.data.scene_things import draw_things
+
+    counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+    draw_things(out, counts, size, seed)
+    print_result({"folder": str(out), **counts}, as_json, f"{out}: {sum(counts.values()):,} pictures")
 
 
 @data_app.command()

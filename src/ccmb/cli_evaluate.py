@@ -1,4 +1,4 @@
-"""`ccmb evaluate`: one model on one set, of retrieval, matching, classification or captioning."""
+"""`ccmb evaluate`: one model on one set, of retrieval, matching, classification, captioning or generation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,26 @@ from ccmb.cli_caption import (
     RerankOption,
     candidates_of,
 )
+from ccmb.cli_generate import (
+    BestOfOption,
+    FeaturesOption,
+    GenerateFlag,
+    GuidanceOption,
+    JudgeOption,
+    LimitOption,
+    SeedOption,
+    StepsOption,
+)
 from ccmb.cli_output import CascadeOption, ImagesOption, ModelOption, PrecisionOption, TextFieldOption, say_unreadable
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 from ccmb.errors import UsageError
-from ccmb.tables import captioning_table, classification_table, matching_table, retrieval_table
+from ccmb.tables import (
+    captioning_table,
+    classification_table,
+    generation_table,
+    matching_table,
+    retrieval_table,
+)
 
 
 def evaluate(
@@ -68,10 +84,18 @@ def evaluate(
     candidates: CandidatesOption = None,
     rerank: RerankOption = True,
     max_length: MaxLengthOption = None,
+    generate: GenerateFlag = False,
+    limit: LimitOption = None,
+    steps: StepsOption = 20,
+    guidance: GuidanceOption = 3.0,
+    best_of: BestOfOption = 1,
+    seed: SeedOption = 0,
+    judge: JudgeOption = None,
+    features: FeaturesOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
     """Measure both stages of retrieval on own pairs, matching on labelled ones, zero-shot classification on
-    folders, or captions.
+    folders, captions, or pictures painted from texts.
 
     Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
 
@@ -80,6 +104,8 @@ def evaluate(
     Example: ccmb evaluate --model runs/flickr8k --data imagenet/val --classes imagenet
 
     Example: ccmb evaluate --model runs/captions --data mydata/pairs.jsonl --split val --captions
+
+    Example: ccmb evaluate --model runs/pictures --data mydata/pairs.jsonl --split val --generate --best-of 4
     """
     from ccmb.data.labelled_pairs import is_labelled
     from ccmb.files import write_json
@@ -97,7 +123,16 @@ def evaluate(
             "--decode, --beams, --candidates, --no-rerank and --max-length are of captions; add --captions, or leave "
             "them out"
         )
-    if captions:
+    if generate:
+        if classes or captions or limit_texts or fit_split or depth or inexact:
+            raise UsageError(
+                "--classes, --captions, --limit-texts, --fit-split, --depth, --precision and --cascade are of other "
+                "tasks; leave them out with --generate"
+            )
+        painting = {"steps": steps, "guidance": guidance, "best_of": best_of, "seed": seed}
+        report = _of_pictures(model, data, images, split, text_field, limit, judge, features, painting)
+        table = generation_table(report["generation"])
+    elif captions:
         if classes or limit_texts or fit_split or depth or inexact:
             raise UsageError(
                 "--classes, --limit-texts, --fit-split, --depth, --precision and --cascade are of other tasks; leave "
@@ -176,6 +211,30 @@ def _of_captions(
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     return evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+
+
+def _of_pictures(
+    model: str,
+    data: str,
+    images: Path | None,
+    split: str,
+    fields: list[str] | None,
+    limit: int | None,
+    judge: str | None,
+    features: str | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    from ccmb.r2d2.generator import load_generator
+    from ccmb.tasks.generation import Painting, open_judge
+    from ccmb.tasks.generation_report import evaluate_generation
+    from ccmb.tasks.picture_features import open_extractor, r2d2_extractor
+    from ccmb.tasks.sets import first_pictures, open_set
+
+    found = first_pictures(open_set(data, split, fields or ["texts"], images, family="generation"), limit)
+    network, processor = load_generator(model)
+    judged = open_judge(judge, model, network, processor)
+    extractor = open_extractor(features) if features else r2d2_extractor(model, network, processor)
+    return evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
 
 
 def _on_labels(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ccmb.cli_output import FastFlag
+from ccmb.errors import CcmbError
 
 MEGABYTE = 2**20
 
@@ -43,8 +44,13 @@ def serve(
 
     Example: ccmb serve quickstart/index --port 8000
     """
-    from ccmb.serving.options import ServeOptions
-    from ccmb.serving.running import serve as run
+    try:
+        from ccmb.serving.options import ServeOptions
+        from ccmb.serving.running import serve as run
+    except ImportError as error:
+        if error.name not in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+            raise
+        raise CcmbError(f"serving needs {error.name}, which is not installed: pip install 'ccmb[serve]'") from None
 
     options = ServeOptions(
         host, port, tuple(name or ()), api_keys, batch=batch, wait=wait / 1000, queue=queue, timeout=timeout,

@@ -105,6 +105,27 @@ def captioning_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def generation_table(report: dict[str, Any]) -> str:
+    """Figures of painted pictures as lines of text; of chosen ones beside those that were painted first."""
+    painting, first, gain = report["painting"], report.get("first"), report.get("gain", {})
+    lines = [
+        f"{report['pictures']} pictures, {painting['steps']} steps, guidance {painting['guidance']:g}; "
+        f"judge: {report['judge']}; features: {report['features']}"
+    ]
+    columns = {"first": first, f"best of {painting['best_of']}": report} if first else {"": report}
+    lines.append(f"{'':28}" + "".join(f"{name:>14}" for name in columns))
+    for name in report["interval"]:
+        low, high = report["interval"][name]
+        cells = "".join(f"{of[name]:14.2f}" for of in columns.values())
+        lines.append(f"{name.replace('_', ' '):28}{cells}  ({low:.1f} to {high:.1f})")
+        if name in gain:
+            mean, low, high = gain[name]
+            lines[-1] += f"  gain {mean:+.2f} ({low:+.1f} to {high:+.1f})"
+    for name in ("FID", "KID"):
+        lines.append(f"{name:28}" + "".join(f"{of[name]:14.4f}" for of in columns.values()))
+    return "\n".join(lines)
+
+
 def comparison_table(report: dict[str, Any]) -> str:
     """Figures before and after fine-tuning with their intervals, and those between, as lines of text."""
     lines = [f"{'':30}{'before':>23}{'after':>23}{'change':>23}"]

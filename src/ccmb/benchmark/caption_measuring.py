@@ -24,8 +24,8 @@ BEAMS = 5  # all of which are candidates
 
 
 @dataclass(frozen=True, slots=True)
-class CaptionSet:
-    """One split of pictures that are to be written about, with texts that people wrote."""
+class SetOfTexts:
+    """One split of pictures, each with texts of its own."""
 
     texts: RetrievalSet
 
@@ -48,6 +48,11 @@ class CaptionSet:
     @property
     def revision(self) -> str:
         return self.texts.revision
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSet(SetOfTexts):
+    """One split of pictures that are to be written about, with texts that people wrote."""
 
 
 def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:

@@ -34,6 +34,7 @@ SETS = {
     "icm": "ICM",
     "iqm": "IQM",
     "imagenet": "ImageNet",
+    "ecommerce-t2i": "ECommerce-T2I",
 }
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 # Of a main figure against the best of ours: the best itself, worse, better, not to be told apart.
@@ -113,7 +114,8 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for result in results:
         # Only these are compared with each other: the same pictures and texts, and models in the same setting.
-        asked = result.family, result.prompt_set, result.setting
+        judged = result.generation and (result.generation.judge_fingerprint, result.generation.features)
+        asked = result.family, result.prompt_set, result.setting, judged
         groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
     ours = [row for group in groups.values() for row in _marked(group)]
     theirs = [_published_row(row, results, ours) for row in published().rows]

@@ -14,6 +14,7 @@ from ccmb.benchmark.caption_measuring import CaptionSet, captioning_of
 from ccmb.benchmark.class_sets import ClassSet
 from ccmb.benchmark.feature_cache import discard_if_large
 from ccmb.benchmark.features import FeaturesPeer
+from ccmb.benchmark.generation_measuring import GenerationSet, generation_of
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.result import Classification, Matching
 from ccmb.benchmark.retrieval_measuring import encoded_gallery, gallery_file, retrieval_of_ranks
@@ -73,6 +74,8 @@ def measure(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settin
         return _classification(peer, of, settings)
     if isinstance(of, CaptionSet):
         return _captioning(peer, of, readable, settings)
+    if isinstance(of, GenerationSet):
+        return _generation(peer, of, readable, settings)
     return _retrieval(peer, of, readable, cache, settings)
 
 
@@ -115,6 +118,14 @@ def _captioning(peer: Peer, of: CaptionSet, readable: Readable, settings: Settin
     section = captioning_of(peer, of, samples, settings)
     count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
     return Measurement({"captioning": section}, list(range(count)), count, section.references, unreadable, seconds)
+
+
+def _generation(peer: Peer, of: GenerationSet, readable: Readable, settings: Settings) -> Measurement:
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    section = generation_of(peer, of, samples, settings)
+    count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
+    return Measurement({"generation": section}, list(range(count)), count, count, unreadable, seconds)
 
 
 def _classification(peer: Peer, of: ClassSet, settings: Settings) -> Measurement:

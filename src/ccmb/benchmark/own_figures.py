@@ -25,6 +25,10 @@ def own_figures(result: Result, stage: Stage) -> tuple[dict[str, float], tuple[f
         captions = result.captioning.figures[stage]
         known = {key: getattr(captions, key) for key in (*view.columns, view.main)}
         return {key: value for key, value in known.items() if value is not None}, captions.interval
+    if result.generation is not None:
+        painted = result.generation.figures[stage]
+        figures = {"match_score": painted.match_score, "FID": painted.fid, "KID": painted.kid, **(painted.things or {})}
+        return {key: figures[key] for key in (*view.columns, view.main) if key in figures}, painted.interval
     of: MatchingFigures | Accuracy = (result.matching or _classification(result)).of(stage)
     factor = 100 if result.matching else 1  # which is kept in [0, 1]
     known = {key: getattr(of, key) for key in (*view.columns, view.main)}
@@ -45,6 +49,9 @@ def drawn_main(result: Result, stage: Stage) -> np.ndarray:
     if result.captioning is not None:
         cider = torch.tensor(result.captioning.cider[stage], dtype=torch.double)
         return 100 * bootstrap([weighted_mean(cider)], drawn_with)[:, 0]
+    if result.generation is not None:
+        scores = torch.tensor(result.generation.scores[stage], dtype=torch.double)
+        return bootstrap([weighted_mean(scores)], drawn_with)[:, 0]
     right = torch.tensor(_classification(result).ranks[stage]) == 1
     return 100 * bootstrap([weighted_mean(right)], drawn_with)[:, 0]
 
@@ -62,6 +69,9 @@ def variant(result: Result) -> str:
         )
     if result.captioning is not None:
         return f"{data.split}, {data.images} images, {data.texts} references"
+    if result.generation is not None:
+        painted = result.generation
+        return f"{data.split}, {data.texts} texts; judge: {painted.judge}; features: {painted.features}"
     return f"{data.split}, {data.images} images, {data.texts} texts"
 
 
@@ -69,6 +79,8 @@ def stage_words(result: Result, stage: Stage) -> str:
     """By what the model orders or judges; see `Row`."""
     if result.captioning is not None:
         return f"beam {result.captioning.decoding['beams']}" + (", re-ranked" if stage == "ranking" else "")
+    if result.generation is not None:
+        return "one picture" if stage == "pre_ranking" else f"best of {result.generation.painting['best_of']}"
     if result.model.stages == 1 or (result.matching is not None and stage == "pre_ranking"):
         return "cosine"
     if result.matching is not None:

@@ -17,6 +17,7 @@ from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.exported import ExportedR2D2
+from ccmb.r2d2.generator import has_generator, load_generator
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
@@ -71,12 +72,14 @@ def label_and_source(name: str) -> tuple[str, str]:
 
 
 def _load(source: str) -> tuple[Network, R2D2Processor]:
-    """With its decoder, if it has one."""
+    """With its decoder or its painter, if it has one."""
+    if has_generator(source):
+        return load_generator(source)
     return load_captioner(source) if has_captioner(source) else load_network(source)
 
 
 class R2D2Peer:
-    """R2D2 with both stages, or PRD2 with the first; a captioner too, where `model` is one."""
+    """R2D2 with both stages, or PRD2 with the first; a captioner or a generator too, where `model` is one."""
 
     def __init__(
         self,

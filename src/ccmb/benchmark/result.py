@@ -18,7 +18,7 @@ from ccmb.tasks.retrieval import Direction
 Stage = Literal["pre_ranking", "ranking"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STAGES: tuple[Stage, ...] = get_args(Stage)
-Family = Literal["retrieval", "matching", "classification", "captioning"]
+Family = Literal["retrieval", "matching", "classification", "captioning", "generation"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 Interval = tuple[float, float]
 # Figures by stage; None of a stage that the model does not have.
@@ -158,8 +158,30 @@ class Captioning(_Part):
     captions: dict[Stage, list[str]]
 
 
+class GenerationFigures(_Part):
+    """Of one picture for each text."""
+
+    match_score: float = Field(description="mean, in percent; the cosine's where the judge has no match heads")
+    fid: float
+    kid: float
+    things: dict[str, float] | None = Field(description="on the drawn world: what is right, in percent")
+    interval: Interval = Field(description="of the match score: the middle 95 % of a bootstrap over texts")
+
+
+class Generation(_Part):
+    """The first stage is the picture that was painted first, the second the one that the judge chose among several."""
+
+    pictures: int
+    painting: dict[str, Any]
+    judge: str
+    judge_fingerprint: str = Field(description="SHA-256 of its weights")
+    features: str = Field(description="whose, for FID and KID")
+    figures: dict[Stage, GenerationFigures]
+    scores: dict[Stage, list[float]] = Field(description="match score of each picture, in percent; for paired tests")
+
+
 class Result(_Part):
-    """The whole file: one of the four families is there."""
+    """The whole file: one of the five families is there."""
 
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
@@ -175,6 +197,7 @@ class Result(_Part):
     matching: Matching | None = None
     classification: Classification | None = None
     captioning: Captioning | None = None
+    generation: Generation | None = None
     drawn_with: list[int] = Field(
         description="with what the bootstrap draws each text, pair or picture: the place of its picture"
     )
@@ -198,6 +221,8 @@ class Result(_Part):
     def stages(self) -> tuple[Stage, ...]:
         if self.captioning is not None:
             return STAGES
+        if self.generation is not None:
+            return tuple(stage for stage in STAGES if stage in self.generation.figures)
         section = self.matching or self.classification
         return STAGES[: self.model.stages] if section is None else section.stages
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ccmb.benchmark.caption_measuring import BEAMS, CaptionSet
 from ccmb.benchmark.class_sets import ClassSet
 from ccmb.benchmark.device_processes import ProcessLost, share
+from ccmb.benchmark.generation_measuring import GenerationSet
 from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.measuring import Readable, measure
 from ccmb.benchmark.peer import Peer
@@ -142,6 +143,9 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
         rest |= {"family": "classification", "prompts": of.prompt_set, "depth": depth}
     elif isinstance(of, CaptionSet):
         rest |= {"family": "captioning", "beams": BEAMS}
+    elif isinstance(of, GenerationSet):
+        rest |= {"family": "generation", "painting": asdict(settings.painting), "pictures": settings.pictures}
+        rest |= {"judge": settings.judge, "features": settings.features}
     else:
         rest["depth"] = settings.depth if peer.can_rank else None
         if peer.options is not None and peer.options != EXACT:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ccmb.benchmark.caption_measuring import CaptionSet
 from ccmb.benchmark.class_sets import ClassSet, open_class_set
+from ccmb.benchmark.generation_measuring import GenerationSet
 from ccmb.data.downstream import CARDS
 from ccmb.data.labelled_pairs import is_labelled, label_of
 from ccmb.data.labelled_sets import open_labelled
@@ -18,7 +19,7 @@ from ccmb.samples import Sample
 from ccmb.tasks.sets import RetrievalSet, name_and_path, revision
 from ccmb.tasks.sets import open_set as open_retrieval_set
 
-MEASURED = ("retrieval", "matching", "classification")
+MEASURED = ("retrieval", "matching", "classification", "generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class MatchingSet:
     revision: str
 
 
-MeasuredSet = RetrievalSet | MatchingSet | ClassSet | CaptionSet
+MeasuredSet = RetrievalSet | MatchingSet | ClassSet | CaptionSet | GenerationSet
 
 
 def open_set(
@@ -43,6 +44,7 @@ def open_set(
     classes: str | None = None,
     templates: str = "all",
     captions: bool = False,
+    generate: bool = False,
 ) -> MeasuredSet:
     """Open `NAME=pairs.jsonl`, `NAME=FOLDER` for a published set of that name, or for an own one of folders of classes.
 
@@ -54,7 +56,7 @@ def open_set(
         images: folder or tar of the pictures of own pairs; by default `images.tar` or `images` beside the file.
         classes: what the folders of a set for classification show, see `open_class_set`.
         templates: prompts of a class, see `read_templates`.
-        captions: measure captions where it would be retrieval.
+        captions, generate: measure captions, or pictures painted from the texts, where it would be retrieval.
 
     Raises:
         UsageError: the name cannot be one, or the folder is no set that can be measured.
@@ -68,6 +70,8 @@ def open_set(
         samples, pictures = open_labelled(path, split, images, name)
         labels = json.dumps([label_of(sample) for sample in samples]).encode()
         return MatchingSet(name, split, samples, pictures, revision(samples, labels, pictures))
+    if generate or family == "generation":
+        return GenerationSet(open_retrieval_set(spec, split, fields, images, family="generation"))
     found = open_retrieval_set(spec, split, fields, images)
     return CaptionSet(found) if captions else found
 

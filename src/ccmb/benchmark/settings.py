@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ccmb.choices import Setting
+from ccmb.tasks.generation import PLAIN, Painting
 from ccmb.tasks.two_stage import EXACT, RankOptions
 
 
@@ -19,6 +20,9 @@ class Settings:
         setting: what the models are to the sets.
         seed, draws: of the bootstrap.
         ranking: how the second stage of retrieval is computed; the others' is always exact.
+        painting: how pictures of generation are painted.
+        judge, features: models that give match scores and features of painted pictures; None is the model measured.
+        pictures: texts of how many pictures are painted; None is all.
     """
 
     depth: int = 128
@@ -28,3 +32,7 @@ class Settings:
     draws: int = 2000
     class_depth: int | None = None
     ranking: RankOptions = EXACT
+    painting: Painting = PLAIN
+    judge: str | None = None
+    features: str | None = None
+    pictures: int | None = None

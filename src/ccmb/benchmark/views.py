@@ -1,4 +1,4 @@
-"""What a leaderboard shows of each family: its figures, all in percent, and the one that orders."""
+"""What a leaderboard shows of each family: its figures, in percent but for distances, and the one that orders."""
 
 from __future__ import annotations
 
@@ -72,6 +72,18 @@ VIEWS: dict[Family, View] = {
         },
         "cider_d",
         Words("CIDEr-D", "CIDEr-D"),
+    ),
+    "generation": View(
+        Words("文生图", "Text-to-image"),
+        {
+            "FID": Words("FID", "FID"),
+            "KID": Words("KID", "KID"),
+            "kind_and_colour": Words("种类与颜色", "kind and colour"),
+            "amount": Words("数量", "amount"),
+            "place": Words("位置", "place"),
+        },
+        "match_score",
+        Words("匹配分", "match score"),
     ),
 }
 NOTHING = Words(

@@ -7,11 +7,11 @@ import itertools
 import json
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ccmb.data.scene_drawing import draw_scene
-from ccmb.data.scene_texts import CAPTIONS, SceneTexts, caption, describe
+from ccmb.data.scene_texts import CAPTIONS, caption, describe
 from ccmb.data.scenes import Scene, Split, random_swap, scene_groups
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write, read_json, write_json
@@ -40,35 +40,60 @@ def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: i
         "size": size,
         "seed": seed,
     }
+    counts: dict[Split, int] = {"train": train, "val": validation, "test": gallery}
+    scenes = {split: _numbered_scenes(split, count, seed) for split, count in counts.items()}
+    write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
+
+
+def write_scenes(
+    folder: Path,
+    wanted: dict[str, object],
+    scenes: Mapping[Split, Iterable[tuple[Scene, Mapping[str, object]]]],
+    counts: dict[Split, int],
+    size: int,
+    seed: int,
+    texts: Callable[[Scene, random.Random], dict[str, object]],
+) -> None:
+    """Write scenes as pictures and lines; a folder that already holds these is left as it is.
+
+    Args:
+        wanted: what decides on them all.
+        scenes: of each split, each with what its line says before its texts.
+        counts: how many each split has.
+        texts: what further is said of a scene.
+
+    Raises:
+        CcmbError: the folder holds something else.
+    """
     about = folder / "corpus.json"
     if about.exists():
         if read_json(about) != wanted:
             raise CcmbError(f"{folder}: this folder holds another corpus; remove it or choose another one")
         return
-    counts: dict[Split, int] = {"train": train, "val": validation, "test": gallery}
     with (
         progress("draw", sum(counts.values()), "pictures") as advance,
         atomic_write(folder / "images.tar", "wb") as tar_file,
         atomic_write(folder / "pairs.jsonl") as pairs_file,
         tarfile.open(fileobj=tar_file, mode="w") as tar,
     ):
-        for split, count in counts.items():
-            for number, (scene, group) in enumerate(_numbered_scenes(split, count, seed)):
+        for split, of_split in scenes.items():
+            for number, (scene, said) in enumerate(of_split):
                 name = f"{split}-{number:06d}.jpg"
                 rng = random.Random(f"{seed}/{name}")
                 _add_picture(tar, name, scene, size, rng)
-                twin = f"{group}/{scene.composition}"
-                line = {"image": name, "split": split, "group": group, "twin": twin, **_texts(describe(scene, rng))}
-                if split != "train":
-                    line["minimal_pairs"] = [_minimal_pair(scene, rng)]
+                line = {"image": name, "split": split, **said, **texts(scene, rng)}
                 pairs_file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 advance(1, "")
     write_json(about, wanted)
 
 
-def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, str]]:
+def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, dict[str, str]]]:
     groups = enumerate(scene_groups(split, seed, *(TRAINING_GROUP if split == "train" else HELD_OUT_GROUP)))
-    every = ((scene, f"{split}-{number}") for number, group in groups for scene in group)
+    every = (
+        (scene, {"group": f"{split}-{number}", "twin": f"{split}-{number}/{scene.composition}"})
+        for number, group in groups
+        for scene in group
+    )
     return itertools.islice(every, count)
 
 
@@ -81,14 +106,16 @@ def _add_picture(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: 
     tar.addfile(member, buffer)
 
 
-def _texts(texts: SceneTexts) -> dict[str, object]:
-    return {
+def _texts(scene: Scene, rng: random.Random) -> dict[str, object]:
+    texts = describe(scene, rng)
+    said: dict[str, object] = {
         "query": texts.query,
         "title": texts.title,
         "content": texts.content,
         "captions": list(texts.captions),
         "details": list(texts.details),
     }
+    return said if scene.split == "train" else said | {"minimal_pairs": [_minimal_pair(scene, rng)]}
 
 
 def _minimal_pair(scene: Scene, rng: random.Random) -> dict[str, str]:

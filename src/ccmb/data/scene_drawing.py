@@ -37,6 +37,8 @@ CENTRES: dict[Place, Point] = {
     "top_left": (0.25, 0.27), "top_right": (0.75, 0.27),
 }  # fmt: skip
 REACH = 0.24
+# How far a thing may stand from its place, as a share of the side, and how its size varies.
+SHIFT, SCALES = 0.025, (0.9, 1.05)
 # Offsets of the copies in units of REACH, and their half side in the same units.
 AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
     "big": (((0.0, 0.0),), 1.0),
@@ -282,16 +284,39 @@ def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
     draw = ImageDraw.Draw(image)
     _draw_background(draw, side, scene, rng)
     for thing in scene.things:
-        fill = FILLS[thing.colour]
-        line: RGB = (150, 150, 160) if thing.colour == "黑" else (40, 40, 48)
-        offsets, share = AMOUNT_SHAPES[thing.amount]
         x, y = CENTRES[thing.place]
-        x, y = x + rng.uniform(-0.025, 0.025), y + rng.uniform(-0.025, 0.025)
-        half = side * REACH * share * rng.uniform(0.9, 1.05)
-        for dx, dy in offsets:
-            centre = (side * (x + REACH * dx), side * (y + REACH * dy))
-            DRAWERS[thing.kind](Pen(draw, centre, half, fill, ACCENTS[thing.kind], line))
+        x, y = x + rng.uniform(-SHIFT, SHIFT), y + rng.uniform(-SHIFT, SHIFT)
+        paint = (FILLS[thing.colour], ACCENTS[thing.kind], line_of(thing.colour))
+        draw_copies(draw, side, thing.kind, thing.amount, (x, y), rng.uniform(*SCALES), paint)
     return image.reduce(OVERSAMPLING)
+
+
+def draw_copies(
+    draw: ImageDraw.ImageDraw,
+    side: int,
+    kind: str,
+    amount: Amount,
+    centre: Point,
+    scale: float,
+    paint: tuple[RGB, RGB, RGB],
+) -> None:
+    """All copies of a thing.
+
+    Args:
+        centre: of all together, as shares of the picture's side.
+        scale: of each copy; its place is not scaled.
+        paint: fill, accent and line.
+    """
+    offsets, share = AMOUNT_SHAPES[amount]
+    half = side * REACH * share * scale
+    for dx, dy in offsets:
+        at = (side * (centre[0] + REACH * dx), side * (centre[1] + REACH * dy))
+        DRAWERS[kind](Pen(draw, at, half, *paint))
+
+
+def line_of(colour: str) -> RGB:
+    """The colour of the outlines of a thing."""
+    return (150, 150, 160) if colour == "黑" else (40, 40, 48)
 
 
 def _draw_background(draw: ImageDraw.ImageDraw, side: int, scene: Scene, rng: random.Random) -> None:

@@ -63,16 +63,20 @@ class SceneTexts:
 
 def describe(scene: Scene, rng: random.Random) -> SceneTexts:
     """All texts of a scene, in words that `rng` chooses."""
-    thing = rng.choice(scene.things)
-    query = rng.choice(
-        (f"{thing.colour}色{thing.kind}", _thing(thing, rng), f"{_where(scene, rng, '')}的{thing.colour}色{thing.kind}")
-    )
+    query = short_query(scene, rng.choice(scene.things), rng)
     title = f"{_where(scene, rng, '')}的{_list([_thing(thing, rng) for thing in scene.things])}"
     captions = [caption(scene, family, rng) for family in range(CAPTIONS)]
     rng.shuffle(captions)
     content = f"{caption(scene, 0, rng)}{rng.choice(FILLERS)}{_inventory(scene)}"
     details = [detail(thing, rng) for thing in scene.things for _ in range(DETAILS)]
     return SceneTexts(query, title, content, tuple(captions), tuple(details))
+
+
+def short_query(scene: Scene, thing: Thing, rng: random.Random) -> str:
+    """What somebody who looks for a thing of the scene may write."""
+    return rng.choice(
+        (f"{thing.colour}色{thing.kind}", _thing(thing, rng), f"{_where(scene, rng, '')}的{thing.colour}色{thing.kind}")
+    )
 
 
 def caption(scene: Scene, family: int, rng: random.Random) -> str:

@@ -108,7 +108,7 @@ class ExportedR2D2(nn.Module):
 
 
 def _mask(texts: TowerOutput) -> Tensor:
-    return torch.ones(texts.states.shape[:2], dtype=torch.long) if texts.mask is None else texts.mask
+    return torch.ones(texts.states.shape[:2], dtype=torch.long) if texts.mask is None else texts.mask.long()
 
 
 def _lengths(texts: TowerOutput) -> Tensor:

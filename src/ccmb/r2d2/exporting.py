@@ -13,6 +13,9 @@ from ccmb.r2d2.export_graphs import graphs, write_graph
 from ccmb.r2d2.export_record import ExportRecord, is_export, needs_runtime
 from ccmb.r2d2.loading import fingerprint, load_model, model_folder
 
+FAST = "fast"  # the export inside the model folder that it was made of
+LOCK = ".lock"  # all that an export leaves that has not come to its end
+
 
 def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8") -> ExportRecord:
     """Write the graphs of a run folder, model folder or hub id, with its configuration and processor, into `out`.
@@ -27,7 +30,7 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
     folder = model_folder(name)
     if is_export(folder):
         raise UsageError(f"{name}: an export itself; give the model that it was made of")
-    if out.exists() and not is_export(out) and (not out.is_dir() or any(not _own(path) for path in out.iterdir())):
+    if out.exists() and not is_export(out) and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise UsageError(f"{out}: exists and is no export; name a new folder")
     network, processor = load_model(folder)
     with sole_use(out, "is exporting into it"), atomic_files(out) as fresh:
@@ -46,14 +49,6 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
         )  # fmt: skip
         record.write(fresh)
     return record
-
-
-def _own(path: Path) -> bool:
-    """Whether a file is the lock of an export that has not come to its end."""
-    return path.name == ".lock"
-
-
-FAST = "fast"  # an export inside the model folder it was made of
 
 
 def fast_export(name: str | Path) -> Path:

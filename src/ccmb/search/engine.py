@@ -298,6 +298,7 @@ class SearchEngine:
         with self._turn:
             count = self.catalogue.forget(keys)
             gone = set(keys)
+            self.second_stage.states.drop(gone)
             for of in self._orders.values():
                 of.candidates = [found for found in of.candidates if found.entry.key not in gone]
             return count

@@ -8,7 +8,7 @@ indexing was given room for.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 import torch
@@ -74,3 +74,8 @@ class StateCache:
         self.bytes += half.nbytes
         while self.bytes > self.most_bytes:
             self.bytes -= self._held.popitem(last=False)[1].nbytes
+
+    def drop(self, keys: Set[str]) -> None:
+        """Let go of pictures that are in the index no more: they would keep their room until others need it."""
+        for mark in [mark for mark in self._held if mark[0] in keys]:
+            self.bytes -= self._held.pop(mark).nbytes

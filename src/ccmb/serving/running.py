@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import python_multipart  # noqa: F401  (forms need it, and would miss it only when one comes)
+import uvicorn
+
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.loading import model_folder
@@ -96,8 +99,6 @@ def _listen(options: ServeOptions) -> socket.socket:
 
 
 def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
-    import uvicorn
-
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on",
         proxy_headers=options.proxy is not None, forwarded_allow_ips=options.proxy,

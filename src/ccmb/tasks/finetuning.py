@@ -22,6 +22,7 @@ from ccmb.report.runs import read_run
 from ccmb.samples import Sample
 from ccmb.tasks.captioning_tuning import CaptioningFamily
 from ccmb.tasks.comparison import compare
+from ccmb.tasks.generation_tuning import GenerationFamily
 from ccmb.tasks.interpolation import interpolate
 from ccmb.tasks.matching_tuning import MatchingFamily
 from ccmb.tasks.model_card import write_model_card
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Family] = {
     "retrieval": RetrievalFamily(),
     "matching": MatchingFamily(),
     "captioning": CaptioningFamily(),
+    "generation": GenerationFamily(),
 }
 MIXES = (0.25, 0.5, 0.75)
 

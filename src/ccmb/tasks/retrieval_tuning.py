@@ -36,20 +36,25 @@ STAGES = ("pre_ranking", "ranking")
 
 
 class RetrievalFamily(OfR2D2):
-    """See `ccmb.tasks.tuning.Family`."""
+    """See `ccmb.tasks.tuning.Family`.
 
+    Attributes:
+        family: what a published set must be for.
+    """
+
+    family = "retrieval"
     figures: tuple[str, ...] = ("mean_recall", "mean_recall_pre_ranking", "text_to_image_R@1")
 
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
-        return open_training(data)
+        return open_training(data, self.family)
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
         validation = recipe.validation
-        of = open_held_out(recipe.data, split, validation.fields)
+        of = open_held_out(recipe.data, split, validation.fields, self.family)
         return _readable(first_pictures(of, validation.pictures if split == validation.split else None))
 
     def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
-        return _readable(open_set(spec, split, fields, option="--also"))
+        return _readable(open_set(spec, split, fields, option="--also", family=self.family))
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> PretrainTask:
         return PretrainTask(make_pretraining(model, processor, recipe), recipe)

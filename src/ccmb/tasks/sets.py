@@ -61,6 +61,7 @@ def open_set(
     fields: Sequence[str] = ("texts",),
     images: Path | None = None,
     option: str = "--data",
+    family: str = "retrieval",
 ) -> RetrievalSet:
     """Open `NAME=pairs.jsonl`, or `NAME=FOLDER` for a published set of that name.
 
@@ -69,19 +70,21 @@ def open_set(
         fields: text fields of own pairs.
         images: folder or tar of the pictures of own pairs; by default `images.tar` or `images` beside the file.
         option: of the command line, for messages.
+        family: what a published set must be for; retrieval's serve for captions too.
 
     Raises:
-        UsageError: the name cannot be one, or no published set has it.
+        UsageError: the name cannot be one, or no published set of the family has it.
         CcmbError: the data is missing or faulty; the message names file and line.
     """
     name, path = name_and_path(spec, option)
     if path.is_dir():
-        return replace(_published(open_dataset(name, path, split, images), path), name=name, split=split)
+        found = _published(open_dataset(name, path, split, images), path, family)
+        return replace(found, name=name, split=split)
     samples = read_pairs(path, split, fields)
     return RetrievalSet(name, split, samples, None, Pictures.open(images or pictures_beside(path)))
 
 
-def open_training(data: DataRecipe) -> tuple[list[Sample], Pictures]:
+def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], Pictures]:
     """What a recipe trains on: pictures with their texts, of own pairs or of a published set.
 
     What is wrong with single lines of a published set is told on stderr and left out.
@@ -95,13 +98,15 @@ def open_training(data: DataRecipe) -> tuple[list[Sample], Pictures]:
         samples = read_pairs(folder / data.pairs, data.split, data.fields)
         return samples, Pictures.open(folder / data.images)
     found = _open_published(data, folder, data.split)
-    _check_family(found, folder)
+    _check_family(found, folder, family)
     if found.skipped.found and world().is_main:
         print(findings_text(found.skipped.found.values()), file=sys.stderr, flush=True)
     return _with_fields(found, data.fields), found.pictures
 
 
-def open_held_out(data: DataRecipe, split: str, fields: Sequence[str] | None = None) -> RetrievalSet:
+def open_held_out(
+    data: DataRecipe, split: str, fields: Sequence[str] | None = None, family: str = "retrieval"
+) -> RetrievalSet:
     """Another split of what a recipe trains on, to measure on.
 
     Args:
@@ -112,7 +117,7 @@ def open_held_out(data: DataRecipe, split: str, fields: Sequence[str] | None = N
     """
     folder = data_folder(str(data.folder))
     if data.set is not None:
-        return _published(_open_published(data, folder, split), folder)
+        return _published(_open_published(data, folder, split), folder, family)
     samples = read_pairs(folder / data.pairs, split, fields or data.fields)
     return RetrievalSet(data.name, split, samples, None, Pictures.open(folder / data.images))
 
@@ -157,9 +162,9 @@ def name_and_path(spec: str, option: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _published(found: Dataset, folder: Path) -> RetrievalSet:
+def _published(found: Dataset, folder: Path, family: str) -> RetrievalSet:
     """The pictures with their texts, or apart from them where they do not belong one to one."""
-    _check_family(found, folder)
+    _check_family(found, folder, family)
     queries = [(query.text, query.images) for query in found.queries if query.images]
     if not queries:
         raise CcmbError(f"{folder}: the files of {found.card.title} do not say which pictures are right in this split")
@@ -172,9 +177,10 @@ def _published(found: Dataset, folder: Path) -> RetrievalSet:
     return RetrievalSet(found.card.name, found.split, samples, queries, found.pictures)
 
 
-def _check_family(found: Dataset, folder: Path) -> None:
-    if "retrieval" not in found.card.families:
-        raise UsageError(f"{folder}: {found.card.title} is no set for retrieval")
+def _check_family(found: Dataset, folder: Path, family: str) -> None:
+    """Pictures with texts of their own serve to paint, too."""
+    if not {family, "retrieval"} & {*found.card.families}:
+        raise UsageError(f"{folder}: {found.card.title} is no set for {family}")
 
 
 def revision(samples: Sequence[Sample], told: bytes, pictures: Pictures) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ccmb.data.pictures import Pictures
 from ccmb.objectives.captioning import CaptioningOptions
+from ccmb.objectives.generation import GenerationOptions
 from ccmb.objectives.matching import MatchingOptions
 from ccmb.objectives.options import MaskedLanguage, Objective, Objectives, TargetGuided
 from ccmb.r2d2.loading import load_model
@@ -25,7 +26,7 @@ from ccmb.training.trainer import Task
 
 # Where the shipped recipes are.
 FINETUNING = RECIPES / "finetuning"
-TaskName = Literal["retrieval", "matching", "captioning"]
+TaskName = Literal["retrieval", "matching", "captioning", "generation"]
 Batches = Callable[[int, int], Iterator[Any]]
 
 
@@ -58,6 +59,7 @@ class FinetuneRecipe(PretrainRecipe):
     objectives: FinetuneObjectives = FinetuneObjectives()
     matching: MatchingOptions = MatchingOptions()
     captioning: CaptioningOptions = CaptioningOptions()
+    generation: GenerationOptions = GenerationOptions()
     validation: ValidationRecipe = ValidationRecipe()
 
 

@@ -1,0 +1,90 @@
+"""Generation: say of a noisy picture and its text which way the picture lies.
+
+Shapes: B pairs of this process, C channels of what is painted and its H x W.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ccmb.objectives.batch import Batch
+from ccmb.r2d2.generator import R2D2Generator
+
+
+class GenerationOptions(BaseModel):
+    """What paints, how it learns, and how it paints when the model is measured."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    pipeline: str | None = Field(
+        None, description="folder or hub id of a pipeline of diffusers to start from; without it the painter is new"
+    )
+    side: int | None = Field(None, gt=0, description="of the pictures in pixels; by default 48, or the pipeline's own")
+    fold: int = Field(4, gt=0, description="of a new painter: side of the blocks of pixels that become channels")
+    channels: list[int] = Field(
+        [96, 192], min_length=1, description="of a new painter: of its levels, each half as wide and high as the last"
+    )
+    layers: int = Field(1, gt=0, description="of a new painter: blocks of each level on the way down")
+    heads: int = Field(32, gt=0, description="of a new painter: channels of an attention head, which divide the others")
+    trained: Literal["all", "attention"] = Field(
+        "all", description="the whole painter, or its cross-attention and what reads the text alone"
+    )
+    silent: float = Field(
+        0.1, ge=0, lt=1, description="share of the texts that are not read, so that guidance has something to leave"
+    )
+    ema: float = Field(0.999, ge=0, lt=1, description="of the average of the weights, which is what paints")
+    steps: int = Field(20, gt=0, description="when the model is measured")
+    guidance: float = Field(3.0, gt=0, description="when the model is measured")
+
+
+class Generation(nn.Module):
+    """The generator, whose painter is an average over the training, and the one that is trained.
+
+    R2D2 and the autoencoder stay as they are.
+    """
+
+    updates: Tensor
+
+    def __init__(self, generator: R2D2Generator, options: GenerationOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.model = generator.requires_grad_(False).eval()
+        self.student = copy.deepcopy(generator.painter).requires_grad_(options.trained == "all")
+        if options.trained == "attention":
+            for name, parameter in self.student.named_parameters():
+                parameter.requires_grad_(not name.startswith("unet.") or ".attn2." in name)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> Generation:
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def losses(
+        self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The mean squared error of what is said (scalar), by its name."""
+        with torch.no_grad():
+            texts = self.model.encode_text(batch.input_ids, batch.attention_mask)
+        clean_BCHW = self.model.to_latent(batch.pixel_values)
+        noise_BCHW = torch.randn_like(clean_BCHW)
+        count, device, noise = len(clean_BCHW), clean_BCHW.device, self.model.noise
+        time_B = noise.draw_times(count, device)
+        silent_B = torch.rand(count, device=device) < self.options.silent
+        said_BCHW = self.student(noise.mix(clean_BCHW, noise_BCHW, time_B), time_B, texts, silent_B)
+        return {"generation": noise.loss(said_BCHW, clean_BCHW, noise_BCHW, time_B)}
+
+    forward = losses  # what DDP and FSDP attend
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the average; in the beginning it forgets faster."""
+        self.updates += 1
+        done = int(self.updates)
+        rate = min(self.options.ema, (1 + done) / (10 + done))
+        get_ema_multi_avg_fn(rate)(list(self.model.painter.parameters()), list(self.student.parameters()), None)
