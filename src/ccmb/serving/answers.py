@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-FieldValue = str | int | float | bool
+from ccmb.search.query import FieldValue
 
 
 class ErrorBody(BaseModel):
