@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,9 +28,6 @@ from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.noise import Noise, noise_of
 from ccmb.r2d2.processing import R2D2Processor
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 CONFIG, WEIGHTS = "generator.json", "generator.safetensors"  # beside the R2D2's own files
 OWN = ("painter.", "autoencoder.")  # parts that R2D2 has not
@@ -66,9 +63,9 @@ class Painter(nn.Module):
         nothing: (X,) what it reads where there is no text.
     """
 
-    def __init__(self, unet: nn.Module, text_width: int) -> None:
+    def __init__(self, unet: Any, text_width: int) -> None:
         super().__init__()
-        self.unet: Any = unet
+        self.unet = unet
         self.read = nn.Linear(text_width, unet.config.cross_attention_dim)
         self.nothing = nn.Parameter(torch.zeros(unet.config.cross_attention_dim))
         self.is_new = unet.config.in_channels == unet.config.out_channels + 2
@@ -107,7 +104,7 @@ class R2D2Generator(R2D2Model):
         self.shape = shape
         try:
             self.painter = Painter(unet.from_config(shape.unet), config.text_config.hidden_size)
-            self.autoencoder: AutoencoderKL | None = None
+            self.autoencoder: Any = None
             if shape.autoencoder is not None:
                 self.autoencoder = autoencoder.from_config(shape.autoencoder).requires_grad_(False)
         except Exception as error:  # whatever diffusers makes of a wrong configuration
