@@ -30,7 +30,7 @@ def scene_of_one(rng: random.Random) -> Scene:
 
 def test_of_true_pictures_at_the_generators_side_more_than_98_in_a_hundred_are_read_right() -> None:
     rng = random.Random(7)
-    scenes = [scene_of_one(rng) for _ in range(150)]
+    scenes = [scene_of_one(rng) for _ in range(100)]
     seen = [see_things(draw_scene(scene, SIDE, rng)) for scene in scenes]
     right = [[of.thing for of in found] == list(scene.things) for found, scene in zip(seen, scenes, strict=True)]
     assert np.mean(right) > 0.98
