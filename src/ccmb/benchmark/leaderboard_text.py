@@ -24,7 +24,8 @@ MARKS_SAID_ZH = (
     "差值的 95% 区间不含零时记 ▼（更差）或 ▲（更好），否则记 ≈（分不出高下）。已发表的行：高于（▲）、低于（▼）"
     "或落在（≈）我们的 95% 区间之内；这些行与我们的差别可能不只在模型。区间未对多重比较作修正。"
 )
-FIGURES = tuple(key for view in VIEWS.values() for key in (*view.columns, view.main))
+# Families may share one, such as the match score.
+FIGURES = tuple(dict.fromkeys(key for view in VIEWS.values() for key in (*view.columns, view.main)))
 COLUMNS = (
     "origin", "family", "set", "variant", "setting", "model", "kind", "stage", *FIGURES,
     "low", "high", "mark", "difference", "difference_low", "difference_high", "sources", "notes",
