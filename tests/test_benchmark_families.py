@@ -261,7 +261,9 @@ def test_a_result_has_one_family(labelled: Path, clip: str, tmp_path: Path) -> N
     [path] = run_benchmark([clip], [open_set(f"mine={labelled}")], tmp_path / "out", FEW).measured
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(values | {"matching": None}), encoding="utf-8")
-    with pytest.raises(CcmbError, match="needs one of retrieval, matching, classification, captioning, generation; measure anew"):
+    with pytest.raises(
+        CcmbError, match="needs one of retrieval, matching, classification, captioning, generation; measure anew"
+    ):
         read_result(path)
     del values["classification"], values["retrieval"]  # as one that knew none of these would have it
     path.write_text(json.dumps(values), encoding="utf-8")

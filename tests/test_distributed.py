@@ -96,8 +96,10 @@ def test_two_processes_compute_what_one_computes_on_the_joined_batch(
 
 
 def assert_same(found: Tensor, expected: Tensor, key: str) -> None:
-    """Within 2e-5 of the tensor's largest value: sums over another order of rows round otherwise. Processors with AVX-512
-    keep within 1e-5; with AVX2 alone one gradient of one case is off by 1.5e-5."""
+    """Within 2e-5 of the tensor's largest value: sums over another order of rows round otherwise.
+
+    Processors with AVX-512 keep within 1e-5; with AVX2 alone one gradient of one case is off by 1.5e-5.
+    """
     assert found.shape == expected.shape, key
     difference, size = float((found - expected).abs().max()), float(expected.abs().max())
     assert difference <= 2e-5 * size + 1e-6, f"{key}: off by {difference} of {size}"
