@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import hashlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -156,3 +158,30 @@ def listening(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(timeout=10)
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def asked(app: Any, work: Callable[[httpx.AsyncClient], Awaitable[Any]], key: str | None = None) -> Any:
+    """What `work` returns with a client of the application."""
+
+    async def run() -> Any:
+        async with client(app, key) as http:
+            return await work(http)
+
+    return asyncio.run(run())
+
+
+def post(app: Any, path: str, body: Any, key: str | None = None) -> httpx.Response:
+    return asked(app, lambda http: http.post(path, json=body), key)
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error, whose form is checked."""
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "code"}
+    assert "secret" not in answer.text
+    return answer.status_code, body["error"]["code"]
