@@ -143,7 +143,6 @@ def recall(store: Store, query_QD: Tensor, tests: Any, expected: Sequence[Sequen
 def measure_size(folder: Path, count: int, with_store: bool) -> dict[str, Any]:
     filled = fill(folder, count, with_store)
     query_QD = vectors(QUERIES, 1)
-    expected = exact(count, query_QD[:50])
     before, started = _memory(), clock()
     with open_store(folder, count, with_store) as store:
         opened, held = clock() - started, _memory()
@@ -155,6 +154,7 @@ def measure_size(folder: Path, count: int, with_store: bool) -> dict[str, Any]:
             "store_mib": held - before, "mirror_mib": _memory() - held,
             "disk_mib": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20,
         }  # fmt: skip
+        expected = exact(count, query_QD[:50])
         for name, condition in FILTERS.items():
             where = [parse_condition(condition)] if condition else []
             tests = compile_conditions(where, BUILT_IN, ())
