@@ -159,6 +159,16 @@ def memory(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
     return claims, peaks
 
 
+def recall_options(parser: argparse.ArgumentParser) -> None:
+    """What recalls are measured of."""
+    parser.add_argument("--model", help="a trained model, for recalls; without it they are left out")
+    parser.add_argument("--data", type=Path, help="its pairs.jsonl, beside an images.tar")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--text-field", default="captions")
+    parser.add_argument("--limit-texts", type=int, default=1)
+    parser.add_argument("--recall-depth", type=int, default=64)
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="base", help="a preset's, for speed")
@@ -167,12 +177,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds that are timed")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--cpu-seconds", action="store_true", help="of the process, for busy machines, with one thread")
-    parser.add_argument("--model", type=Path, help="a trained model, for recalls; without it they are left out")
-    parser.add_argument("--data", type=Path, help="its pairs.jsonl, beside an images.tar")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--text-field", default="captions")
-    parser.add_argument("--limit-texts", type=int, default=1)
-    parser.add_argument("--recall-depth", type=int, default=64)
+    recall_options(parser)
     parser.add_argument("--galleries", type=int, nargs="*", default=[1000, 50000], help="sizes, for memory")
     parser.add_argument("--json", type=Path, help="file to write")
     return parser.parse_args(arguments)

@@ -27,6 +27,7 @@ from ccmb.r2d2.ranking import in_bf16
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.tasks.export_report import compare_recall, workloads
 from ccmb.training.trainer import inference, native_bf16
+from evaluate_retrieval import recall_options
 from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_shapes import shape_config
 
@@ -118,12 +119,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cpu-seconds", action="store_true", help="of the process, for busy machines, with one thread")
     parser.add_argument("--folder", type=Path, help="where networks and exports are kept from run to run")
     parser.add_argument("--bf16", action="store_true", help="time torch's bf16 though the processor has none")
-    parser.add_argument("--model", help="a trained model, for recalls; without it they are left out")
-    parser.add_argument("--data", type=Path, help="its pairs.jsonl, beside an images.tar")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--text-field", default="captions")
-    parser.add_argument("--limit-texts", type=int, default=1)
-    parser.add_argument("--recall-depth", type=int, default=64)
+    recall_options(parser)
     parser.add_argument("--json", type=Path, help="file to write")
     return parser.parse_args(arguments)
 

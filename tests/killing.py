@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,28 @@ def in_a_child(action: Callable[[], object], kill_after: float | None = None) ->
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ccmb_killed_when(words: Sequence[object], moment: Callable[[], bool] | None, further: float = 0.0) -> int:
+    """The exit code of `ccmb` with these words, as a process of its own; -9 if it was killed.
+
+    Args:
+        moment: kill it when this is true and `further` seconds have passed; None lets it end. A clock alone would be
+            no measure, since most of the time is imports and the machine may be busy.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ccmb", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    if moment is not None:
+        while process.poll() is None and not moment():
+            time.sleep(0.002)
+        time.sleep(further)
+        process.kill()
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+    return process.returncode
 
 
 def trials_apart(module: str, folder: Path) -> Any:

@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ccmb import cli
 from ccmb.corpus.simulated_server import Faults, serve
 from ccmb.corpus.verifying import verify_corpus
 from corpus_web import RECIPE, draw_web, files_of, links_of
+from killing import ccmb_killed_when
 
 TRIALS, COUNT = 10, 40
 FAULTS = Faults(not_found=0.1, error_once=0.1, damaged=0.05)
 
 
 def build(web: Path, out: Path, kill_at: int | None = None, further: float = 0.0) -> int:
-    """The exit code of `ccmb corpus build` as a process of its own; -9 if it was killed.
-
-    Args:
-        kill_at: kill it when `out` holds so many files, and `further` seconds have passed: a clock would be no measure,
-            since most of the time is imports and the machine may be busy.
-    """
-    words = ["corpus", "build", str(web / "recipe.yaml"), "--links", str(web / "links.jsonl"), "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ccmb", *words],
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    if kill_at is not None:
-        while process.poll() is None and done(out) < kill_at:
-            time.sleep(0.002)
-        time.sleep(further)
-        process.kill()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-    return process.returncode
+    """See `ccmb_killed_when`; a build is killed when `out` holds so many files."""
+    words = ["corpus", "build", web / "recipe.yaml", "--links", web / "links.jsonl", "--out", out]
+    return ccmb_killed_when(words, None if kill_at is None else lambda: done(out) >= kill_at, further)
 
 
 def done(out: Path) -> int:

@@ -5,12 +5,8 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import tarfile
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ccmb import cli
 from ccmb.corpus.simulated_server import serve
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
@@ -30,6 +25,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.index import IndexReport, build_index
 from ccmb.search.query import Query
 from disk import full_disk
+from killing import ccmb_killed_when
 from milvus_server import milvus_server
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -271,25 +267,9 @@ def test_a_full_disk_stops_the_indexing_and_the_same_call_goes_on(build, tmp_pat
 
 
 def index_in_a_child(folder: Path, model: Path, out: Path, kill_at: int | None = None, further: float = 0.0) -> int:
-    """The exit code of `ccmb index`; -9 if it was killed.
-
-    Args:
-        kill_at: kill it when the index holds so many thumbnails, which come just before the vectors, and `further`
-            seconds have passed: a clock would be no measure, since most of the time is imports.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ccmb", "index", str(folder), "--model", str(model), "--out", str(out)],
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    if kill_at is not None:
-        while process.poll() is None and thumbnails_of(out) < kill_at:
-            time.sleep(0.005)
-        time.sleep(further)
-        process.kill()
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-    return process.returncode
+    """See `ccmb_killed_when`; it is killed when the index holds so many thumbnails, which come just before vectors."""
+    words = ["index", folder, "--model", model, "--out", out]
+    return ccmb_killed_when(words, None if kill_at is None else lambda: thumbnails_of(out) >= kill_at, further)
 
 
 def thumbnails_of(out: Path) -> int:

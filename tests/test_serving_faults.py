@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import random
 import re
@@ -20,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import ccmb
-from serving import ADMIN, KEYS, SECRET, FakeIndex, client, listening, png, tiny_app
+from serving import ADMIN, KEYS, SECRET, FakeIndex, b64, client, listening, png, tiny_app
 from tiny import tiny_pictures
 
 LEAKS = re.compile(
@@ -131,10 +130,6 @@ def _as(kind: str) -> bytes:
     return file.getvalue()
 
 
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
 def send_pictures(asker: Asker, count: int) -> None:
     """Bombs, and pictures that are none; a picture with some wrong pixels may well pass."""
     for side in (1001, 30_000, 2**31 - 1):
@@ -203,6 +198,8 @@ def test_odd_values_are_refused(asker: Asker) -> None:
         asker.refused(method="POST", url="/search", json={name: value})
     for path in ("/pictures/..%2f..%2fetc%2fpasswd", "/thumbnails/%00", "/page.js/../app.py", "/" + "a" * 9000):
         asker.refused(method="GET", url=f"http://127.0.0.1:8000{path}")
+    assert sum(asker.statuses.values()) == 8
+    assert all(400 <= status < 500 for status in asker.statuses)
 
 
 def test_what_is_no_http_harms_nobody() -> None:

@@ -58,7 +58,13 @@ class EmaTeacher(TwoTowers, nn.Module):
             theirs += list(students.parameters())
             for buffer, source in zip(ours.buffers(), students.buffers(), strict=True):
                 buffer.copy_(source)
-        get_ema_multi_avg_fn(rate)(mine, theirs, None)
+        move_average(mine, theirs, rate)
+
+
+@torch.no_grad()
+def move_average(averages: list[nn.Parameter], latest: list[nn.Parameter], rate: float) -> None:
+    """averages = rate * averages + (1 - rate) * latest, all in one call."""
+    get_ema_multi_avg_fn(rate)(averages, latest, None)
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ccmb.objectives.batch import Batch
+from ccmb.objectives.distillation import move_average
 from ccmb.r2d2.generator import R2D2Generator
 
 
@@ -87,4 +87,4 @@ class Generation(nn.Module):
         self.updates += 1
         done = int(self.updates)
         rate = min(self.options.ema, (1 + done) / (10 + done))
-        get_ema_multi_avg_fn(rate)(list(self.model.painter.parameters()), list(self.student.parameters()), None)
+        move_average(list(self.model.painter.parameters()), list(self.student.parameters()), rate)

@@ -74,16 +74,9 @@ class Blobs:
                 self._change("DELETE FROM blobs WHERE key = ?", ((key,) for key in keys))
 
     def _change(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        with self._turn:
-            file = self._open()
+        with self._turn, self._open() as file:  # which commits in the end, or takes all back
             file.execute("BEGIN")
-            try:
-                file.executemany(statement, rows)
-                file.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    file.execute("ROLLBACK")
-                raise
+            file.executemany(statement, rows)
 
     def size(self) -> int:
         """Bytes of all that is in it."""

@@ -260,14 +260,9 @@ class Mirror:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._file.execute("BEGIN")
-        try:
+        with self._file:  # it commits in the end, or takes all back
+            self._file.execute("BEGIN")
             yield
-            self._file.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._file.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:
