@@ -12,25 +12,25 @@ from PIL import Image
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures
 from ccmb.data.scene_corpus import draw_corpus
-from ccmb.data.scene_drawing import CENTRES, draw_scene
+from ccmb.data.scene_drawing import draw_scene
 from ccmb.data.scene_painting import things_painted
 from ccmb.data.scene_seeing import see_things
 from ccmb.data.scene_texts import detail
-from ccmb.data.scene_things import draw_things
-from ccmb.data.scenes import AMOUNTS, BACKGROUNDS, COLOURS, KINDS, Scene, Thing, random_scene
+from ccmb.data.scene_things import AMOUNT_WEIGHTS, draw_things
+from ccmb.data.scenes import BACKGROUNDS, COLOURS, KINDS, Scene, Thing, random_scene
 from ccmb.errors import CcmbError
 
-SIDE = 40  # of the pictures that `drawn-generation` paints
+SIDE = 24  # of the pictures that `drawn-generation` paints
 
 
-def scene_of_one(rng: random.Random) -> Scene:
-    thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), rng.choice(AMOUNTS), rng.choice(list(CENTRES)))
+def close_up(rng: random.Random) -> Scene:
+    thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), rng.choice(list(AMOUNT_WEIGHTS)), "middle")
     return Scene((thing,), rng.choice(BACKGROUNDS), rng.random() < 0.5)
 
 
 def test_of_true_pictures_at_the_generators_side_more_than_98_in_a_hundred_are_read_right() -> None:
     rng = random.Random(7)
-    scenes = [scene_of_one(rng) for _ in range(100)]
+    scenes = [close_up(rng) for _ in range(100)]
     seen = [see_things(draw_scene(scene, SIDE, rng)) for scene in scenes]
     right = [[of.thing for of in found] == list(scene.things) for found, scene in zip(seen, scenes, strict=True)]
     assert np.mean(right) > 0.98
@@ -46,12 +46,15 @@ def test_all_things_of_a_scene_are_read_in_the_order_of_their_places() -> None:
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_nothing_is_seen_where_nothing_is_drawn(background: str) -> None:
     for night in (False, True):
-        assert see_things(draw_scene(Scene((), background, night), SIDE, random.Random(99))) == []
+        empty = Scene((), background, night)
+        assert see_things(draw_scene(empty, SIDE, random.Random(99)), close_up=True) == []
+        assert see_things(draw_scene(empty, 40, random.Random(99))) == []
 
 
 def test_noise_shows_nothing() -> None:
     rng = np.random.default_rng(0)
-    assert see_things(Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))) == []
+    assert see_things(Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)), close_up=True) == []
+    assert see_things(Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))) == []
 
 
 def test_shares_are_of_what_the_text_says_and_a_thing_more_counts_as_wrong() -> None:

@@ -42,11 +42,11 @@ def draw(
     train: Annotated[int, typer.Option(min=1, help="Pictures of the training split.")] = 20_000,
     val: Annotated[int, typer.Option(min=1, help="Of validation.")] = 500,
     test: Annotated[int, typer.Option(min=1, help="Of the test.")] = 1000,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Their side in pixels.")] = 40,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Their side in pixels.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal pictures.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw pictures of one thing each with Chinese texts, offline: what a small generator learns to paint.
+    """Draw close-ups of one thing each with Chinese texts, offline: what a small generator learns to paint.
 
     Example: ccmb data draw things --train 20000
     """

@@ -21,7 +21,7 @@ from ccmb.progress import progress
 Attribute = Literal["kind", "colour"]
 AMOUNTS_OF_ONE: tuple[Amount, ...] = ("big", "small")
 # In the words of a corpus, which have no photographs; one for each place, so that a class is none of them.
-SCENE_TEMPLATES = tuple(f"{words[0]}有{{}}。" for words in PLACES.values())
+SCENE_TEMPLATES = tuple(f"{words[0]}有{{}}。" for words in (PLACES[place] for place in CENTRES))
 
 
 def scene_classes(attribute: Attribute) -> list[ImageClass]:

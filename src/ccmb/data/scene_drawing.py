@@ -37,9 +37,11 @@ CENTRES: dict[Place, Point] = {
     "top_left": (0.25, 0.27), "top_right": (0.75, 0.27),
 }  # fmt: skip
 REACH = 0.24
+# A close-up is of one thing in the middle.
+CLOSE_CENTRE, CLOSE_REACH = (0.5, 0.5), 0.42
 # How far a thing may stand from its place, as a share of the side, and how its size varies.
 SHIFT, SCALES = 0.025, (0.9, 1.05)
-# Offsets of the copies in units of REACH, and their half side in the same units.
+# Offsets of the copies in units of the reach, and their half side in the same units.
 AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
     "big": (((0.0, 0.0),), 1.0),
     "small": (((0.0, 0.0),), 0.55),
@@ -284,11 +286,16 @@ def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
     draw = ImageDraw.Draw(image)
     _draw_background(draw, side, scene, rng)
     for thing in scene.things:
-        x, y = CENTRES[thing.place]
+        (x, y), reach = stand(thing.place)
         x, y = x + rng.uniform(-SHIFT, SHIFT), y + rng.uniform(-SHIFT, SHIFT)
         paint = (FILLS[thing.colour], ACCENTS[thing.kind], line_of(thing.colour))
-        draw_copies(draw, side, thing.kind, thing.amount, (x, y), rng.uniform(*SCALES), paint)
+        draw_copies(draw, side, thing.kind, thing.amount, (x, y), reach, rng.uniform(*SCALES), paint)
     return image.reduce(OVERSAMPLING)
+
+
+def stand(place: Place) -> tuple[Point, float]:
+    """Centre of a place and the half side of a big thing there, as shares of the picture's side."""
+    return (CLOSE_CENTRE, CLOSE_REACH) if place == "middle" else (CENTRES[place], REACH)
 
 
 def draw_copies(
@@ -297,20 +304,21 @@ def draw_copies(
     kind: str,
     amount: Amount,
     centre: Point,
+    reach: float,
     scale: float,
     paint: tuple[RGB, RGB, RGB],
 ) -> None:
     """All copies of a thing.
 
     Args:
-        centre: of all together, as shares of the picture's side.
+        centre, reach: of all together and half the side of a big one, as shares of the picture's side.
         scale: of each copy; its place is not scaled.
         paint: fill, accent and line.
     """
     offsets, share = AMOUNT_SHAPES[amount]
-    half = side * REACH * share * scale
+    half = side * reach * share * scale
     for dx, dy in offsets:
-        at = (side * (centre[0] + REACH * dx), side * (centre[1] + REACH * dy))
+        at = (side * (centre[0] + reach * dx), side * (centre[1] + reach * dy))
         DRAWERS[kind](Pen(draw, at, half, *paint))
 
 

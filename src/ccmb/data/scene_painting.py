@@ -36,11 +36,19 @@ def things_painted(pictures: Sequence[Image.Image], texts: Sequence[str]) -> dic
     said = [read_things(text) for text in texts]
     if not said or not all(said):
         return None
-    seen = [[of.thing for of in see_things(picture)] for picture in pictures]
+    seen = [
+        [of.thing for of in see_things(picture, _is_close_up(told))] for picture, told in zip(pictures, said, strict=True)
+    ]
     return {
         figure: np.array([_share(shown, told, names) for shown, told in zip(seen, said, strict=True)])
         for figure, names in ASKED.items()
     }
+
+
+def _is_close_up(said: Sequence[SaidThing]) -> bool | None:
+    """None where no place is said."""
+    places = {thing.place for thing in said if thing.place is not None}
+    return "middle" in places if places else None
 
 
 def _share(seen: Sequence[Thing], said: Sequence[SaidThing], names: Sequence[str]) -> float:

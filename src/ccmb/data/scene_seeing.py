@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from ccmb.data.scene_drawing import (
     ACCENTS,
-    CENTRES,
     FILLS,
     OVERSAMPLING,
     RGB,
@@ -31,7 +30,9 @@ from ccmb.data.scene_drawing import (
     draw_copies,
     draw_scene,
     line_of,
+    stand,
 )
+from ccmb.data.scene_texts import PLACES
 from ccmb.data.scenes import AMOUNTS, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, Amount, Place, Scene, Thing
 
 # Sizes of a thing that are tried, evenly over what is drawn.
@@ -40,7 +41,7 @@ SIZES = 4
 BARE = 4
 # Least share of the background's error that what is seen must explain, and how far its pixels may be from what they
 # should be: the sum of the squares of R, G and B in [0, 1].
-LEAST, MOST = 0.1, 0.28
+LEAST, MOST = 0.1, 0.25
 PAINT: tuple[RGB, RGB, RGB] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))  # fill, accent and line of a mask
 
 
@@ -58,18 +59,22 @@ class SeenThing:
     error: float
 
 
-def see_things(picture: Image.Image, least: float = LEAST, most: float = MOST) -> list[SeenThing]:
+def see_things(
+    picture: Image.Image, close_up: bool | None = None, least: float = LEAST, most: float = MOST
+) -> list[SeenThing]:
     """The things of a square picture: one, or those of a scene, in the order of its places; none where nothing fits.
 
     Args:
+        close_up: whether the picture shows one thing in the middle or a scene; None where that is to be seen too.
         least: explained share below which nothing is seen.
         most: error above which nothing is.
     """
     pixels = _pixels(picture)
     bare = _bare_error(pixels)
-    found = {place: _likeliest(pixels, bare, place) for place in CENTRES}
+    places = [place for place in PLACES if close_up in (None, place == "middle")]
+    found = {place: _likeliest(pixels, bare, place) for place in places}
     worth = {place: of[1] for place, of in found.items() if of[0].explained >= least and of[0].error <= most}
-    layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(CENTRES))]
+    layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(places))]
     best = max(layouts, key=lambda layout: sum(worth[place] for place in layout))
     return [found[place][0] for place in best]
 
@@ -137,7 +142,7 @@ def _masks(side: int, place: Place) -> _Masks:
     names, parts = list[tuple[str, Amount]](), list[Tensor]()
     for kind, amount, size in product(KINDS, AMOUNTS, np.linspace(*SCALES, SIZES)):
         image = Image.new("RGB", (side * OVERSAMPLING,) * 2)
-        draw_copies(ImageDraw.Draw(image), image.width, kind, amount, CENTRES[place], float(size), PAINT)
+        draw_copies(ImageDraw.Draw(image), image.width, kind, amount, *stand(place), float(size), PAINT)
         names.append((kind, amount))
         parts.append(_pixels(image.reduce(OVERSAMPLING)))
     parts_M3SS = torch.stack(parts)

@@ -29,6 +29,7 @@ PLACES: dict[Place, tuple[str, ...]] = {
     "bottom": ("下面", "下方"),
     "top_left": ("左上角", "左上方"),
     "top_right": ("右上角", "右上方"),
+    "middle": ("中间", "正中"),
 }
 GROUNDS = {
     "草地": ("草地上", "草坪上"),

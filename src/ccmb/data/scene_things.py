@@ -1,6 +1,7 @@
-"""Pictures of one thing each with their texts, in the form of own pairs: what a small generator learns to paint.
+"""Close-ups of one thing each with their texts, in the form of own pairs: what a small generator learns to paint.
 
-The scenes of a corpus hold two or three things. Here too the combinations of kind and colour of one split are in no
+The scenes of a corpus hold two or three things, each of a sixth of the picture: so little of the error of a painter is
+theirs that it hardly learns what the text says of them. Here too the combinations of kind and colour of one split are in no
 other.
 """
 
@@ -12,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ccmb.data.scene_corpus import write_scenes
-from ccmb.data.scene_drawing import CENTRES
 from ccmb.data.scene_texts import CAPTIONS, caption, detail, short_query
-from ccmb.data.scenes import AMOUNTS, BACKGROUNDS, COLOURS, KINDS, Scene, Split, Thing
+from ccmb.data.scenes import BACKGROUNDS, COLOURS, KINDS, Amount, Scene, Split, Thing
 
 # Mostly big ones: from these it is learned soonest what the kinds look like.
-AMOUNT_WEIGHTS = (0.55, 0.25, 0.1, 0.1)
+AMOUNT_WEIGHTS: dict[Amount, float] = {"big": 0.75, "small": 0.25}
 
 
 def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0) -> None:
@@ -29,20 +29,19 @@ def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0
     Raises:
         CcmbError: the folder holds something else.
     """
-    wanted: dict[str, object] = {"things": 1, "size": size, "seed": seed, "counts": counts}
+    wanted: dict[str, object] = {"close_ups": 1, "size": size, "seed": seed, "counts": counts}
     scenes = {split: itertools.islice(_scenes(split, seed), count) for split, count in counts.items()}
     write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
 
 
 def _scenes(split: Split, seed: int) -> Iterator[tuple[Scene, dict[str, object]]]:
-    """Different scenes of one thing, with nothing further to be said of them."""
-    rng, seen = random.Random(f"{seed}/things/{split}"), set[Scene]()
+    """Scenes of one thing; equal ones are drawn with other sizes and in other places by a little."""
+    rng = random.Random(f"{seed}/things/{split}")
     while True:
-        [amount] = rng.choices(AMOUNTS, AMOUNT_WEIGHTS)
-        thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), amount, rng.choice(list(CENTRES)))
+        [amount] = rng.choices(list(AMOUNT_WEIGHTS), list(AMOUNT_WEIGHTS.values()))
+        thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), amount, "middle")
         scene = Scene((thing,), rng.choice(BACKGROUNDS), rng.random() < 0.5)
-        if scene.split == split and scene not in seen:
-            seen.add(scene)
+        if scene.split == split:
             yield scene, {}
 
 
