@@ -9,7 +9,7 @@ demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, eval
 	$(BIN)/ccmb quickstart --out quickstart
 
 test: $(VENV)/installed-dev lint  ## all tests, after the linter and the type checker
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests benchmarks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,15 @@ def in_a_child(action: Callable[[], object], kill_after: float | None = None) ->
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_in_a_child(action: Callable[[], object], folder: Path, seconds: float) -> None:
+    """Run it in a child that is killed after so many seconds. Where it ends sooner, since the clock of a busy machine is
+    no measure, what it made of `folder` is removed and it runs again for half as long."""
+    while (code := in_a_child(action, seconds)) != -signal.SIGKILL:
+        assert code == 0
+        shutil.rmtree(folder)
+        seconds /= 2
 
 
 def ccmb_killed_when(words: Sequence[object], moment: Callable[[], bool] | None, further: float = 0.0) -> int:

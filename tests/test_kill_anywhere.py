@@ -2,12 +2,11 @@
 
 import json
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from killing import in_a_child, trials_apart
+from killing import in_a_child, kill_in_a_child, trials_apart
 from runs import tiny_corpus, tiny_recipe
 
 TRIALS, STEPS = 20, 10
@@ -45,12 +44,11 @@ def trials(folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     assert in_a_child(lambda: pretrain(recipe, folder / "whole")) == 0
     whole, rng = time.monotonic() - began, random.Random(0)
-    found: dict[str, Any] = {"killed": 0, "done_when_killed": [], "wrong": []}
+    found: dict[str, Any] = {"done_when_killed": [], "wrong": []}
     for trial in range(TRIALS):
         run = folder / f"trial-{trial}"
         moment = whole * (trial + rng.random()) / TRIALS
-        if in_a_child(lambda run=run: pretrain(recipe, run), kill_after=moment) == -signal.SIGKILL:
-            found["killed"] += 1
+        kill_in_a_child(lambda run=run: pretrain(recipe, run), run, moment)
         found["done_when_killed"].append(max(list_checkpoints(run / "checkpoints"), default=0))
         if in_a_child(lambda run=run: pretrain(recipe, run)) or not same_run(run, folder / "whole"):
             found["wrong"].append(trial)
@@ -60,5 +58,4 @@ def trials(folder: Path) -> dict[str, Any]:
 def test_killed_at_any_moment_a_run_goes_on_and_ends_as_never_stopped(tmp_path):
     found = trials_apart("test_kill_anywhere", tmp_path)
     assert found["wrong"] == []
-    assert found["killed"] >= TRIALS // 2  # the last moments may come after a run's end
     assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the training
