@@ -33,8 +33,8 @@ def in_a_child(action: Callable[[], object], kill_after: float | None = None) ->
 
 
 def kill_in_a_child(action: Callable[[], object], folder: Path, seconds: float) -> None:
-    """Run it in a child that is killed after so many seconds. Where it ends sooner, since the clock of a busy machine is
-    no measure, what it made of `folder` is removed and it runs again for half as long."""
+    """Run it in a child that is killed after so many seconds. Where it ends sooner, since the clock of a busy machine
+    is no measure, what it made of `folder` is removed and it runs again for half as long."""
     while (code := in_a_child(action, seconds)) != -signal.SIGKILL:
         assert code == 0
         shutil.rmtree(folder)

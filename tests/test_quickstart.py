@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.files import read_json, read_json_lines, write_json
 from ccmb.journal import Journal, first_difference
 from ccmb.quickstart import Quickstart, Size, closing_words, run_quickstart
+from ccmb.quickstart_generative import Generative
 
 TINY = Size("quickstart", 48, gallery=12, validation=4, depth=4, pictures_per_kind=1, pictures_per_colour=1)
 TOWER = "hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2"
@@ -89,6 +91,28 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
         run_quickstart(out, overrides=[*OVERRIDES, "training.steps=5"])
     with pytest.raises(UsageError, match="unknown key"):
         run_quickstart(out, overrides=["objectives.frg=off"])
+
+
+def test_in_full_it_describes_and_paints_too(
+    tmp_path: Path, indexed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    few = ("training.steps=2", "training.batch=8", "data.workers=0")
+    paint = ("generation.side=16", "generation.channels=[16,32]", "generation.heads=8", "generation.steps=2")
+    generative = Generative(few, (*few, *paint), close_ups=12, pictures=8, best_of=2)
+    monkeypatch.setattr(quickstart, "FULL", replace(TINY, generative=generative))
+    report = run_quickstart(tmp_path, full=True, overrides=OVERRIDES)
+    assert list(report["seconds"])[4:7] == ["index", "caption", "paint"]
+    assert report["captioning"]["pictures"] == 8
+    assert report["generation"]["painting"]["best_of"] == 2
+    assert {"kind_and_colour", "match_score"} <= report["generation"]["gain"].keys()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    captions, painted = read_json(tmp_path / "captions.json"), read_json(tmp_path / "painted.json")
+    assert len(captions["shown"]) == len(painted["shown"]) == 6
+    assert all(f">{of['text']}</span></h3>" in page for of in painted["shown"])
+    assert page.count("<h2>") == 12
+    commands = [command["command"] for command in report["next"]]
+    assert [command.split()[1] for command in commands[-2:]] == ["caption", "generate"]
 
 
 def test_a_stopped_part_is_repeated_and_those_before_it_are_not(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl fi
 def quickstart(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("quickstart"),
-    full: Annotated[bool, typer.Option("--full", help="Two and a half times as long: what ranking is for.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="For an hour or two: what ranking is for, captions and painted pictures.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Everything once, offline: draw a corpus, pre-train, evaluate, index, search, report.

@@ -1,4 +1,5 @@
-"""`ccmb quickstart`: draw a corpus, pre-train R2D2, evaluate both stages, index the gallery, and report.
+"""`ccmb quickstart`: draw a corpus, pre-train R2D2, evaluate both stages, index the gallery, and report; in full, learn
+to describe and to paint pictures too.
 
 Everything goes into one folder, and every part is skipped where it is already done, so that the same command goes on
 after any stop and ends in the same figures.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ccmb.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.journal import Journal
+from ccmb.quickstart_generative import Generative, describe_pictures, paint_pictures, painted_uris
 
 if TYPE_CHECKING:
     from ccmb.data.scene_classes import Attribute
@@ -38,10 +40,11 @@ class Size:
     depth: int = 16
     pictures_per_kind: int = 40
     pictures_per_colour: int = 130
+    generative: Generative | None = None
 
 
 QUICK = Size("quickstart", train_scenes=30_000)
-FULL = Size("quickstart-full", train_scenes=60_000)
+FULL = Size("quickstart-full", train_scenes=60_000, generative=Generative())
 SAMPLES_SHOWN = 4
 LIBRARIES = ("ccmb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pymilvus", "milvus-lite")
 
@@ -50,16 +53,22 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     """Do everything in the folder `out` and return the report, which is also in `report.json` and `report.html`.
 
     Args:
-        full: two and a half times as long, with what is whose left to the second stage: what it is for.
+        full: pre-train two and a half times as long, with what is whose left to the second stage: what it is for; and
+            then describe and paint pictures.
         overrides: `key=value` changes to the recipe.
 
     Raises:
+        UsageError: diffusers is missing, which painting needs.
         CcmbError: the folder holds a quickstart of another size or recipe.
     """
     from ccmb.tasks.pretraining import PretrainRecipe
     from ccmb.training.recipe import find_recipe, load_recipe
 
     size = FULL if full else QUICK
+    if size.generative is not None:
+        from ccmb.r2d2.generator import diffusers_classes
+
+        diffusers_classes()  # said now, not after an hour
     recipe = load_recipe(PretrainRecipe, find_recipe(size.recipe), overrides)
     # An absolute folder, so that the run can be continued from anywhere.
     data = recipe.data.model_copy(update={"folder": str((out / "corpus").resolve())})
@@ -72,6 +81,9 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
         journal.part("evaluate", work.evaluate, [work.evaluation])
         journal.part("classify", work.classify, [work.classification])
         journal.part("index", work.index, [out / "index"])
+        if size.generative is not None:
+            journal.part("caption", work.caption, [work.captions])
+            journal.part("paint", work.paint, [work.painted])
         journal.part("report", lambda: work.report(journal), [out / "report.json", out / "report.html"])
     report = read_json(out / "report.json")
     assert isinstance(report, dict)
@@ -106,6 +118,14 @@ class Quickstart:
     @property
     def classification(self) -> Path:
         return self.out / "classification.json"
+
+    @property
+    def captions(self) -> Path:
+        return self.out / "captions.json"
+
+    @property
+    def painted(self) -> Path:
+        return self.out / "painted.json"
 
     @cached_property
     def model(self) -> tuple[R2D2Model, R2D2Processor]:
@@ -175,6 +195,16 @@ class Quickstart:
         model, processor = self.model
         build_index([gallery], self.out / "index", model, processor, self.out / "run")
 
+    def caption(self) -> None:
+        assert self.size.generative is not None
+        run, out = self.out / "run", self.out / "captioner"
+        describe_pictures(run, self.pairs.parent, out, self.size.generative, self.captions)
+
+    def paint(self) -> None:
+        assert self.size.generative is not None
+        run, out, seed = self.out / "run", self.out / "painter", self.recipe.training.seed
+        paint_pictures(run, self.out / "close-ups", out, self.size.generative, self.painted, seed)
+
     def report(self, journal: Journal) -> None:
         from ccmb.data.pictures import Pictures
         from ccmb.objectives.options import PAPER_NAMES
@@ -186,6 +216,11 @@ class Quickstart:
         corpus = self._corpus()
         pictures = Pictures.open(self.images)
         uris = {name: data_uri(pictures.load(name)) for name in pictures_shown(kept["examples"], corpus)}
+        generative = None
+        if self.size.generative is not None:
+            captions, painted = generative = read_json(self.captions), read_json(self.painted)
+            uris |= {of["picture"]: data_uri(pictures.load(of["picture"])) for of in captions["shown"]}
+            uris |= painted_uris(self.out / "painter", painted)
         metrics = [line for _, line in read_json_lines(self.out / "run" / "metrics.jsonl")]
         objectives = self.recipe.objectives
         report = {
@@ -199,8 +234,10 @@ class Quickstart:
             "libraries": _versions(),
             "next": self._next_commands(),
         }
+        if generative is not None:
+            report |= {"captioning": generative[0]["figures"], "generation": generative[1]["figures"]}
         with atomic_write(self.out / "report.html") as file:
-            file.write(render_page(report, kept["examples"], metrics, corpus, uris))
+            file.write(render_page(report, kept["examples"], metrics, corpus, uris, generative))
         write_json(self.out / "report.json", report)
 
     def _corpus(self) -> dict[str, Any]:
@@ -249,6 +286,15 @@ class Quickstart:
                 "ccmb quickstart --out without-fgr objectives.fgr=off",
             ),
         ]  # fmt: skip
+        if self.size.generative is not None:
+            picture = path("gallery", Path(lines[0]["image"]).name)
+            commands += [
+                ("看图说话", "Describe pictures", f"ccmb caption {picture} --model {path('captioner')}"),
+                (
+                    "按文字画图", "Paint what a text says",
+                    f"ccmb generate 中间有一艘红色的大帆船。 --model {path('painter')} --best-of 4 --out grid.png",
+                ),
+            ]  # fmt: skip
         if not self.full:
             longer = "ccmb quickstart --full --out quickstart-full"
             commands.append(("把属性搭配留给第二阶段，看它的作用", "See what the second stage is for", longer))

@@ -36,9 +36,8 @@ def things_painted(pictures: Sequence[Image.Image], texts: Sequence[str]) -> dic
     said = [read_things(text) for text in texts]
     if not said or not all(said):
         return None
-    seen = [
-        [of.thing for of in see_things(picture, _is_close_up(told))] for picture, told in zip(pictures, said, strict=True)
-    ]
+    pairs = zip(pictures, said, strict=True)
+    seen = [[of.thing for of in see_things(picture, _is_close_up(told))] for picture, told in pairs]
     return {
         figure: np.array([_share(shown, told, names) for shown, told in zip(seen, said, strict=True)])
         for figure, names in ASKED.items()

@@ -1,8 +1,8 @@
 """Close-ups of one thing each with their texts, in the form of own pairs: what a small generator learns to paint.
 
 The scenes of a corpus hold two or three things, each of a sixth of the picture: so little of the error of a painter is
-theirs that it hardly learns what the text says of them. Here too the combinations of kind and colour of one split are in no
-other.
+theirs that it hardly learns what the text says of them. Here too the combinations of kind and colour of one split are
+in no other.
 """
 
 from __future__ import annotations

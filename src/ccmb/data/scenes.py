@@ -31,7 +31,8 @@ COLOURS = ("红", "橙", "黄", "绿", "蓝", "紫", "白", "黑")
 BACKGROUNDS = ("草地", "沙滩", "雪地", "沙漠", "街道", "山谷")
 AMOUNTS: tuple[Amount, ...] = get_args(Amount)
 SWAPS: tuple[Swap, ...] = get_args(Swap)
-# Where the things of a scene stand (none in the middle: a close-up has one there), in the order in which a text that starts with the first names them.
+# Where the things of a scene stand, in the order in which a text that starts with the first names them. None stands in
+# the middle, where a close-up has its one.
 LAYOUTS: tuple[tuple[Place, ...], ...] = (("left", "right"), ("top", "bottom"), ("top_left", "top_right", "bottom"))
 LAYOUT_WEIGHTS = (0.45, 0.3, 0.25)
 # Shares of the compositions; what is in one split is in no other.

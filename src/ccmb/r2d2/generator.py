@@ -100,7 +100,7 @@ class R2D2Generator(R2D2Model):
 
     def __init__(self, config: R2D2Config, shape: GeneratorConfig) -> None:
         super().__init__(config)
-        unet, autoencoder = _diffusers()
+        unet, autoencoder = diffusers_classes()
         self.shape = shape
         try:
             self.painter = Painter(unet.from_config(shape.unet), config.text_config.hidden_size)
@@ -274,7 +274,7 @@ def load_generator(name: str | Path) -> tuple[R2D2Generator, R2D2Processor]:
     return generator.eval(), processor
 
 
-def _diffusers() -> tuple[Any, Any]:
+def diffusers_classes() -> tuple[Any, Any]:
     """UNet2DConditionModel and AutoencoderKL.
 
     Raises:
@@ -289,7 +289,7 @@ def _diffusers() -> tuple[Any, Any]:
 
 def _open_pipeline(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """UNet, autoencoder and configuration of the scheduler."""
-    unet, autoencoder = _diffusers()
+    unet, autoencoder = diffusers_classes()
     from diffusers import DDIMScheduler  # any of them reads the configuration of all
 
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from ccmb.report.classes import classes_section
 from ccmb.report.document import document
 from ccmb.report.galleries import STAGES, corpus_section, minimal_pairs_section, searches_section
+from ccmb.report.generative import captions_section, painted_section
 from ccmb.report.markup import both, duration, escape, paragraph, percent, section, signed, table
 from ccmb.report.training import curves_section, objectives_section
 
@@ -18,6 +19,8 @@ PARTS = {
     "evaluate": ("评测", "evaluate"),
     "classify": ("零样本分类", "classify"),
     "index": ("建索引", "index the gallery"),
+    "caption": ("学习看图说话", "learn to describe"),
+    "paint": ("学习画图", "learn to paint"),
     "report": ("写报告", "report"),
     "total": ("合计", "total"),
 }
@@ -29,6 +32,7 @@ def render_page(
     metrics: Sequence[dict[str, float]],
     corpus: Mapping[str, Any],
     uris: Mapping[str, str],
+    generative: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
 ) -> str:
     """The whole page.
 
@@ -38,7 +42,9 @@ def render_page(
         metrics: the lines of the run's `metrics.jsonl`.
         corpus: `counts` of pictures by split, and the lines of some samples as `shown`.
         uris: data URIs of the pictures by name.
+        generative: figures and examples of captions and of painted pictures, where there are any.
     """
+    captions, painted = generative or (None, None)
     off = report.get("objectives_off", [])
     body = [
         _summary(report),
@@ -48,6 +54,8 @@ def render_page(
         minimal_pairs_section(report.get("minimal_pairs"), examples["minimal_pairs"], examples["seed"], uris),
         searches_section(examples["searches"], examples["seed"], uris),
         classes_section(report["classification"]["drawn"]),
+        captions_section(captions, uris) if captions else "",
+        painted_section(painted, uris) if painted else "",
         corpus_section(corpus, uris),
         _seconds_section(report["seconds"]),
         _machine_section(report),
