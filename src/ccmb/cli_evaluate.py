@@ -24,7 +24,6 @@ from ccmb.cli_generate import (
     GenerateFlag,
     GuidanceOption,
     JudgeOption,
-    LimitOption,
     SeedOption,
     StepsOption,
 )
@@ -85,7 +84,9 @@ def evaluate(
     rerank: RerankOption = True,
     max_length: MaxLengthOption = None,
     generate: GenerateFlag = False,
-    limit: LimitOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Of --captions and --generate: use the first N pictures alone.")
+    ] = None,
     steps: StepsOption = 20,
     guidance: GuidanceOption = 3.0,
     best_of: BestOfOption = 1,
@@ -123,6 +124,13 @@ def evaluate(
             "--decode, --beams, --candidates, --no-rerank and --max-length are of captions; add --captions, or leave "
             "them out"
         )
+    if not generate and (steps != 20 or guidance != 3.0 or best_of != 1 or seed or judge or features):
+        raise UsageError(
+            "--steps, --guidance, --best-of, --seed, --judge and --features are of painted pictures; add --generate, "
+            "or leave them out"
+        )
+    if limit and not (generate or captions):
+        raise UsageError("--limit is of captions and of painted pictures; leave it out with others")
     if generate:
         if classes or captions or limit_texts or fit_split or depth or inexact:
             raise UsageError(
@@ -139,7 +147,8 @@ def evaluate(
                 "them out with --captions"
             )
         decoding = {"decode": decode, "beams": beams, "candidates": candidates_of(decode, beams, candidates, rerank)}
-        report = _of_captions(model, data, images, split, text_field, ranking_rule, rerank, max_length, decoding)
+        how = (ranking_rule, rerank, max_length, decoding)
+        report = _of_captions(model, data, images, split, text_field, limit, *how)
         table = captioning_table(report["captioning"])
     elif classes:
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
@@ -196,6 +205,7 @@ def _of_captions(
     images: Path | None,
     split: str,
     fields: list[str] | None,
+    limit: int | None,
     ranking_rule: RankingRule | None,
     rerank: bool,
     max_length: int | None,
@@ -204,9 +214,9 @@ def _of_captions(
     from ccmb.r2d2.captioning import load_captioner
     from ccmb.tasks.captioning import decoding_for
     from ccmb.tasks.captioning_report import evaluate_captions
-    from ccmb.tasks.sets import open_set
+    from ccmb.tasks.sets import first_pictures, open_set
 
-    found = open_set(data, split, fields or ["texts"], images)
+    found = first_pictures(open_set(data, split, fields or ["texts"], images), limit)
     network, processor = load_captioner(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
