@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,20 +90,17 @@ def read_texts(pairs: Path) -> list[str]:
 def serving(index: Path, *options: object, threads: int = 1) -> Iterator[tuple[str, int]]:
     """A server of a copy of an index, on a free port: its address and process id; it must end in order."""
     folder = tempfile.TemporaryDirectory()
-    own = Path(folder.name) / "index"
+    own, log = Path(folder.name) / "index", Path(folder.name) / "log"
     shutil.copytree(index, own)
     words = [sys.executable, "-m", "ccmb", "serve", str(own), "--port", "0", *map(str, options)]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    with log.open("w") as said:  # no pipe: a server waits for whoever does not read it
+        process = subprocess.Popen(words, env=environment, stderr=said)
     try:
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"serving at (http://\S+)", line):
-                break
-        else:
-            raise RuntimeError("the server did not start: " + "".join(said))
+        while not (found := re.search(r"serving at (http://\S+)", log.read_text())):
+            if process.poll() is not None:
+                raise RuntimeError(f"the server did not start: {log.read_text()}")
+            time.sleep(0.05)
         yield found[1], process.pid
         process.terminate()
         if process.wait(timeout=60) != 0:

@@ -295,3 +295,15 @@ def test_a_vector_of_another_width_is_refused_in_one_quiet_line(tmp_path, capfd)
             store.search_many(torch.ones(1, DIM + 1), 1)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_was_added_while_computing_can_be_replaced_and_deleted_after(open_store):
+    with open_store() as store:
+        found = entries(100)
+        store.upsert(found[:3], unit(3))
+        with torch.inference_mode():  # as an engine adds, which encodes the picture
+            store.upsert(found[3:], unit(97, 1))
+        assert store.delete([of.key for of in found[1:5]]) == 4
+        store.upsert(found[:1], unit(1, 2))
+        [[first]] = store.search_many(unit(1, 2), 1)
+        assert (first.key, len(store)) == (found[0].key, 96)

@@ -253,7 +253,8 @@ class Mirror:
     def _reserve(self, count: int) -> None:
         if count > len(self._embed_CD):
             capacity = max(count, 3 * len(self._embed_CD) // 2, 64)
-            grown_CD = torch.empty(capacity, self.store.dim)
+            with torch.inference_mode(False):  # what grows during a search's computing is written to after it as well
+                grown_CD = torch.empty(capacity, self.store.dim)
             grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
             self._embed_CD = grown_CD
             self._columns.reserve(capacity)
