@@ -81,9 +81,9 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
         journal.part("evaluate", work.evaluate, [work.evaluation])
         journal.part("classify", work.classify, [work.classification])
         journal.part("index", work.index, [out / "index"])
-        if size.generative is not None:
-            journal.part("caption", work.caption, [work.captions])
-            journal.part("paint", work.paint, [work.painted])
+        if (generative := size.generative) is not None:
+            journal.part("caption", lambda: work.caption(generative), [work.captions])
+            journal.part("paint", lambda: work.paint(generative), [work.painted])
         journal.part("report", lambda: work.report(journal), [out / "report.json", out / "report.html"])
     report = read_json(out / "report.json")
     assert isinstance(report, dict)
@@ -195,15 +195,12 @@ class Quickstart:
         model, processor = self.model
         build_index([gallery], self.out / "index", model, processor, self.out / "run")
 
-    def caption(self) -> None:
-        assert self.size.generative is not None
-        run, out = self.out / "run", self.out / "captioner"
-        describe_pictures(run, self.pairs.parent, out, self.size.generative, self.captions)
+    def caption(self, size: Generative) -> None:
+        describe_pictures(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)
 
-    def paint(self) -> None:
-        assert self.size.generative is not None
+    def paint(self, size: Generative) -> None:
         run, out, seed = self.out / "run", self.out / "painter", self.recipe.training.seed
-        paint_pictures(run, self.out / "close-ups", out, self.size.generative, self.painted, seed)
+        paint_pictures(run, self.out / "close-ups", out, size, self.painted, seed)
 
     def report(self, journal: Journal) -> None:
         from ccmb.data.pictures import Pictures

@@ -101,12 +101,12 @@ def painted_uris(out: Path, painted: dict[str, Any]) -> dict[str, str]:
     from PIL import Image
 
     from ccmb.report.markup import data_uri
+    from ccmb.tasks.picture_grid import enlarged
 
     uris = {}
     for name in (name for of in painted["shown"] for name in of["pictures"]):
         with Image.open(out / "painted" / name) as picture:
-            larger = -(-96 // picture.width)
-            uris[name] = data_uri(picture.resize((picture.width * larger,) * 2, Image.Resampling.NEAREST))
+            uris[name] = data_uri(enlarged(picture))
     return uris
 
 

@@ -15,17 +15,21 @@ MARGIN, LEAST, PAPER = 4, 128, "white"  # small pictures are enlarged to this si
 
 def save_grid(painted: Sequence[Painted], path: Path) -> None:
     """Write a PNG file with the candidates of each text in a row, the best first."""
-    side = painted[0].candidates[0].picture.width
-    side *= max(1, -(-LEAST // side))
+    side = enlarged(painted[0].candidates[0].picture).width
     columns = max(len(of.candidates) for of in painted)
     cell = side + MARGIN
     grid = Image.new("RGB", (columns * cell + MARGIN, len(painted) * cell + MARGIN), PAPER)
     for row, of in enumerate(painted):
         for column, candidate in enumerate(of.candidates):
-            shown = candidate.picture.resize((side, side), Image.Resampling.NEAREST)
-            grid.paste(shown, (MARGIN + column * cell, MARGIN + row * cell))
+            grid.paste(enlarged(candidate.picture), (MARGIN + column * cell, MARGIN + row * cell))
     with atomic_write(path, "wb") as file:
         grid.save(file, "PNG")
+
+
+def enlarged(picture: Image.Image) -> Image.Image:
+    """A square picture as it is shown: small ones with every pixel a larger square."""
+    side = picture.width * max(1, -(-LEAST // picture.width))
+    return picture.resize((side, side), Image.Resampling.NEAREST)
 
 
 def save_pictures(painted: Sequence[Painted], folder: Path) -> None:
