@@ -11,6 +11,7 @@ from torch import Tensor
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.ranking import MatchPairs
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
+from ccmb.r2d2.packing import Packing
 from ccmb.training.distributed import gather, world
 
 
@@ -19,8 +20,12 @@ def encode_images(towers: TwoTowers, pixel_values: Tensor, chunk: int | None) ->
     return TowerOutput.cat(in_chunks(lambda rows: towers.encode_image(pixel_values[rows]), len(pixel_values), chunk))
 
 
-def encode_texts(towers: TwoTowers, input_ids: Tensor, mask: Tensor, chunk: int | None) -> TowerOutput:
-    """Encode token ids (B, T) likewise."""
+def encode_texts(
+    towers: TwoTowers, input_ids: Tensor, mask: Tensor, chunk: int | None, packing: Packing | None = None
+) -> TowerOutput:
+    """Encode token ids (B, T) likewise; without chunks, packed as `packing` says."""
+    if chunk is None:
+        return towers.encode_packed(input_ids, mask, packing)
     return TowerOutput.cat(
         in_chunks(lambda rows: towers.encode_text(input_ids[rows], mask[rows]), len(input_ids), chunk)
     )
