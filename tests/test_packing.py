@@ -36,7 +36,9 @@ def plain_varlen(
         q, k = slice(*q_starts[run : run + 2].tolist()), slice(*k_starts[run : run + 2].tolist())
         scores = torch.einsum("qhd,khd->hqk", query[q], key[k]) / query.shape[-1] ** 0.5
         mixed = mixed.index_copy(
-            0, torch.arange(q.start, q.stop), torch.einsum("hqk,khd->qhd", scores.softmax(2), value[k])
+            0,
+            torch.arange(q.start, q.stop, device=query.device),
+            torch.einsum("hqk,khd->qhd", scores.softmax(2), value[k]),
         )
     return mixed
 
@@ -47,6 +49,43 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.param == "varlen":
         monkeypatch.setattr(packing, "has_varlen", lambda query: True)
         monkeypatch.setattr(packing, "varlen_attention", plain_varlen)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the varlen kernel is a GPU's")
+
+
+@needs_gpu
+def test_the_kernel_computes_what_varlen_attention_is() -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    query, key, value = (
+        torch.randn(11, 2, 64, generator=generator, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    )
+    packed = Packing.of(MASK.cuda())
+    assert packing.has_varlen(query)
+    starts, weights = packing.starts_of(packed.counts), torch.randn(11, 2, 64, generator=generator, device="cuda")
+    found, expected = (
+        (mixed, *torch.autograd.grad((mixed * weights).sum(), (query, key, value)))
+        for attention in (packing.varlen_attention, plain_varlen)
+        for mixed in [attention(query, key, value, starts, starts, 5, 5)]
+    )
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+@needs_gpu
+def test_a_packed_step_on_a_gpu_equals_the_padded_step_in_bf16() -> None:
+    found = list[dict[str, Tensor]]()
+    for packs in (False, True):
+        model = tiny_model()
+        model.pack_texts = packs
+        training = PreTraining(model, Objectives.model_validate({"tgd": {"queue": 6}}), MASK_ID).train().cuda()
+        with torch.autocast("cuda", torch.bfloat16):
+            generator = torch.Generator("cuda").manual_seed(0)
+            losses = training.losses(uneven_batch(5).to("cuda"), 0.0, generator)
+        training.total(losses).backward()
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+        found.append(losses)
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05)
 
 
 def test_packing_keeps_the_real_tokens_in_order_and_pads_them_back() -> None:
