@@ -33,6 +33,7 @@ def rank_rows(
 
     Args:
         images, texts: of this process.
+        pairs: by index into the global batch.
         read: whether the states of the positives' texts are wanted too.
         chunk: rows at a time, see `in_chunks`.
 
