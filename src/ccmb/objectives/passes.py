@@ -11,6 +11,7 @@ from torch import Tensor
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.ranking import MatchPairs
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
+from ccmb.training.distributed import world
 from ccmb.training.exchange import Exchange, plan_exchange
 
 
@@ -68,5 +69,7 @@ def read_own(model: R2D2Model, images: TowerOutput, texts: TowerOutput, rows: Te
 
 def fetch_output(exchange: Exchange, output: TowerOutput) -> TowerOutput:
     """What cross encoders read of the items that an exchange brings, with gradient to the process of each."""
-    states = exchange.fetch(output.states)
+    if world().size == 1:
+        return output
+    states = exchange.fetch(output.states)  # they read no embeddings: a view stands in
     return TowerOutput(states[:, 0], states, None if output.mask is None else exchange.fetch(output.mask))
