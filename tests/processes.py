@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as multiprocessing
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ccmb.training.distributed import process_group
+from ccmb.training.distributed import process_group, world
 
 
 def free_port() -> int:
@@ -27,6 +29,32 @@ def run_in_processes(count: int, function: Callable[..., Any], folder: Path, *ar
     plain values."""
     multiprocessing.spawn(_rank, (count, free_port(), function, folder, arguments), nprocs=count)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+class Arrivals(TorchDispatchMode):
+    """What collectives bring this rank from others while this is entered: (elements, dtype) of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, torch.dtype]] = []
+
+    def elements(self, dtype: torch.dtype) -> int:
+        """Of all tensors of a type."""
+        return sum(count for count, of in self.seen if of == dtype)
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        result = function(*arguments, **(keywords or {}))
+        if function.namespace == "c10d":
+            name, first = function.overloadpacket.__name__, arguments[0]
+            if name == "alltoall_base_":
+                splits = arguments[3]  # of the output, dimension 0; none where all are equal
+                own = splits[world().rank] * first[:1].numel() if splits else first.numel() // world().size
+                self.seen.append((first.numel() - own, first.dtype))
+            elif name == "_allgather_base_":
+                self.seen.append((first.numel() - arguments[1].numel(), first.dtype))
+            else:
+                self.seen += [(part.numel(), part.dtype) for part in ([first] if isinstance(first, Tensor) else first)]
+        return result
 
 
 def _rank(
