@@ -15,9 +15,11 @@ import onnx
 import pytest
 import torch
 
+from ccmb.benchmark import runner
 from ccmb.benchmark.own_figures import stage_words
 from ccmb.benchmark.peers import open_peer
 from ccmb.benchmark.result import read_result
+from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.export_record import ExportRecord
 from ccmb.r2d2.exported import ExportedR2D2, load_exported
@@ -237,6 +239,17 @@ def test_the_verbs_say_that_int8_chose(
     failed = command("evaluate", *asked, "--data", corpus / "pairs.jsonl")
     assert (failed.code, failed.err.count("\n")) == (2, 1)
     assert "needs onnxruntime; install it with pip install 'ccmb[fast]'" in failed.err
+
+
+def test_exports_are_made_before_processes_share_the_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(runner, "open_peer", lambda *arguments: asked.append(("open", *arguments)))
+    monkeypatch.setattr(runner, "share", lambda *arguments: asked.append("share") or [])
+    options = RankOptions("int8")
+    runner.run_benchmark([str(model)], [], tmp_path, Settings(ranking=options), ["cpu", "cpu"])
+    assert asked == [("open", str(model), None, options), "share"]
 
 
 def test_int8_is_made_for_a_second_stage_on_a_cpu_alone(tmp_path: Path) -> None:
