@@ -1,7 +1,8 @@
 """The second stage of retrieval against the official evaluation's way: pairs per second, scores, recalls, memory.
 
 Speed is of a network of a preset's shape with random weights and states: neither changes the work. Recalls are of a
-trained model, where one is given. Memory is of child processes that encode and rank galleries of two sizes.
+trained model, where one is given. Exports are made in a temporary folder. Memory is of child processes that encode and
+rank galleries of two sizes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from ccmb.data.pictures import Pictures
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, unit
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.tasks.retrieval import Gallery, encode_gallery, ranks_both_ways, report_of_ranks, two_stage_ranks
 from ccmb.tasks.retrieval import recalls as recalls_of
 from ccmb.tasks.two_stage import EXACT, R2D2Ranker, RankOptions
+from ccmb.training.trainer import native_bf16
 from gallery_memory import peak_of
 from official_ranking import official_scores
 from paired import Contestant, claim, median_ratio, take_turns, write_report
@@ -31,10 +35,13 @@ from step_shapes import draw_lengths, shape_config
 OPTIONS = {
     "exact, fp32": EXACT,
     "bf16 chooses": RankOptions("bf16"),
+    "int8 chooses": RankOptions("int8"),
     "cascade, fp32": RankOptions(cascade=16),
     "cascade, bf16": RankOptions("bf16", 16),
+    "cascade, int8": RankOptions("int8", 16),
 }
-FASTER = {"exact, fp32": 1.4, "bf16 chooses": 2.5, "cascade, fp32": 4.0, "cascade, bf16": 4.0}
+FASTER = {"exact, fp32": 1.4} | dict.fromkeys(["bf16 chooses", "int8 chooses"], 2.5)
+FASTER |= dict.fromkeys(["cascade, fp32", "cascade, bf16", "cascade, int8"], 4.0)
 CLOSE, POINTS, FLAT = 1e-4, 0.1, 1.1
 
 
@@ -52,6 +59,20 @@ def random_sides(config: R2D2Config, count: int, queries: int) -> tuple[TowerOut
     return TowerOutput(of_images, images), TowerOutput(of_texts, texts, mask)
 
 
+def save_random(model: R2D2Model, folder: Path) -> None:
+    """Write a network of random weights with a processor, as exports are made of."""
+    model.save_pretrained(folder)
+    tokenizer = train_tokenizer(["图"], vocabulary=20, max_length=model.config.max_text_tokens)
+    R2D2Processor(tokenizer, model.config.image_size, model.config.max_text_tokens).save_pretrained(folder)
+
+
+def ways(bf16: bool) -> dict[str, RankOptions]:
+    """The ways of ranking, with bf16 where the processor computes it natively or it is asked for."""
+    if bf16 or native_bf16(torch.device("cpu")):
+        return OPTIONS
+    return {name: of for name, of in OPTIONS.items() if of.precision != "bf16"}
+
+
 class Scored(R2D2Ranker):
     """A second stage that keeps the scores it gave last."""
 
@@ -61,10 +82,11 @@ class Scored(R2D2Ranker):
         return self.scores
 
 
-def speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Pairs per second of each way of ranking over the official one's, and how far exact scores are from its."""
     torch.manual_seed(0)
     model = R2D2Model(shape_config(options.shape)).eval()
+    save_random(model, folder)
     model.config.ranking_rule = "sum"
     depth, queries = options.depth, options.queries
     images, texts = random_sides(model.config, depth, queries)
@@ -77,7 +99,7 @@ def speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
             official[:] = [official_scores(model, images, texts, True, depth, 1)]
 
     def contestant(name: str, of: RankOptions) -> Contestant:
-        ranker = exact if name == "exact, fp32" else R2D2Ranker(model, of)
+        ranker = exact if name == "exact, fp32" else R2D2Ranker(model, of, source=folder)
 
         def run(_: int) -> None:
             two_stage_ranks(ranker, gallery, "text_to_image", depth)
@@ -86,7 +108,7 @@ def speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
         return Contestant(name, run)
 
     plain = Contestant("official", run_official)
-    ours = [contestant(name, of) for name, of in OPTIONS.items()]
+    ours = [contestant(name, of) for name, of in ways(options.bf16).items()]
     clock = time.process_time if options.cpu_seconds else time.perf_counter
     take_turns([plain, *ours], options.repeats, torch.device("cpu"), warm_up=0, clock=clock)
     for one in (plain, *ours):
@@ -101,21 +123,26 @@ def speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
         claims.append(claim(f"{options.shape}: {one.name}, over official", ratio, FASTER[one.name], "x"))
         lines.append({"name": one.name, "pairs_per_second": 1 / one.median, "ratio": ratio, "interval": [low, high]})
     for line in lines:
-        print(f"{line['name']}: {line['pairs_per_second']:.2f} pairs/s, times official {line.get('ratio', 1):.2f}")
+        print(
+            f"{line['name']}: {line['pairs_per_second']:.2f} pairs/s, times official {line.get('ratio', 1):.2f}",
+            flush=True,
+        )
     return claims, {"depth": depth, "queries": queries, "cpu_seconds": options.cpu_seconds, "lines": lines}
 
 
-def recalls(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Recalls of a trained model by each way of ranking, and how far they are from the official ones, in points."""
     model, processor = load_model(str(options.model))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     samples = read_pairs(options.data, options.split, [options.text_field])
     pictures = Pictures.open(options.data.parent / "images.tar")
     texts = [sample.texts[: options.limit_texts] for sample in samples]
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
     model.config.ranking_rule = "sum"  # the official one
     reports, claims = {"official": official_recalls(model, gallery, options.recall_depth)}, []
-    for name, of in OPTIONS.items():
-        ranks = ranks_both_ways(R2D2Ranker(model, of), gallery, options.recall_depth)
+    for name, of in ways(options.bf16).items():
+        ranks = ranks_both_ways(R2D2Ranker(model, of, source=folder), gallery, options.recall_depth)
         reports[name] = report_of_ranks(ranks, gallery, options.recall_depth)
         print(name, {way: reports[name][way]["ranking"] for way in ranks}, flush=True)
         away = max(
@@ -143,14 +170,13 @@ def official_recalls(model: R2D2Model, gallery: Gallery, depth: int) -> dict[str
     return report
 
 
-def memory(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def memory(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Peaks in MiB of encoding and of ranking two sizes of gallery, each in a process of its own."""
     peaks: dict[str, dict[int, float]] = {"encode": {}, "rank": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        for count in options.galleries:
-            for what, of in peaks.items():
-                of[count] = peak_of(what, Path(folder) / f"{count}.safetensors", count)
-                print(f"{what} {count} pictures: {of[count]:.0f} MiB at the most", flush=True)
+    for count in options.galleries:
+        for what, of in peaks.items():
+            of[count] = peak_of(what, folder / f"{count}.safetensors", count)
+            print(f"{what} {count} pictures: {of[count]:.0f} MiB at the most", flush=True)
     small, large = min(options.galleries), max(options.galleries)
     claims = [
         claim(f"memory to {what} {large} pictures over {small}", of[large] / of[small], FLAT, "x")
@@ -177,6 +203,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds that are timed")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--cpu-seconds", action="store_true", help="of the process, for busy machines, with one thread")
+    parser.add_argument("--bf16", action="store_true", help="time bf16 though the processor has none")
     recall_options(parser)
     parser.add_argument("--galleries", type=int, nargs="*", default=[1000, 50000], help="sizes, for memory")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -189,9 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     parts = {"speed": speed} | ({"recalls": recalls} if options.model else {})
     parts |= {"memory": memory} if options.galleries else {}
+    if len(ways(options.bf16)) < len(OPTIONS):
+        print("bf16 is left out: this processor computes it slowly; --bf16 asks for it", flush=True)
     claims, results = [], {}
     for name, part in parts.items():
-        found, results[name] = part(options)
+        with tempfile.TemporaryDirectory() as folder:
+            found, results[name] = part(options, Path(folder))
         claims += found
     write_report(options.json, claims, results, torch.device("cpu"))
     return {"claims": claims, "results": results}

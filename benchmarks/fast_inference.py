@@ -22,12 +22,10 @@ from ccmb.r2d2.exporting import export_model
 from ccmb.r2d2.loading import fingerprint, load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.network import Network, load_network
-from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import in_bf16
-from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.tasks.export_report import compare_recall, workloads
 from ccmb.training.trainer import inference, native_bf16
-from evaluate_retrieval import recall_options
+from evaluate_retrieval import recall_options, save_random
 from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_shapes import shape_config
 
@@ -39,9 +37,7 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
     """Items per second of every part, in torch and exported, and how far an fp32 export's numbers are from torch's."""
     torch.manual_seed(0)
     model = R2D2Model(shape_config(options.shape)).eval()
-    model.save_pretrained(folder / "model")  # the same weights each time
-    tokenizer = train_tokenizer(["图"], vocabulary=20, max_length=model.config.max_text_tokens)
-    R2D2Processor(tokenizer, model.config.image_size, model.config.max_text_tokens).save_pretrained(folder / "model")
+    save_random(model, folder / "model")  # the same weights each time
     networks: dict[str, Network] = {"torch, fp32": model}
     if options.bf16 or native_bf16(model.device):
         networks["torch, bf16"] = in_bf16(model)

@@ -133,13 +133,13 @@ def test_the_benchmark_of_evaluation_prints_and_writes_its_claims(
     tiny_processor().save_pretrained(model)
     corpus = tiny_corpus(tmp_path / "corpus")
     words = f"--shape test --depth 20 --repeats 2 --model {model} --data {corpus / 'pairs.jsonl'} --recall-depth 10"
-    evaluate_retrieval.main([*words.split(), "--galleries", "--json", str(path)])
+    evaluate_retrieval.main([*words.split(), "--bf16", "--galleries", "--json", str(path)])
     report = json.loads(path.read_text())
     assert set(report) == {"claims", "machine", "commit", "results"}
     difference, *rest = report["claims"]
     assert difference["value"] <= difference["target"] == 1e-4
-    assert [claim["unit"] for claim in rest] == ["x"] * 4 + ["points"] * 4
-    assert rest[4]["value"] == 0  # ours and official
+    assert [claim["unit"] for claim in rest] == ["x"] * 6 + ["points"] * 6
+    assert rest[6]["value"] == 0  # ours and official
     printed = capsys.readouterr().out
     assert all(claim["name"] in printed for claim in report["claims"])
 

@@ -9,13 +9,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import pytest
 import torch
 
+from ccmb.benchmark import runner
+from ccmb.benchmark.own_figures import stage_words
 from ccmb.benchmark.peers import open_peer
+from ccmb.benchmark.result import read_result
+from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.export_record import ExportRecord
 from ccmb.r2d2.exported import ExportedR2D2, load_exported
@@ -27,10 +31,12 @@ from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.search.engine import open_engine
 from ccmb.search.index import build_index
 from ccmb.search.query import Hit, Query
+from ccmb.tasks.candidates import Candidates, candidate_scores
 from ccmb.tasks.retrieval import encode_gallery, retrieval_report
 from ccmb.tasks.two_stage import R2D2Ranker, RankOptions
 from ccmb.training.trainer import inference
 from runs import command_line, tiny_corpus
+from test_retrieval import gallery_of
 from tiny import SIZE, TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -178,8 +184,80 @@ def test_evaluation_and_the_benchmark_take_it_for_a_model(model: Path, exports: 
 def test_precision_is_not_asked_of_an_export(exports: dict[str, Path]) -> None:
     exported, _ = load_exported(exports["int8"])
     assert R2D2Ranker(exported, RankOptions("auto")).options == RankOptions("fp32")
-    with pytest.raises(UsageError, match="an export keeps the one that it was made with"):
-        R2D2Ranker(exported, RankOptions("bf16"))
+    for asked in (RankOptions("bf16"), RankOptions("int8", 2)):
+        with pytest.raises(UsageError, match="an export keeps the one that it was made with"):
+            R2D2Ranker(exported, asked, source=exports["int8"])
+
+
+@pytest.fixture
+def with_export(model: Path, exports: dict[str, Path], tmp_path: Path) -> Path:
+    """A model folder as it is after the first use of its int8 export."""
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    shutil.copytree(exports["int8"], own / FAST)
+    return own
+
+
+@pytest.mark.parametrize("cascade", [None, 2])
+def test_int8_chooses_what_the_model_orders(
+    cascade: int | None, with_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccmb.tasks.two_stage.KEEP", 3)
+    network, _ = load_network(with_export)
+    network.config.ranking_rule = "log_odds"  # other than the export's own
+    gallery, depth = gallery_of(cast(R2D2Model, network)), 5
+    ranker, keep = R2D2Ranker(network, RankOptions("int8", cascade), source=with_export), cascade or 3
+    by_torch = R2D2Ranker(network, RankOptions(cascade=depth)).cascade if cascade else None
+    found = Candidates.empty(torch.arange(len(gallery.texts)), depth)
+    found.item_QK[:] = torch.arange(depth)
+    found.cosine_QK[:] = torch.rand(found.cosine_QK.shape, generator=torch.Generator().manual_seed(0))
+    pairs = found.item_QK.flatten(), found.query_Q.repeat_interleave(depth), found.cosine_QK.flatten()
+    exact = R2D2Ranker(network).rank_scores(gallery.images, gallery.texts, *pairs)
+    assert ranker.cascade is not None
+    cheap = ranker.cascade.scores(gallery.images, gallery.texts, *pairs)
+    wanted = by_torch.scores(gallery.images, gallery.texts, *pairs) if by_torch else exact
+    assert 0 < (cheap - wanted).abs().mean() < 0.4  # of random weights; what they score varies by several
+    scores_QK = candidate_scores(ranker, gallery, True, found, lambda count, note: None)
+    chosen_QF = cheap.view_as(scores_QK).topk(keep).indices
+    assert torch.equal(scores_QK.topk(keep).indices.sort().values, chosen_QF.sort().values)
+    torch.testing.assert_close(scores_QK.gather(1, chosen_QF), exact.view_as(scores_QK).gather(1, chosen_QF))
+
+
+def test_the_verbs_say_that_int8_chose(
+    with_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command, corpus, report = command_line(monkeypatch, capfd), tiny_corpus(tmp_path / "corpus"), tmp_path / "a.json"
+    asked = ["--model", with_export, "--text-field", "captions", "--precision", "int8", "--cascade", 2]
+    made = command("evaluate", *asked, "--data", corpus / "pairs.jsonl", "--json", report)
+    assert (made.code, made.err) == (0, "")
+    said = json.loads(report.read_text())["retrieval"]
+    assert (said["precision"], said["cascade"]) == ("int8", 2)
+    made = command("benchmark", *asked, "--data", f"drawn={corpus / 'pairs.jsonl'}", "--out", tmp_path / "results")
+    assert made.code == 0, made.err
+    [path] = (tmp_path / "results").glob("drawn.*/*.json")
+    assert stage_words(read_result(path), "ranking") == "ranking, top 128, int8, cascade 2"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    failed = command("evaluate", *asked, "--data", corpus / "pairs.jsonl")
+    assert (failed.code, failed.err.count("\n")) == (2, 1)
+    assert "needs onnxruntime; install it with pip install 'ccmb[fast]'" in failed.err
+
+
+def test_exports_are_made_before_processes_share_the_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(runner, "open_peer", lambda *arguments: asked.append(("open", *arguments)))
+    monkeypatch.setattr(runner, "share", lambda *arguments: asked.append("share") or [])
+    options = RankOptions("int8")
+    runner.run_benchmark([str(model)], [], tmp_path, Settings(ranking=options), ["cpu", "cpu"])
+    assert asked == [("open", str(model), None, options), "share"]
+
+
+def test_int8_is_made_for_a_second_stage_on_a_cpu_alone(tmp_path: Path) -> None:
+    assert R2D2Ranker(tiny_model(cross_layers=0), RankOptions("int8"), source=tmp_path / "none").cascade is None
+    with pytest.raises(UsageError, match="--precision int8 is of CPUs"):
+        RankOptions("int8").on(tiny_model().to("meta"))
+    with pytest.raises(ValueError, match="source"):
+        R2D2Ranker(tiny_model(), RankOptions("int8"))
 
 
 def test_an_index_is_searched_by_the_model_or_its_export(model: Path, exports: dict[str, Path], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ RankingRule = Literal["sum", "log_odds"]
 # What of the image tower is projected into the shared space; see `R2D2Config`.
 ImagePooling = Literal["first", "tower"]
 
-# In what precision the second stage is computed; auto is bf16 where the processor computes it natively.
-Precision = Literal["auto", "fp32", "bf16"]
+# In what precision the second stage chooses; auto is bf16 where the processor computes it natively, else fp32.
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 # Of the weights of an export, see `ccmb.r2d2.export_graphs`.
 ExportPrecision = Literal["fp32", "int8"]

@@ -195,8 +195,8 @@ def _on_pairs(
     network, processor = load_network(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
-    options = RankOptions(precision, cascade)
-    return run_evaluation(network, processor, pairs, pictures, split, fields, depth or 128, limit_texts, options).report
+    how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade))
+    return run_evaluation(network, processor, pairs, pictures, split, *how, source=model).report
 
 
 def _of_captions(

@@ -21,7 +21,8 @@ TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may
 PrecisionOption = Annotated[
     Precision,
     typer.Option(
-        help="bf16: the best candidates are chosen in bf16 and ordered in fp32; auto: where the processor has bf16."
+        help="bf16: the best candidates are chosen in bf16 and ordered in fp32; auto: where the processor has bf16; "
+        "int8: chosen by the model's int8 export, which is made at its first use."
     ),
 ]
 CascadeOption = Annotated[

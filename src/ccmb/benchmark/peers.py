@@ -49,9 +49,9 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     if is_features(Path(source)):
         return FeaturesPeer(label, Path(source), context_length)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
-        return R2D2Peer(label, *_load(source), context_length, options)
+        return R2D2Peer(label, *_load(source), context_length, options, source)
     if read_config(source).model_type == R2D2Config.model_type:
-        return R2D2Peer(label, *_load(source), context_length, options)
+        return R2D2Peer(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
 
 
@@ -88,6 +88,7 @@ class R2D2Peer:
         processor: R2D2Processor,
         context_length: int | None = None,
         options: RankOptions = EXACT,
+        source: str | None = None,
     ) -> None:
         most = model.config.max_text_tokens
         processor.max_text_tokens = context_within(name, context_length, processor.max_text_tokens, most)
@@ -104,7 +105,7 @@ class R2D2Peer:
         self.fingerprint = fingerprint(cast(nn.Module, model), identity)
         cast(nn.Module, model).eval().to(choose_device("auto"))
         self.model, self.processor = model, processor
-        self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options)
+        self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options, source=source)
 
     @property
     def can_rank(self) -> bool:

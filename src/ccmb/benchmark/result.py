@@ -189,7 +189,7 @@ class Result(_Part):
     setting: Setting
     prompt_set: str | None = Field(description="of classification; others put no prompt around a text")
     depth: int | None = Field(description="candidates that the second stage ranks; null without one")
-    precision: str | None = Field(None, description="in which the best are chosen, fp32 or bf16; null: fp32, or none")
+    precision: str | None = Field(None, description="in which the best are chosen; null: fp32, or none")
     cascade: int | None = Field(None, description="how many candidates one cross encoder chooses; null: both see all")
     seed: int
     draws: int = Field(description="of the bootstrap")

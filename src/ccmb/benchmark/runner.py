@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,6 +113,10 @@ def run_benchmark(
     bench, outcome = Bench(sets, out, settings), Outcome()
     jobs = [Job(model, place) for model in models for place in range(len(sets))]
     if devices:
+        if settings.ranking.precision == "int8":
+            for model in models:  # makes the exports, which only one process at a time can
+                with suppress(CcmbError):  # as the measurements will say
+                    open_peer(model, settings.context_length, settings.ranking)
         with progress("benchmark", len(jobs), "measurements") as advance:
             for job, done in share(bench.measure, jobs, devices):
                 if isinstance(done, ProcessLost):

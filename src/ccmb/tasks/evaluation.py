@@ -47,6 +47,7 @@ def evaluate(
     depth: int = 128,
     texts_per_image: int | None = None,
     options: RankOptions = EXACT,
+    source: str | Path | None = None,
 ) -> Evaluation:
     """Evaluate on one split of own pairs.
 
@@ -54,8 +55,10 @@ def evaluate(
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
         texts_per_image: use only the first so many texts of each picture.
         options: how the second stage of retrieval is computed; what else is reported is always exact.
+        source: what the model was loaded from; needed for options of int8.
 
     Raises:
+        UsageError: options that are not of this network, see `R2D2Ranker`.
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
@@ -64,8 +67,8 @@ def evaluate(
     samples, unreadable = readable_samples(samples, pictures)
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
+    ranker = R2D2Ranker(model, options, source=source)
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
-    ranker = R2D2Ranker(model, options)
     ranks = ranks_both_ways(ranker, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:

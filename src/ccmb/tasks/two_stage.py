@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from PIL import Image
@@ -17,7 +18,7 @@ from ccmb.choices import Precision
 from ccmb.errors import UsageError
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
-from ccmb.r2d2.network import Network
+from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import Match, in_bf16, rank_pairs, ranking_scores
 from ccmb.training.trainer import inference, native_bf16
@@ -83,9 +84,9 @@ class RankOptions:
     Whatever chooses, those that are kept are ordered by both cross encoders in the model's own precision.
 
     Attributes:
-        precision: of the cross encoders when they choose.
+        precision: of the cross encoders when they choose; int8 is that of the model's export for ONNX Runtime.
         cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
-            both look at all; with bf16 they then look at the best KEEP of them again.
+            both look at all; with bf16 or int8 they then look at the best KEEP of them again.
     """
 
     precision: Precision = "fp32"
@@ -95,11 +96,13 @@ class RankOptions:
         """The same with the precision that `auto` comes to for a network.
 
         Raises:
-            UsageError: bf16 is asked of an export.
+            UsageError: bf16 or int8 is asked of an export, or int8 on a GPU.
         """
         exported = not isinstance(model, R2D2Model)
-        if self.precision == "bf16" and exported:
+        if self.precision in ("bf16", "int8") and exported:
             raise UsageError("--precision is of networks in torch; an export keeps the one that it was made with")
+        if self.precision == "int8" and model.device.type != "cpu":
+            raise UsageError("--precision int8 is of CPUs; on a GPU give bf16, or leave it out")
         if self.precision != "auto":
             return self
         return RankOptions("bf16" if native_bf16(model.device) and not exported else "fp32", self.cascade)
@@ -127,10 +130,25 @@ class R2D2Encoder:
 
 
 class R2D2Ranker:
-    """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing."""
+    """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing.
 
-    def __init__(self, model: Network, options: RankOptions = EXACT, *, ranks: bool = True) -> None:
+    Args:
+        source: what the model was loaded from, whose export chooses in int8.
+
+    Raises:
+        UsageError: see `RankOptions.on`; or int8 is asked for, and ONNX Runtime is not installed.
+        CcmbError: the export cannot be made.
+    """
+
+    def __init__(
+        self, model: Network, options: RankOptions = EXACT, *, ranks: bool = True, source: str | Path | None = None
+    ) -> None:
         self.model, self.options, self.ranks = model, options.on(model), ranks
+        self._export: Network | None = None
+        if self.options.precision == "int8" and self.can_rank:
+            if source is None:
+                raise ValueError("int8 is of a model's export: say with `source` what the model was loaded from")
+            self._export = load_network(source, fast=True)[0]
 
     @property
     def can_rank(self) -> bool:
@@ -141,27 +159,31 @@ class R2D2Ranker:
         if self.options == EXACT or not self.can_rank:
             return None
         match = partial(rank_pairs, preview=self.options.cascade is not None)
-        model = in_bf16(cast(R2D2Model, self.model)) if self.options.precision == "bf16" else self.model
-        return Cascade(partial(_rank_scores, match, model), self.options.cascade or KEEP)
+        chooser = self._export or self.model
+        if self.options.precision == "bf16":
+            chooser = in_bf16(cast(R2D2Model, self.model))
+        return Cascade(partial(self._scores, match, chooser), self.options.cascade or KEEP)
 
     def rank_scores(
         self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
-        return _rank_scores(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
+        return self._scores(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
 
     def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
         with inference(self.model):
             return rank_pairs(self.model, images, texts, image_index_N, text_index_N)
 
-
-def _rank_scores(
-    match: Callable[..., Match],
-    model: Network,
-    images: Items,
-    texts: Items,
-    image_index_N: Tensor,
-    text_index_N: Tensor,
-    cosine_N: Tensor,
-) -> Tensor:
-    with inference(model):
-        return ranking_scores(model, cosine_N, match(model, images, texts, image_index_N, text_index_N))
+    def _scores(
+        self,
+        match: Callable[..., Match],
+        network: Network,
+        images: Items,
+        texts: Items,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor,
+    ) -> Tensor:
+        """Whichever network matches, its scores are made by the rule and temperature of the model."""
+        with inference(network):
+            found = match(network, images, texts, image_index_N, text_index_N)
+            return ranking_scores(self.model, cosine_N, found)
