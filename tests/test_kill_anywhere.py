@@ -56,6 +56,6 @@ def trials(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_at_any_moment_a_run_goes_on_and_ends_as_never_stopped(tmp_path):
-    found = trials_apart("test_kill_anywhere", tmp_path)
+    found = trials_apart(trials, tmp_path)
     assert found["wrong"] == []
     assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the training
