@@ -35,7 +35,7 @@ class Ended(NamedTuple):
 
 
 @cache
-def _forking() -> ForkServerContext:
+def forking() -> ForkServerContext:
     """Where processes come from; the one that they are forked from starts with the first call."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["preloaded"])
@@ -56,7 +56,7 @@ def free_port() -> int:
 def run_in_processes(count: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """What `function(*arguments)` returns in each of `count` ranks; it must be importable, its results tensors and
     plain values."""
-    _forking()
+    forking()
     multiprocessing.start_processes(
         _rank, (count, free_port(), function, folder, arguments), nprocs=count, start_method="forkserver"
     )
@@ -87,7 +87,7 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / str(number) for number in range(len(calls))]
         started = [
-            _forking().Process(target=_apart, args=(function, arguments, path))
+            forking().Process(target=_apart, args=(function, arguments, path))
             for (function, arguments), path in zip(calls, said, strict=True)
         ]
         for process in started:
