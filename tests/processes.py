@@ -24,7 +24,7 @@ import torch.multiprocessing as multiprocessing
 from ccmb import cli
 from ccmb.training.distributed import process_group, world
 
-_SECONDS = 300
+_SECONDS = 600  # after which a process is given up
 
 
 class Ended(NamedTuple):
@@ -94,8 +94,11 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
             process.start()
         for process in started:
             process.join(_SECONDS)
-            process.kill()  # does nothing to one that has ended
+        late = [process for process in started if process.exitcode is None]
+        for process in late:
+            process.kill()
             process.join()
+        assert not late, f"no end after {_SECONDS} seconds"
         return [
             Ended(process.exitcode or 0, path.read_text(encoding="utf-8"))
             for process, path in zip(started, said, strict=True)
