@@ -69,7 +69,7 @@ class Bench:
             losses = lambda batch: self.training.losses(batch, 0.5)  # noqa: E731
 
         def run(number: int) -> None:
-            self.use_buckets("buckets" in items)
+            self.pack("packed" in items)
             torch.manual_seed(number)
             with plain_attention("attention" not in items), precision(self.device, _type(items)):
                 found = losses(batches[number % BATCHES])
@@ -81,21 +81,21 @@ class Bench:
 
         return Contestant(name, run)
 
-    def use_buckets(self, on: bool) -> None:
-        self.training.model.text_buckets = 4 if on and self.device.type == "cpu" else 1
+    def pack(self, on: bool) -> None:
+        self.training.model.pack_texts = on
         if self.training.teacher is not None:
-            self.training.teacher.text_buckets = self.training.model.text_buckets
+            self.training.teacher.pack_texts = on
 
     def difference(self) -> float:
         """The greatest difference between a loss of ours and the plain one's, in fp32 on the first batch."""
         assert self.training.queue is not None
         queue = copy.deepcopy(self.training.queue.state_dict())
         with torch.no_grad(), precision(self.device, "fp32"):
-            self.use_buckets(True)
+            self.pack(True)
             with recorded_draws() as draws:
                 ours = self.training.losses(self.trimmed[0], 0.5, torch.Generator(self.device).manual_seed(0))
             self.training.queue.load_state_dict(queue)
-            self.use_buckets(False)
+            self.pack(False)
             padded = widen(draws(), self.padded[0])
             plain = AlbefStep(self.training).losses(self.padded[0], padded)
             self.training.queue.load_state_dict(queue)

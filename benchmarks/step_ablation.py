@@ -26,7 +26,7 @@ ITEMS = {
     "masked only": "MLM logits at masked positions alone",
     "attention": "fused attention",
     "optimiser": "fused AdamW, average of the teacher in one call",
-    "buckets": "our step: texts of like length computed together (CPUs), no waiting for the device (GPUs)",
+    "packed": "our step: texts packed, no token of padding computed",
     "bf16": "bf16 autocast, losses in fp32",
     "compile": "layers compiled one by one",
 }

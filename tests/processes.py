@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccmb import cli
 from ccmb.training.distributed import process_group, world
@@ -122,10 +124,37 @@ def _command(argv: list[str], prepare: Callable[[], None] | None, environment: d
     cli.main()
 
 
+class Arrivals(TorchDispatchMode):
+    """What collectives bring this rank from others while this is entered: (elements, dtype) of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, torch.dtype]] = []
+
+    def elements(self, dtype: torch.dtype) -> int:
+        """Of all tensors of a type."""
+        return sum(count for count, of in self.seen if of == dtype)
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        result = function(*arguments, **(keywords or {}))
+        if function.namespace == "c10d":
+            name, first = function.overloadpacket.__name__, arguments[0]
+            if name == "alltoall_base_":
+                splits = arguments[3]  # of the output, dimension 0; none where all are equal
+                own = splits[world().rank] * first[:1].numel() if splits else first.numel() // world().size
+                self.seen.append((first.numel() - own, first.dtype))
+            elif name == "_allgather_base_":
+                self.seen.append((first.numel() - arguments[1].numel(), first.dtype))
+            else:
+                self.seen += [(part.numel(), part.dtype) for part in ([first] if isinstance(first, Tensor) else first)]
+        return result
+
+
 def _rank(
     rank: int, count: int, port: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]
 ) -> None:
     _as_a_new_interpreter()
+    torch.set_num_threads(1)
     os.environ |= _as_rank(rank, count, port)
     with process_group():
         torch.save(function(*arguments), folder / f"rank-{world().rank}.pt")

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.options import Objectives
+from ccmb.objectives.passes import rank_rows
 from ccmb.objectives.pretraining import PreTraining, sharding_units
+from ccmb.objectives.ranking import MatchPairs
 from ccmb.training.distributed import average_gradients, draw_rows, gather, global_mean, largest, total, world
 from ccmb.training.parallel import clip_gradients, parallelise, put_together
-from processes import run_in_processes
+from processes import Arrivals, run_in_processes
 from tiny import tiny_batch, tiny_model, tiny_processor
 
 IDS = [0, 1, 1, 3, 4, 3]  # positives within a rank and across both
@@ -22,7 +24,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: OFF | {name: {}} for name in OFF},
     "all": {},
     "all, FGR on clean texts": {"fgr": {"masked": False}},
+    "all, in chunks": {},
 }
+CHUNK = {"all, in chunks": 2}  # of the two processes' three rows each, against all rows at once of one
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -39,11 +43,11 @@ def half(batch: Batch) -> Batch:
     return Batch(mine.pixel_values, **texts, image_ids=mine.image_ids)
 
 
-def train_steps(objectives: dict[str, Any], strategy: str, steps: int = 2) -> dict[str, Any]:
+def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = None, steps: int = 2) -> dict[str, Any]:
     """Losses, gradients and what they leave behind after some steps of plain gradient descent."""
     options = Objectives.model_validate(objectives)
     options.tgd.queue = 16
-    pretraining = PreTraining(tiny_model(), options, tiny_processor().tokenizer.mask_token_id)
+    pretraining = PreTraining(tiny_model(), options, tiny_processor().tokenizer.mask_token_id, chunk)
     module = parallelise(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
     result: dict[str, Any] = {}
     for step in range(steps):
@@ -69,11 +73,11 @@ def train_steps(objectives: dict[str, Any], strategy: str, steps: int = 2) -> di
 
 def all_settings() -> dict[str, dict[str, Any]]:
     found = {
-        f"{strategy}: {name}": train_steps(objectives, strategy)
+        f"{strategy}: {name}": train_steps(objectives, strategy, CHUNK.get(name))
         for strategy in STRATEGIES
         for name, objectives in SETTINGS.items()
     }
-    return found | ({"collectives": collectives()} if world().size > 1 else {})
+    return found | {"collectives": collectives(), "arrivals": {str(chunk): arrivals(chunk) for chunk in (None, 1)}}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,38 @@ def test_rows_are_gathered_in_rank_order_and_gradients_come_back_to_their_rank(
     assert first["largest"] == second["largest"] == 5
     assert (first["mean"] + second["mean"]) / 2 == pytest.approx(3 / 4)
     assert first["nothing"] == 0
+
+
+# Of each process's rows 0 .. 2 and 3 .. 5: of the six wrong pictures three are another process's, and of these two are
+# one; of the wrong texts three, which are one.
+WRONG_IMAGES, WRONG_TEXTS = ([4, 4, 1], [0, 1, 5]), ([1, 2, 0], [2, 2, 2])
+
+
+def arrivals(chunk: int | None) -> dict[str, Any]:
+    """Numbers that come from the other process for the pairs above, and back in the backward pass."""
+    rank, model, batch = world().rank, tiny_model(), half(joined_batch())
+    images = model.encode_image(batch.pixel_values)
+    texts = model.encode_text(batch.input_ids[:, :5], batch.attention_mask[:, :5])
+    own, wrong_images, wrong_texts = (
+        torch.tensor(rows) for rows in (range(3 * rank, 3 * rank + 3), WRONG_IMAGES[rank], WRONG_TEXTS[rank])
+    )
+    pairs = MatchPairs(torch.cat([own, wrong_images, own]), torch.cat([own, own, wrong_texts]), torch.zeros(9).long())
+    with Arrivals() as forward:
+        *logits, _ = rank_rows(model, images, texts, pairs, False, chunk)
+    with Arrivals() as backward:
+        torch.stack(logits).sum().backward()
+    per_item = images.states[0].numel(), texts.states[0].numel()
+    return {"forward": forward.elements(torch.float), "backward": backward.elements(torch.float), "item": per_item}
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_only_drawn_pictures_and_texts_are_sent_and_once(
+    chunk: int | None, two: list[dict[str, dict[str, Any]]]
+) -> None:
+    first, second = (rank["arrivals"][str(chunk)] for rank in two)
+    picture, text = first["item"]
+    assert first["forward"] == second["backward"] == picture
+    assert second["forward"] == first["backward"] == 2 * picture + text
 
 
 def test_alone_nothing_is_communicated() -> None:

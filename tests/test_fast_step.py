@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from ccmb.objectives import masked_language
 from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.masked_language import MaskedText, enough_places, list_positions, mask_tokens, mlm_loss
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2.backbones import READY_MASK_TOWERS, ready_mask, takes_ready_mask
+from ccmb.r2d2 import modeling
+from ccmb.r2d2.backbones import BERTS_KIND, new_text_tower, ready_mask
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.pretraining import PretrainRecipe, pretrain
@@ -65,39 +66,53 @@ def in_fixed_places(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = list_positions
     monkeypatch.setattr(masked_language, "list_positions", lambda positions, _: plain(positions, positions.numel()))
 
-    def text_states(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.text_tower(input_ids=input_ids, attention_mask=ready_mask(attention_mask)).last_hidden_state
-
-    for kind in (R2D2Model, EmaTeacher):
-        monkeypatch.setattr(kind, "_text_states", text_states)
+    monkeypatch.setattr(modeling, "mask_for", lambda tower, mask: ready_mask(mask))
 
 
 class Waits(TorchDispatchMode):
-    """Notes operations that cannot end before the device has."""
+    """Notes operations that cannot end before the device has.
+
+    Attributes:
+        seen: their names.
+        times: how often one comes after a matrix product, so that there is something to wait for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.times = 0
+        self._product = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         by_truth = name in ("index", "index_put") and any(i is not None and i.dtype == torch.bool for i in args[1])
         if by_truth or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
             self.seen.append(name)
+            self.times += self._product
+            self._product = False
+        elif name in ("mm", "addmm", "bmm", "convolution"):
+            self._product = True
         return func(*args, **(kwargs or {}))
 
 
-def test_losses_and_gradients_come_without_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("packs", "times"), [(False, 0), (True, 2)])
+def test_losses_and_gradients_come_without_waiting_for_the_device_but_to_pack(
+    packs: bool, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To pack waits before the towers and before the cross encoders, and nothing waits after."""
+    model = tiny_model()
+    model.pack_texts = packs
     plain = step(PreTraining(tiny_model(), OBJECTIVES, MASK_ID).train())
     with Waits() as seen_before:
         step(PreTraining(tiny_model(), OBJECTIVES, MASK_ID).train())
-    assert seen_before.seen  # on a CPU it may wait, and does
+    assert seen_before.times > times  # on a CPU it may wait, and does
     in_fixed_places(monkeypatch)
-    training = PreTraining(tiny_model(), OBJECTIVES, MASK_ID).train()
+    training = PreTraining(model, OBJECTIVES, MASK_ID).train()
     with Waits() as waits:
         fast = step(training)
         training.after_step()
-    assert waits.seen == []
+    assert waits.times == times
+    assert bool(waits.seen) == packs
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)
 
 
@@ -113,14 +128,13 @@ def test_a_place_left_over_counts_for_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", READY_MASK_TOWERS)
+@pytest.mark.parametrize("kind", BERTS_KIND)
 def test_a_ready_mask_is_read_as_the_plain_one(kind: str) -> None:
     config = AutoConfig.for_model(
         kind, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=100
     )
     torch.manual_seed(0)
-    tower = AutoModel.from_config(config, attn_implementation="sdpa").eval()
-    assert takes_ready_mask(tower)
+    tower = new_text_tower(config).eval()
     ids = torch.randint(5, 100, (3, 6), generator=seeded())
     mask = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]])
     plain = tower(input_ids=ids, attention_mask=mask).last_hidden_state

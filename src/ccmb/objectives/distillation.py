@@ -31,6 +31,7 @@ class EmaTeacher(TwoTowers, nn.Module):
     def __init__(self, student: R2D2Model) -> None:
         super().__init__()
         self.image_pooling, self.image_class_token = student.image_pooling, student.image_class_token
+        self.pack_texts = student.pack_texts
         self.shares_image_tower = is_frozen(student.image_tower)
         self.parts = [name for name in self.PARTS if name != "image_tower" or not self.shares_image_tower]
         for name in self.parts:

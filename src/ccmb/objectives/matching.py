@@ -92,20 +92,16 @@ class Matching(nn.Module):
 
     Args:
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
-        text_buckets: texts of like length are computed together in up to so many parts (on CPUs).
 
     Raises:
         UsageError: the network has no match heads.
     """
 
-    def __init__(
-        self, model: R2D2Model, options: MatchingOptions, chunk: int | None = None, text_buckets: int = 1
-    ) -> None:
+    def __init__(self, model: R2D2Model, options: MatchingOptions, chunk: int | None = None) -> None:
         super().__init__()
         if not model.can_rank:
             raise UsageError("the network has no match heads (PRD2), which is what matching trains; start from R2D2")
         self.model, self.options, self.chunk = model, options, chunk
-        model.text_buckets = text_buckets
         # Log-probabilities and labels of the latest batch, for the log.
         self.judged: tuple[Tensor, Tensor] | None = None
 

@@ -1,4 +1,4 @@
-"""The passes of towers and cross encoders over a batch: in chunks of rows, and over what all processes hold.
+"""The passes of towers and cross encoders over a batch: in chunks of rows, and with other processes' negatives.
 
 Shapes: B pictures or texts, R rows of this process, N = 3R ranked pairs, T text tokens, W width.
 """
@@ -11,7 +11,9 @@ from torch import Tensor
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.ranking import MatchPairs
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
-from ccmb.training.distributed import gather, world
+from ccmb.r2d2.packing import Packing
+from ccmb.training.distributed import world
+from ccmb.training.exchange import Exchange, plan_exchange
 
 
 def encode_images(towers: TwoTowers, pixel_values: Tensor, chunk: int | None) -> TowerOutput:
@@ -19,8 +21,12 @@ def encode_images(towers: TwoTowers, pixel_values: Tensor, chunk: int | None) ->
     return TowerOutput.cat(in_chunks(lambda rows: towers.encode_image(pixel_values[rows]), len(pixel_values), chunk))
 
 
-def encode_texts(towers: TwoTowers, input_ids: Tensor, mask: Tensor, chunk: int | None) -> TowerOutput:
-    """Encode token ids (B, T) likewise."""
+def encode_texts(
+    towers: TwoTowers, input_ids: Tensor, mask: Tensor, chunk: int | None, packing: Packing | None = None
+) -> TowerOutput:
+    """Encode token ids (B, T) likewise; without chunks, packed as `packing` says."""
+    if chunk is None:
+        return towers.encode_packed(input_ids, mask, packing)
     return TowerOutput.cat(
         in_chunks(lambda rows: towers.encode_text(input_ids[rows], mask[rows]), len(input_ids), chunk)
     )
@@ -33,23 +39,27 @@ def rank_rows(
 
     Args:
         images, texts: of this process.
+        pairs: by index into the global batch.
         read: whether the states of the positives' texts are wanted too.
         chunk: rows at a time, see `in_chunks`.
 
     Returns:
         Logits (3R, 2) of both match heads, and the states (R, T, W), or none of them.
     """
+    # Once, and before the chunks: what is computed anew in the backward pass must not wait for other processes.
+    of_images, of_texts = plan_exchange(pairs.image_index, len(images)), plan_exchange(pairs.text_index, len(texts))
+    images, texts = fetch_output(of_images, images), fetch_output(of_texts, texts)
+    pairs = MatchPairs(of_images.index, of_texts.index, pairs.labels)
     count = len(pairs.labels) // 3
-    if world().size > 1:
-        images, texts = gather_output(images), gather_output(texts)
 
     def rank(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        some, of_images, of_texts = pairs.rows(rows), images, texts
-        if world().size > 1 or chunk is not None:
-            needed_images, needed_texts, some = some.needed()
-            of_images, of_texts = images[needed_images], texts[needed_texts]
+        if chunk is None:
+            some, some_images, some_texts = pairs.rows(rows), images, texts
+        else:
+            needed_images, needed_texts, some = pairs.rows(rows).needed()
+            some_images, some_texts = images[needed_images], texts[needed_texts]
         wanted = len(some.labels) // 3 if read else 0
-        ranked = model.rank(of_images, of_texts, some.image_index, some.text_index, wanted)
+        ranked = model.rank(some_images, some_texts, some.image_index, some.text_index, wanted)
         return ranked.logits_text_image.view(3, -1, 2), ranked.logits_image_text.view(3, -1, 2), ranked.states
 
     text_image, image_text, states = zip(*in_chunks(rank, count, chunk), strict=True)
@@ -62,7 +72,9 @@ def read_own(model: R2D2Model, images: TowerOutput, texts: TowerOutput, rows: Te
     return model.read_texts(images[rows], texts[rows], own, own)
 
 
-def gather_output(output: TowerOutput) -> TowerOutput:
-    """A tower's output of all processes, with gradient to each."""
-    mask = None if output.mask is None else gather(output.mask)
-    return TowerOutput(gather(output.embed), gather(output.states), mask)
+def fetch_output(exchange: Exchange, output: TowerOutput) -> TowerOutput:
+    """What cross encoders read of the items that an exchange brings, with gradient to the process of each."""
+    if world().size == 1:
+        return output
+    states = exchange.fetch(output.states)  # they read no embeddings: a view stands in
+    return TowerOutput(states[:, 0], states, None if output.mask is None else exchange.fetch(output.mask))

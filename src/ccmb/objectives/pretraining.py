@@ -19,6 +19,7 @@ from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, sim
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
+from ccmb.r2d2.packing import Packing
 from ccmb.training.distributed import draw_rows, gather, world
 
 
@@ -40,7 +41,6 @@ class PreTraining(nn.Module):
         model: the student; if its image tower is frozen, the teacher shares it.
         mask_id: id of the [MASK] token.
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
-        text_buckets: texts of like length are computed together in up to so many parts (on CPUs).
         beside: another loss is there from the start, so that none of these need be.
 
     Raises:
@@ -53,7 +53,6 @@ class PreTraining(nn.Module):
         objectives: Objectives,
         mask_id: int,
         chunk: int | None = None,
-        text_buckets: int = 1,
         beside: bool = False,
     ) -> None:
         super().__init__()
@@ -65,9 +64,6 @@ class PreTraining(nn.Module):
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
         # The teacher's features of the latest batch, and its image ids, for the log.
         self.taught: tuple[Tensor, Tensor, Tensor] | None = None
-        for towers in (model, self.teacher):
-            if towers is not None:
-                towers.text_buckets = text_buckets
 
     def train(self, mode: bool = True) -> PreTraining:
         super().train(mode)
@@ -98,8 +94,10 @@ class PreTraining(nn.Module):
         positives, spared = same_image(batch.image_ids, image_ids), None
         if options.gcpr.spare_twins and batch.twin_ids is not None:
             spared = same_image(batch.twin_ids, gather(batch.twin_ids)) & ~positives
+        # First of all, since it waits for a GPU: then the pictures' long pass, while which the texts' are prepared.
+        packing = model.packing(batch.attention_mask) if self.chunk is None else None
         images = self._images(model, batch) if images is None else images
-        texts = self._texts(model, batch.input_ids, batch.attention_mask)
+        texts = self._texts(model, batch.input_ids, batch, packing)
         all_image, all_text = gather(images.embed), gather(texts.embed)
         losses: dict[str, Tensor] = {}
 
@@ -113,7 +111,7 @@ class PreTraining(nn.Module):
             masked = mask_tokens(
                 batch.input_ids, batch.maskable, self.mask_id, self.vocabulary, options.mlm.probability, generator
             )
-            masked_texts = self._texts(model, masked.input_ids, batch.attention_mask)
+            masked_texts = self._texts(model, masked.input_ids, batch, packing)
 
         everything = torch.arange(len(images), device=positives.device)
         shares = options.fgr.masked and "mlm" in active
@@ -145,7 +143,7 @@ class PreTraining(nn.Module):
                     teacher_image = self.teacher.shared_embed(images)
                 else:
                     teacher_image = self._images(self.teacher, batch).embed
-                teacher_text = self._texts(self.teacher, batch.input_ids, batch.attention_mask).embed
+                teacher_text = self._texts(self.teacher, batch.input_ids, batch, packing).embed
             self.taught = (teacher_image, teacher_text, batch.image_ids)
             if self.queue is not None and "tgd" in active:
                 all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
@@ -163,8 +161,8 @@ class PreTraining(nn.Module):
     def _images(self, towers: TwoTowers, batch: Batch) -> TowerOutput:
         return encode_images(towers, batch.pixel_values, self.chunk)
 
-    def _texts(self, towers: TwoTowers, input_ids: Tensor, mask: Tensor) -> TowerOutput:
-        return encode_texts(towers, input_ids, mask, self.chunk)
+    def _texts(self, towers: TwoTowers, input_ids: Tensor, batch: Batch, packing: Packing | None) -> TowerOutput:
+        return encode_texts(towers, input_ids, batch.attention_mask, self.chunk, packing)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""

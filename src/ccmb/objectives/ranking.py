@@ -40,10 +40,10 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
 
 @dataclass(frozen=True, slots=True)
 class MatchPairs:
-    """N = 3R pairs by index into the global batch: R positives, then R with a wrong picture, then R with a wrong text.
+    """N = 3R pairs by index: R positives, then R with a wrong picture, then R with a wrong text.
 
     Attributes:
-        image_index, text_index: (N,) the pairs.
+        image_index, text_index: (N,) the pairs; as drawn, places in the global batch.
         labels: (N,) 1 match, 0 no match, IGNORED where a row has no negative.
     """
 

@@ -1,14 +1,19 @@
-"""A tower's backbone: how it is built, and the mask that its attention takes."""
+"""A tower's backbone: how it is built, the mask that its attention takes, and how BERT's kind reads packed texts."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
-from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-READY_MASK_TOWERS = ("bert", "roberta", "xlm-roberta", "ernie")
+from ccmb.r2d2.packing import Packing, row_attention
+
+BERTS_KIND = ("bert", "roberta", "xlm-roberta", "ernie")
+PACKED = "sdpa_or_packed"
 
 
 def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, bool]]:
@@ -24,8 +29,53 @@ def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
     return kind._from_config(config, **options)
 
 
-def takes_ready_mask(tower: PreTrainedModel) -> bool:
-    return tower.config.model_type in READY_MASK_TOWERS and tower.config._attn_implementation == "sdpa"
+def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """A text backbone of random weights, which reads packed texts too if it is of BERT's kind."""
+    tower = new_tower(config, pooler=False)
+    if tower.config.model_type in BERTS_KIND and tower.config._attn_implementation == "sdpa":
+        tower.config._attn_implementation = PACKED
+    return tower
+
+
+def is_packable(tower: PreTrainedModel) -> bool:
+    """Whether a text tower reads packed texts."""
+    return tower.config._attn_implementation == PACKED
+
+
+def read_packed(tower: PreTrainedModel, input_ids_BT: Tensor, packing: Packing) -> Tensor:
+    """States (B, T, W) of a packable tower, zeros where no token is real."""
+    table = cast(nn.Embedding, tower.get_submodule("embeddings.position_embeddings"))
+    # RoBERTa and its kin count positions from the one after padding's.
+    first = 0 if table.padding_idx is None else table.padding_idx + 1
+    ids, places = packing.pack(input_ids_BT)[None], packing.columns[None] + first
+    states = tower(input_ids=ids, position_ids=places, packing=packing).last_hidden_state
+    return packing.pad(states[0])
+
+
+def _sdpa_or_packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls sdpa, and of one row of packed texts their attention; (B, H, T, D) to (B, T, H, D)."""
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, **options)
+    tokens = (of[0].transpose(0, 1) for of in (query, key, value))
+    return row_attention(packing, packing, dropout)(*tokens)[None], None
+
+
+AttentionInterface.register(PACKED, _sdpa_or_packed)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
+
+
+def mask_for(tower: PreTrainedModel, mask_BT: Tensor) -> Tensor:
+    """A mask (B, T) as a text tower is best given it."""
+    return ready_mask(mask_BT) if mask_BT.is_cuda and is_packable(tower) else mask_BT
 
 
 def ready_mask(mask_BT: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ H heads of width D. Parameter names are BERT's, so that official and BERT checkp
 A picture usually stands in several pairs (its match and its hard negatives, or many candidates when ranking), so what
 depends on one side alone is computed once per item and then picked by index: keys and values of the other side in
 every layer, and the self-attention of the first layer. The match heads read the first token alone, so the last layer
-computes the other tokens only of those pairs for which they are asked for.
+computes the other tokens only of those pairs for which they are asked for. Texts are packed, see `packing.py`: then
+all tokens that ask a picture do so together, and its keys and values are not even copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast, overload
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccmb.r2d2.buckets import Bucket, put_back
+from ccmb.r2d2.packing import Attend, PackedPairs
 
 
 class MultiHeadAttention(nn.Module):
@@ -34,22 +34,28 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(context_width, width)
         self.value = nn.Linear(context_width, width)
 
-    def _split(self, states_BTW: Tensor) -> Tensor:
-        width = states_BTW.shape[-1]
-        return states_BTW.unflatten(-1, (self.heads, width // self.heads)).transpose(1, 2)
+    def _split(self, states: Tensor) -> Tensor:
+        """(B, H, T, D) of (B, T, W), or (P, H, D) of packed tokens (P, W)."""
+        split = states.unflatten(-1, (self.heads, states.shape[-1] // self.heads))
+        return split.transpose(1, 2) if states.dim() == 3 else split
 
-    def keys_values(self, context_VSC: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the context, each (V, H, S, D)."""
-        return self._split(self.key(context_VSC)), self._split(self.value(context_VSC))
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context (V, S, C), each (V, H, S, D), or of packed tokens (P, C), each (P, H, D)."""
+        return self._split(self.key(context)), self._split(self.value(context))
 
-    def forward(self, states_NTW: Tensor, keys: Tensor, values: Tensor, mask_NS: Tensor | None) -> Tensor:
-        """Attend: (N, T, W). `mask_NS` is True (or 1) where a context token may be seen; a mask of four dimensions,
-        which may differ from token to token, is taken as it is."""
-        mask = None if mask_NS is None else mask_NS.bool()
+    def forward(self, states: Tensor, keys: Tensor, values: Tensor, seen: Tensor | Attend | None) -> Tensor:
+        """Attend: (N, T, W), or (P, W) of packed tokens.
+
+        `seen` is True (or 1) where a context token may be seen (N, S); a mask of four dimensions, which may differ from
+        token to token, is taken as it is. Of packed tokens it is the function that attends.
+        """
+        queries = self._split(self.query(states))
+        if callable(seen) and not isinstance(seen, Tensor):
+            return seen(queries, keys, values).flatten(1)
+        mask = None if seen is None else seen.bool()
         if mask is not None and mask.dim() == 2:
             mask = mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(self._split(self.query(states_NTW)), keys, values, attn_mask=mask)
-        return mixed.transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class ResidualOutput(nn.Module):
@@ -73,11 +79,11 @@ class AttentionBlock(nn.Module):
         self.self = MultiHeadAttention(width, heads, context_width)
         self.output = ResidualOutput(width, width, dropout, eps)
 
-    def keys_values(self, context_VSC: Tensor) -> tuple[Tensor, Tensor]:
-        return self.self.keys_values(context_VSC)
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.self.keys_values(context)
 
-    def forward(self, states_NTW: Tensor, keys: Tensor, values: Tensor, mask_NS: Tensor | None) -> Tensor:
-        return self.output(self.self(states_NTW, keys, values, mask_NS), states_NTW)
+    def forward(self, states: Tensor, keys: Tensor, values: Tensor, seen: Tensor | Attend | None) -> Tensor:
+        return self.output(self.self(states, keys, values, seen), states)
 
 
 class Intermediate(nn.Module):
@@ -87,12 +93,12 @@ class Intermediate(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, ffn)
 
-    def forward(self, states_NTW: Tensor) -> Tensor:
-        return F.gelu(self.dense(states_NTW))
+    def forward(self, states: Tensor) -> Tensor:
+        return F.gelu(self.dense(states))
 
 
 class CrossLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward."""
+    """Self-attention, cross-attention, feed-forward; of states (N, T, W), or of packed tokens (P, W)."""
 
     def __init__(self, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float) -> None:
         super().__init__()
@@ -101,14 +107,16 @@ class CrossLayer(nn.Module):
         self.intermediate = Intermediate(width, ffn)
         self.output = ResidualOutput(ffn, width, dropout, eps)
 
-    def attend_self(self, states_NTW: Tensor, mask_NT: Tensor | None, tokens: int | None = None) -> Tensor:
-        """Self-attention of the first `tokens` tokens (None: of all) to all of them."""
-        return self.attention(states_NTW[:, :tokens], *self.attention.keys_values(states_NTW), mask_NT)
+    def attend_self(self, states: Tensor, seen: Tensor | Attend | None, asking: int | Tensor | None = None) -> Tensor:
+        """Self-attention of some tokens to all: of the first `asking` tokens of each row, of those packed tokens that
+        it names, or (None) of all."""
+        some = states.index_select(0, asking) if isinstance(asking, Tensor) else states[:, :asking]
+        return self.attention(states if asking is None else some, *self.attention.keys_values(states), seen)
 
-    def attend_other(self, states_NTW: Tensor, keys: Tensor, values: Tensor, mask_NS: Tensor | None) -> Tensor:
+    def attend_other(self, states: Tensor, keys: Tensor, values: Tensor, seen: Tensor | Attend | None) -> Tensor:
         """Cross-attention to the other side, then the feed-forward layer."""
-        states_NTW = self.crossattention(states_NTW, keys, values, mask_NS)
-        return self.output(self.intermediate(states_NTW), states_NTW)
+        states = self.crossattention(states, keys, values, seen)
+        return self.output(self.intermediate(states), states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +181,7 @@ class CrossEncoder(nn.Module):
         state_index_N: Tensor,
         context_index_N: Tensor,
         whole: int = 0,
-        buckets: Sequence[Bucket] = (),
+        packed: PackedPairs | None = None,
     ) -> CrossOutput:
         """Encode the pairs (state_index[n], context_index[n]).
 
@@ -182,92 +190,55 @@ class CrossEncoder(nn.Module):
             context_VSC, mask_VS: tokens of the other side and their mask.
             state_index_N, context_index_N: which items make each pair.
             whole: M, of how many pairs (the first ones) all tokens are wanted after the last layer.
-            buckets: of query-side items that are computed together, each cut to its longest; without them all are.
+            packed: how the same texts, pictures and pairs are packed; all tokens of the other side are real.
         """
-        layers = cast(list[CrossLayer], list(self.layer))
-        groups = [
-            self._pair(states_UTW, mask_UT, mask_VS, state_index_N, context_index_N, bucket)
-            for bucket in buckets or (None,)
-        ]
-        for layer in layers[:-1]:
-            keys, values = layer.crossattention.keys_values(context_VSC)
-            for group in groups:
-                if layer is not layers[0]:
-                    group.states = layer.attend_self(group.states, group.mask)
-                group.states = layer.attend_other(group.states, *group.seen(keys, values), group.context_mask)
-        keys, values = layers[-1].crossattention.keys_values(context_VSC)
-        if not buckets:
-            return self._finish(groups[0], keys, values, whole)
-        asked = [int((group.pairs < whole).sum()) for group in groups]
-        ends = [self._finish(group, keys, values, count) for group, count in zip(groups, asked, strict=True)]
-        rows = [group.pairs for group in groups]
-        return CrossOutput(
-            put_back([end.first for end in ends], rows),
-            put_back([end.whole for end in ends], [r[:count] for r, count in zip(rows, asked, strict=True)],
-                     states_UTW.shape[1]),
-        )  # fmt: skip
-
-    def _pair(
-        self,
-        states_UTW: Tensor,
-        mask_UT: Tensor | None,
-        mask_VS: Tensor | None,
-        state_index_N: Tensor,
-        context_index_N: Tensor,
-        bucket: Bucket | None,
-    ) -> _Pairs:
-        """The pairs of a bucket after the self-attention of the first layer."""
-        pairs = torch.arange(len(state_index_N), device=state_index_N.device)
-        if bucket is not None:
-            pairs, state_index_N = bucket.pairs(state_index_N)
-            context_index_N = context_index_N[pairs]
-            states_UTW = states_UTW.index_select(0, bucket.rows)[:, : bucket.tokens]
-            mask_UT = None if mask_UT is None else mask_UT[bucket.rows, : bucket.tokens]
+        if packed is not None:
+            return self._forward_packed(packed, states_UTW, context_VSC)
         # Until the first cross-attention nothing of the other side has come in: items become pairs here.
-        states_UTW = cast(CrossLayer, self.layer[0]).attend_self(states_UTW, mask_UT)
-        return _Pairs(
-            pairs, _pick(states_UTW, state_index_N), _pick(mask_UT, state_index_N),
-            context_index_N, _pick(mask_VS, context_index_N),
-        )  # fmt: skip
+        *before, last = cast(list[CrossLayer], list(self.layer))
+        states_UTW = (before or [last])[0].attend_self(states_UTW, mask_UT)
+        states, mask = _pick(states_UTW, state_index_N), _pick(mask_UT, state_index_N)
+        context_mask = _pick(mask_VS, context_index_N)
+        for number, layer in enumerate(before):
+            if number:
+                states = layer.attend_self(states, mask)
+            states = layer.attend_other(states, *_picked(layer, context_VSC, context_index_N), context_mask)
+        keys, values = _picked(last, context_VSC, context_index_N)
 
-    def _finish(self, group: _Pairs, keys: Tensor, values: Tensor, whole: int) -> CrossOutput:
-        """The last layer: all tokens of the first `whole` pairs, the first token of the rest."""
-        last = cast(CrossLayer, self.layer[-1])
-
-        def rows_of(rows: slice, tokens: int | None) -> Tensor:
-            states = group.states[rows, :tokens]
-            if len(self.layer) > 1:
-                states = last.attend_self(group.states[rows], _pick(group.mask, rows), tokens)
-            return last.attend_other(states, *group.seen(keys, values, rows), _pick(group.context_mask, rows))
+        def finish(rows: slice, tokens: int | None) -> Tensor:
+            """The last layer: the first `tokens` tokens of these pairs."""
+            asking = states[rows, :tokens]
+            if before:
+                asking = last.attend_self(states[rows], _pick(mask, rows), tokens)
+            return last.attend_other(asking, keys[rows], values[rows], _pick(context_mask, rows))
 
         if not whole:
-            return CrossOutput(rows_of(slice(None), 1)[:, 0], group.states[:0])
-        whole_MTW, rest_N1W = rows_of(slice(whole), None), rows_of(slice(whole, None), 1)
+            return CrossOutput(finish(slice(None), 1)[:, 0], states[:0])
+        whole_MTW, rest_N1W = finish(slice(whole), None), finish(slice(whole, None), 1)
         return CrossOutput(torch.cat([whole_MTW[:, 0], rest_N1W[:, 0]]), whole_MTW)
 
+    def _forward_packed(self, pairs: PackedPairs, texts_UTW: Tensor, pictures_VSC: Tensor) -> CrossOutput:
+        *before, last = cast(list[CrossLayer], list(self.layer))
+        texts = (before or [last])[0].attend_self(pairs.texts.pack(texts_UTW), pairs.read_texts)
+        states = texts.index_select(0, pairs.tokens)
+        for number, layer in enumerate(before):
+            if number:
+                states = layer.attend_self(states, pairs.read_pairs)
+            states = layer.attend_other(states, *layer.crossattention.keys_values(pictures_VSC), pairs.read_pictures)
+        if before:
+            states = last.attend_self(states, pairs.read_last, pairs.asking)
+        else:
+            states = states.index_select(0, pairs.asking)
+        states = last.attend_other(states, *last.crossattention.keys_values(pictures_VSC), pairs.read_pictures_last)
+        return CrossOutput(*pairs.output(states))
 
-@dataclass(slots=True)
-class _Pairs:
-    """Pairs on their way through the layers.
 
-    Attributes:
-        pairs: (P,) which of the N pairs.
-        states, mask: (P, T, W) and (P, T).
-        context_index, context_mask: (P,) and (P, S) the other side's items.
-    """
-
-    pairs: Tensor
-    states: Tensor
-    mask: Tensor | None
-    context_index: Tensor
-    context_mask: Tensor | None
-
-    def seen(self, keys: Tensor, values: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Keys and values of each pair's other side."""
-        index = self.context_index[rows]
-        if len(keys) == 1:  # nothing to pick, and nothing is copied
-            return keys.expand(len(index), -1, -1, -1), values.expand(len(index), -1, -1, -1)
-        return keys.index_select(0, index), values.index_select(0, index)
+def _picked(layer: CrossLayer, context_VSC: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (N, H, S, D) of each pair's other side."""
+    keys, values = layer.crossattention.keys_values(context_VSC)
+    if len(keys) == 1:  # nothing to pick, and nothing is copied
+        return keys.expand(len(index_N), -1, -1, -1), values.expand(len(index_N), -1, -1, -1)
+    return keys.index_select(0, index_N), values.index_select(0, index_N)
 
 
 @overload

@@ -20,6 +20,7 @@ from ccmb.r2d2.loading import check_picture_size
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
+PARTS = 4  # of texts of like length, at most
 TEXT_PRODUCTS, IMAGE_PRODUCTS = 14, 2  # of a text's token and of a picture's with weights, in a layer, in W * W
 Run = Callable[..., tuple[Tensor, ...]]
 
@@ -75,17 +76,12 @@ class ExportedR2D2(nn.Module):
         return TowerOutput(embed, states, attention_mask)
 
     def match_text_image(
-        self,
-        images: TowerOutput,
-        texts: TowerOutput,
-        image_index: Tensor,
-        text_index: Tensor,
-        text_buckets: int | None = None,
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
-        """Logits (N, 2) of the text-image encoder's match head, in up to `text_buckets` parts of like length."""
+        """Logits (N, 2) of the text-image encoder's match head."""
         logits_N2 = torch.empty(len(text_index), 2)
         length_N = _lengths(texts)[text_index]
-        for part in _parts(image_index, length_N, images.states.shape[1], text_buckets or 1):
+        for part in _parts(image_index, length_N, images.states.shape[1]):
             used, text_P = text_index[part].unique(return_inverse=True)
             longest = int(length_N[part].max())
             states, mask = texts.states[used, :longest], _mask(texts)[used, :longest]
@@ -117,13 +113,13 @@ def _lengths(texts: TowerOutput) -> Tensor:
     return (mask.bool() * torch.arange(1, mask.shape[1] + 1)).amax(1)
 
 
-def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int, most: int) -> list[Tensor]:
-    """Pairs as one part, or as up to `most` of texts of like length, whichever is less work.
+def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int) -> list[Tensor]:
+    """Pairs as one part, or as up to PARTS of texts of like length, whichever is less work.
 
     A pair costs its part's longest text, and a picture of `tokens` its keys and values anew in each part.
     """
     order_N = length_N.argsort(stable=True)
-    ends = cut(length_N[order_N].tolist(), most, CALL_TOKENS)
+    ends = cut(length_N[order_N].tolist(), PARTS, CALL_TOKENS)
     several = list(order_N.tensor_split(ends[:-1]))
 
     def work(parts: list[Tensor]) -> int:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 
 from ccmb.choices import ImagePooling
-from ccmb.r2d2.backbones import new_tower, ready_mask, takes_ready_mask
-from ccmb.r2d2.buckets import Bucket, make_buckets, put_back
+from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
+from ccmb.r2d2.packing import PackedPairs, Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class TwoTowers:
     text_projection: nn.Module
     image_pooling: ImagePooling
     image_class_token: bool
-    text_buckets: int = 1  # texts of like length are computed together in up to so many parts, see buckets.py
+    pack_texts: bool = True  # compute no token that is none, see packing.py
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised pictures (B, 3, S, S)."""
@@ -111,27 +111,24 @@ class TwoTowers:
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
-        if attention_mask is not None and (buckets := self._buckets(attention_mask, self.text_buckets)):
-            parts = [
-                self._text_states(*(part[b.rows, : b.tokens] for part in (input_ids, attention_mask))) for b in buckets
-            ]
-            states = put_back(parts, [b.rows for b in buckets], input_ids.shape[1])
+        packing = None if attention_mask is None else self.packing(attention_mask)
+        return self.encode_packed(input_ids, attention_mask, packing)
+
+    def encode_packed(self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> TowerOutput:
+        """The same where `packing` has been asked already; None computes the texts as they are."""
+        if packing is not None:
+            states = read_packed(self.text_tower, input_ids, packing)
         else:
-            states = self._text_states(input_ids, attention_mask)
+            mask = None if attention_mask is None else mask_for(self.text_tower, attention_mask)
+            states = self.text_tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return TowerOutput(unit(self.text_projection(states[:, 0])), states, attention_mask)
 
-    def _text_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        if attention_mask is not None and attention_mask.is_cuda and takes_ready_mask(self.text_tower):
-            attention_mask = ready_mask(attention_mask)
-        return self.text_tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def packing(self, mask_BT: Tensor) -> Packing | None:
+        """How the text tower packs texts of this mask; None where it computes them as they are. Waits for a GPU."""
+        return Packing.of(mask_BT) if self._packs() and is_packable(self.text_tower) else None
 
-    @staticmethod
-    def _buckets(mask_BT: Tensor | None, most: int) -> list[Bucket]:
-        """The parts of a batch of texts; none where it is best computed as it is."""
-        if mask_BT is None or most == 1:
-            return []
-        buckets = make_buckets(mask_BT, most)
-        return buckets if len(buckets) > 1 or buckets[0].tokens < mask_BT.shape[1] else []
+    def _packs(self) -> bool:
+        return self.pack_texts and not torch.jit.is_tracing()  # a traced graph is for texts of any lengths
 
 
 class R2D2Model(TwoTowers, PreTrainedModel):
@@ -148,7 +145,7 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         vision, text = config.vision_config, config.text_config
         self.image_pooling, self.image_class_token = config.image_pooling, config.image_class_token
         self.image_tower = new_tower(vision, pooler=config.image_pooling == "tower")
-        self.text_tower = new_tower(text, pooler=False)
+        self.text_tower = new_text_tower(text)
         self.image_projection = nn.Linear(vision.hidden_size, config.embed_dim)
         self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
@@ -206,12 +203,19 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         image_index: Tensor,
         text_index: Tensor,
         whole: int,
-        text_buckets: int | None = None,
+        pairs: PackedPairs | None = None,
     ) -> CrossOutput:
+        pairs = pairs or self._packed_pairs(images, texts, image_index, text_index, whole)
         return self.text_image_encoder(
-            texts.states, texts.mask, images.states, images.mask, text_index, image_index, whole,
-            self._buckets(texts.mask, text_buckets or self.text_buckets),
-        )  # fmt: skip
+            texts.states, texts.mask, images.states, images.mask, text_index, image_index, whole, pairs
+        )
+
+    def _packed_pairs(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, whole: int
+    ) -> PackedPairs | None:
+        if texts.mask is None or images.mask is not None or not self._packs():
+            return None
+        return PackedPairs.of(texts.mask, len(images), text_index, image_index, whole)
 
     def rank(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, read: int = 0
@@ -225,24 +229,17 @@ class R2D2Model(TwoTowers, PreTrainedModel):
             ValueError: the network has no cross encoders.
         """
         self.check_can_rank()
-        text_image = self._text_image(images, texts, image_index, text_index, read)
-        return RankOutput(
-            self._head(self.text_image_match, text_image.first),
-            self.match_image_text(images, texts, image_index, text_index),
-            text_image.whole,
-        )
+        # To pack waits for a GPU: first of all, and then the long pass, while which the short one is prepared.
+        pairs = self._packed_pairs(images, texts, image_index, text_index, read)
+        image_text = self.match_image_text(images, texts, image_index, text_index)
+        text_image = self._text_image(images, texts, image_index, text_index, read, pairs)
+        return RankOutput(self._head(self.text_image_match, text_image.first), image_text, text_image.whole)
 
     def match_text_image(
-        self,
-        images: TowerOutput,
-        texts: TowerOutput,
-        image_index: Tensor,
-        text_index: Tensor,
-        text_buckets: int | None = None,
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
-        """Logits (N, 2) of the text-image encoder's match head alone; `text_buckets` other than the model's own."""
-        pairs = self._text_image(images, texts, image_index, text_index, 0, text_buckets)
-        return self._head(self.text_image_match, pairs.first)
+        """Logits (N, 2) of the text-image encoder's match head alone."""
+        return self._head(self.text_image_match, self._text_image(images, texts, image_index, text_index, 0).first)
 
     def match_image_text(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor

@@ -48,12 +48,7 @@ class Network(Protocol):
         """Encode token ids (B, T)."""
 
     def match_text_image(
-        self,
-        images: TowerOutput,
-        texts: TowerOutput,
-        image_index: Tensor,
-        text_index: Tensor,
-        text_buckets: int | None = None,
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
         """Logits (N, 2) of the text-image encoder's match head for N pairs picked by index."""
 

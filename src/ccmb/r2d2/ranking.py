@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,7 +25,6 @@ from ccmb.r2d2.network import Network
 
 # Numbers of the widest layer that are computed at a time: on a CPU those that its caches hold.
 CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}
-TEXT_BUCKETS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,8 @@ def rank_pairs(
     pairs = image_index_N[order_N], text_index_N[order_N]
     if batch is None:
         batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_index_N[:1]))))
-    buckets = TEXT_BUCKETS if model.device.type == "cpu" else 1
-    read_texts, read_images = partial(model.match_text_image, text_buckets=buckets), model.match_image_text
-    text_image = _in_chunks(read_texts, model, images, texts, *pairs, 16 * batch)
-    image_text = text_image if preview else _in_chunks(read_images, model, images, texts, *pairs, batch)
+    text_image = _in_chunks(model.match_text_image, model, images, texts, *pairs, 16 * batch)
+    image_text = text_image if preview else _in_chunks(model.match_image_text, model, images, texts, *pairs, batch)
     back_N = order_N.argsort()
     output = RankOutput(text_image[back_N], image_text[back_N], states=torch.empty(0, 0, 0))
     return Match(output.score, output.log_odds, output.head_log_odds, model.config.match_temperature)

@@ -21,7 +21,7 @@ from ccmb.tasks.matching import auc
 from ccmb.tasks.matching_figures import matching_report, weighted_auc
 from ccmb.tasks.matching_training import LabelledLoader, MatchingTask
 from ccmb.tasks.pair_scores import PairScores, score_labelled
-from ccmb.tasks.pretraining import text_buckets
+from ccmb.tasks.pretraining import prepare_network
 from ccmb.tasks.sets import name_and_path
 from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement, OfR2D2
 from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
@@ -60,10 +60,8 @@ class MatchingFamily(OfR2D2):
         return LabelledSet(name, split, readable_samples(samples, pictures)[0], pictures)
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> MatchingTask:
-        if recipe.model.freeze_image_tower:
-            model.image_tower.requires_grad_(False)
-        training = recipe.training
-        return MatchingTask(Matching(model, recipe.matching, training.chunk, text_buckets(training)), recipe.optimizer)
+        prepare_network(model, recipe)
+        return MatchingTask(Matching(model, recipe.matching, recipe.training.chunk), recipe.optimizer)
 
     def batches(
         self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path

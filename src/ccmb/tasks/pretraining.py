@@ -39,7 +39,7 @@ from ccmb.training.recipe import (
     load_recipe,
     save_recipe,
 )
-from ccmb.training.trainer import Task, Trainer, choose_device
+from ccmb.training.trainer import Task, Trainer
 from ccmb.training.validation import Validation
 
 CROSS_PARTS = (
@@ -164,14 +164,20 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
     return build_model(recipe.model, recipe.objectives, samples)
 
 
+def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
+    """Freeze what the recipe freezes, and compute as it says."""
+    if recipe.model.freeze_image_tower:
+        model.image_tower.requires_grad_(False)
+    model.pack_texts = recipe.training.pack_texts
+
+
 def make_pretraining(
     model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, beside: bool = False
 ) -> PreTraining:
     """The network with the recipe's objectives and all that they need; see `PreTraining`."""
-    if recipe.model.freeze_image_tower:
-        model.image_tower.requires_grad_(False)
+    prepare_network(model, recipe)
     training, mask_id = recipe.training, processor.tokenizer.mask_token_id
-    return PreTraining(model, recipe.objectives, mask_id, training.chunk, text_buckets(training), beside)
+    return PreTraining(model, recipe.objectives, mask_id, training.chunk, beside)
 
 
 def train_model(
@@ -253,11 +259,6 @@ def check_best(recipe: PretrainRecipe, further: Sequence[str] = ()) -> None:
         raise UsageError(
             f"training.best.figure={best.figure}: not in the log of this run{hint}; known: {', '.join(known)}"
         )
-
-
-def text_buckets(recipe: TrainingRecipe) -> int:
-    """In how many parts a batch's texts are computed: one on GPUs, since to learn their lengths waits for them."""
-    return recipe.buckets or (4 if choose_device(recipe.device).type == "cpu" else 1)
 
 
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:

@@ -232,11 +232,8 @@ class TrainingRecipe(Part):
         "ddp", description="under torchrun: ddp (weights on every process) or fsdp (weights spread over the processes)"
     )
     threads: int | None = Field(None, gt=0, description="CPU threads; results repeat exactly only with the same number")
-    buckets: int | None = Field(
-        None,
-        gt=0,
-        description="parts of a batch whose texts are of like length and are computed together; "
-        "by default 4 on CPUs and 1, the batch as it is, on GPUs",
+    pack_texts: bool = Field(
+        True, description="compute no token of padding; without it texts are computed as long as the batch's longest"
     )
     compile: bool = Field(False, description="compile the layers of towers and cross encoders, each by itself")
     log_every: int = Field(10, gt=0)
