@@ -10,7 +10,7 @@ from killing import in_a_child, kill_in_a_child, trials_apart
 from runs import tiny_corpus, tiny_recipe
 from tuning import save_start
 
-TRIALS, STEPS = 20, 8
+TRIALS, STEPS = 20, 10
 RESULTS = ("model/model.safetensors", "recipe.yaml", "checkpoints/best.json")
 
 
