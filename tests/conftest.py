@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from hypothesis import settings
@@ -14,3 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches anything
 # A loaded machine is no failure: no deadline, and the same examples every time.
 settings.register_profile("ccmb", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ccmb")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ccmb import cli
+from ccmb.files import read_json, write_json
+from ccmb.training.trainer import Trainer
+from processes import run_in_a_process
 
 
 def in_a_child(action: Callable[[], object], kill_after: float | None = None) -> int:
@@ -63,13 +65,24 @@ def ccmb_killed_when(words: Sequence[object], moment: Callable[[], bool] | None,
     return process.returncode
 
 
-def trials_apart(module: str, folder: Path) -> Any:
-    """What `trials(folder)` of a test module returns, in a new process: one with threads should not be forked."""
-    script = f"import json, sys; from {module} import *; print(json.dumps(trials(Path(sys.argv[1]))))"
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0
-    return json.loads(done.stdout)
+def trials_apart(trials: Callable[[Path], Any], folder: Path) -> Any:
+    """What `trials(folder)` returns, plain values, in a process of its own: one with threads should not be forked."""
+    ended = run_in_a_process(_write_down, trials, folder)
+    assert ended.code == 0, ended.err
+    return read_json(folder / "found.json")
+
+
+def _write_down(trials: Callable[[Path], Any], folder: Path) -> None:
+    write_json(folder / "found.json", trials(folder))
+
+
+def die_after_logging(step: int) -> None:
+    """From here on a training dies at once when it has logged this step, with what it last saved."""
+    log = Trainer._log
+
+    def log_and_die(self: Trainer, line: dict[str, float]) -> None:
+        log(self, line)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer._log = log_and_die  # type: ignore[method-assign]

@@ -65,7 +65,7 @@ def trials(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_at_any_moment_a_download_goes_on_and_ends_as_never_stopped(tmp_path: Path) -> None:
-    found = trials_apart("test_corpus_download_kill", tmp_path)
+    found = trials_apart(trials, tmp_path)
     assert found["wrong"] == []
     assert found["asked_twice"] == []
     assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the work

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmark_data import save_set
+from ccmb.benchmark import device_processes
 from ccmb.benchmark.device_processes import ProcessLost, _visible, share
 from ccmb.benchmark.result import read_result
 from ccmb.benchmark.runner import run_benchmark
@@ -17,6 +18,7 @@ from ccmb.benchmark.sets import open_set
 from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError
 from peers import save_peer, save_r2d2
+from processes import forking
 
 
 def where(job: int) -> tuple[int, int, str]:
@@ -26,7 +28,13 @@ def where(job: int) -> tuple[int, int, str]:
     return job, os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
 
-def test_each_job_is_done_once_and_a_lost_process_takes_one() -> None:
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that need not import what takes longest; `test_without_a_process_the_rest_is_lost` has a real one."""
+    monkeypatch.setattr(device_processes.multiprocessing, "get_context", lambda _: forking())
+
+
+def test_each_job_is_done_once_and_a_lost_process_takes_one(forked: None) -> None:
     done = list(share(where, [1, -1, 2, 3], ["cpu", "cpu"]))
     lost = [job for job, answer in done if isinstance(answer, ProcessLost)]
     answers = [answer for _, answer in done if not isinstance(answer, ProcessLost)]
@@ -52,7 +60,7 @@ def test_devices_are_seen_alone_and_checked(monkeypatch: pytest.MonkeyPatch) -> 
         next(share(where, [1], ["cpu", "tpu"]))
 
 
-def test_results_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
+def test_results_of_several_processes_are_those_of_one(forked: None, tmp_path: Path) -> None:
     models = [str(save_r2d2(tmp_path / "r2d2")), str(save_peer(tmp_path / "clip", "chinese_clip")), "nowhere"]
     sets = [open_set(f"{name}={save_set(tmp_path / name, seed=seed)}") for seed, name in enumerate(("one", "two"))]
     settings = Settings(depth=3, draws=50)

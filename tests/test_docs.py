@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ccmb.r2d2.presets import preset_table
+from ccmb.r2d2.presets import PRESETS, preset_table
 from sources import save_chinese_clip, save_clip, save_text_tower
 from test_readme import PAGES, blocks, read
 from tiny import tiny_model, tiny_pictures, tiny_processor
@@ -42,9 +42,10 @@ def test_both_languages_have_the_same_equations_and_examples() -> None:
     assert code[0] == code[1]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_table_is_what_the_command_prints(page: str) -> None:
-    assert preset_table() in read(page)
+def test_the_table_is_what_the_command_prints_and_names_every_preset() -> None:
+    table = preset_table()
+    assert all(table in read(page) for page in PAGES)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == list(PRESETS)
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

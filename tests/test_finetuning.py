@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ccmb import cli
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import read_json, read_json_lines
 from ccmb.r2d2.loading import load_model
@@ -23,6 +20,8 @@ from ccmb.tasks.tuning import FINETUNING, FinetuneRecipe
 from ccmb.training.checkpoints import list_checkpoints, load_checkpoint
 from ccmb.training.meters import MEASURED
 from ccmb.training.recipe import TrainingRecipe, find_recipe, load_recipe
+from killing import die_after_logging
+from processes import ccmb
 from runs import Command, command_line
 from sources import save_chinese_clip
 from tiny import TEXTS
@@ -113,40 +112,17 @@ def test_the_same_command_again_changes_nothing_and_more_to_measure_does_not_tra
         tuned(start, data, tmp_path / "run", training__steps=9)
 
 
-# The command itself, but it dies at once after validating at step 16: what is saved is step 8.
-KILLED = """
-import os, signal
-from ccmb import cli
-from ccmb.training.trainer import Trainer
-
-log = Trainer._log
-
-def log_and_die(self, line):
-    log(self, line)
-    if self.step == 16:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trainer._log = log_and_die
-cli.main()
-"""
-
-
-def in_a_process(program: list[str], *words: object) -> subprocess.CompletedProcess[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *program, *map(str, words)]
-    return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
 def test_killed_after_a_validation_it_ends_with_the_same_figures_choice_and_weights(
     start: Path, data: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]]
 ) -> None:
     run, (whole, report) = tmp_path / "run", finished
     words = ["finetune", "retrieval", *arguments(data), "--model", start, "--out", run]
-    assert in_a_process(["-c", KILLED], *words).returncode == -signal.SIGKILL
+    # It dies at once after validating at step 16: what is saved is step 8.
+    assert ccmb(*words, prepare=partial(die_after_logging, 16)).code == -signal.SIGKILL
     assert list_checkpoints(run / "checkpoints") == [8]
     assert log_of(run)[-1]["step"] == 16
-    again = in_a_process(["-m", "ccmb"], *words)
-    assert again.returncode == 0, again.stderr
+    again = ccmb(*words)
+    assert again.code == 0, again.err
     assert log_of(run) == log_of(whole)
     for name in ("recipe.yaml", "checkpoints/best.json", "model/model.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
@@ -159,10 +135,9 @@ def test_killed_after_a_validation_it_ends_with_the_same_figures_choice_and_weig
 def test_two_processes_validate_and_choose_as_one_does(
     start: Path, data: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]]
 ) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ccmb"]
     words = ["finetune", "retrieval", *arguments(data), "--model", start, "--out", tmp_path / "run"]
-    done = in_a_process(launcher, *words)
-    assert done.returncode == 0, done.stderr.decode()
+    done = ccmb(*words, processes=2)
+    assert done.code == 0, done.err
     for mine, its in zip(log_of(tmp_path / "run"), log_of(finished[0]), strict=True):
         assert mine.keys() == its.keys()
         assert mine["loss"] == pytest.approx(its["loss"], rel=1e-2)

@@ -50,8 +50,17 @@ def save_pipeline(folder: Path, prediction: str = "epsilon", cross: int = 24) ->
     return folder
 
 
-def test_a_painter_learns_to_paint_what_texts_say(tmp_path: Path) -> None:
-    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_start(tmp_path_factory.mktemp("start") / "model")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pairs(tmp_path_factory.mktemp("data") / "mine")
+
+
+def test_a_painter_learns_to_paint_what_texts_say(start: Path, data: Path, tmp_path: Path) -> None:
     values = FEW | {"training.steps": 150, "generation.steps": 6, "generation.ema": 0.95, "data.fields": "[words]"}
     report = finetune(recipe_of(start, data, "generation", **values), tmp_path / "run")
     assert report is not None
@@ -70,8 +79,7 @@ def test_a_painter_learns_to_paint_what_texts_say(tmp_path: Path) -> None:
     assert not has_captioner(tmp_path / "run")
 
 
-def test_a_stopped_painter_goes_on_exactly(tmp_path: Path) -> None:
-    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+def test_a_stopped_painter_goes_on_exactly(start: Path, data: Path, tmp_path: Path) -> None:
     whole = recipe_of(start, data, "generation", **FEW, **{"training.checkpoint_every": 2, "validation.split": ""})
     finetune(whole, tmp_path / "whole")
     finetune(whole, tmp_path / "parts")
@@ -86,10 +94,12 @@ def test_a_stopped_painter_goes_on_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow"])
-def test_a_published_pipeline_takes_the_chinese_text_tower(prediction: str, tmp_path: Path) -> None:
-    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+def test_a_published_pipeline_takes_the_chinese_text_tower(
+    prediction: str, start: Path, data: Path, tmp_path: Path
+) -> None:
     pipeline = save_pipeline(tmp_path / "pipeline", prediction)
-    values = FEW | {"generation.side": "", "generation.pipeline": pipeline, "generation.trained": "attention"}
+    few = FEW | {"training.steps": 2, "validation.pictures": 2}
+    values = few | {"generation.side": "", "generation.pipeline": pipeline, "generation.trained": "attention"}
     report = finetune(recipe_of(start, data, "generation", **values), tmp_path / "run")
     assert report is not None
     model, processor = load_generator(tmp_path / "run")
@@ -103,13 +113,13 @@ def test_a_published_pipeline_takes_the_chinese_text_tower(prediction: str, tmp_
     changed = {name for name, tensor in model.painter.unet.state_dict().items() if not tensor.equal(published[name])}
     assert changed
     assert all(".attn2." in name for name in changed)
-    again = recipe_of(tmp_path / "run", data, "generation", **FEW)
+    again = recipe_of(tmp_path / "run", data, "generation", **few)
     assert finetune(again, tmp_path / "again") is not None
     assert isinstance(load_generator(tmp_path / "again")[0], R2D2Generator)
 
 
-def test_ecommerce_t2i_is_trained_and_measured_as_published(tmp_path: Path) -> None:
-    start, data = save_start(tmp_path / "start"), write_sample("ecommerce-t2i", tmp_path / "data")
+def test_ecommerce_t2i_is_trained_and_measured_as_published(start: Path, tmp_path: Path) -> None:
+    data = write_sample("ecommerce-t2i", tmp_path / "data")
     pipeline = save_pipeline(tmp_path / "pipeline")
     overrides = [*TINY, f"data.folder={data}", f"model.start={start}", f"generation.pipeline={pipeline}"]
     report = finetune(load("ecommerce-t2i", *overrides, "generation.steps=2"), tmp_path / "run")
@@ -118,17 +128,15 @@ def test_ecommerce_t2i_is_trained_and_measured_as_published(tmp_path: Path) -> N
     assert (of["name"], of["split"]) == ("ecommerce-t2i", "val")
 
 
-def test_of_the_drawn_world_it_is_told_what_is_right(tmp_path: Path) -> None:
+def test_of_the_drawn_world_it_is_told_what_is_right(start: Path, tmp_path: Path) -> None:
     draw_things(tmp_path / "things", {"train": 16, "val": 4, "test": 4}, 16)
-    start = save_start(tmp_path / "start")
     values = FEW | {"data.fields": "[details]", "data.images": "images.tar"}
     report = finetune(recipe_of(start, tmp_path / "things", "generation", **values), tmp_path / "run")
     assert report is not None
     assert list(report["sets"][0]["figures"])[-1] == "kind_and_colour"
 
 
-def test_what_cannot_begin_is_refused_before_the_training(tmp_path: Path) -> None:
-    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+def test_what_cannot_begin_is_refused_before_the_training(start: Path, data: Path, tmp_path: Path) -> None:
     for values, error, words in (
         ({"generation.pipeline": tmp_path}, CcmbError, "not a pipeline of diffusers"),
         ({"generation.side": 18}, UsageError, "generation.side=18: not a multiple of 8"),

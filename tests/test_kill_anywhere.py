@@ -8,6 +8,7 @@ from typing import Any
 
 from killing import in_a_child, kill_in_a_child, trials_apart
 from runs import tiny_corpus, tiny_recipe
+from tuning import save_start
 
 TRIALS, STEPS = 20, 10
 RESULTS = ("model/model.safetensors", "recipe.yaml", "checkpoints/best.json")
@@ -36,6 +37,7 @@ def trials(folder: Path) -> dict[str, Any]:
     from ccmb.training.recipe import find_recipe, load_recipe
 
     disable_progress_bar()
+    save_start(folder / "any")  # what transformers makes once in a process, with the first model that it saves
     tiny_corpus(folder / "corpus")
     changes = ["training.checkpoint_every=2", "training.keep=1", "training.best=gcpr"]
     name, *overrides = [*tiny_recipe(folder / "corpus", STEPS), *changes, "model.cross_dropout=0.1"]
@@ -56,6 +58,6 @@ def trials(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_at_any_moment_a_run_goes_on_and_ends_as_never_stopped(tmp_path):
-    found = trials_apart("test_kill_anywhere", tmp_path)
+    found = trials_apart(trials, tmp_path)
     assert found["wrong"] == []
     assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the training

@@ -155,16 +155,15 @@ def test_too_few_pairs_are_refused_in_one_line(folder: Path) -> None:
 # --- a run
 
 
-def train(folder: Path, out: Path, stop: int | None = None, options: MatchingOptions | None = None) -> Trainer:
-    steps = 90
+def train(folder: Path, out: Path, options: MatchingOptions, steps: int, stop: int | None = None) -> Trainer:
     samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), Pictures.open(folder / "images")
     recipe = TrainingRecipe(
-        steps=steps, batch=8, seed=3, log_every=5, checkpoint_every=20, precision="fp32", device="cpu",
+        steps=steps, batch=8, seed=3, log_every=5, checkpoint_every=4, precision="fp32", device="cpu",
         tensorboard=False,
     )  # fmt: skip
     load = LabelledLoader(samples, pictures, DataRecipe(folder=str(folder), workers=0), recipe)
     optimizer = OptimizerRecipe(lr=2e-3, cross_lr=4e-3, muon=2.5, warmup=5)
-    task = MatchingTask(Matching(tiny_model(), options or MatchingOptions()), optimizer)
+    task = MatchingTask(Matching(tiny_model(), options), optimizer)
     out.mkdir(exist_ok=True)
     trainer = Trainer(task, optimizer, recipe, out)
     trainer.resume()
@@ -183,16 +182,24 @@ def _until(batches, count):  # type: ignore[no-untyped-def]
     raise RuntimeError("pulled")
 
 
-@pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions(loss="official", gcpr=0.5)])
-def test_a_run_learns_the_labels_and_goes_on_exactly(folder: Path, tmp_path: Path, options: MatchingOptions) -> None:
-    whole = train(folder, tmp_path / "whole", options=options)
-    lines = _lines(tmp_path / "whole")
+OPTIONS = pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions(loss="official", gcpr=0.5)])
+
+
+@OPTIONS
+def test_a_run_learns_the_labels(folder: Path, tmp_path: Path, options: MatchingOptions) -> None:
+    train(folder, tmp_path, options, steps=90)
+    lines = _lines(tmp_path)
     assert lines[-1]["matching"] < 0.75 * lines[0]["matching"]
     assert lines[-1]["match_accuracy"] > 0.8
     assert ("gcpr" in lines[0]) == bool(options.gcpr)
-    train(folder, tmp_path / "parts", stop=70, options=options)
-    parts = train(folder, tmp_path / "parts", options=options)
-    assert _lines(tmp_path / "parts") == lines
+
+
+@OPTIONS
+def test_a_run_goes_on_exactly(folder: Path, tmp_path: Path, options: MatchingOptions) -> None:
+    whole = train(folder, tmp_path / "whole", options, steps=16)
+    train(folder, tmp_path / "parts", options, steps=16, stop=11)  # in the fourth epoch, three steps after a checkpoint
+    parts = train(folder, tmp_path / "parts", options, steps=16)
+    assert _lines(tmp_path / "parts") == _lines(tmp_path / "whole")
     for name, value in whole.task.module.state_dict().items():
         assert torch.equal(value, parts.task.module.state_dict()[name]), name
 

@@ -8,7 +8,7 @@ import torch
 from ccmb.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.presets import PRESETS, cost, preset, preset_table
+from ccmb.r2d2.presets import PRESETS, cost, preset
 from tiny import tiny_config, tiny_model
 
 
@@ -47,8 +47,3 @@ def test_changes_and_unknown_names() -> None:
     assert preset("r2d2-tiny", ranking_rule="log_odds").ranking_rule == "log_odds"
     with pytest.raises(UsageError, match="r2d2-bose: no such preset \\(did you mean 'r2d2-base'"):
         preset("r2d2-bose")
-
-
-def test_the_table_names_every_preset() -> None:
-    lines = preset_table().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == list(PRESETS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from ccmb.data.transforms import CLIP_MEAN, CLIP_STD
 from ccmb.errors import CcmbError
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import SPECIAL, train_tokenizer
+from processes import run_in_a_process
 from tiny import SIZE, TEXTS, tiny_pictures, tiny_processor
 
 CHARACTERS = sorted({character for text in TEXTS for character in text})
@@ -68,16 +66,15 @@ def corpus() -> list[str]:
     ]
 
 
-def test_the_same_texts_give_the_same_tokenizer_in_another_process() -> None:
-    here = train_tokenizer(corpus(), 100, 24).backend_tokenizer.to_str()
-    code = (
-        "import sys; from ccmb.r2d2.tokenizer import train_tokenizer; "
-        "sys.stdout.buffer.write(train_tokenizer(sys.argv[1:], 100, 24).backend_tokenizer.to_str().encode())"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *corpus()]
-    there = subprocess.run(command, capture_output=True, check=True, env=environment).stdout.decode()
-    assert there == here
+def write_tokenizer(path: Path) -> None:
+    path.write_text(train_tokenizer(corpus(), 100, 24).backend_tokenizer.to_str(), encoding="utf-8")
+
+
+def test_the_same_texts_give_the_same_tokenizer_in_another_process(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "here.json")
+    here = (tmp_path / "here.json").read_text(encoding="utf-8")
+    assert run_in_a_process(write_tokenizer, tmp_path / "there.json").code == 0  # its hashes have another seed
+    assert (tmp_path / "there.json").read_text(encoding="utf-8") == here
 
 
 def test_characters_that_often_stand_together_become_one_token() -> None:

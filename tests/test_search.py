@@ -5,10 +5,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
-import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from ccmb import cli
 from ccmb.data.pictures import load_picture
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.loading import load_model
+from ccmb.search import index as indexing
 from ccmb.search.catalogue import IndexRecord, open_catalogue
 from ccmb.search.engine import open_engine
 from ccmb.search.index import IndexReport, build_index
@@ -28,6 +27,7 @@ from ccmb.search.query import Hit, Query
 from ccmb.search.sheet import contact_sheet
 from ccmb.search.store import VectorStore
 from ccmb.tasks.calibration import store_match_temperature
+from processes import run_in_a_process
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 40
@@ -133,30 +133,24 @@ def test_a_picture_whose_name_is_not_utf8_is_listed(pictures, model, tmp_path):
     assert report.unreadable[0].encode()  # can be printed
 
 
+def build_and_die(pictures, out, model):
+    """Index a few pictures at a time, until they have been written to the store for the fifth time."""
+    indexing.BATCH, indexing.FLUSH_EVERY = 4, 2
+    upsert, written = VectorStore.upsert, []
+
+    def kill_after_five(self, *arguments):
+        upsert(self, *arguments)
+        written.append(1)
+        if len(written) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    VectorStore.upsert = kill_after_five
+    build(pictures, out, model)
+
+
 def test_killed_while_indexing_the_same_call_ends_in_the_same_index(pictures, model, tmp_path):
-    script = f"""
-        import os, signal
-        from ccmb.r2d2.loading import load_model
-        from ccmb.search import index, store
-        index.BATCH, index.FLUSH_EVERY, written = 4, 2, 0
-        upsert = store.VectorStore.upsert
-
-        def kill_after_five(self, *arguments):
-            global written
-            upsert(self, *arguments)
-            written += 1
-            if written == 5:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        store.VectorStore.upsert = kill_after_five
-        from pathlib import Path
-        pictures, out, model = {[str(pictures), str(tmp_path / "killed"), str(model)]!r}
-        index.build_index([pictures], Path(out), *load_model(model), model)
-    """
-    source = str(Path(cli.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ | {"PYTHONPATH": source})
-    assert done.returncode == -signal.SIGKILL
-
+    ended = run_in_a_process(build_and_die, pictures, tmp_path / "killed", model)
+    assert ended.code == -signal.SIGKILL, ended.err
     assert build(pictures, tmp_path / "killed", model) == IndexReport(added=COUNT - 20, skipped_known=20)
     build(pictures, tmp_path / "whole", model)
     killed, whole = stored(tmp_path / "killed", model), stored(tmp_path / "whole", model)

@@ -2,15 +2,18 @@
 
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from ccmb.data.shard_sources import find_shards, read_manifest
 from ccmb.data.shards import write_manifest
 from ccmb.files import read_json
+from killing import die_after_logging
+from processes import ccmb
 from runs import TRAIN, command_line, tiny_corpus, tiny_recipe
 from shard_folders import write_tar
-from test_kill import KILLED, ccmb, lines_of
+from test_kill import lines_of
 
 PER_SHARD = 4
 
@@ -45,11 +48,11 @@ def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_lo
     pretrain = ["pretrain", *recipe_of(shards, 8, *changes, "training.checkpoint_every=3", "data.workers=2"), "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
-    assert ccmb(["-c", KILLED], *pretrain, killed) == -signal.SIGKILL
+    assert ccmb(*pretrain, killed, prepare=partial(die_after_logging, 7)).code == -signal.SIGKILL
     assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-3", "step-6"]
     assert not (killed / "model").exists()
 
-    assert ccmb(["-m", "ccmb"], *pretrain, killed) == 0
+    assert ccmb(*pretrain, killed).code == 0
     assert command(*pretrain, whole).code == 0
     assert len(lines_of(whole)) == 8
     assert lines_of(killed) == lines_of(whole)
@@ -128,13 +131,14 @@ def test_shards_without_samples_are_named(tmp_path, command):
 
 def test_a_continued_run_keeps_its_tokenizer_though_its_texts_cannot_be_read_now(tmp_path, shards, command):
     gone, whole = tmp_path / "gone", tmp_path / "whole"
+    pretrain = ["pretrain", *recipe_of(shards, 8, "training.checkpoint_every=7"), "--out"]
     for run in (gone, whole):
-        assert ccmb(["-c", KILLED], "pretrain", *recipe_of(shards, 8, "training.checkpoint_every=7"), "--out", run) < 0
+        assert ccmb(*pretrain, run, prepare=partial(die_after_logging, 7)).code == -signal.SIGKILL
     texts = (shards / "shard-000000.tar").read_bytes()
     (shards / "shard-000000.tar").unlink()
-    assert command("pretrain", *recipe_of(shards, 8, "training.checkpoint_every=7"), "--out", gone).code == 0
+    assert command(*pretrain, gone).code == 0
     (shards / "shard-000000.tar").write_bytes(texts)
-    assert command("pretrain", *recipe_of(shards, 8, "training.checkpoint_every=7"), "--out", whole).code == 0
+    assert command(*pretrain, whole).code == 0
     assert (gone / "model/tokenizer.json").read_bytes() == (whole / "model/tokenizer.json").read_bytes()
 
 

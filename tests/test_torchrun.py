@@ -1,4 +1,4 @@
-"""`torchrun -m ccmb pretrain`: two processes end where one does, and either continues the other's run."""
+"""Two processes of `ccmb pretrain`, as of torchrun, end where one does, and either continues the other's run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ccmb.files import read_json_lines
 from ccmb.tasks.pretraining import PretrainRecipe, pretrain
 from ccmb.training.recipe import find_recipe, load_recipe
+from processes import Ended, ccmb
 from runs import tiny_corpus, tiny_recipe
 
 # Dropout is each process's own, and a share of the rows would be another share.
@@ -37,11 +38,15 @@ def one_process(corpus: Path, out: Path, *overrides: str) -> None:
     pretrain(load_recipe(PretrainRecipe, find_recipe(name), [*tiny, *COMPARABLE, *overrides]), out)
 
 
-def two_processes(corpus: Path, out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    verb = ["-m", "ccmb", "pretrain", *tiny_recipe(corpus, steps=4), *COMPARABLE, *overrides, "--out", str(out)]
+def words_of(corpus: Path, out: Path, *overrides: str) -> list[str]:
+    return ["pretrain", *tiny_recipe(corpus, steps=4), *COMPARABLE, *overrides, "--out", str(out)]
+
+
+def torchrun(words: list[str]) -> Ended:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ccmb"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*launcher, *verb], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=environment)
+    return Ended(done.returncode, done.stderr)
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -63,8 +68,9 @@ def test_two_processes_end_where_one_does_and_either_continues_the_other(
     one, two = tmp_path / "one", tmp_path / "two"
     parallel = f"training.parallel={strategy}"
     one_process(corpus, one, parallel)
-    run = two_processes(corpus, two, parallel)
-    assert run.returncode == 0, run.stderr
+    words = words_of(corpus, two, parallel)
+    run = torchrun(words) if strategy == "ddp" else ccmb(*words, processes=2)  # torchrun itself once: it is slow
+    assert run.code == 0, run.err
     assert_same_end(one, two)
 
     shutil.rmtree(two / "checkpoints" / "step-4")
@@ -74,6 +80,6 @@ def test_two_processes_end_where_one_does_and_either_continues_the_other(
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line(corpus: Path, tmp_path: Path) -> None:
-    run = two_processes(corpus, tmp_path / "run", "training.batch=7")
-    assert run.returncode != 0
-    assert "ccmb: training.batch=7 cannot be shared evenly by 2 processes" in run.stderr
+    run = ccmb(*words_of(corpus, tmp_path / "run", "training.batch=7"), processes=2)
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert run.err.startswith("ccmb: training.batch=7 cannot be shared evenly by 2 processes")

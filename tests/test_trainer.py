@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.errors import CcmbError, Stopped
-from ccmb.training import trainer as trainer_module
 from ccmb.training.checkpoints import list_checkpoints
 from ccmb.training.meters import MEASURED
 from ccmb.training.optimizers import ParameterGroup
@@ -22,6 +19,7 @@ from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 from ccmb.training.trainer import Trainer, choose_device, inference
 from ccmb.training.validation import Validation
 from disk import full_disk
+from processes import run_in_a_process
 
 STEPS = 12
 
@@ -133,23 +131,20 @@ def test_stopping_and_going_on_equals_never_stopping(tmp_path, precision, muon, 
     assert_same_run(whole, run(tmp_path / "parts", precision=precision, muon=muon))
 
 
+def run_and_die_in_a_step(out: Path) -> None:
+    run(out, {8: send(signal.SIGKILL)})
+
+
+def run_and_die_while_saving(out: Path) -> None:
+    replace, kill = os.replace, send(signal.SIGKILL)
+    os.replace = lambda old, new: kill() if "step-10" in str(new) else replace(old, new)
+    run(out)
+
+
 def test_a_run_killed_in_a_step_and_while_saving_ends_as_never_stopped(tmp_path):
-    script = """
-import os, signal, sys
-from pathlib import Path
-import test_trainer
-out, kill = Path(sys.argv[1]), lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "step":
-    test_trainer.run(out, {8: kill})
-replace = os.replace
-os.replace = lambda old, new: kill() if "step-10" in str(new) else replace(old, new)
-test_trainer.run(out)
-"""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(trainer_module.__file__).parents[2])])
-    for moment in ("step", "save"):
-        command = [sys.executable, "-c", script, str(tmp_path / "parts"), moment]
-        ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    for moment in (run_and_die_in_a_step, run_and_die_while_saving):
+        ended = run_in_a_process(moment, tmp_path / "parts")
+        assert ended.code == -signal.SIGKILL, ended.err
         assert list_checkpoints(tmp_path / "parts" / "checkpoints") == [5]
     assert losses_of(tmp_path / "parts")[-1]["step"] == 10
     assert_same_run(run(tmp_path / "whole"), run(tmp_path / "parts"))

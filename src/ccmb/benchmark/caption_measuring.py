@@ -14,10 +14,10 @@ from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.samples import Sample
-from ccmb.tasks.bootstrap import bootstrap, interval
+from ccmb.tasks.bootstrap import interval
 from ccmb.tasks.caption_metrics import characters
 from ccmb.tasks.captioning import Candidate, decoding_for
-from ccmb.tasks.captioning_report import figure_of, score_texts, write_about
+from ccmb.tasks.captioning_report import drawn_figures, score_texts, write_about
 from ccmb.tasks.sets import RetrievalSet
 
 BEAMS = 5  # all of which are candidates
@@ -74,9 +74,7 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
     for stage, captions in by_stage.items():
         scores = score_texts([of.text for of in captions], written.references, characters)
         values = scores.figures()
-        drawn = bootstrap(
-            [figure_of(scores, "CIDEr-D")], np.arange(len(captions)), draws=settings.draws, seed=settings.seed
-        )
+        drawn = drawn_figures(scores, settings.draws, settings.seed)
         match_scores = [of.match_score for of in captions if of.match_score is not None]
         cider[stage] = [round(float(value), 6) for value in scores.cider]
         figures[stage] = CaptionFigures(
@@ -85,7 +83,7 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
             bleu_4=round(values["BLEU-4"], 2),
             rouge_l=round(values["ROUGE-L"], 2),
             match_score=round(100 * float(np.mean(match_scores)), 2) if match_scores else None,
-            interval=interval(drawn[:, 0]),
+            interval=interval(drawn["CIDEr-D"]),
         )
     return Captioning(
         pictures=len(written.captions),

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from ccmb.data.rand_augment import RandAugment, rand_augment
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # CLIP's statistics of RGB in [0, 1], which the official code uses.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -71,6 +73,8 @@ def speaks_of_sides(text: str) -> bool:
 
 def normalise(pixels_BSSC: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> Tensor:
     """uint8 (B, S, S, 3) to normalised float32 (B, 3, S, S); `mean` and `std` are of RGB in [0, 1]."""
+    import torch  # two seconds that the corpus, whose recipes name an augmentation, can do without
+
     mean_C = torch.tensor(mean, device=pixels_BSSC.device)
     std_C = torch.tensor(std, device=pixels_BSSC.device)
     return ((pixels_BSSC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()

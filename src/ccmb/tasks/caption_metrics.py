@@ -80,7 +80,7 @@ class CaptionScores:
         weight_N = np.ones(len(self.length)) if weight_N is None else weight_N
         found = {f"BLEU-{n}": 100 * value for n, value in enumerate(self._bleu(weight_N), start=1)}
         for name, value_N in (("ROUGE-L", self.rouge), ("CIDEr-D", self.cider)):
-            found[name] = float(100 * np.average(value_N, weights=weight_N))
+            found[name] = float(100 * (weight_N @ value_N) / weight_N.sum())
         return found
 
     def _bleu(self, weight_N: np.ndarray) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.progress import progress
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.bootstrap import bootstrap, interval
+from ccmb.tasks.bootstrap import drawn_weights, interval
 from ccmb.tasks.caption_metrics import CaptionScores, Tokenizer, characters, distinct, score_captions, words
 from ccmb.tasks.captioning import Candidate, PictureCaption, caption_pictures
 from ccmb.tasks.decoding import Decoding
@@ -107,8 +107,6 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
     if not written.captions:
         raise CcmbError("no captions to measure")
     scores = written.scores()
-    names = list(scores.figures())
-    drawn = bootstrap([figure_of(scores, name) for name in names], np.arange(len(written.captions)), draws)
     chosen = [of.candidates[0] for of in written.captions]
     report = {
         "pictures": len(written.captions),
@@ -116,7 +114,7 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
         "decoding": asdict(options),
         "reranked": reranked,
         **_figures(chosen, written.references, scores),
-        "interval": {name: interval(of) for name, of in zip(names, drawn.T, strict=True)},
+        "interval": {name: interval(of) for name, of in drawn_figures(scores, draws).items()},
     }
     if reranked:
         decoded = [of.decoded for of in written.captions if of.decoded is not None]
@@ -163,6 +161,7 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in figures.items()}
 
 
-def figure_of(scores: CaptionScores, name: str) -> Callable[[np.ndarray], float]:
-    """One figure of the captions that count so many times each, for the bootstrap."""
-    return lambda weight_N: scores.figures(weight_N)[name]
+def drawn_figures(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
+    """(draws,) of each figure: its bootstrap values over pictures."""
+    found = [scores.figures(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
+    return {name: np.array([of[name] for of in found]) for name in found[0]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from ccmb.choices import Decode
@@ -16,9 +15,8 @@ from ccmb.r2d2.captioning import R2D2Captioner, has_captioner, load_captioner
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
-from ccmb.tasks.bootstrap import bootstrap
 from ccmb.tasks.captioning import decoding_for, longest_caption
-from ccmb.tasks.captioning_report import Written, captioning_report, figure_of, write_about
+from ccmb.tasks.captioning_report import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.decoding import Decoding
 from ccmb.tasks.pretraining import build_network, make_pretraining, parameter_groups
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
@@ -107,11 +105,10 @@ class CaptioningFamily(RetrievalFamily):
         options = _decoding(model, recipe, "beam")
         written = _write(model, processor, of, options)
         scores, names = written.scores(), tuple(reversed(self.figures))  # the main one last
-        drawn = bootstrap([figure_of(scores, name) for name in names], np.arange(len(written.captions)))
-        values = scores.figures()
+        drawn, values = drawn_figures(scores), scores.figures()
         return Measurement(
             {name: values[name] for name in names},
-            dict(zip(names, drawn.T, strict=True)),
+            {name: drawn[name] for name in names},
             captioning_report(written, options, reranked=False),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ RECALLS = (1, 5, 10)
 COSINES = 2**19  # held at a time
 BLOCK = 2**12  # gallery items whose embeddings are read at a time
 PAIRS = 2**17  # candidates that are put in the second stage's own order at a time
+_DRAWS_AT_ONCE = 50  # of a bootstrap
 Direction = Literal["text_to_image", "image_to_text"]
 
 
@@ -186,8 +188,10 @@ def bootstrap_gain(before_Q: Tensor, after_Q: Tensor, draws: int = 2000, seed: i
     """Mean and 95 % bootstrap interval, over queries, of the gain in R@1 in points."""
     difference = 100 * ((after_Q <= 1).double() - (before_Q <= 1).double()).numpy()
     rng = np.random.default_rng(seed)
-    means = [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    queries = len(difference)
+    counts = (min(_DRAWS_AT_ONCE, draws - start) for start in range(0, draws, _DRAWS_AT_ONCE))
+    means = [difference[rng.integers(0, queries, (count, queries))].mean(1) for count in counts]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return {"mean": round(float(difference.mean()), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
 
 
@@ -251,7 +255,10 @@ def bootstrap_recalls(hits_DG3: np.ndarray, queries_DG: np.ndarray, draws: int =
     Texts of one picture hang together, so that it is pictures that are drawn. Equal seeds draw the same pictures of
     galleries of one size: differences between models are then paired.
     """
-    recalls_of = np.empty((draws, hits_DG3.shape[0], len(RECALLS)))
-    for draw, weight_G in enumerate(drawn_weights(hits_DG3.shape[1], draws, seed)):
-        recalls_of[draw] = 100 * (weight_G @ hits_DG3) / np.maximum(queries_DG @ weight_G, 1)[:, None]
-    return recalls_of
+    recalls_of = list[np.ndarray]()
+    weights = drawn_weights(hits_DG3.shape[1], draws, seed)
+    while block := list(islice(weights, _DRAWS_AT_ONCE)):
+        weight_BG = np.stack(block).astype(np.float64)
+        queries_BD = np.maximum(weight_BG @ queries_DG.T, 1)
+        recalls_of.append(100 * (weight_BG @ hits_DG3).swapaxes(0, 1) / queries_BD[..., None])
+    return np.concatenate(recalls_of)
