@@ -18,8 +18,14 @@ from ccmb.training.trainer import Trainer
 from processes import run_in_a_process
 
 
-def in_a_child(action: Callable[[], object], kill_after: float | None = None) -> int:
-    """What the shell would say of a forked copy of this process that runs `action`: its exit code, or -9 if killed."""
+def in_a_child(
+    action: Callable[[], object], kill_after: float | None = None, once: Callable[[], bool] = lambda: True
+) -> int:
+    """What the shell would say of a forked copy of this process that runs `action`: its exit code, or -9 if killed.
+
+    Args:
+        kill_after: seconds, from when `once` is true.
+    """
     child = os.fork()
     if child == 0:
         code = 1
@@ -29,15 +35,19 @@ def in_a_child(action: Callable[[], object], kill_after: float | None = None) ->
         finally:
             os._exit(code)
     if kill_after is not None:
+        while not once() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_in_a_child(action: Callable[[], object], folder: Path, seconds: float) -> None:
+def kill_in_a_child(
+    action: Callable[[], object], folder: Path, seconds: float, once: Callable[[], bool] = lambda: True
+) -> None:
     """Run it in a child that is killed after so many seconds. Where it ends sooner, since the clock of a busy machine
     is no measure, what it made of `folder` is removed and it runs again for half as long."""
-    while (code := in_a_child(action, seconds)) != -signal.SIGKILL:
+    while (code := in_a_child(action, seconds, once)) != -signal.SIGKILL:
         assert code == 0
         shutil.rmtree(folder)
         seconds /= 2

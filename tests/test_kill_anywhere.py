@@ -25,6 +25,12 @@ def same_run(one: Path, other: Path) -> bool:
     return log(one) == log(other) and all((one / name).read_bytes() == (other / name).read_bytes() for name in RESULTS)
 
 
+def logged(run: Path) -> int:
+    """How many steps stand in the log."""
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def trials(folder: Path) -> dict[str, Any]:
     """Kill TRIALS runs at moments spread over the time that a whole one takes, then let each go on to its end.
 
@@ -49,8 +55,10 @@ def trials(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"done_when_killed": [], "wrong": []}
     for trial in range(TRIALS):
         run = folder / f"trial-{trial}"
-        moment = whole * (trial + rng.random()) / TRIALS
-        kill_in_a_child(lambda run=run: pretrain(recipe, run), run, moment)
+        step, seconds = STEPS * trial // TRIALS, whole * rng.random() / 4  # the clock of a busy machine is no measure
+        kill_in_a_child(
+            lambda run=run: pretrain(recipe, run), run, seconds, lambda run=run, step=step: logged(run) >= step
+        )
         found["done_when_killed"].append(max(list_checkpoints(run / "checkpoints"), default=0))
         if in_a_child(lambda run=run: pretrain(recipe, run)) or not same_run(run, folder / "whole"):
             found["wrong"].append(trial)
