@@ -9,7 +9,8 @@ demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, eval
 	$(BIN)/ccmb quickstart --out quickstart
 
 test: $(VENV)/installed-dev lint  ## all tests, after the linter and the type checker
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	# Bytecode is kept, whatever the environment says: processes that tests start need not compile anew.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests benchmarks
