@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, evaluation, index, search, report
 	$(BIN)/ccmb quickstart --out quickstart
 
+# Bytecode is kept, whatever the environment says: processes that tests start need not compile anew.
 test: $(VENV)/installed-dev lint  ## all tests, after the linter and the type checker
-	# Bytecode is kept, whatever the environment says: processes that tests start need not compile anew.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
