@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ccmb.corpus.image_filters import ImageFilters, header_reason, pixel_reason
 from ccmb.corpus.image_hash import looked_at, looks
-from ccmb.data.pictures import FORMATS, to_rgb, upright
+from ccmb.data.image_decoding import open_image, rgb_of
 
 # A JPEG is decoded at a half, a quarter or an eighth of its size if that is still as large as what is asked for, and
 # Hamming's filter does the rest. Measured on pictures of 360 to 1,200 pixels: 40 dB from the slowest way (all pixels,
@@ -78,17 +78,14 @@ def prepare(data: bytes, form: StoredForm, filters: ImageFilters) -> Prepared:
 
 
 def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) -> Prepared:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = open_image(data)
     format, (width, height) = image.format, image.size
     if reason := header_reason(image, filters):
         return Prepared(reason, digest, format, width, height)
     target = _target(image.size, form)
     if image.format == "JPEG":
         image.draft(None, target)
-    image.load()
-    # Both make a copy, which most pictures do not need.
-    turned = upright(image) if "exif" in image.info else image
-    whole = turned if turned.mode == "RGB" else to_rgb(turned)
+    whole = rgb_of(image)
     if (whole.width < whole.height) != (width < height):  # it lay on its side
         width, height = height, width
     stored = _resized(whole, form, (width, height))

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ccmb.data.image_content import SUFFIXES
 from ccmb.data.pairs import sample_of_line
-from ccmb.data.pictures import MAX_BYTES, SUFFIXES
+from ccmb.data.pictures import MAX_BYTES
 from ccmb.data.remote_files import BrokenFile, open_file
 from ccmb.data.shard_sources import Shard
 from ccmb.errors import CcmbError, UsageError, one_line

@@ -18,8 +18,9 @@ from typing import Any
 
 from PIL import Image
 
+from ccmb.data.image_content import SUFFIXES
 from ccmb.data.pairs import read_pairs
-from ccmb.data.pictures import SUFFIXES, Pictures, UnreadablePicture, decode
+from ccmb.data.pictures import Pictures, UnreadablePicture, decode
 from ccmb.data.remote_files import BrokenFile, is_remote, open_file
 from ccmb.data.shard_samples import RawSample, count_samples, parse_sample, read_samples
 from ccmb.data.shard_sources import MANIFEST, Shard, find_shards
