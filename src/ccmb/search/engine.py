@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.errors import CcmbError, UsageError
-from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.unknown_words import rows_wholly_unknown
-from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
+from ccmb.search.catalogue import Catalogue, IndexRecord, model_of, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
 from ccmb.search.examining import examine, groups_of_near
 from ccmb.search.index import must_match
@@ -337,7 +336,7 @@ def open_engine(
             the index.
     """
     record = IndexRecord.read(index)
-    folder = _find_model(index, record, model)
+    folder = model_of(index, model)
     must_match(record, index, folder)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
@@ -347,14 +346,6 @@ def open_engine(
         processor = R2D2Processor.from_pretrained(folder)
     with open_catalogue(index, record) as catalogue:
         yield SearchEngine(catalogue, network, processor, states_bytes)
-
-
-def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> Path:
-    if model is not None:
-        return model_folder(model)
-    if not Path(record.model).is_dir():
-        raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
-    return model_folder(record.model)
 
 
 def _identity(query: Query) -> object:
