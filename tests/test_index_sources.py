@@ -75,7 +75,7 @@ def test_what_systems_put_beside_ones_own_is_passed_over(name: str) -> None:
 def test_an_index_passes_over_hidden_and_system_files_and_says_so(build: Build, tmp_path: Path) -> None:
     photos = draw(
         tmp_path / "photos", "a.png", "夏/b.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png",
-        "@eaDir/a.png/T.png", "#recycle/c.png", "__MACOSX/._a.png", "$RECYCLE.BIN/d.png", "夏/lost+found/e.png",
+        "@eaDir/a/T.png", "#recycle/c.png", "__MACOSX/._a.png", "$RECYCLE.BIN/d.png", "夏/lost+found/e.png",
     )  # fmt: skip
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for name in ("a.png", "夏/b.png", "._a.png", "__MACOSX/._a.png"):
@@ -87,6 +87,10 @@ def test_an_index_passes_over_hidden_and_system_files_and_says_so(build: Build, 
     )
     assert report.passed_over == {"hidden": 2 + 1, "of the system": 5 + 1}
     assert "@eaDir" in report.passed_over_line
+    # So do globs, but for what their user wrote out.
+    report = build(f"{photos}/**/*.png", out=tmp_path / "other")
+    assert (report.added, report.passed_over) == (2, {"of the system": 4})
+    assert build(f"{photos}/@eaDir/**/*.png", out=tmp_path / "meant").added == 1
 
 
 def test_a_folder_and_its_sub_folder_and_links_are_one(build: Build, tmp_path: Path) -> None:

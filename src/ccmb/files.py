@@ -125,6 +125,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_index_folder(path: str) -> bool:
+    """Whether a folder is an index of this package, which holds copies of pictures."""
+    return os.path.isfile(f"{path}/{_INDEX_RECORD}") and any(os.path.exists(f"{path}/{name}") for name in _INDEX_FILES)
+
+
 def walk_files(
     folder: str | Path, passed_over: PassedOver | None = None, unreadable: list[str] | None = None
 ) -> Iterator[str]:

@@ -39,6 +39,13 @@ def why_passed_over(name: str) -> str | None:
     return None
 
 
+def fixed_part(pattern: str) -> str:
+    """The folder of a glob that its user wrote out: what comes before the first part with a sign of globs."""
+    parts = pattern.split("/")
+    magic = next((place for place, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts) - 1)
+    return "/".join(parts[:magic]) or ("/" if pattern.startswith("/") else "")
+
+
 @dataclass(slots=True)
 class PassedOver:
     """How many files, and folders with all that is in them, were passed over, by reason; and names."""

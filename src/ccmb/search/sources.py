@@ -19,7 +19,8 @@ from PIL import Image
 
 from ccmb.data.pictures import Pictures, head_of, inner_name, is_picture_file
 from ccmb.errors import CcmbError, UsageError
-from ccmb.passed_over import PassedOver
+from ccmb.files import is_index_folder
+from ccmb.passed_over import OF_INDEX, PassedOver, fixed_part, why_passed_over
 from ccmb.search.parquet_pictures import ParquetPictures
 
 UPLOADS, DOWNLOADS = "uploads", "downloads"
@@ -121,7 +122,7 @@ def find_sources(
     urls: list[str] = []
     for text in map(str, named):
         for part in _braces(text):
-            for path in _expand(part):
+            for path in _expand(part, passed_over):
                 if _is_url(path):
                     urls.append(path)
                 elif Path(path).suffix.lower() in URL_LISTS and Path(path).is_file():
@@ -176,12 +177,13 @@ def _braces(text: str) -> list[str]:
         raise UsageError(f"{text}: {error}") from None
 
 
-def _expand(text: str) -> list[str]:
+def _expand(text: str, passed_over: PassedOver) -> list[str]:
     if _is_url(text) or os.path.exists(text) or not glob.has_magic(text):
         return [text]
     found = sorted(glob.glob(text, recursive=True))
     if not found:
         raise CcmbError(f"{text}: nothing is called so")
+    found = [path for path in found if not _is_passed_over(path, fixed_part(text), passed_over)]
     # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds itself.
     meant = [
         path
@@ -191,6 +193,19 @@ def _expand(text: str) -> list[str]:
         or is_picture_file(Path(path))
     ]
     return meant or found
+
+
+def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
+    """Whether what a glob finds is nobody's, by what comes after `start`, which the user wrote out."""
+    inside = os.path.relpath(path, start or ".")
+    reason = why_passed_over(inside) if inside != "." else None
+    folder = os.path.dirname(inside)
+    while folder and reason is None:
+        reason = OF_INDEX if is_index_folder(os.path.join(start, folder)) else None
+        folder = os.path.dirname(folder)
+    if reason:
+        passed_over.add(path, reason)
+    return reason is not None
 
 
 def read_urls(path: Path) -> list[str]:
