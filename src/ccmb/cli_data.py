@@ -132,6 +132,8 @@ def verify(
 
     found = verify_shards(targets, field)
     text = f"{found.samples} samples in {found.shards} shards; {len(found.problems) or 'no'} problems"
+    if found.repeated_keys:
+        text += f"; {found.repeated_keys} keys stand in several shards"
     print_result(asdict(found), as_json, "\n".join([*found.problems, text]))
     if found.problems:
         raise typer.Exit(1)

@@ -23,7 +23,7 @@ from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures, UnreadablePicture, decode
 from ccmb.data.remote_files import BrokenFile, is_remote, open_file
 from ccmb.data.shard_samples import RawSample, count_samples, parse_sample, read_samples
-from ccmb.data.shard_sources import MANIFEST, Shard, find_shards
+from ccmb.data.shard_sources import ENDINGS, MANIFEST, Shard, find_shards
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
 from ccmb.progress import progress
@@ -41,11 +41,16 @@ class Converted:
 
 @dataclass(slots=True)
 class Verified:
-    """What was looked at, and a line for each thing that is wrong."""
+    """What was looked at, and a line for each thing that is wrong.
+
+    Attributes:
+        repeated_keys: samples whose key stands in a shard before, too, which alone is no problem.
+    """
 
     shards: int = 0
     samples: int = 0
     problems: list[str] = field(default_factory=list)
+    repeated_keys: int = 0
 
 
 def convert_pairs(
@@ -121,19 +126,27 @@ def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -
     Raises:
         CcmbError: see `find_shards`.
     """
-    found = Verified()
+    found, seen = Verified(), _Seen()
     shards = find_shards(sources)
     with progress("verify", len(shards), "shards") as advance:
         for shard in shards:
             found.shards += 1
-            for problem in _problems(shard, fields, found):
+            for problem in _problems(shard, fields, found, seen):
                 found.problems.append(problem)
             advance(1, f"{len(found.problems)} problems" if found.problems else "")
     found.problems += _not_in_the_manifest(shards)
     return found
 
 
-def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified) -> Iterator[str]:
+@dataclass(slots=True)
+class _Seen:
+    """Of all shards so far: the keys, each with its shard, and the digests of pictures by their names."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+
+def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified, seen: _Seen) -> Iterator[str]:
     try:
         size, digest = _digest(shard.url)
         count, damage = count_samples(shard.url)
@@ -155,10 +168,15 @@ def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified) -> It
             yield f"{shard.url}: sample {place:,} cannot be read"
             continue
         found.samples += 1
+        found.repeated_keys += seen.keys.setdefault(raw.key, raw.url) != raw.url
         try:
-            decode_sample(raw, fields)
+            sample, _ = decode_sample(raw, fields)
         except CcmbError as error:
             yield str(error)
+            continue
+        picture = hashlib.blake2b(raw.picture or b"", digest_size=8).digest()
+        if seen.pictures.setdefault(sample.image, picture) != picture:
+            yield f"{raw.url}/{raw.key}: another sample has the name {sample.image} for another picture"
 
 
 def decode_sample(raw: RawSample, fields: Sequence[str] | None) -> tuple[Sample, Image.Image]:
@@ -238,4 +256,5 @@ def _not_in_the_manifest(shards: Sequence[Shard]) -> Iterator[str]:
     known = {shard.url for shard in shards}
     for folder in dict.fromkeys(Path(shard.url).parent for shard in shards if not is_remote(shard.url)):
         if (folder / MANIFEST).exists():
-            yield from (f"{path}: not in {MANIFEST}" for path in sorted(folder.glob("*.tar")) if str(path) not in known)
+            there = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS))
+            yield from (f"{path}: not in {MANIFEST}" for path in there if str(path) not in known)

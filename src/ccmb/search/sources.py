@@ -17,6 +17,7 @@ from pathlib import Path
 import braceexpand
 from PIL import Image
 
+from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pictures import Pictures, head_of, inner_name, is_picture_file
 from ccmb.errors import CcmbError, UsageError
 from ccmb.search.parquet_pictures import ParquetPictures
@@ -128,6 +129,8 @@ def _add(listed: dict[str, Listed], path: Path) -> None:
         pictures = listed[source].pictures if source in listed else open_pictures(path)
         found = listed.setdefault(source, Listed(source, pictures, []))
         names = pictures.names
+        if not names and path.is_dir():
+            refuse_other_forms(path)
     seen = set(found.names)
     found.names.extend(name for name in names if name not in seen)
 
