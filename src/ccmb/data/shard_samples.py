@@ -193,9 +193,12 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
 
 @contextmanager
 def _open_tar(url: str) -> Iterator[tarfile.TarFile]:
-    with open_file(url) as file, _plain(file, url) as plain:
-        with tarfile.open(fileobj=plain, mode="r:", tarinfo=_StrictHeader) as tar:
-            yield tar
+    with (
+        open_file(url) as file,
+        _plain(file, url) as plain,
+        tarfile.open(fileobj=plain, mode="r:", tarinfo=_StrictHeader) as tar,
+    ):
+        yield tar
 
 
 @contextmanager
