@@ -106,6 +106,7 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
         ranked=answer.ranked,
         partial=answer.partial,
         more=answer.more,
+        unknown=answer.unknown,
         seconds=dict(answer.seconds),
     )
 
