@@ -58,8 +58,7 @@ def kind_of(model_type: str) -> str:
         return f"a {TWO_TOWERS[model_type]} ({model_type}); {MEASURED}, and {VISION}"
     if model_type in IMAGE_TOWERS:
         return f"an image tower alone ({model_type}); {VISION}"
-    config = CONFIG_MAPPING.get(model_type)
-    if config is not None and config in MODEL_FOR_MASKED_LM_MAPPING:
+    if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_MASKED_LM_MAPPING:
         return f"a text encoder alone ({model_type}); {TEXT}"
     return f"a model of the kind {model_type}, which no command here takes"
 
