@@ -233,6 +233,9 @@ def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
         def upsert(self, entries, embed_BD):
             self.count += len(entries)
 
+        def everything(self):
+            return iter(())
+
         def __len__(self):
             return self.count
 

@@ -86,6 +86,15 @@ def suffix_of_format(format: str) -> str:
     return {"JPEG": ".jpeg", "MPO": ".jpeg", "JPEG2000": ".jp2", "HEIF": ".heic"}.get(format, f".{format.lower()}")
 
 
+def suffix_for(name: str, data: bytes) -> str:
+    """The ending under which a shard holds an image: that of its format, whatever its name says."""
+    ending = "." + name.lower().rpartition(".")[2]
+    format = image_format(data[:HEAD_BYTES])
+    if format == "JPEG":
+        return ending if ending in (".jpg", ".jpeg") else ".jpg"
+    return suffix_of_format(format) if format else ".jpg"
+
+
 def why_not_an_image(data: bytes, known: tuple[str, ...]) -> str:
     """What to say of bytes that Pillow knows nothing of.
 

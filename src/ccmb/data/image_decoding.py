@@ -20,7 +20,7 @@ _AVIF = ("AVIF",) if tuple(int(part) for part in _pillow.split(".")[:2]) >= (11,
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", *_AVIF)
 MAX_PIXELS = 80_000_000
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 # White of deep grey: of a 16-bit file, and of whole numbers beyond it.
 _WHITES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
@@ -93,7 +93,7 @@ def rgb_of(image: Image.Image) -> Image.Image:
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says; the image itself where that is not to turn it."""
     try:
-        if image.getexif().get(_ORIENTATION, 1) == 1:
+        if image.getexif().get(ORIENTATION, 1) == 1:
             return image
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF does not make an image unreadable

@@ -17,6 +17,7 @@ from pathlib import Path
 import braceexpand
 from PIL import Image
 
+from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pictures import Pictures, head_of, inner_name, is_picture_file
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import is_index_folder
@@ -160,6 +161,8 @@ def _add(listed: dict[str, Listed], seen: set[tuple[str, str]], path: Path, pass
     listing = pictures.listing
     if "." in listing.unreadable:
         raise CcmbError(f"{path}: the folder cannot be read")
+    if not listing.names and os.path.isdir(path):
+        refuse_other_forms(path)
     found = listed.setdefault(source, Listed(source, pictures, []))
     if not found.whole:
         passed_over.update(listing.passed_over)
