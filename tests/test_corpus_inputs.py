@@ -162,8 +162,8 @@ def test_a_faulty_column_is_one_line(tmp_path: Path) -> None:
 
 def test_test_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("红船\n\n蓝船\n", encoding="utf-8")
-    (tmp_path / "b.jsonl").write_text('{"text": "绿船"}\n{"texts": ["黄船", "白船"]}\nbroken\n', encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "绿船"}\n{"texts": ["黄船", "白船"]}\n', encoding="utf-8")
     assert read_test_texts([str(tmp_path)]) == ["红船", "蓝船", "绿船", "黄船", "白船"]
-    (tmp_path / "c.jsonl").write_text('{"caption": "x"}\n', encoding="utf-8")
+    (tmp_path / "c.jsonl").write_text('{"label": "x"}\n', encoding="utf-8")
     with pytest.raises(CcmbError, match=r"c\.jsonl: no texts"):
         read_test_texts([str(tmp_path / "c.jsonl")])

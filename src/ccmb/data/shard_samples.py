@@ -19,6 +19,7 @@ from ccmb.data.remote_files import BrokenFile, open_file
 from ccmb.data.shard_sources import Shard
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.samples import Sample
+from ccmb.text_files import decode_text
 
 MAX_TEXT_BYTES = 2**20
 # Headers that hold names or attributes of the next file, which tarfile reads whole.
@@ -114,13 +115,21 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
     if raw.text is None:
         raise CcmbError(f"{where}: no text; it needs a file {posixpath.basename(raw.key)}.json")
     try:
-        line = json.loads(raw.text.decode())
+        line = json.loads(_decoded(raw.text, f"{where}.json"))
     except (ValueError, RecursionError) as error:
         raise CcmbError(f"{where}.json: not valid JSON ({one_line(error)})") from None
     if not isinstance(line, dict):
         raise CcmbError(f"{where}.json: expected a JSON object")
     line.setdefault("image", f"{posixpath.basename(raw.url)}/{raw.key}{raw.suffix}")  # keys may recur in other shards
     return sample_of_line(line, fields, where)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    """UTF-8, as nearly all texts are, at once; else whatever a file of text may be."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return decode_text(data, where)
 
 
 def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, RawSample]]:
