@@ -39,6 +39,9 @@ def index(
         float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
     ] = 0.0,
     allow_private: Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")] = None,
+    proxy_from_environment: Annotated[
+        bool, typer.Option("--proxy-from-environment", help="Fetch URLs through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    ] = False,
     fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -62,6 +65,7 @@ def index(
             gone,
             int(states * 2**30),
             allow_private or (),
+            proxy_from_environment,
         )
     say_unreadable(report.unreadable)
     print_result(asdict(report), as_json, _summary(out, report))

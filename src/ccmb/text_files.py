@@ -6,16 +6,17 @@ characters of a text, which web pages and PDFs are full of.
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
 from ccmb.errors import CcmbError
 from ccmb.text_forms import GB18030, UTF8, check_gb18030, form_of, likely_form, unpacked
-from ccmb.text_streams import FIX, AsUtf8, lines_of
+from ccmb.text_streams import BLOCK, FIX, AsUtf8, lines_of
 
 _ENDS = re.compile("\r\n|\r|\n")
 
@@ -45,22 +46,25 @@ def text_lines(path: str | Path, opened: IO[bytes] | None = None, fix: str = "")
         form = form_of(stream, str(path))
         number, is_ascii = 0, True
         try:
-            for line in lines_of(stream, form.codec, form.mark):
-                number += 1
-                if "\0" in line:
-                    raise CcmbError(f"{path}:{number}: not UTF-8 text: zero bytes, as of a binary file; {FIX}")
-                is_ascii = is_ascii and line.isascii()
-                yield line
+            for lines in lines_of(stream, form.codec, form.mark):
+                text = "".join(lines)
+                if "\0" in text:
+                    bad = number + next(place for place, line in enumerate(lines, start=1) if "\0" in line)
+                    raise CcmbError(f"{path}:{bad}: not UTF-8 text: zero bytes, as of a binary file; {FIX}")
+                is_ascii = is_ascii and text.isascii()
+                number += len(lines)
+                yield from lines
             return
         except UnicodeDecodeError:
             if form.codec != UTF8 or form.mark:
                 what = form.codec.upper()
-                raise CcmbError(f"{path}:{number + 1}: {what} that is cut short or damaged; {FIX}") from None
+                bad = _first_bad_line(stream, form.codec, form.mark)
+                raise CcmbError(f"{path}:{bad}: {what} that is cut short or damaged; {FIX}") from None
             if not is_ascii:
-                bad = _first_bad_line(stream)
+                bad = _first_bad_line(stream, UTF8)
                 raise CcmbError(f"{path}:{bad}: not UTF-8 text, though the lines before it are; {FIX}") from None
         check_gb18030(stream, str(path))  # so far there were but ASCII characters, which mean the same in both
-        yield from islice(lines_of(stream, GB18030), number, None)
+        yield from islice(chain.from_iterable(lines_of(stream, GB18030)), number, None)
 
 
 def split_lines(text: str) -> list[str]:
@@ -104,11 +108,14 @@ def open_bytes(path: str | Path, opened: IO[bytes] | None = None, fix: str = "")
         raise CcmbError(f"{path}: {reason}{fix and f'; {fix}'}") from None
 
 
-def _first_bad_line(stream: IO[bytes]) -> int:
-    stream.seek(0)
-    for number, line in enumerate(stream, start=1):
+def _first_bad_line(stream: IO[bytes], codec: str, mark: int = 0) -> int:
+    """The number of the line in which the bytes that cannot be decoded stand."""
+    stream.seek(mark)
+    decoder, number = codecs.getincrementaldecoder(codec)(), 1
+    while block := stream.read(BLOCK):
         try:
-            line.decode()
-        except UnicodeDecodeError:
-            return number
-    return 1
+            number += decoder.decode(block).count("\n")
+        except UnicodeDecodeError as error:
+            number += error.object[: error.start].decode(codec).count("\n")
+            break
+    return number

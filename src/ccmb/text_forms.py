@@ -129,10 +129,11 @@ def likely_form(stream: IO[bytes], name: str, size: int | None = None) -> TextFo
     """
     head, form = _marked(stream, name, most_nuls=HEAD // 8)
     if form.codec == UTF8 and not form.mark:
-        good, bad = _kinds_of_lines(head.split(b"\n")[: -1 if len(head) == HEAD else None])
+        good, bad = _kinds_of_lines(head[: head.rfind(b"\n") if len(head) == HEAD else None])
         for quarter in (1, 2, 3) if size is not None and size > 4 * HEAD else ():
             stream.seek(size * quarter // 4)
-            more = _kinds_of_lines(stream.read(HEAD // 16).split(b"\n")[1:-1])
+            window = stream.read(HEAD // 16)
+            more = _kinds_of_lines(window[window.find(b"\n") : window.rfind(b"\n")])
             good, bad = good + more[0], bad + more[1]
         stream.seek(0)
         if bad > good:
@@ -229,9 +230,11 @@ def _looks_chinese(text: str) -> bool:
     return sum(char in _common() for char in wide) - 2 * odd >= _ENOUGH_COMMON * len(wide)
 
 
-def _kinds_of_lines(lines: list[bytes]) -> tuple[int, int]:
-    """Lines that are evidently UTF-8, and those that are not UTF-8."""
-    wide = [line for line in lines if not line.isascii()]
+def _kinds_of_lines(text: bytes) -> tuple[int, int]:
+    """Lines that are evidently UTF-8, and those that are not UTF-8; of whole ones in UTF-8 none is counted."""
+    if is_utf8(text):
+        return (1 if _LONGER.search(text) else 0), 0
+    wide = [line for line in text.split(b"\n") if not line.isascii()]
     bad = sum(not is_utf8(line) for line in wide)
     return sum(is_utf8(line) and _is_evident(line) for line in wide), bad
 

@@ -77,19 +77,24 @@ class AsUtf8(io.RawIOBase):
         super().close()
 
 
-def lines_of(stream: IO[bytes], codec: str, mark: int = 0) -> Iterator[str]:
-    """Lines after the mark without their ends, which are CR, LF or CRLF and nothing else.
+def lines_of(stream: IO[bytes], codec: str, mark: int = 0) -> Iterator[list[str]]:
+    """Lines after the mark without their ends, which are CR, LF or CRLF and nothing else; some at a time.
 
     Raises:
         UnicodeDecodeError: bytes are not of the encoding.
     """
     stream.seek(mark)
     text = io.TextIOWrapper(stream, encoding=codec, newline=None)
+    last, is_first = "", True
     try:
-        first = True
-        for line in text:
-            yield (line.lstrip("\ufeff") if first else line).removesuffix("\n")
-            first = False
+        while block := text.read(BLOCK // 4):
+            lines = (last + block).split("\n")
+            last = lines.pop()
+            if is_first and lines:
+                lines[0], is_first = lines[0].lstrip("\ufeff"), False
+            yield lines
+        if last:
+            yield [last.lstrip("\ufeff") if is_first else last]
     finally:
         with suppress(ValueError):  # whoever stops reading in the middle may have closed the stream
             text.detach()

@@ -13,13 +13,14 @@ import io
 import re
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 from ccmb.text_tables import split_tabs
 
 LONGEST_RECORD = 1 << 20  # bytes after which quotes that do not close are taken for damage
 BOM = b"\xef\xbb\xbf"
-_WINDOW, _TRIED, _FAULTLESS = 1 << 18, 256, 4
+_WINDOW, _TRIED, _FAULTLESS, _BLOCK = 1 << 18, 256, 4, 1 << 20
 _FIELD = rb'(?>"(?:[^"]|"")*+"|[^",\r\n]*+)'
 _RECORD = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+\r?\n")
 
@@ -32,36 +33,54 @@ def csv_values(
     Args:
         end: None: all to the end of a stream, which stands at its beginning.
     """
-    at = 0
+    at, stop = 0, None
     if end is not None:
         stop = _begin(opened, end, len(keys))
         at = _begin(opened, start, len(keys)) if start else 0
         opened.seek(at)
-        lines = _lines(opened, at, stop)
-    else:
-        lines = _lines(opened, 0, None)
-    for fields in csv_records(lines, len(keys), codec):
-        yield dict(zip(keys, fields, strict=True)) if fields is not None else {}
+    source = _Source(opened, at, stop)
+    while block := source.block():
+        records = _quick(block, len(keys), codec)
+        if records is None:
+            records = csv_records(_lines_of(block), len(keys), codec, source.lines())
+        for fields in records:
+            yield dict(zip(keys, fields, strict=True)) if fields is not None else {}
 
 
-def csv_records(lines: Iterator[bytes], width: int, codec: str = "utf-8") -> Iterator[list[str] | None]:
-    """Records of `width` fields each, None of a damaged line."""
+def csv_records(
+    lines: Iterator[bytes], width: int, codec: str = "utf-8", more: Iterator[bytes] = iter(())
+) -> Iterator[list[str] | None]:
+    """Records of `width` fields each, None of a damaged line.
+
+    Args:
+        more: lines that are read on where the last record goes on in them.
+    """
     pending: deque[bytes] = deque()
-
-    def next_line() -> bytes | None:
-        return pending.popleft() if pending else next(lines, None)
-
-    while (line := next_line()) is not None:
+    further = chain(lines, more)
+    while (line := pending.popleft() if pending else next(lines, None)) is not None:
         if not line.strip():
             continue
-        taken, size, quotes = [line], len(line), line.count(b'"')
-        while quotes % 2 and size <= LONGEST_RECORD and (more := next_line()) is not None:
-            taken.append(more)
-            size, quotes = size + len(more), quotes + more.count(b'"')
-        fields = _fields(b"".join(taken), width, codec)
-        if fields is None:
-            pending.extendleft(reversed(taken[1:]))
+        fields, taken, size, quotes = _fields(line, width, codec), [line], len(line), line.count(b'"')
+        while fields is None and quotes % 2 and size <= LONGEST_RECORD:
+            if (next_line := pending.popleft() if pending else next(further, None)) is None:
+                break
+            taken.append(next_line)
+            size, quotes = size + len(next_line), quotes + next_line.count(b'"')
+        if len(taken) > 1:
+            fields = _fields(b"".join(taken), width, codec)
+            if fields is None:
+                pending.extendleft(reversed(taken[1:]))
         yield fields
+
+
+def _quick(block: bytes, width: int, codec: str) -> list[list[str]] | None:
+    """The records of a block all of which are as they should be, or None."""
+    try:
+        rows = list(csv.reader(io.StringIO(block.decode(codec), newline=""), strict=True))
+    except (ValueError, csv.Error):
+        return None
+    rows = [row for row in rows if row]
+    return rows if all(len(row) == width for row in rows) else None
 
 
 def tab_values(block: bytes, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -85,13 +104,33 @@ def _fields(record: bytes, width: int, codec: str) -> list[str] | None:
     return rows[0] if len(rows) == 1 and len(rows[0]) == width else None
 
 
-def _lines(opened: IO[bytes], at: int, stop: int | None) -> Iterator[bytes]:
+def _lines_of(block: bytes) -> Iterator[bytes]:
     """Lines with their ends; those that end with CR alone too, where no quotes can hold it."""
-    while (stop is None or at < stop) and (line := opened.readline()):
-        line, at = line.removeprefix(BOM) if at == 0 else line, at + len(line)
-        if b"\r" in line[:-2] and b'"' not in line:
+    for line in block.split(b"\n"):
+        if b"\r" in line[:-1] and b'"' not in line:
             yield from line.splitlines(keepends=True)  # of bytes: at CR, LF and CRLF alone
         else:
+            yield line + b"\n"
+
+
+class _Source:
+    """What lies between two places of a file, by blocks of whole lines or by lines."""
+
+    def __init__(self, opened: IO[bytes], at: int, stop: int | None) -> None:
+        self._opened, self._at, self._stop = opened, at, stop
+
+    def block(self) -> bytes:
+        """Empty at the end."""
+        size = _BLOCK if self._stop is None else min(_BLOCK, self._stop - self._at)
+        block = self._opened.read(max(0, size))
+        if block and not block.endswith(b"\n"):
+            block += self._opened.readline()
+        is_first, self._at = self._at == 0, self._at + len(block)
+        return block.removeprefix(BOM) if is_first else block
+
+    def lines(self) -> Iterator[bytes]:
+        while (self._stop is None or self._at < self._stop) and (line := self._opened.readline()):
+            self._at += len(line)
             yield line
 
 

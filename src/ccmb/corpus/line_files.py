@@ -128,7 +128,7 @@ def _clean_blocks(opened: IO[bytes], file: LineFile, start: int, end: int | None
             block, start = block.removeprefix(BOM), 1
             if file.header:
                 block = block.partition(b"\n")[2]
-        if block.count(b"\r") != block.count(b"\r\n"):
+        if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         yield block
 
@@ -175,10 +175,16 @@ def first_lines(file: LineFile, count: int = 1) -> list[bytes]:
         CcmbError: the file cannot be read; the message names it.
     """
     try:
-        with open_lines(file.path) as opened:
-            return [opened.readline(LONGEST_LINE).removeprefix(BOM) for _ in range(count)]
+        if file.bytes is None:
+            with open_lines(file.path) as opened:
+                return [opened.readline(LONGEST_LINE) for _ in range(count)]
+        with open_file(file.path) as opened:
+            lines = [opened.readline(LONGEST_LINE) for _ in range(count)]
     except OSError as error:
         raise CcmbError(f"{file.path}: could not be read ({one_line(error)})") from None
+    if file.codec == GB18030:
+        lines = [line.decode(GB18030, "replace").encode() for line in lines]
+    return [lines[0].removeprefix(BOM), *lines[1:]]
 
 
 def as_array(file: LineFile) -> LineFile:

@@ -76,6 +76,7 @@ def build_index(
     gone: Gone = "auto",
     states_bytes: int = 0,
     allow_private: Sequence[str] = (),
+    proxy_from_environment: bool = False,
 ) -> IndexReport:
     """Bring the index folder `out` up to date with folders and files of pictures.
 
@@ -91,6 +92,7 @@ def build_index(
         gone: "auto" keeps pictures that are gone if these are most of a source's, which may be a disk that is away.
         states_bytes: most bytes of token states that are kept for the second stage, so that it need not encode.
         allow_private: private addresses that URLs may lead to.
+        proxy_from_environment: fetch URLs through the proxies that the environment names.
 
     Raises:
         CcmbError: a source is missing, the index belongs to another model, or another process is using it.
@@ -105,7 +107,7 @@ def build_index(
     report = IndexReport(fields_left_out=sorted(own.left_out))
     with open_catalogue(out, record) as catalogue, inference(network):
         if urls:
-            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private)
+            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
             report.unreadable += failed
             listed.append(Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(set(named.values()))))
             record.learn_fields({"url": ""}, str(out))

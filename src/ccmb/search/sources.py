@@ -166,7 +166,7 @@ def read_urls(path: Path) -> list[str]:
     for number, line in enumerate(text_lines(path), start=1):
         line = line.strip()
         if line and not line.startswith("#"):
-            if not _is_url(line):
+            if not (_is_url(line) or line.startswith("//")):
                 raise CcmbError(f"{path}:{number}: not a URL of http or https: {line[:60]!r}")
             urls.append(line)
     return urls
