@@ -167,3 +167,11 @@ def test_test_texts(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"label": "x"}\n', encoding="utf-8")
     with pytest.raises(CcmbError, match=r"c\.jsonl: no texts"):
         read_test_texts([str(tmp_path / "c.jsonl")])
+
+
+def test_a_log_whose_gzip_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    lines = "".join(json.dumps(ROW | {"visitor": str(n)}) + "\n" for n in range(20_000))
+    path.write_bytes(gzip.compress(lines.encode())[:-2000])
+    with pytest.raises(CcmbError, match=r"^[^\n]*a\.jsonl\.gz: the gzip file is cut short or damaged[^\n]*$"):
+        read(IMPRESSIONS, path)
