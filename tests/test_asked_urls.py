@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from ccmb.corpus.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.corpus.fetching import Fetched, Fetcher
+from ccmb.corpus.proxies import Proxies
 from ccmb.errors import UsageError
 from ccmb.search.sources import read_urls
 from ccmb.search.url_pictures import fetch_pictures
@@ -178,6 +180,21 @@ def test_private_addresses_are_refused_behind_a_proxy_too(server: Recorder, monk
     server.answers = [moved(f"http://{host}/a".encode())]
     assert fetch("http://example.invalid/", **changes).status == "refused_address"
     assert server.targets == [b"http://example.invalid/"]
+
+
+@pytest.mark.parametrize(
+    ("without", "host", "direct"),
+    [
+        ("*", "a.cn", True), ("a.cn", "a.cn", True), ("a.cn", "b.a.cn", True), ("a.cn", "ba.cn", False),
+        (".a.cn, *.b.cn", "x.b.cn", True), ("a.cn:80", "a.cn", True), ("a.cn:81", "a.cn", False), ("", "a.cn", False),
+        ("10.0.0.0/8", "10.1.2.3", True), ("10.0.0.0/8", "11.1.2.3", False), ("::1", "[::1]", True),
+        ("A.CN", "a.cn.", True),
+    ],
+)  # fmt: skip
+def test_hosts_that_are_reached_without_a_proxy(monkeypatch, without: str, host: str, direct: bool) -> None:
+    set_proxies(monkeypatch, http_proxy="proxy.example:3128", no_proxy=without)
+    assert (Proxies(True).of(URL(f"http://{host}/")) is None) is direct
+    assert Proxies(False).of(URL(f"http://{host}/")) is None
 
 
 def test_a_proxy_that_is_not_known_is_named(monkeypatch) -> None:

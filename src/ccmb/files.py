@@ -122,6 +122,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def walk_files(folder: str | Path) -> Iterator[str]:
+    """Names of all files below a folder, relative and with forward slashes, in no order; no hidden folder is entered.
+
+    Links to folders are followed, but for those that lead back to a folder that they lie in.
+    """
+    root = str(folder)
+    real = Path(os.path.realpath(root))
+    above = {root: frozenset(map(str, (real, *real.parents)))}
+    for place, folders, files in os.walk(root, followlinks=True):
+        outer, kept = above.pop(place), []
+        for name in folders:
+            path = os.path.join(place, name)
+            target = os.path.realpath(path)
+            if not name.startswith(".") and target not in outer:
+                above[path] = outer | {target}
+                kept.append(name)
+        folders[:] = kept
+        inside = os.path.relpath(place, root).replace(os.sep, "/")
+        yield from (name if inside == "." else f"{inside}/{name}" for name in files)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically."""
     with atomic_write(path) as file:

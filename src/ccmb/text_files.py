@@ -10,6 +10,7 @@ import codecs
 import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,7 @@ from ccmb.errors import CcmbError
 from ccmb.text_forms import GB18030, UTF8, check_gb18030, form_of, likely_form, unpacked
 from ccmb.text_streams import BLOCK, FIX, AsUtf8, lines_of
 
+_LEADS = bytes(range(0xE3, 0xEA))  # what the characters of Chinese and its punctuation begin with in UTF-8
 _ENDS = re.compile("\r\n|\r|\n")
 
 
@@ -74,11 +76,16 @@ def split_lines(text: str) -> list[str]:
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """The text of bytes, as `read_text` reads a file of them.
+    """The text of bytes, as `read_text` reads a file of them; UTF-8, which nearly all are, at once.
 
     Raises:
         CcmbError: see `text_lines`.
     """
+    if data.isascii() or any(byte in data for byte in _LEADS):
+        with suppress(UnicodeDecodeError):
+            text = data.decode("utf-8-sig")
+            if "\0" not in text:
+                return _ENDS.sub("\n", text) if "\r" in text else text
     return "\n".join(text_lines(name, io.BytesIO(data)))
 
 

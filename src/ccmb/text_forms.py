@@ -130,8 +130,8 @@ def likely_form(stream: IO[bytes], name: str, size: int | None = None) -> TextFo
     head, form = _marked(stream, name, most_nuls=HEAD // 8)
     if form.codec == UTF8 and not form.mark:
         good, bad = _kinds_of_lines(head[: head.rfind(b"\n") if len(head) == HEAD else None])
-        for quarter in (1, 2, 3) if size is not None and size > 4 * HEAD else ():
-            stream.seek(size * quarter // 4)
+        for place in _places_within(size or 0):
+            stream.seek(place)
             window = stream.read(HEAD // 16)
             more = _kinds_of_lines(window[window.find(b"\n") : window.rfind(b"\n")])
             good, bad = good + more[0], bad + more[1]
@@ -147,6 +147,11 @@ def likely_form(stream: IO[bytes], name: str, size: int | None = None) -> TextFo
         elif not bad:
             return _by_scripts(stream, name, head, form)
     return form
+
+
+def _places_within(size: int) -> tuple[int, ...]:
+    """Where a large file is looked at besides its beginning."""
+    return (size // 4, size // 2, size // 4 * 3) if size > 4 * HEAD else ()
 
 
 def _by_scripts(stream: IO[bytes], name: str, head: bytes, form: TextForm) -> TextForm:

@@ -40,10 +40,8 @@ def csv_values(
         opened.seek(at)
     source = _Source(opened, at, stop)
     while block := source.block():
-        records = _quick(block, len(keys), codec)
-        if records is None:
-            records = csv_records(_lines_of(block), len(keys), codec, source.lines())
-        for fields in records:
+        quick = _quick(block, len(keys), codec)
+        for fields in quick or csv_records(_lines_of(block), len(keys), codec, source.lines()):
             yield dict(zip(keys, fields, strict=True)) if fields is not None else {}
 
 

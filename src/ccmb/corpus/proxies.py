@@ -1,14 +1,17 @@
 """Proxies that the environment names, for machines that reach the web through one alone; off unless asked for.
 
 HTTP_PROXY and HTTPS_PROXY (or ALL_PROXY) name them, in capitals or not, and NO_PROXY the hosts that are reached
-without. The proxy looks up the names of hosts and connects to them. So `ccmb.corpus.addresses` cannot see where a name
+without: `*`, names with all below them, ports, addresses and networks. The proxy looks up the names of hosts and connects to them. So `ccmb.corpus.addresses` cannot see where a name
 leads: it still refuses private addresses that stand in a URL or a redirect themselves, and names of this machine, but a
 name that leads into the network of the proxy is the proxy's to refuse. The proxy itself may have any address.
 """
 
 from __future__ import annotations
 
-from urllib.request import getproxies_environment, proxy_bypass_environment
+import ipaddress
+import re
+from collections.abc import Sequence
+from urllib.request import getproxies_environment
 
 from yarl import URL
 
@@ -27,7 +30,7 @@ class Proxies:
             UsageError: the environment names a proxy that is not one of HTTP.
         """
         named = getproxies_environment() if use else {}
-        self._named = named
+        self._without = [name for name in re.split(r"[,\s]+", named.get("no", "").casefold()) if name]
         self._by_scheme = {
             scheme: _checked(proxy, f"{scheme}_proxy")
             for scheme in ("http", "https")
@@ -39,8 +42,23 @@ class Proxies:
         proxy = self._by_scheme.get(url.scheme)
         if proxy is None:
             return None
-        host = url.raw_host or ""
-        return None if proxy_bypass_environment(f"{host}:{url.port}", self._named) else proxy
+        return None if _is_without(url, self._without) else proxy
+
+
+def _is_without(url: URL, names: Sequence[str]) -> bool:
+    host = (url.raw_host or "").casefold().rstrip(".")
+    for name in names:
+        known = name.removeprefix("*").removesuffix(f":{url.port}").strip(".")
+        if name == "*" or (known and (host == known or host.endswith(f".{known}"))) or _holds(name, host):
+            return True
+    return False
+
+
+def _holds(network: str, address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network.strip("[]"), strict=False)
+    except ValueError:
+        return False
 
 
 def _checked(proxy: str, name: str) -> URL:

@@ -17,7 +17,8 @@ from pathlib import Path
 import braceexpand
 from PIL import Image
 
-from ccmb.data.pictures import SUFFIXES, Pictures, inner_name
+from ccmb.data.other_forms import refuse_other_forms
+from ccmb.data.pictures import Pictures, head_of, inner_name, is_picture_file
 from ccmb.errors import CcmbError, UsageError
 from ccmb.search.parquet_pictures import ParquetPictures
 from ccmb.text_files import text_lines
@@ -87,7 +88,7 @@ def open_pictures(path: Path) -> Pictures:
     Raises:
         CcmbError: there is no such folder or file, or it is damaged.
     """
-    if path.suffix.lower() in PARQUET and path.is_file():
+    if path.is_file() and (path.suffix.lower() in PARQUET or head_of(path).startswith(b"PAR1")):
         return ParquetPictures(path)
     return Pictures.open(path)
 
@@ -118,8 +119,9 @@ def find_sources(named: Sequence[str | Path]) -> tuple[list[Listed], list[str]]:
 
 
 def _add(listed: dict[str, Listed], path: Path) -> None:
-    path = path.resolve()
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    # The last part as it is: the file behind a link, as in the hub's cache, has neither its name nor its ending.
+    path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    if is_picture_file(path):
         source = str(path.parent)
         found = listed.setdefault(source, Listed(source, open_pictures(path.parent), []))
         names = [path.name]
@@ -128,6 +130,8 @@ def _add(listed: dict[str, Listed], path: Path) -> None:
         pictures = listed[source].pictures if source in listed else open_pictures(path)
         found = listed.setdefault(source, Listed(source, pictures, []))
         names = pictures.names
+        if not names and path.is_dir():
+            refuse_other_forms(path)
     seen = set(found.names)
     found.names.extend(name for name in names if name not in seen)
 
@@ -151,7 +155,9 @@ def _expand(text: str) -> list[str]:
     meant = [
         path
         for path in found
-        if (os.path.isdir(path) and "**" not in text) or path.lower().endswith((*SUFFIXES, *PARQUET, ".tar"))
+        if (os.path.isdir(path) and "**" not in text)
+        or path.lower().endswith((*PARQUET, ".tar"))
+        or is_picture_file(Path(path))
     ]
     return meant or found
 
