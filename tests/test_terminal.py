@@ -77,6 +77,12 @@ def test_a_bar_on_a_terminal_draws_but_shows_names_by_their_numbers(monkeypatch)
     assert "\x07" not in drawn
 
 
+def test_the_command_line_prints_texts_as_they_are(command, tmp_path):
+    assert command("presets").out.startswith("|")
+    with pytest.raises(TypeError, match="not bytes"):
+        VisibleStream(io.StringIO()).write(b"")
+
+
 def test_letters_that_a_terminal_lacks_end_nothing():
     raw = io.BytesIO()
     stream = VisibleStream(io.TextIOWrapper(raw, "ascii", write_through=True))

@@ -41,6 +41,8 @@ class VisibleStream:
             stream.reconfigure(errors="backslashreplace")  # no letter that a terminal lacks ends the work
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # libraries find out so whether a stream takes bytes
+            raise TypeError(f"a text is needed, not {type(text).__name__}")
         self.inner.write(visible(text))
         return len(text)
 
