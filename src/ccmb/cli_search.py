@@ -124,6 +124,8 @@ def search(
         answer = engine.search(query)
     if sheet:
         contact_sheet(answer.hits, sheet)
+    if answer.unknown:
+        typer.echo(f"the model knows no word of {text!r}: the order of the pictures means nothing", err=True)
     if answer.partial:
         typer.echo(
             f"the budget was up after {answer.ranked} candidates; those after them are in order of cosine", err=True

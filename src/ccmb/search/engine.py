@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.unknown_words import rows_wholly_unknown
 from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
 from ccmb.search.examining import examine, groups_of_near
@@ -29,6 +30,7 @@ from ccmb.search.second_stage import Candidate, SecondStage, Work
 from ccmb.search.sources import UPLOADS
 from ccmb.search.states import StateCache
 from ccmb.search.store import MOST_RESULTS, Entry, is_local
+from ccmb.text_cleaning import clean_query
 from ccmb.training.trainer import inference
 
 STATES_BYTES = 512 * 2**20
@@ -46,6 +48,7 @@ class _Asked:
         candidates: in the order of the answer, in the end.
         copies: keys of near duplicates of a candidate, by its key.
         before: the order that is to be made longer, for a further page.
+        unknown: the model knows no word of its text.
     """
 
     query: Query
@@ -57,6 +60,7 @@ class _Asked:
     before: _Asked | None = None
     ranked: int = 0
     partial: bool = False
+    unknown: bool = False
 
     @property
     def depth(self) -> int:
@@ -120,6 +124,8 @@ class SearchEngine:
         """
         for query in queries:
             check_query(query)
+        queries = [of if of.text is None else replace(of, text=clean_query(of.text)) for of in queries]
+        for query in queries:
             if query.min_probability is not None and not self.model.can_rank:
                 raise UsageError("a least probability needs a model with cross encoders")
         with self._turn, inference(self.model):
@@ -165,9 +171,11 @@ class SearchEngine:
         with_text = [place for place, of in enumerate(asked) if of.query.text is not None]
         if with_text:
             tokens = self.processor.texts([asked[place].query.text or "" for place in with_text])
+            unknown = rows_wholly_unknown(self.processor, tokens["input_ids"])
             texts = self.model.encode_text(**{name: value.to(self.model.device) for name, value in tokens.items()})
             for row, (place, embed_D) in enumerate(zip(with_text, texts.embed.cpu(), strict=True)):
                 parts[place].append(embed_D)
+                asked[place].unknown = unknown[row]
                 asked[place].text, asked[place].ranks = row, asked[place].query.rank and self.model.can_rank
         pictures = [(place, of.query.picture) for place, of in enumerate(asked) if of.query.picture is not None]
         if pictures:
@@ -229,7 +237,7 @@ class SearchEngine:
         return Answer(
             tuple(self._hit(found, of) for found in candidates[query.offset : end]),
             candidates=len(of.candidates), ranked=of.ranked, partial=of.partial, more=len(candidates) > end,
-            seconds=seconds,
+            unknown=of.unknown, seconds=seconds,
         )  # fmt: skip
 
     def _hit(self, found: Candidate, of: _Asked) -> Hit:

@@ -46,6 +46,7 @@ class SearchAnswer(BaseModel):
     ranked: int = Field(description="of them, by the second stage")
     partial: bool = Field(description="the budget ended before all were ranked")
     more: bool = Field(description="there is a next page")
+    unknown: bool = Field(False, description="the model knows no word of the text, so that the order says nothing")
     seconds: dict[str, float] = Field(description="of each part")
 
 
@@ -97,6 +98,7 @@ class MatchAnswer(BaseModel):
     """One answer for each picture, in their order."""
 
     results: list[PairAnswer]
+    unknown: bool = Field(False, description="the model knows no word of the text, so that the scores say nothing")
 
 
 class RerankAnswer(BaseModel):

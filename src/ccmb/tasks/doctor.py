@@ -29,8 +29,9 @@ from ccmb.tasks.finetuning import FAMILIES
 from ccmb.tasks.pretraining import PretrainRecipe
 from ccmb.tasks.sets import open_training
 from ccmb.tasks.tuning import FinetuneRecipe
+from ccmb.training.evidence import what_to_lower
 from ccmb.training.recipe import TrainingRecipe, data_folder
-from ccmb.training.trainer import choose_device
+from ccmb.training.trainer import choose_device, computes_bf16
 
 # How many pictures are decoded, files compared and texts counted at most; the recipe's seed decides which.
 PICTURES, FILES, TEXTS = 500, 5000, 20_000
@@ -219,13 +220,15 @@ def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: 
     trained = bool(recipe.model.start) or isinstance(recipe.model.vision, str)
     yield training_checks.check_lr(options, training.batch, trained)
     yield training_checks.check_warmup(options.warmup, training.steps)
+    device = torch.device("cpu")
     try:
-        gpu = choose_device(training.device).type == "cuda"
+        device = choose_device(training.device)
     except CcmbError as error:
         yield Finding("device", "problem", str(error), "set training.device=auto")
-        gpu = False
+    gpu = device.type == "cuda"
+    mend = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
     yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
-    if found := training_checks.check_gcpr(log, training.batch, options.warmup):
+    if found := training_checks.check_gcpr(log, training.batch, options.warmup, mend):
         yield found
     if found := training_checks.check_waiting(log, workers):
         yield found
