@@ -10,6 +10,7 @@ import typer
 
 from ccmb.cli_output import FastFlag, JsonFlag, MinProbabilityOption, print_result, say_unreadable
 from ccmb.signals import orderly_end
+from ccmb.terminal import visible_line
 
 if TYPE_CHECKING:
     from ccmb.search.index import IndexReport
@@ -178,7 +179,7 @@ def _line(place: int, hit: Hit) -> str:
     return (
         f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
         + (f"  match {hit.match:.3f}  probability {hit.probability:.3f}" if hit.match is not None else "")
-        + f"  {hit.name}"
+        + f"  {visible_line(hit.name)}"
         + (f"  (and {len(hit.copies)} near duplicates)" if hit.copies else "")
         + ("  (gone or unreadable)" if hit.missing else "")
     )
