@@ -169,6 +169,13 @@ def test_test_texts(tmp_path: Path) -> None:
         read_test_texts([str(tmp_path / "c.jsonl")])
 
 
+def test_files_of_a_folder_that_cannot_be_read_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jsonl", "b.jsonl.zst", "c.XLSX", "README.md"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert find_files(str(tmp_path)) == [str(tmp_path / "a.jsonl")]
+    assert capfd.readouterr().err == f"{tmp_path}: 2 files are of kinds that are not read: b.jsonl.zst, c.XLSX\n"
+
+
 def test_a_log_whose_gzip_is_cut_short_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     lines = "".join(json.dumps(ROW | {"visitor": str(n)}) + "\n" for n in range(20_000))

@@ -31,7 +31,7 @@ _KINDS = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"), (b"Rar!\x1a\x07", "a rar archive", "unpack it first"),
     (b"PK\x03\x04", "a zip archive or an Excel file", "unpack it, or save the sheet as CSV in UTF-8"),
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save it as CSV or text in UTF-8"),
-    (b"PAR1", "a Parquet file", "give text here"), (b"ARROW1", "an Arrow file", "write it as Parquet or JSON lines"),
+    (b"PAR1", "a Parquet file", "give JSON lines or other text here"), (b"ARROW1", "an Arrow file", "write it as Parquet or JSON lines"),
     (b"SQLite format 3", "an SQLite database", "write its rows as JSON lines"),
     (b"%PDF-", "a PDF", "give text here"), (b"\x89PNG", "an image", "give text here"),
     (b"\xff\xd8\xff", "an image", "give text here"), (b"GIF8", "an image", "give text here"),

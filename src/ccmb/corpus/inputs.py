@@ -29,6 +29,10 @@ from ccmb.text_tables import TextTable, name_key
 from ccmb.training.recipe import Part
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt")
+_UNREAD = frozenset((
+    ".zst", ".xz", ".bz2", ".lz4", ".zip", ".7z", ".rar", ".tgz", ".tar", ".pq", ".parq", ".orc", ".avro", ".arrow",
+    ".feather", ".xls", ".xlsx", ".log",
+))  # fmt: skip
 _BYTES_OF_A_LINE = 150  # a guess, for the number of buckets alone
 
 
@@ -118,13 +122,14 @@ def find_files(source: str, any_suffix: bool = False) -> list[str]:
     Raises:
         CcmbError: there is none.
     """
-    if any_suffix and os.path.isfile(source):
+    if any_suffix and os.path.exists(source) and not os.path.isdir(source):
         return [source]
     if is_remote(source):
         system, path = file_system_of(source)
         found = sorted(map(system.unstrip_protocol, system.glob(path))) if glob.has_magic(path) else [source]
     elif Path(source).is_dir():
         found = sorted(str(path) for path in Path(source).rglob("*") if _suffix(str(path)) in SUFFIXES)
+        _say_unread(source)
     else:
         found = sorted(glob.glob(source, recursive=True))
     if not found:
@@ -132,6 +137,14 @@ def find_files(source: str, any_suffix: bool = False) -> list[str]:
     if unknown := next((path for path in found if _suffix(path) not in SUFFIXES), None):
         raise CcmbError(f"{unknown}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
     return found
+
+
+def _say_unread(folder: str) -> None:
+    """What in a folder is of a kind of data that is not read: its owner may take it for read."""
+    unread = sorted(path.name for path in Path(folder).rglob("*") if path.suffix.lower() in _UNREAD)
+    if unread:
+        names = ", ".join(unread[:3]) + (", ..." if unread[3:] else "")
+        print(f"{folder}: {len(unread):,} files are of kinds that are not read: {names}", file=sys.stderr, flush=True)
 
 
 def _suffix(path: str) -> str:

@@ -107,6 +107,7 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
         partial=answer.partial,
         more=answer.more,
         unknown=answer.unknown,
+        cut=answer.cut,
         seconds=dict(answer.seconds),
     )
 
