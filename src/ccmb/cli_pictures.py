@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
+from ccmb.terminal import visible_line
 
 if TYPE_CHECKING:
     from ccmb.r2d2.processing import R2D2Processor
@@ -43,7 +44,7 @@ def match(
     if not network.can_rank:
         typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
     lines = [
-        f"{of.picture}  cosine {of.cosine:.3f}"
+        f"{visible_line(of.picture)}  cosine {of.cosine:.3f}"
         + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
         + ("" if of.match is None else "  match" if of.match else "  no match")
         for of in found
@@ -79,7 +80,9 @@ def classify(
     found = run_classify(network, processor, pictures, known, prompts, top, depth)
     say_unreadable([of.error for of in found if of.error])
     lines = [
-        "  ".join([str(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)])
+        "  ".join(
+            [visible_line(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)]
+        )
         for of in found
         if not of.error
     ]

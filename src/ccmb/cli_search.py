@@ -10,6 +10,7 @@ import typer
 
 from ccmb.cli_output import FastFlag, JsonFlag, MinProbabilityOption, print_result, say_unreadable
 from ccmb.signals import orderly_end
+from ccmb.terminal import visible_line
 
 if TYPE_CHECKING:
     from ccmb.search.index import IndexReport
@@ -51,6 +52,9 @@ def index(
         float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
     ] = 0.0,
     allow_private: Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")] = None,
+    proxy_from_environment: Annotated[
+        bool, typer.Option("--proxy-from-environment", help="Fetch URLs through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    ] = False,
     fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -84,6 +88,7 @@ def index(
             int(states * 2**30),
             allow_private or (),
             exclude,
+            proxy_from_environment,
         )
     report.removed += forgotten
     say_unreadable(report.unreadable)
@@ -178,7 +183,7 @@ def _line(place: int, hit: Hit) -> str:
     return (
         f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
         + (f"  match {hit.match:.3f}  probability {hit.probability:.3f}" if hit.match is not None else "")
-        + f"  {hit.name}"
+        + f"  {visible_line(hit.name)}"
         + (f"  (and {len(hit.copies)} near duplicates)" if hit.copies else "")
         + ("  (gone or unreadable)" if hit.missing else "")
     )

@@ -40,8 +40,8 @@ class StoredForm(BaseModel):
     quality: int = Field(92, ge=1, le=100, description="of the JPEG, its colours at full size (as `ccmb data convert`)")
     keep_metadata: bool = Field(
         False,
-        description="leave EXIF (such as the place), XMP and IPTC in JPEGs that stay as they came; otherwise it is taken "
-        "out without a loss, and those that EXIF turns are turned and written anew",
+        description="leave EXIF (such as the place), XMP and IPTC in JPEGs that stay as they came; otherwise it is "
+        "taken out without a loss, and those that EXIF turns are turned and written anew",
     )
 
 
