@@ -43,6 +43,9 @@ def build(
     pages: Sources = None,
     links: Sources = None,
     test_texts: Sources = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Pass over input files called so, such as '*.bak.jsonl', tmp or 2019/raw.")
+    ] = None,
     test_pictures: Annotated[
         list[str] | None, typer.Option(help="Folder or tar of pictures that no picture may be a copy of.")
     ] = None,
@@ -88,7 +91,9 @@ def build(
     if test_set:
         of_sets, files = open_test_sets(test_set, out / "work")
         pictures, texts = pictures + of_sets, texts + files
-    inputs = Inputs(impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts)
+    inputs = Inputs(
+        impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts, exclude=exclude or []
+    )
     scorer = open_scorer(score_model) if score_model else None
     with orderly_end():
         found = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ccmb.errors import CcmbError
-from ccmb.passed_over import OF_INDEX, PassedOver, why_passed_over
+from ccmb.passed_over import OF_CORPUS, OF_INDEX, PassedOver, why_passed_over
 from ccmb.text_files import read_text, text_lines
 
 # What an index of pictures consists of, see `ccmb.search.catalogue`: it holds copies of pictures.
+# What a corpus that is being built, or is whole, consists of: it is made of what may lie beside it.
+_CORPUS_RECORD, _CORPUS_FILES = os.path.join("work", "corpus.json"), {"manifest.json", "funnel.json"}
 _INDEX_FOLDERS = ("downloads", "uploads")
 _INDEX_RECORD, _INDEX_FILES = "index.json", frozenset(("vectors.db", "thumbnails.db", "mirror.db"))
 
@@ -138,7 +140,7 @@ def walk_files(
     """Names of all files below a folder, relative and with forward slashes, in no order.
 
     Links to folders are followed, but for those that lead back to a folder that they lie in. Folders that are hidden,
-    a system's own (`ccmb.passed_over`) or an index of this package are not entered.
+    a system's own (`ccmb.passed_over`) or an index or corpus of this package are not entered.
 
     Args:
         passed_over: takes note of these.
@@ -163,8 +165,9 @@ def walk_files(
     for place, folders, files in os.walk(root, onerror=on_error, followlinks=True):
         outer, kept = above.pop(place), []
         is_index = _INDEX_RECORD in files and not _INDEX_FILES.isdisjoint((*files, *folders))
-        if is_index and place != root:
-            passed_over.add(inside(place), OF_INDEX)
+        is_corpus = os.path.exists(os.path.join(place, _CORPUS_RECORD)) or _CORPUS_FILES <= {*files}
+        if (is_index or is_corpus) and place != root:
+            passed_over.add(inside(place), OF_INDEX if is_index else OF_CORPUS)
             folders.clear()
             continue
         for name in folders:
