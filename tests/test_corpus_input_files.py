@@ -12,6 +12,8 @@ from ccmb.corpus.build import Build
 from ccmb.corpus.inputs import Inputs, InputTable, find_files, read_test_texts
 from ccmb.corpus.recipe import CorpusRecipe
 from ccmb.corpus.records import IMPRESSIONS
+from ccmb.data.downstream.locate import find_all
+from ccmb.data.shard_sources import find_shards
 from ccmb.errors import CcmbError
 
 ROW = {"query": "红船", "image_url": "http://a/1.jpg", "position": 1, "clicked": 1}
@@ -97,3 +99,16 @@ def test_patterns_exclude_inputs_of_every_kind_and_the_funnel_counts_them(tmp_pa
     assert (step.rows, step.kept, step.dropped) == (4, 1, {"excluded": 3})
     with pytest.raises(CcmbError, match="no file is left; passed over: 4 excluded"):
         InputTable(IMPRESSIONS, [str(logs)], ["*.jsonl"])
+
+
+def test_shards_and_files_of_sets_are_found_once_and_not_among_a_systems_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write(tmp_path, "s/0.tar", "s/1.tar", "s/._0.tar", "s/__MACOSX/._1.tar", "s/@eaDir/0.tar"))
+    (tmp_path / "s/link.tar").symlink_to("0.tar")
+    found = find_shards(["s", "./s/1.tar", str(tmp_path / "s"), "s/**/*.tar"])
+    assert [os.path.basename(shard.url) for shard in found] == ["0.tar", "1.tar"]
+    assert [shard.url for shard in find_shards(["s/._0.tar"])] == ["s/._0.tar"]
+    own = ("__MACOSX/a/captions.txt", "a/._captions.txt", ".ipynb_checkpoints/captions.txt")
+    write(tmp_path / "set", "a/captions.txt", *own)
+    assert find_all(tmp_path / "set", ["*captions.txt"]) == [tmp_path / "set/a/captions.txt"]

@@ -129,6 +129,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def file_identity(path: str) -> object:
+    """The same for one file by several paths: links of either kind, and folders that are mounted twice."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return path  # one behind a URL, or one that whoever opens it will say is missing
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+
+
 def is_index_folder(path: str) -> bool:
     """Whether a folder is an index of this package, which holds copies of pictures."""
     return os.path.isfile(f"{path}/{_INDEX_RECORD}") and any(os.path.exists(f"{path}/{name}") for name in _INDEX_FILES)
@@ -165,7 +174,7 @@ def walk_files(
     for place, folders, files in os.walk(root, onerror=on_error, followlinks=True):
         outer, kept = above.pop(place), []
         is_index = _INDEX_RECORD in files and not _INDEX_FILES.isdisjoint((*files, *folders))
-        is_corpus = os.path.exists(os.path.join(place, _CORPUS_RECORD)) or _CORPUS_FILES <= {*files}
+        is_corpus = os.path.exists(os.path.join(place, _CORPUS_RECORD)) or {*files} >= _CORPUS_FILES
         if (is_index or is_corpus) and place != root:
             passed_over.add(inside(place), OF_INDEX if is_index else OF_CORPUS)
             folders.clear()

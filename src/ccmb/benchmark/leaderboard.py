@@ -18,6 +18,7 @@ from ccmb.benchmark.result import FAMILIES, Family, Result, Stage, read_result
 from ccmb.benchmark.views import VIEWS
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
+from ccmb.passed_over import why_passed_over
 from ccmb.tasks.bootstrap import interval
 
 SETS = {
@@ -101,7 +102,8 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
     """
     found = []
     for folder in folders:
-        paths = sorted(folder.glob("*/*.json"))
+        found_in = sorted(folder.glob("*/*.json"))
+        paths = [path for path in found_in if not why_passed_over(path.relative_to(folder).as_posix())]
         if not paths:
             raise CcmbError(f"{folder}: no results here; make some with `ccmb benchmark --out {folder}`")
         found += [read_result(path) for path in paths]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ccmb.data.remote_files import file_system_of, is_remote
 from ccmb.errors import CcmbError
-from ccmb.files import walk_files
+from ccmb.files import file_identity, walk_files
 from ccmb.passed_over import EXCLUDED, TWICE, Excludes, PassedOver, fixed_part, why_passed_over
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt")
@@ -35,7 +35,7 @@ def files_of(
     seen: set[object] = set()
     for source in sources:
         for path in find_files(source, any_suffix, passed_over):
-            identity = _identity(path)
+            identity = file_identity(path)
             if excludes is not None and excludes.match(*_within(path, source)):
                 passed_over.add(path, EXCLUDED)
             elif identity in seen:
@@ -107,15 +107,6 @@ def _within(path: str, source: str) -> tuple[str, str]:
         return path.removeprefix(start).lstrip("/") or path.rpartition("/")[2], start
     start = source if os.path.isdir(source) else fixed_part(source)
     return os.path.relpath(path, start or "."), os.path.abspath(start)
-
-
-def _identity(path: str) -> object:
-    """The same for one file by several paths: links, of either kind, and folders that are mounted twice."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return path  # one behind a URL, or one that whoever opens it will say is missing
-    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _say_copies(files: Sequence[str]) -> None:
