@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class OwnFields:
 
 
 def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
-    """Read them; of several lines about a picture the last counts. The record takes note of their types.
+    """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
+    types.
 
     Values other than texts, numbers, true and false are left out, and so are nulls.
 
@@ -40,18 +42,23 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
         UsageError: a field has values of several types, or a name that cannot be used.
         CcmbError: the file cannot be read, or a line names no picture; the message names the line.
     """
-    by_name: dict[str, Mapping[str, FieldValue]] = {}
+    by_name: dict[str, dict[str, FieldValue]] = {}
     left_out: set[str] = set()
     for number, line in _lines(path):
         key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
         if key is None:
             raise CcmbError(f"{path}:{number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
-        name = str(line.pop(key)).removeprefix("./")
+        name = _plain_name(str(line.pop(key)))
         own = {field: value for field, value in line.items() if _is_plain(value)}
         left_out |= {field for field, value in line.items() if value is not None} - own.keys()
         record.learn_fields(own, f"{path}:{number}")
-        by_name[name] = storable(own)
+        by_name.setdefault(name, {}).update(storable(own))
     return OwnFields(by_name, left_out)
+
+
+def _plain_name(name: str) -> str:
+    """`./a//0.jpg` is a/0.jpg, and /home/me/./0.jpg /home/me/0.jpg; a URL stays as it is."""
+    return name if "://" in name or not name else posixpath.normpath(name)
 
 
 def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:

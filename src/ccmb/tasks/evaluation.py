@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ccmb.data.pairs import read_pairs, readable_samples
+from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.r2d2.network import Network
@@ -62,9 +62,9 @@ def evaluate(
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
-    samples = read_pairs(pairs, split, fields)
+    found = open_pairs(pairs, split, fields)
     pictures = Pictures.open(images)
-    samples, unreadable = readable_samples(samples, pictures)
+    samples, unreadable = readable_samples(found.samples, pictures)
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
@@ -82,6 +82,7 @@ def evaluate(
     if model.can_rank and len(gallery.images) > 1:
         calibration = calibration_report(model, gallery, samples, flat)
         report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4), **calibration}
+    report["in_other_splits"] = len(found.in_other_splits)
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
     return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)
