@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ccmb.choices import Precision, RankingRule
+from ccmb.choices import Convention, Precision, RankingRule
 from ccmb.cli_caption import (
     BeamsOption,
     CandidatesOption,
@@ -27,7 +27,15 @@ from ccmb.cli_generate import (
     SeedOption,
     StepsOption,
 )
-from ccmb.cli_output import CascadeOption, ImagesOption, ModelOption, PrecisionOption, TextFieldOption, say_unreadable
+from ccmb.cli_output import (
+    CascadeOption,
+    ConventionOption,
+    ImagesOption,
+    ModelOption,
+    PrecisionOption,
+    TextFieldOption,
+    say_unreadable,
+)
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 from ccmb.errors import UsageError
 from ccmb.tables import (
@@ -77,6 +85,7 @@ def evaluate(
     ] = None,
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
+    convention: ConventionOption = None,
     captions: CaptionsFlag = False,
     decode: DecodeOption = "beam",
     beams: BeamsOption = 5,
@@ -114,6 +123,9 @@ def evaluate(
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
     path = Path(folder)
     inexact = precision != "fp32" or cascade
+    labelled = bool(name) or (path.is_file() and is_labelled(path))
+    if convention and (classes or captions or generate or labelled):
+        raise UsageError("--convention is of retrieval; leave it out with other tasks")
     if classes and not captions and (images or text_field or limit_texts or fit_split or inexact):
         raise UsageError(
             "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
@@ -153,7 +165,7 @@ def evaluate(
     elif classes:
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
-    elif name or (path.is_file() and is_labelled(path)):
+    elif labelled:
         if text_field or limit_texts or depth or ranking_rule or inexact:
             raise UsageError(
                 "--text-field, --limit-texts, --depth, --ranking-rule, --precision and --cascade are of retrieval; "
@@ -164,7 +176,7 @@ def evaluate(
     else:
         if fit_split:
             raise UsageError("--fit-split is of labelled pairs; leave it out with others")
-        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade)
+        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade, convention or "equal_texts")
         report = _on_pairs(model, path, images, split, fields, depth, limit_texts, *options)
         table = retrieval_table(report["retrieval"])
     if json_file:
@@ -186,6 +198,7 @@ def _on_pairs(
     ranking_rule: RankingRule | None,
     precision: Precision,
     cascade: int | None,
+    convention: Convention,
 ) -> dict[str, Any]:
     from ccmb.r2d2.network import load_network
     from ccmb.tasks.evaluation import evaluate as run_evaluation
@@ -196,7 +209,7 @@ def _on_pairs(
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade))
-    return run_evaluation(network, processor, pairs, pictures, split, *how, source=model).report
+    return run_evaluation(network, processor, pairs, pictures, split, *how, model, convention).report
 
 
 def _of_captions(

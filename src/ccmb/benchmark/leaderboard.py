@@ -117,7 +117,8 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
     for result in results:
         # Only these are compared with each other: the same pictures and texts, and models in the same setting.
         judged = result.generation and (result.generation.judge_fingerprint, result.generation.features)
-        asked = result.family, result.prompt_set, result.setting, judged
+        answers = result.retrieval and result.retrieval.convention
+        asked = result.family, result.prompt_set, result.setting, judged, answers
         groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
     ours = [row for group in groups.values() for row in _marked(group)]
     theirs = [_published_row(row, results, ours) for row in published().rows]
@@ -159,6 +160,8 @@ def _marked(group: Sequence[Result]) -> list[Row]:
 def _own_row(result: Result, stage: Stage) -> Row:
     context = "" if result.model.context_length is None else f", context {result.model.context_length}"
     source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
+    if result.retrieval is not None and result.retrieval.convention is not None:
+        source += f", convention {result.retrieval.convention}"
     figures, bounds = own_figures(result, stage)
     return Row(
         origin="ours",

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ccmb.choices import Setting
+from ccmb.choices import Convention, Setting
 from ccmb.errors import CcmbError
 from ccmb.files import read_json
 from ccmb.tasks.retrieval import Direction
@@ -60,6 +60,10 @@ class Retrieval(_Part):
     mean_recall_interval: dict[Stage, Interval]
     gain: dict[str, float] | None = Field(description="of ranking in R@1 of text to image, in points")
     ranks: dict[Direction, dict[Stage, list[int]]] = Field(description="of each query, from 1; for paired tests")
+    convention: Convention | None = Field(
+        None, description="which answers are right and how ties count; null: a text's own image alone, ties against it"
+    )
+    equal_texts: int = Field(0, description="texts that are equal to one of another image")
 
     def recalls(self, direction: Direction, stage: Stage) -> dict[str, float] | None:
         return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)

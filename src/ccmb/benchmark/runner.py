@@ -152,7 +152,7 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
         rest |= {"family": "generation", "painting": asdict(settings.painting), "pictures": settings.pictures}
         rest |= {"judge": settings.judge, "features": settings.features}
     else:
-        rest["depth"] = settings.depth if peer.can_rank else None
+        rest |= {"depth": settings.depth if peer.can_rank else None, "convention": settings.convention}
         if peer.options is not None and peer.options != EXACT:
             rest["ranking"] = asdict(peer.options)
     return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
