@@ -92,7 +92,7 @@ def test_equal_files_and_unreadable_pictures(tmp_path):
     assert good(data.check_same_bytes(data.digests_of(pictures, names[3:]), sampled=True))
 
 
-def test_texts_of_several_pictures_are_false_negatives():
+def test_texts_of_several_pictures_are_counted_with_their_share_of_a_batch():
     assert good(data.check_shared_texts(SOUND, 8))
     twice = lines(*((f"{n}.jpg", [f"text {n}", f"other {n}"]) for n in range(40)), ("0.jpg", ["text 0"]))
     assert good(data.check_shared_texts(twice, 8))  # the same picture's texts may be equal

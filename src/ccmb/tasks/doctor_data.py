@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ccmb.data.equal_texts import text_key
 from ccmb.data.grouping import image_key
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError
@@ -151,13 +152,13 @@ def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> Fi
 
 
 def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Finding:
-    """Texts that several pictures have word for word: in a batch each is a false negative of the other."""
+    """Texts that several pictures have, see `text_key`: in a batch they are positives of each other, not negatives."""
     pictures: dict[str, set[str]] = defaultdict(set)
     mass: dict[str, float] = defaultdict(float)  # how often a text is drawn in an epoch
     for line in lines:
         for text in line.texts:
-            pictures[text].add(line.image)
-            mass[text] += 1 / len(line.texts)
+            pictures[text_key(text)].add(line.image)
+            mass[text_key(text)] += 1 / len(line.texts)
     shared = sorted((text for text, of in pictures.items() if len(of) > 1), key=lambda text: -len(pictures[text]))
     if not shared:
         return Finding("shared texts", "ok", f"{len(pictures):,} texts, no two pictures have the same")
@@ -167,9 +168,9 @@ def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Fin
     examples = ", ".join(f"{text[:20]} ({len(pictures[text])})" for text in shared[:shown])
     message = (
         f"{in_percent(share(len(shared), len(pictures)))} of the texts belong to several pictures; "
-        f"in a batch of {batch} {in_percent(rows)} of the rows have a false negative; most often: {examples}"
+        f"in a batch of {batch} {in_percent(rows)} of the rows have another right answer; most often: {examples}"
     )
-    mend = "write more particular texts, or lower training.batch; objectives.tgd softens the targets"
+    mend = "write more particular texts: equal ones are positives of each other, from which no stage learns to choose"
     return graded("shared texts", rows, 0.05, 0.95, message, mend)
 
 
