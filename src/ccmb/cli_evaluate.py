@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,6 +46,9 @@ from ccmb.tables import (
     matching_table,
     retrieval_table,
 )
+
+if TYPE_CHECKING:
+    from ccmb.samples import Sample
 
 
 def evaluate(
@@ -118,6 +122,7 @@ def evaluate(
     Example: ccmb evaluate --model runs/pictures --data mydata/pairs.jsonl --split val --generate --best-of 4
     """
     from ccmb.data.labelled_pairs import is_labelled
+    from ccmb.data.seen_images import said_of
     from ccmb.files import write_json
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
@@ -183,6 +188,8 @@ def evaluate(
         write_json(json_file, report)
     say_unreadable(report["unreadable"])
     typer.echo(table)
+    if line := said_of(report.get("seen")):
+        typer.echo(line)
     if "minimal_pairs" in report:
         typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
 
@@ -209,7 +216,16 @@ def _on_pairs(
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade))
-    return run_evaluation(network, processor, pairs, pictures, split, *how, model, convention).report
+    done = run_evaluation(network, processor, pairs, pictures, split, *how, model, convention)
+    return done.report | _seen(model, done.samples)
+
+
+def _seen(model: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many of the images the model was trained on, for a report."""
+    from ccmb.data.seen_images import seen_mark
+    from ccmb.tasks.seen import seen_by
+
+    return {"seen": seen_mark(seen_by(model), [sample.image for sample in samples])}
 
 
 def _of_captions(
@@ -233,7 +249,8 @@ def _of_captions(
     network, processor = load_captioner(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
-    return evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    report = evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    return report | _seen(model, found.samples)
 
 
 def _of_pictures(
@@ -257,7 +274,8 @@ def _of_pictures(
     network, processor = load_generator(model)
     judged = open_judge(judge, model, network, processor)
     extractor = open_extractor(features) if features else r2d2_extractor(model, network, processor)
-    return evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
+    report = evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
+    return report | _seen(model, found.samples)
 
 
 def _on_labels(
@@ -273,7 +291,7 @@ def _on_labels(
         raise UsageError(f"--data {name}={path}: no such file or folder")
     labelled = open_labelled(path, split, images, name)
     fit = None if fit_split is None else open_labelled(path, fit_split, images, name)
-    return evaluate_matching(*load_network(model), labelled, fit)
+    return evaluate_matching(*load_network(model), labelled, fit) | _seen(model, labelled[0])
 
 
 def _on_classes(

@@ -66,6 +66,7 @@ class Row:
         mark, difference: see `Mark`; the difference is known of ours.
         sources: what figures were read from, or how they were measured.
         notes: keys of the published notes.
+        seen: "saw N test images" of a model that was trained on so many of the images it is measured on; else empty.
     """
 
     origin: Literal["ours", "published"]
@@ -82,6 +83,7 @@ class Row:
     notes: tuple[str, ...] = ()
     mark: Mark = ""
     difference: Difference | None = None
+    seen: str = ""
 
     @property
     def set_title(self) -> str:
@@ -175,6 +177,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
         figures=figures,
         interval=bounds,
         sources=(source,),
+        seen="" if result.seen is None else result.seen.mark,
     )
 
 

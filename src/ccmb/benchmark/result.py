@@ -50,6 +50,14 @@ class Data(_Part):
     unreadable: list[str] = Field(description="a line for each picture that was left out")
 
 
+class Seen(_Part):
+    """Which of the split's images the model was trained on, by the numbers of photographs in their names."""
+
+    images: int
+    mark: str = Field(description="saw N test images; empty of none")
+    read: list[str] = Field(description="data sets and splits that the model was trained on")
+
+
 class Retrieval(_Part):
     """Recalls in percent by direction and stage, and the middle 95 % of a bootstrap over pictures."""
 
@@ -190,6 +198,7 @@ class Result(_Part):
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
     data: Data
+    seen: Seen | None = Field(None, description="null where nothing says what the model was trained on")
     setting: Setting
     prompt_set: str | None = Field(description="of classification; others put no prompt around a text")
     depth: int | None = Field(description="candidates that the second stage ranks; null without one")
