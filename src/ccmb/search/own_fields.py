@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import posixpath
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ccmb.search.query import FieldValue
 from ccmb.search.store import Entry
 
 NAME_KEYS = ("name", "image", "path", "file_name", "url")
+_HALF = re.compile("[\ud800-\udfff]")
 _LONGEST = 4096  # characters of a text
 
 
@@ -23,13 +26,19 @@ class OwnFields:
 
     def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
         self._by_name, self.left_out = by_name, left_out
+        self._matched: set[str] = set()
 
     def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
         """Those of a picture, yes or no as 1 or 0; None if the file has no line about it."""
         for name in (url, f"{entry.source}/{entry.name}", entry.name):
-            if name is not None and name in self._by_name:
+            if name is not None and (name := _plain_name(name)) in self._by_name:
+                self._matched.add(name)
                 return self._by_name[name]
         return None
+
+    def unmatched(self) -> list[str]:
+        """Names in the file that no picture had that was asked about."""
+        return [name for name in self._by_name if name not in self._matched]
 
 
 def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
@@ -57,8 +66,11 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
 
 
 def _plain_name(name: str) -> str:
-    """`./a//0.jpg` is a/0.jpg, and /home/me/./0.jpg /home/me/0.jpg; a URL stays as it is."""
-    return name if "://" in name or not name else posixpath.normpath(name)
+    """`./a//0.jpg` is a/0.jpg; a URL stays as it is. Systems write one and the same letter in one or in two characters,
+    and slashes the one or the other way."""
+    if "://" not in name and "/" not in name:
+        name = name.replace("\\", "/")
+    return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
 
 
 def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
@@ -81,7 +93,8 @@ def check_own(own: Mapping[str, object]) -> dict[str, FieldValue]:
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, str):
-        return len(value) <= _LONGEST and value.isprintable()
+        # Blanks of any width, joiners and line breaks are of the text; half a surrogate no store can hold.
+        return len(value) <= _LONGEST and "\0" not in value and not _HALF.search(value)
     return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53)
 
 
