@@ -109,7 +109,9 @@ def convert_samples(
     if not shards:
         raise CcmbError(f"{pictures.path}: none of the pictures could be read ({done.unreadable[0]})")
     write_manifest(out / MANIFEST, shards)
-    seen_in(pictures.path.resolve().parent.name, samples[0].split, (sample.image for sample in samples)).write(out)
+    seen = seen_in(pictures.path.resolve().parent.name, samples[0].split, (sample.image for sample in samples))
+    if seen.photos:
+        seen.write(out)
     done.shards, done.samples = len(shards), sum(shard.samples or 0 for shard in shards)
     return done
 
