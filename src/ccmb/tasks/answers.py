@@ -9,7 +9,7 @@ Two conventions, by which reports, results and tables say they were made:
   the gallery, as a stable argsort read from its end does: the later comes first. So half of the images that share
   their only text with one other image have their own text first, and half have not.
 
-Shapes: Q queries, G items, K candidates, P pairs, S strings.
+Shapes: Q queries, G items, K candidates, T texts, P pairs, N members.
 """
 
 from __future__ import annotations
@@ -24,35 +24,57 @@ from ccmb.data.equal_texts import text_key
 
 
 @dataclass(frozen=True, slots=True)
+class Groups:
+    """Numbers by the group that they belong to: group g has `members[starts[g] : starts[g + 1]]`."""
+
+    members: Tensor
+    starts: Tensor
+
+    @staticmethod
+    def of(group_N: Tensor, member_N: Tensor, count: int) -> Groups:
+        """Those of N numbers, in so many groups."""
+        sizes = torch.bincount(group_N, minlength=count)
+        return Groups(member_N[group_N.argsort(stable=True)], torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
+
+    def at(self, group_Q: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) all members of some groups, and which of these, by its place, each belongs to."""
+        start_Q = self.starts[group_Q]
+        size_Q = self.starts[group_Q + 1] - start_Q
+        place_N = torch.arange(len(group_Q)).repeat_interleave(size_Q)
+        within_N = torch.arange(len(place_N)) - (size_Q.cumsum(0) - size_Q)[place_N]
+        return self.members[start_Q[place_N] + within_N], place_N
+
+
+@dataclass(frozen=True, slots=True)
 class EqualTexts:
     """The strings of a gallery's texts, and the images that each fits.
 
     Attributes:
         string_of_text: (texts,) the number of each text's string, from 0; equal texts have equal ones.
-        pairs: (P, 2) every string and image that fit each other, each once.
+        texts, images: by string; strings: by image.
         count: how many texts are equal to one of another image.
     """
 
     string_of_text: Tensor
-    pairs: Tensor
+    texts: Groups
+    images: Groups
+    strings: Groups
     count: int
 
     def images_of(self, text_Q: Tensor, images: int) -> Tensor:
         """(Q, images) which images fit some texts."""
-        string_U, place_Q = self.string_of_text[text_Q].unique(return_inverse=True)
-        row_P = torch.searchsorted(string_U, self.pairs[:, 0].contiguous()).clamp(max=len(string_U) - 1)
-        asked_P = string_U[row_P] == self.pairs[:, 0]
-        relevant_UG = torch.zeros(len(string_U), images, dtype=torch.bool)
-        relevant_UG[row_P[asked_P], self.pairs[asked_P, 1]] = True
-        return relevant_UG[place_Q]
+        image_N, query_N = self.images.at(self.string_of_text[text_Q])
+        relevant_QG = torch.zeros(len(text_Q), images, dtype=torch.bool)
+        relevant_QG[query_N, image_N] = True
+        return relevant_QG
 
     def texts_of(self, image_Q: Tensor) -> Tensor:
-        """(Q, texts) which texts fit some images, whose numbers follow one another."""
-        first, last = image_Q[0], image_Q[-1]
-        pairs = self.pairs[(self.pairs[:, 1] >= first) & (self.pairs[:, 1] <= last)]
-        relevant_QS = torch.zeros(len(image_Q), int(self.string_of_text.max()) + 1, dtype=torch.bool)
-        relevant_QS[pairs[:, 1] - first, pairs[:, 0]] = True
-        return relevant_QS[:, self.string_of_text]
+        """(Q, texts) which texts fit some images."""
+        string_N, query_N = self.strings.at(image_Q)
+        text_M, place_M = self.texts.at(string_N)
+        relevant_QT = torch.zeros(len(image_Q), len(self.string_of_text), dtype=torch.bool)
+        relevant_QT[query_N[place_M], text_M] = True
+        return relevant_QT
 
 
 def equal_texts(texts: Sequence[str], image_of_text: Tensor, pairs: Tensor | None = None) -> EqualTexts | None:
@@ -66,12 +88,18 @@ def equal_texts(texts: Sequence[str], image_of_text: Tensor, pairs: Tensor | Non
     string_of_text = torch.tensor([number_of.setdefault(text_key(text), len(number_of)) for text in texts])
     if len(number_of) == len(texts):
         return None
+    every_T = torch.arange(len(texts))
     if pairs is None:
-        pairs = torch.stack([torch.arange(len(texts)), image_of_text], dim=1)
-    unique = torch.stack([string_of_text[pairs[:, 0]], pairs[:, 1]], dim=1).unique(dim=0)
-    images_of_text = torch.bincount(pairs[:, 0], minlength=len(texts))
-    shared = torch.bincount(unique[:, 0], minlength=len(number_of))[string_of_text] > images_of_text
-    return EqualTexts(string_of_text, unique, int(shared.sum())) if shared.any() else None
+        pairs = torch.stack([every_T, image_of_text], dim=1)
+    string_P, image_P = torch.stack([string_of_text[pairs[:, 0]], pairs[:, 1]], dim=1).unique(dim=0).T
+    count = len(number_of)
+    images = Groups.of(string_P, image_P, count)
+    fit_T = torch.bincount(pairs[:, 0], minlength=len(texts))
+    shared_T = (images.starts[1:] - images.starts[:-1])[string_of_text] > fit_T
+    if not shared_T.any():
+        return None
+    strings = Groups.of(image_P, string_P, int(pairs[:, 1].max()) + 1)
+    return EqualTexts(string_of_text, Groups.of(string_of_text, every_T, count), images, strings, int(shared_T.sum()))
 
 
 def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
