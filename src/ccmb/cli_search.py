@@ -52,6 +52,9 @@ def index(
         float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
     ] = 0.0,
     allow_private: Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")] = None,
+    proxy_from_environment: Annotated[
+        bool, typer.Option("--proxy-from-environment", help="Fetch URLs through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    ] = False,
     fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -85,6 +88,7 @@ def index(
             int(states * 2**30),
             allow_private or (),
             exclude,
+            proxy_from_environment,
         )
     report.removed += forgotten
     say_unreadable(report.unreadable)

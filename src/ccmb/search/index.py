@@ -53,6 +53,7 @@ def build_index(
     states_bytes: int = 0,
     allow_private: Sequence[str] = (),
     exclude: Sequence[str] | None = None,
+    proxy_from_environment: bool = False,
 ) -> IndexReport:
     """Bring the index folder `out` up to date with folders and files of pictures.
 
@@ -70,6 +71,7 @@ def build_index(
         states_bytes: most bytes of token states that are kept for the second stage, so that it need not encode.
         allow_private: private addresses that URLs may lead to.
         exclude: patterns of what is passed over (`ccmb.passed_over.Excludes`); by default those of the last time.
+        proxy_from_environment: fetch URLs through the proxies that the environment names.
 
     Raises:
         CcmbError: a source is missing, or all of it is away while `gone` is "auto"; or the index belongs to another
@@ -92,7 +94,7 @@ def build_index(
         listed = leave_away(catalogue, listed, away, gone, report)
         url_of: dict[str, str] = {}
         if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
-            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private)
+            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
             report.unreadable += failed
             listed.append(Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(set(named.values()))))
             record.learn_fields({"url": ""}, str(out))

@@ -15,6 +15,7 @@ from ccmb.files import read_json_lines
 from ccmb.search.catalogue import IndexRecord
 from ccmb.search.query import FieldValue
 from ccmb.search.store import Entry
+from ccmb.text_tables import is_parquet
 
 NAME_KEYS = ("name", "image", "path", "file_name", "url")
 _HALF = re.compile("[\ud800-\udfff]")
@@ -99,7 +100,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix.lower() not in (".parquet", ".pq"):
+    if path.suffix.lower() not in (".parquet", ".pq") and not is_parquet(path):
         yield from read_json_lines(path)
         return
     try:

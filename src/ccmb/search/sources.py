@@ -23,6 +23,7 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.files import is_index_folder
 from ccmb.passed_over import OF_INDEX, PassedOver, fixed_part, why_passed_over
 from ccmb.search.parquet_pictures import ParquetPictures
+from ccmb.text_files import text_lines
 
 UPLOADS, DOWNLOADS = "uploads", "downloads"
 PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
@@ -217,17 +218,11 @@ def read_urls(path: Path) -> list[str]:
     Raises:
         CcmbError: it cannot be read, or a line is no URL; the message names it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise CcmbError(f"{path}: not UTF-8 text") from None
     urls = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         line = line.strip()
         if line and not line.startswith("#"):
-            if not _is_url(line):
+            if not (_is_url(line) or line.startswith("//")):
                 raise CcmbError(f"{path}:{number}: not a URL of http or https: {line[:60]!r}")
             urls.append(line)
     return urls
