@@ -18,7 +18,15 @@ from ccmb.cli_generate import (
     LimitOption,
     StepsOption,
 )
-from ccmb.cli_output import CascadeOption, ImagesOption, JsonFlag, PrecisionOption, TextFieldOption, print_result
+from ccmb.cli_output import (
+    CascadeOption,
+    ConventionOption,
+    ImagesOption,
+    JsonFlag,
+    PrecisionOption,
+    TextFieldOption,
+    print_result,
+)
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 
 
@@ -68,6 +76,7 @@ def benchmark(
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
+    convention: ConventionOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals, and of painted pictures.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
@@ -96,6 +105,7 @@ def benchmark(
     settings = Settings(
         depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking,
         painting=Painting(steps, guidance, best_of, seed), judge=judge, features=features, pictures=limit,
+        convention=convention or "equal_texts",
     )  # fmt: skip
     with orderly_end():
         how = (split, text_field or ["texts"], images, classes, templates, captions, generate)

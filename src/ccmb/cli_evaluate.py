@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccmb.choices import Precision, RankingRule
+from ccmb.choices import Convention, Precision, RankingRule
 from ccmb.cli_caption import (
     BeamsOption,
     CandidatesOption,
@@ -27,7 +28,15 @@ from ccmb.cli_generate import (
     SeedOption,
     StepsOption,
 )
-from ccmb.cli_output import CascadeOption, ImagesOption, ModelOption, PrecisionOption, TextFieldOption, say_unreadable
+from ccmb.cli_output import (
+    CascadeOption,
+    ConventionOption,
+    ImagesOption,
+    ModelOption,
+    PrecisionOption,
+    TextFieldOption,
+    say_unreadable,
+)
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 from ccmb.errors import UsageError
 from ccmb.tables import (
@@ -37,6 +46,9 @@ from ccmb.tables import (
     matching_table,
     retrieval_table,
 )
+
+if TYPE_CHECKING:
+    from ccmb.samples import Sample
 
 
 def evaluate(
@@ -77,6 +89,7 @@ def evaluate(
     ] = None,
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
+    convention: ConventionOption = None,
     captions: CaptionsFlag = False,
     decode: DecodeOption = "beam",
     beams: BeamsOption = 5,
@@ -109,11 +122,15 @@ def evaluate(
     Example: ccmb evaluate --model runs/pictures --data mydata/pairs.jsonl --split val --generate --best-of 4
     """
     from ccmb.data.labelled_pairs import is_labelled
+    from ccmb.data.seen_images import said_of
     from ccmb.files import write_json
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
     path = Path(folder)
     inexact = precision != "fp32" or cascade
+    labelled = bool(name) or (path.is_file() and is_labelled(path))
+    if convention and (classes or captions or generate or labelled):
+        raise UsageError("--convention is of retrieval; leave it out with other tasks")
     if classes and not captions and (images or text_field or limit_texts or fit_split or inexact):
         raise UsageError(
             "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
@@ -153,7 +170,7 @@ def evaluate(
     elif classes:
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
-    elif name or (path.is_file() and is_labelled(path)):
+    elif labelled:
         if text_field or limit_texts or depth or ranking_rule or inexact:
             raise UsageError(
                 "--text-field, --limit-texts, --depth, --ranking-rule, --precision and --cascade are of retrieval; "
@@ -164,13 +181,15 @@ def evaluate(
     else:
         if fit_split:
             raise UsageError("--fit-split is of labelled pairs; leave it out with others")
-        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade)
+        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade, convention or "equal_texts")
         report = _on_pairs(model, path, images, split, fields, depth, limit_texts, *options)
         table = retrieval_table(report["retrieval"])
     if json_file:
         write_json(json_file, report)
     say_unreadable(report["unreadable"])
     typer.echo(table)
+    if line := said_of(report.get("seen")):
+        typer.echo(line)
     if "minimal_pairs" in report:
         typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
 
@@ -186,6 +205,7 @@ def _on_pairs(
     ranking_rule: RankingRule | None,
     precision: Precision,
     cascade: int | None,
+    convention: Convention,
 ) -> dict[str, Any]:
     from ccmb.r2d2.network import load_network
     from ccmb.tasks.evaluation import evaluate as run_evaluation
@@ -196,7 +216,16 @@ def _on_pairs(
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade))
-    return run_evaluation(network, processor, pairs, pictures, split, *how, source=model).report
+    done = run_evaluation(network, processor, pairs, pictures, split, *how, model, convention)
+    return done.report | _seen(model, done.samples)
+
+
+def _seen(model: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many of the images the model was trained on, for a report."""
+    from ccmb.data.seen_images import seen_mark
+    from ccmb.tasks.seen import seen_by
+
+    return {"seen": seen_mark(seen_by(model), [sample.image for sample in samples])}
 
 
 def _of_captions(
@@ -220,7 +249,8 @@ def _of_captions(
     network, processor = load_captioner(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
-    return evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    report = evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    return report | _seen(model, found.samples)
 
 
 def _of_pictures(
@@ -244,7 +274,8 @@ def _of_pictures(
     network, processor = load_generator(model)
     judged = open_judge(judge, model, network, processor)
     extractor = open_extractor(features) if features else r2d2_extractor(model, network, processor)
-    return evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
+    report = evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
+    return report | _seen(model, found.samples)
 
 
 def _on_labels(
@@ -260,7 +291,7 @@ def _on_labels(
         raise UsageError(f"--data {name}={path}: no such file or folder")
     labelled = open_labelled(path, split, images, name)
     fit = None if fit_split is None else open_labelled(path, fit_split, images, name)
-    return evaluate_matching(*load_network(model), labelled, fit)
+    return evaluate_matching(*load_network(model), labelled, fit) | _seen(model, labelled[0])
 
 
 def _on_classes(

@@ -115,7 +115,7 @@ def _origin(model: ModelRecipe) -> str:
 def _figures(retrieval: Mapping[str, Any]) -> str:
     lines = [
         f"## 检索 · Retrieval\n\n{retrieval['gallery']:,} pictures, {retrieval['texts']:,} texts, "
-        f"top {retrieval['depth']} ranked; recalls in percent.\n",
+        f"top {retrieval['depth']} ranked; recalls in percent, convention {retrieval.get('convention', 'unknown')}.\n",
         "| direction | stage | R@1 | R@5 | R@10 |\n|---|---|--:|--:|--:|",
     ]
     for direction in ("text_to_image", "image_to_text"):

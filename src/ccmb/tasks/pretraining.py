@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ccmb.data.seen_images import SeenImages
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.files import atomic_files
 from ccmb.objectives.batch import Batch
@@ -26,6 +27,7 @@ from ccmb.tasks.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
+from ccmb.tasks.seen import seen_in_training
 from ccmb.tasks.sets import open_training
 from ccmb.training.distributed import World, meet, process_group, world
 from ccmb.training.optimizers import ParameterGroup
@@ -134,7 +136,8 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     model, processor = build_network(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
-    return train_model(task, model, processor, recipe, out, batches, begin)
+    seen = seen_in_training(recipe.data, samples, recipe.model.start)
+    return train_model(task, model, processor, recipe, out, batches, begin, seen=seen)
 
 
 def _nothing() -> None:
@@ -189,6 +192,7 @@ def train_model(
     batches: Callable[[int, int], Iterator[Any]],
     begin: Callable[[], None] = _nothing,
     validation: Validation | None = None,
+    seen: SeenImages | None = None,
 ) -> Path:
     """Train the network that a task holds in the run folder `out`, or go on there; all ranks take part.
 
@@ -197,6 +201,7 @@ def train_model(
         batches: those of the steps from one number to before another.
         begin: what is to be done once the run has a folder.
         validation: what is measured meanwhile; the finished model is the one that it chose, if it did.
+        seen: what the model will have been trained on, which the run and its model folder keep on record.
 
     Returns:
         The folder of the finished model.
@@ -204,6 +209,8 @@ def train_model(
     training = recipe.training
     if world().is_main:  # only now: a recipe that fails before leaves no folder that would refuse its mended form
         prepare_run(recipe, out)
+        if seen is not None:
+            seen.write(out)
         begin()
     meet()
     if training.compile:
@@ -218,6 +225,8 @@ def train_model(
     weights = whole(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)
+        if seen is not None:
+            seen.write(out / "model")
         write_model_card(out / "model", model, recipe, out)
     meet()
     return out / "model"

@@ -99,7 +99,7 @@ def _ranked(
 ) -> tuple[Gallery, dict[Direction, Ranks]]:
     texts, pairs = texts_and_pairs(of.samples, of.queries)
     gallery = encode_gallery(model, processor, [sample.image for sample in of.samples], texts, of.pictures.load)
-    gallery = replace(gallery, pairs=pairs)
+    gallery = replace(gallery, pairs=pairs).judged([text for of_image in texts for text in of_image])
     return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)
 
 

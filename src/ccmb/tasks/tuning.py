@@ -103,6 +103,10 @@ class MeasuredOn(Protocol):
     def split(self) -> str:
         """Which split it is."""
 
+    @property
+    def samples(self) -> list[Sample]:
+        """Images with texts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
