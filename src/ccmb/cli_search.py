@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ccmb.cli_given import need_second_stage, refuse_given
 from ccmb.cli_output import FastFlag, JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
 from ccmb.signals import orderly_end
 
@@ -25,6 +26,7 @@ WHERE_HELP = "Only pictures such as width>=800, date<2024-05 or 'folder under 20
 
 
 def index(
+    context: typer.Context,
     model: ModelOption,
     pictures: Annotated[list[str] | None, typer.Argument(help=PICTURES_HELP)] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The index folder.")] = Path("index"),
@@ -50,6 +52,7 @@ def index(
     from ccmb.search.index import build_index
 
     network, processor = load_network(model, fast)
+    need_second_stage(context, network.can_rank, model, "states")
     with orderly_end():
         report = build_index(
             pictures or [],
@@ -84,6 +87,7 @@ def _summary(out: Path, report: IndexReport) -> str:
 
 
 def search(
+    context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
     picture: Annotated[
         Path | None,
@@ -113,6 +117,11 @@ def search(
     from ccmb.search.query import Query, check_query
     from ccmb.search.sheet import contact_sheet
 
+    second_stage = "depth", "budget", "min_probability"
+    if not rank:
+        refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
+    elif text is None:
+        refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
     query = Query(
         text, load_picture(picture) if picture else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
@@ -120,6 +129,8 @@ def search(
     )  # fmt: skip
     check_query(query)  # before the model is loaded in vain
     with open_engine(index, model, fast) as engine:
+        asked = second_stage + (("rank",) if rank else ())
+        need_second_stage(context, engine.model.can_rank, str(model or "the index's model"), *asked)
         answer = engine.search(query)
     if sheet:
         contact_sheet(answer.hits, sheet)

@@ -100,6 +100,8 @@ def build_index(
         if not pictures:
             raise UsageError(f"{out}: made from no folder or file; name the pictures")
     listed, urls = find_sources(pictures)
+    if allow_private and not urls:
+        raise UsageError("--allow-private is of URLs, and there is none among the pictures; leave it out")
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
     own = read_own_fields(fields, record) if fields else OwnFields({}, set())
     report = IndexReport(fields_left_out=sorted(own.left_out))
