@@ -356,4 +356,7 @@ def test_labels_that_are_all_alike_are_told_in_one_line(command: Command, labell
 def test_retrieval_pairs_take_no_split_to_fit_on(command: Command, r2d2: str, tmp_path: Path) -> None:
     pairs = save_set(tmp_path / "drawn")
     found = command("evaluate", "--model", r2d2, "--data", pairs, "--fit-split", "val")
-    assert (found.code, found.err) == (2, "ccmb: --fit-split is of labelled pairs, and does nothing with retrieval; leave it out\n")
+    assert (found.code, found.err) == (
+        2,
+        "ccmb: --fit-split is of labelled pairs, and does nothing with retrieval; leave it out\n",
+    )

@@ -67,7 +67,10 @@ R2D2, PRD2, CAPTIONER = (("--model", f"{{}}/{name}") for name in ("r2d2", "prd2"
         (("evaluate", *PRD2, "--data", PAIRS, "--ranking-rule", "sum"), "--ranking-rule"),
         (("evaluate", *CAPTIONER, "--data", PAIRS, "--captions", "--decode", "greedy", "--beams", 3), "--beams"),
         (("evaluate", *CAPTIONER, "--data", PAIRS, "--captions", "--seed", 3), "--seed"),
-        (("evaluate", *CAPTIONER, "--data", PAIRS, "--captions", "--no-rerank", "--ranking-rule", "sum"), "--ranking-rule"),
+        (
+            ("evaluate", *CAPTIONER, "--data", PAIRS, "--captions", "--no-rerank", "--ranking-rule", "sum"),
+            "--ranking-rule",
+        ),
         (("caption", "{}/a.png", *CAPTIONER, "--temperature", 1.0), "--temperature"),
         (("caption", "{}/a.png", *CAPTIONER, "--top-p", 0.9), "--top-p"),
         (("caption", "{}/a.png", *CAPTIONER, "--seed", 0), "--seed"),

@@ -40,7 +40,6 @@ from ccmb.tables import (
     retrieval_table,
 )
 
-
 # What is measured, in words that messages use, and which options each reads; the others would do nothing.
 PAIRS, LABELLED, CLASSES = "retrieval", "labelled pairs", "--classes"
 CAPTIONS, PAINTED = "--captions", "--generate"
@@ -182,7 +181,9 @@ def _folder_of_split(path: Path, split: str) -> Path:
         UsageError: there is none.
     """
     if not (path / split).is_dir():
-        raise UsageError(f"--split {split}: {path} has no folder {split} in it; leave it out, or give the folder itself")
+        raise UsageError(
+            f"--split {split}: {path} has no folder {split} in it; leave it out, or give the folder itself"
+        )
     return path / split
 
 

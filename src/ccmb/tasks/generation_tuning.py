@@ -30,7 +30,7 @@ from ccmb.tasks.batches import load_pairs, run_batches
 from ccmb.tasks.generation import Judge, Painted, Painting, paint_texts
 from ccmb.tasks.generation_report import figures_of, prompts_of, real_features
 from ccmb.tasks.picture_features import r2d2_extractor
-from ccmb.tasks.pretraining import build_network
+from ccmb.tasks.pretraining import build_network, prepare_network
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.sets import RetrievalSet
 from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement
@@ -83,6 +83,9 @@ class GenerationFamily(RetrievalFamily):
     family = "generation"
     figures: tuple[str, ...] = (MAIN,)
 
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["generation"]
+
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
         if self.knows(start):
@@ -100,6 +103,7 @@ class GenerationFamily(RetrievalFamily):
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
         assert isinstance(model, R2D2Generator)
+        prepare_network(model, recipe)
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
     def batches(
