@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ccmb.errors import CcmbError
 from ccmb.objectives.options import PAPER_NAMES, Objectives
+from ccmb.r2d2.towers import FROM_CHINESE_CLIP, is_chinese_clip
+from ccmb.tasks.building import CHANGED, SETTLED
 from ccmb.training.given_keys import Unused
 from ccmb.training.recipe import DataRecipe, ModelRecipe
 
@@ -78,6 +81,8 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
     if model.start:
         keys = "model.preset", "model.vision", "model.text", "model.vocabulary"
         yield Unused(keys, "the model of model.start has its own", ("model.start",))
+        own = FROM_CHINESE_CLIP if _is_chinese_clip(model.start) else (*CHANGED, *SETTLED)
+        yield Unused(tuple(f"model.{key}" for key in own), "", ("model.start",), obeyed=True)
     elif from_towers:
         keys = "model.preset", "model.vocabulary"
         yield Unused(keys, "of a new network, and the towers are given", ("model.vision", "model.text"))
@@ -88,6 +93,13 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
     if without:
         keys = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
         yield Unused(keys, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
+
+
+def _is_chinese_clip(start: str) -> bool:
+    try:
+        return is_chinese_clip(start)
+    except CcmbError:
+        return False  # opening it says what is wrong
 
 
 def _of_objectives(objectives: Objectives) -> Iterator[Unused]:

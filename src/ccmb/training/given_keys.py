@@ -24,11 +24,14 @@ class Unused(NamedTuple):
         keys: each with all that is below it.
         why: such as "of shards, and data.folder is given".
         causes: the keys that leave them without use.
+        obeyed: whether they have a use after all where they are given beside the cause, in one place: only those of a
+            file give way to an override.
     """
 
     keys: tuple[str, ...]
     why: str
     causes: tuple[str, ...]
+    obeyed: bool = False
 
 
 @runtime_checkable
@@ -51,12 +54,14 @@ def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
     """
     given = dict(given_keys(recipe, overrides))
     gone: dict[str, list[str]] = {}
-    for keys, why, causes in recipe.unused() if isinstance(recipe, SaysUnused) else ():
+    for keys, why, causes, obeyed in recipe.unused() if isinstance(recipe, SaysUnused) else ():
         for key, override in given.items():
             if not any(touches(key, of) for of in keys) or key in gone:
                 continue
             cause = next((text for text in overrides for of in causes if touches(_key(text), of)), None)
             if override is not None or cause is None:
+                if obeyed:
+                    continue
                 where = f"override '{override}'" if override else str(path)
                 raise UsageError(f"{where}: '{key}' would do nothing ({why}); leave it out")
             gone.setdefault(key, []).append(cause)
