@@ -98,6 +98,21 @@ def is_given(part: BaseModel, *names: str) -> list[str]:
     return [name for name in names if name in part.model_fields_set]
 
 
+def refuse_keys(part: BaseModel, prefix: str, why: str) -> None:
+    """Raise a UsageError that names the first key of a settled recipe's part that was given, if one was.
+
+    Args:
+        prefix: of the part's keys, such as "score.".
+        why: they would do nothing, and what to do.
+    """
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if name in part.model_fields_set and isinstance(value, BaseModel):
+            refuse_keys(value, f"{prefix}{name}.", why)
+        elif name in part.model_fields_set:
+            raise UsageError(f"'{prefix}{name}' would do nothing ({why}, or leave it out)")
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0]
 
