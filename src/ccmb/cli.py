@@ -31,6 +31,7 @@ from ccmb.cli_serve import serve
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
+from ccmb.terminal import guarded, visible_line
 
 app = typer.Typer(
     name="ccmb",
@@ -195,6 +196,17 @@ def main() -> None:
     """Entry point: user errors become one line and an exit code of 1 or 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--help" in sys.argv:
+        _run()  # its colours are our own
+        return
+    os.environ.setdefault(
+        "_TYPER_FORCE_DISABLE_TERMINAL", "1"
+    )  # nor does Typer colour usage errors where CI asks it to
+    with guarded():
+        _run()
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
     except Stopped as stopped:
@@ -206,7 +218,7 @@ def main() -> None:
 
 
 def _fail(error: CcmbError) -> None:
-    print(f"ccmb: {error}", file=sys.stderr)
+    print(f"ccmb: {visible_line(error)}", file=sys.stderr)
     raise SystemExit(error.exit_code)
 
 

@@ -77,22 +77,21 @@ def _of_data(data: DataRecipe) -> Iterator[Unused]:
 
 
 def _of_network(model: ModelRecipe) -> Iterator[Unused]:
-    from_towers = isinstance(model.vision, str)
     if model.start:
-        keys = "model.preset", "model.vision", "model.text", "model.vocabulary"
-        yield Unused(keys, "the model of model.start has its own", ("model.start",))
+        shape = "model.preset", "model.vision", "model.text", "model.vocabulary"
+        yield Unused(shape, "the model of model.start has its own", ("model.start",))
         own = FROM_CHINESE_CLIP if _is_chinese_clip(model.start) else (*CHANGED, *SETTLED)
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.start",), obeyed=True)
-    elif from_towers:
-        keys = "model.preset", "model.vocabulary"
-        yield Unused(keys, "of a new network, and the towers are given", ("model.vision", "model.text"))
+    elif isinstance(model.vision, str):
+        new = "model.preset", "model.vocabulary"
+        yield Unused(new, "of a new network, and the towers are given", ("model.vision", "model.text"))
     elif model.preset:
-        keys = "model.vision", "model.text", "model.embed_dim", "model.cross_layers"
-        yield Unused(keys, "model.preset gives it", ("model.preset",))
-    without = not model.cross_layers if not (model.preset and not model.start) else model.preset.startswith("prd2")
-    if without:
-        keys = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
-        yield Unused(keys, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
+        towers = "model.vision", "model.text", "model.embed_dim", "model.cross_layers"
+        yield Unused(towers, "model.preset gives it", ("model.preset",))
+    by_preset = model.preset is not None and not model.start
+    if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
+        cross = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
+        yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
 
 
 def _is_chinese_clip(start: str) -> bool:
@@ -115,5 +114,5 @@ def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
     if not (objectives.tgd.weight or objectives.fgd.weight):
         yield Unused(("objectives.ema",), "tgd and fgd are off", ("objectives.tgd", "objectives.fgd"))
     if objectives.fgr.weight and 0 < objectives.fgr.harden_until <= objectives.fgr.start:
-        keys, why = ("objectives.fgr.harden_until",), "it is over before fgr starts"
-        yield Unused(keys, why, ("objectives.fgr.start",))
+        why = "it is over before fgr starts"
+        yield Unused(("objectives.fgr.harden_until",), why, ("objectives.fgr.start",))

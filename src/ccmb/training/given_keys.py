@@ -54,7 +54,8 @@ def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
     """
     given = dict(given_keys(recipe, overrides))
     gone: dict[str, list[str]] = {}
-    for keys, why, causes, obeyed in recipe.unused() if isinstance(recipe, SaysUnused) else ():
+    unused: Iterable[Unused] = recipe.unused() if isinstance(recipe, SaysUnused) else ()
+    for keys, why, causes, obeyed in unused:
         for key, override in given.items():
             if not any(touches(key, of) for of in keys) or key in gone:
                 continue
