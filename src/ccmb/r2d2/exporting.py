@@ -62,6 +62,8 @@ def fast_export(name: str | Path) -> Path:
     """
     folder = model_folder(name)
     if is_export(folder):
+        if (precision := ExportRecord.read(folder).precision) != "int8":
+            raise UsageError(f"--fast is int8, and {folder} is an export in {precision}; leave it out")
         return folder
     out = folder / FAST
     try:

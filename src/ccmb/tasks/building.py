@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ccmb.errors import UsageError, one_line
 from ccmb.objectives.options import Objectives
+from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
@@ -19,8 +21,14 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.r2d2.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
 from ccmb.samples import Sample
+from ccmb.training.given_keys import is_given
 from ccmb.training.recipe import ModelRecipe
 from ccmb.training.trainer import inference
+
+# What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
+CHANGED = ("cross_dropout", "max_text_tokens", "ranking_rule", "temperature_min")
+SETTLED = ("embed_dim", "cross_layers", "initial_temperature")
+M = TypeVar("M", bound=R2D2Model)
 
 
 def build_model(
@@ -29,7 +37,7 @@ def build_model(
     """The network and processor of a recipe.
 
     Unless it starts from a whole R2D2, it has the heads of the objectives that are on, so that nothing in it stays
-    untrained.
+    untrained. Of such an R2D2 the recipe may give CHANGED otherwise; SETTLED must be as the weights have it.
 
     Raises:
         UsageError: the recipe's values are not the shape of a network, or its preset is unknown.
@@ -38,9 +46,12 @@ def build_model(
     fields = shape.model_dump(exclude={"start", "preset", "vision", "text", "vocabulary", "freeze_image_tower"})
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
     if shape.start and is_chinese_clip(shape.start):
-        return from_chinese_clip(shape.start, **{key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP})
+        rest = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
+        model, processor = from_chinese_clip(shape.start, **rest)
+        _check_settled(shape, model.config, ("embed_dim", "initial_temperature"))
+        return model, processor
     if shape.start:
-        return load_model(shape.start)
+        return load_start(shape, load_model)
     if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
         return from_towers(str(shape.vision), str(shape.text), **fields)
     if shape.preset:
@@ -48,6 +59,40 @@ def build_model(
         fields |= {"embed_dim": named.embed_dim, "cross_layers": named.cross_layers}
         return _new(named.vision_config.to_dict(), named.text_config.to_dict(), shape.vocabulary, fields, samples)
     return _new(shape.vision, shape.text, shape.vocabulary, fields, samples)
+
+
+def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]]) -> tuple[M, R2D2Processor]:
+    """The R2D2 that a recipe starts from, with what the recipe gives of it.
+
+    Args:
+        load: `load_model`, or what loads a captioner or a generator.
+
+    Raises:
+        UsageError: the recipe gives what the weights settle otherwise; the message names the key.
+        CcmbError: see `load_model`.
+    """
+    given = is_given(shape, *CHANGED)
+    changes = {key: getattr(shape, key) for key in given if key != "max_text_tokens"}
+    model, processor = load(str(shape.start), changes=changes)
+    _check_settled(shape, model.config, SETTLED)
+    if "max_text_tokens" in given and shape.max_text_tokens != model.config.max_text_tokens:
+        most = model.config.max_text_tokens if hasattr(model, "decoder") else most_tokens(model.config.text_config)
+        if most is not None and (shape.max_text_tokens > most or hasattr(model, "decoder")):
+            raise UsageError(
+                f"model.max_text_tokens={shape.max_text_tokens}: {shape.start} has positions for {most} tokens"
+            )
+        model.config.max_text_tokens = processor.max_text_tokens = shape.max_text_tokens
+    return model, processor
+
+
+def _check_settled(shape: ModelRecipe, config: R2D2Config, keys: Sequence[str]) -> None:
+    """Refuse other values than those that the weights to start from settle."""
+    for key in is_given(shape, *keys):
+        its, wanted = getattr(config, key), getattr(shape, key)
+        if not math.isclose(its, wanted):
+            raise UsageError(
+                f"model.{key}={wanted:g}: the weights of {shape.start} settle it, and theirs is {its:g}; leave it out"
+            )
 
 
 def _new(

@@ -122,7 +122,8 @@ def _train(
     every = recipe.validation.every
     if every and joined.size > 1 and recipe.training.parallel == "fsdp":
         raise UsageError("validation needs all weights on one process; set training.parallel=ddp or validation.every=0")
-    check_best(recipe, [PREFIX + name for name in family.figures] if every else [])
+    measured = [PREFIX + name for name in family.figures] if every else []
+    check_best(recipe, [*family.logged(recipe), *measured])
     model, processor = family.network(recipe)
     task = family.task(model, processor, recipe)
     batches = family.batches(samples, pictures, processor, recipe, out)
@@ -151,6 +152,13 @@ def resolve(recipe: FinetuneRecipe, family: Family, samples: Sequence[Sample]) -
     return recipe.model_copy(update={"training": training, "validation": validation})
 
 
+def _chosen(recipe: FinetuneRecipe, out: Path) -> dict[str, Any] | None:
+    """The step whose weights are the finished model's, if validation chose it; by another figure the best checkpoint is
+    kept, and the finished model is the last step's."""
+    best = read_best(out / "checkpoints") if recipe.validation.every else None
+    return best if best and best["figure"].startswith(PREFIX) else None
+
+
 def _measure(
     family: Family,
     recipe: FinetuneRecipe,
@@ -177,7 +185,7 @@ def _measure(
         "before": recipe.model.start,
         "after": str(out / "model"),
         "steps": recipe.training.steps,
-        "chosen": read_best(out / "checkpoints") if recipe.validation.every else None,
+        "chosen": _chosen(recipe, out),
         "sets": [
             {
                 "name": of.name,

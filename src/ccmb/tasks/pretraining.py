@@ -29,7 +29,9 @@ from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
 from ccmb.tasks.seen import seen_in_training
 from ccmb.tasks.sets import open_training
+from ccmb.tasks.unused_keys import unused_in_pretraining
 from ccmb.training.distributed import World, meet, process_group, world
+from ccmb.training.given_keys import Unused
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import whole
 from ccmb.training.recipe import (
@@ -62,6 +64,10 @@ class PretrainRecipe(Part):
     objectives: Objectives = Objectives()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     training: TrainingRecipe
+
+    def unused(self) -> Iterator[Unused]:
+        """See `ccmb.training.given_keys`."""
+        return unused_in_pretraining(self)
 
 
 P = TypeVar("P", bound=PretrainRecipe)
@@ -118,7 +124,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
-    check_best(recipe)
+    check_best(recipe, pretraining_log(recipe.objectives))
     with process_group() as joined:
         return _pretrain(recipe, out, joined)
 
@@ -251,18 +257,22 @@ def save_model(
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 
 
-def check_best(recipe: PretrainRecipe, further: Sequence[str] = ()) -> None:
+def pretraining_log(objectives: Objectives) -> list[str]:
+    """Figures that objectives of pre-training log."""
+    on = objectives.on()
+    return [*on, "temperature", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+
+
+def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
     """Whether the figure by which the best checkpoint is chosen will ever be logged.
 
     Args:
-        further: figures of the run's validation.
+        logged: figures of the run's task and of its validation.
 
     Raises:
         UsageError: it will not; the message lists those that will.
     """
-    best, on = recipe.training.best, recipe.objectives.on()
-    known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
-    known += further
+    best, known = recipe.training.best, ["loss", *logged, "gradient_norm"]
     if best and best.figure not in known:
         hint = did_you_mean(best.figure, known)
         raise UsageError(
@@ -275,7 +285,9 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     path = out / "recipe.yaml"
     if path.exists():
         try:
-            before = load_recipe(type(recipe), path)  # keys that an older version did not know have their defaults
+            before = load_recipe(
+                type(recipe), path, settled=False
+            )  # keys that an older version did not know have their defaults
         except CcmbError:
             before = None
         if before != recipe:

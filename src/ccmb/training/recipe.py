@@ -23,9 +23,11 @@ from pydantic_core import PydanticCustomError
 
 from ccmb.choices import RankingRule, Strategy
 from ccmb.data.transforms import Augmentation
-from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
 from ccmb.text_files import read_text
+from ccmb.training.given_keys import settle, touches
+from ccmb.training.yaml_values import override_key, parse_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -197,11 +199,19 @@ class OptimizerRecipe(Part):
 
 class BestRecipe(Part):
     figure: str = Field("loss", description="name of a figure of metrics.jsonl")
-    lower: bool = Field(True, description="whether a lower figure is a better one")
+    lower: bool = Field(True, description="whether a lower figure is a better one; by default so of losses")
+
+
+# Figures of which more is better, whatever `val_` stands before them; of losses less is.
+HIGHER = re.compile(r"recall|R@|auc|accuracy|agreement|CIDEr|BLEU|ROUGE|match_score|samples_per_second")
 
 
 def _figure_alone(value: Any) -> Any:
-    return {"figure": value} if isinstance(value, str) else value
+    """`gcpr` for {figure: gcpr}; which way is better follows from the figure, unless it is said."""
+    value = {"figure": value} if isinstance(value, str) else value
+    if isinstance(value, dict) and isinstance(value.get("figure"), str) and "lower" not in value:
+        value = value | {"lower": not HIGHER.search(value["figure"])}
+    return value
 
 
 # The default of what must be given unless something else is.
@@ -275,15 +285,6 @@ class TrainingRecipe(Part):
 R = TypeVar("R", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that also takes 5e-4 and 5e2 for numbers, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
     """A path as given, or a shipped recipe by its name.
 
@@ -297,15 +298,19 @@ def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
     raise UsageError(f"{name}: no such recipe{did_you_mean(name, shipped)}; shipped recipes: {', '.join(shipped)}")
 
 
-def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
+def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settled: bool = True) -> R:
     """Read a recipe and apply overrides such as `objectives.fgr=off` or `training.steps=200`.
 
+    Args:
+        settled: refuse what would do nothing, and keep what was given apart from defaults, see `given_keys.settle`.
+
     Raises:
-        UsageError: an unknown key, a wrong value or a malformed override; the message names the key.
+        UsageError: an unknown key, a wrong value, a malformed override or a key that would do nothing; the message
+            names the key.
         CcmbError: the file cannot be read or is not YAML.
     """
     try:
-        values = _parse(read_text(path))
+        values = parse_yaml(read_text(path))
     except ValueError as error:
         raise CcmbError(f"{path}: not valid YAML ({error})") from None
     if values is None:
@@ -313,8 +318,9 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
     if not isinstance(values, dict):
         raise CcmbError(f"{path}: expected keys and values")
     for override in overrides:
-        _override(values, override)
-    return check_recipe(kind, values, str(path), overrides)
+        override_key(values, override)
+    recipe = check_recipe(kind, values, str(path), overrides)
+    return settle(recipe, path, overrides) if settled else recipe
 
 
 def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> R:
@@ -325,7 +331,7 @@ def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: S
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        where = next((f"override '{text}'" for text in reversed(overrides) if _touches(text, key)), where)
+        where = next((f"override '{of}'" for of in reversed(overrides) if touches(of.partition("=")[0], key)), where)
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, first["loc"][:-1])
             hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
@@ -355,35 +361,6 @@ def data_folder(name: str) -> Path:
             return candidate
     looked = " or ".join(str(candidate) for candidate in candidates)
     raise CcmbError(f"{looked}: no such folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"override '{override}': write key=value, such as training.steps=200")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if not isinstance(values.get(parent), dict):
-            values[parent] = {}
-        values = values[parent]
-    try:
-        values[last] = _parse(text)
-    except ValueError as error:
-        raise UsageError(f"override '{override}': the value is not valid YAML ({error})") from None
-
-
-def _parse(text: str) -> Any:
-    """The YAML value of a text; whatever is wrong with it is a ValueError of one line."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(one_line(error)) from None
-
-
-def _touches(override: str, key: str) -> bool:
-    """Whether the wrong `key` lies in what the override sets, or the other way round."""
-    mine = override.partition("=")[0]
-    return f"{key}.".startswith(f"{mine}.") or f"{mine}.".startswith(f"{key}.")
 
 
 def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
