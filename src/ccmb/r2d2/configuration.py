@@ -43,6 +43,7 @@ class R2D2Config(PreTrainedConfig):
     """
 
     model_type = "r2d2"
+    attribute_map = {"projection_dim": "embed_dim"}  # noqa: RUF012 (the name that generic tools ask for)
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 (the form of transformers)
 
     def __init__(
