@@ -8,6 +8,7 @@ Shapes: B images or texts, D embedding width, T text tokens, W tower width.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
+
+from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
 
 
 @dataclass
@@ -40,6 +43,31 @@ class R2D2Output(ModelOutput):
 
 class CommonApi:
     """The methods; a class that has them is a TwoTowers and a PreTrainedModel too."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name: Any, *args: Any, image_size: int | None = None, max_text_tokens: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Open a model folder or a model on the hub, as transformers does.
+
+        Args:
+            image_size, max_text_tokens: open it for images or texts of another size, see `ccmb.r2d2.resizing.resized`;
+                give the processor the same. Sizes of a given `config` count likewise.
+        """
+        config = kwargs.get("config")
+        if name is not None and isinstance(config, R2D2Config):  # AutoModel puts what it is given into it
+            stored = R2D2Config.from_pretrained(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
+            image_size, max_text_tokens = image_size or config.image_size, max_text_tokens or config.max_text_tokens
+            kwargs["config"] = config = copy.deepcopy(config)
+            config.image_size, config.max_text_tokens = stored.image_size, stored.max_text_tokens
+        opened = cast(Any, super()).from_pretrained(name, *args, **kwargs)
+        if image_size is None and max_text_tokens is None:
+            return opened
+        from ccmb.r2d2.resizing import resized  # which builds on the network
+
+        if isinstance(opened, tuple):  # with transformers' report of what was loaded
+            return resized(opened[0], image_size, max_text_tokens), *opened[1:]
+        return resized(opened, image_size, max_text_tokens)
 
     @can_return_tuple
     def get_text_features(

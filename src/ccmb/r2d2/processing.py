@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers.utils.hub import cached_file
 from ccmb.data.transforms import CLIP_MEAN, CLIP_STD, normalise
 from ccmb.errors import CcmbError, did_you_mean, one_line
 from ccmb.files import read_json, write_json
-from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
 from ccmb.r2d2.image_processing import R2D2ImageProcessor
 from ccmb.r2d2.processor_inputs import (
     CallOptions,
@@ -205,6 +206,14 @@ class R2D2Processor(ProcessorMixin):
             inputs |= self._encode(as_texts(text), chosen, warn=True)
         return BatchFeature(inputs)
 
+    def resized(self, image_size: int | None = None, max_text_tokens: int | None = None) -> R2D2Processor:
+        """The processor for images and texts of other sizes; the network must be for them too, see `resizing.py`."""
+        longest, tokenizer = max_text_tokens or self.max_text_tokens, self.tokenizer
+        if tokenizer.model_max_length < longest:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.model_max_length = longest
+        return R2D2Processor(tokenizer, image_size or self.image_size, longest, self.image_mean, self.image_std)
+
     def to_dict(self) -> dict[str, Any]:
         """What a folder keeps beside the tokenizer."""
         return self.image_processor.to_dict() | {"max_text_tokens": self.max_text_tokens}
@@ -246,16 +255,14 @@ class R2D2Processor(ProcessorMixin):
             raise CcmbError(
                 f"{name}: tokenizer.json or tokenizer_config.json is not a readable tokenizer ({one_line(error)})"
             ) from None
-        sizes = (
-            int(kwargs.get(key) or value) for key, value in zip(SIZES, (image_size, max_text_tokens), strict=False)
-        )
-        processor = cls(tokenizer, *sizes, mean, std)
+        processor = cls(tokenizer, image_size, max_text_tokens, mean, std)
+        if kwargs.get("image_size") or kwargs.get("max_text_tokens"):
+            processor = processor.resized(kwargs.get("image_size"), kwargs.get("max_text_tokens"))
         if kwargs.get("model_max_length"):
-            tokenizer.model_max_length = int(kwargs["model_max_length"])
+            processor.tokenizer.model_max_length = int(kwargs["model_max_length"])
         return processor
 
 
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 SIZES = ("image_size", "max_text_tokens", "model_max_length")
 # What generic code of transformers gives to all processors: nothing of it changes what this one does.
 WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "use_fast", "proxies", "user_agent", "config")
