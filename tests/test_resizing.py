@@ -12,11 +12,20 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from ccmb.errors import UsageError
+from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resizing import resize, resized, resized_grid, resized_line
+from ccmb.samples import Sample
+from ccmb.tasks.building import build_model
+from ccmb.tasks.captioning_tuning import CaptioningFamily
+from ccmb.tasks.pretraining import PretrainRecipe
+from ccmb.training.recipe import check_recipe
+from runs import command_line
+from sources import SMALL, save_clip, save_text_tower
 from tiny import SIZE, TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tuning import recipe_of, save_pairs, save_start, tuned
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 IMAGE = {"image_size": SIZE, "patch_size": 8}
@@ -191,3 +200,75 @@ def test_a_tower_that_cannot_be_resized_is_refused_by_name() -> None:
     beit = TOWER | IMAGE | {"model_type": "beit", "use_relative_position_bias": True}
     with pytest.raises(UsageError, match="image_size cannot be changed: the image tower, beit, has positions in"):
         resized(tiny_model(vision_config=beit), 64)
+
+
+def save_small(folder: Path) -> Path:
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def test_convert_writes_a_folder_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command, small, large = command_line(monkeypatch, capfd), save_small(tmp_path / "small"), tmp_path / "large"
+    done = command("convert", small, large, "--image-size", 64, "--max-text-tokens", 40)
+    assert (done.code, "images of 64 pixels, texts of up to 40 tokens" in done.out) == (0, True)
+    model, processor = load_model(large)
+    expected = resized(tiny_model(), 64, 40).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert (processor.image_size, processor.max_text_tokens) == (64, 40)
+    again = command("convert", small, large, "--image-size", 64)
+    assert (again.code, "exists already" in again.err) == (1, True)
+    official = command("convert", small, tmp_path / "a.safetensors", "--image-size", 64)
+    assert (official.code, "--image-size goes from a model folder to a new one" in official.err) == (2, True)
+
+
+def built(**model: Any) -> tuple[R2D2Model, R2D2Processor]:
+    values = {"data": {"folder": "x"}, "training": {"steps": 1}, "model": model}
+    recipe = check_recipe(PretrainRecipe, values, "small.yaml")
+    return build_model(recipe.model, recipe.objectives, [Sample("a.jpg", TEXTS)])
+
+
+def test_a_recipe_that_starts_from_an_r2d2_applies_both_sizes(tmp_path: Path) -> None:
+    small = str(save_small(tmp_path))
+    model, processor = built(start=small, image_size=64, max_text_tokens=40)
+    expected = resized(tiny_model(), 64, 40).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert (processor.image_size, processor.max_text_tokens) == (64, 40)
+    model, processor = built(start=small)  # what is not said stays as it is
+    assert (model.config.image_size, model.config.max_text_tokens, processor.max_text_tokens) == (SIZE, 24, 24)
+    with pytest.raises(UsageError, match="image_size is 40; give a multiple"):
+        built(start=small, image_size=40)
+
+
+def test_a_recipe_gives_new_networks_and_other_starts_their_size_too(tmp_path: Path) -> None:
+    clip = save_clip(tmp_path / "clip")
+    text = save_text_tower(tmp_path / "text", "bert")
+    size = 2 * built(vision=str(clip), text=str(text), **SMALL)[0].config.image_size
+    model, processor = built(vision=str(clip), text=str(text), image_size=size, **SMALL)
+    assert model.config.image_size == processor.image_size == size
+    model, processor = built(preset="r2d2-tiny", image_size=32, vocabulary=60)
+    assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (32, 32, 64)
+    with pytest.raises(UsageError, match=r"model\.image_size=64, but model\.vision\.image_size=32; give one"):
+        built(vision=TOWER | IMAGE | {"model_type": "vit"}, text=TOWER | {"model_type": "bert"}, image_size=64)
+
+
+def test_fine_tuning_at_another_size_trains_and_saves_at_it(tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "data")
+    sizes = {"model__image_size": 48, "model__max_text_tokens": 32, "training__steps": 2, "validation__every": 2}
+    tuned(start, data, tmp_path / "run", **sizes)
+    model, processor = load_model(tmp_path / "run")
+    assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (48, 48, 32)
+
+
+@pytest.mark.parametrize("key", ["image_size", "max_text_tokens"])
+def test_a_captioner_to_start_from_refuses_another_size_by_name(key: str, tmp_path: Path) -> None:
+    captioner, processor = R2D2Captioner.from_r2d2(tiny_model(), tiny_processor()), tiny_processor()
+    captioner.save_pretrained(tmp_path / "captioner")
+    processor.save_pretrained(tmp_path / "captioner")
+    recipe = recipe_of(tmp_path / "captioner", tmp_path, "captioning", **{f"model__{key}": 64})
+    with pytest.raises(UsageError, match=rf"model\.{key}: .*captioner is a captioner, which keeps its sizes"):
+        CaptioningFamily().network(recipe)
+    with pytest.raises(UsageError, match="an R2D2Captioner keeps its sizes"):
+        resized(captioner, 64)

@@ -121,11 +121,31 @@ def convert(
         str | None,
         typer.Option(help="BERT's vocab.txt, a folder or a hub id; by default the official one from the hub."),
     ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=3, help="Write a model for images of so many pixels, by interpolated positions.")
+    ] = None,
+    max_text_tokens: Annotated[
+        int | None, typer.Option(min=3, help="Write a model for texts of so many tokens, likewise.")
+    ] = None,
 ) -> None:
-    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form.
+    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form or another size.
 
     Example: ccmb convert r2d2_pretrain_250m.pth models/r2d2-large --tokenizer vocab.txt
+
+    Example: ccmb convert models/r2d2-large models/r2d2-large-336 --image-size 336
     """
+    if image_size or max_text_tokens:
+        if Path(source).is_file() or out.suffix == ".safetensors" or tokenizer:
+            flag = "--image-size" if image_size else "--max-text-tokens"
+            raise UsageError(f"{flag} goes from a model folder to a new one; convert {source} without it first")
+        from ccmb.r2d2.resizing import resize_folder
+
+        config = resize_folder(source, out, image_size, max_text_tokens)
+        typer.echo(
+            f"{out}: images of {config.image_size} pixels, texts of up to {config.max_text_tokens} tokens; "
+            "fine-tune it at this size"
+        )
+        return
     from ccmb.r2d2.official import TOKENIZER, convert_from_official, convert_to_official
 
     if Path(source).is_file():

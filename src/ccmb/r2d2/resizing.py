@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
-from ccmb.errors import UsageError
+from ccmb.errors import CcmbError, UsageError
+from ccmb.files import atomic_path
 from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.official import UNUSED_FILE
 from ccmb.r2d2.processing import R2D2Processor
 
 # Tables that hold one vector for each patch, by their names in CLIP's and SigLIP's, ViT's and DINOv2's, and our tower.
@@ -35,6 +40,26 @@ def resize(
 ) -> tuple[R2D2Model, R2D2Processor]:
     """Network and processor of other sizes, see `resized` and `R2D2Processor.resized`."""
     return resized(model, image_size, max_text_tokens), processor.resized(image_size, max_text_tokens)
+
+
+def resize_folder(
+    source: str | Path, out: str | Path, image_size: int | None = None, max_text_tokens: int | None = None
+) -> R2D2Config:
+    """Write a run's or folder's model at other sizes into the model folder `out`, which must not exist yet.
+
+    Raises:
+        CcmbError: the model cannot be loaded, `out` exists; see also `resized`.
+    """
+    if Path(out).exists():
+        raise CcmbError(f"{out}: exists already; give a new folder")
+    folder = model_folder(source)
+    model, processor = resize(*load_model(folder), image_size, max_text_tokens)
+    with atomic_path(out) as place:
+        model.save_pretrained(place)
+        processor.save_pretrained(place)
+        if (folder / UNUSED_FILE).is_file():
+            shutil.copyfile(folder / UNUSED_FILE, place / UNUSED_FILE)
+    return model.config
 
 
 @torch.no_grad()
@@ -52,6 +77,8 @@ def resized(model: R2D2Model, image_size: int | None = None, max_text_tokens: in
     config = _config(model.config, image_size, max_text_tokens)
     if config is None:
         return model
+    if type(model) is not R2D2Model:
+        raise UsageError(f"an {type(model).__name__} keeps its sizes; resize the R2D2 that it was made of")
     with torch.random.fork_rng():
         larger = R2D2Model(config)
     state, old = {}, model.state_dict()
@@ -69,7 +96,8 @@ def resized(model: R2D2Model, image_size: int | None = None, max_text_tokens: in
 def _config(before: R2D2Config, image_size: int | None, max_text_tokens: int | None) -> R2D2Config | None:
     """The configuration of the new sizes, or None where they are the old ones."""
     config = R2D2Config.from_dict(before.to_dict())
-    config._attn_implementation = before._attn_implementation
+    if before._attn_implementation != "sdpa":  # the default, which towers without it make eager by themselves
+        config._attn_implementation = before._attn_implementation
     for key, value in (("image_size", image_size), ("max_text_tokens", max_text_tokens)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 3):
             raise UsageError(

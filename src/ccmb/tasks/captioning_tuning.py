@@ -15,6 +15,7 @@ from ccmb.r2d2.captioning import R2D2Captioner, has_captioner, load_captioner
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
+from ccmb.tasks.building import refuse_sizes
 from ccmb.tasks.captioning import decoding_for, longest_caption
 from ccmb.tasks.captioning_report import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.decoding import Decoding
@@ -74,6 +75,7 @@ class CaptioningFamily(RetrievalFamily):
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start = str(recipe.model.start)
         if self.knows(start):
+            refuse_sizes(recipe.model, "a captioner")
             return load_captioner(start)
         model, processor = build_network(recipe, ())
         return R2D2Captioner.from_r2d2(model, processor, recipe.captioning.text_layers), processor

@@ -26,6 +26,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
+from ccmb.tasks.building import refuse_sizes
 from ccmb.tasks.generation import Judge, Painted, Painting, paint_texts
 from ccmb.tasks.generation_report import figures_of, prompts_of, real_features
 from ccmb.tasks.picture_features import r2d2_extractor
@@ -85,6 +86,7 @@ class GenerationFamily(RetrievalFamily):
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
         if self.knows(start):
+            refuse_sizes(recipe.model, "a generator")
             return load_generator(start)
         model, processor = build_network(recipe, ())
         if options.pipeline is not None:
