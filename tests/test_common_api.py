@@ -15,6 +15,8 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification, CLI
 from ccmb.objectives.ranking import draw_pairs
 from ccmb.r2d2.common_api import R2D2Output
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.tasks.pretraining import PretrainRecipe, make_pretraining
+from ccmb.training.recipe import check_recipe
 from tiny import SIZE, TEXTS, tiny_batch, tiny_model, tiny_pictures, tiny_processor
 
 STEM = {
@@ -197,6 +199,7 @@ def gradients(model: R2D2Model, inputs: dict[str, Any]) -> tuple[float, dict[str
 @pytest.mark.parametrize("vision", [None, STEM], ids=["clip", "stem"])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_gives_equal_gradients(vision: Any, packed: bool, reentrant: bool) -> None:
     changes = {"cross_layers": 3, "cross_dropout": 0.2} | ({} if vision is None else {"vision_config": vision})
     default = torch.get_default_dtype()
@@ -207,8 +210,7 @@ def test_gradient_checkpointing_gives_equal_gradients(vision: Any, packed: bool,
         model.pack_texts = packed
         loss, plain = gradients(model, inputs)
         calls = 0
-        model.activation_checkpointing_enable({"use_reentrant": reentrant})
-        assert model.is_activation_checkpointing
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         for part in (model.text_image_encoder, model.image_text_encoder):
             original = part._gradient_checkpointing_func
 
@@ -226,6 +228,34 @@ def test_gradient_checkpointing_gives_equal_gradients(vision: Any, packed: bool,
             torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-10, atol=1e-12)
     finally:
         torch.set_default_dtype(default)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_recipe_switches_gradient_checkpointing_on_in_every_layer_and_its_gradients_are_the_same(on: bool) -> None:
+    objectives = {"tgd": {"queue": 8}}
+    values = {"data": {"folder": "x"}, "training": {"steps": 1, "gradient_checkpointing": on}, "objectives": objectives}
+    recipe, model = check_recipe(PretrainRecipe, values, "small.yaml"), tiny_model().train()
+    pretraining = make_pretraining(model, tiny_processor(), recipe).train()
+    stacks = [layer for tower in (model.image_tower, model.text_tower) for layer in layers_of(tower)]
+    switched = [*stacks, model.text_image_encoder, model.image_text_encoder]
+    assert len(stacks) == 2
+    assert [part.gradient_checkpointing for part in switched] == [on] * 4
+
+    def gradient() -> list[torch.Tensor]:
+        model.zero_grad()
+        losses = pretraining.losses(tiny_batch(4), 0.5, torch.Generator().manual_seed(0))
+        pretraining.total({name: loss for name, loss in losses.items() if name != "tgd"}).backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    found = gradient()
+    for part in switched:
+        part.gradient_checkpointing = False
+    for ours, plain in zip(found, gradient(), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
+
+
+def layers_of(tower: torch.nn.Module) -> list[Any]:
+    return [layer for part in tower.modules() if isinstance(part, torch.nn.ModuleList) for layer in part]
 
 
 def test_the_zero_shot_pipeline_gives_the_softmax_of_the_logits(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -162,3 +163,10 @@ class CommonApi:
 def _check_one_segment(token_type_ids: Tensor | None) -> None:
     if token_type_ids is not None and bool(torch.any(token_type_ids != 0)):
         raise ValueError("token_type_ids tell of a second segment; an R2D2 reads one text at a time")
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep of each layer what goes into it alone in training, and compute the rest anew in the backward pass."""
+    # The first is the name in newer versions of transformers, where the second warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -19,7 +19,7 @@ from ccmb.tasks.building import refuse_sizes
 from ccmb.tasks.captioning import decoding_for, longest_caption
 from ccmb.tasks.captioning_report import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.decoding import Decoding
-from ccmb.tasks.pretraining import build_network, make_pretraining, parameter_groups
+from ccmb.tasks.pretraining import build_network, make_pretraining, parameter_groups, prepare_network
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.sets import RetrievalSet
 from ccmb.tasks.tuning import FinetuneRecipe, Measurement
@@ -87,8 +87,7 @@ class CaptioningFamily(RetrievalFamily):
         return not is_chinese_clip(start) and has_captioner(start)
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
-        if recipe.model.freeze_image_tower:
-            model.image_tower.requires_grad_(False)
+        prepare_network(model, recipe)
         pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
         assert isinstance(model, R2D2Captioner)
         return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)

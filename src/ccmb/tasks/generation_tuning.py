@@ -85,6 +85,8 @@ class GenerationFamily(RetrievalFamily):
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
+        if recipe.training.gradient_checkpointing:
+            raise UsageError("training.gradient_checkpointing: the painter of generation has none; leave it out")
         if self.knows(start):
             refuse_sizes(recipe.model, "a generator")
             return load_generator(start)

@@ -175,6 +175,11 @@ class TrainingRecipe(Part):
         description="pairs whose activations are held at a time; each chunk is computed anew in the backward pass, so "
         "that large batches fit into small memory with the same gradient, for one more forward pass",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep what goes into each layer of towers and cross encoders alone, and compute the layer anew in "
+        "the backward pass: the same gradient in less memory, for one more forward pass",
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
         description="of the network (losses are float32 always); auto is bf16 where the device computes it natively",
