@@ -148,7 +148,7 @@ def test_images_that_are_none_are_one_type_error(images: Any, names: str) -> Non
         (np.zeros((2, 2, 5), np.uint8), "shape .* is not a picture"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8, or floats in"),
         ("https://example.org/a.jpg", "an address is not fetched"),
-        (b"no image", "the bytes of an image: not a"),
+        (b"no image", "the bytes of a picture: not a"),
     ],
 )
 def test_images_that_cannot_be_used_are_one_value_error(images: Any, names: str) -> None:

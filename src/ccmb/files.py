@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from ccmb.errors import CcmbError
+from ccmb.passed_over import OF_INDEX, PassedOver, why_passed_over
+
+# What an index of pictures consists of, see `ccmb.search.catalogue`: it holds copies of pictures.
+_INDEX_FOLDERS = ("downloads", "uploads")
+_INDEX_RECORD, _INDEX_FILES = "index.json", frozenset(("vectors.db", "thumbnails.db", "mirror.db"))
 
 
 @contextmanager
@@ -118,6 +123,60 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_index_folder(path: str) -> bool:
+    """Whether a folder is an index of this package, which holds copies of pictures."""
+    return os.path.isfile(f"{path}/{_INDEX_RECORD}") and any(os.path.exists(f"{path}/{name}") for name in _INDEX_FILES)
+
+
+def walk_files(
+    folder: str | Path, passed_over: PassedOver | None = None, unreadable: list[str] | None = None
+) -> Iterator[str]:
+    """Names of all files below a folder, relative and with forward slashes, in no order.
+
+    Links to folders are followed, but for those that lead back to a folder that they lie in. Folders that are hidden,
+    a system's own (`ccmb.passed_over`) or an index of this package are not entered.
+
+    Args:
+        passed_over: takes note of these.
+        unreadable: takes the names of folders that cannot be read; without it the first one ends the walk.
+
+    Raises:
+        CcmbError: a folder cannot be read; the message names it.
+    """
+    root = str(folder)
+    passed_over = PassedOver() if passed_over is None else passed_over
+
+    def inside(path: str) -> str:
+        return os.path.relpath(path, root).replace(os.sep, "/")
+
+    def on_error(error: OSError) -> None:
+        if unreadable is None:
+            raise CcmbError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
+        unreadable.append(inside(error.filename))
+
+    real = Path(os.path.realpath(root))
+    above = {root: frozenset(map(str, (real, *real.parents)))}
+    for place, folders, files in os.walk(root, onerror=on_error, followlinks=True):
+        outer, kept = above.pop(place), []
+        is_index = _INDEX_RECORD in files and not _INDEX_FILES.isdisjoint((*files, *folders))
+        if is_index and place != root:
+            passed_over.add(inside(place), OF_INDEX)
+            folders.clear()
+            continue
+        for name in folders:
+            path = os.path.join(place, name)
+            if reason := OF_INDEX if is_index and name in _INDEX_FOLDERS else why_passed_over(name):
+                passed_over.add(inside(path), reason)
+                continue
+            target = os.path.realpath(path)
+            if target not in outer:
+                above[path] = outer | {target}
+                kept.append(name)
+        folders[:] = kept
+        here = inside(place)
+        yield from (name if here == "." else f"{here}/{name}" for name in files)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ccmb.data.pictures import decode, load_picture, to_rgb
+from ccmb.data.pictures import UnreadablePicture, picture_of
 from ccmb.errors import CcmbError, did_you_mean
 
 Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
@@ -188,14 +188,14 @@ def open_image(image: Picture) -> Image.Image:
     # RGB before any resizing: in palette images neighbouring numbers are not neighbouring colours.
     if isinstance(image, str) and image.lower().startswith(("http://", "https://", "data:")):
         raise InputValueError(f"{image[:80]}: an address is not fetched; download it and give the file")
-    if isinstance(image, str | os.PathLike):
-        return load_picture(os.fspath(image))
+    if isinstance(image, os.PathLike):
+        image = os.fspath(image)
     if isinstance(image, bytes):
         try:
-            return decode(image)
-        except ValueError as error:
-            raise InputValueError(f"the bytes of an image: {error}") from None
-    return to_rgb(image if isinstance(image, Image.Image) else _from_array(image))
+            return picture_of(image)
+        except UnreadablePicture as error:
+            raise InputValueError(str(error)) from None
+    return picture_of(image if isinstance(image, str | Image.Image) else _from_array(image))
 
 
 def _from_array(array: np.ndarray | Tensor) -> Image.Image:

@@ -106,6 +106,8 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
         ranked=answer.ranked,
         partial=answer.partial,
         more=answer.more,
+        unknown=answer.unknown,
+        cut=answer.cut,
         seconds=dict(answer.seconds),
     )
 

@@ -115,7 +115,7 @@ class DataRecipe(Part):
         """What a person would call the data."""
         if self.set:
             return self.set
-        return Path(self.folder or self.shards[0].removesuffix(".tar")).name
+        return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
 class OptimizerRecipe(Part):
