@@ -16,7 +16,7 @@ from ccmb.r2d2.captioning import R2D2Captioner, has_captioner, load_captioner
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
-from ccmb.tasks.building import load_start
+from ccmb.tasks.building import load_start, refuse_sizes
 from ccmb.tasks.captioning import decoding_for, longest_caption
 from ccmb.tasks.captioning_report import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.decoding import Decoding
@@ -80,6 +80,7 @@ class CaptioningFamily(RetrievalFamily):
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start = str(recipe.model.start)
         if self.knows(start):
+            refuse_sizes(recipe.model, "a captioner")
             captioner, processor = load_start(recipe.model, load_captioner)
             layers = recipe.captioning.text_layers
             if is_given(recipe.captioning, "text_layers") and layers not in (None, captioner.shape.text_layers):

@@ -27,7 +27,7 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
-from ccmb.tasks.building import load_start
+from ccmb.tasks.building import load_start, refuse_sizes
 from ccmb.tasks.generation import Judge, Painted, Painting, paint_texts
 from ccmb.tasks.generation_report import figures_of, prompts_of, real_features
 from ccmb.tasks.picture_features import r2d2_extractor
@@ -91,7 +91,10 @@ class GenerationFamily(RetrievalFamily):
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
+        if recipe.training.gradient_checkpointing:
+            raise UsageError("training.gradient_checkpointing: the painter of generation has none; leave it out")
         if self.knows(start):
+            refuse_sizes(recipe.model, "a generator")
             generator, processor = load_start(recipe.model, load_generator)
             given = is_given(options, *SHAPE)
             if given and (options.pipeline is not None or new_shape(options) != generator.shape):

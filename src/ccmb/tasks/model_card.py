@@ -33,7 +33,7 @@ from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID").eval()
 processor = AutoProcessor.from_pretrained("FOLDER_OR_HUB_ID")
-scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"]))  # (texts, images)
+scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"]), rank=True).scores  # (texts, images)
 ```
 
 ## 网络 · Network

@@ -19,6 +19,7 @@ from ccmb.objectives.distillation import is_frozen, teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining, sharding_units
+from ccmb.r2d2.common_api import checkpoint_layers
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -178,6 +179,8 @@ def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
     if recipe.model.freeze_image_tower:
         model.image_tower.requires_grad_(False)
     model.pack_texts = recipe.training.pack_texts
+    if recipe.training.gradient_checkpointing:
+        checkpoint_layers(model)
 
 
 def make_pretraining(

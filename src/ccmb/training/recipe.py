@@ -12,7 +12,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -21,21 +20,22 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ccmb.choices import RankingRule, Strategy
+from ccmb.choices import Strategy
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
 from ccmb.text_files import read_text
 from ccmb.training.given_keys import settle, touches
+from ccmb.training.model_recipe import ModelRecipe
+from ccmb.training.recipe_part import Part
 from ccmb.training.yaml_values import override_key, parse_yaml
 
+__all__ = [
+    "RECIPES", "BestRecipe", "DataRecipe", "ModelRecipe", "OptimizerRecipe", "Part", "TrainingRecipe", "check_recipe",
+    "find_recipe", "load_recipe", "save_recipe",
+]  # fmt: skip
+
 RECIPES = Path(__file__).parent.parent / "recipes"
-
-
-class Part(BaseModel):
-    """A part of a recipe: unknown keys are errors, and so are infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _one_or_several(value: Any) -> Any:
@@ -121,53 +121,6 @@ class DataRecipe(Part):
         return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
-def _shape_or_source(tower: Any) -> Any:
-    if not isinstance(tower, dict) and not (isinstance(tower, str) and tower.strip()):
-        raise ValueError("give a mapping with a model_type, or a folder or hub id to start from")
-    return tower
-
-
-Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
-
-
-class ModelRecipe(Part):
-    """The network: a model to start from, two towers to start from, or the shape of a new one."""
-
-    start: str | None = Field(
-        None, description="model folder, or Chinese-CLIP folder or hub id, to start from; its tokenizer is taken too"
-    )
-    preset: str | None = Field(
-        None, description="name of a preset, which gives the towers, embed_dim and cross_layers of a new network"
-    )
-    vision: Tower = Field(
-        {}, description="configuration of the image tower with its model_type, or a folder or hub id to start from"
-    )
-    text: Tower = Field(
-        {},
-        validate_default=True,
-        description="configuration of the text tower with its model_type, or a folder or hub id to start from, whose "
-        "tokenizer is taken too",
-    )
-    embed_dim: int = Field(768, gt=0)
-    cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
-    cross_dropout: float = Field(0.1, ge=0, lt=1)
-    max_text_tokens: int = Field(64, gt=2)
-    ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
-    freeze_image_tower: bool = Field(
-        False, description="train all but the image tower; its teacher is then the tower itself"
-    )
-    initial_temperature: float = Field(0.07, gt=0)
-    temperature_min: float = Field(0.001, gt=0)
-    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
-
-    @field_validator("text")
-    @classmethod
-    def _both_towers_alike(cls, text: Tower, info: ValidationInfo) -> Tower:
-        if "vision" in info.data and isinstance(text, str) != isinstance(info.data["vision"], str):
-            raise ValueError("model.vision and model.text must both be mappings, or both folders or hub ids")
-        return text
-
-
 class OptimizerRecipe(Part):
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
     cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
@@ -232,6 +185,11 @@ class TrainingRecipe(Part):
         gt=0,
         description="pairs whose activations are held at a time; each chunk is computed anew in the backward pass, so "
         "that large batches fit into small memory with the same gradient, for one more forward pass",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep what goes into each layer of towers and cross encoders alone, and compute the layer anew in "
+        "the backward pass: the same gradient in less memory, for one more forward pass",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
