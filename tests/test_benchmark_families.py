@@ -303,7 +303,7 @@ def test_evaluate_scores_labelled_pairs(command: Command, labelled: Path, r2d2: 
     assert (code, err) == (0, "")
     report = json.loads(report_file.read_text(encoding="utf-8"))
     matching = report["matching"]
-    assert set(report) == {"matching", "unreadable", "seconds"}
+    assert set(report) == {"matching", "unreadable", "seconds", "seen"}
     assert set(matching) == {
         "pairs", "pictures", "matches", "stage", "match_temperature", "auc", "accuracy", "accuracy_fitted",
         "calibration_error", "calibration_error_fitted", "interval", "fitted", "pre_ranking",

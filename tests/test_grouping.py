@@ -138,6 +138,20 @@ def test_labelled_pairs_of_one_image_by_several_names_are_of_one_image(tmp_path:
     assert [sample.image for sample in read_labelled_pairs(path)] == ["0.png"] * len(SPELLINGS)
 
 
+def test_labelled_pairs_that_contradict_each_other_are_said(tmp_path: Path, capfd) -> None:
+    path = tmp_path / "labelled.jsonl"
+    lines = [
+        ("0.png", "红车", 1),
+        ("./0.png", " 红车", 0),
+        ("0.png", "蓝车", 0),
+        ("0.png", "蓝车", 0),
+        ("1.png", "红车", 0),
+    ]
+    path.write_text("".join(json.dumps({"image": i, "text": t, "label": n}) + "\n" for i, t, n in lines))
+    assert len(read_labelled_pairs(path)) == 5
+    assert f"{path}: 1 pair is labelled both 1 and 0, such as 0.png: 红车" in capfd.readouterr().err
+
+
 def test_flickr8k_may_have_one_line_for_each_text(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     tiny_pictures(1)[0].save(tmp_path / "images" / "0.png")

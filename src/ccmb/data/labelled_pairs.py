@@ -8,6 +8,8 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+from ccmb.data.equal_texts import text_key
+from ccmb.data.grouping import warn
 from ccmb.data.pairs import read_split, sample_of_line
 from ccmb.errors import CcmbError
 from ccmb.files import read_json_lines
@@ -17,11 +19,24 @@ from ccmb.samples import Sample
 def read_labelled_pairs(path: str | Path, split: str | None = None) -> list[Sample]:
     """The pairs of one split (or of all): samples of one text each, with `extra["label"]` 1 or 0.
 
+    That pairs have both labels is said on stderr; they count as they stand, and no model can be right about both.
+
     Raises:
         CcmbError: a line lacks its image, its text or its label; the message names file and line. Or the split has no
             line at all.
     """
-    return read_split(path, split, _labelled_sample)[0]
+    samples, _ = read_split(path, split, _labelled_sample)
+    labels: dict[tuple[str, str], int] = {}
+    both = dict[tuple[str, str], None]()
+    for sample in samples:
+        pair = sample.image, text_key(sample.texts[0])
+        if labels.setdefault(pair, label_of(sample)) != label_of(sample):
+            both[pair] = None
+    if both:
+        image, text = next(iter(both))
+        count = "1 pair is" if len(both) == 1 else f"{len(both):,} pairs are"
+        warn(f"{path}: {count} labelled both 1 and 0, such as {image}: {text}; keep one label of each")
+    return samples
 
 
 def is_labelled(path: str | Path) -> bool:
