@@ -42,7 +42,7 @@ def test_queue_holds_the_latest_features_with_weights_by_age(size: int, batches:
 
 
 def test_features_one_step_old_weigh_the_decay_and_those_of_the_batch_one() -> None:
-    """The weight of what is queued decays by 0.99 every iteration: after one step it is 0.99, after two 0.99 squared."""
+    """What is queued decays by 0.99 every iteration: after one step it weighs 0.99, after two 0.99 squared."""
     queue, seen = FeatureQueue(6, 4), []
     for step in range(3):
         ids = torch.tensor([10 * step, 10 * step + 1])

@@ -61,9 +61,15 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
 @pytest.mark.parametrize("steps", [2, 7, 28])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shift": 3.0}, {"shift": 0.5}, {"shift": 3.0, "shift_terminal": 0.1}, {"shift": 2.0, "use_karras_sigmas": True},
-     {"num_train_timesteps": 500, "shift": 3.0}],
-)  # fmt: skip
+    [
+        {},
+        {"shift": 3.0},
+        {"shift": 0.5},
+        {"shift": 3.0, "shift_terminal": 0.1},
+        {"shift": 2.0, "use_karras_sigmas": True},
+        {"num_train_timesteps": 500, "shift": 3.0},
+    ],
+)
 def test_a_published_flow_is_sampled_at_the_times_of_diffusers(options: dict[str, Any], steps: int) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 

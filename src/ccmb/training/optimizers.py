@@ -136,7 +136,7 @@ def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> 
     """The share of the peak at which a group learns, counted from the group's own start; 0 before it.
 
     Linear warm-up, then cosine to `final_lr`, smooth or in stairs; or triangles between `final_lr` and the peak. A
-    warm-up from nothing is one step ahead, so that the first step moves the weights; from `warmup_from` it begins there.
+    warm-up from nothing is one step ahead, so that the first step moves the weights; one from `warmup_from` is not.
     """
     begin = round(start * steps)
     if step < begin:
