@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from importlib.resources import files
@@ -47,6 +48,26 @@ def test_imagenet_stands_in_its_usual_order_which_is_that_of_the_wordnet_ids() -
     }  # fmt: skip
     assert {index: classes[index].english for index in known} == known
     assert (classes[134].name, classes[517].name) == ("鹤", "起重机")
+
+
+def test_imagenet_has_the_thousand_wordnet_ids_of_ilsvrc2012() -> None:
+    """The standard sorted list is `imagenet_synsets.txt` of timm (1.0.31), one id a line, here by its digest."""
+    ids = [str(one.wnid) for one in read_classes("imagenet")]
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    assert digest == "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+    assert ids[887:900] == [
+        "n04532106", "n04532670", "n04536866", "n04540053", "n04542943", "n04548280", "n04548362", "n04550184",
+        "n04552348", "n04553703", "n04554684", "n04557648", "n04560804",
+    ]  # fmt: skip
+    assert not {"n04526964", "n04533802"} & set(ids)  # ventilator and videocassette recorder are none of the thousand
+
+
+def test_names_that_mean_another_thing_are_gone() -> None:
+    """By WordNet: a pug, a nudibranch (no sea hare), a small bag for carrying money, an open vessel."""
+    classes = read_classes("imagenet")
+    wrong = {254: "哈巴狗", 115: "海兔", 748: "手提包", 876: "圆木盆"}
+    assert all(name not in classes[index].names for index, name in wrong.items())
+    assert [classes[index].name for index in wrong] == ["巴哥犬", "海蛞蝓", "零钱包", "大盆"]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
