@@ -30,7 +30,7 @@ from ccmb.files import write_json
 from ccmb.progress import progress
 from ccmb.tasks.two_stage import EXACT
 
-VERSION = 1  # of how results are made; a new one makes all of them anew
+VERSION = 2  # of how results are made; a new one makes all of them anew
 
 
 @dataclass(slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from ccmb.choices import Decode
+from ccmb.errors import UsageError
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
@@ -84,6 +86,12 @@ class CaptioningFamily(RetrievalFamily):
     def knows(self, start: str) -> bool:
         return not is_chinese_clip(start) and has_captioner(start)
 
+    def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
+        return _several(super().open_held_out(recipe, split))
+
+    def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
+        return _several(super().open_also(spec, split, fields))
+
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
         if recipe.model.freeze_image_tower:
             model.image_tower.requires_grad_(False)
@@ -110,7 +118,19 @@ class CaptioningFamily(RetrievalFamily):
             {name: values[name] for name in names},
             {name: drawn[name] for name in names},
             captioning_report(written, options, reranked=False),
+            len(written.captions),
         )
+
+
+def _several(of: RetrievalSet) -> RetrievalSet:
+    """The set, if its captions can be measured.
+
+    Raises:
+        UsageError: it is of one picture.
+    """
+    if len({sample.image for sample in of.samples}) < 2:
+        raise UsageError(f"{of.name}, split {of.split}: one picture; CIDEr-D needs two or more")
+    return of
 
 
 def _decoding(model: R2D2Model, recipe: FinetuneRecipe, decode: Decode) -> Decoding:

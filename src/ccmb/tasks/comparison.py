@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.resampling import bounded_interval, bounds_of, interval
 from ccmb.tasks.tuning import Measurement
 
 Figure = dict[str, float]
@@ -34,15 +32,15 @@ def compare(found: Mapping[float, Measurement]) -> dict[str, Any]:
 
 
 def _figure(measured: Measurement, name: str) -> Figure | None:
-    return _with_interval(measured.values[name], measured.draws[name]) if name in measured.values else None
+    if name not in measured.values:
+        return None
+    value = measured.values[name]
+    low, high = bounded_interval(value, measured.draws[name], measured.units, bounds_of(name))
+    return {"value": round(value, 2), "low": low, "high": high}
 
 
 def _gain(before: Measurement, after: Measurement, name: str) -> Figure | None:
     if name not in before.values or name not in after.values:
         return None
-    return _with_interval(after.values[name] - before.values[name], after.draws[name] - before.draws[name])
-
-
-def _with_interval(value: float, draws: np.ndarray) -> Figure:
-    low, high = interval(draws)
-    return {"value": round(value, 2), "low": low, "high": high}
+    low, high = interval(after.draws[name] - before.draws[name])
+    return {"value": round(after.values[name] - before.values[name], 2), "low": low, "high": high}

@@ -19,6 +19,14 @@ DRAWS = 2000
 _AT_ONCE = 50  # draws that are held at a time
 Z = 1.959964  # of 95 %
 Figure = Callable[[np.ndarray], float]
+PERCENT = (0.0, 100.0)
+# Of figures in percent that lie elsewhere.
+_BOUNDS = {"CIDEr-D": (0.0, 1000.0), "cosine": (-100.0, 100.0)}
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """Between which a figure in percent lies."""
+    return _BOUNDS.get(name, PERCENT)
 
 
 def drawn_weights(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -43,17 +51,17 @@ def draw_figures(figures: Sequence[Figure], unit_N: np.ndarray, draws: int = DRA
     return np.array([[figure(weight_N) for figure in figures] for weight_N in weights])
 
 
-def draw_means(sums_GK: np.ndarray, count_G: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+def draw_means(sums_GK: np.ndarray, counts_GK: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """(draws, K) means over items, when it is units that are drawn.
 
     Args:
         sums_GK: of each unit, the sum of each figure over its items.
-        count_G: its items.
+        counts_GK: these items; (G, 1) where all figures are of the same.
     """
-    weights, means = drawn_weights(len(count_G), draws, seed), list[np.ndarray]()
+    weights, means = drawn_weights(len(counts_GK), draws, seed), list[np.ndarray]()
     while block := list(islice(weights, _AT_ONCE)):
         weight_BG = np.stack(block).astype(np.float64)
-        means.append(weight_BG @ sums_GK / np.maximum(weight_BG @ count_G, 1)[:, None])
+        means.append(weight_BG @ sums_GK / np.maximum(weight_BG @ counts_GK, 1))
     return np.concatenate(means)
 
 
@@ -82,7 +90,7 @@ def gain(value: float, draws: np.ndarray, units: int) -> dict[str, float]:
 
 
 def bounded_interval(
-    value: float, draws: np.ndarray, units: int, bounds: tuple[float, float] = (0.0, 100.0), digits: int = 2
+    value: float, draws: np.ndarray, units: int, bounds: tuple[float, float] = PERCENT, digits: int = 2
 ) -> tuple[float, float]:
     """95 % interval of a figure that lies between bounds, such as a share; its ends lie between them, too.
 
@@ -100,7 +108,7 @@ def bounded_interval(
 
 
 def score_interval(
-    value: float, variance: float, units: float, bounds: tuple[float, float] = (0.0, 100.0), digits: int = 2
+    value: float, variance: float, units: float, bounds: tuple[float, float] = PERCENT, digits: int = 2
 ) -> tuple[float, float]:
     """The same of a figure whose sampling variance is known.
 
