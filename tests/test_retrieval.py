@@ -75,10 +75,10 @@ def test_bootstrap_interval_contains_the_mean_gain(ranks: list[tuple[int, int]])
     assert gain["mean"] == pytest.approx(mean, abs=0.006)
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert bootstrap_gain(before, after, draws=200) == gain
-    # Where nothing changed as much as the rule of three leaves possible may change on other queries.
+    # Where nothing changed something may yet change on others: as if half a query had, either way.
     none = bootstrap_gain(before, before, draws=200)
-    wide = round(100 * (1 - 0.025 ** (1 / len(ranks))), 2)
-    assert none == {"mean": 0.0, "low": -wide, "high": wide}
+    assert none["mean"] == 0
+    assert -none["low"] == none["high"] >= min(100, round(1.95 * 100 / (len(ranks) + 2), 2))
 
 
 def test_the_interval_of_the_gain_is_over_images_not_texts() -> None:

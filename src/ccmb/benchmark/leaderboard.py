@@ -150,7 +150,7 @@ def _marked(group: Sequence[Result]) -> list[Row]:
         if place == best:
             marked.append(replace(row, mark="best") if len(rows) > 1 else row)
             continue
-        low, high = interval(drawn[place] - drawn[best])
+        low, high = interval(drawn[place] - drawn[best], len(set(group[0].drawn_with)))
         mean = round(raw[place] - raw[best], 2)
         mark: Mark = "worse" if high < 0 else "better" if low > 0 else "even"
         marked.append(replace(row, mark=mark, difference=Difference(mean, low, high)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ccmb.benchmark.result import DIRECTIONS, Accuracy, Classification, MatchingFigures, Result, Stage
 from ccmb.benchmark.views import VIEWS
 from ccmb.tasks.matching_figures import weighted_auc, weighted_mean
-from ccmb.tasks.resampling import Figure, draw_figures
+from ccmb.tasks.resampling import Figure, draw_figures, on_all
 from ccmb.tasks.retrieval import Direction, bootstrap_recalls, hits_by_image, mean_recall
 
 
@@ -52,7 +52,7 @@ def raw_main(result: Result, stage: Stage) -> float:
     if result.retrieval is not None:
         return mean_recall(_ranks(result, stage).values()) or 0.0
     figure, factor = _main(result, stage)
-    return factor * figure(np.ones(len(result.drawn_with)))
+    return factor * on_all(figure, len(result.drawn_with))
 
 
 def _ranks(result: Result, stage: Stage) -> dict[Direction, Tensor]:

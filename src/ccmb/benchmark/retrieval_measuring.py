@@ -25,6 +25,7 @@ from ccmb.tasks.retrieval import (
     drawn_with,
     hits_by_image,
     mean_recall,
+    raw_recalls,
     report_of_ranks,
 )
 from ccmb.tasks.sets import RetrievalSet, texts_and_pairs
@@ -65,11 +66,11 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
             continue
         drawn = bootstrap_recalls(*hits_by_image(known, unit_N), settings.draws, settings.seed)
         mean = cast(float, mean_recall(known.values()))
-        of_means[stage] = bounded_interval(mean, drawn.mean((1, 2)), units)
+        of_means[stage] = bounded_interval(mean, drawn.mean((1, 2)), units, counted=True)
         for place, (direction, ranks_Q) in enumerate(known.items()):
             intervals[direction][stage] = {
-                f"R@{k}": bounded_interval(100 * float((ranks_Q <= k).double().mean()), drawn[:, place, at], units)
-                for at, k in enumerate(RECALLS)
+                f"R@{k}": bounded_interval(value, drawn[:, place, at], units, counted=True)
+                for at, (k, value) in enumerate(zip(RECALLS, raw_recalls(ranks_Q), strict=True))
             }
     ranks = {
         direction: {stage: getattr(of, stage).tolist() for stage in STAGES if getattr(of, stage) is not None}

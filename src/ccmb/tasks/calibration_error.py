@@ -80,12 +80,12 @@ def estimate_calibration_error(
     signs = np.sign(difference)
     # Independent bins, or bins that vary together, whichever varies more.
     whole = math.sqrt(max(float(signs @ covariance @ signs), float((s**2).sum())))
-    value = plain - float((s * _fold_bias(x)).sum())
+    value = min(1.0, max(0.0, plain - float((s * _fold_bias(x)).sum())))
     most_bias = float((s * _fold_bias(np.maximum(x - PLAUSIBLE, 0))).sum())
     return CalibrationError(
-        value=min(1.0, max(0.0, value)),
+        value=value,
         low=max(0.0, plain - most_bias - Z * whole),
-        high=min(1.0, _upper(plain, s, whole)),
+        high=min(1.0, max(value, _upper(plain, s, whole))),  # where chance was kinder than even none would let it be
         plain=plain,
     )
 

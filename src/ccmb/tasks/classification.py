@@ -213,16 +213,14 @@ def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
 def _mean_interval(share_C: np.ndarray, count_C: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean of classes' accuracies in percent, the classes being those that they are.
 
-    The variance is that of a stratified mean, each class's with n - 1 below it, which is unbiased however few pictures
-    a class has; where it has one, that says nothing of its variance, and all classes of one picture are taken for one
-    (Cochran 1977, "Sampling techniques", collapsed strata): that never gives too little.
+    That of a stratified mean: each class's variance is a binomial one, and Student's t has as many degrees of freedom
+    as these variances together (Satterthwaite 1946). A class of few pictures says little of its own variance, and one
+    of a single picture nothing: its share is therefore drawn towards the mean of all, as by two pictures more. To draw
+    a class's own pictures again, as a bootstrap does, would say that classes of one picture never vary.
     """
-    classes, alone = len(count_C), count_C == 1
-    parts_C = share_C * (1 - share_C) / np.maximum(count_C - 1, 1)
-    if alone.any():
-        mean, single = float(share_C[alone].mean()), int(alone.sum())
-        if single == 1:  # which alone says nothing: the mean of all classes stands for it
-            mean, single = float(share_C.mean()), max(2, classes)
-        parts_C[alone] = mean * (1 - mean) * single / (single - 1)
-    value, trials = float(share_C.mean()), classes**2 / float((1 / count_C).sum())
-    return score_interval(100 * value, 1e4 * float(parts_C.sum()) / classes**2, trials)
+    classes, value = len(count_C), float(share_C.mean())
+    usual = (share_C.sum() + 1) / (classes + 2)
+    drawn_C = (share_C * count_C + 2 * usual) / (count_C + 2)
+    variance_C = drawn_C * (1 - drawn_C) / count_C
+    freedom = variance_C.sum() ** 2 / (variance_C**2 / np.maximum(count_C - 1, 1)).sum()
+    return score_interval(100 * value, 1e4 * float(variance_C.sum()) / classes**2, 1 + float(freedom))

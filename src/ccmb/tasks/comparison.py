@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ccmb.tasks.resampling import bounded_interval, bounds_of, interval
+from ccmb.tasks.resampling import bounded_interval, bounds_of, gain, interval
 from ccmb.tasks.tuning import Measurement
 
 Figure = dict[str, float]
@@ -35,12 +35,16 @@ def _figure(measured: Measurement, name: str) -> Figure | None:
     if name not in measured.values:
         return None
     value = measured.values[name]
-    low, high = bounded_interval(value, measured.draws[name], measured.units, bounds_of(name))
+    low, high = bounded_interval(value, measured.draws[name], measured.units, bounds_of(name), counted=measured.counted)
     return {"value": round(value, 2), "low": low, "high": high}
 
 
 def _gain(before: Measurement, after: Measurement, name: str) -> Figure | None:
     if name not in before.values or name not in after.values:
         return None
-    low, high = interval(after.draws[name] - before.draws[name])
-    return {"value": round(after.values[name] - before.values[name], 2), "low": low, "high": high}
+    value, draws = after.values[name] - before.values[name], after.draws[name] - before.draws[name]
+    if after.counted:
+        found = gain(value, draws, after.units)
+        return {"value": found["mean"], "low": found["low"], "high": found["high"]}
+    low, high = interval(draws, after.units)
+    return {"value": round(value, 2), "low": low, "high": high}

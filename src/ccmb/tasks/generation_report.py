@@ -122,10 +122,10 @@ def generation_report(
         first = figures_of([of_text.first for of_text in painted], painted, real, extractor)
         drawn_first = first.draws()
         report["first"] = first.values()
-        report["gain"] = {
-            name: [round(float((chosen.scores[name] - first.scores[name]).mean()), 2), *interval(drawn[name] - before)]
-            for name, before in drawn_first.items()
-        }
+        report["gain"] = {}
+        for name, before in drawn_first.items():
+            mean = float((chosen.scores[name] - first.scores[name]).mean())
+            report["gain"][name] = [round(mean, 2), *interval(drawn[name] - before, len(painted))]
     return report
 
 

@@ -21,7 +21,7 @@ from ccmb.r2d2.ranking import match_probability
 from ccmb.tasks.calibration import fit_match_temperature
 from ccmb.tasks.calibration_error import CalibrationError, estimate_calibration_error
 from ccmb.tasks.pair_scores import PairScores
-from ccmb.tasks.resampling import DRAWS, Figure, bounded_interval, draw_figures
+from ccmb.tasks.resampling import DRAWS, Figure, bounded_interval, draw_figures, on_all
 
 NAMES = ("auc", "accuracy", "accuracy_fitted", "calibration_error", "calibration_error_fitted")
 DIGITS = 4
@@ -104,7 +104,7 @@ def _with_intervals(
     figures: dict[str, Figure], picture_N: np.ndarray, draws: int, seed: int
 ) -> dict[str, tuple[float, tuple[float, float]]]:
     """Shares in [0, 1] with their intervals over pictures."""
-    values = [figure(np.ones(len(picture_N))) for figure in figures.values()]
+    values = [on_all(figure, len(picture_N)) for figure in figures.values()]
     drawn = draw_figures(list(figures.values()), picture_N, draws, seed)
     units = len(np.unique(picture_N))
     return {
@@ -183,12 +183,13 @@ def weighted_auc(score_N: Tensor, label_N: Tensor) -> Figure:
     ties = score_N.numpy()[order]
     starts = np.flatnonzero(np.concatenate([[True], ties[1:] != ties[:-1]]))
 
-    def figure(weight_N: np.ndarray) -> float:
-        weight = weight_N[order]
-        above = np.add.reduceat(weight * match, starts).astype(np.float64)
-        below = np.add.reduceat(weight * ~match, starts).astype(np.float64)
-        both = above.sum() * below.sum()
-        return float((above * (below.cumsum() - below / 2)).sum() / both) if both else float("nan")
+    def figure(weight_BN: np.ndarray) -> np.ndarray:
+        weight_BN = weight_BN[:, order]
+        above_BS = np.add.reduceat(weight_BN * match, starts, axis=1)
+        below_BS = np.add.reduceat(weight_BN * ~match, starts, axis=1)
+        both_B = above_BS.sum(1) * below_BS.sum(1)
+        won_B = (above_BS * (below_BS.cumsum(1) - below_BS / 2)).sum(1)
+        return np.where(both_B > 0, won_B / np.maximum(both_B, 1e-300), np.nan)
 
     return figure
 
@@ -196,4 +197,4 @@ def weighted_auc(score_N: Tensor, label_N: Tensor) -> Figure:
 def weighted_mean(right_N: Tensor) -> Figure:
     """The share of pairs that are right."""
     right = right_N.numpy().astype(np.float64)
-    return lambda weight_N: float(weight_N @ right / weight_N.sum())
+    return lambda weight_BN: weight_BN @ right / weight_BN.sum(1)

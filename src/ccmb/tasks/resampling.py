@@ -18,7 +18,9 @@ import numpy as np
 DRAWS = 2000
 _AT_ONCE = 50  # draws that are held at a time
 Z = 1.959964  # of 95 %
-Figure = Callable[[np.ndarray], float]
+SINGLE = 8  # units, see `bounded_interval`
+# From weights (B, N) of items to the values (B,) of a figure.
+Figure = Callable[[np.ndarray], np.ndarray]
 PERCENT = (0.0, 100.0)
 # Of figures in percent that lie elsewhere.
 _BOUNDS = {"CIDEr-D": (0.0, 1000.0), "cosine": (-100.0, 100.0)}
@@ -43,12 +45,19 @@ def draw_figures(figures: Sequence[Figure], unit_N: np.ndarray, draws: int = DRA
     """(draws, K) of figures of N items, when it is units that are drawn, each with all its items.
 
     Args:
-        figures: each takes the weights (N,) of the items; not a number where it cannot be told of them.
+        figures: each takes the weights of the items; not a number where it cannot be told of them.
         unit_N: the number of each item's unit, from 0.
     """
-    count = int(unit_N.max()) + 1
-    weights = (weight_G[unit_N] for weight_G in drawn_weights(count, draws, seed))
-    return np.array([[figure(weight_N) for figure in figures] for weight_N in weights])
+    weights, values = drawn_weights(int(unit_N.max()) + 1, draws, seed), list[np.ndarray]()
+    while block := list(islice(weights, _AT_ONCE)):
+        weight_BN = np.stack(block)[:, unit_N].astype(np.float64)
+        values.append(np.stack([figure(weight_BN) for figure in figures], axis=1))
+    return np.concatenate(values)
+
+
+def on_all(figure: Figure, items: int) -> float:
+    """The figure of all items as they are."""
+    return float(figure(np.ones((1, items)))[0])
 
 
 def draw_means(sums_GK: np.ndarray, counts_GK: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -65,32 +74,42 @@ def draw_means(sums_GK: np.ndarray, counts_GK: np.ndarray, draws: int = DRAWS, s
     return np.concatenate(means)
 
 
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of drawn values that are numbers, as lower and upper end: for differences, which have no bounds
-    that matter."""
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return round(float(low), 2), round(float(high), 2)
+def interval(draws: np.ndarray, units: int | None = None) -> tuple[float, float]:
+    """The middle 95 % of drawn values that are numbers, as lower and upper end: for differences, whose bounds are far.
+
+    Args:
+        units: of which drawn values of few vary too little: the ends are moved from their middle by as much as
+            Student's t is wider than the normal distribution.
+    """
+    low, middle, high = np.nanquantile(draws, [0.025, 0.5, 0.975])
+    wider = 1.0 if units is None else student(units - 1) / Z * math.sqrt(units / max(1, units - 1))
+    return round(float(middle + wider * (low - middle)), 2), round(float(middle + wider * (high - middle)), 2)
 
 
 def gain(value: float, draws: np.ndarray, units: int) -> dict[str, float]:
-    """A paired difference of shares in points, its `mean`, and the ends of its 95 % interval.
+    """A paired difference of shares of right answers in points, its `mean`, and the ends of its 95 % interval.
 
-    Where no unit differs the drawn values say that none ever would. The ends are then those of the rule of three: up
-    to a share of 1 - 0.025^(1/units) of other units may differ, either way.
+    As if one unit more had changed, half to the right and half to the wrong: what no unit, or hardly one, shows may
+    yet happen on others (Agresti and Min 2005, "Simple improved confidence intervals for comparing matched
+    proportions").
 
     Args:
         value: the difference on all units as they are.
         draws: (draws,) its drawn values.
     """
-    low, high = interval(draws)
-    if not np.any(draws):
-        high = round(100 * (1 - 0.025 ** (1 / units)), 2)
-        low = -high
-    return {"mean": round(value, 2), "low": low, "high": high}
+    variance = float(np.nanvar(draws)) * units / max(1, units - 1) + (100 / (units + 2)) ** 2
+    reach = student(units - 1) * math.sqrt(variance)
+    low, high = max(-100.0, value - reach), min(100.0, value + reach)
+    return {"mean": round(value, 2), "low": round(low, 2), "high": round(high, 2)}
 
 
 def bounded_interval(
-    value: float, draws: np.ndarray, units: int, bounds: tuple[float, float] = PERCENT, digits: int = 2
+    value: float,
+    draws: np.ndarray,
+    units: int,
+    bounds: tuple[float, float] = PERCENT,
+    digits: int = 2,
+    counted: bool = False,
 ) -> tuple[float, float]:
     """95 % interval of a figure that lies between bounds, such as a share; its ends lie between them, too.
 
@@ -102,8 +121,14 @@ def bounded_interval(
     Args:
         value: of all units as they are.
         draws: (draws,) its drawn values.
+        counted: it is a share of right answers, several of which belong to a unit: SINGLE of the units are taken for
+            one trial each, since a few wrong ones do not show how much they hang together.
     """
     variance = float(np.nanvar(draws)) * units / max(1, units - 1)
+    if counted:
+        share = (value - bounds[0]) / (bounds[1] - bounds[0])
+        weight, single = min(1.0, SINGLE / units), share * (1 - share) / units * (bounds[1] - bounds[0]) ** 2
+        variance = (1 - weight) * variance + weight * single
     return score_interval(value, variance, units, bounds, digits)
 
 

@@ -179,13 +179,14 @@ def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, c
 
 def recalls(ranks_Q: Tensor) -> dict[str, float]:
     """R@1, R@5 and R@10 in percent."""
-    return {name: round(value, 2) for name, value in zip(_NAMES, _raw_recalls(ranks_Q), strict=True)}
+    return {name: round(value, 2) for name, value in zip(_NAMES, raw_recalls(ranks_Q), strict=True)}
 
 
 _NAMES = tuple(f"R@{k}" for k in RECALLS)
 
 
-def _raw_recalls(ranks_Q: Tensor) -> list[float]:
+def raw_recalls(ranks_Q: Tensor) -> list[float]:
+    """R@1, R@5 and R@10 in percent, not rounded."""
     return [100 * float((ranks_Q <= k).double().mean()) for k in RECALLS]
 
 
@@ -195,7 +196,7 @@ def mean_recall(ranks_of: Iterable[Tensor]) -> float | None:
     Args:
         ranks_of: (Q,) of each direction.
     """
-    values = [value for ranks_Q in ranks_of for value in _raw_recalls(ranks_Q)]
+    values = [value for ranks_Q in ranks_of for value in raw_recalls(ranks_Q)]
     return sum(values) / len(values) if values else None
 
 

@@ -93,7 +93,7 @@ class RetrievalFamily(OfR2D2):
             if report["mean_recall"][stage] is not None:
                 drawn = bootstrap_recalls(*hits_by_image(known, unit_N))
                 values[stage], draws[stage] = cast(float, mean_recall(known.values())), drawn.mean((1, 2))
-        return Measurement(values, draws, report, int(unit_N.max()) + 1)
+        return Measurement(values, draws, report, int(unit_N.max()) + 1, counted=True)
 
 
 def _ranked(
