@@ -97,7 +97,7 @@ def benchmark(
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
     convention: ConventionOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals, and of painted pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals, and of painted pictures.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
     ] = None,

@@ -90,7 +90,8 @@ class FeatureQueue(nn.Module):
         image, text: (Q, D) features.
         image_ids: (Q,) which picture each is of.
         text_ids: (Q,) which text it stood with, -1 where nobody said; equal texts have equal ones.
-        weight: (Q,) decay to the power of the age in steps.
+        weight: (Q,) decay to the power of the age that an entry has when it is read next, at least one step: only
+            features of the batch itself weigh 1.
         cursor: () the slot that is written next, the oldest.
     """
 
@@ -118,16 +119,16 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_B: Tensor | None = None) -> None:
-        """Age all entries by one step, then overwrite the oldest with a batch of weight 1."""
+        """Overwrite the oldest entries with a batch, then age all by the step until they are read next."""
         size = self.weight.shape[0]
         image_BD, text_BD, image_ids_B = image_BD[-size:], text_BD[-size:], image_ids_B[-size:]
         slots = (self.cursor + torch.arange(len(image_BD), device=self.weight.device)) % size
-        self.weight.mul_(self.decay)
         self.image[slots] = image_BD.to(self.image.dtype)
         self.text[slots] = text_BD.to(self.text.dtype)
         self.image_ids[slots] = image_ids_B
         self.text_ids[slots] = -1 if text_ids_B is None else text_ids_B[-size:]
         self.weight[slots] = 1.0
+        self.weight.mul_(self.decay)
         self.cursor.copy_((self.cursor + len(image_BD)) % size)
 
 

@@ -120,13 +120,17 @@ class Measurement:
 
     Attributes:
         values: the figures that models are compared by, in percent, by name.
-        draws: (draws,) of each figure, its bootstrap values; draws of one place are of the same items for all models.
+        draws: (draws,) of each figure, its drawn values; draws of one place are of the same items for all models.
         details: the whole report, for `finetune.json`.
+        units: how many images, or texts, were drawn from.
+        counted: the figures are shares of right answers, see `bounded_interval`.
     """
 
     values: dict[str, float]
     draws: dict[str, np.ndarray]
     details: dict[str, Any]
+    units: int = 1
+    counted: bool = False
 
 
 class OfR2D2:
