@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ccmb.floats import at_least_float32
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
 
@@ -182,7 +183,7 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
     Pictures are not masked, so their features carry no such task (our choice).
     """
-    return (1.0 - (student_BD.float() * teacher_BD.detach().float()).sum(1)).mean()
+    return (1.0 - (at_least_float32(student_BD) * at_least_float32(teacher_BD.detach())).sum(1)).mean()
 
 
 @torch.no_grad()
@@ -195,6 +196,6 @@ def teacher_agreement(image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor) ->
         image_BD, text_BD: the teacher's L2-normalised features of a batch.
         image_ids_B: samples with equal ids show the same picture.
     """
-    cosine_BB = image_BD.float() @ text_BD.float().T
+    cosine_BB = at_least_float32(image_BD) @ at_least_float32(text_BD).T
     hits = [image_ids_B[cosine_BB.argmax(side)] == image_ids_B for side in (0, 1)]
     return torch.stack(hits).float().mean()
