@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ccmb.data.class_lists import ImageClass
 from ccmb.data.pictures import load_picture
 from ccmb.errors import CcmbError
-from ccmb.floats import at_least_float32
+from ccmb.floats import as_default_float, at_least_float32
 from ccmb.progress import progress
 from ccmb.tasks.given_pictures import check_any_read
 from ccmb.tasks.prompts import TEMPLATES, check_templates, fill
@@ -118,7 +118,7 @@ def class_embeddings(
             index, prompts = zip(*chunk, strict=True)
             embed = F.normalize(at_least_float32(encoder.encode_texts(prompts).embed).cpu(), dim=-1)
             if not len(total_CD):
-                total_CD = torch.zeros(len(classes), embed.shape[1])
+                total_CD = embed.new_zeros(len(classes), embed.shape[1])
             total_CD = total_CD.index_add(0, torch.tensor(index), embed)
             advance(len(chunk), "")
     return F.normalize(total_CD, dim=-1)
@@ -201,7 +201,7 @@ def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
     95 % bootstrap intervals."""
     right_N = ranks_N <= 1
     _, place_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
-    right_C = torch.zeros(len(count_C)).index_add(0, place_N, right_N.float()) / count_C
+    right_C = torch.zeros(len(count_C)).index_add(0, place_N, as_default_float(right_N)) / count_C
     figures = {"top1": right_N.float().mean(), "top5": (ranks_N <= 5).float().mean(), "mean_per_class": right_C.mean()}
     return {
         **{name: round(100 * float(value), 2) for name, value in figures.items()},
