@@ -22,6 +22,7 @@ from ccmb.search.query import Query
 from ccmb.search.states import StateCache
 from ccmb.search.store import Entry
 from disk import full_disk
+from exact import TINY_ERROR
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 30
@@ -197,7 +198,7 @@ def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path
     assert after["0.png"].match != pytest.approx(before["0.png"], abs=1e-4)
     assert after["1.png"].missing
     assert all(
-        after[name].match == pytest.approx(before[name], abs=1e-5) for name in before.keys() - {"0.png", "1.png"}
+        after[name].match == pytest.approx(before[name], abs=TINY_ERROR) for name in before.keys() - {"0.png", "1.png"}
     )
 
 
