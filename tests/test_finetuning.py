@@ -61,7 +61,7 @@ def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: 
     assert [(of["name"], of["split"]) for of in report["sets"]] == [("mine", "val"), ("mine", "test"), ("words", "val")]
     for of in report["sets"][:2]:
         for figure in of["figures"].values():
-            assert figure["gain"]["low"] > 10
+            assert figure["gain"]["low"] > 10  # of 20 seeds the worst is 19
             assert figure["gain"]["value"] == pytest.approx(figure["after"]["value"] - figure["before"]["value"])
             for side in ("before", "after"):
                 assert figure[side]["low"] <= figure[side]["value"] <= figure[side]["high"]
@@ -73,12 +73,14 @@ def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: 
 
 
 def test_the_finished_model_is_the_best_by_validation_and_is_measured_as_it_was_chosen(
-    finished: tuple[Path, dict[str, Any]],
+    start: Path, data: Path, tmp_path: Path
 ) -> None:
-    out, report = finished
+    # The lowest recall counts as the best: it rises, so that this is not the last whatever the seed and the processor.
+    out = tmp_path / "run"
+    report = tuned(start, data, out, training__best="{figure: val_mean_recall, lower: true}")
     validated = {line["step"]: line["val_mean_recall"] for line in log_of(out) if "val_mean_recall" in line}
     assert list(validated) == [8, 16, 24]
-    best = max(validated, key=lambda step: (validated[step], -step))
+    best = min(validated, key=lambda step: (validated[step], step))
     assert best < 24  # else this shows nothing
     assert report["chosen"] == {"step": best, "figure": "val_mean_recall", "value": validated[best]}
     assert report["sets"][0]["figures"]["ranking"]["after"]["value"] == validated[best]

@@ -189,8 +189,8 @@ OPTIONS = pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions
 def test_a_run_learns_the_labels(folder: Path, tmp_path: Path, options: MatchingOptions) -> None:
     train(folder, tmp_path, options, steps=90)
     lines = _lines(tmp_path)
-    # Of 20 seeds the worst has a loss of 0.42 and an accuracy of 0.9; who guesses has 0.69 and 0.5. The official loss
-    # cannot fall below 0.31.
+    # Of 20 seeds the worst has 0.18 and 0.44 with the official loss, which cannot fall below 0.31, and an accuracy of
+    # 0.875; who guesses has 0.69 and 0.5.
     assert _mean(lines[-4:], "matching") < 0.55
     assert _mean(lines[-4:], "match_accuracy") > 0.75
     assert ("gcpr" in lines[0]) == bool(options.gcpr)
