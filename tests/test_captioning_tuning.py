@@ -18,6 +18,7 @@ from tiny import TEXTS, tiny_pictures
 from tuning import recipe_of, save_pairs, save_start
 
 
+@pytest.mark.numeric
 def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
     values = {

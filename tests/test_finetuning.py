@@ -215,6 +215,7 @@ def test_a_frozen_image_tower_stays_as_it_was(start: Path, data: Path, tmp_path:
     assert {"text_tower", "image_projection", "text_image_encoder", "image_text_encoder"} <= changed
 
 
+@pytest.mark.usefixtures("float32")  # as its weights are
 def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_path: Path) -> None:
     save_chinese_clip(tmp_path / "clip")
     changes = {"model__cross_layers": 1, "model__max_text_tokens": 16, "training__steps": 2}

@@ -185,6 +185,7 @@ def _until(batches, count):  # type: ignore[no-untyped-def]
 OPTIONS = pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions(loss="official", gcpr=0.5)])
 
 
+@pytest.mark.numeric
 @OPTIONS
 def test_a_run_learns_the_labels(folder: Path, tmp_path: Path, options: MatchingOptions) -> None:
     train(folder, tmp_path, options, steps=90)

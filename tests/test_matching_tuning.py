@@ -44,6 +44,7 @@ def test_the_recipe_for_own_pairs_reads_labelled_jsonl(tmp_path: Path) -> None:
     assert report["sets"][0]["details"]["after"]["pairs"] == 2 * len(TEXTS)
 
 
+@pytest.mark.numeric
 def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: Path) -> None:
     report = finetune(recipe(tmp_path), tmp_path / "run", test=True)
     assert report is not None
