@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from importlib.resources import files
@@ -49,6 +50,26 @@ def test_imagenet_stands_in_its_usual_order_which_is_that_of_the_wordnet_ids() -
     assert (classes[134].name, classes[517].name) == ("鹤", "起重机")
 
 
+def test_imagenet_has_the_thousand_wordnet_ids_of_ilsvrc2012() -> None:
+    """The standard sorted list is `imagenet_synsets.txt` of timm (1.0.31), one id a line, here by its digest."""
+    ids = [str(one.wnid) for one in read_classes("imagenet")]
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    assert digest == "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+    assert ids[887:900] == [
+        "n04532106", "n04532670", "n04536866", "n04540053", "n04542943", "n04548280", "n04548362", "n04550184",
+        "n04552348", "n04553703", "n04554684", "n04557648", "n04560804",
+    ]  # fmt: skip
+    assert not {"n04526964", "n04533802"} & set(ids)  # ventilator and videocassette recorder are none of the thousand
+
+
+def test_names_that_mean_another_thing_are_gone() -> None:
+    """By WordNet: a pug, a nudibranch (no sea hare), a small bag for carrying money, an open vessel."""
+    classes = read_classes("imagenet")
+    wrong = {254: "哈巴狗", 115: "海兔", 748: "手提包", 876: "圆木盆"}
+    assert all(name not in classes[index].names for index, name in wrong.items())
+    assert [classes[index].name for index in wrong] == ["巴哥犬", "海蛞蝓", "零钱包", "大盆"]
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_stands_in_alphabetical_order(name: str) -> None:
     english = [str(one.english) for one in read_classes(name)]
@@ -77,7 +98,9 @@ def test_own_templates_are_one_text_or_the_lines_of_a_file(tmp_path: Path) -> No
     with pytest.raises(CcmbError, match=r"templates\.txt: no templates"):
         read_templates(str(path))
     path.write_bytes("有{}。".encode("gb18030"))
-    with pytest.raises(CcmbError, match=r"templates\.txt: not a readable UTF-8 text"):
+    assert read_templates(str(path)) == ("有{}。",)
+    path.write_bytes(b"{}\xff")
+    with pytest.raises(CcmbError, match=r"templates\.txt:1: not UTF-8 text"):
         read_templates(str(path))
     with pytest.raises(UsageError, match="'plane': no such templates; give all, plain"):
         read_templates("plane")

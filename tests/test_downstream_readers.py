@@ -134,7 +134,7 @@ def test_texts_of_one_picture_are_one_sample_and_a_query_each(tmp_path):
 
 def test_a_file_with_nothing_usable_is_one_error_with_the_first_fault(tmp_path):
     folder = WRITERS["iqr"](tmp_path)
-    path = put(folder / "val" / "short_itr_val.json", "文本".encode("gbk"))
+    path = put(folder / "val" / "short_itr_val.json", b"\xff\xff")
     with pytest.raises(CcmbError, match=r"nothing of the split can be used \(1 faults, the first: .*:1: not UTF-8"):
         open_dataset("iqr", folder, "val")
     path.write_bytes(b"")

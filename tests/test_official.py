@@ -123,8 +123,8 @@ def test_pth_and_safetensors_files_are_read(tmp_path: Path, wrapper: str | None)
     content = {wrapper: state, "epoch": 3} if wrapper else state
     torch.save(content, tmp_path / "official.pth")
     save_file(state, tmp_path / "official.safetensors")
-    assert same(read_checkpoint(tmp_path / "official.pth"), state)
-    assert same(read_checkpoint(tmp_path / "official.safetensors"), state)
+    assert same(read_checkpoint(tmp_path / "official.pth").state, state)
+    assert same(read_checkpoint(tmp_path / "official.safetensors").state, state)
 
 
 class Hostile:

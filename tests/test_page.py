@@ -282,3 +282,21 @@ def test_names_and_texts_are_never_taken_for_markup(visit: Visit) -> None:
     page.wait_for_selector("dialog[open]")
     assert odd in page.text_content("dialog dl")
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_the_page_works_below_a_path_prefix(browser: Any) -> None:
+    with listening(tiny_app(FakeIndex(), wait=0.0, prefix="/photos")) as url:
+        page = browser.new_page()
+        page.set_default_timeout(10_000)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{url}/photos?q=红船&stage=1")
+        page.wait_for_selector(f"{CARD} img")
+        assert page.url.startswith(f"{url}/photos/?q=")
+        page.fill("#text", "白船")
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.title.startsWith('白船')")
+        assert page.url.startswith(f"{url}/photos/?q=%E7%99%BD")
+        page.close()
+    assert {"search", "about", "page.js"} <= {request.split("/photos/")[-1] for request in asked}
+    assert all(request.startswith((f"{url}/photos", "blob:", "data:")) for request in asked)

@@ -31,6 +31,7 @@ from ccmb.cli_serve import serve
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
+from ccmb.terminal import guarded, visible_line
 
 app = typer.Typer(
     name="ccmb",
@@ -113,6 +114,7 @@ def pretrain(
 
 @app.command()
 def convert(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="An official checkpoint file; or a run folder, model folder or hub id.")
     ],
@@ -121,21 +123,39 @@ def convert(
         str | None,
         typer.Option(help="BERT's vocab.txt, a folder or a hub id; by default the official one from the hub."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which weights of a checkpoint with several, such as model_ema; by default those that were trained."
+        ),
+    ] = None,
 ) -> None:
     """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form.
 
+    What trainers wrap around weights (model, state_dict, module., averages) is taken off, and said.
+
     Example: ccmb convert r2d2_pretrain_250m.pth models/r2d2-large --tokenizer vocab.txt
     """
+    from ccmb.cli_given import refuse_given
     from ccmb.r2d2.official import TOKENIZER, convert_from_official, convert_to_official
 
     if Path(source).is_file():
-        model = convert_from_official(source, out, tokenizer or TOKENIZER)
+        model, found = convert_from_official(source, out, tokenizer or TOKENIZER, key)
         unused = sorted(model.official_unused)  # type: ignore[arg-type]
+        if found.place:
+            typer.echo(f"{source}: the weights at {found.place}", err=True)
+        if found.others:
+            typer.echo(f"{source}: others at {', '.join(found.others)}; --key takes one of them", err=True)
+        if found.left_out:
+            typer.echo(f"{source}: {found.left_out} tensors that are no weights of the network were left out", err=True)
         typer.echo(f"{out}: {len(model.state_dict())} tensors; {len(unused)} more that the network never reads:")
         typer.echo("\n".join(f"  {name}" for name in unused))
     elif out.suffix == ".safetensors":
+        refuse_given(context, "of a checkpoint that becomes a model folder", "tokenizer", "key")
         left_out = convert_to_official(source, out)
         typer.echo(f"{out}: written" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    elif Path(source).is_dir():
+        raise UsageError(f"{source}: a folder; to write its model in official form, end {out} in .safetensors")
     else:
         raise UsageError(f"{source}: no such file; to write a model in official form, end {out} in .safetensors")
 
@@ -176,6 +196,17 @@ def main() -> None:
     """Entry point: user errors become one line and an exit code of 1 or 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--help" in sys.argv:
+        _run()  # its colours are our own
+        return
+    os.environ.setdefault(
+        "_TYPER_FORCE_DISABLE_TERMINAL", "1"
+    )  # nor does Typer colour usage errors where CI asks it to
+    with guarded():
+        _run()
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
     except Stopped as stopped:
@@ -187,7 +218,7 @@ def main() -> None:
 
 
 def _fail(error: CcmbError) -> None:
-    print(f"ccmb: {error}", file=sys.stderr)
+    print(f"ccmb: {visible_line(error)}", file=sys.stderr)
     raise SystemExit(error.exit_code)
 
 

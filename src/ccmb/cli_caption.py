@@ -10,6 +10,7 @@ import typer
 
 from ccmb.choices import Decode
 from ccmb.cli_output import JsonFlag, print_result, say_unreadable
+from ccmb.terminal import visible_line
 
 DecodeOption = Annotated[Decode, typer.Option(help="How captions are found.")]
 BeamsOption = Annotated[int, typer.Option(min=1, help="Captions that beam search follows.")]
@@ -59,7 +60,9 @@ def caption(
     )  # fmt: skip
     found = caption_pictures(network, processor, pictures, options, rerank, match_weight=match_weight)
     say_unreadable([of.error for of in found if of.error])
-    lines = [f"{of.picture}  {of.text}{_judged(of.candidates[0].match_score)}" for of in found if not of.error]
+    lines = [
+        f"{visible_line(of.picture)}  {of.text}{_judged(of.candidates[0].match_score)}" for of in found if not of.error
+    ]
     values: list[dict[str, Any]] = [{**asdict(of), "picture": str(of.picture)} for of in found]
     print_result(values, as_json, "\n".join(lines))
 

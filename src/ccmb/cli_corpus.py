@@ -57,12 +57,15 @@ def build(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Fetch links again that failed but may succeed another day.")
     ] = False,
+    proxy_from_environment: Annotated[
+        bool, typer.Option("--proxy-from-environment", help="Fetch through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a corpus from logs, pages and link lists; run it again to go on after any stop.
 
     Impressions: query, image_url, page_url, position, clicked, visitor, time. Pages: Url, Title, Content, ImageUrl,
-    ImageKey, ImageQuery. Links: url and caption. JSON lines or Parquet; links also CSV and TSV.
+    ImageKey, ImageQuery. Links: url and caption. JSON or Parquet; links also CSV and TSV. Test texts: any of these.
 
     Example: ccmb corpus build zero --impressions logs --pages pages.jsonl --out zero
 
@@ -78,7 +81,8 @@ def build(
 
     if not (impressions or pages or links):
         raise UsageError("give --impressions, --pages or --links")
-    typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), overrides or [])
+    through = ["download.network.proxy_from_environment=true"] if proxy_from_environment else []
+    typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), [*(overrides or []), *through])
     pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
     texts = list(test_texts or [])
     if test_set:

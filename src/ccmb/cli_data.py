@@ -71,6 +71,9 @@ def convert(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Make larger pictures so small that their short side is this.")
     ] = None,
+    keep_metadata: Annotated[
+        bool, typer.Option("--keep-metadata", help="Leave EXIF (such as the place), XMP and IPTC in the pictures.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write own pairs or a downstream data set as WebDataset shards; the same input gives the same bytes.
@@ -85,7 +88,7 @@ def convert(
 
         if field:
             raise UsageError("--field goes with a pairs file; a data set is written with all its fields")
-        done, skipped = convert_dataset(name, folder, out, split, images, samples_per_shard, image_size)
+        done, skipped = convert_dataset(name, folder, out, split, images, samples_per_shard, image_size, keep_metadata)
         say_findings(skipped)
     else:
         from ccmb.data.pictures import Pictures
@@ -93,7 +96,8 @@ def convert(
 
         pairs = Path(source)
         pictures = Pictures.open(images or pairs.parent / "images.tar")
-        done = convert_pairs(pairs, pictures, out, split, field or ["texts"], samples_per_shard, image_size)
+        fields = field or ["texts"]
+        done = convert_pairs(pairs, pictures, out, split, fields, samples_per_shard, image_size, keep_metadata)
     say_unreadable(done.unreadable)
     print_result(asdict(done), as_json, f"{out}: {done.samples} samples in {done.shards} shards")
 
@@ -132,6 +136,8 @@ def verify(
 
     found = verify_shards(targets, field)
     text = f"{found.samples} samples in {found.shards} shards; {len(found.problems) or 'no'} problems"
+    if found.repeated_keys:
+        text += f"; {found.repeated_keys} keys stand in several shards"
     print_result(asdict(found), as_json, "\n".join([*found.problems, text]))
     if found.problems:
         raise typer.Exit(1)

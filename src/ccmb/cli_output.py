@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ccmb.choices import Precision
+from ccmb.terminal import visible_line
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
 MinProbabilityOption = Annotated[
@@ -56,6 +57,6 @@ def say_unreadable(unreadable: list[str], shown: int = 5) -> None:
     if unreadable:
         typer.echo(f"{len(unreadable)} pictures could not be read:", err=True)
         for line in unreadable[:shown]:
-            typer.echo(f"  {line}", err=True)
+            typer.echo(f"  {visible_line(line)}", err=True)
         if len(unreadable) > shown:
             typer.echo(f"  ... and {len(unreadable) - shown} more", err=True)

@@ -37,8 +37,10 @@ def serve(
     rate: Annotated[float, typer.Option(min=0, help="Requests per second of a client; 0 is no limit.")] = 0.0,
     burst: Annotated[float, typer.Option(min=1, help="Requests of a client at once, where there is a rate.")] = 20.0,
     proxy: Annotated[
-        str | None, typer.Option(help="Address of a proxy in front, whose X-Forwarded-For is believed.")
+        str | None,
+        typer.Option(help="Address or network of a proxy in front, whose X-Forwarded-For, -Host and -Prefix count."),
     ] = None,
+    prefix: Annotated[str, typer.Option(help="Path below which a proxy serves it, such as /pictures.")] = "",
 ) -> None:
     """Serve an index, or a model alone, over HTTP, with a web page; stop it with Ctrl-C or SIGTERM.
 
@@ -55,6 +57,6 @@ def serve(
     options = ServeOptions(
         host, port, tuple(name or ()), api_keys, batch=batch, wait=wait / 1000, queue=queue, timeout=timeout,
         max_bytes=round(max_megabytes * MEGABYTE), max_pixels=round(max_megapixels * 1e6), rate=rate, burst=burst,
-        proxy=proxy,
+        proxy=proxy, prefix=prefix,
     )  # fmt: skip
     run(index, model, captioner, options, fast)

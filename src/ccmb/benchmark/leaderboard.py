@@ -34,6 +34,8 @@ SETS = {
     "icm": "ICM",
     "iqm": "IQM",
     "imagenet": "ImageNet",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
     "ecommerce-t2i": "ECommerce-T2I",
 }
 SETTINGS: tuple[Setting, ...] = get_args(Setting)

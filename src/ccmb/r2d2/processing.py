@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.utils.hub import PushToHubMixin, cached_file
 
-from ccmb.data.pictures import load_picture, to_rgb
+from ccmb.data.pictures import picture_of
 from ccmb.data.transforms import CLIP_MEAN, CLIP_STD, normalise, square
 from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json, write_json
@@ -23,7 +23,7 @@ from ccmb.r2d2.configuration import R2D2Config
 # The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
 PREPROCESSOR = "preprocessor_config.json"
 
-Picture = Image.Image | str | Path | np.ndarray | Tensor
+Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
 
 
 class R2D2Processor(PushToHubMixin):
@@ -51,8 +51,8 @@ class R2D2Processor(PushToHubMixin):
         """Pictures to (B, 3, S, S) float32.
 
         Args:
-            pictures: PIL pictures, paths, arrays (H, W, 3) or (H, W), or tensors (3, H, W); arrays and tensors hold
-                uint8 or floats in [0, 1], and may be whole batches with one more dimension in front.
+            pictures: PIL pictures, paths, bytes of files, arrays (H, W, 3) or (H, W), or tensors (3, H, W); arrays and
+                tensors hold uint8 or floats in [0, 1], and may be whole batches with one more dimension in front.
 
         Raises:
             CcmbError: a file is missing or not a readable picture, or an array is not a picture's; the message says
@@ -188,9 +188,7 @@ def _as_many(images: Any) -> Any:
 
 def _open(picture: Picture) -> Image.Image:
     # RGB before any resizing: in palette pictures neighbouring numbers are not neighbouring colours.
-    if isinstance(picture, str | Path):
-        return load_picture(picture)
-    return to_rgb(picture if isinstance(picture, Image.Image) else _from_array(picture))
+    return picture_of(picture if isinstance(picture, str | Path | bytes | Image.Image) else _from_array(picture))
 
 
 def _from_array(picture: np.ndarray | Tensor) -> Image.Image:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_write, read_json, write_json
+from ccmb.r2d2.loading import model_folder
 from ccmb.search.blobs import Blobs
 from ccmb.search.conditions import BUILT_IN, iso_date
 from ccmb.search.examining import Examined, suffix_of, thumbnail
@@ -46,6 +47,7 @@ class IndexRecord(BaseModel):
     store: str = Field(default="vectors.db", description="file in the index folder, or the URI of a Milvus server")
     collection: str = Field(default=COLLECTION, description="name of this index among those of the server")
     sources: list[str] = Field(default_factory=list, description="folders and files that were indexed")
+    exclude: list[str] = Field(default_factory=list, description="patterns of what is passed over in them")
     fields: dict[str, str] = Field(default_factory=dict, description="the user's fields and their types")
 
     @classmethod
@@ -93,6 +95,18 @@ class IndexRecord(BaseModel):
             elif known != kind and not (known == "number" and kind == "whole number"):
                 raise UsageError(f"{where}: {name} is {value!r}, where other pictures have a {known}")
         return self.fields != before
+
+
+def model_of(index: Path, model: str | Path | None = None) -> Path:
+    """The folder of the model that made an index, or of the one that is named.
+
+    Raises:
+        CcmbError: there is no index, or no such model.
+    """
+    record = IndexRecord.read(index)
+    if model is None and not Path(record.model).is_dir():
+        raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
+    return model_folder(record.model if model is None else model)
 
 
 class Catalogue:

@@ -24,7 +24,7 @@ from ccmb.errors import CcmbError
 from ccmb.progress import progress
 from ccmb.search.columns import Columns
 from ccmb.search.conditions import Test
-from ccmb.search.store import MOST_RESULTS, Entry, Neighbour, VectorStore, batched, folder_of
+from ccmb.search.store import Entry, Neighbour, VectorStore, batched, folder_of
 
 _AT_ONCE = 500
 _READ_AT_ONCE = 5000
@@ -42,6 +42,8 @@ CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
 
 class Mirror:
     """A `Store` whose reads are from memory. It and the store belong to one process."""
+
+    most_results: int | None = None
 
     def __init__(self, store: VectorStore, path: Path) -> None:
         """Open the mirror of a store, made anew if need be.
@@ -201,7 +203,7 @@ class Mirror:
                     cosine = cosine_QN[place]
                     if mask is not None:
                         cosine = cosine.masked_fill(~mask, -torch.inf)
-                answers.append(self._best(cosine, rows, min(k, MOST_RESULTS)))
+                answers.append(self._best(cosine, rows, k))
         return answers
 
     def _best(self, cosine_N: Tensor, rows_N: Tensor | None, k: int) -> list[Neighbour]:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from ccmb.serving import answers, requests
 from ccmb.serving.access import Keys
+from ccmb.serving.caching import cached
 from ccmb.serving.faults import handle_errors
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_routes import add_model_routes
@@ -115,8 +116,8 @@ def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_na
         )
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def description() -> dict[str, Any]:
-        return app.openapi()
+    async def description(request: Request) -> dict[str, Any]:
+        return app.openapi() | {"servers": [{"url": request.scope["ccmb.prefix"] or "/"}]}
 
 
 def _add_page(app: FastAPI) -> None:
@@ -128,8 +129,8 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_file(app: FastAPI, path: str, data: bytes, media: str) -> None:
     @app.get(path, include_in_schema=False)
-    async def file() -> Response:
-        return Response(data, media_type=media, headers={"Cache-Control": "no-cache"})
+    async def file(request: Request) -> Response:
+        return cached(request, data, media, "no-cache")
 
 
 def _describe(app: FastAPI, has_keys: bool) -> None:

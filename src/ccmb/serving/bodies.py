@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_origin
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, WithJsonSchema
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 
 from ccmb.serving.faults import Fault
+from ccmb.serving.forms import check_charset, read_form
 
 Body = TypeVar("Body", bound=BaseModel)
 _MOST_PARTS = 300
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 def _from_base64(value: Any) -> bytes:
@@ -24,9 +26,21 @@ def _from_base64(value: Any) -> bytes:
         return value
     if not isinstance(value, str):
         raise ValueError("give the picture's bytes in base64")
-    text = value.partition(",")[2] if value.startswith("data:") else value
+    text = value.strip()
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma:
+            raise ValueError("a data: URL needs a comma before its data")
+        if head.rpartition(";")[2].strip().lower() != "base64":
+            return unquote_to_bytes(text)
+    return _any_base64(unquote_to_bytes(text) if "%" in text else text.encode())
+
+
+def _any_base64(text: bytes) -> bytes:
+    """Base64 in either alphabet (RFC 4648, 4 and 5), with or without padding, in one line or in many."""
+    plain = b"".join(text.split()).translate(_STANDARD_ALPHABET).rstrip(b"=")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("not base64") from None
 
@@ -38,7 +52,7 @@ PictureBytes = Annotated[
         {
             "type": "string",
             "contentEncoding": "base64",
-            "description": "bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file in base64, or a data: URL of them",
+            "description": "bytes of a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file in base64, or a data: URL of them",
         }
     ),
 ]
@@ -48,28 +62,37 @@ def body_of(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     """A dependency that reads a request's body as `kind`."""
 
     async def read(request: Request) -> Body:
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        content_type = request.headers.get("content-type", "")
+        media = content_type.partition(";")[0].strip().lower()
         if media == "application/json":
-            return kind.model_validate_json(await request.body())
+            return kind.model_validate_json(_json_text(content_type, await request.body()))
         if media == "multipart/form-data":
-            return kind.model_validate(await _form(request, kind))
+            return kind.model_validate(_form(read_form(content_type, await request.body(), _MOST_PARTS), kind))
         raise Fault(415, "unsupported_media_type", "send application/json or multipart/form-data")
 
     return read
 
 
-async def _form(request: Request, kind: type[BaseModel]) -> dict[str, Any]:
-    """The values of a form: files as bytes, fields of several values as lists, and fields that hold objects as JSON."""
+def _json_text(content_type: str, body: bytes) -> str:
+    """
+    Raises:
+        Fault: the text is not UTF-8, or is said not to be.
+    """
+    if charset := re.search(r"charset\s*=\s*([^;\s]+)", content_type, re.IGNORECASE):
+        check_charset(charset[1])
     try:
-        form = await request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS)
-    except HTTPException:
-        raise Fault(400, "invalid_form", "the form cannot be read, or has too many or too large parts") from None
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Fault(400, "not_utf8", "the body is not UTF-8; JSON is sent as UTF-8") from None
+
+
+def _form(parts: Mapping[str, Sequence[str | bytes]], kind: type[BaseModel]) -> dict[str, Any]:
+    """The values of a form: files as bytes, fields of several values as lists, and fields that hold objects as JSON."""
     values: dict[str, Any] = {}
-    for name in form:
-        every = [await of.read() if isinstance(of, UploadFile) else of for of in form.getlist(name)]
+    for name, every in parts.items():
         field = kind.model_fields.get(name)
         origin = get_origin(field.annotation) if field is not None else None
-        values[name] = every if origin is list else _object(every[-1]) if origin is dict else every[-1]
+        values[name] = list(every) if origin is list else _object(every[-1]) if origin is dict else every[-1]
     return values
 
 

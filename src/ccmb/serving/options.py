@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccmb.errors import UsageError
+from ccmb.serving.proxy import PREFIX, TrustedProxies
+
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
@@ -12,7 +15,8 @@ class ServeOptions:
 
     Attributes:
         host, port: where it listens; port 0 is any that is free.
-        names: host names besides that it may be asked by; without any, a server of this machine alone (a loopback
+        names: host names besides that it may be asked by, with the port where pages come from another than a scheme's
+            own; without any, a server of this machine alone (a loopback
             host) is asked by loopback names, and any other by every name.
         api_keys: file of keys, see `access.Keys.read`; without one everybody may ask, and nobody write.
         batch: most items of a call of the network; 1 is no batching.
@@ -24,7 +28,9 @@ class ServeOptions:
         max_pixels: of a picture.
         max_requests: that are in the house at once.
         rate, burst: requests per second of a client, and how many at once; rate 0 is no limit.
-        proxy: address of a proxy whose X-Forwarded-For is believed.
+        proxy: addresses or networks, with commas between, of proxies whose Forwarded and X-Forwarded-For, -Host, -Port
+            and -Prefix are believed.
+        prefix: path below which a proxy serves it, such as /pictures; the proxy may pass it on or take it away.
     """
 
     host: str = "127.0.0.1"
@@ -42,3 +48,13 @@ class ServeOptions:
     rate: float = 0.0
     burst: float = 20.0
     proxy: str | None = None
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            UsageError: `proxy` names no address, or `prefix` is no path.
+        """
+        TrustedProxies(self.proxy)
+        if self.prefix.rstrip("/") and not PREFIX.fullmatch(self.prefix.rstrip("/")):
+            raise UsageError(f"--prefix '{self.prefix}': give a path such as /pictures")

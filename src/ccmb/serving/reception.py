@@ -15,6 +15,7 @@ from ccmb.serving.access import Client, Keys
 from ccmb.serving.faults import Fault, busy
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.options import ServeOptions
+from ccmb.serving.proxy import Forwarded, TrustedProxies, same_origin, split_host
 from ccmb.serving.rates import RateLimiter
 
 _PICTURE_COST = 0.1  # of a request: a page of results asks for dozens of small pictures
@@ -47,13 +48,17 @@ class Reception:
         self.inside = 0
         self._rates = RateLimiter(options.rate, options.burst)
         self._names = _host_names(options)
+        self._proxies = TrustedProxies(options.proxy)
         metrics.watch_requests(lambda: self.inside)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer, started = _Answer(send), time.perf_counter()
+        method, started = scope["method"], time.perf_counter()
+        answer = _Answer(send, headers_alone=method == "HEAD")
+        if method == "HEAD":  # it is answered wherever GET is
+            scope = {**scope, "method": "GET"}
         try:
             await self._serve(scope, receive, answer)
         except Fault as fault:
@@ -61,7 +66,7 @@ class Reception:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             status = answer.status or _GONE
-            self.metrics.request(route, scope["method"], status, time.perf_counter() - started)
+            self.metrics.request(route, method, status, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         self._admit(scope)
@@ -81,14 +86,10 @@ class Reception:
         Raises:
             Fault: it comes by a strange name or from a strange page, has no valid key, or comes too often.
         """
-        headers, path = Headers(scope=scope), scope["path"]
-        host = headers.get("host", "")
-        if self._names is not None and _name(host) not in self._names:
-            raise Fault(421, "wrong_host", "this server is not reached by this name; see ccmb serve --name")
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            raise Fault(403, "cross_origin", "pages of other origins may not ask this server")
-        address = scope["client"][0] if scope.get("client") else "unknown"
+        headers, forwarded = Headers(scope=scope), self._proxies.read(scope)
+        self._check_names(headers, forwarded)
+        path = self._within_prefix(scope, forwarded)
+        address = forwarded.client or (scope["client"][0] if scope.get("client") else "unknown")
         if path in self.public:
             scope["ccmb.client"] = Client(address)
             return
@@ -100,6 +101,38 @@ class Reception:
             message = "give a valid key: Authorization: Bearer KEY"
             raise Fault(401, "no_key", message, {"WWW-Authenticate": "Bearer"})
         scope["ccmb.client"] = found
+
+    def _check_names(self, headers: Headers, forwarded: Forwarded) -> None:
+        """
+        Raises:
+            Fault: the server is asked by a strange name, or by a page of another origin.
+        """
+        host = headers.get("host", "")
+        if self._names is not None and _name(host) not in self._names:
+            raise Fault(421, "wrong_host", "this server is not reached by this name; see ccmb serve --name")
+        origin = headers.get("origin")
+        if origin is None or headers.get("sec-fetch-site") == "same-origin":  # no page can set the latter itself
+            return
+        hosts = [name for name in (host, forwarded.host) if name] + [name for name in self.options.names if ":" in name]
+        if not same_origin(origin, hosts, forwarded.port):
+            message = "pages of other origins may not ask this server; behind a proxy see ccmb serve --proxy and --name"
+            raise Fault(403, "cross_origin", message)
+
+    def _within_prefix(self, scope: Scope, forwarded: Forwarded) -> str:
+        """The path below the prefix, which becomes that of the request; a proxy may have taken the prefix away.
+
+        Raises:
+            Fault: the path is the prefix without its slash, from which the page's addresses would lead elsewhere.
+        """
+        prefix = forwarded.prefix or self.options.prefix.rstrip("/")
+        scope["ccmb.prefix"] = prefix
+        path: str = scope["path"]
+        if prefix and path == prefix:
+            query = scope["query_string"].decode("latin-1")
+            raise Fault(308, "moved", f"this server is at {prefix}/", {"Location": f"{prefix}/?{query}".rstrip("?")})
+        if prefix and path.startswith(f"{prefix}/"):
+            scope["path"] = path = path.removeprefix(prefix)
+        return path
 
     async def _handle(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
         """Run the application on a body that has come, unless the client goes away or the time ends.
@@ -134,10 +167,10 @@ class Reception:
 
 
 class _Answer:
-    """Sends an answer on with the headers of all, and knows how far it has come."""
+    """Sends an answer on with the headers of all, and knows how far it has come; for HEAD, without its body."""
 
-    def __init__(self, send: Send) -> None:
-        self.status, self.finished, self._send = 0, False, send
+    def __init__(self, send: Send, headers_alone: bool) -> None:
+        self.status, self.finished, self._send, self._headers_alone = 0, False, send, headers_alone
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -149,6 +182,8 @@ class _Answer:
             headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
         elif message["type"] == "http.response.body":
             self.finished = not message.get("more_body", False)
+            if self._headers_alone:
+                message = {**message, "body": b""}
         await self._send(message)
 
 
@@ -198,7 +233,7 @@ def _host_names(options: ServeOptions) -> frozenset[str] | None:
     """
     own = {options.host.strip("[]").lower(), "localhost", "127.0.0.1", "::1"}
     if options.names or _is_loopback(options.host):
-        return frozenset(own | {name.lower() for name in options.names})
+        return frozenset(own | {_name(name) for name in options.names})
     return None
 
 
@@ -211,6 +246,5 @@ def _is_loopback(host: str) -> bool:
 
 def _name(host: str) -> str:
     """The name of a Host header, without the port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+    split = split_host(host, 0)
+    return "" if split is None else split[0]

@@ -101,7 +101,7 @@ def _listen(options: ServeOptions) -> socket.socket:
 def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-        proxy_headers=options.proxy is not None, forwarded_allow_ips=options.proxy,
+        proxy_headers=False,  # see `proxy.TrustedProxies`
         timeout_graceful_shutdown=round(options.timeout + _LAST_ANSWERS), h11_max_incomplete_event_size=32_768,
     )  # fmt: skip
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that a client gets wrong

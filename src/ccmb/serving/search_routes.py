@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from ccmb.search.conditions import compile_conditions, parse_condition
 from ccmb.search.query import Answer, Condition, Hit, Query
 from ccmb.serving import answers, requests
 from ccmb.serving.bodies import body_of, content_of
+from ccmb.serving.caching import cached
 from ccmb.serving.faults import Fault, invalid
 from ccmb.serving.reception import client_of
 from ccmb.serving.service import Index, Service
@@ -106,6 +106,8 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
         ranked=answer.ranked,
         partial=answer.partial,
         more=answer.more,
+        unknown=answer.unknown,
+        cut=answer.cut,
         seconds=dict(answer.seconds),
     )
 
@@ -122,8 +124,4 @@ def _hit_answer(hit: Hit) -> answers.HitAnswer:
 
 def _image(request: Request, data: bytes) -> Response:
     """A JPEG that a browser may keep, but asks for again each time, since a key may get another picture."""
-    tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type="image/jpeg", headers=headers)
+    return cached(request, data, "image/jpeg", "private, no-cache")

@@ -19,6 +19,7 @@ from ccmb.objectives.batch import Batch
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
+from ccmb.text_files import split_lines
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe, TrainingRecipe, data_folder
 
@@ -177,5 +178,5 @@ def _note_unreadable(lines: list[str], out: Path) -> None:
 
 def unreadable_pictures(run: Path) -> list[str]:
     """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
-    lists = [path.read_text(encoding="utf-8").splitlines() for path in run.glob("unreadable*.txt")]
+    lists = [split_lines(path.read_text(encoding="utf-8")) for path in run.glob("unreadable*.txt")]
     return sorted({line for lines in lists for line in lines})

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.data.class_lists import ImageClass
-from ccmb.data.pictures import load_picture
+from ccmb.data.pictures import picture_of
 from ccmb.errors import CcmbError
 from ccmb.floats import as_default_float, at_least_float32
 from ccmb.progress import progress
@@ -96,7 +96,7 @@ class Classifier:
 
 
 def _opened(picture: Any) -> Image.Image:
-    return load_picture(picture) if isinstance(picture, str | Path) else picture
+    return picture_of(picture) if isinstance(picture, str | Path | bytes | Image.Image) else picture
 
 
 def class_embeddings(

@@ -24,6 +24,7 @@ from ccmb.r2d2.generator import (
 )
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
 from ccmb.tasks.generation import Judge, Painted, Painting, paint_texts
@@ -95,7 +96,7 @@ class GenerationFamily(RetrievalFamily):
         return load_generator(out)
 
     def knows(self, start: str) -> bool:
-        return has_generator(start)
+        return not is_chinese_clip(start) and has_generator(start)
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
         assert isinstance(model, R2D2Generator)
@@ -142,7 +143,7 @@ def _paint(
 def picture_side(recipe: FinetuneRecipe) -> int:
     """Side in pixels of the pictures that a run's generator paints."""
     start, options = str(recipe.model.start), recipe.generation
-    if has_generator(start):
+    if not is_chinese_clip(start) and has_generator(start):
         return read_shape(start).side
     if options.pipeline is None or options.side is not None:
         return options.side or SIDE

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ccmb.data.pictures import Pictures
+from ccmb.errors import UsageError, did_you_mean
 from ccmb.objectives.captioning import CaptioningOptions
 from ccmb.objectives.generation import GenerationOptions
 from ccmb.objectives.matching import MatchingOptions
@@ -61,6 +62,34 @@ class FinetuneRecipe(PretrainRecipe):
     captioning: CaptioningOptions = CaptioningOptions()
     generation: GenerationOptions = GenerationOptions()
     validation: ValidationRecipe = ValidationRecipe()
+
+
+def find_any_recipe(name: str, tunes: bool = False) -> tuple[Path, bool]:
+    """The file of a recipe of either kind, and whether it is one of fine-tuning.
+
+    A name that both kinds ship is that of pre-training, unless `tunes`; `finetuning/NAME` is always the other. A file
+    of the user's is one of fine-tuning where it has a key that only those have.
+
+    Raises:
+        UsageError: there is no such recipe; the message lists the shipped ones.
+        CcmbError: the file cannot be read.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = [folder / f"{name}.yaml" for folder in ((FINETUNING, RECIPES) if tunes else (RECIPES, FINETUNING))]
+        known = sorted({path.stem for folder in (RECIPES, FINETUNING) for path in folder.glob("*.yaml")})
+        path = next((path for path in shipped if path.is_file()), path)
+        if not path.is_file():
+            names = ", ".join(known)
+            raise UsageError(f"{name}: no such recipe{did_you_mean(name, known)}; shipped recipes: {names}")
+    if tunes or path.parent == FINETUNING:
+        return path, True
+    own = FinetuneRecipe.model_fields.keys() - PretrainRecipe.model_fields.keys()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return path, False  # whose reader says why
+    return path, any(line.startswith(tuple(f"{key}:" for key in own)) for line in lines)
 
 
 class MeasuredOn(Protocol):

@@ -25,6 +25,7 @@ from ccmb.choices import RankingRule, Strategy
 from ccmb.data.transforms import Augmentation
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.files import atomic_write
+from ccmb.text_files import read_text
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -115,7 +116,7 @@ class DataRecipe(Part):
         """What a person would call the data."""
         if self.set:
             return self.set
-        return Path(self.folder or self.shards[0].removesuffix(".tar")).name
+        return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
 def _shape_or_source(tower: Any) -> Any:
@@ -304,9 +305,7 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
         CcmbError: the file cannot be read or is not YAML.
     """
     try:
-        values = _parse(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror}") from None
+        values = _parse(read_text(path))
     except ValueError as error:
         raise CcmbError(f"{path}: not valid YAML ({error})") from None
     if values is None:

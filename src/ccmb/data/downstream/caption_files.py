@@ -15,7 +15,7 @@ from ccmb.data.downstream.dataset import Dataset, Query, present_queries, sample
 from ccmb.data.downstream.lines import read_lines, text_of
 from ccmb.data.downstream.locate import MissingFile, find_all, find_file, open_pictures, split_words
 from ccmb.data.downstream.problems import BAD_LINE, JOINED_TEXT, Problems
-from ccmb.data.pictures import SUFFIXES
+from ccmb.data.image_content import SUFFIXES
 
 _KEY = re.compile(r"(?P<image>[^#]+)#(?:[^#]*#)?\d+")
 _MARKED = re.compile(r"(.+)[:/][a-z]{1,4}")

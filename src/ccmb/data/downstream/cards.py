@@ -100,18 +100,19 @@ _MISSING_PICTURE = Said(
 _ALL = (
     Card(
         "flickr30k-cn", "Flickr30k-CN", ("retrieval",), (Published("train"), Published("val"), Published("test", 1000)),
-        _RECALL, _CAPTION_FILES, _FLICKR_PICTURES, made="several",
+        _RECALL, _CAPTION_FILES, _FLICKR_PICTURES, made="several", source="github.com/li-xirong/cross-lingual-cap",
         unverified=(
             Said("texts of train and val are machine translation, those of test human translation",
                  "train、val 的文本为机器翻译,test 为人工翻译"),
         ),
     ),
     Card(
-        "coco-cn", "COCO-CN", ("retrieval",), (Published("train"), Published("val"), Published("test", 1000)),
+        "coco-cn", "COCO-CN", ("retrieval",), (Published("train"), Published("val"), Published("test", 1000, 1053)),
         _RECALL, _CAPTION_FILES,
         Said("the caption files and split lists, and the pictures of MS-COCO",
              "描述文件和划分列表,以及 MS-COCO 的图片"),
-        made="several", source="github.com/li-xirong/coco-cn",
+        made="several", licence=Said("MIT, by its authors", "MIT(由作者发布)"),
+        source="github.com/li-xirong/coco-cn, huggingface.co/datasets/AIMClab-RUC/COCO-CN",
         notes=(
             Said("there are written, translated and machine-translated captions; of several files the written ones "
                  "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
@@ -135,6 +136,7 @@ _ALL = (
         Said("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
         ("{split}_texts.jsonl + {split}_imgs.tsv", "MR_{split}_queries.jsonl + MR_{split}_imgs.tsv"),
         Said("queries and picture packs of each split", "各划分的查询和图片包"), made="search queries",
+        source="tianchi.aliyun.com/dataset/107332",
         notes=(Said("results are published for val", "已发表的结果在 val 上测得"),),
         unverified=(
             Said("that the texts are search queries: the name of the files says so", "文本为搜索查询:依据文件名推断"),

@@ -50,7 +50,7 @@ export function scoresInWords(hit, place) {
 
 /** A card of the grid. `best` is the highest cosine of the page, which fills its bar. */
 export function card(hit, place, best, on) {
-  const open = make("button", { type: "button", className: "open", tabIndex: -1, "aria-label": scoresInWords(hit, place) }, picture(hit, `/thumbnails/${hit.key}`, place > 12 ? "lazy" : "eager"));
+  const open = make("button", { type: "button", className: "open", tabIndex: -1, "aria-label": scoresInWords(hit, place) }, picture(hit, `thumbnails/${hit.key}`, place > 12 ? "lazy" : "eager"));
   open.addEventListener("click", () => on.open(hit));
   const like = make("button", { type: "button", className: "like", tabIndex: -1, title: words("like"), "aria-label": `${words("like")}: ${hit.name}` }, words("like"));
   like.addEventListener("click", () => on.like(hit));
@@ -89,7 +89,7 @@ export function detail(dialog, hit, place, count, on) {
   };
   dialog.replaceChildren(
     make("div", { className: "large" },
-      picture(hit, `/pictures/${hit.key}`, "eager"),
+      picture(hit, `pictures/${hit.key}`, "eager"),
       button("step back", "‹", () => on.step(-1), { "aria-label": words("previous"), disabled: place === 1 }),
       button("step on", "›", () => on.step(1), { "aria-label": words("next"), disabled: place === count })),
     make("div", { className: "facts" },

@@ -24,7 +24,7 @@ async function run({ push = true } = {}) {
     drawLoading();
     running = new AbortController();
     try {
-      answers.set(name, await ask("/search", body, running.signal));
+      answers.set(name, await ask("search", body, running.signal));
     } catch (error) {
       if (error.name === "AbortError") return;
       return drawError(error, run);
@@ -38,7 +38,7 @@ async function run({ push = true } = {}) {
 async function more() {
   $("more").disabled = true;
   try {
-    const next = await ask("/search", toRequest(state, about, PAGE, hits.length));
+    const next = await ask("search", toRequest(state, about, PAGE, hits.length));
     last = { ...next, hits: [...hits, ...next.hits] };
     const first = hits.length;
     drawHits(last.hits);
@@ -51,7 +51,7 @@ async function more() {
 
 async function start() {
   try {
-    about = await ask("/about");
+    about = await ask("about");
   } catch (error) {
     return drawError(error, start);
   }
@@ -116,7 +116,7 @@ function chips() {
   if (state.picture) chip(words("yourPicture"), make("img", { src: state.picture.url, alt: "" }), { picture: null });
   if (state.like) {
     const image = make("img", { alt: "" });
-    show(image, `/thumbnails/${state.like}`);
+    show(image, `thumbnails/${state.like}`);
     chip(words("likeThis"), image, { like: null });
   }
   state.where.forEach((filter, place) => chip(inWords(filter), null, { where: state.where.filter((_, other) => other !== place) }));

@@ -24,7 +24,7 @@ export function toAddress(state) {
   if (state.collapse) values.set("collapse", "1");
   if (state.where.length) values.set("where", JSON.stringify(state.where));
   const text = values.toString();
-  return text ? `/?${text}` : "/";
+  return text ? `${location.pathname}?${text}` : location.pathname;
 }
 
 export const asksForSomething = (state) => Boolean(state.text.trim() || state.picture || state.like);
