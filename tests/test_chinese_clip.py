@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.towers import from_chinese_clip
+from exact import assert_same, product_error
 from sources import (
     assert_arrived,
     assert_works_and_keeps_its_outputs,
@@ -19,6 +21,8 @@ from sources import (
     save_clip,
 )
 from tiny import TEXTS, tiny_pictures
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture
@@ -31,16 +35,17 @@ def test_a_chinese_clip_starts_with_its_own_embeddings(cross_layers: int, folder
     model, processor = from_chinese_clip(folder, cross_layers=cross_layers)
     assert (model.config.vision_config.model_type, model.config.text_config.model_type) == ("clip_vision_model", "bert")
     assert model.can_rank == (cross_layers > 0)
-    original = made(chinese_clip)
+    original, network = made(chinese_clip).double(), copy.deepcopy(model).double()
     inputs = processor(tiny_pictures(3), TEXTS[:3])
     words = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     with torch.no_grad():
-        images = original.get_image_features(inputs["pixel_values"]).pooler_output
+        images = original.get_image_features(inputs["pixel_values"].double()).pooler_output
         texts = original.get_text_features(**words).pooler_output
-        ours = model.encode_image(inputs["pixel_values"]).embed, model.encode_text(**words).embed
+        ours = network.encode_image(inputs["pixel_values"]).embed, network.encode_text(**words).embed
     for mine, theirs in zip(ours, (images, texts), strict=True):
-        torch.testing.assert_close(mine, theirs / theirs.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
-    assert float(1 / model.temperature.detach()) == pytest.approx(float(original.logit_scale.detach().exp()))
+        assert_same(mine, theirs / theirs.norm(dim=1, keepdim=True))
+    scale = float(original.logit_scale.detach().exp())
+    assert float(1 / model.temperature.detach()) == pytest.approx(scale, rel=product_error(3))  # exp, 1 / x twice
     for tower, prefix in ((model.image_tower, "vision_model."), (model.text_tower, "text_model.")):
         assert_arrived(tower, folder, prefix)
     if cross_layers:

@@ -26,6 +26,7 @@ from ccmb.tasks.matching_figures import (
 from ccmb.tasks.pair_scores import PairScores, score_labelled
 from ccmb.tasks.resampling import drawn_weights
 from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
+from exact import TINY_ERROR
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=14)
@@ -190,7 +191,7 @@ def test_pairs_are_scored_in_their_order_as_each_is_alone(found: list[tuple[int,
     assert scores.label.tolist() == [int(fits) for _, _, fits in found]
     for row, (picture, text, _) in enumerate(found):
         [alone] = match_pictures(model, processor, TEXTS[text], [pictures[picture]])
-        assert float(scores.cosine[row]) == pytest.approx(alone.cosine, abs=1e-5)
-        assert float(scores.score[row]) == pytest.approx(alone.score, abs=1e-5)
+        assert float(scores.cosine[row]) == pytest.approx(alone.cosine, abs=TINY_ERROR)
+        assert float(scores.score[row]) == pytest.approx(alone.score, abs=TINY_ERROR)
     same = scores.picture[:, None] == scores.picture
     assert same.tolist() == [[one[0] == other[0] for other in found] for one in found]

@@ -27,7 +27,10 @@ from ccmb.tasks.retrieval import (
     retrieval_report,
     two_stage_ranks,
 )
+from exact import PROOFS, assert_same
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 TEXTS_OF = [TEXTS[:2], TEXTS[2:3], TEXTS[3:6], TEXTS[6:7], TEXTS[7:8]]
 DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
@@ -117,13 +120,13 @@ def test_gallery_holds_every_text_in_order_beside_its_picture(batch: int) -> Non
     with torch.no_grad():
         for place, text in enumerate(TEXTS):
             alone = model.encode_text(**processor.texts([text]))
-            torch.testing.assert_close(gallery.texts.embed[place], alone.embed[0])
+            assert_same(gallery.texts.embed[place], alone.embed[0])
             length = alone.states.shape[1]
-            torch.testing.assert_close(gallery.texts.states[place, :length], alone.states[0])
+            assert_same(gallery.texts.states[place, :length], alone.states[0])
             assert gallery.texts.mask is not None
             assert int(gallery.texts.mask[place].sum()) == length
         pixels = processor.images(tiny_pictures(len(TEXTS_OF)))
-        torch.testing.assert_close(gallery.images.embed, model.encode_image(pixels).embed)
+        assert_same(gallery.images.embed, model.encode_image(pixels).embed)
 
 
 # --- both stages
@@ -207,8 +210,8 @@ def test_pairs_in_batches_score_as_in_one(batch: int) -> None:
     with torch.inference_mode():
         expected = model.rank(gallery.images, gallery.texts, *index)
         found = rank_pairs(model, gallery.images, gallery.texts, *index, batch)
-        torch.testing.assert_close(found.score, expected.score)
-        torch.testing.assert_close(found.log_odds, expected.log_odds)
+        assert_same(found.score, expected.score)
+        assert_same(found.log_odds, expected.log_odds)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
@@ -221,11 +224,11 @@ def test_the_probability_is_the_mean_of_both_heads_softmax_at_the_temperature(te
         output, match = model.rank(images, texts, *index), rank_pairs(model, images, texts, *index)
     heads = output.logits_text_image, output.logits_image_text
     expected = sum((logits / temperature).softmax(1)[:, 1] for logits in heads) / 2
-    torch.testing.assert_close(match.probability, expected)
-    torch.testing.assert_close(match.score, output.score)  # whatever the temperature
-    torch.testing.assert_close(match.head_log_odds.sum(1), match.log_odds)
+    assert_same(match.probability, expected)
+    assert_same(match.score, output.score)  # whatever the temperature
+    assert_same(match.head_log_odds.sum(1), match.log_odds)
     if temperature == 1:
-        torch.testing.assert_close(match.probability, match.score)
+        assert_same(match.probability, match.score)
 
 
 def test_a_second_stage_that_knows_nothing_changes_no_order_by_log_odds() -> None:

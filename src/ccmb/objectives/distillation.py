@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ccmb.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
@@ -225,7 +226,7 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
     Pictures are not masked, so their features carry no such task (our choice).
     """
-    return (1.0 - (student_BD.float() * teacher_BD.detach().float()).sum(1)).mean()
+    return (1.0 - (at_least_float32(student_BD) * at_least_float32(teacher_BD.detach())).sum(1)).mean()
 
 
 @torch.no_grad()
@@ -241,7 +242,7 @@ def teacher_agreement(
         image_ids_B: samples with equal ids show the same picture.
         text_ids_BW: see `Identities`; without them texts count as different.
     """
-    cosine_BB = image_BD.float() @ text_BD.float().T
+    cosine_BB = at_least_float32(image_BD) @ at_least_float32(text_BD).T
     if text_ids_BW is None:
         text_ids_BW = torch.arange(len(image_ids_B), device=image_ids_B.device)[:, None]
     known = Identities(image_ids_B, text_ids_BW, image_ids_B, text_ids_BW)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
 from ccmb.choices import ImagePooling
+from ccmb.floats import at_least_float32
 from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
@@ -253,7 +254,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):
     @staticmethod
     def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:
         # The encoders may be of a lower precision than their heads, see `ranking.in_bf16`.
-        return head(first_NW.to(head.weight.dtype)).float()
+        return at_least_float32(head(first_NW.to(head.weight.dtype)))
 
     def mlm_logits(self, states_MW: Tensor) -> Tensor:
         """Vocabulary logits (M, V) of M states of the text-image cross encoder."""
@@ -281,7 +282,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):
 def unit(embed_BD: Tensor) -> Tensor:
     """L2-normalised rows."""
     # float32 whatever the autocast type: cosine differences between near neighbours are small.
-    return F.normalize(embed_BD.float(), dim=-1)
+    return F.normalize(at_least_float32(embed_BD), dim=-1)
 
 
 def _pad_tokens(tokens: Tensor, length: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ccmb.choices import Solver
 from ccmb.errors import UsageError, one_line
+from ccmb.floats import at_least_float32
 
 # What a network says of pictures at a time (B,).
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -80,8 +81,8 @@ class FlowMatching:
 
     def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         if self.says_speed:
-            return F.mse_loss(said_BCHW.float(), noise_BCHW - clean_BCHW)
-        return ((said_BCHW.float() - clean_BCHW) / self._share(time_B).clamp(min=LEAST_TIME)).square().mean()
+            return F.mse_loss(at_least_float32(said_BCHW), noise_BCHW - clean_BCHW)
+        return ((at_least_float32(said_BCHW) - clean_BCHW) / self._share(time_B).clamp(min=LEAST_TIME)).square().mean()
 
     def times(self, steps: int) -> Tensor:
         """(steps + 1,) from 1, noise, to 0.
@@ -172,7 +173,7 @@ class Diffusion:
         wanted = {"epsilon": noise_BCHW, "sample": clean_BCHW}.get(self.prediction)
         if wanted is None:
             wanted = self.training.get_velocity(clean_BCHW, noise_BCHW, time_B)
-        return F.mse_loss(said_BCHW.float(), wanted.float())
+        return F.mse_loss(at_least_float32(said_BCHW), at_least_float32(wanted))
 
     def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         self.sampling.set_timesteps(steps)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ccmb.data.class_lists import ImageClass
 from ccmb.data.pictures import picture_of
 from ccmb.errors import CcmbError
+from ccmb.floats import at_least_float32
 from ccmb.progress import progress
 from ccmb.tasks.answers import pessimistic_ranks
 from ccmb.tasks.given_pictures import check_any_read
@@ -87,7 +88,7 @@ class Classifier:
             CcmbError: a picture cannot be read.
         """
         images = self.encoder.encode_images(pictures, _opened)
-        cosine_BC = F.normalize(images.embed.float().cpu(), dim=-1) @ self.embed_CD.T
+        cosine_BC = F.normalize(at_least_float32(images.embed).cpu(), dim=-1) @ self.embed_CD.T
         if self.ranker is None:
             return ClassScores(cosine_BC)
         # A stable sort, as in `ClassScores.top`: topk orders equal scores otherwise.
@@ -116,9 +117,9 @@ def class_embeddings(
     with progress("prompts", count, "texts") as advance:
         while chunk := list(itertools.islice(every, batch)):
             index, prompts = zip(*chunk, strict=True)
-            embed = F.normalize(encoder.encode_texts(prompts).embed.float().cpu(), dim=-1)
+            embed = F.normalize(at_least_float32(encoder.encode_texts(prompts).embed).cpu(), dim=-1)
             if not len(total_CD):
-                total_CD = torch.zeros(len(classes), embed.shape[1])
+                total_CD = embed.new_zeros(len(classes), embed.shape[1])
             total_CD = total_CD.index_add(0, torch.tensor(index), embed)
             advance(len(chunk), "")
     return F.normalize(total_CD, dim=-1)
