@@ -178,7 +178,7 @@ def test_the_list_has_every_card(command):
 @pytest.mark.parametrize(("page", "language"), [("docs/data.md", "en"), ("docs/data.zh.md", "zh")])
 def test_the_page_is_what_the_cards_say(page, language):
     text = read(page)
-    assert text[text.index("\n## ") + 1 :] == cards_page(language)
+    assert text[text.index("\n## ") + 1 :].startswith(cards_page(language))  # what is of all sets follows
 
 
 def test_pictures_are_told_apart_by_their_bytes():
