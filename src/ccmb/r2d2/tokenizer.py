@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -37,6 +38,26 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # whatever transformers, the hub and tokenizers make of it
         raise CcmbError(f"{source}: no readable tokenizer ({one_line(error)})") from None
+
+
+def straighten_quotes(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, which from now on reads “ and ” as ", as Chinese-CLIP's training and evaluation do: BERT's Chinese
+    vocabulary has no curly quotes. It is saved and read again with that."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and not straightens_quotes(tokenizer):
+        before = [] if backend.normalizer is None else [backend.normalizer]
+        quotes = [normalizers.Replace(curly, '"') for curly in _CURLY]
+        backend.normalizer = normalizers.Sequence([*quotes, *before])
+    return tokenizer
+
+
+_CURLY = "“”"
+
+
+def straightens_quotes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether “ and ” are read as "."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return normalizer is not None and normalizer.normalize_str(_CURLY) == '""'
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
