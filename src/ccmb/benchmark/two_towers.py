@@ -42,7 +42,7 @@ class TwoTowersPeer(OneStage):
         self._images, self._tokenizer = image_processor, tokenizer
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
         if self.kind == "chinese_clip":
-            straighten_quotes(tokenizer)
+            tokenizer = straighten_quotes(tokenizer)
             processing.append("quotes are straight")
         self.fingerprint = fingerprint(model, {"kind": self.kind, "processing": processing})
         self._device = choose_device("auto")

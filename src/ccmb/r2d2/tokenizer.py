@@ -41,14 +41,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def straighten_quotes(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, which from now on reads “ and ” as ", as Chinese-CLIP's training and evaluation do: BERT's Chinese
-    vocabulary has no curly quotes. It is saved and read again with that."""
+    """A tokenizer that reads “ and ” as ", as Chinese-CLIP's training and evaluation do: BERT's Chinese vocabulary has
+    no curly quotes. One that transformers does not compute by tokenizers stays as it is."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and not straightens_quotes(tokenizer):
-        before = [] if backend.normalizer is None else [backend.normalizer]
-        quotes = [normalizers.Replace(curly, '"') for curly in _CURLY]
-        backend.normalizer = normalizers.Sequence([*quotes, *before])
-    return tokenizer
+    if backend is None or straightens_quotes(tokenizer):
+        return tokenizer
+    made = Tokenizer.from_str(backend.to_str())
+    before = [] if made.normalizer is None else [made.normalizer]
+    made.normalizer = normalizers.Sequence([*(normalizers.Replace(curly, '"') for curly in _CURLY), *before])
+    # Of no model's own class, which would forget this when it is read again.
+    special = {name: getattr(tokenizer, name) for name in SPECIAL if getattr(tokenizer, name) is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **special)
 
 
 _CURLY = "“”"

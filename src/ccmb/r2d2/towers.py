@@ -94,7 +94,7 @@ def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2P
         model = R2D2Model(shape)  # a new one, for the loaded one would be saved under Chinese-CLIP's names
         model.load_state_dict(state)
         processor = _processor(model, name, name)
-        straighten_quotes(processor.tokenizer)
+        processor.tokenizer = straighten_quotes(processor.tokenizer)
         return model.eval(), processor
 
 
