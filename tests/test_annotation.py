@@ -172,7 +172,10 @@ def test_a_round_from_export_to_data_sets(
 ) -> None:
     command, out, sets = command_line(monkeypatch, capfd), tmp_path / "round", tmp_path / "sets"
     words = ["--length", "long", "--pairs", 40, "--captions", 6, "--gold", 8, "--out", out]
-    assert command("corpus", "annotate", "export", corpus, *words).code == 0
+    first = command("corpus", "annotate", "export", corpus, *words)
+    assert first.code == 0
+    for needed in ("$image and $text", "LOCAL_FILES_SERVING_ENABLED=true", f"LOCAL_FILES_DOCUMENT_ROOT={out}\n"):
+        assert needed in first.out
     again = command("corpus", "annotate", "export", corpus, *words)
     assert (again.code, "holds tasks already" in again.err) == (1, True)
     shown = json.loads((out / "tasks.json").read_text())
@@ -237,4 +240,58 @@ def test_splits_have_their_shares(keys: list[str]) -> None:
 def test_other_exports_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "answers.json").write_text(text)
     with pytest.raises(CcmbError, match=said):
+        read_answers(tmp_path / "answers.json", tasks_of(2, 0))
+
+
+FORMS = {
+    "number": 7,
+    "address": "ann@x.com",
+    "address and number": "ann@x.com, 7",
+    "name, address and number": "Ann ann@x.com, 7",
+    "object": {"id": 7, "email": "ann@x.com", "first_name": "", "last_name": ""},
+    "object without address": {"id": 7, "email": None},
+    "list": [7],
+    "list of objects": [{"id": 7, "email": "ann@x.com"}],
+    "number and address": [7, "ann@x.com"],
+    "digits": "7",
+}
+
+
+def exported(path: Path, tasks: list[Task], *of_tasks: list[object]) -> Path:
+    """An export whose annotations of each task are by the given `completed_by`; Ellipsis leaves it out."""
+    lines = []
+    for task, forms in zip(tasks, of_tasks, strict=True):
+        result = [{"from_name": "fits", "value": {"choices": ["符合"]}}, {"type": "relation", "from_id": "a"}]
+        annotations = [{"result": result} | ({} if who is ... else {"completed_by": who}) for who in forms]
+        lines.append({"data": {"id": task.id}, "annotations": annotations})
+    path.write_text(json.dumps(lines))
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_annotator_in_any_form_of_completed_by_is_one(tmp_path: Path, form: str) -> None:
+    tasks = tasks_of(2, 0)
+    first = exported(tmp_path / "1.json", tasks, [FORMS["object"], 8], [FORMS["object"]])
+    second = exported(tmp_path / "2.json", tasks, [FORMS[form]], [])
+    answers = read_answers([first, second], tasks)
+    assert sorted((of.task, of.annotator) for of in answers) == sorted(
+        [(tasks[0].id, "8"), *((task.id, "ann@x.com") for task in tasks)]
+    )
+    assert all(of.named and of.label == 1 for of in answers)
+
+
+@pytest.mark.parametrize("nobody", [None, ..., {}, "", [], {"id": None, "email": ""}], ids=str)
+def test_answers_of_unknown_annotators_are_counted_and_none_is_lost(tmp_path: Path, nobody: object) -> None:
+    tasks = tasks_of(2, 0)
+    path = exported(tmp_path / "1.json", tasks, [nobody, 3, nobody], [nobody])
+    answers = read_answers(path, tasks)
+    assert [(of.task, of.annotator, of.named) for of in answers] == [
+        (tasks[0].id, "unknown-1", False), (tasks[0].id, "3", True), (tasks[0].id, "unknown-2", False),
+        (tasks[1].id, "unknown-1", False),
+    ]  # fmt: skip
+
+
+def test_an_export_in_json_min_is_named(tmp_path: Path) -> None:
+    (tmp_path / "answers.json").write_text('[{"id": 1, "text": "x", "fits": "符合", "annotator": 1}]')
+    with pytest.raises(CcmbError, match="JSON-MIN; choose JSON"):
         read_answers(tmp_path / "answers.json", tasks_of(2, 0))

@@ -69,9 +69,11 @@ def test_raw_and_load_give_the_named_picture_in_any_order(store):
     assert pictures.load("./夏天/蓝.png").getpixel((3, 2)) == (0, 0, 255)
 
 
-def test_a_name_without_suffix_can_be_loaded_though_it_is_not_listed(store):
-    pictures = store({"picture": RED})
-    assert pictures.names == []
+def test_a_picture_without_suffix_is_one_by_its_content(store):
+    pictures = store(
+        {"picture": RED, "photo.jpg!large": BLUE, "a.jfif": RED, "b.JPE": RED, "text": b"hello", "c.tmp": RED}
+    )
+    assert pictures.names == ["a.jfif", "b.JPE", "photo.jpg!large", "picture"]
     assert pictures.load("picture").mode == "RGB"
 
 
@@ -82,18 +84,47 @@ def test_names_that_lead_outside_are_refused(store, name, tmp_path):
         store({"a/b.png": RED}).raw(name)
 
 
-def test_symbolic_links_are_followed_inside_the_folder_only(tmp_path):
-    (tmp_path / "outside.png").write_bytes(RED)
+def test_symbolic_links_that_lead_outside_are_followed(tmp_path):
+    """As in the hub's cache, whose snapshots are links to blobs, and with DVC and git-annex."""
+    blobs = make_folder(tmp_path / "blobs", {"0f3a": RED, "17bc": BLUE})
     folder = make_folder(tmp_path / "in", {"a.png": BLUE})
     (folder / "inner.png").symlink_to("a.png")
-    (folder / "outer.png").symlink_to("../outside.png")
-    (folder / "up").symlink_to("..")
+    (folder / "outer.png").symlink_to("../blobs/0f3a")
+    (folder / "all").symlink_to(blobs)
     (folder / "loop.png").symlink_to("loop.png")
+    (folder / "up").symlink_to("..")
+    (folder / "gone.png").symlink_to(".git/annex/objects/gone.png")
     pictures = Pictures.open(folder)
-    assert pictures.raw("inner.png") == BLUE
-    for name in ("outer.png", "up/outside.png", "loop.png"):
-        with pytest.raises(UnreadablePicture, match="no such picture"):
-            pictures.raw(name)
+    assert pictures.names == ["a.png", "all/0f3a", "all/17bc", "gone.png", "inner.png", "loop.png", "outer.png"]
+    assert [pictures.raw(name) for name in ("inner.png", "outer.png", "all/17bc")] == [BLUE, RED, BLUE]
+    with pytest.raises(UnreadablePicture, match=r"gone\.png: a link to .*, which is not there; git annex get"):
+        pictures.raw("gone.png")
+    with pytest.raises(UnreadablePicture, match="not a name inside"):
+        pictures.raw("../blobs/0f3a")
+
+
+def test_names_of_either_unicode_form_find_the_file(store):
+    pictures = store({"cafe\u0301.png": RED, "\u00e9.png": BLUE})
+    assert pictures.raw("caf\u00e9.png") == RED
+    assert pictures.raw("e\u0301.png") == BLUE
+
+
+def test_links_within_a_tar_are_read_as_the_files_they_name(tmp_path):
+    path = make_tar(tmp_path / "p.tar", {"a/b.png": RED})
+    with tarfile.open(path, "a") as tar:
+        for kind, name, to in (
+            (tarfile.LNKTYPE, "hard.png", "a/b.png"),
+            (tarfile.SYMTYPE, "a/soft.png", "b.png"),
+            (tarfile.SYMTYPE, "again.png", "a/soft.png"),
+            (tarfile.SYMTYPE, "out.png", "../../etc/passwd"),
+            (tarfile.SYMTYPE, "round.png", "round.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    pictures = Pictures.open(path)
+    assert pictures.names == ["a/b.png", "a/soft.png", "again.png", "hard.png"]
+    assert {pictures.raw(name) for name in pictures.names} == {RED}
 
 
 def test_links_and_sparse_files_of_a_tar_are_not_pictures(tmp_path):

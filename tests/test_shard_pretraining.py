@@ -58,9 +58,8 @@ def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_lo
     assert lines_of(killed) == lines_of(whole)
     for name in ("model/model.safetensors", "model/tokenizer.json", "recipe.yaml", "unreadable.txt", "shards.jsonl"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-    assert (whole / "unreadable.txt").read_text() == (
-        f"{shards}/shard-000002.tar/000000008.jpg: not a picture, or damaged (known: JPEG, PNG, WEBP, GIF, BMP, TIFF)\n"
-    )
+    [line] = (whole / "unreadable.txt").read_text().splitlines()
+    assert line.startswith(f"{shards}/shard-000002.tar/000000008.jpg: not a picture, or damaged (known: JPEG, PNG")
 
 
 def test_the_number_of_workers_changes_no_loss(tmp_path, shards, command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ccmb.errors import UsageError
+from ccmb.text_cleaning import clean
 
 
 def check_text(text: str, purpose: str) -> None:
@@ -14,12 +15,14 @@ def check_text(text: str, purpose: str) -> None:
     Raises:
         UsageError: the text is empty or not UTF-8.
     """
-    if not text.strip():
-        raise UsageError(f"the text {purpose} is empty")
     try:
         text.encode()
     except UnicodeEncodeError:  # bytes of another encoding, as a shell hands them over
         raise UsageError(f"the text {purpose} is not UTF-8; set the terminal to it") from None
+    if not clean(text):
+        raise UsageError(
+            f"the text {purpose} is empty" + (" but for marks that cannot be seen" if text.strip() else "")
+        )
 
 
 def check_min_probability(value: float | None) -> None:

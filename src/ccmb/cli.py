@@ -31,6 +31,7 @@ from ccmb.cli_serve import serve
 from ccmb.errors import CcmbError, Stopped, UsageError
 from ccmb.signals import orderly_end
 from ccmb.tables import calibration_table, retrieval_table
+from ccmb.terminal import guarded, visible_line
 
 app = typer.Typer(
     name="ccmb",
@@ -113,6 +114,7 @@ def pretrain(
 
 @app.command()
 def convert(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="An official checkpoint file; or a run folder, model folder or hub id.")
     ],
@@ -121,23 +123,67 @@ def convert(
         str | None,
         typer.Option(help="BERT's vocab.txt, a folder or a hub id; by default the official one from the hub."),
     ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=3, help="Write a model for images of so many pixels, by interpolated positions.")
+    ] = None,
+    max_text_tokens: Annotated[
+        int | None, typer.Option(min=3, help="Write a model for texts of so many tokens, likewise.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which weights of a checkpoint with several, such as model_ema; by default those that were trained."
+        ),
+    ] = None,
 ) -> None:
-    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form.
+    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form or another size.
+
+    What trainers wrap around weights (model, state_dict, module., averages) is taken off, and said.
 
     Example: ccmb convert r2d2_pretrain_250m.pth models/r2d2-large --tokenizer vocab.txt
+
+    Example: ccmb convert models/r2d2-large models/r2d2-large-336 --image-size 336
     """
+    from ccmb.cli_given import refuse_given
+
+    if image_size or max_text_tokens:
+        return _convert_sizes(context, source, out)
     from ccmb.r2d2.official import TOKENIZER, convert_from_official, convert_to_official
 
     if Path(source).is_file():
-        model = convert_from_official(source, out, tokenizer or TOKENIZER)
+        model, found = convert_from_official(source, out, tokenizer or TOKENIZER, key)
         unused = sorted(model.official_unused)  # type: ignore[arg-type]
+        if found.place:
+            typer.echo(f"{source}: the weights at {found.place}", err=True)
+        if found.others:
+            typer.echo(f"{source}: others at {', '.join(found.others)}; --key takes one of them", err=True)
+        if found.left_out:
+            typer.echo(f"{source}: {found.left_out} tensors that are no weights of the network were left out", err=True)
         typer.echo(f"{out}: {len(model.state_dict())} tensors; {len(unused)} more that the network never reads:")
         typer.echo("\n".join(f"  {name}" for name in unused))
     elif out.suffix == ".safetensors":
+        refuse_given(context, "of a checkpoint that becomes a model folder", "tokenizer", "key")
         left_out = convert_to_official(source, out)
         typer.echo(f"{out}: written" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    elif Path(source).is_dir():
+        raise UsageError(f"{source}: a folder; to write its model in official form, end {out} in .safetensors")
     else:
         raise UsageError(f"{source}: no such file; to write a model in official form, end {out} in .safetensors")
+
+
+def _convert_sizes(context: typer.Context, source: str, out: Path) -> None:
+    from ccmb.cli_given import refuse_given
+    from ccmb.r2d2.resizing import resize_folder
+
+    refuse_given(context, "of a checkpoint that becomes a model folder", "tokenizer", "key")
+    if Path(source).is_file() or out.suffix == ".safetensors":
+        sizes = "from a model folder to a new one"
+        refuse_given(context, sizes, "image_size", "max_text_tokens", instead="convert without {} first")
+    config = resize_folder(source, out, context.params["image_size"], context.params["max_text_tokens"])
+    typer.echo(
+        f"{out}: images of {config.image_size} pixels, texts of up to {config.max_text_tokens} tokens; "
+        "fine-tune it at this size"
+    )
 
 
 @app.command()
@@ -176,6 +222,17 @@ def main() -> None:
     """Entry point: user errors become one line and an exit code of 1 or 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--help" in sys.argv:
+        _run()  # its colours are our own
+        return
+    os.environ.setdefault(
+        "_TYPER_FORCE_DISABLE_TERMINAL", "1"
+    )  # nor does Typer colour usage errors where CI asks it to
+    with guarded():
+        _run()
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
     except Stopped as stopped:
@@ -187,7 +244,7 @@ def main() -> None:
 
 
 def _fail(error: CcmbError) -> None:
-    print(f"ccmb: {error}", file=sys.stderr)
+    print(f"ccmb: {visible_line(error)}", file=sys.stderr)
     raise SystemExit(error.exit_code)
 
 

@@ -45,12 +45,13 @@ def export_round(
 
     need_extra()
     from ccmb.corpus.annotation_tasks import draw_tasks
-    from ccmb.corpus.label_studio import CONFIG, TASKS, export_tasks
+    from ccmb.corpus.label_studio import CONFIG, TASKS, export_tasks, needs
 
     tasks = draw_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
     export_tasks(corpus, tasks, out)
     text = f"{out}: {len(tasks)} tasks; import {TASKS} into a project of Label Studio with {CONFIG}"
-    print_result({"tasks": len(tasks), "folder": str(out)}, as_json, text)
+    report = {"tasks": len(tasks), "folder": str(out), "needs": needs(out)}
+    print_result(report, as_json, "\n".join([text, *needs(out)]))
 
 
 @annotate_app.command(name="import")
@@ -76,13 +77,14 @@ def import_round(
     from ccmb.files import write_json
 
     tasks = read_tasks(exported)
-    given = [answer for path in answers for answer in read_answers(path, tasks)]
+    given = read_answers(answers, tasks)
     found = count_votes(tasks, given, Trust(gold_share=gold_share, votes=votes, majority=majority))
     lines = write_sets(tasks, found, exported, out)
     write_tasks(exported / "next-round.json", found.undecided)
     report = {
         "decided": len(found.labels), "undecided": len(found.undecided), "captions": len(found.captions),
         "fleiss_kappa": _number(found.kappa), "krippendorff_alpha": _number(found.alpha), "lines": lines,
+        "unnamed_answers": sum(not answer.named for answer in given),
         "annotators": [asdict(of) | {"with_majority": _number(of.with_majority)} for of in found.annotators],
     }  # fmt: skip
     write_json(out / "report.json", report)
@@ -92,6 +94,10 @@ def import_round(
         + ("" if of.trusted else "; not trusted, left out")
         for of in found.annotators
     ]
+    if report["unnamed_answers"]:
+        said.append(
+            f"{report['unnamed_answers']} answers name no annotator; in each task they count as of unknown-1, ..."
+        )
     said.append(f"kappa {found.kappa:.3f}, alpha {found.alpha:.3f}; {len(found.undecided)} tasks for another round")
     print_result(report, as_json, "\n".join(said))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccmb.cli_output import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
+from ccmb.terminal import visible_line
+
+if TYPE_CHECKING:
+    from ccmb.r2d2.processing import R2D2Processor
 
 CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
 TemplatesOption = Annotated[
@@ -34,12 +38,13 @@ def match(
     check_text(text, "to match")  # before the model is loaded in vain
     check_min_probability(min_probability)
     network, processor = load_network(model)
+    say_unknown(processor, [text])
     found = match_pictures(network, processor, text, pictures, min_probability)
     say_unreadable([of.error for of in found if of.error])
     if not network.can_rank:
         typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
     lines = [
-        f"{of.picture}  cosine {of.cosine:.3f}"
+        f"{visible_line(of.picture)}  cosine {of.cosine:.3f}"
         + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
         + ("" if of.match is None else "  match" if of.match else "  no match")
         for of in found
@@ -63,21 +68,39 @@ def classify(
 
     Example: ccmb classify cat.jpg dog.jpg --model runs/flickr8k --classes 猫,狗,汽车 --top 1
     """
-    from ccmb.data.class_lists import read_classes
+    from ccmb.data.class_lists import SHIPPED, read_classes
     from ccmb.r2d2.network import load_network
     from ccmb.tasks.class_ranking import classify as run_classify
     from ccmb.tasks.prompts import read_templates
 
     known, prompts = read_classes(classes), read_templates(templates)  # before the model is loaded in vain
     network, processor = load_network(model)
+    if classes not in SHIPPED:
+        say_unknown(processor, [of.name for of in known])
     found = run_classify(network, processor, pictures, known, prompts, top, depth)
     say_unreadable([of.error for of in found if of.error])
     lines = [
-        "  ".join([str(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)])
+        "  ".join(
+            [visible_line(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)]
+        )
         for of in found
         if not of.error
     ]
     print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+
+
+def say_unknown(processor: R2D2Processor, texts: list[str]) -> None:
+    """The texts that the model knows no word of, on stderr."""
+    from ccmb.r2d2.unknown_words import wholly_unknown
+    from ccmb.text_cleaning import clean_query
+
+    unknown = wholly_unknown(processor, [clean_query(text) for text in texts])
+    shown = [repr(text) for text, is_unknown in zip(texts, unknown, strict=True) if is_unknown]
+    if shown:
+        more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+        typer.echo(
+            f"the model knows no word of {', '.join(shown[:3])}{more}: what it says of that means nothing", err=True
+        )
 
 
 def _figure(score: float | None, cosine: float) -> str:

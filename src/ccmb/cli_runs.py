@@ -31,8 +31,14 @@ def runs(
 
 
 def doctor(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a shipped recipe of pre-training or fine-tuning.")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="What fine-tuning starts from; the recipe is one of fine-tuning."),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder of this recipe; by default runs/RECIPE if it is there.")
     ] = None,
@@ -43,15 +49,19 @@ def doctor(
     Exit code 1 if there is a problem. Nothing is written.
 
     Example: ccmb doctor flickr8k-cn training.batch=256 --run runs/flickr8k-cn
+
+    Example: ccmb doctor muge data.folder=downloads/muge --model runs/flickr8k
     """
     from ccmb.tasks.doctor import examine
     from ccmb.tasks.findings import findings_table
     from ccmb.tasks.pretraining import PretrainRecipe
-    from ccmb.training.recipe import find_recipe, load_recipe
+    from ccmb.tasks.tuning import FinetuneRecipe, find_any_recipe
+    from ccmb.training.recipe import load_recipe
 
-    path = find_recipe(recipe)
-    typed = load_recipe(PretrainRecipe, path, overrides or [])
-    usual = Path("runs") / path.stem
+    path, tunes = find_any_recipe(recipe, bool(model))
+    changes = [*(overrides or []), *([f"model.start={model}"] if model else [])]
+    typed = load_recipe(FinetuneRecipe if tunes else PretrainRecipe, path, changes)
+    usual = Path("runs") / (f"{path.stem}-finetuned" if tunes else path.stem)
     findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))
     print_result([asdict(found) for found in findings], as_json, findings_table(findings))
     if any(found.level == "problem" for found in findings):

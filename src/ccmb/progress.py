@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from ccmb.terminal import guarded, plain_stderr, visible_line
+
 SECONDS_BETWEEN_LINES = 15.0
 _drawn = False  # whether a bar is on the terminal, or shown by another process
 
@@ -36,7 +38,7 @@ def progress(label: str, total: int, unit: str = "", done: int = 0) -> Iterator[
     global _drawn
     if _drawn:
         yield lambda count=1, note="": None
-    elif sys.stderr.isatty():
+    elif plain_stderr().isatty():
         _drawn = True
         try:
             with _bar(label, total, unit, done) as advance:
@@ -53,18 +55,21 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     started = time.monotonic()
+    # Square brackets of names are no markup.
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    label = visible_line(label)
+    # The bar puts streams of its own before stdout and stderr, which are to be guarded as well.
+    with Progress(*columns, console=Console(file=plain_stderr())) as bar, guarded():
         task = bar.add_task(label, total=total, completed=done, rate="", note="")
         counted, latest = 0, ""
 
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal counted, latest
             counted += count
-            latest = note or latest
+            latest = visible_line(note) or latest
             rate = f"{counted / max(1e-9, time.monotonic() - started):.3g} {unit}/s"
             bar.update(task, advance=count, rate=rate, note=latest)
 
@@ -78,7 +83,7 @@ def _lines(label: str, total: int, unit: str, done: int) -> Advance:
     def advance(count: int = 1, note: str = "") -> None:
         nonlocal said, counted, latest
         counted += count
-        latest = note or latest
+        latest = visible_line(note) or latest
         now = time.monotonic()
         finished = done + counted >= total
         if now - said < SECONDS_BETWEEN_LINES and not (finished and now - started > 2):

@@ -17,7 +17,17 @@ def retrieval_table(report: dict[str, Any]) -> str:
     head = f"{report['gallery']} pictures, {report['texts']} texts, top {report['depth']} ranked"
     known = {stage: value for stage, value in report["mean_recall"].items() if value is not None}
     means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in known.items())
-    return "\n".join([head, *aligned(rows, (16, 13, 7, 7, 7), left=2), f"mean recall: {means}"])
+    return "\n".join([head, *aligned(rows, (16, 13, 7, 7, 7), left=2), f"mean recall: {means}", *_convention(report)])
+
+
+def _convention(report: dict[str, Any]) -> list[str]:
+    """Which answers are right and how ties count, see `ccmb.tasks.answers`; nothing of a report from before."""
+    if "convention" not in report:
+        return []
+    if report["convention"] == "official":
+        return ["convention: official (an image's own texts alone are right, ties go by the order of the gallery)"]
+    equal = f"; {report['equal_texts']} are equal to one of another image" if report["equal_texts"] else ""
+    return [f"convention: equal_texts (equal texts are right, other ties count against the model){equal}"]
 
 
 def calibration_table(report: dict[str, Any]) -> str:
@@ -147,6 +157,9 @@ def comparison_table(report: dict[str, Any]) -> str:
     if between:
         shares = [["share of the weights after", *between[0][1]], *([label, *values] for label, _, values in between)]
         lines += ["", *aligned(shares, (30, *[8] * len(between[0][1])))]
+    for of in report["sets"]:
+        if mark := ((of.get("seen") or {}).get("after") or {}).get("mark"):
+            lines.append(f"{of['name']} {of['split']}: the model after {mark}")
     if report["chosen"]:
         lines.append(f"chosen by validation: step {report['chosen']['step']} of {report['steps']}")
     return "\n".join(lines)

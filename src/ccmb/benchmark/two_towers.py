@@ -84,7 +84,7 @@ def open_two_towers(name: str, source: str, context_length: int | None = None) -
             f"{source}: {config.model_type} is no model of two towers; give R2D2, chinese_clip, siglip, altclip, clip "
             "or another with get_image_features and get_text_features"
         )
-    model = load_weights(source, AutoModel, config, UNUSED)
+    model = load_weights(source, AutoModel, config, UNUSED, r"(?!)")
     try:
         image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, backend="pil")
     except Exception as error:  # no preprocessor_config.json, or one that transformers cannot read

@@ -47,7 +47,7 @@ class Judge:
         """
         self.recipe = recipe
         self.filters: dict[FieldName, list[TextFilter]] = filters_of(recipe)
-        clean("查", recipe.simplified)  # says now if OpenCC is missing
+        clean("體", recipe.simplified)  # says now if OpenCC is missing
 
     def __call__(self, texts: Iterable[tuple[FieldName, str | None]], reason: str | None) -> list[Judged]:
         """A row for each text of a record; one row for a record that is dropped as a whole, or has no text."""

@@ -7,12 +7,13 @@ out/drawn.json                                         what each task was drawn 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ccmb.corpus.annotation_tasks import Task
+from ccmb.corpus.annotators import Annotators
 from ccmb.corpus.corpus_shards import SHARDS
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
@@ -36,12 +37,14 @@ _XML = f"""<View>
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one annotator said of one task: a label (None: cannot be judged), or a caption."""
+    """What one annotator said of one task: a label (None: cannot be judged), or a caption; `named` is False where the
+    export does not say who it was."""
 
     task: str
     annotator: str
     label: int | None = None
     caption: str | None = None
+    named: bool = True
 
 
 def export_tasks(corpus: Path, tasks: Sequence[Task], out: Path) -> None:
@@ -84,43 +87,83 @@ def read_tasks(out: Path) -> list[Task]:
     return [Task(**line) for line in read_json(out / DRAWN)]
 
 
-def read_answers(path: Path, tasks: Sequence[Task]) -> list[Answer]:
-    """The answers of one export; skipped and empty ones are left out, and of an annotator's several to a task the last
-    counts.
+def read_answers(paths: Path | Sequence[Path], tasks: Sequence[Task]) -> list[Answer]:
+    """The answers of one export or of several; skipped and empty ones are left out, and of an annotator's several to a
+    task the last counts.
 
     Raises:
         CcmbError: it is not an export of Label Studio in JSON, or of other tasks.
     """
-    known, found = {task.id: task for task in tasks}, {}
+    known, annotators = {task.id: task for task in tasks}, Annotators()
+    lines = [line for path in ([paths] if isinstance(paths, Path) else paths) for line in _lines(path, known)]
+    for _, of_task in lines:
+        for annotation in of_task:
+            annotators.learn(annotation.get("completed_by"))
+    found: dict[tuple[str, str], Answer] = {}
+    for task, of_task in lines:
+        unnamed = 0
+        for annotation in of_task:
+            name = annotators.name(annotation.get("completed_by"))
+            unnamed += name is None
+            if (answer := _answer(task, annotation, name, unnamed)) is not None:
+                found[task.id, answer.annotator] = answer
+    return list(found.values())
+
+
+def _lines(path: Path, known: dict[str, Task]) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+    """Each task of an export with its annotations."""
     lines = read_json(path)
     if not isinstance(lines, list):
         raise CcmbError(f"{path}: not an export of Label Studio; choose JSON there")
     for number, line in enumerate(lines, start=1):
+        if isinstance(line, dict) and "annotator" in line and "annotations" not in line:
+            raise CcmbError(f"{path}: an export in the form JSON-MIN; choose JSON in Label Studio")
         try:
-            task, annotations = known[line["data"]["id"]], line["annotations"]
-            for annotation in annotations:
-                if (answer := _answer(task, annotation)) is not None:
-                    found[task.id, answer.annotator] = answer
+            task, of_task = known[line["data"]["id"]], line["annotations"]
         except KeyError as error:
             raise CcmbError(
                 f"{path}: task {number}: unknown or without {error}; is it an export of these tasks?"
             ) from None
         except (TypeError, IndexError):
-            raise CcmbError(f"{path}: task {number}: not a task of Label Studio with its annotations") from None
-    return list(found.values())
+            raise _no_task(path, number) from None
+        if not isinstance(of_task, list) or not all(isinstance(of, dict) for of in of_task):
+            raise _no_task(path, number)
+        yield task, of_task
 
 
-def _answer(task: Task, annotation: dict[str, Any]) -> Answer | None:
+def _no_task(path: Path, number: int) -> CcmbError:
+    return CcmbError(f"{path}: task {number}: not a task of Label Studio with its annotations")
+
+
+def _answer(task: Task, annotation: dict[str, Any], name: str | None, unnamed: int) -> Answer | None:
+    """None where it was skipped or is empty.
+
+    Args:
+        name: of the annotator; without one it is the task's answer number `unnamed` that names nobody.
+    """
     if annotation.get("was_cancelled"):
         return None
-    who = annotation["completed_by"]
-    annotator = str(who.get("email") or who["id"]) if isinstance(who, dict) else str(who)
-    values = {of["from_name"]: of["value"] for of in annotation["result"]}
+    annotator, named = name or f"unknown-{unnamed}", name is not None
+    results = [of for of in annotation.get("result") or [] if isinstance(of, dict)]
+    values = {of.get("from_name"): of.get("value") or {} for of in results}
     if task.question == "caption":
-        text = " ".join(str(line) for line in values.get("caption", {}).get("text", [])).strip()
-        return Answer(task.id, annotator, caption=text) if text else None
-    choices = values.get("fits", {}).get("choices", [])
-    return Answer(task.id, annotator, LABELS.get(choices[0])) if choices else None
+        lines = values.get("caption", {}).get("text") or []
+        text = " ".join(map(str, [lines] if isinstance(lines, str) else lines)).strip()
+        return Answer(task.id, annotator, caption=text, named=named) if text else None
+    choices = values.get("fits", {}).get("choices") or []
+    return Answer(task.id, annotator, LABELS.get(choices[0]), named=named) if choices else None
+
+
+def needs(out: Path) -> list[str]:
+    """What Label Studio has to be given, for people: the variables of the configuration and of its environment."""
+    root = out.resolve()
+    return [
+        f"{CONFIG} shows $image and $text, which {TASKS} has for every task",
+        "for the pictures start Label Studio with these variables:",
+        "  LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true",
+        f"  LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root}",
+        f"and add to the project a source storage of local files with the path {root / PICTURES}",
+    ]
 
 
 def as_export(tasks: Sequence[Task], answers: Sequence[Answer]) -> str:

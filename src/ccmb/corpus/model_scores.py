@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +65,7 @@ def _cosines(rows: list[int], texts: list[str], tar: Path, scorer: Scorer, batch
     place = {row: number for number, row in enumerate(distinct)}
 
     def load(row: int) -> Image.Image:
-        return Image.open(io.BytesIO(pictures.raw(f"{row:09d}.jpg"))).convert("RGB")
+        return pictures.load(f"{row:09d}.jpg")
 
     images_PD = _in_batches(distinct, batch, lambda of: scorer.encode_images([load(row) for row in of]))
     texts_ND = _in_batches(texts, batch, scorer.encode_texts)

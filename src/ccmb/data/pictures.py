@@ -1,30 +1,35 @@
-"""Pictures by name, from a folder or an uncompressed tar, as upright RGB.
+"""Pictures by name, from a folder or an uncompressed tar, as upright sRGB.
 
 Nothing stays open between reads, so one `Pictures` may be pickled, forked and shared by threads.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
 import tarfile
-import warnings
+import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ccmb.data.image_content import HEAD_BYTES, image_format, is_image_name, may_be_image
+from ccmb.data.image_decoding import MAX_PIXELS, decode, rgb_of
 from ccmb.errors import CcmbError
+from ccmb.files import walk_files
+from ccmb.passed_over import PassedOver, why_passed_over
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# Plain raster formats only: Pillow would hand others, such as EPS, to outside programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+__all__ = [
+    "MAX_BYTES", "MAX_PIXELS", "Extent", "FolderPictures", "Pictures", "TarPictures", "UnreadablePicture", "decode",
+    "head_of", "inner_name", "is_picture_file", "load_picture", "picture_of",
+]  # fmt: skip
+
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 80_000_000
 
 # gzip, bzip2, xz, zstd, zip.
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
@@ -42,6 +47,21 @@ class Extent(NamedTuple):
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is in a folder or tar of pictures.
+
+    Attributes:
+        names: see `Pictures.names`.
+        passed_over: pictures, and folders with all that is in them, that nobody means.
+        unreadable: names of folders in it that cannot be read; "." is the folder itself.
+    """
+
+    names: list[str]
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    unreadable: list[str] = field(default_factory=list)
+
+
 class Pictures(ABC):
     """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused."""
 
@@ -56,16 +76,27 @@ class Pictures(ABC):
             CcmbError: there is no such folder or file, or it is not a whole, uncompressed tar.
         """
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # what the methods of a path raise where it may not be looked at, this does not
             return FolderPictures(path)
-        if path.is_file():
+        if os.path.isfile(path):
             return TarPictures(path)
-        raise CcmbError(f"{path}: no such folder or tar of pictures")
+        raise CcmbError(f"{path}: {_why_not_there(path) or 'no such folder or tar of pictures'}")
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the files with a picture's suffix, sorted; hidden ones are left out."""
+        """Names of the pictures, sorted; hidden ones and a system's own are left out, see `ccmb.passed_over`.
+
+        Files that end as pictures do count as such, and of other or no endings those that begin as pictures do.
+
+        Raises:
+            CcmbError: a folder cannot be read; the message names it.
+        """
+
+    @property
+    def listing(self) -> Listing:
+        """The names, with what was passed over and what could not be read."""
+        return Listing(self.names)
 
     @abstractmethod
     def _find(self, name: str) -> Extent | None:
@@ -74,7 +105,12 @@ class Pictures(ABC):
     def __contains__(self, name: str) -> bool:
         """Whether there is a file of this name; it may yet be damaged."""
         inner = inner_name(name)
-        return inner is not None and self._find(inner) is not None
+        return inner is not None and self._find_any_form(inner) is not None
+
+    def _find_any_form(self, name: str) -> Extent | None:
+        """Systems write one and the same letter in one or in two characters; as it stands comes first."""
+        forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+        return next((extent for form in forms if (extent := self._find(form)) is not None), None)
 
     def raw(self, name: str) -> bytes:
         """The file's bytes.
@@ -86,9 +122,9 @@ class Pictures(ABC):
         if inner is None:
             raise self._unreadable(name, "not a name inside the folder or tar")
         try:
-            extent = self._find(inner)
+            extent = self._find_any_form(inner)
             if extent is None:
-                raise self._unreadable(name, "no such picture")
+                raise self._unreadable(name, self._why_missing(inner))
             if extent.size == 0:
                 raise self._unreadable(name, "the file is empty")
             if extent.size > MAX_BYTES:
@@ -114,28 +150,40 @@ class Pictures(ABC):
         except ValueError as error:
             raise self._unreadable(name, str(error)) from None
 
+    def _why_missing(self, name: str) -> str:
+        return "no such picture"
+
     def _unreadable(self, name: str, reason: str) -> UnreadablePicture:
         line = " ".join(f"{self.path}/{name}: {reason}".split())
         return UnreadablePicture(line.encode("utf-8", "replace").decode())
 
 
 class FolderPictures(Pictures):
-    """Pictures in a folder; symbolic links count only where they lead to a file inside it."""
+    """Pictures in a folder. Symbolic links in it are the user's own and may lead anywhere, as those of the hub's cache,
+    of DVC and of git-annex do; names never do, see `inner_name`."""
+
+    @property
+    def names(self) -> list[str]:
+        if unreadable := self.listing.unreadable:
+            raise CcmbError(f"{self.path / unreadable[0]}: the folder cannot be read")
+        return self.listing.names
 
     @cached_property
-    def names(self) -> list[str]:
-        found = []
-        for folder, folders, files in os.walk(self.path):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inside = Path(folder).relative_to(self.path)
-            found += [(inside / name).as_posix() for name in files if _is_picture_name(name)]
-        return sorted(found)
+    def listing(self) -> Listing:
+        passed_over, unreadable = PassedOver(), list[str]()
+        files = walk_files(self.path, passed_over, unreadable)
+        names = sorted(name for name in files if _is_picture(name, self._head, passed_over))
+        return Listing(names, passed_over, unreadable)
+
+    def _head(self, name: str) -> bytes:
+        return head_of(self.path / name)
 
     def _find(self, name: str) -> Extent | None:
-        root, path = os.path.realpath(self.path), os.path.realpath(self.path / name)
-        if not os.path.isfile(path) or os.path.commonpath([root, path]) != root:
-            return None
-        return Extent(path, 0, os.path.getsize(path))
+        path = os.path.join(self.path, name)
+        return Extent(path, 0, os.path.getsize(path)) if os.path.isfile(path) else None
+
+    def _why_missing(self, name: str) -> str:
+        return _broken_link(self.path / name) or super()._why_missing(name)
 
 
 class TarPictures(Pictures):
@@ -145,35 +193,27 @@ class TarPictures(Pictures):
         super().__init__(path)
         self._members = _read_index(path)
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
-        return sorted(name for name in self._members if _is_picture_name(name))
+        return self.listing.names
+
+    @cached_property
+    def listing(self) -> Listing:
+        passed_over = PassedOver()
+        with open(self.path, "rb") as file:
+            names = [
+                name for name in self._members if _is_picture(name, lambda name: self._head(file, name), passed_over)
+            ]
+        return Listing(sorted(names), passed_over)
+
+    def _head(self, file: IO[bytes], name: str) -> bytes:
+        offset, size = self._members[name]
+        file.seek(offset)
+        return file.read(min(size, HEAD_BYTES))
 
     def _find(self, name: str) -> Extent | None:
         found = self._members.get(name)
         return Extent(str(self.path), *found) if found else None
-
-
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture of a file's bytes as RGB: turned as its EXIF says, transparency on white, deep grey scaled to 8 bits.
-
-    Raises:
-        ValueError: it is not a picture, is damaged, or has more than `max_pixels`; the message says which.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError
-            image.load()
-            return to_rgb(upright(image))
-    except Image.DecompressionBombError:
-        raise ValueError(f"more than the {max_pixels:,} pixels allowed") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"not a picture, or damaged (known: {', '.join(FORMATS)})") from None
-    except Exception as error:  # decoders raise nearly anything on damaged data
-        raise ValueError(f"damaged ({error or type(error).__name__})") from None
 
 
 def load_picture(path: str | Path) -> Image.Image:
@@ -183,19 +223,70 @@ def load_picture(path: str | Path) -> Image.Image:
         UnreadablePicture: it is missing or cannot be used; the message names it.
     """
     path = Path(path)
-    # The folder that holds the file itself: a link may point anywhere, since it is the user who names it.
-    target = path.resolve()
+    if path.is_dir():
+        raise UnreadablePicture(f"{path}: a folder; name a picture in it")
+    # The folder is taken as it is and the last part as a name in it: a link may point anywhere, the user names it.
     try:
-        return Pictures.open(target.parent).load(target.name)
+        return FolderPictures(path.parent).load(path.name)
     except UnreadablePicture as error:
-        raise UnreadablePicture(str(error).replace(f"{target.parent}/{target.name}", str(path), 1)) from None
-    except CcmbError:
-        raise UnreadablePicture(f"{path}: no such picture") from None
+        raise UnreadablePicture(str(error).replace(f"{path.parent}/{path.name}", str(path), 1)) from None
+
+
+def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
+    """A picture that a caller gives as a path, as the bytes of a file or as a PIL object: the same RGB of all three.
+
+    Raises:
+        UnreadablePicture: it is missing or cannot be used; the message says why.
+    """
+    if isinstance(given, str | Path):
+        return load_picture(given)
+    try:
+        return decode(given) if isinstance(given, bytes) else rgb_of(given)
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        what = "the bytes of a picture" if isinstance(given, bytes) else f"a PIL object of mode {given.mode}"
+        raise UnreadablePicture(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a file that the user names is a picture, by its name or its first bytes; links are followed."""
+    if not os.path.isfile(path):
+        return False
+    return _is_picture(path.name.lstrip("."), lambda _: head_of(path))
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _why_not_there(path: Path) -> str:
+    """What the system says of a path that can be neither folder nor file; "" where there is no such."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return ""
+
+
+def _broken_link(path: Path) -> str:
+    """Where a symbolic link leads that leads nowhere; "" where the path is none."""
+    if not path.is_symlink():
+        return ""
+    target = os.readlink(path)
+    get = "git annex get it" if ".git/annex" in target else "dvc pull" if "dvc" in target else "fetch that first"
+    return f"a link to {target}, which is not there; {get}"
 
 
 def _read_index(path: Path) -> dict[str, tuple[int, int]]:
     """Offset and size of each regular file of a tar; of equal names the last counts, as for tar itself."""
     members: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -204,6 +295,8 @@ def _read_index(path: Path) -> dict[str, tuple[int, int]]:
                 name = inner_name(member.name)
                 if name and member.isreg() and not member.issparse():
                     members[name] = member.offset_data, member.size
+                elif name and (target := _target_of_link(name, member)):
+                    links[name] = target
             # tarfile takes a broken header for the end; a whole tar ends in a block of zeros.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -213,7 +306,22 @@ def _read_index(path: Path) -> dict[str, tuple[int, int]]:
     except (tarfile.TarError, ValueError) as error:
         reason = "it is compressed; decompress it first" if _is_compressed(path) else error
         raise CcmbError(f"{path}: not a readable tar of pictures ({reason})") from None
+    for name in links:
+        target, seen = links[name], {name}
+        while target in links and target not in seen:
+            seen.add(target)
+            target = links[target]
+        if target in members:
+            members.setdefault(name, members[target])
     return members
+
+
+def _target_of_link(name: str, member: tarfile.TarInfo) -> str | None:
+    """The file in the tar that a hard or symbolic link names, or None: what lies outside it is not looked at."""
+    if member.islnk():
+        return inner_name(member.linkname)
+    folder = posixpath.dirname(name)
+    return inner_name(posixpath.join(folder, member.linkname)) if member.issym() else None
 
 
 def _is_compressed(path: Path) -> bool:
@@ -229,27 +337,10 @@ def inner_name(name: str) -> str | None:
     return clean
 
 
-def _is_picture_name(name: str) -> bool:
-    parts = name.split("/")
-    return parts[-1].lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in parts)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF says."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF does not make a picture unreadable
-        return image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as RGB: transparency on white, deep grey scaled to 8 bits."""
-    if image.mode.startswith(("I", "F")):
-        brightest = 1.0 if image.mode == "F" else 65535.0
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float32)) / brightest
-        image = Image.fromarray((grey.clip(0, 1) * 255).round().astype(np.uint8))
-    elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
-    return image.convert("RGB")
+def _is_picture(name: str, head: Callable[[str], bytes], passed_over: PassedOver | None = None) -> bool:
+    """Whether a file counts as a picture, by its name or by the first bytes that `head` gives."""
+    if reason := why_passed_over(name):
+        if passed_over is not None and is_image_name(name):
+            passed_over.add(name, reason)
+        return False
+    return is_image_name(name) or (may_be_image(name) and image_format(head(name)) is not None)

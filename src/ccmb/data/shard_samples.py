@@ -1,26 +1,30 @@
-"""The samples in a tar: files in a row that have a key in common, one of them the picture, one the JSON of its texts.
+"""The samples in a tar: files in a row that have a key in common, one of them the picture, others its texts.
 
-Shards come from anywhere: nothing is unpacked to disk, nothing but JSON is parsed, sizes are bounded.
+A tar may be gzipped. Shards come from anywhere: nothing is unpacked to disk, nothing but JSON is parsed, sizes are
+bounded. What the text files say: `ccmb.data.shard_texts`.
 """
 
 from __future__ import annotations
 
-import json
+import gzip
 import posixpath
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
-from ccmb.data.pairs import sample_of_line
-from ccmb.data.pictures import MAX_BYTES, SUFFIXES
+from ccmb.data.image_content import HEAD_BYTES, SUFFIXES, image_format, may_be_image
+from ccmb.data.pictures import MAX_BYTES
 from ccmb.data.remote_files import BrokenFile, open_file
-from ccmb.data.shard_sources import Shard
+from ccmb.data.shard_sources import Shard, path_of
+from ccmb.data.shard_texts import CAPTION_ENDINGS, sample_of_texts
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.samples import Sample
 
 MAX_TEXT_BYTES = 2**20
+_COMPRESSED = {b"BZh": "bzip2", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_SORTED = "write the files of a sample in a row, as tar --sort=name does, and give no two samples the same key"
 # Headers that hold names or attributes of the next file, which tarfile reads whole.
 _LONG_HEADERS = (
     tarfile.XHDTYPE,
@@ -40,6 +44,7 @@ class RawSample:
         key: what the names of its files have in common.
         picture: the file's bytes, or None where there is none.
         text: the JSON's bytes, or None.
+        caption: those of the `.txt`, or None.
         suffix: of the picture's name.
         problem: why it cannot be used though it is there.
     """
@@ -48,6 +53,7 @@ class RawSample:
     key: str
     picture: bytes | None = field(default=None, repr=False)
     text: bytes | None = None
+    caption: bytes | None = None
     suffix: str = ""
     problem: str | None = None
 
@@ -111,21 +117,17 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
         raise CcmbError(f"{where}: {raw.problem}")
     if not raw.picture:
         raise CcmbError(f"{where}: no picture")
-    if raw.text is None:
-        raise CcmbError(f"{where}: no text; it needs a file {posixpath.basename(raw.key)}.json")
-    try:
-        line = json.loads(raw.text.decode())
-    except (ValueError, RecursionError) as error:
-        raise CcmbError(f"{where}.json: not valid JSON ({one_line(error)})") from None
-    if not isinstance(line, dict):
-        raise CcmbError(f"{where}.json: expected a JSON object")
-    line.setdefault("image", f"{posixpath.basename(raw.url)}/{raw.key}{raw.suffix}")  # keys may recur in other shards
-    return sample_of_line(line, fields, where)
+    if raw.text is None and raw.caption is None:
+        name = posixpath.basename(raw.key)
+        raise CcmbError(f"{where}: no text; it needs a file {name}.json or {name}.txt")
+    # Keys may recur in other shards, and names of shards in other folders.
+    image = f"{path_of(raw.url)}/{raw.key}{raw.suffix}"
+    return sample_of_texts(raw.text, raw.caption, image, fields, where)
 
 
 def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, RawSample]]:
     """Every sample with its place; only the wanted ones have their files read."""
-    place, raw = -1, None
+    place, raw, keys, endings = -1, None, set[str](), set[str]()
     try:
         for member in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # or a list of all headers would grow
@@ -135,12 +137,18 @@ def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> I
             if raw is None or key != raw.key:
                 if raw is not None:
                     yield place, raw
-                place, raw = place + 1, RawSample(url, key)
+                place, raw, endings = place + 1, RawSample(url, key), set()
+                if key in keys:
+                    raw.problem = f"the key stands in the shard before; {_SORTED}"
+                keys.add(key)
+            if ending in endings:
+                raw.problem = raw.problem or f"{ending} is there twice, as if two samples had this key"
+            endings.add(ending)
             if wanted(place):
                 _read_file(tar, member, ending, raw)
     except Exception:
         if raw is not None:  # what stands before the damage may be whole
-            if raw.picture is None or raw.text is None:
+            if raw.picture is None or (raw.text is None and raw.caption is None):
                 raw.problem = raw.problem or "the shard breaks off in it"
             yield place, raw
         raise
@@ -158,8 +166,9 @@ def _key_and_ending(member: tarfile.TarInfo) -> tuple[str, str] | None:
 
 
 def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: RawSample) -> None:
-    is_text, is_picture = ending == ".json", ending in SUFFIXES
-    if not is_text and not is_picture:
+    is_text, is_picture = ending in (".json", *CAPTION_ENDINGS), ending in SUFFIXES
+    by_content = not is_text and not is_picture and may_be_image(ending) and raw.picture is None
+    if not is_text and not is_picture and not by_content:
         return
     most = MAX_TEXT_BYTES if is_text else MAX_BYTES
     if member.size > most:
@@ -167,20 +176,43 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
         return
     try:
         file = tar.extractfile(member)
-        data = file.read() if file else b""
+        data = file.read(HEAD_BYTES) if file else b""
+        if by_content and image_format(data) is None:
+            return
+        data += file.read() if file else b""
     except Exception:
         raw.problem = f"{ending} is cut short"
         raise
-    if is_text:
+    if ending == ".json":
         raw.text = data
+    elif is_text:
+        raw.caption = data
     elif raw.picture is None:
         raw.picture, raw.suffix = data, ending
 
 
 @contextmanager
 def _open_tar(url: str) -> Iterator[tarfile.TarFile]:
-    with open_file(url) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
+    with (
+        open_file(url) as file,
+        _plain(file, url) as plain,
+        tarfile.open(fileobj=plain, mode="r:", tarinfo=_StrictHeader) as tar,
+    ):
         yield tar
+
+
+@contextmanager
+def _plain(file: IO[bytes], url: str) -> Iterator[IO[bytes]]:
+    """The file, or where it is gzipped what it holds; its name does not count."""
+    head = file.read(4)
+    file.seek(0)
+    if head.startswith(b"\x1f\x8b"):
+        with gzip.GzipFile(fileobj=file) as inner:
+            yield inner  # type: ignore[misc]
+        return
+    if kind := next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None):
+        raise BrokenFile(f"{url}: compressed by {kind}; shards are read plain or gzipped")
+    yield file
 
 
 class _StrictHeader(tarfile.TarInfo):

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.remote_files import ForbiddenFile, file_system_of, is_remote, open_file
 from ccmb.errors import CcmbError, UsageError, one_line
+from ccmb.files import file_identity
+from ccmb.passed_over import fixed_part, why_passed_over
 
 MANIFEST = "shards.jsonl"
+ENDINGS = (".tar", ".tar.gz", ".tgz")
 _MANIFEST_BYTES = 2**30
 
 
@@ -36,7 +40,7 @@ class Shard:
     @property
     def name(self) -> str:
         """Without the folder, and without what follows the path of a URL."""
-        return posixpath.basename(_path_of(self.url))
+        return posixpath.basename(path_of(self.url))
 
 
 def find_shards(sources: Sequence[str]) -> list[Shard]:
@@ -53,7 +57,10 @@ def find_shards(sources: Sequence[str]) -> list[Shard]:
     manifests: dict[str, dict[str, Shard]] = {}
     for folder in dict.fromkeys(map(_folder_of, found)):
         manifests[folder] = {shard.url: shard for shard in read_manifest(folder) or []}
-    return [manifests[_folder_of(url)].get(url, Shard(url)) for url in dict.fromkeys(found)]
+    once: dict[object, str] = {}
+    for url in found:
+        once.setdefault(file_identity(url), url)
+    return [manifests[_folder_of(url)].get(url, Shard(url)) for url in once.values()]
 
 
 def read_manifest(folder: str) -> list[Shard] | None:
@@ -97,12 +104,23 @@ def _expand(source: str) -> list[str]:
         candidates.append(Path(root).expanduser() / source)
     for candidate in candidates:
         if candidate.is_dir():
-            return _of_folder(str(candidate)) or _none(source, f"no {MANIFEST} and no *.tar in it")
-        if found := sorted(glob.glob(str(candidate), recursive=True)):
-            return found
+            if found := _of_folder(str(candidate)):
+                return found
+            refuse_other_forms(candidate)
+            _none(source, f"no {MANIFEST} and no *.tar in it")
+        found = sorted(glob.glob(str(candidate), recursive=True))
+        if glob.has_magic(str(candidate)):
+            found = _meant(found, fixed_part(str(candidate)))
+        if found:
+            return [path for path in found if path.endswith(ENDINGS)] or found  # not what img2dataset writes beside
     if glob.has_magic(source):
         _none(source, "no file has such a name; also looked for under $CCMB_DATA")
     return [str(candidates[0])]  # a manifest may know it; whoever opens it says that it is missing
+
+
+def _meant(paths: Iterable[str], start: str) -> list[str]:
+    """Without hidden files and a system's own, by what comes after `start`."""
+    return [path for path in paths if not why_passed_over(path.removeprefix(start).strip("/"))]
 
 
 def _expand_remote(source: str) -> list[str]:
@@ -113,8 +131,11 @@ def _expand_remote(source: str) -> list[str]:
         if source.endswith("/"):
             if shards := read_manifest(source.rstrip("/")):
                 return [shard.url for shard in shards]
-            path = f"{path.rstrip('/')}/*.tar"
-        found = sorted(file_system.unstrip_protocol(name) for name in file_system.glob(path))
+            globs = [f"{path.rstrip('/')}/*{ending}" for ending in ENDINGS]
+        else:
+            globs = [path]
+        names = [name for one in globs for name in _meant(file_system.glob(one), fixed_part(one))]
+        found = sorted(map(file_system.unstrip_protocol, names))
     except CcmbError:
         raise
     except Exception as error:  # see _Patient
@@ -125,7 +146,13 @@ def _expand_remote(source: str) -> list[str]:
 def _of_folder(folder: str) -> list[str]:
     if shards := read_manifest(folder):
         return [shard.url for shard in shards]
-    return sorted(glob.glob(f"{glob.escape(folder)}/*.tar"))
+    found = sorted(path for ending in ENDINGS for path in glob.glob(f"{glob.escape(folder)}/*{ending}"))
+    first: dict[str, str] = {}
+    for path in found:
+        stem = next(path.removesuffix(ending) for ending in ENDINGS if path.endswith(ending))
+        if (other := first.setdefault(stem, path)) != path:
+            raise CcmbError(f"{folder}: holds {posixpath.basename(other)} and {posixpath.basename(path)}; remove one")
+    return found
 
 
 def _none(source: str, reason: str) -> list[str]:
@@ -142,10 +169,11 @@ def _shard_of_line(line: dict[str, Any], folder: str) -> Shard:
 
 
 def _folder_of(url: str) -> str:
-    return posixpath.dirname(_path_of(url))
+    return posixpath.dirname(path_of(url))
 
 
-def _path_of(url: str) -> str:
+def path_of(url: str) -> str:
+    """A path, or a URL without what follows its path."""
     return url.split("?")[0] if is_remote(url) else url
 
 

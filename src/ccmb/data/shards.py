@@ -10,20 +10,23 @@ import hashlib
 import io
 import itertools
 import json
-import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ccmb.data.image_content import HEAD_BYTES, image_format, suffix_for
+from ccmb.data.image_metadata import without_metadata
 from ccmb.data.pairs import read_pairs
-from ccmb.data.pictures import SUFFIXES, Pictures, UnreadablePicture, decode
+from ccmb.data.pictures import Pictures, UnreadablePicture, decode
 from ccmb.data.remote_files import BrokenFile, is_remote, open_file
+from ccmb.data.seen_images import seen_in
 from ccmb.data.shard_samples import RawSample, count_samples, parse_sample, read_samples
-from ccmb.data.shard_sources import MANIFEST, Shard, find_shards
-from ccmb.errors import CcmbError
+from ccmb.data.shard_sources import ENDINGS, MANIFEST, Shard, find_shards
+from ccmb.errors import CcmbError, one_line
 from ccmb.files import atomic_write
 from ccmb.progress import progress
 from ccmb.samples import Sample
@@ -40,11 +43,16 @@ class Converted:
 
 @dataclass(slots=True)
 class Verified:
-    """What was looked at, and a line for each thing that is wrong."""
+    """What was looked at, and a line for each thing that is wrong.
+
+    Attributes:
+        repeated_keys: samples whose key stands in a shard before, too, which alone is no problem.
+    """
 
     shards: int = 0
     samples: int = 0
     problems: list[str] = field(default_factory=list)
+    repeated_keys: int = 0
 
 
 def convert_pairs(
@@ -55,17 +63,22 @@ def convert_pairs(
     fields: Sequence[str],
     samples_per_shard: int,
     size: int | None = None,
+    keep_metadata: bool = False,
 ) -> Converted:
     """Write own pairs as shards, `shard-000000.tar` and so on, and their manifest; equal input gives equal bytes.
 
     Args:
         size: make larger pictures so small that their short side is this; they become JPEGs.
+        keep_metadata: leave in the files what they say beside their pixels, such as the place (EXIF, XMP, IPTC);
+            otherwise it is taken out, without a loss where `without_metadata` can and by writing them anew elsewhere.
 
     Raises:
         CcmbError: faulty pairs, a folder that holds shards already, or a disk that is full.
     """
     _check_new(out)
-    return convert_samples(read_pairs(pairs, split, fields), pictures, out, fields, samples_per_shard, size)
+    return convert_samples(
+        read_pairs(pairs, split, fields), pictures, out, fields, samples_per_shard, size, keep_metadata
+    )
 
 
 def convert_samples(
@@ -75,6 +88,7 @@ def convert_samples(
     fields: Sequence[str],
     samples_per_shard: int,
     size: int | None = None,
+    keep_metadata: bool = False,
 ) -> Converted:
     """Write samples as shards, see `convert_pairs`; their fields are called as given.
 
@@ -84,7 +98,8 @@ def convert_samples(
     _check_new(out)
     done, shards = Converted(), []
     with progress("write", len(samples), "samples") as advance:
-        files = _files(samples, pictures, fields, size, done.unreadable, advance)
+        write = partial(_picture, pictures, size=size, keep_metadata=keep_metadata)
+        files = _files(samples, write, fields, done.unreadable, advance)
         for number in itertools.count():
             first = next(files, None)
             if first is None:
@@ -94,6 +109,9 @@ def convert_samples(
     if not shards:
         raise CcmbError(f"{pictures.path}: none of the pictures could be read ({done.unreadable[0]})")
     write_manifest(out / MANIFEST, shards)
+    seen = seen_in(pictures.path.resolve().parent.name, samples[0].split, (sample.image for sample in samples))
+    if seen.photos:
+        seen.write(out)
     done.shards, done.samples = len(shards), sum(shard.samples or 0 for shard in shards)
     return done
 
@@ -120,19 +138,27 @@ def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -
     Raises:
         CcmbError: see `find_shards`.
     """
-    found = Verified()
+    found, seen = Verified(), _Seen()
     shards = find_shards(sources)
     with progress("verify", len(shards), "shards") as advance:
         for shard in shards:
             found.shards += 1
-            for problem in _problems(shard, fields, found):
+            for problem in _problems(shard, fields, found, seen):
                 found.problems.append(problem)
             advance(1, f"{len(found.problems)} problems" if found.problems else "")
     found.problems += _not_in_the_manifest(shards)
     return found
 
 
-def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified) -> Iterator[str]:
+@dataclass(slots=True)
+class _Seen:
+    """Of all shards so far: the keys, each with its shard, and the digests of pictures by their names."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+
+def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified, seen: _Seen) -> Iterator[str]:
     try:
         size, digest = _digest(shard.url)
         count, damage = count_samples(shard.url)
@@ -154,10 +180,15 @@ def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified) -> It
             yield f"{shard.url}: sample {place:,} cannot be read"
             continue
         found.samples += 1
+        found.repeated_keys += seen.keys.setdefault(raw.key, raw.url) != raw.url
         try:
-            decode_sample(raw, fields)
+            sample, _ = decode_sample(raw, fields)
         except CcmbError as error:
             yield str(error)
+            continue
+        picture = hashlib.blake2b(raw.picture or b"", digest_size=8).digest()
+        if seen.pictures.setdefault(sample.image, picture) != picture:
+            yield f"{raw.url}/{raw.key}: another sample has the name {sample.image} for another picture"
 
 
 def decode_sample(raw: RawSample, fields: Sequence[str] | None) -> tuple[Sample, Image.Image]:
@@ -175,9 +206,8 @@ def decode_sample(raw: RawSample, fields: Sequence[str] | None) -> tuple[Sample,
 
 def _files(
     samples: Sequence[Sample],
-    pictures: Pictures,
+    write: Callable[[str], tuple[bytes, str]],
     fields: Sequence[str],
-    size: int | None,
     unreadable: list[str],
     advance: Any,
 ) -> Iterator[dict[str, Any]]:
@@ -185,7 +215,7 @@ def _files(
     number = 0
     for sample in samples:
         try:
-            picture, suffix = _picture(pictures, sample.image, size)
+            picture, suffix = write(sample.image)
         except UnreadablePicture as error:
             unreadable.append(str(error))
         else:
@@ -201,16 +231,28 @@ def _files(
         advance(1)
 
 
-def _picture(pictures: Pictures, name: str, size: int | None) -> tuple[bytes, str]:
+def _picture(pictures: Pictures, name: str, size: int | None, keep_metadata: bool) -> tuple[bytes, str]:
     """The bytes and suffix of a picture that is known to decode."""
-    image, suffix = pictures.load(name), posixpath.splitext(name)[1].lower()
+    image, data = pictures.load(name), pictures.raw(name)
     short = min(image.size)
-    if size is None or short <= size:
-        return pictures.raw(name), suffix if suffix in SUFFIXES else ".jpg"
-    width, height = (max(1, round(side * size / short)) for side in image.size)
+    try:
+        if size is not None and short > size:
+            width, height = (max(1, round(side * size / short)) for side in image.size)
+            return _written(image.resize((width, height), Image.Resampling.BICUBIC), "JPEG"), ".jpg"
+        kept = data if keep_metadata else without_metadata(data)
+        if kept is not None:
+            return kept, suffix_for(name, data)
+        lossless = image_format(data[:HEAD_BYTES]) in ("PNG", "GIF", "BMP", "TIFF", "PPM")
+        return (_written(image, "PNG"), ".png") if lossless else (_written(image, "JPEG"), ".jpg")
+    except (OSError, ValueError) as error:  # such as more pixels in a row than a JPEG can have
+        raise UnreadablePicture(f"{pictures.path}/{name}: cannot be written ({one_line(error)})") from None
+
+
+def _written(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
-    image.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92, subsampling=0)
-    return buffer.getvalue(), ".jpg"
+    options: dict[str, Any] = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {}
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def write_shard(path: Path, files: Iterable[dict[str, Any]]) -> Shard:
@@ -237,4 +279,5 @@ def _not_in_the_manifest(shards: Sequence[Shard]) -> Iterator[str]:
     known = {shard.url for shard in shards}
     for folder in dict.fromkeys(Path(shard.url).parent for shard in shards if not is_remote(shard.url)):
         if (folder / MANIFEST).exists():
-            yield from (f"{path}: not in {MANIFEST}" for path in sorted(folder.glob("*.tar")) if str(path) not in known)
+            there = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS))
+            yield from (f"{path}: not in {MANIFEST}" for path in there if str(path) not in known)

@@ -49,6 +49,15 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def within(image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """The image made so small that no side is longer than `side`, and none shorter than a pixel however thin it is."""
+    longest = max(image.size)
+    if longest <= side:
+        return image
+    width, height = (max(1, round(of * side / longest)) for of in image.size)
+    return image.resize((width, height), resample)
+
+
 def augment(
     image: Image.Image, size: int, options: Augmentation, rng: random.Random, may_mirror: bool = True
 ) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -35,6 +36,17 @@ def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
     if tower.config.model_type in BERTS_KIND and tower.config._attn_implementation == "sdpa":
         tower.config._attn_implementation = PACKED
     return tower
+
+
+def most_tokens(config: PreTrainedConfig) -> int | None:
+    """The longest text that a text tower of this configuration has positions for, or None if any will do."""
+    with torch.device("meta"):
+        tower = new_tower(config, pooler=False)
+    table = getattr(getattr(tower, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return getattr(config, "max_position_embeddings", None)
+    # RoBERTa and its kin count positions from the one after padding's.
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 def is_packable(tower: PreTrainedModel) -> bool:

@@ -11,7 +11,7 @@ W width, H heads of width D.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from ccmb.r2d2.cross_encoder import AttentionBlock, CrossEncoder, CrossLayer, In
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import MaskedLanguageHead, R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.weights import check_finite
 
 CONFIG, WEIGHTS = "captioner.json", "captioner.safetensors"  # beside the R2D2's own files
 PREFIX = "decoder."
@@ -253,8 +254,11 @@ def has_captioner(name: str | Path) -> bool:
     return (model_folder(name) / CONFIG).is_file()
 
 
-def load_captioner(name: str | Path) -> tuple[R2D2Captioner, R2D2Processor]:
-    """Captioner (in evaluation mode) and processor of a run folder, model folder or hub id.
+def load_captioner(name: str | Path, changes: Mapping[str, Any] | None = None) -> tuple[R2D2Captioner, R2D2Processor]:
+    """Captioner (in evaluation mode, float32) and processor of a run folder, model folder or hub id.
+
+    Args:
+        changes: see `load_model`.
 
     Raises:
         CcmbError: the model has no decoder, or something is missing or damaged; the message names the file.
@@ -263,7 +267,7 @@ def load_captioner(name: str | Path) -> tuple[R2D2Captioner, R2D2Processor]:
         raise CcmbError(
             f"{name}: this model writes no captions yet; make one that does: ccmb finetune captioning --model {name}"
         )
-    folder, (model, processor) = model_folder(name), load_model(name)
+    folder, (model, processor) = model_folder(name), load_model(name, changes=changes)
     values = read_json(folder / CONFIG)
     try:
         shape = CaptionerConfig(**values | {"never_ids": tuple(values["never_ids"])})
@@ -277,6 +281,7 @@ def load_captioner(name: str | Path) -> tuple[R2D2Captioner, R2D2Processor]:
         raise CcmbError(f"{folder / WEIGHTS}: {error.strerror or one_line(error)}") from None
     except Exception as error:  # whatever torch and safetensors make of a damaged file
         raise CcmbError(f"{folder / WEIGHTS}: the decoder cannot be loaded ({one_line(error)})") from None
+    check_finite(folder / WEIGHTS, captioner.decoder.state_dict().items())
     return captioner.eval(), processor
 
 

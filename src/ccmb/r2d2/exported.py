@@ -16,7 +16,7 @@ from ccmb.r2d2.buckets import CALL_TOKENS, cut
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.export_graphs import IMAGE_TEXT, IMAGE_TOWER, TEXT_IMAGE, TEXT_TOWER, Graph, graphs
 from ccmb.r2d2.export_record import ExportRecord, needs_runtime
-from ccmb.r2d2.loading import check_picture_size
+from ccmb.r2d2.loading import check_processor, read_r2d2_config
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
@@ -138,11 +138,8 @@ def load_exported(folder: Path) -> tuple[ExportedR2D2, R2D2Processor]:
     """
     needs_runtime()
     record, processor = ExportRecord.read(folder), R2D2Processor.from_pretrained(folder)
-    try:
-        config = R2D2Config.from_pretrained(folder)
-    except Exception as error:  # not there, not JSON, or not its fields
-        raise CcmbError(f"{folder / 'config.json'}: not a network's ({one_line(error)}); export anew") from None
-    check_picture_size(folder, config, processor)
+    config = read_r2d2_config(folder)
+    check_processor(folder, config, processor)
     parts = {graph: _runner(folder, record, graph) for graph in graphs(config.match_heads)}
     model = ExportedR2D2(config, record, parts)
     _try_out(folder, model, processor)

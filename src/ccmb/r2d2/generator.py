@@ -11,6 +11,7 @@ tower's width, X the width of cross-attention.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.noise import Noise, noise_of
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.weights import check_finite
 
 CONFIG, WEIGHTS = "generator.json", "generator.safetensors"  # beside the R2D2's own files
 OWN = ("painter.", "autoencoder.")  # parts that R2D2 has not
@@ -253,14 +255,17 @@ def read_shape(name: str | Path) -> GeneratorConfig:
         raise CcmbError(f"{path}: not the shape of a generator; save it anew") from None
 
 
-def load_generator(name: str | Path) -> tuple[R2D2Generator, R2D2Processor]:
-    """Generator (in evaluation mode) and processor of a run folder, model folder or hub id.
+def load_generator(name: str | Path, changes: Mapping[str, Any] | None = None) -> tuple[R2D2Generator, R2D2Processor]:
+    """Generator (in evaluation mode, float32) and processor of a run folder, model folder or hub id.
+
+    Args:
+        changes: see `load_model`.
 
     Raises:
         CcmbError: the model has no generator, or something is missing or damaged; the message names the file.
     """
     shape = read_shape(name)
-    folder, (model, processor) = model_folder(name), load_model(name)
+    folder, (model, processor) = model_folder(name), load_model(name, changes=changes)
     try:
         state = model.state_dict() | load_file(folder / WEIGHTS)
         generator = R2D2Generator(model.config, shape)
@@ -271,6 +276,7 @@ def load_generator(name: str | Path) -> tuple[R2D2Generator, R2D2Processor]:
         raise
     except Exception as error:  # whatever torch and safetensors make of a damaged file
         raise CcmbError(f"{folder / WEIGHTS}: the generator cannot be loaded ({one_line(error)})") from None
+    check_finite(folder / WEIGHTS, generator.state_dict().items())
     return generator.eval(), processor
 
 

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from huggingface_hub import snapshot_download
 
 from ccmb.errors import CcmbError, one_line
+from ccmb.r2d2.backbones import most_tokens
+from ccmb.r2d2.checkpoint_files import what_file
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.export_record import RECORD, ExportRecord, is_export
+from ccmb.r2d2.export_record import ExportRecord, is_export
+from ccmb.r2d2.folder_kinds import check_kind
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import PREPROCESSOR, R2D2Processor
+from ccmb.r2d2.weights import check_finite, check_loaded, weight_files, weights_path
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Never code, and no weights in a form that can carry it.
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
-def model_folder(name: str | Path) -> Path:
+def model_folder(name: str | Path, any_kind: bool = False) -> Path:
     """The folder with the weights: the given one, `model` inside a run folder, or the local copy of a hub model.
 
+    Args:
+        any_kind: whether it may be another's than R2D2's, such as a Chinese-CLIP's.
+
     Raises:
-        CcmbError: there is no such folder or model, or a file of it is missing; the message names it.
+        CcmbError: there is no such folder or model, it is of another kind, or a file of it is missing; the message
+            names it.
     """
     path = Path(name)
+    if path.is_file():
+        raise CcmbError(f"{path}: {what_file(path)}, no model folder; `ccmb convert` makes one of an R2D2's checkpoint")
     if not path.is_dir():
         if not HUB_ID.fullmatch(str(name)) or path.parent.is_dir():
             raise CcmbError(f"{path}: no such model folder")
@@ -35,9 +47,12 @@ def model_folder(name: str | Path) -> Path:
         path = path / "model"
     elif not (path / "config.json").is_file() and (path / "recipe.yaml").is_file():
         raise CcmbError(f"{path}: this run has not finished; run its command again to continue it")
-    for file in ("config.json", RECORD if is_export(path) else "model.safetensors"):
-        if not (path / file).is_file():
-            raise CcmbError(f"{path / file}: missing; the folder is not a whole model folder")
+    if not any_kind:
+        check_kind(path)
+    if not (path / "config.json").is_file():
+        raise CcmbError(f"{path / 'config.json'}: missing; the folder is not a whole model folder")
+    if not is_export(path):
+        weight_files(path)
     return path
 
 
@@ -48,11 +63,19 @@ def _download(hub_id: str) -> Path:
         raise CcmbError(f"{hub_id}: no such model folder, and not to be had from the hub ({one_line(error)})") from None
 
 
-def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
+def load_model(
+    name: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32, changes: Mapping[str, Any] | None = None
+) -> tuple[R2D2Model, R2D2Processor]:
     """Model (in evaluation mode) and processor of a run folder, model folder or hub id.
 
+    Args:
+        dtype: of the weights. They become float32 whatever they were saved in: in half precision most steps of a
+            training are too small to move a weight, and float16 overflows. "auto" keeps the file's.
+        changes: fields of R2D2Config to set to other values than the folder's; the weights must suit them.
+
     Raises:
-        CcmbError: something is missing or damaged, or it is an export; the message names the file.
+        CcmbError: something is missing or damaged, files do not belong together, a weight is not finite, or it is an
+            export; the message names the file.
     """
     folder = model_folder(name)
     if is_export(folder):
@@ -60,20 +83,61 @@ def load_model(name: str | Path) -> tuple[R2D2Model, R2D2Processor]:
             f"{folder}: an export, which only encodes and ranks; give the model it was made of, "
             f"{ExportRecord.read(folder).source}"
         )
-    processor = R2D2Processor.from_pretrained(folder)
+    processor, config = R2D2Processor.from_pretrained(folder), read_r2d2_config(folder)
+    for key, value in (changes or {}).items():
+        setattr(config, key, value)
+    check_processor(folder, config, processor)
     try:
-        loaded: Any = R2D2Model.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = R2D2Model.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         model, info = loaded
     except Exception as error:  # whatever transformers or safetensors make of a damaged file
         raise CcmbError(f"{folder}: the model cannot be loaded ({one_line(error)})") from None
-    if info["missing_keys"]:
-        raise CcmbError(f"{folder / 'model.safetensors'}: lacks {sorted(info['missing_keys'])[0]} and maybe more")
-    check_picture_size(folder, model.config, processor)
+    check_loaded(folder, info, config.to_dict())
+    check_finite(weights_path(folder), model.state_dict().items())
     return model.eval(), processor
 
 
-def check_picture_size(folder: Path, config: R2D2Config, processor: R2D2Processor) -> None:
-    """Raise a CcmbError if a folder's processor makes pictures of another size than its network takes."""
+def read_r2d2_config(folder: Path) -> R2D2Config:
+    """The configuration in a model folder.
+
+    Raises:
+        CcmbError: it is missing or not an R2D2's; the message names it.
+    """
+    try:
+        return R2D2Config.from_pretrained(folder)
+    except Exception as error:  # not there, not JSON, or not its fields
+        raise CcmbError(f"{folder / 'config.json'}: not a network's ({one_line(error)})") from None
+
+
+def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) -> None:
+    """Whether a folder's tokenizer and picture sizes are those of its network.
+
+    Raises:
+        CcmbError: the tokenizer has tokens that the network has no embedding for or pads with none, texts may be longer
+            than there are positions, or pictures are of another size; the message names file and key.
+    """
+    words, tokenizer = config.text_config.vocab_size, processor.tokenizer
+    highest = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if highest > words:
+        raise CcmbError(
+            f"{folder / 'tokenizer.json'}: has {highest:,} tokens, but the network embeddings for {words:,} "
+            "(text_config.vocab_size of config.json); take the tokenizer that belongs to the model"
+        )
+    if tokenizer.pad_token_id is None:
+        raise CcmbError(f"{folder / 'tokenizer_config.json'}: names no pad_token, which batches need")
+    most = most_tokens(config.text_config)
+    for file, longest in (("config.json", config.max_text_tokens), (PREPROCESSOR, processor.max_text_tokens)):
+        if most is not None and longest > most:
+            raise CcmbError(
+                f"{folder / file}: max_text_tokens is {longest}, but the text tower has positions for {most} tokens"
+            )
+    if processor.max_text_tokens > config.max_text_tokens:
+        raise CcmbError(
+            f"{folder / PREPROCESSOR}: max_text_tokens is {processor.max_text_tokens}, but that of config.json is "
+            f"{config.max_text_tokens}; take the file that belongs to the model"
+        )
     if processor.image_size != config.image_size:
         raise CcmbError(
             f"{folder / PREPROCESSOR}: size {processor.image_size}, but the network's pictures are "
@@ -82,8 +146,19 @@ def check_picture_size(folder: Path, config: R2D2Config, processor: R2D2Processo
 
 
 def fingerprint(model: Path) -> str:
-    """SHA-256 of a model folder's weights; of an export, of the weights that it was made of."""
+    """SHA-256 of a model folder's weights, of shards one after another; of an export, of the weights that it was made
+    of.
+
+    Raises:
+        CcmbError: a file of weights cannot be read.
+    """
     if is_export(model):
         return ExportRecord.read(model).fingerprint
-    with open(model / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for path in weight_files(model):
+        try:
+            with open(path, "rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise CcmbError(f"{path}: {error.strerror or error}") from None
+    return digest.hexdigest()

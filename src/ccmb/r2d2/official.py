@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ccmb.errors import CcmbError, one_line
+from ccmb.errors import CcmbError
 from ccmb.files import atomic_path
+from ccmb.r2d2.checkpoint_files import every_name, read_file, read_tensors, state_dicts
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import load_tokenizer
+from ccmb.r2d2.weights import and_more, check_finite
 
 # Official prefix -> ours.
 PREFIXES = {
@@ -43,6 +45,7 @@ UNUSED = re.compile(r"(text|img)_joint_layer\.embeddings\.|text_encoder\.pooler\
 UNUSED_FILE = "official_unused.safetensors"
 TOKENIZER = "hfl/chinese-roberta-wwm-ext"  # the official text tower's
 MAX_TEXT_TOKENS = 64
+ANCHOR = "visual_encoder.embeddings.patch_embedding.weight"  # which every network has
 HEAD_WIDTH = 64  # of every attention head in all official networks
 
 
@@ -54,20 +57,22 @@ def from_official(state: Mapping[str, Tensor]) -> R2D2Model:
     Raises:
         CcmbError: a tensor is missing, unknown or of another shape than the rest asks for; the message names it.
     """
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = next(iter(state_dicts(state, ANCHOR).values()), dict(state))
     unused = {name: tensor for name, tensor in state.items() if UNUSED.match(name)}
     used = {name: tensor for name, tensor in state.items() if name not in unused}
     config = _read_config(used)
     expected = {_official_name(name): tensor.shape for name, tensor in _empty(config).state_dict().items()}
     if missing := sorted(set(expected) - set(used)):
-        raise CcmbError(f"the checkpoint lacks the tensor {missing[0]}{_and_more(missing)}")
+        raise CcmbError(f"the checkpoint lacks the tensor {missing[0]}{and_more(missing)}")
     if unknown := sorted(set(used) - set(expected)):
-        raise CcmbError(f"the checkpoint holds an unknown tensor {unknown[0]}{_and_more(unknown)}; it is not R2D2's")
+        raise CcmbError(f"the checkpoint holds an unknown tensor {unknown[0]}{and_more(unknown)}; it is not R2D2's")
     for name, shape in expected.items():
         if used[name].shape != shape:
             raise CcmbError(f"tensor {name} is {tuple(used[name].shape)}, but the others ask for {tuple(shape)}")
     ours = {_our_name(name): tensor for name, tensor in used.items()}
-    dtype = used["vision_proj.weight"].dtype
+    check_finite("the checkpoint", used.items())
+    dtypes = {tensor.dtype for tensor in used.values() if tensor.is_floating_point()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     model: Any = R2D2Model.from_pretrained(None, config=config, state_dict=ours, dtype=dtype)
     model.official_unused = unused
     return model.eval()
@@ -99,42 +104,73 @@ def to_official(model: R2D2Model, unused: Mapping[str, Tensor] | None = None) ->
     return state | (dict(unused) if unused is not None else _stand_ins(state))
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a `.pth` file (read without running any code in it) or a `.safetensors` file.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The weights of a checkpoint that were chosen.
+
+    Attributes:
+        state: tensors by the official names.
+        place: where in the checkpoint they stand, such as "model" or "model_ema"; "" is the top.
+        others: where further weights of the same network stand.
+        left_out: how many tensors besides there are, of optimisers and losses.
+    """
+
+    state: dict[str, Tensor]
+    place: str = ""
+    others: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+def read_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
+    """The weights in a `.pth` file (read without running any code in it) or a safetensors file, unwrapped.
+
+    Args:
+        key: where they stand, if there are several; by default those that were trained, not an average of them.
 
     Raises:
-        CcmbError: the file is missing, damaged, or holds more than tensors and plain values.
+        CcmbError: see `read_file`; or there are no such weights, and the message says what there is.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CcmbError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CcmbError(f"{path}: not a whole safetensors file ({one_line(error)})") from None
-    except Exception as error:  # whatever torch and pickle make of damaged or hostile bytes
-        reason = one_line(error)
-        if "weights" in reason.lower():  # torch's advice to read it with its code is not ours
-            named = re.search(r"GLOBAL (\S+)|global (\S+)", reason)
-            found = f" ({(named[1] or named[2]).rstrip('.')})" if named else ""
-            raise CcmbError(f"{path}: refused, for it holds more than tensors and plain values{found}") from None
-        raise CcmbError(f"{path}: not a readable checkpoint ({reason})") from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if _named(content) else {}
-    if not tensors:
+    content = read_file(path)
+    names = every_name(content)
+    if not names:
         raise CcmbError(f"{path}: holds no named tensors")
-    return tensors
+    found = state_dicts(content, ANCHOR)
+    if not found:
+        raise CcmbError(f"{path}: lacks the tensor {ANCHOR}; it is not R2D2's or PRD2's{whose(names)}")
+    if key is not None and key not in found:
+        there = ", ".join(repr(place) for place in found)
+        raise CcmbError(f"{path}: no weights at '{key}'; there are weights at {there}")
+    place = next(iter(found)) if key is None else key
+    counted = sum(map(len, found.values()))
+    others = tuple(other for other in found if other != place)
+    return Checkpoint(found[place], place, others, len(names) - counted)
 
 
-def convert_from_official(checkpoint: str | Path, out: str | Path, tokenizer: str | Path = TOKENIZER) -> R2D2Model:
-    """Turn an official checkpoint into the model folder `out`, which must not exist yet.
+def whose(names: Sequence[str]) -> str:
+    """What a checkpoint is that is not R2D2's, by the names of its tensors; for a message, or nothing."""
+    kinds = {
+        r".*\.lora_": "an adapter (LoRA), which is no model by itself; merge it into its model first",
+        r"(.*\.)?image_tower\.": "of this package; give its run or model folder, which needs no converting",
+        r"(.*\.)?bert\.(encoder|embeddings)\.": "a Chinese-CLIP or BERT in another form; give its folder in "
+        "transformers' form",
+        r"(.*\.)?visual\.": "a CLIP of OpenAI or open_clip; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes "
+        "it",
+        r"(.*\.)?vision_model\.": "of transformers; give its whole folder to the command that takes it",
+    }
+    for pattern, kind in kinds.items():
+        if any(re.match(pattern, name) for name in names):
+            return f" but {kind}"
+    return ""
+
+
+def convert_from_official(
+    checkpoint: str | Path, out: str | Path, tokenizer: str | Path = TOKENIZER, key: str | None = None
+) -> tuple[R2D2Model, Checkpoint]:
+    """Turn an official checkpoint into the model folder `out`, which must not exist yet, in the checkpoint's precision.
 
     Args:
         tokenizer: the text tower's: a `vocab.txt`, a folder or a hub id.
+        key: which of several weights, see `read_checkpoint`.
 
     Raises:
         CcmbError: see `read_checkpoint`, `from_official` and `load_tokenizer`; or the tokenizer is another model's.
@@ -143,7 +179,8 @@ def convert_from_official(checkpoint: str | Path, out: str | Path, tokenizer: st
     if out.exists():
         raise CcmbError(f"{out}: exists already; give a new folder")
     try:
-        model = from_official(read_checkpoint(checkpoint))
+        found = read_checkpoint(checkpoint, key)
+        model = from_official(found.state)
     except CcmbError as error:
         raise CcmbError(str(error) if str(checkpoint) in str(error) else f"{checkpoint}: {error}") from None
     words, vocabulary = load_tokenizer(tokenizer), model.config.text_config.vocab_size
@@ -153,7 +190,7 @@ def convert_from_official(checkpoint: str | Path, out: str | Path, tokenizer: st
         model.save_pretrained(folder)
         R2D2Processor(words, model.config.image_size, MAX_TEXT_TOKENS).save_pretrained(folder)
         save_file(dict(model.official_unused), folder / UNUSED_FILE)  # type: ignore[arg-type]
-    return model
+    return model, found
 
 
 def convert_to_official(model: str | Path, out: str | Path) -> list[str]:
@@ -166,8 +203,8 @@ def convert_to_official(model: str | Path, out: str | Path) -> list[str]:
         CcmbError: the model cannot be loaded, or is not of the official kind, see `to_official`.
     """
     folder = model_folder(model)
-    network, _ = load_model(folder)
-    unused = read_checkpoint(folder / UNUSED_FILE) if (folder / UNUSED_FILE).is_file() else None
+    network, _ = load_model(folder, dtype="auto")
+    unused = read_tensors(folder / UNUSED_FILE) if (folder / UNUSED_FILE).is_file() else None
     with atomic_path(out) as file:
         save_file({name: tensor.contiguous() for name, tensor in to_official(network, unused).items()}, file)
     return [name for name in network.state_dict() if name.startswith("mlm_head.")]
@@ -246,11 +283,3 @@ def _stand_ins(state: dict[str, Tensor]) -> dict[str, Tensor]:
             # Copies: safetensors does not write the same memory under two names.
             unused[f"{layer}.embeddings.{part}"] = state[f"text_encoder.embeddings.{part}"].clone()
     return unused
-
-
-def _named(content: Any) -> bool:
-    return isinstance(content, dict) and all(isinstance(name, str) for name in content)
-
-
-def _and_more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -15,6 +15,7 @@ from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json
 from ccmb.r2d2.processing import PREPROCESSOR
 from ccmb.r2d2.tokenizer import load_tokenizer
+from ccmb.r2d2.weights import and_more, check_finite
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -33,6 +34,9 @@ FAMILIES = {
 }
 
 
+LAYER = re.compile(r"\.layers?\.\d+\.")  # of a stack of them, in a tensor's name
+
+
 def read_config(name: str | Path) -> Any:
     """The configuration of the source's model.
 
@@ -47,26 +51,46 @@ def read_config(name: str | Path) -> Any:
         raise CcmbError(f"{name}: no such model folder, nor one on the hub ({one_line(error)})") from None
 
 
-def load_weights(name: str | Path, kind: Any, config: PreTrainedConfig, optional: str, **options: Any) -> Any:
-    """A float32 model of the class `kind`, with its weights from the source.
+def load_weights(
+    name: str | Path, kind: Any, config: PreTrainedConfig, optional: str, left: str | None = None, **options: Any
+) -> Any:
+    """A float32 model of the class `kind`, with its weights from the source, whatever precision these have there.
 
     Args:
         optional: names of the tensors that the source may lack, as a regular expression; they are drawn at random.
+        left: names of layers that the source may hold besides, likewise; all others are the model's own and must be
+            in it. Without it the source may hold whatever it likes.
         options: what `kind.from_pretrained` takes.
 
     Raises:
-        CcmbError: there are no weights, they are damaged or of another shape, or lack a tensor; the message names it.
+        CcmbError: there are no weights, they are damaged, of another shape or not finite, lack a tensor, or have more
+            layers than the configuration; the message names it.
     """
     try:
         model, info = kind.from_pretrained(
-            str(name), config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
+            str(name), config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+            **options,
+        )  # fmt: skip
     except Exception as error:  # whatever transformers or safetensors make of missing or damaged files
         raise CcmbError(f"{name}: the weights cannot be loaded ({one_line(error)})") from None
     missing = sorted(key for key in info["missing_keys"] if not re.match(optional, key))
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CcmbError(f"{name}: the weights lack the tensor {missing[0]}{more}; give a source with whole weights")
+        raise CcmbError(
+            f"{name}: the weights lack the tensor {missing[0]}{and_more(missing)}; give a source with whole weights"
+        )
+    if mismatched := sorted(tuple(of) for of in info["mismatched_keys"]):
+        key, its, wanted = mismatched[0]
+        raise CcmbError(
+            f"{name}: {key} is {tuple(its)}{and_more(mismatched)} in the weights, but {tuple(wanted)} by config.json"
+        )
+    if left is not None:
+        further = sorted(key for key in info["unexpected_keys"] if LAYER.search(key) and not re.match(left, key))
+        if further:
+            raise CcmbError(
+                f"{name}: the weights hold {further[0]}{and_more(further)}, for which config.json has no layer; take "
+                "the config.json that belongs to them"
+            )
+    check_finite(name, model.state_dict().items())
     return model
 
 
@@ -107,8 +131,9 @@ def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTr
     # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)) + 1:
         raise CcmbError(f"{name}: no tokenizer; its files (tokenizer.json or vocab.txt) must be there too")
-    if len(tokenizer) > vocabulary:
-        raise CcmbError(f"{name}: the tokenizer has {len(tokenizer)} tokens, but the tower only {vocabulary}")
+    highest = max(tokenizer.get_vocab().values()) + 1
+    if highest > vocabulary:
+        raise CcmbError(f"{name}: the tokenizer has {highest} tokens, but the tower only {vocabulary}")
     for token in ("pad_token", "mask_token") if masks else ("pad_token",):
         if getattr(tokenizer, token) is None:
             raise CcmbError(f"{name}: the tokenizer has no {token}; name one in its tokenizer_config.json")

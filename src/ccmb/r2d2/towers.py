@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
-from ccmb.r2d2.backbones import tower_class
+from ccmb.r2d2.backbones import most_tokens, tower_class
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -88,7 +88,9 @@ def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2P
             **config,
         )
         # Not by ChineseCLIPModel: loading it sets the padding token's embedding to zero.
-        state = load_weights(name, R2D2Model, shape, NOT_CHINESE_CLIPS, key_mapping=CHINESE_CLIP_NAMES).state_dict()
+        state = load_weights(
+            name, R2D2Model, shape, NOT_CHINESE_CLIPS, r"(?!)", key_mapping=CHINESE_CLIP_NAMES
+        ).state_dict()
         state["temperature"] = (-state["temperature"]).exp()
         shape.initial_temperature = float(state["temperature"])
         model = R2D2Model(shape)  # a new one, for the loaded one would be saved under Chinese-CLIP's names
@@ -159,7 +161,8 @@ def _same_shape(config: PreTrainedConfig, other: PreTrainedConfig) -> PreTrained
 
 def _tower_state(name: str | Path, config: PreTrainedConfig, pooler: bool) -> dict[str, Tensor]:
     kind, options = tower_class(config, pooler)
-    return load_weights(name, kind, config, r"(?!)" if pooler else r"pooler\.", **options).state_dict()
+    # Of a whole CLIP the other half is left.
+    return load_weights(name, kind, config, r"(?!)" if pooler else r"pooler\.", r"text_model\.", **options).state_dict()
 
 
 def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: Mapping[str, Tensor]) -> R2D2Model:
@@ -172,7 +175,7 @@ def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: 
 def _processor(model: R2D2Model, vision: str | Path, text: str | Path) -> R2D2Processor:
     """The processor of both sources, tried out with the network."""
     config = model.config
-    most = _most_tokens(model.text_tower)
+    most = most_tokens(config.text_config)
     if most is not None and config.max_text_tokens > most:
         raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {most} tokens")
     mean, std = pixel_statistics(vision, config.vision_config.model_type)
@@ -180,15 +183,6 @@ def _processor(model: R2D2Model, vision: str | Path, text: str | Path) -> R2D2Pr
     processor = R2D2Processor(tokenizer, config.image_size, config.max_text_tokens, mean, std)
     _try_out(model, processor)
     return processor
-
-
-def _most_tokens(tower: PreTrainedModel) -> int | None:
-    """The longest text that a text tower has positions for, or None if any will do."""
-    table = getattr(getattr(tower, "embeddings", None), "position_embeddings", None)
-    if not isinstance(table, nn.Embedding):
-        return getattr(tower.config, "max_position_embeddings", None)
-    # RoBERTa and its kin count positions from the one after padding's.
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ A picture that lacks a field passes no condition on it, not even "!=", as in SQL
 from __future__ import annotations
 
 import calendar
-import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,12 @@ BUILT_IN: Mapping[str, type] = {"folder": str, "date": str, "width": int, "heigh
 _FORM = re.compile(
     r"\s*(?P<field>[^\s=!<>]+)\s*(?:(?P<sign>==|!=|<=|>=|=|<|>)|\b(?P<word>in|under)\b)(?P<value>.*)", re.S
 )
+_PART = re.compile(r'"(?:[^"]|"")*"\s*(?=,|$)|[^",][^,]*', re.S)  # of a list
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d))?)?)?)?")
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,10 @@ Test = Numbers | Words
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition as it is written: `width>=800`, `folder under 2024/夏天`, `author in 王,李`, `title="1984"`.
+    """A condition as it is written: `width>=800`, `folder under 2024/夏天`, `author in 王,"李,张"`, `title="1984"`.
 
-    A value in double quotes is a text; else what looks like a number is one, and true and false are what they say.
+    The type of the field decides what a value is (see `compile_conditions`), so that `code=007` stays "007" where code
+    is a text. Double quotes keep commas and blanks of a value; a double quote within them is written twice.
 
     Raises:
         UsageError: it is no such condition.
@@ -68,29 +74,61 @@ def parse_condition(text: str) -> Condition:
     sign = found["word"] or found["sign"]
     comparison: Comparison = "==" if sign == "=" else sign  # type: ignore[assignment]
     if comparison == "in":
-        return Condition(found["field"], "in", tuple(_value(part.strip()) for part in value.split(",") if part.strip()))
-    return Condition(found["field"], comparison, value.strip('"') if comparison == "under" else _value(value))
+        return Condition(found["field"], "in", _list_of(value))
+    return Condition(found["field"], comparison, _unquoted(value) or value if comparison == "under" else _value(value))
+
+
+def _list_of(text: str) -> tuple[FieldValue, ...]:
+    """The values between commas; one in double quotes may hold commas.
+
+    Raises:
+        UsageError: there is none, or a quote is not closed.
+    """
+    values, rest = list[FieldValue](), text
+    while rest := rest.strip().removeprefix(",").lstrip():
+        part = _PART.match(rest)
+        if part is None:
+            raise UsageError(f"{text!r}: a double quote is not closed, or something stands behind it")
+        if part[0].strip():
+            values.append(_value(part[0].strip()))
+        rest = rest[part.end() :]
+    if not values:
+        raise UsageError(f"{text!r}: no value; write such as author in 王,李")
+    return tuple(values)
 
 
 def _value(text: str) -> FieldValue:
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        return text[1:-1]
+    """A number or true or false only where it is written as it would be printed: "007" and "1e3" stay texts, which
+    `_point` takes for numbers where the field is one."""
+    if (quoted := _unquoted(text)) is not None:
+        return quoted
     if text in ("true", "false"):
         return text == "true"
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if math.isfinite(number):
-            return number
-    return text
+    number = number_of(text)
+    if number is None:
+        return text
+    whole = int(number) if number.is_integer() else number
+    return next((value for value in (whole, number) if str(value) == text), text)
+
+
+def _unquoted(text: str) -> str | None:
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else None
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text is, with digits of any width; None if it is none."""
+    plain = unicodedata.normalize("NFKC", text).strip()
+    number = float(plain) if _NUMBER.fullmatch(plain) else math.inf
+    return number if math.isfinite(number) else None
 
 
 def compile_conditions(
     where: Sequence[Condition], known: Mapping[str, type], sources: Iterable[str] = ()
 ) -> tuple[Test, ...]:
     """What the conditions come to.
+
+    The type of a field decides how a value is read: a text is compared as it is written, a number as the number that
+    it says, yes or no as true or false, and a date as the year, month, day, minute or second that it names.
 
     Args:
         known: fields of the index and their types.
@@ -109,6 +147,8 @@ def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[
             f"{name}: the index has no such field{did_you_mean(name, list(known))}; it has: {', '.join(known)}"
         )
     values = condition.value if isinstance(condition.value, tuple) else (condition.value,)
+    if not values or (len(values) > 1 and comparison in ("<", "<=", ">", ">=")):
+        raise UsageError(f"{name} {comparison} ...: give one value" + (", or several with in" if values else ""))
     if comparison == "under":
         if known[name] is not str or name == "date":
             raise UsageError(f"{name} under ...: only folders have something under them")
@@ -117,6 +157,10 @@ def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[
         )
     if name == "date":
         return _compare(name, comparison, [_period(str(value)) for value in values])
+    if known[name] is bool:
+        if comparison not in ("==", "!=", "in"):
+            raise UsageError(f"{name} {comparison} ...: {name} is yes or no; compare it by ==, != or in")
+        return _compare(name, comparison, [_truth(name, value) for value in values])
     if known[name] is not str:
         return _compare(name, comparison, [_point(name, value) for value in values])
     if comparison not in ("==", "!=", "in"):
@@ -137,9 +181,18 @@ def _within(folder: str, sources: Iterable[str]) -> list[str]:
 
 
 def _point(name: str, value: FieldValue) -> tuple[float, float]:
-    if isinstance(value, str):
-        raise UsageError(f"{name} is a number, and {value!r} is none")
-    return float(value), math.nextafter(float(value), math.inf)
+    number = number_of(value) if isinstance(value, str) else None if isinstance(value, bool) else float(value)
+    if number is None:
+        raise UsageError(f"{name} is a number, and {_text(value)!r} is none")
+    return number, math.nextafter(number, math.inf)
+
+
+def _truth(name: str, value: FieldValue) -> tuple[float, float]:
+    """As stores hold them: yes is 1, no is 0."""
+    says = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
+    if says is None:
+        raise UsageError(f"{name} is yes or no; write true or false, not {_text(value)!r}")
+    return says, math.nextafter(says, math.inf)
 
 
 def _period(value: str) -> tuple[float, float]:
@@ -187,7 +240,7 @@ def expression(tests: Sequence[Test]) -> str:
 
 
 def _expression(test: Test) -> str:
-    column = test.field if test.field in (*BUILT_IN, "source") else f"own[{json.dumps(test.field, ensure_ascii=False)}]"
+    column = test.field if test.field in (*BUILT_IN, "source") else f"own[{_quoted(test.field)}]"
     if isinstance(test, Numbers):
         parts = [_in_range(column, *of) for of in test.ranges]
     else:
@@ -215,7 +268,8 @@ def _in_range(column: str, low: float, high: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """As Milvus writes texts; of JSON's escapes it does not know all."""
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 def holds_for(test: Words) -> Callable[[str], bool]:

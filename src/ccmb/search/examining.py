@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ccmb.corpus.image_dedup import COLOUR, DISTANCE, looks_at
 from ccmb.corpus.image_hash import Looks, join_looks, looks
-from ccmb.data.pictures import FORMATS, decode
+from ccmb.data.image_content import suffix_of_format
+from ccmb.data.image_decoding import decode, open_image
+from ccmb.data.transforms import within
 from ccmb.search.conditions import seconds_of
 from ccmb.search.store import Entry
 
@@ -55,9 +57,7 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
 
 def thumbnail(image: Image.Image) -> bytes:
     """A small copy as JPEG."""
-    small, file = image, io.BytesIO()
-    if max(image.size) > THUMBNAIL:
-        small = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    small, file = within(image, THUMBNAIL, Image.Resampling.BILINEAR), io.BytesIO()
     small.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
@@ -65,8 +65,8 @@ def thumbnail(image: Image.Image) -> bytes:
 def suffix_of(data: bytes) -> str | None:
     """Suffix of a picture's format; None if it is not one of a known format."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return f".{(image.format or '').lower()}"
+        with open_image(data) as image:
+            return suffix_of_format(image.format or "")
     except Exception:  # decoders raise nearly anything on damaged data
         return None
 
@@ -98,7 +98,7 @@ def groups_of_near(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]
 def _date_taken(data: bytes) -> int | None:
     """What the EXIF of a picture says, in seconds."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(data) as image:
             exif = image.getexif()
             text = exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED)
         return seconds_of(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))

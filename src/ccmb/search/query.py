@@ -35,7 +35,7 @@ class Query:
     """What to look for: a text, a picture, both, or what is like a picture of the index.
 
     Attributes:
-        text: Chinese text.
+        text: Chinese text; it is cleaned as the texts of a corpus are (`ccmb.text_cleaning`).
         picture: RGB.
         like: key of a picture of the index ("more like this").
         k: hits of a page.
@@ -102,6 +102,8 @@ class Answer:
         ranked: how many of them the second stage ranked.
         partial: the budget ended before all `depth` candidates were ranked; those that were not come after, by cosine.
         more: there is a next page.
+        unknown: the model knows no word of the text, so that the order says nothing.
+        cut: this is the end of what a Milvus server gives for one query (16,384), and there may be more pictures.
         seconds: of each part: "encode", "pre_ranking", "ranking".
     """
 
@@ -110,6 +112,8 @@ class Answer:
     ranked: int = 0
     partial: bool = False
     more: bool = False
+    unknown: bool = False
+    cut: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property

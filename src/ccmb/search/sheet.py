@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
@@ -46,6 +46,10 @@ def caption(hit: Hit) -> str:
 
 def _thumbnail(sources: Sources, hit: Hit) -> Image.Image:
     try:
-        return ImageOps.pad(sources.load(hit.source, hit.name), (SIDE, SIDE), color=PAPER)
+        picture = sources.load(hit.source, hit.name)
     except CcmbError:
         return Image.new("RGB", (SIDE, SIDE), GONE)
+    scale, square = SIDE / max(picture.size), Image.new("RGB", (SIDE, SIDE), PAPER)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    square.paste(picture.resize((width, height)), ((SIDE - width) // 2, (SIDE - height) // 2))
+    return square

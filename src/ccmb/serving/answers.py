@@ -46,6 +46,8 @@ class SearchAnswer(BaseModel):
     ranked: int = Field(description="of them, by the second stage")
     partial: bool = Field(description="the budget ended before all were ranked")
     more: bool = Field(description="there is a next page")
+    unknown: bool = Field(False, description="the model knows no word of the text, so that the order says nothing")
+    cut: bool = Field(False, description="this is the end of what the store gives for one query; there may be more")
     seconds: dict[str, float] = Field(description="of each part")
 
 
@@ -97,6 +99,7 @@ class MatchAnswer(BaseModel):
     """One answer for each picture, in their order."""
 
     results: list[PairAnswer]
+    unknown: bool = Field(False, description="the model knows no word of the text, so that the scores say nothing")
 
 
 class RerankAnswer(BaseModel):

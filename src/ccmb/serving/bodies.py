@@ -52,7 +52,7 @@ PictureBytes = Annotated[
         {
             "type": "string",
             "contentEncoding": "base64",
-            "description": "bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file in base64, or a data: URL of them",
+            "description": "bytes of a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file in base64, or a data: URL of them",
         }
     ),
 ]

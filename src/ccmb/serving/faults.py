@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from ccmb.errors import CcmbError, UsageError
 from ccmb.serving.batching import Overloaded
+from ccmb.terminal import visible_line
 
 _log = logging.getLogger("ccmb.serving")
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
@@ -92,7 +93,8 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(CcmbError)
     async def of_ours(request: Request, error: CcmbError) -> JSONResponse:
-        _log.error("%s %s: %s", request.method, request.url.path[:80], error)  # it may name files
+        where = visible_line(request.url.path[:80])
+        _log.error("%s %s: %s", request.method, where, visible_line(error))  # it may name files
         return error_response(500, "internal", "the server could not do this; its log says why")
 
     @app.exception_handler(Exception)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ccmb.data.class_lists import ImageClass, classes_of_names, read_classes
 from ccmb.errors import CcmbError
+from ccmb.r2d2.unknown_words import wholly_unknown
 from ccmb.serving import answers, requests
 from ccmb.serving.bodies import body_of, content_of
 from ccmb.serving.faults import invalid
@@ -67,7 +68,9 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
             raise invalid("min_probability: this model has no cross encoders; leave it out")
         pictures = await service.read(asked.pictures)
         scores = await service.score_pairs([Pair(asked.text, picture) for picture in pictures])
-        return answers.MatchAnswer(results=[_pair_answer(place, of, least) for place, of in enumerate(scores)])
+        (unknown,) = wholly_unknown(service.work.processor, [asked.text])
+        results = [_pair_answer(place, of, least) for place, of in enumerate(scores)]
+        return answers.MatchAnswer(results=results, unknown=unknown)
 
     @app.post("/rerank", openapi_extra=content_of(requests.RerankRequest), tags=["model"])
     async def rerank(

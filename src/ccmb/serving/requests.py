@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from ccmb.serving.bodies import PictureBytes
+from ccmb.text_cleaning import clean_query
 
 LONGEST_TEXT = 2000
 MOST_TEXTS, MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 256, 64, 256, 1000
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")]
+
+def _cleaned(text: str) -> str:
+    """As the texts of a corpus are.
+
+    Raises:
+        ValueError: nothing that can be seen is left.
+    """
+    if not (cleaned := clean_query(text)):
+        raise ValueError("the text is empty but for marks that cannot be seen")
+    return cleaned
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S"), AfterValidator(_cleaned)]
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
 Value = Annotated[str, StringConstraints(max_length=1000)] | bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | float
 

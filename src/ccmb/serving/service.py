@@ -28,6 +28,7 @@ from ccmb.serving.options import ServeOptions
 from ccmb.tasks.captioning import PictureCaption
 from ccmb.tasks.classification import ClassGuess
 from ccmb.tasks.prompts import PLAIN, fill
+from ccmb.text_cleaning import clean_query
 
 Done = TypeVar("Done")
 
@@ -176,7 +177,7 @@ class Service:
         return found
 
     async def _rank_classes(self, picture: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
-        scores = await self.score_pairs([Pair(fill(PLAIN, guess.name), picture) for guess in guesses])
+        scores = await self.score_pairs([Pair(fill(PLAIN, clean_query(guess.name)), picture) for guess in guesses])
         ranked = [replace(guess, score=score.score) for guess, score in zip(guesses, scores, strict=True)]
         return sorted(ranked, key=lambda guess: -(guess.score or 0.0))
 
@@ -186,7 +187,10 @@ class Service:
         key = classes, templates
         if key not in self._class_sets:
             prompts = [
-                (place, fill(way, name)) for place, of in enumerate(classes) for name in of.names for way in templates
+                (place, fill(way, clean_query(name)))
+                for place, of in enumerate(classes)
+                for name in of.names
+                for way in templates
             ]
             if len(prompts) > _MOST_PROMPTS:
                 raise invalid(f"classes: {len(prompts)} prompts; give fewer classes, or templates: plain")

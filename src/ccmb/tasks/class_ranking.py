@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.tasks.classification import Classifier, PictureClasses, class_embeddings, classify_pictures
 from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
 from ccmb.tasks.two_stage import Encoder, R2D2Encoder, R2D2Ranker, Ranker
+from ccmb.text_cleaning import clean_query
 
 
 class PromptRanker:
@@ -83,7 +85,14 @@ def classify(
 ) -> list[PictureClasses]:
     """The best classes of each of some pictures; see `r2d2_classifier` and `classify_pictures` for the rest.
 
+    The model reads names cleaned as the texts of a corpus are; what it finds bears the names that were given.
+
     Raises:
         UsageError, CcmbError: see there.
     """
-    return classify_pictures(r2d2_classifier(model, processor, classes, templates, depth), pictures, top)
+    cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
+    found = classify_pictures(r2d2_classifier(model, processor, cleaned, templates, depth), pictures, top)
+    return [
+        replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
+        for of in found
+    ]

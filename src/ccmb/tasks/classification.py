@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.data.class_lists import ImageClass
-from ccmb.data.pictures import load_picture
+from ccmb.data.pictures import picture_of
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
+from ccmb.tasks.answers import pessimistic_ranks
 from ccmb.tasks.given_pictures import check_any_read
 from ccmb.tasks.prompts import TEMPLATES, check_templates, fill
 from ccmb.tasks.resampling import score_interval
-from ccmb.tasks.retrieval import pessimistic_ranks
 from ccmb.tasks.two_stage import Encoder
 
 
@@ -96,7 +96,7 @@ class Classifier:
 
 
 def _opened(picture: Any) -> Image.Image:
-    return load_picture(picture) if isinstance(picture, str | Path) else picture
+    return picture_of(picture) if isinstance(picture, str | Path | bytes | Image.Image) else picture
 
 
 def class_embeddings(

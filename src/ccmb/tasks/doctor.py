@@ -25,10 +25,13 @@ from ccmb.tasks import doctor_training as training_checks
 from ccmb.tasks.building import build_model
 from ccmb.tasks.doctor_data import Line
 from ccmb.tasks.findings import Finding
+from ccmb.tasks.finetuning import FAMILIES
 from ccmb.tasks.pretraining import PretrainRecipe
 from ccmb.tasks.sets import open_training
+from ccmb.tasks.tuning import FinetuneRecipe
+from ccmb.training.evidence import what_to_lower
 from ccmb.training.recipe import TrainingRecipe, data_folder
-from ccmb.training.trainer import choose_device
+from ccmb.training.trainer import choose_device, computes_bf16
 
 # How many pictures are decoded, files compared and texts counted at most; the recipe's seed decides which.
 PICTURES, FILES, TEXTS = 500, 5000, 20_000
@@ -42,10 +45,15 @@ def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[Finding]:
     lines: list[Line] = []
     if shards := getattr(recipe.data, "shards", None):
         findings.append(_of_shards(recipe, shards))
+        if isinstance(recipe, FinetuneRecipe):
+            mend = "give data.folder: fine-tuning draws pictures at random"
+            findings.append(Finding("data", "problem", "fine-tuning does not read data.shards", mend))
     else:
         found, lines = _of_pairs(recipe)
         findings += found
     rate = _logged_rate(log)
+    if isinstance(recipe, FinetuneRecipe):
+        findings += _of_validation(recipe)
     if lines:
         found, guess = _of_network(recipe, lines, run)
         findings += found
@@ -63,8 +71,8 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
     data, batch = recipe.data, recipe.training.batch
     try:
         folder = data_folder(str(data.folder))
-        if data.set:
-            samples, pictures = open_training(data)
+        if data.set or _task_of(recipe) == "matching":
+            samples, pictures = _open_training(recipe)
             every = [Line(place, of.image, of.split, of.texts, 0) for place, of in enumerate(samples, start=1)]
             faults: list[str] = []
         else:
@@ -72,7 +80,8 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
             pictures = Pictures.open(folder / data.images)
     except CcmbError as error:
         return [Finding("data", "problem", str(error), "without data nothing else can be checked")], []
-    lines = [line for line in every if line.split == data.split]
+    read = [line for line in every if line.split == data.split]
+    lines = data_checks.merged(read)
     if not lines and every:
         splits = ", ".join(sorted({line.split for line in every}))
         return [
@@ -86,14 +95,40 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
         digests = data_checks.digests_of(pictures, _advancing(compared, advance))
     return [
         data_checks.check_faults(faults, len(every)),
-        data_checks.check_empty_texts(lines),
+        data_checks.check_empty_texts(read),
         data_checks.check_batch(len(lines), batch, _in_steps(recipe, lines).steps),
-        data_checks.check_repeated_names(lines, batch),
+        data_checks.check_repeated_names(read),
         data_checks.check_leaks(every, data.split),
         data_checks.check_unreadable(unreadable, len(tried), len(tried) < len(names)),
         data_checks.check_same_bytes(digests, len(compared) < len(names)),
         data_checks.check_shared_texts(lines, batch),
     ], lines
+
+
+def _task_of(recipe: PretrainRecipe) -> str | None:
+    """Of a fine-tuning recipe; None of pre-training."""
+    return recipe.task if isinstance(recipe, FinetuneRecipe) else None
+
+
+def _open_training(recipe: PretrainRecipe) -> tuple[list[Sample], Pictures]:
+    if isinstance(recipe, FinetuneRecipe):
+        return FAMILIES[recipe.task].open_training(recipe.data)
+    return open_training(recipe.data)
+
+
+def _of_validation(recipe: FinetuneRecipe) -> Iterator[Finding]:
+    """Whether what the best checkpoint is chosen by can be opened."""
+    split = recipe.validation.split
+    if split is None:
+        yield Finding("validation", "warning", "none: nothing is measured or chosen", "set validation.split")
+    elif split == recipe.data.split:
+        yield Finding("validation", "problem", f"'{split}' is what is trained on", "set another validation.split")
+    elif not recipe.data.shards:
+        try:
+            FAMILIES[recipe.task].open_held_out(recipe, split)
+            yield Finding("validation", "ok", f"split '{split}' can be read")
+        except CcmbError as error:
+            yield Finding("validation", "problem", str(error), "name another with validation.split, or none by =")
 
 
 def _advancing(names: Sequence[str], advance: Advance) -> Iterator[str]:
@@ -118,8 +153,13 @@ def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None)
     some = rng.sample(lines, min(TEXTS, len(lines)))
     samples = [Sample(line.image, line.texts) for line in some if line.texts]
     torch.manual_seed(recipe.training.seed)
+    if isinstance(recipe, FinetuneRecipe) and not recipe.model.start:
+        return [Finding("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
     try:
-        model, processor = build_model(recipe.model, recipe.objectives, samples)
+        if isinstance(recipe, FinetuneRecipe):
+            model, processor = FAMILIES[recipe.task].network(recipe)
+        else:
+            model, processor = build_model(recipe.model, recipe.objectives, samples)
     except CcmbError as error:
         return [Finding("network", "problem", str(error), "correct the recipe's part model")], None
     lengths = text_lengths(processor, [text for sample in samples for text in sample.texts][:TEXTS])
@@ -129,7 +169,8 @@ def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None)
         _of_disk(recipe, parameters, run),
         data_checks.check_lengths(lengths, processor.max_text_tokens),
     ]
-    return findings, reckoned_rate(recipe, model, lengths)
+    # Of the other tasks the operations are not known.
+    return findings, reckoned_rate(recipe, model, lengths) if _task_of(recipe) in (None, "retrieval") else None
 
 
 def _of_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Finding:
@@ -180,13 +221,15 @@ def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: 
     trained = bool(recipe.model.start) or isinstance(recipe.model.vision, str)
     yield training_checks.check_lr(options, training.batch, trained)
     yield training_checks.check_warmup(options.warmup, training.steps)
+    device = torch.device("cpu")
     try:
-        gpu = choose_device(training.device).type == "cuda"
+        device = choose_device(training.device)
     except CcmbError as error:
         yield Finding("device", "problem", str(error), "set training.device=auto")
-        gpu = False
+    gpu = device.type == "cuda"
+    mend = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
     yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
-    if found := training_checks.check_gcpr(log, training.batch, options.warmup):
+    if found := training_checks.check_gcpr(log, training.batch, options.warmup, mend):
         yield found
     if found := training_checks.check_waiting(log, workers):
         yield found

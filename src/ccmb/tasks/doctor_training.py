@@ -74,8 +74,14 @@ def check_shards(shards: int, lanes: int | None, workers: int) -> Finding:
     return Finding("shards", "ok", message)
 
 
-def check_gcpr(log: Sequence[dict[str, float]], batch: int, warmup: int) -> Finding | None:
-    """GCPR against ln(batch), its value where all pairs look alike; None where it is not logged."""
+def check_gcpr(
+    log: Sequence[dict[str, float]], batch: int, warmup: int, mend: str = "lower optimizer.lr"
+) -> Finding | None:
+    """GCPR against ln(batch), its value where all pairs look alike; None where it is not logged.
+
+    Args:
+        mend: what to do where it is not finite.
+    """
     points = [(line["step"], line["gcpr"]) for line in log if "gcpr" in line]
     if not points:
         return None
@@ -83,7 +89,7 @@ def check_gcpr(log: Sequence[dict[str, float]], batch: int, warmup: int) -> Find
     latest = sum(value for _, value in points[-5:]) / len(points[-5:])
     message = f"GCPR {latest:.3f} at step {step:,}; ln({batch}) = {chance:.3f} is chance"
     if not math.isfinite(latest):
-        return Finding("loss", "problem", message, "lower optimizer.lr, or set training.precision=fp32")
+        return Finding("loss", "problem", message, mend)
     if step < max(STEPS_TO_JUDGE, 2 * warmup):
         return Finding("loss", "ok", f"{message}; too early to tell")
     if latest < 0.95 * chance:

@@ -20,6 +20,7 @@ from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs, ranking_scores
 from ccmb.tasks.given_pictures import check_any_read, read_pixels
+from ccmb.text_cleaning import clean_query
 from ccmb.training.trainer import inference
 
 
@@ -54,6 +55,8 @@ def match_pictures(
 ) -> list[PictureMatch]:
     """Match a text with each of some pictures, in their order; those that cannot be read are marked.
 
+    The text is cleaned as the texts of a corpus are.
+
     Args:
         min_probability: the least calibrated probability that counts as a match.
 
@@ -68,7 +71,7 @@ def match_pictures(
         raise UsageError("--min-probability needs cross encoders, and this model is of towers alone (PRD2)")
     found: list[PictureMatch] = []
     with inference(model):
-        encoded = processor.texts([text])
+        encoded = processor.texts([clean_query(text)])
         of_text = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
         for start in range(0, len(pictures), batch):
             found += _match_batch(model, processor, of_text, pictures[start : start + batch], min_probability)

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ccmb.data.downstream import Dataset, open_dataset
+from ccmb.data.downstream import CARDS, Dataset, open_dataset
 from ccmb.data.downstream.dataset import samples_of_queries
 from ccmb.data.downstream.problems import findings_text
+from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pairs import pictures_beside, read_pairs
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError, UsageError
@@ -78,6 +79,8 @@ def open_set(
     """
     name, path = name_and_path(spec, option)
     if path.is_dir():
+        if name.lower() not in CARDS:
+            refuse_other_forms(path)
         found = _published(open_dataset(name, path, split, images), path, family)
         return replace(found, name=name, split=split)
     samples = read_pairs(path, split, fields)
@@ -95,6 +98,8 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
     """
     folder = data_folder(str(data.folder))
     if data.set is None:
+        if not (folder / data.pairs).exists():
+            refuse_other_forms(folder)
         samples = read_pairs(folder / data.pairs, data.split, data.fields)
         return samples, Pictures.open(folder / data.images)
     found = _open_published(data, folder, data.split)

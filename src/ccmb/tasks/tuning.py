@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ccmb.data.pictures import Pictures
+from ccmb.errors import UsageError, did_you_mean
 from ccmb.objectives.captioning import CaptioningOptions
 from ccmb.objectives.generation import GenerationOptions
 from ccmb.objectives.matching import MatchingOptions
@@ -21,6 +22,8 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.pretraining import PretrainRecipe, build_network
+from ccmb.tasks.unused_keys import unused_in_finetuning
+from ccmb.training.given_keys import Unused
 from ccmb.training.recipe import RECIPES, DataRecipe, Part
 from ccmb.training.trainer import Task
 
@@ -62,6 +65,38 @@ class FinetuneRecipe(PretrainRecipe):
     generation: GenerationOptions = GenerationOptions()
     validation: ValidationRecipe = ValidationRecipe()
 
+    def unused(self) -> Iterator[Unused]:
+        yield from super().unused()
+        yield from unused_in_finetuning(self)
+
+
+def find_any_recipe(name: str, tunes: bool = False) -> tuple[Path, bool]:
+    """The file of a recipe of either kind, and whether it is one of fine-tuning.
+
+    A name that both kinds ship is that of pre-training, unless `tunes`; `finetuning/NAME` is always the other. A file
+    of the user's is one of fine-tuning where it has a key that only those have.
+
+    Raises:
+        UsageError: there is no such recipe; the message lists the shipped ones.
+        CcmbError: the file cannot be read.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = [folder / f"{name}.yaml" for folder in ((FINETUNING, RECIPES) if tunes else (RECIPES, FINETUNING))]
+        known = sorted({path.stem for folder in (RECIPES, FINETUNING) for path in folder.glob("*.yaml")})
+        path = next((path for path in shipped if path.is_file()), path)
+        if not path.is_file():
+            names = ", ".join(known)
+            raise UsageError(f"{name}: no such recipe{did_you_mean(name, known)}; shipped recipes: {names}")
+    if tunes or path.parent == FINETUNING:
+        return path, True
+    own = FinetuneRecipe.model_fields.keys() - PretrainRecipe.model_fields.keys()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return path, False  # whose reader says why
+    return path, any(line.startswith(tuple(f"{key}:" for key in own)) for line in lines)
+
 
 class MeasuredOn(Protocol):
     """Held-out data that a family has opened."""
@@ -73,6 +108,10 @@ class MeasuredOn(Protocol):
     @property
     def split(self) -> str:
         """Which split it is."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Images with texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +155,9 @@ class Family(Protocol):
     """
 
     figures: tuple[str, ...]
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        """Names of the figures that training logs: losses, and what the task reports besides."""
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         """What a run begins with; equal recipes give equal weights."""

@@ -23,7 +23,7 @@ class Describes(Protocol):
 
 
 def save_evidence(
-    out: Path, task: object, step: int, batch: Any, losses: Mapping[str, Tensor], norm: Tensor, seed: int
+    out: Path, task: object, step: int, batch: Any, losses: Mapping[str, Tensor], norm: Tensor, seed: int, mend: str
 ) -> CcmbError:
     """Write `stopped/step-N.json` into the run folder and return the error that tells of it.
 
@@ -31,6 +31,7 @@ def save_evidence(
         step: the number of steps done before this one.
         norm: of the gradient.
         seed: that all chance of the step comes from.
+        mend: what to do, see `what_to_lower`.
     """
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     what = "gradient" if all(map(math.isfinite, values.values())) else "loss"
@@ -52,9 +53,23 @@ def save_evidence(
         where = f"its batch could not be kept ({error})"
     words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return CcmbError(
-        f"step {step}: the {what} is not finite ({words}); lower optimizer.lr or set training.precision=fp32; "
-        f"{where}, checkpoints are in {out / 'checkpoints'}"
+        f"step {step}: the {what} is not finite ({words}); {mend}; {where}, checkpoints are in {out / 'checkpoints'}"
     )
+
+
+def what_to_lower(precision: str, in_bf16: bool, lr: float | None = None) -> str:
+    """What to do where numbers overflow, by what was set.
+
+    Args:
+        precision: as the recipe has it.
+        in_bf16: what that comes to on the run's device.
+        lr: peak learning rate, where it is known.
+    """
+    lower = "lower optimizer.lr" + ("" if lr is None else f" (it is {lr:g})")
+    if not in_bf16:
+        return f"{lower}; training.precision={precision} computes in fp32 already"
+    here = "" if precision == "bf16" else f", which {precision} comes to here"
+    return f"{lower}, or set training.precision=fp32 (it is bf16{here})"
 
 
 def _plain(value: float) -> float | str:

@@ -28,7 +28,7 @@ from ccmb.progress import progress
 from ccmb.training.best import best_step, forget_after, judge
 from ccmb.training.checkpoints import load_checkpoint, load_latest, remove_old, save_checkpoint
 from ccmb.training.distributed import largest, meet, total, world
-from ccmb.training.evidence import save_evidence
+from ccmb.training.evidence import save_evidence, what_to_lower
 from ccmb.training.log import append_line, drop_lines_after
 from ccmb.training.meters import Meter
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
@@ -95,7 +95,7 @@ class Trainer:
         self.world, self.device = world(), choose_device(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        task.module.to(self.device)
+        widen(task.module).to(self.device)
         self.module = parallelise(task.module, recipe.parallel, task.units())
         self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
         self.step = 0
@@ -222,7 +222,9 @@ class Trainer:
         norm = clip_gradients(parameters, self.options.clip or math.inf)
         # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
         if not math.isfinite(norm + total(loss)):
-            raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed)
+            named = self.recipe.precision
+            mend = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
+            raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed, mend)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -242,6 +244,15 @@ class Trainer:
             "lr": self.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": round(rate, 1),
         }
+
+
+@torch.no_grad()
+def widen(module: nn.Module) -> nn.Module:
+    """The module with its half-precision weights as float32: most steps are too small to move a weight in less."""
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor.data = tensor.data.float()
+    return module
 
 
 @dataclass(slots=True)
@@ -306,10 +317,15 @@ def precision(device: torch.device, name: str) -> Iterator[None]:
     of small pictures and Chinese captions (in fp32 it is not), and bf16 that the processor must emulate ten times
     slower than fp32.
     """
-    bf16 = native_bf16(device) if name == "auto" else name == "bf16"
+    bf16 = computes_bf16(device, name)
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and bf16 else nullcontext()
     with attention, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         yield
+
+
+def computes_bf16(device: torch.device, name: str) -> bool:
+    """Whether a precision (auto, bf16 or fp32) comes to bf16 on a device."""
+    return native_bf16(device) if name == "auto" else name == "bf16"
 
 
 def native_bf16(device: torch.device) -> bool:

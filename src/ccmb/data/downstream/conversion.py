@@ -11,7 +11,14 @@ from ccmb.errors import CcmbError
 
 
 def convert_dataset(
-    name: str, folder: str, out: Path, split: str, images: Path | None, samples_per_shard: int, size: int | None
+    name: str,
+    folder: str,
+    out: Path,
+    split: str,
+    images: Path | None,
+    samples_per_shard: int,
+    size: int | None,
+    keep_metadata: bool = False,
 ) -> tuple[Converted, str]:
     """Write one split, one sample for each of `Dataset.samples`, and say what was left out.
 
@@ -21,5 +28,6 @@ def convert_dataset(
     dataset = open_dataset(name, folder, split, images)
     if not dataset.samples:
         raise CcmbError(f"{folder}: no text of split '{dataset.split}' names a picture; choose another split")
-    done = convert_samples(dataset.samples, dataset.pictures, out, dataset.fields, samples_per_shard, size)
+    fields, pictures = dataset.fields, dataset.pictures
+    done = convert_samples(dataset.samples, pictures, out, fields, samples_per_shard, size, keep_metadata)
     return done, findings_text(dataset.skipped.found.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from functools import cached_property
 
-from ccmb.data.pictures import SUFFIXES, Extent, Pictures
+from ccmb.data.image_content import is_image_name
+from ccmb.data.pictures import Extent, Pictures
 
 
 class NamedPictures(Pictures):
@@ -24,6 +25,12 @@ class NamedPictures(Pictures):
             name = posixpath.basename(path)
             if self._paths.setdefault(name, path) != path:
                 self.ambiguous.add(name)
+        # By the usual form of the ending, and without it; of several the first by its name.
+        self._alike: dict[str, str] = {}
+        self._of_stem: dict[str, str] = {}
+        for name in filter(is_image_name, self.names):
+            self._alike.setdefault(_usual(name), name)
+            self._of_stem.setdefault(posixpath.splitext(name)[0], name)
 
     @cached_property
     def names(self) -> list[str]:
@@ -32,10 +39,12 @@ class NamedPictures(Pictures):
     def resolve(self, written: str) -> str | None:
         """The name of the picture that a text file means by an id or a path, with or without its suffix, or None."""
         name = posixpath.basename(written.replace("\\", "/"))
-        stem, suffix = posixpath.splitext(name)
-        stem = stem if suffix.lower() in SUFFIXES else name
-        others = (stem, *(name + suffix for suffix in SUFFIXES))
-        return next((other for other in (name, *others) if other in self._paths), None)
+        if name in self._paths:
+            return name
+        stem = posixpath.splitext(name)[0] if is_image_name(name) else name
+        if stem in self._paths:
+            return stem
+        return self._alike.get(_usual(name)) or self._of_stem.get(name)
 
     def raw(self, name: str) -> bytes:
         """See `Pictures.raw`."""
@@ -44,3 +53,10 @@ class NamedPictures(Pictures):
     def _find(self, name: str) -> Extent | None:
         path = self._paths.get(name)
         return None if path is None else self._inner._find(path)
+
+
+def _usual(name: str) -> str:
+    """The name with its ending in small letters, and one of JPEG's as `.jpg`."""
+    stem, suffix = posixpath.splitext(name)
+    suffix = suffix.lower()
+    return stem + (".jpg" if suffix in (".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg") else suffix)

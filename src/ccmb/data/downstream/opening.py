@@ -15,6 +15,7 @@ from ccmb.data.downstream.labelled import read_matching, read_pairs_of_zero
 from ccmb.data.downstream.locate import MissingFile, known_split
 from ccmb.data.downstream.own_form import read_own_form
 from ccmb.data.downstream.query_files import is_packed, read_queries
+from ccmb.data.other_forms import refuse_other_forms
 from ccmb.errors import CcmbError
 
 Reader = Callable[[Card, Path, str, Path | None], Dataset]
@@ -42,6 +43,7 @@ def open_dataset(name: str, folder: str | Path, split: str, images: str | Path |
     try:
         return _reader(card, folder, split)(card, folder, split, None if images is None else Path(images))
     except MissingFile as error:
+        refuse_other_forms(folder)
         raise MissingFile(f"{error}; {card.title} needs: {card.download.en}") from None
 
 
