@@ -16,12 +16,8 @@ from ccmb.data.downstream.dataset import Dataset, Query, present_queries, sample
 from ccmb.data.downstream.lines import read_lines, text_of
 from ccmb.data.downstream.locate import MissingFile, find_all, find_file, open_pictures, split_words
 from ccmb.data.downstream.problems import BAD_LINE, JOINED_TEXT, Problems
-<<<<<<< HEAD
 from ccmb.data.downstream.word_marks import are_cut, without_marks
-from ccmb.data.pictures import SUFFIXES
-=======
 from ccmb.data.image_content import SUFFIXES
->>>>>>> main
 
 _KEY = re.compile(r"(?P<image>[^#]+)#(?:[^#]*#)?\d+")
 
