@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer
 
 from ccmb.errors import CcmbError, UsageError
+from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import from_chinese_clip
 from exact import assert_same, product_error
 from sources import (
@@ -50,6 +52,25 @@ def test_a_chinese_clip_starts_with_its_own_embeddings(cross_layers: int, folder
         assert_arrived(tower, folder, prefix)
     if cross_layers:
         assert_works_and_keeps_its_outputs(model, processor, tmp_path / "r2d2")
+
+
+def test_curly_quotes_are_read_as_straight_ones_as_by_chinese_clip(tmp_path: Path) -> None:
+    """It replaces both curly quotes by straight ones before BERT's tokenizer, whose vocabulary has no others."""
+    folder = save_chinese_clip(tmp_path / "clip")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    vocabulary = folder / "vocab.txt"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *sorted(set("".join(TEXTS)))]
+    vocabulary.write_text("\n".join(words), encoding="utf-8")
+    plain = BertTokenizer(vocab=str(vocabulary))
+    assert plain("“红”")["input_ids"][1] == plain.unk_token_id
+    expected = plain('"红"蓝')["input_ids"]
+    assert expected[1] != plain.unk_token_id
+    _, processor = from_chinese_clip(folder, cross_layers=0)
+    assert processor.texts(["“红”蓝"])["input_ids"][0].tolist() == expected
+    processor.save_pretrained(tmp_path / "saved")
+    again = R2D2Processor.from_pretrained(tmp_path / "saved")
+    assert again.texts(["“红”蓝"])["input_ids"][0].tolist() == expected
 
 
 def test_what_is_no_whole_chinese_clip_is_refused(folder: Path, tmp_path: Path) -> None:

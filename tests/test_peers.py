@@ -106,6 +106,13 @@ def test_a_peer_of_one_stage_does_not_rank(tmp_path: Path) -> None:
         peer.rank_scores(nothing, nothing, *torch.empty(3, 0).long())
 
 
+def test_a_chinese_clip_reads_curly_quotes_as_straight_ones_and_others_do_not(tmp_path: Path) -> None:
+    for kind, alike in (("chinese_clip", True), ("clip", False)):
+        peer = open_peer(str(save_peer(tmp_path / kind, kind)))
+        normalizer = peer._tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
+        assert ('"' in normalizer.normalize_str("“红”")) == alike
+
+
 def test_fingerprints_tell_weights_and_settings_apart(tmp_path: Path) -> None:
     clip = str(save_peer(tmp_path / "clip", "chinese_clip"))
     first, second = str(save_r2d2(tmp_path / "a")), str(save_r2d2(tmp_path / "b", seed=1))

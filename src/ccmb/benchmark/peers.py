@@ -25,6 +25,7 @@ from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import Match
 from ccmb.r2d2.sources import read_config
+from ccmb.r2d2.tokenizer import straightens_quotes
 from ccmb.tasks.two_stage import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.training.trainer import choose_device
 
@@ -114,6 +115,7 @@ class R2D2Peer:
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
         settings = [processor.image_size, processor.image_mean, processor.image_std, self.context_length]
         settings += [sorted(processor.tokenizer.get_vocab().items())]
+        settings += ["quotes are straight"] if straightens_quotes(processor.tokenizer) else []
         identity: dict[str, Any] = {"config": config, "processor": settings}
         if isinstance(model, ExportedR2D2):
             identity["export"] = model.record.files

@@ -18,7 +18,7 @@ from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
-from ccmb.r2d2.packing import PackedPairs, Packing
+from ccmb.r2d2.packing import PackedPairs, Packing, padded_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,13 @@ class TwoTowers:
         return TowerOutput(unit(self.image_projection(pooled)), states, pooled=pooled)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
-        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
+        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens.
+
+        Texts that are padded on the left are moved to the front, for it is the first token that is read; the mask that
+        comes back is that of the moved ones.
+        """
+        if attention_mask is not None and not torch.jit.is_tracing():
+            input_ids, attention_mask = padded_right(input_ids, attention_mask)
         packing = None if attention_mask is None else self.packing(attention_mask)
         return self.encode_packed(input_ids, attention_mask, packing)
 

@@ -34,7 +34,7 @@ def classes_section(drawn: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
         "Chinese name of each class and has seen no labels.",
     )
     note = paragraph(
-        "单位为百分比；方括号内为自助抽样的 95% 区间。",
+        "单位为百分比；方括号内为 95% 区间。",
         "In percent; brackets hold the 95 % interval.",
         "note",
     )
