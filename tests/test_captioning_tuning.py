@@ -13,6 +13,7 @@ from ccmb.r2d2.captioning import load_captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.captioning import caption_pictures
 from ccmb.tasks.finetuning import finetune
+from downstream_samples import jpeg, put
 from test_finetuning_recipes import TINY, load, write_sample
 from tiny import TEXTS, tiny_pictures
 from tuning import recipe_of, save_pairs, save_start
@@ -46,7 +47,15 @@ def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["aic-icc", "flickr8k-cn"])
 def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), write_sample(name, tmp_path / "data")
-    recipe = load(f"{name}-caption", *TINY, f"data.folder={data}", f"model.start={start}", "validation.every=1")
+    recipe = f"{name}-caption"
+    if name == "flickr8k-cn":
+        with pytest.raises(UsageError, match="flickr8k-cn, split val: one picture; CIDEr-D needs two or more"):
+            finetune(load(recipe, *TINY, f"data.folder={data}", f"model.start={start}"), tmp_path / "alone")
+        row = {"image": "84.jpg", "split": "val", "captions": ["山"], "mt_baidu": ["山"]}
+        with (data / "captions.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        put(data / "images" / "84.jpg", jpeg(84))
+    recipe = load(recipe, *TINY, f"data.folder={data}", f"model.start={start}", "validation.every=1")
     assert recipe.task == "captioning"
     report = finetune(recipe, tmp_path / "run")
     assert report is not None

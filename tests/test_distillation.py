@@ -38,7 +38,19 @@ def test_queue_holds_the_latest_features_with_weights_by_age(size: int, batches:
         assert torch.equal(queue.image[slot], image)
         assert torch.equal(queue.text[slot], text)
         assert queue.image_ids[slot] == image_id
-        assert float(queue.weight[slot]) == 0.5 ** (len(batches) - 1 - step)
+        assert float(queue.weight[slot]) == 0.5 ** (len(batches) - step)
+
+
+def test_features_one_step_old_weigh_the_decay_and_those_of_the_batch_one() -> None:
+    """What is queued decays by 0.99 every iteration: after one step it weighs 0.99, after two 0.99 squared."""
+    queue, seen = FeatureQueue(6, 4), []
+    for step in range(3):
+        ids = torch.tensor([10 * step, 10 * step + 1])
+        seen.append(weighted_targets(ids, ids, queue)[1].tolist())
+        queue.push(unit(2, step), unit(2, step + 9), ids)
+    assert seen[0] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert seen[1] == pytest.approx([1, 1, 0.99, 0.99, 0, 0, 0, 0])
+    assert seen[2] == pytest.approx([1, 1, 0.99**2, 0.99**2, 0.99, 0.99, 0, 0])
 
 
 # --- TgD
@@ -110,8 +122,8 @@ def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> Non
 
 def test_labels_reach_queued_features_of_the_same_picture_by_weight() -> None:
     labels, weights = weighted_targets(torch.tensor([1, 2]), torch.tensor([1, 2]), filled_queue())
-    assert weights.tolist() == [1, 1, 0.5, 0.5, 1, 1, 0]
-    torch.testing.assert_close(labels[0] * 2.5, torch.tensor([1.0, 0, 0, 0.5, 0, 1, 0]))
+    assert weights.tolist() == [1, 1, 0.25, 0.25, 0.5, 0.5, 0]
+    torch.testing.assert_close(labels[0] * 1.75, torch.tensor([1.0, 0, 0, 0.25, 0, 0.5, 0]))
     assert labels[1].tolist() == [0, 1, 0, 0, 0, 0, 0]
 
 

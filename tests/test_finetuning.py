@@ -59,7 +59,8 @@ def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: 
     for of in report["sets"][:2]:
         for figure in of["figures"].values():
             assert figure["gain"]["low"] > 10
-            assert figure["gain"]["value"] == pytest.approx(figure["after"]["value"] - figure["before"]["value"])
+            difference = figure["after"]["value"] - figure["before"]["value"]
+            assert figure["gain"]["value"] == pytest.approx(difference, abs=0.011)  # of rounded ones
             for side in ("before", "after"):
                 assert figure[side]["low"] <= figure[side]["value"] <= figure[side]["high"]
     assert report == read_json(out / "finetune.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,8 +46,8 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
 
     for shift in (1.0, 3.0):
         ours = FlowMatching(shift, says_speed=True)
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
-        scheduler.set_timesteps(sigmas=ours.times(7)[:-1].tolist())
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(7)
         x = noise
         for time in scheduler.timesteps:
             x = scheduler.step(predict(x, time.expand(3)), time, x).prev_sample
@@ -55,6 +56,75 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
         clean = torch.randn(3, 4, 2, 2)
         time = scheduler.timesteps[2:3]
         torch.testing.assert_close(scheduler.scale_noise(clean, time, noise), ours.mix(clean, noise, time.expand(3)))
+
+
+@pytest.mark.parametrize("steps", [2, 7, 28])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shift": 3.0},
+        {"shift": 0.5},
+        {"shift": 3.0, "shift_terminal": 0.1},
+        {"shift": 2.0, "use_karras_sigmas": True},
+        {"num_train_timesteps": 500, "shift": 3.0},
+    ],
+)
+def test_a_published_flow_is_sampled_at_the_times_of_diffusers(options: dict[str, Any], steps: int) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(**options)
+    ours = noise_of({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
+    assert isinstance(ours, FlowMatching)
+    scheduler.set_timesteps(steps)
+    torch.testing.assert_close(ours.times(steps), scheduler.sigmas, rtol=0, atol=0)
+    asked: list[float] = []
+
+    def predict(x: Tensor, time_B: Tensor) -> Tensor:
+        asked.append(float(time_B[0]))
+        return x
+
+    ours.paint(predict, torch.zeros(1, 1, 1, 1), steps, "euler")
+    assert asked == pytest.approx(scheduler.timesteps.tolist(), rel=1e-6)
+
+
+def test_a_published_flow_without_times_for_so_few_steps_is_refused() -> None:
+    flow = FlowMatching(scheduler={"shift": 3.0, "shift_terminal": 0.1})
+    with pytest.raises(UsageError, match="no times for 1 steps; take more"):
+        flow.times(1)
+
+
+def test_heuns_steps_are_those_of_diffusers() -> None:
+    from diffusers import FlowMatchHeunDiscreteScheduler
+
+    torch.manual_seed(0)
+    weight, x = 0.5 * torch.randn(4, 4), torch.randn(3, 4, 2, 2)
+
+    def predict(x: Tensor, time_B: Tensor) -> Tensor:
+        return torch.einsum("oc,bchw->bohw", weight, x) + (time_B / 1000)[:, None, None, None]
+
+    scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    ours = noise_of({"_class_name": "FlowMatchHeunDiscreteScheduler", **scheduler.config})
+    painted = ours.paint(predict, x, 6, "heun")
+    scheduler.set_timesteps(6)
+    for time in scheduler.timesteps:
+        x = scheduler.step(predict(x, time.expand(3)), time, x).prev_sample
+    torch.testing.assert_close(painted, x, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"use_dynamic_shifting": True}, "use_dynamic_shifting of FlowMatchEulerDiscreteScheduler is not known"),
+        ({"invert_sigmas": True}, "invert_sigmas"),
+        ({"stochastic_sampling": True}, "stochastic_sampling"),
+        ({"_class_name": "FlowMatchLCMScheduler"}, "FlowMatchLCMScheduler is not known here"),
+        ({"time_shift_type": "quadratic"}, "not one of flow matching"),
+    ],
+)
+def test_what_a_flows_scheduler_asks_for_in_vain_is_named(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        noise_of({"_class_name": "FlowMatchEulerDiscreteScheduler"} | config)
 
 
 def test_a_network_that_knows_the_picture_is_followed_to_it_and_heun_bends_where_euler_cuts() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ccmb.tasks.tuning import FINETUNING, FinetuneRecipe
 from ccmb.training.optimizers import Muon, ParameterGroup, lr_factor, make_optimizers, orthogonalise, set_learning_rates
-from ccmb.training.recipe import OptimizerRecipe
+from ccmb.training.recipe import OptimizerRecipe, find_recipe, load_recipe
 
 
 def network() -> nn.Module:
@@ -135,7 +136,57 @@ def test_the_vocabulary_of_the_official_recipes_leaves_the_usual_schedule_as_it_
 
 def test_the_warm_up_may_begin_above_nothing():
     options = OptimizerRecipe(warmup=10, warmup_from=0.1, final_lr=1.0)
-    assert [lr_factor(step, 100, 0.0, options) for step in (0, 4, 9, 50)] == pytest.approx([0.19, 0.55, 1, 1])
+    assert [lr_factor(step, 100, 0.0, options) for step in (0, 4, 9, 50)] == pytest.approx([0.1, 0.46, 0.91, 1])
+
+
+def official_lr(step, per_epoch, epochs):
+    """The rate of a step by train_r2d2_retrieval.py and utils.py: 1e-5 on a cosine by epochs, warmed up from 1e-6."""
+    epoch = step // per_epoch
+    if epoch == 0 or step < 500:
+        return min(1e-5, 1e-6 + (1e-5 - 1e-6) * step / 500)
+    return 1e-5 * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("flickr30k-cna", 20), ("icr", 10)])
+def test_the_rates_of_official_retrieval_are_those_of_the_released_code(name, epochs):
+    recipe = load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), ["data.folder=x"])
+    for step in (0, 1, 250, 499, 500, 579, 580, 581, 1300, 580 * epochs - 1):
+        found = recipe.optimizer.lr * lr_factor(step, 580 * epochs, 0.0, recipe.optimizer)
+        assert found == pytest.approx(official_lr(step, 580, epochs), rel=1e-9), step
+
+
+@pytest.mark.parametrize("name", ["icm", "iqm"])
+def test_the_rates_of_official_matching_are_those_of_its_cyclic_schedule(name):
+    """The released code gives biases twice the rate, and then a schedule that gives every group the same one."""
+    recipe = load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), ["data.folder=x"])
+    net = network()
+    named = [{"params": [p], "lr": 6e-6 if "bias" in key else 3e-6} for key, p in net.named_parameters()]
+    official = torch.optim.AdamW(named)
+    schedule = torch.optim.lr_scheduler.CyclicLR(official, 1.5e-7, 3e-6, step_size_up=3125, cycle_momentum=False)
+    ours = make_optimizers([ParameterGroup(list(net.parameters()), recipe.optimizer.lr)], recipe.optimizer, net)
+    for step in range(6300):
+        if step in (0, 1, 1000, 3124, 3125, 3126, 6249, 6250, 6251):
+            set_learning_rates(ours, step, 10**5, recipe.optimizer)
+            [found] = {group["lr"] for optimizer in ours for group in optimizer.param_groups}
+            [wanted] = {group["lr"] for group in official.param_groups}
+            assert found == pytest.approx(wanted, rel=1e-9), step
+        official.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(("name", "decays"), [("icr", {0.05}), ("flickr30k-cna", {0.05}), ("icm", {0.01, 0.0})])
+def test_weight_decay_covers_what_it_covers_in_the_official_code(name, decays):
+    """All parameters in retrieval; in matching all but those whose name holds "bias"."""
+    recipe = load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), ["data.folder=x"])
+    net = network()
+    net.register_parameter("temperature", nn.Parameter(torch.tensor(0.07)))
+    [adamw] = make_optimizers([ParameterGroup(list(net.parameters()), 0.1)], recipe.optimizer, net)
+    found = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert set(found.values()) == decays
+    for key, parameter in net.named_parameters():
+        assert found[id(parameter)] == (0.0 if name == "icm" and "bias" in key else max(decays)), key
+    assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.999)}  # AdamW's own, which the code leaves
+    assert recipe.optimizer.clip is None
 
 
 def test_in_stairs_the_cosine_stays_the_same_for_an_epoch_and_falls_to_the_next():

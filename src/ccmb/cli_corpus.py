@@ -80,12 +80,17 @@ def build(
     from ccmb.corpus.zero import Extras, build_corpus
     from ccmb.corpus.zero_recipe import ZeroRecipe, find_corpus_recipe
     from ccmb.signals import orderly_end
+    from ccmb.training.given_keys import refuse_keys
     from ccmb.training.recipe import load_recipe
 
     if not (impressions or pages or links):
         raise UsageError("give --impressions, --pages or --links")
     through = ["download.network.proxy_from_environment=true"] if proxy_from_environment else []
     typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), [*(overrides or []), *through])
+    if not impressions:
+        refuse_keys(typed.clicks, "clicks.", "of --impressions; give them")
+    if not score_model:
+        refuse_keys(typed.score, "score.", "of the model of --score-model; give one")
     pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
     texts = list(test_texts or [])
     if test_set:

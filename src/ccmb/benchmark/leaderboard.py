@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from ccmb.benchmark.own_figures import drawn_main, own_figures, stage_words, variant
+from ccmb.benchmark.own_figures import drawn_main, own_figures, raw_main, stage_words, variant
 from ccmb.benchmark.published import PublishedRow, published
 from ccmb.benchmark.result import FAMILIES, Family, Result, Stage, read_result
 from ccmb.benchmark.views import VIEWS
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
 from ccmb.passed_over import why_passed_over
-from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.resampling import interval
 
 SETS = {
     "flickr30k-cn": "Flickr30k-CN",
@@ -63,10 +63,11 @@ class Row:
         stage: "cosine" of a model that cannot rank, "pre-ranking" or "ranking" of one that can, "match score" of one
             that matches by it, "re-ranked" of a published one; empty where nobody says.
         figures: in percent, by the keys of the family's view.
-        interval: the middle 95 % of the main figure over pictures, of ours.
+        interval: 95 %, of the main figure over pictures, of ours.
         mark, difference: see `Mark`; the difference is known of ours.
         sources: what figures were read from, or how they were measured.
         notes: keys of the published notes.
+        seen: "saw N test images" of a model that was trained on so many of the images it is measured on; else empty.
     """
 
     origin: Literal["ours", "published"]
@@ -83,6 +84,7 @@ class Row:
     notes: tuple[str, ...] = ()
     mark: Mark = ""
     difference: Difference | None = None
+    seen: str = ""
 
     @property
     def set_title(self) -> str:
@@ -119,7 +121,8 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
     for result in results:
         # Only these are compared with each other: the same pictures and texts, and models in the same setting.
         judged = result.generation and (result.generation.judge_fingerprint, result.generation.features)
-        asked = result.family, result.prompt_set, result.setting, judged
+        answers = result.retrieval and result.retrieval.convention
+        asked = result.family, result.prompt_set, result.setting, judged, answers
         groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
     ours = [row for group in groups.values() for row in _marked(group)]
     theirs = [_published_row(row, results, ours) for row in published().rows]
@@ -140,19 +143,20 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
 
 def _marked(group: Sequence[Result]) -> list[Row]:
     """The rows of results on the very same data, each set against the best of them."""
-    rows, drawn = [], []
+    rows, drawn, raw = [], [], []
     for result in group:
         for stage in result.stages:
             rows.append(_own_row(result, stage))
             drawn.append(drawn_main(result, stage))
+            raw.append(raw_main(result, stage))
     best = max(range(len(rows)), key=lambda place: rows[place].main or 0.0)
     marked = []
     for place, row in enumerate(rows):
         if place == best:
             marked.append(replace(row, mark="best") if len(rows) > 1 else row)
             continue
-        low, high = interval(drawn[place] - drawn[best])
-        mean = round((row.main or 0.0) - (rows[best].main or 0.0), 2)
+        low, high = interval(drawn[place] - drawn[best], len(set(group[0].drawn_with)))
+        mean = round(raw[place] - raw[best], 2)
         mark: Mark = "worse" if high < 0 else "better" if low > 0 else "even"
         marked.append(replace(row, mark=mark, difference=Difference(mean, low, high)))
     return marked
@@ -161,6 +165,8 @@ def _marked(group: Sequence[Result]) -> list[Row]:
 def _own_row(result: Result, stage: Stage) -> Row:
     context = "" if result.model.context_length is None else f", context {result.model.context_length}"
     source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
+    if result.retrieval is not None and result.retrieval.convention is not None:
+        source += f", convention {result.retrieval.convention}"
     figures, bounds = own_figures(result, stage)
     return Row(
         origin="ours",
@@ -174,6 +180,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
         figures=figures,
         interval=bounds,
         sources=(source,),
+        seen="" if result.seen is None else result.seen.mark,
     )
 
 

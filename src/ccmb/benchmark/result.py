@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ccmb.choices import Setting
+from ccmb.choices import Convention, Setting
 from ccmb.errors import CcmbError
 from ccmb.files import read_json
 from ccmb.tasks.retrieval import Direction
@@ -50,8 +50,16 @@ class Data(_Part):
     unreadable: list[str] = Field(description="a line for each picture that was left out")
 
 
+class Seen(_Part):
+    """Which of the split's images the model was trained on, by the numbers of photographs in their names."""
+
+    images: int
+    mark: str = Field(description="saw N test images; empty of none")
+    read: list[str] = Field(description="data sets and splits that the model was trained on")
+
+
 class Retrieval(_Part):
-    """Recalls in percent by direction and stage, and the middle 95 % of a bootstrap over pictures."""
+    """Recalls in percent by direction and stage, and 95 % intervals over pictures."""
 
     text_to_image: Recalls
     image_to_text: Recalls = Field(description="empty where pictures are not searched from, as of MUGE")
@@ -60,6 +68,10 @@ class Retrieval(_Part):
     mean_recall_interval: dict[Stage, Interval]
     gain: dict[str, float] | None = Field(description="of ranking in R@1 of text to image, in points")
     ranks: dict[Direction, dict[Stage, list[int]]] = Field(description="of each query, from 1; for paired tests")
+    convention: Convention | None = Field(
+        None, description="which answers are right and how ties count; null: a text's own image alone, ties against it"
+    )
+    equal_texts: int = Field(0, description="texts that are equal to one of another image")
 
     def recalls(self, direction: Direction, stage: Stage) -> dict[str, float] | None:
         return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)
@@ -79,9 +91,10 @@ class MatchingFigures(_Part):
     auc: float
     accuracy: float | None = Field(None, description="at probability 0.5")
     accuracy_fitted: float | None = Field(description="at a threshold fitted on other pictures")
-    calibration_error: float | None = None
+    calibration_error: float | None = Field(None, description="corrected for bias")
+    calibration_error_plain: float | None = Field(None, description="without the correction, as most papers report it")
     calibration_error_fitted: float | None = Field(None, description="at a temperature fitted on other pictures")
-    interval: dict[str, Interval] = Field(description="the middle 95 % of a bootstrap over pictures")
+    interval: dict[str, Interval] = Field(description="95 %, over pictures")
     fitted: Fitted | None
 
 
@@ -106,7 +119,7 @@ class Matching(MatchingFigures):
 
 
 class Accuracy(_Part):
-    """Of one stage, in percent, with the middle 95 % of a bootstrap over pictures."""
+    """Of one stage, in percent, with 95 % intervals over pictures."""
 
     top1: float
     top5: float
@@ -144,7 +157,7 @@ class CaptionFigures(_Part):
     bleu_4: float
     rouge_l: float
     match_score: float | None
-    interval: Interval = Field(description="of CIDEr-D: the middle 95 % of a bootstrap over pictures")
+    interval: Interval = Field(description="of CIDEr-D: 95 %, over pictures")
 
 
 class Captioning(_Part):
@@ -165,7 +178,7 @@ class GenerationFigures(_Part):
     fid: float
     kid: float
     things: dict[str, float] | None = Field(description="on the drawn world: what is right, in percent")
-    interval: Interval = Field(description="of the match score: the middle 95 % of a bootstrap over texts")
+    interval: Interval = Field(description="of the match score: 95 %, over texts")
 
 
 class Generation(_Part):
@@ -186,20 +199,21 @@ class Result(_Part):
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
     data: Data
+    seen: Seen | None = Field(None, description="null where nothing says what the model was trained on")
     setting: Setting
     prompt_set: str | None = Field(description="of classification; others put no prompt around a text")
     depth: int | None = Field(description="candidates that the second stage ranks; null without one")
     precision: str | None = Field(None, description="in which the best are chosen; null: fp32, or none")
     cascade: int | None = Field(None, description="how many candidates one cross encoder chooses; null: both see all")
     seed: int
-    draws: int = Field(description="of the bootstrap")
+    draws: int = Field(description="of the units that the intervals are drawn from")
     retrieval: Retrieval | None = None
     matching: Matching | None = None
     classification: Classification | None = None
     captioning: Captioning | None = None
     generation: Generation | None = None
     drawn_with: list[int] = Field(
-        description="with what the bootstrap draws each text, pair or picture: the place of its picture"
+        description="with what resampling draws each text, pair or picture: the place of its picture"
     )
     commit: str
     hardware: dict[str, Any]

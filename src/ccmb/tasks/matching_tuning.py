@@ -16,12 +16,12 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.batches import run_batches
-from ccmb.tasks.bootstrap import bootstrap
 from ccmb.tasks.matching import auc
 from ccmb.tasks.matching_figures import matching_report, weighted_auc
 from ccmb.tasks.matching_training import LabelledLoader, MatchingTask
 from ccmb.tasks.pair_scores import PairScores, score_labelled
 from ccmb.tasks.pretraining import prepare_network
+from ccmb.tasks.resampling import draw_figures
 from ccmb.tasks.sets import name_and_path
 from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement, OfR2D2
 from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
@@ -43,6 +43,9 @@ class MatchingFamily(OfR2D2):
     """See `ccmb.tasks.tuning.Family`."""
 
     figures: tuple[str, ...] = ("auc", "accuracy", "auc_cosine")
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["matching", *(["gcpr"] if recipe.matching.gcpr else []), "match_accuracy"]
 
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
         return _open(data, data.split)
@@ -85,8 +88,10 @@ class MatchingFamily(OfR2D2):
         values, draws = {}, {}
         for name, score_N in by_stage.items():
             values[name] = 100 * auc(score_N, scores.label)
-            draws[name] = 100 * bootstrap([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
-        return Measurement(values, draws, matching_report(scores, model.config.match_temperature))
+            draws[name] = 100 * draw_figures([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
+        return Measurement(
+            values, draws, matching_report(scores, model.config.match_temperature), len(scores.picture.unique())
+        )
 
 
 def _open(data: DataRecipe, split: str) -> tuple[list[Sample], Pictures]:

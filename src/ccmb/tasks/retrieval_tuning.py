@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from ccmb.data.pairs import readable_samples
 from ccmb.data.pictures import Pictures
@@ -14,7 +15,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
-from ccmb.tasks.pretraining import PretrainTask, make_pretraining
+from ccmb.tasks.pretraining import PretrainTask, make_pretraining, pretraining_log
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,
@@ -23,6 +24,7 @@ from ccmb.tasks.retrieval import (
     drawn_with,
     encode_gallery,
     hits_by_image,
+    mean_recall,
     ranks_both_ways,
     report_of_ranks,
 )
@@ -44,6 +46,9 @@ class RetrievalFamily(OfR2D2):
 
     family = "retrieval"
     figures: tuple[str, ...] = ("mean_recall", "mean_recall_pre_ranking", "text_to_image_R@1")
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return pretraining_log(recipe.objectives)
 
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
         return open_training(data, self.family)
@@ -85,13 +90,13 @@ class RetrievalFamily(OfR2D2):
     ) -> Measurement:
         gallery, ranks_of = _ranked(model, processor, of, recipe.validation.depth, heads)
         report = report_of_ranks(ranks_of, gallery, recipe.validation.depth)
-        values, draws = {}, {}
+        values, draws, unit_N = {}, {}, drawn_with(gallery)
         for stage in STAGES:
             known = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
             if report["mean_recall"][stage] is not None:
-                drawn = bootstrap_recalls(*hits_by_image(known, drawn_with(gallery)))
-                values[stage], draws[stage] = report["mean_recall"][stage], drawn.mean((1, 2))
-        return Measurement(values, draws, report)
+                drawn = bootstrap_recalls(*hits_by_image(known, unit_N))
+                values[stage], draws[stage] = cast(float, mean_recall(known.values())), drawn.mean((1, 2))
+        return Measurement(values, draws, report, int(unit_N.max()) + 1, counted=True)
 
 
 def _ranked(
@@ -99,7 +104,7 @@ def _ranked(
 ) -> tuple[Gallery, dict[Direction, Ranks]]:
     texts, pairs = texts_and_pairs(of.samples, of.queries)
     gallery = encode_gallery(model, processor, [sample.image for sample in of.samples], texts, of.pictures.load)
-    gallery = replace(gallery, pairs=pairs)
+    gallery = replace(gallery, pairs=pairs).judged([text for of_image in texts for text in of_image])
     return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)
 
 

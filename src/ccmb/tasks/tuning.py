@@ -22,6 +22,8 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.pretraining import PretrainRecipe, build_network
+from ccmb.tasks.unused_keys import unused_in_finetuning
+from ccmb.training.given_keys import Unused
 from ccmb.training.recipe import RECIPES, DataRecipe, Part
 from ccmb.training.trainer import Task
 
@@ -63,6 +65,10 @@ class FinetuneRecipe(PretrainRecipe):
     generation: GenerationOptions = GenerationOptions()
     validation: ValidationRecipe = ValidationRecipe()
 
+    def unused(self) -> Iterator[Unused]:
+        yield from super().unused()
+        yield from unused_in_finetuning(self)
+
 
 def find_any_recipe(name: str, tunes: bool = False) -> tuple[Path, bool]:
     """The file of a recipe of either kind, and whether it is one of fine-tuning.
@@ -103,6 +109,10 @@ class MeasuredOn(Protocol):
     def split(self) -> str:
         """Which split it is."""
 
+    @property
+    def samples(self) -> list[Sample]:
+        """Images with texts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -110,13 +120,17 @@ class Measurement:
 
     Attributes:
         values: the figures that models are compared by, in percent, by name.
-        draws: (draws,) of each figure, its bootstrap values; draws of one place are of the same items for all models.
+        draws: (draws,) of each figure, its drawn values; draws of one place are of the same items for all models.
         details: the whole report, for `finetune.json`.
+        units: how many images, or texts, were drawn from.
+        counted: the figures are shares of right answers, see `bounded_interval`.
     """
 
     values: dict[str, float]
     draws: dict[str, np.ndarray]
     details: dict[str, Any]
+    units: int = 1
+    counted: bool = False
 
 
 class OfR2D2:
@@ -141,6 +155,9 @@ class Family(Protocol):
     """
 
     figures: tuple[str, ...]
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        """Names of the figures that training logs: losses, and what the task reports besides."""
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         """What a run begins with; equal recipes give equal weights."""
