@@ -85,7 +85,7 @@ def evaluate(
         ),
     ],
     images: ImagesOption = None,
-    split: Annotated[str, typer.Option(help="Which split of the pairs to score.")] = "test",
+    split: Annotated[str, typer.Option(help="Which split of the pairs to score; with --classes, its folder.")] = "test",
     text_field: TextFieldOption = None,
     depth: Annotated[
         int | None,

@@ -16,6 +16,7 @@ from ccmb.benchmark.two_towers import open_two_towers
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.export_record import is_export
 from ccmb.r2d2.exported import ExportedR2D2
 from ccmb.r2d2.generator import has_generator, load_generator
 from ccmb.r2d2.items import Items
@@ -55,6 +56,12 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     if read_config(source).model_type == R2D2Config.model_type:
         return R2D2Peer(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
+
+
+def is_exported(name: str) -> bool:
+    """Whether a model is an export of ours."""
+    folder = Path(label_and_source(name)[1])
+    return is_export(folder) or is_export(folder / "model")
 
 
 def may_rank(name: str) -> bool:
