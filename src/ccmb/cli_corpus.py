@@ -43,6 +43,9 @@ def build(
     pages: Sources = None,
     links: Sources = None,
     test_texts: Sources = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Pass over input files called so, such as '*.bak.jsonl', tmp or 2019/raw.")
+    ] = None,
     test_pictures: Annotated[
         list[str] | None, typer.Option(help="Folder or tar of pictures that no picture may be a copy of.")
     ] = None,
@@ -77,18 +80,25 @@ def build(
     from ccmb.corpus.zero import Extras, build_corpus
     from ccmb.corpus.zero_recipe import ZeroRecipe, find_corpus_recipe
     from ccmb.signals import orderly_end
+    from ccmb.training.given_keys import refuse_keys
     from ccmb.training.recipe import load_recipe
 
     if not (impressions or pages or links):
         raise UsageError("give --impressions, --pages or --links")
     through = ["download.network.proxy_from_environment=true"] if proxy_from_environment else []
     typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), [*(overrides or []), *through])
+    if not impressions:
+        refuse_keys(typed.clicks, "clicks.", "of --impressions; give them")
+    if not score_model:
+        refuse_keys(typed.score, "score.", "of the model of --score-model; give one")
     pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
     texts = list(test_texts or [])
     if test_set:
         of_sets, files = open_test_sets(test_set, out / "work")
         pictures, texts = pictures + of_sets, texts + files
-    inputs = Inputs(impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts)
+    inputs = Inputs(
+        impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts, exclude=exclude or []
+    )
     scorer = open_scorer(score_model) if score_model else None
     with orderly_end():
         found = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))

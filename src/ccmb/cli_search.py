@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ccmb.cli_given import need_second_stage, refuse_given
 from ccmb.cli_output import FastFlag, JsonFlag, MinProbabilityOption, print_result, say_unreadable
 from ccmb.signals import orderly_end
 from ccmb.terminal import visible_line
@@ -27,8 +28,11 @@ GONE_HELP = (
 )
 WHERE_HELP = "Only pictures such as width>=800, date<2024-05 or 'folder under 2024/夏天'; may be given several times."
 
+OF_INDEXING = ("model", "fields", "gone", "store", "states", "allow_private", "exclude", "fast")
+
 
 def index(
+    context: typer.Context,
     pictures: Annotated[list[str] | None, typer.Argument(help=PICTURES_HELP)] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A run or model folder; by default the index's own.")
@@ -67,6 +71,8 @@ def index(
     from ccmb.search.index import build_index
     from ccmb.search.leaving import IndexReport, forget_sources
 
+    if forget and not pictures:
+        refuse_given(context, "of indexing, and --forget alone indexes nothing", *OF_INDEXING)
     forgotten = forget_sources(out, forget) if forget else 0
     if forget and not pictures:
         report = IndexReport(removed=forgotten)
@@ -75,6 +81,7 @@ def index(
     if model is None:
         model = str(model_of(out))
     network, processor = load_network(model, fast)
+    need_second_stage(context, network.can_rank, model, "states")
     with orderly_end():
         report = build_index(
             pictures or [],
@@ -127,6 +134,7 @@ def _summary(out: Path, report: IndexReport) -> str:
 
 
 def search(
+    context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
     picture: Annotated[
         Path | None,
@@ -156,6 +164,11 @@ def search(
     from ccmb.search.query import Query, check_query
     from ccmb.search.sheet import contact_sheet
 
+    second_stage = "depth", "budget", "min_probability"
+    if not rank:
+        refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
+    elif text is None:
+        refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
     query = Query(
         text, load_picture(picture) if picture else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
@@ -163,6 +176,8 @@ def search(
     )  # fmt: skip
     check_query(query)  # before the model is loaded in vain
     with open_engine(index, model, fast) as engine:
+        asked = second_stage + (("rank",) if rank else ())
+        need_second_stage(context, engine.model.can_rank, str(model or "the index's model"), *asked)
         answer = engine.search(query)
     if sheet:
         contact_sheet(answer.hits, sheet)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ccmb.errors import CcmbError
-from ccmb.passed_over import OF_INDEX, PassedOver, why_passed_over
+from ccmb.passed_over import OF_CORPUS, OF_INDEX, PassedOver, why_passed_over
 from ccmb.text_files import read_text, text_lines
 
 # What an index of pictures consists of, see `ccmb.search.catalogue`: it holds copies of pictures.
+# What a corpus that is being built, or is whole, consists of: it is made of what may lie beside it.
+_CORPUS_RECORD, _CORPUS_FILES = os.path.join("work", "corpus.json"), {"manifest.json", "funnel.json"}
 _INDEX_FOLDERS = ("downloads", "uploads")
 _INDEX_RECORD, _INDEX_FILES = "index.json", frozenset(("vectors.db", "thumbnails.db", "mirror.db"))
 
@@ -127,6 +129,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def file_identity(path: str) -> object:
+    """The same for one file by several paths: links of either kind, and folders that are mounted twice."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return path  # one behind a URL, or one that whoever opens it will say is missing
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+
+
 def is_index_folder(path: str) -> bool:
     """Whether a folder is an index of this package, which holds copies of pictures."""
     return os.path.isfile(f"{path}/{_INDEX_RECORD}") and any(os.path.exists(f"{path}/{name}") for name in _INDEX_FILES)
@@ -138,7 +149,7 @@ def walk_files(
     """Names of all files below a folder, relative and with forward slashes, in no order.
 
     Links to folders are followed, but for those that lead back to a folder that they lie in. Folders that are hidden,
-    a system's own (`ccmb.passed_over`) or an index of this package are not entered.
+    a system's own (`ccmb.passed_over`) or an index or corpus of this package are not entered.
 
     Args:
         passed_over: takes note of these.
@@ -163,8 +174,9 @@ def walk_files(
     for place, folders, files in os.walk(root, onerror=on_error, followlinks=True):
         outer, kept = above.pop(place), []
         is_index = _INDEX_RECORD in files and not _INDEX_FILES.isdisjoint((*files, *folders))
-        if is_index and place != root:
-            passed_over.add(inside(place), OF_INDEX)
+        is_corpus = os.path.exists(os.path.join(place, _CORPUS_RECORD)) or {*files} >= _CORPUS_FILES
+        if (is_index or is_corpus) and place != root:
+            passed_over.add(inside(place), OF_INDEX if is_index else OF_CORPUS)
             folders.clear()
             continue
         for name in folders:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from ccmb.errors import UsageError
 
-HIDDEN, SYSTEM, EXCLUDED, TWICE, OF_INDEX = (
-    "hidden", "of the system", "excluded", "counted once already", "of an index",
+HIDDEN, SYSTEM, EXCLUDED, TWICE, OF_INDEX, OF_CORPUS = (
+    "hidden", "of the system", "excluded", "counted once already", "of an index", "of a corpus",
 )  # fmt: skip
 _SYSTEM = frozenset((
     "@eadir", "@recycle", "@tmp", "@sharebin", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot", "__macosx",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import functools
-import glob
 import json
 import operator
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import daft
 import pyarrow as pa
@@ -21,18 +19,16 @@ from daft import functions as F
 from pydantic import Field, model_validator
 
 from ccmb.corpus.engine import union
+from ccmb.corpus.input_files import files_of, find_files, suffix_of
 from ccmb.corpus.line_files import LineFile, LineSource, as_array, examine, first_lines, first_of_array
 from ccmb.corpus.records import LINKS, Column, Kind, value_of
-from ccmb.data.remote_files import file_system_of, is_remote, open_file
+from ccmb.data.remote_files import is_remote, open_file
 from ccmb.errors import CcmbError, did_you_mean, one_line
+from ccmb.passed_over import Excludes, PassedOver
 from ccmb.text_tables import TextTable, name_key
 from ccmb.training.recipe import Part
 
-SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt")
-_UNREAD = frozenset((
-    ".zst", ".xz", ".bz2", ".lz4", ".zip", ".7z", ".rar", ".tgz", ".tar", ".pq", ".parq", ".orc", ".avro", ".arrow",
-    ".feather", ".xls", ".xlsx", ".log",
-))  # fmt: skip
+__all__ = ["InputTable", "Inputs", "find_files", "read_test_texts"]
 _BYTES_OF_A_LINE = 150  # a guess, for the number of buckets alone
 
 
@@ -46,6 +42,8 @@ class Inputs(Part):
         [], description="texts that no pair may hold: a text a line, or JSON lines with `text`"
     )
 
+    exclude: list[str] = Field([], description="patterns of files that are passed over, such as '*.bak.jsonl' or tmp")
+
     @model_validator(mode="after")
     def _something(self) -> Inputs:
         if not (self.impressions or self.pages or self.links):
@@ -56,13 +54,19 @@ class Inputs(Part):
 class InputTable:
     """All files of one kind."""
 
-    def __init__(self, kind: Kind, sources: Sequence[str]) -> None:
-        """
+    def __init__(self, kind: Kind, sources: Sequence[str], exclude: Sequence[str] = ()) -> None:
+        """What is passed over is said on stderr.
+
+        Args:
+            exclude: see `Excludes`.
+
         Raises:
             CcmbError: a source has no file, or a file cannot be read or lacks a column; the message names it.
         """
-        self.kind = kind
-        self.files = list(dict.fromkeys(path for source in sources for path in find_files(source)))
+        self.kind, self.passed_over = kind, PassedOver()
+        self.files = files_of(sources, self.passed_over, Excludes(exclude))
+        if self.passed_over:
+            print(f"{kind.name}: {self.passed_over}", file=sys.stderr, flush=True)
         self.parquet = {path: _check_parquet(path, kind) for path in self.files if _is_parquet(path)}
         self.lines = {path: _look_into(path, kind) for path in self.files if path not in self.parquet}
 
@@ -111,44 +115,6 @@ class InputTable:
 
     def _needed(self) -> list[Column]:
         return [column for column in self.kind.columns if column.needed]
-
-
-def find_files(source: str, any_suffix: bool = False) -> list[str]:
-    """The files of a path, folder, glob or URL, in order of their names.
-
-    Args:
-        any_suffix: take a file that is named itself whatever its name ends with.
-
-    Raises:
-        CcmbError: there is none.
-    """
-    if any_suffix and os.path.exists(source) and not os.path.isdir(source):
-        return [source]
-    if is_remote(source):
-        system, path = file_system_of(source)
-        found = sorted(map(system.unstrip_protocol, system.glob(path))) if glob.has_magic(path) else [source]
-    elif Path(source).is_dir():
-        found = sorted(str(path) for path in Path(source).rglob("*") if _suffix(str(path)) in SUFFIXES)
-        _say_unread(source)
-    else:
-        found = sorted(glob.glob(source, recursive=True))
-    if not found:
-        raise CcmbError(f"{source}: no such file; known are {', '.join(SUFFIXES)}, and all but Parquet with .gz")
-    if unknown := next((path for path in found if _suffix(path) not in SUFFIXES), None):
-        raise CcmbError(f"{unknown}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
-    return found
-
-
-def _say_unread(folder: str) -> None:
-    """What in a folder is of a kind of data that is not read: its owner may take it for read."""
-    unread = sorted(path.name for path in Path(folder).rglob("*") if path.suffix.lower() in _UNREAD)
-    if unread:
-        names = ", ".join(unread[:3]) + (", ..." if unread[3:] else "")
-        print(f"{folder}: {len(unread):,} files are of kinds that are not read: {names}", file=sys.stderr, flush=True)
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
 
 
 def _is_parquet(path: str) -> bool:
@@ -229,7 +195,7 @@ def _is_damaged(column: Column) -> Expression:
 
 def _look_into(path: str, kind: Kind) -> LineFile:
     """How a file of lines is read, by its bytes, its name and its first line that can be read."""
-    file, suffix = examine(path), _suffix(path)
+    file, suffix = examine(path), suffix_of(path)
     if suffix in (".jsonl", ".json", ".ndjson"):
         file = as_array(file)
         _check_keys(path, _keys_of_json(file), kind)
@@ -261,16 +227,20 @@ def _keys_of_json(file: LineFile) -> list[str]:
     return list(keys)
 
 
-def read_test_texts(sources: Sequence[str]) -> list[str]:
+def read_test_texts(sources: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
     """The texts of the test sets, in any form that `ccmb.text_tables` knows.
 
-    Rows without a text are counted on stderr.
+    Rows without a text, and files that are passed over, are counted on stderr.
 
     Raises:
         CcmbError: a source has no file, or a file cannot be read, has a faulty line, or holds no text.
     """
     texts: list[str] = []
-    for path in (path for source in sources for path in find_files(source, any_suffix=True)):
+    passed_over = PassedOver()
+    files = files_of(sources, passed_over, Excludes(exclude), any_suffix=True) if sources else []
+    if passed_over:
+        print(f"test texts: {passed_over}", file=sys.stderr, flush=True)
+    for path in files:
         table = TextTable(path, open_file(path))
         if not table.texts:
             raise CcmbError(

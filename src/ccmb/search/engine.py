@@ -23,6 +23,7 @@ from ccmb.r2d2.unknown_words import rows_wholly_unknown
 from ccmb.search.catalogue import Catalogue, IndexRecord, model_of, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
 from ccmb.search.examining import examine, groups_of_near
+from ccmb.search.frozen import refuse_writing
 from ccmb.search.index import must_match
 from ccmb.search.own_fields import check_own, storable
 from ccmb.search.query import Answer, FieldValue, Hit, Query, check_query
@@ -303,6 +304,7 @@ class SearchEngine:
             UsageError: the bytes are no readable picture, or a field cannot be used.
             CcmbError: the index cannot be written.
         """
+        self._must_be_writable()
         own = check_own(fields or {})
         try:
             examined = examine(Entry(UPLOADS, name), data)
@@ -319,8 +321,18 @@ class SearchEngine:
             self.second_stage.states.put(entry, encoded.states[0])
             return entry.key
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the index cannot be written to; it can be searched all the same."""
+        return self.catalogue.frozen
+
+    def _must_be_writable(self) -> None:
+        if self.frozen:
+            raise refuse_writing(self.catalogue.folder)
+
     def delete(self, keys: Sequence[str]) -> int:
         """Take pictures out of the index; how many there were. Files are removed only if they are the index's own."""
+        self._must_be_writable()
         with self._turn:
             count = self.catalogue.forget(keys)
             gone = set(keys)
@@ -363,7 +375,7 @@ def open_engine(
         network, processor = load_network(folder, fast)
     else:
         processor = R2D2Processor.from_pretrained(folder)
-    with open_catalogue(index, record) as catalogue:
+    with open_catalogue(index, record, to_write=False) as catalogue:
         yield SearchEngine(catalogue, network, processor, states_bytes)
 
 

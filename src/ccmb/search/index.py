@@ -85,6 +85,8 @@ def build_index(
     passed_over, away = PassedOver(), dict[str, str]()
     listed, urls = find_sources(pictures, passed_over, known, away)
     _refuse_itself(listed, out)
+    if allow_private and not urls:
+        raise UsageError("--allow-private is of URLs, and there is none among the pictures; leave it out")
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
     if exclude is not None:
         record.exclude = Excludes(exclude).patterns

@@ -51,7 +51,7 @@ class Mirror:
         Raises:
             CcmbError: the store fails, or the file cannot be written.
         """
-        self.store, self.path = store, path
+        self.store, self.path, self.dim = store, path, store.dim
         self._clear()
         try:
             self._open()
@@ -63,7 +63,7 @@ class Mirror:
         self._keys: list[str] = []
         self._row_of: dict[str, int] = {}
         self._columns = Columns()
-        self._embed_CD = torch.empty(0, self.store.dim)  # C rows, of which the first len(_keys) count
+        self._embed_CD = torch.empty(0, self.dim)  # C rows, of which the first len(_keys) count
 
     def _open(self) -> None:
         with self._one_line_errors():
@@ -93,7 +93,11 @@ class Mirror:
         (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         if not self._file.execute("SELECT count(*) FROM whole").fetchone()[0] or count != len(self.store):
             self._copy_store()
-            (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
+        self._read()
+
+    def _read(self) -> None:
+        """Bring the memory up to the file."""
+        (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         self._reserve(count)
         found = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
         while rows := found.fetchmany(_READ_AT_ONCE):
@@ -256,7 +260,7 @@ class Mirror:
         if count > len(self._embed_CD):
             capacity = max(count, 3 * len(self._embed_CD) // 2, 64)
             with torch.inference_mode(False):  # what grows during a search's computing is written to after it as well
-                grown_CD = torch.empty(capacity, self.store.dim)
+                grown_CD = torch.empty(capacity, self.dim)
             grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
             self._embed_CD = grown_CD
             self._columns.reserve(capacity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,8 @@ class OwnFields:
 
 
 def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
-    """Read them; of several lines about a picture the last counts. The record takes note of their types.
+    """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
+    types.
 
     Values other than texts, numbers, true and false are left out, and so are nulls.
 
@@ -50,7 +52,7 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
         UsageError: a field has values of several types, or a name that cannot be used.
         CcmbError: the file cannot be read, or a line names no picture; the message names the line.
     """
-    by_name: dict[str, Mapping[str, FieldValue]] = {}
+    by_name: dict[str, dict[str, FieldValue]] = {}
     left_out: set[str] = set()
     for number, line in _lines(path):
         key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
@@ -60,15 +62,16 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
         own = {field: value for field, value in line.items() if _is_plain(value)}
         left_out |= {field for field, value in line.items() if value is not None} - own.keys()
         record.learn_fields(own, f"{path}:{number}")
-        by_name[name] = storable(own)
+        by_name.setdefault(name, {}).update(storable(own))
     return OwnFields(by_name, left_out)
 
 
 def _plain_name(name: str) -> str:
-    """Systems write one and the same letter in one or in two characters, and slashes the one or the other way."""
+    """`./a//0.jpg` is a/0.jpg; a URL stays as it is. Systems write one and the same letter in one or in two characters,
+    and slashes the one or the other way."""
     if "://" not in name and "/" not in name:
         name = name.replace("\\", "/")
-    return unicodedata.normalize("NFC", name.removeprefix("./"))
+    return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
 
 
 def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:

@@ -46,6 +46,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     ) -> answers.PictureAnswer:
         """Add a picture to the index; searches find it from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
+        _must_be_writable(service)
         key = await service.add(asked.name, asked.picture, asked.fields)
         return answers.PictureAnswer(key=key)
 
@@ -53,6 +54,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     async def delete(request: Request, key: Key) -> answers.DeletedAnswer:
         """Take a picture out of the index; searches find it no more from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
+        _must_be_writable(service)
         deleted = await service.delete(key)
         if not deleted:
             raise Fault(404, "no_such_picture", "no such picture in the index")
@@ -96,6 +98,11 @@ def _conditions(index: Index, where: Sequence[requests.Filter | str]) -> tuple[C
 def _must_be_admin(request: Request) -> None:
     if not client_of(request.scope).admin:
         raise Fault(403, "not_admin", "adding and deleting takes a key of an admin; see ccmb serve --api-keys")
+
+
+def _must_be_writable(service: Service) -> None:
+    if getattr(service.opened, "frozen", False):
+        raise Fault(403, "read_only", "the index of this server cannot be written to")
 
 
 def _search_answer(answer: Answer) -> answers.SearchAnswer:
