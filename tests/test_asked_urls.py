@@ -14,6 +14,7 @@ from yarl import URL
 
 from ccmb.corpus.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.corpus.fetching import Fetched, Fetcher
+from ccmb.corpus.inputs import read_test_texts
 from ccmb.corpus.proxies import Proxies
 from ccmb.data.remote_files import open_file
 from ccmb.errors import UsageError
@@ -213,3 +214,8 @@ def test_remote_files_are_asked_byte_for_byte_too(server: Recorder, path: str, a
     with open_file(f"{server.base}{path}") as file:
         assert file.read() == b"abc"
     assert {target.decode() for target in server.targets if b"HEAD" not in target} == {asked}
+
+
+def test_test_texts_behind_a_signed_address_are_read(server: Recorder) -> None:
+    assert read_test_texts([f"{server.base}/texts.txt?X-Signature=a%2Fb%3D"]) == ["abc"]
+    assert all(b"/texts.txt?X-Signature=a%2Fb%3D" in target for target in server.targets)
