@@ -85,8 +85,9 @@ def build_index(
     passed_over, away = PassedOver(), dict[str, str]()
     listed, urls = find_sources(pictures, passed_over, known, away)
     _refuse_itself(listed, out)
-    if allow_private and not urls:
-        raise UsageError("--allow-private is of URLs, and there is none among the pictures; leave it out")
+    if (allow_private or proxy_from_environment) and not urls:
+        option = "--allow-private" if allow_private else "--proxy-from-environment"
+        raise UsageError(f"{option} is of URLs, and there is none among the pictures; leave it out")
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
     if exclude is not None:
         record.exclude = Excludes(exclude).patterns
