@@ -5,14 +5,19 @@ import json
 
 import pytest
 
+from ccmb.benchmark.sets import _family as family_of
+from ccmb.data.pictures import UnreadablePicture
 from ccmb.data.shard_samples import count_samples, parse_sample, read_samples
+from ccmb.data.shard_set import is_shards
 from ccmb.data.shard_sources import Shard, find_shards
 from ccmb.data.shards import decode_sample, verify_shards
 from ccmb.errors import CcmbError, UsageError
 from ccmb.search.sources import find_sources
-from ccmb.tasks.sets import open_set, open_training
+from ccmb.tasks.sets import open_held_out, open_set, open_training
 from ccmb.training.recipe import DataRecipe
+from runs import command_line
 from shard_folders import open_folder, png, texts_of, write_tar
+from tuning import save_start
 
 
 def noted(key: str, caption: str) -> bytes:
@@ -173,6 +178,56 @@ def test_a_cut_gzip_and_other_compressions_are_said(tmp_path):
     path.write_bytes(b"BZh91AY")
     with pytest.raises(CcmbError, match="compressed by bzip2; shards are read plain or gzipped"):
         count_samples(str(path))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_shards_are_a_set_to_tune_and_to_measure_on(tmp_path, compressed):
+    folder = img2dataset(tmp_path / "shards", compressed)
+    data = DataRecipe(shards=[str(folder)])
+    for samples, pictures in (open_training(data), (lambda of: (of.samples, of.pictures))(open_set(f"mine={folder}"))):
+        assert [sample.texts for sample in samples] == [
+            (f"文{shard:05d}{number:04d}",) for shard in range(2) for number in range(3)
+        ]
+        assert [pictures.load(sample.image).getpixel((0, 0))[0] for sample in samples] == [0, 1, 2, 0, 1, 2]
+        assert all(sample.image in pictures for sample in samples)
+        with pytest.raises(UnreadablePicture, match="no such picture"):
+            pictures.raw("/etc/passwd")
+    assert family_of("mine", folder, None) == "retrieval"
+    with pytest.raises(CcmbError, match="shards have no splits"):
+        open_held_out(data, "val")
+
+
+def test_samples_of_a_set_that_cannot_be_used_are_said(tmp_path, capsys):
+    line = json.dumps({"image": "a.png", "texts": ["x"]}).encode()
+    files = {
+        "0.png": png(),
+        "0.txt": b"a",
+        "1.png": png(1),
+        "2.png": png(),
+        "2.json": line,
+        "3.png": png(1),
+        "3.json": line,
+    }
+    path = write_tar(tmp_path / "a.tar", files)
+    found = open_set(f"mine={path}")
+    assert [sample.texts for sample in found.samples] == [("a",), ("x",)]
+    assert f"2 samples left out, the first: {path}/1: no text" in capsys.readouterr().err
+
+
+def test_a_folder_with_pairs_beside_a_tar_is_no_folder_of_shards(tmp_path):
+    write_tar(tmp_path / "images.tar", {"0.png": png()})
+    assert not is_shards(tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_evaluate_reads_shards(tmp_path, monkeypatch, capfd, compressed):
+    command, start = command_line(monkeypatch, capfd), save_start(tmp_path / "start")
+    folder = img2dataset(tmp_path / "shards", compressed)
+    for data in (folder, next(folder.glob("*.tar*"))):
+        outcome = command("evaluate", "--model", start, "--data", data, "--json", tmp_path / "report.json")
+        assert outcome.code == 0, outcome.err
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["retrieval"]["gallery"] == (6 if data == folder else 3)
 
 
 def test_chinese_clips_lmdb_is_named_with_what_to_do(tmp_path):

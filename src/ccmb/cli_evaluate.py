@@ -46,8 +46,8 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="A file of pairs or of labelled pairs, or icm=FOLDER or iqm=FOLDER; with --classes a folder or tar of "
-            "one folder a class.",
+            help="A file of pairs or of labelled pairs, a shard or a folder of shards, or icm=FOLDER or iqm=FOLDER; "
+            "with --classes a folder or tar of one folder a class.",
         ),
     ],
     images: ImagesOption = None,
@@ -109,6 +109,7 @@ def evaluate(
     Example: ccmb evaluate --model runs/pictures --data mydata/pairs.jsonl --split val --generate --best-of 4
     """
     from ccmb.data.labelled_pairs import is_labelled
+    from ccmb.data.shard_set import is_shards
     from ccmb.files import write_json
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
@@ -153,7 +154,7 @@ def evaluate(
     elif classes:
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
-    elif name or (path.is_file() and is_labelled(path)):
+    elif name or (path.is_file() and not is_shards(path) and is_labelled(path)):
         if text_field or limit_texts or depth or ranking_rule or inexact:
             raise UsageError(
                 "--text-field, --limit-texts, --depth, --ranking-rule, --precision and --cascade are of retrieval; "
@@ -187,11 +188,15 @@ def _on_pairs(
     precision: Precision,
     cascade: int | None,
 ) -> dict[str, Any]:
+    from ccmb.data.shard_set import is_shards
     from ccmb.r2d2.network import load_network
     from ccmb.tasks.evaluation import evaluate as run_evaluation
     from ccmb.tasks.two_stage import RankOptions
 
-    pictures = images or folder_for_pairs(pairs)
+    shards = is_shards(pairs)
+    if shards and (images or split != "test"):
+        raise UsageError("shards hold their pictures and have no splits; leave out --images and --split")
+    pictures = pairs if shards else images or folder_for_pairs(pairs)
     network, processor = load_network(model)
     if ranking_rule:
         network.config.ranking_rule = ranking_rule

@@ -1,4 +1,4 @@
-"""Pictures by name, from a folder or an uncompressed tar, as upright sRGB.
+"""Pictures by name, from a folder or a tar, as upright sRGB.
 
 Nothing stays open between reads, so one `Pictures` may be pickled, forked and shared by threads.
 """
@@ -19,6 +19,7 @@ from PIL import Image
 
 from ccmb.data.image_content import HEAD_BYTES, image_format, is_image_name, may_be_image
 from ccmb.data.image_decoding import MAX_PIXELS, decode, rgb_of
+from ccmb.data.plain_tars import plain_tar
 from ccmb.errors import CcmbError
 from ccmb.files import walk_files
 
@@ -29,8 +30,8 @@ __all__ = [
 
 MAX_BYTES = 64 * 2**20
 
-# gzip, bzip2, xz, zstd, zip.
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+# bzip2, xz, zstd, zip.
+_COMPRESSED = (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 
 
 class UnreadablePicture(CcmbError):
@@ -53,10 +54,10 @@ class Pictures(ABC):
 
     @staticmethod
     def open(path: str | Path) -> Pictures:
-        """The pictures of a folder (with its sub-folders) or of an uncompressed tar.
+        """The pictures of a folder (with its sub-folders) or of a tar, plain or gzipped.
 
         Raises:
-            CcmbError: there is no such folder or file, or it is not a whole, uncompressed tar.
+            CcmbError: there is no such folder or file, or it is not a whole tar.
         """
         path = Path(path)
         if path.is_dir():
@@ -98,8 +99,15 @@ class Pictures(ABC):
             raise self._unreadable(name, "not a name inside the folder or tar")
         try:
             extent = self._find_any_form(inner)
-            if extent is None:
-                raise self._unreadable(name, self._why_missing(inner))
+        except OSError as error:
+            raise self._unreadable(name, error.strerror or str(error)) from None
+        return self._read(name, extent, self._why_missing(inner) if extent is None else "")
+
+    def _read(self, name: str, extent: Extent | None, why_missing: str = "no such picture") -> bytes:
+        """The bytes of a picture that lies there."""
+        if extent is None:
+            raise self._unreadable(name, why_missing)
+        try:
             if extent.size == 0:
                 raise self._unreadable(name, "the file is empty")
             if extent.size > MAX_BYTES:
@@ -153,15 +161,16 @@ class FolderPictures(Pictures):
 
 
 class TarPictures(Pictures):
-    """Pictures in a tar, whose headers are read once."""
+    """Pictures in a tar, whose headers are read once; a gzipped one is decompressed into a temporary file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._members = _read_index(path)
+        self._plain = plain_tar(path)
+        self._members = _read_index(self._plain, path)
 
     @cached_property
     def names(self) -> list[str]:
-        with open(self.path, "rb") as file:
+        with open(self._plain, "rb") as file:
             return sorted(name for name in self._members if _is_picture(name, lambda name: self._head(file, name)))
 
     def _head(self, file: IO[bytes], name: str) -> bytes:
@@ -171,7 +180,7 @@ class TarPictures(Pictures):
 
     def _find(self, name: str) -> Extent | None:
         found = self._members.get(name)
-        return Extent(str(self.path), *found) if found else None
+        return Extent(str(self._plain), *found) if found else None
 
 
 def load_picture(path: str | Path) -> Image.Image:
@@ -230,12 +239,12 @@ def _broken_link(path: Path) -> str:
     return f"a link to {target}, which is not there; {get}"
 
 
-def _read_index(path: Path) -> dict[str, tuple[int, int]]:
+def _read_index(plain: Path, path: Path) -> dict[str, tuple[int, int]]:
     """Offset and size of each regular file of a tar; of equal names the last counts, as for tar itself."""
     members: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open(plain, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.size < 0:
                     raise tarfile.ReadError("a file of negative size")

@@ -12,6 +12,7 @@ import torch
 
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.pictures import Pictures
+from ccmb.data.shard_set import is_shards, open_shard_set
 from ccmb.errors import CcmbError
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
@@ -49,7 +50,7 @@ def evaluate(
     options: RankOptions = EXACT,
     source: str | Path | None = None,
 ) -> Evaluation:
-    """Evaluate on one split of own pairs.
+    """Evaluate on one split of own pairs, or on all samples of shards, which have no splits.
 
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
@@ -62,9 +63,13 @@ def evaluate(
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
-    samples = read_pairs(pairs, split, fields)
-    pictures = Pictures.open(images)
+    faults: list[str] = []
+    if is_shards(pairs):
+        samples, pictures, faults = open_shard_set([str(pairs)], fields)
+    else:
+        samples, pictures = read_pairs(pairs, split, fields), Pictures.open(images)
     samples, unreadable = readable_samples(samples, pictures)
+    unreadable = [*faults, *unreadable]
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
