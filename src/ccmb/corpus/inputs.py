@@ -23,6 +23,7 @@ from ccmb.corpus.line_files import BOM, LineFile, LineSource, open_lines
 from ccmb.corpus.records import LINKS, Column, Kind, value_of
 from ccmb.data.remote_files import file_system_of, is_remote, open_file
 from ccmb.errors import CcmbError, did_you_mean, one_line
+from ccmb.files import walk_files
 from ccmb.training.recipe import Part
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt")
@@ -116,7 +117,7 @@ def find_files(source: str) -> list[str]:
         system, path = file_system_of(source)
         found = sorted(map(system.unstrip_protocol, system.glob(path))) if glob.has_magic(path) else [source]
     elif Path(source).is_dir():
-        found = sorted(str(path) for path in Path(source).rglob("*") if _suffix(str(path)) in SUFFIXES)
+        found = sorted(os.path.join(source, name) for name in walk_files(source) if _suffix(name) in SUFFIXES)
     else:
         found = sorted(glob.glob(source, recursive=True))
     if not found:
