@@ -6,8 +6,6 @@ Nothing stays open between reads, so one `Pictures` may be pickled, forked and s
 from __future__ import annotations
 
 import os
-import posixpath
-import tarfile
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from PIL import Image
 from ccmb.data.image_content import HEAD_BYTES, image_format, is_image_name, may_be_image
 from ccmb.data.image_decoding import MAX_PIXELS, decode, rgb_of
 from ccmb.data.plain_tars import plain_tar
+from ccmb.data.tar_index import inner_name, read_index
 from ccmb.errors import CcmbError
 from ccmb.files import walk_files
 
@@ -29,9 +28,6 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_BYTES = 64 * 2**20
-
-# bzip2, xz, zstd, zip.
-_COMPRESSED = (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 
 
 class UnreadablePicture(CcmbError):
@@ -166,7 +162,7 @@ class TarPictures(Pictures):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._plain = plain_tar(path)
-        self._members = _read_index(self._plain, path)
+        self._members = read_index(self._plain, path)
 
     @cached_property
     def names(self) -> list[str]:
@@ -237,60 +233,6 @@ def _broken_link(path: Path) -> str:
     target = os.readlink(path)
     get = "git annex get it" if ".git/annex" in target else "dvc pull" if "dvc" in target else "fetch that first"
     return f"a link to {target}, which is not there; {get}"
-
-
-def _read_index(plain: Path, path: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size of each regular file of a tar; of equal names the last counts, as for tar itself."""
-    members: dict[str, tuple[int, int]] = {}
-    links: dict[str, str] = {}
-    try:
-        with open(plain, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.size < 0:
-                    raise tarfile.ReadError("a file of negative size")
-                name = inner_name(member.name)
-                if name and member.isreg() and not member.issparse():
-                    members[name] = member.offset_data, member.size
-                elif name and (target := _target_of_link(name, member)):
-                    links[name] = target
-            # tarfile takes a broken header for the end; a whole tar ends in a block of zeros.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"damaged or cut short after {len(members)} files")
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror or error}") from None
-    except (tarfile.TarError, ValueError) as error:
-        reason = "it is compressed; decompress it first" if _is_compressed(path) else error
-        raise CcmbError(f"{path}: not a readable tar of pictures ({reason})") from None
-    for name in links:
-        target, seen = links[name], {name}
-        while target in links and target not in seen:
-            seen.add(target)
-            target = links[target]
-        if target in members:
-            members.setdefault(name, members[target])
-    return members
-
-
-def _target_of_link(name: str, member: tarfile.TarInfo) -> str | None:
-    """The file in the tar that a hard or symbolic link names, or None: what lies outside it is not looked at."""
-    if member.islnk():
-        return inner_name(member.linkname)
-    folder = posixpath.dirname(name)
-    return inner_name(posixpath.join(folder, member.linkname)) if member.issym() else None
-
-
-def _is_compressed(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(8).startswith(_COMPRESSED)
-
-
-def inner_name(name: str) -> str | None:
-    """The name without `./` and the like, or None where it is not a relative path that stays inside."""
-    clean = posixpath.normpath(name)
-    if not name or "\0" in name or clean.startswith("/") or clean == "." or clean.split("/")[0] == "..":
-        return None
-    return clean
 
 
 def _is_picture(name: str, head: Callable[[str], bytes]) -> bool:
