@@ -286,6 +286,7 @@ def test_a_tar_cut_after_it_was_opened_gives_an_unreadable_picture(tmp_path):
 def test_of_equal_names_in_a_tar_the_last_counts(tmp_path):
     path = make_tar(tmp_path / "p.tar", {"a.png": RED, "./a.png": BLUE})
     assert Pictures.open(path).raw("a.png") == BLUE
+    assert Pictures.open(path).repeated == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -43,7 +43,13 @@ class Extent(NamedTuple):
 
 
 class Pictures(ABC):
-    """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused."""
+    """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused.
+
+    Attributes:
+        repeated: how many files have the name of another one, which hides them.
+    """
+
+    repeated = 0
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -162,7 +168,7 @@ class TarPictures(Pictures):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._plain = plain_tar(path)
-        self._members = read_index(self._plain, path)
+        self._members, self.repeated = read_index(self._plain, path)
 
     @cached_property
     def names(self) -> list[str]:

@@ -20,8 +20,10 @@ def inner_name(name: str) -> str | None:
     return clean
 
 
-def read_index(plain: Path, path: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size of each regular file of a tar; of equal names the last counts, as for tar itself."""
+def read_index(plain: Path, path: Path) -> tuple[dict[str, tuple[int, int]], int]:
+    """Offset and size of each regular file of a tar, and how many have the name of a later one: of equal names the last
+    counts, as for tar itself."""
+    repeated = 0
     members: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     try:
@@ -31,6 +33,7 @@ def read_index(plain: Path, path: Path) -> dict[str, tuple[int, int]]:
                     raise tarfile.ReadError("a file of negative size")
                 name = inner_name(member.name)
                 if name and member.isreg() and not member.issparse():
+                    repeated += name in members
                     members[name] = member.offset_data, member.size
                 elif name and (target := _target_of_link(name, member)):
                     links[name] = target
@@ -50,7 +53,7 @@ def read_index(plain: Path, path: Path) -> dict[str, tuple[int, int]]:
             target = links[target]
         if target in members:
             members.setdefault(name, members[target])
-    return members
+    return members, repeated
 
 
 def _target_of_link(name: str, member: tarfile.TarInfo) -> str | None:

@@ -51,6 +51,7 @@ class IndexReport:
         unreadable: a line for each picture that could not be read or fetched.
         duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
         near_duplicates: of those that only look alike, one of each set of equal ones.
+        repeated: files in tars that another one of the same name hides.
         fields_left_out: names of fields whose values are neither text nor number, nor true or false.
     """
 
@@ -62,6 +63,7 @@ class IndexReport:
     unreadable: list[str] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     near_duplicates: list[list[str]] = field(default_factory=list)
+    repeated: int = 0
     fields_left_out: list[str] = field(default_factory=list)
 
 
@@ -103,6 +105,7 @@ def build_index(
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
     own = read_own_fields(fields, record) if fields else OwnFields({}, set())
     report = IndexReport(fields_left_out=sorted(own.left_out))
+    report.repeated = sum(of.pictures.repeated for of in listed)
     with open_catalogue(out, record) as catalogue, inference(network):
         if urls:
             named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private)
