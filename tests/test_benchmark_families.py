@@ -329,9 +329,9 @@ def test_evaluate_scores_icm_as_published_and_says_what_towers_alone_cannot(comm
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--depth", 3], 2, "are of retrieval; leave them out with labelled pairs"),
-        (["--cascade", 3], 2, "are of retrieval; leave them out with labelled pairs"),
-        (["--precision", "bf16"], 2, "are of retrieval; leave them out with labelled pairs"),
+        (["--depth", 3], 2, "is of retrieval"),
+        (["--cascade", 3], 2, "is of retrieval"),
+        (["--precision", "bf16"], 2, "is of retrieval"),
         (["--fit-split", "test"], 2, "the split that is scored"),
         (["--split", "tset"], 1, "no pictures in split 'tset' (did you mean 'test'?)"),
         (["--fit-split", "train"], 1, "no pictures in split 'train'"),
@@ -356,4 +356,7 @@ def test_labels_that_are_all_alike_are_told_in_one_line(command: Command, labell
 def test_retrieval_pairs_take_no_split_to_fit_on(command: Command, r2d2: str, tmp_path: Path) -> None:
     pairs = save_set(tmp_path / "drawn")
     found = command("evaluate", "--model", r2d2, "--data", pairs, "--fit-split", "val")
-    assert (found.code, found.err) == (2, "ccmb: --fit-split is of labelled pairs; leave it out with others\n")
+    assert (found.code, found.err) == (
+        2,
+        "ccmb: --fit-split is of labelled pairs, and does nothing with retrieval; leave it out\n",
+    )

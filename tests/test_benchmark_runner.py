@@ -168,9 +168,11 @@ def test_the_revision_is_of_names_texts_and_pictures(pairs: Path) -> None:
     first = open_set(f"a={pairs}").revision
     assert open_set(f"b={pairs}").revision == first
     whole = pairs.read_text(encoding="utf-8")
-    for changed in (whole.replace("船", "舟"), whole.replace("0.png", "./0.png"), "\n".join(whole.splitlines()[:-1])):
+    for changed in (whole.replace("船", "舟"), whole.replace("0.png", "9.png"), "\n".join(whole.splitlines()[:-1])):
         pairs.write_text(changed, encoding="utf-8")
         assert open_set(f"a={pairs}").revision != first
+    pairs.write_text(whole.replace("0.png", "./0.png"), encoding="utf-8")  # the same image
+    assert open_set(f"a={pairs}").revision == first
     pairs.write_text(whole, encoding="utf-8")
     picture = pairs.parent / "images" / "0.png"
     picture.write_bytes(picture.read_bytes() + b"\0")

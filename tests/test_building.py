@@ -51,14 +51,14 @@ def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> None:
     chinese_clip = save_chinese_clip(tmp_path / "chinese_clip")
-    model, _ = built(recipe({"mlm": False}, start=str(chinese_clip)))
+    model, _ = built(recipe({"mlm": False}, start=str(chinese_clip), embed_dim=12))
     assert_arrived(model.text_tower, chinese_clip, "text_model.")
     assert (model.config.embed_dim, model.config.cross_layers, model.config.mlm_head) == (12, 1, False)
     for folder in (tmp_path / "run" / "model", tmp_path / "plain"):
         tiny_model().save_pretrained(folder)
         tiny_processor().save_pretrained(folder)
     for name in ("run", "plain"):
-        started = built(recipe(start=str(tmp_path / name)))[0].state_dict()
+        started = built(recipe(start=str(tmp_path / name), cross_layers=2))[0].state_dict()
         assert all(torch.equal(tensor, started[key]) for key, tensor in tiny_model().state_dict().items())
     with pytest.raises(CcmbError, match="nowhere: no such model folder"):
         built(recipe(start=str(tmp_path / "nowhere")))

@@ -247,7 +247,7 @@ def test_what_cannot_be_calibrated_is_one_clear_error(data: Path) -> None:
     ("change", "found"),
     [
         (lambda lines: lines[:9], 18),
-        (lambda lines: [line | {"texts": ["一样"]} for line in lines] * 2, 0),  # every picture has every text
+        (lambda lines: [line | {"texts": ["一样"] * 2} for line in lines], 0),  # every picture has every text
         (lambda lines: [lines[0] | {"texts": [f"文{n}" for n in range(30)]}], 0),  # one picture alone
         (lambda lines: [line | {"image": "0.png"} for line in lines], 0),  # or the same one each time
     ],

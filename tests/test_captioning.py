@@ -177,7 +177,7 @@ def test_ccmb_evaluate_captions(folder: Path, tmp_path: Path) -> None:
         assert "add --captions" in str(refused)
     assert run(*arguments, "--limit", 2, "--json", file).exit_code == 0
     assert json.loads(file.read_text(encoding="utf-8"))["captioning"]["pictures"] == 2
-    for options, said in ((("--limit", 2), "leave it out"), (("--best-of", 2), "add --generate")):
+    for options, said in ((("--limit", 2), "add --captions or --generate"), (("--best-of", 2), "add --generate")):
         refused = run(*arguments[:-1], *options).exception
         assert isinstance(refused, UsageError)
         assert said in str(refused)

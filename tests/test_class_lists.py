@@ -98,7 +98,9 @@ def test_own_templates_are_one_text_or_the_lines_of_a_file(tmp_path: Path) -> No
     with pytest.raises(CcmbError, match=r"templates\.txt: no templates"):
         read_templates(str(path))
     path.write_bytes("有{}。".encode("gb18030"))
-    with pytest.raises(CcmbError, match=r"templates\.txt: not a readable UTF-8 text"):
+    assert read_templates(str(path)) == ("有{}。",)
+    path.write_bytes(b"{}\xff")
+    with pytest.raises(CcmbError, match=r"templates\.txt:1: not UTF-8 text"):
         read_templates(str(path))
     with pytest.raises(UsageError, match="'plane': no such templates; give all, plain"):
         read_templates("plane")

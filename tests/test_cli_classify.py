@@ -95,6 +95,6 @@ def test_evaluate_says_what_does_not_go_together(command: Command, model: Path, 
     classes = ["--classes", "cifar10"]
     for of_pairs in (["--text-field", "texts"], ["--cascade", 3], ["--precision", "bf16"]):
         code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes, *of_pairs)
-        assert (code, "leave them out with --classes" in err) == (2, True)
+        assert (code, "and does nothing with --classes; leave it out" in err) == (2, True)
     code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes)
     assert (code, err) == (1, f"ccmb: {tmp_path}: no pictures; there must be one folder of pictures a class\n")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccmb.corpus.addresses import AddressGuard, BadUrl, RefusedAddress, check_url
+from ccmb.corpus.addresses import AddressGuard, RefusedAddress
+from ccmb.corpus.asked_urls import BadUrl, check_url
 from ccmb.corpus.fetching import Fetched, Fetcher
 from ccmb.errors import UsageError
 from picture_web import network
@@ -51,7 +52,7 @@ def test_a_faulty_allow_list_is_one_line() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://a.cn/1.jpg", "file:///etc/passwd", "//a.cn/1.jpg", "a.jpg", "", "http://", "http:///1.jpg",
+    ["ftp://a.cn/1.jpg", "file:///etc/passwd", "a.jpg", "", "http://", "http:///1.jpg",
      "http://user:word@a.cn/1.jpg", "http://user@a.cn/1.jpg", "http://a.cn:99999/1.jpg", "http://[::1/1.jpg",
      "javascript:alert(1)", "http://a.cn:x/"],
 )  # fmt: skip

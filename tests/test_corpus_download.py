@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from ccmb.corpus.download import download
 from ccmb.corpus.download_index import looks_of_index, read_index
 from ccmb.corpus.download_parts import Link, Part, Row
-from ccmb.corpus.fetching import Fetcher, is_transient, opted_out, retry_after
+from ccmb.corpus.fetching import Fetcher, is_transient, retry_after
 from ccmb.corpus.hosts import HostPaused, Hosts
 from ccmb.corpus.image_hash import looks_of_pictures
+from ccmb.corpus.opt_outs import opted_out, robots_refuse, tdm_reserved
 from ccmb.corpus.preparing import prepare
 from ccmb.corpus.simulated_server import FAULTS, STATUSES, Faults, fault_of, serve, statistics
 from ccmb.data.pictures import Pictures
@@ -282,12 +284,41 @@ def test_a_tar_of_pictures_is_an_ordinary_one(web: str, tmp_path: Path) -> None:
     ("headers", "refused"),
     [
         ([], False), (["all"], False), (["noai"], True), (["nofollow, NoImageAI"], True), (["noindex"], True),
-        (["none"], True), (["ccmb: noai"], True), (["CCMB: noimageindex"], True), (["otherbot: noai"], False),
-        (["otherbot: noai", "noindex"], True), (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
+        (["none"], True), (["noml"], True), (["ccmb: noai"], True), (["CCMB: noimageindex"], True),
+        (["otherbot: noai, noimageai"], False), (["otherbot: noai", "noindex"], True),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
+        (["googlebot: noindex, unavailable_after: 25 Jun 2030 15:00:00 PST"], False),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noimageai"], True),
+        (["unavailable_after: Wednesday, 25-Jun-30 15:00:00 GMT, NOAI "], True),
+        (["otherbot: unavailable_after: Wednesday, 25-Jun-30 15:00:00 GMT, noindex"], False),
+        (["googlebot: nofollow, ccmb: noai"], True), (["ccmb: nofollow, otherbot: noai"], False),
+        (["googlebot: max-snippet: 5, noai"], False), (["max-image-preview:large, max-snippet:-1, noml"], True),
+        (["*: noai"], True), (["ccmb/1.0 : noindex"], True), (["noai; noimageai"], True), (["", " , :noai"], True),
+        (["my bot: noai", "nofollow"], False), (["noarchive"], False), (["noaim, xnoai"], False),
     ],
 )  # fmt: skip
-def test_robots_headers(headers: list[str], refused: bool) -> None:
-    assert opted_out(headers, "ccmb") is refused
+def test_robots_headers_of_several_directives_agents_and_dates(headers: list[str], refused: bool) -> None:
+    assert robots_refuse(headers, "ccmb") is refused
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ([], False),
+        (["1"], True),
+        ([" 1 "], True),
+        (["0"], False),
+        (["0", "1"], True),
+        (["0, 1"], True),
+        (["10"], False),
+    ],
+)
+def test_a_reservation_of_text_and_data_mining(values: list[str], refused: bool) -> None:
+    assert tdm_reserved(values) is refused
+    headers = CIMultiDict(
+        [*(("tdm-reservation", value) for value in values), ("tdm-policy", "https://a.cn/policy.json")]
+    )
+    assert opted_out(CIMultiDictProxy(headers), "ccmb") is refused
 
 
 def test_robots_headers_can_be_disregarded(folder: Path, tmp_path: Path) -> None:

@@ -162,8 +162,23 @@ def test_a_faulty_column_is_one_line(tmp_path: Path) -> None:
 
 def test_test_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("红船\n\n蓝船\n", encoding="utf-8")
-    (tmp_path / "b.jsonl").write_text('{"text": "绿船"}\n{"texts": ["黄船", "白船"]}\nbroken\n', encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "绿船"}\n{"texts": ["黄船", "白船"]}\n', encoding="utf-8")
     assert read_test_texts([str(tmp_path)]) == ["红船", "蓝船", "绿船", "黄船", "白船"]
-    (tmp_path / "c.jsonl").write_text('{"caption": "x"}\n', encoding="utf-8")
+    (tmp_path / "c.jsonl").write_text('{"label": "x"}\n', encoding="utf-8")
     with pytest.raises(CcmbError, match=r"c\.jsonl: no texts"):
         read_test_texts([str(tmp_path / "c.jsonl")])
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jsonl", "b.jsonl.zst", "c.XLSX", "README.md"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert find_files(str(tmp_path)) == [str(tmp_path / "a.jsonl")]
+    assert capfd.readouterr().err == f"{tmp_path}: 2 files are of kinds that are not read: b.jsonl.zst, c.XLSX\n"
+
+
+def test_a_log_whose_gzip_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    lines = "".join(json.dumps(ROW | {"visitor": str(n)}) + "\n" for n in range(20_000))
+    path.write_bytes(gzip.compress(lines.encode())[:-2000])
+    with pytest.raises(CcmbError, match=r"^[^\n]*a\.jsonl\.gz: the gzip file is cut short or damaged[^\n]*$"):
+        read(IMPRESSIONS, path)

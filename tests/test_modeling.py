@@ -85,7 +85,7 @@ def test_joining_batches_of_different_lengths_changes_no_score() -> None:
 def test_forward_scores_every_text_with_every_picture() -> None:
     model, batch = tiny_model(), tiny_batch(3)
     images, texts = encode(model)
-    scores = model(batch.pixel_values[:2], batch.input_ids, batch.attention_mask)
+    scores = model(batch.pixel_values[:2], batch.input_ids, batch.attention_mask, rank=True).scores
     assert scores.shape == (3, 2)
     for text in range(3):
         for image in range(2):
@@ -97,7 +97,7 @@ def test_prd2_scores_by_cosine_and_refuses_to_rank() -> None:
     model, batch = tiny_model(cross_layers=0), tiny_batch(3)
     images, texts = encode(model)
     torch.testing.assert_close(
-        model(batch.pixel_values, batch.input_ids, batch.attention_mask), texts.embed @ images.embed.T
+        model(batch.pixel_values, batch.input_ids, batch.attention_mask, rank=True).scores, texts.embed @ images.embed.T
     )
     assert not model.can_rank
     assert not any("cross" in name or "match" in name or "mlm" in name for name in model.state_dict())
@@ -134,7 +134,7 @@ def test_saving_and_loading_keeps_every_bit(kind: Any, changes: dict[str, Any], 
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
     inputs = batch.pixel_values, batch.input_ids, batch.attention_mask
-    assert torch.equal(loaded.eval()(*inputs), model(*inputs))
+    assert torch.equal(loaded.eval()(*inputs, rank=True).scores, model(*inputs, rank=True).scores)
 
 
 def test_a_new_network_starts_at_its_configured_temperature_and_differs_by_seed() -> None:

@@ -129,8 +129,8 @@ def test_a_file_that_is_not_a_recipe_is_one_line(load, content):
 
 
 def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
-    (tmp_path / "a.yaml").write_bytes("训练: 1".encode("gbk"))
-    with pytest.raises(CcmbError, match=r"a\.yaml: not valid YAML"):
+    (tmp_path / "a.yaml").write_bytes(b"a: caf\xe9")
+    with pytest.raises(CcmbError, match=r"a\.yaml:1: not UTF-8 text"):
         load_recipe(PretrainRecipe, tmp_path / "a.yaml")
 
 

@@ -18,9 +18,10 @@ from ccmb.search.blobs import Blobs
 from ccmb.search.conditions import parse_condition
 from ccmb.search.engine import open_engine
 from ccmb.search.index import build_index
+from ccmb.search.mirror import Mirror
 from ccmb.search.query import Query
 from ccmb.search.states import StateCache
-from ccmb.search.store import Entry
+from ccmb.search.store import MOST_RESULTS, Entry, VectorStore
 from disk import full_disk
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -221,3 +222,41 @@ def test_after_a_full_disk_the_running_index_takes_pictures_again(own):
     key = own.add("b.png", data)
     assert [hit.key for hit in own.search(Query(picture=tiny_pictures(1, seed=6)[0], k=1)).hits] == [key]
     assert len(own.catalogue.store.store) == len(own) == COUNT + 1
+
+
+def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
+    class Written:
+        """A store of which the mirror has all."""
+
+        dim, count = 4, 0
+
+        def upsert(self, entries, embed_BD):
+            self.count += len(entries)
+
+        def everything(self):
+            return iter(())
+
+        def __len__(self):
+            return self.count
+
+    mirror = Mirror(Written(), tmp_path / "mirror.db")
+    count = MOST_RESULTS + 16
+    mirror.upsert([Entry("/a", str(number)) for number in range(count)], torch.eye(4)[torch.arange(count) % 4])
+    (nears,) = mirror.search_many(torch.eye(4)[:1], count)
+    assert len({near.key for near in nears}) == count
+    mirror.close()
+
+
+def test_hits_beyond_the_limit_of_a_server_are_refused_by_name(engine, tmp_path, monkeypatch):
+    with VectorStore(tmp_path / "vectors.db", 4) as store, pytest.raises(UsageError, match="16,385 hits are more"):
+        store.search_many(torch.eye(4)[:1], MOST_RESULTS + 1)
+    monkeypatch.setattr(engine.catalogue.store, "most_results", 6, raising=False)
+    for query in (Query(TEXTS[0], k=7), Query(TEXTS[0], k=2, offset=5, rank=False), Query(TEXTS[0], k=2, depth=7)):
+        with pytest.raises(UsageError, match="a Milvus server gives the best 6"):
+            engine.search(query)
+    whole = engine.search(Query(TEXTS[0], k=6, rank=False))
+    assert (len(whole.hits), whole.more, whole.cut) == (6, False, True)
+    part = engine.search(Query(TEXTS[0], k=3, rank=False))
+    assert (len(part.hits), part.more, part.cut) == (3, True, False)
+    few = engine.search(Query(TEXTS[0], k=6, rank=False, where=(parse_condition("folder under /nowhere"),)))
+    assert (len(few.hits), few.cut) == (0, False)

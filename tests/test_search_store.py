@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ccmb.errors import CcmbError, UsageError
 from ccmb.search.conditions import BUILT_IN, compile_conditions, parse_condition
 from ccmb.search.mirror import Mirror
+from ccmb.search.query import Condition
 from ccmb.search.store import Entry, VectorStore
 from milvus_server import milvus_server
 
@@ -149,6 +150,27 @@ def test_filters_are_exact_however_narrow(open_store):
             counts.append(len(passing))
         assert 0 in counts
         assert any(0 < count < 10 for count in counts)
+
+
+def test_texts_of_any_characters_are_compared_whole(open_store):
+    texts = [
+        "海边　的",
+        "\U0001f468\u200d\U0001f469",
+        "一\n二\r\n\t三",
+        "a\u00adb\u200b",
+        "a\u2028b\u0085c",
+        "\x1b[0m",
+        "'\"\\n",
+        "007",
+        "7",
+    ]
+    all_entries = [Entry("/a", f"{number}.jpg", own={"author": text}) for number, text in enumerate(texts)]
+    with open_store() as store:
+        store.upsert(all_entries, unit(len(texts)))
+        for entry, text in zip(all_entries, texts, strict=True):
+            tests = compile_conditions([Condition("author", "==", text)], KNOWN)
+            assert [near.key for near in store.search_many(unit(1, seed=1), 9, [tests])[0]] == [entry.key], repr(text)
+            assert store.get([entry.key])[entry.key].own == {"author": text}
 
 
 @pytest.mark.parametrize(

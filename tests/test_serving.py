@@ -305,3 +305,24 @@ def test_captions_are_those_of_the_command_line() -> None:
     expected = caption_pictures(captioner, plain.processor, pictures)
     found = post(make_app(work), "/caption", {"pictures": [b64(png(of)) for of in pictures]}).json()["results"]
     assert [[one["text"] for one in of] for of in found] == [[one.text for one in of.candidates] for of in expected]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/page.js", "/healthz", "/about", "/openapi.json", "/metrics", "/pictures/", "/thumbnails/"]
+)
+def test_head_is_answered_wherever_get_is(path: str) -> None:
+    index = FakeIndex()
+    path += next(iter(index.pictures)) if path.endswith("s/") else ""
+    app = tiny_app(index)
+    got, headed = (asked(app, lambda http, method=method: http.request(method, path)) for method in ("GET", "HEAD"))
+    assert headed.status_code == got.status_code == 200
+    assert headed.content == b"" != got.content
+    for name in ("content-type", "etag", "cache-control", "content-security-policy"):
+        assert headed.headers.get(name) == got.headers.get(name)
+    if path != "/metrics":  # which counts this very request
+        assert headed.headers["content-length"] == str(len(got.content))
+
+
+def test_head_of_what_get_is_not_is_refused() -> None:
+    assert asked(tiny_app(), lambda http: http.head("/search")).status_code == 405
+    assert asked(tiny_app(), lambda http: http.head("/none")).status_code == 404

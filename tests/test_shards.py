@@ -50,8 +50,11 @@ def test_the_same_pairs_give_the_same_bytes(tmp_path, monkeypatch):
 )
 def test_what_is_written_is_read_back(tmp_path_factory, samples, per_shard):
     folder = tmp_path_factory.mktemp("round")
-    write_pairs(folder, 1)
-    lines = [{"image": "0.png", "texts": texts, "title": "题", "group": group} for texts, group in samples]
+    write_pairs(folder, len(samples))
+    lines = [
+        {"image": f"{number}.png", "texts": texts, "title": "题", "group": group}
+        for number, (texts, group) in enumerate(samples)
+    ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     pictures = Pictures.open(folder / "images")
     done = convert_pairs(folder / "pairs.jsonl", pictures, folder / "out", "train", ["title", "texts"], per_shard)
@@ -59,12 +62,14 @@ def test_what_is_written_is_read_back(tmp_path_factory, samples, per_shard):
     read = []
     for shard in find_shards([str(folder / "out")]):
         raws = [raw for _, raw in read_samples(shard, range(shard.samples))]
-        assert all(raw.picture == png(0) for raw in raws)
+        assert [raw.picture for raw in raws] == [png(len(read) + place) for place in range(len(raws))]
         read += [parse_sample(raw, ["title", "texts"]) for raw in raws]
     assert [(sample.fields[1], sample.group) for sample in read] == [
         (tuple(text.strip() for text in texts), group) for texts, group in samples
     ]
-    assert {(sample.image, sample.fields[0]) for sample in read} == {("0.png", ("题",))}
+    assert [(sample.image, sample.fields[0]) for sample in read] == [
+        (f"{number}.png", ("题",)) for number in range(len(samples))
+    ]
     assert verify_shards([str(folder / "out")]).problems == []
 
 

@@ -65,9 +65,9 @@ def test_workers_change_neither_order_nor_pixels(folder, share, buffer, seed, st
         helped = batches(start, workers)
         assert len(helped) == 14 - start
         for one, other in zip(alone[start:], helped, strict=True):
-            for (pixels, text, number), (same_pixels, same_text, same_number) in zip(one, other, strict=True):
+            for (pixels, *told), (same_pixels, *same_told) in zip(one, other, strict=True):
                 np.testing.assert_array_equal(pixels, same_pixels)
-                assert (text, number) == (same_text, same_number)
+                assert told == same_told
 
 
 @given(seed=SEEDS, start=st.integers(0, 12), world=st.sampled_from([2, 4]))

@@ -62,6 +62,8 @@ def arguments(data: Path, **changes: Any) -> list[str]:
         "training.threads": 1, "validation.every": 8,
     }  # fmt: skip
     values |= {key.replace("__", "."): value for key, value in changes.items()}
+    if values.get("validation.split") == "" and "validation__every" not in changes:
+        del values["validation.every"]  # which would do nothing
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 

@@ -23,6 +23,9 @@ Strategy = Literal["ddp", "fsdp"]
 # Whether a model has been trained on the set that it is measured on.
 Setting = Literal["zero-shot", "fine-tuned", "unstated"]
 
+# Which answers of retrieval are right, and how ties count; see `ccmb.tasks.answers`.
+Convention = Literal["equal_texts", "official"]
+
 # How a caption is found; see `ccmb.tasks.decoding`.
 Decode = Literal["beam", "greedy", "sample"]
 

@@ -123,6 +123,12 @@ def convert(
         str | None,
         typer.Option(help="BERT's vocab.txt, a folder or a hub id; by default the official one from the hub."),
     ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=3, help="Write a model for images of so many pixels, by interpolated positions.")
+    ] = None,
+    max_text_tokens: Annotated[
+        int | None, typer.Option(min=3, help="Write a model for texts of so many tokens, likewise.")
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -130,13 +136,18 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form.
+    """Turn an official R2D2 or PRD2 checkpoint into a model folder, or a model into official form or another size.
 
     What trainers wrap around weights (model, state_dict, module., averages) is taken off, and said.
 
     Example: ccmb convert r2d2_pretrain_250m.pth models/r2d2-large --tokenizer vocab.txt
+
+    Example: ccmb convert models/r2d2-large models/r2d2-large-336 --image-size 336
     """
     from ccmb.cli_given import refuse_given
+
+    if image_size or max_text_tokens:
+        return _convert_sizes(context, source, out)
     from ccmb.r2d2.official import TOKENIZER, convert_from_official, convert_to_official
 
     if Path(source).is_file():
@@ -158,6 +169,21 @@ def convert(
         raise UsageError(f"{source}: a folder; to write its model in official form, end {out} in .safetensors")
     else:
         raise UsageError(f"{source}: no such file; to write a model in official form, end {out} in .safetensors")
+
+
+def _convert_sizes(context: typer.Context, source: str, out: Path) -> None:
+    from ccmb.cli_given import refuse_given
+    from ccmb.r2d2.resizing import resize_folder
+
+    refuse_given(context, "of a checkpoint that becomes a model folder", "tokenizer", "key")
+    if Path(source).is_file() or out.suffix == ".safetensors":
+        sizes = "from a model folder to a new one"
+        refuse_given(context, sizes, "image_size", "max_text_tokens", instead="convert without {} first")
+    config = resize_folder(source, out, context.params["image_size"], context.params["max_text_tokens"])
+    typer.echo(
+        f"{out}: images of {config.image_size} pixels, texts of up to {config.max_text_tokens} tokens; "
+        "fine-tune it at this size"
+    )
 
 
 @app.command()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccmb.choices import Setting
 from ccmb.cli_caption import CaptionsFlag
+from ccmb.cli_evaluate import refuse_unread_set
 from ccmb.cli_generate import (
     BestOfOption,
     FeaturesOption,
@@ -18,11 +19,38 @@ from ccmb.cli_generate import (
     LimitOption,
     StepsOption,
 )
-from ccmb.cli_output import CascadeOption, ImagesOption, JsonFlag, PrecisionOption, TextFieldOption, print_result
+from ccmb.cli_given import given, need_second_stage, refuse_given, refuse_unread
+from ccmb.cli_output import (
+    CascadeOption,
+    ConventionOption,
+    ImagesOption,
+    JsonFlag,
+    PrecisionOption,
+    TextFieldOption,
+    print_result,
+)
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
+from ccmb.errors import UsageError
+
+if TYPE_CHECKING:
+    from ccmb.benchmark.sets import MeasuredSet
+
+
+# Which options the sets of each family read; the others would do nothing with them.
+READS = {
+    "retrieval": ("images", "text_field", "depth", "precision", "cascade", "convention", "split"),
+    "matching": ("images", "split"),
+    "classification": ("classes", "templates", "class_depth", "split"),
+    "captioning": ("images", "text_field", "captions", "split"),
+    "generation": (
+        "images", "text_field", "generate", "steps", "guidance", "best_of", "judge", "features", "limit", "split",
+    ),
+}  # fmt: skip
+SECOND_STAGE = ("depth", "class_depth", "precision", "cascade")
 
 
 def benchmark(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Option(
@@ -68,6 +96,7 @@ def benchmark(
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
+    convention: ConventionOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals, and of painted pictures.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
@@ -85,6 +114,7 @@ def benchmark(
 
     Example: ccmb benchmark --model runs/pictures --data ecommerce-t2i=downloads/t2i --split val --best-of 4
     """
+    from ccmb.benchmark.peers import may_rank
     from ccmb.benchmark.runner import run_benchmark
     from ccmb.benchmark.sets import open_set
     from ccmb.benchmark.settings import Settings
@@ -96,10 +126,13 @@ def benchmark(
     settings = Settings(
         depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking,
         painting=Painting(steps, guidance, best_of, seed), judge=judge, features=features, pictures=limit,
+        convention=convention or "equal_texts",
     )  # fmt: skip
     with orderly_end():
         how = (split, text_field or ["texts"], images, classes, templates, captions, generate)
         sets = [open_set(spec, *how) for spec in data]
+        _refuse_unread(context, sets, data)
+        need_second_stage(context, any(map(may_rank, model)), ", ".join(model), *SECOND_STAGE)
         outcome = run_benchmark(model, sets, out, settings, devices.split(",") if devices else ())
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
@@ -108,6 +141,27 @@ def benchmark(
         typer.echo(f"ccmb: {line}", err=True)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _refuse_unread(context: typer.Context, sets: list[MeasuredSet], data: list[str]) -> None:
+    """Refuse options that none of the sets reads, and a split that a folder of classes has not.
+
+    Raises:
+        UsageError: one was given; the message names it.
+    """
+    from ccmb.benchmark.class_sets import ClassSet
+    from ccmb.benchmark.sets import family_of
+
+    families = list(dict.fromkeys(map(family_of, sets)))
+    read = {name for family in families for name in READS[family]}
+    refuse_unread(context, " and ".join(families), READS | {" and ".join(families): tuple(read)})
+    refuse_unread_set(context, *data)
+    if flags := given(context, "split"):
+        for spec, of in zip(data, sets, strict=True):
+            if isinstance(of, ClassSet) and of.split == "all":
+                raise UsageError(f"{flags[0]} {context.params['split']}: {spec} has no such folder; leave it out")
+    if "classification" in families and all(of.class_list == "its own" for of in sets if isinstance(of, ClassSet)):
+        refuse_given(context, "of folders without a list of their own", "templates")
 
 
 def leaderboard(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ccmb.choices import Decode
+from ccmb.cli_given import refuse_given, refuse_unread
 from ccmb.cli_output import JsonFlag, print_result, say_unreadable
 from ccmb.terminal import visible_line
 
@@ -28,6 +29,7 @@ MaxLengthOption = Annotated[
 
 
 def caption(
+    context: typer.Context,
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A run or model folder of `ccmb finetune captioning`.")],
     decode: DecodeOption = "beam",
@@ -53,6 +55,9 @@ def caption(
     from ccmb.r2d2.captioning import load_captioner
     from ccmb.tasks.captioning import caption_pictures, decoding_for
 
+    refuse_undecoded(context, decode)
+    if not rerank:
+        refuse_given(context, "of re-ranking, which --no-rerank leaves out", "match_weight")
     network, processor = load_captioner(model)
     options = decoding_for(
         network, max_length, decode=decode, beams=beams, candidates=candidates_of(decode, beams, candidates, rerank),
@@ -65,6 +70,23 @@ def caption(
     ]
     values: list[dict[str, Any]] = [{**asdict(of), "picture": str(of.picture)} for of in found]
     print_result(values, as_json, "\n".join(lines))
+
+
+# Which options each way of decoding reads; those of none are of all.
+DECODES = {
+    "--decode beam": ("beams", "candidates"),
+    "--decode greedy": ("candidates",),  # if it is one
+    "--decode sample": ("candidates", "temperature", "top_p", "seed"),
+}
+
+
+def refuse_undecoded(context: typer.Context, decode: Decode) -> None:
+    """Refuse options that this way of decoding does not read.
+
+    Raises:
+        UsageError: one was given; the message names it.
+    """
+    refuse_unread(context, f"--decode {decode}", DECODES)
 
 
 def candidates_of(decode: Decode, beams: int, candidates: int | None, rerank: bool) -> int:

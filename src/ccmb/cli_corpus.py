@@ -43,6 +43,9 @@ def build(
     pages: Sources = None,
     links: Sources = None,
     test_texts: Sources = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Pass over input files called so, such as '*.bak.jsonl', tmp or 2019/raw.")
+    ] = None,
     test_pictures: Annotated[
         list[str] | None, typer.Option(help="Folder or tar of pictures that no picture may be a copy of.")
     ] = None,
@@ -57,12 +60,15 @@ def build(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Fetch links again that failed but may succeed another day.")
     ] = False,
+    proxy_from_environment: Annotated[
+        bool, typer.Option("--proxy-from-environment", help="Fetch through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a corpus from logs, pages and link lists; run it again to go on after any stop.
 
     Impressions: query, image_url, page_url, position, clicked, visitor, time. Pages: Url, Title, Content, ImageUrl,
-    ImageKey, ImageQuery. Links: url and caption. JSON lines or Parquet; links also CSV and TSV.
+    ImageKey, ImageQuery. Links: url and caption. JSON or Parquet; links also CSV and TSV. Test texts: any of these.
 
     Example: ccmb corpus build zero --impressions logs --pages pages.jsonl --out zero
 
@@ -74,17 +80,25 @@ def build(
     from ccmb.corpus.zero import Extras, build_corpus
     from ccmb.corpus.zero_recipe import ZeroRecipe, find_corpus_recipe
     from ccmb.signals import orderly_end
+    from ccmb.training.given_keys import refuse_keys
     from ccmb.training.recipe import load_recipe
 
     if not (impressions or pages or links):
         raise UsageError("give --impressions, --pages or --links")
-    typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), overrides or [])
+    through = ["download.network.proxy_from_environment=true"] if proxy_from_environment else []
+    typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), [*(overrides or []), *through])
+    if not impressions:
+        refuse_keys(typed.clicks, "clicks.", "of --impressions; give them")
+    if not score_model:
+        refuse_keys(typed.score, "score.", "of the model of --score-model; give one")
     pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
     texts = list(test_texts or [])
     if test_set:
         of_sets, files = open_test_sets(test_set, out / "work")
         pictures, texts = pictures + of_sets, texts + files
-    inputs = Inputs(impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts)
+    inputs = Inputs(
+        impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts, exclude=exclude or []
+    )
     scorer = open_scorer(score_model) if score_model else None
     with orderly_end():
         found = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))

@@ -113,25 +113,34 @@ def verify(
     field: FieldOption = None,
     split: Annotated[str | None, typer.Option(help="Of a data set: only this split; by default all there are.")] = None,
     images: ImagesOption = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a data set: NAME=FOLDER or pairs of another one; counts the photographs that both have."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Read shards or a data set whole and list what is wrong.
 
     Of shards: damage, other checksums, samples without text or picture. Of a data set: lines that cannot be read,
     missing and undecodable pictures, empty and repeated texts, marks left in texts, other counts than published,
-    pictures that two splits share; each with examples and what to do. Exits with 1 if there is a problem.
+    pictures that two splits share, or with --against another set; each with examples and what to do. Exits with 1 if
+    there is a problem.
 
     Example: ccmb data verify shards --field captions
 
     Example: ccmb data verify muge downloads/muge --split val
+
+    Example: ccmb data verify flickr30k-cn flickr30k-cn --against flickr8k-cn=flickr8k-cn
     """
     if _names_a_set(targets):
         if len(targets) != 2 or field:
             raise UsageError(f"a data set is verified as: ccmb data verify {targets[0]} FOLDER, without --field")
-        _verify_set(targets[0], targets[1], split, images, as_json)
+        _verify_set(targets[0], targets[1], split, images, against or [], as_json)
         return
-    if split or images:
-        raise UsageError("--split and --images go with a data set: ccmb data verify NAME FOLDER; see ccmb data list")
+    if split or images or against:
+        raise UsageError(
+            "--split, --images and --against go with a data set: ccmb data verify NAME FOLDER; see ccmb data list"
+        )
     from ccmb.data.shards import verify_shards
 
     found = verify_shards(targets, field)
@@ -154,10 +163,12 @@ def _names_a_set(targets: list[str]) -> bool:
     return name.lower() in CARDS or (len(targets) == 2 and bool(did_you_mean(name.lower(), list(CARDS))))
 
 
-def _verify_set(name: str, folder: str, split: str | None, images: Path | None, as_json: bool) -> None:
+def _verify_set(
+    name: str, folder: str, split: str | None, images: Path | None, against: list[str], as_json: bool
+) -> None:
     from ccmb.data.downstream.checking import checked_text, verify_dataset
 
-    checked = verify_dataset(name, folder, split, images)
+    checked = verify_dataset(name, folder, split, images, against)
     print_result(asdict(checked), as_json, checked_text(checked))
     if checked.is_faulty:
         raise typer.Exit(1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccmb.choices import Precision, RankingRule
+from ccmb.choices import Convention, Precision, RankingRule
 from ccmb.cli_caption import (
     BeamsOption,
     CandidatesOption,
@@ -17,6 +18,7 @@ from ccmb.cli_caption import (
     MaxLengthOption,
     RerankOption,
     candidates_of,
+    refuse_undecoded,
 )
 from ccmb.cli_generate import (
     BestOfOption,
@@ -27,7 +29,16 @@ from ccmb.cli_generate import (
     SeedOption,
     StepsOption,
 )
-from ccmb.cli_output import CascadeOption, ImagesOption, ModelOption, PrecisionOption, TextFieldOption, say_unreadable
+from ccmb.cli_given import given, need_second_stage, refuse_given, refuse_unread
+from ccmb.cli_output import (
+    CascadeOption,
+    ConventionOption,
+    ImagesOption,
+    ModelOption,
+    PrecisionOption,
+    TextFieldOption,
+    say_unreadable,
+)
 from ccmb.cli_pictures import CLASSES_HELP, TemplatesOption
 from ccmb.errors import UsageError
 from ccmb.tables import (
@@ -38,8 +49,31 @@ from ccmb.tables import (
     retrieval_table,
 )
 
+if TYPE_CHECKING:
+    from ccmb.samples import Sample
+
+# What is measured, in words that messages use, and which options each reads; the others would do nothing.
+PAIRS, LABELLED, CLASSES = "retrieval", "labelled pairs", "--classes"
+CAPTIONS, PAINTED = "--captions", "--generate"
+READS = {
+    PAIRS: (
+        "images", "split", "text_field", "depth", "limit_texts", "ranking_rule", "precision", "cascade", "convention",
+    ),
+    LABELLED: ("images", "split", "fit_split"),
+    CLASSES: ("classes", "templates", "split", "depth", "ranking_rule"),
+    CAPTIONS: (
+        "images", "split", "text_field", "ranking_rule", "limit", "decode", "beams", "candidates", "rerank",
+        "max_length", "seed",
+    ),
+    PAINTED: (
+        "images", "split", "text_field", "limit", "steps", "guidance", "best_of", "seed", "judge", "features",
+    ),
+}  # fmt: skip
+SECOND_STAGE = ("depth", "ranking_rule", "precision", "cascade")
+
 
 def evaluate(
+    context: typer.Context,
     model: ModelOption,
     data: Annotated[
         str,
@@ -77,6 +111,7 @@ def evaluate(
     ] = None,
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
+    convention: ConventionOption = None,
     captions: CaptionsFlag = False,
     decode: DecodeOption = "beam",
     beams: BeamsOption = 5,
@@ -109,74 +144,70 @@ def evaluate(
     Example: ccmb evaluate --model runs/pictures --data mydata/pairs.jsonl --split val --generate --best-of 4
     """
     from ccmb.data.labelled_pairs import is_labelled
+    from ccmb.data.seen_images import said_of
     from ccmb.data.shard_set import is_shards
     from ccmb.files import write_json
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
     path = Path(folder)
-    inexact = precision != "fp32" or cascade
-    if classes and not captions and (images or text_field or limit_texts or fit_split or inexact):
-        raise UsageError(
-            "--images, --text-field, --limit-texts, --fit-split, --precision and --cascade are of pairs; leave them "
-            "out with --classes"
-        )
-    if not captions and (decode != "beam" or beams != 5 or candidates or not rerank or max_length):
-        raise UsageError(
-            "--decode, --beams, --candidates, --no-rerank and --max-length are of captions; add --captions, or leave "
-            "them out"
-        )
-    if not generate and (steps != 20 or guidance != 3.0 or best_of != 1 or seed or judge or features):
-        raise UsageError(
-            "--steps, --guidance, --best-of, --seed, --judge and --features are of painted pictures; add --generate, "
-            "or leave them out"
-        )
-    if limit and not (generate or captions):
-        raise UsageError("--limit is of captions and of painted pictures; leave it out with others")
+    if generate and captions:
+        raise UsageError("--generate and --captions are two tasks; give one of them")
     if generate:
-        if classes or captions or limit_texts or fit_split or depth or inexact:
-            raise UsageError(
-                "--classes, --captions, --limit-texts, --fit-split, --depth, --precision and --cascade are of other "
-                "tasks; leave them out with --generate"
-            )
+        refuse_unread(context, PAINTED, READS)
         painting = {"steps": steps, "guidance": guidance, "best_of": best_of, "seed": seed}
-        report = _of_pictures(model, data, images, split, text_field, limit, judge, features, painting)
+        report = _of_pictures(context, model, data, images, split, text_field, limit, judge, features, painting)
         table = generation_table(report["generation"])
     elif captions:
-        if classes or limit_texts or fit_split or depth or inexact:
-            raise UsageError(
-                "--classes, --limit-texts, --fit-split, --depth, --precision and --cascade are of other tasks; leave "
-                "them out with --captions"
-            )
-        decoding = {"decode": decode, "beams": beams, "candidates": candidates_of(decode, beams, candidates, rerank)}
+        refuse_unread(context, CAPTIONS, READS)
+        refuse_undecoded(context, decode)
+        if not rerank:
+            refuse_given(context, "of re-ranking, which --no-rerank leaves out", "ranking_rule")
+        count = candidates_of(decode, beams, candidates, rerank)
+        decoding = {"decode": decode, "beams": beams, "candidates": count, "seed": seed}
         how = (ranking_rule, rerank, max_length, decoding)
-        report = _of_captions(model, data, images, split, text_field, limit, *how)
+        report = _of_captions(context, model, data, images, split, text_field, limit, *how)
         table = captioning_table(report["captioning"])
     elif classes:
+        refuse_unread(context, CLASSES, READS)
+        if depth is None:
+            refuse_given(context, "of the second stage, which --depth lets rank classes", "ranking_rule")
+        path = _folder_of_split(path, split) if given(context, "split") else path
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
     elif name or (path.is_file() and not is_shards(path) and is_labelled(path)):
-        if text_field or limit_texts or depth or ranking_rule or inexact:
-            raise UsageError(
-                "--text-field, --limit-texts, --depth, --ranking-rule, --precision and --cascade are of retrieval; "
-                "leave them out with labelled pairs"
-            )
+        refuse_unread(context, LABELLED, READS)
         report = _on_labels(model, name, path, images, split, fit_split)
         table = matching_table(report["matching"])
     else:
-        if fit_split:
-            raise UsageError("--fit-split is of labelled pairs; leave it out with others")
-        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade)
-        report = _on_pairs(model, path, images, split, fields, depth, limit_texts, *options)
+        refuse_unread(context, PAIRS, READS)
+        fields, options = text_field or ["texts"], (ranking_rule, precision, cascade, convention or "equal_texts")
+        report = _on_pairs(context, model, path, images, split, fields, depth, limit_texts, *options)
         table = retrieval_table(report["retrieval"])
     if json_file:
         write_json(json_file, report)
     say_unreadable(report["unreadable"])
     typer.echo(table)
+    if line := said_of(report.get("seen")):
+        typer.echo(line)
     if "minimal_pairs" in report:
         typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
 
 
+def _folder_of_split(path: Path, split: str) -> Path:
+    """The folder of a split within a folder of such folders.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not (path / split).is_dir():
+        raise UsageError(
+            f"--split {split}: {path} has no folder {split} in it; leave it out, or give the folder itself"
+        )
+    return path / split
+
+
 def _on_pairs(
+    context: typer.Context,
     model: str,
     pairs: Path,
     images: Path | None,
@@ -187,24 +218,39 @@ def _on_pairs(
     ranking_rule: RankingRule | None,
     precision: Precision,
     cascade: int | None,
+    convention: Convention,
 ) -> dict[str, Any]:
     from ccmb.data.shard_set import is_shards
+    from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.network import load_network
     from ccmb.tasks.evaluation import evaluate as run_evaluation
     from ccmb.tasks.two_stage import RankOptions
 
     shards = is_shards(pairs)
-    if shards and (images or split != "test"):
-        raise UsageError("shards hold their pictures and have no splits; leave out --images and --split")
+    if shards:
+        refuse_given(context, "of pairs; shards hold their pictures and have no splits", "images", "split")
     pictures = pairs if shards else images or folder_for_pairs(pairs)
     network, processor = load_network(model)
+    need_second_stage(context, network.can_rank, model, *SECOND_STAGE)
+    if precision == "fp32" and not isinstance(network, R2D2Model):
+        refuse_given(context, "of networks in torch; an export keeps the one that it was made with", "precision")
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
     how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade))
-    return run_evaluation(network, processor, pairs, pictures, split, *how, source=model).report
+    done = run_evaluation(network, processor, pairs, pictures, split, *how, model, convention)
+    return done.report | _seen(model, done.samples)
+
+
+def _seen(model: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many of the images the model was trained on, for a report."""
+    from ccmb.data.seen_images import seen_mark
+    from ccmb.tasks.seen import seen_by
+
+    return {"seen": seen_mark(seen_by(model), [sample.image for sample in samples])}
 
 
 def _of_captions(
+    context: typer.Context,
     model: str,
     data: str,
     images: Path | None,
@@ -221,14 +267,18 @@ def _of_captions(
     from ccmb.tasks.captioning_report import evaluate_captions
     from ccmb.tasks.sets import first_pictures, open_set
 
+    refuse_unread_set(context, data)
     found = first_pictures(open_set(data, split, fields or ["texts"], images), limit)
     network, processor = load_captioner(model)
+    need_second_stage(context, network.can_rank, model, "ranking_rule")
     if ranking_rule:
         network.config.ranking_rule = ranking_rule
-    return evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    report = evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    return report | _seen(model, found.samples)
 
 
 def _of_pictures(
+    context: typer.Context,
     model: str,
     data: str,
     images: Path | None,
@@ -245,11 +295,13 @@ def _of_pictures(
     from ccmb.tasks.picture_features import open_extractor, r2d2_extractor
     from ccmb.tasks.sets import first_pictures, open_set
 
+    refuse_unread_set(context, data)
     found = first_pictures(open_set(data, split, fields or ["texts"], images, family="generation"), limit)
     network, processor = load_generator(model)
     judged = open_judge(judge, model, network, processor)
     extractor = open_extractor(features) if features else r2d2_extractor(model, network, processor)
-    return evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
+    report = evaluate_generation(network, processor, found, Painting(**options), judged, extractor)
+    return report | _seen(model, found.samples)
 
 
 def _on_labels(
@@ -265,7 +317,7 @@ def _on_labels(
         raise UsageError(f"--data {name}={path}: no such file or folder")
     labelled = open_labelled(path, split, images, name)
     fit = None if fit_split is None else open_labelled(path, fit_split, images, name)
-    return evaluate_matching(*load_network(model), labelled, fit)
+    return evaluate_matching(*load_network(model), labelled, fit) | _seen(model, labelled[0])
 
 
 def _on_classes(
@@ -285,6 +337,12 @@ def _on_classes(
     report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)
     report["classification"] |= {"class_list": classes, "templates": templates}
     return report | ({} if depth is None else {"ranking_rule": network.config.ranking_rule})
+
+
+def refuse_unread_set(context: typer.Context, *data: str) -> None:
+    """Refuse text fields where all sets are published ones, which have fields of their own."""
+    if all(Path(spec.rpartition("=")[2]).is_dir() for spec in data):
+        refuse_given(context, "of own pairs, and does nothing with published sets", "text_field")
 
 
 def folder_for_pairs(data: Path) -> Path:

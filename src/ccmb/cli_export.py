@@ -8,12 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from ccmb.choices import ExportPrecision
+from ccmb.cli_given import given, need_second_stage, refuse_given
 from ccmb.cli_output import ImagesOption, ModelOption, TextFieldOption, say_unreadable
-from ccmb.errors import UsageError
 from ccmb.tables import export_table
+
+OF_DATA = ("images", "split", "text_field", "depth", "limit_texts")
 
 
 def export(
+    context: typer.Context,
     model: ModelOption,
     out: Annotated[Path, typer.Option("--out", "-o", help="The export folder.")],
     precision: Annotated[
@@ -35,6 +38,7 @@ def export(
 
     Example: ccmb export --model quickstart/run --out int8 --data quickstart/corpus/pairs.jsonl --text-field captions
     """
+    from ccmb.benchmark.peers import may_rank
     from ccmb.cli_evaluate import folder_for_pairs
     from ccmb.files import write_json
     from ccmb.r2d2.exported import load_exported
@@ -42,9 +46,11 @@ def export(
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.export_report import compare_recall, compare_speed
 
-    if data is None and (images or text_field or limit_texts):
-        raise UsageError("--images, --text-field and --limit-texts are of --data; give it, or leave them out")
+    if data is None:
+        refuse_given(context, "of --data", *OF_DATA, instead="give that, or leave {} out")
     pictures = None if data is None else images or folder_for_pairs(data)
+    if given(context, "depth"):
+        need_second_stage(context, may_rank(model), model, "depth")
     record = export_model(model, out, precision)
     (network, processor), (exported, _) = load_model(model), load_exported(out)
     report: dict[str, Any] = {"speed": compare_speed(network, exported)}

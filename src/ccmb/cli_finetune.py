@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ccmb.cli_given import refuse_given
 from ccmb.cli_output import JsonFlag, print_result, say_unreadable
+from ccmb.errors import UsageError
 from ccmb.signals import orderly_end
 
 
 def finetune(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe of fine-tuning.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
     model: Annotated[
@@ -49,8 +52,14 @@ def finetune(
 
     path = find_recipe(recipe, FINETUNING)
     start = [f"model.start={model}"] if model else []
+    if model and any(text.startswith("model.start=") for text in overrides or []):
+        raise UsageError("--model and model.start= say the same; give one of them")
     typed = load_recipe(FinetuneRecipe, path, [*(overrides or []), *start])
     run = out or Path("runs") / f"{path.stem}-finetuned"
+    if not also:
+        refuse_given(context, "of --also", "also_split", "also_field", instead="give that too, or leave {} out")
+    elif typed.task == "matching" or all(Path(spec.rpartition("=")[2]).is_dir() for spec in also):
+        refuse_given(context, "of own pairs with texts, and none is given with --also", "also_field")
     further = [(spec, also_split, also_field or ["texts"]) for spec in also or []]
     with orderly_end():
         report = run_finetuning(typed, run, further, test, mixes)

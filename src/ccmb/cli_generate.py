@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ccmb.choices import Solver
+from ccmb.cli_given import refuse_given
 from ccmb.cli_output import JsonFlag, print_result
 
 StepsOption = Annotated[int, typer.Option(min=1, help="From noise to a picture.")]
@@ -38,6 +39,7 @@ JudgeOption = Annotated[
 
 
 def generate(
+    context: typer.Context,
     texts: Annotated[list[str], typer.Argument(help="What the pictures show, in Chinese; a row of the grid each.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A run or model folder of `ccmb finetune generation`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The grid, a PNG file.")] = Path("generated.png"),
@@ -57,11 +59,14 @@ def generate(
     Example: ccmb generate "左边有一艘红色的大帆船。" --model runs/pictures --out grid.png --seed 1 --best-of 4
     """
     from ccmb.r2d2.generator import load_generator
+    from ccmb.r2d2.noise import Diffusion
     from ccmb.tasks.generation import Painting, check_texts, open_judge, paint_texts
     from ccmb.tasks.picture_grid import save_grid, save_pictures
 
     network, processor = load_generator(model)
     check_texts(processor, texts)
+    if isinstance(network.noise, Diffusion):
+        refuse_given(context, "of flow matching, and this model's pipeline is sampled by DDIM", "solver")
     options = Painting(steps, guidance, best_of, seed, solver)
     found = paint_texts(network, processor, texts, options, open_judge(judge, model, network, processor))
     save_grid(found, out)

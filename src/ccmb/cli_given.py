@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import typer
 
@@ -46,3 +46,25 @@ def _flag(parameter: object, values: dict[str, object]) -> str:
     off: list[str] = list(getattr(parameter, "secondary_opts", ()))
     forms = off if off and values.get(str(getattr(parameter, "name", ""))) is False else plain
     return max(forms, key=len, default=str(getattr(parameter, "name", "")))
+
+
+def refuse_unread(context: typer.Context, mode: str, reads: Mapping[str, Collection[str]]) -> None:
+    """Raise a UsageError that names the options that were given and that a mode does not read, if there are any.
+
+    Args:
+        mode: one of `reads`, in words that follow "of".
+        reads: the options of each mode; those of no mode are of all.
+    """
+    others = {name for names in reads.values() for name in names} - {*reads[mode]}
+    for name in sorted(others):
+        flags = given(context, name)
+        modes = [other for other, names in reads.items() if name in names]
+        add = " or ".join(other for other in modes if other.startswith("--"))
+        instead = "leave {} out" + (f", or add {add}" if add else "")
+        refuse(flags, f"of {' and of '.join(modes)}, and does nothing with {mode}", instead)
+
+
+def need_second_stage(context: typer.Context, can_rank: bool, model: str, *names: str) -> None:
+    """Raise a UsageError that names those of some options of the second stage that were given, if there is none."""
+    if not can_rank:
+        refuse_given(context, f"of the second stage, which {model} has not (PRD2: no cross encoders)", *names)

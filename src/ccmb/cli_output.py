@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ccmb.choices import Precision
+from ccmb.choices import Convention, Precision
 from ccmb.terminal import visible_line
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
@@ -30,6 +30,13 @@ CascadeOption = Annotated[
     int | None,
     typer.Option(
         min=1, help="The text-image encoder chooses N candidates of each query, and both encoders order these."
+    ),
+]
+ConventionOption = Annotated[
+    Convention | None,
+    typer.Option(
+        help="Which answers of retrieval are right: equal_texts (by default: an equal text is right, ties count "
+        "against the model) or official (its own texts alone, ties by order)."
     ),
 ]
 FastFlag = Annotated[

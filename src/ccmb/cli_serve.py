@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ccmb.cli_given import refuse_given
 from ccmb.cli_output import FastFlag
 from ccmb.errors import CcmbError
 
@@ -14,6 +15,7 @@ MEGABYTE = 2**20
 
 
 def serve(
+    context: typer.Context,
     index: Annotated[Path | None, typer.Argument(help="The index folder; without one there is no search.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
     captioner: Annotated[
@@ -54,6 +56,10 @@ def serve(
             raise
         raise CcmbError(f"serving needs {error.name}, which is not installed: pip install 'ccmb[serve]'") from None
 
+    if not rate:
+        refuse_given(context, "of a rate", "burst", instead="give --rate too, or leave {} out")
+    if batch == 1:
+        refuse_given(context, "of batches, and --batch 1 makes none", "wait")
     options = ServeOptions(
         host, port, tuple(name or ()), api_keys, batch=batch, wait=wait / 1000, queue=queue, timeout=timeout,
         max_bytes=round(max_megabytes * MEGABYTE), max_pixels=round(max_megapixels * 1e6), rate=rate, burst=burst,

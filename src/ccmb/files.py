@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ccmb.errors import CcmbError
+from ccmb.passed_over import OF_CORPUS, OF_INDEX, PassedOver, why_passed_over
+from ccmb.text_files import read_text, text_lines
+
+# What an index of pictures consists of, see `ccmb.search.catalogue`: it holds copies of pictures.
+# What a corpus that is being built, or is whole, consists of: it is made of what may lie beside it.
+_CORPUS_RECORD, _CORPUS_FILES = os.path.join("work", "corpus.json"), {"manifest.json", "funnel.json"}
+_INDEX_FOLDERS = ("downloads", "uploads")
+_INDEX_RECORD, _INDEX_FILES = "index.json", frozenset(("vectors.db", "thumbnails.db", "mirror.db"))
 
 
 @contextmanager
@@ -120,25 +129,68 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def walk_files(folder: str | Path) -> Iterator[str]:
-    """Names of all files below a folder, relative and with forward slashes, in no order; no hidden folder is entered.
+def file_identity(path: str) -> object:
+    """The same for one file by several paths: links of either kind, and folders that are mounted twice."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return path  # one behind a URL, or one that whoever opens it will say is missing
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
-    Links to folders are followed, but for those that lead back to a folder that they lie in.
+
+def is_index_folder(path: str) -> bool:
+    """Whether a folder is an index of this package, which holds copies of pictures."""
+    return os.path.isfile(f"{path}/{_INDEX_RECORD}") and any(os.path.exists(f"{path}/{name}") for name in _INDEX_FILES)
+
+
+def walk_files(
+    folder: str | Path, passed_over: PassedOver | None = None, unreadable: list[str] | None = None
+) -> Iterator[str]:
+    """Names of all files below a folder, relative and with forward slashes, in no order.
+
+    Links to folders are followed, but for those that lead back to a folder that they lie in. Folders that are hidden,
+    a system's own (`ccmb.passed_over`) or an index or corpus of this package are not entered.
+
+    Args:
+        passed_over: takes note of these.
+        unreadable: takes the names of folders that cannot be read; without it the first one ends the walk.
+
+    Raises:
+        CcmbError: a folder cannot be read; the message names it.
     """
     root = str(folder)
+    passed_over = PassedOver() if passed_over is None else passed_over
+
+    def inside(path: str) -> str:
+        return os.path.relpath(path, root).replace(os.sep, "/")
+
+    def on_error(error: OSError) -> None:
+        if unreadable is None:
+            raise CcmbError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
+        unreadable.append(inside(error.filename))
+
     real = Path(os.path.realpath(root))
     above = {root: frozenset(map(str, (real, *real.parents)))}
-    for place, folders, files in os.walk(root, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=on_error, followlinks=True):
         outer, kept = above.pop(place), []
+        is_index = _INDEX_RECORD in files and not _INDEX_FILES.isdisjoint((*files, *folders))
+        is_corpus = os.path.exists(os.path.join(place, _CORPUS_RECORD)) or {*files} >= _CORPUS_FILES
+        if (is_index or is_corpus) and place != root:
+            passed_over.add(inside(place), OF_INDEX if is_index else OF_CORPUS)
+            folders.clear()
+            continue
         for name in folders:
             path = os.path.join(place, name)
+            if reason := OF_INDEX if is_index and name in _INDEX_FOLDERS else why_passed_over(name):
+                passed_over.add(inside(path), reason)
+                continue
             target = os.path.realpath(path)
-            if not name.startswith(".") and target not in outer:
+            if target not in outer:
                 above[path] = outer | {target}
                 kept.append(name)
         folders[:] = kept
-        inside = os.path.relpath(place, root).replace(os.sep, "/")
-        yield from (name if inside == "." else f"{inside}/{name}" for name in files)
+        here = inside(place)
+        yield from (name if here == "." else f"{here}/{name}" for name in files)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -154,38 +206,57 @@ def read_json(path: str | Path) -> Any:
     Raises:
         CcmbError: the file cannot be read or is not JSON; the message names it.
     """
+    text = read_text(path)
     try:
-        return _parse(Path(path).read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise CcmbError(f"{path}: {_reason(error)}") from None
+        return _parse(text)
     except ValueError as error:
         raise CcmbError(f"{path}: not valid JSON ({error})") from None
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of a JSON-lines file; blank lines are passed over.
+    """Yield (line number from 1, object) of a JSON-lines file, or of one that is a JSON array of objects, with the
+    number of the line that each begins in; blank lines are passed over.
 
     Raises:
         CcmbError: the file cannot be read, or a line is not a JSON object; the message names file and line.
     """
+    is_first = True
+    lines = enumerate(text_lines(path), start=1)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        if is_first and line.lstrip().startswith("["):
+            yield from _objects_of_array(path, "\n".join([line, *(more for _, more in lines)]), number)
+        else:
+            yield number, _object(path, number, line, "; give a JSON object a line" if is_first else "")
+        is_first = False
+
+
+def _objects_of_array(path: str | Path, text: str, number: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a text that is one array, which begins in line `number`."""
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
+    at = counted = text.index("[") + 1
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if not line.strip():
-                    continue
-                try:
-                    value = _parse(line.decode())
-                except UnicodeDecodeError as error:
-                    raise CcmbError(f"{path}:{number}: not UTF-8 text ({error.reason})") from None
-                except ValueError as error:
-                    raise CcmbError(f"{path}:{number}: not valid JSON ({error})") from None
-                if not isinstance(value, dict):
-                    raise CcmbError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
-                yield number, value
-    except OSError as error:
-        raise CcmbError(f"{path}: {_reason(error)}") from None
+        _parse(text)
+    except ValueError as error:
+        raise CcmbError(f"{path}: not valid JSON ({error})") from None
+    while text[at := between.match(text, at).end()] != "]":  # type: ignore[union-attr]
+        number += text.count("\n", counted, at)
+        value, end = decoder.raw_decode(text, at)
+        if not isinstance(value, dict):
+            raise CcmbError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
+        yield number, value
+        counted, at = at, end
+
+
+def _object(path: str | Path, number: int, line: str, fix: str) -> dict[str, Any]:
+    try:
+        value = _parse(line)
+    except ValueError as error:
+        raise CcmbError(f"{path}:{number}: not valid JSON ({error}){fix}") from None
+    if not isinstance(value, dict):
+        raise CcmbError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}{fix}")
+    return value
 
 
 def _parse(text: str) -> Any:
@@ -196,7 +267,3 @@ def _parse(text: str) -> Any:
         raise ValueError(f"{error.msg} at {line}column {error.colno}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _reason(error: OSError) -> str:
-    return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)

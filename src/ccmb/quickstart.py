@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ccmb.errors import UsageError
 from ccmb.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.journal import Journal
 from ccmb.quickstart_generative import Generative, describe_pictures, paint_pictures, painted_uris
@@ -46,6 +47,8 @@ class Size:
 QUICK = Size("quickstart", train_scenes=30_000)
 FULL = Size("quickstart-full", train_scenes=60_000, generative=Generative())
 SAMPLES_SHOWN = 4
+# Keys of the corpus, which is drawn.
+DRAWN = ("data", *(f"data.{key}" for key in ("set", "folder", "shards", "pairs", "images", "split")))
 LIBRARIES = ("ccmb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pymilvus", "milvus-lite")
 
 
@@ -58,12 +61,15 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
         overrides: `key=value` changes to the recipe.
 
     Raises:
-        UsageError: diffusers is missing, which painting needs.
+        UsageError: diffusers is missing, which painting needs, or an override names other data.
         CcmbError: the folder holds a quickstart of another size or recipe.
     """
     from ccmb.tasks.pretraining import PretrainRecipe
     from ccmb.training.recipe import find_recipe, load_recipe
 
+    for text in overrides:
+        if text.partition("=")[0] in DRAWN:
+            raise UsageError(f"override '{text}': quickstart draws its own corpus; for other data take `ccmb pretrain`")
     size = FULL if full else QUICK
     if size.generative is not None:
         from ccmb.r2d2.generator import diffusers_classes

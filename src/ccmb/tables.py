@@ -14,7 +14,17 @@ def retrieval_table(report: dict[str, Any]) -> str:
             figures = "".join(f"{value:7.1f}" for value in values.values()) if values else "      -" * 3
             lines.append(f"{direction.replace('_', ' '):16}{stage.replace('_', '-'):13}{figures}")
     means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in report["mean_recall"].items() if value)
-    return "\n".join([*lines, f"mean recall: {means}"])
+    return "\n".join([*lines, f"mean recall: {means}", *_convention(report)])
+
+
+def _convention(report: dict[str, Any]) -> list[str]:
+    """Which answers are right and how ties count, see `ccmb.tasks.answers`; nothing of a report from before."""
+    if "convention" not in report:
+        return []
+    if report["convention"] == "official":
+        return ["convention: official (an image's own texts alone are right, ties go by the order of the gallery)"]
+    equal = f"; {report['equal_texts']} are equal to one of another image" if report["equal_texts"] else ""
+    return [f"convention: equal_texts (equal texts are right, other ties count against the model){equal}"]
 
 
 def calibration_table(report: dict[str, Any]) -> str:
@@ -143,6 +153,9 @@ def comparison_table(report: dict[str, Any]) -> str:
     if between:
         lines += ["", f"{'share of the weights after':30}" + "".join(f"{share:>8}" for share in between[0][1])]
         lines += [f"{label:30}{values}" for label, _, values in between]
+    for of in report["sets"]:
+        if mark := ((of.get("seen") or {}).get("after") or {}).get("mark"):
+            lines.append(f"{of['name']} {of['split']}: the model after {mark}")
     if report["chosen"]:
         lines.append(f"chosen by validation: step {report['chosen']['step']} of {report['steps']}")
     return "\n".join(lines)

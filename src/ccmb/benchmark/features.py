@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ccmb.benchmark.peer import OneStage, embedding
+from ccmb.data.grouping import image_key
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import read_json
 from ccmb.r2d2.modeling import TowerOutput
@@ -76,7 +77,7 @@ class FeaturesPeer(OneStage):
         ids = ids.get(which) if isinstance(ids, dict) else None
         if not isinstance(ids, list) or len(ids) != len(values):
             raise CcmbError(f'{self._folder / "ids.json"}: "{which}" must list the {len(values)} items of {path.name}')
-        return values, {str(item): row for row, item in enumerate(ids)}
+        return values, {image_key(str(item)) if which == "images" else str(item): row for row, item in enumerate(ids)}
 
     def _rows(self, values: np.ndarray, rows: dict[str, int], items: Sequence[Any], which: str) -> TowerOutput:
         missing = [item for item in items if item not in rows]

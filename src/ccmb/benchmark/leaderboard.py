@@ -18,6 +18,7 @@ from ccmb.benchmark.result import FAMILIES, Family, Result, Stage, read_result
 from ccmb.benchmark.views import VIEWS
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
+from ccmb.passed_over import why_passed_over
 from ccmb.tasks.bootstrap import interval
 
 SETS = {
@@ -66,6 +67,7 @@ class Row:
         mark, difference: see `Mark`; the difference is known of ours.
         sources: what figures were read from, or how they were measured.
         notes: keys of the published notes.
+        seen: "saw N test images" of a model that was trained on so many of the images it is measured on; else empty.
     """
 
     origin: Literal["ours", "published"]
@@ -82,6 +84,7 @@ class Row:
     notes: tuple[str, ...] = ()
     mark: Mark = ""
     difference: Difference | None = None
+    seen: str = ""
 
     @property
     def set_title(self) -> str:
@@ -101,7 +104,8 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
     """
     found = []
     for folder in folders:
-        paths = sorted(folder.glob("*/*.json"))
+        found_in = sorted(folder.glob("*/*.json"))
+        paths = [path for path in found_in if not why_passed_over(path.relative_to(folder).as_posix())]
         if not paths:
             raise CcmbError(f"{folder}: no results here; make some with `ccmb benchmark --out {folder}`")
         found += [read_result(path) for path in paths]
@@ -117,7 +121,8 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
     for result in results:
         # Only these are compared with each other: the same pictures and texts, and models in the same setting.
         judged = result.generation and (result.generation.judge_fingerprint, result.generation.features)
-        asked = result.family, result.prompt_set, result.setting, judged
+        answers = result.retrieval and result.retrieval.convention
+        asked = result.family, result.prompt_set, result.setting, judged, answers
         groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
     ours = [row for group in groups.values() for row in _marked(group)]
     theirs = [_published_row(row, results, ours) for row in published().rows]
@@ -159,6 +164,8 @@ def _marked(group: Sequence[Result]) -> list[Row]:
 def _own_row(result: Result, stage: Stage) -> Row:
     context = "" if result.model.context_length is None else f", context {result.model.context_length}"
     source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
+    if result.retrieval is not None and result.retrieval.convention is not None:
+        source += f", convention {result.retrieval.convention}"
     figures, bounds = own_figures(result, stage)
     return Row(
         origin="ours",
@@ -172,6 +179,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
         figures=figures,
         interval=bounds,
         sources=(source,),
+        seen="" if result.seen is None else result.seen.mark,
     )
 
 

@@ -107,7 +107,8 @@ def _line(row: Row, numbers: Mapping[str, int]) -> str:
     )
     kind = f' <span class="muted">{escape(row.kind)}</span>' if row.kind else ""
     origin = f'<span class="origin">{both(*ORIGINS[row.origin])}</span>'
-    cells = [f'<th scope="row" data-value="{escape(row.model)}">{escape(row.model)}{notes}{kind}{origin}</th>']
+    seen = f' <span class="seen">⚠ {escape(row.seen)}</span>' if row.seen else ""
+    cells = [f'<th scope="row" data-value="{escape(row.model)}">{escape(row.model)}{notes}{kind}{origin}{seen}</th>']
     cells += [
         _cell(row.set_title, escape(row.set_title)),
         _cell(row.setting, both(*SETTINGS[row.setting])),

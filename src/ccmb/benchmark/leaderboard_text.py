@@ -17,18 +17,20 @@ MARKS_SAID_EN = (
     "in the same setting. Of rows measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a "
     "paired bootstrap over pictures, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) "
     "or within (≈) the 95 % interval of ours; such rows may differ from ours in more than the model. Intervals are "
-    "not corrected for many comparisons."
+    "not corrected for many comparisons. ⚠ saw N test images: by the photographs' numbers in file names, the model or "
+    "one that it was started from was trained on so many of the images that it is measured on."
 )
 MARKS_SAID_ZH = (
     "标记针对主要指标（平均召回、AUC、top-1、CIDEr-D），与同一数据、同一设定下我们最好的一行（★）相比。本次测得的行：对图片做成对自助抽样，"
     "差值的 95% 区间不含零时记 ▼（更差）或 ▲（更好），否则记 ≈（分不出高下）。已发表的行：高于（▲）、低于（▼）"
     "或落在（≈）我们的 95% 区间之内；这些行与我们的差别可能不只在模型。区间未对多重比较作修正。"
+    "⚠ saw N test images（见过 N 张测试图）：按文件名中的照片编号，该模型或它的起点模型训练时用过其中 N 张测试图片。"
 )
 # Families may share one, such as the match score.
 FIGURES = tuple(dict.fromkeys(key for view in VIEWS.values() for key in (*view.columns, view.main)))
 COLUMNS = (
     "origin", "family", "set", "variant", "setting", "model", "kind", "stage", *FIGURES,
-    "low", "high", "mark", "difference", "difference_low", "difference_high", "sources", "notes",
+    "low", "high", "mark", "difference", "difference_low", "difference_high", "seen", "sources", "notes",
 )  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def _cells(row: Row, numbers: Mapping[str, int]) -> list[str]:
     model = f"**{_plain(row.model)}**" if row.origin == "ours" else _plain(row.model)
     model += "".join(f"<sup>{number}</sup>" for number in sorted(numbers[note] for note in row.notes))
+    model += f" ⚠ {row.seen}" if row.seen else ""
     view = VIEWS[row.family]
     figures = [figure(row.figures.get(key)) for key in (*view.columns, view.main)]
     bounds = "" if row.interval is None else f"{row.interval[0]:.1f} to {row.interval[1]:.1f}"
@@ -102,7 +105,7 @@ def _record(row: Row) -> dict[str, object]:
     return {
         **{
             name: getattr(row, name)
-            for name in ("origin", "family", "set", "variant", "setting", "model", "kind", "stage", "mark")
+            for name in ("origin", "family", "set", "variant", "setting", "model", "kind", "stage", "mark", "seen")
         },
         **{key: row.figures.get(key, "") for key in FIGURES},
         "low": low,

@@ -83,7 +83,7 @@ def _retrieval(peer: Peer, of: RetrievalSet, readable: Readable, cache: Path, se
     samples, unreadable = readable.samples
     started = time.monotonic()
     path = gallery_file(peer, of, cache)
-    gallery, kept = encoded_gallery(peer, of, samples, path)
+    gallery, kept = encoded_gallery(peer, of, samples, path, settings.convention)
     encoded = time.monotonic()
     ranks = ranks_both_ways(peer, gallery, settings.depth)
     discard_if_large(path)

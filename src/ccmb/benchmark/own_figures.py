@@ -72,7 +72,15 @@ def variant(result: Result) -> str:
     if result.generation is not None:
         painted = result.generation
         return f"{data.split}, {data.texts} texts; judge: {painted.judge}; features: {painted.features}"
-    return f"{data.split}, {data.images} images, {data.texts} texts"
+    return f"{data.split}, {data.images} images, {data.texts} texts{_convention_words(result)}"
+
+
+def _convention_words(result: Result) -> str:
+    """What is to be said of the answers where it matters: of equal texts, or of ties that count as elsewhere."""
+    section = result.retrieval
+    if section is not None and section.convention == "official":
+        return ", official convention"
+    return f", {section.equal_texts} equal ones right" if section is not None and section.equal_texts else ""
 
 
 def stage_words(result: Result, stage: Stage) -> str:

@@ -19,6 +19,7 @@ from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.exported import ExportedR2D2
 from ccmb.r2d2.generator import has_generator, load_generator
 from ccmb.r2d2.items import Items
+from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
@@ -53,6 +54,20 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     if read_config(source).model_type == R2D2Config.model_type:
         return R2D2Peer(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
+
+
+def may_rank(name: str) -> bool:
+    """Whether a model has a second stage as far as its files tell; one that cannot be opened may."""
+    source = label_and_source(name)[1]
+    if source.startswith(OPEN_CLIP) or is_features(Path(source)):
+        return False
+    try:
+        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run
+            source = str(model_folder(source))
+        config = read_config(source)
+    except CcmbError:
+        return True  # which opening it will say better
+    return bool(getattr(config, "match_heads", False))
 
 
 def label_and_source(name: str) -> tuple[str, str]:

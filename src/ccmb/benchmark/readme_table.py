@@ -69,7 +69,8 @@ def _best(rows: Sequence[Row]) -> str:
     best = max(rows, key=_main)
     bounds = "" if best.interval is None else f" [{best.interval[0]:.1f}, {best.interval[1]:.1f}]"
     unsure = any(published().notes[note].mark in ("conflict", "unverified") for note in best.notes)
-    return f"{figure(best.main)}{'†' if unsure else ''}{bounds} {best.model}"
+    seen = f" (⚠ {best.seen})" if best.seen else ""
+    return f"{figure(best.main)}{'†' if unsure else ''}{bounds} {best.model}{seen}"
 
 
 def _main(row: Row) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ccmb.choices import Setting
+from ccmb.choices import Convention, Setting
 from ccmb.errors import CcmbError
 from ccmb.files import read_json
 from ccmb.tasks.retrieval import Direction
@@ -50,6 +50,14 @@ class Data(_Part):
     unreadable: list[str] = Field(description="a line for each picture that was left out")
 
 
+class Seen(_Part):
+    """Which of the split's images the model was trained on, by the numbers of photographs in their names."""
+
+    images: int
+    mark: str = Field(description="saw N test images; empty of none")
+    read: list[str] = Field(description="data sets and splits that the model was trained on")
+
+
 class Retrieval(_Part):
     """Recalls in percent by direction and stage, and the middle 95 % of a bootstrap over pictures."""
 
@@ -60,6 +68,10 @@ class Retrieval(_Part):
     mean_recall_interval: dict[Stage, Interval]
     gain: dict[str, float] | None = Field(description="of ranking in R@1 of text to image, in points")
     ranks: dict[Direction, dict[Stage, list[int]]] = Field(description="of each query, from 1; for paired tests")
+    convention: Convention | None = Field(
+        None, description="which answers are right and how ties count; null: a text's own image alone, ties against it"
+    )
+    equal_texts: int = Field(0, description="texts that are equal to one of another image")
 
     def recalls(self, direction: Direction, stage: Stage) -> dict[str, float] | None:
         return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)
@@ -186,6 +198,7 @@ class Result(_Part):
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
     data: Data
+    seen: Seen | None = Field(None, description="null where nothing says what the model was trained on")
     setting: Setting
     prompt_set: str | None = Field(description="of classification; others put no prompt around a text")
     depth: int | None = Field(description="candidates that the second stage ranks; null without one")

@@ -14,6 +14,7 @@ from ccmb.benchmark.feature_cache import open_gallery, store_gallery
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.result import STAGES, Retrieval
 from ccmb.benchmark.settings import Settings
+from ccmb.choices import Convention
 from ccmb.errors import CcmbError
 from ccmb.samples import Sample
 from ccmb.tasks.bootstrap import interval
@@ -35,21 +36,23 @@ def gallery_file(peer: Peer, of: RetrievalSet, cache: Path) -> Path:
     return cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
 
 
-def encoded_gallery(peer: Peer, of: RetrievalSet, samples: Sequence[Sample], path: Path) -> tuple[Gallery, bool]:
-    """The encoded set in a file, and whether it was kept from before.
+def encoded_gallery(
+    peer: Peer, of: RetrievalSet, samples: Sequence[Sample], path: Path, convention: Convention = "equal_texts"
+) -> tuple[Gallery, bool]:
+    """The encoded set in a file, its answers judged by a convention, and whether it was kept from before.
 
     Raises:
         CcmbError: the file cannot be written, or not be read again; the message names it.
     """
     texts, pairs = texts_and_pairs(samples, of.queries)
     image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
-    if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
-        return found, True
     flat = [text for of_image in texts for text in of_image]
+    if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
+        return found.judged(flat, convention), True
     store_gallery(path, peer, [sample.image for sample in samples], flat, of.pictures.load)
     if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
         raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
-    return stored, False
+    return stored.judged(flat, convention), False
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
@@ -81,4 +84,6 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
         mean_recall_interval=of_means,
         gain=report.get("gain_R@1"),
         ranks=ranks,
+        convention=report["convention"],
+        equal_texts=report["equal_texts"],
     )

@@ -22,12 +22,14 @@ from ccmb.benchmark.machine import commit, hardware
 from ccmb.benchmark.measuring import Readable, measure
 from ccmb.benchmark.peer import Peer
 from ccmb.benchmark.peers import label_and_source, open_peer
-from ccmb.benchmark.result import Data, Measured, Result, read_result, result_key, slug
+from ccmb.benchmark.result import Data, Measured, Result, Seen, read_result, result_key, slug
 from ccmb.benchmark.sets import MatchingSet, MeasuredSet
 from ccmb.benchmark.settings import Settings
+from ccmb.data.seen_images import seen_mark
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import write_json
 from ccmb.progress import progress
+from ccmb.tasks.seen import seen_by
 from ccmb.tasks.two_stage import EXACT
 
 VERSION = 1  # of how results are made; a new one makes all of them anew
@@ -71,12 +73,17 @@ class Bench:
         peer, (of, readable) = self._open(job.model), self.sets[job.place]
         if isinstance(peer, CcmbError):
             return Outcome(failed=[str(peer)])
+        try:
+            seen = _seen(job.model, of)
+        except CcmbError as error:  # a damaged record
+            return Outcome(failed=[f"{self.name_of(job)}: {error}"])
         path = self.out / slug(f"{of.name}.{of.split}") / f"{slug(peer.name)}.json"
-        key = _key(peer, of, self.settings)
+        key = _key(peer, of, self.settings, seen)
         if _is_done(path, key):
             return Outcome(skipped=[path])
         try:
-            write_json(path, _result(peer, of, readable, self.out / "features", self.settings, key).model_dump())
+            result = _result(peer, of, readable, self.out / "features", self.settings, key, seen)
+            write_json(path, result.model_dump())
         except CcmbError as error:
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
         return Outcome(measured=[path])
@@ -139,8 +146,20 @@ def _check_names(names: Sequence[str], option: str, form: str) -> None:
             raise UsageError(f"{option}: two are called '{name}'; give {form}")
 
 
-def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
+def _seen(model: str, of: MeasuredSet) -> Seen | None:
+    """How many of a set's images a model was trained on."""
+    if isinstance(of, ClassSet):
+        names = [one.name for one in of.labelled]
+    else:
+        names = [sample.image for sample in of.samples]
+    mark = seen_mark(seen_by(label_and_source(model)[1]), names)
+    return None if mark is None else Seen.model_validate(mark)
+
+
+def _key(peer: Peer, of: MeasuredSet, settings: Settings, seen: Seen | None) -> str:
     rest: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
+    if seen is not None and seen.images:
+        rest["seen"] = seen.images
     if isinstance(of, MatchingSet):
         rest |= {"family": "matching", "match_temperature": peer.match_temperature}
     elif isinstance(of, ClassSet):
@@ -152,7 +171,7 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings) -> str:
         rest |= {"family": "generation", "painting": asdict(settings.painting), "pictures": settings.pictures}
         rest |= {"judge": settings.judge, "features": settings.features}
     else:
-        rest["depth"] = settings.depth if peer.can_rank else None
+        rest |= {"depth": settings.depth if peer.can_rank else None, "convention": settings.convention}
         if peer.options is not None and peer.options != EXACT:
             rest["ranking"] = asdict(peer.options)
     return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
@@ -165,7 +184,9 @@ def _is_done(path: Path, key: str) -> bool:
         return False
 
 
-def _result(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settings: Settings, key: str) -> Result:
+def _result(
+    peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settings: Settings, key: str, seen: Seen | None
+) -> Result:
     measured = measure(peer, of, readable, cache, settings)
     return Result(
         key=key,
@@ -177,6 +198,7 @@ def _result(peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settin
             name=of.name, split=of.split, revision=of.revision,
             images=measured.images, texts=measured.texts, unreadable=measured.unreadable,
         ),
+        seen=seen,
         setting=settings.setting,
         prompt_set=measured.prompt_set,
         depth=measured.depth,

@@ -37,6 +37,14 @@ class MatchingSet:
 MeasuredSet = RetrievalSet | MatchingSet | ClassSet | CaptionSet | GenerationSet
 
 
+def family_of(of: MeasuredSet) -> str:
+    """What a set is measured for."""
+    families = {
+        MatchingSet: "matching", ClassSet: "classification", CaptionSet: "captioning", GenerationSet: "generation",
+    }  # fmt: skip
+    return families.get(type(of), "retrieval")
+
+
 def open_set(
     spec: str,
     split: str = "test",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ccmb.choices import Setting
+from ccmb.choices import Convention, Setting
 from ccmb.tasks.generation import PLAIN, Painting
 from ccmb.tasks.two_stage import EXACT, RankOptions
 
@@ -22,6 +22,7 @@ class Settings:
         ranking: how the second stage of retrieval is computed; the others' is always exact.
         painting: how pictures of generation are painted.
         judge, features: models that give match scores and features of painted pictures; None is the model measured.
+        convention: which answers of retrieval are right and how ties count, see `ccmb.tasks.answers`.
         pictures: texts of how many pictures are painted; None is all.
     """
 
@@ -36,3 +37,4 @@ class Settings:
     judge: str | None = None
     features: str | None = None
     pictures: int | None = None
+    convention: Convention = "equal_texts"

@@ -11,9 +11,8 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
-
-from yarl import URL
 
 from ccmb.errors import UsageError
 
@@ -31,10 +30,6 @@ class RefusedAddress(OSError):
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.EACCES, message)
-
-
-class BadUrl(ValueError):
-    """Not a URL that a picture may be behind."""
 
 
 class AddressGuard:
@@ -65,6 +60,22 @@ class AddressGuard:
         if not found.is_global or found.is_multicast or found.is_reserved:
             raise RefusedAddress(f"{address} is not a public address")
 
+    def check_host(self, host: str) -> None:
+        """What can be told of a host that a proxy looks up: whether it is an address, however it is written, or a name
+        of this machine. Where another name leads, the proxy alone knows.
+
+        Raises:
+            RefusedAddress: it is a private address that is not allowed, or a name of this machine.
+        """
+        name = host.rstrip(".").casefold()
+        if name == "localhost" or name.endswith((".localhost", ".localdomain")):
+            raise RefusedAddress(f"{host} is not a public name")
+        try:
+            self.check(str(ipaddress.ip_address(name.split("%")[0])))
+        except ValueError:
+            if (number := _number_of(name)) is not None:
+                self.check(number)
+
     def make_socket(self, address_info: tuple[Any, ...]) -> socket.socket:
         """A socket for one entry of `getaddrinfo`, for aiohttp's `socket_factory`.
 
@@ -79,25 +90,11 @@ class AddressGuard:
         return socket.socket(family, kind, protocol)
 
 
-def check_url(text: str) -> URL:
-    """The URL of a picture, quoted as HTTP wants it.
-
-    Raises:
-        BadUrl: another scheme than http and https, a user name or password in it, no host, or no URL at all.
-    """
-    try:
-        url = URL(text.strip())
-        host = url.host
-        _ = url.port
-    except (ValueError, UnicodeError):
-        raise BadUrl("not a URL") from None
-    if url.scheme not in ("http", "https"):
-        raise BadUrl(f"{url.scheme or 'no scheme'} instead of http or https")
-    if url.user is not None or url.password is not None:
-        raise BadUrl("a user name or password in the URL")
-    if not host:
-        raise BadUrl("no host")
-    return url
+def _number_of(name: str) -> str | None:
+    """The address that a C library makes of other ways of writing one, such as 127.1 and 0x7f000001."""
+    with suppress(OSError, UnicodeError):
+        return socket.inet_ntoa(socket.inet_aton(name)) if name[:1].isdigit() else None
+    return None
 
 
 def _reached(address: _Address) -> _Address:

@@ -75,10 +75,11 @@ class Build:
         self, inputs: Inputs, recipe: CorpusRecipe, out: Path, rows_per_bucket: int, advance: Advance | None = None
     ) -> None:
         self.recipe, self.out, self.rows_per_bucket = recipe, out, rows_per_bucket
-        self.log = InputTable(IMPRESSIONS, inputs.impressions) if inputs.impressions else None
-        self.pages = InputTable(PAGES, inputs.pages) if inputs.pages else None
-        self.links = InputTable(LINKS, inputs.links) if inputs.links else None
-        self.test_texts = read_test_texts(inputs.test_texts)
+        exclude = inputs.exclude
+        self.log = InputTable(IMPRESSIONS, inputs.impressions, exclude) if inputs.impressions else None
+        self.pages = InputTable(PAGES, inputs.pages, exclude) if inputs.pages else None
+        self.links = InputTable(LINKS, inputs.links, exclude) if inputs.links else None
+        self.test_texts = read_test_texts(inputs.test_texts, exclude)
         tables = [table for table in (self.log, self.pages, self.links) if table is not None]
         sizes = {table.kind.name: table.sizes() for table in tables}
         listed = recipe.text.sensitive_words
@@ -87,6 +88,10 @@ class Build:
         self.steps = Steps(out / "steps", about, advance)
         self.buckets = buckets_for(max(table.rows() for table in tables), rows_per_bucket)
         self.funnel = Funnel()
+        for table in tables:
+            if table.passed_over:
+                counts = {None: len(table.files), **table.passed_over.counts}
+                self.funnel.add(f"files of {table.kind.name}", "files", counts)
 
     def run(self) -> Funnel:
         if self.log is not None:

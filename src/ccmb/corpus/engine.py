@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -203,6 +204,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _of_a_source(error: Exception) -> CcmbError | None:
+    """The error that one of our own sources raised, of which Daft leaves the text alone in an error of its own."""
+    raised = re.search(r"\bCcmbError: (.+)", str(error))
+    return CcmbError(raised[1].strip()) if raised else None
+
+
 def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -210,10 +217,11 @@ def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...
     except CcmbError as error:
         answer = (None, error)
     except Exception as error:
-        import traceback
+        answer = (None, _of_a_source(error) or CcmbError(one_line(error)))
+        if _of_a_source(error) is None:
+            import traceback
 
-        traceback.print_exc()
-        answer = (None, CcmbError(one_line(error)))
+            traceback.print_exc()
     sender.send(answer)
     sender.close()
     leave(0)

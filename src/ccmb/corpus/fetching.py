@@ -10,7 +10,7 @@
 | bad_answer | not HTTP | yes |
 | http_NNN | the status of the answer, such as http_404 | 408, 425, 429 and 5xx |
 | host_paused | the host asked for a long pause after another request | yes |
-| too_many_redirects, too_large, opted_out, empty | as they say; opted_out by X-Robots-Tag | |
+| too_many_redirects, too_large, opted_out, empty | as they say; see `ccmb.corpus.opt_outs` | |
 | deadline | the time of the whole download was up | yes |
 """
 
@@ -23,7 +23,7 @@ import random
 import socket
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -32,11 +32,12 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
-from ccmb.corpus.addresses import AddressGuard, BadUrl, check_url
+from ccmb.corpus.addresses import AddressGuard
+from ccmb.corpus.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.corpus.hosts import HostPaused, Hosts
+from ccmb.corpus.opt_outs import opted_out
+from ccmb.corpus.proxies import Proxies
 
-# X-Robots-Tag directives that img2dataset takes for a refusal, and "none", which stands for noindex and nofollow.
-OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {"dns_failed", "connection", "timeout", "too_slow", "truncated", "bad_answer", "host_paused", "deadline"}
 _TRANSIENT_HTTP = {408, 425, 429}
@@ -62,9 +63,12 @@ class Network(BaseModel):
     max_redirects: int = Field(5, ge=0)
     user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="what servers are told")
     robot: str = Field("ccmb", description="our name in X-Robots-Tag headers that address single robots")
-    obey_robots: bool = Field(True, description="refuse pictures whose server opts out by X-Robots-Tag")
+    obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.corpus.opt_outs")
     check_certificates: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
     allow_private: tuple[str, ...] = Field((), description="private addresses or networks that may be connected to")
+    proxy_from_environment: bool = Field(
+        False, description="go through HTTP_PROXY and HTTPS_PROXY, but to hosts of NO_PROXY; see ccmb.corpus.proxies"
+    )
     name_threads: int = Field(32, gt=0, description="host names looked up at once")
 
 
@@ -106,26 +110,32 @@ class Fetcher:
         self.hosts = Hosts(network.per_host, network.host_delay, network.longest_pause)
         self._in_hand = asyncio.Semaphore(network.connections)
         self._guard = AddressGuard(network.allow_private)
+        self._proxies = Proxies(network.proxy_from_environment)
 
     async def __aenter__(self) -> Fetcher:
+        self._session = self._open_session(self._guard.make_socket)
+        self._proxied = self._open_session(None)
+        return self
+
+    def _open_session(self, make_socket: Callable[..., Any] | None) -> aiohttp.ClientSession:
         network = self.network
         connector = aiohttp.TCPConnector(
             limit=0, ttl_dns_cache=300, resolver=aiohttp.ThreadedResolver(),
-            socket_factory=self._guard.make_socket, ssl=network.check_certificates,
+            socket_factory=make_socket, ssl=network.check_certificates,
         )  # fmt: skip
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers={"User-Agent": network.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(sock_connect=network.connect_seconds, sock_read=network.silent_seconds),
         )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+        await self._proxied.close()
 
     async def fetch(self, url: str) -> Fetched:
         """The picture's bytes or why not; never raises for what a server does.
@@ -186,12 +196,16 @@ class Fetcher:
                     self._in_hand.release()
 
     async def _get(self, url: URL) -> bytes | URL:
-        async with self._session.get(url, allow_redirects=False) as response:
+        session = self._session
+        if (proxy := self._proxies.of(url)) is not None:
+            self._guard.check_host(url.host or "")
+            session = self._proxied
+        async with session.get(url, allow_redirects=False, proxy=proxy) as response:
             if response.status in _REDIRECTS:
                 return _redirected(url, response.headers)
             if response.status != 200:
                 raise Failure(f"http_{response.status}", self._asked_wait(response))
-            if self.network.obey_robots and opted_out(response.headers.getall("X-Robots-Tag", []), self.network.robot):
+            if self.network.obey_robots and opted_out(response.headers, self.network.robot):
                 raise Failure("opted_out")
             return _unpacked(await self._read(response), response.headers, self.network.max_bytes)
 
@@ -229,21 +243,10 @@ def retry_after(value: str) -> float | None:
         return None
 
 
-def opted_out(headers: list[str], robot: str) -> bool:
-    """Whether X-Robots-Tag headers, such as "noai, noindex" or "ccmb: noai", forbid our use."""
-    for header in headers:
-        addressed, colon, rest = header.partition(":")
-        if colon and addressed.strip().lower() != robot.lower():
-            continue
-        if OPT_OUT & {word.strip().lower() for word in (rest if colon else header).split(",")}:
-            return True
-    return False
-
-
 def _redirected(url: URL, headers: Mapping[str, str]) -> URL:
     try:
-        return check_url(str(url.join(URL(headers["Location"]))))
-    except (KeyError, ValueError):
+        return redirected_url(url, headers["Location"])
+    except (KeyError, BadUrl):
         raise Failure("bad_redirect") from None
 
 

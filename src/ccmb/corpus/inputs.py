@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import functools
-import glob
 import json
 import operator
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import daft
 import pyarrow as pa
@@ -19,14 +19,16 @@ from daft import functions as F
 from pydantic import Field, model_validator
 
 from ccmb.corpus.engine import union
-from ccmb.corpus.line_files import BOM, LineFile, LineSource, open_lines
+from ccmb.corpus.input_files import files_of, find_files, suffix_of
+from ccmb.corpus.line_files import LineFile, LineSource, as_array, examine, first_lines, first_of_array
 from ccmb.corpus.records import LINKS, Column, Kind, value_of
-from ccmb.data.remote_files import file_system_of, is_remote, open_file
+from ccmb.data.remote_files import is_remote, open_file
 from ccmb.errors import CcmbError, did_you_mean, one_line
-from ccmb.files import walk_files
+from ccmb.passed_over import Excludes, PassedOver
+from ccmb.text_tables import TextTable, name_key
 from ccmb.training.recipe import Part
 
-SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt")
+__all__ = ["InputTable", "Inputs", "find_files", "read_test_texts"]
 _BYTES_OF_A_LINE = 150  # a guess, for the number of buckets alone
 
 
@@ -40,6 +42,8 @@ class Inputs(Part):
         [], description="texts that no pair may hold: a text a line, or JSON lines with `text`"
     )
 
+    exclude: list[str] = Field([], description="patterns of files that are passed over, such as '*.bak.jsonl' or tmp")
+
     @model_validator(mode="after")
     def _something(self) -> Inputs:
         if not (self.impressions or self.pages or self.links):
@@ -50,14 +54,20 @@ class Inputs(Part):
 class InputTable:
     """All files of one kind."""
 
-    def __init__(self, kind: Kind, sources: Sequence[str]) -> None:
-        """
+    def __init__(self, kind: Kind, sources: Sequence[str], exclude: Sequence[str] = ()) -> None:
+        """What is passed over is said on stderr.
+
+        Args:
+            exclude: see `Excludes`.
+
         Raises:
             CcmbError: a source has no file, or a file cannot be read or lacks a column; the message names it.
         """
-        self.kind = kind
-        self.files = list(dict.fromkeys(path for source in sources for path in find_files(source)))
-        self.parquet = {path: _check_parquet(path, kind) for path in self.files if path.endswith(".parquet")}
+        self.kind, self.passed_over = kind, PassedOver()
+        self.files = files_of(sources, self.passed_over, Excludes(exclude))
+        if self.passed_over:
+            print(f"{kind.name}: {self.passed_over}", file=sys.stderr, flush=True)
+        self.parquet = {path: _check_parquet(path, kind) for path in self.files if _is_parquet(path)}
         self.lines = {path: _look_into(path, kind) for path in self.files if path not in self.parquet}
 
     def rows(self) -> int:
@@ -107,28 +117,13 @@ class InputTable:
         return [column for column in self.kind.columns if column.needed]
 
 
-def find_files(source: str) -> list[str]:
-    """The files of a path, folder, glob or URL, in order of their names.
-
-    Raises:
-        CcmbError: there is none.
-    """
-    if is_remote(source):
-        system, path = file_system_of(source)
-        found = sorted(map(system.unstrip_protocol, system.glob(path))) if glob.has_magic(path) else [source]
-    elif Path(source).is_dir():
-        found = sorted(os.path.join(source, name) for name in walk_files(source) if _suffix(name) in SUFFIXES)
-    else:
-        found = sorted(glob.glob(source, recursive=True))
-    if not found:
-        raise CcmbError(f"{source}: no such file; known are {', '.join(SUFFIXES)}, and all but Parquet with .gz")
-    if unknown := next((path for path in found if _suffix(path) not in SUFFIXES), None):
-        raise CcmbError(f"{unknown}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
-    return found
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path.removesuffix(".gz"))[1].lower()
+def _is_parquet(path: str) -> bool:
+    """By its content, and else by its name, so that a damaged one is called so."""
+    try:
+        with open_file(path) as file:
+            return file.read(4) == b"PAR1" or path.lower().endswith(".parquet")
+    except OSError as error:
+        raise CcmbError(f"{path}: could not be read ({one_line(error)})") from None
 
 
 def _check_parquet(path: str, kind: Kind) -> parquet.FileMetaData:
@@ -199,74 +194,60 @@ def _is_damaged(column: Column) -> Expression:
 
 
 def _look_into(path: str, kind: Kind) -> LineFile:
-    """How a file of lines is read, by its name and its first line that can be read."""
-    size = None if path.endswith(".gz") else _size(path)
-    suffix = _suffix(path)
+    """How a file of lines is read, by its bytes, its name and its first line that can be read."""
+    file, suffix = examine(path), suffix_of(path)
     if suffix in (".jsonl", ".json", ".ndjson"):
-        _check_keys(path, _keys_of_json(path), kind)
-        return LineFile(path, bytes=size)
+        file = as_array(file)
+        _check_keys(path, _keys_of_json(file), kind)
+        return file
     if kind is not LINKS:
         raise CcmbError(f"{path}: {kind.name} are JSON lines or Parquet")
     separator = "," if suffix == ".csv" else "\t"
-    first = next(csv.reader([_first_line(path)], delimiter=separator), [])
-    known = {key for column in kind.columns for key in column.keys}
-    if known & set(first):
-        _check_keys(path, first, kind)
-        return LineFile(path, separator, tuple(first), True, size)
+    [line] = first_lines(file)
+    first = next(csv.reader([line.decode("utf-8", "replace").rstrip("\r\n")], delimiter=separator), [])
+    known = {name_key(key): key for column in kind.columns for key in column.keys}
+    if known.keys() & {*map(name_key, first)}:
+        keys = tuple(known.get(name_key(name), name) for name in first)
+        _check_keys(path, keys, kind)
+        return replace(file, separator=separator, keys=keys, header=True)
     if len(first) != 2:
         raise CcmbError(f"{path}: its first line names no column, and is not a URL, {separator!r} and a text")
-    return LineFile(path, separator, ("url", "caption"), False, size)
+    return replace(file, separator=separator, keys=("url", "caption"))
 
 
-def _size(path: str) -> int:
-    with open_file(path) as file:
-        return file.seek(0, os.SEEK_END)
-
-
-def _first_line(path: str) -> str:
-    with open_lines(path) as file:
-        line = file.readline(2**20).removeprefix(BOM)
-    return line.decode("utf-8", "replace").rstrip("\r\n")
-
-
-def _keys_of_json(path: str) -> list[str]:
-    """The keys of the first hundred lines: one may lack what others have."""
+def _keys_of_json(file: LineFile) -> list[str]:
+    """The keys of the first hundred lines or of the first object of an array: one line may lack what others have."""
     keys: dict[str, None] = {}
-    with open_lines(path) as file:
-        for _ in range(100):
-            try:
-                value = json.loads(file.readline(2**20).removeprefix(BOM))
-                keys |= dict.fromkeys(value if isinstance(value, dict) else {})
-            except (ValueError, RecursionError):
-                continue
-            except OSError as error:
-                raise CcmbError(f"{path}: could not be read ({one_line(error)})") from None
+    for line in [first_of_array(file)] if file.array else first_lines(file, 100):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        keys |= dict.fromkeys(value if isinstance(value, dict) else {})
     return list(keys)
 
 
-def read_test_texts(sources: Sequence[str]) -> list[str]:
-    """The texts of the test sets: a text a line, or JSON lines with `text` or `texts`.
+def read_test_texts(sources: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
+    """The texts of the test sets, in any form that `ccmb.text_tables` knows.
+
+    Rows without a text, and files that are passed over, are counted on stderr.
 
     Raises:
-        CcmbError: a source has no file, or none of its lines has a text.
+        CcmbError: a source has no file, or a file cannot be read, has a faulty line, or holds no text.
     """
-    found: list[str] = []
-    for path in (path for source in sources for path in find_files(source)):
-        before = len(found)
-        with open_lines(path) as file:
-            for line in file.read().decode("utf-8", "replace").splitlines():
-                found += _texts_of(line, _suffix(path))
-        if len(found) == before:
-            raise CcmbError(f"{path}: no texts; give a text a line (.txt), or JSON lines with 'text' or 'texts'")
-    return found
-
-
-def _texts_of(line: str, suffix: str) -> list[str]:
-    if suffix not in (".jsonl", ".json", ".ndjson"):
-        return [line] if line.strip() else []
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return []
-    texts = [value.get("text"), *(value.get("texts") or [])] if isinstance(value, dict) else []
-    return [text for text in texts if isinstance(text, str) and text.strip()]
+    texts: list[str] = []
+    passed_over = PassedOver()
+    files = files_of(sources, passed_over, Excludes(exclude), any_suffix=True) if sources else []
+    if passed_over:
+        print(f"test texts: {passed_over}", file=sys.stderr, flush=True)
+    for path in files:
+        table = TextTable(path, open_file(path))
+        if not table.texts:
+            raise CcmbError(
+                f"{path}: no texts in {table.rows:,} lines; give a text a line, or JSON, CSV or Parquet with a key or "
+                "column 'text', 'caption' or 'query'"
+            )
+        if table.empty:
+            print(f"{path}: {table.empty:,} of {table.rows:,} rows hold no text", file=sys.stderr, flush=True)
+        texts += table.texts
+    return texts

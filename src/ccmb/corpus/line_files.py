@@ -7,11 +7,12 @@ and line by line where not, with the same result.
 
 from __future__ import annotations
 
-import csv
 import io
+import itertools
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -21,14 +22,18 @@ from daft.io.pushdowns import Pushdowns
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 
+from ccmb.corpus.delimited import BOM, csv_values, tab_values
 from ccmb.corpus.records import Kind, ValueKind, value_of
 from ccmb.data.remote_files import open_file
+from ccmb.errors import CcmbError, one_line
+from ccmb.text_files import open_bytes, open_utf8
+from ccmb.text_forms import GB18030, UTF8, likely_form
 
 RANGE, BLOCK, LONGEST_LINE = 256 << 20, 8 << 20, 1 << 20
+LONGEST_ARRAY, _ROWS = 512 << 20, 20_000
 ARROW_TYPES: dict[ValueKind, pa.DataType] = {
     "text": pa.large_string(), "integer": pa.int64(), "number": pa.float64(), "time": pa.int64(),
 }  # fmt: skip
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,10 @@ class LineFile:
         separator: None for JSON lines, else what stands between the fields.
         keys: of a delimited file, the key of each field; empty for JSON lines.
         header: whether the first line names the fields.
-        bytes: its size; None of a compressed one, which is read from its beginning to its end.
+        bytes: its size; None of one that is packed or of an encoding that cannot be cut anywhere, which is read from
+            its beginning to its end.
+        codec: of a file that has a size, UTF-8 or GB18030.
+        array: whether it is one JSON array of objects and no JSON lines.
     """
 
     path: str
@@ -47,6 +55,8 @@ class LineFile:
     keys: tuple[str, ...] = ()
     header: bool = False
     bytes: int | None = None
+    codec: str = UTF8
+    array: bool = False
 
 
 class LineSource(DataSource):
@@ -95,30 +105,118 @@ def arrow_schema(kind: Kind) -> pa.Schema:
 
 def tables(file: LineFile, kind: Kind, start: int = 0, end: int | None = None) -> Iterator[pa.Table]:
     """The rows of the lines that begin in the range, block by block."""
+    with open_file(file.path) if file.bytes is not None else open_lines(file.path) as opened:
+        if file.array:
+            yield from _in_tables(_array_values(opened, file.path), kind)
+        elif file.separator == ",":
+            values = csv_values(opened, file.keys, start, end if file.bytes is not None else None, file.codec)
+            yield from _in_tables(itertools.islice(values, int(file.header and start == 0), None), kind)
+        else:
+            for block in _clean_blocks(opened, file, start, end):
+                if file.separator is None:
+                    yield json_rows(block, kind)
+                else:
+                    yield rows_of(tab_values(block, file.keys), kind)
+
+
+def _clean_blocks(opened: IO[bytes], file: LineFile, start: int, end: int | None) -> Iterator[bytes]:
+    """Blocks of UTF-8 with lines that end with LF or CRLF, without mark and header."""
+    for block in blocks(opened, start, end):
+        if file.codec == GB18030:
+            block = block.decode(GB18030, "replace").encode()
+        if start == 0:
+            block, start = block.removeprefix(BOM), 1
+            if file.header:
+                block = block.partition(b"\n")[2]
+        if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        yield block
+
+
+def _in_tables(values: Iterator[dict[str, Any]], kind: Kind) -> Iterator[pa.Table]:
+    while taken := list(itertools.islice(values, _ROWS)):
+        yield rows_of(iter(taken), kind)
+
+
+def _array_values(opened: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
+    data = opened.read(LONGEST_ARRAY + 1)
+    if len(data) > LONGEST_ARRAY:
+        raise CcmbError(f"{path}: a JSON array of more than {LONGEST_ARRAY >> 20} MiB; write it as JSON lines")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CcmbError(f"{path}: not valid JSON ({one_line(error)})") from None
+    return (value if isinstance(value, dict) else {} for value in values)
+
+
+def examine(path: str) -> LineFile:
+    """How the lines of a local or remote file are to be read.
+
+    Raises:
+        CcmbError: it cannot be read, is no text, or its encoding cannot be decided; the message names it.
+    """
+    try:
+        opened = open_file(path)
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(0)
+    except OSError as error:
+        raise CcmbError(f"{path}: could not be read ({one_line(error)})") from None
+    with open_bytes(path, opened) as stream:
+        form = likely_form(stream, path, size if stream is opened else None)
+    if stream is not opened or form.old_ends or form.codec not in (UTF8, GB18030):
+        return LineFile(path)
+    return LineFile(path, bytes=size, codec=form.codec)
+
+
+def first_lines(file: LineFile, count: int = 1) -> list[bytes]:
+    """The first lines, in UTF-8, each cut to the longest that is read.
+
+    Raises:
+        CcmbError: the file cannot be read; the message names it.
+    """
+    try:
+        if file.bytes is None:
+            with open_lines(file.path) as opened:
+                return [opened.readline(LONGEST_LINE) for _ in range(count)]
+        with open_file(file.path) as opened:
+            lines = [opened.readline(LONGEST_LINE) for _ in range(count)]
+    except OSError as error:
+        raise CcmbError(f"{file.path}: could not be read ({one_line(error)})") from None
+    if file.codec == GB18030:
+        lines = [line.decode(GB18030, "replace").encode() for line in lines]
+    return [lines[0].removeprefix(BOM), *lines[1:]]
+
+
+def as_array(file: LineFile) -> LineFile:
+    """The file as one JSON array, if it is: it begins with a bracket, and its first line is no value that others
+    follow."""
+    first, second = first_lines(file, 2)
+    if not first.lstrip().startswith(b"["):
+        return file
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return replace(file, bytes=None, array=True)
+    return file if second.strip() else replace(file, bytes=None, array=True)
+
+
+def first_of_array(file: LineFile) -> bytes:
+    """The JSON of its first value, or nothing where it is not whole within what is looked at."""
     with open_lines(file.path) as opened:
-        for block in blocks(opened, start, end):
-            if start == 0:
-                block, start = block.removeprefix(BOM), 1
-                if file.header:
-                    block = block.partition(b"\n")[2]
-            if file.separator is None:
-                yield json_rows(block, kind)
-            else:
-                yield rows_of(delimited_values(block, file.separator, file.keys), kind)
+        text = opened.read(4 * LONGEST_LINE).decode("utf-8", "replace").lstrip()[1:].lstrip()
+    try:
+        return text[: json.JSONDecoder().raw_decode(text)[1]].encode("utf-8", "surrogatepass")
+    except (ValueError, RecursionError):
+        return b""
 
 
 def open_lines(path: str) -> IO[bytes]:
-    """The bytes of a local or remote file, decompressed if its name ends in .gz.
+    """The bytes of a local or remote file, unpacked, in UTF-8 and without mark.
 
     Raises:
         CcmbError: it cannot be read; the message names it.
     """
-    opened = open_file(path)
-    if not path.endswith(".gz"):
-        return opened
-    import gzip
-
-    return gzip.open(opened)  # type: ignore[return-value]
+    return open_utf8(path, open_file(path))
 
 
 def blocks(opened: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
@@ -186,20 +284,6 @@ def _json_values(block: bytes) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             value = None
         yield value if isinstance(value, dict) else {}
-
-
-def delimited_values(block: bytes, separator: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Lines with another number of fields are damaged; commas may stand between quotes, tabs may not."""
-    quoted = separator == ","
-    for line in block.split(b"\n"):
-        if not line.strip():
-            continue
-        try:
-            text = line.decode().rstrip("\r")
-            fields = next(csv.reader([text], delimiter=separator, strict=True)) if quoted else text.split(separator)
-        except (ValueError, csv.Error, StopIteration):
-            fields = []
-        yield dict(zip(keys, fields, strict=True)) if len(fields) == len(keys) else {}
 
 
 def rows_of(lines: Iterator[dict[str, Any]], kind: Kind) -> pa.Table:

@@ -6,10 +6,12 @@ source: DanQing (2026), Chinese-CLIP (arXiv 2211.01335).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ccmb.training.given_keys import Unused
 from ccmb.training.recipe import Part
 
 FieldName = Literal["query", "title", "content", "caption"]
@@ -154,3 +156,17 @@ class CorpusRecipe(Part):
     dedup: DedupRecipe = DedupRecipe()
     pairs: PairRecipe = PairRecipe()
     seed: int = Field(0, ge=0, lt=2**32, description="of the places in subsets")
+
+    def unused(self) -> Iterator[Unused]:
+        """See `ccmb.training.given_keys`."""
+        clicks, dedup = self.clicks, self.dedup
+        if not clicks.position.correct:
+            keys = tuple(f"clicks.position.{key}" for key in PositionRecipe.model_fields if key != "correct")
+            yield Unused(keys, "clicks.position.correct is off", ("clicks.position.correct",))
+        if clicks.bound != "beta":
+            yield Unused(("clicks.prior",), "of the bound beta", ("clicks.bound",))
+        if clicks.bound == "none":
+            yield Unused(("clicks.deviations",), "clicks.bound is none", ("clicks.bound",))
+        if dedup.corpus is None:
+            keys = "dedup.fields", "dedup.least_characters"
+            yield Unused(keys, "dedup.corpus is null", ("dedup.corpus",))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from ccmb.corpus.recipe import FIELDS, FieldName, TextRecipe
 from ccmb.errors import CcmbError
+from ccmb.text_files import text_lines
 
 TextFilter = Callable[[str], str | None]
 
@@ -149,18 +149,12 @@ class SensitiveWords:
 
 
 def read_words(path: str) -> list[str]:
-    """The words of a UTF-8 file, one a line; blank lines and lines that begin with # are passed over.
+    """The words of a file of text, one a line; blank lines and lines that begin with # are passed over.
 
     Raises:
-        CcmbError: the file cannot be read, is not UTF-8 or holds no word; the message names it.
+        CcmbError: the file cannot be read, is no text or holds no word; the message names it.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CcmbError(f"{path}: not UTF-8 text; save the word list in it") from None
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    found = [line.strip() for line in text_lines(path) if line.strip() and not line.startswith("#")]
     if not found:
         raise CcmbError(f"{path}: holds no word")
     return found

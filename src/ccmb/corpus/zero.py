@@ -133,7 +133,8 @@ class _Build:
         scorer = self.extras.scorer
         settings = {
             "recipe": self.recipe.deciding(),
-            "inputs": self.inputs.model_dump(mode="json"),
+            # Those without patterns are as they were before there were any.
+            "inputs": self.inputs.model_dump(mode="json", exclude=None if self.inputs.exclude else {"exclude"}),
             "test_pictures": [[of.name, len(of.names or of.pictures.names)] for of in self.extras.test_pictures],
             "model": scorer.fingerprint if scorer else None,
         }

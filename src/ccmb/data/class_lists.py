@@ -11,6 +11,7 @@ from typing import Any
 
 from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import read_json
+from ccmb.text_files import text_lines
 
 SHIPPED = ("cifar10", "cifar100", "imagenet")
 FILE_SUFFIXES = (".json", ".txt")
@@ -74,13 +75,7 @@ def classes_of_names(names: Sequence[str], where: str = "classes") -> list[Image
 
 
 def _from_lines(path: Path) -> list[ImageClass]:
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise CcmbError(f"{path}: {reason}; give a class list of one class a line") from None
-    except UnicodeDecodeError as error:
-        raise CcmbError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    lines = text_lines(path, fix="give a class list of one class a line")
     return [ImageClass(_split_names(line)) for line in lines if line.strip()]
 
 

@@ -21,7 +21,7 @@ def read_labelled_pairs(path: str | Path, split: str | None = None) -> list[Samp
         CcmbError: a line lacks its image, its text or its label; the message names file and line. Or the split has no
             line at all.
     """
-    return read_split(path, split, _labelled_sample)
+    return read_split(path, split, _labelled_sample)[0]
 
 
 def is_labelled(path: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""Own pairs: `pairs.jsonl`, one line a picture, beside a folder or tar of pictures.
+"""Own pairs: `pairs.jsonl`, one line a picture or one line a text, beside a folder or tar of pictures.
 
 {"image": "cat.jpg", "captions": ["一只猫", "沙发上的黄猫"], "split": "train"}
 """
@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from ccmb.data.grouping import Splits, image_key, merge_by_image, warn
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError, did_you_mean
 from ccmb.files import read_json_lines
@@ -16,40 +18,67 @@ from ccmb.samples import Sample
 _NOT_TEXTS = ("image", "split", "group", "twin")
 
 
-def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> list[Sample]:
-    """Read the samples of one split (or of all), with the texts of the named fields joined in order.
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What a file says of one split.
 
-    A field holds one text or a list of texts. `split` None reads every line.
+    Attributes:
+        samples: one for each image, whose lines are merged, see `merge_by_image`.
+        lines: how many lines these were.
+        in_other_splits: names of those images that the file has in another split too.
+    """
+
+    samples: list[Sample]
+    lines: int
+    in_other_splits: tuple[str, ...] = ()
+
+
+def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> list[Sample]:
+    """Read the samples of one split (or of all), with the texts of the named fields joined in order; one an image.
+
+    A field holds one text or a list of texts. `split` None reads every line. That images stand in several splits is
+    said on stderr.
 
     Raises:
         CcmbError: a line lacks its image or every named field, or a text is empty; the message names file and line.
             Or the split has no line at all.
     """
-    return read_split(path, split, lambda line, where: sample_of_line(line, fields, where))
+    return open_pairs(path, split, fields).samples
 
 
-def read_split(path: str | Path, split: str | None, make: Callable[[dict[str, object], str], Sample]) -> list[Sample]:
-    """What `make` makes of each line of one split (or of all) and of the line's place, in order.
+def open_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> Pairs:
+    """The same with what there is to say of it."""
+    lines, shared = read_split(path, split, lambda line, where: sample_of_line(line, fields, where))
+    return Pairs(merge_by_image(lines), len(lines), shared)
+
+
+def read_split(
+    path: str | Path, split: str | None, make: Callable[[dict[str, object], str], Sample]
+) -> tuple[list[Sample], tuple[str, ...]]:
+    """What `make` makes of each line of one split (or of all) and of the line's place, in order; and the names of the
+    images that stand in another split too, which is said on stderr.
 
     Raises:
         CcmbError: a line lacks its image, or `make` refuses it; or the split has no line at all.
     """
     samples: list[Sample] = []
-    splits: set[str] = set()
+    known: set[str] = set()
+    splits = Splits()
     for number, line in read_json_lines(path):
         where = f"{path}:{number}"
-        here = str(line.get("split", "train"))
-        _check_image(line, where)
-        splits.add(here)
-        if split is None or here == split:
+        of_line = str(line.get("split", "train"))
+        splits.add(_check_image(line, where), of_line, number)
+        known.add(of_line)
+        if split is None or of_line == split:
             samples.append(make(line, where))
     if not samples:
-        if not splits:
+        if not known:
             raise CcmbError(f"{path}: the file has no lines")
-        known = sorted(splits)
-        hint = did_you_mean(str(split), known)
-        raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(known)}")
-    return samples
+        hint = did_you_mean(str(split), sorted(known))
+        raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(sorted(known))}")
+    if line_of_warning := splits.warning(path, split):
+        warn(line_of_warning)
+    return samples, tuple(splits.shared_with(split))
 
 
 def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where: str) -> Sample:
@@ -104,7 +133,7 @@ def _check_image(line: dict[str, object], where: str) -> str:
     if not isinstance(image, str) or not image:
         raise CcmbError(f'{where}: no "image": each line needs the name of its picture')
     _check_unicode(image, f'{where}: "image"')
-    return image
+    return image_key(image)
 
 
 def _text_fields(line: dict[str, object]) -> list[str]:

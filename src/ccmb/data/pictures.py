@@ -9,6 +9,7 @@ import os
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -21,6 +22,7 @@ from ccmb.data.plain_tars import plain_tar
 from ccmb.data.tar_index import inner_name, read_index
 from ccmb.errors import CcmbError
 from ccmb.files import walk_files
+from ccmb.passed_over import PassedOver, why_passed_over
 
 __all__ = [
     "MAX_BYTES", "MAX_PIXELS", "Extent", "FolderPictures", "Pictures", "TarPictures", "UnreadablePicture", "decode",
@@ -40,6 +42,21 @@ class Extent(NamedTuple):
     path: str
     offset: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is in a folder or tar of pictures.
+
+    Attributes:
+        names: see `Pictures.names`.
+        passed_over: pictures, and folders with all that is in them, that nobody means.
+        unreadable: names of folders in it that cannot be read; "." is the folder itself.
+    """
+
+    names: list[str]
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    unreadable: list[str] = field(default_factory=list)
 
 
 class Pictures(ABC):
@@ -62,19 +79,27 @@ class Pictures(ABC):
             CcmbError: there is no such folder or file, or it is not a whole tar.
         """
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # what the methods of a path raise where it may not be looked at, this does not
             return FolderPictures(path)
-        if path.is_file():
+        if os.path.isfile(path):
             return TarPictures(path)
-        raise CcmbError(f"{path}: no such folder or tar of pictures")
+        raise CcmbError(f"{path}: {_why_not_there(path) or 'no such folder or tar of pictures'}")
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the pictures, sorted; hidden ones are left out.
+        """Names of the pictures, sorted; hidden ones and a system's own are left out, see `ccmb.passed_over`.
 
         Files that end as pictures do count as such, and of other or no endings those that begin as pictures do.
+
+        Raises:
+            CcmbError: a folder cannot be read; the message names it.
         """
+
+    @property
+    def listing(self) -> Listing:
+        """The names, with what was passed over and what could not be read."""
+        return Listing(self.names)
 
     @abstractmethod
     def _find(self, name: str) -> Extent | None:
@@ -147,9 +172,18 @@ class FolderPictures(Pictures):
     """Pictures in a folder. Symbolic links in it are the user's own and may lead anywhere, as those of the hub's cache,
     of DVC and of git-annex do; names never do, see `inner_name`."""
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
-        return sorted(name for name in walk_files(self.path) if _is_picture(name, self._head))
+        if unreadable := self.listing.unreadable:
+            raise CcmbError(f"{self.path / unreadable[0]}: the folder cannot be read")
+        return self.listing.names
+
+    @cached_property
+    def listing(self) -> Listing:
+        passed_over, unreadable = PassedOver(), list[str]()
+        files = walk_files(self.path, passed_over, unreadable)
+        names = sorted(name for name in files if _is_picture(name, self._head, passed_over))
+        return Listing(names, passed_over, unreadable)
 
     def _head(self, name: str) -> bytes:
         return head_of(self.path / name)
@@ -170,10 +204,18 @@ class TarPictures(Pictures):
         self._plain = plain_tar(path)
         self._members, self.repeated = read_index(self._plain, path)
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
+        return self.listing.names
+
+    @cached_property
+    def listing(self) -> Listing:
+        passed_over = PassedOver()
         with open(self._plain, "rb") as file:
-            return sorted(name for name in self._members if _is_picture(name, lambda name: self._head(file, name)))
+            names = [
+                name for name in self._members if _is_picture(name, lambda name: self._head(file, name), passed_over)
+            ]
+        return Listing(sorted(names), passed_over)
 
     def _head(self, file: IO[bytes], name: str) -> bytes:
         offset, size = self._members[name]
@@ -218,7 +260,7 @@ def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
 
 def is_picture_file(path: Path) -> bool:
     """Whether a file that the user names is a picture, by its name or its first bytes; links are followed."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     return _is_picture(path.name.lstrip("."), lambda _: head_of(path))
 
@@ -232,6 +274,17 @@ def head_of(path: Path) -> bytes:
         return b""
 
 
+def _why_not_there(path: Path) -> str:
+    """What the system says of a path that can be neither folder nor file; "" where there is no such."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return ""
+
+
 def _broken_link(path: Path) -> str:
     """Where a symbolic link leads that leads nowhere; "" where the path is none."""
     if not path.is_symlink():
@@ -241,8 +294,10 @@ def _broken_link(path: Path) -> str:
     return f"a link to {target}, which is not there; {get}"
 
 
-def _is_picture(name: str, head: Callable[[str], bytes]) -> bool:
+def _is_picture(name: str, head: Callable[[str], bytes], passed_over: PassedOver | None = None) -> bool:
     """Whether a file counts as a picture, by its name or by the first bytes that `head` gives."""
-    if any(part.startswith(".") for part in name.split("/")):
+    if reason := why_passed_over(name):
+        if passed_over is not None and is_image_name(name):
+            passed_over.add(name, reason)
         return False
     return is_image_name(name) or (may_be_image(name) and image_format(head(name)) is not None)

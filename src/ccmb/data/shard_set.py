@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from ccmb.data.grouping import image_key, merge_by_image
 from ccmb.data.pictures import Extent, Pictures
 from ccmb.data.plain_tars import plain_tar
 from ccmb.data.remote_files import is_remote
@@ -34,11 +35,11 @@ class ShardPictures(Pictures):
         return self._extents.get(name)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._extents
+        return image_key(name) in self._extents
 
     def raw(self, name: str) -> bytes:
         """See `Pictures.raw`; the names of shards may be whole paths, and are but keys here."""
-        return self._read(name, self._extents.get(name))
+        return self._read(name, self._extents.get(image_key(name)))
 
 
 def is_shards(path: Path) -> bool:
@@ -71,7 +72,7 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
                     sample = parse_sample(raw, fields)
                     assert raw.extent is not None, "a sample without a picture is refused"
                     extent = Extent(str(plain), *raw.extent)
-                    if extents.setdefault(sample.image, extent) != extent:
+                    if extents.setdefault(image_key(sample.image), extent) != extent:
                         raise CcmbError(f"{raw.url}/{raw.key}: another sample has the name {sample.image}")
                     samples.append(sample)
                 except CcmbError as error:
@@ -79,4 +80,4 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
             advance(1)
     if not samples:
         raise CcmbError(faults[0] if faults else f"{shards[0].url}: no samples")
-    return samples, ShardPictures(Path(sources[0]), extents), faults
+    return merge_by_image(samples), ShardPictures(Path(sources[0]), extents), faults

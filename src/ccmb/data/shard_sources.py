@@ -14,6 +14,8 @@ from typing import Any
 from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.remote_files import ForbiddenFile, file_system_of, is_remote, open_file
 from ccmb.errors import CcmbError, UsageError, one_line
+from ccmb.files import file_identity
+from ccmb.passed_over import fixed_part, why_passed_over
 
 MANIFEST = "shards.jsonl"
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -55,7 +57,10 @@ def find_shards(sources: Sequence[str]) -> list[Shard]:
     manifests: dict[str, dict[str, Shard]] = {}
     for folder in dict.fromkeys(map(_folder_of, found)):
         manifests[folder] = {shard.url: shard for shard in read_manifest(folder) or []}
-    return [manifests[_folder_of(url)].get(url, Shard(url)) for url in dict.fromkeys(found)]
+    once: dict[object, str] = {}
+    for url in found:
+        once.setdefault(file_identity(url), url)
+    return [manifests[_folder_of(url)].get(url, Shard(url)) for url in once.values()]
 
 
 def read_manifest(folder: str) -> list[Shard] | None:
@@ -103,11 +108,19 @@ def _expand(source: str) -> list[str]:
                 return found
             refuse_other_forms(candidate)
             _none(source, f"no {MANIFEST} and no *.tar in it")
-        if found := sorted(glob.glob(str(candidate), recursive=True)):
+        found = sorted(glob.glob(str(candidate), recursive=True))
+        if glob.has_magic(str(candidate)):
+            found = _meant(found, fixed_part(str(candidate)))
+        if found:
             return [path for path in found if path.endswith(ENDINGS)] or found  # not what img2dataset writes beside
     if glob.has_magic(source):
         _none(source, "no file has such a name; also looked for under $CCMB_DATA")
     return [str(candidates[0])]  # a manifest may know it; whoever opens it says that it is missing
+
+
+def _meant(paths: Iterable[str], start: str) -> list[str]:
+    """Without hidden files and a system's own, by what comes after `start`."""
+    return [path for path in paths if not why_passed_over(path.removeprefix(start).strip("/"))]
 
 
 def _expand_remote(source: str) -> list[str]:
@@ -121,7 +134,8 @@ def _expand_remote(source: str) -> list[str]:
             globs = [f"{path.rstrip('/')}/*{ending}" for ending in ENDINGS]
         else:
             globs = [path]
-        found = sorted(file_system.unstrip_protocol(name) for one in globs for name in file_system.glob(one))
+        names = [name for one in globs for name in _meant(file_system.glob(one), fixed_part(one))]
+        found = sorted(map(file_system.unstrip_protocol, names))
     except CcmbError:
         raise
     except Exception as error:  # see _Patient

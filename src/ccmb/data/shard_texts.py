@@ -15,6 +15,7 @@ from typing import Any
 from ccmb.data.pairs import sample_of_line
 from ccmb.errors import CcmbError, one_line
 from ccmb.samples import Sample
+from ccmb.text_files import decode_text
 
 CAPTION_ENDINGS = (".txt", ".text", ".caption")
 # Keys of the JSON that img2dataset writes; none of them but the caption is a text for a picture.
@@ -54,7 +55,7 @@ def sample_of_texts(
 
 def _object(note: bytes, where: str) -> dict[str, Any]:
     try:
-        line = json.loads(note.decode())
+        line = json.loads(decode_text(note, f"{where}.json"))
     except (ValueError, RecursionError) as error:
         raise CcmbError(f"{where}.json: not valid JSON ({one_line(error)})") from None
     if not isinstance(line, dict):
@@ -64,14 +65,11 @@ def _object(note: bytes, where: str) -> dict[str, Any]:
 
 def _texts(caption: bytes, noted: object, where: str) -> list[str]:
     """One text a line, or the whole where the JSON has it as one."""
-    try:
-        text = caption.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise CcmbError(f"{where}.txt: not UTF-8 text") from None
+    text = decode_text(caption, f"{where}.txt")
     if isinstance(noted, str) and noted.strip() == text.strip():
         texts = [" ".join(text.split("\n"))]
     else:
-        texts = text.replace("\r\n", "\n").split("\n")
+        texts = text.split("\n")
     if not (texts := [line.strip() for line in texts if line.strip()]):
         raise CcmbError(f"{where}.txt: the text is empty")
     return texts

@@ -23,6 +23,7 @@ from ccmb.data.image_metadata import without_metadata
 from ccmb.data.pairs import read_pairs
 from ccmb.data.pictures import Pictures, UnreadablePicture, decode
 from ccmb.data.remote_files import BrokenFile, is_remote, open_file
+from ccmb.data.seen_images import seen_in
 from ccmb.data.shard_samples import RawSample, count_samples, parse_sample, read_samples
 from ccmb.data.shard_sources import ENDINGS, MANIFEST, Shard, find_shards
 from ccmb.errors import CcmbError, one_line
@@ -108,6 +109,9 @@ def convert_samples(
     if not shards:
         raise CcmbError(f"{pictures.path}: none of the pictures could be read ({done.unreadable[0]})")
     write_manifest(out / MANIFEST, shards)
+    seen = seen_in(pictures.path.resolve().parent.name, samples[0].split, (sample.image for sample in samples))
+    if seen.photos:
+        seen.write(out)
     done.shards, done.samples = len(shards), sum(shard.samples or 0 for shard in shards)
     return done
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ccmb.data.equal_texts import text_number
 from ccmb.data.loading import draw_text, leave_signals_to_the_trainer, read_ahead
 from ccmb.data.shard_samples import RawSample, parse_sample, read_samples
 from ccmb.data.shard_sources import Shard
@@ -24,8 +25,9 @@ from ccmb.data.transforms import Augmentation, augment, speaks_of_sides
 from ccmb.errors import CcmbError
 from ccmb.samples import Sample
 
-# Augmented pixels, one of the texts, and the picture's id; or why the sample cannot be used.
-Item = tuple[np.ndarray, str, int] | str
+# Augmented pixels, one of the texts, the picture's id, and the numbers of all of its texts; or why the sample cannot be
+# used.
+Item = tuple[np.ndarray, str, int, tuple[int, ...]] | str
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class ShardStream:
         rng = random.Random(f"{self.seed}/{epoch}/{place.shard}/{place.sample}")
         text = draw_text(sample, rng, field, self.weights)
         may_mirror = not any(map(speaks_of_sides, sample.texts))
-        return augment(image, size, self.augmentation, rng, may_mirror), text, image_id(sample.image)
+        known = tuple(map(text_number, sample.texts))
+        return augment(image, size, self.augmentation, rng, may_mirror), text, image_id(sample.image), known
 
     def first_samples(self, count: int) -> Iterator[Sample]:
         """The samples at the beginning of the first shards, without decoding; damaged ones are passed over.

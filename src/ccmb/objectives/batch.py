@@ -26,6 +26,8 @@ class Batch:
         image_ids: (B,) samples with equal ids show the same picture.
         twin_ids: (B,) samples with equal ids are twins, see `Sample.twin`; None where nothing is known of twins.
         names, texts: of the pictures and as written, for whoever looks into a batch; may be left out.
+        text_ids: (B, W) first the number of each pair's text, then those of other texts that its picture is known to
+            have; -1 for none. Equal texts have equal numbers. None where nobody says: then tokens are compared.
     """
 
     pixel_values: Tensor
@@ -36,6 +38,7 @@ class Batch:
     names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     twin_ids: Tensor | None = None
+    text_ids: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         values = {name: getattr(self, name) for name in self.__slots__}

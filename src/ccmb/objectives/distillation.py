@@ -11,11 +11,13 @@ columns.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
 
@@ -87,6 +89,7 @@ class FeatureQueue(nn.Module):
     Attributes:
         image, text: (Q, D) features.
         image_ids: (Q,) which picture each is of.
+        text_ids: (Q,) which text it stood with, -1 where nobody said; equal texts have equal ones.
         weight: (Q,) decay to the power of the age in steps.
         cursor: () the slot that is written next, the oldest.
     """
@@ -94,6 +97,7 @@ class FeatureQueue(nn.Module):
     image: Tensor
     text: Tensor
     image_ids: Tensor
+    text_ids: Tensor
     weight: Tensor
     cursor: Tensor
 
@@ -103,11 +107,17 @@ class FeatureQueue(nn.Module):
         self.register_buffer("image", torch.zeros(size, dim))
         self.register_buffer("text", torch.zeros(size, dim))
         self.register_buffer("image_ids", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("text_ids", torch.full((size,), -1))
         self.register_buffer("weight", torch.zeros(size))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """A checkpoint of before texts were told apart has none of their ids."""
+        state_dict.setdefault(f"{prefix}text_ids", torch.full_like(self.text_ids, -1))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @torch.no_grad()
-    def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> None:
+    def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_B: Tensor | None = None) -> None:
         """Age all entries by one step, then overwrite the oldest with a batch of weight 1."""
         size = self.weight.shape[0]
         image_BD, text_BD, image_ids_B = image_BD[-size:], text_BD[-size:], image_ids_B[-size:]
@@ -116,18 +126,30 @@ class FeatureQueue(nn.Module):
         self.image[slots] = image_BD.to(self.image.dtype)
         self.text[slots] = text_BD.to(self.text.dtype)
         self.image_ids[slots] = image_ids_B
+        self.text_ids[slots] = -1 if text_ids_B is None else text_ids_B[-size:]
         self.weight[slots] = 1.0
         self.cursor.copy_((self.cursor + len(image_BD)) % size)
 
 
-def weighted_targets(image_ids_R: Tensor, image_ids_B: Tensor, queue: FeatureQueue) -> tuple[Tensor, Tensor]:
+def weighted_targets(
+    image_ids_R: Tensor,
+    image_ids_B: Tensor,
+    queue: FeatureQueue,
+    positives_RB: Tensor | None = None,
+    queued_RQ: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Labels (R, C) over batch and queue, rows summing to 1, and the columns' weights (C,).
 
-    A row's positives are all features of its picture, queued ones too; they share the mass by weight, so that a
-    network that is equally sure of all of them has nothing left to learn.
+    A row's positives are all features of its picture, queued ones too, and those of what else is known to fit; they
+    share the mass by weight, so that a network that is equally sure of all of them has nothing left to learn.
+
+    Args:
+        positives_RB, queued_RQ: True where a column of the batch, or of the queue, fits for another reason.
     """
     weights_C = torch.cat([queue.weight.new_ones(len(image_ids_B)), queue.weight])
     positives_RC = image_ids_R[:, None] == torch.cat([image_ids_B, queue.image_ids])[None, :]
+    if positives_RB is not None and queued_RQ is not None:
+        positives_RC |= torch.cat([positives_RB, queued_RQ], dim=1)
     mass_RC = positives_RC * weights_C
     return mass_RC / mass_RC.sum(1, keepdim=True), weights_C
 
@@ -143,6 +165,8 @@ def tgd_loss(
     alpha: float = 0.4,
     rows: slice = slice(None),
     spared_RB: Tensor | None = None,
+    known: Identities | None = None,
+    image_spared_RB: Tensor | None = None,
 ) -> Tensor:
     """TgD, target-guided distillation (scalar).
 
@@ -155,12 +179,30 @@ def tgd_loss(
         image_ids_B: samples with equal ids show the same picture.
         alpha: trust in the teacher, in [0, 1].
         rows: where this process's rows stand in the global batch.
-        spared_RB: True where a column of the batch counts for nothing in a row; no positives.
+        spared_RB: True where a column of the batch, a text, counts for nothing in a row; no positives.
+        known: which texts are equal; without it only samples of one picture are positives of each other. Of a queued
+            picture only the text that it stood with is known.
+        image_spared_RB: the same of columns that are pictures; by default, and without `known`, `spared_RB`.
     """
-    labels_RC, weights_C = weighted_targets(image_ids_B[rows], image_ids_B, queue)
+    image_ids_R = image_ids_B[rows]
+    if known is None:
+        labels_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue)
+        of_images_RC, image_spared_RB = labels_RC, spared_RB
+    else:
+        fitting = known.texts_of_images(), among(known.text_ids_RW, queue.text_ids)
+        labels_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue, *fitting)
+        fitting = known.images_of_texts(), among(known.text_ids_RW[:, :1], queue.text_ids)
+        of_images_RC, _ = weighted_targets(image_ids_R, image_ids_B, queue, *fitting)
     log_weights_C = weights_C.log()
 
-    def direction(student_RD: Tensor, teacher_BD: Tensor, others_BD: Tensor, queued_QD: Tensor) -> Tensor:
+    def direction(
+        student_RD: Tensor,
+        teacher_BD: Tensor,
+        others_BD: Tensor,
+        queued_QD: Tensor,
+        labels_RC: Tensor,
+        spared_RB: Tensor | None,
+    ) -> Tensor:
         columns_CD = torch.cat([others_BD.detach(), queued_QD])
         with torch.no_grad():
             guess_RC = spare(similarity(teacher_BD[rows], columns_CD, temperature) + log_weights_C, spared_RB).softmax(
@@ -171,8 +213,8 @@ def tgd_loss(
         return soft_cross_entropy(spare(logits_RC, spared_RB), targets_RC)
 
     return (
-        direction(image_RD, teacher_image_BD, teacher_text_BD, queue.text)
-        + direction(text_RD, teacher_text_BD, teacher_image_BD, queue.image)
+        direction(image_RD, teacher_image_BD, teacher_text_BD, queue.text, labels_RC, spared_RB)
+        + direction(text_RD, teacher_text_BD, teacher_image_BD, queue.image, of_images_RC, image_spared_RB)
     ) / 2
 
 
@@ -186,7 +228,9 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_agreement(image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> Tensor:
+def teacher_agreement(
+    image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_BW: Tensor | None = None
+) -> Tensor:
     """Share (scalar) of the batch's pictures and texts whose nearest, by the teacher, is one that belongs to them.
 
     At 1 / B the teacher knows nothing, and its soft targets are noise; at 1 it says what the labels say.
@@ -194,7 +238,12 @@ def teacher_agreement(image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor) ->
     Args:
         image_BD, text_BD: the teacher's L2-normalised features of a batch.
         image_ids_B: samples with equal ids show the same picture.
+        text_ids_BW: see `Identities`; without them texts count as different.
     """
     cosine_BB = image_BD.float() @ text_BD.float().T
-    hits = [image_ids_B[cosine_BB.argmax(side)] == image_ids_B for side in (0, 1)]
+    if text_ids_BW is None:
+        text_ids_BW = torch.arange(len(image_ids_B), device=image_ids_B.device)[:, None]
+    known = Identities(image_ids_B, text_ids_BW, image_ids_B, text_ids_BW)
+    best_text, best_image = cosine_BB.argmax(1, keepdim=True), cosine_BB.argmax(0)[:, None]
+    hits = [known.texts_of_images().gather(1, best_text), known.images_of_texts().gather(1, best_image)]
     return torch.stack(hits).float().mean()

@@ -66,21 +66,30 @@ def gcpr_loss(
     text_BD: Tensor | None = None,
     chunk: int | None = None,
     spared_RB: Tensor | None = None,
+    image_targets_RB: Tensor | None = None,
+    image_spared_RB: Tensor | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
 
     Args:
-        targets_RB: rows summing to 1.
+        targets_RB: of the rows' pictures over all texts, rows summing to 1.
         image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
         spared_RB: True where a column counts for nothing in a row; its target must be 0.
         chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
+        image_targets_RB, image_spared_RB: of the rows' texts over all pictures; by default the same.
     """
+    if image_targets_RB is None:
+        image_targets_RB, image_spared_RB = targets_RB, spared_RB
     every_image, every_text = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
 
     def summed(rows: slice) -> Tensor:
-        targets, logits = targets_RB[rows], []
-        for mine, every in ((image_RD[rows], every_text), (text_RD[rows], every_image)):
-            logits.append(spare(similarity(mine, every, temperature), None if spared_RB is None else spared_RB[rows]))
-        return (soft_cross_entropy(logits[0], targets) + soft_cross_entropy(logits[1], targets)) * len(targets)
+        losses = []
+        for mine, every, targets, spared in (
+            (image_RD[rows], every_text, targets_RB[rows], spared_RB),
+            (text_RD[rows], every_image, image_targets_RB[rows], image_spared_RB),
+        ):
+            logits = spare(similarity(mine, every, temperature), None if spared is None else spared[rows])
+            losses.append(soft_cross_entropy(logits, targets))
+        return (losses[0] + losses[1]) * len(targets_RB[rows])
 
     return torch.stack(in_chunks(summed, len(image_RD), chunk)).sum() / (2 * len(image_RD))

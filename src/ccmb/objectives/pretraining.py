@@ -15,6 +15,7 @@ from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, res
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.options import Objectives, check_objectives, hardness_at
 from ccmb.objectives.passes import encode_images, encode_texts, rank_rows, read_own
+from ccmb.objectives.positives import identities
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
 from ccmb.r2d2.cross_encoder import CrossEncoder
@@ -62,8 +63,8 @@ class PreTraining(nn.Module):
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
-        # The teacher's features of the latest batch, and its image ids, for the log.
-        self.taught: tuple[Tensor, Tensor, Tensor] | None = None
+        # The teacher's features of the latest batch, and its ids of pictures and texts, for the log.
+        self.taught: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def train(self, mode: bool = True) -> PreTraining:
         super().train(mode)
@@ -90,10 +91,13 @@ class PreTraining(nn.Module):
             return {}
         batch = level(batch)
         own = world().rows(len(batch.image_ids))
-        image_ids = gather(batch.image_ids)
-        positives, spared = same_image(batch.image_ids, image_ids), None
+        known = identities(batch)
+        # Which texts fit the rows' pictures, and which pictures the rows' texts.
+        positives, of_images = known.texts_of_images(), known.images_of_texts()
+        spared = image_spared = None
         if options.gcpr.spare_twins and batch.twin_ids is not None:
-            spared = same_image(batch.twin_ids, gather(batch.twin_ids)) & ~positives
+            twins = same_image(batch.twin_ids, gather(batch.twin_ids))
+            spared, image_spared = twins & ~positives, twins & ~of_images
         # First of all, since it waits for a GPU: then the pictures' long pass, while which the texts' are prepared.
         packing = model.packing(batch.attention_mask) if self.chunk is None else None
         images = self._images(model, batch) if images is None else images
@@ -102,10 +106,10 @@ class PreTraining(nn.Module):
         losses: dict[str, Tensor] = {}
 
         if "gcpr" in active:
-            targets = even_targets(positives)
             losses["gcpr"] = gcpr_loss(
-                images.embed, texts.embed, temperature, targets, all_image, all_text, self.chunk, spared
-            )
+                images.embed, texts.embed, temperature, even_targets(positives), all_image, all_text, self.chunk,
+                spared, even_targets(of_images), image_spared,
+            )  # fmt: skip
 
         if active & {"mlm", "fgd"}:
             masked = mask_tokens(
@@ -125,7 +129,9 @@ class PreTraining(nn.Module):
                 lambda count: torch.rand(count, 2, generator=generator, device=positives.device), len(images)
             )
             hardness = hardness_at(options.fgr, progress)
-            pairs = draw_pairs(image_rows, text_rows, positives[rows], rows + own.start, uniform[rows], hardness)
+            pairs = draw_pairs(
+                image_rows, text_rows, positives[rows], rows + own.start, uniform[rows], hardness, of_images[rows]
+            )
             of_texts = masked_texts if shares else texts
             text_image, image_text, states = rank_rows(model, images, of_texts, pairs, shares, self.chunk)
             losses["fgr"] = fgr_loss(text_image, image_text, pairs.labels)
@@ -144,14 +150,14 @@ class PreTraining(nn.Module):
                 else:
                     teacher_image = self._images(self.teacher, batch).embed
                 teacher_text = self._texts(self.teacher, batch.input_ids, batch, packing).embed
-            self.taught = (teacher_image, teacher_text, batch.image_ids)
+            self.taught = (teacher_image, teacher_text, known.image_ids_R, known.text_ids_RW)
             if self.queue is not None and "tgd" in active:
                 all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
                 losses["tgd"] = tgd_loss(
-                    images.embed, texts.embed, all_teacher_image, all_teacher_text, image_ids,
-                    self.queue, temperature, options.tgd.alpha, own, spared,
+                    images.embed, texts.embed, all_teacher_image, all_teacher_text, known.image_ids_B,
+                    self.queue, temperature, options.tgd.alpha, own, spared, known, image_spared,
                 )  # fmt: skip
-                self.queue.push(all_teacher_image, all_teacher_text, image_ids)
+                self.queue.push(all_teacher_image, all_teacher_text, known.image_ids_B, known.text_ids_BW[:, 0])
             if "fgd" in active:
                 losses["fgd"] = fgd_loss(masked_texts.embed, teacher_text)
         return losses

@@ -84,25 +84,28 @@ def draw_pairs(
     rows_R: Tensor,
     uniform_R2: Tensor,
     hardness: float = 1.0,
+    image_positives_RB: Tensor | None = None,
 ) -> MatchPairs:
     """Positives and hard negatives of the rows.
 
     Args:
         image_rows_RB, text_rows_RB: s of the rows' pictures with all texts, and of their texts with all pictures; not
             differentiated.
-        positives_RB: True where two samples show the same picture.
+        positives_RB: True where a text fits the picture of a row.
         rows_R: where the rows stand in the global batch.
         uniform_R2: numbers in [0, 1) that draw each row's wrong text and wrong picture.
         hardness: see `hard_negative_weights`.
+        image_positives_RB: True where a picture fits the text of a row; by default the same.
     """
+    if image_positives_RB is None:
+        image_positives_RB = positives_RB
     wrong_text = draw(hard_negative_weights(image_rows_RB.detach(), positives_RB, hardness), uniform_R2[:, 0])
-    wrong_image = draw(hard_negative_weights(text_rows_RB.detach(), positives_RB, hardness), uniform_R2[:, 1])
-    match = torch.ones_like(rows_R)
-    no_match = torch.zeros_like(rows_R).masked_fill(positives_RB.all(1), IGNORED)
+    wrong_image = draw(hard_negative_weights(text_rows_RB.detach(), image_positives_RB, hardness), uniform_R2[:, 1])
+    match, no_match = torch.ones_like(rows_R), torch.zeros_like(rows_R)
     return MatchPairs(
         torch.cat([rows_R, wrong_image, rows_R]),
         torch.cat([rows_R, rows_R, wrong_text]),
-        torch.cat([match, no_match, no_match]),
+        torch.cat([match, *(no_match.masked_fill(of.all(1), IGNORED) for of in (image_positives_RB, positives_RB))]),
     )
 
 

@@ -55,8 +55,8 @@ def what_file(path: Path) -> str:
         return f"a pointer of Git LFS{stands_for}, not the file; fetch it with git lfs pull"
     if PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
         return "a web page, not the file that the address seems to name; fetch the file itself (its download link)"
-    if of := next((what for begins, what in BEGINNINGS.items() if head.startswith(begins)), None):
-        return of
+    if known := next((what for begins, what in BEGINNINGS.items() if head.startswith(begins)), None):
+        return known
     if _is_safetensors(head):
         return "a safetensors file"
     if head.startswith(b"PK"):

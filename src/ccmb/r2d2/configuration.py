@@ -11,6 +11,8 @@ from ccmb.choices import ImagePooling, RankingRule, one_of
 from ccmb.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
 
+# What of the keywords of `from_pretrained` says where a folder on the hub is.
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 NO_CLASS_TOKEN = ("siglip_vision_model",)
 
 
@@ -43,6 +45,7 @@ class R2D2Config(PreTrainedConfig):
     """
 
     model_type = "r2d2"
+    attribute_map = {"projection_dim": "embed_dim"}  # noqa: RUF012 (the name that generic tools ask for)
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 (the form of transformers)
 
     def __init__(
@@ -93,6 +96,10 @@ class R2D2Config(PreTrainedConfig):
     def image_size(self) -> int:
         """Side of the square input picture, in pixels."""
         return int(self.vision_config.image_size)
+
+    @image_size.setter
+    def image_size(self, value: int) -> None:
+        self.vision_config.image_size = value
 
 
 def _as_config(

@@ -12,12 +12,14 @@ all tokens that ask a picture do so together, and its keys and values are not ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ccmb.r2d2.packing import Attend, PackedPairs
 
@@ -166,11 +168,22 @@ class RankOutput:
 class CrossEncoder(nn.Module):
     """A stack of one or more cross layers over N pairs picked by index from U query-side and V other-side items."""
 
+    # transformers sets both where checkpointing is enabled: what a layer computes is then computed anew in the
+    # backward pass, and not kept.
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any] = checkpoint
+
     def __init__(
         self, layers: int, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float = 1e-12
     ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(CrossLayer(width, heads, ffn, context_width, dropout, eps) for _ in range(layers))
+
+    def _run(self, step: Callable[..., Tensor], *values: Any) -> Tensor:
+        """What a step of one layer makes of the values, checkpointed in training if that is enabled."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return cast(Tensor, self._gradient_checkpointing_func(step, *values))
+        return step(*values)
 
     def forward(
         self,
@@ -196,46 +209,57 @@ class CrossEncoder(nn.Module):
             return self._forward_packed(packed, states_UTW, context_VSC)
         # Until the first cross-attention nothing of the other side has come in: items become pairs here.
         *before, last = cast(list[CrossLayer], list(self.layer))
-        states_UTW = (before or [last])[0].attend_self(states_UTW, mask_UT)
+        states_UTW = self._run((before or [last])[0].attend_self, states_UTW, mask_UT)
         states, mask = _pick(states_UTW, state_index_N), _pick(mask_UT, state_index_N)
         context_mask = _pick(mask_VS, context_index_N)
         for number, layer in enumerate(before):
             if number:
-                states = layer.attend_self(states, mask)
-            states = layer.attend_other(states, *_picked(layer, context_VSC, context_index_N), context_mask)
-        keys, values = _picked(last, context_VSC, context_index_N)
+                states = self._run(layer.attend_self, states, mask)
+            states = self._run(_look, states, context_VSC, layer, context_index_N, context_mask)
+        keys_values = last.crossattention.keys_values(context_VSC)
 
-        def finish(rows: slice, tokens: int | None) -> Tensor:
+        def finish(states: Tensor, keys: Tensor, values: Tensor, rows: slice, tokens: int | None) -> Tensor:
             """The last layer: the first `tokens` tokens of these pairs."""
             asking = states[rows, :tokens]
             if before:
                 asking = last.attend_self(states[rows], _pick(mask, rows), tokens)
-            return last.attend_other(asking, keys[rows], values[rows], _pick(context_mask, rows))
+            seen = _spread(keys, values, context_index_N[rows])
+            return last.attend_other(asking, *seen, _pick(context_mask, rows))
 
         if not whole:
-            return CrossOutput(finish(slice(None), 1)[:, 0], states[:0])
-        whole_MTW, rest_N1W = finish(slice(whole), None), finish(slice(whole, None), 1)
+            return CrossOutput(self._run(finish, states, *keys_values, slice(None), 1)[:, 0], states[:0])
+        whole_MTW = self._run(finish, states, *keys_values, slice(whole), None)
+        rest_N1W = self._run(finish, states, *keys_values, slice(whole, None), 1)
         return CrossOutput(torch.cat([whole_MTW[:, 0], rest_N1W[:, 0]]), whole_MTW)
 
     def _forward_packed(self, pairs: PackedPairs, texts_UTW: Tensor, pictures_VSC: Tensor) -> CrossOutput:
         *before, last = cast(list[CrossLayer], list(self.layer))
-        texts = (before or [last])[0].attend_self(pairs.texts.pack(texts_UTW), pairs.read_texts)
+        texts = self._run((before or [last])[0].attend_self, pairs.texts.pack(texts_UTW), pairs.read_texts)
         states = texts.index_select(0, pairs.tokens)
         for number, layer in enumerate(before):
             if number:
-                states = layer.attend_self(states, pairs.read_pairs)
-            states = layer.attend_other(states, *layer.crossattention.keys_values(pictures_VSC), pairs.read_pictures)
+                states = self._run(layer.attend_self, states, pairs.read_pairs)
+            states = self._run(_look_packed, states, pictures_VSC, layer, pairs.read_pictures)
         if before:
-            states = last.attend_self(states, pairs.read_last, pairs.asking)
+            states = self._run(last.attend_self, states, pairs.read_last, pairs.asking)
         else:
             states = states.index_select(0, pairs.asking)
-        states = last.attend_other(states, *last.crossattention.keys_values(pictures_VSC), pairs.read_pictures_last)
+        states = self._run(_look_packed, states, pictures_VSC, last, pairs.read_pictures_last)
         return CrossOutput(*pairs.output(states))
 
 
-def _picked(layer: CrossLayer, context_VSC: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (N, H, S, D) of each pair's other side."""
-    keys, values = layer.crossattention.keys_values(context_VSC)
+def _look(states: Tensor, context_VSC: Tensor, layer: CrossLayer, index_N: Tensor, mask: Tensor | None) -> Tensor:
+    """The second half of a layer, for pairs whose other sides are picked by index."""
+    return layer.attend_other(states, *_spread(*layer.crossattention.keys_values(context_VSC), index_N), mask)
+
+
+def _look_packed(states: Tensor, pictures_VSC: Tensor, layer: CrossLayer, seen: Attend) -> Tensor:
+    """The same of packed tokens."""
+    return layer.attend_other(states, *layer.crossattention.keys_values(pictures_VSC), seen)
+
+
+def _spread(keys: Tensor, values: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (N, H, S, D) of each pair's other side, of those (V, H, S, D) of all."""
     if len(keys) == 1:  # nothing to pick, and nothing is copied
         return keys.expand(len(index_N), -1, -1, -1), values.expand(len(index_N), -1, -1, -1)
     return keys.index_select(0, index_N), values.index_select(0, index_N)

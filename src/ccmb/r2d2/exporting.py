@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ccmb.choices import ExportPrecision
+from ccmb.data.seen_images import read_seen
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_files, sole_use
 from ccmb.progress import progress
@@ -48,6 +49,8 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
             temperature=float(network.temperature.detach()), files=files,
         )  # fmt: skip
         record.write(fresh)
+        if (seen := read_seen(folder)) is not None:  # what a result is marked by goes with the model
+            seen.write(fresh)
     return record
 
 
@@ -59,6 +62,8 @@ def fast_export(name: str | Path) -> Path:
     """
     folder = model_folder(name)
     if is_export(folder):
+        if (precision := ExportRecord.read(folder).precision) != "int8":
+            raise UsageError(f"--fast is int8, and {folder} is an export in {precision}; leave it out")
         return folder
     out = folder / FAST
     try:

@@ -147,11 +147,18 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
 
 def fingerprint(model: Path) -> str:
     """SHA-256 of a model folder's weights, of shards one after another; of an export, of the weights that it was made
-    of."""
+    of.
+
+    Raises:
+        CcmbError: a file of weights cannot be read.
+    """
     if is_export(model):
         return ExportRecord.read(model).fingerprint
     digest = hashlib.sha256()
     for path in weight_files(model):
-        with open(path, "rb") as file:
-            hashlib.file_digest(file, lambda: digest)
+        try:
+            with open(path, "rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise CcmbError(f"{path}: {error.strerror or error}") from None
     return digest.hexdigest()

@@ -6,15 +6,15 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
 from ccmb.choices import ImagePooling
 from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
+from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
 from ccmb.r2d2.packing import PackedPairs, Packing
@@ -131,13 +131,14 @@ class TwoTowers:
         return self.pack_texts and not torch.jit.is_tracing()  # a traced graph is for texts of any lengths
 
 
-class R2D2Model(TwoTowers, PreTrainedModel):
+class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):
     """R2D2 (or, without cross encoders, PRD2)."""
 
     config_class = R2D2Config
     base_model_prefix = "r2d2"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     config: R2D2Config
 
     def __init__(self, config: R2D2Config) -> None:
@@ -263,13 +264,12 @@ class R2D2Model(TwoTowers, PreTrainedModel):
         """Keep the learned temperature within the configured range (the official code clamps it likewise)."""
         self.temperature.clamp_(self.config.temperature_min, self.config.temperature_max)
 
-    def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> Tensor:
-        """Scores (B texts, B images) of all pairs: match scores, or cosines if the network has towers alone."""
-        images, texts = self.encode_image(pixel_values), self.encode_text(input_ids, attention_mask)
-        if not self.can_rank:
-            return texts.embed @ images.embed.T
+    def score_pairs(self, images: TowerOutput, texts: TowerOutput) -> Tensor:
+        """Match scores (B texts, B images) of all pairs.
+
+        Raises:
+            ValueError: the network has no cross encoders.
+        """
         text_index, image_index = torch.meshgrid(
             torch.arange(len(texts), device=texts.embed.device),
             torch.arange(len(images), device=images.embed.device),
@@ -290,3 +290,4 @@ def _pad_tokens(tokens: Tensor, length: int) -> Tensor:
 
 
 AutoModel.register(R2D2Config, R2D2Model)
+AutoModelForZeroShotImageClassification.register(R2D2Config, R2D2Model)

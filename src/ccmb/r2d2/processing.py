@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
-from transformers.utils.hub import PushToHubMixin, cached_file
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.hub import cached_file
 
-from ccmb.data.pictures import picture_of
-from ccmb.data.transforms import CLIP_MEAN, CLIP_STD, normalise, square
-from ccmb.errors import CcmbError, one_line
+from ccmb.data.transforms import CLIP_MEAN, CLIP_STD, normalise
+from ccmb.errors import CcmbError, did_you_mean, one_line
 from ccmb.files import read_json, write_json
-from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
+from ccmb.r2d2.image_processing import R2D2ImageProcessor
+from ccmb.r2d2.processor_inputs import (
+    CallOptions,
+    InputTypeError,
+    InputValueError,
+    Picture,
+    as_kind,
+    as_texts,
+    call_options,
+    check_encodable,
+)
 
 # The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
 PREPROCESSOR = "preprocessor_config.json"
+# Where transformers' own processors keep the same.
+PROCESSOR = "processor_config.json"
 
-Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
 
-
-class R2D2Processor(PushToHubMixin):
+class R2D2Processor(ProcessorMixin):
     """Pictures (resized to a square, normalised) and texts (tokenized, cut at the context length).
 
     Args:
@@ -36,6 +46,9 @@ class R2D2Processor(PushToHubMixin):
         image_mean, image_std: statistics of RGB in [0, 1] that the image tower was trained with; by default CLIP's.
     """
 
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: R2D2ImageProcessor
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -44,8 +57,29 @@ class R2D2Processor(PushToHubMixin):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
     ) -> None:
-        self.tokenizer, self.image_size, self.max_text_tokens = tokenizer, image_size, max_text_tokens
-        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        super().__init__(image_processor=R2D2ImageProcessor(image_size, image_mean, image_std), tokenizer=tokenizer)
+        self.max_text_tokens = max_text_tokens
+        self._tokenizer_length = tokenizer.model_max_length
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Names of the parts, as transformers asks for them."""
+        return ["image_processor", "tokenizer"]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square S, in pixels."""
+        return self.image_processor.image_size
+
+    @property
+    def image_mean(self) -> tuple[float, ...]:
+        """Mean of RGB in [0, 1]."""
+        return self.image_processor.image_mean
+
+    @property
+    def image_std(self) -> tuple[float, ...]:
+        """Standard deviation of RGB in [0, 1]."""
+        return self.image_processor.image_std
 
     def images(self, pictures: Sequence[Picture] | np.ndarray | Tensor) -> Tensor:
         """Pictures to (B, 3, S, S) float32.
@@ -57,111 +91,159 @@ class R2D2Processor(PushToHubMixin):
         Raises:
             CcmbError: a file is missing or not a readable picture, or an array is not a picture's; the message says
                 which.
+            InputTypeError: something is no picture at all.
+            InputValueError: there are none.
         """
-        pixels_BSSC = np.stack([square(_open(picture), self.image_size) for picture in pictures])
-        return self.normalise(torch.from_numpy(pixels_BSSC))
+        return self.image_processor.pixels(pictures)
 
     def normalise(self, pixels_BSSC: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) to the pixel values (B, 3, S, S) that the image tower takes."""
         return normalise(pixels_BSSC, self.image_mean, self.image_std)
 
-    def texts(
-        self, texts: Sequence[str], padding: Literal["longest", "max_length"] = "longest", warn: bool = False
-    ) -> dict[str, Tensor]:
+    def texts(self, texts: Sequence[str], padding: str | bool = "longest", warn: bool = False) -> dict[str, Tensor]:
         """Texts to `input_ids` and `attention_mask`, each (B, T) int64.
 
         Args:
-            padding: up to the longest text of the batch, or to `max_text_tokens`.
+            padding: up to the longest text of the batch ("longest"), or to `max_text_tokens` ("max_length").
             warn: say how many texts were too long and lost their end.
-        """
-        encoded = self.tokenizer(
-            list(texts), padding=padding, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
-        )
-        if warn and (cut := self._count_cut(texts, encoded["attention_mask"])):
-            warnings.warn(
-                f"{cut} of {len(texts)} texts have more than {self.max_text_tokens} tokens; their ends were cut off",
-                stacklevel=3,
-            )
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
-    def _count_cut(self, texts: Sequence[str], mask_BT: Tensor) -> int:
-        full = (mask_BT.sum(1) == self.max_text_tokens).tolist()
-        suspects = [text for text, is_full in zip(texts, full, strict=True) if is_full]
+        Raises:
+            InputTypeError: something is no text.
+            InputValueError: there are none, or a text is not valid Unicode.
+        """
+        return self._encode(as_texts(texts), call_options({"padding": padding}), warn)
+
+    def _encode(self, texts: list[str], options: CallOptions, warn: bool) -> dict[str, Any]:
+        longest = self._longest(options.max_length)
+        cuts = options.truncation is not False
+        try:
+            encoded = self.tokenizer(
+                texts,
+                padding=options.padding,
+                truncation=cuts,
+                max_length=longest,
+                return_tensors="pt" if options.padding else None,
+                verbose=False,
+            )
+        except Exception:
+            check_encodable(texts)
+            raise
+        if warn and options.truncation is None and (cut := self._count_cut(texts, encoded["attention_mask"], longest)):
+            warnings.warn(
+                f"{cut} of {len(texts)} texts have more than {longest} tokens; their ends were cut off", stacklevel=3
+            )
+        return {name: self._of_kind(encoded[name], options) for name in ("input_ids", "attention_mask")}
+
+    def _longest(self, asked: int | None) -> int:
+        """The length at which texts are cut, or to which they are padded."""
+        longest = self.max_text_tokens
+        if self.tokenizer.model_max_length != self._tokenizer_length:  # generic code sets a shorter one there
+            longest = min(longest, int(self.tokenizer.model_max_length))
+        if asked is None:
+            return longest
+        fewest = self.tokenizer.num_special_tokens_to_add() + 1
+        if not fewest <= asked <= self.max_text_tokens:
+            raise InputValueError(
+                f"max_length is {asked}; give {fewest} to {self.max_text_tokens}, which is the most that the network "
+                "reads (max_text_tokens)"
+            )
+        return asked
+
+    @staticmethod
+    def _of_kind(rows: Any, options: CallOptions) -> Any:
+        if isinstance(rows, Tensor):
+            return rows.tolist() if options.return_tensors is None else as_kind(rows, options.return_tensors)
+        if options.return_tensors is None:
+            return rows
+        if len({len(row) for row in rows}) > 1:
+            raise InputValueError(
+                f"padding is off and the texts differ in length: return_tensors={options.return_tensors!r} needs "
+                "padding, or give return_tensors=None for lists"
+            )
+        return as_kind(torch.tensor(rows), options.return_tensors)
+
+    def _count_cut(self, texts: Sequence[str], masks: Any, longest: int) -> int:
+        suspects = [text for text, mask in zip(texts, masks, strict=True) if int(sum(mask)) == longest]
         if not suspects:
             return 0
         lengths = [len(ids) for ids in self.tokenizer(suspects, verbose=False)["input_ids"]]
-        return sum(length > self.max_text_tokens for length in lengths)
+        return sum(length > longest for length in lengths)
 
     def maskable(self, input_ids_BT: Tensor) -> Tensor:
         """(B, T) True where a token is a word: not padding, [CLS], [SEP] or another special token."""
         special = torch.tensor(self.tokenizer.all_special_ids, device=input_ids_BT.device)
         return ~torch.isin(input_ids_BT, special)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: Picture | Sequence[Picture] | None = None,
         text: str | Sequence[str] | None = None,
-        padding: Literal["longest", "max_length"] = "longest",
-        **_: Any,
+        padding: str | bool | None = None,
+        **options: Any,
     ) -> BatchFeature:
         """One or many pictures and texts to the keyword arguments of the model; see `images` and `texts`.
 
         The result has `.to(device)`. A text that is longer than the context is cut, with a warning.
 
+        Args:
+            padding: "longest" (or True), which is the default, "max_length", or False.
+            options: `truncation` (True cuts without a warning, False does not cut), `max_length` in tokens,
+                `return_tensors` ("pt", by default, "np", or None for lists); also in groups `text_kwargs`,
+                `images_kwargs` and `common_kwargs`, as transformers' processors take them.
+
         Raises:
             CcmbError: see `images`.
+            InputTypeError: an unknown keyword, or something that is neither a picture nor a text.
+            InputValueError: a value that is not known, or nothing is given.
         """
-        inputs: dict[str, Tensor] = {}
+        chosen = call_options(options if padding is None else options | {"padding": padding})
+        if images is None and text is None:
+            raise InputValueError("neither images nor text are given")
+        inputs: dict[str, Any] = {}
         if images is not None:
-            inputs["pixel_values"] = self.images(_as_many(images))
+            inputs["pixel_values"] = as_kind(self.images(images), chosen.return_tensors)
         if text is not None:
-            inputs |= self.texts([text] if isinstance(text, str) else text, padding, warn=True)
+            inputs |= self._encode(as_texts(text), chosen, warn=True)
         return BatchFeature(inputs)
+
+    def resized(self, image_size: int | None = None, max_text_tokens: int | None = None) -> R2D2Processor:
+        """The processor for images and texts of other sizes; the network must be for them too, see `resizing.py`."""
+        longest, tokenizer = max_text_tokens or self.max_text_tokens, self.tokenizer
+        if tokenizer.model_max_length < longest:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.model_max_length = longest
+        return R2D2Processor(tokenizer, image_size or self.image_size, longest, self.image_mean, self.image_std)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a folder keeps beside the tokenizer."""
+        return self.image_processor.to_dict() | {"max_text_tokens": self.max_text_tokens}
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the tokenizer, the sizes and the statistics into a model folder; `push_to_hub` uploads them too."""
         folder = Path(save_directory)
         self.tokenizer.save_pretrained(folder)
-        write_json(
-            folder / PREPROCESSOR,
-            {
-                "processor_class": type(self).__name__,
-                "image_processor_type": "ViTImageProcessor",
-                "do_resize": True,
-                "size": {"height": self.image_size, "width": self.image_size},
-                "resample": int(Image.Resampling.BICUBIC),
-                "do_rescale": True,
-                "rescale_factor": 1 / 255,
-                "do_normalize": True,
-                "image_mean": list(self.image_mean),
-                "image_std": list(self.image_std),
-                "max_text_tokens": self.max_text_tokens,
-            },
-        )
+        write_json(folder / PREPROCESSOR, self.to_dict())
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> R2D2Processor:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> R2D2Processor:  # type: ignore[override]
         """Read from a model folder or a model on the hub.
 
         Args:
-            kwargs: what transformers' hub functions take (`revision`, `token`, `cache_dir`, ...).
+            kwargs: what transformers' hub functions take (`revision`, `token`, `cache_dir`, ...), and `image_size` or
+                `max_text_tokens` where the model is opened with another too.
 
         Raises:
             CcmbError: the folder or one of its files is missing or damaged; the message names it.
+            InputTypeError: an unknown keyword.
         """
         name = pretrained_model_name_or_path
+        if unknown := sorted(set(kwargs) - {*HUB_ARGUMENTS, *SIZES, *WITHOUT_EFFECT}):
+            hint = did_you_mean(unknown[0], [*HUB_ARGUMENTS, *SIZES])
+            raise InputTypeError(f"unknown keyword '{unknown[0]}'{hint}; known: {', '.join((*HUB_ARGUMENTS, *SIZES))}")
         hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
-        if Path(name).is_dir():
-            for file in (PREPROCESSOR, "tokenizer.json", "tokenizer_config.json"):
-                if not (Path(name) / file).is_file():
-                    raise CcmbError(f"{Path(name) / file}: missing; the folder is not a whole model folder")
-        try:
-            path = Path(str(cached_file(str(name), PREPROCESSOR, **hub)))
-        except OSError as error:
-            raise CcmbError(f"{name}: no model folder, nor one on the hub ({one_line(error)})") from None
-        values = read_json(path)
+        path, values = _read_settings(name, hub)
         try:
             image_size, max_text_tokens = int(values["size"]["height"]), int(values["max_text_tokens"])
             mean, std = ([float(value) for value in values[key]] for key in ("image_mean", "image_std"))
@@ -173,39 +255,37 @@ class R2D2Processor(PushToHubMixin):
             raise CcmbError(
                 f"{name}: tokenizer.json or tokenizer_config.json is not a readable tokenizer ({one_line(error)})"
             ) from None
-        return cls(tokenizer, image_size, max_text_tokens, mean, std)
+        processor = cls(tokenizer, image_size, max_text_tokens, mean, std)
+        if kwargs.get("image_size") or kwargs.get("max_text_tokens"):
+            processor = processor.resized(kwargs.get("image_size"), kwargs.get("max_text_tokens"))
+        if kwargs.get("model_max_length"):
+            processor.tokenizer.model_max_length = int(kwargs["model_max_length"])
+        return processor
 
 
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
+SIZES = ("image_size", "max_text_tokens", "model_max_length")
+# What generic code of transformers gives to all processors: nothing of it changes what this one does.
+WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "use_fast", "proxies", "user_agent", "config")
 
 
-def _as_many(images: Any) -> Any:
-    """A batch, of one if need be."""
-    if isinstance(images, np.ndarray | Tensor):
-        return images if images.ndim == 4 else images[None]
-    return images if isinstance(images, list | tuple) else [images]
-
-
-def _open(picture: Picture) -> Image.Image:
-    # RGB before any resizing: in palette pictures neighbouring numbers are not neighbouring colours.
-    return picture_of(picture if isinstance(picture, str | Path | bytes | Image.Image) else _from_array(picture))
-
-
-def _from_array(picture: np.ndarray | Tensor) -> Image.Image:
-    values = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
-    if isinstance(picture, Tensor) and values.ndim == 3:
-        values = values.transpose(1, 2, 0)
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[:, :, 0]
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or 0 in values.shape:
-        raise CcmbError(
-            f"an array of shape {tuple(picture.shape)} is not a picture; give (H, W, 3), or a tensor (3, H, W)"
-        )
-    if values.dtype != np.uint8:
-        if not np.issubdtype(values.dtype, np.floating) or not (values.min() >= 0 and values.max() <= 1):
-            raise CcmbError("pixels of an array must be uint8, or floats in [0, 1]")
-        values = (values * 255).round().astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(values))
+def _read_settings(name: str | Path, hub: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The file with sizes and statistics and what it holds, in our form or in that of transformers' processors."""
+    file = PREPROCESSOR
+    if (folder := Path(name) / str(hub.get("subfolder") or "")).is_dir():
+        if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():
+            file = PROCESSOR
+        for needed in (file, "tokenizer.json", "tokenizer_config.json"):
+            if not (folder / needed).is_file():
+                raise CcmbError(f"{folder / needed}: missing; the folder is not a whole model folder")
+    try:
+        path = Path(str(cached_file(str(name), file, **hub)))
+    except OSError as error:
+        raise CcmbError(f"{name}: no model folder, nor one on the hub ({one_line(error)})") from None
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise CcmbError(f"{path}: expected keys and values")
+    part = values.get("image_processor")
+    return path, (part if isinstance(part, dict) else {}) | values
 
 
 AutoProcessor.register(R2D2Config, R2D2Processor)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ccmb.errors import CcmbError, one_line
+from ccmb.text_files import text_lines
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -31,9 +32,12 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").is_file() else path
     try:
         if vocabulary.is_file():
-            if "[CLS]" not in vocabulary.read_text(encoding="utf-8").split("\n"):
+            tokens = list(text_lines(vocabulary))
+            if "[CLS]" not in tokens:
                 raise ValueError("not a BERT vocabulary, one token a line with [CLS] among them")
-            return BertTokenizer(vocab=str(vocabulary))
+            if vocabulary.read_bytes().rstrip(b"\n") == "\n".join(tokens).encode().rstrip(b"\n"):
+                return BertTokenizer(vocab=str(vocabulary))
+            return BertTokenizer(vocab={token.rstrip(): place for place, token in enumerate(tokens)})
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # whatever transformers, the hub and tokenizers make of it
         raise CcmbError(f"{source}: no readable tokenizer ({one_line(error)})") from None

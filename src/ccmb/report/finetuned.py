@@ -89,6 +89,10 @@ def _figures_section(report: Mapping[str, Any]) -> str:
         "validation has chosen anything.",
         "note",
     )
+    conventions = {of.get("details", {}).get("after", {}).get("convention") for of in report["sets"]} - {None}
+    if conventions:  # of retrieval
+        named = ", ".join(sorted(conventions))
+        note += paragraph(f"检索的答案约定：{named}。", f"Convention of retrieval's answers: {named}.", "note")
     return section("微调前后", "Before and after", table(head, rows, "figures") + note)
 
 
@@ -117,7 +121,9 @@ def _last(of: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 
 def _place(of: Mapping[str, Any]) -> str:
-    return f"{of['name']}, {of['split']}"
+    """The set and its split, and how many of its images the model after was trained on, where it was."""
+    mark = ((of.get("seen") or {}).get("after") or {}).get("mark")
+    return f"{of['name']}, {of['split']}" + (f" (⚠ {mark})" if mark else "")
 
 
 def _shares(of: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 
 from ccmb.errors import CcmbError
 from ccmb.report.curves import Point
+from ccmb.text_files import split_lines
 
 OBJECTIVES = ("gcpr", "fgr", "mlm", "tgd", "fgd")
 # In the order in which they are drawn; figures that are not named here follow.
@@ -89,7 +90,7 @@ def read_run(path: Path) -> Run:
     with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
         training = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["training"]
     lines = []
-    for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in split_lines(log.read_text(encoding="utf-8", errors="replace")):
         with suppress(ValueError):  # the last line of a run that is writing just now may be cut short
             line = json.loads(text)
             if isinstance(line, dict) and "step" in line:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ccmb.errors import CcmbError
 from ccmb.search.store import batched
@@ -15,27 +17,42 @@ from ccmb.search.store import batched
 _AT_ONCE = 500
 
 
-class Blobs:
-    """Open one; it is made on the first write. Several threads may use it. What is written survives a kill."""
+def connect_frozen(path: Path) -> sqlite3.Connection:
+    """A file of SQLite that nobody writes to: without locks and without the files that it else puts beside it."""
+    uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class Blobs:
+    """Open one; it is made on the first write. Several threads may use it. What is written survives a kill.
+
+    Args:
+        frozen: the file cannot be written to, and is only read.
+    """
+
+    def __init__(self, path: Path, frozen: bool = False) -> None:
+        self.path, self.frozen = path, frozen
         self._turn = threading.Lock()
         self._file: sqlite3.Connection | None = None
         if path.exists():
-            self._open()
+            with suppress(*([sqlite3.DatabaseError] if frozen else [])):
+                self._open()
 
     def _open(self) -> sqlite3.Connection:
         if self._file is None:
             try:
                 self._file = self._connect()
             except sqlite3.DatabaseError:  # damaged
+                if self.frozen:
+                    raise
                 for left in self.path.parent.glob(f"{self.path.name}*"):
                     left.unlink()
                 self._file = self._connect()
         return self._file
 
     def _connect(self) -> sqlite3.Connection:
+        if self.frozen:
+            return connect_frozen(self.path)
         file = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         file.execute("PRAGMA journal_mode = WAL")
         file.execute("PRAGMA synchronous = NORMAL")

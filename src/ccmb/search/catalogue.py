@@ -22,9 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_write, read_json, write_json
+from ccmb.r2d2.loading import model_folder
 from ccmb.search.blobs import Blobs
 from ccmb.search.conditions import BUILT_IN, iso_date
 from ccmb.search.examining import Examined, suffix_of, thumbnail
+from ccmb.search.frozen import is_frozen, open_frozen, refuse_writing
 from ccmb.search.mirror import Mirror
 from ccmb.search.query import FieldValue
 from ccmb.search.sources import UPLOADS, Sources
@@ -46,6 +48,7 @@ class IndexRecord(BaseModel):
     store: str = Field(default="vectors.db", description="file in the index folder, or the URI of a Milvus server")
     collection: str = Field(default=COLLECTION, description="name of this index among those of the server")
     sources: list[str] = Field(default_factory=list, description="folders and files that were indexed")
+    exclude: list[str] = Field(default_factory=list, description="patterns of what is passed over in them")
     fields: dict[str, str] = Field(default_factory=dict, description="the user's fields and their types")
 
     @classmethod
@@ -95,13 +98,25 @@ class IndexRecord(BaseModel):
         return self.fields != before
 
 
+def model_of(index: Path, model: str | Path | None = None) -> Path:
+    """The folder of the model that made an index, or of the one that is named.
+
+    Raises:
+        CcmbError: there is no index, or no such model.
+    """
+    record = IndexRecord.read(index)
+    if model is None and not Path(record.model).is_dir():
+        raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
+    return model_folder(record.model if model is None else model)
+
+
 class Catalogue:
     """An open index; see `open_catalogue`."""
 
-    def __init__(self, folder: Path, record: IndexRecord, store: Store) -> None:
-        self.folder, self.record, self.store = folder, record, store
+    def __init__(self, folder: Path, record: IndexRecord, store: Store, frozen: bool = False) -> None:
+        self.folder, self.record, self.store, self.frozen = folder, record, store, frozen
         self.sources = Sources(folder)
-        self.thumbnails, self.states = Blobs(folder / "thumbnails.db"), Blobs(folder / "states.db")
+        self.thumbnails, self.states = Blobs(folder / "thumbnails.db", frozen), Blobs(folder / "states.db", frozen)
 
     def entry(self, key: str) -> Entry:
         """
@@ -170,20 +185,34 @@ class Catalogue:
 
 
 @contextmanager
-def open_catalogue(folder: Path, record: IndexRecord) -> Iterator[Catalogue]:
+def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> Iterator[Catalogue]:
     """Open the index of a folder.
 
     A local store is held by this process alone, and mirrored in memory. A server is asked itself: others may write
     there, and what it holds may be more than fits in memory.
 
+    Args:
+        to_write: refuse a folder that cannot be written to; without it such a one is read by what it has.
+
     Raises:
-        CcmbError: the store is missing, damaged, out of reach or in use by another process.
+        CcmbError: the store is missing, damaged, out of reach, in use by another process, or cannot be written to.
     """
-    local = is_local(record.store)
+    local, frozen = is_local(record.store), is_frozen(folder)
+    if frozen and to_write:
+        raise refuse_writing(folder)
+    if frozen and local:
+        with open_frozen(folder, record.store, record.embed_dim, record.collection) as held:
+            catalogue = Catalogue(folder, record, held, frozen)
+            try:
+                yield catalogue
+            finally:
+                catalogue.close()
+        return
     uri = folder / record.store if local else record.store
     with VectorStore(uri, record.embed_dim, record.collection) as store:
         mirror = Mirror(store, folder / "mirror.db") if local else None
-        catalogue = Catalogue(folder, record, store if mirror is None else mirror)  # an empty mirror is false
+        # An empty mirror is false.
+        catalogue = Catalogue(folder, record, store if mirror is None else mirror, frozen)
         try:
             yield catalogue
         finally:

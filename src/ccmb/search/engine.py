@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,21 +16,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.errors import CcmbError, UsageError
-from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.unknown_words import rows_wholly_unknown
-from ccmb.search.catalogue import Catalogue, IndexRecord, open_catalogue
+from ccmb.search.catalogue import Catalogue, IndexRecord, model_of, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
 from ccmb.search.examining import examine, groups_of_near
+from ccmb.search.frozen import refuse_writing
 from ccmb.search.index import must_match
 from ccmb.search.own_fields import check_own, storable
 from ccmb.search.query import Answer, FieldValue, Hit, Query, check_query
 from ccmb.search.second_stage import Candidate, SecondStage, Work
 from ccmb.search.sources import UPLOADS
 from ccmb.search.states import StateCache
-from ccmb.search.store import MOST_RESULTS, Entry, is_local
+from ccmb.search.store import Entry, is_local
 from ccmb.text_cleaning import clean_query
 from ccmb.training.trainer import inference
 
@@ -49,6 +50,7 @@ class _Asked:
         copies: keys of near duplicates of a candidate, by its key.
         before: the order that is to be made longer, for a further page.
         unknown: the model knows no word of its text.
+        cut: the store gave as many as it ever does.
     """
 
     query: Query
@@ -61,6 +63,7 @@ class _Asked:
     ranked: int = 0
     partial: bool = False
     unknown: bool = False
+    cut: bool = False
 
     @property
     def depth(self) -> int:
@@ -128,6 +131,7 @@ class SearchEngine:
         for query in queries:
             if query.min_probability is not None and not self.model.can_rank:
                 raise UsageError("a least probability needs a model with cross encoders")
+            self._check_reach(query)
         with self._turn, inference(self.model):
             started = self.second_stage.clock()
             asked = [_Asked(query, self._tests(query)) for query in queries]
@@ -136,6 +140,19 @@ class SearchEngine:
             fresh = [of for of in asked if of.before is None or not of.before.serves(of)]
             seconds = self._answer_anew(fresh, started) if fresh else {}
             return [self._answer(of if of in fresh else of.before or of, of.query, seconds) for of in asked]
+
+    def _check_reach(self, query: Query) -> None:
+        """
+        Raises:
+            UsageError: hits are asked for that lie beyond what the store ever gives.
+        """
+        most = self.catalogue.store.most_results
+        for what, count in (("offset and k", query.offset + query.k), ("depth", query.depth if query.rank else 0)):
+            if most is not None and count > most:
+                raise UsageError(
+                    f"{what} ask for {count:,} pictures; a Milvus server gives the best {most:,}: narrow the search "
+                    "by conditions"
+                )
 
     def _answer_anew(self, asked: Sequence[_Asked], started: float) -> dict[str, float]:
         """Find and order the candidates; returns the seconds of each part."""
@@ -193,7 +210,8 @@ class SearchEngine:
 
     def _find(self, asked: Sequence[_Asked], embed_QD: Tensor) -> None:
         """Candidates of the first stage, best first. Where near duplicates are collapsed more may be needed."""
-        places, most = list(range(len(asked))), max(of.wanted for of in asked) + 1
+        limit = self.catalogue.store.most_results or sys.maxsize
+        places, most = list(range(len(asked))), min(max(of.wanted for of in asked) + 1, limit)
         while places:
             found = self.catalogue.store.search_many(embed_QD[places], most, [asked[place].tests for place in places])
             entries = self.catalogue.store.get(list({near.key for nears in found for near in nears}))
@@ -207,12 +225,13 @@ class SearchEngine:
                 ]
                 if of.query.collapse:
                     _collapse(of)
-                    if len(of.candidates) < of.wanted and len(nears) == most < MOST_RESULTS:
+                    if len(of.candidates) < of.wanted and len(nears) == most < limit:
                         again.append(place)
+                of.cut = len(nears) == limit
                 del of.candidates[of.wanted :]
                 for number, candidate in enumerate(of.candidates, start=1):
                     candidate.place = number
-            places, most = again, min(4 * most, MOST_RESULTS)
+            places, most = again, min(4 * most, limit)
 
     def _rank(self, asked: Sequence[_Asked], texts: TowerOutput, now: float) -> None:
         """Give the best candidates of each query their match scores and probabilities, and put them in order."""
@@ -237,7 +256,7 @@ class SearchEngine:
         return Answer(
             tuple(self._hit(found, of) for found in candidates[query.offset : end]),
             candidates=len(of.candidates), ranked=of.ranked, partial=of.partial, more=len(candidates) > end,
-            unknown=of.unknown, seconds=seconds,
+            unknown=of.unknown, cut=of.cut and len(candidates) <= end, seconds=seconds,
         )  # fmt: skip
 
     def _hit(self, found: Candidate, of: _Asked) -> Hit:
@@ -285,6 +304,7 @@ class SearchEngine:
             UsageError: the bytes are no readable picture, or a field cannot be used.
             CcmbError: the index cannot be written.
         """
+        self._must_be_writable()
         own = check_own(fields or {})
         try:
             examined = examine(Entry(UPLOADS, name), data)
@@ -301,8 +321,18 @@ class SearchEngine:
             self.second_stage.states.put(entry, encoded.states[0])
             return entry.key
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the index cannot be written to; it can be searched all the same."""
+        return self.catalogue.frozen
+
+    def _must_be_writable(self) -> None:
+        if self.frozen:
+            raise refuse_writing(self.catalogue.folder)
+
     def delete(self, keys: Sequence[str]) -> int:
         """Take pictures out of the index; how many there were. Files are removed only if they are the index's own."""
+        self._must_be_writable()
         with self._turn:
             count = self.catalogue.forget(keys)
             gone = set(keys)
@@ -337,7 +367,7 @@ def open_engine(
             the index.
     """
     record = IndexRecord.read(index)
-    folder = _find_model(index, record, model)
+    folder = model_of(index, model)
     must_match(record, index, folder)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the pictures again")
@@ -345,16 +375,8 @@ def open_engine(
         network, processor = load_network(folder, fast)
     else:
         processor = R2D2Processor.from_pretrained(folder)
-    with open_catalogue(index, record) as catalogue:
+    with open_catalogue(index, record, to_write=False) as catalogue:
         yield SearchEngine(catalogue, network, processor, states_bytes)
-
-
-def _find_model(index: Path, record: IndexRecord, model: str | Path | None) -> Path:
-    if model is not None:
-        return model_folder(model)
-    if not Path(record.model).is_dir():
-        raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
-    return model_folder(record.model)
 
 
 def _identity(query: Query) -> object:

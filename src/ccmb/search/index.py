@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ccmb.corpus.image_dedup import duplicate_groups
 from ccmb.data.pictures import FolderPictures, UnreadablePicture
 from ccmb.errors import CcmbError, UsageError
+from ccmb.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.progress import progress
 from ccmb.r2d2.loading import fingerprint, model_folder
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.catalogue import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
-from ccmb.search.examining import digest_of, examine, looks_of
+from ccmb.search.copies import find_copies
+from ccmb.search.examining import digest_of, examine
+from ccmb.search.leaving import Gone, IndexReport, leave_away
 from ccmb.search.own_fields import OwnFields, read_own_fields
 from ccmb.search.query import FieldValue
-from ccmb.search.sources import DOWNLOADS, Listed, changed_seconds, find_sources
+from ccmb.search.sources import DOWNLOADS, UPLOADS, Listed, changed_seconds, find_sources
 from ccmb.search.states import pack_states
 from ccmb.search.store import COLLECTION, Entry, is_local
+from ccmb.search.upkeep import each_once, left_of, with_overlapping
 from ccmb.search.url_pictures import fetch_pictures
 from ccmb.training.trainer import inference
 
@@ -38,33 +39,6 @@ FLUSH_EVERY = 64  # batches
 _AHEAD = 2  # batches that are read while one is encoded
 # So many may be gone from a source at once before it is asked whether that is meant: a disk may not be there.
 _FEW_GONE = 20
-Gone = Literal["auto", "remove", "keep"]
-
-
-@dataclass(slots=True)
-class IndexReport:
-    """What one run of `build_index` did.
-
-    Attributes:
-        added, updated, skipped_known, removed: counts of pictures.
-        kept_gone: pictures that are gone from their source and still in the index.
-        unreadable: a line for each picture that could not be read or fetched.
-        duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
-        near_duplicates: of those that only look alike, one of each set of equal ones.
-        repeated: files in tars that another one of the same name hides.
-        fields_left_out: names of fields whose values are neither text nor number, nor true or false.
-    """
-
-    added: int = 0
-    updated: int = 0
-    skipped_known: int = 0
-    removed: int = 0
-    kept_gone: int = 0
-    unreadable: list[str] = field(default_factory=list)
-    duplicates: list[list[str]] = field(default_factory=list)
-    near_duplicates: list[list[str]] = field(default_factory=list)
-    repeated: int = 0
-    fields_left_out: list[str] = field(default_factory=list)
 
 
 def build_index(
@@ -78,45 +52,79 @@ def build_index(
     gone: Gone = "auto",
     states_bytes: int = 0,
     allow_private: Sequence[str] = (),
+    exclude: Sequence[str] | None = None,
+    proxy_from_environment: bool = False,
 ) -> IndexReport:
     """Bring the index folder `out` up to date with folders and files of pictures.
 
     Pictures that the index knows are skipped unless their file has changed, so that a stopped run is continued, and a
     grown folder caught up with, by the same call. Those that are gone from their source are taken out. Pictures that
-    cannot be read are listed and the rest goes on.
+    cannot be read are listed and the rest goes on. A file is indexed once, by whatever paths it is reached.
 
     Args:
         pictures: see `find_sources`; none: those that the index was made from.
         model: the run or model folder that `network` and `processor` come from.
         store: URI of a Milvus server for a new index; by default a file in `out`.
         fields: JSON lines or Parquet with the user's own fields, see `read_own_fields`.
-        gone: "auto" keeps pictures that are gone if these are most of a source's, which may be a disk that is away.
+        gone: "auto" keeps pictures that are gone if these are most of a source's, or if their folder is empty or cannot
+            be read, which may be a disk that is away; "keep" keeps and "remove" removes all that are gone.
         states_bytes: most bytes of token states that are kept for the second stage, so that it need not encode.
         allow_private: private addresses that URLs may lead to.
+        exclude: patterns of what is passed over (`ccmb.passed_over.Excludes`); by default those of the last time.
+        proxy_from_environment: fetch URLs through the proxies that the environment names.
 
     Raises:
-        CcmbError: a source is missing, the index belongs to another model, or another process is using it.
+        CcmbError: a source is missing, or all of it is away while `gone` is "auto"; or the index belongs to another
+            model, or another process is using it.
     """
+    known = IndexRecord.read(out).sources if not pictures or (out / RECORD).is_file() else []
     if not pictures:
-        pictures = [source for source in IndexRecord.read(out).sources if Path(source).is_absolute()]
+        pictures = [source for source in known if Path(source).is_absolute()]
         if not pictures:
             raise UsageError(f"{out}: made from no folder or file; name the pictures")
-    listed, urls = find_sources(pictures)
+    passed_over, away = PassedOver(), dict[str, str]()
+    listed, urls = find_sources(pictures, passed_over, known, away)
+    _refuse_itself(listed, out)
+    if allow_private and not urls:
+        raise UsageError("--allow-private is of URLs, and there is none among the pictures; leave it out")
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
+    if exclude is not None:
+        record.exclude = Excludes(exclude).patterns
     own = read_own_fields(fields, record) if fields else OwnFields({}, set())
     report = IndexReport(fields_left_out=sorted(own.left_out))
     report.repeated = sum(of.pictures.repeated for of in listed)
     with open_catalogue(out, record) as catalogue, inference(network):
-        if urls:
-            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private)
+        listed = leave_away(catalogue, listed, away, gone, report)
+        url_of: dict[str, str] = {}
+        if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
+            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
             report.unreadable += failed
             listed.append(Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(set(named.values()))))
             record.learn_fields({"url": ""}, str(out))
+            url_of = {name: url for url, name in named.items()}
         record.sources = list(dict.fromkeys([*record.sources, *(of.source for of in listed)]))
         record.write(out)
-        url_of = {name: url for url, name in named.items()} if urls else {}
-        _Run(catalogue, network, processor, own, url_of, states_bytes, report).all(listed, gone)
+        _Run(catalogue, network, processor, own, url_of, states_bytes, report).all(listed, gone, passed_over)
+    report.fields_unmatched = own.unmatched()
+    report.passed_over, report.passed_over_line = dict(passed_over.counts), str(passed_over) if passed_over else ""
     return report
+
+
+def _refuse_itself(listed: Sequence[Listed], out: Path) -> None:
+    own = [os.path.join(os.path.realpath(out), name) for name in (DOWNLOADS, UPLOADS)]
+    for of in listed:
+        if any(of.source == folder or of.source.startswith(f"{folder}/") for folder in own):
+            raise UsageError(f"{of.source}: the index's own copies of pictures; name a folder of yours")
+
+
+def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOver) -> list[str]:
+    wanted = []
+    for url in urls:
+        if excludes.match(url.partition("://")[2].partition("?")[0]):
+            passed_over.add(url, EXCLUDED)
+        else:
+            wanted.append(url)
+    return wanted
 
 
 @dataclass(slots=True)
@@ -149,14 +157,19 @@ class _Run:
         self.known: dict[str, Entry] = {}
         self.now: dict[str, Entry] = {}  # what the index has of the sources in the end
 
-    def all(self, listed: Sequence[Listed], gone: Gone) -> None:
+    def all(self, listed: Sequence[Listed], gone: Gone, passed_over: PassedOver) -> None:
+        store, excludes = self.catalogue.store, Excludes(self.catalogue.record.exclude)
+        listed = with_overlapping(listed, self.catalogue.record.sources, store)
+        known_of = {of.source: {entry.key: entry for entry in store.of_source(of.source)} for of in listed}
+        names = {source: [entry.name for entry in known.values()] for source, known in known_of.items()}
+        listed = each_once(listed, names, excludes, passed_over)
         self.opened = {of.source: of for of in listed}
         todo: list[Entry] = []
         for of in listed:
-            known = {entry.key: entry for entry in self.catalogue.store.of_source(of.source)}
+            known = known_of[of.source]
             self.known |= known
             entries = list(self._entries(of))
-            self._remove_gone(of, known, gone)
+            self._remove_gone(of, known, gone, excludes)
             for entry in entries:
                 held = self.known.get(entry.key)
                 if held is None or (held.stamp, held.own) != (entry.stamp, entry.own):
@@ -172,7 +185,8 @@ class _Run:
                 advance(len(batch), "")
         if todo or self.report.removed:
             self.catalogue.store.flush()
-        self._find_duplicates()
+        entries = [(str(self.catalogue.sources.path(of.source) / of.name), of) for of in self.now.values()]
+        self.report.duplicates, self.report.near_duplicates = find_copies(entries)
 
     def _entries(self, of: Listed) -> Iterator[Entry]:
         path = self.catalogue.sources.path(of.source)
@@ -189,13 +203,23 @@ class _Run:
             own: Mapping[str, FieldValue] = told if told is not None else held.own if held else {}
             yield replace(entry, own={**own, "url": url} if url else own)
 
-    def _remove_gone(self, of: Listed, known: Mapping[str, Entry], gone: Gone) -> None:
-        named = set(of.names)
-        lost = [key for key, held in known.items() if held.name not in named and held.name not in of.pictures]
-        if gone == "keep" or (gone == "auto" and len(lost) > max(_FEW_GONE, len(known) / 2)):
-            self.report.kept_gone += len(lost)
-        elif lost:
-            self.report.removed += self.catalogue.forget(lost)
+    def _remove_gone(self, of: Listed, known: Mapping[str, Entry], gone: Gone, excludes: Excludes) -> None:
+        path = self.catalogue.sources.path(of.source)
+        self.report.unreadable += [f"{path / folder}: the folder cannot be read" for folder in of.unreadable]
+        left = left_of(of, known.values(), excludes)
+        if gone == "remove":
+            left.lost += [key for keys in left.away.values() for key in keys]
+        else:
+            for folder, keys in left.away.items():
+                self.report.away.append(
+                    f"{path / folder}: empty now, or cannot be read; {len(keys):,} pictures of it stay"
+                )
+                self.report.kept_gone += len(keys)
+        if gone == "keep" or (gone == "auto" and len(left.lost) > max(_FEW_GONE, len(known) / 2)):
+            self.report.kept_gone += len(left.lost)
+            left.lost = []
+        if left.lost or left.unwanted:
+            self.report.removed += self.catalogue.forget([*left.lost, *left.unwanted])
 
     def _read(self, todo: Sequence[Entry]) -> Iterator[list[_Ready]]:
         """Batches of pictures, which other threads read and shrink while this one encodes."""
@@ -263,23 +287,6 @@ class _Run:
             self.states_room -= len(packed)
             blobs[entry.key] = packed
         self.catalogue.states.put(blobs)
-
-    def _find_duplicates(self) -> None:
-        same: dict[str, list[str]] = defaultdict(list)
-        looks: dict[str, str] = {}
-        for entry in self.now.values():
-            same[entry.digest].append(str(self.catalogue.sources.path(entry.source) / entry.name))
-            looks[entry.digest] = entry.looks
-        self.report.duplicates = sorted(sorted(paths) for paths in same.values() if len(paths) > 1)
-        if len(looks) < 2:
-            return
-        groups = duplicate_groups(looks_of(list(looks.values())))
-        alike: dict[int, list[str]] = defaultdict(list)
-        shared = np.bincount(groups)[groups] > 1
-        for digest, group, is_shared in zip(looks, groups.tolist(), shared.tolist(), strict=True):
-            if is_shared:
-                alike[group].append(min(same[digest]))
-        self.report.near_duplicates = sorted(map(sorted, alike.values()))
 
 
 def must_match(record: IndexRecord, index: Path, model: Path) -> None:

@@ -24,7 +24,7 @@ from ccmb.errors import CcmbError
 from ccmb.progress import progress
 from ccmb.search.columns import Columns
 from ccmb.search.conditions import Test
-from ccmb.search.store import MOST_RESULTS, Entry, Neighbour, VectorStore, batched, folder_of
+from ccmb.search.store import Entry, Neighbour, VectorStore, batched, folder_of
 
 _AT_ONCE = 500
 _READ_AT_ONCE = 5000
@@ -43,13 +43,15 @@ CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
 class Mirror:
     """A `Store` whose reads are from memory. It and the store belong to one process."""
 
+    most_results: int | None = None
+
     def __init__(self, store: VectorStore, path: Path) -> None:
         """Open the mirror of a store, made anew if need be.
 
         Raises:
             CcmbError: the store fails, or the file cannot be written.
         """
-        self.store, self.path = store, path
+        self.store, self.path, self.dim = store, path, store.dim
         self._clear()
         try:
             self._open()
@@ -61,7 +63,7 @@ class Mirror:
         self._keys: list[str] = []
         self._row_of: dict[str, int] = {}
         self._columns = Columns()
-        self._embed_CD = torch.empty(0, self.store.dim)  # C rows, of which the first len(_keys) count
+        self._embed_CD = torch.empty(0, self.dim)  # C rows, of which the first len(_keys) count
 
     def _open(self) -> None:
         with self._one_line_errors():
@@ -91,7 +93,11 @@ class Mirror:
         (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         if not self._file.execute("SELECT count(*) FROM whole").fetchone()[0] or count != len(self.store):
             self._copy_store()
-            (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
+        self._read()
+
+    def _read(self) -> None:
+        """Bring the memory up to the file."""
+        (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         self._reserve(count)
         found = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
         while rows := found.fetchmany(_READ_AT_ONCE):
@@ -201,7 +207,7 @@ class Mirror:
                     cosine = cosine_QN[place]
                     if mask is not None:
                         cosine = cosine.masked_fill(~mask, -torch.inf)
-                answers.append(self._best(cosine, rows, min(k, MOST_RESULTS)))
+                answers.append(self._best(cosine, rows, k))
         return answers
 
     def _best(self, cosine_N: Tensor, rows_N: Tensor | None, k: int) -> list[Neighbour]:
@@ -254,7 +260,7 @@ class Mirror:
         if count > len(self._embed_CD):
             capacity = max(count, 3 * len(self._embed_CD) // 2, 64)
             with torch.inference_mode(False):  # what grows during a search's computing is written to after it as well
-                grown_CD = torch.empty(capacity, self.store.dim)
+                grown_CD = torch.empty(capacity, self.dim)
             grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
             self._embed_CD = grown_CD
             self._columns.reserve(capacity)

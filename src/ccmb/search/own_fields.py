@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import posixpath
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ from ccmb.files import read_json_lines
 from ccmb.search.catalogue import IndexRecord
 from ccmb.search.query import FieldValue
 from ccmb.search.store import Entry
+from ccmb.text_tables import is_parquet
 
 NAME_KEYS = ("name", "image", "path", "file_name", "url")
+_HALF = re.compile("[\ud800-\udfff]")
 _LONGEST = 4096  # characters of a text
 
 
@@ -22,17 +27,24 @@ class OwnFields:
 
     def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
         self._by_name, self.left_out = by_name, left_out
+        self._matched: set[str] = set()
 
     def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
         """Those of a picture, yes or no as 1 or 0; None if the file has no line about it."""
         for name in (url, f"{entry.source}/{entry.name}", entry.name):
-            if name is not None and name in self._by_name:
+            if name is not None and (name := _plain_name(name)) in self._by_name:
+                self._matched.add(name)
                 return self._by_name[name]
         return None
 
+    def unmatched(self) -> list[str]:
+        """Names in the file that no picture had that was asked about."""
+        return [name for name in self._by_name if name not in self._matched]
+
 
 def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
-    """Read them; of several lines about a picture the last counts. The record takes note of their types.
+    """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
+    types.
 
     Values other than texts, numbers, true and false are left out, and so are nulls.
 
@@ -40,18 +52,26 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
         UsageError: a field has values of several types, or a name that cannot be used.
         CcmbError: the file cannot be read, or a line names no picture; the message names the line.
     """
-    by_name: dict[str, Mapping[str, FieldValue]] = {}
+    by_name: dict[str, dict[str, FieldValue]] = {}
     left_out: set[str] = set()
     for number, line in _lines(path):
         key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
         if key is None:
             raise CcmbError(f"{path}:{number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
-        name = str(line.pop(key)).removeprefix("./")
+        name = _plain_name(str(line.pop(key)))
         own = {field: value for field, value in line.items() if _is_plain(value)}
         left_out |= {field for field, value in line.items() if value is not None} - own.keys()
         record.learn_fields(own, f"{path}:{number}")
-        by_name[name] = storable(own)
+        by_name.setdefault(name, {}).update(storable(own))
     return OwnFields(by_name, left_out)
+
+
+def _plain_name(name: str) -> str:
+    """`./a//0.jpg` is a/0.jpg; a URL stays as it is. Systems write one and the same letter in one or in two characters,
+    and slashes the one or the other way."""
+    if "://" not in name and "/" not in name:
+        name = name.replace("\\", "/")
+    return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
 
 
 def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
@@ -74,12 +94,13 @@ def check_own(own: Mapping[str, object]) -> dict[str, FieldValue]:
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, str):
-        return len(value) <= _LONGEST and value.isprintable()
+        # Blanks of any width, joiners and line breaks are of the text; half a surrogate no store can hold.
+        return len(value) <= _LONGEST and "\0" not in value and not _HALF.search(value)
     return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix.lower() not in (".parquet", ".pq"):
+    if path.suffix.lower() not in (".parquet", ".pq") and not is_parquet(path):
         yield from read_json_lines(path)
         return
     try:

@@ -103,6 +103,7 @@ class Answer:
         partial: the budget ended before all `depth` candidates were ranked; those that were not come after, by cosine.
         more: there is a next page.
         unknown: the model knows no word of the text, so that the order says nothing.
+        cut: this is the end of what a Milvus server gives for one query (16,384), and there may be more pictures.
         seconds: of each part: "encode", "pre_ranking", "ranking".
     """
 
@@ -112,6 +113,7 @@ class Answer:
     partial: bool = False
     more: bool = False
     unknown: bool = False
+    cut: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -10,8 +10,8 @@ from __future__ import annotations
 import glob
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import braceexpand
@@ -20,7 +20,10 @@ from PIL import Image
 from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pictures import Pictures, head_of, inner_name, is_picture_file
 from ccmb.errors import CcmbError, UsageError
+from ccmb.files import is_index_folder
+from ccmb.passed_over import OF_INDEX, PassedOver, fixed_part, why_passed_over
 from ccmb.search.parquet_pictures import ParquetPictures
+from ccmb.text_files import text_lines
 
 UPLOADS, DOWNLOADS = "uploads", "downloads"
 PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
@@ -34,11 +37,17 @@ class Listed:
         source: as in `Entry.source`.
         pictures: the source, open.
         names: of the pictures.
+        whole: the source was named itself, so that these are all its pictures.
+        unreadable: see `Listing`.
+        dropped: names that are passed over although they were listed.
     """
 
     source: str
     pictures: Pictures
     names: list[str]
+    whole: bool = False
+    unreadable: list[str] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
 
 
 class Sources:
@@ -92,24 +101,42 @@ def open_pictures(path: Path) -> Pictures:
     return Pictures.open(path)
 
 
-def find_sources(named: Sequence[str | Path]) -> tuple[list[Listed], list[str]]:
+def find_sources(
+    named: Sequence[str | Path],
+    passed_over: PassedOver,
+    known: Collection[str] = (),
+    away: dict[str, str] | None = None,
+) -> tuple[list[Listed], list[str]]:
     """The pictures in folders and files that the user named, and the URLs of the rest.
+
+    Args:
+        passed_over: takes note of pictures that nobody means.
+        known: sources that an index has.
+        away: takes those of them that cannot be read, and why.
 
     Raises:
         UsageError: a brace range is malformed.
         CcmbError: there is no such folder or file, a glob finds nothing, or what is there is not whole.
     """
     listed: dict[str, Listed] = {}
+    seen: set[tuple[str, str]] = set()
+    away = {} if away is None else away
     urls: list[str] = []
     for text in map(str, named):
         for part in _braces(text):
-            for path in _expand(part):
+            for path in _expand(part, passed_over):
                 if _is_url(path):
                     urls.append(path)
                 elif Path(path).suffix.lower() in URL_LISTS and Path(path).is_file():
                     urls += read_urls(Path(path))
                 else:
-                    _add(listed, Path(path))
+                    source = _source_of(Path(path))
+                    try:
+                        _add(listed, seen, source, passed_over)
+                    except CcmbError as error:
+                        if str(source) not in known:
+                            raise
+                        away[str(source)] = str(error).removeprefix(f"{source}: ")
     for of in list(listed.values()):
         if isinstance(of.pictures, ParquetPictures) and of.pictures.holds_urls:
             urls += of.pictures.urls()
@@ -117,22 +144,32 @@ def find_sources(named: Sequence[str | Path]) -> tuple[list[Listed], list[str]]:
     return list(listed.values()), list(dict.fromkeys(urls))
 
 
-def _add(listed: dict[str, Listed], path: Path) -> None:
+def _source_of(path: Path) -> Path:
     # The last part as it is: the file behind a link, as in the hub's cache, has neither its name nor its ending.
-    path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    return Path(os.path.realpath(path)) if os.path.isdir(path) else Path(os.path.realpath(path.parent)) / path.name
+
+
+def _add(listed: dict[str, Listed], seen: set[tuple[str, str]], path: Path, passed_over: PassedOver) -> None:
     if is_picture_file(path):
         source = str(path.parent)
         found = listed.setdefault(source, Listed(source, open_pictures(path.parent), []))
-        names = [path.name]
-    else:
-        source = str(path)
-        pictures = listed[source].pictures if source in listed else open_pictures(path)
-        found = listed.setdefault(source, Listed(source, pictures, []))
-        names = pictures.names
-        if not names and path.is_dir():
-            refuse_other_forms(path)
-    seen = set(found.names)
-    found.names.extend(name for name in names if name not in seen)
+        if (source, path.name) not in seen:
+            seen.add((source, path.name))
+            found.names.append(path.name)
+        return
+    source = str(path)
+    pictures = listed[source].pictures if source in listed else open_pictures(path)
+    listing = pictures.listing
+    if "." in listing.unreadable:
+        raise CcmbError(f"{path}: the folder cannot be read")
+    if not listing.names and os.path.isdir(path):
+        refuse_other_forms(path)
+    found = listed.setdefault(source, Listed(source, pictures, []))
+    if not found.whole:
+        passed_over.update(listing.passed_over)
+        found.names.extend(name for name in listing.names if (source, name) not in seen)
+        seen.update((source, name) for name in listing.names)
+        listed[source] = replace(found, whole=True, unreadable=listing.unreadable)
 
 
 def _braces(text: str) -> list[str]:
@@ -144,12 +181,13 @@ def _braces(text: str) -> list[str]:
         raise UsageError(f"{text}: {error}") from None
 
 
-def _expand(text: str) -> list[str]:
+def _expand(text: str, passed_over: PassedOver) -> list[str]:
     if _is_url(text) or os.path.exists(text) or not glob.has_magic(text):
         return [text]
     found = sorted(glob.glob(text, recursive=True))
     if not found:
         raise CcmbError(f"{text}: nothing is called so")
+    found = [path for path in found if not _is_passed_over(path, fixed_part(text), passed_over)]
     # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds itself.
     meant = [
         path
@@ -161,23 +199,30 @@ def _expand(text: str) -> list[str]:
     return meant or found
 
 
+def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
+    """Whether what a glob finds is nobody's, by what comes after `start`, which the user wrote out."""
+    inside = os.path.relpath(path, start or ".")
+    reason = why_passed_over(inside) if inside != "." else None
+    folder = os.path.dirname(inside)
+    while folder and reason is None:
+        reason = OF_INDEX if is_index_folder(os.path.join(start, folder)) else None
+        folder = os.path.dirname(folder)
+    if reason:
+        passed_over.add(path, reason)
+    return reason is not None
+
+
 def read_urls(path: Path) -> list[str]:
     """URLs of a text file, one a line; blank lines and those that begin with # are passed over.
 
     Raises:
         CcmbError: it cannot be read, or a line is no URL; the message names it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise CcmbError(f"{path}: not UTF-8 text") from None
     urls = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         line = line.strip()
         if line and not line.startswith("#"):
-            if not _is_url(line):
+            if not (_is_url(line) or line.startswith("//")):
                 raise CcmbError(f"{path}:{number}: not a URL of http or https: {line[:60]!r}")
             urls.append(line)
     return urls

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from ccmb.errors import CcmbError
+from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_path
 from ccmb.search.conditions import Test, Words, expression
 from ccmb.search.query import FieldValue
@@ -98,7 +98,12 @@ class Store(Protocol):
     """What holds the entries and vectors of an index: `VectorStore`, or the `Mirror` of one.
 
     Every method raises a CcmbError if the store cannot be reached or fails.
+
+    Attributes:
+        most_results: how many entries a search gives at most; None for any number.
     """
+
+    most_results: int | None
 
     def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
         """Write B entries; one that is there already is replaced."""
@@ -118,10 +123,13 @@ class Store(Protocol):
     def search_many(
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
     ) -> list[list[Neighbour]]:
-        """For each of Q unit vectors the k entries (at most 16,384) of highest cosine, best first, exactly.
+        """For each of Q unit vectors the k entries of highest cosine, best first, exactly.
 
         Args:
             tests: what the entries for each vector must pass.
+
+        Raises:
+            UsageError: k is more than `most_results`.
         """
 
     def flush(self) -> None:
@@ -140,6 +148,8 @@ class VectorStore:
     Raises:
         CcmbError: from any method, if the store is held by another process, damaged, or cannot be reached.
     """
+
+    most_results: int | None = MOST_RESULTS
 
     def __init__(self, uri: str | Path, dim: int, collection: str = COLLECTION) -> None:
         """Open the store, or create it.
@@ -251,10 +261,9 @@ class VectorStore:
     def search_many(
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
     ) -> list[list[Neighbour]]:
-        """For each of Q unit vectors the k entries (at most 16,384) of highest cosine, best first, exactly.
-
-        Vectors with the same tests go in one call, which is far cheaper than one each.
-        """
+        """See `Store.search_many`. Vectors with the same tests go in one call, which is far cheaper than one each."""
+        if k > MOST_RESULTS:
+            raise UsageError(f"{k:,} hits are more than the {MOST_RESULTS:,} that Milvus gives; ask for fewer")
         answers: list[list[Neighbour]] = [[] for _ in embed_QD]
         groups: dict[str, list[int]] = {}
         for place in range(len(embed_QD)):
@@ -262,7 +271,7 @@ class VectorStore:
         for only, places in groups.items():
             with self._one_line_errors():
                 found = self._client.search(
-                    self.collection, embed_QD[places].float().tolist(), filter=only, limit=min(k, MOST_RESULTS),
+                    self.collection, embed_QD[places].float().tolist(), filter=only, limit=k,
                     output_fields=["key"], timeout=SECONDS,
                 )  # fmt: skip
             for place, rows in zip(places, found, strict=True):

@@ -20,7 +20,7 @@ _AT_ONCE = 256
 
 
 def fetch_pictures(
-    urls: Sequence[str], folder: Path, allow_private: Sequence[str] = ()
+    urls: Sequence[str], folder: Path, allow_private: Sequence[str] = (), proxy_from_environment: bool = False
 ) -> tuple[dict[str, str], list[str]]:
     """The name in `folder` of the picture behind each URL, and a line for each that cannot be had.
 
@@ -28,6 +28,7 @@ def fetch_pictures(
 
     Args:
         allow_private: addresses or networks that may be talked to although they are private.
+        proxy_from_environment: go through the proxies that the environment names, see `ccmb.corpus.proxies`.
 
     Raises:
         UsageError: one of these is no address.
@@ -42,7 +43,8 @@ def fetch_pictures(
         from ccmb.corpus.fetching import Fetcher, Network
     except ImportError:
         raise CcmbError("pictures behind URLs need aiohttp: pip install 'ccmb[corpus]'") from None
-    network, failed = Network(allow_private=tuple(allow_private)), []
+    network = Network(allow_private=tuple(allow_private), proxy_from_environment=proxy_from_environment)
+    failed: list[str] = []
 
     async def run() -> None:
         with progress("fetch", len(missing), "pictures") as advance:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ccmb.errors import CcmbError
+from ccmb.text_files import text_lines
 
 Role = Literal["search", "admin"]
 _SHORTEST = 16
@@ -45,13 +46,7 @@ class Keys:
             CcmbError: the file cannot be read, or a line is not of this form; the message names file and line, but
                 no key.
         """
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-            raise CcmbError(f"{path}: {reason}; give a file of keys, one `NAME search|admin KEY` a line") from None
-        except UnicodeDecodeError:
-            raise CcmbError(f"{path}: not UTF-8 text; give a file of keys") from None
+        lines = text_lines(path, fix="give a file of keys, one `NAME search|admin KEY` a line")
         clients: dict[str, Client] = {}
         names: set[str] = set()
         for number, line in enumerate(lines, start=1):

@@ -47,6 +47,7 @@ class SearchAnswer(BaseModel):
     partial: bool = Field(description="the budget ended before all were ranked")
     more: bool = Field(description="there is a next page")
     unknown: bool = Field(False, description="the model knows no word of the text, so that the order says nothing")
+    cut: bool = Field(False, description="this is the end of what the store gives for one query; there may be more")
     seconds: dict[str, float] = Field(description="of each part")
 
 

@@ -109,7 +109,7 @@ def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_na
             pictures=None if index is None else await asyncio.to_thread(len, index),
             can_rank=work.model.can_rank,
             can_caption=work.captioner is not None,
-            can_write=index is not None and client_of(request.scope).admin,
+            can_write=index is not None and client_of(request.scope).admin and not getattr(index, "frozen", False),
             fields={name: kind.__name__ for name, kind in known.items()},
             max_bytes=options.max_bytes,
             max_pixels=options.max_pixels,

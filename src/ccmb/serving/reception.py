@@ -55,7 +55,10 @@ class Reception:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer, started = _Answer(send), time.perf_counter()
+        method, started = scope["method"], time.perf_counter()
+        answer = _Answer(send, headers_alone=method == "HEAD")
+        if method == "HEAD":  # it is answered wherever GET is
+            scope = {**scope, "method": "GET"}
         try:
             await self._serve(scope, receive, answer)
         except Fault as fault:
@@ -63,7 +66,7 @@ class Reception:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             status = answer.status or _GONE
-            self.metrics.request(route, scope["method"], status, time.perf_counter() - started)
+            self.metrics.request(route, method, status, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         self._admit(scope)
@@ -164,10 +167,10 @@ class Reception:
 
 
 class _Answer:
-    """Sends an answer on with the headers of all, and knows how far it has come."""
+    """Sends an answer on with the headers of all, and knows how far it has come; for HEAD, without its body."""
 
-    def __init__(self, send: Send) -> None:
-        self.status, self.finished, self._send = 0, False, send
+    def __init__(self, send: Send, headers_alone: bool) -> None:
+        self.status, self.finished, self._send, self._headers_alone = 0, False, send, headers_alone
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -179,6 +182,8 @@ class _Answer:
             headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
         elif message["type"] == "http.response.body":
             self.finished = not message.get("more_body", False)
+            if self._headers_alone:
+                message = {**message, "body": b""}
         await self._send(message)
 
 

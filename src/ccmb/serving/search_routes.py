@@ -46,6 +46,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     ) -> answers.PictureAnswer:
         """Add a picture to the index; searches find it from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
+        _must_be_writable(service)
         key = await service.add(asked.name, asked.picture, asked.fields)
         return answers.PictureAnswer(key=key)
 
@@ -53,6 +54,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     async def delete(request: Request, key: Key) -> answers.DeletedAnswer:
         """Take a picture out of the index; searches find it no more from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
+        _must_be_writable(service)
         deleted = await service.delete(key)
         if not deleted:
             raise Fault(404, "no_such_picture", "no such picture in the index")
@@ -98,6 +100,11 @@ def _must_be_admin(request: Request) -> None:
         raise Fault(403, "not_admin", "adding and deleting takes a key of an admin; see ccmb serve --api-keys")
 
 
+def _must_be_writable(service: Service) -> None:
+    if getattr(service.opened, "frozen", False):
+        raise Fault(403, "read_only", "the index of this server cannot be written to")
+
+
 def _search_answer(answer: Answer) -> answers.SearchAnswer:
     return answers.SearchAnswer(
         hits=[_hit_answer(hit) for hit in answer.hits],
@@ -107,6 +114,7 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
         partial=answer.partial,
         more=answer.more,
         unknown=answer.unknown,
+        cut=answer.cut,
         seconds=dict(answer.seconds),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ccmb.data.equal_texts import known_texts, shared_texts
 from ccmb.data.loading import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.pictures import Pictures
 from ccmb.data.streaming import stream_batches
@@ -19,6 +20,7 @@ from ccmb.objectives.batch import Batch
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.shard_data import FirstSamples, open_stream, record_shards
+from ccmb.text_files import split_lines
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe, TrainingRecipe, data_folder
 
@@ -36,6 +38,9 @@ class Rows(Protocol):
 
 B = TypeVar("B", bound=Rows)
 
+# Pixels, a text, the number of the sample or picture, and of streamed samples the numbers of all their texts.
+Item = tuple[np.ndarray, str, int] | tuple[np.ndarray, str, int, tuple[int, ...]]
+
 # Each batch, and why samples of it are missing.
 Loaded = Iterator[tuple[Batch | None, list[str]]]
 # They are loaded with a processor, from the first step to the one before the last.
@@ -52,19 +57,22 @@ class Collate:
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
         self.processor, self.samples = processor, samples
         self.image_ids: list[int] | None = None
+        self.shared: dict[int, tuple[int, ...]] = {}
         if samples is not None:
             # Samples of one picture share an id, whatever line of the file they stand in.
             names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
             self.image_ids = [names[sample.image] for sample in samples]
             twins = {twin: number for number, twin in enumerate(dict.fromkeys(map(_twin, samples)))}
             self.twin_ids = [twins[_twin(sample)] for sample in samples]
+            self.shared = shared_texts(samples)
 
-    def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[Batch | None, list[str]]:
+    def __call__(self, items: list[Item | str]) -> tuple[Batch | None, list[str]]:
         unreadable = [item for item in items if isinstance(item, str)]
         good = [item for item in items if not isinstance(item, str)]
         if not good:
             return None, unreadable
-        pixels, texts, indices = zip(*good, strict=True)
+        pixels, texts, indices, *others = zip(*good, strict=True)
+        known = others[0] if others else [self.shared.get(index, ()) for index in indices]
         encoded = self.processor.texts(texts)
         batch = Batch(
             self.processor.normalise(torch.from_numpy(np.stack(pixels))),
@@ -75,6 +83,7 @@ class Collate:
             tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
             tuple(texts),
             torch.tensor([self.twin_ids[index] for index in indices]) if self.samples is not None else None,
+            torch.tensor([known_texts(*of_pair) for of_pair in zip(texts, known, strict=True)]),
         )
         return batch, unreadable
 
@@ -177,5 +186,5 @@ def _note_unreadable(lines: list[str], out: Path) -> None:
 
 def unreadable_pictures(run: Path) -> list[str]:
     """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
-    lists = [path.read_text(encoding="utf-8").splitlines() for path in run.glob("unreadable*.txt")]
+    lists = [split_lines(path.read_text(encoding="utf-8")) for path in run.glob("unreadable*.txt")]
     return sorted({line for lines in lists for line in lines})

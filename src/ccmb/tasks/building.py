@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,11 +17,20 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.positions import sine_positions
 from ccmb.r2d2.presets import preset
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.resizing import resize
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.r2d2.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
 from ccmb.samples import Sample
-from ccmb.training.recipe import ModelRecipe
+from ccmb.training.given_keys import is_given
+from ccmb.training.model_recipe import LONGEST, ModelRecipe
 from ccmb.training.trainer import inference
+
+# Keys of a recipe that are not R2D2Config's.
+NO_FIELDS = {"start", "preset", "vision", "text", "vocabulary", "freeze_image_tower", "image_size"}
+# What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
+CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
+SETTLED = ("embed_dim", "cross_layers", "initial_temperature")
+M = TypeVar("M", bound=R2D2Model)
 
 
 def build_model(
@@ -29,25 +39,78 @@ def build_model(
     """The network and processor of a recipe.
 
     Unless it starts from a whole R2D2, it has the heads of the objectives that are on, so that nothing in it stays
-    untrained.
+    untrained. Of such an R2D2 the recipe may give CHANGED otherwise; SETTLED must be as the weights have it.
 
     Raises:
         UsageError: the recipe's values are not the shape of a network, or its preset is unknown.
         CcmbError: what it starts from is not there or not whole; the message names it.
     """
-    fields = shape.model_dump(exclude={"start", "preset", "vision", "text", "vocabulary", "freeze_image_tower"})
+    fields = shape.model_dump(exclude=NO_FIELDS)
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
     if shape.start and is_chinese_clip(shape.start):
-        return from_chinese_clip(shape.start, **{key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP})
+        fields["max_text_tokens"] = shape.max_text_tokens or LONGEST
+        fields = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
+        model, processor = from_chinese_clip(shape.start, **fields)
+        _check_settled(shape, model.config, ("embed_dim", "initial_temperature"))
+        return resize(model, processor, shape.image_size)
     if shape.start:
-        return load_model(shape.start)
+        return resize(*load_start(shape, load_model), shape.image_size, shape.max_text_tokens)
     if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
-        return from_towers(str(shape.vision), str(shape.text), **fields)
+        return resize(*from_towers(str(shape.vision), str(shape.text), **fields), shape.image_size)
     if shape.preset:
         named = preset(shape.preset)
         fields |= {"embed_dim": named.embed_dim, "cross_layers": named.cross_layers}
-        return _new(named.vision_config.to_dict(), named.text_config.to_dict(), shape.vocabulary, fields, samples)
-    return _new(shape.vision, shape.text, shape.vocabulary, fields, samples)
+        vision, text = named.vision_config.to_dict() | {"image_size": named.image_size}, named.text_config.to_dict()
+        return _new(_of_size(vision, shape.image_size, False), text, shape.vocabulary, fields, samples)
+    return _new(_of_size(shape.vision, shape.image_size, True), shape.text, shape.vocabulary, fields, samples)
+
+
+def refuse_sizes(shape: ModelRecipe, what: str) -> None:
+    """Raise a UsageError that names the size that a recipe gives, for a start that cannot be resized.
+
+    Args:
+        what: such as "a captioner".
+    """
+    for key in ("image_size", "max_text_tokens"):
+        if getattr(shape, key) is not None:
+            raise UsageError(
+                f"model.{key}: {shape.start} is {what}, which keeps its sizes; start from the R2D2 it was made of"
+            )
+
+
+def _of_size(vision: dict[str, Any], image_size: int | None, is_given: bool) -> dict[str, Any]:
+    """A new image tower's shape with the size of the recipe."""
+    if image_size is None:
+        return vision
+    if is_given and vision.get("image_size", image_size) != image_size:
+        raise UsageError(f"model.image_size={image_size}, but model.vision.image_size={vision['image_size']}; give one")
+    return vision | {"image_size": image_size}
+
+
+def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]]) -> tuple[M, R2D2Processor]:
+    """The R2D2 that a recipe starts from, with what the recipe gives of it.
+
+    Args:
+        load: `load_model`, or what loads a captioner or a generator.
+
+    Raises:
+        UsageError: the recipe gives what the weights settle otherwise; the message names the key.
+        CcmbError: see `load_model`.
+    """
+    changes = {key: getattr(shape, key) for key in is_given(shape, *CHANGED)}
+    model, processor = load(str(shape.start), changes=changes)
+    _check_settled(shape, model.config, SETTLED)
+    return model, processor
+
+
+def _check_settled(shape: ModelRecipe, config: R2D2Config, keys: Sequence[str]) -> None:
+    """Refuse other values than those that the weights to start from settle."""
+    for key in is_given(shape, *keys):
+        its, wanted = getattr(config, key), getattr(shape, key)
+        if not math.isclose(its, wanted):
+            raise UsageError(
+                f"model.{key}={wanted:g}: the weights of {shape.start} settle it, and theirs is {its:g}; leave it out"
+            )
 
 
 def _new(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ccmb.choices import Decode
+from ccmb.errors import UsageError
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
@@ -15,13 +16,15 @@ from ccmb.r2d2.captioning import R2D2Captioner, has_captioner, load_captioner
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
+from ccmb.tasks.building import load_start, refuse_sizes
 from ccmb.tasks.captioning import decoding_for, longest_caption
 from ccmb.tasks.captioning_report import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.decoding import Decoding
-from ccmb.tasks.pretraining import build_network, make_pretraining, parameter_groups
+from ccmb.tasks.pretraining import build_network, make_pretraining, parameter_groups, prepare_network
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.sets import RetrievalSet
 from ccmb.tasks.tuning import FinetuneRecipe, Measurement
+from ccmb.training.given_keys import is_given
 from ccmb.training.optimizers import ParameterGroup
 
 MAIN = "CIDEr-D"
@@ -71,10 +74,19 @@ class CaptioningFamily(RetrievalFamily):
 
     figures: tuple[str, ...] = (MAIN, "BLEU-4", "ROUGE-L")
 
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["captioning", "temperature", *recipe.objectives.on()]
+
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start = str(recipe.model.start)
         if self.knows(start):
-            return load_captioner(start)
+            refuse_sizes(recipe.model, "a captioner")
+            captioner, processor = load_start(recipe.model, load_captioner)
+            layers = recipe.captioning.text_layers
+            if is_given(recipe.captioning, "text_layers") and layers not in (None, captioner.shape.text_layers):
+                own = captioner.shape.text_layers
+                raise UsageError(f"captioning.text_layers={layers}: the decoder of {start} has {own}; leave it out")
+            return captioner, processor
         model, processor = build_network(recipe, ())
         return R2D2Captioner.from_r2d2(model, processor, recipe.captioning.text_layers), processor
 
@@ -85,8 +97,7 @@ class CaptioningFamily(RetrievalFamily):
         return not is_chinese_clip(start) and has_captioner(start)
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
-        if recipe.model.freeze_image_tower:
-            model.image_tower.requires_grad_(False)
+        prepare_network(model, recipe)
         pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
         assert isinstance(model, R2D2Captioner)
         return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)

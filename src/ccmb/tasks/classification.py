@@ -24,9 +24,9 @@ from ccmb.data.class_lists import ImageClass
 from ccmb.data.pictures import picture_of
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
+from ccmb.tasks.answers import pessimistic_ranks
 from ccmb.tasks.given_pictures import check_any_read
 from ccmb.tasks.prompts import TEMPLATES, check_templates, fill
-from ccmb.tasks.retrieval import pessimistic_ranks
 from ccmb.tasks.two_stage import Encoder
 
 

@@ -77,7 +77,8 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
             pictures = Pictures.open(folder / data.images)
     except CcmbError as error:
         return [Finding("data", "problem", str(error), "without data nothing else can be checked")], []
-    lines = [line for line in every if line.split == data.split]
+    read = [line for line in every if line.split == data.split]
+    lines = data_checks.merged(read)
     if not lines and every:
         splits = ", ".join(sorted({line.split for line in every}))
         return [
@@ -91,9 +92,9 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
         digests = data_checks.digests_of(pictures, _advancing(compared, advance))
     return [
         data_checks.check_faults(faults, len(every)),
-        data_checks.check_empty_texts(lines),
+        data_checks.check_empty_texts(read),
         data_checks.check_batch(len(lines), batch, _in_steps(recipe, lines).steps),
-        data_checks.check_repeated_names(lines, batch),
+        data_checks.check_repeated_names(read),
         data_checks.check_leaks(every, data.split),
         data_checks.check_unreadable(unreadable, len(tried), len(tried) < len(names)),
         data_checks.check_same_bytes(digests, len(compared) < len(names)),

@@ -7,9 +7,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ccmb.data.equal_texts import text_key
+from ccmb.data.grouping import image_key
 from ccmb.data.pictures import Pictures, UnreadablePicture
 from ccmb.errors import CcmbError
 from ccmb.files import read_json_lines
@@ -48,10 +50,23 @@ def read_lines(path: Path, fields: Sequence[str]) -> tuple[list[Line], list[str]
             else:
                 full = tuple(text.strip() for text in texts if text.strip())
                 split = str(values.get("split", "train"))
-                lines.append(Line(number, image, split, full, max(1, len(texts)) - len(full)))
+                lines.append(Line(number, image_key(image), split, full, max(1, len(texts)) - len(full)))
     except CcmbError as error:  # not JSON: nothing after it can be read
         faults.append(str(error))
     return lines, faults
+
+
+def merged(lines: Sequence[Line]) -> list[Line]:
+    """One line for each picture, as training reads them: with the texts of all its lines, each once."""
+    of_image: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        of_image[line.image].append(line)
+    return [
+        first
+        if not others
+        else replace(first, texts=tuple(dict.fromkeys(text for line in (first, *others) for text in line.texts)))
+        for first, *others in of_image.values()
+    ]
 
 
 def unreadable_of(pictures: Pictures, names: Iterable[str]) -> list[str]:
@@ -90,20 +105,15 @@ def check_empty_texts(lines: Sequence[Line]) -> Finding:
     return Finding("empty texts", "problem", f"{count:,}, the first in line {empty[0].number}", "remove them")
 
 
-def check_repeated_names(lines: Sequence[Line], batch: int) -> Finding:
-    """Pictures that stand in several lines: they count as positives of each other, and take turns as negatives."""
+def check_repeated_names(lines: Sequence[Line]) -> Finding:
+    """Pictures that stand in several lines, which training reads as one; and how much is trained on."""
     counts = Counter(line.image for line in lines)
-    several = {name: count for name, count in counts.items() if count > 1}
-    if not several:
-        return Finding("picture names", "ok", f"{len(counts):,} pictures, each in one line")
-    rows = share(sum(n * _meets((n - 1) / max(1, len(lines) - 1), batch) for n in several.values()), len(lines))
-    worst = max(several, key=lambda name: several[name])
-    message = (
-        f"{len(several):,} of {len(counts):,} pictures stand in several lines ({worst}: {several[worst]}); "
-        f"in a batch of {batch} {in_percent(rows)} of the rows meet their own picture again"
-    )
-    mend = "put all texts of a picture into one line, so that each stands once in an epoch"
-    return graded("picture names", rows, 0.05, 0.5, message, mend)
+    several = sum(count > 1 for count in counts.values())
+    texts = sum(len(line.texts) for line in merged(lines))
+    message = f"{len(counts):,} pictures with {texts:,} texts"
+    if several:
+        message += f"; {several:,} of them stand in several lines ({len(lines):,} in all), which are read as one"
+    return Finding("picture names", "ok", message)
 
 
 def check_leaks(lines: Sequence[Line], split: str) -> Finding:
@@ -142,13 +152,13 @@ def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> Fi
 
 
 def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Finding:
-    """Texts that several pictures have word for word: in a batch each is a false negative of the other."""
+    """Texts that several pictures have, see `text_key`: in a batch they are positives of each other, not negatives."""
     pictures: dict[str, set[str]] = defaultdict(set)
     mass: dict[str, float] = defaultdict(float)  # how often a text is drawn in an epoch
     for line in lines:
         for text in line.texts:
-            pictures[text].add(line.image)
-            mass[text] += 1 / len(line.texts)
+            pictures[text_key(text)].add(line.image)
+            mass[text_key(text)] += 1 / len(line.texts)
     shared = sorted((text for text, of in pictures.items() if len(of) > 1), key=lambda text: -len(pictures[text]))
     if not shared:
         return Finding("shared texts", "ok", f"{len(pictures):,} texts, no two pictures have the same")
@@ -158,9 +168,9 @@ def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Fin
     examples = ", ".join(f"{text[:20]} ({len(pictures[text])})" for text in shared[:shown])
     message = (
         f"{in_percent(share(len(shared), len(pictures)))} of the texts belong to several pictures; "
-        f"in a batch of {batch} {in_percent(rows)} of the rows have a false negative; most often: {examples}"
+        f"in a batch of {batch} {in_percent(rows)} of the rows have another right answer; most often: {examples}"
     )
-    mend = "write more particular texts, or lower training.batch; objectives.tgd softens the targets"
+    mend = "write more particular texts: equal ones are positives of each other, from which no stage learns to choose"
     return graded("shared texts", rows, 0.05, 0.95, message, mend)
 
 

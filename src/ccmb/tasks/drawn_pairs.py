@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ccmb.data.equal_texts import text_key
 from ccmb.progress import progress
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.ranking import rank_pairs
@@ -50,7 +51,7 @@ def draw_pairs(
 ) -> DrawnPairs:
     """Every text with its own picture, and with one drawn from the `depth` best wrong ones by cosine.
 
-    No picture that goes by the same name as the text's own, or that has an identical text, is wrong. A text for which
+    No picture that goes by the same name as the text's own, or that has an equal text, is wrong. A text for which
     no picture is wrong is left out.
 
     Args:
@@ -73,9 +74,9 @@ def _right_pictures(gallery: Gallery, samples: Sequence[Sample], texts: Sequence
     for index, sample in enumerate(samples):
         by_name[sample.image].add(index)
         for text in sample.texts:
-            by_text[text].add(index)
+            by_text[text_key(text)].add(index)
     own = [samples[index].image for index in gallery.image_of_text.tolist()]
-    return [list(by_name[name] | by_text[text]) for name, text in zip(own, texts, strict=True)]
+    return [list(by_name[name] | by_text[text_key(text)]) for name, text in zip(own, texts, strict=True)]
 
 
 def _draw_wrong(

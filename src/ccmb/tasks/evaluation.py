@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ccmb.data.pairs import read_pairs, readable_samples
+from ccmb.choices import Convention
+from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.pictures import Pictures
 from ccmb.data.shard_set import is_shards, open_shard_set
 from ccmb.errors import CcmbError
@@ -49,6 +50,7 @@ def evaluate(
     texts_per_image: int | None = None,
     options: RankOptions = EXACT,
     source: str | Path | None = None,
+    convention: Convention = "equal_texts",
 ) -> Evaluation:
     """Evaluate on one split of own pairs, or on all samples of shards, which have no splits.
 
@@ -57,23 +59,26 @@ def evaluate(
         texts_per_image: use only the first so many texts of each picture.
         options: how the second stage of retrieval is computed; what else is reported is always exact.
         source: what the model was loaded from; needed for options of int8.
+        convention: which answers are right and how ties count, see `ccmb.tasks.answers`.
 
     Raises:
         UsageError: options that are not of this network, see `R2D2Ranker`.
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
-    faults: list[str] = []
+    faults, in_other_splits = list[str](), tuple[str, ...]()
     if is_shards(pairs):
-        samples, pictures, faults = open_shard_set([str(pairs)], fields)
+        every, pictures, faults = open_shard_set([str(pairs)], fields)
     else:
-        samples, pictures = read_pairs(pairs, split, fields), Pictures.open(images)
-    samples, unreadable = readable_samples(samples, pictures)
+        read = open_pairs(pairs, split, fields)
+        every, pictures, in_other_splits = read.samples, Pictures.open(images), read.in_other_splits
+    samples, unreadable = readable_samples(every, pictures)
     unreadable = [*faults, *unreadable]
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
-    gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
+    names = [sample.image for sample in samples]
+    gallery = encode_gallery(model, processor, names, texts, pictures.load, convention=convention)
     ranks = ranks_both_ways(ranker, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
@@ -86,7 +91,8 @@ def evaluate(
     flat = [text for of_image in texts for text in of_image]
     if model.can_rank and len(gallery.images) > 1:
         calibration = calibration_report(model, gallery, samples, flat)
-        report["matching"] = {"auc": round(_random_pair_auc(model, gallery), 4), **calibration}
+        report["matching"] = {"auc": _random_pair_auc(model, gallery), **calibration}
+    report["in_other_splits"] = len(in_other_splits)
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
     return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)
@@ -107,14 +113,25 @@ def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
     return found
 
 
-def _random_pair_auc(model: Network, gallery: Gallery, pairs: int = 2000) -> float:
-    """AUC of the match score on true pairs against the same texts with random wrong pictures."""
+def _random_pair_auc(model: Network, gallery: Gallery, pairs: int = 2000) -> float | None:
+    """AUC of the match score on true pairs against the same texts with random wrong pictures.
+
+    Of these, pictures that have an equal text are left out; None where none is left.
+    """
     generator = torch.Generator().manual_seed(0)
     count = min(pairs, len(gallery.texts))
     text = torch.randperm(len(gallery.texts), generator=generator)[:count]
     right = gallery.image_of_text[text]
     step = torch.randint(1, len(gallery.images), (count,), generator=generator)
     wrong = (right + step) % len(gallery.images)
+    if gallery.equal is not None:
+        chunks = zip(text.split(256), wrong.split(256), strict=True)
+        shown = torch.cat([gallery.relevant(True, some).gather(1, other[:, None])[:, 0] for some, other in chunks])
+        texts, wrong = text[~shown], wrong[~shown]
+    else:
+        texts = text
+    if not len(wrong):
+        return None
     with inference(model):
-        match = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), text.repeat(2))
-    return auc(match.score, torch.arange(2 * count) < count)
+        match = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), torch.cat([text, texts]))
+    return round(auc(match.score, torch.arange(count + len(wrong)) < count), 4)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from ccmb.data.seen_images import seen_mark
 from ccmb.errors import CcmbError, UsageError
 from ccmb.files import atomic_write, read_json, write_json
 from ccmb.r2d2.modeling import R2D2Model
@@ -28,6 +29,7 @@ from ccmb.tasks.matching_tuning import MatchingFamily
 from ccmb.tasks.model_card import write_model_card
 from ccmb.tasks.pretraining import check_batch, check_best, in_steps, train_model
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
+from ccmb.tasks.seen import seen_by, seen_in_training, warn_of_seen
 from ccmb.tasks.tuning import Family, FinetuneRecipe, MeasuredOn, Measurement
 from ccmb.training.best import read_best
 from ccmb.training.distributed import World, process_group
@@ -114,17 +116,21 @@ def _train(
     check_batch(recipe, joined)
     samples, pictures = family.open_training(recipe.data)
     recipe = resolve(recipe, family, samples)
+    seen = seen_in_training(recipe.data, samples, recipe.model.start)
+    if joined.is_main:
+        warn_of_seen(seen, sets)
     every = recipe.validation.every
     if every and joined.size > 1 and recipe.training.parallel == "fsdp":
         raise UsageError("validation needs all weights on one process; set training.parallel=ddp or validation.every=0")
-    check_best(recipe, [PREFIX + name for name in family.figures] if every else [])
+    measured = [PREFIX + name for name in family.figures] if every else []
+    check_best(recipe, [*family.logged(recipe), *measured])
     model, processor = family.network(recipe)
     task = family.task(model, processor, recipe)
     batches = family.batches(samples, pictures, processor, recipe, out)
     validation = None
     if every:
         validation = Validation(every, lambda: family.validate(model, processor, sets[0], recipe))
-    train_model(task, model, processor, recipe, out, batches, validation=validation)
+    train_model(task, model, processor, recipe, out, batches, validation=validation, seen=seen)
     return recipe
 
 
@@ -144,6 +150,13 @@ def resolve(recipe: FinetuneRecipe, family: Family, samples: Sequence[Sample]) -
         training = training.model_copy(update={"best": best})
     validation = validation.model_copy(update={"every": every})
     return recipe.model_copy(update={"training": training, "validation": validation})
+
+
+def _chosen(recipe: FinetuneRecipe, out: Path) -> dict[str, Any] | None:
+    """The step whose weights are the finished model's, if validation chose it; by another figure the best checkpoint is
+    kept, and the finished model is the last step's."""
+    best = read_best(out / "checkpoints") if recipe.validation.every else None
+    return best if best and best["figure"].startswith(PREFIX) else None
 
 
 def _measure(
@@ -166,16 +179,18 @@ def _measure(
         model.load_state_dict(interpolate(before, after, share))
         found[share] = [family.measure(model, processor, of, recipe, share > 0 or known) for of in sets]
     run = read_run(out)
+    marks = [("before", seen_by(str(recipe.model.start))), ("after", seen_by(out))]
     return {
         "task": recipe.task,
         "before": recipe.model.start,
         "after": str(out / "model"),
         "steps": recipe.training.steps,
-        "chosen": read_best(out / "checkpoints") if recipe.validation.every else None,
+        "chosen": _chosen(recipe, out),
         "sets": [
             {
                 "name": of.name,
                 "split": of.split,
+                "seen": {name: seen_mark(seen, [sample.image for sample in of.samples]) for name, seen in marks},
                 **compare({share: of_share[place] for share, of_share in found.items()}),
             }
             for place, of in enumerate(sets)

@@ -27,19 +27,22 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
+from ccmb.tasks.building import load_start, refuse_sizes
 from ccmb.tasks.generation import Judge, Painted, Painting, paint_texts
 from ccmb.tasks.generation_report import figures_of, prompts_of, real_features
 from ccmb.tasks.picture_features import r2d2_extractor
-from ccmb.tasks.pretraining import build_network
+from ccmb.tasks.pretraining import build_network, prepare_network
 from ccmb.tasks.retrieval_tuning import RetrievalFamily
 from ccmb.tasks.sets import RetrievalSet
 from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement
 from ccmb.training.distributed import world
+from ccmb.training.given_keys import is_given
 from ccmb.training.optimizers import ParameterGroup
 
 SIDE = 48  # of a new painter's pictures, in pixels
 GROUPS = 16  # of channels that are normalised together
 MAIN = "match_score"
+SHAPE = ("pipeline", "side", "fold", "channels", "layers", "heads")  # options that a painter is made by
 # Which of the figures models are compared by, where there are several: the last that is there.
 MAINS = ("cosine", MAIN, "kind_and_colour")
 
@@ -83,10 +86,21 @@ class GenerationFamily(RetrievalFamily):
     family = "generation"
     figures: tuple[str, ...] = (MAIN,)
 
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["generation"]
+
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
+        if recipe.training.gradient_checkpointing:
+            raise UsageError("training.gradient_checkpointing: the painter of generation has none; leave it out")
         if self.knows(start):
-            return load_generator(start)
+            refuse_sizes(recipe.model, "a generator")
+            generator, processor = load_start(recipe.model, load_generator)
+            given = is_given(options, *SHAPE)
+            if given and (options.pipeline is not None or new_shape(options) != generator.shape):
+                keys = ", ".join(f"generation.{key}" for key in given)
+                raise UsageError(f"{keys}: {start} paints already, with a painter of another shape; leave it out")
+            return generator, processor
         model, processor = build_network(recipe, ())
         if options.pipeline is not None:
             return R2D2Generator.from_pipeline(model, options.pipeline, options.side), processor
@@ -100,6 +114,7 @@ class GenerationFamily(RetrievalFamily):
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
         assert isinstance(model, R2D2Generator)
+        prepare_network(model, recipe)
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
     def batches(

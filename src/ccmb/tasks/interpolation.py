@@ -7,10 +7,13 @@ with there are weights that keep most of both.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from torch import Tensor
 
+from ccmb.data.seen_images import SeenImages
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.loading import load_model
@@ -48,6 +51,7 @@ def mix(before: str | Path, after: str | Path, share: float, out: Path) -> None:
         CcmbError: a model cannot be loaded, the two do not go together, or the folder holds something.
     """
     from ccmb.tasks.pretraining import save_model
+    from ccmb.tasks.seen import seen_by
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CcmbError(f"{out}: holds something already; choose another --out or remove it")
@@ -61,3 +65,5 @@ def mix(before: str | Path, after: str | Path, share: float, out: Path) -> None:
     elif share == 0:
         other.config.match_temperature = one.config.match_temperature
     save_model(out, other, its_processor)
+    seen = [of for of in (seen_by(before), seen_by(after)) if of is not None]
+    reduce(or_, seen, SeenImages()).write(out)

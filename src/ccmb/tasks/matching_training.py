@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ccmb.data.equal_texts import text_key
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.loading import BatchPlan, TrainingSet, training_batches
 from ccmb.data.pictures import Pictures
@@ -67,7 +68,7 @@ class LabelledCollate:
     def __init__(self, processor: R2D2Processor, samples: Sequence[Sample]) -> None:
         self.processor, self.samples = processor, samples
         self.image_ids = _numbers([sample.image for sample in samples])
-        self.text_ids = _numbers([sample.texts[0] for sample in samples])
+        self.text_ids = _numbers([text_key(sample.texts[0]) for sample in samples])
         self.labels = [label_of(sample) for sample in samples]
 
     def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[LabelledBatch | None, list[str]]:

@@ -45,6 +45,9 @@ class MatchingFamily(OfR2D2):
 
     figures: tuple[str, ...] = ("auc", "accuracy", "auc_cosine")
 
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["matching", *(["gcpr"] if recipe.matching.gcpr else []), "match_accuracy"]
+
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
         return _open(data, data.split)
 

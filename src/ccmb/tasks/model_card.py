@@ -33,7 +33,7 @@ from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID").eval()
 processor = AutoProcessor.from_pretrained("FOLDER_OR_HUB_ID")
-scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"]))  # (texts, images)
+scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"]), rank=True).scores  # (texts, images)
 ```
 
 ## 网络 · Network
@@ -115,7 +115,7 @@ def _origin(model: ModelRecipe) -> str:
 def _figures(retrieval: Mapping[str, Any]) -> str:
     lines = [
         f"## 检索 · Retrieval\n\n{retrieval['gallery']:,} pictures, {retrieval['texts']:,} texts, "
-        f"top {retrieval['depth']} ranked; recalls in percent.\n",
+        f"top {retrieval['depth']} ranked; recalls in percent, convention {retrieval.get('convention', 'unknown')}.\n",
         "| direction | stage | R@1 | R@5 | R@10 |\n|---|---|--:|--:|--:|",
     ]
     for direction in ("text_to_image", "image_to_text"):

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ccmb.data.seen_images import SeenImages
 from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.files import atomic_files
 from ccmb.objectives.batch import Batch
@@ -18,6 +19,7 @@ from ccmb.objectives.distillation import is_frozen, teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining, sharding_units
+from ccmb.r2d2.common_api import checkpoint_layers
 from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -26,8 +28,11 @@ from ccmb.tasks.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.building import build_model
 from ccmb.tasks.calibration import stored_match_temperature
 from ccmb.tasks.model_card import write_model_card
+from ccmb.tasks.seen import seen_in_training
 from ccmb.tasks.sets import open_training
+from ccmb.tasks.unused_keys import unused_in_pretraining
 from ccmb.training.distributed import World, meet, process_group, world
+from ccmb.training.given_keys import Unused
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import whole
 from ccmb.training.recipe import (
@@ -60,6 +65,10 @@ class PretrainRecipe(Part):
     objectives: Objectives = Objectives()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     training: TrainingRecipe
+
+    def unused(self) -> Iterator[Unused]:
+        """See `ccmb.training.given_keys`."""
+        return unused_in_pretraining(self)
 
 
 P = TypeVar("P", bound=PretrainRecipe)
@@ -116,7 +125,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
-    check_best(recipe)
+    check_best(recipe, pretraining_log(recipe.objectives))
     with process_group() as joined:
         return _pretrain(recipe, out, joined)
 
@@ -134,7 +143,8 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     model, processor = build_network(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
-    return train_model(task, model, processor, recipe, out, batches, begin)
+    seen = seen_in_training(recipe.data, samples, recipe.model.start)
+    return train_model(task, model, processor, recipe, out, batches, begin, seen=seen)
 
 
 def _nothing() -> None:
@@ -169,6 +179,8 @@ def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
     if recipe.model.freeze_image_tower:
         model.image_tower.requires_grad_(False)
     model.pack_texts = recipe.training.pack_texts
+    if recipe.training.gradient_checkpointing:
+        checkpoint_layers(model)
 
 
 def make_pretraining(
@@ -189,6 +201,7 @@ def train_model(
     batches: Callable[[int, int], Iterator[Any]],
     begin: Callable[[], None] = _nothing,
     validation: Validation | None = None,
+    seen: SeenImages | None = None,
 ) -> Path:
     """Train the network that a task holds in the run folder `out`, or go on there; all ranks take part.
 
@@ -197,6 +210,7 @@ def train_model(
         batches: those of the steps from one number to before another.
         begin: what is to be done once the run has a folder.
         validation: what is measured meanwhile; the finished model is the one that it chose, if it did.
+        seen: what the model will have been trained on, which the run and its model folder keep on record.
 
     Returns:
         The folder of the finished model.
@@ -204,6 +218,8 @@ def train_model(
     training = recipe.training
     if world().is_main:  # only now: a recipe that fails before leaves no folder that would refuse its mended form
         prepare_run(recipe, out)
+        if seen is not None:
+            seen.write(out)
         begin()
     meet()
     if training.compile:
@@ -218,6 +234,8 @@ def train_model(
     weights = whole(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)
+        if seen is not None:
+            seen.write(out / "model")
         write_model_card(out / "model", model, recipe, out)
     meet()
     return out / "model"
@@ -242,18 +260,22 @@ def save_model(
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 
 
-def check_best(recipe: PretrainRecipe, further: Sequence[str] = ()) -> None:
+def pretraining_log(objectives: Objectives) -> list[str]:
+    """Figures that objectives of pre-training log."""
+    on = objectives.on()
+    return [*on, "temperature", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+
+
+def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
     """Whether the figure by which the best checkpoint is chosen will ever be logged.
 
     Args:
-        further: figures of the run's validation.
+        logged: figures of the run's task and of its validation.
 
     Raises:
         UsageError: it will not; the message lists those that will.
     """
-    best, on = recipe.training.best, recipe.objectives.on()
-    known = ["loss", *on, "temperature", "gradient_norm", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
-    known += further
+    best, known = recipe.training.best, ["loss", *logged, "gradient_norm"]
     if best and best.figure not in known:
         hint = did_you_mean(best.figure, known)
         raise UsageError(
@@ -266,7 +288,9 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     path = out / "recipe.yaml"
     if path.exists():
         try:
-            before = load_recipe(type(recipe), path)  # keys that an older version did not know have their defaults
+            before = load_recipe(
+                type(recipe), path, settled=False
+            )  # keys that an older version did not know have their defaults
         except CcmbError:
             before = None
         if before != recipe:

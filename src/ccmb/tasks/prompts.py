@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ccmb.errors import CcmbError, UsageError
+from ccmb.text_files import text_lines
 
 PLACE = "{}"
 PLAIN = "一张{}的照片。"
@@ -42,11 +43,7 @@ def read_templates(source: str) -> tuple[str, ...]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise UsageError(f"'{source}': no such templates; give all, plain, a file, or a text with one {PLACE} in it")
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CcmbError(f"{path}: not a readable UTF-8 text ({error})") from None
-    return check_templates([line.strip() for line in lines if line.strip()], str(path))
+    return check_templates([line.strip() for line in text_lines(path) if line.strip()], str(path))
 
 
 def check_templates(templates: Sequence[str], where: str = "templates") -> tuple[str, ...]:

@@ -7,7 +7,7 @@ the smaller the larger the gallery, and only their best K candidates and the pla
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ccmb.choices import Convention
 from ccmb.progress import Advance, progress
 from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.answers import EqualTexts, equal_texts, pessimistic_ranks, ranks_by_order
 from ccmb.tasks.bootstrap import drawn_weights
 from ccmb.tasks.candidates import Candidates, candidate_scores, pairs_to_rank
 from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
@@ -42,15 +44,32 @@ class Gallery:
         image_of_text: (texts,) index of each text's picture, or of the first of several.
         pairs: (P, 2) indices of every text and picture that fit each other, where texts have several pictures; None
             where each has one.
+        equal: the texts that several images have, where `convention` calls them right.
+        convention: which answers are right and how ties count, see `ccmb.tasks.answers`.
     """
 
     images: Items
     texts: Items
     image_of_text: Tensor
     pairs: Tensor | None = None
+    equal: EqualTexts | None = None
+    convention: Convention = "equal_texts"
+
+    def judged(self, texts: Sequence[str], convention: Convention = "equal_texts") -> Gallery:
+        """The gallery with its answers judged by a convention; `texts` are all of its texts in order."""
+        equal = equal_texts(texts, self.image_of_text, self.pairs) if convention == "equal_texts" else None
+        return replace(self, equal=equal, convention=convention)
+
+    def ranks(self, scores_QK: Tensor, relevant_QK: Tensor, item_QK: Tensor) -> Tensor:
+        """(Q,) rank from 1 of the best right one of some items, given by their scores and numbers."""
+        if self.convention == "official":
+            return ranks_by_order(scores_QK, relevant_QK, item_QK)
+        return pessimistic_ranks(scores_QK, relevant_QK)
 
     def relevant(self, by_text: bool, index_Q: Tensor) -> Tensor:
         """(Q, G) which pictures fit the texts of a run of indices; or by picture, which texts."""
+        if self.equal is not None:
+            return self.equal.images_of(index_Q, len(self.images)) if by_text else self.equal.texts_of(index_Q)
         if self.pairs is None:
             if by_text:
                 return self.image_of_text[index_Q, None] == torch.arange(len(self.images))
@@ -81,15 +100,18 @@ def encode_gallery(
     texts: Sequence[Sequence[str]],
     load: Load,
     batch: int = 128,
+    convention: Convention = "equal_texts",
 ) -> Gallery:
     """Encode G pictures (opened by `load`) and their texts, one or several a picture."""
-    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch)
+    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch).judged(
+        [text for of_image in texts for text in of_image], convention
+    )
 
 
 def encode_gallery_with(
     encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: Load, batch: int = 128
 ) -> Gallery:
-    """The same with any encoder."""
+    """The same with any encoder; whose answers are right is yet to be judged, see `Gallery.judged`."""
     flat = [text for of_image in texts for text in of_image]
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
     with progress("encode", len(images) + len(flat), "items") as advance:
@@ -119,15 +141,6 @@ def text_batches(
         advance(len(places), "")
 
 
-def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:
-    """(Q,) rank from 1 of the best relevant item; irrelevant items of equal score count as ranked before it.
-
-    So a model that scores everything alike, or nothing with a number, gets the worst rank, not the best.
-    """
-    best_Q1 = scores_QG.masked_fill(~relevant_QG, -torch.inf).amax(1, keepdim=True)
-    return 1 + (~(scores_QG < best_Q1) & ~relevant_QG).sum(1)
-
-
 def two_stage_ranks(
     model: Network | Ranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
 ) -> Ranks:
@@ -151,7 +164,7 @@ def two_stage_ranks(
             first.append(found.first_Q)
             if ranker.can_rank:
                 scores_QK = candidate_scores(ranker, gallery, by_text, found, advance)
-                ranks_Q = pessimistic_ranks(scores_QK, found.relevant_QK)
+                ranks_Q = gallery.ranks(scores_QK, found.relevant_QK, found.item_QK)
                 # Where no right answer is within K its first rank stays; so it does where only a tie at place K let
                 # one in.
                 second.append(torch.where(found.first_Q <= depth, ranks_Q, found.first_Q))
@@ -175,7 +188,8 @@ def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, c
         top = cosine_CG.topk(depth, dim=1)
         found.item_QK[rows], found.cosine_QK[rows] = top.indices, top.values
         found.relevant_QK[rows] = relevant_CG.gather(1, top.indices)
-        found.first_Q[rows] = pessimistic_ranks(cosine_CG, relevant_CG)
+        item_CG = torch.arange(len(items)).expand_as(cosine_CG)
+        found.first_Q[rows] = gallery.ranks(cosine_CG, relevant_CG, item_CG)
     return found
 
 
@@ -214,6 +228,8 @@ def ranks_both_ways(model: Network | Ranker, gallery: Gallery, depth: int) -> di
 def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: int) -> dict[str, Any]:
     """The report of ranks that are known already."""
     report: dict[str, Any] = {"gallery": len(gallery.images), "texts": len(gallery.texts), "depth": depth}
+    report["convention"] = gallery.convention
+    report["equal_texts"] = 0 if gallery.equal is None else gallery.equal.count
     means: dict[str, list[float]] = {"pre_ranking": [], "ranking": []}
     for direction, ranks in ranks_of.items():
         report[direction] = {}

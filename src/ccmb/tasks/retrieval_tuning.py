@@ -14,7 +14,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.batches import load_pairs, run_batches
-from ccmb.tasks.pretraining import PretrainTask, make_pretraining
+from ccmb.tasks.pretraining import PretrainTask, make_pretraining, pretraining_log
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,
@@ -44,6 +44,9 @@ class RetrievalFamily(OfR2D2):
 
     family = "retrieval"
     figures: tuple[str, ...] = ("mean_recall", "mean_recall_pre_ranking", "text_to_image_R@1")
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return pretraining_log(recipe.objectives)
 
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
         return open_training(data, self.family)
@@ -99,7 +102,7 @@ def _ranked(
 ) -> tuple[Gallery, dict[Direction, Ranks]]:
     texts, pairs = texts_and_pairs(of.samples, of.queries)
     gallery = encode_gallery(model, processor, [sample.image for sample in of.samples], texts, of.pictures.load)
-    gallery = replace(gallery, pairs=pairs)
+    gallery = replace(gallery, pairs=pairs).judged([text for of_image in texts for text in of_image])
     return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)
 
 

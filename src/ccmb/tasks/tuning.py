@@ -22,6 +22,8 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.pretraining import PretrainRecipe, build_network
+from ccmb.tasks.unused_keys import unused_in_finetuning
+from ccmb.training.given_keys import Unused
 from ccmb.training.recipe import RECIPES, DataRecipe, Part
 from ccmb.training.trainer import Task
 
@@ -63,6 +65,10 @@ class FinetuneRecipe(PretrainRecipe):
     generation: GenerationOptions = GenerationOptions()
     validation: ValidationRecipe = ValidationRecipe()
 
+    def unused(self) -> Iterator[Unused]:
+        yield from super().unused()
+        yield from unused_in_finetuning(self)
+
 
 def find_any_recipe(name: str, tunes: bool = False) -> tuple[Path, bool]:
     """The file of a recipe of either kind, and whether it is one of fine-tuning.
@@ -103,6 +109,10 @@ class MeasuredOn(Protocol):
     def split(self) -> str:
         """Which split it is."""
 
+    @property
+    def samples(self) -> list[Sample]:
+        """Images with texts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -141,6 +151,9 @@ class Family(Protocol):
     """
 
     figures: tuple[str, ...]
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        """Names of the figures that training logs: losses, and what the task reports besides."""
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         """What a run begins with; equal recipes give equal weights."""

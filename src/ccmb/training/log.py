@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_write
+from ccmb.text_files import split_lines
 
 
 def append_line(path: Path, line: Mapping[str, float]) -> None:
@@ -29,7 +30,7 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     with atomic_write(path) as file:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in split_lines(path.read_text(encoding="utf-8", errors="replace")):
             with suppress(ValueError, KeyError, TypeError):
                 if json.loads(line)["step"] <= step:
                     file.write(line + "\n")

@@ -12,7 +12,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -21,18 +20,22 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ccmb.choices import RankingRule, Strategy
+from ccmb.choices import Strategy
 from ccmb.data.transforms import Augmentation
-from ccmb.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.files import atomic_write
+from ccmb.text_files import read_text
+from ccmb.training.given_keys import settle, touches
+from ccmb.training.model_recipe import ModelRecipe
+from ccmb.training.recipe_part import Part
+from ccmb.training.yaml_values import override_key, parse_yaml
+
+__all__ = [
+    "RECIPES", "BestRecipe", "DataRecipe", "ModelRecipe", "OptimizerRecipe", "Part", "TrainingRecipe", "check_recipe",
+    "find_recipe", "load_recipe", "save_recipe",
+]  # fmt: skip
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-
-
-class Part(BaseModel):
-    """A part of a recipe: unknown keys are errors, and so are infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _one_or_several(value: Any) -> Any:
@@ -118,53 +121,6 @@ class DataRecipe(Part):
         return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
-def _shape_or_source(tower: Any) -> Any:
-    if not isinstance(tower, dict) and not (isinstance(tower, str) and tower.strip()):
-        raise ValueError("give a mapping with a model_type, or a folder or hub id to start from")
-    return tower
-
-
-Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
-
-
-class ModelRecipe(Part):
-    """The network: a model to start from, two towers to start from, or the shape of a new one."""
-
-    start: str | None = Field(
-        None, description="model folder, or Chinese-CLIP folder or hub id, to start from; its tokenizer is taken too"
-    )
-    preset: str | None = Field(
-        None, description="name of a preset, which gives the towers, embed_dim and cross_layers of a new network"
-    )
-    vision: Tower = Field(
-        {}, description="configuration of the image tower with its model_type, or a folder or hub id to start from"
-    )
-    text: Tower = Field(
-        {},
-        validate_default=True,
-        description="configuration of the text tower with its model_type, or a folder or hub id to start from, whose "
-        "tokenizer is taken too",
-    )
-    embed_dim: int = Field(768, gt=0)
-    cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
-    cross_dropout: float = Field(0.1, ge=0, lt=1)
-    max_text_tokens: int = Field(64, gt=2)
-    ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
-    freeze_image_tower: bool = Field(
-        False, description="train all but the image tower; its teacher is then the tower itself"
-    )
-    initial_temperature: float = Field(0.07, gt=0)
-    temperature_min: float = Field(0.001, gt=0)
-    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
-
-    @field_validator("text")
-    @classmethod
-    def _both_towers_alike(cls, text: Tower, info: ValidationInfo) -> Tower:
-        if "vision" in info.data and isinstance(text, str) != isinstance(info.data["vision"], str):
-            raise ValueError("model.vision and model.text must both be mappings, or both folders or hub ids")
-        return text
-
-
 class OptimizerRecipe(Part):
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
     cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
@@ -196,11 +152,19 @@ class OptimizerRecipe(Part):
 
 class BestRecipe(Part):
     figure: str = Field("loss", description="name of a figure of metrics.jsonl")
-    lower: bool = Field(True, description="whether a lower figure is a better one")
+    lower: bool = Field(True, description="whether a lower figure is a better one; by default so of losses")
+
+
+# Figures of which more is better, whatever `val_` stands before them; of losses less is.
+HIGHER = re.compile(r"recall|R@|auc|accuracy|agreement|CIDEr|BLEU|ROUGE|match_score|samples_per_second")
 
 
 def _figure_alone(value: Any) -> Any:
-    return {"figure": value} if isinstance(value, str) else value
+    """`gcpr` for {figure: gcpr}; which way is better follows from the figure, unless it is said."""
+    value = {"figure": value} if isinstance(value, str) else value
+    if isinstance(value, dict) and isinstance(value.get("figure"), str) and "lower" not in value:
+        value = value | {"lower": not HIGHER.search(value["figure"])}
+    return value
 
 
 # The default of what must be given unless something else is.
@@ -221,6 +185,11 @@ class TrainingRecipe(Part):
         gt=0,
         description="pairs whose activations are held at a time; each chunk is computed anew in the backward pass, so "
         "that large batches fit into small memory with the same gradient, for one more forward pass",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep what goes into each layer of towers and cross encoders alone, and compute the layer anew in "
+        "the backward pass: the same gradient in less memory, for one more forward pass",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
@@ -274,15 +243,6 @@ class TrainingRecipe(Part):
 R = TypeVar("R", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that also takes 5e-4 and 5e2 for numbers, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
     """A path as given, or a shipped recipe by its name.
 
@@ -296,17 +256,19 @@ def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
     raise UsageError(f"{name}: no such recipe{did_you_mean(name, shipped)}; shipped recipes: {', '.join(shipped)}")
 
 
-def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
+def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settled: bool = True) -> R:
     """Read a recipe and apply overrides such as `objectives.fgr=off` or `training.steps=200`.
 
+    Args:
+        settled: refuse what would do nothing, and keep what was given apart from defaults, see `given_keys.settle`.
+
     Raises:
-        UsageError: an unknown key, a wrong value or a malformed override; the message names the key.
+        UsageError: an unknown key, a wrong value, a malformed override or a key that would do nothing; the message
+            names the key.
         CcmbError: the file cannot be read or is not YAML.
     """
     try:
-        values = _parse(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror}") from None
+        values = parse_yaml(read_text(path))
     except ValueError as error:
         raise CcmbError(f"{path}: not valid YAML ({error})") from None
     if values is None:
@@ -314,8 +276,9 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
     if not isinstance(values, dict):
         raise CcmbError(f"{path}: expected keys and values")
     for override in overrides:
-        _override(values, override)
-    return check_recipe(kind, values, str(path), overrides)
+        override_key(values, override)
+    recipe = check_recipe(kind, values, str(path), overrides)
+    return settle(recipe, path, overrides) if settled else recipe
 
 
 def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> R:
@@ -326,7 +289,7 @@ def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: S
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        where = next((f"override '{text}'" for text in reversed(overrides) if _touches(text, key)), where)
+        where = next((f"override '{of}'" for of in reversed(overrides) if touches(of.partition("=")[0], key)), where)
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, first["loc"][:-1])
             hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
@@ -356,35 +319,6 @@ def data_folder(name: str) -> Path:
             return candidate
     looked = " or ".join(str(candidate) for candidate in candidates)
     raise CcmbError(f"{looked}: no such folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"override '{override}': write key=value, such as training.steps=200")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if not isinstance(values.get(parent), dict):
-            values[parent] = {}
-        values = values[parent]
-    try:
-        values[last] = _parse(text)
-    except ValueError as error:
-        raise UsageError(f"override '{override}': the value is not valid YAML ({error})") from None
-
-
-def _parse(text: str) -> Any:
-    """The YAML value of a text; whatever is wrong with it is a ValueError of one line."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(one_line(error)) from None
-
-
-def _touches(override: str, key: str) -> bool:
-    """Whether the wrong `key` lies in what the override sets, or the other way round."""
-    mine = override.partition("=")[0]
-    return f"{key}.".startswith(f"{mine}.") or f"{mine}.".startswith(f"{key}.")
 
 
 def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:

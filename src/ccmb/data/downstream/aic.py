@@ -10,6 +10,7 @@ from ccmb.data.downstream.dataset import Dataset, Query, present_queries, sample
 from ccmb.data.downstream.lines import id_of, read_list, text_of
 from ccmb.data.downstream.locate import find_file, open_pictures, split_words
 from ccmb.data.downstream.problems import BAD_LINE, REPEATED_ID, Problems
+from ccmb.data.grouping import image_key
 
 
 def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
@@ -29,15 +30,19 @@ def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Datas
 
 
 def _captions(path: Path, problems: Problems) -> Iterator[Query]:
-    seen: set[str] = set()
+    """Those of a picture that has several entries are numbered on; an entry that says nothing new is a repeated one."""
+    seen: dict[str, list[object]] = {}
     for where, entry in read_list(path, problems):
         image, captions = id_of(entry.get("image_id")), entry.get("caption")
         if image is None or not isinstance(captions, list):
             problems.add(BAD_LINE, f'{where}: it needs "image_id" and "caption", a list of texts')
-        elif image in seen:
-            problems.add(REPEATED_ID, f"{where}: picture {image} is there twice")
         else:
-            seen.add(image)
-            for place, caption in enumerate(captions):
+            known = seen.setdefault(image_key(image), [])
+            first = len(known)
+            new = [(place, caption) for place, caption in enumerate(captions) if not first or caption not in known]
+            if first and not new:
+                problems.add(REPEATED_ID, f"{where}: picture {image} is there twice")
+            for number, (place, caption) in enumerate(new, start=first):
+                known.append(caption)
                 if (text := text_of(caption, f"{where}.caption[{place}]", problems)) is not None:
-                    yield Query(f"{image}#{place}", text, (image,), where)
+                    yield Query(f"{image_key(image)}#{number}", text, (image,), where)

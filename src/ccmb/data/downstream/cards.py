@@ -90,6 +90,13 @@ def _own(name: str, title: str, family: Family, stem: str, made: Making | None, 
                 notes, (_PACK_FORM,))  # fmt: skip
 
 
+_SHARES_PHOTOS = Said(
+    "Flickr30k contains Flickr8k, with other splits: 276 of the 1,000 test pictures of Flickr30k-CN are Flickr8k "
+    "photographs, 214 of them in the train split of Flickr8k-CN. `ccmb data verify --against` counts them, and results "
+    "of a model that was trained on them are marked",
+    "Flickr30k 包含 Flickr8k，但划分不同：Flickr30k-CN 的 1,000 张测试图中有 276 张是 Flickr8k 的照片，其中 214 张在 "
+    "Flickr8k-CN 的训练集里。`ccmb data verify --against` 会统计数量，用过这些照片训练的模型，其结果会加上标记",
+)
 _NO_TEST = Said("no test split is published: the official code tests on val", "未发布测试集:官方代码在 val 上测试")
 _PAIRS = Said("400,000 pairs, half of them matching", "40 万对,匹配与不匹配各半")
 _MISSING_PICTURE = Said(
@@ -101,6 +108,7 @@ _ALL = (
     Card(
         "flickr30k-cn", "Flickr30k-CN", ("retrieval",), (Published("train"), Published("val"), Published("test", 1000)),
         _RECALL, _CAPTION_FILES, _FLICKR_PICTURES, made="several", source="github.com/li-xirong/cross-lingual-cap",
+        notes=(_SHARES_PHOTOS,),
         unverified=(
             Said("texts of train and val are machine translation, those of test human translation",
                  "train、val 的文本为机器翻译,test 为人工翻译"),
@@ -146,7 +154,7 @@ _ALL = (
         "flickr30k-cna", "Flickr30k-CNA", ("retrieval",),
         (Published("train"), Published("val"), Published("test", 1000, 5000)), _RECALL,
         ("{split}/flickr30k_cna_{split}.txt + flickr30k-images/",), _FLICKR_PICTURES,
-        Said("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO, (),
+        Said("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO, (_SHARES_PHOTOS,),
         (Said("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片,每张 5 句"),),
     ),
     _own("icr", "ICR", "retrieval", "long_itr", None, Said("200,000 pairs", "20 万对"), _NO_TEST, _MISSING_PICTURE),
@@ -180,7 +188,7 @@ _ALL = (
         Said("8,091 pictures; not one of the paper's twelve", "8,091 张图片;不在论文的十二个之列"), "written",
         Said("research use only", "仅供研究"), "github.com/li-xirong/flickr8kcn",
         (Said("machine translations (mt_baidu) are a field of their own, not among the queries",
-              "机器翻译(mt_baidu)为单独字段,不计入查询"),),
+              "机器翻译(mt_baidu)为单独字段,不计入查询"), _SHARES_PHOTOS),
     ),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ccmb.data.downstream.problems import (
     Problems,
     findings_text,
 )  # fmt: skip
+from ccmb.data.downstream.shared_photos import Shared, check_across_splits, check_against, names_of_set, photos_words
+from ccmb.data.photo_ids import Photo
 from ccmb.data.pictures import UnreadablePicture, decode
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
@@ -42,11 +45,18 @@ class Counts:
 
 @dataclass(slots=True)
 class Checked:
-    """What was looked at, and what is wrong."""
+    """What was looked at, and what is wrong.
+
+    Attributes:
+        shared: how many images of each split the splits of other sets have, by these sets' names.
+        photographs: how many images are photographs that other sets may have too, in words.
+    """
 
     name: str
     folder: str
     splits: dict[str, Counts] = field(default_factory=dict)
+    shared: dict[str, Shared] = field(default_factory=dict)
+    photographs: str = ""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -56,9 +66,16 @@ class Checked:
 
 
 def verify_dataset(
-    name: str, folder: str | Path, split: str | None = None, images: str | Path | None = None
+    name: str,
+    folder: str | Path,
+    split: str | None = None,
+    images: str | Path | None = None,
+    against: Sequence[str] = (),
 ) -> Checked:
     """Read a data set whole, one split or all that are there, and list what is wrong.
+
+    Args:
+        against: other sets, see `names_of_set`, whose photographs are looked for among this one's.
 
     Raises:
         UsageError: there is no such data set or split.
@@ -68,7 +85,10 @@ def verify_dataset(
     known = [published.name for published in card.splits]
     names = known if split is None else [known_split(split, known, card.title)]
     checked, errors = Checked(card.name, str(folder)), []
+    others = [names_of_set(spec) for spec in against]
     pictures: dict[bytes, tuple[str, str]] = {}
+    photos: dict[Photo, tuple[str, str]] = {}
+    galleries: dict[str, list[str]] = {}
     for of_card in names:
         try:
             dataset = open_dataset(name, folder, of_card, images)
@@ -83,8 +103,12 @@ def verify_dataset(
         _check_counts(card, of_card, counts, problems)
         _check_texts(dataset, problems)
         _check_pictures(dataset, pictures, problems)
+        check_across_splits(of_card, dataset.gallery, photos, problems)
+        galleries[of_card] = dataset.gallery
     if not checked.splits:
         raise next((error for error in errors if not isinstance(error, MissingFile)), errors[0])
+    checked.photographs = photos_words(galleries)
+    checked.shared = {other: check_against(galleries, other, theirs, problems) for other, theirs in others}
     checked.findings = list(problems.found.values())
     return checked
 
@@ -95,6 +119,12 @@ def checked_text(checked: Checked) -> str:
         f"{checked.name} {split}: {counts.pictures:,} pictures, {counts.texts:,} texts"
         for split, counts in checked.splits.items()
     ]
+    if checked.photographs and not checked.shared:
+        lines.append(checked.photographs)
+    for other, shared in checked.shared.items():
+        for split, counts in shared.items():
+            told = ", ".join(f"{count:,} of its {of_split}" for of_split, count in counts.items()) or "none"
+            lines.append(f"{checked.name} {split} and {other}: {sum(counts.values()):,} images are shared ({told})")
     count = sum(finding.count for finding in checked.findings)
     found = [findings_text(checked.findings)] if checked.findings else []
     return "\n".join([*found, *lines, f"{count:,} findings" if count else "nothing wrong"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ccmb.data.downstream.cards import Card
 from ccmb.data.downstream.named_pictures import NamedPictures
 from ccmb.data.downstream.problems import NO_PICTURE, REPEATED_ID, TWO_PICTURES, Problems
+from ccmb.data.grouping import image_key
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.samples import Sample
@@ -65,7 +66,7 @@ def by_name(written: str, where: str, pictures: Pictures, problems: Problems) ->
         if name in pictures.ambiguous:
             problems.add(TWO_PICTURES, f"{where}: {pictures.path} has several pictures {name}")
     else:
-        name = written if written in pictures else None
+        name = image_key(written) if written in pictures else None
     if name is None:
         problems.add(NO_PICTURE, f"{where}: no picture {written} in {pictures.path}")
     return name

@@ -1,6 +1,6 @@
 """Lines of published files, read leniently: what cannot be read is counted and passed over, never raised.
 
-Files come from anywhere: lines and files have a largest size, and UTF-8 may begin with a BOM and end lines with CRLF.
+Files come from anywhere: lines and files have a largest size. What encodings are read, `ccmb.text_forms` says.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from ccmb.data.downstream.problems import BAD_LINE, EMPTY_TEXT, Problems
 from ccmb.errors import CcmbError, one_line
 from ccmb.files import read_json
+from ccmb.text_files import open_utf8, split_lines
 
 MAX_LINE = 2**20
 MAX_JSON_FILE = 2**29
@@ -20,7 +21,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_lines(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
-    """Where it stands (file and number from 1) and text of each line that is not blank.
+    """Where it stands (file and number from 1) and text of each line that is not blank, without its end.
 
     Raises:
         CcmbError: the file cannot be read at all.
@@ -31,9 +32,11 @@ def read_lines(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
             problems.add(BAD_LINE, f"{where}: more than the {MAX_LINE:,} bytes allowed")
         elif line.strip():
             try:
-                yield where, line.decode()
+                text = line.decode()
             except UnicodeDecodeError:
                 problems.add(BAD_LINE, f"{where}: not UTF-8 text; save the file as UTF-8")
+                continue
+            yield from ((where, part) for part in split_lines(text) if part.strip())
 
 
 def read_objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -111,7 +114,7 @@ def is_unicode(text: str) -> bool:
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Number, bytes and whether these are the whole line."""
     try:
-        with open(path, "rb") as file:
+        with open_utf8(path) as file:
             number = 0
             while line := file.readline(MAX_LINE):
                 number += 1

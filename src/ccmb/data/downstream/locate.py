@@ -8,6 +8,7 @@ from pathlib import Path
 from ccmb.data.downstream.named_pictures import NamedPictures
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError, UsageError, did_you_mean
+from ccmb.passed_over import why_passed_over
 
 # A split by the words that files use for it.
 _WORDS = {"val": ("val", "valid", "validation", "dev")}
@@ -41,7 +42,9 @@ def find_all(folder: Path, patterns: Iterable[str]) -> list[Path]:
     patterns = list(patterns)
     try:
         for depth in _DEPTHS:
-            found = {path for pattern in patterns for path in folder.glob(depth + pattern) if path.is_file()}
+            every = (path for pattern in patterns for path in folder.glob(depth + pattern) if path.is_file())
+            # A system's own copies, such as __MACOSX/._captions.txt, are no second file.
+            found = {path for path in every if not why_passed_over(path.relative_to(folder).as_posix())}
             if found:
                 return sorted(found)
     except OSError as error:

@@ -8,7 +8,8 @@ from ccmb.data.downstream.cards import Card
 from ccmb.data.downstream.dataset import Dataset, Query, nothing_left
 from ccmb.data.downstream.lines import read_objects
 from ccmb.data.downstream.locate import MissingFile, find_file
-from ccmb.data.downstream.problems import BAD_LINE, NO_PICTURE, REPEATED_ID, Problems
+from ccmb.data.downstream.problems import BAD_LINE, NO_PICTURE, Problems
+from ccmb.data.grouping import merge_by_image
 from ccmb.data.pairs import sample_of_line
 from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
@@ -22,6 +23,8 @@ def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> 
 
     The queries are those that people wrote.
 
+    A picture may have one line or one line a text, see `merge_by_image`.
+
     Raises:
         CcmbError: a file is missing, or nothing in it can be used.
     """
@@ -29,8 +32,8 @@ def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> 
     path = find_file(folder, ["captions.jsonl", "pairs.jsonl"])
     tar = path.parent / "images.tar"
     pictures = Pictures.open(images or (tar if tar.exists() else path.parent / "images"))
-    samples: dict[str, Sample] = {}
-    queries: list[Query] = []
+    lines: list[Sample] = []
+    where_of: dict[str, str] = {}
     splits: set[object] = set()
     for where, line in read_objects(path, problems):
         splits.add(str(line.get("split", "train")))
@@ -43,14 +46,17 @@ def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> 
             continue
         if sample.image not in pictures:
             problems.add(NO_PICTURE, f"{where}: no picture {sample.image} in {pictures.path}")
-        elif sample.image in samples:
-            problems.add(REPEATED_ID, f"{where}: picture {sample.image} is there twice")
         else:
-            samples[sample.image] = sample
-            written = enumerate(sample.fields[0])
-            queries += [Query(f"{sample.image}#{n}", text, (sample.image,), where) for n, text in written]
+            lines.append(sample)
+            where_of.setdefault(sample.image, where)
     if splits and split not in splits:
         raise MissingFile(f"{path}: no lines of split '{split}'")
-    if not samples:
+    if not lines:
         raise nothing_left(pictures, problems)
-    return Dataset(card, split, list(samples.values()), pictures, list(samples), problems, queries, FIELDS)
+    samples = merge_by_image(lines)
+    queries = [
+        Query(f"{sample.image}#{n}", text, (sample.image,), where_of[sample.image])
+        for sample in samples
+        for n, text in enumerate(sample.fields[0])
+    ]
+    return Dataset(card, split, samples, pictures, list(where_of), problems, queries, FIELDS)

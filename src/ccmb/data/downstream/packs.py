@@ -17,6 +17,7 @@ from ccmb.data.downstream.problems import BAD_LINE, REPEATED_ID, Problems
 from ccmb.data.pictures import MAX_BYTES, Extent, Pictures, inner_name
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
+from ccmb.text_forms import refuse_other_kinds
 
 MAX_ID = 1000
 _BLOCK = 2**20
@@ -68,6 +69,8 @@ def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Exten
     try:
         size = path.stat().st_size
         with open(path, "rb") as file, progress(f"index {path.name}", size, "bytes") as advance:
+            if _is_packed(file, path):
+                raise CcmbError(f"{path}: is packed with gzip; unpack it first")
             done = 0
             for number, head, start, end in _lines(file):
                 advance(end - done)
@@ -88,6 +91,17 @@ def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Exten
                     yield where, name, Extent(str(path), first, end - first)
     except OSError as error:
         raise CcmbError(f"{path}: {error.strerror or error}") from None
+
+
+def _is_packed(file: IO[bytes], path: Path) -> bool:
+    """
+    Raises:
+        CcmbError: it is another kind of file.
+    """
+    head = file.read(512)
+    file.seek(0)
+    refuse_other_kinds(head, str(path))
+    return head.startswith(b"\x1f\x8b")
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, int, int]]:

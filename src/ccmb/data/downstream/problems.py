@@ -33,6 +33,11 @@ MARKED_TEXT = Kind("part-of-speech marks left over", "take the caption file with
 REPEATED_TEXT = Kind("repeated texts of one picture", "remove the repetitions if you train on them", "warning")
 OTHER_COUNT = Kind("other counts than published", "download the split again, or say that you use another selection")
 SHARED_PICTURE = Kind("pictures in two splits", "take them out of the training split before you measure")
+SHARED_PHOTO = Kind(
+    "photographs of another set",
+    "never train on the one and measure on the other, or take them out of the training split; results are marked",
+    "warning",
+)
 LOST_SPLIT = Kind("splits that cannot be read", "download their files again; the other splits were checked")
 NO_SPLIT = Kind("missing splits", "nothing, if you do not need them; otherwise download their files", "warning")
 

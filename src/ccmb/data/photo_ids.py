@@ -1,0 +1,45 @@
+"""Which photograph an image is, by the number that Flickr or MS-COCO gave it and that data sets keep in file names.
+
+| data set | file name | photograph |
+| --- | --- | --- |
+| Flickr8k | `1000268201_693b08cb0e.jpg`, a number and ten hexadecimal digits | Flickr 1000268201 |
+| Flickr30k | `1000092795.jpg`, the number alone | Flickr 1000092795 |
+| MS-COCO 2014 | `COCO_train2014_000000123456.jpg` | COCO 123456 |
+| MS-COCO 2017 | `000000123456.jpg`, twelve digits that begin with zeros | COCO 123456 |
+
+Flickr30k contains Flickr8k, and both have splits of their own: what one trains on the other tests on. Other file names
+tell of no photograph. A number alone does if most such numbers of the set are as long as Flickr's: products and
+pictures that were just counted have numbers, too.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable
+from typing import Literal
+
+Archive = Literal["flickr", "coco"]
+Photo = tuple[Archive, int]
+
+_FLICKR = re.compile(r"(\d{4,11})_[0-9a-f]{10}(?:_[a-z])?")
+_COCO = re.compile(r"coco_(?:train|val|test)\d{4}_(\d{12})|(0{3,}\d+)")
+_NUMBER = re.compile(r"[1-9]\d{3,10}")
+_DIGITS = 8  # of a Flickr number, but for the oldest
+
+
+def photos_of(names: Iterable[str]) -> dict[str, Photo]:
+    """The photographs of a set of images, by the images' names; without those of which the name tells none."""
+    found: dict[str, Photo] = {}
+    numbers: dict[str, int] = {}
+    for name in names:
+        stem = name.replace("\\", "/").rpartition("/")[2].partition(".")[0].lower()
+        if match := _FLICKR.fullmatch(stem):
+            found[name] = "flickr", int(match[1])
+        elif (match := _COCO.fullmatch(stem)) and (match[1] or len(stem) == 12):
+            found[name] = "coco", int(match[1] or match[2])
+        elif _NUMBER.fullmatch(stem):
+            numbers[name] = int(stem)
+    if numbers and statistics.median(len(str(number)) for number in numbers.values()) >= _DIGITS:
+        found |= {name: ("flickr", number) for name, number in numbers.items()}
+    return found

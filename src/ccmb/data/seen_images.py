@@ -1,0 +1,105 @@
+"""Which photographs a model has been trained on: a small file beside its weights that goes with them wherever they go.
+
+{"read": [{"set": "flickr8k-cn", "split": "train", "images": 6000, "photographs": 6000}, ...],
+ "flickr": [1000268201, ...], "coco": [...]}
+
+`read` is the chain: what the run itself read, and before it what the run that it started from did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from ccmb.data.photo_ids import Archive, Photo, photos_of
+from ccmb.errors import CcmbError
+from ccmb.files import read_json, write_json
+
+FILE = "seen_images.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One data set that was trained on.
+
+    Attributes:
+        images: how many; None where nobody counted, as of shards or of a model that somebody else trained.
+        photographs: of how many of these the file name tells which photograph they are; None where nobody looked.
+    """
+
+    set: str
+    split: str | None = None
+    images: int | None = None
+    photographs: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.set} {self.split}" if self.split else self.set
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImages:
+    """What a model has been trained on, as far as it is on record."""
+
+    read: tuple[Read, ...] = ()
+    photos: frozenset[Photo] = field(default_factory=frozenset)
+
+    def __or__(self, other: SeenImages) -> SeenImages:
+        return SeenImages(tuple(dict.fromkeys([*self.read, *other.read])), self.photos | other.photos)
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of some images that are photographs which the model has been trained on."""
+        return [name for name, photo in photos_of(names).items() if photo in self.photos]
+
+    def write(self, folder: Path) -> None:
+        """Write the record into a folder; one that says nothing is not written."""
+        if self.read:
+            numbers = {archive: sorted(n for of, n in self.photos if of == archive) for archive in get_args(Archive)}
+            write_json(folder / FILE, {"read": [asdict(one) for one in self.read], **numbers})
+
+
+def seen_in(name: str, split: str | None, names: Iterable[str]) -> SeenImages:
+    """The record of one set that is trained on, by the names of its images."""
+    unique = list(dict.fromkeys(names))
+    photos = photos_of(unique)
+    return SeenImages((Read(name, split, len(unique), len(photos)),), frozenset(photos.values()))
+
+
+def read_seen(folder: Path) -> SeenImages | None:
+    """The record in a folder; None where there is none.
+
+    Raises:
+        CcmbError: it is damaged; the message names it.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    try:
+        photos = {(archive, int(number)) for archive in get_args(Archive) for number in values[archive]}
+        return SeenImages(tuple(Read(**one) for one in values["read"]), frozenset(photos))
+    except (KeyError, TypeError, ValueError):
+        raise CcmbError(f"{path}: no record of the images that a model has seen; take the one of the model") from None
+
+
+def mark_of(count: int) -> str:
+    """How a result on images that the model was trained on is marked; empty where it was on none."""
+    return f"saw {count} test images" if count else ""
+
+
+def seen_mark(seen: SeenImages | None, names: Iterable[str]) -> dict[str, Any] | None:
+    """What a report says of a model that is measured on some images: how many of them it was trained on, the mark, and
+    what it has read; None of a model that has no record."""
+    if seen is None:
+        return None
+    count = len(seen.among(names))
+    return {"images": count, "mark": mark_of(count), "read": [one.name for one in seen.read]}
+
+
+def said_of(mark: Mapping[str, Any] | None) -> str:
+    """A line about a result that is marked; empty for others."""
+    if not mark or not mark["images"]:
+        return ""
+    return f"{mark['mark']}: it was trained on these photographs, which {', '.join(mark['read'])} contain"

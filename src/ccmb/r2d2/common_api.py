@@ -1,0 +1,172 @@
+"""What generic tools call on a two-tower model: the methods and outputs of transformers' CLIPModel, for R2D2.
+
+Pipelines read `logits_per_image`, the Trainer `loss`, sentence-transformers `get_text_features` and
+`get_image_features`; tools that add tokens or adapters ask for the word embeddings.
+
+Shapes: B images or texts, D embedding width, T text tokens, W tower width.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
+
+
+@dataclass
+class R2D2Output(ModelOutput):
+    """What the model says of B_t texts and B_i images; what was not asked for is None.
+
+    Attributes:
+        loss: scalar, GCPR plus FGR (GCPR alone without cross encoders), see `ccmb.objectives.model_loss`.
+        logits_per_image: (B_i, B_t) cosine over temperature, the logits of pre-ranking.
+        logits_per_text: (B_t, B_i) the same.
+        scores: (B_t, B_i) match scores of the second stage in [0, 1]; cosines where there is none.
+        text_embeds, image_embeds: (B, D), L2-normalised.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    scores: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+
+
+class CommonApi:
+    """The methods; a class that has them is a TwoTowers and a PreTrainedModel too."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name: Any, *args: Any, image_size: int | None = None, max_text_tokens: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Open a model folder or a model on the hub, as transformers does.
+
+        Args:
+            image_size, max_text_tokens: open it for images or texts of another size, see `ccmb.r2d2.resizing.resized`;
+                give the processor the same. Sizes of a given `config` count likewise.
+        """
+        config = kwargs.get("config")
+        if name is not None and isinstance(config, R2D2Config):  # AutoModel puts what it is given into it
+            stored = R2D2Config.from_pretrained(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
+            image_size, max_text_tokens = image_size or config.image_size, max_text_tokens or config.max_text_tokens
+            kwargs["config"] = config = copy.deepcopy(config)
+            config.image_size, config.max_text_tokens = stored.image_size, stored.max_text_tokens
+        opened = cast(Any, super()).from_pretrained(name, *args, **kwargs)
+        if image_size is None and max_text_tokens is None:
+            return opened
+        from ccmb.r2d2.resizing import resized  # which builds on the network
+
+        if isinstance(opened, tuple):  # with transformers' report of what was loaded
+            return resized(opened[0], image_size, max_text_tokens), *opened[1:]
+        return resized(opened, image_size, max_text_tokens)
+
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Texts (B, T) to `pooler_output`, their embeddings (B, D), and `last_hidden_state` (B, T, W).
+
+        The embeddings are L2-normalised, so that their products are cosines.
+
+        Raises:
+            ValueError: `token_type_ids` tell of a second segment, which R2D2's texts do not have.
+        """
+        _check_one_segment(token_type_ids)
+        texts = cast(Any, self).encode_text(input_ids, attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=texts.states, pooler_output=texts.embed)
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Normalised images (B, 3, S, S) to `pooler_output`, their embeddings (B, D), L2-normalised, and
+        `last_hidden_state` (B, tokens, W)."""
+        images = cast(Any, self).encode_image(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=images.states, pooler_output=images.embed)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        return_loss: bool | None = None,
+        rank: bool = False,
+        image_ids: Tensor | None = None,
+    ) -> R2D2Output:
+        """Score all pairs of images and texts.
+
+        Args:
+            pixel_values: (B_i, 3, S, S) normalised images.
+            input_ids, attention_mask: (B_t, T) texts.
+            token_type_ids: (B_t, T) zeros, as BERT's tokenizers add them.
+            return_loss: whether the loss of B pairs is wanted, image n with text n; by default in training, where there
+                are as many images as texts.
+            rank: whether the second stage's `scores` of all pairs are wanted: B_i x B_t passes of the cross encoders.
+            image_ids: (B,) for the loss: pairs of equal ids show the same image, and so are positives of each other.
+
+        Raises:
+            ValueError: a loss is wanted of images and texts that are no pairs; see also `get_text_features`.
+        """
+        _check_one_segment(token_type_ids)
+        model, paired = cast(Any, self), len(pixel_values) == len(input_ids)
+        if return_loss and not paired:
+            raise ValueError(f"a loss needs pairs; there are {len(pixel_values)} images and {len(input_ids)} texts")
+        wants_loss = model.training and paired if return_loss is None else return_loss
+        if wants_loss and model.training:
+            model.clamp_temperature()  # before the step's first use, so that a foreign loop needs not know of it
+        images, texts = model.encode_image(pixel_values), model.encode_text(input_ids, attention_mask)
+        cosines = texts.embed @ images.embed.T
+        loss = None
+        if wants_loss:
+            # The objectives build on the network, not it on them: they are looked up where a caller wants them.
+            from ccmb.objectives.model_loss import model_loss
+
+            loss = model_loss(model, images, texts, input_ids, image_ids)
+        logits = cosines / model.temperature
+        return R2D2Output(
+            loss=loss,
+            logits_per_image=logits.T,
+            logits_per_text=logits,
+            scores=(model.score_pairs(images, texts) if model.can_rank else cosines) if rank else None,
+            text_embeds=texts.embed,
+            image_embeds=images.embed,
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings; the masked-language head shares them."""
+        return cast(nn.Module, cast(Any, self).text_tower.get_input_embeddings())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Take other word embeddings; see `resize_token_embeddings` for how many there are."""
+        cast(Any, self).text_tower.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Give the text tower, and the masked-language head with it, another number of words, as transformers does."""
+        embeddings: nn.Embedding = cast(Any, super()).resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        head = getattr(self, "mlm_head", None)
+        if head is not None and len(head.bias) != embeddings.num_embeddings:
+            missing = embeddings.num_embeddings - len(head.bias)
+            head.bias = nn.Parameter(F.pad(head.bias.detach(), (0, missing)), head.bias.requires_grad)
+        return embeddings
+
+
+def _check_one_segment(token_type_ids: Tensor | None) -> None:
+    if token_type_ids is not None and bool(torch.any(token_type_ids != 0)):
+        raise ValueError("token_type_ids tell of a second segment; an R2D2 reads one text at a time")
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep of each layer what goes into it alone in training, and compute the rest anew in the backward pass."""
+    # The first is the name in newer versions of transformers, where the second warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

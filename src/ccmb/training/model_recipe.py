@@ -1,0 +1,76 @@
+"""The part of a recipe that says what the network is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from ccmb.choices import RankingRule
+from ccmb.training.recipe_part import Part
+
+LONGEST = 64  # tokens of a text, where nothing else is said
+
+
+def _shape_or_source(tower: Any) -> Any:
+    if not isinstance(tower, dict) and not (isinstance(tower, str) and tower.strip()):
+        raise ValueError("give a mapping with a model_type, or a folder or hub id to start from")
+    return tower
+
+
+Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
+
+
+class ModelRecipe(Part):
+    """The network: a model to start from, two towers to start from, or the shape of a new one."""
+
+    start: str | None = Field(
+        None, description="model folder, or Chinese-CLIP folder or hub id, to start from; its tokenizer is taken too"
+    )
+    preset: str | None = Field(
+        None, description="name of a preset, which gives the towers, embed_dim and cross_layers of a new network"
+    )
+    vision: Tower = Field(
+        {}, description="configuration of the image tower with its model_type, or a folder or hub id to start from"
+    )
+    text: Tower = Field(
+        {},
+        validate_default=True,
+        description="configuration of the text tower with its model_type, or a folder or hub id to start from, whose "
+        "tokenizer is taken too",
+    )
+    embed_dim: int = Field(768, gt=0)
+    cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
+    cross_dropout: float = Field(0.1, ge=0, lt=1)
+    image_size: int | None = Field(
+        None,
+        gt=2,
+        description="side of the images in pixels; positions that the model or tower to start from has for others are "
+        "interpolated",
+    )
+    max_text_tokens: int | None = Field(
+        None,
+        gt=2,
+        validate_default=True,
+        description="longest text; by default 64, or that of the R2D2 to start from, whose positions are interpolated "
+        "where it has fewer",
+    )
+    ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
+    freeze_image_tower: bool = Field(
+        False, description="train all but the image tower; its teacher is then the tower itself"
+    )
+    initial_temperature: float = Field(0.07, gt=0)
+    temperature_min: float = Field(0.001, gt=0)
+    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
+
+    @field_validator("max_text_tokens")
+    @classmethod
+    def _of_a_new_network(cls, length: int | None, info: ValidationInfo) -> int | None:
+        return LONGEST if length is None and not info.data.get("start") else length
+
+    @field_validator("text")
+    @classmethod
+    def _both_towers_alike(cls, text: Tower, info: ValidationInfo) -> Tower:
+        if "vision" in info.data and isinstance(text, str) != isinstance(info.data["vision"], str):
+            raise ValueError("model.vision and model.text must both be mappings, or both folders or hub ids")
+        return text

@@ -1,0 +1,11 @@
+"""What all parts of recipes have in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A part of a recipe: unknown keys are errors, and so are infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
