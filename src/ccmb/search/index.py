@@ -93,6 +93,7 @@ def build_index(
         record.exclude = Excludes(exclude).patterns
     own = read_own_fields(fields, record) if fields else OwnFields({}, set())
     report = IndexReport(fields_left_out=sorted(own.left_out))
+    report.repeated = sum(of.pictures.repeated for of in listed)
     with open_catalogue(out, record) as catalogue, inference(network):
         listed = leave_away(catalogue, listed, away, gone, report)
         url_of: dict[str, str] = {}

@@ -11,6 +11,7 @@ from ccmb.data.labelled_pairs import read_labelled_pairs
 from ccmb.data.labelled_sets import open_labelled
 from ccmb.data.pairs import readable_samples
 from ccmb.data.pictures import Pictures
+from ccmb.errors import UsageError
 from ccmb.objectives.matching import Matching
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -95,6 +96,8 @@ class MatchingFamily(OfR2D2):
 
 
 def _open(data: DataRecipe, split: str) -> tuple[list[Sample], Pictures]:
+    if data.shards:
+        raise UsageError("data.shards: labelled pairs are read from a folder; give data.folder")
     folder = data_folder(str(data.folder))
     images = folder / data.images
     if data.set is not None:
