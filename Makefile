@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-numeric lint install clean
 
 demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, evaluation, index, search, report
 	$(BIN)/ccmb quickstart --out quickstart
@@ -11,6 +11,13 @@ demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, eval
 # Bytecode is kept, whatever the environment says: processes that tests start need not compile anew.
 test: $(VENV)/installed-dev lint  ## all tests, after the linter and the type checker
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# What rounds otherwise on other processors: torch, oneDNN and MKL are told to leave out what newer ones have.
+NUMERIC := $(BIN)/pytest -m 'numeric and not slow' -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-numeric: $(VENV)/installed-dev  ## the numeric tests as on a processor without AVX, and with AVX2 alone
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2 $(NUMERIC)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests benchmarks

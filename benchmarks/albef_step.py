@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import MaskedText, mask_tokens
@@ -129,8 +130,8 @@ class AlbefStep:
         labels[: len(labels) // 3] = 1
         weight = torch.tensor([1.0, 2.0], device=labels.device)
         return (
-            F.cross_entropy(match.text_image.float(), labels, weight)
-            + F.cross_entropy(match.image_text.float(), labels, weight)
+            F.cross_entropy(at_least_float32(match.text_image), labels, weight)
+            + F.cross_entropy(at_least_float32(match.image_text), labels, weight)
         ) / 2
 
     def mlm_loss(
@@ -141,7 +142,7 @@ class AlbefStep:
             states = cross_encode(self.model.text_image_encoder, texts.states, texts.mask, images.states, None)
         logits = self.model.mlm_logits(states)
         labels = batch.input_ids.masked_fill(~masked.positions, -100)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        return F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten())
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.training.total(losses)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,3 +23,32 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage collector need not walk through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """The test computes in float64, see `exact`."""
+    from exact import double_precision
+
+    with double_precision():
+        yield
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    """A test of a file in float64 whose subject is float32."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="module")
+def float64_module() -> Iterator[None]:
+    """All tests of a file, and the fixtures they share, compute in float64."""
+    from exact import double_precision
+
+    with double_precision():
+        yield

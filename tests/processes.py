@@ -1,7 +1,8 @@
 """Processes of their own: several ranks on loopback that run one function or command, or one that may be killed.
 
 A new interpreter would import for seven seconds what it needs; here each is forked from one that has, and holds no
-more than that. Unlike forks of the tests' own process they take over no thread and nothing that a test has made.
+more than that. Unlike forks of the tests' own process they take over no thread and nothing that a test has made, but
+for torch's default type of floats: where a test computes in float64, see `exact`, so do they.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def run_in_processes(count: int, function: Callable[..., Any], folder: Path, *ar
     plain values."""
     forking()
     multiprocessing.start_processes(
-        _rank, (count, free_port(), function, folder, arguments), nprocs=count, start_method="forkserver"
+        _rank,
+        (count, free_port(), function, folder, arguments, torch.get_default_dtype()),
+        nprocs=count,
+        start_method="forkserver",
     )
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(count)]
 
@@ -89,7 +93,7 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / str(number) for number in range(len(calls))]
         started = [
-            forking().Process(target=_apart, args=(function, arguments, path))
+            forking().Process(target=_apart, args=(function, arguments, path, torch.get_default_dtype()))
             for (function, arguments), path in zip(calls, said, strict=True)
         ]
         for process in started:
@@ -107,12 +111,13 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
         ]
 
 
-def _apart(function: Callable[..., object], arguments: tuple[Any, ...], said: Path) -> None:
+def _apart(function: Callable[..., object], arguments: tuple[Any, ...], said: Path, dtype: torch.dtype) -> None:
     for number, path in ((1, os.devnull), (2, str(said))):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
     _as_a_new_interpreter()
+    torch.set_default_dtype(dtype)
     function(*arguments)
 
 
@@ -151,10 +156,17 @@ class Arrivals(TorchDispatchMode):
 
 
 def _rank(
-    rank: int, count: int, port: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]
+    rank: int,
+    count: int,
+    port: int,
+    function: Callable[..., Any],
+    folder: Path,
+    arguments: tuple[Any, ...],
+    dtype: torch.dtype,
 ) -> None:
     _as_a_new_interpreter()
     torch.set_num_threads(1)
+    torch.set_default_dtype(dtype)
     os.environ |= _as_rank(rank, count, port)
     with process_group():
         torch.save(function(*arguments), folder / f"rank-{world().rank}.pt")

@@ -14,7 +14,9 @@ from yarl import URL
 
 from ccmb.corpus.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.corpus.fetching import Fetched, Fetcher
+from ccmb.corpus.inputs import read_test_texts
 from ccmb.corpus.proxies import Proxies
+from ccmb.data.remote_files import open_file
 from ccmb.errors import UsageError
 from ccmb.search.sources import read_urls
 from ccmb.search.url_pictures import fetch_pictures
@@ -202,3 +204,18 @@ def test_a_proxy_that_is_not_known_is_named(monkeypatch) -> None:
     with pytest.raises(UsageError, match="http_proxy: only http and https proxies are known, not 'socks5'") as raised:
         Fetcher(network(proxy_from_environment=True))
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [(SIGNED, SIGNED), ("/a%2Cb%7E.jsonl", "/a%2Cb%7E.jsonl"), ("/猫 1.jsonl", "/%E7%8C%AB%201.jsonl")],
+)
+def test_remote_files_are_asked_byte_for_byte_too(server: Recorder, path: str, asked: str) -> None:
+    with open_file(f"{server.base}{path}") as file:
+        assert file.read() == b"abc"
+    assert {target.decode() for target in server.targets if b"HEAD" not in target} == {asked}
+
+
+def test_test_texts_behind_a_signed_address_are_read(server: Recorder) -> None:
+    assert read_test_texts([f"{server.base}/texts.txt?X-Signature=a%2Fb%3D"]) == ["abc"]
+    assert all(b"/texts.txt?X-Signature=a%2Fb%3D" in target for target in server.targets)

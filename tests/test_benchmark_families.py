@@ -306,7 +306,7 @@ def test_evaluate_scores_labelled_pairs(command: Command, labelled: Path, r2d2: 
     assert set(report) == {"matching", "unreadable", "seconds", "seen"}
     assert set(matching) == {
         "pairs", "pictures", "matches", "stage", "match_temperature", "auc", "accuracy", "accuracy_fitted",
-        "calibration_error", "calibration_error_fitted", "interval", "fitted", "pre_ranking",
+        "calibration_error", "calibration_error_plain", "calibration_error_fitted", "interval", "fitted", "pre_ranking",
     }  # fmt: skip
     assert (matching["pairs"], matching["pictures"], matching["fitted"]["on"]) == (12, 3, "another split")
     assert out.splitlines()[0] == "12 pairs of 3 pictures, 6 of them matches"

@@ -14,6 +14,7 @@ import torch
 from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.tasks.two_stage import R2D2Ranker
+from exact import assert_same
 from runs import tiny_corpus
 from tiny import tiny_batch, tiny_model, tiny_processor
 
@@ -41,6 +42,8 @@ def training(**objectives: Any) -> PreTraining:
     return PreTraining(tiny_model(), values, tiny_processor().tokenizer.mask_token_id).train()
 
 
+@pytest.mark.numeric
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("items", UPTO, ids=lambda items: f"{len(items)} items")
 def test_the_plain_step_has_our_losses_and_gradients(items: frozenset[str], masked: bool) -> None:
@@ -55,13 +58,15 @@ def test_the_plain_step_has_our_losses_and_gradients(items: frozenset[str], mask
         losses = ours.losses(batch, 0.0, torch.Generator().manual_seed(0))
     step = SwitchedStep(plain, items) if items else AlbefStep(plain)
     others = step.losses(batch, draws())
-    torch.testing.assert_close(others, losses, rtol=1e-4, atol=1e-5)
+    assert_same(others, losses)
     ours.total(losses).backward()
     step.total(others).backward()
     for (name, mine), other in zip(ours.model.named_parameters(), plain.model.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, mine.grad, rtol=1e-3, atol=1e-5, msg=name)
+        assert_same(other.grad, mine.grad, msg=name)
 
 
+@pytest.mark.numeric
+@pytest.mark.usefixtures("float64")
 def test_the_plain_average_of_the_teacher_is_ours() -> None:
     ours, plain = training(), training()
     for one in (ours, plain):
@@ -70,7 +75,7 @@ def test_the_plain_average_of_the_teacher_is_ours() -> None:
                 parameter.add_(1.0)
     ours.after_step()
     AlbefStep(plain).after_step()
-    torch.testing.assert_close(plain.state_dict(), ours.state_dict())
+    assert_same(plain.state_dict(), ours.state_dict())
 
 
 @pytest.mark.parametrize("items", [frozenset(), frozenset({"draw"})])
@@ -110,6 +115,8 @@ def test_ours_alone_is_timed_without_the_plain_step(tmp_path: Path) -> None:
     assert [claim["target"] for claim in report["claims"]] == [1e-4]
 
 
+@pytest.mark.numeric
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("by_text", [True, False])
 def test_the_official_second_stage_scores_as_ours(by_text: bool) -> None:
     model = tiny_model()
@@ -122,7 +129,7 @@ def test_the_official_second_stage_scores_as_ours(by_text: bool) -> None:
     query_QK = torch.arange(len(queries))[:, None].expand_as(top.indices)
     pairs = (top.indices, query_QK) if by_text else (query_QK, top.indices)
     ours = R2D2Ranker(model).rank_scores(images, texts, *(of.flatten() for of in pairs), top.values.flatten())
-    torch.testing.assert_close(official.gather(1, top.indices).flatten(), ours)
+    assert_same(official.gather(1, top.indices).flatten(), ours)
 
 
 def test_the_benchmark_of_evaluation_prints_and_writes_its_claims(

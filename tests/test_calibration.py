@@ -22,18 +22,21 @@ from ccmb.tables import calibration_table
 from ccmb.tasks import calibration as calibration_module
 from ccmb.tasks.calibration import (
     calibrate,
-    calibration_error,
     calibration_report,
     fit_match_temperature,
     match_nll,
     store_match_temperature,
     stored_match_temperature,
 )
+from ccmb.tasks.calibration_error import calibration_error, estimate_calibration_error
 from ccmb.tasks.drawn_pairs import DrawnPairs, score_pairs
 from ccmb.tasks.evaluation import evaluate
 from ccmb.tasks.matching import auc
 from ccmb.tasks.retrieval import Gallery, encode_gallery
+from exact import PROOFS, same
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 chances = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
@@ -52,13 +55,13 @@ def plain_error(pairs: list[tuple[float, bool]], bins: int) -> float:
 def test_calibration_error_equals_a_plain_loop_over_bins(pairs: list[tuple[float, bool]], bins: int) -> None:
     probability = torch.tensor([p for p, _ in pairs], dtype=torch.double)
     label = torch.tensor([y for _, y in pairs])
-    assert calibration_error(probability, label, bins) == pytest.approx(plain_error(pairs, bins), abs=1e-9)
+    assert calibration_error(probability, label, bins) == same(plain_error(pairs, bins))
 
 
 def test_calibration_error_of_a_case_computed_by_hand() -> None:
     # Two bins: |0.3 - 1/2| of two pairs below a half, |0.9 - 1/3| of three above.
     probability, label = torch.tensor([0.2, 0.4, 0.8, 0.9, 1.0]), torch.tensor([0, 1, 1, 0, 0])
-    assert calibration_error(probability, label, bins=2) == pytest.approx((2 * 0.2 + 3 * (0.9 - 1 / 3)) / 5, abs=1e-6)
+    assert calibration_error(probability, label, bins=2) == same((2 * 0.2 + 3 * (0.9 - 1 / 3)) / 5)
     assert calibration_error(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0, 1, 1])) == 0
     assert calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([1, 0])) == 1
 
@@ -98,8 +101,8 @@ def test_the_likelihood_is_that_of_the_probability_and_finite_where_that_rounds_
     heads, label = simulated_heads(50, 1.5)
     probability = match_probability(heads, 1.5)
     expected = -torch.where(label == 1, probability, 1 - probability).log().mean()
-    assert match_nll(heads, label, 1.5) == pytest.approx(float(expected), abs=1e-12)
-    assert match_nll(torch.tensor([[-2000.0, -2000.0]]), torch.tensor([1]), 1.0) == pytest.approx(2000)
+    assert match_nll(heads, label, 1.5) == same(float(expected))
+    assert match_nll(torch.tensor([[-2000.0, -2000.0]]), torch.tensor([1]), 1.0) == same(2000)
 
 
 # --- calibrating a model
@@ -127,7 +130,7 @@ def calibrated(model: R2D2Model, data: Path, **changes: Any) -> dict[str, Any]:
 def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_pictures_that_the_fit_had_not_seen(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads = 5 * torch.randn(PICTURES * 4, 2, generator=torch.Generator().manual_seed(0))
+    heads = 5 * torch.randn(PICTURES * 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float).double()
     label = (torch.arange(PICTURES * 4) < PICTURES * 2).long()
     heads += 6 * label[:, None] - 3
     picture = torch.arange(PICTURES).repeat_interleave(2).repeat(2)  # of each pair's text
@@ -154,8 +157,8 @@ def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_pictures_that_th
     assert (report["unreadable"], report["at_bound"]) == ([], False)
     for stage, temperature in (("before", 1.0), ("after", report["held_out"]["match_temperature"])):
         found, probability = report["held_out"][stage], match_probability(heads[other].double(), temperature)
-        expected = calibration_error(probability, label[other])
-        assert found["calibration_error"] == pytest.approx(expected, abs=1e-4)
+        expected = estimate_calibration_error(probability, label[other], picture[other]).value
+        assert found["calibration_error"] == pytest.approx(expected, abs=1e-4)  # of four places
         assert found["nll"] == pytest.approx(match_nll(heads[other], label[other], temperature), abs=1e-4)
         assert found["auc"] == pytest.approx(auc(probability, label[other]), abs=1e-4)
     assert report["held_out"]["after"]["nll"] < report["held_out"]["before"]["nll"]
@@ -179,7 +182,7 @@ def test_a_model_that_is_sure_of_every_pair_is_made_to_doubt(data: Path) -> None
         evaluation = evaluate(model, tiny_processor(), data, data.parent / "images", "val", ["texts"])
         errors.append(evaluation.report["matching"]["calibration_error"])
         calibrated(model, data)
-    assert model.config.match_temperature == pytest.approx(20)
+    assert model.config.match_temperature == same(20)
     assert "at its bound" in calibration_table(calibrated(model, data))
     assert errors == [pytest.approx(0.5, abs=0.01), pytest.approx(0.57 - 0.5, abs=0.02)]
 

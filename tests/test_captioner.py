@@ -17,7 +17,10 @@ from ccmb.r2d2.loading import load_model
 from ccmb.tasks.decoding import Decoding, Vocabulary, decode_captions
 from ccmb.tasks.interpolation import mix
 from ccmb.tasks.pretraining import save_model
+from exact import PROOFS, assert_same, same
 from tiny import tiny_batch, tiny_config, tiny_model, tiny_processor
+
+pytestmark = PROOFS
 
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2,
@@ -39,7 +42,7 @@ def test_a_text_layer_is_berts() -> None:
     causal = torch.ones(7, 7).tril().bool()[None, None]
     expected = reference(states, attention_mask=causal)
     attended = own.attention(states, *own.attention.keys_values(states), causal)
-    torch.testing.assert_close(own.feed_forward(attended), expected[0] if isinstance(expected, tuple) else expected)
+    assert_same(own.feed_forward(attended), expected[0] if isinstance(expected, tuple) else expected)
 
 
 def test_the_first_word_is_what_the_masked_language_head_reads_at_a_text_of_one_token() -> None:
@@ -50,7 +53,7 @@ def test_the_first_word_is_what_the_masked_language_head_reads_at_a_text_of_one_
         own = torch.arange(3)
         expected = model.mlm_logits(model.read_texts(model.encode_image(images), model.encode_text(start), own, own))
         states, _ = model.decoder(start, model.look(images))
-        torch.testing.assert_close(model.decoder.logits(states), expected, rtol=1e-4, atol=1e-4)
+        assert_same(model.decoder.logits(states), expected)
 
 
 def test_no_word_sees_a_later_one_and_every_word_sees_the_picture() -> None:
@@ -61,7 +64,7 @@ def test_no_word_sees_a_later_one_and_every_word_sees_the_picture() -> None:
         changed = batch.input_ids.clone()
         changed[:, 5] = (changed[:, 5] + 1) % model.config.text_config.vocab_size
         after, _ = model.decoder(changed, seen)
-        torch.testing.assert_close(before[:, :5], after[:, :5])
+        assert_same(before[:, :5], after[:, :5])
         assert (before[:, 5:] - after[:, 5:]).abs().amax(-1).min() > 1e-3
         other, _ = model.decoder(batch.input_ids, model.look(batch.pixel_values.flip(0)))
         assert (before - other).abs().amax(-1).min() > 1e-3
@@ -97,7 +100,7 @@ def test_decoding_with_a_cache_is_decoding_without(options: Decoding) -> None:
             [of.tokens for of in captions] for captions in other
         ]
         for ours, theirs in zip(fast, other, strict=True):
-            assert [of.log_probability for of in ours] == pytest.approx([of.log_probability for of in theirs], abs=1e-3)
+            assert [of.log_probability for of in ours] == same([of.log_probability for of in theirs])
 
 
 def test_the_log_probability_is_that_of_the_whole_caption() -> None:
@@ -115,7 +118,7 @@ def test_the_log_probability_is_that_of_the_whole_caption() -> None:
             logits = model.decoder.logits(model.decoder(whole[:, :-1], seen)[0])[0]
             logits[:, list(shape.never_ids)] = -torch.inf
             said = logits.log_softmax(1)[torch.arange(whole.shape[1] - 1), whole[0, 1:]]
-            assert of.log_probability == pytest.approx(float(said.sum()), abs=1e-3)
+            assert of.log_probability == same(float(said.sum()))
 
 
 def test_a_folder_keeps_captioner_and_r2d2(tmp_path: Path) -> None:
@@ -124,10 +127,10 @@ def test_a_folder_keeps_captioner_and_r2d2(tmp_path: Path) -> None:
     loaded, _ = load_captioner(tmp_path / "model")
     assert loaded.shape == made.shape
     for name, tensor in made.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+        assert_same(loaded.state_dict()[name], tensor)
     r2d2, _ = load_model(tmp_path / "model")
     assert not hasattr(r2d2, "decoder")
-    torch.testing.assert_close(r2d2.text_projection.weight, made.text_projection.weight)
+    assert_same(r2d2.text_projection.weight, made.text_projection.weight)
 
 
 def test_what_is_no_captioner_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -164,16 +167,16 @@ def test_kin_of_bert_are_taken_over_with_their_positions(kind: str) -> None:
         embeddings = model.text_tower.embeddings(input_ids=start)
         places = model.decoder.position_embeddings(torch.arange(1))
         own = model.decoder.LayerNorm(model.decoder.word_embeddings(start) + places)
-        torch.testing.assert_close(own, embeddings)
+        assert_same(own, embeddings)
 
 
 def test_the_loss_is_a_mean_over_words_and_padding_counts_for_nothing() -> None:
     logits = torch.randn(5, 9)
     tokens = torch.tensor([1, 4, 8, 0, 2])
     expected = -logits.log_softmax(1)[torch.arange(5), tokens].mean()
-    torch.testing.assert_close(captioning_loss(logits, tokens), expected)
+    assert_same(captioning_loss(logits, tokens), expected)
     smooth = 0.9 * expected - 0.1 * logits.log_softmax(1).mean()
-    torch.testing.assert_close(captioning_loss(logits, tokens, 0.1), smooth)
+    assert_same(captioning_loss(logits, tokens, 0.1), smooth)
     objective, batch = Captioning(captioner(), CaptioningOptions()), tiny_batch(4)
     loss = objective.losses(batch)["captioning"]
     filler = torch.full((4, 3), 9)
@@ -181,9 +184,9 @@ def test_the_loss_is_a_mean_over_words_and_padding_counts_for_nothing() -> None:
         batch.pixel_values, torch.cat([batch.input_ids, filler], 1),
         torch.cat([batch.attention_mask, torch.zeros_like(filler)], 1), batch.maskable, batch.image_ids,
     )  # fmt: skip
-    torch.testing.assert_close(objective.losses(longer)["captioning"], loss)
+    assert_same(objective.losses(longer)["captioning"], loss)
     chunked = Captioning(objective.model, CaptioningOptions(), chunk=3)
-    torch.testing.assert_close(chunked.losses(batch)["captioning"], loss)
+    assert_same(chunked.losses(batch)["captioning"], loss)
 
 
 def test_the_benchmark_finds_the_same_captions_with_and_without_a_cache(
@@ -207,7 +210,7 @@ def test_between_two_captioners_is_a_captioner_and_beside_an_r2d2_an_r2d2(tmp_pa
         save_model(tmp_path / name, model, tiny_processor())
     mix(tmp_path / "one", tmp_path / "other", 0.25, tmp_path / "mixed")
     between, _ = load_captioner(tmp_path / "mixed")
-    torch.testing.assert_close(between.decoder.head.bias, one.decoder.head.bias + 0.25)
+    assert_same(between.decoder.head.bias, one.decoder.head.bias + 0.25)
     mix(tmp_path / "plain", tmp_path / "one", 0.5, tmp_path / "half")
     assert not (tmp_path / "half" / CONFIG).exists()
 
@@ -223,7 +226,7 @@ def test_captioning_may_own_the_image_tower(owns: bool) -> None:
     losses = objective.losses(tiny_batch(4), 0.5, torch.Generator().manual_seed(0))
     assert losses.keys() == {"captioning", "gcpr", "fgr"}
     total = losses["captioning"] + losses["gcpr"] + losses["fgr"]
-    torch.testing.assert_close(objective.total(losses), total)
+    assert_same(objective.total(losses), total)
     pretraining.total({name: losses[name] for name in ("gcpr", "fgr")}).backward()
     assert model.image_projection.weight.grad is not None
     assert model.text_image_encoder.layer[0].crossattention.self.key.weight.grad is not None

@@ -22,8 +22,11 @@ from ccmb.tasks.captioning_report import captioning_report, evaluate_captions
 from ccmb.tasks.matching import match_pictures
 from ccmb.tasks.pretraining import save_model
 from ccmb.tasks.sets import open_set
+from exact import PROOFS, same
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 from tuning import save_pairs
+
+pytestmark = PROOFS
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,10 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
         assert after.decoded.text == before.text
         totals = [of.log_probability + 5 * (of.cosine + of.match_score) for of in after.candidates]  # type: ignore[operator]
         assert totals == sorted(totals, reverse=True)
-        assert [of.score for of in after.candidates] == pytest.approx(totals)
+        assert [of.score for of in after.candidates] == same(totals)
         assert after.text == after.candidates[0].text
         [match] = match_pictures(model, tiny_processor(), after.candidates[0].text, [picture])
-        assert after.candidates[0].match_score == pytest.approx(match.score, abs=1e-4)
+        assert after.candidates[0].match_score == same(match.score)
 
 
 def test_without_match_heads_the_cosine_orders() -> None:
@@ -114,7 +117,7 @@ def test_the_report_tells_what_re_ranking_changed(
     monkeypatch.setattr("ccmb.tasks.captioning_report.BATCH", 1)
     report = evaluate_captions(model, tiny_processor(), found, decoding_for(model, candidates=2))["captioning"]
     assert (report["pictures"], report["references"]) == (8, 16)
-    assert report["BLEU-4"] == pytest.approx(100)
+    assert report["BLEU-4"] == same(100)
     assert report["match_score"] == 1
     assert report["before_reranking"]["match_score"] == 0.5
     assert report["before_reranking"]["CIDEr-D"] < report["CIDEr-D"]
@@ -140,7 +143,7 @@ def test_ranking_matches_each_candidate_with_its_own_picture(model: R2D2Captione
     for picture, of in zip(pictures, ranked, strict=True):
         for candidate in of:
             [match] = match_pictures(model, processor, candidate.text, [picture])
-            assert (candidate.cosine, candidate.match_score) == pytest.approx((match.cosine, match.score), abs=1e-4)
+            assert (candidate.cosine, candidate.match_score) == same((match.cosine, match.score))
 
 
 def run(*arguments: str | Path) -> Any:

@@ -33,7 +33,10 @@ from ccmb.tasks.classification import (
 )
 from ccmb.tasks.prompts import PLAIN, TEMPLATES, fill
 from ccmb.tasks.two_stage import Load, R2D2Encoder
+from exact import PROOFS, assert_same, same
 from tiny import tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 CLASSES = [
     ImageClass(("小船", "帆船")),
@@ -50,7 +53,7 @@ def test_a_class_is_the_unit_mean_of_the_unit_embeddings_of_all_its_prompts(batc
     for one, embed in zip(CLASSES, found, strict=True):
         prompts = [fill(template, name) for name in one.names for template in TEMPLATES[:5]]
         mean = torch.stack([encoder.encode_texts([prompt]).embed[0] for prompt in prompts]).mean(0)
-        torch.testing.assert_close(embed, mean / mean.norm(), atol=1e-5, rtol=1e-4)
+        assert_same(embed, mean / mean.norm())
 
 
 class Batches:
@@ -72,7 +75,7 @@ def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_pictur
     classes = [ImageClass((str(index),)) for index in range(500)]
     embed_CD = class_embeddings(encoder, classes, batch=16)
     assert encoder.most == 16
-    torch.testing.assert_close(embed_CD, torch.full((500, 4), 0.5))  # embeddings of any length are made unit ones
+    assert_same(embed_CD, torch.full((500, 4), 0.5))  # embeddings of any length are made unit ones
     found = classify_pictures(Classifier(encoder, classes, embed_CD), [None] * 100, top=2, batch=8)
     assert encoder.most == 16
     assert [guess.index for guess in found[99].classes] == [0, 1]
@@ -98,10 +101,10 @@ def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | N
             order = sorted(order[:depth], key=lambda index: -float(score[index])) + order[depth:]
             for place, guess in enumerate(of.classes):
                 expected = float(score[guess.index]) if place < depth else None
-                assert guess.score == pytest.approx(expected, abs=1e-5)
+                assert guess.score == same(expected)
         assert [guess.index for guess in of.classes] == order
         assert [guess.name for guess in of.classes] == [CLASSES[index].name for index in order]
-        assert [guess.cosine for guess in of.classes] == pytest.approx(cosine[order].tolist(), abs=1e-5)
+        assert [guess.cosine for guess in of.classes] == same(cosine[order].tolist())
     assert depth is not None or all(guess.score is None for of in found for guess in of.classes)
 
 

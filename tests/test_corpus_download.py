@@ -121,7 +121,7 @@ def test_a_busy_host_is_left_alone_for_as_long_as_it_asks(folder: Path, tmp_path
 def test_pauses_hold_for_those_who_wait_already() -> None:
     async def run() -> float:
         hosts, loop = Hosts(4, 0.0, 10.0), asyncio.get_running_loop()
-        hosts.pause("a", 0.05)
+        hosts.pause("a", 0.5)
         began = loop.time()
 
         async def turn() -> float:
@@ -130,14 +130,14 @@ def test_pauses_hold_for_those_who_wait_already() -> None:
 
         waiting = [asyncio.create_task(turn()) for _ in range(3)]
         await asyncio.sleep(0.02)
-        hosts.pause("a", 0.1)
+        hosts.pause("a", 0.6)
         least = min(await asyncio.gather(*waiting))
         hosts.pause("a", 11.0)
         with pytest.raises(HostPaused):
             await turn()
         return least
 
-    assert asyncio.run(run()) >= 0.12
+    assert asyncio.run(run()) >= 0.62
 
 
 def test_hosts_that_nobody_waits_for_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +183,8 @@ def test_failures_are_tried_again_only_if_asked_and_only_if_they_may_pass(folder
 def test_the_deadline_holds_and_the_rest_can_be_had_another_day(folder: Path, tmp_path: Path) -> None:
     with serve(folder, delay=0.1) as base:
         began = time.monotonic()
-        done = download(links(base, COUNT), COUNT, tmp_path, options(deadline=0.5, connections=4))
-        assert time.monotonic() - began < 5
+        done = download(links(base, COUNT), COUNT, tmp_path, options(deadline=1.5, connections=4))
+        assert time.monotonic() - began < 60
         assert done.rows == COUNT
         assert set(done.statuses) == {"ok", "deadline"}
         more = download(links(base, COUNT), COUNT, tmp_path, options(), retry_failed=True)

@@ -34,6 +34,7 @@ from ccmb.data.shards import verify_shards
 from ccmb.errors import CcmbError, UsageError
 from corpus_web import draw_web, files_of, links_of, recipe
 from downstream_samples import write_flickr8k
+from exact import TINY_ERROR
 from tiny import tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 40
@@ -338,5 +339,5 @@ def test_a_model_of_the_benchmark_scores(tmp_path: Path) -> None:
     images_ID, texts_TD = scorer.encode_images(list(pictures)), scorer.encode_texts(texts)
     with torch.inference_mode():
         expected = model.eval().encode_image(processor.images(list(pictures))).embed
-    np.testing.assert_allclose(images_ID, expected.numpy(), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(texts_TD, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(images_ID, expected.numpy(), atol=TINY_ERROR)
+    np.testing.assert_allclose(np.linalg.norm(texts_TD, axis=1), 1, atol=TINY_ERROR)

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossLayer
+from exact import PROOFS, assert_same
+
+pytestmark = PROOFS
 
 WIDTH, CONTEXT, HEADS = 12, 10, 3
 
@@ -71,11 +74,11 @@ def test_pairs_picked_by_index_equal_pairs_computed_one_by_one_in_value_and_grad
     for pair, (text, image) in enumerate(zip(text_index, image_index, strict=True)):
         real = mask[text].bool()
         plain = plain_pair(cross, states[text][real], context[image][context_mask[image].bool()])
-        torch.testing.assert_close(fast.first[pair], plain[0])
+        assert_same(fast.first[pair], plain[0])
         loss = loss + (fast.first[pair] * weights[pair, 0]).sum()
         plain_loss = plain_loss + (plain[0] * weights[pair, 0]).sum()
         if pair < whole:
-            torch.testing.assert_close(fast.whole[pair][real], plain)
+            assert_same(fast.whole[pair][real], plain)
             loss = loss + (fast.whole[pair] * weights[pair])[real].sum()
             plain_loss = plain_loss + (plain * weights[pair][real]).sum()
 
@@ -83,7 +86,7 @@ def test_pairs_picked_by_index_equal_pairs_computed_one_by_one_in_value_and_grad
     for gradient, expected in zip(
         torch.autograd.grad(loss, inputs), torch.autograd.grad(plain_loss, inputs), strict=True
     ):
-        torch.testing.assert_close(gradient, expected)
+        assert_same(gradient, expected)
 
 
 def test_what_stands_in_padded_places_changes_nothing() -> None:
@@ -95,14 +98,14 @@ def test_what_stands_in_padded_places_changes_nothing() -> None:
     after = cross(other_states, mask, other_context, context_mask, *index, whole=2).whole
     for pair, text in enumerate(index[0]):
         real = mask[text].bool()
-        torch.testing.assert_close(after[pair][real], before[pair][real])
+        assert_same(after[pair][real], before[pair][real])
 
 
 def test_without_masks_every_token_is_seen() -> None:
     cross, (states, mask, context, context_mask) = encoder(1), items()
     index = torch.tensor([0, 2]), torch.tensor([1, 1])
     everything = cross(states, torch.ones_like(mask), context, torch.ones_like(context_mask), *index).first
-    torch.testing.assert_close(cross(states, None, context, None, *index).first, everything)
+    assert_same(cross(states, None, context, None, *index).first, everything)
 
 
 def test_gradients_of_items_in_many_pairs_repeat_bit_for_bit_with_several_threads() -> None:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ccmb.errors import UsageError
 from ccmb.tasks.decoding import Decoding, Vocabulary, decode_captions
+from exact import PROOFS, same
+
+pytestmark = PROOFS
 
 WORDS = 6  # start, end, one that never comes, and three words
 VOCABULARY = Vocabulary(0, 1, (0, 2))
@@ -77,9 +80,9 @@ def test_beam_search_that_is_wide_enough_finds_the_best_of_all(
             if not (block and repeats(caption, block))
         )
         best = [-cost for cost, _ in scored[:10]]
-        assert [of.score for of in of_picture[: len(best)]] == pytest.approx(best, abs=1e-4)
+        assert [of.score for of in of_picture[: len(best)]] == same(best)
         for of in of_picture[: len(best)]:
-            assert of.log_probability == pytest.approx(toy.log_probability(picture, of.tokens), abs=1e-4)
+            assert of.log_probability == same(toy.log_probability(picture, of.tokens))
 
 
 @given(seed=st.integers(0, 10_000), beams=st.integers(1, 4), penalty=st.sampled_from([0.0, 1.0]))
@@ -100,7 +103,7 @@ def test_narrow_beams_are_those_of_a_plain_search(seed: int, beams: int, penalty
             (toy.log_probability(picture, caption) / (len(caption) + 1) ** penalty for caption in finished),
             reverse=True,
         )
-        assert [of.score for of in found[picture]] == pytest.approx(scores[:beams], abs=1e-4)
+        assert [of.score for of in found[picture]] == same(scores[:beams])
 
 
 def _begun(toy: Toy, picture: int, caption: tuple[int, ...]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss, weighted_targets
+from exact import PROOFS, assert_same, same
 from tiny import tiny_batch, tiny_model
+
+pytestmark = PROOFS
 
 
 def unit(count: int, seed: int, dim: int = 4) -> Tensor:
@@ -38,7 +40,19 @@ def test_queue_holds_the_latest_features_with_weights_by_age(size: int, batches:
         assert torch.equal(queue.image[slot], image)
         assert torch.equal(queue.text[slot], text)
         assert queue.image_ids[slot] == image_id
-        assert float(queue.weight[slot]) == 0.5 ** (len(batches) - 1 - step)
+        assert float(queue.weight[slot]) == 0.5 ** (len(batches) - step)
+
+
+def test_features_one_step_old_weigh_the_decay_and_those_of_the_batch_one() -> None:
+    """What is queued decays by 0.99 every iteration: after one step it weighs 0.99, after two 0.99 squared."""
+    queue, seen = FeatureQueue(6, 4), []
+    for step in range(3):
+        ids = torch.tensor([10 * step, 10 * step + 1])
+        seen.append(weighted_targets(ids, ids, queue)[1].tolist())
+        queue.push(unit(2, step), unit(2, step + 9), ids)
+    assert seen[0] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert seen[1] == same([1, 1, 0.99, 0.99, 0, 0, 0, 0])
+    assert seen[2] == same([1, 1, 0.99**2, 0.99**2, 0.99, 0.99, 0, 0])
 
 
 # --- TgD
@@ -94,9 +108,9 @@ def test_tgd_and_its_gradients_equal_the_plain_sum(ids: list[int], alpha: float,
 
     loss = tgd_loss(*students, *teachers, torch.tensor(ids), queue, temperature, alpha)
     plain = plain_tgd(doubles[0], doubles[1], *(t.double() for t in teachers), ids, entries, doubles[2], alpha)
-    torch.testing.assert_close(loss.double(), plain, rtol=1e-5, atol=1e-5)
+    assert_same(loss.double(), plain)
     for gradient, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True):
-        torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
+        assert_same(gradient.double(), expected)
 
 
 def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> None:
@@ -110,8 +124,8 @@ def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> Non
 
 def test_labels_reach_queued_features_of_the_same_picture_by_weight() -> None:
     labels, weights = weighted_targets(torch.tensor([1, 2]), torch.tensor([1, 2]), filled_queue())
-    assert weights.tolist() == [1, 1, 0.5, 0.5, 1, 1, 0]
-    torch.testing.assert_close(labels[0] * 2.5, torch.tensor([1.0, 0, 0, 0.5, 0, 1, 0]))
+    assert weights.tolist() == [1, 1, 0.25, 0.25, 0.5, 0.5, 0]
+    assert_same(labels[0] * 1.75, torch.tensor([1.0, 0, 0, 0.25, 0, 0.5, 0]))
     assert labels[1].tolist() == [0, 1, 0, 0, 0, 0, 0]
 
 
@@ -131,10 +145,10 @@ def test_fgd_and_its_gradient_equal_one_minus_the_mean_cosine() -> None:
     doubles = student.detach().double().requires_grad_()
     plain = sum((1 - s.dot(t) for s, t in zip(doubles, teacher.double(), strict=True)), torch.zeros(())) / 3
     loss = fgd_loss(student, teacher)
-    torch.testing.assert_close(loss.double(), plain)
+    assert_same(loss.double(), plain)
     (gradient,), (expected,) = torch.autograd.grad(loss, student), torch.autograd.grad(plain, doubles)
-    torch.testing.assert_close(gradient.double(), expected)
-    assert float(fgd_loss(teacher, teacher)) == pytest.approx(0, abs=1e-6)
+    assert_same(gradient.double(), expected)
+    assert float(fgd_loss(teacher, teacher)) == same(0)
 
 
 # --- the teacher
@@ -153,7 +167,7 @@ def test_teacher_starts_as_the_student_and_follows_at_its_rate() -> None:
             parameter.add_(torch.randn_like(parameter))
     teacher.update(student, 0.9)
     for name, parameter in teacher.named_parameters():
-        torch.testing.assert_close(parameter, 0.9 * before[name] + 0.1 * student.get_parameter(name))
+        assert_same(parameter, 0.9 * before[name] + 0.1 * student.get_parameter(name))
 
 
 def test_teacher_copies_buffers() -> None:

@@ -34,7 +34,12 @@ def test_the_commands_run_one_after_the_other(
     assert Path("quickstart/run/model/fast/export.json").is_file()
 
 
-def test_the_benchmark_reports_speed_and_closeness(tmp_path: Path) -> None:
+@pytest.mark.numeric
+@pytest.mark.parametrize("native", [True, False])
+def test_the_benchmark_reports_speed_and_closeness(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_inference, "native_bf16", lambda device: native)
     options = ["--shape", "test", "--repeats", "1", "--pictures", "2", "--texts", "2", "--depth", "3"]
     fast_inference.main([*options, "--json", str(tmp_path / "fast.json")])
     report = json.loads((tmp_path / "fast.json").read_text())
@@ -42,5 +47,7 @@ def test_the_benchmark_reports_speed_and_closeness(tmp_path: Path) -> None:
     assert len(close) == 4
     assert all(of["value"] < of["target"] for of in close)
     lines = report["results"]["speed"]["both cross encoders"]
-    assert [line["name"] for line in lines] == ["torch, fp32", "export, fp32", "export, int8"]
+    assert [line["name"] for line in lines] == [
+        "torch, fp32", *["torch, bf16"][: int(native)], "export, fp32", "export, int8"
+    ]  # fmt: skip
     assert all(line["pairs_per_second"] > 0 for line in lines)

@@ -167,11 +167,44 @@ def test_odd_caption_files(tmp_path):
     assert dataset.skipped.count(TWO_PICTURES) == 2
 
 
-def test_part_of_speech_marks_are_taken_off_only_where_every_word_has_one():
-    assert without_marks("两个:m 男孩:n iPad:nx") == "两个男孩iPad"
-    assert without_marks("男孩/n 跑/v") == "男孩跑"
-    for text in ("男孩:n 跑", "时间:下午", "and/or", "比分 3:2", ""):
-        assert without_marks(text) is None
+def test_part_of_speech_marks_of_every_scheme_are_taken_off():
+    for text, joined in (
+        ("两个:m 男孩:n iPad:nx", "两个男孩iPad"),
+        ("男孩/n 跑/v", "男孩跑"),
+        ("苹果:n 梨:n 等:udeng", "苹果梨等"),
+        ("红色:n 的:ude1 小船:n", "红色的小船"),
+        ("人:N 跑:VV 。:PU", "人跑。"),
+        ("时间:n 12:30:t ::wm 开始:v", "时间12:30:开始"),
+        ("一个:m 男孩:n 在:p 跑步", "一个男孩在跑步"),
+        ("一个:m 男孩:n 跑:v 人:名词", "一个男孩跑人"),
+    ):
+        assert without_marks(text) == joined
+    assert without_marks("猫:n 狗", cut=True) == "猫狗"
+    assert without_marks("猫:n", cut=True) == "猫"
+
+
+def test_colons_of_captions_that_are_not_cut_stay():
+    for text in (
+        "男孩:n 跑", "时间:下午", "时间12:30", "a:b", "标题 a:b c:d", "and/or", "比分 3:2", "他说:ok", "型号:a", "",
+        "开放时间 9:00 到 17:30", "时间:am 地点:bj", "比例 1:2 的模型", "http://a.b/c 的截图",
+    ):  # fmt: skip
+        assert without_marks(text) is None, text
+    for text in ("a:b", "时间12:30", "没有 切分 的 文字", "比分 3:2"):
+        assert without_marks(text, cut=True) is None, text
+
+
+def test_odd_marks_are_taken_off_and_where_most_captions_are_cut_single_words_too(tmp_path):
+    folder = WRITERS["flickr30k-cna"](tmp_path)
+    rows = ["13.jpg#0\t苹果:n 等:udeng", "13.jpg#1\t人:N", "13.jpg#2\t红色:n 的:ude1 小船", "13.jpg#3\t时间12:30"]
+    more = ["13.jpg#4\t男孩:n 跑:v", "13.jpg#5\ta:b"]
+    put(folder / "test" / "flickr30k_cna_test.txt", "\n".join(rows + more).encode())
+    dataset = open_dataset("flickr30k-cna", folder, "test")
+    assert texts(dataset) == {"13.jpg": ["苹果等", "人:N", "红色:n 的:ude1 小船", "时间12:30", "男孩跑", "a:b"]}
+    rows += ["13.jpg#4\t男孩:n 跑:v", "13.jpg#5\t草地:n 上:f", "13.jpg#6\t一:m 只:q 猫:n"]
+    put(folder / "test" / "flickr30k_cna_test.txt", "\n".join(rows).encode())
+    dataset = open_dataset("flickr30k-cna", folder, "test")
+    assert texts(dataset) == {"13.jpg": ["苹果等", "人", "红色的小船", "时间12:30", "男孩跑", "草地上", "一只猫"]}
+    assert dataset.skipped.count(JOINED_TEXT) == 6
 
 
 def test_several_caption_files_or_none_are_named(tmp_path):

@@ -10,7 +10,10 @@ from ccmb.r2d2.ranking import rank_pairs
 from ccmb.samples import Sample
 from ccmb.tasks.drawn_pairs import draw_pairs, score_pairs
 from ccmb.tasks.retrieval import Gallery, encode_gallery
+from exact import PROOFS, assert_same
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 # Two lines of one picture, and a text that two pictures share.
 SAMPLES = [
@@ -73,5 +76,5 @@ def test_pairs_are_scored_matches_first(batch: int, monkeypatch: pytest.MonkeyPa
         rank_pairs(model, gallery.images, gallery.texts, images, drawn.text).head_log_odds
         for images in (drawn.right, drawn.wrong)
     ]
-    torch.testing.assert_close(found, torch.cat(expected))
+    assert_same(found, torch.cat(expected))
     assert drawn.labels.tolist() == [1] * len(texts) + [0] * len(texts)

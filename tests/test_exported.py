@@ -35,9 +35,12 @@ from ccmb.tasks.candidates import Candidates, candidate_scores
 from ccmb.tasks.retrieval import encode_gallery, retrieval_report
 from ccmb.tasks.two_stage import R2D2Ranker, RankOptions
 from ccmb.training.trainer import inference
+from exact import TINY_ERROR
 from runs import command_line, tiny_corpus
 from test_retrieval import gallery_of
 from tiny import SIZE, TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = pytest.mark.numeric
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 STEM = {"model_type": "stem_vision", "image_size": SIZE, "patch_size": 16, "stem_channels": (4, 8, 16)}
@@ -97,7 +100,9 @@ def texts_of(count: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask
 
 
-def assert_says_the_same(one: R2D2Model, other: ExportedR2D2, atol: float) -> None:
+def assert_says_the_same(one: R2D2Model, other: ExportedR2D2) -> None:
+    """Both in float32, and within what sums of another order may differ by. Log-odds are of four logits, of some five
+    times the size 1, and a probability's slope is at most a quarter."""
     longest = one.config.max_text_tokens
     for count in (1, 3, 17):
         pixels = torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(count))
@@ -107,21 +112,21 @@ def assert_says_the_same(one: R2D2Model, other: ExportedR2D2, atol: float) -> No
                 images, texts = one.encode_image(pixels), one.encode_text(ids, mask)
                 theirs = other.encode_image(pixels), other.encode_text(ids, mask)
                 for mine, its in zip((images, texts), theirs, strict=True):
-                    torch.testing.assert_close(its.embed, mine.embed, atol=atol, rtol=0)
+                    torch.testing.assert_close(its.embed, mine.embed, atol=TINY_ERROR, rtol=0)
                     real = slice(None) if mine.mask is None else mine.mask.bool()
-                    torch.testing.assert_close(its.states[real], mine.states[real], atol=atol, rtol=atol)
+                    torch.testing.assert_close(its.states[real], mine.states[real], atol=TINY_ERROR, rtol=TINY_ERROR)
                 if one.can_rank:  # some pictures in one pair, some in several, out of order
                     image_index = torch.arange(2 * count) % (count // 2 + 1)
                     text_index = torch.arange(2 * count).flip(0) % count
                     mine, its = (rank_pairs(of, images, texts, image_index, text_index) for of in (one, other))
-                    torch.testing.assert_close(its.head_log_odds, mine.head_log_odds, atol=10 * atol, rtol=0)
+                    torch.testing.assert_close(its.head_log_odds, mine.head_log_odds, atol=20 * TINY_ERROR, rtol=0)
                     scores = [ranking_scores(of, torch.zeros(2 * count), mine) for of in (one, other)]
-                    torch.testing.assert_close(*scores)
+                    torch.testing.assert_close(*scores, atol=5 * TINY_ERROR, rtol=0)
 
 
 def test_an_fp32_export_says_what_the_network_says(model: Path, exports: dict[str, Path]) -> None:
     exported, processor = load_exported(exports["fp32"])
-    assert_says_the_same(load_model(model)[0], exported, 1e-5)
+    assert_says_the_same(load_model(model)[0], exported)
     assert float(exported.temperature) == pytest.approx(0.05)
     assert processor.texts(TEXTS[:2])["input_ids"].shape[0] == 2
 
@@ -132,7 +137,7 @@ def test_so_it_does_of_other_networks(kind: str, tmp_path: Path) -> None:
     export_model(tmp_path / "model", tmp_path / "export", "fp32")
     exported, _ = load_exported(tmp_path / "export")
     assert exported.can_rank == (kind != "PRD2")
-    assert_says_the_same(network, exported, 1e-5)
+    assert_says_the_same(network, exported)
     if kind == "PRD2":
         with pytest.raises(ValueError, match="no match heads"):
             exported.check_can_rank()
@@ -147,11 +152,13 @@ def test_int8_is_close_and_smaller(model: Path, exports: dict[str, Path]) -> Non
             (network.encode_text(**words), exported.encode_text(**words)),
         ):
             cosine = (mine.embed * its.embed).sum(1)
+            # Weights and inputs of eight bits are off by 1/254 of the largest each, whatever multiplies them, which
+            # after a handful of layers one on the other is a few per cent; a cosine of 0.99 is 14 % aside.
             assert float(cosine.min()) > 0.99
             assert float((mine.embed - its.embed).abs().max()) > 1e-6  # it is quantised indeed
         images, texts, pairs = network.encode_image(pixels), network.encode_text(**words), torch.arange(8)
         scores = [rank_pairs(of, images, texts, pairs, pairs.flip(0)).score for of in (network, exported)]
-    torch.testing.assert_close(*scores, atol=0.1, rtol=0)
+    torch.testing.assert_close(*scores, atol=0.1, rtol=0)  # a quarter of as much of logits of the size 3
     sizes = [(exports[of] / "image_text_encoder.onnx").stat().st_size for of in ("int8", "fp32")]
     assert sizes[0] < sizes[1]  # the larger the network, the nearer to a quarter
 
@@ -161,7 +168,8 @@ def test_without_a_mask_all_tokens_are_real(exports: dict[str, Path]) -> None:
     ids, _ = texts_of(1, 7)
     alone = exported.encode_text(ids)
     assert alone.mask is None
-    torch.testing.assert_close(alone.embed, exported.encode_text(ids, torch.ones_like(ids)).embed)
+    masked = exported.encode_text(ids, torch.ones_like(ids))
+    torch.testing.assert_close(alone.embed, masked.embed, atol=TINY_ERROR, rtol=0)
     images = TowerOutput(torch.zeros(1, 16), torch.randn(1, 5, 32))
     first = torch.zeros(1, dtype=torch.long)
     assert exported.match_text_image(images, alone, first, first).shape == (1, 2)
@@ -219,7 +227,8 @@ def test_int8_chooses_what_the_model_orders(
     scores_QK = candidate_scores(ranker, gallery, True, found, lambda count, note: None)
     chosen_QF = cheap.view_as(scores_QK).topk(keep).indices
     assert torch.equal(scores_QK.topk(keep).indices.sort().values, chosen_QF.sort().values)
-    torch.testing.assert_close(scores_QK.gather(1, chosen_QF), exact.view_as(scores_QK).gather(1, chosen_QF))
+    kept, right = (of.view_as(scores_QK).gather(1, chosen_QF) for of in (scores_QK, exact))
+    torch.testing.assert_close(kept, right, atol=20 * TINY_ERROR, rtol=TINY_ERROR)
 
 
 def test_the_verbs_say_that_int8_chose(
@@ -372,7 +381,6 @@ def edit_record(**changes: Any) -> Callable[[Path], None]:
         ),
         (lambda folder: (folder / "config.json").unlink(), r"config.json: missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer.json: missing"),
-        (point_out, r"text_tower.onnx: a link out of the folder"),
         (read_outside, r"text_tower.onnx: keeps weights in another file, '../../etc/passwd'"),
         (read_outside_within_a_node, r"text_tower.onnx: keeps weights in another file, '/etc/passwd'"),
         (swap_graphs, r"text_image_encoder.onnx: not the graph of a text image encoder"),
@@ -392,6 +400,15 @@ def test_what_is_wrong_with_an_export_is_said_in_one_line(
     with pytest.raises(CcmbError, match=message) as raised:
         load_network(export)
     assert "\n" not in str(raised.value)
+
+
+def test_graphs_that_are_links_are_read_where_they_are_those_of_the_record(export: Path) -> None:
+    """As in the hub's cache, whose folders are links to files elsewhere."""
+    point_out(export)
+    load_network(export)
+    (export.parent / "elsewhere.onnx").write_bytes(b"root:x:0:0")
+    with pytest.raises(CcmbError, match=r"text_tower.onnx: not the file that export.json tells of"):
+        load_network(export)
 
 
 def test_an_export_of_another_model_is_refused_by_an_index(exports: dict[str, Path], tmp_path: Path) -> None:

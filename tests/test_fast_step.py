@@ -21,8 +21,11 @@ from ccmb.r2d2.compiling import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.pretraining import PretrainRecipe, pretrain
 from ccmb.training.recipe import find_recipe, load_recipe
+from exact import PROOFS, assert_same
 from runs import tiny_corpus, tiny_recipe
 from tiny import tiny_batch, tiny_model, tiny_processor
+
+pytestmark = PROOFS
 
 MASK_ID = tiny_processor().tokenizer.mask_token_id
 FREEZE = "model.freeze_image_tower=true"
@@ -113,7 +116,7 @@ def test_losses_and_gradients_come_without_waiting_for_the_device_but_to_pack(
         training.after_step()
     assert waits.times == times
     assert bool(waits.seen) == packs
-    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)
+    assert_same(fast, plain)
 
 
 def test_a_place_left_over_counts_for_nothing() -> None:
@@ -123,9 +126,7 @@ def test_a_place_left_over_counts_for_nothing() -> None:
     labels = batch.input_ids.flatten()[index].masked_fill(~taken, masked_language.IGNORED)
     longer = MaskedText(masked.input_ids, masked.positions, index, labels)
     logits = torch.randn(*batch.input_ids.shape, 100, generator=seeded())
-    torch.testing.assert_close(
-        mlm_loss(longer.pick(logits), longer.labels), mlm_loss(logits[masked.positions], masked.labels)
-    )
+    assert_same(mlm_loss(longer.pick(logits), longer.labels), mlm_loss(logits[masked.positions], masked.labels))
 
 
 @pytest.mark.parametrize("kind", BERTS_KIND)
@@ -139,7 +140,7 @@ def test_a_ready_mask_is_read_as_the_plain_one(kind: str) -> None:
     mask = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]])
     plain = tower(input_ids=ids, attention_mask=mask).last_hidden_state
     ready = tower(input_ids=ids, attention_mask=ready_mask(mask)).last_hidden_state
-    torch.testing.assert_close(ready[mask.bool()], plain[mask.bool()])
+    assert_same(ready[mask.bool()], plain[mask.bool()])
 
 
 # --- the teacher
@@ -152,7 +153,7 @@ def test_the_teachers_average_is_that_of_each_parameter() -> None:
     for name in EmaTeacher.PARTS:
         theirs = zip(student.get_submodule(name).parameters(), other.get_submodule(name).parameters(), strict=True)
         for mine, (before, now) in zip(teacher.get_submodule(name).parameters(), theirs, strict=True):
-            torch.testing.assert_close(mine, 0.9 * before + 0.1 * now, check_device=False, rtol=1e-5, atol=1e-6)
+            assert_same(mine, 0.9 * before + 0.1 * now)
 
 
 def frozen(freeze: bool, **changes: Any) -> PreTraining:
@@ -176,9 +177,9 @@ def test_a_frozen_tower_serves_the_teacher_too_and_gets_no_gradient(changes: dic
     ours, theirs = step(shared), step(plain)
     assert len(calls) == 1
     assert not any(name.startswith("image_tower") for name in ours["grads"])
-    torch.testing.assert_close(ours["losses"], theirs["losses"])
+    assert_same(ours["losses"], theirs["losses"])
     for name, gradient in ours["grads"].items():
-        torch.testing.assert_close(gradient, theirs["grads"][name])
+        assert_same(gradient, theirs["grads"][name])
     before = {name: p.clone() for name, p in shared.model.image_tower.named_parameters()}
     shared.after_step()
     assert all(torch.equal(p, before[name]) for name, p in shared.model.image_tower.named_parameters())
@@ -193,7 +194,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients() -> None:
     compiled = PreTraining(tiny_model(), OBJECTIVES, MASK_ID).train()
     assert compile_blocks(compiled) == 8  # one layer of each tower and its teacher's, two of each cross encoder
     assert list(compiled.state_dict()) == list(plain.state_dict())
-    torch.testing.assert_close(step(compiled), step(plain), rtol=1e-3, atol=1e-5)
+    assert_same(step(compiled), step(plain))
 
 
 # --- the recipe's switches
@@ -225,4 +226,4 @@ def test_the_recipe_compiles_and_the_checkpoint_is_that_of_the_plain_network(tmp
     for switch in ("false", "true"):
         recipe = load_recipe(PretrainRecipe, find_recipe(name), [*overrides, f"training.compile={switch}"])
         states.append(R2D2Model.from_pretrained(pretrain(recipe, tmp_path / switch)).state_dict())
-    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
+    assert_same(*states)

@@ -17,7 +17,10 @@ from ccmb.r2d2.items import Items
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.tasks.retrieval import Gallery, encode_gallery_with, two_stage_ranks
 from ccmb.tasks.two_stage import R2D2Encoder
+from exact import PROOFS, assert_same
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 TEXTS_OF = [TEXTS[:2], TEXTS[2:3], TEXTS[3:6], TEXTS[6:7], TEXTS[7:8]]
 IMAGE_OF_TEXT = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4])
@@ -55,23 +58,23 @@ def test_items_read_by_index_are_those_that_were_encoded(stored: Gallery, held: 
         assert len(found) == len(wanted)
         assert torch.equal(found.lengths(index), wanted.lengths(index))
         read, expected = found[index], wanted[index]
-        assert torch.equal(read.embed, expected.embed)
+        assert_same(read.embed, expected.embed)
         assert (read.mask is None) == (expected.mask is None)
         longest = read.states.shape[1]
         assert longest == int(expected.lengths(torch.arange(len(index))).max())  # and no longer
         if expected.mask is None:
-            assert torch.equal(read.states, expected.states)
+            assert_same(read.states, expected.states)
         else:
             assert torch.equal(read.mask, expected.mask[:, :longest])
             real = read.mask.bool()
-            assert torch.equal(read.states[real], expected.states[:, :longest][real])
+            assert_same(read.states[real], expected.states[:, :longest][real])
 
 
 def test_embeddings_are_read_in_runs(stored: Gallery, held: Gallery) -> None:
     for found, wanted in zip(sides(stored), sides(held), strict=True):
-        assert torch.equal(found.embed, wanted.embed)
+        assert_same(found.embed, wanted.embed)
         for rows in (slice(1, 3), slice(4, 100), slice(None), slice(2, 2)):
-            assert torch.equal(found.embeds(rows), wanted.embeds(rows))
+            assert_same(found.embeds(rows), wanted.embeds(rows))
 
 
 def test_ranks_from_disk_are_those_from_memory(stored: Gallery, held: Gallery) -> None:
@@ -83,14 +86,12 @@ def test_ranks_from_disk_are_those_from_memory(stored: Gallery, held: Gallery) -
 
 def test_the_file_is_safetensors_for_any_program(path: Path, held: Gallery) -> None:
     tensors = load_file(path)
-    assert torch.equal(tensors["images.embed"], held.images.embed)
-    assert torch.equal(tensors["texts.embed"], held.texts.embed)
+    assert_same(tensors["images.embed"], held.images.embed)
+    assert_same(tensors["texts.embed"], held.texts.embed)
     assert tensors["texts.states"].shape == (int(tensors["texts.lengths"].sum()), 32)  # without padding
     for place in range(len(TEXTS)):
         start, length = (int(tensors[f"texts.{part}"][place]) for part in ("starts", "lengths"))
-        assert torch.equal(
-            tensors["texts.states"][start:][:length], held.texts[torch.tensor([place])].states[0, :length]
-        )
+        assert_same(tensors["texts.states"][start:][:length], held.texts[torch.tensor([place])].states[0, :length])
 
 
 class OneStage:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccmb import files
 from ccmb.errors import CcmbError
-from ccmb.files import atomic_files, atomic_write, read_json, read_json_lines, write_json
+from ccmb.files import atomic_files, atomic_write, read_json, read_json_lines, walk_files, write_json
 from disk import full_disk
 
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -144,3 +144,19 @@ def test_several_files_take_their_places_together_and_others_stay(tmp_path):
         (place / "a").write_text("three")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "three", "b": "two", "card": "mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_all_files_below_a_folder_are_walked_through_links_and_none_twice_in_a_round(tmp_path):
+    elsewhere = tmp_path / "cache"
+    (elsewhere / "more").mkdir(parents=True)
+    (elsewhere / "more" / "b").touch()
+    root = tmp_path / "root"
+    (root / "own" / ".hidden").mkdir(parents=True)
+    (root / "own" / ".hidden" / "c").touch()
+    (root / "own" / "a").touch()
+    (root / "linked").symlink_to(elsewhere)
+    (root / "own" / "round").symlink_to(root)
+    (root / "up").symlink_to(tmp_path)
+    (elsewhere / "back").symlink_to(root / "linked")
+    assert sorted(walk_files(root)) == ["linked/more/b", "own/a"]
+    assert sorted(walk_files(f"{root}/")) == ["linked/more/b", "own/a"]

@@ -20,12 +20,15 @@ from ccmb.tasks.tuning import FINETUNING, FinetuneRecipe
 from ccmb.training.checkpoints import list_checkpoints, load_checkpoint
 from ccmb.training.meters import MEASURED
 from ccmb.training.recipe import TrainingRecipe, find_recipe, load_recipe
+from exact import PROOFS
 from killing import die_after_logging
 from processes import ccmb
 from runs import Command, command_line
 from sources import save_chinese_clip
 from tiny import TEXTS
 from tuning import arguments, recipe_of, save_pairs, save_start, tuned
+
+pytestmark = PROOFS
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +61,9 @@ def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: 
     assert [(of["name"], of["split"]) for of in report["sets"]] == [("mine", "val"), ("mine", "test"), ("words", "val")]
     for of in report["sets"][:2]:
         for figure in of["figures"].values():
-            assert figure["gain"]["low"] > 10
-            assert figure["gain"]["value"] == pytest.approx(figure["after"]["value"] - figure["before"]["value"])
+            assert figure["gain"]["low"] > 10  # of 20 seeds the worst is 19
+            difference = figure["after"]["value"] - figure["before"]["value"]
+            assert figure["gain"]["value"] == pytest.approx(difference, abs=0.011)  # of rounded ones
             for side in ("before", "after"):
                 assert figure[side]["low"] <= figure[side]["value"] <= figure[side]["high"]
     assert report == read_json(out / "finetune.json")
@@ -70,12 +74,14 @@ def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: 
 
 
 def test_the_finished_model_is_the_best_by_validation_and_is_measured_as_it_was_chosen(
-    finished: tuple[Path, dict[str, Any]],
+    start: Path, data: Path, tmp_path: Path
 ) -> None:
-    out, report = finished
+    # The lowest recall counts as the best: it rises, so that this is not the last whatever the seed and the processor.
+    out = tmp_path / "run"
+    report = tuned(start, data, out, training__best="{figure: val_mean_recall, lower: true}")
     validated = {line["step"]: line["val_mean_recall"] for line in log_of(out) if "val_mean_recall" in line}
     assert list(validated) == [8, 16, 24]
-    best = max(validated, key=lambda step: (validated[step], -step))
+    best = min(validated, key=lambda step: (validated[step], step))
     assert best < 24  # else this shows nothing
     assert report["chosen"] == {"step": best, "figure": "val_mean_recall", "value": validated[best]}
     assert report["sets"][0]["figures"]["ranking"]["after"]["value"] == validated[best]
@@ -140,9 +146,8 @@ def test_two_processes_validate_and_choose_as_one_does(
     assert done.code == 0, done.err
     for mine, its in zip(log_of(tmp_path / "run"), log_of(finished[0]), strict=True):
         assert mine.keys() == its.keys()
-        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-2)
-        if "val_mean_recall" in its:
-            assert mine["val_mean_recall"] == pytest.approx(its["val_mean_recall"], abs=5)
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-6)
+        assert mine.get("val_mean_recall") == its.get("val_mean_recall")
     assert read_json(tmp_path / "run" / "finetune.json")["chosen"]["step"] == finished[1]["chosen"]["step"]
 
 
@@ -211,6 +216,7 @@ def test_a_frozen_image_tower_stays_as_it_was(start: Path, data: Path, tmp_path:
     assert {"text_tower", "image_projection", "text_image_encoder", "image_text_encoder"} <= changed
 
 
+@pytest.mark.usefixtures("float32")  # as its weights are
 def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_path: Path) -> None:
     save_chinese_clip(tmp_path / "clip")
     changes = {"model__cross_layers": 1, "model__max_text_tokens": 16, "training__steps": 2}

@@ -83,7 +83,7 @@ def test_official_settings_are_those_of_the_released_code(name: str) -> None:
     assert recipe.model.freeze_image_tower
     augmentation = recipe.data.augmentation
     assert augmentation.rand_augment is not None
-    assert (augmentation.crop, augmentation.flip) == (0.5, True)
+    assert (augmentation.crop, augmentation.crop_shape, augmentation.flip) == (0.5, "square", True)
     assert (augmentation.rand_augment.operations, augmentation.rand_augment.magnitude) == (2, 5)
     assert recipe.validation.depth == depth
 

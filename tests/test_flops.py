@@ -157,7 +157,7 @@ def test_the_log_says_how_far_the_teacher_agrees_once_it_has_joined():
 def test_counting_takes_no_time_worth_speaking_of(flops):
     of = flops(gcpr=True, fgr=True, mlm=True, tgd=True, fgd=True)
     of(LENGTHS, 40, 0.0)
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone: the machine may be busy
     for _ in range(100):
         of(LENGTHS * 32, 40, 0.0)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5

@@ -5,14 +5,20 @@ import json
 
 import pytest
 
+from ccmb.benchmark.sets import _family as family_of
+from ccmb.data.pictures import UnreadablePicture
 from ccmb.data.shard_samples import count_samples, parse_sample, read_samples
+from ccmb.data.shard_set import is_shards
 from ccmb.data.shard_sources import Shard, find_shards
 from ccmb.data.shards import decode_sample, verify_shards
 from ccmb.errors import CcmbError, UsageError
+from ccmb.passed_over import PassedOver
 from ccmb.search.sources import find_sources
-from ccmb.tasks.sets import open_set, open_training
+from ccmb.tasks.sets import open_held_out, open_set, open_training
 from ccmb.training.recipe import DataRecipe
+from runs import command_line
 from shard_folders import open_folder, png, texts_of, write_tar
+from tuning import save_start
 
 
 def noted(key: str, caption: str) -> bytes:
@@ -98,10 +104,10 @@ def test_our_json_counts_before_a_text_beside_it(tmp_path):
     assert samples_of(path, ["title", "txt"])[0].fields == (("题",), ("other",))
 
 
-@pytest.mark.parametrize(("text", "reason"), [(b" \n", "the text is empty"), (b"\xff\xfe0", "not UTF-8")])
+@pytest.mark.parametrize(("text", "reason"), [(b" \n", "the text is empty"), (b"\xff\xfe0", "UTF-16")])
 def test_texts_that_cannot_be_used_are_named(tmp_path, text, reason):
     path = write_tar(tmp_path / "a.tar", {"0.png": png(), "0.txt": text})
-    with pytest.raises(CcmbError, match=rf"a\.tar/0\.txt: .*{reason}"):
+    with pytest.raises(CcmbError, match=rf"a\.tar/0\.txt:.*{reason}"):
         samples_of(path)
 
 
@@ -175,6 +181,64 @@ def test_a_cut_gzip_and_other_compressions_are_said(tmp_path):
         count_samples(str(path))
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_shards_are_a_set_to_tune_and_to_measure_on(tmp_path, compressed):
+    folder = img2dataset(tmp_path / "shards", compressed)
+    data = DataRecipe(shards=[str(folder)])
+    for samples, pictures in (open_training(data), (lambda of: (of.samples, of.pictures))(open_set(f"mine={folder}"))):
+        assert [sample.texts for sample in samples] == [
+            (f"文{shard:05d}{number:04d}",) for shard in range(2) for number in range(3)
+        ]
+        assert [pictures.load(sample.image).getpixel((0, 0))[0] for sample in samples] == [0, 1, 2, 0, 1, 2]
+        assert all(sample.image in pictures for sample in samples)
+        with pytest.raises(UnreadablePicture, match="no such picture"):
+            pictures.raw("/etc/passwd")
+    assert family_of("mine", folder, None) == "retrieval"
+    with pytest.raises(CcmbError, match="shards have no splits"):
+        open_held_out(data, "val")
+
+
+def test_however_the_path_of_a_shard_is_written_its_pictures_are_found(tmp_path, monkeypatch):
+    img2dataset(tmp_path / "shards")
+    monkeypatch.chdir(tmp_path)
+    for data in ("shards", "./shards", "../" + tmp_path.name + "/shards//00000.tar"):
+        found = open_set(f"mine={data}")
+        assert found.pictures.load(found.samples[2].image).getpixel((0, 0)) == (2, 0, 0)
+
+
+def test_samples_of_a_set_that_cannot_be_used_are_said(tmp_path, capsys):
+    line = json.dumps({"image": "a.png", "texts": ["x"]}).encode()
+    files = {
+        "0.png": png(),
+        "0.txt": b"a",
+        "1.png": png(1),
+        "2.png": png(),
+        "2.json": line,
+        "3.png": png(1),
+        "3.json": line,
+    }
+    path = write_tar(tmp_path / "a.tar", files)
+    found = open_set(f"mine={path}")
+    assert [sample.texts for sample in found.samples] == [("a",), ("x",)]
+    assert f"2 samples left out, the first: {path}/1: no text" in capsys.readouterr().err
+
+
+def test_a_folder_with_pairs_beside_a_tar_is_no_folder_of_shards(tmp_path):
+    write_tar(tmp_path / "images.tar", {"0.png": png()})
+    assert not is_shards(tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_evaluate_reads_shards(tmp_path, monkeypatch, capfd, compressed):
+    command, start = command_line(monkeypatch, capfd), save_start(tmp_path / "start")
+    folder = img2dataset(tmp_path / "shards", compressed)
+    for data in (folder, next(folder.glob("*.tar*"))):
+        outcome = command("evaluate", "--model", start, "--data", data, "--json", tmp_path / "report.json")
+        assert outcome.code == 0, outcome.err
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["retrieval"]["gallery"] == (6 if data == folder else 3)
+
+
 def test_chinese_clips_lmdb_is_named_with_what_to_do(tmp_path):
     for name in ("imgs", "pairs"):
         (tmp_path / "lmdb" / "train" / name).mkdir(parents=True)
@@ -185,7 +249,7 @@ def test_chinese_clips_lmdb_is_named_with_what_to_do(tmp_path):
         lambda: open_set(f"mine={lmdb}"),
         lambda: open_set(f"muge={lmdb}", "val"),
         lambda: open_training(DataRecipe(folder=str(tmp_path / "lmdb"))),
-        lambda: find_sources([lmdb]),
+        lambda: find_sources([lmdb], PassedOver()),
     ):
         with pytest.raises(CcmbError, match=r"an LMDB, as Chinese-CLIP packs .*train_imgs\.tsv") as caught:
             read()

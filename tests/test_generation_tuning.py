@@ -60,6 +60,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pairs(tmp_path_factory.mktemp("data") / "mine")
 
 
+@pytest.mark.numeric
+@pytest.mark.usefixtures("float64")  # rounding does not lead it astray
 def test_a_painter_learns_to_paint_what_texts_say(start: Path, data: Path, tmp_path: Path) -> None:
     values = FEW | {"training.steps": 150, "generation.steps": 6, "generation.ema": 0.95, "data.fields": "[words]"}
     report = finetune(recipe_of(start, data, "generation", **values), tmp_path / "run")

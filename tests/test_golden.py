@@ -29,7 +29,10 @@ from ccmb.r2d2.tokenizer import load_tokenizer
 GOLDEN = Path(os.environ.get("CCMB_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the official network's reference outputs")
 TEXTS = ["一个孩子跑过喷泉。", "两只棕色的狗在草地上奔跑,其中一只嘴里叼着飞盘", "乔丹投篮", "iPhone 15 手机壳 透明防摔"]
-TOLERANCE = {"base": 1e-5, "large": 5e-5, "prd2": 5e-5}
+# Both sides are float32. Roundings of n operations one after the other are of either sign and add up to about sqrt(n)
+# eps of what is computed (Higham and Mary 2019, SIAM J. Sci. Comput. 41): a layer of width W has 12 W of them on a
+# path, and 12 layers of 768 make 4e-5, 24 of 1024 6e-5; twice, and with room for the cross encoders.
+TOLERANCE = {"base": 1e-4, "large": 2e-4, "prd2": 2e-4}
 slow = pytest.mark.slow  # the large network: 2 GB of weights
 NETWORKS = ["base", pytest.param("large", marks=slow), pytest.param("prd2", marks=slow)]
 NORMS = ("LayerNorm.weight", "layer_norm1.weight", "layer_norm2.weight", "layrnorm.weight", "layernorm.weight")

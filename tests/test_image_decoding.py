@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from ccmb.data.downstream.named_pictures import NamedPictures
 from ccmb.data.image_content import HEAD_BYTES, image_format
 from ccmb.data.image_decoding import decode, rgb_of
-from ccmb.data.pictures import picture_of
+from ccmb.data.pictures import Pictures, picture_of
 from ccmb.data.transforms import within
 from ccmb.errors import CcmbError
 from ccmb.search.examining import thumbnail
+from ccmb.search.query import Hit
+from ccmb.search.sheet import MARGIN, SIDE, contact_sheet
 
 # Columns are red, green and blue in XYZ of D50, as their specifications print them.
 SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
@@ -192,3 +195,29 @@ def test_very_thin_pictures_are_made_smaller_by_all_who_do(size):
     small = Image.open(io.BytesIO(thumbnail(image)))
     assert (max(small.size), min(small.size)) == (320, 1)
     assert min(within(image, 10).size) == 1
+
+
+def test_very_thin_hits_are_drawn_on_the_contact_sheet(tmp_path):
+    hits = []
+    for place, size in enumerate([(1, 5000), (5000, 1)]):
+        Image.new("RGB", size, "red").save(tmp_path / f"{place}.png")
+        hits.append(Hit(key=str(place), source=str(tmp_path), name=f"{place}.png", score=0.5, cosine=0.5))
+    contact_sheet(hits, tmp_path / "sheet.png")
+    red = np.all(np.asarray(Image.open(tmp_path / "sheet.png")) == (255, 0, 0), axis=2)
+    tall, wide = (red[MARGIN : MARGIN + SIDE, left : left + SIDE] for left in (MARGIN, 2 * MARGIN + SIDE))
+    assert (tall.any(axis=1).sum(), tall.any(axis=0).sum()) == (SIDE, 1)
+    assert (wide.any(axis=0).sum(), wide.any(axis=1).sum()) == (SIDE, 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("1.jpg", "1.JPG"), ("1", "1.JPG"), ("2.jpg", "2.jfif"), ("2.jpeg", "2.jfif"), ("sub/3.jpg", "3"), ("3", "3"),
+        ("4.jpg", "4.jpg"), ("5.jpg", None), ("6.png", None),
+    ],
+)  # fmt: skip
+def test_files_of_data_sets_are_found_whatever_their_ending(tmp_path, written, meant):
+    data = saved(Image.new("RGB", (4, 4)), "JPEG")
+    for name in ("1.JPG", "2.jfif", "3", "4.jpg", "4.png", "6.gif"):
+        (tmp_path / name).write_bytes(data)
+    assert NamedPictures(Pictures.open(tmp_path)).resolve(written) == meant

@@ -20,7 +20,10 @@ from ccmb.tasks.matching import (
     minimal_pair_report,
     score_minimal_pairs,
 )
+from exact import PROOFS, assert_same, same
 from tiny import TEXTS, tiny_batch, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 scores = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 
@@ -30,9 +33,9 @@ def test_auc_is_the_share_of_pairs_in_order_with_ties_counting_half(match: list[
     won = sum((m > n) + (m == n) / 2 for m in match for n in no_match)
     labels = torch.tensor([1] * len(match) + [0] * len(no_match))
     values = torch.tensor(match + no_match).float() / 4
-    assert auc(values, labels) == pytest.approx(won / len(match) / len(no_match))
+    assert auc(values, labels) == same(won / len(match) / len(no_match))
     assert auc(values, labels.bool()) == auc(values, labels)
-    assert auc(-values, labels) == pytest.approx(1 - auc(values, labels))
+    assert auc(-values, labels) == same(1 - auc(values, labels))
 
 
 @pytest.mark.parametrize("levels", [0, 2, 5])
@@ -43,7 +46,7 @@ def test_auc_is_scikit_learns(levels: int, seed: int) -> None:
     values, labels = torch.rand(60, generator=generator), torch.rand(60, generator=generator) < 0.3
     if levels:
         values = (values * levels).floor() / levels
-    assert auc(values, labels) == pytest.approx(metrics.roc_auc_score(labels.numpy(), values.numpy()), abs=1e-12)
+    assert auc(values, labels) == same(metrics.roc_auc_score(labels.numpy(), values.numpy()))
 
 
 PAIRS = [
@@ -65,11 +68,11 @@ def test_minimal_pairs_are_scored_as_the_model_scores_each_text(batch: int, cros
             for column, text in enumerate((pair.text, pair.false_text)):
                 encoded = model.encode_text(**processor.texts([text]))
                 cosine = encoded.embed[0] @ images.embed[pair.image_index]
-                torch.testing.assert_close(found.cosine[number, column], cosine)
+                assert_same(found.cosine[number, column], cosine)
                 if found.ranking is not None:
                     index = torch.tensor([pair.image_index]), torch.tensor([0])
                     expected = cosine + model.rank(images, encoded, *index).score[0]
-                    torch.testing.assert_close(found.ranking[number, column], expected)
+                    assert_same(found.ranking[number, column], expected)
 
 
 def test_report_counts_strictly_higher_true_texts_by_stage_and_swap() -> None:
@@ -100,9 +103,9 @@ def test_each_picture_is_matched_as_the_model_matches_it_alone(batch: int, tmp_p
             image = model.encode_image(processor.images([picture]))
             output = model.rank(image, text, zero, zero)
             heads = torch.cat([output.logits_text_image, output.logits_image_text])
-            assert of.cosine == pytest.approx(float(image.embed[0] @ text.embed[0]), abs=1e-5)
-            assert of.score == pytest.approx(float(output.score), abs=1e-5)
-            assert of.probability == pytest.approx(float((heads / 2).softmax(1)[:, 1].mean()), abs=1e-5)
+            assert of.cosine == same(float(image.embed[0] @ text.embed[0]))
+            assert of.score == same(float(output.score))
+            assert of.probability == same(float((heads / 2).softmax(1)[:, 1].mean()))
             assert (of.match, of.error) == (None, None)
     assert [of.picture for of in found[:4]] == given[:4]
 

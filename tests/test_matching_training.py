@@ -185,12 +185,15 @@ def _until(batches, count):  # type: ignore[no-untyped-def]
 OPTIONS = pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions(loss="official", gcpr=0.5)])
 
 
+@pytest.mark.numeric
 @OPTIONS
 def test_a_run_learns_the_labels(folder: Path, tmp_path: Path, options: MatchingOptions) -> None:
     train(folder, tmp_path, options, steps=90)
     lines = _lines(tmp_path)
-    assert lines[-1]["matching"] < 0.75 * lines[0]["matching"]
-    assert lines[-1]["match_accuracy"] > 0.8
+    # Of 20 seeds the worst has 0.18 and 0.44 with the official loss, which cannot fall below 0.31, and an accuracy of
+    # 0.875; who guesses has 0.69 and 0.5.
+    assert _mean(lines[-4:], "matching") < 0.55
+    assert _mean(lines[-4:], "match_accuracy") > 0.75
     assert ("gcpr" in lines[0]) == bool(options.gcpr)
 
 
@@ -202,6 +205,10 @@ def test_a_run_goes_on_exactly(folder: Path, tmp_path: Path, options: MatchingOp
     assert _lines(tmp_path / "parts") == _lines(tmp_path / "whole")
     for name, value in whole.task.module.state_dict().items():
         assert torch.equal(value, parts.task.module.state_dict()[name]), name
+
+
+def _mean(lines: list[dict[str, float]], name: str) -> float:
+    return sum(line[name] for line in lines) / len(lines)
 
 
 def _lines(out: Path) -> list[dict[str, float]]:

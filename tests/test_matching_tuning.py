@@ -44,11 +44,13 @@ def test_the_recipe_for_own_pairs_reads_labelled_jsonl(tmp_path: Path) -> None:
     assert report["sets"][0]["details"]["after"]["pairs"] == 2 * len(TEXTS)
 
 
+@pytest.mark.numeric
 def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: Path) -> None:
     report = finetune(recipe(tmp_path), tmp_path / "run", test=True)
     assert report is not None
     for of in report["sets"]:
         figure = of["figures"]["auc"]
+        # Of 20 seeds all end at 100, and the worst gain is 10.9.
         assert figure["after"]["value"] > max(80, figure["before"]["value"])
         assert figure["gain"]["low"] > 0
         assert set(of["figures"]) == {"auc", "auc_cosine"}

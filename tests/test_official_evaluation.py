@@ -21,8 +21,11 @@ from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.tasks.retrieval import Gallery, encode_gallery, retrieval_report
 from ccmb.tasks.two_stage import EXACT, R2D2Ranker, RankOptions
+from exact import PROOFS
 from test_retrieval_figures import Scores
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 Probability = Callable[[Tensor, Tensor], Tensor]  # of pairs (image, text)
 

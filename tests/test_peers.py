@@ -18,9 +18,12 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from ccmb.benchmark.peers import label_and_source, open_peer
 from ccmb.errors import CcmbError, UsageError
 from ccmb.r2d2.modeling import TowerOutput
+from exact import TINY_ERROR
 from peers import BUILDS, save_peer, save_r2d2
 from sources import save_text_tower
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = pytest.mark.numeric
 
 PICTURES = tiny_pictures(3)
 USUAL = {"chinese_clip": 52, "altclip": 65, "siglip": 20, "clip": 24}
@@ -47,8 +50,8 @@ def test_embeddings_are_the_librarys_features_normalised(kind: str, tmp_path: Pa
     assert (peer.kind, peer.can_rank, peer.name) == (kind, False, kind)
     found, texts = peer.encode_images(range(3), PICTURES.__getitem__).embed, peer.encode_texts(TEXTS).embed
     assert min(found.std(0).max(), texts.std(0).max()) > 0.001  # items differ by far more than the tolerance
-    torch.testing.assert_close(found, normalize(images, dim=-1), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(texts, library_texts(folder, kind, USUAL[kind]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, normalize(images, dim=-1), rtol=0, atol=TINY_ERROR)
+    torch.testing.assert_close(texts, library_texts(folder, kind, USUAL[kind]), rtol=0, atol=TINY_ERROR)
 
 
 @pytest.mark.parametrize("kind", BUILDS)
@@ -58,7 +61,7 @@ def test_the_context_length_is_the_authors_within_the_models_positions(kind: str
     short = open_peer(str(folder), context_length=6)
     assert short.context_length == 6
     found = short.encode_texts(TEXTS).embed
-    torch.testing.assert_close(found, library_texts(folder, kind, 6), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, library_texts(folder, kind, 6), rtol=0, atol=TINY_ERROR)
     with pytest.raises(UsageError, match=r"--context-length is 99; .* between 3 and"):
         open_peer(str(folder), context_length=99)
 
@@ -85,10 +88,10 @@ def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
         expected = cosine + model.rank(images, texts, *index).score
     mine = peer.encode_images(range(3), PICTURES.__getitem__), peer.encode_texts(TEXTS[:2])
     for found, wanted in zip(mine, (images, texts), strict=True):
-        torch.testing.assert_close(found.embed, wanted.embed)
-        torch.testing.assert_close(found.states, wanted.states)
+        torch.testing.assert_close(found.embed, wanted.embed, rtol=0, atol=TINY_ERROR)
+        torch.testing.assert_close(found.states, wanted.states, rtol=TINY_ERROR, atol=TINY_ERROR)
     assert (peer.kind, peer.can_rank, peer.context_length) == ("R2D2", True, 24)
-    torch.testing.assert_close(peer.rank_scores(*mine, *index, cosine), expected)
+    torch.testing.assert_close(peer.rank_scores(*mine, *index, cosine), expected, rtol=0, atol=TINY_ERROR)
 
 
 def test_towers_alone_are_a_peer_of_one_stage(tmp_path: Path) -> None:
@@ -101,6 +104,13 @@ def test_a_peer_of_one_stage_does_not_rank(tmp_path: Path) -> None:
     nothing = TowerOutput(torch.empty(0, 1), torch.empty(0, 0, 0))
     with pytest.raises(ValueError, match="no second stage"):
         peer.rank_scores(nothing, nothing, *torch.empty(3, 0).long())
+
+
+def test_a_chinese_clip_reads_curly_quotes_as_straight_ones_and_others_do_not(tmp_path: Path) -> None:
+    for kind, alike in (("chinese_clip", True), ("clip", False)):
+        peer = open_peer(str(save_peer(tmp_path / kind, kind)))
+        normalizer = peer._tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
+        assert ('"' in normalizer.normalize_str("“红”")) == alike
 
 
 def test_fingerprints_tell_weights_and_settings_apart(tmp_path: Path) -> None:
@@ -141,7 +151,7 @@ def test_features_are_looked_up_by_name_and_text(tmp_path: Path) -> None:
 
     stored = torch.from_numpy(np.load(tmp_path / "images.npy"))
     found = peer.encode_images(["c.jpg", "a.jpg"], load).embed
-    torch.testing.assert_close(found, normalize(stored[[2, 0]], dim=-1))
+    torch.testing.assert_close(found, normalize(stored[[2, 0]], dim=-1), rtol=0, atol=TINY_ERROR)
     assert len(peer.encode_texts([TEXTS[1], TEXTS[1]])) == 2
     with pytest.raises(CcmbError, match=r'"images" lacks \'d.jpg\' and 1 more; make its features too'):
         peer.encode_images(["d.jpg", "a.jpg", "e.jpg"], load)
@@ -239,7 +249,7 @@ def test_open_clip_by_architecture_and_weights(monkeypatch: pytest.MonkeyPatch) 
     assert (asked, peer.kind, peer.context_length, peer.can_rank) == ([("ViT-B-32", "laion2b")], "open_clip", 8, False)
     pixels = torch.tensor([PICTURES[place].getpixel((0, 0)) for place in (2, 0)]).float()
     torch.testing.assert_close(
-        peer.encode_images([2, 0], PICTURES.__getitem__).embed, normalize(pixels, dim=-1), rtol=1e-5, atol=1e-6
+        peer.encode_images([2, 0], PICTURES.__getitem__).embed, normalize(pixels, dim=-1), rtol=0, atol=TINY_ERROR
     )
     assert peer.encode_texts(["一只猫"]).embed.shape == (1, 8)
     fake.create_model_and_transforms = None

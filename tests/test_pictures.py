@@ -1,5 +1,6 @@
 """Pictures from folders and tars: what is read, how it looks, and what is refused with one line."""
 
+import bz2
 import gzip
 import io
 import os
@@ -249,10 +250,18 @@ def test_a_missing_place_is_one_clear_error(tmp_path):
         Pictures.open(tmp_path / "nowhere")
 
 
-def test_a_compressed_tar_is_refused_with_the_mend(tmp_path):
-    plain = make_tar(tmp_path / "p.tar", {"a.png": RED})
+def test_a_gzipped_tar_is_read_and_others_are_refused_with_the_mend(tmp_path):
+    plain = make_tar(tmp_path / "p.tar", {"a.png": RED, "b": BLUE})
     path = tmp_path / "p.tar.gz"
     path.write_bytes(gzip.compress(plain.read_bytes()))
+    pictures = Pictures.open(path)
+    assert (pictures.names, pictures.raw("b")) == (["a.png", "b"], BLUE)
+    with pytest.raises(UnreadablePicture, match=r"p\.tar\.gz/c\.png: no such picture"):
+        pictures.raw("c.png")
+    path.write_bytes(gzip.compress(plain.read_bytes())[:-20])
+    with pytest.raises(CcmbError, match=r"p\.tar\.gz: not a whole gzip"):
+        Pictures.open(path)
+    path.write_bytes(bz2.compress(plain.read_bytes()))
     with pytest.raises(CcmbError, match="compressed; decompress it first"):
         Pictures.open(path)
 
@@ -277,6 +286,7 @@ def test_a_tar_cut_after_it_was_opened_gives_an_unreadable_picture(tmp_path):
 def test_of_equal_names_in_a_tar_the_last_counts(tmp_path):
     path = make_tar(tmp_path / "p.tar", {"a.png": RED, "./a.png": BLUE})
     assert Pictures.open(path).raw("a.png") == BLUE
+    assert Pictures.open(path).repeated == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch.nn import functional as F
 
 from ccmb.r2d2.positions import grid_positions, sine_positions
+from exact import PROOFS, assert_same
+
+pytestmark = PROOFS
 
 
 @pytest.mark.parametrize("length", [5, 24, 64])
@@ -15,7 +17,7 @@ def test_likeness_falls_with_distance_and_depends_on_it_alone(length: int) -> No
     likeness = positions @ positions.T
     for distance in range(length):
         diagonal = likeness.diagonal(distance)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=1e-5)
+        assert_same(diagonal, diagonal[:1].expand_as(diagonal))
     assert likeness[0, 0] > likeness[0, 1] > likeness[0, 2]
     assert (likeness[0, 1:] < 0.97).all()
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity, soft_cross_entropy
+from exact import PROOFS, assert_same
+
+pytestmark = PROOFS
 
 
 def plain_gcpr(image: Tensor, text: Tensor, temperature: Tensor, ids: list[int]) -> Tensor:
@@ -34,9 +37,9 @@ def test_loss_and_gradients_equal_the_plain_sum(ids: list[int], seed: int) -> No
     loss = gcpr_loss(*inputs, even_targets(same_image(torch.tensor(ids))))
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     plain = plain_gcpr(*doubles, ids)
-    torch.testing.assert_close(loss.double(), plain, rtol=1e-4, atol=1e-5)
+    assert_same(loss.double(), plain)
     for gradient, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True):
-        torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-4)
+        assert_same(gradient.double(), expected)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8))
@@ -52,9 +55,9 @@ def test_a_column_of_minus_infinity_is_as_good_as_absent_in_value_and_gradient()
     targets = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]])
     closed = soft_cross_entropy(logits + torch.tensor([0.0, 0.0, -torch.inf]), targets)
     absent = soft_cross_entropy(logits[:, :2], targets[:, :2])
-    torch.testing.assert_close(closed, absent)
+    assert_same(closed, absent)
     (gradient,), (expected,) = torch.autograd.grad(closed, logits), torch.autograd.grad(absent, logits)
-    torch.testing.assert_close(gradient, expected)
+    assert_same(gradient, expected)
 
 
 def test_similarities_stay_float32_under_autocast() -> None:
@@ -62,7 +65,7 @@ def test_similarities_stay_float32_under_autocast() -> None:
     temperature = torch.tensor(0.01)
     exact = image.double() @ text.double().T / 0.01
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(similarity(image, text, temperature).double(), exact, rtol=1e-4, atol=1e-4)
+        assert_same(similarity(image, text, temperature).double(), exact)
 
 
 def test_spared_columns_count_for_nothing() -> None:
@@ -78,6 +81,6 @@ def test_spared_columns_count_for_nothing() -> None:
             kept = [column for column in range(4) if not spared[row, column]]
             logits = mine[row] @ every[kept].T / temperature
             rows.append(-logits.log_softmax(0)[kept.index(row)])
-    torch.testing.assert_close(loss, torch.stack(rows).mean())
+    assert_same(loss, torch.stack(rows).mean())
     chunked = gcpr_loss(image.requires_grad_(), text, temperature, targets, chunk=3, spared_RB=spared)
-    torch.testing.assert_close(chunked, loss)
+    assert_same(chunked, loss)

@@ -16,7 +16,10 @@ from ccmb.objectives.options import PAPER_NAMES, Objectives
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import RankOutput
 from ccmb.r2d2.modeling import TowerOutput
+from exact import PROOFS, assert_same, same
 from tiny import tiny_batch, tiny_model, tiny_processor
+
+pytestmark = PROOFS
 
 ALL = list(PAPER_NAMES)
 MASK_ID = tiny_processor().tokenizer.mask_token_id
@@ -115,7 +118,7 @@ def test_enhanced_training_gives_the_mlm_loss_of_a_pass_of_its_own(rows: float) 
     texts = model.encode_text(masked.input_ids, batch.attention_mask)
     own = torch.arange(4)
     plain = mlm_loss(model.mlm_logits(model.read_texts(images, texts, own, own)[masked.positions]), masked.labels)
-    torch.testing.assert_close(loss, plain)
+    assert_same(loss, plain)
     parameters = [model.mlm_head.dense.weight, model.image_projection.weight, model.text_image_match.weight]
     parameters += [*model.text_tower.parameters(), *model.image_tower.parameters()]
     for gradient, expected in zip(
@@ -123,7 +126,7 @@ def test_enhanced_training_gives_the_mlm_loss_of_a_pass_of_its_own(rows: float) 
         torch.autograd.grad(plain, parameters, allow_unused=True),
         strict=True,
     ):
-        torch.testing.assert_close(gradient, expected)
+        assert_same(gradient, expected)
 
 
 def test_fgr_reads_the_masked_texts_only_while_it_shares_them_with_mlm() -> None:
@@ -143,8 +146,8 @@ def test_fgr_reads_the_masked_texts_only_while_it_shares_them_with_mlm() -> None
         return read.pop()
 
     clean = tiny_model(cross_layers=1).encode_text(batch.input_ids, batch.attention_mask).embed
-    torch.testing.assert_close(texts_ranked(mlm=False), clean)
-    torch.testing.assert_close(texts_ranked(fgr={"masked": False}), clean)
+    assert_same(texts_ranked(mlm=False), clean)
+    assert_same(texts_ranked(fgr={"masked": False}), clean)
     assert not torch.allclose(texts_ranked(), clean, atol=1e-3)
 
 
@@ -154,7 +157,7 @@ def test_fgd_compares_the_masked_text_with_the_teachers_clean_text() -> None:
     student = training.model.encode_text(masked.input_ids, batch.attention_mask).embed
     clean = training.model.encode_text(batch.input_ids, batch.attention_mask).embed  # the teacher is still its equal
     expected = (1 - (student * clean).sum(1)).mean()
-    torch.testing.assert_close(training.losses(batch, 0.0, seeded())["fgd"], expected)
+    assert_same(training.losses(batch, 0.0, seeded())["fgd"], expected)
 
 
 def test_the_same_seed_gives_the_same_steps() -> None:
@@ -180,7 +183,7 @@ def test_after_a_step_the_temperature_is_within_its_range() -> None:
         with torch.no_grad():
             training.model.temperature.fill_(beyond)
         training.after_step()
-        assert float(training.model.temperature.detach()) == pytest.approx(limit)
+        assert float(training.model.temperature.detach()) == same(limit)
 
 
 def test_the_teacher_follows_after_each_step() -> None:
@@ -189,7 +192,7 @@ def test_the_teacher_follows_after_each_step() -> None:
     before = training.teacher.text_projection.weight.clone()
     take_step(training)
     expected = 0.9 * before + 0.1 * training.model.text_projection.weight
-    torch.testing.assert_close(training.teacher.text_projection.weight, expected)
+    assert_same(training.teacher.text_projection.weight, expected)
 
 
 def test_the_total_is_the_weighted_sum() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageEnhance
 from pydantic import ValidationError
 
 from ccmb.data.rand_augment import GREY, OPERATIONS, Operation, RandAugment, rand_augment
@@ -57,11 +57,20 @@ def test_every_operation_is_drawn_about_as_often(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_at_magnitude_nothing_only_what_has_no_magnitude_changes_the_picture(
-    operation: Operation, noise: Image.Image
-) -> None:
+def test_at_magnitude_nothing_no_operation_moves_the_picture(operation: Operation, noise: Image.Image) -> None:
     changed = not np.array_equal(pixels(operation(noise, 0.0)), pixels(noise))
-    assert changed == (operation.__name__ in ("_auto_contrast", "_equalize"))
+    assert changed == (operation.__name__ in ("_auto_contrast", "_equalize", "_brightness", "_sharpness"))
+
+
+@pytest.mark.parametrize("name", ["_brightness", "_sharpness"])
+def test_brightness_and_sharpness_are_those_of_the_official_code(name: str, noise: Image.Image) -> None:
+    """There the factor is magnitude / 10 * 1.8 + 0.1 whatever the sign: 1, and so nothing, at magnitude 5."""
+    operation = next(of for of in OPERATIONS if of.__name__ == name)
+    enhancer = {"_brightness": ImageEnhance.Brightness, "_sharpness": ImageEnhance.Sharpness}[name](noise)
+    for strength in (0.5, -0.5):
+        np.testing.assert_array_equal(pixels(operation(noise, strength)), pixels(noise))
+    for strength, factor in ((0.0, 0.1), (0.25, 0.55), (-0.25, 0.55), (1.0, 1.9), (-1.0, 1.9)):
+        np.testing.assert_array_equal(pixels(operation(noise, strength)), pixels(enhancer.enhance(factor)))
 
 
 @pytest.mark.parametrize("strength", [-1.0, 1.0])

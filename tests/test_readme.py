@@ -30,10 +30,11 @@ FAST_PAGES = ("docs/fast.md", "docs/fast.zh.md")
 GENERATION_PAGES = ("docs/generation.md", "docs/generation.zh.md")
 SEARCH_PAGES = ("docs/search.md", "docs/search.zh.md")
 SERVING_PAGES = ("docs/serving.md", "docs/serving.zh.md")
+TESTING_PAGES = ("docs/testing.md", "docs/testing.zh.md")
 CORPUS_PAGES = ("docs/corpus.md", "docs/corpus.zh.md")
 PAIRS = (
     READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES, CAPTION_PAGES, GENERATION_PAGES,
-    CORPUS_PAGES, FAST_PAGES, SEARCH_PAGES, SERVING_PAGES,
+    CORPUS_PAGES, FAST_PAGES, SEARCH_PAGES, SERVING_PAGES, TESTING_PAGES,
 )  # fmt: skip
 PROGRAM = typer.main.get_command(cli.app)
 # Those of a group by both words, such as `data verify`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,14 +18,19 @@ from ccmb.r2d2.ranking import rank_pairs
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,
+    Ranks,
     bootstrap_gain,
     encode_gallery,
     pessimistic_ranks,
     recalls,
+    report_of_ranks,
     retrieval_report,
     two_stage_ranks,
 )
+from exact import PROOFS, assert_same
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
 
 TEXTS_OF = [TEXTS[:2], TEXTS[2:3], TEXTS[3:6], TEXTS[6:7], TEXTS[7:8]]
 DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
@@ -72,7 +78,35 @@ def test_bootstrap_interval_contains_the_mean_gain(ranks: list[tuple[int, int]])
     assert gain["mean"] == pytest.approx(mean, abs=0.006)
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert bootstrap_gain(before, after, draws=200) == gain
-    assert bootstrap_gain(before, before, draws=200) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    # Where nothing changed something may yet change on others: as if half a query had, either way.
+    none = bootstrap_gain(before, before, draws=200)
+    assert none["mean"] == 0
+    assert -none["low"] == none["high"] >= min(100, round(1.95 * 100 / (len(ranks) + 2), 2))
+
+
+def test_the_interval_of_the_gain_is_over_images_not_texts() -> None:
+    """All five texts of an image gain or lose together: the interval is that of 200 images, and not of 1,000 texts."""
+    rng = np.random.default_rng(0)
+    moved = rng.choice([-1, 0, 1], 200, p=[0.1, 0.6, 0.3])
+    before = torch.from_numpy(np.where(moved > 0, 2, 1)).repeat_interleave(5)
+    after = torch.from_numpy(np.where(moved < 0, 2, 1)).repeat_interleave(5)
+    of_images = bootstrap_gain(before, after, torch.arange(200).repeat_interleave(5))
+    alone = bootstrap_gain(before, after)
+    expected = 2 * 1.96 * 100 * moved.std() / 200**0.5
+    assert of_images["high"] - of_images["low"] == pytest.approx(expected, rel=0.08)
+    assert alone["high"] - alone["low"] == pytest.approx(expected / 5**0.5, rel=0.08)
+    ranks = {"text_to_image": Ranks(before, after), "image_to_text": Ranks(before[::5], after[::5])}
+    image_of_text = torch.arange(200).repeat_interleave(5)
+    gallery = Gallery(torch.empty(200, 0), torch.empty(1000, 0), image_of_text)  # type: ignore[arg-type]
+    assert report_of_ranks(ranks, gallery, 10)["gain_R@1"] == of_images  # type: ignore[arg-type]
+
+
+def test_the_mean_recall_is_that_of_recalls_that_are_not_rounded() -> None:
+    """1, 1 and 4 of 600 are 0.1667, 0.1667 and 0.6667 %, on average 0.3333; of 0.17, 0.17 and 0.67 it were 0.34."""
+    ranks = {"text_to_image": Ranks(torch.tensor([1] + [9] * 3 + [50] * 596), None)}
+    report = report_of_ranks(ranks, Gallery(*[torch.empty(600, 0)] * 2, torch.arange(600)), 10)  # type: ignore[arg-type]
+    assert report["text_to_image"]["pre_ranking"] == {"R@1": 0.17, "R@5": 0.17, "R@10": 0.67}
+    assert report["mean_recall"] == {"pre_ranking": 0.33, "ranking": None}
 
 
 # --- encoding
@@ -86,13 +120,13 @@ def test_gallery_holds_every_text_in_order_beside_its_picture(batch: int) -> Non
     with torch.no_grad():
         for place, text in enumerate(TEXTS):
             alone = model.encode_text(**processor.texts([text]))
-            torch.testing.assert_close(gallery.texts.embed[place], alone.embed[0])
+            assert_same(gallery.texts.embed[place], alone.embed[0])
             length = alone.states.shape[1]
-            torch.testing.assert_close(gallery.texts.states[place, :length], alone.states[0])
+            assert_same(gallery.texts.states[place, :length], alone.states[0])
             assert gallery.texts.mask is not None
             assert int(gallery.texts.mask[place].sum()) == length
         pixels = processor.images(tiny_pictures(len(TEXTS_OF)))
-        torch.testing.assert_close(gallery.images.embed, model.encode_image(pixels).embed)
+        assert_same(gallery.images.embed, model.encode_image(pixels).embed)
 
 
 # --- both stages
@@ -176,8 +210,8 @@ def test_pairs_in_batches_score_as_in_one(batch: int) -> None:
     with torch.inference_mode():
         expected = model.rank(gallery.images, gallery.texts, *index)
         found = rank_pairs(model, gallery.images, gallery.texts, *index, batch)
-        torch.testing.assert_close(found.score, expected.score)
-        torch.testing.assert_close(found.log_odds, expected.log_odds)
+        assert_same(found.score, expected.score)
+        assert_same(found.log_odds, expected.log_odds)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
@@ -190,11 +224,11 @@ def test_the_probability_is_the_mean_of_both_heads_softmax_at_the_temperature(te
         output, match = model.rank(images, texts, *index), rank_pairs(model, images, texts, *index)
     heads = output.logits_text_image, output.logits_image_text
     expected = sum((logits / temperature).softmax(1)[:, 1] for logits in heads) / 2
-    torch.testing.assert_close(match.probability, expected)
-    torch.testing.assert_close(match.score, output.score)  # whatever the temperature
-    torch.testing.assert_close(match.head_log_odds.sum(1), match.log_odds)
+    assert_same(match.probability, expected)
+    assert_same(match.score, output.score)  # whatever the temperature
+    assert_same(match.head_log_odds.sum(1), match.log_odds)
     if temperature == 1:
-        torch.testing.assert_close(match.probability, match.score)
+        assert_same(match.probability, match.score)
 
 
 def test_a_second_stage_that_knows_nothing_changes_no_order_by_log_odds() -> None:

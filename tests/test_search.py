@@ -27,6 +27,7 @@ from ccmb.search.query import Hit, Query
 from ccmb.search.sheet import contact_sheet
 from ccmb.search.store import VectorStore
 from ccmb.tasks.calibration import store_match_temperature
+from exact import TINY_ERROR
 from processes import run_in_a_process
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -155,7 +156,7 @@ def test_killed_while_indexing_the_same_call_ends_in_the_same_index(pictures, mo
     build(pictures, tmp_path / "whole", model)
     killed, whole = stored(tmp_path / "killed", model), stored(tmp_path / "whole", model)
     assert killed.keys() == whole.keys()
-    assert all(torch.allclose(killed[name], whole[name], atol=1e-5) for name in whole)
+    assert all(torch.allclose(killed[name], whole[name], atol=TINY_ERROR) for name in whole)
 
 
 @pytest.mark.parametrize("with_picture", [False, True])
@@ -181,9 +182,9 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
         unranked = engine.search(replace(query, rank=False)).hits
 
     assert [hit.name for hit in hits] == [f"{number}.png" for number in expected]
-    assert torch.tensor([hit.cosine for hit in hits]).allclose(cosine[expected], atol=1e-5)
-    assert torch.tensor([hit.match for hit in hits]).allclose(match[expected], atol=1e-5)
-    assert all(hit.score == pytest.approx(hit.cosine + hit.match, abs=1e-5) for hit in hits)
+    assert torch.tensor([hit.cosine for hit in hits]).allclose(cosine[expected], atol=TINY_ERROR)
+    assert torch.tensor([hit.match for hit in hits]).allclose(match[expected], atol=TINY_ERROR)
+    assert all(hit.score == pytest.approx(hit.cosine + hit.match, abs=TINY_ERROR) for hit in hits)
     assert [hit.name for hit in unranked] == [f"{number}.png" for number in candidates[:k]]
     assert all(hit.match is None and hit.score == hit.cosine for hit in unranked)
 
@@ -203,7 +204,7 @@ def test_several_queries_at_once_are_answered_as_each_alone(shelf):
         assert [hit.key for hit in one.hits] == [hit.key for hit in other.hits]
         assert (one.candidates, one.ranked, one.more) == (other.candidates, other.ranked, other.more)
         for hit, same in zip(one.hits, other.hits, strict=True):
-            assert hit.score == pytest.approx(same.score, abs=1e-5)
+            assert hit.score == pytest.approx(same.score, abs=TINY_ERROR)
     assert key not in {hit.key for hit in together[4].hits}  # what a picture is like is not the picture itself
 
 
@@ -227,13 +228,14 @@ def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
 
 def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
     everything = search_index(shelf[1], text=TEXTS[0], k=COUNT)
-    assert [hit.probability for hit in everything] == pytest.approx([hit.match for hit in everything], abs=1e-6)
+    assert [hit.probability for hit in everything] == pytest.approx([hit.match for hit in everything], abs=TINY_ERROR)
     least = sorted(hit.probability for hit in everything)[COUNT // 2]
-    found = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - 1e-6)
-    assert [hit.name for hit in found] == [hit.name for hit in everything if hit.probability >= least - 1e-6]
+    found = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - TINY_ERROR)
+    assert [hit.name for hit in found] == [hit.name for hit in everything if hit.probability >= least - TINY_ERROR]
     assert len(found) == COUNT - COUNT // 2
     # Those that are left out make room for more of the depth.
-    assert search_index(shelf[1], text=TEXTS[0], k=5, min_probability=least - 1e-6) == found[:5]
+    few = search_index(shelf[1], text=TEXTS[0], k=5, min_probability=least - TINY_ERROR)
+    assert [hit.name for hit in few] == [hit.name for hit in found[:5]]
     assert search_index(shelf[1], text=TEXTS[0], min_probability=1.0) == []
     # A temperature written since indexing counts, and the weights are still those of the index.
     warmer = shutil.copytree(model, tmp_path / "warmer")
@@ -268,7 +270,7 @@ def test_a_picture_finds_itself_first_by_cosine_alone(shelf, tmp_path):
     tiny_pictures(COUNT)[7].save(tmp_path / "query.png")
     hits = search_index(shelf[1], picture=tmp_path / "query.png", k=3)
     assert hits[0].name == "7.png"
-    assert hits[0].cosine == pytest.approx(1, abs=1e-5)
+    assert hits[0].cosine == pytest.approx(1, abs=TINY_ERROR)
     assert all(hit.match is None for hit in hits)
 
 
@@ -291,8 +293,8 @@ def test_pictures_gone_since_indexing_keep_their_cosine_and_are_marked(pictures,
     hits = {hit.name: hit for hit in found}
     assert {name for name, hit in hits.items() if hit.missing} == {"冬/0.png", "夏/1.png"}
     for name, hit in hits.items():
-        assert hit.cosine == pytest.approx(whole[name].cosine, abs=1e-6)
-        assert hit.match == (None if hit.missing else pytest.approx(whole[name].match, abs=1e-5))
+        assert hit.cosine == pytest.approx(whole[name].cosine, abs=TINY_ERROR)
+        assert hit.match == (None if hit.missing else pytest.approx(whole[name].match, abs=TINY_ERROR))
 
     shutil.rmtree(pictures)
     assert all(hit.missing for hit in search_index(index, text=TEXTS[0], k=COUNT))

@@ -1,12 +1,21 @@
 """Conditions are read by the type of the field: texts as texts, numbers as numbers, yes or no, and dates."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from ccmb.errors import UsageError
+from ccmb.r2d2.loading import load_model
 from ccmb.search.conditions import Numbers, Words, compile_conditions, parse_condition
+from ccmb.search.engine import open_engine
+from ccmb.search.index import build_index
 from ccmb.search.query import Condition
+from ccmb.serving.app import make_app
+from ccmb.serving.model_work import ModelWork
+from serving import post
+from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 KNOWN = {"code": str, "title": str, "n": int, "price": float, "sold": bool, "date": str, "folder": str}
 
@@ -78,3 +87,44 @@ def test_dates_are_spans_of_time():
 def test_values_of_another_type_are_refused_by_name(condition, words):
     with pytest.raises(UsageError, match=words):
         compiled(condition)
+
+
+def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    codes = {"a.png": "007", "b.png": "7", "c.png": "x,y"}
+    (tmp_path / "photos").mkdir()
+    for name, picture in zip(codes, tiny_pictures(3), strict=True):
+        picture.save(tmp_path / "photos" / name)
+    lines = [
+        {"name": name, "code": code, "n": number, "sold": number == 1}
+        for number, (name, code) in enumerate(codes.items())
+    ]
+    (tmp_path / "fields.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    network, processor = load_model(tmp_path / "model")
+    build_index(
+        [tmp_path / "photos"],
+        tmp_path / "index",
+        network,
+        processor,
+        tmp_path / "model",
+        fields=tmp_path / "fields.jsonl",
+    )
+    cases: list[tuple[object, set[str]]] = [
+        ("code=007", {"a.png"}), ("code=7", {"b.png"}), ('code="007"', {"a.png"}),
+        ('code in "x,y",7', {"b.png", "c.png"}), ("code!=7", {"a.png", "c.png"}),
+        ("n=01", {"b.png"}), ("n>=1.0", {"b.png", "c.png"}), ("sold=True", {"b.png"}),
+        ({"field": "code", "comparison": "==", "value": 7}, {"b.png"}),
+        ({"field": "code", "comparison": "==", "value": "007"}, {"a.png"}),
+        ({"field": "code", "comparison": "in", "value": ["x,y", "7"]}, {"b.png", "c.png"}),
+        ({"field": "n", "comparison": "==", "value": "1"}, {"b.png"}),
+        ({"field": "sold", "comparison": "==", "value": False}, {"a.png", "c.png"}),
+    ]  # fmt: skip
+    with open_engine(tmp_path / "index") as engine:
+        app = make_app(ModelWork(network, processor), engine)
+        for where, names in cases:
+            found = post(app, "/search", {"text": TEXTS[0], "where": [where]}).json()
+            assert {hit["name"] for hit in found["hits"]} == names, where
+        for value, comparison in ((["1", "2"], "<"), ("x", "=="), (True, "==")):
+            where = {"field": "n", "comparison": comparison, "value": value}
+            assert post(app, "/search", {"text": TEXTS[0], "where": [where]}).status_code == 422

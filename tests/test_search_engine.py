@@ -23,6 +23,7 @@ from ccmb.search.query import Query
 from ccmb.search.states import StateCache
 from ccmb.search.store import MOST_RESULTS, Entry, VectorStore
 from disk import full_disk
+from exact import TINY_ERROR
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 30
@@ -198,7 +199,7 @@ def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path
     assert after["0.png"].match != pytest.approx(before["0.png"], abs=1e-4)
     assert after["1.png"].missing
     assert all(
-        after[name].match == pytest.approx(before[name], abs=1e-5) for name in before.keys() - {"0.png", "1.png"}
+        after[name].match == pytest.approx(before[name], abs=TINY_ERROR) for name in before.keys() - {"0.png", "1.png"}
     )
 
 

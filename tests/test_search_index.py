@@ -25,6 +25,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.index import IndexReport, build_index
 from ccmb.search.query import Query
 from disk import full_disk
+from exact import TINY_ERROR
 from killing import ccmb_killed_when
 from milvus_server import milvus_server
 from tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
@@ -294,5 +295,5 @@ def test_killed_at_ten_moments_an_index_ends_as_never_stopped(model, tmp_path):
         keys = {entry.key for entry in one.catalogue.store.of_source(str(tmp_path / "pictures"))}
         assert len(keys) == len(one) == len(other) == 600
         ours, theirs = one.catalogue.store.embeds(list(keys)), other.catalogue.store.embeds(list(keys))
-        assert all(torch.allclose(ours[key], theirs[key], atol=1e-5) for key in keys)
+        assert all(torch.allclose(ours[key], theirs[key], atol=TINY_ERROR) for key in keys)
         assert len(one.catalogue.thumbnails.get(list(keys))) == len(other.catalogue.thumbnails.get(list(keys))) == 600

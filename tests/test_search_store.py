@@ -18,10 +18,14 @@ from ccmb.search.conditions import BUILT_IN, compile_conditions, parse_condition
 from ccmb.search.mirror import Mirror
 from ccmb.search.query import Condition
 from ccmb.search.store import Entry, VectorStore
+from exact import product_error
 from milvus_server import milvus_server
 
 DIM = 8
 KNOWN = {**BUILT_IN, "author": str, "price": float, "new": bool}
+
+
+WITHIN = product_error(DIM)  # a cosine in float32
 
 
 def unit(count: int, seed: int = 0) -> torch.Tensor:
@@ -85,7 +89,7 @@ def test_search_is_an_exact_cosine_search_before_and_after_flush_and_reopening(o
         for number in range(5):
             keys = [near.key for near in found[number]]
             assert keys == [all_entries[index].key for index in expected.indices[number]]
-            assert torch.tensor([near.cosine for near in found[number]]).allclose(expected.values[number], atol=1e-6)
+            assert torch.tensor([near.cosine for near in found[number]]).allclose(expected.values[number], atol=WITHIN)
         assert store.get(keys) == {entry.key: entry for entry in all_entries if entry.key in set(keys)}
 
     with open_store() as store:
@@ -222,7 +226,7 @@ def test_any_sequence_of_writes_leaves_what_a_dictionary_would_hold(tmp_path, ki
     assert held == {key: entry for key, (entry, _) in expected.items()}
     assert all(torch.equal(embeds[key], embed) for key, (_, embed) in expected.items())
     for near in found:
-        assert near.cosine == pytest.approx(float(expected[near.key][1] @ unit(1)[0]), abs=1e-6)
+        assert near.cosine == pytest.approx(float(expected[near.key][1] @ unit(1)[0]), abs=WITHIN)
     assert {near.key for near in narrow} == {key for key, (entry, _) in expected.items() if entry.width < 3}
 
 
@@ -251,7 +255,7 @@ def test_a_mirror_is_brought_up_to_what_the_store_holds(tmp_path, monkeypatch, h
         assert found.keys() == told.keys() == mirror.get(list(told)).keys()
         assert len(told) == (25 if harm in ("kill after the store", "fall behind") else 20)
         for key, embed in told.items():
-            assert found[key] == pytest.approx(float(torch.tensor(embed) @ unit(1)[0]), abs=1e-6)
+            assert found[key] == pytest.approx(float(torch.tensor(embed) @ unit(1)[0]), abs=WITHIN)
         assert file.execute("SELECT count(*) FROM notes").fetchone() == (0,)
 
 

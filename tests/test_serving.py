@@ -22,6 +22,7 @@ from ccmb.tasks.captioning import caption_pictures
 from ccmb.tasks.class_ranking import classify
 from ccmb.tasks.matching import match_pictures
 from ccmb.tasks.prompts import SETS
+from exact import TINY_ERROR
 from serving import (
     ADMIN,
     KEYS,
@@ -192,8 +193,8 @@ def test_embeddings_are_the_networks_in_both_forms() -> None:
     [of_picture] = network.embed_pictures([picture])
     found = post(app, "/embed", {"texts": TEXTS[:2], "pictures": [b64(png(picture))]}).json()
     assert found["dim"] == len(of_picture)
-    torch.testing.assert_close(torch.tensor(found["texts"]), torch.stack(texts))
-    torch.testing.assert_close(torch.tensor(found["pictures"]), of_picture[None])
+    torch.testing.assert_close(torch.tensor(found["texts"]), torch.stack(texts), rtol=0, atol=TINY_ERROR)
+    torch.testing.assert_close(torch.tensor(found["pictures"]), of_picture[None], rtol=0, atol=TINY_ERROR)
 
     mixed = [TEXTS[0], {"image": "data:image/png;base64," + b64(png(picture))}, TEXTS[1]]
     for form in ("float", "base64"):
@@ -203,7 +204,9 @@ def test_embeddings_are_the_networks_in_both_forms() -> None:
         rows = [of["embedding"] for of in answer["data"]]
         if form == "base64":
             rows = [struct.unpack(f"<{len(of_picture)}f", base64.b64decode(row)) for row in rows]
-        torch.testing.assert_close(torch.tensor(rows), torch.stack([texts[0], of_picture, texts[1]]))
+        torch.testing.assert_close(
+            torch.tensor(rows), torch.stack([texts[0], of_picture, texts[1]]), rtol=0, atol=TINY_ERROR
+        )
     assert error_of(post(app, "/v1/embeddings", {"input": "船", "dimensions": 3}))[0] == 422
     assert error_of(post(app, "/v1/embeddings", {"input": [1, 2]}))[0] == 422
 
@@ -215,9 +218,9 @@ def test_matching_is_that_of_the_command_line() -> None:
     body = {"text": TEXTS[0], "pictures": [b64(png(of)) for of in pictures], "min_probability": 0.5}
     found = post(tiny_app(), "/match", body).json()["results"]
     for of, right in zip(found, expected, strict=True):
-        assert of["cosine"] == pytest.approx(right.cosine, abs=1e-5)
-        assert of["match"] == pytest.approx(right.score, abs=1e-5)
-        assert of["probability"] == pytest.approx(right.probability, abs=1e-5)
+        assert of["cosine"] == pytest.approx(right.cosine, abs=TINY_ERROR)
+        assert of["match"] == pytest.approx(right.score, abs=TINY_ERROR)
+        assert of["probability"] == pytest.approx(right.probability, abs=TINY_ERROR)
         assert of["is_match"] == right.match
 
 
@@ -232,7 +235,7 @@ def test_reranking_orders_pictures_keys_and_texts() -> None:
     matched = post(app, "/match", {name: body[name] for name in ("text", "pictures")}).json()["results"]
     for of in found:
         if of["index"] < 4:
-            assert of["match"] == pytest.approx(matched[of["index"]]["match"], abs=1e-5)
+            assert of["match"] == pytest.approx(matched[of["index"]]["match"], abs=TINY_ERROR)
     texts = post(app, "/rerank", {"picture": body["pictures"][0], "texts": list(TEXTS), "top": 3}).json()["results"]
     assert len(texts) == 3
     assert error_of(post(app, "/rerank", {"text": "船", "texts": ["船"]}))[0] == 422
@@ -250,9 +253,11 @@ def test_classes_are_those_of_the_command_line(depth: int | None) -> None:
     found = post(tiny_app(), "/classify", body).json()["results"]
     for of, right in zip(found, expected, strict=True):
         assert [guess["name"] for guess in of] == [guess.name for guess in right.classes]
-        assert [guess["cosine"] for guess in of] == pytest.approx([guess.cosine for guess in right.classes], abs=1e-5)
+        assert [guess["cosine"] for guess in of] == pytest.approx(
+            [guess.cosine for guess in right.classes], abs=TINY_ERROR
+        )
         if depth:
-            assert of[0]["score"] == pytest.approx(right.classes[0].score, abs=1e-4)
+            assert of[0]["score"] == pytest.approx(right.classes[0].score, abs=TINY_ERROR)
     assert error_of(post(tiny_app(), "/classify", body | {"classes": ["猫", "猫"]}))[0] == 422
     assert error_of(post(tiny_app(), "/classify", body | {"classes": "/etc/passwd"}))[0] == 422
     many = body | {"classes": [f"类{number}" for number in range(500)], "templates": "all"}

@@ -114,7 +114,7 @@ def test_what_takes_too_long_ends_and_is_dropped() -> None:
         assert go.wait(10)
 
     index.before = hold
-    app = tiny_app(index, timeout=0.2, wait=0.0)
+    app = tiny_app(index, timeout=1.0, wait=0.0)
 
     async def work(http: httpx.AsyncClient) -> None:
         first, second = await asyncio.gather(
@@ -130,17 +130,25 @@ def test_what_takes_too_long_ends_and_is_dropped() -> None:
 
 
 def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
-    index, go = FakeIndex(), threading.Event()
-    index.before = lambda queries: go.wait(10) and None
+    index, go, busy = FakeIndex(), threading.Event(), threading.Event()
+
+    def hold(queries: Sequence[Query]) -> None:
+        busy.set()
+        assert go.wait(60)
+
+    index.before = hold
     for options in ({"queue": 2, "batch": 1}, {"max_requests": 3}):
         go.clear()
+        busy.clear()
         app = tiny_app(index, **options)
 
         async def work(http: httpx.AsyncClient) -> list[httpx.Response]:
             tasks = [asyncio.create_task(http.post("/search", json={"text": "first"}))]
-            await asyncio.sleep(0.1)  # it is worked on
+            assert await asyncio.to_thread(busy.wait, 60)  # it is worked on
             tasks += [asyncio.create_task(http.post("/search", json={"text": str(place)})) for place in range(5)]
-            await asyncio.sleep(0.1)
+            async with asyncio.timeout(60):
+                while sum(task.done() for task in tasks) < 3:  # those that are refused
+                    await asyncio.sleep(0.01)
             go.set()
             return await asyncio.gather(*tasks)
 

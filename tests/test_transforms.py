@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from ccmb.data.transforms import Augmentation, _random_box, augment, normalise, speaks_of_sides, square
+from ccmb.data.transforms import (
+    Augmentation,
+    _random_box,
+    _random_square_box,
+    augment,
+    normalise,
+    speaks_of_sides,
+    square,
+)
+from exact import product_error
 
 HALVES = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, axis=0).repeat(4, axis=1)).convert("RGB")
 
@@ -31,7 +40,7 @@ def test_normalise_is_clips_on_channels_first():
     pixels = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     expected = torch.stack([(pixels[..., c] / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
-    torch.testing.assert_close(normalise(pixels), expected)
+    torch.testing.assert_close(normalise(pixels), expected, rtol=0, atol=product_error(4, 4.0))  # of float32
 
 
 def test_without_options_augment_is_square():
@@ -68,6 +77,32 @@ def test_crops_keep_their_share_inside_the_picture_and_stretch_little(smallest, 
     wide, high = (right - left) / 1000, (bottom - top) / 500
     assert wide * high >= smallest - 0.003
     assert 3 / 4 - 0.02 <= wide / high <= 4 / 3 + 0.02
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.05, 0.999), st.integers(0, 2**32))
+def test_square_crops_lie_inside_the_picture(width, height, smallest, seed):
+    left, top, right, bottom = _random_square_box(width, height, smallest, random.Random(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_square_crops_are_those_of_the_official_code():
+    """As torchvision's RandomResizedCrop(scale=(0.5, 1)): sides of 3 : 4 to 4 : 3 whatever the picture's own shape."""
+    rng = random.Random(0)
+    shares = []
+    for _ in range(300):
+        left, top, right, bottom = _random_square_box(500, 375, 0.5, rng)
+        assert 3 / 4 - 0.01 <= (right - left) / (bottom - top) <= 4 / 3 + 0.01
+        shares.append((right - left) * (bottom - top) / (500 * 375))
+    assert 0.49 < min(shares) < 0.52
+    assert max(shares) > 0.9
+    # No box of that shape has half of the area of so wide a picture: its middle, as near to its own shape as may be.
+    assert _random_square_box(400, 100, 0.5, rng) == (133, 0, 266, 100)
+    assert _random_square_box(100, 400, 0.5, rng) == (0, 133, 100, 266)
+    wide = Image.effect_noise((400, 100), 80).convert("RGB")
+    options = Augmentation(crop=0.5, crop_shape="square")
+    middle = square(wide.crop((133, 0, 266, 100)), 16)
+    np.testing.assert_array_equal(augment(wide, 16, options, random.Random(0)), middle)
 
 
 def test_half_of_the_pictures_are_mirrored_where_they_may_be():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccmb.errors import UsageError
-from ccmb.text_cleaning import clean
+from ccmb.text_cleaning import visible
 
 
 def check_text(text: str, purpose: str) -> None:
@@ -19,7 +19,7 @@ def check_text(text: str, purpose: str) -> None:
         text.encode()
     except UnicodeEncodeError:  # bytes of another encoding, as a shell hands them over
         raise UsageError(f"the text {purpose} is not UTF-8; set the terminal to it") from None
-    if not clean(text):
+    if not visible(text):
         raise UsageError(
             f"the text {purpose} is empty" + (" but for marks that cannot be seen" if text.strip() else "")
         )

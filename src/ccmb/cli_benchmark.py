@@ -97,7 +97,7 @@ def benchmark(
     precision: PrecisionOption = "fp32",
     cascade: CascadeOption = None,
     convention: ConventionOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals, and of painted pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals, and of painted pictures.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
     ] = None,
@@ -114,7 +114,7 @@ def benchmark(
 
     Example: ccmb benchmark --model runs/pictures --data ecommerce-t2i=downloads/t2i --split val --best-of 4
     """
-    from ccmb.benchmark.peers import may_rank
+    from ccmb.benchmark.peers import is_exported, may_rank
     from ccmb.benchmark.runner import run_benchmark
     from ccmb.benchmark.sets import open_set
     from ccmb.benchmark.settings import Settings
@@ -133,6 +133,8 @@ def benchmark(
         sets = [open_set(spec, *how) for spec in data]
         _refuse_unread(context, sets, data)
         need_second_stage(context, any(map(may_rank, model)), ", ".join(model), *SECOND_STAGE)
+        if precision == "fp32" and any(map(is_exported, model)):
+            refuse_given(context, "of networks in torch; an export keeps the one that it was made with", "precision")
         outcome = run_benchmark(model, sets, out, settings, devices.split(",") if devices else ())
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]

@@ -80,12 +80,12 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="A file of pairs or of labelled pairs, or icm=FOLDER or iqm=FOLDER; with --classes a folder or tar of "
-            "one folder a class.",
+            help="A file of pairs or of labelled pairs, a shard or a folder of shards, or icm=FOLDER or iqm=FOLDER; "
+            "with --classes a folder or tar of one folder a class.",
         ),
     ],
     images: ImagesOption = None,
-    split: Annotated[str, typer.Option(help="Which split of the pairs to score.")] = "test",
+    split: Annotated[str, typer.Option(help="Which split of the pairs to score; with --classes, its folder.")] = "test",
     text_field: TextFieldOption = None,
     depth: Annotated[
         int | None,
@@ -145,6 +145,7 @@ def evaluate(
     """
     from ccmb.data.labelled_pairs import is_labelled
     from ccmb.data.seen_images import said_of
+    from ccmb.data.shard_set import is_shards
     from ccmb.files import write_json
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
@@ -173,7 +174,7 @@ def evaluate(
         path = _folder_of_split(path, split) if given(context, "split") else path
         report = _on_classes(model, path, classes, templates, depth, ranking_rule)
         table = classification_table(report["classification"])
-    elif name or (path.is_file() and is_labelled(path)):
+    elif name or (path.is_file() and not is_shards(path) and is_labelled(path)):
         refuse_unread(context, LABELLED, READS)
         report = _on_labels(model, name, path, images, split, fit_split)
         table = matching_table(report["matching"])
@@ -219,12 +220,16 @@ def _on_pairs(
     cascade: int | None,
     convention: Convention,
 ) -> dict[str, Any]:
+    from ccmb.data.shard_set import is_shards
     from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.network import load_network
     from ccmb.tasks.evaluation import evaluate as run_evaluation
     from ccmb.tasks.two_stage import RankOptions
 
-    pictures = images or folder_for_pairs(pairs)
+    shards = is_shards(pairs)
+    if shards:
+        refuse_given(context, "of pairs; shards hold their pictures and have no splits", "images", "split")
+    pictures = pairs if shards else images or folder_for_pairs(pairs)
     network, processor = load_network(model)
     need_second_stage(context, network.can_rank, model, *SECOND_STAGE)
     if precision == "fp32" and not isinstance(network, R2D2Model):

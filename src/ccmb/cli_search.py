@@ -123,6 +123,8 @@ def _summary(out: Path, report: IndexReport) -> str:
     lines = [f"{out}: {counts}" + (f", {report.removed} removed" if report.removed else "")]
     if report.kept_gone:
         lines.append(f"{report.kept_gone} are gone from their source and stay: --gone remove takes them out")
+    if report.repeated:
+        lines.append(f"{report.repeated} files in tars have the name of a later one, which counts in their place")
     for name, groups in (("equal", report.duplicates), ("alike", report.near_duplicates)):
         if groups:
             more = sum(map(len, groups)) - len(groups)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ccmb.aligning import aligned
 from ccmb.corpus.inputs import Inputs
 from ccmb.corpus.planted import Planted, planted_figures
 from ccmb.corpus.simulated_logs import simulate
@@ -110,11 +111,12 @@ def planted_section(planted: Sequence[Planted]) -> str:
 
 
 def closing_words(out: Path, report: dict[str, Any]) -> str:
-    lines = [f"{'':28}{'planted':>9}{'removed':>9}{'share':>9}   target"]
+    rows = [["", "planted", "removed", "share", "   target"]]
     for of in report["planted"]:
         relation = "<=" if of["kind"] == "good_pairs_lost" else ">="
-        figures = f"{of['planted']:>9,}{of['removed']:>9,}{100 * of['share']:>7.1f} %"
-        lines.append(f"{LABELS[of['kind']][1]:28}{figures}   {relation} {100 * of['target']:.0f} %")
+        figures = [f"{of['planted']:,}", f"{of['removed']:,}", f"{100 * of['share']:.1f} %"]
+        rows.append([LABELS[of["kind"]][1], *figures, f"   {relation} {100 * of['target']:.0f} %"])
+    lines = aligned(rows, (28, 9, 9, 9))
     for kind, found in report.get("comparison", {}).get("results", {}).items():
         lines.append(f"mean recall after pre-training on {kind}: {found['mean_recall']:.1f} %")
     corpus = report["corpus"]

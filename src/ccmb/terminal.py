@@ -63,14 +63,15 @@ class VisibleStream:
         return "utf-8"
 
 
+def _guard(stream: Any) -> Any:
+    return stream if isinstance(stream, VisibleStream) else VisibleStream(stream)
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within, nothing that is written to stdout and stderr steers the terminal."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (
-        stream if isinstance(stream, VisibleStream) else VisibleStream(stream)  # type: ignore[assignment]
-        for stream in before
-    )
+    sys.stdout, sys.stderr = map(_guard, before)
     try:
         yield
     finally:

@@ -35,18 +35,23 @@ def clean(text: str, simplified: bool = False) -> str:
         text = html.unescape(text)
     if "<" in text:
         text = _TAG.sub(" ", text)
-    if not text.isascii():
-        text = _PARTS.sub(lambda part: unicodedata.normalize("NFKC", part[0]), _INVISIBLE.sub("", text))
-    text = _BLANKS.sub(" ", text).strip()
+    text = visible(text)
     if text.count(" ") > len(text) // 3:  # 红 色 帆 船
         text = _BETWEEN_HAN.sub("", text)
     return simplify(text) if simplified else text
 
 
+def visible(text: str) -> str:
+    """What can be seen of a text, in letters and digits of ordinary width, with one blank for any number."""
+    if not text.isascii():
+        text = _PARTS.sub(lambda part: unicodedata.normalize("NFKC", part[0]), _INVISIBLE.sub("", text))
+    return _BLANKS.sub(" ", text).strip()
+
+
 def clean_query(text: str) -> str:
-    """What is asked for, spelt as the texts of a corpus are; without OpenCC traditional characters stay, with a
-    warning, where there may be any."""
-    cleaned = clean(text)
+    """What is asked for, spelt as the texts of a corpus are; a text of nothing but tags keeps them. Without OpenCC
+    traditional characters stay, with a warning, where there may be any."""
+    cleaned = clean(text) or visible(text)
     try:
         return simplify(cleaned)
     except CcmbError:

@@ -14,10 +14,9 @@ from ccmb.data.pictures import Pictures
 from ccmb.errors import CcmbError
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.samples import Sample
-from ccmb.tasks.bootstrap import interval
 from ccmb.tasks.caption_metrics import characters
 from ccmb.tasks.captioning import Candidate, decoding_for
-from ccmb.tasks.captioning_report import drawn_figures, score_texts, write_about
+from ccmb.tasks.captioning_report import figure_intervals, score_texts, write_about
 from ccmb.tasks.sets import RetrievalSet
 
 BEAMS = 5  # all of which are candidates
@@ -59,11 +58,13 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
     """The figures of both stages.
 
     Raises:
-        CcmbError: the model writes no captions.
+        CcmbError: the model writes no captions, or there is one picture alone.
         UsageError: the set's texts do not belong to single pictures.
     """
     if not isinstance(peer, R2D2Peer) or not isinstance(peer.model, R2D2Captioner):
         raise CcmbError("this model writes no captions; make one that does with `ccmb finetune captioning`")
+    if len({sample.image for sample in samples}) < 2:
+        raise CcmbError(f"{of.name}, split {of.split}: one readable picture; CIDEr-D needs two or more")
     options = decoding_for(peer.model, beams=BEAMS, candidates=BEAMS)
     written = write_about(peer.model, peer.processor, replace(of.texts, samples=samples), options, rerank=True)
     by_stage: dict[Stage, list[Candidate]] = {
@@ -74,7 +75,6 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
     for stage, captions in by_stage.items():
         scores = score_texts([of.text for of in captions], written.references, characters)
         values = scores.figures()
-        drawn = drawn_figures(scores, settings.draws, settings.seed)
         match_scores = [of.match_score for of in captions if of.match_score is not None]
         cider[stage] = [round(float(value), 6) for value in scores.cider]
         figures[stage] = CaptionFigures(
@@ -83,7 +83,7 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
             bleu_4=round(values["BLEU-4"], 2),
             rouge_l=round(values["ROUGE-L"], 2),
             match_score=round(100 * float(np.mean(match_scores)), 2) if match_scores else None,
-            interval=interval(drawn["CIDEr-D"]),
+            interval=figure_intervals(scores, settings.draws, settings.seed)["CIDEr-D"],
         )
     return Captioning(
         pictures=len(written.captions),

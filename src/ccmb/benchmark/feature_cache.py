@@ -27,7 +27,9 @@ from ccmb.tasks.two_stage import Encoder, Load
 
 MOST_BYTES = 4 * 2**30  # larger files are deleted after use
 HEADER = 4096  # bytes kept for it, since it is written last
-TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"
+}  # fmt: skip
 BY_NAME = {name: dtype for dtype, name in TYPES.items()}
 
 

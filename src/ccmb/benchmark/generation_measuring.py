@@ -12,7 +12,6 @@ from ccmb.benchmark.settings import Settings
 from ccmb.errors import CcmbError
 from ccmb.r2d2.generator import R2D2Generator
 from ccmb.samples import Sample
-from ccmb.tasks.bootstrap import interval
 from ccmb.tasks.generation import Candidate, open_judge, paint_texts
 from ccmb.tasks.generation_report import Figures, figures_of, prompts_of, real_features
 from ccmb.tasks.picture_features import open_extractor, r2d2_extractor
@@ -58,11 +57,10 @@ def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings
 
 def _figures(of: Figures, settings: Settings) -> GenerationFigures:
     values, main = of.values(), next(iter(of.scores))
-    drawn = of.draws(settings.draws, settings.seed)
     return GenerationFigures(
         match_score=values.pop(main),
         fid=values.pop("FID"),
         kid=values.pop("KID"),
-        interval=interval(drawn[main]),
+        interval=of.intervals(settings.draws, settings.seed)[main],
         things=values or None,
     )

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from ccmb.benchmark.own_figures import drawn_main, own_figures, stage_words, variant
+from ccmb.benchmark.own_figures import drawn_main, own_figures, raw_main, stage_words, variant
 from ccmb.benchmark.published import PublishedRow, published
 from ccmb.benchmark.result import FAMILIES, Family, Result, Stage, read_result
 from ccmb.benchmark.views import VIEWS
 from ccmb.choices import Setting
 from ccmb.errors import CcmbError
 from ccmb.passed_over import why_passed_over
-from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.resampling import interval
 
 SETS = {
     "flickr30k-cn": "Flickr30k-CN",
@@ -63,7 +63,7 @@ class Row:
         stage: "cosine" of a model that cannot rank, "pre-ranking" or "ranking" of one that can, "match score" of one
             that matches by it, "re-ranked" of a published one; empty where nobody says.
         figures: in percent, by the keys of the family's view.
-        interval: the middle 95 % of the main figure over pictures, of ours.
+        interval: 95 %, of the main figure over pictures, of ours.
         mark, difference: see `Mark`; the difference is known of ours.
         sources: what figures were read from, or how they were measured.
         notes: keys of the published notes.
@@ -143,19 +143,20 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
 
 def _marked(group: Sequence[Result]) -> list[Row]:
     """The rows of results on the very same data, each set against the best of them."""
-    rows, drawn = [], []
+    rows, drawn, raw = [], [], []
     for result in group:
         for stage in result.stages:
             rows.append(_own_row(result, stage))
             drawn.append(drawn_main(result, stage))
+            raw.append(raw_main(result, stage))
     best = max(range(len(rows)), key=lambda place: rows[place].main or 0.0)
     marked = []
     for place, row in enumerate(rows):
         if place == best:
             marked.append(replace(row, mark="best") if len(rows) > 1 else row)
             continue
-        low, high = interval(drawn[place] - drawn[best])
-        mean = round((row.main or 0.0) - (rows[best].main or 0.0), 2)
+        low, high = interval(drawn[place] - drawn[best], len(set(group[0].drawn_with)))
+        mean = round(raw[place] - raw[best], 2)
         mark: Mark = "worse" if high < 0 else "better" if low > 0 else "even"
         marked.append(replace(row, mark=mark, difference=Difference(mean, low, high)))
     return marked

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ccmb.benchmark.result import DIRECTIONS, Accuracy, Classification, MatchingFigures, Result, Stage
 from ccmb.benchmark.views import VIEWS
-from ccmb.tasks.bootstrap import bootstrap
 from ccmb.tasks.matching_figures import weighted_auc, weighted_mean
-from ccmb.tasks.retrieval import bootstrap_recalls, hits_by_image
+from ccmb.tasks.resampling import Figure, draw_figures, on_all
+from ccmb.tasks.retrieval import Direction, bootstrap_recalls, hits_by_image, mean_recall
 
 
 def own_figures(result: Result, stage: Stage) -> tuple[dict[str, float], tuple[float, float] | None]:
@@ -38,22 +39,37 @@ def own_figures(result: Result, stage: Stage) -> tuple[dict[str, float], tuple[f
 
 
 def drawn_main(result: Result, stage: Stage) -> np.ndarray:
-    """The main figure of each bootstrap draw, in percent; all results of one size draw the same pictures."""
+    """The main figure of each draw, in percent; all results of one size draw the same pictures."""
     drawn_with = np.array(result.drawn_with)
     if result.retrieval is not None:
-        ranks = {direction: torch.tensor(of[stage]) for direction, of in result.retrieval.ranks.items()}
-        return bootstrap_recalls(*hits_by_image(ranks, torch.from_numpy(drawn_with))).mean((1, 2))
+        return bootstrap_recalls(*hits_by_image(_ranks(result, stage), torch.from_numpy(drawn_with))).mean((1, 2))
+    figure, factor = _main(result, stage)
+    return factor * draw_figures([figure], drawn_with)[:, 0]
+
+
+def raw_main(result: Result, stage: Stage) -> float:
+    """The main figure in percent, not rounded."""
+    if result.retrieval is not None:
+        return mean_recall(_ranks(result, stage).values()) or 0.0
+    figure, factor = _main(result, stage)
+    return factor * on_all(figure, len(result.drawn_with))
+
+
+def _ranks(result: Result, stage: Stage) -> dict[Direction, Tensor]:
+    assert result.retrieval is not None, "of retrieval alone"
+    return {direction: torch.tensor(of[stage]) for direction, of in result.retrieval.ranks.items()}
+
+
+def _main(result: Result, stage: Stage) -> tuple[Figure, float]:
+    """The main figure of other families, and what makes it percent."""
     if result.matching is not None:
         scores, labels = torch.tensor(result.matching.scores[stage]), torch.tensor(result.matching.labels)
-        return 100 * bootstrap([weighted_auc(scores, labels)], drawn_with)[:, 0]
+        return weighted_auc(scores, labels), 100
     if result.captioning is not None:
-        cider = torch.tensor(result.captioning.cider[stage], dtype=torch.double)
-        return 100 * bootstrap([weighted_mean(cider)], drawn_with)[:, 0]
+        return weighted_mean(torch.tensor(result.captioning.cider[stage], dtype=torch.double)), 100
     if result.generation is not None:
-        scores = torch.tensor(result.generation.scores[stage], dtype=torch.double)
-        return bootstrap([weighted_mean(scores)], drawn_with)[:, 0]
-    right = torch.tensor(_classification(result).ranks[stage]) == 1
-    return 100 * bootstrap([weighted_mean(right)], drawn_with)[:, 0]
+        return weighted_mean(torch.tensor(result.generation.scores[stage], dtype=torch.double)), 1
+    return weighted_mean(torch.tensor(_classification(result).ranks[stage]) == 1), 100
 
 
 def variant(result: Result) -> str:

@@ -16,6 +16,7 @@ from ccmb.benchmark.two_towers import open_two_towers
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.r2d2.captioning import has_captioner, load_captioner
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.export_record import is_export
 from ccmb.r2d2.exported import ExportedR2D2
 from ccmb.r2d2.generator import has_generator, load_generator
 from ccmb.r2d2.items import Items
@@ -25,6 +26,7 @@ from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import Match
 from ccmb.r2d2.sources import read_config
+from ccmb.r2d2.tokenizer import straightens_quotes
 from ccmb.tasks.two_stage import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.training.trainer import choose_device
 
@@ -54,6 +56,12 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     if read_config(source).model_type == R2D2Config.model_type:
         return R2D2Peer(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
+
+
+def is_exported(name: str) -> bool:
+    """Whether a model is an export of ours."""
+    folder = Path(label_and_source(name)[1])
+    return is_export(folder) or is_export(folder / "model")
 
 
 def may_rank(name: str) -> bool:
@@ -114,6 +122,7 @@ class R2D2Peer:
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
         settings = [processor.image_size, processor.image_mean, processor.image_std, self.context_length]
         settings += [sorted(processor.tokenizer.get_vocab().items())]
+        settings += ["quotes are straight"] if straightens_quotes(processor.tokenizer) else []
         identity: dict[str, Any] = {"config": config, "processor": settings}
         if isinstance(model, ExportedR2D2):
             identity["export"] = model.record.files

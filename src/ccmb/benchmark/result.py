@@ -59,7 +59,7 @@ class Seen(_Part):
 
 
 class Retrieval(_Part):
-    """Recalls in percent by direction and stage, and the middle 95 % of a bootstrap over pictures."""
+    """Recalls in percent by direction and stage, and 95 % intervals over pictures."""
 
     text_to_image: Recalls
     image_to_text: Recalls = Field(description="empty where pictures are not searched from, as of MUGE")
@@ -91,9 +91,10 @@ class MatchingFigures(_Part):
     auc: float
     accuracy: float | None = Field(None, description="at probability 0.5")
     accuracy_fitted: float | None = Field(description="at a threshold fitted on other pictures")
-    calibration_error: float | None = None
+    calibration_error: float | None = Field(None, description="corrected for bias")
+    calibration_error_plain: float | None = Field(None, description="without the correction, as most papers report it")
     calibration_error_fitted: float | None = Field(None, description="at a temperature fitted on other pictures")
-    interval: dict[str, Interval] = Field(description="the middle 95 % of a bootstrap over pictures")
+    interval: dict[str, Interval] = Field(description="95 %, over pictures")
     fitted: Fitted | None
 
 
@@ -118,7 +119,7 @@ class Matching(MatchingFigures):
 
 
 class Accuracy(_Part):
-    """Of one stage, in percent, with the middle 95 % of a bootstrap over pictures."""
+    """Of one stage, in percent, with 95 % intervals over pictures."""
 
     top1: float
     top5: float
@@ -156,7 +157,7 @@ class CaptionFigures(_Part):
     bleu_4: float
     rouge_l: float
     match_score: float | None
-    interval: Interval = Field(description="of CIDEr-D: the middle 95 % of a bootstrap over pictures")
+    interval: Interval = Field(description="of CIDEr-D: 95 %, over pictures")
 
 
 class Captioning(_Part):
@@ -177,7 +178,7 @@ class GenerationFigures(_Part):
     fid: float
     kid: float
     things: dict[str, float] | None = Field(description="on the drawn world: what is right, in percent")
-    interval: Interval = Field(description="of the match score: the middle 95 % of a bootstrap over texts")
+    interval: Interval = Field(description="of the match score: 95 %, over texts")
 
 
 class Generation(_Part):
@@ -205,14 +206,14 @@ class Result(_Part):
     precision: str | None = Field(None, description="in which the best are chosen; null: fp32, or none")
     cascade: int | None = Field(None, description="how many candidates one cross encoder chooses; null: both see all")
     seed: int
-    draws: int = Field(description="of the bootstrap")
+    draws: int = Field(description="of the units that the intervals are drawn from")
     retrieval: Retrieval | None = None
     matching: Matching | None = None
     classification: Classification | None = None
     captioning: Captioning | None = None
     generation: Generation | None = None
     drawn_with: list[int] = Field(
-        description="with what the bootstrap draws each text, pair or picture: the place of its picture"
+        description="with what resampling draws each text, pair or picture: the place of its picture"
     )
     commit: str
     hardware: dict[str, Any]

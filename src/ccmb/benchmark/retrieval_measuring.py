@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ccmb.benchmark.settings import Settings
 from ccmb.choices import Convention
 from ccmb.errors import CcmbError
 from ccmb.samples import Sample
-from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.resampling import bounded_interval
 from ccmb.tasks.retrieval import (
     RECALLS,
     Direction,
@@ -26,6 +25,8 @@ from ccmb.tasks.retrieval import (
     bootstrap_recalls,
     drawn_with,
     hits_by_image,
+    mean_recall,
+    raw_recalls,
     report_of_ranks,
 )
 from ccmb.tasks.sets import RetrievalSet, texts_and_pairs
@@ -59,19 +60,21 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
     """The figures of known ranks, with their intervals."""
     report = report_of_ranks(ranks_of, gallery, settings.depth)
     intervals: dict[str, Any] = {direction: {} for direction in ranks_of}
-    of_means = {}
+    of_means, unit_N = {}, drawn_with(gallery)
+    units = len(unit_N.unique())
     for stage in STAGES:
         of_stage: dict[Direction, Tensor | None] = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
         known = {name: ranks for name, ranks in of_stage.items() if ranks is not None}
         if not known:
             continue
-        hits = hits_by_image(known, drawn_with(gallery))
-        drawn = bootstrap_recalls(*hits, settings.draws, settings.seed)
-        of_means[stage] = interval(drawn.mean((1, 2)))
-        for place, direction in enumerate(known):
-            columns = np.moveaxis(drawn[:, place], 1, 0)
-            names = [f"R@{k}" for k in RECALLS]
-            intervals[direction][stage] = {name: interval(of) for name, of in zip(names, columns, strict=True)}
+        drawn = bootstrap_recalls(*hits_by_image(known, unit_N), settings.draws, settings.seed)
+        mean = cast(float, mean_recall(known.values()))
+        of_means[stage] = bounded_interval(mean, drawn.mean((1, 2)), units, counted=True)
+        for place, (direction, ranks_Q) in enumerate(known.items()):
+            intervals[direction][stage] = {
+                f"R@{k}": bounded_interval(value, drawn[:, place, at], units, counted=True)
+                for at, (k, value) in enumerate(zip(RECALLS, raw_recalls(ranks_Q), strict=True))
+            }
     ranks = {
         direction: {stage: getattr(of, stage).tolist() for stage in STAGES if getattr(of, stage) is not None}
         for direction, of in ranks_of.items()

@@ -32,7 +32,7 @@ from ccmb.progress import progress
 from ccmb.tasks.seen import seen_by
 from ccmb.tasks.two_stage import EXACT
 
-VERSION = 1  # of how results are made; a new one makes all of them anew
+VERSION = 2  # of how results are made; a new one makes all of them anew
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from ccmb.data.downstream import CARDS
 from ccmb.data.labelled_pairs import is_labelled, label_of
 from ccmb.data.labelled_sets import open_labelled
 from ccmb.data.pictures import Pictures
+from ccmb.data.shard_set import is_shards
 from ccmb.errors import UsageError
 from ccmb.samples import Sample
 from ccmb.tasks.sets import RetrievalSet, name_and_path, revision
@@ -85,6 +86,8 @@ def open_set(
 
 
 def _family(name: str, path: Path, classes: str | None) -> str:
+    if not classes and is_shards(path) and name.lower() not in CARDS:
+        return "retrieval"
     if path.is_file() and path.suffix != ".tar":
         return "matching" if is_labelled(path) else "retrieval"
     if not path.exists():

@@ -18,7 +18,7 @@ class Settings:
         class_depth: of the same, classes; None leaves the second stage out of classification.
         context_length: longest text in tokens; None is what each model was made for.
         setting: what the models are to the sets.
-        seed, draws: of the bootstrap.
+        seed, draws: of what the intervals are drawn by.
         ranking: how the second stage of retrieval is computed; the others' is always exact.
         painting: how pictures of generation are painted.
         judge, features: models that give match scores and features of painted pictures; None is the model measured.

@@ -13,6 +13,7 @@ from ccmb.benchmark.peer import OneStage, context_within, embedding, fingerprint
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.sources import load_text_tokenizer, load_weights, read_config
+from ccmb.r2d2.tokenizer import straighten_quotes
 from ccmb.tasks.two_stage import Load
 from ccmb.training.trainer import choose_device
 
@@ -40,6 +41,9 @@ class TwoTowersPeer(OneStage):
         self.context_length: int | None = context_within(name, context_length, usual, _positions(model.config))
         self._images, self._tokenizer = image_processor, tokenizer
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
+        if self.kind == "chinese_clip":
+            tokenizer = straighten_quotes(tokenizer)
+            processing.append("quotes are straight")
         self.fingerprint = fingerprint(model, {"kind": self.kind, "processing": processing})
         self._device = choose_device("auto")
         self._model = model.eval().to(self._device)

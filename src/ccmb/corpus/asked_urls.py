@@ -1,9 +1,8 @@
 """An address of a link list or a redirect as it is asked for: byte for byte, but for what HTTP does not allow.
 
 Signatures of storage services are over the very bytes, and servers tell `%2C` from `,`. So nothing is decoded, put in
-order or encoded anew. Quoted are bytes that RFC 3986 has no place for: blanks, controls, `"<>\\^`{|}`, a percent sign
-without two hexadecimal digits, and what is not ASCII, in UTF-8 or in the bytes that a server sent. Brackets stay, as
-browsers and curl leave them. A fragment is no part of a request. Host names in other scripts become IDNA.
+order or encoded anew, and what is quoted says `ccmb.data.url_quoting`. A fragment is no part of a request. Host names
+in other scripts become IDNA.
 
 What was copied out of HTML is undone where it is evident: every ampersand begins an entity (`?w=1&amp;h=2`). An address
 without a scheme (`//host/path`) is asked for by HTTP, whose servers redirect to HTTPS where they have it.
@@ -17,7 +16,8 @@ from urllib.parse import unquote, urljoin
 
 from yarl import URL
 
-_ILLEGAL = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
+from ccmb.data.url_quoting import quoted
+
 _ENTITY = re.compile(r"&(?!(?:amp|quot|apos|lt|gt|#0*3[489]|#0*6[02]|#x0*2[267]|#x0*3[ce]);)", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?://([^/?#]*)([^#]*))?")
@@ -51,7 +51,7 @@ def redirected_url(url: URL, location: str) -> URL:
     if _ABSOLUTE.match(location):
         return _checked(location)
     try:
-        return _checked(urljoin(str(url), _quoted(location)))
+        return _checked(urljoin(str(url), quoted(location)))
     except ValueError:
         raise BadUrl("not a URL") from None
 
@@ -61,7 +61,7 @@ def _checked(text: str) -> URL:
     scheme = parts[1].lower() if parts else ""
     if parts is None or scheme not in ("http", "https"):
         raise BadUrl(f"{scheme or 'no scheme'} instead of http or https")
-    host, path = parts[2] or "", _quoted(parts[3] or "")
+    host, path = parts[2] or "", quoted(parts[3] or "")
     if "@" in host:
         raise BadUrl("a user name or password in the URL")
     try:
@@ -76,11 +76,6 @@ def _checked(text: str) -> URL:
         return known.with_path(path if path.startswith("/") else f"/{path}", encoded=True)
     except (ValueError, UnicodeError) as error:
         raise error if isinstance(error, BadUrl) else BadUrl("not a URL") from None
-
-
-def _quoted(text: str) -> str:
-    data = text.encode("utf-8", "surrogateescape")
-    return _ILLEGAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
 
 
 def _without_html(text: str) -> str:

@@ -35,6 +35,7 @@ ROWS_PER_BUCKET = 2_000_000
 # Each bucket's writer holds up to a row group, in bytes before compression.
 _ROW_GROUP = 16 << 20
 _ROWS_OF_A_GROUP = 65_536
+_failures: list[CcmbError] = []
 _EMPTY = "schema.parquet"
 
 
@@ -206,14 +207,32 @@ def _end_with_parent() -> None:
 
 def _of_a_source(error: Exception) -> CcmbError | None:
     """The error that one of our own sources raised, of which Daft leaves the text alone in an error of its own."""
+    if _failures:
+        return _failures[0]
     raised = re.search(r"\bCcmbError: (.+)", str(error))
     return CcmbError(raised[1].strip()) if raised else None
+
+
+def note_failure(error: CcmbError) -> None:
+    """Of a source of ours, whose errors Daft passes on now and then only as one of its own, or not at all."""
+    _failures.append(error)
+
+
+def check_sources() -> None:
+    """
+    Raises:
+        CcmbError: a source of this process has failed since the last call; the first that did.
+    """
+    if failures := _failures.copy():
+        _failures.clear()
+        raise failures[0]
 
 
 def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: tuple[Any, Exception | None] = (function(*arguments), None)
+        check_sources()
     except CcmbError as error:
         answer = (None, error)
     except Exception as error:

@@ -64,7 +64,7 @@ def find_files(source: str, any_suffix: bool = False, passed_over: PassedOver | 
         return [source]
     if is_remote(source):
         system, path = file_system_of(source)
-        if not glob.has_magic(path):
+        if not _has_magic(path):
             return _of_known_kinds([source])
         found = _meant(system.glob(path), fixed_part(path), passed_over)
         found = sorted(map(system.unstrip_protocol, found))
@@ -80,6 +80,11 @@ def find_files(source: str, any_suffix: bool = False, passed_over: PassedOver | 
         said = f"; {passed_over}" if passed_over else ""
         raise CcmbError(f"{source}: no such file; known are {', '.join(SUFFIXES)}, and all but Parquet with .gz{said}")
     return _of_known_kinds(found)
+
+
+def _has_magic(path: str) -> bool:
+    """Whether the path of a remote file is a glob; a question mark of HTTP begins a query."""
+    return any(sign in path for sign in ("*[" if path.startswith(("http://", "https://")) else "*?["))
 
 
 def _of_known_kinds(paths: list[str]) -> list[str]:
@@ -103,7 +108,7 @@ def _meant(paths: Iterable[str], start: str, passed_over: PassedOver) -> list[st
 def _within(path: str, source: str) -> tuple[str, str]:
     """A file's name within the source, and the source's whole path."""
     if is_remote(source):
-        start = source if not glob.has_magic(source) else fixed_part(source)
+        start = fixed_part(source) if _has_magic(source) else source
         return path.removeprefix(start).lstrip("/") or path.rpartition("/")[2], start
     start = source if os.path.isdir(source) else fixed_part(source)
     return os.path.relpath(path, start or "."), os.path.abspath(start)
@@ -147,5 +152,7 @@ def _say_unread(folder: str) -> None:
 
 
 def suffix_of(path: str) -> str:
-    """Of what is in the file, in small letters: ".jsonl" for A.JSONL.gz."""
+    """Of what is in the file, in small letters: ".jsonl" for A.JSONL.gz, also before the query of a URL."""
+    if is_remote(path):
+        path = path.partition("?")[0]
     return os.path.splitext(path.lower().removesuffix(".gz"))[1]

@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 
 from ccmb.corpus.engine import union
 from ccmb.corpus.input_files import files_of, find_files, suffix_of
-from ccmb.corpus.line_files import LineFile, LineSource, as_array, examine, first_lines, first_of_array
+from ccmb.corpus.line_files import LineFile, LineSource
+from ccmb.corpus.line_forms import as_array, examine, first_lines, first_of_array
 from ccmb.corpus.records import LINKS, Column, Kind, value_of
 from ccmb.data.remote_files import is_remote, open_file
 from ccmb.errors import CcmbError, did_you_mean, one_line

@@ -10,9 +10,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
@@ -23,11 +22,12 @@ from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 
 from ccmb.corpus.delimited import BOM, csv_values, tab_values
+from ccmb.corpus.engine import note_failure
 from ccmb.corpus.records import Kind, ValueKind, value_of
 from ccmb.data.remote_files import open_file
 from ccmb.errors import CcmbError, one_line
-from ccmb.text_files import open_bytes, open_utf8
-from ccmb.text_forms import GB18030, UTF8, likely_form
+from ccmb.text_files import open_utf8
+from ccmb.text_forms import GB18030, UTF8
 
 RANGE, BLOCK, LONGEST_LINE = 256 << 20, 8 << 20, 1 << 20
 LONGEST_ARRAY, _ROWS = 512 << 20, 20_000
@@ -94,9 +94,14 @@ class LineTask(DataSourceTask):
         return Schema.from_pyarrow_schema(arrow_schema(self.kind))
 
     async def read(self) -> AsyncIterator[RecordBatch]:
-        for table in tables(self.file, self.kind, self.start, self.end):
-            for batch in table.to_batches():
-                yield RecordBatch.from_arrow_record_batches([batch], table.schema)
+        try:
+            for table in tables(self.file, self.kind, self.start, self.end):
+                for batch in table.to_batches():
+                    yield RecordBatch.from_arrow_record_batches([batch], table.schema)
+        except (CcmbError, OSError) as error:
+            failure = error if isinstance(error, CcmbError) else CcmbError(f"{self.file.path}: {one_line(error)}")
+            note_failure(failure)
+            raise failure from None
 
 
 def arrow_schema(kind: Kind) -> pa.Schema:
@@ -147,67 +152,6 @@ def _array_values(opened: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise CcmbError(f"{path}: not valid JSON ({one_line(error)})") from None
     return (value if isinstance(value, dict) else {} for value in values)
-
-
-def examine(path: str) -> LineFile:
-    """How the lines of a local or remote file are to be read.
-
-    Raises:
-        CcmbError: it cannot be read, is no text, or its encoding cannot be decided; the message names it.
-    """
-    try:
-        opened = open_file(path)
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(0)
-    except OSError as error:
-        raise CcmbError(f"{path}: could not be read ({one_line(error)})") from None
-    with open_bytes(path, opened) as stream:
-        form = likely_form(stream, path, size if stream is opened else None)
-    if stream is not opened or form.old_ends or form.codec not in (UTF8, GB18030):
-        return LineFile(path)
-    return LineFile(path, bytes=size, codec=form.codec)
-
-
-def first_lines(file: LineFile, count: int = 1) -> list[bytes]:
-    """The first lines, in UTF-8, each cut to the longest that is read.
-
-    Raises:
-        CcmbError: the file cannot be read; the message names it.
-    """
-    try:
-        if file.bytes is None:
-            with open_lines(file.path) as opened:
-                return [opened.readline(LONGEST_LINE) for _ in range(count)]
-        with open_file(file.path) as opened:
-            lines = [opened.readline(LONGEST_LINE) for _ in range(count)]
-    except OSError as error:
-        raise CcmbError(f"{file.path}: could not be read ({one_line(error)})") from None
-    if file.codec == GB18030:
-        lines = [line.decode(GB18030, "replace").encode() for line in lines]
-    return [lines[0].removeprefix(BOM), *lines[1:]]
-
-
-def as_array(file: LineFile) -> LineFile:
-    """The file as one JSON array, if it is: it begins with a bracket, and its first line is no value that others
-    follow."""
-    first, second = first_lines(file, 2)
-    if not first.lstrip().startswith(b"["):
-        return file
-    try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return replace(file, bytes=None, array=True)
-    return file if second.strip() else replace(file, bytes=None, array=True)
-
-
-def first_of_array(file: LineFile) -> bytes:
-    """The JSON of its first value, or nothing where it is not whole within what is looked at."""
-    with open_lines(file.path) as opened:
-        text = opened.read(4 * LONGEST_LINE).decode("utf-8", "replace").lstrip()[1:].lstrip()
-    try:
-        return text[: json.JSONDecoder().raw_decode(text)[1]].encode("utf-8", "surrogatepass")
-    except (ValueError, RecursionError):
-        return b""
 
 
 def open_lines(path: str) -> IO[bytes]:

@@ -2,9 +2,9 @@
 
 HTTP_PROXY and HTTPS_PROXY (or ALL_PROXY) name them, in capitals or not, and NO_PROXY the hosts that are reached
 without: `*`, names with all below them, ports, addresses and networks. The proxy looks up the names of hosts and
-connects to them. So `ccmb.corpus.addresses` cannot see where a name leads: it still refuses private addresses that stand
-in a URL or a redirect themselves, and names of this machine, but a name that leads into the network of the proxy is the
-proxy's to refuse. The proxy itself may have any address.
+connects to them. So `ccmb.corpus.addresses` cannot see where a name leads: it still refuses private addresses that
+stand in a URL or a redirect themselves, and names of this machine, but a name that leads into the network of the proxy
+is the proxy's to refuse. The proxy itself may have any address.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ccmb.corpus.engine import Table
+from ccmb.corpus.engine import Table, check_sources
 from ccmb.errors import CcmbError
 from ccmb.files import atomic_path, read_json, write_json
 from ccmb.progress import Advance
@@ -69,7 +69,9 @@ class Steps:
             shutil.rmtree(left, ignore_errors=True)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            write_json(temporary / _DONE, work(temporary))
+            value = work(temporary)
+            check_sources()
+            write_json(temporary / _DONE, value)
 
     def table(self, name: str, buckets: int = 1) -> Table:
         """Rows that the step `name` wrote; "step/table" where it wrote several tables."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -142,7 +143,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 @lru_cache(maxsize=16)
-def _transform(profile: bytes, mode: str) -> object | None:
+def _transform(profile: bytes, mode: str) -> Any:
     """From a profile to sRGB by the profile's default intent, or None where the images can stay as they are."""
     try:
         from PIL import ImageCms
@@ -162,7 +163,7 @@ def _transform(profile: bytes, mode: str) -> object | None:
 
 
 @lru_cache(maxsize=1)
-def _lab_transform() -> object:
+def _lab_transform() -> Any:
     from PIL import ImageCms
 
     return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")

@@ -1,4 +1,4 @@
-"""Pictures by name, from a folder or an uncompressed tar, as upright sRGB.
+"""Pictures by name, from a folder or a tar, as upright sRGB.
 
 Nothing stays open between reads, so one `Pictures` may be pickled, forked and shared by threads.
 """
@@ -6,8 +6,6 @@ Nothing stays open between reads, so one `Pictures` may be pickled, forked and s
 from __future__ import annotations
 
 import os
-import posixpath
-import tarfile
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,6 +18,8 @@ from PIL import Image
 
 from ccmb.data.image_content import HEAD_BYTES, image_format, is_image_name, may_be_image
 from ccmb.data.image_decoding import MAX_PIXELS, decode, rgb_of
+from ccmb.data.plain_tars import plain_tar
+from ccmb.data.tar_index import inner_name, read_index
 from ccmb.errors import CcmbError
 from ccmb.files import walk_files
 from ccmb.passed_over import PassedOver, why_passed_over
@@ -30,9 +30,6 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_BYTES = 64 * 2**20
-
-# gzip, bzip2, xz, zstd, zip.
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 
 
 class UnreadablePicture(CcmbError):
@@ -63,17 +60,23 @@ class Listing:
 
 
 class Pictures(ABC):
-    """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused."""
+    """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused.
+
+    Attributes:
+        repeated: how many files have the name of another one, which hides them.
+    """
+
+    repeated = 0
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @staticmethod
     def open(path: str | Path) -> Pictures:
-        """The pictures of a folder (with its sub-folders) or of an uncompressed tar.
+        """The pictures of a folder (with its sub-folders) or of a tar, plain or gzipped.
 
         Raises:
-            CcmbError: there is no such folder or file, or it is not a whole, uncompressed tar.
+            CcmbError: there is no such folder or file, or it is not a whole tar.
         """
         path = Path(path)
         if os.path.isdir(path):  # what the methods of a path raise where it may not be looked at, this does not
@@ -123,8 +126,15 @@ class Pictures(ABC):
             raise self._unreadable(name, "not a name inside the folder or tar")
         try:
             extent = self._find_any_form(inner)
-            if extent is None:
-                raise self._unreadable(name, self._why_missing(inner))
+        except OSError as error:
+            raise self._unreadable(name, error.strerror or str(error)) from None
+        return self._read(name, extent, self._why_missing(inner) if extent is None else "")
+
+    def _read(self, name: str, extent: Extent | None, why_missing: str = "no such picture") -> bytes:
+        """The bytes of a picture that lies there."""
+        if extent is None:
+            raise self._unreadable(name, why_missing)
+        try:
             if extent.size == 0:
                 raise self._unreadable(name, "the file is empty")
             if extent.size > MAX_BYTES:
@@ -187,11 +197,12 @@ class FolderPictures(Pictures):
 
 
 class TarPictures(Pictures):
-    """Pictures in a tar, whose headers are read once."""
+    """Pictures in a tar, whose headers are read once; a gzipped one is decompressed into a temporary file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._members = _read_index(path)
+        self._plain = plain_tar(path)
+        self._members, self.repeated = read_index(self._plain, path)
 
     @property
     def names(self) -> list[str]:
@@ -200,7 +211,7 @@ class TarPictures(Pictures):
     @cached_property
     def listing(self) -> Listing:
         passed_over = PassedOver()
-        with open(self.path, "rb") as file:
+        with open(self._plain, "rb") as file:
             names = [
                 name for name in self._members if _is_picture(name, lambda name: self._head(file, name), passed_over)
             ]
@@ -213,7 +224,7 @@ class TarPictures(Pictures):
 
     def _find(self, name: str) -> Extent | None:
         found = self._members.get(name)
-        return Extent(str(self.path), *found) if found else None
+        return Extent(str(self._plain), *found) if found else None
 
 
 def load_picture(path: str | Path) -> Image.Image:
@@ -281,60 +292,6 @@ def _broken_link(path: Path) -> str:
     target = os.readlink(path)
     get = "git annex get it" if ".git/annex" in target else "dvc pull" if "dvc" in target else "fetch that first"
     return f"a link to {target}, which is not there; {get}"
-
-
-def _read_index(path: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size of each regular file of a tar; of equal names the last counts, as for tar itself."""
-    members: dict[str, tuple[int, int]] = {}
-    links: dict[str, str] = {}
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.size < 0:
-                    raise tarfile.ReadError("a file of negative size")
-                name = inner_name(member.name)
-                if name and member.isreg() and not member.issparse():
-                    members[name] = member.offset_data, member.size
-                elif name and (target := _target_of_link(name, member)):
-                    links[name] = target
-            # tarfile takes a broken header for the end; a whole tar ends in a block of zeros.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"damaged or cut short after {len(members)} files")
-    except OSError as error:
-        raise CcmbError(f"{path}: {error.strerror or error}") from None
-    except (tarfile.TarError, ValueError) as error:
-        reason = "it is compressed; decompress it first" if _is_compressed(path) else error
-        raise CcmbError(f"{path}: not a readable tar of pictures ({reason})") from None
-    for name in links:
-        target, seen = links[name], {name}
-        while target in links and target not in seen:
-            seen.add(target)
-            target = links[target]
-        if target in members:
-            members.setdefault(name, members[target])
-    return members
-
-
-def _target_of_link(name: str, member: tarfile.TarInfo) -> str | None:
-    """The file in the tar that a hard or symbolic link names, or None: what lies outside it is not looked at."""
-    if member.islnk():
-        return inner_name(member.linkname)
-    folder = posixpath.dirname(name)
-    return inner_name(posixpath.join(folder, member.linkname)) if member.issym() else None
-
-
-def _is_compressed(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(8).startswith(_COMPRESSED)
-
-
-def inner_name(name: str) -> str | None:
-    """The name without `./` and the like, or None where it is not a relative path that stays inside."""
-    clean = posixpath.normpath(name)
-    if not name or "\0" in name or clean.startswith("/") or clean == "." or clean.split("/")[0] == "..":
-        return None
-    return clean
 
 
 def _is_picture(name: str, head: Callable[[str], bytes], passed_over: PassedOver | None = None) -> bool:

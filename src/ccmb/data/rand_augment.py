@@ -1,7 +1,12 @@
 """RandAugment (Cubuk et al. 2020): some operations, drawn evenly, each of one magnitude for the whole training.
 
-The ten operations are those of the official fine-tuning. None of them mirrors, so that left stays left; how far each
-goes at a magnitude is our choice, and so is that a drawn one is left out half of the time.
+The ten operations, how far each goes at a magnitude, and that a drawn one is left out half of the time are those of
+the official fine-tuning (yuxie11/R2D2, data/randaugment.py). There brightness and sharpness go from 0.1 at magnitude 0
+over 1, which changes nothing, at magnitude 5, that of the official recipes, to 1.9 at magnitude 10. None of the
+operations mirrors, so that left stays left.
+
+Deliberately otherwise: a translation is a share of the side, which is the official ten pixels at 224 pixels alone; and
+Pillow samples between pixels, not OpenCV, which differs by a fraction of a pixel.
 """
 
 from __future__ import annotations
@@ -14,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 GREY = (128, 128, 128)  # what fills the corners
 HIGHEST = 10.0
-# At the highest magnitude: change of brightness and sharpness, slope, share of the side, degrees.
-ENHANCE, SHEAR, TRANSLATE, ROTATE = 0.9, 0.3, 10 / 224, 30.0
+# At the highest magnitude: slope, share of the side, degrees.
+SHEAR, TRANSLATE, ROTATE = 0.3, 10 / 224, 30.0
 
 
 class RandAugment(BaseModel):
@@ -23,8 +28,10 @@ class RandAugment(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     operations: int = Field(2, gt=0, description="drawn for each picture, with replacement")
-    magnitude: float = Field(5.0, ge=0, le=HIGHEST, description="of each, from 0 (nothing) to 10")
-    probability: float = Field(0.5, gt=0, le=1, description="of a drawn operation to be applied (our choice)")
+    magnitude: float = Field(
+        5.0, ge=0, le=HIGHEST, description="of each, from 0 to 10; at 5 brightness and sharpness stay as they are"
+    )
+    probability: float = Field(0.5, gt=0, le=1, description="of a drawn operation to be applied")
 
 
 def rand_augment(image: Image.Image, options: RandAugment, rng: random.Random) -> Image.Image:
@@ -53,11 +60,16 @@ def _equalize(image: Image.Image, strength: float) -> Image.Image:
 
 
 def _brightness(image: Image.Image, strength: float) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance(1 + ENHANCE * strength)
+    return ImageEnhance.Brightness(image).enhance(_enhancement(strength))
 
 
 def _sharpness(image: Image.Image, strength: float) -> Image.Image:
-    return ImageEnhance.Sharpness(image).enhance(1 + ENHANCE * strength)
+    return ImageEnhance.Sharpness(image).enhance(_enhancement(strength))
+
+
+def _enhancement(strength: float) -> float:
+    """The factor, in [0.1, 1.9]; unlike slopes and angles it has no sign."""
+    return 0.1 + 1.8 * abs(strength)
 
 
 def _shear_x(image: Image.Image, strength: float) -> Image.Image:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any, TypeVar
 
+from ccmb.data.url_quoting import quoted
 from ccmb.errors import CcmbError, UsageError, one_line
 
 # Seconds before each further attempt to read on where a remote file broke off.
@@ -165,6 +167,9 @@ def file_system_of(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
+        host = re.match("https?://[^/?#]*", url)
+        if host and host[0].isascii():  # byte for byte, so that signed addresses stay valid
+            return fsspec.core.url_to_fs(quoted(url), encoded=True)
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UsageError(f"{url}: {one_line(error)}") from None

@@ -46,6 +46,7 @@ class RawSample:
         text: the JSON's bytes, or None.
         caption: those of the `.txt`, or None.
         suffix: of the picture's name.
+        extent: of `read_texts`, which leaves the picture where it is: where its bytes lie in the tar, and how many.
         problem: why it cannot be used though it is there.
     """
 
@@ -56,6 +57,7 @@ class RawSample:
     caption: bytes | None = None
     suffix: str = ""
     problem: str | None = None
+    extent: tuple[int, int] | None = None
 
 
 def read_samples(shard: Shard, wanted: Iterable[int]) -> Iterator[tuple[int, RawSample | str]]:
@@ -82,6 +84,24 @@ def read_samples(shard: Shard, wanted: Iterable[int]) -> Iterator[tuple[int, Raw
     while want is not None:
         yield want, line
         want = next(rest, None)
+
+
+def read_texts(plain: str, url: str) -> Iterator[RawSample]:
+    """All samples of a local tar that is not compressed, with their texts but of the pictures only the extents.
+
+    Args:
+        url: the shard's, for names and messages.
+
+    Raises:
+        CcmbError: the tar is missing or damaged.
+    """
+    try:
+        with _open_tar(plain) as tar:
+            yield from (raw for _, raw in _samples(tar, url, lambda place: True, pictures=False))
+    except CcmbError:
+        raise
+    except Exception as error:  # see read_samples
+        raise BrokenFile(f"{url}: {_reason(error, plain)}; the shard is not whole") from None
 
 
 def count_samples(url: str) -> tuple[int, str | None]:
@@ -115,7 +135,7 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
     where = f"{raw.url}/{raw.key}"
     if raw.problem:
         raise CcmbError(f"{where}: {raw.problem}")
-    if not raw.picture:
+    if not raw.picture and not (raw.extent and raw.extent[1]):
         raise CcmbError(f"{where}: no picture")
     if raw.text is None and raw.caption is None:
         name = posixpath.basename(raw.key)
@@ -125,8 +145,10 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
     return sample_of_texts(raw.text, raw.caption, image, fields, where)
 
 
-def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, RawSample]]:
-    """Every sample with its place; only the wanted ones have their files read."""
+def _samples(
+    tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool], pictures: bool = True
+) -> Iterator[tuple[int, RawSample]]:
+    """Every sample with its place; only the wanted ones have their files read, of pictures without `pictures` none."""
     place, raw, keys, endings = -1, None, set[str](), set[str]()
     try:
         for member in tar:
@@ -145,7 +167,7 @@ def _samples(tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool]) -> I
                 raw.problem = raw.problem or f"{ending} is there twice, as if two samples had this key"
             endings.add(ending)
             if wanted(place):
-                _read_file(tar, member, ending, raw)
+                _read_file(tar, member, ending, raw, pictures)
     except Exception:
         if raw is not None:  # what stands before the damage may be whole
             if raw.picture is None or (raw.text is None and raw.caption is None):
@@ -165,9 +187,10 @@ def _key_and_ending(member: tarfile.TarInfo) -> tuple[str, str] | None:
     return posixpath.join(folder, stem), f".{ending.lower()}"
 
 
-def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: RawSample) -> None:
+def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: RawSample, pictures: bool) -> None:
     is_text, is_picture = ending in (".json", *CAPTION_ENDINGS), ending in SUFFIXES
-    by_content = not is_text and not is_picture and may_be_image(ending) and raw.picture is None
+    has_one = raw.picture is not None or raw.extent is not None
+    by_content = not is_text and not is_picture and may_be_image(ending) and not has_one
     if not is_text and not is_picture and not by_content:
         return
     most = MAX_TEXT_BYTES if is_text else MAX_BYTES
@@ -178,6 +201,10 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
         file = tar.extractfile(member)
         data = file.read(HEAD_BYTES) if file else b""
         if by_content and image_format(data) is None:
+            return
+        if not is_text and not pictures:
+            if raw.extent is None:
+                raw.extent, raw.suffix = (member.offset_data, member.size), ending
             return
         data += file.read() if file else b""
     except Exception:

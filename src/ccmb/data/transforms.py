@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -29,6 +29,11 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 is no crop")
+    crop_shape: Literal["picture", "square"] = Field(
+        "picture",
+        description="what crops are stretched from, by at most 4/3 either way: the picture's own shape, in which "
+        "evaluation sees it (our choice), or a square, as in the official code",
+    )
     flip: bool = Field(False, description="mirror half of the pictures, but none whose texts say left or right")
     colour: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
     shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
@@ -62,7 +67,8 @@ def augment(
         may_mirror: False where a text of the picture speaks of left or right.
     """
     if options.crop < 1:
-        image = image.crop(_random_box(image.width, image.height, options.crop, rng))
+        draw_box = _random_box if options.crop_shape == "picture" else _random_square_box
+        image = image.crop(draw_box(image.width, image.height, options.crop, rng))
     if options.flip and may_mirror and rng.random() < 0.5:
         image = ImageOps.mirror(image)
     if options.colour:
@@ -97,6 +103,25 @@ def _random_box(width: int, height: int, smallest: float, rng: random.Random) ->
     w = max(1, min(width, round(width * math.sqrt(area * aspect))))
     h = max(1, min(height, round(height * math.sqrt(area / aspect))))
     left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+    return left, top, left + w, top + h
+
+
+def _random_square_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) of at least `smallest` of the area, whose own sides are 3 : 4 to 4 : 3.
+
+    Drawn as RandomResizedCrop of torchvision draws it, which the official code uses: area and shape up to ten times,
+    until the box fits; else the middle of the picture, in the shape that is nearest to its own.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(smallest, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccmb.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.distillation import rest_if_frozen
@@ -41,7 +42,7 @@ def captioning_loss(logits_MV: Tensor, tokens_M: Tensor, smoothing: float = 0.0)
     Args:
         smoothing: share of the target that is spread evenly over all words.
     """
-    summed = F.cross_entropy(logits_MV.float(), tokens_M, reduction="sum", label_smoothing=smoothing)
+    summed = F.cross_entropy(at_least_float32(logits_MV), tokens_M, reduction="sum", label_smoothing=smoothing)
     return global_mean(summed, torch.tensor(float(len(tokens_M)), device=logits_MV.device))
 
 

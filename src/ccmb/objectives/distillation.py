@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ccmb.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
@@ -90,7 +91,8 @@ class FeatureQueue(nn.Module):
         image, text: (Q, D) features.
         image_ids: (Q,) which picture each is of.
         text_ids: (Q,) which text it stood with, -1 where nobody said; equal texts have equal ones.
-        weight: (Q,) decay to the power of the age in steps.
+        weight: (Q,) decay to the power of the age that an entry has when it is read next, at least one step: only
+            features of the batch itself weigh 1.
         cursor: () the slot that is written next, the oldest.
     """
 
@@ -118,16 +120,16 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_B: Tensor | None = None) -> None:
-        """Age all entries by one step, then overwrite the oldest with a batch of weight 1."""
+        """Overwrite the oldest entries with a batch, then age all by the step until they are read next."""
         size = self.weight.shape[0]
         image_BD, text_BD, image_ids_B = image_BD[-size:], text_BD[-size:], image_ids_B[-size:]
         slots = (self.cursor + torch.arange(len(image_BD), device=self.weight.device)) % size
-        self.weight.mul_(self.decay)
         self.image[slots] = image_BD.to(self.image.dtype)
         self.text[slots] = text_BD.to(self.text.dtype)
         self.image_ids[slots] = image_ids_B
         self.text_ids[slots] = -1 if text_ids_B is None else text_ids_B[-size:]
         self.weight[slots] = 1.0
+        self.weight.mul_(self.decay)
         self.cursor.copy_((self.cursor + len(image_BD)) % size)
 
 
@@ -224,7 +226,7 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
     Pictures are not masked, so their features carry no such task (our choice).
     """
-    return (1.0 - (student_BD.float() * teacher_BD.detach().float()).sum(1)).mean()
+    return (1.0 - (at_least_float32(student_BD) * at_least_float32(teacher_BD.detach())).sum(1)).mean()
 
 
 @torch.no_grad()
@@ -240,7 +242,7 @@ def teacher_agreement(
         image_ids_B: samples with equal ids show the same picture.
         text_ids_BW: see `Identities`; without them texts count as different.
     """
-    cosine_BB = image_BD.float() @ text_BD.float().T
+    cosine_BB = at_least_float32(image_BD) @ at_least_float32(text_BD).T
     if text_ids_BW is None:
         text_ids_BW = torch.arange(len(image_ids_B), device=image_ids_B.device)[:, None]
     known = Identities(image_ids_B, text_ids_BW, image_ids_B, text_ids_BW)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.floats import at_least_float32
 from ccmb.training.distributed import draw_rows, global_mean
 
 IGNORED = -100  # the label of a place that holds no masked token
@@ -94,5 +95,5 @@ def mask_tokens(
 def mlm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
     """Mean cross-entropy (scalar) at the masked positions of the global batch; 0, with a gradient of 0, where nothing
     is masked."""
-    summed = F.cross_entropy(logits_MV.float(), labels_M, ignore_index=IGNORED, reduction="sum")
+    summed = F.cross_entropy(at_least_float32(logits_MV), labels_M, ignore_index=IGNORED, reduction="sum")
     return global_mean(summed, (labels_M != IGNORED).sum().float())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ccmb.errors import UsageError
+from ccmb.floats import at_least_float32
 from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.distillation import rest_if_frozen
 from ccmb.objectives.labelled_batch import LabelledBatch
@@ -41,7 +42,7 @@ class MatchingOptions(BaseModel):
 
 def match_log_probabilities(logits_text_image_B2: Tensor, logits_image_text_B2: Tensor) -> Tensor:
     """(B, 2) log of the mean of both heads' probabilities of no match and of match."""
-    heads = (logits.float().log_softmax(1) for logits in (logits_text_image_B2, logits_image_text_B2))
+    heads = (at_least_float32(logits).log_softmax(1) for logits in (logits_text_image_B2, logits_image_text_B2))
     return torch.logaddexp(*heads) - math.log(2)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.floats import as_default_float, at_least_float32
 from ccmb.objectives.chunks import in_chunks
 
 
@@ -27,7 +28,7 @@ def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor
 
 def even_targets(positives_RB: Tensor) -> Tensor:
     """(R, B) targets whose rows sum to 1: the mass is shared evenly among a row's positives (official code)."""
-    targets = positives_RB.float()
+    targets = as_default_float(positives_RB)
     return targets / targets.sum(1, keepdim=True)
 
 
@@ -37,7 +38,7 @@ def similarity(rows_BD: Tensor, columns_CD: Tensor, temperature: Tensor) -> Tens
     In bfloat16 a cosine near 1 is off by up to 0.004, which a temperature of 0.01 makes 0.4.
     """
     with torch.autocast(rows_BD.device.type, enabled=False):
-        return rows_BD.float() @ columns_CD.float().T / temperature
+        return at_least_float32(rows_BD) @ at_least_float32(columns_CD).T / temperature
 
 
 def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.floats import at_least_float32
 from ccmb.training.distributed import global_mean
 
 IGNORED = -100  # the label that cross_entropy leaves out
@@ -32,7 +33,7 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
     picture fills the batch) gets even probabilities, and whoever draws must leave it out.
     """
     # Not-a-numbers of a diverged run count as 0: it is the loss that should report them.
-    similarity_RB = similarity_RB.float().nan_to_num()
+    similarity_RB = at_least_float32(similarity_RB).nan_to_num()
     allowed_RB = ~positives_RB | positives_RB.all(1, keepdim=True)
     hard_RB = similarity_RB.masked_fill(~allowed_RB, -torch.inf).softmax(1)
     return hardness * hard_RB + (1.0 - hardness) * allowed_RB / allowed_RB.sum(1, keepdim=True)
@@ -116,7 +117,7 @@ def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_
     the global batch.
     """
     weights = torch.arange(1.0, 3.0, device=labels_N.device)  # 1 and 2, made there: a copy would wait for the device
-    summed = F.cross_entropy(logits_text_image_N2.float(), labels_N, weight=weights, reduction="sum")
-    summed = summed + F.cross_entropy(logits_image_text_N2.float(), labels_N, weight=weights, reduction="sum")
+    summed = F.cross_entropy(at_least_float32(logits_text_image_N2), labels_N, weight=weights, reduction="sum")
+    summed = summed + F.cross_entropy(at_least_float32(logits_image_text_N2), labels_N, weight=weights, reduction="sum")
     count = torch.where(labels_N == IGNORED, 0.0, weights[labels_N.clamp(min=0)]).sum()
     return global_mean(summed / 2, count)

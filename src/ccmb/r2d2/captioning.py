@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ccmb.errors import CcmbError, UsageError, one_line
 from ccmb.files import read_json, write_json
+from ccmb.floats import at_least_float32
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import AttentionBlock, CrossEncoder, CrossLayer, Intermediate, ResidualOutput
 from ccmb.r2d2.loading import load_model, model_folder
@@ -150,7 +151,7 @@ class CaptionDecoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., vocabulary) float32 logits of the token that follows each state."""
-        return self.head(states, self.word_embeddings.weight).float()
+        return at_least_float32(self.head(states, self.word_embeddings.weight))
 
 
 class R2D2Captioner(R2D2Model):

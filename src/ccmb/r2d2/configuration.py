@@ -29,7 +29,8 @@ class R2D2Config(PreTrainedConfig):
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
         cross_heads, cross_ffn: shape of the cross encoders, whose width is the text tower's; by default also the
             text tower's.
-        cross_dropout: dropout in the cross encoders.
+        cross_dropout: dropout behind the layers of the cross encoders; the official ones also have some of attention
+            weights, ours none (our choice).
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.

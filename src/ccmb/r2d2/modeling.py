@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
 from ccmb.choices import ImagePooling
+from ccmb.floats import at_least_float32
 from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
-from ccmb.r2d2.packing import PackedPairs, Packing
+from ccmb.r2d2.packing import PackedPairs, Packing, padded_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,13 @@ class TwoTowers:
         return TowerOutput(unit(self.image_projection(pooled)), states, pooled=pooled)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
-        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens."""
+        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens.
+
+        Texts that are padded on the left are moved to the front, for it is the first token that is read; the mask that
+        comes back is that of the moved ones.
+        """
+        if attention_mask is not None and not torch.jit.is_tracing():
+            input_ids, attention_mask = padded_right(input_ids, attention_mask)
         packing = None if attention_mask is None else self.packing(attention_mask)
         return self.encode_packed(input_ids, attention_mask, packing)
 
@@ -253,7 +260,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):
     @staticmethod
     def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:
         # The encoders may be of a lower precision than their heads, see `ranking.in_bf16`.
-        return head(first_NW.to(head.weight.dtype)).float()
+        return at_least_float32(head(first_NW.to(head.weight.dtype)))
 
     def mlm_logits(self, states_MW: Tensor) -> Tensor:
         """Vocabulary logits (M, V) of M states of the text-image cross encoder."""
@@ -281,7 +288,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):
 def unit(embed_BD: Tensor) -> Tensor:
     """L2-normalised rows."""
     # float32 whatever the autocast type: cosine differences between near neighbours are small.
-    return F.normalize(embed_BD.float(), dim=-1)
+    return F.normalize(at_least_float32(embed_BD), dim=-1)
 
 
 def _pad_tokens(tokens: Tensor, length: int) -> Tensor:

@@ -89,6 +89,14 @@ def starts_of(counts_N: Tensor) -> Tensor:
     return F.pad(counts_N.cumsum(0), (1, 0)).to(torch.int32)
 
 
+def padded_right(input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and mask with each row's padding on its left, if there is any, moved to its end."""
+    leading_B = (mask_BT.cumsum(1) == 0).sum(1)
+    length = mask_BT.shape[1]
+    places_BT = (torch.arange(length, device=mask_BT.device) + leading_B[:, None]) % max(1, length)
+    return input_ids_BT.gather(1, places_BT), mask_BT.gather(1, places_BT)
+
+
 def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> Attend:
     """Attention of the packed rows of `queries` to the rows of `context`, whose keys and values are (P, H, D) too."""
 

@@ -122,6 +122,7 @@ class R2D2Processor(ProcessorMixin):
                 padding=options.padding,
                 truncation=cuts,
                 max_length=longest,
+                padding_side="right",  # whatever the tokenizer's own: the network reads the first token
                 return_tensors="pt" if options.padding else None,
                 verbose=False,
             )

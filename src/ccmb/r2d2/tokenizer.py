@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -41,6 +42,29 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # whatever transformers, the hub and tokenizers make of it
         raise CcmbError(f"{source}: no readable tokenizer ({one_line(error)})") from None
+
+
+def straighten_quotes(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that reads “ and ” as ", as Chinese-CLIP's training and evaluation do: BERT's Chinese vocabulary has
+    no curly quotes. One that transformers does not compute by tokenizers stays as it is."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or straightens_quotes(tokenizer):
+        return tokenizer
+    made = Tokenizer.from_str(backend.to_str())
+    before = [] if made.normalizer is None else [made.normalizer]
+    made.normalizer = normalizers.Sequence([*(normalizers.Replace(curly, '"') for curly in _CURLY), *before])
+    # Of no model's own class, which would forget this when it is read again.
+    special = {name: getattr(tokenizer, name) for name in SPECIAL if getattr(tokenizer, name) is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **special)
+
+
+_CURLY = "“”"
+
+
+def straightens_quotes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether “ and ” are read as "."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return normalizer is not None and normalizer.normalize_str(_CURLY) == '""'
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:

@@ -21,6 +21,7 @@ from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.sources import FAMILIES, load_text_tokenizer, load_weights, pixel_statistics, read_config
+from ccmb.r2d2.tokenizer import straighten_quotes
 
 FROM_CHINESE_CLIP = ("embed_dim", "image_pooling", "initial_temperature")
 # Chinese-CLIP's names -> ours; of the temperature it holds the logarithm of the inverse.
@@ -94,7 +95,9 @@ def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2P
         shape.initial_temperature = float(state["temperature"])
         model = R2D2Model(shape)  # a new one, for the loaded one would be saved under Chinese-CLIP's names
         model.load_state_dict(state)
-        return model.eval(), _processor(model, name, name)
+        processor = _processor(model, name, name)
+        processor.tokenizer = straighten_quotes(processor.tokenizer)
+        return model.eval(), processor
 
 
 def is_chinese_clip(name: str | Path) -> bool:

@@ -34,8 +34,8 @@ def classes_section(drawn: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
         "Chinese name of each class and has seen no labels.",
     )
     note = paragraph(
-        "单位为百分比；方括号内为自助抽样的 95% 区间。",
-        "In percent; brackets hold the 95 % bootstrap interval.",
+        "单位为百分比；方括号内为 95% 区间。",
+        "In percent; brackets hold the 95 % interval.",
         "note",
     )
     return section("零样本分类", "Zero-shot classification", what + table(head, rows, "figures") + note)

@@ -84,8 +84,8 @@ def _figures_section(report: Mapping[str, Any]) -> str:
         both("变化", "Change"),
     )  # fmt: skip
     note = paragraph(
-        "单位为百分比；方括号内为 95% 自助区间，变化的区间在同一批图片上成对计算。模型只按验证集选择。",
-        "In percent; brackets hold 95 % bootstrap intervals, those of the change paired over the same pictures. Only "
+        "单位为百分比；方括号内为 95% 区间，变化的区间在同一批图片上成对计算。模型只按验证集选择。",
+        "In percent; brackets hold 95 % intervals, those of the change paired over the same pictures. Only "
         "validation has chosen anything.",
         "note",
     )

@@ -148,10 +148,10 @@ def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
     )  # fmt: skip
     note = paragraph(
         f"图库 {retrieval['gallery']:,} 张图片、{retrieval['texts']:,} 条文本；排序阶段重排余弦最高的 "
-        f"{retrieval['depth']} 个候选。单位为百分比；方括号内为对查询自助抽样的 95% 区间。"
+        f"{retrieval['depth']} 个候选。单位为百分比；方括号内为按图片的 95% 区间。"
         f"相同的文本都算对（{retrieval.get('equal_texts', 0)} 句），其余同分按最不利计（equal_texts）。",
         f"{retrieval['gallery']:,} pictures and {retrieval['texts']:,} texts; ranking re-orders the "
-        f"{retrieval['depth']} best by cosine. In percent; brackets hold the 95 % bootstrap interval over queries. "
+        f"{retrieval['depth']} best by cosine. In percent; brackets hold the 95 % interval over pictures. "
         f"Equal texts are all right ({retrieval.get('equal_texts', 0)} of them); other ties count against the model "
         "(convention equal_texts).",
         "note",

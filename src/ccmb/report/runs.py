@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ccmb.aligning import aligned
 from ccmb.errors import CcmbError
 from ccmb.report.curves import Point
 from ccmb.text_files import split_lines
@@ -130,12 +131,7 @@ def runs_table(runs: Sequence[Run]) -> str:
         rows.append(
             [run["run"], step, *values, _figure(run["samples_per_second"], ".1f"), _figure(run["hours"], ".2f")]
         )
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    return "\n".join(
-        f"{row[0]:<{widths[0]}}"
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in [head, *rows]
-    )
+    return "\n".join(aligned([head, *rows], [0] * len(head)))
 
 
 def _figure(value: float | None, form: str) -> str:

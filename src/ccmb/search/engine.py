@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,10 @@ from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.unknown_words import rows_wholly_unknown
+from ccmb.search.asked import Asked, collapse, identity_of
 from ccmb.search.catalogue import Catalogue, IndexRecord, model_of, open_catalogue
 from ccmb.search.conditions import Test, compile_conditions
-from ccmb.search.examining import examine, groups_of_near
+from ccmb.search.examining import examine
 from ccmb.search.frozen import refuse_writing
 from ccmb.search.index import must_match
 from ccmb.search.own_fields import check_own, storable
@@ -36,55 +37,6 @@ from ccmb.training.trainer import inference
 
 STATES_BYTES = 512 * 2**20
 _REMEMBERED, _LONGEST_REMEMBERED = 64, 2000  # orders that further pages may be cut from, and their candidates
-
-
-@dataclass(slots=True, eq=False)
-class _Asked:
-    """A query on its way.
-
-    Attributes:
-        tests: what its conditions come to.
-        text: row of its text among those encoded, if it has one.
-        ranks: whether the second stage has its turn.
-        candidates: in the order of the answer, in the end.
-        copies: keys of near duplicates of a candidate, by its key.
-        before: the order that is to be made longer, for a further page.
-        unknown: the model knows no word of its text.
-        cut: the store gave as many as it ever does.
-    """
-
-    query: Query
-    tests: tuple[Test, ...]
-    text: int | None = None
-    ranks: bool = False
-    candidates: list[Candidate] = field(default_factory=list)
-    copies: dict[str, list[str]] = field(default_factory=dict)
-    before: _Asked | None = None
-    ranked: int = 0
-    partial: bool = False
-    unknown: bool = False
-    cut: bool = False
-
-    @property
-    def depth(self) -> int:
-        """How many candidates are ranked: at least a page."""
-        return max(self.query.depth, self.query.k) if self.ranks else 0
-
-    @property
-    def wanted(self) -> int:
-        """How many candidates the answer needs: one more than the page, to know whether there is another."""
-        return max(self.depth, self.query.offset + self.query.k + 1)
-
-    def serves(self, later: _Asked) -> bool:
-        """Whether a further page can be cut from this order: it is long enough, or there was no more to be found."""
-        return len(self.candidates) >= later.wanted or len(self.candidates) < self.wanted
-
-    def continue_from(self, before: _Asked) -> None:
-        """Keep the order that earlier pages were cut from, and put what is new behind it."""
-        seen = {found.entry.key for found in before.candidates}
-        self.candidates = [*before.candidates, *(of for of in self.candidates if of.entry.key not in seen)]
-        self.copies |= before.copies
-        self.ranked, self.partial, self.before = before.ranked, before.partial, None
 
 
 class SearchEngine:
@@ -104,7 +56,7 @@ class SearchEngine:
         states = StateCache(catalogue.states, width, states_bytes)
         self.second_stage = SecondStage(model, processor, catalogue.sources, states)
         self._turn = threading.RLock()
-        self._orders: OrderedDict[object, _Asked] = OrderedDict()
+        self._orders: OrderedDict[object, Asked] = OrderedDict()
 
     def search(self, query: Query) -> Answer:
         """The answer to one query; see `search_many`."""
@@ -134,9 +86,9 @@ class SearchEngine:
             self._check_reach(query)
         with self._turn, inference(self.model):
             started = self.second_stage.clock()
-            asked = [_Asked(query, self._tests(query)) for query in queries]
+            asked = [Asked(query, self._tests(query)) for query in queries]
             for of in asked:
-                of.before = self._orders.get(_identity(of.query)) if of.query.offset else None
+                of.before = self._orders.get(identity_of(of.query)) if of.query.offset else None
             fresh = [of for of in asked if of.before is None or not of.before.serves(of)]
             seconds = self._answer_anew(fresh, started) if fresh else {}
             return [self._answer(of if of in fresh else of.before or of, of.query, seconds) for of in asked]
@@ -154,7 +106,7 @@ class SearchEngine:
                     "by conditions"
                 )
 
-    def _answer_anew(self, asked: Sequence[_Asked], started: float) -> dict[str, float]:
+    def _answer_anew(self, asked: Sequence[Asked], started: float) -> dict[str, float]:
         """Find and order the candidates; returns the seconds of each part."""
         texts, embed_QD = self._encode(asked)
         encoded = self.second_stage.clock()
@@ -169,10 +121,10 @@ class SearchEngine:
             self._remember(of)
         return {"encode": encoded - started, "pre_ranking": found - encoded, "ranking": ended - found}
 
-    def _remember(self, of: _Asked) -> None:
-        self._orders.pop(_identity(of.query), None)
+    def _remember(self, of: Asked) -> None:
+        self._orders.pop(identity_of(of.query), None)
         if len(of.candidates) <= _LONGEST_REMEMBERED:
-            self._orders[_identity(of.query)] = of
+            self._orders[identity_of(of.query)] = of
         if len(self._orders) > _REMEMBERED:
             self._orders.popitem(last=False)
 
@@ -181,7 +133,7 @@ class SearchEngine:
             return ()
         return compile_conditions(query.where, self.fields_known(), self.catalogue.record.sources)
 
-    def _encode(self, asked: Sequence[_Asked]) -> tuple[TowerOutput | None, Tensor]:
+    def _encode(self, asked: Sequence[Asked]) -> tuple[TowerOutput | None, Tensor]:
         """All texts encoded, and (Q, D) unit vectors to search by."""
         parts: list[list[Tensor]] = [[] for _ in asked]
         texts = None
@@ -208,7 +160,7 @@ class SearchEngine:
                 part.append(liked[of.query.like])
         return texts, F.normalize(torch.stack([torch.stack(part).mean(0) for part in parts]), dim=1)
 
-    def _find(self, asked: Sequence[_Asked], embed_QD: Tensor) -> None:
+    def _find(self, asked: Sequence[Asked], embed_QD: Tensor) -> None:
         """Candidates of the first stage, best first. Where near duplicates are collapsed more may be needed."""
         limit = self.catalogue.store.most_results or sys.maxsize
         places, most = list(range(len(asked))), min(max(of.wanted for of in asked) + 1, limit)
@@ -224,7 +176,7 @@ class SearchEngine:
                     if near.key in entries and near.key != of.query.like
                 ]
                 if of.query.collapse:
-                    _collapse(of)
+                    collapse(of)
                     if len(of.candidates) < of.wanted and len(nears) == most < limit:
                         again.append(place)
                 of.cut = len(nears) == limit
@@ -233,7 +185,7 @@ class SearchEngine:
                     candidate.place = number
             places, most = again, min(4 * most, limit)
 
-    def _rank(self, asked: Sequence[_Asked], texts: TowerOutput, now: float) -> None:
+    def _rank(self, asked: Sequence[Asked], texts: TowerOutput, now: float) -> None:
         """Give the best candidates of each query their match scores and probabilities, and put them in order."""
         ranking = [of for of in asked if of.ranks and of.before is None]
         works = [
@@ -247,7 +199,7 @@ class SearchEngine:
             of.ranked = sum(candidate.match is not None for candidate in of.candidates)
             of.candidates.sort(key=lambda found: (found.missing, found.match is None, -found.score))
 
-    def _answer(self, of: _Asked, query: Query, seconds: Mapping[str, float]) -> Answer:
+    def _answer(self, of: Asked, query: Query, seconds: Mapping[str, float]) -> Answer:
         """A page of an order."""
         candidates = of.candidates
         if (least := query.min_probability) is not None:
@@ -259,7 +211,7 @@ class SearchEngine:
             unknown=of.unknown, cut=of.cut and len(candidates) <= end, seconds=seconds,
         )  # fmt: skip
 
-    def _hit(self, found: Candidate, of: _Asked) -> Hit:
+    def _hit(self, found: Candidate, of: Asked) -> Hit:
         entry = found.entry
         return Hit(
             entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
@@ -377,21 +329,3 @@ def open_engine(
         processor = R2D2Processor.from_pretrained(folder)
     with open_catalogue(index, record, to_write=False) as catalogue:
         yield SearchEngine(catalogue, network, processor, states_bytes)
-
-
-def _identity(query: Query) -> object:
-    """What two pages of a query have in common."""
-    picture = None if query.picture is None else (query.picture.size, hash(query.picture.tobytes()))
-    return (
-        query.text, picture, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
-    )  # fmt: skip
-
-
-def _collapse(of: _Asked) -> None:
-    """Leave of each set of near duplicates the first, which is the best by cosine."""
-    candidates, of.candidates, of.copies = of.candidates, [], {}
-    for number, first in groups_of_near([found.entry.looks for found in candidates], of.wanted):
-        if number == first:
-            of.candidates.append(candidates[number])
-        else:
-            of.copies.setdefault(candidates[first].entry.key, []).append(candidates[number].entry.key)

@@ -85,13 +85,15 @@ def build_index(
     passed_over, away = PassedOver(), dict[str, str]()
     listed, urls = find_sources(pictures, passed_over, known, away)
     _refuse_itself(listed, out)
-    if allow_private and not urls:
-        raise UsageError("--allow-private is of URLs, and there is none among the pictures; leave it out")
+    if (allow_private or proxy_from_environment) and not urls:
+        option = "--allow-private" if allow_private else "--proxy-from-environment"
+        raise UsageError(f"{option} is of URLs, and there is none among the pictures; leave it out")
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
     if exclude is not None:
         record.exclude = Excludes(exclude).patterns
     own = read_own_fields(fields, record) if fields else OwnFields({}, set())
     report = IndexReport(fields_left_out=sorted(own.left_out))
+    report.repeated = sum(of.pictures.repeated for of in listed)
     with open_catalogue(out, record) as catalogue, inference(network):
         listed = leave_away(catalogue, listed, away, gone, report)
         url_of: dict[str, str] = {}

@@ -28,6 +28,7 @@ class IndexReport:
         unreadable: a line for each picture that could not be read or fetched.
         duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
         near_duplicates: of those that only look alike, one of each set of equal ones.
+        repeated: files in tars that another one of the same name hides.
         fields_left_out: names of fields whose values are neither text nor number, nor true or false.
         fields_unmatched: names in the file of fields that are of no picture of this run.
     """
@@ -43,6 +44,7 @@ class IndexReport:
     unreadable: list[str] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     near_duplicates: list[list[str]] = field(default_factory=list)
+    repeated: int = 0
     fields_left_out: list[str] = field(default_factory=list)
     fields_unmatched: list[str] = field(default_factory=list)
 

@@ -104,7 +104,7 @@ def load_pairs(samples: list[Sample], pictures: Pictures, data: DataRecipe, trai
     """How batches of pairs in a folder are loaded."""
     seed = training.seed
     if len(samples) < training.batch:
-        where = data_folder(str(data.folder)) / ("" if data.set else data.pairs)
+        where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.set else data.pairs)
         raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch={training.batch}")
     rows = world().rows(training.batch // world().size)
     plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)

@@ -27,6 +27,7 @@ from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import match_probability
 from ccmb.samples import Sample
+from ccmb.tasks.calibration_error import estimate_calibration_error
 from ccmb.tasks.drawn_pairs import DEPTH, draw_pairs, score_pairs
 from ccmb.tasks.matching import auc
 from ccmb.tasks.retrieval import Gallery, encode_gallery
@@ -34,22 +35,6 @@ from ccmb.tasks.retrieval import Gallery, encode_gallery
 FEWEST_TEXTS = 20
 MOST_TEXTS = 2000  # that an evaluation scores
 LOWEST, HIGHEST = 0.05, 20.0
-
-
-def calibration_error(probability_N: Tensor, label_N: Tensor, bins: int = 15) -> float:
-    """Expected calibration error in [0, 1] over bins of equal width.
-
-    In each bin the mean probability of a match is set against the share of matches; the absolute differences are
-    averaged, weighted by the pairs in the bin.
-
-    Args:
-        probability_N: of a match, in [0, 1], at least one.
-        label_N: 1 or True for a match.
-    """
-    probability, label = probability_N.double(), label_N.double()
-    bin_N = (probability * bins).long().clamp(0, bins - 1)
-    excess = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_N, probability - label)
-    return float(excess.abs().sum() / len(probability))
 
 
 def match_nll(head_log_odds_N2: Tensor, label_N: Tensor, temperature: float) -> float:
@@ -80,14 +65,14 @@ def calibration_report(
 ) -> dict[str, Any]:
     """Temperature and calibration error of a model as it is; see `draw_pairs`.
 
-    The error is that of at most MOST_TEXTS texts, and None where no text has a wrong picture.
+    The error is that of at most MOST_TEXTS texts, corrected for bias, and None where no text has a wrong picture.
     """
     pairs = draw_pairs(gallery, samples, texts)
     pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:MOST_TEXTS]]
     temperature, error = model.config.match_temperature, None
     if len(pairs):
         probability_N = match_probability(score_pairs(model, gallery, pairs), temperature)
-        error = round(calibration_error(probability_N, pairs.labels), 4)
+        error = round(estimate_calibration_error(probability_N, pairs.labels, pairs.right.repeat(2)).value, 4)
     return {"calibration_error": error, "match_temperature": temperature}
 
 
@@ -131,7 +116,7 @@ def calibrate(
     if not log_odds_N2.isfinite().all():
         raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
     half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
-    held_out = log_odds_N2[~fitted_N], label_N[~fitted_N]
+    held_out = log_odds_N2[~fitted_N], label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
     temperature = model.config.match_temperature = fit_match_temperature(log_odds_N2, label_N)
     return {
         "match_temperature": temperature,
@@ -164,10 +149,10 @@ def _first_half(names: Sequence[str], seed: int) -> Tensor:
     return torch.tensor([name in chosen for name in names], dtype=torch.bool)
 
 
-def _quality(head_log_odds_N2: Tensor, label_N: Tensor, temperature: float) -> dict[str, float]:
+def _quality(head_log_odds_N2: Tensor, label_N: Tensor, picture_N: Tensor, temperature: float) -> dict[str, float]:
     probability_N = match_probability(head_log_odds_N2.double(), temperature)
     return {
-        "calibration_error": round(calibration_error(probability_N, label_N), 4),
+        "calibration_error": round(estimate_calibration_error(probability_N, label_N, picture_N).value, 4),
         "nll": round(match_nll(head_log_odds_N2, label_N, temperature), 4),
         "auc": round(auc(probability_N, label_N), 4),
     }

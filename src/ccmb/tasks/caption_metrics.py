@@ -65,7 +65,8 @@ class CaptionScores:
     Attributes:
         right, said: (N, 4) n-grams of one to four tokens that stand in a reference too, and all.
         length, reference: (N,) tokens of the caption, and of the reference that is nearest in length.
-        rouge, cider: (N,) ROUGE-L and CIDEr-D, in [0, 1] and [0, 10].
+        rouge, cider: (N,) ROUGE-L and CIDEr-D, in [0, 1] and [0, 10]; CIDEr-D is no number where one picture was
+            scored alone, since what an n-gram is worth it learns from how few pictures have it.
     """
 
     right: np.ndarray
@@ -164,7 +165,9 @@ def _bleu_counts(caption: _Ngrams, references: Sequence[_Ngrams]) -> tuple[list[
 
 
 def _cider(captions: Sequence[_Ngrams], references: Sequence[Sequence[_Ngrams]]) -> list[float]:
-    """CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726) of each caption, in [0, 10]."""
+    """CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726) of each caption, in [0, 10]; no number of a single one."""
+    if len(references) == 1:
+        return [math.nan]
     pictures = Counter(gram for of in references for gram in {gram for one in of for grams in one for gram in grams})
     worth = {gram: math.log(len(references)) - math.log(count) for gram, count in pictures.items()}
     unseen = math.log(max(1, len(references)))

@@ -15,14 +15,13 @@ from ccmb.errors import CcmbError, UsageError
 from ccmb.progress import progress
 from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.bootstrap import drawn_weights, interval
 from ccmb.tasks.caption_metrics import CaptionScores, Tokenizer, characters, distinct, score_captions, words
 from ccmb.tasks.captioning import Candidate, PictureCaption, caption_pictures
 from ccmb.tasks.decoding import Decoding
+from ccmb.tasks.resampling import DRAWS, bounded_interval, bounds_of, drawn_weights
 from ccmb.tasks.sets import RetrievalSet
 
 BATCH = 32
-DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,8 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
     """All figures, in percent but for match score and length.
 
     Returns:
-        Those on characters, with their 95 % intervals over pictures; `words`, those on words, or None where no
+        Those on characters, with their 95 % intervals over pictures, CIDEr-D None of a single picture, which has none;
+        `words`, those on words, or None where no
         segmenter is installed; `distinct-1` and `distinct-2`; `match_score` and `cosine` where candidates were
         re-ranked, and then also `before_reranking`, the same figures of the captions that the decoding put first; and
         `things`, on the drawn world alone, see `things_right`.
@@ -114,7 +114,7 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
         "decoding": asdict(options),
         "reranked": reranked,
         **_figures(chosen, written.references, scores),
-        "interval": {name: interval(of) for name, of in drawn_figures(scores, draws).items()},
+        "interval": figure_intervals(scores, draws),
     }
     if reranked:
         decoded = [of.decoded for of in written.captions if of.decoded is not None]
@@ -157,11 +157,21 @@ def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: 
     return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
 
 
-def _rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 2) for name, value in figures.items()}
+def _rounded(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else round(value, 2) for name, value in figures.items()}
+
+
+def figure_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % interval over pictures of each figure that there is."""
+    values, count = scores.figures(), len(scores.length)
+    return {
+        name: bounded_interval(values[name], drawn, count, bounds_of(name))
+        for name, drawn in drawn_figures(scores, draws, seed).items()
+        if not np.isnan(values[name])
+    }
 
 
 def drawn_figures(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
-    """(draws,) of each figure: its bootstrap values over pictures."""
+    """(draws,) of each figure: its values of pictures drawn with replacement."""
     found = [scores.figures(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
     return {name: np.array([of[name] for of in found]) for name in found[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ class CaptioningFamily(RetrievalFamily):
     def knows(self, start: str) -> bool:
         return not is_chinese_clip(start) and has_captioner(start)
 
+    def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
+        return _several(super().open_held_out(recipe, split))
+
+    def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
+        return _several(super().open_also(spec, split, fields))
+
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
         prepare_network(model, recipe)
         pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
@@ -121,7 +128,19 @@ class CaptioningFamily(RetrievalFamily):
             {name: values[name] for name in names},
             {name: drawn[name] for name in names},
             captioning_report(written, options, reranked=False),
+            len(written.captions),
         )
+
+
+def _several(of: RetrievalSet) -> RetrievalSet:
+    """The set, if its captions can be measured.
+
+    Raises:
+        UsageError: it is of one picture.
+    """
+    if len({sample.image for sample in of.samples}) < 2:
+        raise UsageError(f"{of.name}, split {of.split}: one picture; CIDEr-D needs two or more")
+    return of
 
 
 def _decoding(model: R2D2Model, recipe: FinetuneRecipe, decode: Decode) -> Decoding:

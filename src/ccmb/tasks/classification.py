@@ -23,10 +23,12 @@ from torch.nn import functional as F
 from ccmb.data.class_lists import ImageClass
 from ccmb.data.pictures import picture_of
 from ccmb.errors import CcmbError
+from ccmb.floats import at_least_float32
 from ccmb.progress import progress
 from ccmb.tasks.answers import pessimistic_ranks
 from ccmb.tasks.given_pictures import check_any_read
 from ccmb.tasks.prompts import TEMPLATES, check_templates, fill
+from ccmb.tasks.resampling import score_interval
 from ccmb.tasks.two_stage import Encoder
 
 
@@ -86,7 +88,7 @@ class Classifier:
             CcmbError: a picture cannot be read.
         """
         images = self.encoder.encode_images(pictures, _opened)
-        cosine_BC = F.normalize(images.embed.float().cpu(), dim=-1) @ self.embed_CD.T
+        cosine_BC = F.normalize(at_least_float32(images.embed).cpu(), dim=-1) @ self.embed_CD.T
         if self.ranker is None:
             return ClassScores(cosine_BC)
         # A stable sort, as in `ClassScores.top`: topk orders equal scores otherwise.
@@ -115,9 +117,9 @@ def class_embeddings(
     with progress("prompts", count, "texts") as advance:
         while chunk := list(itertools.islice(every, batch)):
             index, prompts = zip(*chunk, strict=True)
-            embed = F.normalize(encoder.encode_texts(prompts).embed.float().cpu(), dim=-1)
+            embed = F.normalize(at_least_float32(encoder.encode_texts(prompts).embed).cpu(), dim=-1)
             if not len(total_CD):
-                total_CD = torch.zeros(len(classes), embed.shape[1])
+                total_CD = embed.new_zeros(len(classes), embed.shape[1])
             total_CD = total_CD.index_add(0, torch.tensor(index), embed)
             advance(len(chunk), "")
     return F.normalize(total_CD, dim=-1)
@@ -197,27 +199,29 @@ def label_ranks(scores: ClassScores, labels_B: Tensor) -> tuple[Tensor, Tensor |
 
 def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
     """Top-1 and top-5 accuracy and the mean of the accuracies of those classes that have pictures, in percent, with
-    95 % bootstrap intervals."""
-    right_N = ranks_N <= 1
+    95 % intervals: over all pictures, and of the mean per class over the pictures of each class."""
+    right_N = (ranks_N <= 1).double()
     _, place_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
-    right_C = torch.zeros(len(count_C)).index_add(0, place_N, right_N.float()) / count_C
-    figures = {"top1": right_N.float().mean(), "top5": (ranks_N <= 5).float().mean(), "mean_per_class": right_C.mean()}
-    return {
-        **{name: round(100 * float(value), 2) for name, value in figures.items()},
-        "interval": {
-            "top1": _interval(figures["top1"][None], torch.tensor([len(ranks_N)])),
-            "top5": _interval(figures["top5"][None], torch.tensor([len(ranks_N)])),
-            "mean_per_class": _interval(right_C, count_C),
-        },
-    }
+    right_C = torch.zeros(len(count_C), dtype=torch.double).index_add(0, place_N, right_N) / count_C
+    figures = {"top1": right_N, "top5": (ranks_N <= 5).double()}
+    shares = {name: float(of.mean()) for name, of in figures.items()} | {"mean_per_class": float(right_C.mean())}
+    count = len(ranks_N)
+    intervals = {name: score_interval(100 * shares[name], 0.0, count) for name in figures}
+    intervals["mean_per_class"] = _mean_interval(right_C.numpy(), count_C.numpy())
+    return {**{name: round(100 * share, 2) for name, share in shares.items()}, "interval": intervals}
 
 
-def _interval(share_G: Tensor, count_G: Tensor, draws: int = 2000, seed: int = 0) -> list[float]:
-    """95 % bootstrap interval of the mean of the shares of right ones in groups, in percent.
+def _mean_interval(share_C: np.ndarray, count_C: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of classes' accuracies in percent, the classes being those that they are.
 
-    To draw n of n pictures with replacement and count the right ones is to draw from a binomial distribution, so no
-    picture is handled.
+    That of a stratified mean: each class's variance is a binomial one, and Student's t has as many degrees of freedom
+    as these variances together (Satterthwaite 1946). A class of few pictures says little of its own variance, and one
+    of a single picture nothing: its share is therefore drawn towards the mean of all, as by two pictures more. To draw
+    a class's own pictures again, as a bootstrap does, would say that classes of one picture never vary.
     """
-    share, count = share_G.double().clamp(0, 1).numpy(), count_G.numpy()
-    drawn = np.random.default_rng(seed).binomial(count, share, (draws, len(count))) / count
-    return [round(100 * float(end), 2) for end in np.quantile(drawn.mean(1), [0.025, 0.975])]
+    classes, value = len(count_C), float(share_C.mean())
+    usual = (share_C.sum() + 1) / (classes + 2)
+    drawn_C = (share_C * count_C + 2 * usual) / (count_C + 2)
+    variance_C = drawn_C * (1 - drawn_C) / count_C
+    freedom = variance_C.sum() ** 2 / (variance_C**2 / np.maximum(count_C - 1, 1)).sum()
+    return score_interval(100 * value, 1e4 * float(variance_C.sum()) / classes**2, 1 + float(freedom))

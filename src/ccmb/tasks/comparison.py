@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ccmb.tasks.bootstrap import interval
+from ccmb.tasks.resampling import bounded_interval, bounds_of, gain, interval
 from ccmb.tasks.tuning import Measurement
 
 Figure = dict[str, float]
@@ -34,15 +32,19 @@ def compare(found: Mapping[float, Measurement]) -> dict[str, Any]:
 
 
 def _figure(measured: Measurement, name: str) -> Figure | None:
-    return _with_interval(measured.values[name], measured.draws[name]) if name in measured.values else None
+    if name not in measured.values:
+        return None
+    value = measured.values[name]
+    low, high = bounded_interval(value, measured.draws[name], measured.units, bounds_of(name), counted=measured.counted)
+    return {"value": round(value, 2), "low": low, "high": high}
 
 
 def _gain(before: Measurement, after: Measurement, name: str) -> Figure | None:
     if name not in before.values or name not in after.values:
         return None
-    return _with_interval(after.values[name] - before.values[name], after.draws[name] - before.draws[name])
-
-
-def _with_interval(value: float, draws: np.ndarray) -> Figure:
-    low, high = interval(draws)
+    value, draws = after.values[name] - before.values[name], after.draws[name] - before.draws[name]
+    if after.counted:
+        found = gain(value, draws, after.units)
+        return {"value": found["mean"], "low": found["low"], "high": found["high"]}
+    low, high = interval(draws, after.units)
     return {"value": round(value, 2), "low": low, "high": high}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ccmb.choices import Decode, one_of
 from ccmb.errors import UsageError
+from ccmb.floats import at_least_float32
 
 
 class NextToken(Protocol):
@@ -241,7 +242,7 @@ def _begin(state: NextToken, pictures: int, vocabulary: Vocabulary) -> Tensor:
 
 def _log_probabilities(logits_NW: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Of the next token, without those that no caption holds."""
-    logits_NW = logits_NW.float().clone()
+    logits_NW = at_least_float32(logits_NW).clone()
     logits_NW[:, list(vocabulary.never)] = -torch.inf
     return logits_NW.log_softmax(1)
 

@@ -43,11 +43,8 @@ def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[Finding]:
     findings: list[Finding] = []
     log = [] if run is None else read_run(run).lines
     lines: list[Line] = []
-    if shards := getattr(recipe.data, "shards", None):
-        findings.append(_of_shards(recipe, shards))
-        if isinstance(recipe, FinetuneRecipe):
-            mend = "give data.folder: fine-tuning draws pictures at random"
-            findings.append(Finding("data", "problem", "fine-tuning does not read data.shards", mend))
+    if recipe.data.shards and not isinstance(recipe, FinetuneRecipe):
+        findings.append(_of_shards(recipe, recipe.data.shards))
     else:
         found, lines = _of_pairs(recipe)
         findings += found
@@ -70,12 +67,12 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
     """Checks of the pairs and pictures, and the lines of the trained split."""
     data, batch = recipe.data, recipe.training.batch
     try:
-        folder = data_folder(str(data.folder))
-        if data.set or _task_of(recipe) == "matching":
+        if data.set or data.shards or _task_of(recipe) == "matching":
             samples, pictures = _open_training(recipe)
             every = [Line(place, of.image, of.split, of.texts, 0) for place, of in enumerate(samples, start=1)]
             faults: list[str] = []
         else:
+            folder = data_folder(str(data.folder))
             every, faults = data_checks.read_lines(folder / data.pairs, data.fields)
             pictures = Pictures.open(folder / data.images)
     except CcmbError as error:
@@ -123,7 +120,7 @@ def _of_validation(recipe: FinetuneRecipe) -> Iterator[Finding]:
         yield Finding("validation", "warning", "none: nothing is measured or chosen", "set validation.split")
     elif split == recipe.data.split:
         yield Finding("validation", "problem", f"'{split}' is what is trained on", "set another validation.split")
-    elif not recipe.data.shards:
+    else:
         try:
             FAMILIES[recipe.task].open_held_out(recipe, split)
             yield Finding("validation", "ok", f"split '{split}' can be read")

@@ -13,6 +13,7 @@ import torch
 from ccmb.choices import Convention
 from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.pictures import Pictures
+from ccmb.data.shard_set import is_shards, open_shard_set
 from ccmb.errors import CcmbError
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
@@ -51,7 +52,7 @@ def evaluate(
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Evaluation:
-    """Evaluate on one split of own pairs.
+    """Evaluate on one split of own pairs, or on all samples of shards, which have no splits.
 
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
@@ -65,9 +66,14 @@ def evaluate(
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
-    found = open_pairs(pairs, split, fields)
-    pictures = Pictures.open(images)
-    samples, unreadable = readable_samples(found.samples, pictures)
+    faults, in_other_splits = list[str](), tuple[str, ...]()
+    if is_shards(pairs):
+        every, pictures, faults = open_shard_set([str(pairs)], fields)
+    else:
+        read = open_pairs(pairs, split, fields)
+        every, pictures, in_other_splits = read.samples, Pictures.open(images), read.in_other_splits
+    samples, unreadable = readable_samples(every, pictures)
+    unreadable = [*faults, *unreadable]
     minimal_pairs = _minimal_pairs(samples, pairs)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
@@ -86,7 +92,7 @@ def evaluate(
     if model.can_rank and len(gallery.images) > 1:
         calibration = calibration_report(model, gallery, samples, flat)
         report["matching"] = {"auc": _random_pair_auc(model, gallery), **calibration}
-    report["in_other_splits"] = len(found.in_other_splits)
+    report["in_other_splits"] = len(in_other_splits)
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
     return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)

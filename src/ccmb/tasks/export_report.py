@@ -22,6 +22,7 @@ from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.ranking import rank_pairs
+from ccmb.tasks.resampling import gain
 from ccmb.tasks.retrieval import (
     Direction,
     Gallery,
@@ -141,9 +142,6 @@ def _difference(
     gained = recalls[1] - recalls[0]  # (1 + draws, directions, 3); the first is of all pictures as they are
     columns = {"mean_recall": gained.mean((1, 2))}
     columns |= {f"{direction} R@1": gained[:, at, 0] for at, direction in enumerate(before)}
-    return {name: _interval(values) for name, values in columns.items()}
-
-
-def _interval(values: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return {"points": round(float(values[0]), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
+    units = int(drawn.max()) + 1
+    found = {name: gain(float(values[0]), values[1:], units) for name, values in columns.items()}
+    return {name: {"points": of["mean"], "low": of["low"], "high": of["high"]} for name, of in found.items()}

@@ -18,14 +18,11 @@ from ccmb.progress import progress
 from ccmb.r2d2.generator import R2D2Generator
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
-from ccmb.tasks.bootstrap import bootstrap, interval
 from ccmb.tasks.generation import Candidate, Judge, Painted, Painting, paint_texts
 from ccmb.tasks.generation_metrics import distances
-from ccmb.tasks.matching_figures import weighted_mean
 from ccmb.tasks.picture_features import BATCH, Extractor
+from ccmb.tasks.resampling import DRAWS, bounded_interval, bounds_of, draw_means, interval
 from ccmb.tasks.sets import RetrievalSet
-
-DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +45,17 @@ class Figures:
         return means | {"FID": round(self.fid, 4), "KID": round(self.kid, 6)}
 
     def draws(self, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
-        """(draws,) of each mean: its bootstrap values over texts."""
-        figures = [weighted_mean(torch.from_numpy(of)) for of in self.scores.values()]
-        count = len(next(iter(self.scores.values())))
-        return dict(zip(self.scores, bootstrap(figures, np.arange(count), draws, seed).T, strict=True))
+        """(draws,) of each mean: its values of texts drawn with replacement."""
+        scores_NK = np.stack(list(self.scores.values()), axis=1)
+        return dict(zip(self.scores, draw_means(scores_NK, np.ones((len(scores_NK), 1)), draws, seed).T, strict=True))
+
+    def intervals(self, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % interval over texts of each mean."""
+        drawn = self.draws(draws, seed)
+        return {
+            name: bounded_interval(float(of.mean()), drawn[name], len(of), bounds_of(name))
+            for name, of in self.scores.items()
+        }
 
 
 def prompts_of(of: RetrievalSet) -> list[str]:
@@ -113,15 +117,15 @@ def generation_report(
         **chosen.values(),
     }
     drawn = chosen.draws()
-    report["interval"] = {name: interval(of_name) for name, of_name in drawn.items()}
+    report["interval"] = chosen.intervals()
     if options.best_of > 1:
         first = figures_of([of_text.first for of_text in painted], painted, real, extractor)
         drawn_first = first.draws()
         report["first"] = first.values()
-        report["gain"] = {
-            name: [round(float((chosen.scores[name] - first.scores[name]).mean()), 2), *interval(drawn[name] - before)]
-            for name, before in drawn_first.items()
-        }
+        report["gain"] = {}
+        for name, before in drawn_first.items():
+            mean = float((chosen.scores[name] - first.scores[name]).mean())
+            report["gain"][name] = [round(mean, 2), *interval(drawn[name] - before, len(painted))]
     return report
 
 

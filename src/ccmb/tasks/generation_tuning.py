@@ -142,7 +142,8 @@ class GenerationFamily(RetrievalFamily):
         # The main one last.
         names = sorted(figures.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
         drawn = figures.draws()
-        return Measurement({name: values[name] for name in names}, {name: drawn[name] for name in names}, values)
+        values = {name: values[name] for name in names}
+        return Measurement(values, {name: drawn[name] for name in names}, figures.values(), len(painted))
 
 
 def _paint(

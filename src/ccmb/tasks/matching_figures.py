@@ -8,7 +8,6 @@ Shapes: N pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -19,24 +18,23 @@ from torch import Tensor
 
 from ccmb.errors import CcmbError
 from ccmb.r2d2.ranking import match_probability
-from ccmb.tasks.bootstrap import bootstrap, rounded_interval
 from ccmb.tasks.calibration import fit_match_temperature
+from ccmb.tasks.calibration_error import CalibrationError, estimate_calibration_error
 from ccmb.tasks.pair_scores import PairScores
+from ccmb.tasks.resampling import DRAWS, Figure, bounded_interval, draw_figures, on_all
 
 NAMES = ("auc", "accuracy", "accuracy_fitted", "calibration_error", "calibration_error_fitted")
 DIGITS = 4
-BINS = 15
-Figure = Callable[[np.ndarray], float]
 
 
 def matching_report(
     scores: PairScores,
     match_temperature: float | None = None,
     fit: PairScores | None = None,
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All figures, shares in [0, 1], with 95 % bootstrap intervals over pictures.
+    """All figures, shares in [0, 1], with 95 % intervals over pictures.
 
     Of a model with cross encoders they are the match score's, and `pre_ranking` holds those of the cosine; of others
     the cosine's alone, which is no probability: no accuracy at a half then, and no calibration error.
@@ -47,8 +45,10 @@ def matching_report(
 
     Returns:
         Besides counts and the `stage` that scores: `auc`; `accuracy` at a half and `calibration_error`, both of the
-        model's own probability; `accuracy_fitted` at a fitted threshold and `calibration_error_fitted` at a fitted
-        temperature, None where there is too little to fit them on; `interval` of each; what was `fitted`, and on what.
+        model's own probability, the error corrected for bias, and `calibration_error_plain` without that, as most
+        papers report it; `accuracy_fitted` at a fitted threshold and `calibration_error_fitted` at a fitted
+        temperature, None where there is too little to fit them on; `interval` of each but the plain one; what was
+        `fitted`, and on what.
 
     Raises:
         CcmbError: all pairs have one label, or scores are no numbers.
@@ -76,23 +76,41 @@ def matching_report(
 def _figures(
     scores: PairScores, match_temperature: float | None, fit: PairScores | None, draws: int, seed: int
 ) -> dict[str, Any]:
-    figures: dict[str, Figure | None] = dict.fromkeys(NAMES)
-    figures["auc"] = weighted_auc(scores.score, scores.label)
+    figures = {"auc": weighted_auc(scores.score, scores.label)}
+    errors = dict[str, CalibrationError]()
     if scores.head_log_odds is not None:
         probability_N = match_probability(scores.head_log_odds.double(), match_temperature or 1.0)
         figures["accuracy"] = weighted_mean((probability_N >= 0.5) == (scores.label == 1))
-        figures["calibration_error"] = weighted_calibration_error(probability_N, scores.label)
+        errors["calibration_error"] = estimate_calibration_error(probability_N, scores.label, scores.picture)
     fitted = _fit(scores, fit, seed)
     if fitted is not None:
         figures["accuracy_fitted"] = weighted_mean(fitted.right)
         if fitted.probability is not None:
-            figures["calibration_error_fitted"] = weighted_calibration_error(fitted.probability, scores.label)
-    known = {name: figure for name, figure in figures.items() if figure is not None}
-    once_N = np.ones(len(scores))
-    values = {name: None if figure is None else round(figure(once_N), DIGITS) for name, figure in figures.items()}
-    drawn = bootstrap(list(known.values()), scores.picture.numpy(), draws, seed)
-    intervals = {name: rounded_interval(of, DIGITS) for name, of in zip(known, drawn.T, strict=True)}
-    return {**values, "interval": intervals, "fitted": None if fitted is None else fitted.about}
+            error = estimate_calibration_error(fitted.probability, scores.label, scores.picture)
+            errors["calibration_error_fitted"] = error
+    known = _with_intervals(figures, scores.picture.numpy(), draws, seed)
+    for name, error in errors.items():
+        known[name] = round(error.value, DIGITS), (round(error.low, DIGITS), round(error.high, DIGITS))
+    plain = round(errors["calibration_error"].plain, DIGITS) if "calibration_error" in errors else None
+    return {
+        **{name: known[name][0] if name in known else None for name in NAMES},
+        "calibration_error_plain": plain,
+        "interval": {name: known[name][1] for name in NAMES if name in known},
+        "fitted": None if fitted is None else fitted.about,
+    }
+
+
+def _with_intervals(
+    figures: dict[str, Figure], picture_N: np.ndarray, draws: int, seed: int
+) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Shares in [0, 1] with their intervals over pictures."""
+    values = [on_all(figure, len(picture_N)) for figure in figures.values()]
+    drawn = draw_figures(list(figures.values()), picture_N, draws, seed)
+    units = len(np.unique(picture_N))
+    return {
+        name: (round(value, DIGITS), bounded_interval(value, of_name, units, (0.0, 1.0), DIGITS))
+        for name, value, of_name in zip(figures, values, drawn.T, strict=True)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +183,13 @@ def weighted_auc(score_N: Tensor, label_N: Tensor) -> Figure:
     ties = score_N.numpy()[order]
     starts = np.flatnonzero(np.concatenate([[True], ties[1:] != ties[:-1]]))
 
-    def figure(weight_N: np.ndarray) -> float:
-        weight = weight_N[order]
-        above = np.add.reduceat(weight * match, starts).astype(np.float64)
-        below = np.add.reduceat(weight * ~match, starts).astype(np.float64)
-        both = above.sum() * below.sum()
-        return float((above * (below.cumsum() - below / 2)).sum() / both) if both else float("nan")
+    def figure(weight_BN: np.ndarray) -> np.ndarray:
+        weight_BN = weight_BN[:, order]
+        above_BS = np.add.reduceat(weight_BN * match, starts, axis=1)
+        below_BS = np.add.reduceat(weight_BN * ~match, starts, axis=1)
+        both_B = above_BS.sum(1) * below_BS.sum(1)
+        won_B = (above_BS * (below_BS.cumsum(1) - below_BS / 2)).sum(1)
+        return np.where(both_B > 0, won_B / np.maximum(both_B, 1e-300), np.nan)
 
     return figure
 
@@ -178,15 +197,4 @@ def weighted_auc(score_N: Tensor, label_N: Tensor) -> Figure:
 def weighted_mean(right_N: Tensor) -> Figure:
     """The share of pairs that are right."""
     right = right_N.numpy().astype(np.float64)
-    return lambda weight_N: float(weight_N @ right / weight_N.sum())
-
-
-def weighted_calibration_error(probability_N: Tensor, label_N: Tensor) -> Figure:
-    """`calibration_error` of pairs that count so many times."""
-    excess = (probability_N.double() - label_N).numpy()
-    bin_N = (probability_N.double() * BINS).long().clamp(0, BINS - 1).numpy()
-
-    def figure(weight_N: np.ndarray) -> float:
-        return float(np.abs(np.bincount(bin_N, weight_N * excess, BINS)).sum() / weight_N.sum())
-
-    return figure
+    return lambda weight_BN: weight_BN @ right / weight_BN.sum(1)

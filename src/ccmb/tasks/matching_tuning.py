@@ -11,17 +11,18 @@ from ccmb.data.labelled_pairs import read_labelled_pairs
 from ccmb.data.labelled_sets import open_labelled
 from ccmb.data.pairs import readable_samples
 from ccmb.data.pictures import Pictures
+from ccmb.errors import UsageError
 from ccmb.objectives.matching import Matching
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.samples import Sample
 from ccmb.tasks.batches import run_batches
-from ccmb.tasks.bootstrap import bootstrap
 from ccmb.tasks.matching import auc
 from ccmb.tasks.matching_figures import matching_report, weighted_auc
 from ccmb.tasks.matching_training import LabelledLoader, MatchingTask
 from ccmb.tasks.pair_scores import PairScores, score_labelled
 from ccmb.tasks.pretraining import prepare_network
+from ccmb.tasks.resampling import draw_figures
 from ccmb.tasks.sets import name_and_path
 from ccmb.tasks.tuning import Batches, FinetuneRecipe, Measurement, OfR2D2
 from ccmb.tasks.two_stage import R2D2Encoder, R2D2Ranker
@@ -88,11 +89,15 @@ class MatchingFamily(OfR2D2):
         values, draws = {}, {}
         for name, score_N in by_stage.items():
             values[name] = 100 * auc(score_N, scores.label)
-            draws[name] = 100 * bootstrap([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
-        return Measurement(values, draws, matching_report(scores, model.config.match_temperature))
+            draws[name] = 100 * draw_figures([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
+        return Measurement(
+            values, draws, matching_report(scores, model.config.match_temperature), len(scores.picture.unique())
+        )
 
 
 def _open(data: DataRecipe, split: str) -> tuple[list[Sample], Pictures]:
+    if data.shards:
+        raise UsageError("data.shards: labelled pairs are read from a folder; give data.folder")
     folder = data_folder(str(data.folder))
     images = folder / data.images
     if data.set is not None:

@@ -6,9 +6,8 @@ the smaller the larger the gallery, and only their best K candidates and the pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,15 +21,14 @@ from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.network import Network
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.answers import EqualTexts, equal_texts, pessimistic_ranks, ranks_by_order
-from ccmb.tasks.bootstrap import drawn_weights
 from ccmb.tasks.candidates import Candidates, candidate_scores, pairs_to_rank
+from ccmb.tasks.resampling import DRAWS, draw_means, gain
 from ccmb.tasks.two_stage import Encoder, Load, R2D2Encoder, R2D2Ranker, Ranker
 
 RECALLS = (1, 5, 10)
 COSINES = 2**19  # held at a time
 BLOCK = 2**12  # gallery items whose embeddings are read at a time
 PAIRS = 2**17  # candidates that are put in the second stage's own order at a time
-_DRAWS_AT_ONCE = 50  # of a bootstrap
 Direction = Literal["text_to_image", "image_to_text"]
 
 
@@ -195,18 +193,42 @@ def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, c
 
 def recalls(ranks_Q: Tensor) -> dict[str, float]:
     """R@1, R@5 and R@10 in percent."""
-    return {f"R@{k}": round(100 * float((ranks_Q <= k).float().mean()), 2) for k in RECALLS}
+    return {name: round(value, 2) for name, value in zip(_NAMES, raw_recalls(ranks_Q), strict=True)}
 
 
-def bootstrap_gain(before_Q: Tensor, after_Q: Tensor, draws: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Mean and 95 % bootstrap interval, over queries, of the gain in R@1 in points."""
-    difference = 100 * ((after_Q <= 1).double() - (before_Q <= 1).double()).numpy()
-    rng = np.random.default_rng(seed)
-    queries = len(difference)
-    counts = (min(_DRAWS_AT_ONCE, draws - start) for start in range(0, draws, _DRAWS_AT_ONCE))
-    means = [difference[rng.integers(0, queries, (count, queries))].mean(1) for count in counts]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return {"mean": round(float(difference.mean()), 2), "low": round(float(low), 2), "high": round(float(high), 2)}
+_NAMES = tuple(f"R@{k}" for k in RECALLS)
+
+
+def raw_recalls(ranks_Q: Tensor) -> list[float]:
+    """R@1, R@5 and R@10 in percent, not rounded."""
+    return [100 * float((ranks_Q <= k).double().mean()) for k in RECALLS]
+
+
+def mean_recall(ranks_of: Iterable[Tensor]) -> float | None:
+    """The mean of all recalls of one stage in percent, not rounded; None where there are none.
+
+    Args:
+        ranks_of: (Q,) of each direction.
+    """
+    values = [value for ranks_Q in ranks_of for value in raw_recalls(ranks_Q)]
+    return sum(values) / len(values) if values else None
+
+
+def bootstrap_gain(
+    before_Q: Tensor, after_Q: Tensor, unit_Q: Tensor | None = None, draws: int = DRAWS, seed: int = 0
+) -> dict[str, float]:
+    """Mean and 95 % interval of the gain in R@1 in points.
+
+    Args:
+        unit_Q: what each query is drawn with, such as the image of a text, whose texts hang together; by default
+            each is drawn alone.
+    """
+    unit_Q = torch.arange(len(before_Q)) if unit_Q is None else unit_Q
+    difference_Q = 100 * ((after_Q <= 1).double() - (before_Q <= 1).double())
+    count_G = torch.bincount(unit_Q).double()
+    sums_G = torch.zeros_like(count_G).index_add_(0, unit_Q, difference_Q)
+    drawn = draw_means(sums_G[:, None].numpy(), count_G[:, None].numpy(), draws, seed)[:, 0]
+    return gain(float(difference_Q.mean()), drawn, int((count_G > 0).sum()))
 
 
 def retrieval_report(model: Network | Ranker, gallery: Gallery, depth: int) -> dict[str, Any]:
@@ -230,16 +252,17 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
     report: dict[str, Any] = {"gallery": len(gallery.images), "texts": len(gallery.texts), "depth": depth}
     report["convention"] = gallery.convention
     report["equal_texts"] = 0 if gallery.equal is None else gallery.equal.count
-    means: dict[str, list[float]] = {"pre_ranking": [], "ranking": []}
+    by_stage: dict[str, list[Tensor]] = {"pre_ranking": [], "ranking": []}
     for direction, ranks in ranks_of.items():
         report[direction] = {}
         for stage, of_stage in (("pre_ranking", ranks.pre_ranking), ("ranking", ranks.ranking)):
             report[direction][stage] = None if of_stage is None else recalls(of_stage)
             if of_stage is not None:
-                means[stage] += report[direction][stage].values()
+                by_stage[stage].append(of_stage)
         if ranks.ranking is not None and direction == "text_to_image":
-            report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking)
-    report["mean_recall"] = {stage: round(sum(of) / len(of), 2) if of else None for stage, of in means.items()}
+            report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking, drawn_with(gallery))
+    means = {stage: mean_recall(of) for stage, of in by_stage.items()}
+    report["mean_recall"] = {stage: None if mean is None else round(mean, 2) for stage, mean in means.items()}
     return report
 
 
@@ -265,16 +288,12 @@ def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -
     return np.stack(hits), np.stack(queries)
 
 
-def bootstrap_recalls(hits_DG3: np.ndarray, queries_DG: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:
+def bootstrap_recalls(hits_DG3: np.ndarray, queries_DG: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """(draws, directions, 3) recalls in percent of pictures drawn with replacement, each with all its queries.
 
     Texts of one picture hang together, so that it is pictures that are drawn. Equal seeds draw the same pictures of
     galleries of one size: differences between models are then paired.
     """
-    recalls_of = list[np.ndarray]()
-    weights = drawn_weights(hits_DG3.shape[1], draws, seed)
-    while block := list(islice(weights, _DRAWS_AT_ONCE)):
-        weight_BG = np.stack(block).astype(np.float64)
-        queries_BD = np.maximum(weight_BG @ queries_DG.T, 1)
-        recalls_of.append(100 * (weight_BG @ hits_DG3).swapaxes(0, 1) / queries_BD[..., None])
-    return np.concatenate(recalls_of)
+    hits_GK = np.concatenate(list(hits_DG3), axis=1)
+    queries_GK = np.repeat(queries_DG.T, len(RECALLS), axis=1)
+    return 100 * draw_means(hits_GK, queries_GK, draws, seed).reshape(-1, len(hits_DG3), len(RECALLS))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from ccmb.data.pairs import readable_samples
 from ccmb.data.pictures import Pictures
@@ -23,6 +24,7 @@ from ccmb.tasks.retrieval import (
     drawn_with,
     encode_gallery,
     hits_by_image,
+    mean_recall,
     ranks_both_ways,
     report_of_ranks,
 )
@@ -88,13 +90,13 @@ class RetrievalFamily(OfR2D2):
     ) -> Measurement:
         gallery, ranks_of = _ranked(model, processor, of, recipe.validation.depth, heads)
         report = report_of_ranks(ranks_of, gallery, recipe.validation.depth)
-        values, draws = {}, {}
+        values, draws, unit_N = {}, {}, drawn_with(gallery)
         for stage in STAGES:
             known = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
             if report["mean_recall"][stage] is not None:
-                drawn = bootstrap_recalls(*hits_by_image(known, drawn_with(gallery)))
-                values[stage], draws[stage] = report["mean_recall"][stage], drawn.mean((1, 2))
-        return Measurement(values, draws, report)
+                drawn = bootstrap_recalls(*hits_by_image(known, unit_N))
+                values[stage], draws[stage] = cast(float, mean_recall(known.values())), drawn.mean((1, 2))
+        return Measurement(values, draws, report, int(unit_N.max()) + 1, counted=True)
 
 
 def _ranked(

@@ -21,6 +21,7 @@ from ccmb.data.downstream.problems import findings_text
 from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pairs import pictures_beside, read_pairs
 from ccmb.data.pictures import Pictures, UnreadablePicture
+from ccmb.data.shard_set import is_shards, open_shard_set
 from ccmb.errors import CcmbError, UsageError
 from ccmb.progress import progress
 from ccmb.samples import Sample
@@ -64,7 +65,8 @@ def open_set(
     option: str = "--data",
     family: str = "retrieval",
 ) -> RetrievalSet:
-    """Open `NAME=pairs.jsonl`, or `NAME=FOLDER` for a published set of that name.
+    """Open `NAME=pairs.jsonl`, `NAME=FOLDER` for a published set of that name, or of shards, all of whose samples count
+    whatever the split.
 
     Args:
         spec: without `NAME=` the set is called as the folder of its file.
@@ -78,6 +80,8 @@ def open_set(
         CcmbError: the data is missing or faulty; the message names file and line.
     """
     name, path = name_and_path(spec, option)
+    if is_shards(path) and name.lower() not in CARDS:
+        return _of_shards(name, [str(path)], split, fields)
     if path.is_dir():
         if name.lower() not in CARDS:
             refuse_other_forms(path)
@@ -96,6 +100,9 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
         UsageError: there is no such set or field, or it is none for retrieval.
         CcmbError: the data is missing or faulty; the message names file and line.
     """
+    if data.shards:
+        of_shards = _of_shards(data.name, data.shards, data.split, data.fields)
+        return of_shards.samples, of_shards.pictures
     folder = data_folder(str(data.folder))
     if data.set is None:
         if not (folder / data.pairs).exists():
@@ -120,11 +127,21 @@ def open_held_out(
     Raises:
         UsageError, CcmbError: see `open_training`.
     """
+    if data.shards:
+        raise CcmbError("data.shards: shards have no splits; measure on other data with --also")
     folder = data_folder(str(data.folder))
     if data.set is not None:
         return _published(_open_published(data, folder, split), folder, family)
     samples = read_pairs(folder / data.pairs, split, fields or data.fields)
     return RetrievalSet(data.name, split, samples, None, Pictures.open(folder / data.images))
+
+
+def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[str]) -> RetrievalSet:
+    """All samples of some shards, which have no splits; those that cannot be used are counted on stderr."""
+    samples, pictures, faults = open_shard_set(sources, fields)
+    if faults and world().is_main:
+        print(f"ccmb: {len(faults):,} samples left out, the first: {faults[0]}", file=sys.stderr, flush=True)
+    return RetrievalSet(name, split, samples, None, pictures)
 
 
 def first_pictures(of: RetrievalSet, count: int | None) -> RetrievalSet:

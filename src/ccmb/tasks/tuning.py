@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ccmb.data.pictures import Pictures
-from ccmb.errors import UsageError, did_you_mean
+from ccmb.errors import CcmbError, UsageError, did_you_mean
 from ccmb.objectives.captioning import CaptioningOptions
 from ccmb.objectives.generation import GenerationOptions
 from ccmb.objectives.matching import MatchingOptions
@@ -23,6 +23,7 @@ from ccmb.r2d2.towers import is_chinese_clip
 from ccmb.samples import Sample
 from ccmb.tasks.pretraining import PretrainRecipe, build_network
 from ccmb.tasks.unused_keys import unused_in_finetuning
+from ccmb.text_files import text_lines
 from ccmb.training.given_keys import Unused
 from ccmb.training.recipe import RECIPES, DataRecipe, Part
 from ccmb.training.trainer import Task
@@ -92,8 +93,8 @@ def find_any_recipe(name: str, tunes: bool = False) -> tuple[Path, bool]:
         return path, True
     own = FinetuneRecipe.model_fields.keys() - PretrainRecipe.model_fields.keys()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = list(text_lines(path))
+    except CcmbError:
         return path, False  # whose reader says why
     return path, any(line.startswith(tuple(f"{key}:" for key in own)) for line in lines)
 
@@ -120,13 +121,17 @@ class Measurement:
 
     Attributes:
         values: the figures that models are compared by, in percent, by name.
-        draws: (draws,) of each figure, its bootstrap values; draws of one place are of the same items for all models.
+        draws: (draws,) of each figure, its drawn values; draws of one place are of the same items for all models.
         details: the whole report, for `finetune.json`.
+        units: how many images, or texts, were drawn from.
+        counted: the figures are shares of right answers, see `bounded_interval`.
     """
 
     values: dict[str, float]
     draws: dict[str, np.ndarray]
     details: dict[str, Any]
+    units: int = 1
+    counted: bool = False
 
 
 class OfR2D2:

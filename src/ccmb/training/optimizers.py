@@ -84,12 +84,13 @@ def make_optimizers(
     groups: Iterable[ParameterGroup], options: OptimizerRecipe, module: nn.Module
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters; or, where `options.muon` is given, Muon for the matrices of `module` that are no
-    lookup tables and AdamW for the rest. Weight decay is on matrices only.
+    lookup tables and AdamW for the rest. Weight decay is on matrices only, unless `options` give biases or other
+    vectors and scalars some of their own.
 
     Each of the optimisers' groups has `peak` and `start`, which `set_learning_rates` reads.
     """
     tables = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
-    biases = _biases(module) if options.bias_lr != 1 or options.bias_decay else set()
+    biases = _biases(module) if options.bias_lr != 1 or options.bias_decay != options.vector_decay else set()
     adamw: list[dict[str, Any]] = []
     muon: list[dict[str, Any]] = []
 
@@ -103,11 +104,12 @@ def make_optimizers(
         matrices = [p for p in wide if p not in tables] if options.muon else []
         decay = options.weight_decay
         add(adamw, [p for p in wide if not options.muon or p in tables], group.lr, decay, group.start)
-        add(adamw, [p for p in trained if p.dim() == 1 and p not in biases], group.lr, 0.0, group.start)
+        vectors = [p for p in trained if p.dim() == 1 and p not in biases]
+        add(adamw, vectors, group.lr, options.vector_decay, group.start)
         own = [p for p in trained if p in biases]
         add(adamw, own, group.lr * options.bias_lr, options.bias_decay, group.start)
         # Scalars are never sharded, and an optimiser takes no sharded and whole weights together.
-        add(adamw, [p for p in trained if p.dim() == 0], group.lr, 0.0, group.start)
+        add(adamw, [p for p in trained if p.dim() == 0], group.lr, options.vector_decay, group.start)
         add(muon, matrices, group.lr * (options.muon or 1.0), decay, group.start)
     made: list[torch.optim.Optimizer] = []
     if adamw:
@@ -133,7 +135,8 @@ def set_learning_rates(
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
     """The share of the peak at which a group learns, counted from the group's own start; 0 before it.
 
-    Linear warm-up, then cosine to `final_lr`, smooth or in stairs; or triangles between `final_lr` and the peak.
+    Linear warm-up, then cosine to `final_lr`, smooth or in stairs; or triangles between `final_lr` and the peak. A
+    warm-up from nothing is one step ahead, so that the first step moves the weights; one from `warmup_from` is not.
     """
     begin = round(start * steps)
     if step < begin:
@@ -141,7 +144,8 @@ def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> 
     done, whole, rise = step - begin, max(1, steps - begin), max(1, options.warmup)
     if options.schedule == "triangular":
         return options.final_lr + (1 - options.final_lr) * (1 - abs(done / rise % 2 - 1))
-    warm = options.warmup_from + (1 - options.warmup_from) * min(1.0, (done + 1) / rise)
+    risen = done if options.warmup_from else done + 1
+    warm = options.warmup_from + (1 - options.warmup_from) * min(1.0, risen / rise)
     if options.stairs:
         done, whole = done * options.stairs // whole, options.stairs
     cosine = (1 + math.cos(math.pi * done / whole)) / 2

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ccmb.choices import Strategy
+from ccmb.floats import at_least_float32
 from ccmb.training.distributed import average_gradients, world
 
 # What DDP calls its broadcast of buffers before each forward pass, in newer and in older releases.
@@ -91,7 +92,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     """Scale all gradients, whole and sharded ones, so that their joint norm is at most `most`; the norm before ()."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    squares = torch.stack(torch._foreach_norm(local)).float().square()
+    squares = at_least_float32(torch.stack(torch._foreach_norm(local))).square()
     sharded = torch.tensor([isinstance(gradient, DTensor) for gradient in gradients], device=squares.device)
     in_shards = squares[sharded].sum()
     if sharded.any():

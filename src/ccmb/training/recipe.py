@@ -129,7 +129,8 @@ class OptimizerRecipe(Part):
         gt=0,
         description="train the matrices with Muon, at this multiple of their learning rate; without it all is AdamW's",
     )
-    weight_decay: float = Field(0.05, ge=0, description="not on biases, norms and other one-dimensional weights")
+    weight_decay: float = Field(0.05, ge=0, description="of matrices and lookup tables")
+    vector_decay: float = Field(0.0, ge=0, description="weight decay of norms and other weights that are no matrices")
     bias_lr: float = Field(1.0, gt=0, description="multiple of the learning rate for biases")
     bias_decay: float = Field(0.0, ge=0, description="weight decay of biases")
     betas: tuple[float, float] = (0.9, 0.98)
@@ -147,7 +148,7 @@ class OptimizerRecipe(Part):
     final_lr: float = Field(
         0.0, ge=0, le=1, description="share of the peak at which the cosine ends, or to which the triangles go down"
     )
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; empty for none")
 
 
 class BestRecipe(Part):

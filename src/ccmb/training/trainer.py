@@ -219,7 +219,7 @@ class Trainer:
         self.module.after_backward()
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
-        norm = clip_gradients(parameters, self.options.clip)
+        norm = clip_gradients(parameters, self.options.clip or math.inf)
         # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
         if not math.isfinite(norm + total(loss)):
             named = self.recipe.precision

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ccmb.data.downstream.cards import Card
@@ -15,11 +16,10 @@ from ccmb.data.downstream.dataset import Dataset, Query, present_queries, sample
 from ccmb.data.downstream.lines import read_lines, text_of
 from ccmb.data.downstream.locate import MissingFile, find_all, find_file, open_pictures, split_words
 from ccmb.data.downstream.problems import BAD_LINE, JOINED_TEXT, Problems
+from ccmb.data.downstream.word_marks import are_cut, without_marks
 from ccmb.data.image_content import SUFFIXES
 
 _KEY = re.compile(r"(?P<image>[^#]+)#(?:[^#]*#)?\d+")
-_MARKED = re.compile(r"(.+)[:/][a-z]{1,4}")
-_CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 
 def read_captions(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
@@ -38,14 +38,6 @@ def read_captions(card: Card, folder: Path, split: str, images: Path | None) -> 
     queries = present_queries(read, pictures, problems)
     samples = samples_of_queries(queries, split)
     return Dataset(card, split, samples, pictures, [sample.image for sample in samples], problems, queries)
-
-
-def without_marks(text: str) -> str | None:
-    """The joined words of a text each of whose words carries a mark, as in `男孩:n 跑:v`, or None."""
-    words = [_MARKED.fullmatch(word) for word in text.split()]
-    if not words or not all(words) or not _CHINESE.search(text):
-        return None
-    return "".join(word[1] for word in words if word)
 
 
 def _names_of_cna(split: str) -> list[str]:
@@ -81,6 +73,16 @@ def _preferred(paths: list[Path]) -> list[Path]:
 
 
 def _captions(path: Path, problems: Problems) -> Iterator[Query]:
+    read = list(_read_captions(path, problems))
+    cut = are_cut([query.text for query in read])
+    for query in read:
+        joined = without_marks(query.text, cut)
+        if joined is not None:
+            problems.add(JOINED_TEXT, f"{query.where}: {query.text}")
+        yield query if joined is None else replace(query, text=joined)
+
+
+def _read_captions(path: Path, problems: Problems) -> Iterator[Query]:
     for where, line in read_lines(path, problems):
         key, tab, text = line.lstrip("\ufeff").strip("\r\n").partition("\t")
         if not tab:
@@ -89,10 +91,7 @@ def _captions(path: Path, problems: Problems) -> Iterator[Query]:
         if match is None:
             problems.add(BAD_LINE, f"{where}: does not begin with IMAGE#N or IMAGE#TAG#N")
         elif (read := text_of(text, where, problems)) is not None:
-            joined = without_marks(read)
-            if joined is not None:
-                problems.add(JOINED_TEXT, f"{where}: {read}")
-            yield Query(key.strip(), joined or read, (match["image"],), where)
+            yield Query(key.strip(), read, (match["image"],), where)
 
 
 def _is_wanted(query: Query, wanted: set[str] | None) -> bool:

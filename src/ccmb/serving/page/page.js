@@ -173,6 +173,7 @@ function drawStatus() {
   const parts = [];
   if (last.ranked) parts.push(words("found", { candidates: number(last.candidates) }), words("ranked", { ranked: number(last.ranked) }));
   if (last.partial) parts.push(words("partial"));
+  if (last.unknown) parts.push(words("unknown"));
   const times = Object.entries(last.seconds).filter(([, seconds]) => seconds >= 0.0005);
   if (times.length) parts.push(times.map(([name, seconds]) => `${words(name)} ${Math.round(1000 * seconds)} ms`).join(" + "));
   $("status").textContent = parts.join(" · ");

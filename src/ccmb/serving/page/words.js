@@ -42,6 +42,7 @@ const WORDS = {
   found: ["{candidates} 个候选", "{candidates} candidates"],
   ranked: ["排序 {ranked} 个", "{ranked} ranked"],
   partial: ["时间用完，未全部排序", "out of time, not all ranked"],
+  unknown: ["模型不认识其中任何一个词，次序没有意义", "the model knows no word of this: the order means nothing"],
   encode: ["编码", "encode"],
   pre_ranking: ["预排序", "pre-ranking"],
   ranking: ["排序", "ranking"],

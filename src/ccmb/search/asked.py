@@ -1,0 +1,77 @@
+"""A query on its way from the first stage to the order that its pages are cut from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ccmb.search.conditions import Test
+from ccmb.search.examining import groups_of_near
+from ccmb.search.query import Query
+from ccmb.search.second_stage import Candidate
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A query on its way.
+
+    Attributes:
+        tests: what its conditions come to.
+        text: row of its text among those encoded, if it has one.
+        ranks: whether the second stage has its turn.
+        candidates: in the order of the answer, in the end.
+        copies: keys of near duplicates of a candidate, by its key.
+        before: the order that is to be made longer, for a further page.
+        unknown: the model knows no word of its text.
+        cut: the store gave as many as it ever does.
+    """
+
+    query: Query
+    tests: tuple[Test, ...]
+    text: int | None = None
+    ranks: bool = False
+    candidates: list[Candidate] = field(default_factory=list)
+    copies: dict[str, list[str]] = field(default_factory=dict)
+    before: Asked | None = None
+    ranked: int = 0
+    partial: bool = False
+    unknown: bool = False
+    cut: bool = False
+
+    @property
+    def depth(self) -> int:
+        """How many candidates are ranked: at least a page."""
+        return max(self.query.depth, self.query.k) if self.ranks else 0
+
+    @property
+    def wanted(self) -> int:
+        """How many candidates the answer needs: one more than the page, to know whether there is another."""
+        return max(self.depth, self.query.offset + self.query.k + 1)
+
+    def serves(self, later: Asked) -> bool:
+        """Whether a further page can be cut from this order: it is long enough, or there was no more to be found."""
+        return len(self.candidates) >= later.wanted or len(self.candidates) < self.wanted
+
+    def continue_from(self, before: Asked) -> None:
+        """Keep the order that earlier pages were cut from, and put what is new behind it."""
+        seen = {found.entry.key for found in before.candidates}
+        self.candidates = [*before.candidates, *(of for of in self.candidates if of.entry.key not in seen)]
+        self.copies |= before.copies
+        self.ranked, self.partial, self.before = before.ranked, before.partial, None
+
+
+def identity_of(query: Query) -> object:
+    """What two pages of a query have in common."""
+    picture = None if query.picture is None else (query.picture.size, hash(query.picture.tobytes()))
+    return (
+        query.text, picture, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
+    )  # fmt: skip
+
+
+def collapse(of: Asked) -> None:
+    """Leave of each set of near duplicates the first, which is the best by cosine."""
+    candidates, of.candidates, of.copies = of.candidates, [], {}
+    for number, first in groups_of_near([found.entry.looks for found in candidates], of.wanted):
+        if number == first:
+            of.candidates.append(candidates[number])
+        else:
+            of.copies.setdefault(candidates[first].entry.key, []).append(candidates[number].entry.key)
