@@ -113,10 +113,10 @@ class FeatureQueue(nn.Module):
         self.register_buffer("weight", torch.zeros(size))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """A checkpoint of before texts were told apart has none of their ids."""
         state_dict.setdefault(f"{prefix}text_ids", torch.full_like(self.text_ids, -1))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_B: Tensor | None = None) -> None:
