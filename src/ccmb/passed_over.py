@@ -97,7 +97,7 @@ class Excludes:
             UsageError: a pattern is nothing but slashes.
         """
         self.patterns = [pattern for pattern in patterns if pattern.strip()]
-        names, paths = [], []
+        names, paths = list[str](), list[str]()
         for pattern in self.patterns:
             plain = unicodedata.normalize("NFC", pattern.strip().removeprefix("./").rstrip("/"))
             if not plain.strip("/"):

@@ -90,7 +90,8 @@ class Build:
         self.funnel = Funnel()
         for table in tables:
             if table.passed_over:
-                counts = {None: len(table.files), **table.passed_over.counts}
+                counts: dict[str | None, int] = {None: len(table.files)}
+                counts.update(table.passed_over.counts)
                 self.funnel.add(f"files of {table.kind.name}", "files", counts)
 
     def run(self) -> Funnel:
