@@ -72,6 +72,11 @@ def tiny_recipe(corpus: Path, steps: int = 3) -> list[str]:
     return ["quickstart", *(f"{key}={value}" for key, value in values.items())]
 
 
+def starting_from(arguments: list[str], start: object) -> list[str]:
+    """The same from a model, which has a network of its own."""
+    return [*(one for one in arguments if not one.startswith("model.")), f"model.start={start}"]
+
+
 def damage_pictures(corpus: Path, names: list[str]) -> None:
     """Put something that is no picture in the place of some pictures of the corpus."""
     with tarfile.open(corpus / "images.tar", "a") as tar:

@@ -12,7 +12,7 @@ import pytest
 
 from ccmb import cli
 from ccmb.files import read_json_lines
-from runs import TRAIN, Command, command_line, damage_pictures, tiny_corpus, tiny_recipe
+from runs import TRAIN, Command, command_line, damage_pictures, starting_from, tiny_corpus, tiny_recipe
 
 MODEL_FILES = [
     "config.json",
@@ -165,7 +165,7 @@ def test_missing_data_and_a_run_folder_that_cannot_be_made_are_named(
     fails(1, [corpus / "none.jsonl", "no such file"], "pretrain", *tiny, "data.pairs=none.jsonl", *run)
     fails(1, [corpus / "none.tar", "no such folder or tar"], "pretrain", *tiny, "data.images=none.tar", *run)
     fails(1, [corpus / "pairs.jsonl", "training.batch=99"], "pretrain", *tiny, "training.batch=99", *run)
-    fails(1, ["none: no such model folder"], "pretrain", *tiny, f"model.start={tmp_path / 'none'}", *run)
+    fails(1, ["none: no such model folder"], "pretrain", *starting_from(tiny, tmp_path / "none"), *run)
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
     fails(1, [tmp_path / "file"], "pretrain", *tiny, "--out", tmp_path / "file")
@@ -347,8 +347,7 @@ def test_a_finished_run_keeps_its_calibration_when_its_command_is_given_again(co
     assert command("pretrain", *tiny_recipe(corpus), "--out", run).code == 0
     assert json.loads((run / "model" / "config.json").read_bytes()) == config
     # One that trains on from there has other weights.
-    start = [f"model.start={run}", "--out", tmp_path / "further"]
-    assert command("pretrain", *tiny_recipe(corpus), *start).code == 0
+    assert command("pretrain", *starting_from(tiny_recipe(corpus), run), "--out", tmp_path / "further").code == 0
     assert json.loads((tmp_path / "further" / "model" / "config.json").read_bytes())["match_temperature"] == 1.0
 
 

@@ -91,7 +91,8 @@ def test_a_run_goes_on_only_with_the_shards_it_began_with(tmp_path, shards, comm
     elsewhere = [replace(shard, samples=shard.samples - 1) for shard in find_shards([str(shards)])]
     write_manifest(shards / "shards.jsonl", elsewhere)
     again = command("pretrain", *recipe_of(shards), "--out", run)
-    assert (again.code, again.err.count("\n")) == (1, 1)
+    assert (again.code, again.err.count("\n")) == (1, 2)  # the first says that data.group_start is of folders
+    assert "ccmb: quickstart.yaml: data.group_start give way to data.shards=" in again.err
     assert "restore the shards, or choose another --out" in again.err
     write_manifest(shards / "shards.jsonl", find_shards([str(shards)])[:5])
     again = command("pretrain", *recipe_of(shards), "--out", run)

@@ -166,7 +166,7 @@ def search(
     from ccmb.search.query import Query, check_query
     from ccmb.search.sheet import contact_sheet
 
-    second_stage = "depth", "budget", "min_probability"
+    second_stage = "depth", "budget"
     if not rank:
         refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
     elif text is None:

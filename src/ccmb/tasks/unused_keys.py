@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ccmb.errors import CcmbError
 from ccmb.objectives.options import PAPER_NAMES, Objectives
 from ccmb.r2d2.towers import FROM_CHINESE_CLIP, is_chinese_clip
 from ccmb.tasks.building import CHANGED, SETTLED
@@ -80,7 +79,7 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
     if model.start:
         shape = "model.preset", "model.vision", "model.text", "model.vocabulary"
         yield Unused(shape, "the model of model.start has its own", ("model.start",))
-        own = FROM_CHINESE_CLIP if _is_chinese_clip(model.start) else (*CHANGED, *SETTLED)
+        own = FROM_CHINESE_CLIP if is_chinese_clip(model.start) else (*CHANGED, *SETTLED)
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.start",), obeyed=True)
     elif isinstance(model.vision, str):
         new = "model.preset", "model.vocabulary"
@@ -94,13 +93,6 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
         yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
 
 
-def _is_chinese_clip(start: str) -> bool:
-    try:
-        return is_chinese_clip(start)
-    except CcmbError:
-        return False  # opening it says what is wrong
-
-
 def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
     for name in PAPER_NAMES:
         objective = getattr(objectives, name)
@@ -108,11 +100,13 @@ def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
             continue
         hides = name == "mlm" and objectives.fgd.weight > 0  # whose masked texts FgD reads
         keys = [key for key in type(objective).model_fields if key != "weight" and not (hides and key == "probability")]
-        yield Unused(tuple(f"objectives.{name}.{key}" for key in keys), f"{name} is off", (f"objectives.{name}",))
-    if not objectives.mlm.weight:
-        yield Unused(("objectives.fgr.masked",), "mlm is off", ("objectives.mlm",))
+        yield Unused(
+            tuple(f"objectives.{name}.{key}" for key in keys), f"{name} is off", (f"objectives.{name}.weight",)
+        )
+    if objectives.fgr.masked and not objectives.mlm.weight:
+        yield Unused(("objectives.fgr.masked",), "mlm is off", ("objectives.mlm.weight",))
     if not (objectives.tgd.weight or objectives.fgd.weight):
-        yield Unused(("objectives.ema",), "tgd and fgd are off", ("objectives.tgd", "objectives.fgd"))
+        yield Unused(("objectives.ema",), "tgd and fgd are off", ("objectives.tgd.weight", "objectives.fgd.weight"))
     if objectives.fgr.weight and 0 < objectives.fgr.harden_until <= objectives.fgr.start:
         why = "it is over before fgr starts"
         yield Unused(("objectives.fgr.harden_until",), why, ("objectives.fgr.start",))

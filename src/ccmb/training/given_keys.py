@@ -51,6 +51,7 @@ def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
 
     Raises:
         UsageError: a key was given that does nothing; the message names it and where it stands.
+        CcmbError: what the recipe starts from, on which it depends, is not there.
     """
     given = dict(given_keys(recipe, overrides))
     gone: dict[str, list[str]] = {}
