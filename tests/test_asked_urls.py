@@ -195,8 +195,8 @@ def test_private_addresses_are_refused_behind_a_proxy_too(server: Recorder, monk
 )  # fmt: skip
 def test_hosts_that_are_reached_without_a_proxy(monkeypatch, without: str, host: str, direct: bool) -> None:
     set_proxies(monkeypatch, http_proxy="proxy.example:3128", no_proxy=without)
-    assert (Proxies(True).of(URL(f"http://{host}/")) is None) is direct
-    assert Proxies(False).of(URL(f"http://{host}/")) is None
+    assert (Proxies(True).proxy_for(URL(f"http://{host}/")) is None) is direct
+    assert Proxies(False).proxy_for(URL(f"http://{host}/")) is None
 
 
 def test_a_proxy_that_is_not_known_is_named(monkeypatch) -> None:

@@ -282,14 +282,14 @@ def test_a_log_that_turns_to_gbk_far_behind_its_beginning_is_read_as_gbk(tmp_pat
     line = '{"query": "%s", "image_url": "u", "position": 1, "clicked": 0}\n'
     path = tmp_path / "a.jsonl"
     path.write_bytes((line % "ascii").encode() * 40_000 + (line % "红船").encode("gbk") * 60_000)
-    found = [query for query, _ in rows(path, IMPRESSIONS)]
-    assert found == ["ascii"] * 40_000 + ["红船"] * 60_000
+    read = [query for query, _ in rows(path, IMPRESSIONS)]
+    assert read == ["ascii"] * 40_000 + ["红船"] * 60_000
 
 
 def test_a_quote_that_does_not_close_costs_its_line_alone() -> None:
     lines = ['"open,1\n', "b,2\n", 'c,"3\n', '4"\n', '"x"y,5\n', "d\n", "e,6\n"]
-    found = list(csv_records(iter(line.encode() for line in lines), 2))
-    assert found == [None, ["b", "2"], ["c", "3\n4"], None, None, ["e", "6"]]
+    read = list(csv_records(iter(line.encode() for line in lines), 2))
+    assert read == [None, ["b", "2"], ["c", "3\n4"], None, None, ["e", "6"]]
 
 
 @given(
@@ -313,5 +313,5 @@ def test_ranges_of_csv_begin_after_line_breaks_in_quotes(tmp_path: Path) -> None
     path.write_bytes(sheet_of(pairs, ["url", "caption"]).encode())
     file = LineFile(str(path), ",", ("url", "caption"), True, path.stat().st_size)
     for width in (97, 501, 1009):
-        found = [row for at in range(0, file.bytes or 0, width) for table in tables(file, LINKS, at, at + width) for row in table.to_pylist()]  # fmt: skip  # noqa: E501
-        assert [(row["image_url"], row["caption"]) for row in found] == pairs
+        read = [row for at in range(0, file.bytes or 0, width) for table in tables(file, LINKS, at, at + width) for row in table.to_pylist()]  # fmt: skip  # noqa: E501
+        assert [(row["image_url"], row["caption"]) for row in read] == pairs

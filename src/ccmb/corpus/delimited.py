@@ -152,10 +152,10 @@ def _begin(opened: IO[bytes], at: int, width: int) -> int:
 def _is_faultless(window: bytes, place: int, width: int) -> bool:
     """Whether the next records are, or as many as the window holds whole."""
     for _ in range(_FAULTLESS):
-        found = _RECORD.match(window, place)
-        if found is None:
+        match = _RECORD.match(window, place)
+        if match is None:
             return b"\n" not in window[place:]
-        if found[0].strip() and _fields(found[0], width, "latin-1") is None:
+        if match[0].strip() and _fields(match[0], width, "latin-1") is None:
             return False
-        place = found.end()
+        place = match.end()
     return True

@@ -197,7 +197,7 @@ class Fetcher:
 
     async def _get(self, url: URL) -> bytes | URL:
         session = self._session
-        if (proxy := self._proxies.of(url)) is not None:
+        if (proxy := self._proxies.proxy_for(url)) is not None:
             self._guard.check_host(url.host or "")
             session = self._proxied
         async with session.get(url, allow_redirects=False, proxy=proxy) as response:

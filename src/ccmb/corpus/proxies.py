@@ -38,7 +38,7 @@ class Proxies:
             if (proxy := named.get(scheme) or named.get("all"))
         }
 
-    def of(self, url: URL) -> URL | None:
+    def proxy_for(self, url: URL) -> URL | None:
         """The proxy; None: none."""
         proxy = self._by_scheme.get(url.scheme)
         if proxy is None:

@@ -15,4 +15,4 @@ def quoted(text: str) -> str:
     curl leave them.
     """
     data = text.encode("utf-8", "surrogateescape")
-    return _ILLEGAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
+    return _ILLEGAL.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0]).encode(), data).decode("ascii")
