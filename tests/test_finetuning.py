@@ -61,7 +61,7 @@ def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: 
     assert [(of["name"], of["split"]) for of in report["sets"]] == [("mine", "val"), ("mine", "test"), ("words", "val")]
     for of in report["sets"][:2]:
         for figure in of["figures"].values():
-            assert figure["gain"]["low"] > 10  # of 20 seeds the worst is 19
+            assert figure["gain"]["low"] > 10  # of 9 seeds the worst is 19.8
             difference = figure["after"]["value"] - figure["before"]["value"]
             assert figure["gain"]["value"] == pytest.approx(difference, abs=0.011)  # of rounded ones
             for side in ("before", "after"):

@@ -64,13 +64,14 @@ def _download(hub_id: str) -> Path:
 
 
 def load_model(
-    name: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32, changes: Mapping[str, Any] | None = None
+    name: str | Path, dtype: torch.dtype | Literal["auto"] | None = None, changes: Mapping[str, Any] | None = None
 ) -> tuple[R2D2Model, R2D2Processor]:
     """Model (in evaluation mode) and processor of a run folder, model folder or hub id.
 
     Args:
-        dtype: of the weights. They become float32 whatever they were saved in: in half precision most steps of a
-            training are too small to move a weight, and float16 overflows. "auto" keeps the file's.
+        dtype: of the weights. By default they become torch's default type, float32 unless the program has set another,
+            whatever they were saved in: in half precision most steps of a training are too small to move a weight, and
+            float16 overflows. "auto" keeps the file's.
         changes: fields of R2D2Config to set to other values than the folder's; the weights must suit them.
 
     Raises:
@@ -89,7 +90,11 @@ def load_model(
     check_processor(folder, config, processor)
     try:
         loaded: Any = R2D2Model.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            config=config,
+            dtype=dtype or torch.get_default_dtype(),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         model, info = loaded
     except Exception as error:  # whatever transformers or safetensors make of a damaged file
