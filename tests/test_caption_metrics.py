@@ -113,3 +113,10 @@ def test_distinct_counts_different_ngrams() -> None:
     assert distinct(["甲乙甲", "甲"], 1) == pytest.approx(50)
     assert distinct(["甲乙甲", "甲"], 2) == pytest.approx(100)
     assert distinct([""], 1) == 0
+
+
+def test_cider_of_a_single_picture_is_no_number() -> None:
+    """Every n-gram is in all of one picture, and so worth log 1 = 0: there is nothing to compare by."""
+    figures = score_captions([list("红色的船")], [[list("红色的船")]]).figures()
+    assert figures["BLEU-4"] == pytest.approx(100)
+    assert math.isnan(figures["CIDEr-D"])
