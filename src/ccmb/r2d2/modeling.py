@@ -138,7 +138,7 @@ class TwoTowers:
         return self.pack_texts and not torch.jit.is_tracing()  # a traced graph is for texts of any lengths
 
 
-class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):
+class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  # from_pretrained: more keywords
     """R2D2 (or, without cross encoders, PRD2)."""
 
     config_class = R2D2Config

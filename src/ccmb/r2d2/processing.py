@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -81,7 +80,7 @@ class R2D2Processor(ProcessorMixin):
         """Standard deviation of RGB in [0, 1]."""
         return self.image_processor.image_std
 
-    def images(self, pictures: Sequence[Picture] | np.ndarray | Tensor) -> Tensor:
+    def images(self, pictures: Picture | Sequence[Picture]) -> Tensor:
         """Pictures to (B, 3, S, S) float32.
 
         Args:
@@ -175,7 +174,7 @@ class R2D2Processor(ProcessorMixin):
         special = torch.tensor(self.tokenizer.all_special_ids, device=input_ids_BT.device)
         return ~torch.isin(input_ids_BT, special)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Picture | Sequence[Picture] | None = None,
         text: str | Sequence[str] | None = None,

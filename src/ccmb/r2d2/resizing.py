@@ -85,7 +85,7 @@ def resized(model: R2D2Model, image_size: int | None = None, max_text_tokens: in
     for name, wanted in larger.state_dict().items():
         same = old[name].shape == wanted.shape
         state[name] = old[name] if same else _resized_table(name, old[name], wanted.shape, model.config, config)
-    larger.to(model.device, model.dtype).load_state_dict(state)
+    larger.to(device=model.device, dtype=model.dtype).load_state_dict(state)  # type: ignore[call-arg]
     for ours, theirs in zip(larger.parameters(), model.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)
     if hasattr(model, "official_unused"):
