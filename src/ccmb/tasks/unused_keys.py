@@ -79,7 +79,9 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
     if model.start:
         shape = "model.preset", "model.vision", "model.text", "model.vocabulary"
         yield Unused(shape, "the model of model.start has its own", ("model.start",))
-        own = FROM_CHINESE_CLIP if is_chinese_clip(model.start) else (*CHANGED, *SETTLED)
+        own = (
+            FROM_CHINESE_CLIP if is_chinese_clip(model.start) else (*CHANGED, *SETTLED, "max_text_tokens", "image_size")
+        )
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.start",), obeyed=True)
     elif isinstance(model.vision, str):
         new = "model.preset", "model.vocabulary"
