@@ -186,8 +186,8 @@ class _Run:
                 advance(len(batch), "")
         if todo or self.report.removed:
             self.catalogue.store.flush()
-        entries = [(str(self.catalogue.sources.path(of.source) / of.name), of) for of in self.now.values()]
-        self.report.duplicates, self.report.near_duplicates = find_copies(entries)
+        indexed = [(str(self.catalogue.sources.path(entry.source) / entry.name), entry) for entry in self.now.values()]
+        self.report.duplicates, self.report.near_duplicates = find_copies(indexed)
 
     def _entries(self, of: Listed) -> Iterator[Entry]:
         path = self.catalogue.sources.path(of.source)

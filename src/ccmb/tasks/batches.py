@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -66,7 +66,7 @@ class Collate:
             self.twin_ids = [twins[_twin(sample)] for sample in samples]
             self.shared = shared_texts(samples)
 
-    def __call__(self, items: list[Item | str]) -> tuple[Batch | None, list[str]]:
+    def __call__(self, items: Sequence[Item | str]) -> tuple[Batch | None, list[str]]:
         unreadable = [item for item in items if isinstance(item, str)]
         good = [item for item in items if not isinstance(item, str)]
         if not good:
