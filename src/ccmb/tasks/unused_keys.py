@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ccmb.objectives.options import PAPER_NAMES, Objectives
 from ccmb.r2d2.towers import FROM_CHINESE_CLIP, is_chinese_clip
 from ccmb.tasks.building import CHANGED, SETTLED
 from ccmb.training.given_keys import Unused
-from ccmb.training.recipe import DataRecipe, ModelRecipe
-
-if TYPE_CHECKING:
-    from ccmb.tasks.pretraining import PretrainRecipe
-    from ccmb.tasks.tuning import FinetuneRecipe
+from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe
 
 PARTS_OF_TASKS = ("matching", "captioning", "generation")
 
 
-def unused_in_pretraining(recipe: PretrainRecipe) -> Iterator[Unused]:
+class Trains(Protocol):
+    """What is read of a recipe here. Recipes call these functions, so that their classes are not known to them."""
+
+    data: DataRecipe
+    model: ModelRecipe
+    optimizer: OptimizerRecipe
+    objectives: Objectives
+
+
+class Tunes(Trains, Protocol):
+    """The same of a recipe of fine-tuning."""
+
+    task: Any
+    validation: Any
+    captioning: Any
+    generation: Any
+
+
+def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
     """Of every recipe that trains a network."""
     yield from _of_data(recipe.data)
     yield from _of_network(recipe.model)
@@ -28,7 +42,7 @@ def unused_in_pretraining(recipe: PretrainRecipe) -> Iterator[Unused]:
         yield Unused(keys, "of the schedule cosine", ("optimizer.schedule",))
 
 
-def unused_in_finetuning(recipe: FinetuneRecipe) -> Iterator[Unused]:
+def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
     """What a task, or the lack of a validation, leaves without use."""
     task = recipe.task
     for part in PARTS_OF_TASKS:
