@@ -16,7 +16,8 @@ from ccmb.r2d2.captioning import R2D2Captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.resizing import resize, resized, resized_grid, resized_line
+from ccmb.r2d2.resized_positions import resized, resized_grid, resized_line
+from ccmb.r2d2.resizing import resize
 from ccmb.samples import Sample
 from ccmb.tasks.building import build_model
 from ccmb.tasks.captioning_tuning import CaptioningFamily

@@ -157,6 +157,8 @@ class CaptionDecoder(nn.Module):
 class R2D2Captioner(R2D2Model):
     """An R2D2 and the decoder beside it."""
 
+    resizable = False
+
     def __init__(self, config: R2D2Config, shape: CaptionerConfig) -> None:
         super().__init__(config)
         self.shape = shape

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils.generic import can_return_tuple
 
 from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
+from ccmb.r2d2.resized_positions import resized
 
 
 @dataclass
@@ -43,7 +44,13 @@ class R2D2Output(ModelOutput):
 
 
 class CommonApi:
-    """The methods; a class that has them is a TwoTowers and a PreTrainedModel too."""
+    """The methods; a class that has them is a TwoTowers and a PreTrainedModel too.
+
+    Attributes:
+        resizable: whether `resized` can give it other sizes.
+    """
+
+    resizable = True
 
     @classmethod
     def from_pretrained(
@@ -52,7 +59,7 @@ class CommonApi:
         """Open a model folder or a model on the hub, as transformers does.
 
         Args:
-            image_size, max_text_tokens: open it for images or texts of another size, see `ccmb.r2d2.resizing.resized`;
+            image_size, max_text_tokens: open it for images or texts of another size, see `resized`;
                 give the processor the same. Sizes of a given `config` count likewise.
         """
         config = kwargs.get("config")
@@ -64,8 +71,6 @@ class CommonApi:
         opened = cast(Any, super()).from_pretrained(name, *args, **kwargs)
         if image_size is None and max_text_tokens is None:
             return opened
-        from ccmb.r2d2.resizing import resized  # which builds on the network
-
         if isinstance(opened, tuple):  # with transformers' report of what was loaded
             return resized(opened[0], image_size, max_text_tokens), *opened[1:]
         return resized(opened, image_size, max_text_tokens)

@@ -100,6 +100,8 @@ def _places(like_BCHW: Tensor) -> Tensor:
 class R2D2Generator(R2D2Model):
     """An R2D2, the painter beside it, and the autoencoder of a published pipeline."""
 
+    resizable = False
+
     def __init__(self, config: R2D2Config, shape: GeneratorConfig) -> None:
         super().__init__(config)
         unet, autoencoder = diffusers_classes()
