@@ -187,7 +187,7 @@ def test_a_picture_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tm
     [
         (b"{", "0.json: not valid JSON"),
         (b"[" * 10**5, "0.json: not valid JSON"),
-        (b"\xff\xff", "0.json: not valid JSON"),
+        (b"\xff\xff", "0.json:1: not UTF-8 text"),
         (b"[]", "0.json: expected a JSON object"),
         (b'{"c": "x"}', "no text field 'a, b'; the line has: c"),
         (b'{"a": " "}', "not a text or empty"),

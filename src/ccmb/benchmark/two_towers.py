@@ -39,11 +39,11 @@ class TwoTowersPeer(OneStage):
         self.name, self.kind = name, model.config.model_type
         usual = CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512))
         self.context_length: int | None = context_within(name, context_length, usual, _positions(model.config))
-        self._images, self._tokenizer = image_processor, tokenizer
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
         if self.kind == "chinese_clip":
             tokenizer = straighten_quotes(tokenizer)
             processing.append("quotes are straight")
+        self._images, self._tokenizer = image_processor, tokenizer
         self.fingerprint = fingerprint(model, {"kind": self.kind, "processing": processing})
         self._device = choose_device("auto")
         self._model = model.eval().to(self._device)

@@ -5,8 +5,11 @@ The texts are read at once, the pictures when they are asked for.
 
 from __future__ import annotations
 
+import tarfile
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from ccmb.data.grouping import image_key, merge_by_image
@@ -18,6 +21,8 @@ from ccmb.data.shard_sources import ENDINGS, MANIFEST, find_shards
 from ccmb.errors import CcmbError
 from ccmb.progress import progress
 from ccmb.samples import Sample
+
+_LOOKED_AT = 64  # members of a tar, to see what it is
 
 
 class ShardPictures(Pictures):
@@ -47,7 +52,23 @@ def is_shards(path: Path) -> bool:
     if path.is_dir():
         tars = (file for file in path.iterdir() if file.name.endswith(ENDINGS) and file.stem != "images")
         return (path / MANIFEST).is_file() or any(tars)
-    return path.is_file() and path.name.endswith(ENDINGS)
+    return path.is_file() and path.name.endswith(ENDINGS) and _pairs_texts(path)
+
+
+def _pairs_texts(path: Path) -> bool:
+    """Whether a tar's first members are images with texts of the same key, and not images alone, as of folders of
+    classes; what cannot be looked at, or holds nothing, is for the reader of shards to name."""
+    texts, others = set[str](), set[str]()
+    try:
+        with tarfile.open(path, "r|*") as tar:
+            for member in islice(tar, _LOOKED_AT):
+                folder, _, name = member.name.rpartition("/")
+                key, _, ending = name.partition(".")
+                if member.isfile():
+                    (texts if ending.lower() in ("json", "txt") else others).add(f"{folder}/{key}")
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return True
+    return not (texts or others) or bool(texts & others)
 
 
 def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tuple[list[Sample], Pictures, list[str]]:

@@ -63,8 +63,6 @@ def among(known_RW: Tensor, values_C: Tensor) -> Tensor:
     ordered_C = values_C.sort().values
     place_RW = torch.searchsorted(ordered_C, known_RW.contiguous()).clamp(max=count - 1)
     there_RW = (ordered_C[place_RW] == known_RW) & (known_RW >= 0)
-    if values_C.device.type == "cpu" and not there_RW.any():  # as of most queues; asking a GPU would wait for it
-        return torch.zeros(len(known_RW), count, dtype=torch.bool)
     marked = torch.zeros(len(known_RW), count + 1, dtype=torch.bool, device=values_C.device)
     marked.scatter_(1, place_RW.masked_fill(~there_RW, count), True)
     return marked[:, :count][:, torch.searchsorted(ordered_C, values_C)]

@@ -64,7 +64,10 @@ class CommonApi:
         """
         config = kwargs.get("config")
         if name is not None and isinstance(config, R2D2Config):  # AutoModel puts what it is given into it
-            stored = R2D2Config.from_pretrained(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
+            where = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+            if R2D2Config.get_config_dict(name, **where)[0].get("model_type") != R2D2Config.model_type:
+                return cast(Any, super()).from_pretrained(name, *args, **kwargs)  # other towers' weights
+            stored = R2D2Config.from_pretrained(name, **where)
             image_size, max_text_tokens = image_size or config.image_size, max_text_tokens or config.max_text_tokens
             kwargs["config"] = config = copy.deepcopy(config)
             config.image_size, config.max_text_tokens = stored.image_size, stored.max_text_tokens

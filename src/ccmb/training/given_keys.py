@@ -72,7 +72,8 @@ def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
     _forget_defaults(recipe, set(given) - set(gone))
     if gone and os.environ.get("RANK", "0") == "0":
         cause = ", ".join(dict.fromkeys(causes[0] for causes in gone.values()))
-        print(f"ccmb: {path.name}: {', '.join(gone)} give way to {cause}", file=sys.stderr, flush=True)
+        verb = "gives way" if len(gone) == 1 else "give way"
+        print(f"ccmb: {path.name}: {', '.join(gone)} {verb} to {cause}", file=sys.stderr, flush=True)
     return recipe
 
 

@@ -92,10 +92,11 @@ def _own(name: str, title: str, family: Family, stem: str, made: Making | None, 
 
 _SHARES_PHOTOS = Said(
     "Flickr30k contains Flickr8k, with other splits: 276 of the 1,000 test pictures of Flickr30k-CN are Flickr8k "
-    "photographs, 214 of them in the train split of Flickr8k-CN. `ccmb data verify --against` counts them, and results "
-    "of a model that was trained on them are marked",
+    "photographs, 214 of them in the train split of Flickr8k-CN. `ccmb data verify NAME FOLDER --against OTHER=FOLDER` "
+    "counts them, and results of a model that was trained on them are marked",
     "Flickr30k 包含 Flickr8k，但划分不同：Flickr30k-CN 的 1,000 张测试图中有 276 张是 Flickr8k 的照片，其中 214 张在 "
-    "Flickr8k-CN 的训练集里。`ccmb data verify --against` 会统计数量，用过这些照片训练的模型，其结果会加上标记",
+    "Flickr8k-CN 的训练集里。`ccmb data verify NAME FOLDER --against OTHER=FOLDER` 会统计数量，"
+    "用过这些照片训练的模型，其结果会加上标记",
 )
 _NO_TEST = Said("no test split is published: the official code tests on val", "未发布测试集:官方代码在 val 上测试")
 _PAIRS = Said("400,000 pairs, half of them matching", "40 万对,匹配与不匹配各半")
