@@ -20,7 +20,9 @@ class Trains(Protocol):
     data: DataRecipe
     model: ModelRecipe
     optimizer: OptimizerRecipe
-    objectives: Objectives
+
+    @property
+    def objectives(self) -> Objectives: ...
 
 
 class Tunes(Trains, Protocol):
