@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.floats import at_least_float32
+from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import MaskedText, mask_tokens

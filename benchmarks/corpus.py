@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from ccmb.corpus.build import Build
-from ccmb.corpus.engine import ROWS_PER_BUCKET, run_apart, use_runner
-from ccmb.corpus.inputs import Inputs
-from ccmb.corpus.recipe import CorpusRecipe
-from ccmb.corpus.simulated_logs import simulate
-from ccmb.corpus.simulated_pages import SimulatedWeb
-from ccmb.data.scene_texts import describe
-from ccmb.data.scenes import random_scene
+from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, run_apart, use_runner
+from ccmb.corpus.base.recipe import CorpusRecipe
+from ccmb.corpus.inputs.tables import Inputs
+from ccmb.corpus.pairs.build import Build
+from ccmb.corpus.simulation.logs import simulate
+from ccmb.corpus.simulation.pages import SimulatedWeb
+from ccmb.scenes.scene import random_scene
+from ccmb.scenes.texts import describe
 from paired import claim, peak, write_report
 
 ROWS_PER_SECOND = 100_000.0

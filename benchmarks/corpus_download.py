@@ -32,14 +32,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ccmb.corpus.download import DownloadOptions, download
-from ccmb.corpus.download_parts import Link
-from ccmb.corpus.fetching import Network
-from ccmb.corpus.preparing import StoredForm
-from ccmb.corpus.simulated_server import serve
-from ccmb.data.pictures import decode
-from ccmb.data.scene_drawing import draw_scene
-from ccmb.data.scenes import random_scene
+from ccmb.corpus.download.parts import Link
+from ccmb.corpus.download.resize import StoredForm
+from ccmb.corpus.download.run import DownloadOptions, download
+from ccmb.corpus.simulation.server import serve
+from ccmb.data.images.source import decode
+from ccmb.fetch.fetcher import Network
+from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.scene import random_scene
 from paired import Contestant, claim, median_ratio, write_report
 
 SIDE, QUALITY, AT_ONCE, SHORT = 256, 92, 64, 20

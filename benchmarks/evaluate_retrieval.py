@@ -16,17 +16,19 @@ from typing import Any
 
 import torch
 
+from ccmb.core.device import native_bf16
+from ccmb.data.images.source import Pictures
 from ccmb.data.pairs import read_pairs
-from ccmb.data.pictures import Pictures
+from ccmb.inference.gallery import Gallery, encode_gallery
+from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.two_stage import ranks_both_ways, two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, unit
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
-from ccmb.tasks.retrieval import Gallery, encode_gallery, ranks_both_ways, report_of_ranks, two_stage_ranks
-from ccmb.tasks.retrieval import recalls as recalls_of
-from ccmb.tasks.two_stage import EXACT, R2D2Ranker, RankOptions
-from ccmb.training.trainer import native_bf16
+from ccmb.tasks.retrieval.metrics import recalls as recalls_of
+from ccmb.tasks.retrieval.metrics import report_of_ranks
 from gallery_memory import peak_of
 from official_ranking import official_scores
 from paired import Contestant, claim, median_ratio, take_turns, write_report

@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from ccmb.choices import ExportPrecision
-from ccmb.r2d2.export_record import ExportRecord, is_export
-from ccmb.r2d2.exporting import export_model
+from ccmb.core.choices import ExportPrecision
+from ccmb.core.device import inference, native_bf16
+from ccmb.inference.interface import Network, load_network
+from ccmb.inference.scoring import in_bf16
+from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
 from ccmb.r2d2.loading import fingerprint, load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.network import Network, load_network
-from ccmb.r2d2.ranking import in_bf16
-from ccmb.tasks.export_report import compare_recall, workloads
-from ccmb.training.trainer import inference, native_bf16
+from ccmb.r2d2.onnx.export import export_model
+from ccmb.tasks.export.compare import compare_recall, workloads
 from evaluate_retrieval import recall_options, save_random
 from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_shapes import shape_config

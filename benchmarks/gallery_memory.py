@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccmb.benchmark.feature_cache import open_gallery, store_gallery
+from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
+from ccmb.inference.two_stage import two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, unit
-from ccmb.tasks.retrieval import two_stage_ranks
 from paired import peak
 
 WIDTH, IMAGE_TOKENS, TEXT_TOKENS, TEXTS, DEPTH = 64, 17, 12, 256, 64

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ccmb.training.trainer import precision
+from ccmb.core.device import precision
 from paired import claim, write_report
 from step_shapes import draw_lengths, make_batch, new_training
 

@@ -29,8 +29,8 @@ from typing import Any
 import httpx
 import torch
 
-from ccmb.data.scene_drawing import draw_scene
-from ccmb.data.scenes import random_scene
+from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.scene import random_scene
 from paired import claim, write_report
 from server_process import DRAWN, Shelf, open_shelf, quantile, resident, serving, shelf_options
 

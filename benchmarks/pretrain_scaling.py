@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
+from ccmb.core.device import precision
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.training.distributed import meet, process_group
 from ccmb.training.parallel import clip_gradients, parallelise
-from ccmb.training.trainer import precision
 from paired import claim, write_report
 from step_shapes import draw_lengths, make_batch, new_training
 

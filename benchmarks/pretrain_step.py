@@ -23,10 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef_step import AlbefStep, Draws
+from ccmb.core.device import choose_device, precision
 from ccmb.objectives import pretraining as pretraining_module
 from ccmb.objectives.batch import Batch
-from ccmb.r2d2.compiling import compile_blocks
-from ccmb.training.trainer import choose_device, precision
+from ccmb.r2d2.compile import compile_blocks
 from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_ablation import ITEMS, SwitchedStep, plain_attention
 from step_shapes import PEAK_FLOPS, draw_lengths, flops_per_sample, make_batch, new_training, read_lengths

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.search.conditions import BUILT_IN, compile_conditions, parse_condition
-from ccmb.search.mirror import Mirror
-from ccmb.search.store import Entry, Store, VectorStore
+from ccmb.search.filters import BUILT_IN, compile_conditions, parse_condition
+from ccmb.search.memory_store import Mirror
+from ccmb.search.vector_store import Entry, Store, VectorStore
 from paired import claim, peak, write_report
 
 DIM, CENTRES, SPREAD, TOP, QUERIES = 256, 800, 0.7, 100, 200
@@ -186,15 +186,15 @@ def _memory() -> float:
 
 def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
     """Whole queries with the second stage: pictures read and encoded anew, or their states kept."""
-    from ccmb.data.scene_drawing import draw_scene
-    from ccmb.data.scene_texts import caption
-    from ccmb.data.scenes import random_scene
     from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.presets import preset
     from ccmb.r2d2.processing import R2D2Processor
     from ccmb.r2d2.tokenizer import train_tokenizer
+    from ccmb.scenes.drawing import draw_scene
+    from ccmb.scenes.scene import random_scene
+    from ccmb.scenes.texts import caption
     from ccmb.search.engine import open_engine
-    from ccmb.search.index import build_index
+    from ccmb.search.indexing.indexer import build_index
     from ccmb.search.query import Query
 
     rng = random.Random(0)

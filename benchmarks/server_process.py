@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from ccmb.data.scene_corpus import draw_corpus
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
-from ccmb.search.index import build_index
+from ccmb.scenes.corpus import draw_corpus
+from ccmb.search.indexing.indexer import build_index
 from step_shapes import shape_config
 
 SOURCE = Path(__file__).parent.parent / "src"

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from ccmb.objectives.batch import Batch
+from ccmb.objectives.config import Objectives
 from ccmb.objectives.flops import StepFlops
-from ccmb.objectives.options import Objectives
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model

@@ -28,7 +28,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def float64() -> Iterator[None]:
     """The test computes in float64, see `exact`."""
-    from exact import double_precision
+    from tests.helpers.exact import double_precision
 
     with double_precision():
         yield
@@ -48,7 +48,7 @@ def float32() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def float64_module() -> Iterator[None]:
     """All tests of a file, and the fixtures they share, compute in float64."""
-    from exact import double_precision
+    from tests.helpers.exact import double_precision
 
     with double_precision():
         yield

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 from ccmb.auto_classes import register_with_transformers
 
 if TYPE_CHECKING:
-    from ccmb.r2d2.captioning import R2D2Captioner
+    from ccmb.objectives.model_loss import model_loss
     from ccmb.r2d2.configuration import R2D2Config
+    from ccmb.r2d2.generative.captioner import R2D2Captioner
     from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.processing import R2D2Processor
 
 __version__ = "0.1.0"
-__all__ = ["R2D2Captioner", "R2D2Config", "R2D2Model", "R2D2Processor", "__version__"]
+__all__ = ["R2D2Captioner", "R2D2Config", "R2D2Model", "R2D2Processor", "__version__", "model_loss"]
 
 _PLACES = {
-    "R2D2Captioner": "captioning",
+    "R2D2Captioner": "generative.captioner",
     "R2D2Config": "configuration",
     "R2D2Model": "modeling",
     "R2D2Processor": "processing",
@@ -29,6 +30,10 @@ def __getattr__(name: str) -> Any:
 
         modules = {place: import_module(f"ccmb.r2d2.{place}") for place in _PLACES.values()}
         return getattr(modules[_PLACES[name]], name)
+    if name == "model_loss":  # the network's own loss: objectives build on the network, not it on them
+        from importlib import import_module
+
+        return import_module("ccmb.objectives.model_loss").model_loss
     raise AttributeError(f"module 'ccmb' has no attribute '{name}'")
 
 

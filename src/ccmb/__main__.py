@@ -1,5 +1,5 @@
 """`python -m ccmb` is `ccmb`."""
 
-from ccmb.cli import main
+from ccmb.cli.main import main
 
 main()

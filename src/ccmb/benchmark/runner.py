@@ -14,23 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ccmb.benchmark.caption_measuring import BEAMS, CaptionSet
-from ccmb.benchmark.class_sets import ClassSet
-from ccmb.benchmark.device_processes import ProcessLost, share
-from ccmb.benchmark.generation_measuring import GenerationSet
-from ccmb.benchmark.machine import commit, hardware
-from ccmb.benchmark.measuring import Readable, measure
-from ccmb.benchmark.peer import Peer
-from ccmb.benchmark.peers import label_and_source, open_peer
-from ccmb.benchmark.result import Data, Measured, Result, Seen, read_result, result_key, slug
-from ccmb.benchmark.sets import MatchingSet, MeasuredSet
-from ccmb.benchmark.settings import Settings
+from ccmb.benchmark.evaluation.captioning import BEAMS, CaptionSet
+from ccmb.benchmark.evaluation.classification_sets import ClassSet
+from ccmb.benchmark.evaluation.evaluate import Readable, measure
+from ccmb.benchmark.evaluation.generation import GenerationSet
+from ccmb.benchmark.evaluation.sets import MatchingSet, MeasuredSet
+from ccmb.benchmark.evaluation.settings import Settings
+from ccmb.benchmark.models.base import Peer
+from ccmb.benchmark.models.open_model import label_and_source, open_peer
+from ccmb.benchmark.results.provenance import commit, hardware
+from ccmb.benchmark.results.result import Data, Measured, Result, Seen, read_result, result_key, slug
+from ccmb.benchmark.worker_processes import ProcessLost, share
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.files import write_json
+from ccmb.core.progress import progress
 from ccmb.data.seen_images import seen_mark
-from ccmb.errors import CcmbError, UsageError
-from ccmb.files import write_json
-from ccmb.progress import progress
-from ccmb.tasks.seen import seen_by
-from ccmb.tasks.two_stage import EXACT
+from ccmb.inference.stages import EXACT
+from ccmb.tasks.common.seen import seen_by
 
 VERSION = 2  # of how results are made; a new one makes all of them anew
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ccmb.samples import Sample
+from ccmb.data.sample import Sample
 
 KNOWN = 16  # texts of a picture that its pair in a batch tells of, its own included
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ccmb.data.pictures import inner_name
-from ccmb.samples import Sample
+from ccmb.data.images.source import inner_name
+from ccmb.data.sample import Sample
 
 
 def image_key(name: str) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json_lines
 from ccmb.data.equal_texts import text_key
 from ccmb.data.grouping import warn
 from ccmb.data.pairs import read_split, sample_of_line
-from ccmb.errors import CcmbError
-from ccmb.files import read_json_lines
-from ccmb.samples import Sample
+from ccmb.data.sample import Sample
 
 
 def read_labelled_pairs(path: str | Path, split: str | None = None) -> list[Sample]:

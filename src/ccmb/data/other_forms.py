@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ccmb.errors import CcmbError
+from ccmb.core.errors import CcmbError
 
 _DEPTHS = ("", "*/", "*/*/", "*/*/*/")
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccmb.core.errors import CcmbError, did_you_mean
+from ccmb.core.files import read_json_lines
 from ccmb.data.grouping import Splits, image_key, merge_by_image, warn
-from ccmb.data.pictures import Pictures, UnreadablePicture
-from ccmb.errors import CcmbError, did_you_mean
-from ccmb.files import read_json_lines
-from ccmb.samples import Sample
+from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.sample import Sample
 
 _NOT_TEXTS = ("image", "split", "group", "twin")
 

@@ -10,8 +10,8 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from ccmb.errors import CcmbError
-from ccmb.progress import progress
+from ccmb.core.errors import CcmbError
+from ccmb.core.progress import progress
 
 _BLOCK = 2**20
 # By path, size and time of change: where it lies decompressed, and the process that removes it.

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json, write_json
 from ccmb.data.photo_ids import Archive, Photo, photos_of
-from ccmb.errors import CcmbError
-from ccmb.files import read_json, write_json
 
 FILE = "seen_images.json"
 

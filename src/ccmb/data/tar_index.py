@@ -6,7 +6,7 @@ import posixpath
 import tarfile
 from pathlib import Path
 
-from ccmb.errors import CcmbError
+from ccmb.core.errors import CcmbError
 
 # bzip2, xz, zstd, zip.
 _COMPRESSED = (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")

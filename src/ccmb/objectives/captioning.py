@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccmb.floats import at_least_float32
+from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.chunks import in_chunks
 from ccmb.objectives.distillation import rest_if_frozen
-from ccmb.objectives.passes import encode_images
+from ccmb.objectives.forward import encode_images
+from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2.captioning import R2D2Captioner
+from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.modeling import TowerOutput, unit
 from ccmb.training.distributed import global_mean
 

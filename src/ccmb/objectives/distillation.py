@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ccmb.floats import at_least_float32
+from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ccmb.objectives.options import Objectives
+from ccmb.objectives.config import Objectives
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import move_average
-from ccmb.r2d2.generator import R2D2Generator
+from ccmb.r2d2.generative.generator import R2D2Generator
 
 
 class GenerationOptions(BaseModel):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.floats import at_least_float32
+from ccmb.core.floats import at_least_float32
 from ccmb.training.distributed import draw_rows, global_mean
 
 IGNORED = -100  # the label of a place that holds no masked token

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccmb.errors import UsageError
-from ccmb.floats import at_least_float32
-from ccmb.objectives.chunks import in_chunks
+from ccmb.core.errors import UsageError
+from ccmb.core.floats import at_least_float32
 from ccmb.objectives.distillation import rest_if_frozen
+from ccmb.objectives.forward import encode_images, encode_texts
+from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.labelled_batch import LabelledBatch
-from ccmb.objectives.passes import encode_images, encode_texts
 from ccmb.objectives.pre_ranking import even_targets, similarity
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.training.distributed import gather, global_mean

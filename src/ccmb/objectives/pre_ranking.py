@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.floats import as_default_float, at_least_float32
-from ccmb.objectives.chunks import in_chunks
+from ccmb.core.floats import as_default_float, at_least_float32
+from ccmb.objectives.gradient_cache import in_chunks
 
 
 def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:

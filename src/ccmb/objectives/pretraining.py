@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.objectives.batch import Batch, level
-from ccmb.objectives.chunks import in_chunks
+from ccmb.objectives.config import Objectives, check_objectives, hardness_at
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, rest_if_frozen, tgd_loss
+from ccmb.objectives.forward import encode_images, encode_texts, rank_rows, read_own
+from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
-from ccmb.objectives.options import Objectives, check_objectives, hardness_at
-from ccmb.objectives.passes import encode_images, encode_texts, rank_rows, read_own
 from ccmb.objectives.positives import identities
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
 from ccmb.objectives.ranking import draw_pairs, fgr_loss

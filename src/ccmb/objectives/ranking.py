@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.floats import at_least_float32
+from ccmb.core.floats import at_least_float32
 from ccmb.training.distributed import global_mean
 
 IGNORED = -100  # the label that cross_entropy leaves out

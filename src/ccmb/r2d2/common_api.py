@@ -137,7 +137,7 @@ class CommonApi:
         loss = None
         if wants_loss:
             # The objectives build on the network, not it on them: they are looked up where a caller wants them.
-            from ccmb.objectives.model_loss import model_loss
+            from ccmb import model_loss
 
             loss = model_loss(model, images, texts, input_ids, image_ids)
         logits = cosines / model.temperature

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from ccmb.choices import ImagePooling, RankingRule, one_of
-from ccmb.errors import UsageError, did_you_mean
+from ccmb.core.choices import ImagePooling, RankingRule, one_of
+from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
 
 # What of the keywords of `from_pretrained` says where a folder on the hub is.
@@ -34,9 +34,9 @@ class R2D2Config(PreTrainedConfig):
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
-        ranking_rule: how the second stage scores, see `ccmb.r2d2.ranking`: "sum" (the paper) or "log_odds".
+        ranking_rule: how the second stage scores, see `ccmb.inference.scoring`: "sum" (the paper) or "log_odds".
         match_temperature: divides the match heads' logits where a calibrated probability is asked for; see
-            `ccmb.tasks.calibration`. At 1 (not calibrated) the probability is the match score.
+            `ccmb.tasks.matching.calibrate`. At 1 (not calibrated) the probability is the match score.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 
-from ccmb.errors import CcmbError, one_line
+from ccmb.core.errors import CcmbError, one_line
 from ccmb.r2d2.backbones import most_tokens
-from ccmb.r2d2.checkpoint_files import what_file
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.export_record import ExportRecord, is_export
-from ccmb.r2d2.folder_kinds import check_kind
+from ccmb.r2d2.folders.checkpoint_files import what_file
+from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
+from ccmb.r2d2.folders.kinds import check_kind
+from ccmb.r2d2.folders.weights import check_finite, check_loaded, weight_files, weights_path
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import PREPROCESSOR, R2D2Processor
-from ccmb.r2d2.weights import check_finite, check_loaded, weight_files, weights_path
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Never code, and no weights in a form that can carry it.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
-from ccmb.choices import ImagePooling
-from ccmb.floats import at_least_float32
+from ccmb.core.choices import ImagePooling
+from ccmb.core.floats import at_least_float32
 from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ccmb.errors import CcmbError
-from ccmb.files import atomic_path
-from ccmb.r2d2.checkpoint_files import every_name, read_file, read_tensors, state_dicts
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.checkpoint_files import every_name, read_file, read_tensors, state_dicts
+from ccmb.r2d2.folders.weights import and_more, check_finite
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import load_tokenizer
-from ccmb.r2d2.weights import and_more, check_finite
 
 # Official prefix -> ours.
 PREFIXES = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ccmb.errors import UsageError, did_you_mean
+from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 

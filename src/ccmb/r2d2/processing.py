@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.hub import cached_file
 
-from ccmb.data.transforms import CLIP_MEAN, CLIP_STD, normalise
-from ccmb.errors import CcmbError, did_you_mean, one_line
-from ccmb.files import read_json, write_json
+from ccmb.core.errors import CcmbError, did_you_mean, one_line
+from ccmb.core.files import read_json, write_json
+from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD, normalise
 from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
-from ccmb.r2d2.image_processing import R2D2ImageProcessor
-from ccmb.r2d2.processor_inputs import (
+from ccmb.r2d2.inputs.image_processing import R2D2ImageProcessor
+from ccmb.r2d2.inputs.processor_inputs import (
     CallOptions,
     InputTypeError,
     InputValueError,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
-from ccmb.errors import UsageError
+from ccmb.core.errors import UsageError
 from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
 

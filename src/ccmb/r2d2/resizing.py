@@ -11,8 +11,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ccmb.errors import CcmbError
-from ccmb.files import atomic_path
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
-from ccmb.r2d2.positions import grid_positions
+from ccmb.r2d2.sinusoidal import grid_positions
 
 
 class StemVisionConfig(CLIPVisionConfig):

@@ -10,8 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ccmb.errors import CcmbError, one_line
-from ccmb.text_files import text_lines
+from ccmb.core.errors import CcmbError, one_line
+from ccmb.core.text.files import text_lines
 
 SPECIAL = {
     "pad_token": "[PAD]",

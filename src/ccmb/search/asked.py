@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ccmb.search.conditions import Test
-from ccmb.search.examining import groups_of_near
+from ccmb.search.filters import Test
+from ccmb.search.indexing.image_metadata import groups_of_near
 from ccmb.search.query import Query
-from ccmb.search.second_stage import Candidate
+from ccmb.search.reranker import Candidate
 
 
 @dataclass(slots=True, eq=False)

@@ -15,25 +15,25 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.errors import CcmbError, UsageError
+from ccmb.core.device import inference
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.text.cleaning import clean_query
+from ccmb.inference.interface import Network, load_network
+from ccmb.r2d2.inputs.unknown_words import rows_wholly_unknown
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.r2d2.network import Network, load_network
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.unknown_words import rows_wholly_unknown
 from ccmb.search.asked import Asked, collapse, identity_of
-from ccmb.search.catalogue import Catalogue, IndexRecord, model_of, open_catalogue
-from ccmb.search.conditions import Test, compile_conditions
-from ccmb.search.examining import examine
+from ccmb.search.filters import Test, compile_conditions
 from ccmb.search.frozen import refuse_writing
-from ccmb.search.index import must_match
-from ccmb.search.own_fields import check_own, storable
+from ccmb.search.index_folder import Catalogue, IndexRecord, model_of, open_catalogue
+from ccmb.search.indexing.image_metadata import examine
+from ccmb.search.indexing.image_sources import UPLOADS
+from ccmb.search.indexing.indexer import must_match
+from ccmb.search.indexing.user_fields import check_own, storable
 from ccmb.search.query import Answer, FieldValue, Hit, Query, check_query
-from ccmb.search.second_stage import Candidate, SecondStage, Work
-from ccmb.search.sources import UPLOADS
-from ccmb.search.states import StateCache
-from ccmb.search.store import Entry, is_local
-from ccmb.text_cleaning import clean_query
-from ccmb.training.trainer import inference
+from ccmb.search.reranker import Candidate, SecondStage, Work
+from ccmb.search.state_cache import StateCache
+from ccmb.search.vector_store import Entry, is_local
 
 STATES_BYTES = 512 * 2**20
 _REMEMBERED, _LONGEST_REMEMBERED = 64, 2000  # orders that further pages may be cut from, and their candidates
@@ -310,7 +310,7 @@ def open_engine(
 
     Args:
         model: run or model folder; by default the one that made the index.
-        fast: compute with the model's int8 export, see `ccmb.r2d2.exporting.fast_export`.
+        fast: compute with the model's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
         network: the model's, where it has been loaded already.
         states_bytes: see `SearchEngine`.
 

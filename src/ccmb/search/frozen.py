@@ -17,10 +17,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ccmb.errors import CcmbError
-from ccmb.search.blobs import connect_frozen
-from ccmb.search.mirror import Mirror
-from ccmb.search.store import Entry, Store, VectorStore
+from ccmb.core.errors import CcmbError
+from ccmb.search.blob_store import connect_frozen
+from ccmb.search.memory_store import Mirror
+from ccmb.search.vector_store import Entry, Store, VectorStore
 
 MIRROR = "mirror.db"
 

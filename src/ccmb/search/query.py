@@ -9,8 +9,8 @@ from typing import Literal
 
 from PIL import Image
 
-from ccmb.checks import check_min_probability, check_text
-from ccmb.errors import UsageError
+from ccmb.core.errors import UsageError
+from ccmb.core.validation import check_min_probability, check_text
 
 Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "under"]
 FieldValue = str | int | float | bool
@@ -35,7 +35,7 @@ class Query:
     """What to look for: a text, a picture, both, or what is like a picture of the index.
 
     Attributes:
-        text: Chinese text; it is cleaned as the texts of a corpus are (`ccmb.text_cleaning`).
+        text: Chinese text; it is cleaned as the texts of a corpus are (`ccmb.core.text.cleaning`).
         picture: RGB.
         like: key of a picture of the index ("more like this").
         k: hits of a page.

@@ -15,15 +15,16 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp
 
-from ccmb.serving import answers, requests
-from ccmb.serving.access import Keys
-from ccmb.serving.caching import cached
-from ccmb.serving.faults import handle_errors
+from ccmb.serving import requests
+from ccmb.serving import responses as answers
+from ccmb.serving.config import ServeOptions
+from ccmb.serving.http.auth import Keys
+from ccmb.serving.http.caching import cached
+from ccmb.serving.http.errors import handle_errors
+from ccmb.serving.http.middleware import Reception, client_of
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_routes import add_model_routes
-from ccmb.serving.model_work import ModelWork
-from ccmb.serving.options import ServeOptions
-from ccmb.serving.reception import Reception, client_of
+from ccmb.serving.model_worker import ModelWork
 from ccmb.serving.search_routes import add_search_routes
 from ccmb.serving.service import Index, Service
 

@@ -10,15 +10,16 @@ import numpy as np
 from fastapi import Depends, FastAPI
 from torch import Tensor
 
-from ccmb.data.class_lists import ImageClass, classes_of_names, read_classes
-from ccmb.errors import CcmbError
-from ccmb.r2d2.unknown_words import wholly_unknown
-from ccmb.serving import answers, requests
-from ccmb.serving.bodies import body_of, content_of
-from ccmb.serving.faults import invalid
-from ccmb.serving.model_work import Pair, PairScores
+from ccmb.core.errors import CcmbError
+from ccmb.data.class_names import ImageClass, classes_of_names, read_classes
+from ccmb.r2d2.inputs.unknown_words import wholly_unknown
+from ccmb.serving import requests
+from ccmb.serving import responses as answers
+from ccmb.serving.http.errors import invalid
+from ccmb.serving.http.request_body import body_of, content_of
+from ccmb.serving.model_worker import Pair, PairScores
 from ccmb.serving.service import Service
-from ccmb.tasks.prompts import SETS
+from ccmb.tasks.classification.prompts import SETS
 
 
 def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:

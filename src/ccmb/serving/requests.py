@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from ccmb.serving.bodies import PictureBytes
-from ccmb.text_cleaning import clean_query
+from ccmb.core.text.cleaning import clean_query
+from ccmb.serving.http.request_body import PictureBytes
 
 LONGEST_TEXT = 2000
 MOST_TEXTS, MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 256, 64, 256, 1000

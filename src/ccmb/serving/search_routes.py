@@ -7,14 +7,15 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Path, Request, Response
 
-from ccmb.errors import UsageError
-from ccmb.search.conditions import compile_conditions, parse_condition
+from ccmb.core.errors import UsageError
+from ccmb.search.filters import compile_conditions, parse_condition
 from ccmb.search.query import Answer, Condition, Hit, Query
-from ccmb.serving import answers, requests
-from ccmb.serving.bodies import body_of, content_of
-from ccmb.serving.caching import cached
-from ccmb.serving.faults import Fault, invalid
-from ccmb.serving.reception import client_of
+from ccmb.serving import requests
+from ccmb.serving import responses as answers
+from ccmb.serving.http.caching import cached
+from ccmb.serving.http.errors import Fault, invalid
+from ccmb.serving.http.middleware import client_of
+from ccmb.serving.http.request_body import body_of, content_of
 from ccmb.serving.service import Index, Service
 
 _JPEG: dict[int | str, dict[str, object]] = {200: {"content": {"image/jpeg": {}}}, 304: {"description": "Not changed"}}

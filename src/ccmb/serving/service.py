@@ -15,20 +15,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.data.class_lists import ImageClass
-from ccmb.data.pictures import decode
-from ccmb.data.transforms import square
-from ccmb.errors import CcmbError
+from ccmb.core.errors import CcmbError
+from ccmb.core.text.cleaning import clean_query
+from ccmb.data.class_names import ImageClass
+from ccmb.data.images.source import decode
+from ccmb.data.images.transforms import square
 from ccmb.search.query import Answer, FieldValue, Query
 from ccmb.serving.batching import Batcher, Item, Result
-from ccmb.serving.faults import Fault, invalid
+from ccmb.serving.config import ServeOptions
+from ccmb.serving.http.errors import Fault, invalid
 from ccmb.serving.metrics import Metrics
-from ccmb.serving.model_work import ModelWork, Pair, PairScores
-from ccmb.serving.options import ServeOptions
-from ccmb.tasks.captioning import PictureCaption
-from ccmb.tasks.classification import ClassGuess
-from ccmb.tasks.prompts import PLAIN, fill
-from ccmb.text_cleaning import clean_query
+from ccmb.serving.model_worker import ModelWork, Pair, PairScores
+from ccmb.tasks.captioning.predict import PictureCaption
+from ccmb.tasks.classification.classifier import ClassGuess
+from ccmb.tasks.classification.prompts import PLAIN, fill
 
 Done = TypeVar("Done")
 

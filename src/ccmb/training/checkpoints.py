@@ -13,9 +13,9 @@ from typing import IO, Any
 
 import torch
 
-from ccmb.errors import CcmbError
-from ccmb.files import atomic_write, sync_folder
-from ccmb.training.best import best_step
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write, sync_folder
+from ccmb.training.model_selection import best_step
 
 FILE_NAME = "state.pt"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

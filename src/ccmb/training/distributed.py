@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ccmb.errors import CcmbError, one_line
+from ccmb.core.errors import CcmbError, one_line
 
 BUCKET_BYTES = 25 * 2**20
 # Under their names in newer releases, or in older ones.

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ccmb.errors import CcmbError
-from ccmb.files import atomic_write
-from ccmb.text_files import split_lines
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write
+from ccmb.core.text.files import split_lines
 
 
 def append_line(path: Path, line: Mapping[str, float]) -> None:

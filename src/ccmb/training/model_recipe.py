@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from ccmb.choices import RankingRule
-from ccmb.training.recipe_part import Part
+from ccmb.core.choices import RankingRule
+from ccmb.core.config.part import Part
 
 LONGEST = 64  # tokens of a text, where nothing else is said
 

@@ -14,8 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ccmb.choices import Strategy
-from ccmb.floats import at_least_float32
+from ccmb.core.choices import Strategy
+from ccmb.core.floats import at_least_float32
 from ccmb.training.distributed import average_gradients, world
 
 # What DDP calls its broadcast of buffers before each forward pass, in newer and in older releases.

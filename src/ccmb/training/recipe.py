@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     Field,
-    ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from ccmb.choices import Strategy
-from ccmb.data.transforms import Augmentation
-from ccmb.errors import CcmbError, UsageError, did_you_mean
-from ccmb.files import atomic_write
-from ccmb.text_files import read_text
-from ccmb.training.given_keys import settle, touches
+from ccmb.core.choices import Strategy
+from ccmb.core.config.part import Part
+from ccmb.core.config.recipe_files import RECIPES, check_recipe, find_recipe, load_recipe, save_recipe
+from ccmb.data.images.transforms import Augmentation
 from ccmb.training.model_recipe import ModelRecipe
-from ccmb.training.recipe_part import Part
-from ccmb.training.yaml_values import override_key, parse_yaml
 
 __all__ = [
     "RECIPES", "BestRecipe", "DataRecipe", "ModelRecipe", "OptimizerRecipe", "Part", "TrainingRecipe", "check_recipe",
     "find_recipe", "load_recipe", "save_recipe",
 ]  # fmt: skip
-
-RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def _one_or_several(value: Any) -> Any:
@@ -239,94 +228,3 @@ class TrainingRecipe(Part):
             return self
         steps = max(1, round(self.epochs * max(1, texts // self.batch)))
         return self.model_copy(update={"epochs": None, "steps": steps})
-
-
-R = TypeVar("R", bound=BaseModel)
-
-
-def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
-    """A path as given, or a shipped recipe by its name.
-
-    Raises:
-        UsageError: neither exists; the message lists the shipped ones.
-    """
-    for path in (Path(name), shipped_in / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    shipped = sorted(path.stem for path in shipped_in.glob("*.yaml"))
-    raise UsageError(f"{name}: no such recipe{did_you_mean(name, shipped)}; shipped recipes: {', '.join(shipped)}")
-
-
-def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settled: bool = True) -> R:
-    """Read a recipe and apply overrides such as `objectives.fgr=off` or `training.steps=200`.
-
-    Args:
-        settled: refuse what would do nothing, and keep what was given apart from defaults, see `given_keys.settle`.
-
-    Raises:
-        UsageError: an unknown key, a wrong value, a malformed override or a key that would do nothing; the message
-            names the key.
-        CcmbError: the file cannot be read or is not YAML.
-    """
-    try:
-        values = parse_yaml(read_text(path))
-    except ValueError as error:
-        raise CcmbError(f"{path}: not valid YAML ({error})") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise CcmbError(f"{path}: expected keys and values")
-    for override in overrides:
-        override_key(values, override)
-    recipe = check_recipe(kind, values, str(path), overrides)
-    return settle(recipe, path, overrides) if settled else recipe
-
-
-def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> R:
-    """Build the typed recipe, or raise UsageError with one line that names the first wrong key and where it stands:
-    in the last of `overrides` that touches it, or else in the file `where`."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        where = next((f"override '{of}'" for of in reversed(overrides) if touches(of.partition("=")[0], key)), where)
-        if first["type"] == "extra_forbidden":
-            known = _known_keys(kind, first["loc"][:-1])
-            hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
-            raise UsageError(f"{where}: unknown key '{key}'{hint}") from None
-        if first["type"] == "missing":
-            raise UsageError(f"{where}: key '{key}' is missing") from None
-        raise UsageError(f"{where}: '{key}' = {first['input']!r}: {first['msg'].lower()}") from None
-
-
-def save_recipe(recipe: BaseModel, path: Path) -> None:
-    """Write the resolved recipe."""
-    with atomic_write(path) as file:
-        yaml.safe_dump(recipe.model_dump(mode="json"), file, allow_unicode=True, sort_keys=False)
-
-
-def data_folder(name: str) -> Path:
-    """The folder as given, or under $CCMB_DATA.
-
-    Raises:
-        CcmbError: neither exists; the message says where it was looked for and how to point to it.
-    """
-    candidates = [Path(name).expanduser()]
-    if root := os.environ.get("CCMB_DATA"):
-        candidates.append(Path(root).expanduser() / name)
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    looked = " or ".join(str(candidate) for candidate in candidates)
-    raise CcmbError(f"{looked}: no such folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
-
-
-def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    for part in location:
-        field = kind.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        kind = inner
-    return list(kind.model_fields)

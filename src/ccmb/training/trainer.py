@@ -11,41 +11,29 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ccmb.errors import CcmbError, Stopped, one_line
-from ccmb.progress import progress
-from ccmb.training.best import best_step, forget_after, judge
+from ccmb.core.device import choose_device, computes_bf16, precision
+from ccmb.core.errors import CcmbError, Stopped, one_line
+from ccmb.core.progress import progress
+from ccmb.core.signals import stop_signals
 from ccmb.training.checkpoints import load_checkpoint, load_latest, remove_old, save_checkpoint
 from ccmb.training.distributed import largest, meet, total, world
-from ccmb.training.evidence import save_evidence, what_to_lower
 from ccmb.training.log import append_line, drop_lines_after
-from ccmb.training.meters import Meter
+from ccmb.training.metrics_log import event_files
+from ccmb.training.model_selection import best_step, forget_after, judge
+from ccmb.training.nonfinite import save_evidence, what_to_lower
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
 from ccmb.training.parallel import clip_gradients, load_module, load_optimizer, parallelise, whole
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
-from ccmb.training.tensorboard import event_files
+from ccmb.training.throughput import Meter
 from ccmb.training.validation import PREFIX, Validation
-
-
-class Evaluable(Protocol):
-    """A module, or what is told as one that it is not trained now."""
-
-    training: bool
-
-    def eval(self) -> Any: ...
-
-    def train(self, mode: bool = True) -> Any: ...
 
 
 class Task(Protocol):
@@ -253,96 +241,3 @@ def widen(module: nn.Module) -> nn.Module:
         if tensor.dtype in (torch.float16, torch.bfloat16):
             tensor.data = tensor.data.float()
     return module
-
-
-@dataclass(slots=True)
-class Stop:
-    """Which signal has asked the run to stop; 0 if none."""
-
-    signal: int = 0
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Within, the first SIGINT or SIGTERM is only noted, so that no step is torn; the next one interrupts.
-
-    Outside the main thread, which alone receives signals, nothing is set.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def receive(number: int, frame: object) -> None:
-        if stop.signal:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-def choose_device(name: str, option: str = "training.device") -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU.
-
-    Args:
-        option: what the user calls it, for the message.
-
-    Raises:
-        CcmbError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CcmbError(f"{option}={name}: not a device; use auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise CcmbError(f"{option}={name}: not a device; use auto, cpu or cuda")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise CcmbError(f"{option}={name}: this machine has {gpus} usable GPUs; use cpu or auto")
-    return device
-
-
-@contextmanager
-def precision(device: torch.device, name: str) -> Iterator[None]:
-    """bf16 autocast where `name` (auto, bf16 or fp32) says so, and the attention that is fastest for short sequences.
-
-    On CPUs the fused attention's backward pass in bf16 is several times slower than two matrix products at the lengths
-    of small pictures and Chinese captions (in fp32 it is not), and bf16 that the processor must emulate ten times
-    slower than fp32.
-    """
-    bf16 = computes_bf16(device, name)
-    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and bf16 else nullcontext()
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        yield
-
-
-def computes_bf16(device: torch.device, name: str) -> bool:
-    """Whether a precision (auto, bf16 or fp32) comes to bf16 on a device."""
-    return native_bf16(device) if name == "auto" else name == "bf16"
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether the processor computes bf16 itself."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
-    return bool(capabilities.get("avx512_bf16", False))
-
-
-@contextmanager
-def inference(module: Evaluable) -> Iterator[None]:
-    """Evaluation mode without gradients, and back."""
-    before = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        module.train(before)

@@ -1,0 +1,79 @@
+"""Sets for classification: ImageNet as published, or own folders of one class each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ccmb.data.class_names import ImageClass, read_classes
+from ccmb.data.image_folders import LabelledPicture, labelled_pictures
+from ccmb.data.images.source import Pictures
+from ccmb.data.sample import Sample
+from ccmb.datasets import open_dataset
+from ccmb.datasets.formats.imagenet import CLASS_FILES
+from ccmb.tasks.classification.prompts import read_templates
+from ccmb.tasks.common.datasets import revision
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSet:
+    """Labelled pictures, the names of their classes, and the prompts that ask for them.
+
+    Attributes:
+        name, split: how results are filed; the split is "all" where there are no folders of splits.
+        classes, class_list: the classes, and where their names are from.
+        labelled: the pictures with the number of their class.
+        templates, prompt_set: the prompts, and what they are called, with their number and the beginning of their
+            SHA-256.
+        pictures: where the pictures lie.
+        revision: hexadecimal SHA-256 of all classes' names and of all pictures with their labels.
+    """
+
+    name: str
+    split: str
+    classes: list[ImageClass]
+    class_list: str
+    labelled: list[LabelledPicture]
+    templates: tuple[str, ...]
+    prompt_set: str
+    pictures: Pictures
+    revision: str
+
+
+def open_class_set(name: str, path: Path, split: str, classes: str | None, templates: str) -> ClassSet:
+    """Open a folder or tar of folders of classes, below the folder of the split where there is one.
+
+    Args:
+        classes: whose names to use; by default those in its `classes.json` or, of ImageNet, in its class-name file, or
+            else the list that ships with the package.
+        templates: see `read_templates`; ImageNet's own come first, where it brings its names too.
+
+    Raises:
+        UsageError, CcmbError: faulty classes, templates or folders; the message names them.
+    """
+    if classes is None and any((path / file).is_file() for file in CLASS_FILES):
+        found = open_dataset("imagenet", path, split)
+        known = [ImageClass(names) for names in found.classes]
+        labelled = [LabelledPicture(sample.image, int(str((sample.extra or {})["label"]))) for sample in found.samples]
+        pictures, class_list, prompts, called = found.pictures, "its own", found.templates, "its own"
+        split = found.split
+    else:
+        listed = path / "classes.json"
+        source = classes or (str(listed) if listed.is_file() else "imagenet")
+        known, prompts, called = read_classes(source), read_templates(templates), templates
+        inner = path / split
+        split, pictures = (split, Pictures.open(inner)) if inner.is_dir() else ("all", Pictures.open(path))
+        labelled, class_list = labelled_pictures(pictures, known), Path(source).name
+    samples = [Sample(one.name, known[one.label].names) for one in labelled]
+    told = json.dumps([one.names for one in known], ensure_ascii=False).encode()
+    return ClassSet(
+        name, split, known, class_list, labelled, prompts, _prompt_set(called, prompts), pictures,
+        revision(samples, told, pictures),
+    )  # fmt: skip
+
+
+def _prompt_set(called: str, templates: tuple[str, ...]) -> str:
+    digest = hashlib.sha256("\n".join(templates).encode()).hexdigest()
+    return f"{called} ({len(templates)}) {digest[:8]}"

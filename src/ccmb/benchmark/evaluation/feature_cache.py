@@ -1,0 +1,207 @@
+"""Encoded galleries on disk, by model and data, so that a stopped or repeated measurement does not encode again.
+
+One safetensors file holds, of pictures and of texts, `embed` (items, D), `states` (tokens, W) of one item after the
+other without padding, and where those of each item stand: `starts` and `lengths` (items,). It is written as it is
+encoded and read item by item, so that memory does not grow with the gallery's token states. Rows are read, not mapped:
+the pages of a map count as memory, and a file cut short under a map kills the process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_path
+from ccmb.core.progress import progress
+from ccmb.inference.gallery import Gallery, image_batches, text_batches
+from ccmb.inference.stages import Encoder, Load
+from ccmb.r2d2.modeling import TowerOutput
+
+MOST_BYTES = 4 * 2**30  # larger files are deleted after use
+HEADER = 4096  # bytes kept for it, since it is written last
+TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"
+}  # fmt: skip
+BY_NAME = {name: dtype for dtype, name in TYPES.items()}
+
+
+def store_gallery(
+    path: Path, encoder: Encoder, images: Sequence[Any], texts: Sequence[str], load: Load, batch: int = 128
+) -> None:
+    """Encode pictures and texts into a file.
+
+    Raises:
+        CcmbError: the disk is full or not writable; the message names the file.
+    """
+    with (
+        torch.inference_mode(),
+        progress("encode", len(images) + len(texts), "items") as advance,
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        writer = _Writer(file, {"images": len(images), "texts": len(texts)})
+        writer.write("images", _in_order(image_batches(encoder, images, load, batch, advance)))
+        writer.write("texts", text_batches(encoder, texts, batch, advance))
+        writer.finish()
+
+
+def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:
+    """The gallery of so many pictures that a file holds; None if there is none, or it is damaged or of another size."""
+    # Whatever a damaged header leads to.
+    with suppress(CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        images, texts = (StoredItems(path, side) for side in ("images", "texts"))
+        if len(images) == count and len(texts) == len(image_of_text):
+            return Gallery(images, texts, image_of_text, pairs)
+    return None
+
+
+def discard_if_large(path: Path) -> None:
+    """Delete a file that is too large to be kept."""
+    if path.stat().st_size > MOST_BYTES:
+        path.unlink()
+
+
+class StoredItems:
+    """One side of a stored gallery, as `ccmb.inference.items.Items`."""
+
+    def __init__(self, path: Path, side: str) -> None:
+        """Open a file.
+
+        Raises:
+            CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError: it is not there, or not whole.
+        """
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - as long as the gallery
+        size = int.from_bytes(self._file.read(8), "little")
+        if not 0 < size < path.stat().st_size:
+            raise ValueError(f"{path}: no header")
+        header = json.loads(self._file.read(size))
+        if max(entry["data_offsets"][1] for entry in header.values()) != path.stat().st_size - 8 - size:
+            raise ValueError(f"{path}: cut short")
+        self._embed, self._states, starts, lengths = (
+            _Rows(self._file, header[f"{side}.{part}"], 8 + size) for part in ("embed", "states", "starts", "lengths")
+        )
+        self._starts, self._lengths = (of.read(0, len(of)) for of in (starts, lengths))
+        self._padded = len(self) > 0 and bool((self._lengths != self._lengths[0]).any())
+
+    @property
+    def embed(self) -> Tensor:
+        return self.embeds(slice(None))
+
+    def __len__(self) -> int:
+        return len(self._embed)
+
+    def __getitem__(self, index: Tensor) -> TowerOutput:
+        lengths_B = self._lengths[index]
+        embed_BD, states_BTW = self._embed.new(len(index)), self._states.new(len(index), int(lengths_B.max()))
+        places = index.tolist(), self._starts[index].tolist(), lengths_B.tolist()
+        for row, (place, start, length) in enumerate(zip(*places, strict=True)):
+            self._embed.read_into(embed_BD[row, None], place)
+            self._states.read_into(states_BTW[row, :length], start)
+        mask_BT = (torch.arange(states_BTW.shape[1]) < lengths_B[:, None]).long() if self._padded else None
+        return TowerOutput(embed_BD, states_BTW, mask_BT)
+
+    def embeds(self, rows: slice) -> Tensor:
+        start, stop, _ = rows.indices(len(self))
+        return self._embed.read(start, stop - start)
+
+    def lengths(self, index: Tensor) -> Tensor:
+        return self._lengths[index]
+
+
+class _Rows:
+    """A tensor in a file, read by rows."""
+
+    def __init__(self, file: IO[bytes], entry: dict[str, Any], base: int) -> None:
+        self._file, self._shape, self._dtype = file, entry["shape"], BY_NAME[entry["dtype"]]
+        self._start = base + entry["data_offsets"][0]
+        self._row = self._dtype.itemsize * (self._shape[1] if len(self._shape) > 1 else 1)
+
+    def __len__(self) -> int:
+        return int(self._shape[0])
+
+    def new(self, *shape: int) -> Tensor:
+        """Zeros of this shape and the row's."""
+        return torch.zeros(*shape, *self._shape[1:], dtype=self._dtype)
+
+    def read(self, start: int, count: int) -> Tensor:
+        rows = self.new(count)
+        self.read_into(rows, start)
+        return rows
+
+    def read_into(self, rows: Tensor, start: int) -> None:
+        """Fill contiguous rows with those from `start` on."""
+        if not rows.numel():
+            return
+        into = rows.reshape(-1).view(torch.uint8).numpy().data
+        self._file.seek(self._start + start * self._row)
+        while into:
+            count = self._file.readinto(into)  # type: ignore[attr-defined]
+            if not count:
+                raise CcmbError(f"{self._file.name}: cut short while it was read; delete it and measure again")
+            into = into[count:]
+
+
+class _Writer:
+    """Writes a safetensors file whose sizes are known only at its end.
+
+    Whole numbers stand first, for safetensors wants them at multiples of eight bytes; like the header, they are written
+    last.
+    """
+
+    def __init__(self, file: IO[bytes], counts: Mapping[str, int]) -> None:
+        """`counts` are items by side."""
+        self._file, self._header, self._end = file, dict[str, dict[str, Any]](), 0
+        self._places = {f"{side}.{part}": torch.zeros(count, dtype=torch.long)
+                        for side, count in counts.items() for part in ("starts", "lengths")}  # fmt: skip
+        for name, places in self._places.items():
+            self._enter(name, places.dtype, places.shape)
+        file.seek(HEADER + self._end)
+
+    def write(self, side: str, batches: Iterator[tuple[Tensor, TowerOutput]]) -> None:
+        """Write items that come in any order, with their places, and leave out what is padding."""
+        starts, lengths = self._places[f"{side}.starts"], self._places[f"{side}.lengths"]
+        embed_ND, tokens = torch.empty(0), 0
+        for place_B, items in batches:
+            if not len(embed_ND):
+                embed_ND = items.embed.new_empty(len(starts), items.embed.shape[1])
+            embed_ND[place_B] = items.embed
+            lengths_B = items.lengths(torch.arange(len(items)))
+            starts[place_B], lengths[place_B] = tokens + lengths_B.cumsum(0) - lengths_B, lengths_B
+            real_BT = torch.arange(items.states.shape[1]) < lengths_B[:, None]
+            states_NW = items.states[real_BT]
+            self._file.write(_bytes(states_NW))
+            tokens += len(states_NW)
+        self._enter(f"{side}.states", states_NW.dtype, (tokens, states_NW.shape[1]))
+        self._file.write(_bytes(embed_ND))
+        self._enter(f"{side}.embed", embed_ND.dtype, embed_ND.shape)
+
+    def finish(self) -> None:
+        self._file.seek(HEADER)
+        for places in self._places.values():
+            self._file.write(_bytes(places))
+        header = json.dumps(self._header).encode().ljust(HEADER - 8)
+        self._file.seek(0)
+        self._file.write(len(header).to_bytes(8, "little") + header)
+
+    def _enter(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        start, self._end = self._end, self._end + dtype.itemsize * math.prod(shape)
+        self._header[name] = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [start, self._end]}
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _in_order(batches: Iterator[TowerOutput]) -> Iterator[tuple[Tensor, TowerOutput]]:
+    start = 0
+    for items in batches:
+        yield torch.arange(start, start + len(items)), items
+        start += len(items)

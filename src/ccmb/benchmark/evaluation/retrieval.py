@@ -1,0 +1,91 @@
+"""Measuring retrieval: galleries encoded to disk, and the figures of both stages with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
+from ccmb.benchmark.evaluation.settings import Settings
+from ccmb.benchmark.models.base import Peer
+from ccmb.benchmark.results.result import STAGES, Retrieval
+from ccmb.core.choices import Convention
+from ccmb.core.errors import CcmbError
+from ccmb.data.sample import Sample
+from ccmb.inference.gallery import Gallery
+from ccmb.inference.two_stage import Direction, Ranks
+from ccmb.tasks.common.datasets import RetrievalSet, texts_and_pairs
+from ccmb.tasks.common.resampling import bounded_interval
+from ccmb.tasks.retrieval.metrics import (
+    RECALLS,
+    bootstrap_recalls,
+    drawn_with,
+    hits_by_image,
+    mean_recall,
+    raw_recalls,
+    report_of_ranks,
+)
+
+
+def gallery_file(peer: Peer, of: RetrievalSet, cache: Path) -> Path:
+    """Where the encoded set is kept."""
+    return cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
+
+
+def encoded_gallery(
+    peer: Peer, of: RetrievalSet, samples: Sequence[Sample], path: Path, convention: Convention = "equal_texts"
+) -> tuple[Gallery, bool]:
+    """The encoded set in a file, its answers judged by a convention, and whether it was kept from before.
+
+    Raises:
+        CcmbError: the file cannot be written, or not be read again; the message names it.
+    """
+    texts, pairs = texts_and_pairs(samples, of.queries)
+    image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
+    flat = [text for of_image in texts for text in of_image]
+    if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
+        return found.judged(flat, convention), True
+    store_gallery(path, peer, [sample.image for sample in samples], flat, of.pictures.load)
+    if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
+        raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
+    return stored.judged(flat, convention), False
+
+
+def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
+    """The figures of known ranks, with their intervals."""
+    report = report_of_ranks(ranks_of, gallery, settings.depth)
+    intervals: dict[str, Any] = {direction: {} for direction in ranks_of}
+    of_means, unit_N = {}, drawn_with(gallery)
+    units = len(unit_N.unique())
+    for stage in STAGES:
+        of_stage: dict[Direction, Tensor | None] = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
+        known = {name: ranks for name, ranks in of_stage.items() if ranks is not None}
+        if not known:
+            continue
+        drawn = bootstrap_recalls(*hits_by_image(known, unit_N), settings.draws, settings.seed)
+        mean = cast(float, mean_recall(known.values()))
+        of_means[stage] = bounded_interval(mean, drawn.mean((1, 2)), units, counted=True)
+        for place, (direction, ranks_Q) in enumerate(known.items()):
+            intervals[direction][stage] = {
+                f"R@{k}": bounded_interval(value, drawn[:, place, at], units, counted=True)
+                for at, (k, value) in enumerate(zip(RECALLS, raw_recalls(ranks_Q), strict=True))
+            }
+    ranks = {
+        direction: {stage: getattr(of, stage).tolist() for stage in STAGES if getattr(of, stage) is not None}
+        for direction, of in ranks_of.items()
+    }
+    return Retrieval(
+        text_to_image=report["text_to_image"],
+        image_to_text=report.get("image_to_text", {}),
+        mean_recall=report["mean_recall"],
+        intervals=intervals,
+        mean_recall_interval=of_means,
+        gain=report.get("gain_R@1"),
+        ranks=ranks,
+        convention=report["convention"],
+        equal_texts=report["equal_texts"],
+    )

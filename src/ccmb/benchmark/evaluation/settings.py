@@ -1,0 +1,40 @@
+"""What all measurements of one call share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ccmb.core.choices import Convention, Setting
+from ccmb.inference.stages import EXACT, RankOptions
+from ccmb.tasks.generation.predict import PLAIN, Painting
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of models and figures.
+
+    Attributes:
+        depth: candidates of the first stage that the second one ranks.
+        class_depth: of the same, classes; None leaves the second stage out of classification.
+        context_length: longest text in tokens; None is what each model was made for.
+        setting: what the models are to the sets.
+        seed, draws: of what the intervals are drawn by.
+        ranking: how the second stage of retrieval is computed; the others' is always exact.
+        painting: how pictures of generation are painted.
+        judge, features: models that give match scores and features of painted pictures; None is the model measured.
+        convention: which answers of retrieval are right and how ties count, see `ccmb.inference.answers`.
+        pictures: texts of how many pictures are painted; None is all.
+    """
+
+    depth: int = 128
+    context_length: int | None = None
+    setting: Setting = "unstated"
+    seed: int = 0
+    draws: int = 2000
+    class_depth: int | None = None
+    ranking: RankOptions = EXACT
+    painting: Painting = PLAIN
+    judge: str | None = None
+    features: str | None = None
+    pictures: int | None = None
+    convention: Convention = "equal_texts"

@@ -1,0 +1,102 @@
+"""What others have published: figures with their sources and all that is known against comparing them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ccmb.benchmark.leaderboard.columns import VIEWS
+from ccmb.benchmark.results.result import Family
+from ccmb.core.choices import Setting
+from ccmb.tasks.retrieval.metrics import RECALLS
+
+# Figures are rounded to one digit: the mean of six of them is within 0.05 of that of the exact ones, and so is the
+# mean as given within 0.05 of the exact one.
+LARGEST_DIFFERENCE = 0.15
+DIFFERS = "mean-recall-differs"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Note(_Part):
+    """A remark on rows, in both languages."""
+
+    mark: Literal["trap", "unverified", "conflict", "setup"]
+    zh: str
+    en: str
+
+
+class PublishedRow(_Part):
+    """One model on one set, in percent, as its sources print it."""
+
+    family: Family = "retrieval"
+    model: str
+    set: str
+    variant: str = Field(description="which split and which texts of the set")
+    images: int | None = Field(default=None, description="pictures of the variant; null where no source says")
+    texts: int | None = Field(default=None, description="about how many texts; null where no source says")
+    setting: Setting
+    stages: Literal[1, 2] | None = Field(default=None, description="2: re-ranked; null where no source says")
+    image_to_text: dict[str, float] | None = Field(default=None, description="R@1, R@5, R@10, or R@1 alone")
+    text_to_image: dict[str, float] | None = None
+    mean_recall: float | None = Field(default=None, description="as given, not recomputed")
+    figures: dict[str, float] = Field(default={}, description="of other families than retrieval, by their view's keys")
+    sources: list[str]
+    notes: list[str] = []
+
+    @property
+    def all_figures(self) -> dict[str, float]:
+        """By the keys of the family's view."""
+        ways = {"image_to_text": self.image_to_text, "text_to_image": self.text_to_image}
+        recalls = {f"{way}_{key}": value for way, of in ways.items() for key, value in (of or {}).items()}
+        mean = {} if self.mean_recall is None else {"mean_recall": self.mean_recall}
+        return recalls | mean | self.figures
+
+    @property
+    def recomputed(self) -> float | None:
+        """The mean of all recalls, where every direction of the set is whole; MUGE has text to image alone."""
+        ways = [self.text_to_image] if self.set == "muge" else [self.image_to_text, self.text_to_image]
+        values = [value for way in ways for value in (way or {}).values()]
+        return sum(values) / len(values) if len(values) == len(ways) * len(RECALLS) else None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the mean recall as given cannot be that of the recalls as given."""
+        if self.mean_recall is None or self.recomputed is None:
+            return False
+        return abs(self.recomputed - self.mean_recall) > LARGEST_DIFFERENCE
+
+
+class Published(_Part):
+    """The whole of `published.json`."""
+
+    sources: dict[str, str]
+    notes: dict[str, Note]
+    rows: list[PublishedRow]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Published:
+        for row in self.rows:
+            view = VIEWS[row.family]
+            if not row.all_figures or row.all_figures.keys() - {*view.columns, view.main}:
+                raise ValueError(f"{row.model} on {row.set}: no figures, or others than of {row.family}")
+            unknown = [*(set(row.sources) - self.sources.keys()), *(set(row.notes) - self.notes.keys())]
+            if unknown or not row.sources:
+                raise ValueError(f"{row.model} on {row.set}: no such source or note: {', '.join(unknown)}")
+        return self
+
+
+@cache
+def published() -> Published:
+    """The rows that come with the package; where a mean recall does not fit its recalls, a note says so."""
+    read = Published.model_validate_json(files("ccmb.benchmark.leaderboard").joinpath("published.json").read_bytes())
+    rows = [
+        row.model_copy(update={"notes": [*row.notes, DIFFERS]}) if row.differs and DIFFERS not in row.notes else row
+        for row in read.rows
+    ]
+    return read.model_copy(update={"rows": rows})

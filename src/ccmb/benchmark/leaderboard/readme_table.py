@@ -1,0 +1,113 @@
+"""The short table of the READMEs: of each set the best known figures, published and measured here apart.
+
+`python -m ccmb.benchmark.leaderboard.readme_table`, in the repository's root, writes it anew from the published rows
+and, where there are any, the results in `benchmarks/measured`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from ccmb.benchmark.leaderboard.columns import VIEWS, Words
+from ccmb.benchmark.leaderboard.markdown import figure
+from ccmb.benchmark.leaderboard.published import published
+from ccmb.benchmark.leaderboard.rows import SETS, Row, leaderboard, read_results
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write
+
+Language = Literal["zh", "en"]
+BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
+FILES: dict[str, Language] = {"README.md": "en", "README.zh.md": "zh"}
+RESULTS = Path("benchmarks") / "measured"
+HEADS = (
+    Words("数据集", "set"),
+    Words("指标", "figure"),
+    Words("已发表的最好结果", "best published"),
+    Words("R2D2（已发表）", "R2D2, published"),
+    Words("CN-CLIP（已发表）", "CN-CLIP, published"),
+    Words("本项目测得", "measured here"),
+)
+SETTINGS = {"zero-shot": Words("零样本", "zero-shot"), "fine-tuned": Words("微调", "fine-tuned")}
+NONE_YET = Words("尚无", "none yet")
+
+
+def readme_table(rows: Sequence[Row], language: Language) -> str:
+    """The best rows of each known set and setting that have a main figure.
+
+    What was measured here stands in the line of published rows only where it was set against them, and so is of the
+    same pictures; else in a line of its own.
+    """
+    lines = [_line(getattr(words, language) for words in HEADS), _line(["---"] * len(HEADS))]
+    known = [row for row in rows if row.set in SETS and row.setting in SETTINGS and row.main is not None]
+    for of_set in dict.fromkeys((row.family, row.set, row.setting) for row in known):
+        here = [row for row in known if (row.family, row.set, row.setting) == of_set]
+        theirs, ours = ([row for row in here if row.origin == origin] for origin in ("published", "ours"))
+        together = any(row.mark for row in theirs)
+        if theirs:
+            lines.append(_set_line(theirs, ours if together else [], language))
+        if ours and not together:
+            lines.append(_set_line([], ours, language))
+    return "\n".join(lines)
+
+
+def _set_line(theirs: Sequence[Row], ours: Sequence[Row], language: Language) -> str:
+    first = (*theirs, *ours)[0]
+    r2d2 = [row for row in theirs if row.model.startswith("R2D2")]
+    clip = [row for row in theirs if row.model.startswith("CN-CLIP")]
+    best = [_best(of) for of in (theirs, r2d2, clip)]
+    own = f"**{_best(ours)}**, {max(ours, key=_main).variant}" if ours else getattr(NONE_YET, language)
+    title = f"{first.set_title}, {getattr(SETTINGS[first.setting], language)}"
+    return _line([title, getattr(VIEWS[first.family].main_words, language), *best, own])
+
+
+def _best(rows: Sequence[Row]) -> str:
+    """The highest main figure and whose it is; of ours with its interval, of others with a dagger if it is unsure."""
+    if not rows:
+        return "–"
+    best = max(rows, key=_main)
+    bounds = "" if best.interval is None else f" [{best.interval[0]:.1f}, {best.interval[1]:.1f}]"
+    unsure = any(published().notes[note].mark in ("conflict", "unverified") for note in best.notes)
+    seen = f" (⚠ {best.seen})" if best.seen else ""
+    return f"{figure(best.main)}{'†' if unsure else ''}{bounds} {best.model}{seen}"
+
+
+def _main(row: Row) -> float:
+    return row.main or 0.0
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def with_table(text: str, table: str, where: str) -> str:
+    """A README's text with the table between its marks.
+
+    Raises:
+        CcmbError: the marks are not there, or not in order.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise CcmbError(f"{where}: needs the lines {BEGIN} and {END}, between which the table is written")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def written_anew(root: Path) -> dict[Path, str]:
+    """The READMEs of a checkout as they should be.
+
+    Raises:
+        CcmbError: one lacks its marks, or a result is faulty.
+    """
+    rows = leaderboard(read_results([root / RESULTS]) if (root / RESULTS).is_dir() else [])
+    return {
+        root / name: with_table((root / name).read_text(encoding="utf-8"), readme_table(rows, language), name)
+        for name, language in FILES.items()
+    }
+
+
+if __name__ == "__main__":
+    for path, text in written_anew(Path()).items():
+        with atomic_write(path) as file:
+            file.write(text)

@@ -1,0 +1,226 @@
+"""`ccmb leaderboard`: our results and the published rows as rows of one table, with marks where a difference counts.
+
+Ours are compared with each other on the very same pictures, by a paired bootstrap over these. Of published ones only
+the figures are known: all that can be said is whether they lie outside the interval of ours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from ccmb.benchmark.leaderboard.columns import VIEWS
+from ccmb.benchmark.leaderboard.own_results import drawn_main, own_figures, raw_main, stage_words, variant
+from ccmb.benchmark.leaderboard.published import PublishedRow, published
+from ccmb.benchmark.results.result import FAMILIES, Family, Result, Stage, read_result
+from ccmb.core.choices import Setting
+from ccmb.core.errors import CcmbError
+from ccmb.core.passed_over import why_passed_over
+from ccmb.tasks.common.resampling import interval
+
+SETS = {
+    "flickr30k-cn": "Flickr30k-CN",
+    "coco-cn": "COCO-CN",
+    "muge": "MUGE",
+    "flickr30k-cna": "Flickr30k-CNA",
+    "lit-cn": "LIT-CN",
+    "dci-cn": "DCI-CN",
+    "docci-cn": "DOCCI-CN",
+    "aic-icc": "AIC-ICC",
+    "icr": "ICR",
+    "iqr": "IQR",
+    "icm": "ICM",
+    "iqm": "IQM",
+    "imagenet": "ImageNet",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "ecommerce-t2i": "ECommerce-T2I",
+}
+SETTINGS: tuple[Setting, ...] = get_args(Setting)
+# Of a main figure against the best of ours: the best itself, worse, better, not to be told apart.
+Mark = Literal["", "best", "worse", "better", "even"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Points of the main figure less than (or, positive, more than) the best of ours, and the middle 95 % of them."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        origin: "ours" was measured by this package; "published" was read.
+        kind: what the model is, of ours.
+        stage: "cosine" of a model that cannot rank, "pre-ranking" or "ranking" of one that can, "match score" of one
+            that matches by it, "re-ranked" of a published one; empty where nobody says.
+        figures: in percent, by the keys of the family's view.
+        interval: 95 %, of the main figure over pictures, of ours.
+        mark, difference: see `Mark`; the difference is known of ours.
+        sources: what figures were read from, or how they were measured.
+        notes: keys of the published notes.
+        seen: "saw N test images" of a model that was trained on so many of the images it is measured on; else empty.
+    """
+
+    origin: Literal["ours", "published"]
+    family: Family
+    model: str
+    set: str
+    variant: str
+    setting: Setting
+    kind: str
+    stage: str
+    figures: Mapping[str, float]
+    interval: tuple[float, float] | None
+    sources: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    mark: Mark = ""
+    difference: Difference | None = None
+    seen: str = ""
+
+    @property
+    def set_title(self) -> str:
+        return SETS.get(self.set, self.set)
+
+    @property
+    def main(self) -> float | None:
+        """The figure that orders."""
+        return self.figures.get(VIEWS[self.family].main)
+
+
+def read_results(folders: Sequence[Path]) -> list[Result]:
+    """All results of some folders that `ccmb benchmark` wrote.
+
+    Raises:
+        CcmbError: a folder is missing or holds no result, or a file is not one; the message names it.
+    """
+    found = []
+    for folder in folders:
+        found_in = sorted(folder.glob("*/*.json"))
+        paths = [path for path in found_in if not why_passed_over(path.relative_to(folder).as_posix())]
+        if not paths:
+            raise CcmbError(f"{folder}: no results here; make some with `ccmb benchmark --out {folder}`")
+        found += [read_result(path) for path in paths]
+    return found
+
+
+def leaderboard(results: Sequence[Result]) -> list[Row]:
+    """All rows, by family, set and setting, within these by falling main figure; those without one come last.
+
+    Known sets come in the order of SETS, those of the user's own before them.
+    """
+    groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        # Only these are compared with each other: the same pictures and texts, and models in the same setting.
+        judged = result.generation and (result.generation.judge_fingerprint, result.generation.features)
+        answers = result.retrieval and result.retrieval.convention
+        asked = result.family, result.prompt_set, result.setting, judged, answers
+        groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
+    ours = [row for group in groups.values() for row in _marked(group)]
+    theirs = [_published_row(row, results, ours) for row in published().rows]
+    order = list(SETS)
+    return sorted(
+        [*ours, *theirs],
+        key=lambda row: (
+            FAMILIES.index(row.family),
+            order.index(row.set) if row.set in order else -1,
+            row.set,
+            SETTINGS.index(row.setting),
+            row.main is None,
+            -(row.main or 0.0),
+            -row.figures.get("text_to_image_R@1", 0.0),
+        ),
+    )
+
+
+def _marked(group: Sequence[Result]) -> list[Row]:
+    """The rows of results on the very same data, each set against the best of them."""
+    rows, drawn, raw = [], [], []
+    for result in group:
+        for stage in result.stages:
+            rows.append(_own_row(result, stage))
+            drawn.append(drawn_main(result, stage))
+            raw.append(raw_main(result, stage))
+    best = max(range(len(rows)), key=lambda place: rows[place].main or 0.0)
+    marked = []
+    for place, row in enumerate(rows):
+        if place == best:
+            marked.append(replace(row, mark="best") if len(rows) > 1 else row)
+            continue
+        low, high = interval(drawn[place] - drawn[best], len(set(group[0].drawn_with)))
+        mean = round(raw[place] - raw[best], 2)
+        mark: Mark = "worse" if high < 0 else "better" if low > 0 else "even"
+        marked.append(replace(row, mark=mark, difference=Difference(mean, low, high)))
+    return marked
+
+
+def _own_row(result: Result, stage: Stage) -> Row:
+    context = "" if result.model.context_length is None else f", context {result.model.context_length}"
+    source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
+    if result.retrieval is not None and result.retrieval.convention is not None:
+        source += f", convention {result.retrieval.convention}"
+    figures, bounds = own_figures(result, stage)
+    return Row(
+        origin="ours",
+        family=result.family,
+        model=result.model.name,
+        set=result.data.name,
+        variant=variant(result),
+        setting=result.setting,
+        kind=result.model.kind,
+        stage=stage_words(result, stage),
+        figures=figures,
+        interval=bounds,
+        sources=(source,),
+        seen="" if result.seen is None else result.seen.mark,
+    )
+
+
+def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Row:
+    stage = {None: "", 1: "cosine", 2: "re-ranked"}[row.stages]
+    titles = tuple(published().sources[source] for source in row.sources)
+    return Row(
+        origin="published",
+        family=row.family,
+        model=row.model,
+        set=row.set,
+        variant=row.variant,
+        setting=row.setting,
+        kind="",
+        stage=stage,
+        figures=row.all_figures,
+        interval=None,
+        sources=titles,
+        notes=tuple(row.notes),
+        mark=_against_ours(row, results, ours),
+    )
+
+
+def _against_ours(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Mark:
+    """Where a published main figure lies to the interval of the best of ours on what seems to be the same data."""
+    main = row.all_figures.get(VIEWS[row.family].main)
+    partial = row.family == "retrieval" and row.recomputed is None
+    if main is None or partial or row.images is None:
+        return ""
+    variants = {variant(result) for result in results if _comparable(row, result)}
+    rivals = [
+        of for of in ours if (of.set, of.setting) == (row.set, row.setting) and of.variant in variants and of.interval
+    ]
+    if not rivals:
+        return ""
+    low, high = max(rivals, key=lambda of: of.main or 0.0).interval or (0.0, 0.0)
+    return "better" if main > high else "worse" if main < low else "even"
+
+
+def _comparable(row: PublishedRow, result: Result) -> bool:
+    data = result.data
+    alike = row.texts is None or abs(data.texts - row.texts) <= 0.1 * row.texts
+    return (data.name, result.family) == (row.set, row.family) and data.images == row.images and alike

@@ -1,0 +1,92 @@
+"""What the benchmark asks of a model, whoever made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ccmb.core.errors import UsageError
+from ccmb.inference.items import Items
+from ccmb.inference.scoring import Match
+from ccmb.inference.stages import Cascade, Encoder, Matcher, RankOptions
+from ccmb.r2d2.modeling import TowerOutput, unit
+
+
+class Peer(Encoder, Matcher, Protocol):
+    """A model to be measured: it encodes pictures and texts and, where it can, ranks pairs.
+
+    Attributes:
+        name: what the user calls it.
+        kind: what it is, such as "R2D2" or "siglip".
+        context_length: longest text in tokens, special ones included; None where nobody knows.
+        fingerprint: hexadecimal SHA-256 of all that its embeddings and exact scores depend on.
+        match_temperature: by which match scores are calibrated; None where it cannot rank.
+        options: how the second stage of retrieval is computed; None where there is none.
+    """
+
+    name: str
+    kind: str
+    context_length: int | None
+    fingerprint: str
+    match_temperature: float | None
+
+    @property
+    def options(self) -> RankOptions | None: ...
+
+
+class OneStage:
+    """What a peer inherits that orders by cosine alone."""
+
+    match_temperature: float | None = None
+
+    @property
+    def can_rank(self) -> bool:
+        return False
+
+    @property
+    def options(self) -> RankOptions | None:
+        return None
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return None
+
+    def rank_scores(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> Tensor:
+        raise ValueError("this model has no second stage")
+
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        raise ValueError("this model has no second stage")
+
+
+def embedding(features_BD: Tensor) -> TowerOutput:
+    """The features of one stage, L2-normalised and on the CPU; there are no token states."""
+    embed_BD = unit(features_BD).cpu()
+    return TowerOutput(embed_BD, torch.empty(len(embed_BD), 0, 0))
+
+
+def fingerprint(module: nn.Module, settings: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of a module's weights and of the settings that count beside them."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def context_within(name: str, asked: int | None, usual: int, most: int | None) -> int:
+    """The context length to use: the one asked for, by default the usual one, and no more than there are positions.
+
+    Raises:
+        UsageError: more is asked for than the model has positions for, or too little for a word.
+    """
+    if asked is not None and not (asked >= 3 and (most is None or asked <= most)):
+        bound = "3 or more" if most is None else f"between 3 and {most}"
+        raise UsageError(f"--context-length is {asked}; {name} takes one {bound}")
+    return asked or min(usual, most or usual)

@@ -1,0 +1,27 @@
+"""Any model of the benchmark as the scorer of a corpus's pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccmb.benchmark.models.open_model import open_peer
+
+
+class PeerScorer:
+    """A model by what a user calls it, see `open_peer`, as a `ccmb.corpus.assembly.clip_scores.Scorer`."""
+
+    def __init__(self, source: str) -> None:
+        """
+        Raises:
+            CcmbError: the model is not there, or of a kind that cannot score.
+        """
+        self._peer = open_peer(source)
+        self.name, self.fingerprint = self._peer.name, self._peer.fingerprint
+
+    def encode_images(self, pictures: list[Image.Image]) -> NDArray[np.float32]:
+        return self._peer.encode_images(range(len(pictures)), pictures.__getitem__).embed.numpy()
+
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        return self._peer.encode_texts(texts).embed.numpy()

@@ -1,0 +1,89 @@
+"""Open any model as a peer by its name: own runs and folders, hub ids, two-tower models, open_clip, stored features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.benchmark.models.base import Peer
+from ccmb.benchmark.models.open_clip import OPEN_CLIP, OpenClipPeer
+from ccmb.benchmark.models.r2d2 import R2D2Peer
+from ccmb.benchmark.models.stored_features import FeaturesPeer, is_features
+from ccmb.benchmark.models.transformers_clip import open_two_towers
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.interface import Network, load_network
+from ccmb.inference.stages import EXACT, RankOptions
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.export_manifest import is_export
+from ccmb.r2d2.generative.captioner import has_captioner, load_captioner
+from ccmb.r2d2.generative.generator import has_generator, load_generator
+from ccmb.r2d2.loading import model_folder
+from ccmb.r2d2.pretrained.sources import read_config
+from ccmb.r2d2.processing import R2D2Processor
+
+
+def open_peer(name: str, context_length: int | None = None, options: RankOptions = EXACT) -> Peer:
+    """Open a model by what a user calls it.
+
+    Args:
+        name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; a folder of
+            stored features; or `open_clip:ARCHITECTURE/WEIGHTS`. `LABEL=` in front gives it a name of its own.
+        context_length: longest text in tokens; by default what the model was made for.
+        options: how a second stage is computed, if there is one.
+
+    Raises:
+        UsageError: it is a model of another kind, or the context length does not suit it.
+        CcmbError: it is not there or not whole; the message names it.
+    """
+    label, source = label_and_source(name)
+    if source.startswith(OPEN_CLIP):
+        return OpenClipPeer(label, source.removeprefix(OPEN_CLIP), context_length)
+    if is_features(Path(source)):
+        return FeaturesPeer(label, Path(source), context_length)
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
+        return R2D2Peer(label, *_load(source), context_length, options, source)
+    if read_config(source).model_type == R2D2Config.model_type:
+        return R2D2Peer(label, *_load(source), context_length, options, source)
+    return open_two_towers(label, source, context_length)
+
+
+def is_exported(name: str) -> bool:
+    """Whether a model is an export of ours."""
+    folder = Path(label_and_source(name)[1])
+    return is_export(folder) or is_export(folder / "model")
+
+
+def may_rank(name: str) -> bool:
+    """Whether a model has a second stage as far as its files tell; one that cannot be opened may."""
+    source = label_and_source(name)[1]
+    if source.startswith(OPEN_CLIP) or is_features(Path(source)):
+        return False
+    try:
+        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run
+            source = str(model_folder(source))
+        config = read_config(source)
+    except CcmbError:
+        return True  # which opening it will say better
+    return bool(getattr(config, "match_heads", False))
+
+
+def label_and_source(name: str) -> tuple[str, str]:
+    """`LABEL=SOURCE` in two; without a label it is the source itself, of a folder its last part that says something.
+
+    Raises:
+        UsageError: one of the two is empty.
+    """
+    label, equals, source = name.partition("=")
+    if not equals or Path(name).exists():  # a folder may be called lr=0.1
+        path = Path(name)
+        last = path.parent.name if path.name in ("run", "model") and path.parent.name else path.name
+        label, source = last if path.is_dir() else name, name
+    if not label or not source:
+        raise UsageError(f"'{name}' names no model; give a folder, a hub id, or LABEL=SOURCE")
+    return label, source
+
+
+def _load(source: str) -> tuple[Network, R2D2Processor]:
+    """With its decoder or its painter, if it has one."""
+    if has_generator(source):
+        return load_generator(source)
+    return load_captioner(source) if has_captioner(source) else load_network(source)

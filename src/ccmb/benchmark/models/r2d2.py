@@ -1,0 +1,79 @@
+"""R2D2 as one of the models that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from ccmb.benchmark.models.base import context_within, fingerprint
+from ccmb.core.device import choose_device
+from ccmb.inference.interface import Network
+from ccmb.inference.items import Items
+from ccmb.inference.scoring import Match
+from ccmb.inference.stages import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.onnx.runtime import ExportedR2D2
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import straightens_quotes
+
+
+class R2D2Peer:
+    """R2D2 with both stages, or PRD2 with the first; a captioner or a generator too, where `model` is one."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Network,
+        processor: R2D2Processor,
+        context_length: int | None = None,
+        options: RankOptions = EXACT,
+        source: str | None = None,
+    ) -> None:
+        most = model.config.max_text_tokens
+        processor.max_text_tokens = context_within(name, context_length, processor.max_text_tokens, most)
+        self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"
+        self.context_length: int | None = processor.max_text_tokens
+        # The match temperature turns scores into probabilities and changes no order.
+        self.match_temperature: float | None = model.config.match_temperature if model.can_rank else None
+        config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
+        settings = [processor.image_size, processor.image_mean, processor.image_std, self.context_length]
+        settings += [sorted(processor.tokenizer.get_vocab().items())]
+        settings += ["quotes are straight"] if straightens_quotes(processor.tokenizer) else []
+        identity: dict[str, Any] = {"config": config, "processor": settings}
+        if isinstance(model, ExportedR2D2):
+            identity["export"] = model.record.files
+        self.fingerprint = fingerprint(cast(nn.Module, model), identity)
+        cast(nn.Module, model).eval().to(choose_device("auto"))
+        self.model, self.processor = model, processor
+        self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options, source=source)
+
+    @property
+    def can_rank(self) -> bool:
+        return self._ranker.can_rank
+
+    @property
+    def options(self) -> RankOptions | None:
+        return self._ranker.options if self.can_rank else None
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return self._ranker.cascade
+
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        return self._encoder.encode_images(names, load)
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        return self._encoder.encode_texts(texts)
+
+    def rank_scores(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> Tensor:
+        return self._ranker.rank_scores(images, texts, image_index_N, text_index_N, cosine_N)
+
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        return self._ranker.match(images, texts, image_index_N, text_index_N)
+
+
+_NO_MATTER = ("_name_or_path", "match_temperature", "transformers_version")

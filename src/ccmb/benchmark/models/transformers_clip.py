@@ -1,0 +1,101 @@
+"""Two-tower models of transformers as peers: Chinese-CLIP, SigLIP and SigLIP 2, AltCLIP, CLIP, and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MODEL_MAPPING, AutoImageProcessor, AutoModel, PreTrainedTokenizerBase
+
+from ccmb.benchmark.models.base import OneStage, context_within, embedding, fingerprint
+from ccmb.core.device import choose_device
+from ccmb.core.errors import CcmbError, UsageError, one_line
+from ccmb.inference.stages import Load
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.pretrained.sources import load_text_tokenizer, load_weights, read_config
+from ccmb.r2d2.tokenizer import straighten_quotes
+
+# What the models were evaluated with by their authors; others take what their tokenizer says.
+CONTEXT = {"chinese_clip": 52, "altclip": 77, "clip": 77, "siglip": 64, "siglip2": 64}
+# Trained on lower-case texts padded to the full length, whose padding is read like words.
+SIGLIPS = ("siglip", "siglip2")
+# Tensors that no feature depends on, and that some checkpoints lack.
+UNUSED = r".*position_ids$|text_model\.pooler\."
+
+
+class TwoTowersPeer(OneStage):
+    """A model of transformers with `get_image_features` and `get_text_features`, whose cosines order."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        image_processor: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        context_length: int | None = None,
+    ) -> None:
+        self.name, self.kind = name, model.config.model_type
+        usual = CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512))
+        self.context_length: int | None = context_within(name, context_length, usual, _positions(model.config))
+        processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
+        if self.kind == "chinese_clip":
+            tokenizer = straighten_quotes(tokenizer)
+            processing.append("quotes are straight")
+        self._images, self._tokenizer = image_processor, tokenizer
+        self.fingerprint = fingerprint(model, {"kind": self.kind, "processing": processing})
+        self._device = choose_device("auto")
+        self._model = model.eval().to(self._device)
+
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        inputs = self._images(images=[load(name) for name in names], return_tensors="pt")
+        return self._features(self._model.get_image_features, inputs)
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        whole = self.kind in SIGLIPS
+        inputs = self._tokenizer(
+            [text.lower() for text in texts] if whole else list(texts),
+            padding="max_length" if whole else "longest",
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )
+        names = ("input_ids",) if whole else ("input_ids", "attention_mask")
+        return self._features(self._model.get_text_features, {name: inputs[name] for name in names})
+
+    def _features(self, features: Any, inputs: Any) -> TowerOutput:
+        with torch.inference_mode():
+            output = features(**{name: value.to(self._device) for name, value in inputs.items()})
+        return embedding(output if isinstance(output, Tensor) else output.pooler_output)
+
+
+def open_two_towers(name: str, source: str, context_length: int | None = None) -> TwoTowersPeer:
+    """Open a local folder or hub id.
+
+    Raises:
+        UsageError: the model is no two-tower one.
+        CcmbError: it is not there, or its weights, tokenizer or image processor are not whole; the message names it.
+    """
+    config = read_config(source)
+    kind = MODEL_MAPPING.get(type(config), None)
+    if not all(hasattr(kind, method) for method in ("get_image_features", "get_text_features")):
+        raise UsageError(
+            f"{source}: {config.model_type} is no model of two towers; give R2D2, chinese_clip, siglip, altclip, clip "
+            "or another with get_image_features and get_text_features"
+        )
+    model = load_weights(source, AutoModel, config, UNUSED, r"(?!)")
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, backend="pil")
+    except Exception as error:  # no preprocessor_config.json, or one that transformers cannot read
+        raise CcmbError(f"{source}: the image processor cannot be loaded ({one_line(error)})") from None
+    tokenizer = load_text_tokenizer(source, config.text_config.vocab_size, masks=False)
+    return TwoTowersPeer(name, model, image_processor, tokenizer, context_length)
+
+
+def _positions(config: Any) -> int | None:
+    """The longest text that there are positions for; RoBERTa counts them from the one after padding's."""
+    most = getattr(config.text_config, "max_position_embeddings", None)
+    if most is not None and config.model_type == "altclip":
+        most -= config.text_config.pad_token_id + 1
+    return most

@@ -1,0 +1,265 @@
+"""What one result file holds: one model on one split of one set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ccmb.core.choices import Convention, Setting
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json
+from ccmb.inference.two_stage import Direction
+
+Stage = Literal["pre_ranking", "ranking"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+STAGES: tuple[Stage, ...] = get_args(Stage)
+Family = Literal["retrieval", "matching", "classification", "captioning", "generation"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+Interval = tuple[float, float]
+# Figures by stage; None of a stage that the model does not have.
+Recalls = dict[Stage, dict[str, float] | None]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Measured(_Part):
+    """The model."""
+
+    name: str
+    kind: str = Field(description="R2D2, PRD2, the model_type of transformers, open_clip or features")
+    fingerprint: str = Field(description="SHA-256 of weights and settings")
+    context_length: int | None = Field(description="longest text in tokens; null where nobody knows")
+    stages: Literal[1, 2] = Field(description="1: ordered by cosine alone, for the model cannot rank")
+
+
+class Data(_Part):
+    """The split."""
+
+    name: str
+    split: str
+    revision: str = Field(description="SHA-256 of names, texts and pictures")
+    images: int
+    texts: int
+    unreadable: list[str] = Field(description="a line for each picture that was left out")
+
+
+class Seen(_Part):
+    """Which of the split's images the model was trained on, by the numbers of photographs in their names."""
+
+    images: int
+    mark: str = Field(description="saw N test images; empty of none")
+    read: list[str] = Field(description="data sets and splits that the model was trained on")
+
+
+class Retrieval(_Part):
+    """Recalls in percent by direction and stage, and 95 % intervals over pictures."""
+
+    text_to_image: Recalls
+    image_to_text: Recalls = Field(description="empty where pictures are not searched from, as of MUGE")
+    mean_recall: dict[Stage, float | None]
+    intervals: dict[str, dict[Stage, dict[str, Interval]]]
+    mean_recall_interval: dict[Stage, Interval]
+    gain: dict[str, float] | None = Field(description="of ranking in R@1 of text to image, in points")
+    ranks: dict[Direction, dict[Stage, list[int]]] = Field(description="of each query, from 1; for paired tests")
+    convention: Convention | None = Field(
+        None, description="which answers are right and how ties count; null: a text's own image alone, ties against it"
+    )
+    equal_texts: int = Field(0, description="texts that are equal to one of another image")
+
+    def recalls(self, direction: Direction, stage: Stage) -> dict[str, float] | None:
+        return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)
+
+
+class Fitted(_Part):
+    """What was fitted on other pairs than those that are scored, once for each part of these."""
+
+    on: str
+    threshold: list[float]
+    temperature: list[float] | None = Field(description="null without cross encoders")
+
+
+class MatchingFigures(_Part):
+    """Of one stage, in [0, 1], null where there is none; see `ccmb.tasks.matching.metrics`."""
+
+    auc: float
+    accuracy: float | None = Field(None, description="at probability 0.5")
+    accuracy_fitted: float | None = Field(description="at a threshold fitted on other pictures")
+    calibration_error: float | None = Field(None, description="corrected for bias")
+    calibration_error_plain: float | None = Field(None, description="without the correction, as most papers report it")
+    calibration_error_fitted: float | None = Field(None, description="at a temperature fitted on other pictures")
+    interval: dict[str, Interval] = Field(description="95 %, over pictures")
+    fitted: Fitted | None
+
+
+class Matching(MatchingFigures):
+    """Figures of the match score or, where there is none, of the cosine."""
+
+    pairs: int
+    pictures: int
+    matches: int
+    stage: Stage
+    match_temperature: float | None
+    pre_ranking: MatchingFigures | None = Field(None, description="of the cosine, where `stage` is ranking")
+    labels: list[int]
+    scores: dict[Stage, list[float]] = Field(description="of each pair; for paired tests")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return STAGES if self.stage == "ranking" else STAGES[:1]
+
+    def of(self, stage: Stage) -> MatchingFigures:
+        return self if stage == self.stage or self.pre_ranking is None else self.pre_ranking
+
+
+class Accuracy(_Part):
+    """Of one stage, in percent, with 95 % intervals over pictures."""
+
+    top1: float
+    top5: float
+    mean_per_class: float
+    interval: dict[str, Interval]
+
+
+class RankedAccuracy(Accuracy):
+    depth: int = Field(description="classes that the second stage ranks")
+
+
+class Classification(Accuracy):
+    """Of the first stage, and of the second one where it was asked for."""
+
+    pictures: int
+    classes: int
+    classes_with_pictures: int
+    class_list: str
+    ranking: RankedAccuracy | None = None
+    ranks: dict[Stage, list[int]] = Field(description="of each picture's class, from 1; for paired tests")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return STAGES[: 1 if self.ranking is None else 2]
+
+    def of(self, stage: Stage) -> Accuracy:
+        return self.ranking if stage == "ranking" and self.ranking is not None else self
+
+
+class CaptionFigures(_Part):
+    """Of the captions that one stage puts first, on characters, in percent."""
+
+    cider_d: float
+    bleu_1: float
+    bleu_4: float
+    rouge_l: float
+    match_score: float | None
+    interval: Interval = Field(description="of CIDEr-D: 95 %, over pictures")
+
+
+class Captioning(_Part):
+    """The first stage is what the decoder puts first, the second what is re-ranked to the first place."""
+
+    pictures: int
+    references: int
+    decoding: dict[str, Any]
+    figures: dict[Stage, CaptionFigures]
+    cider: dict[Stage, list[float]] = Field(description="CIDEr-D of each picture, in [0, 10]; for paired tests")
+    captions: dict[Stage, list[str]]
+
+
+class GenerationFigures(_Part):
+    """Of one picture for each text."""
+
+    match_score: float = Field(description="mean, in percent; the cosine's where the judge has no match heads")
+    fid: float
+    kid: float
+    things: dict[str, float] | None = Field(description="on the drawn world: what is right, in percent")
+    interval: Interval = Field(description="of the match score: 95 %, over texts")
+
+
+class Generation(_Part):
+    """The first stage is the picture that was painted first, the second the one that the judge chose among several."""
+
+    pictures: int
+    painting: dict[str, Any]
+    judge: str
+    judge_fingerprint: str = Field(description="SHA-256 of its weights")
+    features: str = Field(description="whose, for FID and KID")
+    figures: dict[Stage, GenerationFigures]
+    scores: dict[Stage, list[float]] = Field(description="match score of each picture, in percent; for paired tests")
+
+
+class Result(_Part):
+    """The whole file: one of the five families is there."""
+
+    key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
+    model: Measured
+    data: Data
+    seen: Seen | None = Field(None, description="null where nothing says what the model was trained on")
+    setting: Setting
+    prompt_set: str | None = Field(description="of classification; others put no prompt around a text")
+    depth: int | None = Field(description="candidates that the second stage ranks; null without one")
+    precision: str | None = Field(None, description="in which the best are chosen; null: fp32, or none")
+    cascade: int | None = Field(None, description="how many candidates one cross encoder chooses; null: both see all")
+    seed: int
+    draws: int = Field(description="of the units that the intervals are drawn from")
+    retrieval: Retrieval | None = None
+    matching: Matching | None = None
+    classification: Classification | None = None
+    captioning: Captioning | None = None
+    generation: Generation | None = None
+    drawn_with: list[int] = Field(
+        description="with what resampling draws each text, pair or picture: the place of its picture"
+    )
+    commit: str
+    hardware: dict[str, Any]
+    seconds: dict[str, float] = Field(description="encoding counts for nothing where features_kept")
+    features_kept: bool = Field(description="whether the features had been encoded by an earlier measurement")
+    finished: str = Field(description="time in UTC, ISO 8601")
+
+    @model_validator(mode="after")
+    def _one_family(self) -> Result:
+        if sum(getattr(self, family) is not None for family in FAMILIES) != 1:
+            raise ValueError(f"needs one of {', '.join(FAMILIES)}")
+        return self
+
+    @property
+    def family(self) -> Family:
+        return next(family for family in FAMILIES if getattr(self, family) is not None)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        if self.captioning is not None:
+            return STAGES
+        if self.generation is not None:
+            return tuple(stage for stage in STAGES if stage in self.generation.figures)
+        section = self.matching or self.classification
+        return STAGES[: self.model.stages] if section is None else section.stages
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        CcmbError: it is no result, or one of another version; the message names file and key.
+    """
+    try:
+        return Result.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CcmbError(f"{path}: {place}: {first['msg']}; measure anew with `ccmb benchmark`") from None
+
+
+def result_key(**values: Any) -> str:
+    """SHA-256 of all that a result depends on."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def slug(name: str) -> str:
+    """The name as it may stand in a file name; empty if nothing of it may."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")

@@ -1,0 +1,69 @@
+"""What verbs have in common: options, results for people or machines, and what could not be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ccmb.core.choices import Convention, Precision
+from ccmb.core.terminal import visible_line
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
+MinProbabilityOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
+]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data.")
+]
+TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        help="bf16: the best candidates are chosen in bf16 and ordered in fp32; auto: where the processor has bf16; "
+        "int8: chosen by the model's int8 export, which is made at its first use."
+    ),
+]
+CascadeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The text-image encoder chooses N candidates of each query, and both encoders order these."
+    ),
+]
+ConventionOption = Annotated[
+    Convention | None,
+    typer.Option(
+        help="Which answers of retrieval are right: equal_texts (by default: an equal text is right, ties count "
+        "against the model) or official (its own texts alone, ties by order)."
+    ),
+]
+FastFlag = Annotated[
+    bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def print_result(values: Any, as_json: bool, text: str) -> None:
+    """The values as JSON, or the text."""
+    if as_json:
+        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    elif text:
+        typer.echo(text)
+
+
+def say_findings(text: str) -> None:
+    """What was left out of a data set, on stderr."""
+    if text:
+        typer.echo(text, err=True)
+
+
+def say_unreadable(unreadable: list[str], shown: int = 5) -> None:
+    """The first of some lines about pictures, on stderr."""
+    if unreadable:
+        typer.echo(f"{len(unreadable)} pictures could not be read:", err=True)
+        for line in unreadable[:shown]:
+            typer.echo(f"  {visible_line(line)}", err=True)
+        if len(unreadable) > shown:
+            typer.echo(f"  ... and {len(unreadable) - shown} more", err=True)

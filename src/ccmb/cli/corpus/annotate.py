@@ -1,0 +1,107 @@
+"""`ccmb corpus annotate export|import`: pairs of a corpus to annotators, and their answers to data sets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ccmb.cli.common.options import JsonFlag, print_result
+
+annotate_app = typer.Typer(
+    name="annotate",
+    help="Pairs of a corpus to annotators, and their answers to data sets.\n\n"
+    "Example: ccmb corpus annotate export zero --out round-1\n\n"
+    "Example: ccmb corpus annotate import round-1 answers.json --out sets",
+    no_args_is_help=True,
+)
+
+
+@annotate_app.command(name="export")
+def export_round(
+    corpus: Annotated[Path, typer.Argument(help="The folder of a corpus.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for Label Studio's tasks and pictures.")],
+    length: Annotated[
+        Literal["short", "long"], typer.Option(help="short: queries (IQM, IQR); long: captions, titles, contents.")
+    ] = "short",
+    pairs: Annotated[
+        int, typer.Option(min=0, help="To be judged; half drawn as fitting, half as hard negatives.")
+    ] = 1000,
+    captions: Annotated[int, typer.Option(min=0, help="Pictures that a caption is to be written for.")] = 0,
+    gold: Annotated[int, typer.Option(min=0, help="Clear cases among the pairs, to judge annotators by.")] = 50,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Finds the hard negatives; by default shared words do.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw what annotators are asked, and write it for Label Studio.
+
+    Example: ccmb corpus annotate export zero --pairs 2000 --gold 100 --out round-1
+    """
+    from ccmb.cli.corpus.common import need_extra, open_scorer
+
+    need_extra()
+    from ccmb.corpus.annotation.label_studio import CONFIG, TASKS, export_tasks, needs
+    from ccmb.corpus.annotation.tasks import draw_tasks
+
+    tasks = draw_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
+    export_tasks(corpus, tasks, out)
+    text = f"{out}: {len(tasks)} tasks; import {TASKS} into a project of Label Studio with {CONFIG}"
+    report = {"tasks": len(tasks), "folder": str(out), "needs": needs(out)}
+    print_result(report, as_json, "\n".join([text, *needs(out)]))
+
+
+@annotate_app.command(name="import")
+def import_round(
+    exported: Annotated[Path, typer.Argument(help="The folder of annotate export.")],
+    answers: Annotated[list[Path], typer.Argument(help="Label Studio's JSON exports, of all rounds.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the data sets go.")],
+    gold_share: Annotated[float, typer.Option(min=0, max=1, help="Of gold questions right, to be trusted.")] = 0.7,
+    votes: Annotated[int, typer.Option(min=1, help="Answers that a pair needs.")] = 3,
+    majority: Annotated[float, typer.Option(min=0, max=1, help="Share of the votes that decides.")] = 0.66,
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge annotators by gold questions, count votes, and write ICM, IQM, ICR, IQR; the rest becomes another round.
+
+    Example: ccmb corpus annotate import round-1 answers.json --out sets
+    """
+    from ccmb.cli.corpus.common import need_extra
+
+    need_extra()
+    from ccmb.core.files import write_json
+    from ccmb.corpus.annotation.datasets import write_sets
+    from ccmb.corpus.annotation.label_studio import read_answers, read_tasks, write_tasks
+    from ccmb.corpus.annotation.votes import Trust, count_votes
+
+    tasks = read_tasks(exported)
+    given = read_answers(answers, tasks)
+    found = count_votes(tasks, given, Trust(gold_share=gold_share, votes=votes, majority=majority))
+    lines = write_sets(tasks, found, exported, out)
+    write_tasks(exported / "next-round.json", found.undecided)
+    report = {
+        "decided": len(found.labels), "undecided": len(found.undecided), "captions": len(found.captions),
+        "fleiss_kappa": _number(found.kappa), "krippendorff_alpha": _number(found.alpha), "lines": lines,
+        "unnamed_answers": sum(not answer.named for answer in given),
+        "annotators": [asdict(of) | {"with_majority": _number(of.with_majority)} for of in found.annotators],
+    }  # fmt: skip
+    write_json(out / "report.json", report)
+    said = [f"{name}: {count} lines" for name, count in lines.items()]
+    said += [
+        f"{of.name}: {of.answers} answers, {of.gold_right} of {of.gold_answers} gold right"
+        + ("" if of.trusted else "; not trusted, left out")
+        for of in found.annotators
+    ]
+    if report["unnamed_answers"]:
+        said.append(
+            f"{report['unnamed_answers']} answers name no annotator; in each task they count as of unknown-1, ..."
+        )
+    said.append(f"kappa {found.kappa:.3f}, alpha {found.alpha:.3f}; {len(found.undecided)} tasks for another round")
+    print_result(report, as_json, "\n".join(said))
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if value != value else round(value, 4)

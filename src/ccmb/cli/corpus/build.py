@@ -1,0 +1,186 @@
+"""`ccmb corpus VERB`: from click logs and pages to a corpus in shards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccmb.cli.common.options import JsonFlag, print_result
+from ccmb.cli.corpus.annotate import annotate_app
+from ccmb.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from ccmb.corpus.assembly.held_out import HeldOutPictures
+from ccmb.cli.corpus.common import need_extra, open_scorer
+
+corpus_app = typer.Typer(name="corpus", help="From click logs and pages to a corpus in shards.", no_args_is_help=True)
+
+corpus_app.add_typer(annotate_app)
+
+Sources = Annotated[list[str] | None, typer.Option(help="Files, folders, globs or URLs; may be given several times.")]
+CorpusArgument = Annotated[Path, typer.Argument(help="The folder of a corpus.")]
+
+
+@corpus_app.command()
+def build(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe: zero.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the corpus.")] = Path("corpus"),
+    impressions: Sources = None,
+    pages: Sources = None,
+    links: Sources = None,
+    test_texts: Sources = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Pass over input files called so, such as '*.bak.jsonl', tmp or 2019/raw.")
+    ] = None,
+    test_pictures: Annotated[
+        list[str] | None, typer.Option(help="Folder or tar of pictures that no picture may be a copy of.")
+    ] = None,
+    test_set: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME:FOLDER of a downstream set: keep clear of pictures and texts of its val and test."),
+    ] = None,
+    score_model: Annotated[
+        str | None, typer.Option(help="A run, folder or hub id of R2D2 or Chinese-CLIP that scores each pair.")
+    ] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that works on the tables.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Fetch links again that failed but may succeed another day.")
+    ] = False,
+    proxy_from_environment: Annotated[
+        bool, typer.Option("--proxy-from-environment", help="Fetch through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build a corpus from logs, pages and link lists; run it again to go on after any stop.
+
+    Impressions: query, image_url, page_url, position, clicked, visitor, time. Pages: Url, Title, Content, ImageUrl,
+    ImageKey, ImageQuery. Links: url and caption. JSON or Parquet; links also CSV and TSV. Test texts: any of these.
+
+    Example: ccmb corpus build zero --impressions logs --pages pages.jsonl --out zero
+
+    Example: ccmb corpus build zero pairs.least_score=0.26 --links 'wukong/*.csv' --test-set muge:downloads/muge
+    """
+    need_extra()
+    from ccmb.core.config.given_keys import refuse_keys
+    from ccmb.core.config.recipe_files import load_recipe
+    from ccmb.core.signals import orderly_end
+    from ccmb.corpus.assembly.build import Extras, build_corpus
+    from ccmb.corpus.assembly.decontamination import open_test_pictures, open_test_sets
+    from ccmb.corpus.assembly.recipe import ZeroRecipe, find_corpus_recipe
+    from ccmb.corpus.inputs.tables import Inputs
+
+    if not (impressions or pages or links):
+        raise UsageError("give --impressions, --pages or --links")
+    through = ["download.network.proxy_from_environment=true"] if proxy_from_environment else []
+    typed = load_recipe(ZeroRecipe, find_corpus_recipe(recipe), [*(overrides or []), *through])
+    if not impressions:
+        refuse_keys(typed.clicks, "clicks.", "of --impressions; give them")
+    if not score_model:
+        refuse_keys(typed.score, "score.", "of the model of --score-model; give one")
+    pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
+    texts = list(test_texts or [])
+    if test_set:
+        of_sets, files = open_test_sets(test_set, out / "work")
+        pictures, texts = pictures + of_sets, texts + files
+    inputs = Inputs(
+        impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts, exclude=exclude or []
+    )
+    scorer = open_scorer(score_model) if score_model else None
+    with orderly_end():
+        found = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))
+    say_corpus(out, found, as_json)
+
+
+@corpus_app.command()
+def verify(corpus: CorpusArgument, as_json: JsonFlag = False) -> None:
+    """Check a corpus whole: files against the manifest, rows of the index against the shards, every picture decoded.
+
+    Each problem comes with what mends it. Exits with 1 if there is one.
+
+    Example: ccmb corpus verify zero
+    """
+    need_extra()
+    from ccmb.corpus.analysis.verify import verify_corpus
+
+    found = verify_corpus(corpus)
+    lines = [f"{problem.file}: {problem.what}; {problem.mend}" for problem in found.problems]
+    counts = f"{found.files:,} files, {found.pictures:,} pictures, {found.pairs:,} pairs"
+    print_result(asdict(found), as_json, "\n".join([*lines, f"{counts}; {len(lines) or 'no'} problems"]))
+    if lines:
+        raise typer.Exit(1)
+
+
+@corpus_app.command()
+def sample(
+    corpus: CorpusArgument,
+    share: Annotated[float, typer.Option(help="Of the pictures of the whole corpus, in (0, 1].")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a random subset as a corpus of its own; smaller ones lie in larger ones, and any machine draws the same.
+
+    Example: ccmb corpus sample zero --share 0.1 --out zero-sub
+    """
+    need_extra()
+    from ccmb.corpus.analysis.subset import sample_corpus
+
+    say_corpus(out, sample_corpus(corpus, share, out), as_json)
+
+
+def say_corpus(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
+    text = f"{out}: {manifest['pictures']:,} pictures, {manifest['pairs']:,} pairs in {manifest['shards']:,} shards"
+    print_result({name: value for name, value in manifest.items() if name != "files"}, as_json, text)
+
+
+@corpus_app.command()
+def stats(
+    corpus: CorpusArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; by default stats.html in the corpus's folder.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures in the random sample.")] = 24,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a page: the funnel, histograms of lengths, click rates and sizes, domains, and a random sample.
+
+    Example: ccmb corpus stats zero --json
+    """
+    need_extra()
+    from ccmb.corpus.analysis.page import write_corpus_page
+    from ccmb.corpus.analysis.statistics import statistics
+
+    page, figures = out or corpus / "stats.html", statistics(corpus)
+    write_corpus_page(corpus, figures, page, pictures)
+    lines = [
+        f"{step['name']:>20}  {step['rows']:>12,} {step['unit']:<12} {step['kept']:>12,} kept  "
+        + ", ".join(f"{reason} {count:,}" for reason, count in step["dropped"].items())
+        for step in figures["funnel"]
+    ]
+    print_result(figures, as_json, "\n".join([*lines, f"page: {page}"]))
+
+
+@corpus_app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("corpus-demo"),
+    pictures: Annotated[int, typer.Option(min=20, help="Drawn pictures of the simulated web.")] = 400,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also pre-train on the corpus and on as many raw pairs, and compare.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A simulated web from end to end, offline: logs, a server with faults, the build, and what became of what was
+    planted: false pairs, copies, spam, and good pairs.
+
+    Example: ccmb corpus demo --out corpus-demo
+    """
+    need_extra()
+    from ccmb.core.signals import orderly_end
+    from ccmb.demos.corpus_demo import closing_words, run_demo
+
+    with orderly_end():
+        report = run_demo(out, pictures, compare)
+    print_result(report, as_json, closing_words(out, report))

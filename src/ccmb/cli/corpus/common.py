@@ -1,0 +1,29 @@
+"""What the verbs of `ccmb corpus` share."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from ccmb.core.errors import CcmbError
+
+if TYPE_CHECKING:
+    pass
+
+
+NEEDED = ("daft", "pyarrow", "aiohttp", "opencc")
+
+
+def need_extra() -> None:
+    """
+    Raises:
+        CcmbError: a library of the extra is not installed.
+    """
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise CcmbError(f"ccmb corpus needs {', '.join(missing)}: pip install 'ccmb[corpus]'")
+
+
+def open_scorer(name: str) -> Any:
+    from ccmb.benchmark.models.corpus_scorer import PeerScorer
+
+    return PeerScorer(name)

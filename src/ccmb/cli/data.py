@@ -1,0 +1,174 @@
+"""`ccmb data VERB`: what prepares and checks data."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccmb.cli.common.options import JsonFlag, print_result, say_findings, say_unreadable
+from ccmb.core.errors import UsageError, did_you_mean
+from ccmb.scenes.scene import Split
+
+data_app = typer.Typer(name="data", help="Prepare and check data.", no_args_is_help=True)
+
+FieldOption = Annotated[list[str] | None, typer.Option("--field", help="Text field; may be given several times.")]
+
+
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Folder or tar of the pictures, where it lies elsewhere than usual.")
+]
+
+
+@data_app.command(name="list")
+def list_sets(as_json: JsonFlag = False) -> None:
+    """List the downstream data sets: task, splits, metric, licence, files, and what to download by hand.
+
+    Example: ccmb data list --json
+    """
+    from ccmb.datasets import CARDS
+    from ccmb.datasets.listing import card_values, cards_text
+
+    print_result([card_values(card) for card in CARDS.values()], as_json, cards_text(CARDS.values()))
+
+
+@data_app.command()
+def draw(
+    out: Annotated[Path, typer.Argument(help="A new folder for pairs.jsonl and images.tar.")],
+    train: Annotated[int, typer.Option(min=1, help="Pictures of the training split.")] = 20_000,
+    val: Annotated[int, typer.Option(min=1, help="Of validation.")] = 500,
+    test: Annotated[int, typer.Option(min=1, help="Of the test.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Their side in pixels.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal pictures.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw close-ups of one thing each with Chinese texts, offline: what a small generator learns to paint.
+
+    Example: ccmb data draw things --train 20000
+    """
+    from ccmb.scenes.close_ups import draw_things
+
+    counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+    draw_things(out, counts, size, seed)
+    print_result({"folder": str(out), **counts}, as_json, f"{out}: {sum(counts.values()):,} pictures")
+
+
+@data_app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A pairs.jsonl file, or NAME:FOLDER of a downstream data set.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards and their manifest.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder or tar of the pictures; by default images.tar beside the pairs, or as published."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split to write.")] = "train",
+    field: FieldOption = None,
+    samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in each shard but the last.")] = 5000,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Make larger pictures so small that their short side is this.")
+    ] = None,
+    keep_metadata: Annotated[
+        bool, typer.Option("--keep-metadata", help="Leave EXIF (such as the place), XMP and IPTC in the pictures.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write own pairs or a downstream data set as WebDataset shards; the same input gives the same bytes.
+
+    Example: ccmb data convert pairs.jsonl shards --images pictures --field captions --image-size 256
+
+    Example: ccmb data convert muge:downloads/muge shards --split val
+    """
+    name, _, folder = source.partition(":")
+    if folder and not Path(source).exists():
+        from ccmb.datasets.to_shards import convert_dataset
+
+        if field:
+            raise UsageError("--field goes with a pairs file; a data set is written with all its fields")
+        done, skipped = convert_dataset(name, folder, out, split, images, samples_per_shard, image_size, keep_metadata)
+        say_findings(skipped)
+    else:
+        from ccmb.data.images.source import Pictures
+        from ccmb.data.shards.write import convert_pairs
+
+        pairs = Path(source)
+        pictures = Pictures.open(images or pairs.parent / "images.tar")
+        fields = field or ["texts"]
+        done = convert_pairs(pairs, pictures, out, split, fields, samples_per_shard, image_size, keep_metadata)
+    say_unreadable(done.unreadable)
+    print_result(asdict(done), as_json, f"{out}: {done.samples} samples in {done.shards} shards")
+
+
+@data_app.command()
+def verify(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, tars, globs, brace ranges or URLs of shards; or a downstream data set's name and its folder."
+        ),
+    ],
+    field: FieldOption = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set: only this split; by default all there are.")] = None,
+    images: ImagesOption = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a data set: NAME=FOLDER or pairs of another one; counts the photographs that both have."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read shards or a data set whole and list what is wrong.
+
+    Of shards: damage, other checksums, samples without text or picture. Of a data set: lines that cannot be read,
+    missing and undecodable pictures, empty and repeated texts, marks left in texts, other counts than published,
+    pictures that two splits share, or with --against another set; each with examples and what to do. Exits with 1 if
+    there is a problem.
+
+    Example: ccmb data verify shards --field captions
+
+    Example: ccmb data verify muge downloads/muge --split val
+
+    Example: ccmb data verify flickr30k-cn flickr30k-cn --against flickr8k-cn=flickr8k-cn
+    """
+    if _names_a_set(targets):
+        if len(targets) != 2 or field:
+            raise UsageError(f"a data set is verified as: ccmb data verify {targets[0]} FOLDER, without --field")
+        _verify_set(targets[0], targets[1], split, images, against or [], as_json)
+        return
+    if split or images or against:
+        raise UsageError(
+            "--split, --images and --against go with a data set: ccmb data verify NAME FOLDER; see ccmb data list"
+        )
+    from ccmb.data.shards.write import verify_shards
+
+    found = verify_shards(targets, field)
+    text = f"{found.samples} samples in {found.shards} shards; {len(found.problems) or 'no'} problems"
+    if found.repeated_keys:
+        text += f"; {found.repeated_keys} keys stand in several shards"
+    print_result(asdict(found), as_json, "\n".join([*found.problems, text]))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _names_a_set(targets: list[str]) -> bool:
+    """Whether the first word names a data set, exactly or nearly, and no shards."""
+    from ccmb.datasets import CARDS
+
+    name = targets[0]
+    places = [Path(), Path(os.environ.get("CCMB_DATA", "")).expanduser()]
+    if not re.fullmatch(r"[\w-]+", name) or any((place / name).exists() for place in places):
+        return False
+    return name.lower() in CARDS or (len(targets) == 2 and bool(did_you_mean(name.lower(), list(CARDS))))
+
+
+def _verify_set(
+    name: str, folder: str, split: str | None, images: Path | None, against: list[str], as_json: bool
+) -> None:
+    from ccmb.datasets.verify import checked_text, verify_dataset
+
+    checked = verify_dataset(name, folder, split, images, against)
+    print_result(asdict(checked), as_json, checked_text(checked))
+    if checked.is_faulty:
+        raise typer.Exit(1)

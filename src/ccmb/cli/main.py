@@ -1,0 +1,94 @@
+"""`ccmb VERB`: the command line. Heavy libraries load inside the verbs, so that `ccmb --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+
+from ccmb.cli.benchmark import benchmark, leaderboard
+from ccmb.cli.caption import caption
+from ccmb.cli.convert import calibrate, convert
+from ccmb.cli.corpus.build import corpus_app
+from ccmb.cli.data import data_app
+from ccmb.cli.evaluate import evaluate
+from ccmb.cli.export import export
+from ccmb.cli.finetune import finetune, mix
+from ccmb.cli.generate import generate
+from ccmb.cli.match import classify, match
+from ccmb.cli.pretrain import pretrain, quickstart
+from ccmb.cli.runs import doctor, presets, runs
+from ccmb.cli.search import index, search
+from ccmb.cli.serve import serve
+from ccmb.core.errors import CcmbError, Stopped
+from ccmb.core.terminal import guarded, visible_line
+
+app = typer.Typer(
+    name="ccmb",
+    help="Chinese image-text work in one package: pre-train R2D2, measure it, search with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app)
+app.add_typer(corpus_app)
+
+app.command()(quickstart)
+app.command()(pretrain)
+app.command()(finetune)
+app.command()(mix)
+app.command()(doctor)
+app.command()(runs)
+app.command()(presets)
+app.command()(convert)
+app.command()(calibrate)
+app.command()(match)
+app.command()(classify)
+app.command()(caption)
+app.command()(export)
+app.command()(generate)
+app.command()(evaluate)
+app.command()(benchmark)
+app.command()(leaderboard)
+app.command()(index)
+app.command()(search)
+app.command()(serve)
+
+
+def main() -> None:
+    """Entry point: user errors become one line and an exit code of 1 or 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--help" in sys.argv:
+        _run()  # its colours are our own
+        return
+    os.environ.setdefault(
+        "_TYPER_FORCE_DISABLE_TERMINAL", "1"
+    )  # nor does Typer colour usage errors where CI asks it to
+    with guarded():
+        _run()
+
+
+def _run() -> None:
+    try:
+        app(standalone_mode=True)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") != "0":  # all processes of a run stop together, and one says so
+            raise SystemExit(stopped.exit_code) from None
+        _fail(stopped)
+    except CcmbError as error:
+        _fail(error)
+
+
+def _fail(error: CcmbError) -> None:
+    print(f"ccmb: {visible_line(error)}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

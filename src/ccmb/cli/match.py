@@ -1,0 +1,107 @@
+"""The verbs about given pictures: `ccmb match` and `ccmb classify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ccmb.cli.common.options import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
+from ccmb.core.terminal import visible_line
+
+if TYPE_CHECKING:
+    from ccmb.r2d2.processing import R2D2Processor
+
+CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
+TemplatesOption = Annotated[
+    str, typer.Option(help="Prompts of a class: all, plain, a text with {} for its name, or a file of one a line.")
+]
+
+
+def match(
+    text: Annotated[str, typer.Argument(help="What the pictures may show, in Chinese.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    model: ModelOption,
+    min_probability: MinProbabilityOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how well a text describes each of some pictures.
+
+    Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
+    """
+    from ccmb.core.validation import check_min_probability, check_text
+    from ccmb.inference.interface import load_network
+    from ccmb.tasks.matching.predict import match_pictures
+
+    check_text(text, "to match")  # before the model is loaded in vain
+    check_min_probability(min_probability)
+    network, processor = load_network(model)
+    say_unknown(processor, [text])
+    found = match_pictures(network, processor, text, pictures, min_probability)
+    say_unreadable([of.error for of in found if of.error])
+    if not network.can_rank:
+        typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
+    lines = [
+        f"{visible_line(of.picture)}  cosine {of.cosine:.3f}"
+        + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
+        + ("" if of.match is None else "  match" if of.match else "  no match")
+        for of in found
+        if not of.error
+    ]
+    print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+
+
+def classify(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    model: ModelOption,
+    classes: Annotated[str, typer.Option("--classes", "-c", help=CLASSES_HELP)],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    templates: TemplatesOption = "all",
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Let the second stage rank so many of the best classes.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which of some classes each of some pictures belongs to; the classes' Chinese names are all it takes.
+
+    Example: ccmb classify cat.jpg dog.jpg --model runs/flickr8k --classes 猫,狗,汽车 --top 1
+    """
+    from ccmb.data.class_names import SHIPPED, read_classes
+    from ccmb.inference.interface import load_network
+    from ccmb.tasks.classification.prompts import read_templates
+    from ccmb.tasks.classification.rerank import classify as run_classify
+
+    known, prompts = read_classes(classes), read_templates(templates)  # before the model is loaded in vain
+    network, processor = load_network(model)
+    if classes not in SHIPPED:
+        say_unknown(processor, [of.name for of in known])
+    found = run_classify(network, processor, pictures, known, prompts, top, depth)
+    say_unreadable([of.error for of in found if of.error])
+    lines = [
+        "  ".join(
+            [visible_line(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)]
+        )
+        for of in found
+        if not of.error
+    ]
+    print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+
+
+def say_unknown(processor: R2D2Processor, texts: list[str]) -> None:
+    """The texts that the model knows no word of, on stderr."""
+    from ccmb.core.text.cleaning import clean_query
+    from ccmb.r2d2.inputs.unknown_words import wholly_unknown
+
+    unknown = wholly_unknown(processor, [clean_query(text) for text in texts])
+    shown = [repr(text) for text, is_unknown in zip(texts, unknown, strict=True) if is_unknown]
+    if shown:
+        more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+        typer.echo(
+            f"the model knows no word of {', '.join(shown[:3])}{more}: what it says of that means nothing", err=True
+        )
+
+
+def _figure(score: float | None, cosine: float) -> str:
+    return f"{cosine:.3f}" if score is None else f"{score:.3f} (cosine {cosine:.3f})"

@@ -1,0 +1,45 @@
+"""Named choices that configurations, recipes and the command line share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from ccmb.core.errors import UsageError, did_you_mean
+
+# How the second stage scores a pair; what each rule computes is said in `ccmb.inference.scoring`.
+RankingRule = Literal["sum", "log_odds"]
+# What of the image tower is projected into the shared space; see `R2D2Config`.
+ImagePooling = Literal["first", "tower"]
+
+# In what precision the second stage chooses; auto is bf16 where the processor computes it natively, else fp32.
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+# Of the weights of an export, see `ccmb.r2d2.onnx.graphs`.
+ExportPrecision = Literal["fp32", "int8"]
+
+# How several processes train one network; see `ccmb.training.parallel`.
+Strategy = Literal["ddp", "fsdp"]
+
+# Whether a model has been trained on the set that it is measured on.
+Setting = Literal["zero-shot", "fine-tuned", "unstated"]
+
+# Which answers of retrieval are right, and how ties count; see `ccmb.inference.answers`.
+Convention = Literal["equal_texts", "official"]
+
+# How a caption is found; see `ccmb.tasks.captioning.decoding`.
+Decode = Literal["beam", "greedy", "sample"]
+
+# How a flow is followed from noise to pictures; see `ccmb.r2d2.generative.diffusion`.
+Solver = Literal["euler", "heun"]
+
+
+def one_of(key: str, value: str, choices: Any) -> Any:
+    """The value, if it is one of a Literal's.
+
+    Raises:
+        UsageError: it is not; the message names the key and the choices.
+    """
+    known = list(get_args(choices))
+    if value not in known:
+        raise UsageError(f"{key} is {value!r}{did_you_mean(str(value), known)}; give one of {', '.join(known)}")
+    return value

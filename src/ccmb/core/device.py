@@ -1,0 +1,84 @@
+"""The device, the precision and the state of a network while it infers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ccmb.core.errors import CcmbError
+
+
+class Evaluable(Protocol):
+    """A module, or what is told as one that it is not trained now."""
+
+    training: bool
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+def choose_device(name: str, option: str = "training.device") -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU.
+
+    Args:
+        option: what the user calls it, for the message.
+
+    Raises:
+        CcmbError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CcmbError(f"{option}={name}: not a device; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise CcmbError(f"{option}={name}: not a device; use auto, cpu or cuda")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise CcmbError(f"{option}={name}: this machine has {gpus} usable GPUs; use cpu or auto")
+    return device
+
+
+@contextmanager
+def precision(device: torch.device, name: str) -> Iterator[None]:
+    """bf16 autocast where `name` (auto, bf16 or fp32) says so, and the attention that is fastest for short sequences.
+
+    On CPUs the fused attention's backward pass in bf16 is several times slower than two matrix products at the lengths
+    of small pictures and Chinese captions (in fp32 it is not), and bf16 that the processor must emulate ten times
+    slower than fp32.
+    """
+    bf16 = computes_bf16(device, name)
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and bf16 else nullcontext()
+    with attention, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        yield
+
+
+def computes_bf16(device: torch.device, name: str) -> bool:
+    """Whether a precision (auto, bf16 or fp32) comes to bf16 on a device."""
+    return native_bf16(device) if name == "auto" else name == "bf16"
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the processor computes bf16 itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+    return bool(capabilities.get("avx512_bf16", False))
+
+
+@contextmanager
+def inference(module: Evaluable) -> Iterator[None]:
+    """Evaluation mode without gradients, and back."""
+    before = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(before)

@@ -1,0 +1,35 @@
+"""Checks of what a user asks with: the text of a search or a match, and the least probability that counts."""
+
+from __future__ import annotations
+
+from ccmb.core.errors import UsageError
+from ccmb.core.text.cleaning import visible
+
+
+def check_text(text: str, purpose: str) -> None:
+    """Refuse a text that nothing can be found with.
+
+    Args:
+        purpose: what the text is for, such as "to search for".
+
+    Raises:
+        UsageError: the text is empty or not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as a shell hands them over
+        raise UsageError(f"the text {purpose} is not UTF-8; set the terminal to it") from None
+    if not visible(text):
+        raise UsageError(
+            f"the text {purpose} is empty" + (" but for marks that cannot be seen" if text.strip() else "")
+        )
+
+
+def check_min_probability(value: float | None) -> None:
+    """Refuse a least probability outside [0, 1]; None asks for none.
+
+    Raises:
+        UsageError: it is outside, or not a number.
+    """
+    if value is not None and not 0 <= value <= 1:
+        raise UsageError(f"min_probability is {value}; give a number between 0 and 1")

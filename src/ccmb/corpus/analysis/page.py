@@ -1,0 +1,139 @@
+"""The page about a corpus: its funnel, histograms, domains, and a random sample with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.files import atomic_write
+from ccmb.corpus.analysis.statistics import picture_of, random_pictures
+from ccmb.corpus.base.reasons import in_chinese
+from ccmb.report.bars import bar_chart
+from ccmb.report.document import document
+from ccmb.report.markup import both, data_uri, escape, number, paragraph, said, section, table
+
+FIELDS = {"query": "查询", "caption": "描述", "title": "标题", "content": "正文"}
+Shown = tuple[str, Mapping[str, Sequence[str]], str]
+
+
+def write_corpus_page(
+    corpus: Path, figures: Mapping[str, Any], page: Path, pictures: int, further: Sequence[str] = ()
+) -> None:
+    """The page about a corpus with so many pictures drawn at random; see `corpus_page`."""
+    chosen = random_pictures(corpus, pictures)
+    shown = [(data_uri(picture_of(corpus, of)), of.texts, str(of.row["url"])) for of in chosen]
+    with atomic_write(page) as file:
+        file.write(corpus_page(figures, shown, further))
+
+
+def corpus_page(figures: Mapping[str, Any], shown: Sequence[Shown], further: Sequence[str] = ()) -> str:
+    """The whole page.
+
+    Args:
+        figures: of `ccmb.corpus.analysis.statistics.statistics`.
+        shown: picture as a data URI, texts by field, and URL, of some pictures.
+        further: sections that come after the headline.
+    """
+    body = [
+        _header(figures),
+        *further,
+        funnel_section(figures["funnel"]),
+        _histograms(figures),
+        _domains(figures),
+        _sample(shown),
+    ]
+    return document("CCMB corpus", body)
+
+
+def _header(figures: Mapping[str, Any]) -> str:
+    title = f"<h1>{both('图文语料', 'A corpus of pictures and texts')}</h1>"
+    first = figures["funnel"][0]
+    tiles = [
+        (number(figures["pictures"]), ("图片", "pictures")),
+        (number(figures["pairs"]), ("图文对", "pairs")),
+        (f"{figures['pairs'] / max(1, figures['pictures']):.1f}", ("每张图片的文本", "texts a picture")),
+        (
+            f"{figures['bytes'] / 1e6:,.1f}<small>MB</small>",
+            (f"{figures['shards']:,} 个分片", f"in {figures['shards']:,} shards"),
+        ),
+    ]
+    lead = paragraph(
+        f"由 {first['rows']:,} 行{in_chinese(first['unit'])}得到。下面是每一步去掉了什么、留下了什么。",
+        f"Made of {first['rows']:,} {first['unit']}. Below: what each step dropped and why, and what is left.",
+        "lead",
+    )
+    headline = "".join(f"<div><b>{figure}</b>{both(*label)}</div>" for figure, label in tiles)
+    return f'<header>{title}{lead}<div class="headline">{headline}</div></header>'
+
+
+def funnel_section(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What each step kept, and what it dropped and why."""
+    rows = []
+    for step in steps:
+        why = "<br>".join(
+            f"{both(escape(in_chinese(reason)), escape(reason))} <span class='muted'>{count:,}</span>"
+            for reason, count in step["dropped"].items()
+        )
+        share = f"{100 * step['kept'] / step['rows']:.1f} %" if step["rows"] else "–"
+        name, unit = (both(escape(in_chinese(step[of])), escape(step[of])) for of in ("name", "unit"))
+        rows.append((name, unit, f"{step['rows']:,}", f"{step['kept']:,}", share, why))
+    head = (
+        both("步骤", "Step"), both("单位", "Of"), both("进入", "In"), both("留下", "Kept"), both("比例", "Share"),
+        both("去掉的原因", "Dropped for"),
+    )  # fmt: skip
+    note = paragraph(
+        "单位从展示变为查询与图片的对，再到文本、图文对和图片：各步之间的行数因此不同。",
+        "What is counted changes from impressions to pairs of query and picture, to texts, pairs and pictures, so that "
+        "a step need not begin with as many rows as the one before has kept.",
+        "note",
+    )
+    return section("漏斗", "Funnel", table(head, rows, "words") + note)
+
+
+def _histograms(figures: Mapping[str, Any]) -> str:
+    charts = [
+        _chart(f"{FIELDS[field]}的字数", f"characters of {field}", values)
+        for field, values in figures["characters"].items()
+    ]
+    charts.append(_chart("点击率下界", "lower bound of the click rate", figures["bounds"]))
+    if figures["model_scores"]:
+        charts.append(_chart("模型余弦", "cosine by the model", figures["model_scores"]))
+    charts.append(_chart("原图短边（像素）", "short side as it came, pixels", figures["short_sides"]))
+    charts.append(_chart("每张图片的文本数", "texts of a picture", figures["texts_per_picture"]))
+    return section("分布", "Distributions", f'<div class="panels">{"".join(charts)}</div>')
+
+
+def _chart(chinese: str, english: str, values: Mapping[str, Any]) -> str:
+    total = sum(values["count"])
+    caption = f'<figcaption>{both(chinese, english)}<span class="figure">{total:,}</span></figcaption>'
+    if not total:
+        return f'<figure>{caption}<div class="empty">{both("没有", "none")}</div></figure>'
+    labels = [f"{start:g}" for start in values["from"]]
+    labels[-1] += "+"
+    return f"<figure>{caption}{bar_chart(labels, values['count'], english)}</figure>"
+
+
+def _domains(figures: Mapping[str, Any]) -> str:
+    pairs = max(1, figures["pairs"])
+    rows = [
+        (escape(name or "–"), f"{count:,}", f"{100 * count / pairs:.1f} %")
+        for name, count in figures["domains"].items()
+    ]
+    head = (both("域名", "Domain"), both("图文对", "Pairs"), both("比例", "Share"))
+    return section("最多的域名", "Top domains", table(head, rows, "figures"))
+
+
+def _sample(shown: Sequence[Shown]) -> str:
+    cards = ""
+    for uri, texts, url in shown:
+        lines = "".join(
+            f"<dt>{both(FIELDS[field], field)}</dt><dd>{'<br>'.join(map(said, of_field))}</dd>"
+            for field, of_field in texts.items()
+        )
+        cards += f'<article class="card"><img src="{uri}" alt="{escape(url)}"><dl>{lines}</dl></article>'
+    what = paragraph(
+        f"按哈希随机抽取的 {len(shown)} 张图片及其全部文本；每次抽到的都一样，不是挑出来的。",
+        f"{len(shown)} pictures drawn at random by hash, with all their texts; the same each time, not hand-picked.",
+    )
+    return section("随机样本", "A random sample", f'{what}<div class="cards">{cards}</div>')

@@ -1,0 +1,116 @@
+"""Nested random subsets of a finished corpus, see `ccmb.corpus.base.sampling`: pictures whose place is below the
+share.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.config.recipe_files import load_recipe
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.files import sole_use
+from ccmb.core.progress import progress
+from ccmb.corpus.analysis.reader import IndexedPicture, indexed_pictures
+from ccmb.corpus.assembly.data_card import write_cards
+from ccmb.corpus.assembly.manifest import MANIFEST, read_manifest, write_manifest
+from ccmb.corpus.assembly.recipe import ZeroRecipe
+from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
+from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, place_in_shards, sample_json, shard_name
+from ccmb.corpus.base.funnel import read_funnel
+from ccmb.data.images.source import Pictures
+from ccmb.data.shards.locate import MANIFEST as SHARD_LIST
+from ccmb.data.shards.write import write_manifest as write_shard_list
+from ccmb.data.shards.write import write_shard
+
+OUTSIDE = "not in the subset"
+ROWS_PER_INDEX = 100_000
+
+
+def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
+    """Write the pictures of about that share, with shards, index, card and manifest of their own; return the manifest.
+
+    A share is of the whole corpus also where `corpus` is a subset itself, so that subsets are nested.
+
+    Raises:
+        UsageError: the share is not in (0, 1], or greater than that of a subset.
+        CcmbError: `corpus` is not whole, `out` holds a corpus already, or no picture is in the subset.
+    """
+    manifest, recipe = read_manifest(corpus), load_recipe(ZeroRecipe, corpus / "recipe.yaml")
+    whole = manifest.get("share", 1.0)
+    if not 0 < share <= whole:
+        raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, which the corpus has")
+    if (out / MANIFEST).exists():
+        raise CcmbError(f"{out}: this folder holds a corpus already; remove it or choose another one")
+    with sole_use(out, "writes into this folder"):
+        for folder in (out / SHARDS, out / INDEX):
+            shutil.rmtree(folder, ignore_errors=True)
+        return _Subset(corpus, share, out, recipe).write(manifest)
+
+
+class _Subset:
+    def __init__(self, corpus: Path, share: float, out: Path, recipe: ZeroRecipe) -> None:
+        self.corpus, self.share, self.out, self.recipe = corpus, share, out, recipe
+        self.fields: Counter[str] = Counter()
+        self.pictures = 0
+        self._open: tuple[str, Pictures] | None = None
+
+    def write(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        shards, chosen = [], self._chosen(manifest["pictures"])
+        for number in itertools.count():
+            files = [files for _, files in itertools.islice(chosen, self.recipe.shards.samples)]
+            if not files:
+                break
+            shards.append(write_shard(self.out / SHARDS / shard_name(number), files))
+        if not shards:
+            raise CcmbError(f"{self.corpus}: none of {manifest['pictures']:,} pictures is in a share of {self.share}")
+        write_shard_list(self.out / SHARDS / SHARD_LIST, shards)
+        pairs = sum(self.fields.values())
+        funnel = read_funnel(self.corpus / "funnel.json")
+        funnel.add("subset", "pictures", {None: self.pictures, OUTSIDE: manifest["pictures"] - self.pictures})
+        funnel.add("pairs of the subset", "pairs", {None: pairs, OUTSIDE: manifest["pairs"] - pairs})
+        funnel.write(self.out / "funnel.json")
+        shutil.copyfile(self.corpus / "recipe.yaml", self.out / "recipe.yaml")
+        counts = {
+            "pictures": self.pictures, "pairs": pairs, "shards": len(shards),
+            "pairs_by_field": {name: self.fields[name] for name in manifest["pairs_by_field"] if self.fields[name]},
+            "model": manifest["model"], "share": self.share,
+        }  # fmt: skip
+        write_cards(self.out, counts, funnel, self.recipe)
+        write_manifest(self.out, counts)
+        return read_manifest(self.out)
+
+    def _chosen(self, total: int) -> Iterator[tuple[IndexedPicture, dict[str, Any]]]:
+        """The pictures of the subset with their files; their index is written once they are taken."""
+        with progress("sample", total, "pictures") as advance:
+            pictures = self._below(advance)
+            for number in itertools.count():
+                part = list(itertools.islice(pictures, ROWS_PER_INDEX))
+                if not part:
+                    return
+                for picture in part:
+                    place = place_in_shards(self.pictures, self.recipe.shards.samples)
+                    yield picture, self._files(picture, place["sample"])
+                    picture.row.update(place)
+                    self.pictures += 1
+                    self.fields.update(pair["field"] for pair in picture.pairs)
+                rows, pairs = [picture.row for picture in part], [pair for picture in part for pair in picture.pairs]
+                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{number:06d}.parquet")
+                write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{number:06d}.parquet")
+
+    def _below(self, advance: Any) -> Iterator[IndexedPicture]:
+        for picture in indexed_pictures(self.corpus):
+            if picture.row["place"] < self.share:
+                yield picture
+            advance(1)
+
+    def _files(self, picture: IndexedPicture, key: str) -> dict[str, Any]:
+        shard = picture.row["shard"]
+        if self._open is None or self._open[0] != shard:
+            self._open = shard, Pictures.open(self.corpus / SHARDS / shard)
+        data = self._open[1].raw(f"{picture.row['sample']}.jpg")
+        return {"__key__": key, "jpg": data, "json": sample_json(picture.row["key"], picture.texts)}

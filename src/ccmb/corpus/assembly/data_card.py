@@ -1,0 +1,89 @@
+"""The data card of a corpus, in Chinese and in English: what is in it, where it comes from, what was dropped, and how
+it is read. All figures are those of the corpus itself; the words are in `data_card.md` and `data_card.zh.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+from typing import Any, Literal
+
+from ccmb.core.files import atomic_write
+from ccmb.corpus.assembly.recipe import ZeroRecipe
+from ccmb.corpus.base.funnel import Funnel
+from ccmb.corpus.base.reasons import in_chinese
+
+Language = Literal["en", "zh"]
+Said = dict[Language, str]
+_FILES: Said = {"en": "README.md", "zh": "README.zh.md"}
+_TEMPLATES: Said = {"en": "data_card.md", "zh": "data_card.zh.md"}
+_HEAD: Said = {"en": "| step | of | rows | dropped | why |", "zh": "| 步骤 | 单位 | 行数 | 去掉 | 原因 |"}
+_SIDES: dict[str, Said] = {
+    "short_side": {"en": "a short side of at most {} pixels", "zh": "短边不超过 {} 像素"},
+    "long_side": {"en": "a long side of at most {} pixels", "zh": "长边不超过 {} 像素"},
+    "crop": {"en": "the form of a square of at most {} pixels a side", "zh": "裁成正方形，边长不超过 {} 像素"},
+}
+
+
+def write_cards(out: Path, counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe) -> None:
+    """`README.md` and `README.zh.md`."""
+    for language, name in _FILES.items():
+        template = Template((Path(__file__).parent / _TEMPLATES[language]).read_text(encoding="utf-8"))
+        with atomic_write(out / name) as file:
+            file.write(template.substitute(_values(counts, funnel, recipe, language)))
+
+
+def _values(counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe, language: Language) -> dict[str, str]:
+    zh, form = language == "zh", recipe.download.form
+    in_whole: Said = {"en": "the size that they came in", "zh": "保持原尺寸"}
+    side = in_whole[language] if form.side is None else _SIDES[form.fit][language].format(form.side)
+
+    def either(holds: object, yes: Said, no: Said) -> str:
+        return yes[language] if holds else no[language]
+
+    return {
+        **{name: f"{counts[name]:,}" for name in ("pictures", "pairs", "shards")},
+        "fields": ("、" if zh else ", ").join(f"{name} {count:,}" for name, count in counts["pairs_by_field"].items()),
+        "names": ",".join(counts["pairs_by_field"]),
+        "side": side,
+        "funnel": _table(funnel, language),
+        "score": _score(counts["model"], recipe.score.least, zh),
+        "script": either(
+            recipe.text.simplified,
+            {"en": "written in simplified characters", "zh": "已转为简体"},
+            {"en": "in the characters they came in", "zh": "保持原来的字形"},
+        ),
+        "clicks": either(
+            recipe.clicks.position.correct,
+            {"en": "corrected for their position", "zh": "按位置偏差校正"},
+            {"en": "not corrected for their position", "zh": "未按位置校正"},
+        ),
+        "robots": either(
+            recipe.download.network.obey_robots,
+            {"en": "respected", "zh": "已遵守"},
+            {"en": "NOT respected", "zh": "未遵守"},
+        ),
+        "contacts": either(recipe.text.contacts, {"en": "dropped", "zh": "已去掉"}, {"en": "kept", "zh": "保留"}),
+        "words": either(
+            recipe.text.sensitive_words,
+            {"en": "dropped by the list of the recipe", "zh": "按配方中的词表去掉"},
+            {"en": "not filtered, as the recipe names no list", "zh": "没有过滤，因为配方没有给出词表"},
+        ),
+    }
+
+
+def _table(funnel: Funnel, language: Language) -> str:
+    name = in_chinese if language == "zh" else str
+    lines = [_HEAD[language], "| --- | --- | ---: | ---: | --- |"]
+    for step in funnel.steps:
+        why = ", ".join(f"{name(reason)} {count:,}" for reason, count in step.dropped.items())
+        lines.append(f"| {name(step.name)} | {name(step.unit)} | {step.rows:,} | {step.rows - step.kept:,} | {why} |")
+    return "\n".join(lines)
+
+
+def _score(model: str | None, least: float | None, zh: bool) -> str:
+    if model is None:
+        return "没有用模型评判图文对。" if zh else "No model judged the pairs."
+    if zh:
+        return f"`model_score` 是 {model} 给出的图文余弦{'' if least is None else f'；低于 {least} 的已去掉'}。"
+    dropped = "" if least is None else f"; pairs below {least} were dropped"
+    return f"`model_score` is the cosine of picture and text by {model}{dropped}."

@@ -1,0 +1,61 @@
+"""What the whole of a corpus is built by: the recipe of its pairs, and of its pictures and shards beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from ccmb.core.config.part import Part
+from ccmb.core.config.recipe_files import RECIPES
+from ccmb.corpus.base.recipe import CorpusRecipe
+from ccmb.corpus.download.run import DownloadOptions
+from ccmb.data.images.near_duplicates import COLOUR, DISTANCE
+
+CORPUS_RECIPES = RECIPES / "corpus"
+
+
+class CopyRecipe(Part):
+    """Which pictures are copies of each other, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
+
+    distance: int = Field(DISTANCE, ge=0, le=31, description="bits of 64 in which the shapes of copies differ at most")
+    colour: int = Field(COLOUR, ge=0, le=255, description="and any cell of their colours")
+    merge_texts: bool = Field(True, description="the copy that is kept gets the texts of the others; off: they go too")
+
+
+class ScoreRecipe(Part):
+    """What a model says of each pair: the cosine of picture and text. The model is given when the corpus is built."""
+
+    least: float | None = Field(
+        None, ge=-1, le=1, description="pairs with a lower one are dropped; without it the score is noted alone"
+    )
+    batch: int = Field(64, gt=0, description="pictures or texts that are encoded together")
+
+
+class ShardRecipe(Part):
+    samples: int = Field(5000, gt=0, description="pictures in each shard but the last")
+
+
+class ZeroRecipe(CorpusRecipe):
+    """From logs and pages to shards."""
+
+    download: DownloadOptions = DownloadOptions()
+    copies: CopyRecipe = CopyRecipe()
+    score: ScoreRecipe = ScoreRecipe()
+    shards: ShardRecipe = ShardRecipe()
+
+    def of_pairs(self) -> CorpusRecipe:
+        """The part that pairs depend on, so that what comes later may change and they stay."""
+        return CorpusRecipe.model_validate({name: getattr(self, name) for name in CorpusRecipe.model_fields})
+
+    def deciding(self) -> dict[str, object]:
+        """All that the corpus depends on; how fast pictures are fetched is not among it."""
+        waits = {"network", "window", "decoders", "deadline"}
+        return self.model_dump(mode="json", exclude={"download": waits})
+
+
+def find_corpus_recipe(name: str) -> Path:
+    """A path as given, or a shipped recipe by its name; see `ccmb.core.config.recipe_files.find_recipe`."""
+    from ccmb.core.config.recipe_files import find_recipe
+
+    return find_recipe(name, CORPUS_RECIPES)

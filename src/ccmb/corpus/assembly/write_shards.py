@@ -1,0 +1,172 @@
+"""The last step: pictures with the texts that stay become samples in shards, and every picture and pair a row of the
+index.
+
+    shards/shard-000000.tar, shards.jsonl    samples, see `ccmb.data.shards.write`; each names its picture by ImageKey
+    index/pictures-000000.parquet            a row for each link: status, sizes, hashes, shard, and its key there
+    index/pairs-000000.parquet               a row for each pair: evidence, scores, and why it is dropped
+
+Samples are numbered in the order of the links. A shard that is there is not written again, and a killed process leaves
+none half written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.files import read_json, write_json
+from ccmb.core.progress import progress
+from ccmb.corpus.assembly.clip_scores import LOW_MODEL_SCORE
+from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
+from ccmb.corpus.base.recipe import FIELDS
+from ccmb.data.images.source import Pictures
+from ccmb.data.shards.locate import MANIFEST, Shard
+from ccmb.data.shards.write import write_manifest, write_shard
+
+SHARDS, INDEX = "shards", "index"
+NO_TEXT = "no_text"
+_OF_DOWNLOAD = (
+    "row", "key", "url", "status", "bytes", "sha256", "format", "width", "height", "stored_bytes", "stored_sha256",
+    "stored_width", "stored_height", "shape",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Written:
+    """What a corpus holds: samples, pairs by field, and how pictures and pairs ended."""
+
+    shards: int = 0
+    samples: int = 0
+    pairs: Counter[str] = field(default_factory=Counter)
+    pictures: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str | None] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Sample:
+    number: int
+    key: str
+    texts: dict[str, list[str]]
+    pictures: Pictures
+    picture: str
+
+
+class CorpusWriter:
+    """Writes shards and index from what is known of pictures and pairs.
+
+    Args:
+        work: holds `downloads`, `judged`, `verdicts.parquet` and, where a model was asked, `scores`.
+        least_score: of the model; None keeps all pairs.
+    """
+
+    def __init__(self, work: Path, out: Path, samples_per_shard: int, least_score: float | None) -> None:
+        self.work, self.out = work, out
+        self.samples_per_shard, self.least_score = samples_per_shard, least_score
+        self.written = Written()
+
+    def write(self) -> Written:
+        samples, shards = self._samples(), []
+        for number in itertools.count():
+            of_shard = list(itertools.islice(samples, self.samples_per_shard))
+            if not of_shard:
+                break
+            shards.append(self._shard(number, of_shard))
+        write_manifest(self.out / SHARDS / MANIFEST, shards)
+        self.written.shards = len(shards)
+        return self.written
+
+    def _shard(self, number: int, samples: list[_Sample]) -> Shard:
+        path, note = self.out / SHARDS / shard_name(number), self.work / "shards" / f"{number:06d}.json"
+        if path.exists() and note.exists():
+            shard = Shard(**{**read_json(note), "url": str(path)})
+            if path.stat().st_size == shard.bytes:
+                return shard
+        shard = write_shard(path, map(_files_of, samples))
+        write_json(note, asdict(shard))
+        return shard
+
+    def _samples(self) -> Iterator[_Sample]:
+        """All samples in order; the index of a part is written once all its samples are taken."""
+        from pyarrow import parquet
+
+        parts = sorted((self.work / "judged").glob("part-*.parquet"))
+        verdicts = parquet.read_table(self.work / "verdicts.parquet")
+        with progress("shards", len(parts), "parts") as advance:
+            for number, path in enumerate(parts):
+                pairs = self._pairs_of_part(path)
+                pictures = parquet.read_table(self.work / "downloads" / path.name, columns=list(_OF_DOWNLOAD))
+                of_part = verdicts.slice(pictures["row"][0].as_py(), len(pictures)).to_pylist()
+                rows = [picture | verdict for picture, verdict in zip(pictures.to_pylist(), of_part, strict=True)]
+                yield from self._samples_of_part(
+                    rows, pairs, Pictures.open(self.work / "downloads" / f"{path.stem}.tar")
+                )
+                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{number:06d}.parquet")
+                write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{number:06d}.parquet")
+                advance(1)
+
+    def _samples_of_part(
+        self, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], pictures: Pictures
+    ) -> Iterator[_Sample]:
+        """The samples of some pictures, whose rows get what the index says beside their verdicts."""
+        texts: dict[int, dict[str, list[str]]] = {}
+        for pair in pairs:
+            if pair["reason"] is None:
+                texts.setdefault(pair["row"], {}).setdefault(pair["field"], []).append(pair["text"])
+        places = {pair["row"]: pair["place"] for pair in pairs}
+        for row in rows:
+            number = row["row"]
+            if row["status"] == "ok" and number not in texts:
+                row["status"] = NO_TEXT
+            sample = self.written.samples if row["status"] == "ok" else None
+            row |= {"place": places.get(number), **place_in_shards(sample, self.samples_per_shard)}
+            self.written.pictures[row["status"]] += 1
+            if sample is not None:
+                self.written.samples += 1
+                yield _Sample(sample, row["key"], texts[number], pictures, f"{number:09d}.jpg")
+
+    def _pairs_of_part(self, path: Path) -> list[dict[str, Any]]:
+        """The judged pairs with their scores, and what those say."""
+        from pyarrow import parquet
+
+        pairs: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+        scores_file = self.work / "scores" / path.name
+        scores = parquet.read_table(scores_file)["model_score"].to_pylist() if scores_file.exists() else None
+        for at, pair in enumerate(pairs):
+            score = pair["model_score"] = scores[at] if scores is not None else None
+            if score is not None and self.least_score is not None and score < self.least_score:
+                pair["reason"] = LOW_MODEL_SCORE
+            self.written.reasons[pair["reason"]] += 1
+            if pair["reason"] is None:
+                self.written.pairs[pair["field"]] += 1
+        return pairs
+
+
+def place_in_shards(sample: int | None, samples_per_shard: int) -> dict[str, Any]:
+    """Shard and key of a sample by its number, as the index has them."""
+    if sample is None:
+        return {"shard": None, "sample": None}
+    return {"shard": shard_name(sample // samples_per_shard), "sample": sample_key(sample)}
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def sample_key(number: int) -> str:
+    return f"{number:09d}"
+
+
+def sample_json(key: str, texts: dict[str, list[str]]) -> bytes:
+    """What stands beside the picture: its key, and its texts by field."""
+    fields = {name: texts[name] for name in FIELDS if name in texts}
+    return json.dumps({"image": key, **fields}, ensure_ascii=False).encode()
+
+
+def _files_of(sample: _Sample) -> dict[str, Any]:
+    text = sample_json(sample.key, sample.texts)
+    return {"__key__": sample_key(sample.number), "jpg": sample.pictures.raw(sample.picture), "json": text}

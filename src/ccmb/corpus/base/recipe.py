@@ -1,0 +1,172 @@
+"""What a corpus is built by: thresholds of clicks, texts and pairs, each with where its default comes from.
+
+Filters of Zero itself were not published but for "by click-through rate"; a default is "our choice" unless it names a
+source: DanQing (2026), Chinese-CLIP (arXiv 2211.01335).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ccmb.core.config.given_keys import Unused
+from ccmb.core.config.part import Part
+
+FieldName = Literal["query", "title", "content", "caption"]
+# Of equal texts of a picture, the one of the first of these fields is kept, and so on.
+FIELDS: tuple[FieldName, ...] = ("query", "caption", "title", "content")
+
+
+class VisitorRecipe(Part):
+    """Which visitors are no people; all their impressions are dropped. Our choices."""
+
+    impressions_per_day: int = Field(
+        2000, gt=0, description="more on any day (on the whole log, if it has no times) are no person's"
+    )
+    click_share: float = Field(0.8, gt=0, le=1, description="a greater share of clicked impressions is no person's")
+    least_impressions: int = Field(20, gt=0, description="visitors with fewer are not judged by their share of clicks")
+
+
+class PositionRecipe(Part):
+    """How likely a result is looked at, by its position; estimated from the log itself. Our choices."""
+
+    correct: bool = Field(True, description="off: every impression counts as looked at, which is the raw rate")
+    positions: int = Field(50, gt=0, le=1000, description="deeper positions count as this one")
+    least_clicks: int = Field(100, gt=0, description="neighbouring positions are pooled until they have so many")
+    least_examination: float = Field(0.02, gt=0, le=1, description="smaller estimates are raised to this")
+    sample: int = Field(1_000_000, gt=0, description="rows (pair, position) that the estimate reads at most")
+
+
+class ClickRecipe(Part):
+    """Which (query, picture) pairs of the log are kept. Our choices; the paper says only that CTR decides."""
+
+    visitors: VisitorRecipe = VisitorRecipe()
+    position: PositionRecipe = PositionRecipe()
+    least_views: int = Field(5, ge=1, description="visitors that were shown the pair")
+    least_clicks: int = Field(2, ge=1, description="visitors that clicked on it")
+    bound: Literal["wilson", "beta", "none"] = Field(
+        "wilson",
+        description="lower confidence bound of the rate: Wilson's, that of a Beta posterior, or the rate itself",
+    )
+    deviations: float = Field(1.645, ge=0, description="of the bound, in standard deviations; 1.645 is 95 % one-sided")
+    prior: tuple[float, float] = Field((1.0, 9.0), description="clicks and non-clicks of the Beta prior")
+    least_rate: float = Field(0.06, ge=0, le=1, description="pairs whose bound of the rate is lower are dropped")
+    queries_per_image: int = Field(5, gt=0, description="those with the highest bounds are kept")
+
+    @field_validator("prior")
+    @classmethod
+    def _positive(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if min(value) <= 0:
+            raise ValueError("both numbers of a Beta prior are greater than 0")
+        return value
+
+
+class Lengths(Part):
+    """Least and greatest length of a text."""
+
+    characters: tuple[int, int]
+    words: tuple[int, int]
+
+    @field_validator("characters", "words")
+    @classmethod
+    def _in_order(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("give the least and the greatest length, in this order")
+        return value
+
+
+# Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. Queries are shorter (our choice), and the text around a
+# picture is longer: the tokenizer cuts it (our choice).
+LENGTHS: dict[FieldName, Lengths] = {
+    "query": Lengths(characters=(2, 50), words=(2, 50)),
+    "caption": Lengths(characters=(5, 256), words=(5, 128)),
+    "title": Lengths(characters=(5, 128), words=(5, 60)),
+    "content": Lengths(characters=(5, 512), words=(5, 400)),
+}
+
+
+class TextRecipe(Part):
+    """What is done to texts, and which are dropped."""
+
+    simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
+    lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="of each field")
+    han_share: float = Field(
+        0.5, ge=0, le=1, description="least share of Han among words other than numbers; our choice"
+    )
+    mojibake: bool = Field(True, description="drop texts that were read in a wrong encoding; our choice")
+    boilerplate: bool = Field(True, description="drop what pages say of themselves and names of files; our choice")
+    contacts: bool = Field(
+        True, description="drop texts with URLs, e-mail addresses, phone or chat numbers; our choice"
+    )
+    sensitive_words: str | None = Field(None, description="UTF-8 file, a word a line: texts that hold one are dropped")
+    texts_per_template: int | None = Field(
+        50,
+        gt=0,
+        description="more different texts that are equal but for numbers and Latin words are dropped; our choice",
+    )
+
+    @model_validator(mode="after")
+    def _every_field(self) -> TextRecipe:
+        if missing := [name for name in FIELDS if name not in self.lengths]:
+            raise ValueError(f"lengths lacks {', '.join(missing)}")
+        return self
+
+
+class DedupRecipe(Part):
+    """Near-duplicates by the Jaccard similarity of character 2-grams. Our choices."""
+
+    same_image: float | None = Field(
+        0.7, gt=0, le=1, description="texts of one picture at least so alike are kept once; null: exact ones alone"
+    )
+    corpus: float | None = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="the same across pictures, estimated by MinHash; equal ones are kept once then, too",
+    )
+    fields: list[FieldName] = Field(
+        ["caption", "title", "content"], description="fields to which `corpus` applies: many pictures share a query"
+    )
+    least_characters: int = Field(8, gt=1, description="shorter texts are alike by chance, and kept")
+    bands: int = Field(16, gt=0)
+    rows: int = Field(5, gt=0, description="hashes in a band")
+    test_least_characters: int = Field(6, gt=0, description="shorter test texts are common words, and no leak")
+
+
+class PairRecipe(Part):
+    """Which pairs of a picture and a text are kept after all else."""
+
+    texts_per_image: int = Field(10, gt=0, description="queries by their bounds first; our choice")
+    images_per_text: int = Field(100, gt=0, description="those with the highest bounds are kept; our choice")
+    domain_share: float | None = Field(
+        None, gt=0, le=1, description="greatest share of one domain of pages among the pairs; null: none is capped"
+    )
+    least_score: float | None = Field(
+        None, description="least `score` (a column of pages or lists), such as 0.26 of Chinese-CLIP; without one: kept"
+    )
+
+
+class CorpusRecipe(Part):
+    """From logs and pages to pairs."""
+
+    clicks: ClickRecipe = ClickRecipe()
+    text: TextRecipe = TextRecipe()
+    dedup: DedupRecipe = DedupRecipe()
+    pairs: PairRecipe = PairRecipe()
+    seed: int = Field(0, ge=0, lt=2**32, description="of the places in subsets")
+
+    def unused(self) -> Iterator[Unused]:
+        """See `ccmb.core.config.given_keys`."""
+        clicks, dedup = self.clicks, self.dedup
+        if not clicks.position.correct:
+            keys = tuple(f"clicks.position.{key}" for key in PositionRecipe.model_fields if key != "correct")
+            yield Unused(keys, "clicks.position.correct is off", ("clicks.position.correct",))
+        if clicks.bound != "beta":
+            yield Unused(("clicks.prior",), "of the bound beta", ("clicks.bound",))
+        if clicks.bound == "none":
+            yield Unused(("clicks.deviations",), "clicks.bound is none", ("clicks.bound",))
+        if dedup.corpus is None:
+            keys = "dedup.fields", "dedup.least_characters"
+            yield Unused(keys, "dedup.corpus is null", ("dedup.corpus",))

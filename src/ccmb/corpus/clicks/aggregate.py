@@ -1,0 +1,205 @@
+"""From impressions to the (query, picture) pairs that people click on.
+
+The log is read twice: once as numbers (hashes of visitor, pair and picture, position, day, click), which are all that
+guards and rates need, and once for the texts of the pairs that are kept. Pairs and visitors are 64-bit hashes: among
+5 billion pairs, one collision is as likely as not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import daft
+import numpy as np
+import pyarrow as pa
+from daft import DataFrame, DataType, Window, col
+from daft import functions as F
+
+from ccmb.corpus.base.daft_engine import Table, counts_by, each_bucket, hashed, top_half, union, write, write_by_hash
+from ccmb.corpus.base.recipe import ClickRecipe, VisitorRecipe
+from ccmb.corpus.clicks.position_bias import examination_by_position
+from ccmb.corpus.clicks.rates import beta_bound, rate, wilson_bound
+
+SECONDS_OF_A_DAY = 86_400
+_PARTS = 2**20  # of an examination
+CRAWLER, CLICKER = "too many impressions of a visitor", "too many clicks of a visitor"
+AGAIN, DAMAGED = "seen again", "damaged"
+
+
+def write_views(impressions: DataFrame, deepest: int, folder: Path, buckets: int) -> None:
+    """The log as numbers, in buckets by visitor: visitor (null if unknown), pair, image, position, day and clicked.
+
+    A damaged row has position 0, so that it is counted where it is not used.
+    """
+    known = F.not_null(col("visitor"))
+    frame = impressions.with_columns(
+        {"pair": hashed("query", "image_url"), "image": hashed("image_url"), "person": hashed("visitor")}
+    )
+    frame = frame.select(
+        F.when(known, col("person")).otherwise(None).alias("visitor"),
+        F.when(known, col("person")).otherwise(col("pair")).alias("place"),
+        "pair",
+        "image",
+        F.when(col("damaged"), 0)
+        .otherwise(F.clip(col("position"), 1, deepest))
+        .cast(DataType.uint16())
+        .alias("position"),
+        F.fill_null(col("time") // SECONDS_OF_A_DAY, 0).cast(DataType.int32()).alias("day"),
+        F.fill_null(col("clicked"), 0).cast(DataType.uint8()).alias("clicked"),
+    )
+    write_by_hash(frame, folder, "place", buckets)
+
+
+def write_counts(views: Table, recipe: VisitorRecipe, folder: Path, buckets: int) -> dict[str, int]:
+    """Visitors that saw, and that clicked on, each pair at each position, in buckets by picture; the rows dropped by
+    reason. What a visitor sees of a pair again counts once: at its best position, as clicked if it ever was."""
+    dropped = dict.fromkeys((DAMAGED, CRAWLER, CLICKER, AGAIN), 0)
+    for _, frame in each_bucket(views):
+        dropped[DAMAGED] += _sum(frame.select((col("position") == 0).cast(DataType.int64()).alias("n")), "n")
+        frame = frame.where(col("position") > 0)
+        people = frame.where(F.not_null(col("visitor")))
+        judged = _judged_visitors(people, recipe).collect()
+        for reason, (_, rows) in counts_by(judged, "reason", "rows").items():
+            if reason is not None:
+                dropped[reason] += rows
+        bots = judged.where(F.not_null(col("reason"))).select("visitor")
+        seen = people.join(bots, on="visitor", how="anti").groupby("visitor", "pair", "image")
+        once = seen.agg(
+            col("position").min(), col("clicked").max(), (col("clicked").count() - 1).alias("again")
+        ).collect()
+        dropped[AGAIN] += _sum(once, "again")
+        unknown = frame.where(F.is_null(col("visitor"))).select("pair", "image", "position", "clicked")
+        seen_by = _counted(union([unknown, once.select("pair", "image", "position", "clicked")]))
+        write_by_hash(seen_by, folder, "image", buckets)
+    return dropped
+
+
+def _sum(frame: DataFrame, column: str) -> int:
+    return int(frame.agg(col(column).sum()).to_pydict()[column][0] or 0)
+
+
+def _judged_visitors(people: DataFrame, recipe: VisitorRecipe) -> DataFrame:
+    """Columns visitor, rows and reason (null for a person)."""
+    days = people.groupby("visitor", "day").agg(
+        col("clicked").count().alias("rows"), col("clicked").sum().alias("clicks")
+    )
+    visitors = days.groupby("visitor").agg(col("rows").sum(), col("clicks").sum(), col("rows").max().alias("busiest"))
+    crawls = col("busiest") > recipe.impressions_per_day
+    clicks = (col("rows") >= recipe.least_impressions) & (col("clicks") > recipe.click_share * col("rows"))
+    return visitors.with_column("reason", F.when(crawls, CRAWLER).when(clicks, CLICKER).otherwise(None))
+
+
+def _counted(frame: DataFrame) -> DataFrame:
+    return frame.groupby("pair", "image", "position").agg(
+        col("clicked").count().alias("views"), col("clicked").sum().alias("clicks")
+    )
+
+
+def write_positions(counts: Table, folder: Path) -> None:
+    """The counts of all visitors together, in the same buckets."""
+    for bucket, frame in each_bucket(counts):
+        whole = frame.groupby("pair", "image", "position").agg(col("views").sum(), col("clicks").sum())
+        write(whole, folder, bucket)
+
+
+def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
+    """Examination by position, from pairs of a sample by hash that were shown at two positions or more."""
+    deepest = recipe.position.positions
+    if not recipe.position.correct:
+        return [1.0] * deepest
+    share = min(1.0, recipe.position.sample / max(1, positions.rows()))
+    rows = positions.read().where(top_half(col("pair")) <= int(share * 2**32)).to_arrow()
+    rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
+    pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
+    found = examination_by_position(
+        pairs.astype(np.int64), position.astype(np.int64), views.astype(np.int64), clicks.astype(np.int64),
+        recipe.position.least_clicks, recipe.position.least_examination,
+    )  # fmt: skip
+    return [*found.tolist(), *[float(found[-1])] * (deepest - len(found))]
+
+
+def write_evidence(positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path) -> None:
+    """Of each pair: image, views, clicks, examinations, rate, bound and why it is dropped (null: kept)."""
+    # Sums of integers do not depend on the order of the rows.
+    parts_looked_at = np.round(_PARTS * np.array([0.0, *examination])).astype(np.int64)
+
+    @daft.func.batch(return_dtype=DataType.int64())
+    def parts(position: daft.Series, views: daft.Series) -> pa.Array:
+        return pa.array(parts_looked_at[_numbers(position)] * _numbers(views))
+
+    @daft.func.batch(return_dtype=DataType.float64())
+    def bound(clicks: daft.Series, examined: daft.Series) -> pa.Array:
+        return pa.array(bound_of(_numbers(clicks), _numbers(examined), recipe))
+
+    @daft.func.batch(return_dtype=DataType.float64())
+    def plain_rate(clicks: daft.Series, examined: daft.Series) -> pa.Array:
+        return pa.array(rate(_numbers(clicks), _numbers(examined)))
+
+    for bucket, frame in each_bucket(positions):
+        frame = frame.with_column("parts", parts(col("position"), col("views")))
+        frame = frame.groupby("pair", "image").agg(col("views").sum(), col("clicks").sum(), col("parts").sum())
+        frame = frame.with_column("examinations", col("parts") / float(_PARTS)).exclude("parts")
+        frame = frame.with_columns(
+            {
+                "rate": plain_rate(col("clicks"), col("examinations")),
+                "bound": bound(col("clicks"), col("examinations")),
+            }
+        )
+        frame = _best_of_each_image(frame.with_column("reason", _reason(recipe)), recipe.queries_per_image)
+        write(frame, folder, bucket)
+
+
+def _numbers(series: daft.Series) -> Any:
+    return series.to_arrow().to_numpy(zero_copy_only=False)
+
+
+def bound_of(clicks: Any, examinations: Any, recipe: ClickRecipe) -> Any:
+    """What pairs are judged by: the lower bound of their rate that the recipe names."""
+    if recipe.bound == "wilson":
+        return wilson_bound(clicks, examinations, recipe.deviations)
+    if recipe.bound == "beta":
+        return beta_bound(clicks, examinations, recipe.deviations, recipe.prior)
+    return rate(clicks, examinations)
+
+
+def _reason(recipe: ClickRecipe) -> daft.Expression:
+    few_views, few_clicks = col("views") < recipe.least_views, col("clicks") < recipe.least_clicks
+    unsure = col("bound") < recipe.least_rate
+    reasons = F.when(few_views, "too few views").when(few_clicks, "too few clicks")
+    return reasons.when(unsure, "rate too low").otherwise(None)
+
+
+def _best_of_each_image(frame: DataFrame, most: int) -> DataFrame:
+    """Give a reason to pairs of a picture after its first `most` by bound; ties go by the hash of the pair."""
+    kept = F.is_null(col("reason"))
+    window = Window().partition_by("image").order_by(kept, col("bound"), col("pair"), desc=[True, True, False])
+    frame = frame.with_column("rank", F.row_number().over(window))
+    late = kept & (col("rank") > most)
+    return frame.with_column(
+        "reason", F.when(late, "not among the best of its image").otherwise(col("reason"))
+    ).exclude("rank")
+
+
+def write_pair_texts(impressions: DataFrame, evidence: Table, folder: Path, buckets: int) -> None:
+    """Texts of the kept pairs, in buckets by picture: pair, image, query, image_url and page_url.
+
+    Each kept pair was clicked on, so that clicked rows alone will do; of the kept pairs the hashes alone are in memory.
+    """
+    kept = evidence.read().select("pair", "reason").where(F.is_null(col("reason"))).select("pair")
+    clicked = impressions.where(~col("damaged") & (col("clicked") == 1)).with_column(
+        "pair", hashed("query", "image_url")
+    )
+    texts = clicked.join(kept, on="pair", how="semi").groupby("pair").agg(*_FIRST_TEXTS)
+    write_by_hash(texts.with_column("image", hashed("image_url")), folder, "image", buckets)
+
+
+# Of all rows of a pair, all but the pages it stood on are equal.
+_FIRST_TEXTS = (col("query").min(), col("image_url").min(), col("page_url").min())
+
+
+def write_queries(pair_texts: Table, evidence: Table, folder: Path) -> None:
+    """The kept pairs with their texts and evidence, each once, in the same buckets."""
+    for bucket, frame in each_bucket(pair_texts):
+        judged = evidence.read(bucket).select("pair", "image", "views", "clicks", "bound")
+        write(judged.join(frame.groupby("pair").agg(*_FIRST_TEXTS), on="pair").exclude("pair"), folder, bucket)

@@ -1,0 +1,42 @@
+"""The index of a folder of downloads, for what comes after: near duplicates, shards, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.images.perceptual_hash import COLOUR_BYTES, Looks
+
+
+def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bool = False) -> Any:
+    """The rows (see `ccmb.corpus.download.parts.Row`) of all finished parts as a `pyarrow.Table`, in their order.
+
+    Args:
+        columns: only these.
+        with_picture: only rows whose picture is stored.
+
+    Raises:
+        CcmbError: there is none.
+    """
+    from pyarrow import concat_tables
+    from pyarrow import parquet as files
+
+    paths = [path for path in sorted(out.glob("part-*.parquet")) if not path.with_suffix(".rows").exists()]
+    if not paths:
+        raise CcmbError(f"{out}: no finished part of a download")
+    filters = [("status", "==", "ok")] if with_picture else None
+    wanted = None if columns is None else list(columns)
+    return concat_tables(files.read_table(path, columns=wanted, filters=filters) for path in paths)
+
+
+def looks_of_index(table: Any) -> Looks:
+    """What the pictures of N rows, all with one, look like."""
+    [colours] = table.select(["colours"]).combine_chunks()["colours"].chunks or [None]
+    if colours is None:
+        return Looks(np.zeros(0, np.uint64), np.zeros((0, COLOUR_BYTES), np.uint8))
+    values = np.frombuffer(colours.buffers()[1], np.uint8).reshape(-1, COLOUR_BYTES)
+    return Looks(table["shape"].to_numpy(), values[colours.offset : colours.offset + len(colours)])

@@ -1,0 +1,204 @@
+"""From a list of links to pictures on disk: fetched, checked, made smaller, hashed, and filtered.
+
+Each link ends with a status: "ok", why its bytes could not be had (`ccmb.fetch.fetcher`), or why they are not kept
+(`ccmb.corpus.download.filters`, and "not_an_image" or "undecodable"). What is written, and how a killed download goes
+on, is told in `ccmb.corpus.download.parts`. The same links and answers give the same bytes, however often it was
+interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json, sole_use, write_json
+from ccmb.core.journal import first_difference
+from ccmb.core.progress import Advance, progress
+from ccmb.corpus.download.filters import ImageFilters
+from ccmb.corpus.download.parts import Link, Part, finished_row
+from ccmb.corpus.download.resize import Prepared, StoredForm, prepare
+from ccmb.fetch.fetcher import Fetcher, Network, is_transient
+
+SETTINGS = "download.json"
+
+
+class DownloadOptions(BaseModel):
+    """All that a download can be told."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    network: Network = Network()
+    filters: ImageFilters = ImageFilters()
+    form: StoredForm = StoredForm()
+    rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
+    window: int = Field(
+        4096, gt=0, description="links at work at once; most of them wait for their host, the others for a connection"
+    )
+    decoders: int | None = Field(None, gt=0, description="threads that decode; without it one for each core")
+    deadline: float | None = Field(
+        None, gt=0, description='seconds after which all that is not done ends with the status "deadline"'
+    )
+
+
+@dataclass(slots=True)
+class Downloaded:
+    """What a folder of downloads holds now.
+
+    Attributes:
+        statuses: how many rows ended how, over all calls.
+        asked: links that this call asked for.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    parts: int = 0
+    asked: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.statuses.total()
+
+
+def download(
+    links: Iterable[Link],
+    total: int,
+    out: Path,
+    options: DownloadOptions | None = None,
+    retry_failed: bool = False,
+) -> Downloaded:
+    """Fetch the pictures of all links that are not done yet; call it again to go on after any interruption.
+
+    Args:
+        links: the same on each call, in the same order; equal URLs are fetched as often as they are there.
+        total: how many links there are, for the progress bar; they may come from a generator.
+        retry_failed: try those again that failed but may succeed another day, see `is_transient`.
+
+    Raises:
+        CcmbError: the folder holds the downloads of other links or with other settings, is in use, or is full.
+    """
+    options = options or DownloadOptions()
+    with sole_use(out, "downloads into this folder"):
+        _check_settings(out, options)
+        work = _Work(out, options, retry_failed)
+        with progress("download", total, "pictures") as advance:
+            try:
+                asyncio.run(work.run(links, advance))
+            except* CcmbError as errors:
+                raise errors.exceptions[0] from None
+            except* OSError as errors:
+                raise CcmbError(f"{out}: {errors.exceptions[0]}") from None
+        if more := next(out.glob(f"part-{work.found.parts:06d}.*"), None):
+            raise CcmbError(f"{more}: is of a longer list of links; choose another folder or remove this one")
+    return work.found
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a row ended: status, attempts, bytes that came, and what became of them."""
+
+    status: str
+    attempts: int = 0
+    size: int = 0
+    prepared: Prepared | None = None
+
+
+class _Work:
+    """One call of `download`."""
+
+    def __init__(self, out: Path, options: DownloadOptions, retry_failed: bool) -> None:
+        self.out, self.options, self.retry_failed = out, options, retry_failed
+        self.found = Downloaded()
+        self._window = asyncio.Semaphore(options.window)
+
+    async def run(self, links: Iterable[Link], advance: Advance) -> None:
+        self._advance = advance
+        loop, threads = asyncio.get_running_loop(), self.options.decoders or len(os.sched_getaffinity(0))
+        loop.set_default_executor(ThreadPoolExecutor(self.options.network.name_threads))
+        self._deadline = loop.time() + self.options.deadline if self.options.deadline else None
+        with ThreadPoolExecutor(threads) as self._decoders:
+            async with Fetcher(self.options.network) as self._fetcher, asyncio.TaskGroup() as tasks:
+                for part in _parts(links, self.out, self.options.rows_per_part):
+                    self.found.parts += 1
+                    await self._take_up(part, tasks)
+
+    async def _take_up(self, part: Part, tasks: asyncio.TaskGroup) -> None:
+        """Start all rows that are missing, as fast as others end."""
+        if part.finished:
+            statuses = await asyncio.to_thread(part.statuses)
+            if not (self.retry_failed and any(map(is_transient, statuses))):
+                self.found.statuses += statuses
+                self._advance(len(part.links))
+                return
+            await asyncio.to_thread(part.reopen)
+        await asyncio.to_thread(part.open)
+        missing = part.missing
+        self._advance(len(part.links) - len(missing))
+        if not missing:  # killed just before its end
+            await self._finish(part)
+        for row in missing:
+            await self._window.acquire()
+            tasks.create_task(self._row(part, row))
+
+    async def _row(self, part: Part, number: int) -> None:
+        link, started = part.links[number - part.first], time.monotonic()
+        ended = await self._in_time(link.url)
+        row = finished_row(number, link, ended.status, ended.size, ended.prepared)
+        picture = ended.prepared.picture if ended.prepared else b""
+        part.add(row, picture, time.monotonic() - started, ended.attempts)
+        if part.complete:
+            await self._finish(part)
+        self._advance(1)
+        self._window.release()
+
+    async def _in_time(self, url: str) -> _Ended:
+        if self._deadline is None:
+            return await self._fetch(url)
+        if asyncio.get_running_loop().time() >= self._deadline:
+            return _Ended("deadline")
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._fetch(url)
+        except TimeoutError:
+            return _Ended("deadline")
+
+    async def _fetch(self, url: str) -> _Ended:
+        self.found.asked += 1
+        fetched = await self._fetcher.fetch(url)
+        if fetched.status != "ok":
+            return _Ended(fetched.status, fetched.attempts)
+        work = functools.partial(prepare, fetched.body, self.options.form, self.options.filters)
+        try:
+            prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        finally:
+            self._fetcher.done(fetched)
+        return _Ended(prepared.status, fetched.attempts, len(fetched.body), prepared)
+
+    async def _finish(self, part: Part) -> None:
+        await asyncio.to_thread(part.finish)
+        self.found.statuses += await asyncio.to_thread(part.statuses)
+
+
+def _parts(links: Iterable[Link], out: Path, rows_per_part: int) -> Iterator[Part]:
+    rest, first = iter(links), 0
+    while rows := list(itertools.islice(rest, rows_per_part)):
+        yield Part(out, first // rows_per_part, first, rows)
+        first += len(rows)
+
+
+def _check_settings(out: Path, options: DownloadOptions) -> None:
+    """Note what the stored pictures depend on, or refuse to mix them with others."""
+    settings = options.model_dump(mode="json", include={"filters", "form", "rows_per_part"})
+    path = out / SETTINGS
+    if not path.exists():
+        write_json(path, settings)
+    elif difference := first_difference(read_json(path), settings):
+        raise CcmbError(f"{out}: holds a download with another {difference}; choose another folder or remove this one")

@@ -1,0 +1,57 @@
+"""The pairs of a corpus picture by picture, in the order in which `build_pairs` wrote them: by the hash of the URL.
+
+So equal URLs stand together, hosts are mixed, and the links of a download need no order of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.errors import CcmbError
+from ccmb.corpus.download.parts import Link
+
+
+@dataclass(slots=True)
+class PictureTexts:
+    """A picture's URL and key, and the rows of its texts as `ccmb.corpus.pairs.build.COLUMNS` has them."""
+
+    url: str
+    key: str
+    texts: list[dict[str, Any]]
+
+
+def read_picture_texts(pairs: Path) -> Iterator[PictureTexts]:
+    """All pictures of a `pairs.parquet`, some rows in memory at a time."""
+    for url, of_picture in itertools.groupby(_rows(pairs), lambda row: row["image_url"]):
+        texts = list(of_picture)
+        yield PictureTexts(url, texts[0]["image_key"], texts)
+
+
+def read_links(pairs: Path) -> Iterator[Link]:
+    """The link of each picture, in the same order."""
+    for url, of_picture in itertools.groupby(_rows(pairs, ["image_url", "image_key"]), lambda row: row["image_url"]):
+        yield Link(next(of_picture)["image_key"], url)
+
+
+def count_links(pairs: Path) -> int:
+    """
+    Raises:
+        CcmbError: there is none.
+    """
+    count = sum(1 for _ in read_links(pairs))
+    if not count:
+        raise CcmbError(f"{pairs}: no pair is left; see what dropped them in {pairs.parent / 'funnel.json'}")
+    return count
+
+
+def _rows(pairs: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    from pyarrow import parquet
+
+    for path in sorted(pairs.glob("*.parquet")):
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=8192, columns=columns):
+                yield from batch.to_pylist()

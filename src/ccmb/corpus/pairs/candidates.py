@@ -1,0 +1,151 @@
+"""Texts of pictures, from the log's queries, pages and link lists, cleaned and judged one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import daft
+import pyarrow as pa
+from daft import DataFrame, DataType, col
+from daft import functions as F
+
+from ccmb.corpus.base.daft_engine import Table, each_bucket, hashed, write, write_by_hash
+from ccmb.corpus.base.recipe import FIELDS, FieldName, TextRecipe
+from ccmb.corpus.texts.filters import TextFilter, filters_of, mojibake, reason_against
+from ccmb.corpus.texts.normalize import bare, clean, template
+
+DUPLICATE = "exact duplicate"
+TEXT, U64 = DataType.string(), DataType.uint64()
+# What a candidate has beside its text; a source that lacks a column has nulls.
+_EVIDENCE = {
+    "image": U64, "image_url": TEXT, "image_key": TEXT, "page_url": TEXT,
+    "views": U64, "clicks": U64, "bound": DataType.float64(), "score": DataType.float64(),
+}  # fmt: skip
+
+
+class Judged(NamedTuple):
+    """A cleaned text, what it is compared by, and why it is dropped; None: it is kept."""
+
+    field: str | None
+    text: str | None
+    bare: str | None
+    template: str | None
+    reason: str | None
+
+
+class Judge:
+    """Cleans and filters the texts of one record."""
+
+    def __init__(self, recipe: TextRecipe) -> None:
+        """
+        Raises:
+            CcmbError: the file of sensitive words cannot be read, or OpenCC is not installed.
+        """
+        self.recipe = recipe
+        self.filters: dict[FieldName, list[TextFilter]] = filters_of(recipe)
+        clean("體", recipe.simplified)  # says now if OpenCC is missing
+
+    def __call__(self, texts: Iterable[tuple[FieldName, str | None]], reason: str | None) -> list[Judged]:
+        """A row for each text of a record; one row for a record that is dropped as a whole, or has no text."""
+        found = [self.judged(field, text) for field, text in texts if text] if reason is None else []
+        return found or [Judged(None, None, None, None, reason or "no text")]
+
+    def judged(self, field: FieldName, text: str) -> Judged:
+        broken = mojibake(text) if self.recipe.mojibake else None
+        cleaned = clean(text, self.recipe.simplified)
+        reason = broken or reason_against(cleaned, self.filters[field])
+        return Judged(field, cleaned, bare(cleaned), template(cleaned), reason)
+
+
+def write_candidates(
+    records: DataFrame, fields: Sequence[FieldName], recipe: TextRecipe, folder: Path, buckets: int
+) -> None:
+    """A row for each text of the records, in buckets by picture.
+
+    Args:
+        records: columns of some fields, any of image_url, image_key, page_url, views, clicks, bound and score, and
+            `reason`, null but where a record is dropped as a whole.
+    """
+    judge = Judge(recipe)
+
+    @daft.func.batch(return_dtype=DataType.list(DataType.struct(dict.fromkeys(Judged._fields, TEXT))))
+    def judged(reasons: daft.Series, *texts: daft.Series) -> pa.Array:
+        rows = zip(reasons.to_pylist(), *(series.to_pylist() for series in texts), strict=True)
+        return _as_lists([judge(zip(fields, of_row, strict=True), reason) for reason, *of_row in rows])
+
+    @daft.func.batch(return_dtype=TEXT)
+    def domain(pages: daft.Series, images: daft.Series) -> list[str | None]:
+        return [domain_of(page or image) for page, image in zip(pages.to_pylist(), images.to_pylist(), strict=True)]
+
+    records = records.with_column("image", hashed("image_url"))
+    missing = {name: daft.lit(None).cast(kind) for name, kind in _EVIDENCE.items() if name not in records.column_names}
+    records = records.with_columns({**missing, "said": judged(col("reason"), *(col(name) for name in fields))})
+    kept = [col(name).cast(kind) for name, kind in _EVIDENCE.items()]
+    frame = records.select(*kept, "said").explode("said").select(*_EVIDENCE, F.unnest(col("said")))
+    frame = frame.with_columns(
+        {
+            "domain": domain(col("page_url"), col("image_url")),
+            "key": hashed("bare"),
+            "template": F.when(F.not_null(col("template")), hashed("template")).otherwise(None),
+            "rank": F.when(col("field") == FIELDS[0], 0).when(col("field") == FIELDS[1], 1)
+            .when(col("field") == FIELDS[2], 2).otherwise(3),
+        }
+    )  # fmt: skip
+    write_by_hash(frame.with_column("pair", hashed("image", "key")), folder, "image", buckets)
+
+
+def _as_lists(rows: list[list[Judged]]) -> pa.Array:
+    """Arrow builds columns many times faster than Daft reads objects."""
+    columns = list(zip(*(judged for of_record in rows for judged in of_record), strict=True)) or [()] * 5
+    arrays = [pa.array(column, pa.large_string()) for column in columns]
+    offsets = pa.array(list(accumulate(map(len, rows), initial=0)), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, Judged._fields))
+
+
+def domain_of(url: str | None) -> str | None:
+    """The host of a URL without `www.`, or None if there is none."""
+    try:
+        host = urlsplit(url or "").hostname
+    except ValueError:
+        return None
+    return host.removeprefix("www.") if host else None
+
+
+def write_texts(candidates: Table, folder: Path) -> dict[str, int]:
+    """Candidates that are not dropped, equal texts of a picture as one row, with one key for each picture; the number
+    of rows that were dropped for it.
+
+    Of equal texts, which may differ in punctuation, the row has the first field, the highest evidence, and of all else
+    what sorts first.
+    """
+    again = 0
+    for bucket, frame in each_bucket(candidates):
+        frame = frame.where(F.is_null(col("reason")))
+        least = ("image", "key", "template", "image_url", "page_url", "domain", "image_key", "rank", "text", "bare")
+        most = ("views", "clicks", "bound", "score")
+        once = frame.groupby("pair").agg(
+            *(col(name).min() for name in least), *(col(name).max() for name in most),
+            (col("key").count() - 1).alias("again"),
+        ).collect()  # fmt: skip
+        again += int(once.agg(col("again").sum()).to_pydict()["again"][0] or 0)
+        keys = once.groupby("image").agg(col("image_key").min().alias("known_key"))
+        once = once.exclude("image_key").join(keys, on="image")
+        field = F.when(col("rank") == 0, FIELDS[0]).when(col("rank") == 1, FIELDS[1]).when(col("rank") == 2, FIELDS[2])
+        once = once.with_columns(
+            {
+                "image_key": F.coalesce(col("known_key"), _key_of(col("image"))),
+                "field": field.otherwise(FIELDS[3]),
+            }
+        )
+        write(once.exclude("known_key", "again"), folder, bucket)
+    return {DUPLICATE: again}
+
+
+@daft.func.batch(return_dtype=TEXT)
+def _key_of(images: daft.Series) -> list[str]:
+    """Pictures that no page gives a key have the hash of their URL."""
+    return [f"{image:016x}" for image in images.to_pylist()]

@@ -1,0 +1,63 @@
+"""Labelled pictures as one folder a class, in a folder or a tar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ccmb.core.errors import CcmbError, did_you_mean
+from ccmb.data.class_names import ImageClass
+from ccmb.data.images.source import Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPicture:
+    """The name of a picture in its folder or tar, and the index of its class."""
+
+    name: str
+    label: int
+
+
+def labelled_pictures(pictures: Pictures, classes: Sequence[ImageClass]) -> list[LabelledPicture]:
+    """Every picture with the class that a folder above it names: the outermost one that does.
+
+    A folder is called by the class's WordNet id, English label, index or one of its Chinese names. In labels case does
+    not matter, and an underscore or hyphen is a space.
+
+    Raises:
+        CcmbError: there are no pictures, or one lies in no folder that names a class; the message names the folder.
+    """
+    if not pictures.names:
+        raise CcmbError(f"{pictures.path}: no pictures; there must be one folder of pictures a class")
+    index_of = folder_names(classes)
+    found = []
+    for name in pictures.names:
+        folders = name.split("/")[:-1]
+        labels = [index_of[key] for key in map(_key, folders) if key in index_of]
+        if not labels:
+            where = f"{pictures.path}/{'/'.join(folders)}".rstrip("/")
+            hint = did_you_mean(folders[-1], list(index_of)) if folders else ""
+            raise CcmbError(
+                f"{where}: names none of the {len(classes)} classes{hint}; "
+                "call each folder by a class's WordNet id, English label, index or Chinese name"
+            )
+        found.append(LabelledPicture(name, labels[0]))
+    return found
+
+
+def folder_names(classes: Sequence[ImageClass]) -> dict[str, int]:
+    """Index of the class that each folder name stands for; where two would share one, it stands for neither, but a
+    WordNet id or index always counts."""
+    index_of: dict[str, int] = {}
+    shared: set[str] = set()
+    for index, one in enumerate(classes):
+        for name in {_key(name) for name in (*one.names, one.english) if name}:
+            if index_of.setdefault(name, index) != index:
+                shared.add(name)
+    index_of = {name: index for name, index in index_of.items() if name not in shared}
+    index_of |= {one.wnid: index for index, one in enumerate(classes) if one.wnid}
+    return index_of | {str(index): index for index in range(len(classes))}
+
+
+def _key(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())

@@ -1,0 +1,183 @@
+"""Near duplicates among pictures, and pictures of a corpus that are in a test set.
+
+Two pictures are near duplicates if their shapes differ in at most `distance` of 64 bits and no cell of their colour
+grids differs by more than `colour` of 255. Of N pictures there are N² / 2 pairs, so candidates come from bands: the
+bits are cut into B bands, and of two shapes that differ in few bits at least one band differs in at most
+`distance // B`. Every band is looked up with so many of its bits flipped (multi-index hashing: Norouzi, Punjani and
+Fleet, CVPR 2012). No pair within the distance is missed.
+
+Shapes: N pictures, P pairs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccmb.data.images.perceptual_hash import Looks
+
+# Our choice, by measurement. Of copies that are resized, recompressed or brighter all are found, of those cropped by up
+# to 3 % on each side 93 % (drawn scenes) and 97 % (photographs). Among 6,000 photographs, which are 18 million pairs,
+# no two different ones are taken for copies. Drawn scenes are alike by design: of 4.5 million pairs 98 are, with a
+# distance of 6 and a colour of 12 only 4, and then 80 % of the copies cropped by up to 3 % are found.
+DISTANCE, COLOUR = 8, 18
+_BITS = 64
+_PAIRS_AT_ONCE = 2**21
+
+Indices = NDArray[np.int64]
+
+
+def duplicate_groups(looks: Looks, distance: int = DISTANCE, colour: int = COLOUR) -> Indices:
+    """(N,) for each picture the least index of its group: all that near duplicates of near duplicates reach."""
+    first, which = _unique(looks)
+    leader = np.arange(len(first))
+    held: list[tuple[Indices, Indices]] = []
+    for pair in near_pairs(looks_at(looks, first), None, distance, colour):
+        held.append(pair)
+        if sum(len(one) for one, _ in held) > _PAIRS_AT_ONCE:
+            _join(leader, *map(np.concatenate, zip(*held, strict=True)))
+            held.clear()
+    if held:
+        _join(leader, *map(np.concatenate, zip(*held, strict=True)))
+    least = np.full(len(first), len(looks))
+    np.minimum.at(least, leader, first)
+    return least[leader][which]
+
+
+def keepers(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]) -> NDArray[np.bool_]:
+    """(N,) True for the one picture of each group that is kept: the largest, and of equal ones that of the least key.
+
+    Which it is does not depend on the order of the pictures.
+    """
+    names = np.asarray(keys)
+    order = np.lexsort((names, -np.asarray(areas, dtype=np.int64), groups))
+    kept = np.zeros(len(groups), dtype=bool)
+    kept[order[np.unique(groups[order], return_index=True)[1]]] = True
+    return kept
+
+
+def in_test_set(
+    corpus: Looks, test_set: Looks, distance: int = DISTANCE, colour: int = COLOUR
+) -> NDArray[np.bool_]:  # fmt: skip
+    """(N,) True for each picture of the corpus that is a near duplicate of one of the test set."""
+    found = np.zeros(len(corpus), dtype=bool)
+    for ours, _ in near_pairs(corpus, test_set, distance, colour):
+        found[ours] = True
+    return found
+
+
+def near_pairs(
+    ones: Looks, others: Looks | None, distance: int = DISTANCE, colour: int = COLOUR
+) -> Iterator[tuple[Indices, Indices]]:
+    """Blocks of pairs (P,), (P,) of indices that are near in shape and colours; a pair may come more than once.
+
+    Args:
+        others: None for pairs within `ones`, each with the first index below the second or the other way round.
+    """
+    within = others is None
+    others = ones if others is None else others
+    if not len(ones) or not len(others):
+        return
+    bands = _best_bands(len(ones), len(others), distance)
+    for start, stop in itertools.pairwise(_BITS * band // bands for band in range(bands + 1)):
+        bits = stop - start
+        queries, table = _band(ones.shapes, start, bits), _Table(_band(others.shapes, start, bits), bits)
+        order = np.argsort(queries, kind="stable")
+        queries = queries[order]
+        for flips in _flips(bits, min(bits, distance // bands)):
+            asked, found = queries, order
+            if within and flips:  # each pair comes from both sides: ask from one
+                one_side = queries & _highest_bit(flips) == 0
+                asked, found = queries[one_side], order[one_side]
+            for here, there in table.look_up(asked ^ flips):
+                left, right = found[here], there
+                near = np.bitwise_count(ones.shapes[left] ^ others.shapes[right]) <= distance
+                if within and not flips:
+                    near &= left < right
+                left, right = left[near], right[near]
+                same = _colour_difference(ones.colours[left], others.colours[right]) <= colour
+                if same.any():
+                    yield left[same], right[same]
+
+
+def looks_at(looks: Looks, indices: Indices) -> Looks:
+    return Looks(looks.shapes[indices], looks.colours[indices])
+
+
+class _Table:
+    """Indices by the value of their band; a plain array of starts, since a band has few bits."""
+
+    def __init__(self, values: NDArray[np.int32], bits: int) -> None:
+        self.order = np.argsort(values, kind="stable")
+        counts = np.bincount(values, minlength=2**bits)
+        self.occupied = counts > 0
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+    def look_up(self, values: NDArray[np.int32]) -> Iterator[tuple[Indices, Indices]]:
+        """Blocks of (position among the asked, index in the table) of equal values."""
+        asked = np.flatnonzero(self.occupied[values])
+        begin = self.starts[values[asked]]
+        count = self.starts[values[asked] + 1] - begin
+        ends = np.cumsum(count, dtype=np.int64)
+        cut = 0
+        while cut < len(asked):  # a bucket is one block at least, however large it is
+            done = ends[cut - 1] if cut else 0
+            stop = max(cut + 1, int(np.searchsorted(ends, done + _PAIRS_AT_ONCE, "right")))
+            repeated = np.repeat(np.arange(cut, stop), count[cut:stop])
+            within = np.arange(len(repeated)) - (np.repeat(ends[cut:stop] - count[cut:stop], count[cut:stop]) - done)
+            yield asked[repeated], self.order[begin[repeated] + within]
+            cut = stop
+
+
+def _best_bands(ones: int, others: int, distance: int) -> int:
+    """The number of bands with the least work: tables, look-ups and candidates."""
+
+    def cost(bands: int) -> float:
+        bits = -(-_BITS // bands)
+        look_ups = sum(math.comb(bits, flipped) for flipped in range(distance // bands + 1))
+        return bands * (2**bits + look_ups * (ones + 8 * ones * others / 2 ** (_BITS // bands)))
+
+    return min(range(3, _BITS // 2), key=cost)
+
+
+def _flips(bits: int, most: int) -> Iterator[int]:
+    for count in range(most + 1):
+        for places in itertools.combinations(range(bits), count):
+            yield sum(1 << place for place in places)
+
+
+def _highest_bit(value: int) -> int:
+    return 1 << (value.bit_length() - 1)
+
+
+def _band(shapes: NDArray[np.uint64], start: int, bits: int) -> NDArray[np.int32]:
+    return ((shapes >> np.uint64(start)) & np.uint64(2**bits - 1)).astype(np.int32)
+
+
+def _colour_difference(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (np.maximum(ones, others) - np.minimum(ones, others)).max(axis=1, initial=0)
+
+
+def _unique(looks: Looks) -> tuple[Indices, Indices]:
+    """The first index of each distinct looks, and (N,) which of them each picture has."""
+    rows = np.concatenate([looks.shapes[:, None].view(np.uint8), looks.colours], axis=1)
+    as_one = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
+    _, first, which = np.unique(as_one, return_index=True, return_inverse=True)
+    return first, which
+
+
+def _join(leader: Indices, ones: Indices, others: Indices) -> None:
+    """Union-find on arrays: the leaders of joined pairs become the lesser of the two, until nothing changes."""
+    while True:
+        one, other = leader[ones], leader[others]
+        apart = one != other
+        if not apart.any():
+            return
+        ones, others, one, other = ones[apart], others[apart], one[apart], other[apart]
+        np.minimum.at(leader, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(above := leader[leader], leader):
+            leader[:] = above

@@ -1,0 +1,78 @@
+"""What a picture looks like in 56 bytes, so that copies of it can be found: shape in 64 bits, colours in 48 bytes.
+
+The shape is the perceptual hash pHash: which of the 64 lowest frequencies of the grey picture (a discrete cosine
+transform at 32 x 32) are above their median. It hardly changes with size, JPEG quality, brightness and contrast.
+
+It is blind to colour, and to what is small: of two drawn scenes with other things on the same ground, or of two offers
+of a shirt in red and in blue, it says the same. So the mean colours of a 4 x 4 grid go with it, and a near duplicate
+has to be near in both (see `ccmb.data.images.near_duplicates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccmb.core.progress import progress
+from ccmb.data.images.source import Pictures, UnreadablePicture
+
+_SIDE, _LOW, GRID = 32, 8, 4
+COLOUR_BYTES = GRID * GRID * 3
+_COSINES = np.cos(np.pi * np.outer(np.arange(_LOW), 2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
+_GREY = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Of N pictures.
+
+    Attributes:
+        shapes: (N,) uint64.
+        colours: (N, 48) uint8, mean red, green and blue of each cell of the grid, after the mean over all is moved to
+            the middle, so that brightness does not count.
+    """
+
+    shapes: NDArray[np.uint64]
+    colours: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def looked_at(image: Image.Image) -> Image.Image:
+    """The picture (RGB) at 32 x 32, which is all that counts for its looks; it may be given in the picture's place."""
+    return image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def looks(image: Image.Image) -> tuple[int, bytes]:
+    """Shape and colours of one picture (RGB); a blank one has them too, but they say nothing."""
+    pixels = np.asarray(looked_at(image), dtype=np.float64)
+    low = (_COSINES @ (pixels @ _GREY) @ _COSINES.T).ravel()
+    shape = np.packbits(low > np.median(low[1:]))
+    cell = _SIDE // GRID
+    means = pixels.reshape(GRID, cell, GRID, cell, 3).mean((1, 3)).ravel()
+    colours = np.clip(np.rint(means - means.mean() + 128), 0, 255).astype(np.uint8)
+    return int.from_bytes(shape.tobytes(), "big"), colours.tobytes()
+
+
+def join_looks(found: Iterable[tuple[int, bytes]]) -> Looks:
+    pairs = list(found)
+    shapes = np.array([shape for shape, _ in pairs], dtype=np.uint64)
+    colours = np.frombuffer(b"".join(colour for _, colour in pairs), dtype=np.uint8)
+    return Looks(shapes, colours.reshape(-1, COLOUR_BYTES))
+
+
+def looks_of_pictures(pictures: Pictures, names: Iterable[str]) -> Looks:
+    """Of the pictures of a downstream set, so that a corpus can be kept clear of them; unreadable ones are left out."""
+    names, found = list(names), []
+    with progress("looks", len(names), "pictures") as advance:
+        for name in names:
+            with suppress(UnreadablePicture):
+                found.append(looks(pictures.load(name)))
+            advance()
+    return join_looks(found)

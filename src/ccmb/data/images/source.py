@@ -1,0 +1,303 @@
+"""Pictures by name, from a folder or a tar, as upright sRGB.
+
+Nothing stays open between reads, so one `Pictures` may be pickled, forked and shared by threads.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from PIL import Image
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import walk_files
+from ccmb.core.passed_over import PassedOver, why_passed_over
+from ccmb.data.images.content import HEAD_BYTES, image_format, is_image_name, may_be_image
+from ccmb.data.images.decoding import MAX_PIXELS, decode, rgb_of
+from ccmb.data.plain_tars import plain_tar
+from ccmb.data.tar_index import inner_name, read_index
+
+__all__ = [
+    "MAX_BYTES", "MAX_PIXELS", "Extent", "FolderPictures", "Pictures", "TarPictures", "UnreadablePicture", "decode",
+    "head_of", "inner_name", "is_picture_file", "load_picture", "picture_of",
+]  # fmt: skip
+
+MAX_BYTES = 64 * 2**20
+
+
+class UnreadablePicture(CcmbError):
+    """One picture cannot be used; the message is one line that names it and says why."""
+
+
+class Extent(NamedTuple):
+    """Where the bytes of a picture lie."""
+
+    path: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is in a folder or tar of pictures.
+
+    Attributes:
+        names: see `Pictures.names`.
+        passed_over: pictures, and folders with all that is in them, that nobody means.
+        unreadable: names of folders in it that cannot be read; "." is the folder itself.
+    """
+
+    names: list[str]
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Pictures(ABC):
+    """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused.
+
+    Attributes:
+        repeated: how many files have the name of another one, which hides them.
+    """
+
+    repeated = 0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def open(path: str | Path) -> Pictures:
+        """The pictures of a folder (with its sub-folders) or of a tar, plain or gzipped.
+
+        Raises:
+            CcmbError: there is no such folder or file, or it is not a whole tar.
+        """
+        path = Path(path)
+        if os.path.isdir(path):  # what the methods of a path raise where it may not be looked at, this does not
+            return FolderPictures(path)
+        if os.path.isfile(path):
+            return TarPictures(path)
+        raise CcmbError(f"{path}: {_why_not_there(path) or 'no such folder or tar of pictures'}")
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the pictures, sorted; hidden ones and a system's own are left out, see `ccmb.core.passed_over`.
+
+        Files that end as pictures do count as such, and of other or no endings those that begin as pictures do.
+
+        Raises:
+            CcmbError: a folder cannot be read; the message names it.
+        """
+
+    @property
+    def listing(self) -> Listing:
+        """The names, with what was passed over and what could not be read."""
+        return Listing(self.names)
+
+    @abstractmethod
+    def _find(self, name: str) -> Extent | None:
+        """Where the regular file of a checked name lies, or None."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a file of this name; it may yet be damaged."""
+        inner = inner_name(name)
+        return inner is not None and self._find_any_form(inner) is not None
+
+    def _find_any_form(self, name: str) -> Extent | None:
+        """Systems write one and the same letter in one or in two characters; as it stands comes first."""
+        forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+        return next((extent for form in forms if (extent := self._find(form)) is not None), None)
+
+    def raw(self, name: str) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            UnreadablePicture: it is not there, lies outside, is empty, cut short, or larger than MAX_BYTES.
+        """
+        inner = inner_name(name)
+        if inner is None:
+            raise self._unreadable(name, "not a name inside the folder or tar")
+        try:
+            extent = self._find_any_form(inner)
+        except OSError as error:
+            raise self._unreadable(name, error.strerror or str(error)) from None
+        return self._read(name, extent, self._why_missing(inner) if extent is None else "")
+
+    def _read(self, name: str, extent: Extent | None, why_missing: str = "no such picture") -> bytes:
+        """The bytes of a picture that lies there."""
+        if extent is None:
+            raise self._unreadable(name, why_missing)
+        try:
+            if extent.size == 0:
+                raise self._unreadable(name, "the file is empty")
+            if extent.size > MAX_BYTES:
+                raise self._unreadable(name, f"{extent.size:,} bytes are more than the {MAX_BYTES:,} allowed")
+            with open(extent.path, "rb") as file:
+                file.seek(extent.offset)
+                data = file.read(extent.size)
+        except OSError as error:
+            raise self._unreadable(name, error.strerror or str(error)) from None
+        if len(data) < extent.size:
+            raise self._unreadable(name, "the file is cut short")
+        return data
+
+    def load(self, name: str) -> Image.Image:
+        """The picture as RGB, see `decode`.
+
+        Raises:
+            UnreadablePicture: see `raw` and `decode`.
+        """
+        data = self.raw(name)
+        try:
+            return decode(data)
+        except ValueError as error:
+            raise self._unreadable(name, str(error)) from None
+
+    def _why_missing(self, name: str) -> str:
+        return "no such picture"
+
+    def _unreadable(self, name: str, reason: str) -> UnreadablePicture:
+        line = " ".join(f"{self.path}/{name}: {reason}".split())
+        return UnreadablePicture(line.encode("utf-8", "replace").decode())
+
+
+class FolderPictures(Pictures):
+    """Pictures in a folder. Symbolic links in it are the user's own and may lead anywhere, as those of the hub's cache,
+    of DVC and of git-annex do; names never do, see `inner_name`."""
+
+    @property
+    def names(self) -> list[str]:
+        if unreadable := self.listing.unreadable:
+            raise CcmbError(f"{self.path / unreadable[0]}: the folder cannot be read")
+        return self.listing.names
+
+    @cached_property
+    def listing(self) -> Listing:
+        passed_over, unreadable = PassedOver(), list[str]()
+        files = walk_files(self.path, passed_over, unreadable)
+        names = sorted(name for name in files if _is_picture(name, self._head, passed_over))
+        return Listing(names, passed_over, unreadable)
+
+    def _head(self, name: str) -> bytes:
+        return head_of(self.path / name)
+
+    def _find(self, name: str) -> Extent | None:
+        path = os.path.join(self.path, name)
+        return Extent(path, 0, os.path.getsize(path)) if os.path.isfile(path) else None
+
+    def _why_missing(self, name: str) -> str:
+        return _broken_link(self.path / name) or super()._why_missing(name)
+
+
+class TarPictures(Pictures):
+    """Pictures in a tar, whose headers are read once; a gzipped one is decompressed into a temporary file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._plain = plain_tar(path)
+        self._members, self.repeated = read_index(self._plain, path)
+
+    @property
+    def names(self) -> list[str]:
+        return self.listing.names
+
+    @cached_property
+    def listing(self) -> Listing:
+        passed_over = PassedOver()
+        with open(self._plain, "rb") as file:
+            names = [
+                name for name in self._members if _is_picture(name, lambda name: self._head(file, name), passed_over)
+            ]
+        return Listing(sorted(names), passed_over)
+
+    def _head(self, file: IO[bytes], name: str) -> bytes:
+        offset, size = self._members[name]
+        file.seek(offset)
+        return file.read(min(size, HEAD_BYTES))
+
+    def _find(self, name: str) -> Extent | None:
+        found = self._members.get(name)
+        return Extent(str(self._plain), *found) if found else None
+
+
+def load_picture(path: str | Path) -> Image.Image:
+    """A picture that the user names by its path, as RGB, see `decode`.
+
+    Raises:
+        UnreadablePicture: it is missing or cannot be used; the message names it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UnreadablePicture(f"{path}: a folder; name a picture in it")
+    # The folder is taken as it is and the last part as a name in it: a link may point anywhere, the user names it.
+    try:
+        return FolderPictures(path.parent).load(path.name)
+    except UnreadablePicture as error:
+        raise UnreadablePicture(str(error).replace(f"{path.parent}/{path.name}", str(path), 1)) from None
+
+
+def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
+    """A picture that a caller gives as a path, as the bytes of a file or as a PIL object: the same RGB of all three.
+
+    Raises:
+        UnreadablePicture: it is missing or cannot be used; the message says why.
+    """
+    if isinstance(given, str | Path):
+        return load_picture(given)
+    try:
+        return decode(given) if isinstance(given, bytes) else rgb_of(given)
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        what = "the bytes of a picture" if isinstance(given, bytes) else f"a PIL object of mode {given.mode}"
+        raise UnreadablePicture(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a file that the user names is a picture, by its name or its first bytes; links are followed."""
+    if not os.path.isfile(path):
+        return False
+    return _is_picture(path.name.lstrip("."), lambda _: head_of(path))
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _why_not_there(path: Path) -> str:
+    """What the system says of a path that can be neither folder nor file; "" where there is no such."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return ""
+
+
+def _broken_link(path: Path) -> str:
+    """Where a symbolic link leads that leads nowhere; "" where the path is none."""
+    if not path.is_symlink():
+        return ""
+    target = os.readlink(path)
+    get = "git annex get it" if ".git/annex" in target else "dvc pull" if "dvc" in target else "fetch that first"
+    return f"a link to {target}, which is not there; {get}"
+
+
+def _is_picture(name: str, head: Callable[[str], bytes], passed_over: PassedOver | None = None) -> bool:
+    """Whether a file counts as a picture, by its name or by the first bytes that `head` gives."""
+    if reason := why_passed_over(name):
+        if passed_over is not None and is_image_name(name):
+            passed_over.add(name, reason)
+        return False
+    return is_image_name(name) or (may_be_image(name) and image_format(head(name)) is not None)

@@ -1,0 +1,133 @@
+"""Pictures to pixels: the one resize and normalisation of training, evaluation and search, and light augmentation.
+
+Pixels are uint8 (S, S, 3) until they are on the model's device; `normalise` makes them (B, 3, S, S) float32.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+from ccmb.data.images.rand_augment import RandAugment, rand_augment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# CLIP's statistics of RGB in [0, 1], which the official code uses.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Augmentation(BaseModel):
+    """How training pictures are varied."""
+
+    model_config = ConfigDict(extra="forbid")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 is no crop")
+    crop_shape: Literal["picture", "square"] = Field(
+        "picture",
+        description="what crops are stretched from, by at most 4/3 either way: the picture's own shape, in which "
+        "evaluation sees it (our choice), or a square, as in the official code",
+    )
+    flip: bool = Field(False, description="mirror half of the pictures, but none whose texts say left or right")
+    colour: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
+    shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
+    rand_augment: RandAugment | None = Field(
+        None, description="further operations at random, as in {operations: 2, magnitude: 5}; none of them mirrors"
+    )
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Resize straight to a square with bicubic sampling, as the official evaluation does: uint8 (size, size, 3)."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image.convert("RGB"))
+
+
+def within(image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """The image made so small that no side is longer than `side`, and none shorter than a pixel however thin it is."""
+    longest = max(image.size)
+    if longest <= side:
+        return image
+    width, height = (max(1, round(of * side / longest)) for of in image.size)
+    return image.resize((width, height), resample)
+
+
+def augment(
+    image: Image.Image, size: int, options: Augmentation, rng: random.Random, may_mirror: bool = True
+) -> np.ndarray:
+    """A random variation of the picture: uint8 (size, size, 3).
+
+    Args:
+        may_mirror: False where a text of the picture speaks of left or right.
+    """
+    if options.crop < 1:
+        draw_box = _random_box if options.crop_shape == "picture" else _random_square_box
+        image = image.crop(draw_box(image.width, image.height, options.crop, rng))
+    if options.flip and may_mirror and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    if options.colour:
+        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhancer(image).enhance(1 + rng.uniform(-options.colour, options.colour))
+    if options.rand_augment:
+        small = image.resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
+        image = rand_augment(small, options.rand_augment, rng)
+    pixels = square(image, size)
+    return _shift(pixels, options.shift, rng) if options.shift else pixels
+
+
+def speaks_of_sides(text: str) -> bool:
+    """Whether mirroring the picture could make the text false."""
+    return "左" in text or "右" in text
+
+
+def normalise(pixels_BSSC: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> Tensor:
+    """uint8 (B, S, S, 3) to normalised float32 (B, 3, S, S); `mean` and `std` are of RGB in [0, 1]."""
+    import torch  # two seconds that the corpus, whose recipes name an augmentation, can do without
+
+    mean_C = torch.tensor(mean, device=pixels_BSSC.device)
+    std_C = torch.tensor(std, device=pixels_BSSC.device)
+    return ((pixels_BSSC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
+
+
+def _random_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) of at least `smallest` of the area, stretched by at most 4/3 either way."""
+    area = rng.uniform(smallest, 1.0)
+    widest = math.log(min(4 / 3, 1 / area))  # wider boxes would not fit
+    aspect = math.exp(rng.uniform(-widest, widest))
+    w = max(1, min(width, round(width * math.sqrt(area * aspect))))
+    h = max(1, min(height, round(height * math.sqrt(area / aspect))))
+    left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+    return left, top, left + w, top + h
+
+
+def _random_square_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) of at least `smallest` of the area, whose own sides are 3 : 4 to 4 : 3.
+
+    Drawn as RandomResizedCrop of torchvision draws it, which the official code uses: area and shape up to ten times,
+    until the box fits; else the middle of the picture, in the shape that is nearest to its own.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(smallest, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _shift(pixels: np.ndarray, share: float, rng: random.Random) -> np.ndarray:
+    """Move the picture by up to `share` of its side in each direction, with its edges repeated."""
+    reach = round(share * pixels.shape[0])
+    down, right = rng.randint(0, 2 * reach), rng.randint(0, 2 * reach)
+    padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    return padded[down : down + pixels.shape[0], right : right + pixels.shape[1]]

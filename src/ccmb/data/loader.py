@@ -1,0 +1,219 @@
+"""Batches in an order that depends on the seed and the step alone, so that a run resumes exactly.
+
+Nothing here remembers a position: the batch of step n can be made without those before it.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.transforms import Augmentation, augment, speaks_of_sides
+from ccmb.data.sample import Sample
+
+
+class BatchPlan:
+    """Which samples stand in which batch.
+
+    Every epoch is a new permutation of the groups; samples of one group (near-duplicates, see `Sample.group`) stand in
+    one batch, so that the hard ones meet (a group larger than a batch is cut first). The samples at the end of an
+    epoch that do not fill a batch are left out; they are others in each epoch.
+
+    Args:
+        group_from: the step from which groups stand together; before it each sample stands for itself, since a network
+            that knows nothing yet learns little from near-duplicates.
+        rows: which part of every batch is read here; the others are other processes'.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], batch: int, seed: int, group_from: int = 0, rows: slice = slice(None)
+    ) -> None:
+        if len(samples) < batch:
+            raise ValueError(f"{len(samples)} samples do not fill a batch of {batch}")
+        together: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            together.setdefault(sample.group or f"\0{index}", []).append(index)
+        self.groups = [group[at : at + batch] for group in together.values() for at in range(0, len(group), batch)]
+        self.count, self.batch, self.seed, self.group_from = len(samples), batch, seed, group_from
+        self.steps_per_epoch, self.rows = len(samples) // batch, rows
+
+    def epoch_order(self, epoch: int, grouped: bool = True) -> np.ndarray:
+        """All sample indices in the order of one epoch; each run of `batch` of them is a batch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if not grouped or len(self.groups) == self.count:
+            return rng.permutation(self.count)
+        order = rng.permutation(len(self.groups))
+        return np.array(list(pack([self.groups[group] for group in order], self.batch)))
+
+    def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        """Batches of steps start .. stop - 1 as lists of (epoch, sample index)."""
+        made, order = (-1, False), np.empty(0, dtype=np.int64)
+        for step in range(start, stop):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            wanted = (epoch, step >= self.group_from)
+            if wanted != made:
+                made, order = wanted, self.epoch_order(*wanted)
+            chosen = order[position * self.batch : (position + 1) * self.batch]
+            yield [(epoch, int(index)) for index in chosen[self.rows]]
+
+
+def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
+    """The members of groups of at most `batch`, in an order in which no group crosses the border of a batch if it can.
+
+    Each place goes to the first waiting group that fits into the rest of the batch; where none fits, the first one is
+    cut, and its rest begins the next batch.
+    """
+    # The groups that wait, by size and in order, each with its position.
+    waiting: dict[int, deque[tuple[int, Sequence[int]]]] = {}
+    for position, group in enumerate(groups):
+        waiting.setdefault(len(group), deque()).append((position, group))
+    room = batch
+    while waiting:
+        fitting = [size for size in waiting if size <= room]
+        size = min(fitting or waiting, key=lambda size: waiting[size][0][0])
+        position, group = waiting[size].popleft()
+        if not waiting[size]:
+            del waiting[size]
+        yield from group[:room]
+        if rest := group[room:]:
+            waiting.setdefault(len(rest), deque()).appendleft((-1, rest))
+        room = max(0, room - len(group)) or batch
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPlan:
+    """From which text field the batch of a step draws: evenly from those that have joined.
+
+    Attributes:
+        joins: the step at which each field joins; one of them is 0.
+        seed: of the draw.
+    """
+
+    joins: tuple[int, ...]
+    seed: int
+
+    def __call__(self, step: int) -> int:
+        joined = [field for field, join in enumerate(self.joins) if step >= join]
+        return random.Random(f"{self.seed}/field/{step}").choice(joined)
+
+
+# An epoch, a sample's index, and a text field or None for all.
+Key = tuple[int, int, int | None]
+
+
+class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
+    """Samples by key: augmented pixels, one of the texts, and the sample's index; or, where the picture cannot be
+    read, its name and why. A sample that has no text of the field gives one of another.
+
+    Args:
+        alike: whether all samples of a picture are augmented alike within an epoch, so that a batch in which it stands
+            several times need hold and encode it but once.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        pictures: Pictures,
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
+        weights: Sequence[float] | None = None,
+        alike: bool = False,
+    ) -> None:
+        self.samples, self.pictures, self.size = samples, pictures, size
+        self.augmentation, self.seed, self.weights, self.alike = augmentation, seed, weights, alike
+        # The texts of all lines and near-duplicates of a picture count: in a batch they meet as its positives and
+        # negatives.
+        self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
+
+    def __getitem__(self, key: Key) -> tuple[np.ndarray, str, int] | str:
+        epoch, index, field = key
+        sample = self.samples[index]
+        rng = random.Random(f"{self.seed}/{epoch}/{index}")
+        text = draw_text(sample, rng, field, self.weights)
+        try:
+            image = self.pictures.load(sample.image)
+        except UnreadablePicture as error:
+            return str(error)
+        if self.alike:
+            rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
+        return augment(image, self.size, self.augmentation, rng, _kin(sample) not in self._sided), text, index
+
+
+def training_batches(
+    dataset: TrainingSet,
+    plan: BatchPlan,
+    start: int,
+    stop: int,
+    collate: Callable[[list[Any]], Any],
+    workers: int = 0,
+    field_of: Callable[[int], int] | None = None,
+) -> Iterator[Any]:
+    """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order.
+
+    Args:
+        field_of: the text field of a step; without it each pair draws from all fields.
+
+    Raises:
+        CcmbError: a worker was killed.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=(
+            [(epoch, index, field_of(step) if field_of else None) for epoch, index in batch]
+            for step, batch in zip(range(start, stop), plan.batches(start, stop), strict=True)
+        ),
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_signals_to_the_trainer,
+    )
+    yield from read_ahead(loader)
+
+
+def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What the loader gives.
+
+    Raises:
+        CcmbError: a worker was killed.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise CcmbError("a process that reads pictures was killed, perhaps for memory; lower data.workers") from None
+
+
+def draw_text(
+    sample: Sample, rng: random.Random, field: int | None = None, weights: Sequence[float] | None = None
+) -> str:
+    """One of the texts: of the field, if it has any; else of a field drawn by the weights; without them each text is
+    as likely."""
+    if field is not None and sample.fields[field]:
+        return rng.choice(sample.fields[field])
+    if weights:
+        there = [(texts, weight) for texts, weight in zip(sample.fields, weights, strict=True) if texts and weight]
+        if there:
+            fields, of_fields = zip(*there, strict=True)
+            return rng.choice(rng.choices(fields, of_fields)[0])
+    return rng.choice(sample.texts)
+
+
+def _kin(sample: Sample) -> str:
+    return sample.group or sample.image
+
+
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the trainer still needs the batches of the step it is in."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

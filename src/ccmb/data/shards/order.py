@@ -1,0 +1,178 @@
+"""The order in which shards are streamed: a function of the seed and the step alone, made of whole numbers.
+
+Each epoch puts the shards into a new order and cuts the row of their samples into `lanes` parts of equal length. A
+lane reads its part from front to end into a buffer, from which its samples are drawn; each batch takes equally many
+samples from every lane. So the order depends on seed, batch, lanes and buffer, and not on how many processes read:
+rank r of W reads the r-th W-th of the lanes, and the batch of a step is that of rank 0, then that of rank 1 and so on.
+
+A stream that begins in the middle of an epoch repeats that epoch's draws, which are numbers (0.4 s for a million), and
+reads only what is still to come. The oldest sample in a full buffer of n was read about n ln n samples ago, so a lane
+also passes over the headers of so many samples (0.07 s for a thousand), wherever in the epoch it begins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from ccmb.core.errors import UsageError
+
+
+class Run(NamedTuple):
+    """Samples first .. stop - 1 of a shard."""
+
+    shard: int
+    first: int
+    stop: int
+
+
+class Place(NamedTuple):
+    """A sample: its shard, and its place in it."""
+
+    shard: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class StreamOrder:
+    """Which samples stand in which batch.
+
+    The samples at the end of an epoch that do not fill a batch are left out; they are others in each epoch.
+
+    Attributes:
+        sizes: samples of each shard.
+        batch: of all ranks together; a multiple of `lanes`.
+        buffer: samples that each lane holds to draw from.
+        per_epoch: use only so many samples in each epoch.
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    lanes: int
+    buffer: int
+    seed: int
+    per_epoch: int | None = None
+
+    @property
+    def share(self) -> int:
+        """Samples of one lane in a batch."""
+        return self.batch // self.lanes
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        total = sum(self.sizes)
+        return min(total, self.per_epoch or total) // self.batch
+
+    def runs(self, epoch: int, lane: int) -> list[Run]:
+        """What a lane reads in an epoch, in order."""
+        length = self.steps_per_epoch * self.share
+        begin, found, at = lane * length, [], 0
+        for run in self._row(epoch):
+            count = run.stop - run.first
+            low, high = max(begin, at), min(begin + length, at + count)
+            if low < high:
+                found.append(Run(run.shard, run.first + low - at, run.first + high - at))
+            at += count
+        return found
+
+    def draws(self, epoch: int, lane: int) -> Draws:
+        """The order in which a lane gives its samples away."""
+        rng = random.Random(f"{self.seed}/draws/{epoch}/{lane}")
+        return Draws(self.steps_per_epoch * self.share, self.buffer, rng)
+
+    def _row(self, epoch: int) -> Iterator[Run]:
+        """The shards in the order of an epoch, which begins anywhere in the first one and ends there."""
+        rng = random.Random(f"{self.seed}/shards/{epoch}")
+        shards = range(len(self.sizes))
+        begin = rng.choices(shards, self.sizes)[0]  # by size, so that each sample is as likely to be left out
+        cut, others = rng.randrange(self.sizes[begin]), rng.sample(shards, len(shards))
+        yield Run(begin, cut, self.sizes[begin])
+        yield from (Run(shard, 0, self.sizes[shard]) for shard in others if shard != begin)
+        yield Run(begin, 0, cut)
+
+
+class Draws:
+    """The numbers 0 .. count - 1 in the order in which a buffer of `size` that is filled from front to end gives them
+    away."""
+
+    def __init__(self, count: int, size: int, rng: random.Random) -> None:
+        self.count, self._random = count, rng.random
+        self._held = list(range(min(size, count)))
+        self._next = len(self._held)
+
+    def __iter__(self) -> Iterator[int]:
+        while self._held:
+            yield self.draw()
+
+    def draw(self) -> int:
+        held = self._held
+        slot = int(self._random() * len(held))
+        drawn = held[slot]
+        if self._next < self.count:
+            held[slot] = self._next
+            self._next += 1
+        else:
+            held[slot] = held[-1]
+            held.pop()
+        return drawn
+
+    def skip(self, count: int) -> None:
+        for _ in range(count):
+            self.draw()
+
+    def to_come(self) -> Iterator[int]:
+        """The numbers not yet given away, from front to end."""
+        return itertools.chain(sorted(self._held), range(self._next, self.count))
+
+
+class Positions:
+    """Where the samples of a lane lie: a number from 0 on in the order of its runs, and back."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.starts = [0, *itertools.accumulate(run.stop - run.first for run in runs)]
+
+    def run_of(self, position: int) -> int:
+        return bisect_right(self.starts, position) - 1
+
+    def place(self, position: int) -> Place:
+        number = self.run_of(position)
+        run = self.runs[number]
+        return Place(run.shard, run.first + position - self.starts[number])
+
+
+def share_of(lanes: Sequence[int], part: int, parts: int) -> Sequence[int]:
+    """The lanes of one of several processes, as evenly as can be and in order."""
+    return lanes[len(lanes) * part // parts : len(lanes) * (part + 1) // parts]
+
+
+def check_lanes(order: StreamOrder, world: int, workers: int) -> None:
+    """Whether so many ranks with so many workers each can share the lanes.
+
+    Raises:
+        UsageError: there are too few shards or lanes, or they do not divide evenly; the message has the arithmetic.
+    """
+    shards, readers = len(order.sizes), world * max(1, workers)
+    reading = f"{world} ranks x {max(1, workers)} workers = {readers} processes that read"
+    lanes = f"data.lanes={order.lanes}"
+    if shards < readers:
+        raise UsageError(f"{shards} shards < {reading}; lower data.workers, or write the data into more shards")
+    if order.lanes < readers:
+        raise UsageError(f"{lanes} < {reading}; set data.lanes to a multiple of {readers}, or lower data.workers")
+    if shards < order.lanes:
+        fitting = max(n for n in range(1, shards + 1) if order.batch % n == 0)
+        raise UsageError(f"{shards} shards < {lanes}; set data.lanes={fitting}, or write the data into more shards")
+    if order.lanes % world:
+        raise UsageError(f"{lanes} / {world} ranks is not whole; set data.lanes to a multiple of {world}")
+    if order.batch % order.lanes:
+        raise UsageError(
+            f"training.batch={order.batch} / {lanes} is not whole; set data.lanes to a divisor of the batch"
+        )
+    if not order.steps_per_epoch:
+        total = min(sum(order.sizes), order.per_epoch or sum(order.sizes))
+        raise UsageError(f"{total} samples an epoch do not fill training.batch={order.batch}")

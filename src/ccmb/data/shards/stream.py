@@ -1,0 +1,174 @@
+"""Training batches from shards, read from front to end, in an order that resumes exactly (see `stream_order`).
+
+A sample that is damaged or lost leaves its place in the batch empty and never moves another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.equal_texts import text_number
+from ccmb.data.images.transforms import Augmentation, augment, speaks_of_sides
+from ccmb.data.loader import draw_text, leave_signals_to_the_trainer, read_ahead
+from ccmb.data.sample import Sample
+from ccmb.data.shards.locate import Shard
+from ccmb.data.shards.order import Place, Positions, StreamOrder, share_of
+from ccmb.data.shards.read import RawSample, parse_sample, read_samples
+from ccmb.data.shards.write import decode_sample
+
+# Augmented pixels, one of the texts, the picture's id, and the numbers of all of its texts; or why the sample cannot be
+# used.
+Item = tuple[np.ndarray, str, int, tuple[int, ...]] | str
+
+
+@dataclass(frozen=True)
+class ShardStream:
+    """The training samples of some shards.
+
+    Attributes:
+        order: of the samples; its sizes are those of `shards`.
+        fields: text fields that are trained on together.
+        weights: how often each field is drawn from; without them each text is as likely.
+        rank, world: this process among those that train together; it gets its part of each batch.
+    """
+
+    shards: Sequence[Shard]
+    order: StreamOrder
+    fields: Sequence[str]
+    weights: Sequence[float] | None
+    augmentation: Augmentation
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def lanes(self) -> Sequence[int]:
+        """Those that this rank reads."""
+        return share_of(range(self.order.lanes), self.rank, self.world)
+
+    def places(self, lane: int, start: int, stop: int) -> Iterator[tuple[int, Place, RawSample | str]]:
+        """What a lane gives to the batches of steps start .. stop - 1: epoch, place and sample, or why it is lost."""
+        steps, share = self.order.steps_per_epoch, self.order.share
+        for epoch in range(start // steps, -(-stop // steps)):
+            first, last = max(start - epoch * steps, 0) * share, min(stop - epoch * steps, steps) * share
+            draws = self.order.draws(epoch, lane)
+            draws.skip(first)
+            positions = Positions(self.order.runs(epoch, lane))
+            reading, held = self._read(positions, draws.to_come()), {}
+            for position in itertools.islice(draws, last - first):
+                while position not in held:
+                    at, raw = next(reading)
+                    held[at] = raw
+                yield epoch, positions.place(position), held.pop(position)
+
+    def item(self, epoch: int, place: Place, raw: RawSample | str, size: int, field: int | None = None) -> Item:
+        """A sample as it is trained on, with pixels (size, size, 3) and a text of the field (None: of any)."""
+        if isinstance(raw, str):
+            return raw
+        try:
+            sample, image = decode_sample(raw, self.fields)
+        except CcmbError as error:
+            return " ".join(str(error).encode("utf-8", "replace").decode().split())
+        rng = random.Random(f"{self.seed}/{epoch}/{place.shard}/{place.sample}")
+        text = draw_text(sample, rng, field, self.weights)
+        may_mirror = not any(map(speaks_of_sides, sample.texts))
+        known = tuple(map(text_number, sample.texts))
+        return augment(image, size, self.augmentation, rng, may_mirror), text, image_id(sample.image), known
+
+    def first_samples(self, count: int) -> Iterator[Sample]:
+        """The samples at the beginning of the first shards, without decoding; damaged ones are passed over.
+
+        Raises:
+            CcmbError: none of them can be used; the message says why not the first.
+        """
+        reasons, found = [], False
+        for shard in self.shards:
+            here = min(count, shard.samples or 0)
+            for _, raw in read_samples(shard, range(here)):
+                try:
+                    yield parse_sample(raw, self.fields)
+                    found = True
+                except CcmbError as error:
+                    reasons.append(str(error))
+            count -= here
+        if not found:
+            raise CcmbError(reasons[0] if reasons else f"{self.shards[0].url}: no samples")
+
+    def _read(self, positions: Positions, wanted: Iterator[int]) -> Iterator[tuple[int, RawSample | str]]:
+        """The samples at the wanted positions of a lane, from front to end; shards without any are not opened."""
+        for number, group in itertools.groupby(wanted, key=positions.run_of):
+            run, start = positions.runs[number], positions.starts[number]
+            places = (run.first + position - start for position in group)
+            for place, raw in read_samples(self.shards[run.shard], places):
+                yield start + place - run.first, raw
+
+
+def stream_batches(
+    stream: ShardStream,
+    size: int,
+    start: int,
+    stop: int,
+    collate: Callable[[list[Item]], Any],
+    merge: Callable[[list[Any]], Any],
+    workers: int = 0,
+    field_of: Callable[[int], int] | None = None,
+) -> Iterator[Any]:
+    """The collated batches of steps start .. stop - 1 of this rank; `workers` processes read ahead, each its lanes,
+    without changing the order.
+
+    Args:
+        merge: makes one batch of the collated parts of several workers, in order.
+        field_of: the text field of a step; without it each sample draws from all fields.
+
+    Raises:
+        CcmbError: a worker was killed.
+    """
+    loader = DataLoader(
+        _Lanes(stream, size, start, stop, field_of),
+        batch_size=None,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_signals_to_the_trainer,
+    )
+    parts = read_ahead(loader)
+    if workers <= 1:
+        yield from parts
+    while group := list(itertools.islice(parts, workers)):
+        yield merge(group)
+
+
+class _Lanes(IterableDataset[list[Item]]):
+    """The items of each step from those lanes that are this worker's."""
+
+    def __init__(
+        self, stream: ShardStream, size: int, start: int, stop: int, field_of: Callable[[int], int] | None
+    ) -> None:
+        self.stream, self.size, self.start, self.stop, self.field_of = stream, size, start, stop, field_of
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        worker = get_worker_info()
+        lanes = share_of(self.stream.lanes, worker.id, worker.num_workers) if worker else self.stream.lanes
+        reading = [self.stream.places(lane, self.start, self.stop) for lane in lanes]
+        share = self.stream.order.share
+        for step in range(self.start, self.stop):
+            field = self.field_of(step) if self.field_of else None
+            yield [
+                self.stream.item(*place, self.size, field)
+                for lane in reading
+                for place in itertools.islice(lane, share)
+            ]
+
+
+def image_id(name: str) -> int:
+    """A number for the picture of this name; equal names have equal ones."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,37 @@
+"""ECommerce-T2I: `T2I_{split}.text.tsv`, an id and a text, and `T2I_{split}.img.tsv`, an id and a picture in base64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ccmb.datasets.cards import Card
+from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
+from ccmb.datasets.formats.lenient_lines import id_of, read_lines, text_of
+from ccmb.datasets.formats.tsv_packs import PackedPictures
+from ccmb.datasets.locate import find_all, find_file, split_words
+from ccmb.datasets.problems import BAD_LINE, Problems
+
+
+def read_ecommerce(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
+    """One split; where its pictures are not there, as of a test to be submitted, it has queries alone.
+
+    Raises:
+        CcmbError: the texts are missing, or nothing in them can be used.
+    """
+    problems = Problems()
+    path = find_file(folder, [f"T2I_{word}.text.tsv" for word in split_words(split)])
+    packs = [images] if images else find_all(folder, [f"T2I_{word}.img.tsv" for word in split_words(split)])
+    pictures = PackedPictures(packs[0] if packs else folder, packs, problems)
+    queries = present_queries(_texts(path, problems, bool(packs)), pictures, problems)
+    return Dataset(card, split, samples_of_queries(queries, split), pictures, pictures.names, problems, queries)
+
+
+def _texts(path: Path, problems: Problems, has_pictures: bool) -> Iterator[Query]:
+    for where, line in read_lines(path, problems):
+        key, tab, rest = line.lstrip("\ufeff").partition("\t")
+        number = id_of(key)
+        if not tab or number is None:
+            problems.add(BAD_LINE, f"{where}: no tab between id and text")
+        elif (text := text_of(rest, where, problems)) is not None:
+            yield Query(number, text, (number,) if has_pictures else (), where)

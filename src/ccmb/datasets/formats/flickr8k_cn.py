@@ -1,0 +1,62 @@
+"""Flickr8k-CN: own pairs, `captions.jsonl` or `pairs.jsonl`, beside `images.tar` or a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.grouping import merge_by_image
+from ccmb.data.images.source import Pictures
+from ccmb.data.pairs import sample_of_line
+from ccmb.data.sample import Sample
+from ccmb.datasets.cards import Card
+from ccmb.datasets.dataset import Dataset, Query, nothing_left
+from ccmb.datasets.formats.lenient_lines import read_objects
+from ccmb.datasets.locate import MissingFile, find_file
+from ccmb.datasets.problems import BAD_LINE, NO_PICTURE, Problems
+
+FIELDS = ("captions", "mt_baidu")
+
+
+def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
+    """One split, with the captions that people wrote and the machine's translations as fields of their own.
+
+    The queries are those that people wrote.
+
+    A picture may have one line or one line a text, see `merge_by_image`.
+
+    Raises:
+        CcmbError: a file is missing, or nothing in it can be used.
+    """
+    problems = Problems()
+    path = find_file(folder, ["captions.jsonl", "pairs.jsonl"])
+    tar = path.parent / "images.tar"
+    pictures = Pictures.open(images or (tar if tar.exists() else path.parent / "images"))
+    lines: list[Sample] = []
+    where_of: dict[str, str] = {}
+    splits: set[object] = set()
+    for where, line in read_objects(path, problems):
+        splits.add(str(line.get("split", "train")))
+        if str(line.get("split", "train")) != split:
+            continue
+        try:
+            sample = sample_of_line(line, FIELDS, where)
+        except CcmbError as error:
+            problems.add(BAD_LINE, str(error))
+            continue
+        if sample.image not in pictures:
+            problems.add(NO_PICTURE, f"{where}: no picture {sample.image} in {pictures.path}")
+        else:
+            lines.append(sample)
+            where_of.setdefault(sample.image, where)
+    if splits and split not in splits:
+        raise MissingFile(f"{path}: no lines of split '{split}'")
+    if not lines:
+        raise nothing_left(pictures, problems)
+    samples = merge_by_image(lines)
+    queries = [
+        Query(f"{sample.image}#{n}", text, (sample.image,), where_of[sample.image])
+        for sample in samples
+        for n, text in enumerate(sample.fields[0])
+    ]
+    return Dataset(card, split, samples, pictures, list(where_of), problems, queries, FIELDS)

@@ -1,0 +1,33 @@
+"""One way to open labelled pairs: own ones by their file, ICM and IQM by name and folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.core.errors import UsageError
+from ccmb.data.images.source import Pictures
+from ccmb.data.labelled_pairs import read_labelled_pairs
+from ccmb.data.pairs import pictures_beside
+from ccmb.data.sample import Sample
+from ccmb.datasets import open_dataset
+
+
+def open_labelled(path: Path, split: str, images: Path | None = None, name: str = "") -> tuple[list[Sample], Pictures]:
+    """The labelled pairs of one split, and where their pictures lie.
+
+    Args:
+        path: a file of own labelled pairs; or the folder of a published set.
+        images: folder, tar or pack of the pictures, by default beside the pairs.
+        name: of the published set.
+
+    Raises:
+        UsageError: no published set has the name, or it is not one of matching.
+        CcmbError: the data is missing or faulty; the message names file and line.
+    """
+    if not path.is_dir():
+        samples = read_labelled_pairs(path, split)
+        return samples, Pictures.open(images or pictures_beside(path))
+    found = open_dataset(name, path, split, images)
+    if "matching" not in found.card.families:
+        raise UsageError(f"{path}: {found.card.title} is no set of labelled pairs; those are ICM and IQM")
+    return found.samples, found.pictures

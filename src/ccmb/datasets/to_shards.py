@@ -1,0 +1,33 @@
+"""A downstream data set written as shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.shards.write import Converted, convert_samples
+from ccmb.datasets.problems import findings_text
+from ccmb.datasets.registry import open_dataset
+
+
+def convert_dataset(
+    name: str,
+    folder: str,
+    out: Path,
+    split: str,
+    images: Path | None,
+    samples_per_shard: int,
+    size: int | None,
+    keep_metadata: bool = False,
+) -> tuple[Converted, str]:
+    """Write one split, one sample for each of `Dataset.samples`, and say what was left out.
+
+    Raises:
+        CcmbError: see `open_dataset` and `convert_samples`; or no text of the split has a picture.
+    """
+    dataset = open_dataset(name, folder, split, images)
+    if not dataset.samples:
+        raise CcmbError(f"{folder}: no text of split '{dataset.split}' names a picture; choose another split")
+    fields, pictures = dataset.fields, dataset.pictures
+    done = convert_samples(dataset.samples, pictures, out, fields, samples_per_shard, size, keep_metadata)
+    return done, findings_text(dataset.skipped.found.values())

@@ -1,0 +1,180 @@
+"""A data set checked whole: files, counts, ids, pictures, texts, and pictures that two splits share."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.progress import progress
+from ccmb.data.images.source import UnreadablePicture, decode
+from ccmb.data.photo_ids import Photo
+from ccmb.datasets.cards import Card, find_card
+from ccmb.datasets.dataset import Dataset
+from ccmb.datasets.locate import MissingFile, known_split
+from ccmb.datasets.problems import (  # fmt: skip
+    BAD_PICTURE,
+    LOST_SPLIT,
+    MARKED_TEXT,
+    NO_SPLIT,
+    OTHER_COUNT,
+    REPEATED_TEXT,
+    SHARED_PICTURE,
+    Finding,
+    Problems,
+    findings_text,
+)
+from ccmb.datasets.registry import open_dataset
+from ccmb.datasets.shared_photos import Shared, check_across_splits, check_against, names_of_set, photos_words
+
+_MARK = re.compile(r"[\u3400-\u9fff]+[:/][a-z]{1,4}(?=\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is in a split and can be used."""
+
+    pictures: int
+    texts: int
+    samples: int
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was looked at, and what is wrong.
+
+    Attributes:
+        shared: how many images of each split the splits of other sets have, by these sets' names.
+        photographs: how many images are photographs that other sets may have too, in words.
+    """
+
+    name: str
+    folder: str
+    splits: dict[str, Counts] = field(default_factory=dict)
+    shared: dict[str, Shared] = field(default_factory=dict)
+    photographs: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether anything is more than a warning."""
+        return any(finding.level == "problem" for finding in self.findings)
+
+
+def verify_dataset(
+    name: str,
+    folder: str | Path,
+    split: str | None = None,
+    images: str | Path | None = None,
+    against: Sequence[str] = (),
+) -> Checked:
+    """Read a data set whole, one split or all that are there, and list what is wrong.
+
+    Args:
+        against: other sets, see `names_of_set`, whose photographs are looked for among this one's.
+
+    Raises:
+        UsageError: there is no such data set or split.
+        CcmbError: of no split are files there and can be used.
+    """
+    card, problems = find_card(name), Problems()
+    known = [published.name for published in card.splits]
+    names = known if split is None else [known_split(split, known, card.title)]
+    checked, errors = Checked(card.name, str(folder)), []
+    others = [names_of_set(spec) for spec in against]
+    pictures: dict[bytes, tuple[str, str]] = {}
+    photos: dict[Photo, tuple[str, str]] = {}
+    galleries: dict[str, list[str]] = {}
+    for of_card in names:
+        try:
+            dataset = open_dataset(name, folder, of_card, images)
+        except CcmbError as error:
+            errors.append(error)
+            kind = NO_SPLIT if isinstance(error, MissingFile) else LOST_SPLIT
+            problems.add(kind, f"{of_card}: {error}")
+            continue
+        problems.add_all(dataset.skipped)
+        counts = Counts(len(dataset.gallery), _texts(dataset), len(dataset.samples))
+        checked.splits[of_card] = counts
+        _check_counts(card, of_card, counts, problems)
+        _check_texts(dataset, problems)
+        _check_pictures(dataset, pictures, problems)
+        check_across_splits(of_card, dataset.gallery, photos, problems)
+        galleries[of_card] = dataset.gallery
+    if not checked.splits:
+        raise next((error for error in errors if not isinstance(error, MissingFile)), errors[0])
+    checked.photographs = photos_words(galleries)
+    checked.shared = {other: check_against(galleries, other, theirs, problems) for other, theirs in others}
+    checked.findings = list(problems.found.values())
+    return checked
+
+
+def checked_text(checked: Checked) -> str:
+    """What was found, as lines of text."""
+    lines = [
+        f"{checked.name} {split}: {counts.pictures:,} pictures, {counts.texts:,} texts"
+        for split, counts in checked.splits.items()
+    ]
+    if checked.photographs and not checked.shared:
+        lines.append(checked.photographs)
+    for other, shared in checked.shared.items():
+        for split, counts in shared.items():
+            told = ", ".join(f"{count:,} of its {of_split}" for of_split, count in counts.items()) or "none"
+            lines.append(f"{checked.name} {split} and {other}: {sum(counts.values()):,} images are shared ({told})")
+    count = sum(finding.count for finding in checked.findings)
+    found = [findings_text(checked.findings)] if checked.findings else []
+    return "\n".join([*found, *lines, f"{count:,} findings" if count else "nothing wrong"])
+
+
+def _texts(dataset: Dataset) -> int:
+    if dataset.classes:
+        return sum(map(len, dataset.classes))
+    return len(dataset.queries) or sum(len(sample.texts) for sample in dataset.samples)
+
+
+def _check_counts(card: Card, split: str, counts: Counts, problems: Problems) -> None:
+    published = next(of_card for of_card in card.splits if of_card.name == split)
+    pairs = (("pictures", published.pictures, counts.pictures), ("texts", published.texts, counts.texts))
+    for what, expected, there in pairs:
+        if expected not in (None, there):
+            problems.add(OTHER_COUNT, f"{split}: {there:,} {what} that can be used instead of {expected:,}")
+
+
+def _check_texts(dataset: Dataset, problems: Problems) -> None:
+    if dataset.classes:
+        return
+    seen: Counter[tuple[str, str]] = Counter()
+    for sample in dataset.samples:
+        for text in sample.texts:
+            seen[sample.image, text] += 1
+            if seen[sample.image, text] == 2:
+                problems.add(REPEATED_TEXT, f"{dataset.split}: {sample.image}: {text}")
+            if _MARK.search(text):
+                problems.add(MARKED_TEXT, f"{dataset.split}: {sample.image}: {text}")
+    for query in dataset.queries:
+        if not query.images and _MARK.search(query.text):
+            problems.add(MARKED_TEXT, f"{query.where}: {query.text}")
+
+
+def _check_pictures(dataset: Dataset, seen: dict[bytes, tuple[str, str]], problems: Problems) -> None:
+    """Decode the pictures, and look for their bytes among those of the splits before."""
+    pictures = dataset.pictures
+    with progress(f"verify {dataset.split}", len(dataset.gallery), "pictures") as advance:
+        for name in dataset.gallery:
+            advance(1)
+            try:
+                data = pictures.raw(name)
+                decode(data)
+            except UnreadablePicture as error:
+                problems.add(BAD_PICTURE, str(error))
+                continue
+            except ValueError as error:
+                problems.add(BAD_PICTURE, f"{pictures.path}/{name}: {error}")
+                continue
+            split, other = seen.setdefault(hashlib.blake2b(data, digest_size=16).digest(), (dataset.split, name))
+            if split != dataset.split:
+                problems.add(SHARED_PICTURE, f"{dataset.split}: {name} is {other} of {split}")

@@ -1,0 +1,131 @@
+"""`ccmb corpus demo`: the simulated web from end to end on this machine, and what became of what was planted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.aligning import aligned
+from ccmb.core.config.recipe_files import load_recipe
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json, write_json
+from ccmb.corpus.analysis.page import write_corpus_page
+from ccmb.corpus.analysis.statistics import statistics
+from ccmb.corpus.assembly.build import build_corpus
+from ccmb.corpus.assembly.recipe import ZeroRecipe, find_corpus_recipe
+from ccmb.corpus.inputs.tables import Inputs
+from ccmb.corpus.simulation.ground_truth import Planted, planted_figures
+from ccmb.corpus.simulation.logs import simulate
+from ccmb.corpus.simulation.pages import SimulatedWeb
+from ccmb.corpus.simulation.server import Faults, serve
+from ccmb.report.markup import both, paragraph, percent, section, table
+
+# The server's faults beside the dead links of the simulated web.
+FAULTS = Faults(
+    error_once=0.05, busy_once=0.005, redirect=0.05, redirect_private=0.01, reset=0.01, html=0.02, damaged=0.02,
+    cut_off=0.01, opted_out=0.02,
+)  # fmt: skip
+# The server has one host and one name, and drawn scenes are alike by design (`ccmb.data.images.near_duplicates`).
+OVERRIDES = (
+    "download.network.allow_private=[127.0.0.1]", "download.network.per_host=32", "download.network.host_delay=0",
+    "download.network.backoff=0.1", "download.network.retries=2", "copies.distance=6", "copies.colour=12",
+    "shards.samples=500",
+)  # fmt: skip
+IMPRESSIONS_OF_A_PICTURE, REPOSTS, SHOWN = 600, 0.3, 24
+LABELS = {
+    "wrong_pairs": ("错误的图文对", "wrong pairs"),
+    "spam": ("垃圾文本", "spam texts"),
+    "exact_texts": ("完全重复的文本", "exact duplicates of texts"),
+    "near_texts": ("近似重复的文本", "near duplicates of texts"),
+    "exact_pictures": ("完全相同的图片", "exact copies of pictures"),
+    "near_pictures": ("近似的图片", "near copies of pictures"),
+    "good_pairs_lost": ("丢失的好图文对", "good pairs lost"),
+}
+
+
+def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
+    """Simulate, build and measure in the folder `out`; the report is also in `report.json` and `stats.html`.
+
+    Running it again goes on. The links name the port of a server, which each run chooses anew, so that the web's links
+    are made to the port of the first run.
+
+    Raises:
+        CcmbError: the folder holds a demo of another size.
+    """
+    web = out / "web"
+    with serve(web, FAULTS, port=_port(out)) as base:
+        write_json(out / "server.json", {"base": base})
+        if not (web / "truth.json").exists():
+            simulate(web, web_of(pictures, base))
+        elif (before := read_json(web / "truth.json")["web"]["pictures"]) != pictures:
+            raise CcmbError(f"{out}: holds a demo of {before} pictures; choose another --out or remove the folder")
+        recipe = load_recipe(ZeroRecipe, find_corpus_recipe("zero"), OVERRIDES)
+        inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
+        build_corpus(inputs, recipe, out / "corpus")
+    planted = planted_figures(web, out / "corpus")
+    report: dict[str, Any] = {"planted": [asdict(of) | {"share": of.share, "target": of.target} for of in planted]}
+    if compare:
+        from ccmb.demos.corpus_comparison import compare_corpora, comparison_section
+
+        report["comparison"] = compare_corpora(web, out / "corpus", out)
+    further = [planted_section(planted)] + ([comparison_section(report["comparison"])] if compare else [])
+    figures = statistics(out / "corpus")
+    write_corpus_page(out / "corpus", figures, out / "stats.html", SHOWN, further)
+    report["corpus"] = {name: figures[name] for name in ("pictures", "pairs", "pairs_by_field", "statuses")}
+    write_json(out / "report.json", report)
+    return report
+
+
+def web_of(pictures: int, base: str) -> SimulatedWeb:
+    """A simulated web of so many pictures, each of which is shown often."""
+    return SimulatedWeb(
+        pictures=pictures, impressions=pictures * IMPRESSIONS_OF_A_PICTURE, reposts=REPOSTS, base_url=base.rstrip("/")
+    )
+
+
+def planted_section(planted: Sequence[Planted]) -> str:
+    rows = []
+    for of in planted:
+        relation = "≤" if of.kind == "good_pairs_lost" else "≥"
+        mark = "good" if of.reached else "bad"
+        share = f'<span class="{mark}">{percent(100 * of.share)} %</span>'
+        rows.append(
+            (both(*LABELS[of.kind]), f"{of.planted:,}", f"{of.removed:,}", share, f"{relation} {100 * of.target:.0f} %")
+        )
+    head = (
+        both("种类", "Kind"),
+        both("埋入", "Planted"),
+        both("去掉", "Removed"),
+        both("比例", "Share"),
+        both("目标", "Target"),
+    )
+    note = paragraph(
+        "只计取到的图片。这是模拟的网络，真相已知：数字说明各步是否有效，不代表真实日志。",
+        "Of pictures that came. The web is simulated and its truth known: the figures say that the steps work, and "
+        "nothing of real logs.",
+        "note",
+    )
+    return section("埋入的真相", "What was planted", table(head, rows, "figures") + note)
+
+
+def closing_words(out: Path, report: dict[str, Any]) -> str:
+    rows = [["", "planted", "removed", "share", "   target"]]
+    for of in report["planted"]:
+        relation = "<=" if of["kind"] == "good_pairs_lost" else ">="
+        figures = [f"{of['planted']:,}", f"{of['removed']:,}", f"{100 * of['share']:.1f} %"]
+        rows.append([LABELS[of["kind"]][1], *figures, f"   {relation} {100 * of['target']:.0f} %"])
+    lines = aligned(rows, (28, 9, 9, 9))
+    for kind, found in report.get("comparison", {}).get("results", {}).items():
+        lines.append(f"mean recall after pre-training on {kind}: {found['mean_recall']:.1f} %")
+    corpus = report["corpus"]
+    counts = f"{corpus['pictures']:,} pictures, {corpus['pairs']:,} pairs"
+    lines.append(f"{out / 'corpus'}: {counts}; page: {out / 'stats.html'}")
+    return "\n".join(lines)
+
+
+def _port(out: Path) -> int:
+    """The port of the first run, or 0 for any."""
+    path = out / "server.json"
+    return int(read_json(path)["base"].rstrip("/").rpartition(":")[2]) if path.exists() else 0

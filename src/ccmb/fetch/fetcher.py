@@ -1,0 +1,283 @@
+"""One URL -> its bytes, or the word that says why not: politely, safely, and in bounded time and memory.
+
+| status | meaning | may another day help? |
+|---|---|---|
+| bad_url, bad_redirect | not a URL of HTTP(S), or one with a password; or a redirect without an address | |
+| refused_address | a private address, behind any name or redirect | |
+| dns | no such host; dns_failed: the name server had no answer | dns_failed |
+| connection, timeout, too_slow, truncated | no connection, or a broken one; no answer; a trickle; cut short | yes |
+| certificate | the server cannot prove who it is | |
+| bad_answer | not HTTP | yes |
+| http_NNN | the status of the answer, such as http_404 | 408, 425, 429 and 5xx |
+| host_paused | the host asked for a long pause after another request | yes |
+| too_many_redirects, too_large, opted_out, empty | as they say; see `ccmb.fetch.opt_outs` | |
+| deadline | the time of the whole download was up | yes |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import errno
+import random
+import socket
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field
+from yarl import URL
+
+from ccmb.fetch.address_guard import AddressGuard
+from ccmb.fetch.asked_urls import BadUrl, check_url, redirected_url
+from ccmb.fetch.host_limits import HostPaused, Hosts
+from ccmb.fetch.opt_outs import opted_out
+from ccmb.fetch.proxies import Proxies
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_TRANSIENT = {"dns_failed", "connection", "timeout", "too_slow", "truncated", "bad_answer", "host_paused", "deadline"}
+_TRANSIENT_HTTP = {408, 425, 429}
+_BUSY = {429, 503}
+
+
+class Network(BaseModel):
+    """How pictures are asked for; the values are our choice."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    connections: int = Field(128, gt=0, description="pictures in hand at once: being fetched, or waiting to be decoded")
+    per_host: int = Field(4, gt=0, description="requests to one host at once")
+    host_delay: float = Field(0.05, ge=0, description="seconds between the starts of two requests to one host")
+    longest_pause: float = Field(120.0, ge=0, description="seconds waited for a host that sends Retry-After, at most")
+    retries: int = Field(3, ge=0, description="further attempts after a failure that may pass")
+    backoff: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled for each further one")
+    connect_seconds: float = Field(10.0, gt=0, description="for a connection")
+    silent_seconds: float = Field(10.0, gt=0, description="without a byte")
+    total_seconds: float = Field(60.0, gt=0, description="for one answer, whole")
+    slow_after: float = Field(5.0, ge=0, description="seconds after which an answer must have come at `least_rate`")
+    least_rate: float = Field(2048.0, ge=0, description="bytes a second")
+    max_bytes: int = Field(20 * 2**20, gt=0, description="of one picture")
+    max_redirects: int = Field(5, ge=0)
+    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="what servers are told")
+    robot: str = Field("ccmb", description="our name in X-Robots-Tag headers that address single robots")
+    obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.fetch.opt_outs")
+    check_certificates: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
+    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that may be connected to")
+    proxy_from_environment: bool = Field(
+        False, description="go through HTTP_PROXY and HTTPS_PROXY, but to hosts of NO_PROXY; see ccmb.fetch.proxies"
+    )
+    name_threads: int = Field(32, gt=0, description="host names looked up at once")
+
+
+def is_transient(status: str) -> bool:
+    """Whether another attempt may end otherwise."""
+    if status.startswith("http_"):
+        code = int(status.removeprefix("http_"))
+        return code in _TRANSIENT_HTTP or code >= 500
+    return status in _TRANSIENT
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The status, "ok" with the body; and how many attempts that took."""
+
+    status: str
+    body: bytes
+    attempts: int
+
+
+class Failure(Exception):
+    """One attempt failed.
+
+    Attributes:
+        status: see the table above.
+        wait: seconds that the host asked for.
+    """
+
+    def __init__(self, status: str, wait: float | None = None) -> None:
+        super().__init__(status)
+        self.status, self.wait = status, wait
+
+
+class Fetcher:
+    """A client for many hosts, used as an async context manager."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.hosts = Hosts(network.per_host, network.host_delay, network.longest_pause)
+        self._in_hand = asyncio.Semaphore(network.connections)
+        self._guard = AddressGuard(network.allow_private)
+        self._proxies = Proxies(network.proxy_from_environment)
+
+    async def __aenter__(self) -> Fetcher:
+        self._session = self._open_session(self._guard.make_socket)
+        self._proxied = self._open_session(None)
+        return self
+
+    def _open_session(self, make_socket: Callable[..., Any] | None) -> aiohttp.ClientSession:
+        network = self.network
+        connector = aiohttp.TCPConnector(
+            limit=0, ttl_dns_cache=300, resolver=aiohttp.ThreadedResolver(),
+            socket_factory=make_socket, ssl=network.check_certificates,
+        )  # fmt: skip
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"User-Agent": network.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(sock_connect=network.connect_seconds, sock_read=network.silent_seconds),
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+        await self._proxied.close()
+
+    async def fetch(self, url: str) -> Fetched:
+        """The picture's bytes or why not; never raises for what a server does.
+
+        With "ok" the caller holds one of the `connections` until it calls `done`: so no more bodies than that wait in
+        memory, however slow they are decoded.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return Fetched("ok", await self._follow(url), attempt)
+            except HostPaused:
+                return Fetched("host_paused", b"", attempt)
+            except Failure as failure:
+                if attempt > self.network.retries or not is_transient(failure.status):
+                    return Fetched(failure.status, b"", attempt)
+                # Half of the wait is left to chance, so that those who failed together do not come back together.
+                longest = self.network.backoff * 2 ** (attempt - 1)
+                if failure.wait is None:  # else the host itself is paused
+                    await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+
+    def done(self, fetched: Fetched) -> None:
+        """The body is no longer needed."""
+        if fetched.status == "ok":
+            self._in_hand.release()
+
+    async def _follow(self, text: str) -> bytes:
+        try:
+            url = check_url(text)
+        except BadUrl:
+            raise Failure("bad_url") from None
+        for _ in range(self.network.max_redirects + 1):
+            answer = await self._ask(url)
+            if isinstance(answer, bytes):
+                return answer
+            url = answer
+        raise Failure("too_many_redirects")
+
+    async def _ask(self, url: URL) -> bytes | URL:
+        """The body, with one of the connections in hand; or where else it is said to be."""
+        host = url.host or ""
+        async with self.hosts.turn(host):
+            await self._in_hand.acquire()
+            answer: bytes | URL | None = None
+            try:
+                async with asyncio.timeout(self.network.total_seconds):
+                    answer = await self._get(url)
+                return answer
+            except Failure as failure:
+                if failure.wait is not None:
+                    self.hosts.pause(host, failure.wait)
+                raise
+            except Exception as error:  # servers find ways to fail that no client has a name for
+                raise Failure(_status_of(error)) from None
+            finally:
+                if not isinstance(answer, bytes):
+                    self._in_hand.release()
+
+    async def _get(self, url: URL) -> bytes | URL:
+        session = self._session
+        if (proxy := self._proxies.proxy_for(url)) is not None:
+            self._guard.check_host(url.host or "")
+            session = self._proxied
+        async with session.get(url, allow_redirects=False, proxy=proxy) as response:
+            if response.status in _REDIRECTS:
+                return _redirected(url, response.headers)
+            if response.status != 200:
+                raise Failure(f"http_{response.status}", self._asked_wait(response))
+            if self.network.obey_robots and opted_out(response.headers, self.network.robot):
+                raise Failure("opted_out")
+            return _unpacked(await self._read(response), response.headers, self.network.max_bytes)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        network, body = self.network, bytearray()
+        if (response.content_length or 0) > network.max_bytes:
+            raise Failure("too_large")
+        started = time.monotonic()
+        async for block in response.content.iter_any():
+            body += block
+            if len(body) > network.max_bytes:
+                raise Failure("too_large")
+            seconds = time.monotonic() - started
+            if seconds > network.slow_after and len(body) < seconds * network.least_rate:
+                raise Failure("too_slow")
+        if not body:
+            raise Failure("empty")
+        return bytes(body)
+
+    def _asked_wait(self, response: aiohttp.ClientResponse) -> float | None:
+        """Seconds that a busy host is left alone: what it asks for, else as long as before a second attempt."""
+        if response.status not in _BUSY:
+            return None
+        asked = retry_after(response.headers.get("Retry-After", ""))
+        return self.network.backoff if asked is None else asked
+
+
+def retry_after(value: str) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date; None if it is neither."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _redirected(url: URL, headers: Mapping[str, str]) -> URL:
+    try:
+        return redirected_url(url, headers["Location"])
+    except (KeyError, BadUrl):
+        raise Failure("bad_redirect") from None
+
+
+def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
+    """The body of a server that compresses though it was asked not to."""
+    if headers.get("Content-Encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    unpacker = zlib.decompressobj(wbits=47)
+    try:
+        unpacked = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise Failure("truncated") from None
+    if len(unpacked) > max_bytes:
+        raise Failure("too_large")
+    if not unpacker.eof:
+        raise Failure("truncated")
+    return unpacked
+
+
+def _status_of(error: Exception) -> str:
+    cause: Any = getattr(error, "os_error", error)
+    if isinstance(cause, OSError) and cause.errno == errno.EACCES:
+        return "refused_address"
+    if isinstance(cause, socket.gaierror):
+        return "dns_failed" if cause.errno == socket.EAI_AGAIN else "dns"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
+        return "certificate"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "truncated"
+    if isinstance(error, (aiohttp.InvalidURL, ValueError)):
+        return "bad_url"
+    return "connection" if isinstance(error, OSError | aiohttp.ServerDisconnectedError) else "bad_answer"

@@ -1,0 +1,114 @@
+"""All pictures and texts of a set, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccmb.core.choices import Convention
+from ccmb.core.progress import Advance, progress
+from ccmb.inference.answers import EqualTexts, equal_texts, pessimistic_ranks, ranks_by_order
+from ccmb.inference.interface import Network
+from ccmb.inference.items import Items
+from ccmb.inference.stages import Encoder, Load, R2D2Encoder
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.processing import R2D2Processor
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Encoded pictures and texts.
+
+    Attributes:
+        images: G pictures.
+        texts: all texts; those of one picture stand together.
+        image_of_text: (texts,) index of each text's picture, or of the first of several.
+        pairs: (P, 2) indices of every text and picture that fit each other, where texts have several pictures; None
+            where each has one.
+        equal: the texts that several images have, where `convention` calls them right.
+        convention: which answers are right and how ties count, see `ccmb.inference.answers`.
+    """
+
+    images: Items
+    texts: Items
+    image_of_text: Tensor
+    pairs: Tensor | None = None
+    equal: EqualTexts | None = None
+    convention: Convention = "equal_texts"
+
+    def judged(self, texts: Sequence[str], convention: Convention = "equal_texts") -> Gallery:
+        """The gallery with its answers judged by a convention; `texts` are all of its texts in order."""
+        equal = equal_texts(texts, self.image_of_text, self.pairs) if convention == "equal_texts" else None
+        return replace(self, equal=equal, convention=convention)
+
+    def ranks(self, scores_QK: Tensor, relevant_QK: Tensor, item_QK: Tensor) -> Tensor:
+        """(Q,) rank from 1 of the best right one of some items, given by their scores and numbers."""
+        if self.convention == "official":
+            return ranks_by_order(scores_QK, relevant_QK, item_QK)
+        return pessimistic_ranks(scores_QK, relevant_QK)
+
+    def relevant(self, by_text: bool, index_Q: Tensor) -> Tensor:
+        """(Q, G) which pictures fit the texts of a run of indices; or by picture, which texts."""
+        if self.equal is not None:
+            return self.equal.images_of(index_Q, len(self.images)) if by_text else self.equal.texts_of(index_Q)
+        if self.pairs is None:
+            if by_text:
+                return self.image_of_text[index_Q, None] == torch.arange(len(self.images))
+            return self.image_of_text[None, :] == index_Q[:, None]
+        queries, items = self.pairs.T if by_text else self.pairs.flip(1).T
+        here = (queries >= index_Q[0]) & (queries <= index_Q[-1])
+        relevant_QG = torch.zeros(len(index_Q), len(self.images if by_text else self.texts), dtype=torch.bool)
+        relevant_QG[queries[here] - index_Q[0], items[here]] = True
+        return relevant_QG
+
+
+def encode_gallery(
+    model: Network,
+    processor: R2D2Processor,
+    images: Sequence[Any],
+    texts: Sequence[Sequence[str]],
+    load: Load,
+    batch: int = 128,
+    convention: Convention = "equal_texts",
+) -> Gallery:
+    """Encode G pictures (opened by `load`) and their texts, one or several a picture."""
+    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch).judged(
+        [text for of_image in texts for text in of_image], convention
+    )
+
+
+def encode_gallery_with(
+    encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: Load, batch: int = 128
+) -> Gallery:
+    """The same with any encoder; whose answers are right is yet to be judged, see `Gallery.judged`."""
+    flat = [text for of_image in texts for text in of_image]
+    image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
+    with progress("encode", len(images) + len(flat), "items") as advance:
+        of_images = TowerOutput.cat(list(image_batches(encoder, images, load, batch, advance)))
+        places, parts = zip(*text_batches(encoder, flat, batch, advance), strict=True)
+        of_texts = TowerOutput.cat(list(parts))[torch.cat(places).argsort()]
+        return Gallery(of_images, of_texts, image_of_text)
+
+
+def image_batches(
+    encoder: Encoder, images: Sequence[Any], load: Load, batch: int, advance: Advance
+) -> Iterator[TowerOutput]:
+    """Pictures encoded in their order."""
+    for start in range(0, len(images), batch):
+        yield encoder.encode_images(images[start : start + batch], load)
+        advance(min(batch, len(images) - start), "")
+
+
+def text_batches(
+    encoder: Encoder, texts: Sequence[str], batch: int, advance: Advance
+) -> Iterator[tuple[Tensor, TowerOutput]]:
+    """Texts encoded with their places; those of like length share a batch, so that little padding is computed."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        yield torch.tensor(places), encoder.encode_texts([texts[place] for place in places])
+        advance(len(places), "")

@@ -1,0 +1,76 @@
+"""What search and evaluation ask of a network, be it an R2D2Model or an export of one (`ccmb.r2d2.onnx.runtime`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.export_manifest import is_export
+from ccmb.r2d2.loading import load_model, model_folder
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.onnx.export import fast_export
+from ccmb.r2d2.onnx.runtime import load_exported
+from ccmb.r2d2.processing import R2D2Processor
+
+
+class Network(Protocol):
+    """Two towers and, where it can rank, two cross encoders."""
+
+    config: R2D2Config
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def temperature(self) -> Tensor:
+        """The learned temperature that cosines are divided by."""
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether there is a second stage."""
+
+    @property
+    def cross_dtype(self) -> torch.dtype:
+        """In which the cross encoders take token states."""
+
+    def check_can_rank(self) -> None:
+        """Raise a ValueError if there are no cross encoders."""
+
+    def encode_image(self, pixel_values: Tensor) -> TowerOutput:
+        """Encode normalised pictures (B, 3, S, S)."""
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
+        """Encode token ids (B, T)."""
+
+    def match_text_image(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
+    ) -> Tensor:
+        """Logits (N, 2) of the text-image encoder's match head for N pairs picked by index."""
+
+    def match_image_text(
+        self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
+    ) -> Tensor:
+        """Logits (N, 2) of the image-text encoder's match head."""
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+def load_network(name: str | Path, fast: bool = False) -> tuple[Network, R2D2Processor]:
+    """The network (in evaluation mode) and processor of a run folder, model folder, hub id or export folder.
+
+    Args:
+        fast: take the model's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
+
+    Raises:
+        UsageError: an export is wanted or given, and ONNX Runtime is not installed.
+        CcmbError: something is missing or damaged; the message names the file.
+    """
+    folder = fast_export(name) if fast else model_folder(name)
+    return load_exported(folder) if is_export(folder) else load_model(folder)

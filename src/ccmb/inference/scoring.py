@@ -1,0 +1,154 @@
+"""The second stage's score of many pairs: what evaluation and search have in common.
+
+Two rules turn a pair's cosine and the outputs of its match heads into the score that orders:
+
+- "sum", the paper's: cosine + match score, the mean of the two match probabilities.
+- "log_odds" (our choice): s + the log-odds of both match heads, where s is cosine / temperature. FGR's negatives are
+  drawn by softmax(s), so a match head that has learned its task perfectly says how much likelier a pair is than the
+  first stage believes (as in noise-contrastive estimation, Gutmann & Hyvarinen 2010). Added in these units, a second
+  stage that knows nothing changes nothing, where a cosine counts for next to nothing beside a match probability.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ccmb.inference.interface import Network
+from ccmb.inference.items import Items
+from ccmb.r2d2.cross_encoder import RankOutput
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+
+# Numbers of the widest layer that are computed at a time: on a CPU those that its caches hold.
+CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the match heads say of N pairs.
+
+    Attributes:
+        score: (N,) match score in [0, 1].
+        log_odds: (N,) sum of both heads' log-odds of a match.
+        head_log_odds: (N, 2) log-odds of a match by the text-image head and by the image-text head.
+        temperature: the model's `match_temperature`.
+    """
+
+    score: Tensor
+    log_odds: Tensor
+    head_log_odds: Tensor
+    temperature: float = 1.0
+
+    @property
+    def probability(self) -> Tensor:
+        """(N,) calibrated probability of a match; see `match_probability`."""
+        return match_probability(self.head_log_odds, self.temperature)
+
+
+def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
+    """(N,) mean of both heads' match probabilities, softmax(logits / temperature); at 1 it is the match score."""
+    return (head_log_odds_N2 / temperature).sigmoid().mean(1)
+
+
+def ranking_scores(model: Network, cosine_N: Tensor, match: Match) -> Tensor:
+    """(N,) what the second stage orders by, after the model's `ranking_rule`."""
+    if model.config.ranking_rule == "log_odds":
+        return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
+    return cosine_N + match.score
+
+
+def rank_pairs(
+    model: Network,
+    images: Items,
+    texts: Items,
+    image_index_N: Tensor,
+    text_index_N: Tensor,
+    batch: int | None = None,
+    preview: bool = False,
+) -> Match:
+    """Match N pairs picked by index; each cross encoder goes through them in chunks that read only what they need.
+
+    Args:
+        batch: most pairs of the image-text encoder at a time, and sixteen times as many of the text-image encoder,
+            whose pairs have fewer tokens; by default what suits the device.
+        preview: ask the text-image encoder alone, and take the image-text encoder to say the same. It reads the few
+            tokens of a text where the other reads the many of a picture, and so costs a tenth of both.
+
+    Raises:
+        ValueError: the network has no cross encoders.
+    """
+    model.check_can_rank()
+    if not len(image_index_N):
+        return Match(torch.empty(0), torch.empty(0), torch.empty(0, 2), model.config.match_temperature)
+    # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.
+    length_N = texts.lengths(text_index_N).cpu()
+    order_N = (image_index_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
+    pairs = image_index_N[order_N], text_index_N[order_N]
+    if batch is None:
+        batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_index_N[:1]))))
+    text_image = _in_chunks(model.match_text_image, model, images, texts, *pairs, 16 * batch)
+    image_text = text_image if preview else _in_chunks(model.match_image_text, model, images, texts, *pairs, batch)
+    back_N = order_N.argsort()
+    output = RankOutput(text_image[back_N], image_text[back_N], states=torch.empty(0, 0, 0))
+    return Match(output.score, output.log_odds, output.head_log_odds, model.config.match_temperature)
+
+
+def _in_chunks(
+    encoder: Callable[[TowerOutput, TowerOutput, Tensor, Tensor], Tensor],
+    model: Network,
+    images: Items,
+    texts: Items,
+    image_N: Tensor,
+    text_N: Tensor,
+    most: int,
+) -> Tensor:
+    """Logits (N, 2) of pairs that are sorted by picture, on the CPU."""
+    device, dtype = model.device, model.cross_dtype
+    sizes, parts = chunk_sizes(image_N, most), [torch.empty(0, 2)]
+    for image_P, text_P in zip(image_N.split(sizes), text_N.split(sizes), strict=True):
+        image_items, image_index = image_P.unique(return_inverse=True)
+        text_items, text_index = text_P.unique(return_inverse=True)
+        some_images = _cut(images[image_items]).to(device, dtype)
+        some_texts = _cut(texts[text_items]).to(device, dtype)
+        with torch.autocast(device.type, torch.bfloat16, enabled=False):
+            parts.append(encoder(some_images, some_texts, image_index.to(device), text_index.to(device)).cpu())
+    return torch.cat(parts)
+
+
+def chunk_sizes(image_N: Tensor, most: int) -> list[int]:
+    """Sizes of chunks of at most so many pairs, where those of a picture stand together.
+
+    A picture with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
+    """
+    sizes, shared = [], 0
+    for count in image_N.unique_consecutive(return_counts=True)[1].tolist():
+        alone = 2 * count > most
+        if shared and (alone or shared + count > most):
+            sizes.append(shared)
+            shared = 0
+        if alone:
+            parts = -(-count // most)
+            sizes += [count // parts + (part < count % parts) for part in range(parts)]
+        else:
+            shared += count
+    return [*sizes, shared] if shared else sizes
+
+
+def _cut(items: TowerOutput) -> TowerOutput:
+    """Without the padding that all have."""
+    if items.mask is None:
+        return items
+    longest = int(items.mask.sum(1).max())
+    return TowerOutput(items.embed, items.states[:, :longest], items.mask[:, :longest])
+
+
+def in_bf16(model: R2D2Model) -> R2D2Model:
+    """The model with cross encoders in bf16 and match heads in fp32; the towers are shared, not copied."""
+    half = copy.deepcopy(model, {id(part): part for part in (model.image_tower, model.text_tower)})
+    for part in (half.text_image_encoder, half.image_text_encoder, half.image_to_cross):
+        part.to(torch.bfloat16)
+    return half

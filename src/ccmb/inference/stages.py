@@ -1,0 +1,189 @@
+"""What retrieval needs of a model: embeddings of pictures and of texts and, where there is one, a second stage.
+
+Shapes: B items, N pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from PIL import Image
+from torch import Tensor
+
+from ccmb.core.choices import Precision
+from ccmb.core.device import inference, native_bf16
+from ccmb.core.errors import UsageError
+from ccmb.inference.interface import Network, load_network
+from ccmb.inference.items import Items
+from ccmb.inference.scoring import Match, in_bf16, rank_pairs, ranking_scores
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.processing import R2D2Processor
+
+Load = Callable[[Any], Image.Image]
+RankScores = Callable[[Items, Items, Tensor, Tensor, Tensor], Tensor]
+
+KEEP = 16  # some more than the ten whose order recalls tell
+
+
+class Encoder(Protocol):
+    """A first stage: the cosine of an image's and a text's embedding orders. What it returns is on the CPU."""
+
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        """Encode B pictures; `load` opens one by its name."""
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        """Encode B texts."""
+
+
+class Ranker(Protocol):
+    """A second stage, or the lack of one."""
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether there is one."""
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """What is asked first, if not all candidates are to be ranked."""
+
+    def rank_scores(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> Tensor:
+        """(N,) scores, by which the second stage orders, of pairs picked by index; the cosines are the first one's."""
+
+
+class Matcher(Ranker, Protocol):
+    """A second stage that judges pairs, or the lack of one."""
+
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        """What the match heads say of N pairs picked by index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A cheap second stage in front of the whole one.
+
+    Attributes:
+        scores: what `Ranker.rank_scores` does, cheaply.
+        keep: how many candidates of a query, the best by these scores, the whole second stage then orders; the others
+            come after them in the order of these scores.
+    """
+
+    scores: RankScores
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankOptions:
+    """How the second stage is computed: by default exactly; else its best candidates are chosen cheaply.
+
+    Whatever chooses, those that are kept are ordered by both cross encoders in the model's own precision.
+
+    Attributes:
+        precision: of the cross encoders when they choose; int8 is that of the model's export for ONNX Runtime.
+        cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
+            both look at all; with bf16 or int8 they then look at the best KEEP of them again.
+    """
+
+    precision: Precision = "fp32"
+    cascade: int | None = None
+
+    def on(self, model: Network) -> RankOptions:
+        """The same with the precision that `auto` comes to for a network.
+
+        Raises:
+            UsageError: bf16 or int8 is asked of an export, or int8 on a GPU.
+        """
+        exported = not isinstance(model, R2D2Model)
+        if self.precision in ("bf16", "int8") and exported:
+            raise UsageError("--precision is of networks in torch; an export keeps the one that it was made with")
+        if self.precision == "int8" and model.device.type != "cpu":
+            raise UsageError("--precision int8 is of CPUs; on a GPU give bf16, or leave it out")
+        if self.precision != "auto":
+            return self
+        return RankOptions("bf16" if native_bf16(model.device) and not exported else "fp32", self.cascade)
+
+
+EXACT = RankOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class R2D2Encoder:
+    """The towers of R2D2 as an `Encoder`."""
+
+    model: Network
+    processor: R2D2Processor
+
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        pixels = self.processor.images([load(name) for name in names])
+        with inference(self.model):
+            return self.model.encode_image(pixels.to(self.model.device)).to("cpu")
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        encoded = {name: value.to(self.model.device) for name, value in self.processor.texts(texts).items()}
+        with inference(self.model):
+            return self.model.encode_text(**encoded).to("cpu")
+
+
+class R2D2Ranker:
+    """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing.
+
+    Args:
+        source: what the model was loaded from, whose export chooses in int8.
+
+    Raises:
+        UsageError: see `RankOptions.on`; or int8 is asked for, and ONNX Runtime is not installed.
+        CcmbError: the export cannot be made.
+    """
+
+    def __init__(
+        self, model: Network, options: RankOptions = EXACT, *, ranks: bool = True, source: str | Path | None = None
+    ) -> None:
+        self.model, self.options, self.ranks = model, options.on(model), ranks
+        self._export: Network | None = None
+        if self.options.precision == "int8" and self.can_rank:
+            if source is None:
+                raise ValueError("int8 is of a model's export: say with `source` what the model was loaded from")
+            self._export = load_network(source, fast=True)[0]
+
+    @property
+    def can_rank(self) -> bool:
+        return self.ranks and self.model.can_rank
+
+    @cached_property
+    def cascade(self) -> Cascade | None:
+        if self.options == EXACT or not self.can_rank:
+            return None
+        match = partial(rank_pairs, preview=self.options.cascade is not None)
+        chooser = self._export or self.model
+        if self.options.precision == "bf16":
+            chooser = in_bf16(cast(R2D2Model, self.model))
+        return Cascade(partial(self._scores, match, chooser), self.options.cascade or KEEP)
+
+    def rank_scores(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> Tensor:
+        return self._scores(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
+
+    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
+        with inference(self.model):
+            return rank_pairs(self.model, images, texts, image_index_N, text_index_N)
+
+    def _scores(
+        self,
+        match: Callable[..., Match],
+        network: Network,
+        images: Items,
+        texts: Items,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor,
+    ) -> Tensor:
+        """Whichever network matches, its scores are made by the rule and temperature of the model."""
+        with inference(network):
+            found = match(network, images, texts, image_index_N, text_index_N)
+            return ranking_scores(self.model, cosine_N, found)

@@ -1,0 +1,184 @@
+"""The candidates of many queries and their second stage, in the order that saves most.
+
+Shapes: Q queries, K candidates per query, F candidates that a cascade keeps, N pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ccmb.core.progress import Advance
+from ccmb.inference.stages import Ranker, RankScores
+
+if TYPE_CHECKING:
+    from ccmb.inference.gallery import Gallery
+from typing import Literal, cast
+
+from torch import nn
+
+from ccmb.core.progress import progress
+from ccmb.inference.gallery import Gallery
+from ccmb.inference.interface import Network
+from ccmb.inference.stages import R2D2Ranker
+
+SLICE = 1024  # pairs between two signs of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the first stage hands on.
+
+    Attributes:
+        query_Q: which queries.
+        item_QK, cosine_QK, relevant_QK: their candidates by falling cosine, and which are right answers.
+        first_Q: rank of the best right answer in the whole gallery.
+    """
+
+    query_Q: Tensor
+    item_QK: Tensor
+    cosine_QK: Tensor
+    relevant_QK: Tensor
+    first_Q: Tensor
+
+    @staticmethod
+    def empty(query_Q: Tensor, depth: int) -> Candidates:
+        """To be filled in."""
+        shape = len(query_Q), depth
+        return Candidates(
+            query_Q,
+            torch.empty(shape, dtype=torch.long),
+            torch.empty(shape),
+            torch.empty(shape, dtype=torch.bool),
+            torch.empty_like(query_Q),
+        )
+
+
+def pairs_to_rank(ranker: Ranker, depth: int) -> int:
+    """How many pairs of each query are scored, by the cascade's cheap stage or by the whole one."""
+    cascade = ranker.cascade
+    return depth if cascade is None or cascade.keep >= depth else depth + cascade.keep
+
+
+def candidate_scores(ranker: Ranker, gallery: Gallery, by_text: bool, found: Candidates, advance: Advance) -> Tensor:
+    """(Q, K) what the second stage orders the candidates by."""
+    cascade = ranker.cascade
+    pairs = found.item_QK, found.cosine_QK
+    if cascade is None or cascade.keep >= found.item_QK.shape[1]:
+        return _scores(ranker.rank_scores, gallery, by_text, found.query_Q, *pairs, advance)
+    cheap_QK = _scores(cascade.scores, gallery, by_text, found.query_Q, *pairs, advance)
+    best_QF = cheap_QK.topk(cascade.keep, dim=1).indices
+    item_QF, cosine_QF = (of.gather(1, best_QF) for of in pairs)
+    whole_QF = _scores(ranker.rank_scores, gallery, by_text, found.query_Q, item_QF, cosine_QF, advance)
+    behind_QK = cheap_QK - cheap_QK.amax(1, keepdim=True) + whole_QF.amin(1, keepdim=True) - 1
+    return behind_QK.scatter(1, best_QF, whole_QF)
+
+
+def _scores(
+    scores: RankScores,
+    gallery: Gallery,
+    by_text: bool,
+    query_Q: Tensor,
+    item_QK: Tensor,
+    cosine_QK: Tensor,
+    advance: Advance,
+) -> Tensor:
+    """(Q, K), computed with the pairs of each picture together."""
+    item_N, query_N, cosine_N = item_QK.flatten(), query_Q[:, None].expand_as(item_QK).flatten(), cosine_QK.flatten()
+    image_N, text_N = (item_N, query_N) if by_text else (query_N, item_N)
+    order_N = image_N.argsort(stable=True)
+    scores_N = torch.empty_like(cosine_N)
+    for part in order_N.split(SLICE):
+        scores_N[part] = scores(gallery.images, gallery.texts, image_N[part], text_N[part], cosine_N[part])
+        advance(len(part), "")
+    return scores_N.view_as(cosine_QK)
+
+
+COSINES = 2**19  # held at a time
+
+
+BLOCK = 2**12  # gallery items whose embeddings are read at a time
+
+
+PAIRS = 2**17  # candidates that are put in the second stage's own order at a time
+
+
+Direction = Literal["text_to_image", "image_to_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Rank of the best right answer of every query, from 1; beyond K in the second stage it stays as pre-ranked.
+
+    Attributes:
+        pre_ranking, ranking: (Q,) integer ranks; `ranking` is None for a model without cross encoders.
+    """
+
+    pre_ranking: Tensor
+    ranking: Tensor | None
+
+
+def two_stage_ranks(
+    model: Network | Ranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
+) -> Ranks:
+    """Ranks of both stages for every query of one direction.
+
+    Args:
+        depth: K >= 1, how many candidates of the first stage the second one ranks.
+        chunk: most queries whose cosines are computed at a time; fewer in a large gallery.
+    """
+    ranker = R2D2Ranker(cast(Network, model)) if isinstance(model, nn.Module) else cast(Ranker, model)
+    by_text = direction == "text_to_image"
+    queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
+    depth = min(depth, len(items))
+    chunk = max(1, min(chunk, COSINES // len(items)))
+    first, second = [], []
+    each, unit = (pairs_to_rank(ranker, depth), "pairs") if ranker.can_rank else (1, "queries")
+    with torch.inference_mode(), progress(direction.replace("_", " "), each * len(queries), unit) as advance:
+        # Of many queries together, for they share pictures.
+        for index_Q in torch.arange(len(queries)).split(max(1, PAIRS // depth)):
+            found = _first_stage(gallery, by_text, index_Q, depth, chunk)
+            first.append(found.first_Q)
+            if ranker.can_rank:
+                scores_QK = candidate_scores(ranker, gallery, by_text, found, advance)
+                ranks_Q = gallery.ranks(scores_QK, found.relevant_QK, found.item_QK)
+                # Where no right answer is within K its first rank stays; so it does where only a tie at place K let
+                # one in.
+                second.append(torch.where(found.first_Q <= depth, ranks_Q, found.first_Q))
+            else:
+                advance(len(index_Q), "")
+    return Ranks(torch.cat(first), torch.cat(second) if second else None)
+
+
+def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, chunk: int) -> Candidates:
+    queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
+    found = Candidates.empty(query_Q, depth)
+    # Filled in place: small pieces that are kept would stand between large ones that are not, and memory would grow.
+    for rows in torch.arange(len(query_Q)).split(chunk):
+        query_C = query_Q[rows]
+        query_CD = queries.embeds(slice(int(query_C[0]), int(query_C[-1]) + 1))
+        cosine_CG = query_CD.new_empty(len(rows), len(items))
+        for start in range(0, len(items), BLOCK):
+            block = slice(start, start + BLOCK)
+            cosine_CG[:, block] = query_CD @ items.embeds(block).T
+        relevant_CG = gallery.relevant(by_text, query_C)
+        top = cosine_CG.topk(depth, dim=1)
+        found.item_QK[rows], found.cosine_QK[rows] = top.indices, top.values
+        found.relevant_QK[rows] = relevant_CG.gather(1, top.indices)
+        item_CG = torch.arange(len(items)).expand_as(cosine_CG)
+        found.first_Q[rows] = gallery.ranks(cosine_CG, relevant_CG, item_CG)
+    return found
+
+
+def ranks_both_ways(model: Network | Ranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
+    """Ranks of every text among the pictures and of every picture among the texts.
+
+    Where texts have several pictures, or pictures none, only those of the texts, as of MUGE.
+    """
+    directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+    if gallery.pairs is not None:
+        directions = directions[:1]
+    return {direction: two_stage_ranks(model, gallery, direction, depth) for direction in directions}

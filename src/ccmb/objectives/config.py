@@ -1,0 +1,109 @@
+"""The objectives of a run as a recipe writes them: each with a weight (0 switches it off) and a start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ccmb.core.errors import UsageError
+from ccmb.r2d2.configuration import R2D2Config
+
+ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
+PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
+
+
+class Objective(BaseModel):
+    """One objective's share in the sum."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = Field(1.0, ge=0, description="factor in the sum; 0 (or off) switches the objective off")
+    start: float = Field(0.0, ge=0, lt=1, description="share of the training after which it joins")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_off(cls, value: object) -> object:
+        """`fgr: off` means weight 0, `fgr: on` the defaults."""
+        return {"weight": 0.0} if value is False else {} if value is True else value
+
+
+class PreRanking(Objective):
+    spare_twins: bool = Field(
+        False,
+        description="the towers need not tell twins apart (see Sample.twin): neither GCPR nor TgD counts them as "
+        "negatives, FGR alone does (our choice)",
+    )
+
+
+class Ranking(Objective):
+    hardness: float = Field(
+        1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper"
+    )
+    harden_until: float = Field(
+        0.0, ge=0, le=1, description="share of the training by which hardness has grown from 0 to its value"
+    )
+    rows: float = Field(1.0, gt=0, le=1, description="share of the batch that is ranked")
+    masked: bool = Field(
+        True, description="enhanced training: while MLM is on, FGR shares its forward pass of the masked text"
+    )
+
+
+class MaskedLanguage(Objective):
+    probability: float = Field(0.15, gt=0, lt=1, description="share of the words that are hidden")
+
+
+class TargetGuided(Objective):
+    alpha: float = Field(0.4, ge=0, le=1, description="trust in the teacher's targets (our choice)")
+    queue: int = Field(36864, gt=0, description="features kept of each side (our choice)")
+    decay: float = Field(0.99, gt=0, le=1, description="what a queued feature's weight is multiplied by each step")
+
+
+class Objectives(BaseModel):
+    """The objectives of a run, in the words of the paper."""
+
+    model_config = ConfigDict(extra="forbid")
+    gcpr: PreRanking = PreRanking()
+    fgr: Ranking = Ranking()
+    mlm: MaskedLanguage = MaskedLanguage()
+    tgd: TargetGuided = TargetGuided()
+    fgd: Objective = Objective()
+    ema: float = Field(0.995, ge=0, lt=1, description="rate of the teacher's moving average (our choice)")
+
+    def on(self) -> list[ObjectiveName]:
+        return [name for name in PAPER_NAMES if getattr(self, name).weight > 0]
+
+    def off(self) -> list[ObjectiveName]:
+        return [name for name in PAPER_NAMES if getattr(self, name).weight == 0]
+
+    @staticmethod
+    def paper_names(names: Iterable[ObjectiveName]) -> list[str]:
+        return [PAPER_NAMES[name] for name in names]
+
+
+def hardness_at(fgr: Ranking, progress: float) -> float:
+    """Hardness of the negatives: grows from 0 at the objective's start to its full value at `harden_until`."""
+    if fgr.harden_until <= fgr.start:
+        return fgr.hardness
+    return fgr.hardness * min(1.0, max(0.0, progress - fgr.start) / (fgr.harden_until - fgr.start))
+
+
+def check_objectives(objectives: Objectives, config: R2D2Config, beside: bool = False) -> None:
+    """Whether a network of this configuration can be trained with these objectives.
+
+    Args:
+        beside: another loss is there from the start.
+
+    Raises:
+        UsageError: FGR or MLM is on but the network lacks what it trains, or nothing is trained at the start.
+    """
+    on = objectives.on()
+    if not config.cross_layers and (ranked := [name for name in ("fgr", "mlm") if name in on]):
+        off = " ".join(f"objectives.{name}=off" for name in ranked)
+        raise UsageError(f"the network has no cross encoders (model.cross_layers is 0, PRD2); set {off}")
+    if "fgr" in on and not config.match_heads:
+        raise UsageError("the network has no match heads; set objectives.fgr=off")
+    if "mlm" in on and not config.mlm_head:
+        raise UsageError("the network has no masked-language head; set objectives.mlm=off")
+    if not beside and all(getattr(objectives, name).start > 0 for name in on):
+        raise UsageError("no objective is on from the start of the training; give one of them start: 0")

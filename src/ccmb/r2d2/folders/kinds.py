@@ -1,0 +1,84 @@
+"""What a folder or file is that was given for a model and is none of R2D2's, and which command takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json
+
+MODEL_TYPE = "r2d2"
+START = "`ccmb finetune --model`, `ccmb pretrain RECIPE model.start=` and `ccmb benchmark --model` take it"
+MEASURED = "`ccmb benchmark --model` takes it"
+VISION = "`ccmb pretrain RECIPE model.vision=... model.text=...` takes it for the image tower"
+TEXT = "`ccmb pretrain RECIPE model.vision=... model.text=...` takes it for the text tower"
+TWO_TOWERS = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "altclip": "AltCLIP"}
+IMAGE_TOWERS = (
+    "clip_vision_model", "siglip_vision_model", "vit", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit",
+)  # fmt: skip
+# Files by which a folder without a config.json of its own is known, the more telling first.
+MARKS = {
+    "model_index.json": "a pipeline of diffusers; `ccmb finetune generation generation.pipeline=` takes it",
+    "adapter_config.json": "an adapter of PEFT (LoRA), which is no model by itself; merge it into its model first",
+    "open_clip_config.json": "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it",
+    "open_clip_pytorch_model.bin": "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it",
+    "open_clip_model.safetensors": "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it",
+    "images.npy": f"a folder of stored features; {MEASURED}",
+    "thumbnails.db": "an index, no model; give the run or model folder that made it",
+    "pairs.jsonl": "a folder of pairs, no model; give the run or model folder",
+    "pytorch_model.bin": "weights in a form that can carry code; save the model anew as safetensors",
+}
+
+
+def other_kind(folder: Path) -> str | None:
+    """What a folder is that is no R2D2's, with the command that takes it; None if it is, or if nothing tells.
+
+    Raises:
+        CcmbError: its config.json is not readable.
+    """
+    config = folder / "config.json"
+    if config.is_file():
+        values = read_json(config)
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        if kind == MODEL_TYPE:
+            return None
+        if (folder / "adapter_config.json").is_file():
+            return MARKS["adapter_config.json"]
+        return kind_of(str(kind)) if kind else "a config.json without a model_type; it is no model of transformers"
+    return next((kind for file, kind in MARKS.items() if (folder / file).is_file()), None) or _of_checkpoints(folder)
+
+
+def kind_of(model_type: str) -> str:
+    """What a `model_type` of transformers is to this package."""
+    if model_type == "chinese_clip":
+        return f"a Chinese-CLIP; {START}"
+    if model_type in TWO_TOWERS:
+        return f"a {TWO_TOWERS[model_type]} ({model_type}); {MEASURED}, and {VISION}"
+    if model_type in IMAGE_TOWERS:
+        return f"an image tower alone ({model_type}); {VISION}"
+    if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_MASKED_LM_MAPPING:
+        return f"a text encoder alone ({model_type}); {TEXT}"
+    return f"a model of the kind {model_type}, which no command here takes"
+
+
+def check_kind(folder: Path) -> None:
+    """Raise a CcmbError that says what a folder is and which command takes it, if it is no R2D2's."""
+    if kind := other_kind(folder):
+        raise CcmbError(f"{folder}: not an R2D2 but {kind}")
+
+
+def _of_checkpoints(folder: Path) -> str | None:
+    """The same of a folder that holds files of a trainer."""
+    if (folder / ".metadata").is_file() and any(folder.glob("*.distcp")):
+        return (
+            "a sharded checkpoint of torch; make one file of it (python -m torch.distributed.checkpoint.format_utils "
+            "dcp_to_torch FOLDER FILE) for `ccmb convert`"
+        )
+    if (folder / "state.pt").is_file() or any(folder.glob("step-*/state.pt")):
+        return "checkpoints of a run that is not finished; run its command again to continue it, then give the run"
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".ckpt", ".bin"))
+    return (
+        f"a folder with the checkpoint {files[0]}; `ccmb convert` makes a model folder of an R2D2's" if files else None
+    )

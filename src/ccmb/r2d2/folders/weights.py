@@ -1,0 +1,119 @@
+"""Weights as they lie in a folder, in one file or in shards, and whether what was loaded is what the folder says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Buffers that older releases of transformers saved, and that no network reads.
+NO_MATTER = re.compile(r".*position_ids$")
+# Which key of config.json says how many layers there are, by what their tensors' names begin with.
+LAYER_KEYS = {
+    "image_tower.": "vision_config.num_hidden_layers",
+    "text_tower.": "text_config.num_hidden_layers",
+    "text_image_encoder.": "cross_layers",
+    "image_text_encoder.": "cross_layers",
+    "mlm_head.": "mlm_head",
+    "text_image_match.": "match_heads",
+    "image_text_match.": "match_heads",
+    "image_to_cross.": "match_heads",
+}
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has the form of one that `save_pretrained` wrote; its shards may still be missing."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The file of a folder's weights, or those of its shards in the order of their names.
+
+    Raises:
+        CcmbError: a file is missing, or the list of the shards is damaged; the message names it.
+    """
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        names = [WEIGHTS]
+    else:
+        content = read_json(folder / INDEX)
+        names_of = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(names_of, dict) or not names_of:
+            raise CcmbError(f"{folder / INDEX}: not a list of shards; it needs a weight_map")
+        names = sorted({str(name) for name in names_of.values()})
+        if outside := [name for name in names if Path(name).name != name]:
+            raise CcmbError(f"{folder / INDEX}: names {outside[0]!r}, which is no file of this folder")
+    for name in names:
+        if not (folder / name).is_file():
+            raise CcmbError(f"{folder / name}: missing; the folder is not a whole model folder")
+    return [folder / name for name in names]
+
+
+def weights_path(folder: Path) -> Path:
+    """What messages about a folder's weights name: the file, or the list of its shards."""
+    return folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
+
+
+def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Whether the weights are those of the network that config.json describes: all of them and no others.
+
+    Args:
+        info: what `from_pretrained` says with `output_loading_info=True` and `ignore_mismatched_sizes=True`.
+        config: of the network.
+
+    Raises:
+        CcmbError: a tensor is missing, left over or of another shape; the message names the file, the first such
+            tensor and, where it is plain, the key of config.json.
+    """
+    file, mend = weights_path(folder), "take the config.json that belongs to the weights"
+    if missing := sorted(info["missing_keys"]):
+        raise CcmbError(f"{file}: lacks {missing[0]}{and_more(missing)}{_said(missing[0], config)}; {mend}")
+    if mismatched := sorted(tuple(of) for of in info["mismatched_keys"]):
+        name, its, wanted = mismatched[0]
+        raise CcmbError(
+            f"{file}: {name} is {tuple(its)}{and_more(mismatched)}, but config.json asks for {tuple(wanted)}; {mend}"
+        )
+    if unexpected := sorted(name for name in info["unexpected_keys"] if not NO_MATTER.match(name)):
+        raise CcmbError(
+            f"{file}: holds {unexpected[0]}{and_more(unexpected)}, for which config.json has no place"
+            f"{_said(unexpected[0], config)}; {mend}"
+        )
+
+
+def check_finite(where: str | Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse weights that are not numbers: whatever is computed with them is none either.
+
+    Raises:
+        CcmbError: a tensor holds NaN or infinity; the message names it and where it is from.
+    """
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise CcmbError(
+                f"{where}: {name} holds {count:,} values that are not finite (NaN or infinity), of {tensor.numel():,}; "
+                "the training that wrote it went wrong, or the file is damaged: take an earlier one"
+            )
+
+
+def and_more(names: Collection[object]) -> str:
+    """How many there are beside the first, for a message."""
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _said(name: str, config: Mapping[str, Any]) -> str:
+    """What config.json says of the part that a tensor is of."""
+    key = next((key for prefix, key in LAYER_KEYS.items() if name.startswith(prefix)), None)
+    if key == "cross_layers" and config.get("cross_layers") and not config.get("match_heads"):
+        key = "match_heads"  # without which there is no such encoder at all
+    if key is None or (key.endswith("layers") and ".layer" not in name):
+        return ""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return "" if value is None else f" ({key} is {value})"

@@ -1,0 +1,197 @@
+"""R2D2 from pre-trained towers: any pair of hub ids or local folders, or a whole Chinese-CLIP.
+
+Only what the sources do not hold starts at random: cross encoders, heads and, for a pair, the projections.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig
+
+from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.r2d2.backbones import most_tokens, tower_class
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.pretrained.sources import FAMILIES, load_text_tokenizer, load_weights, pixel_statistics, read_config
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.tokenizer import straighten_quotes
+
+FROM_CHINESE_CLIP = ("embed_dim", "image_pooling", "initial_temperature")
+# Chinese-CLIP's names -> ours; of the temperature it holds the logarithm of the inverse.
+CHINESE_CLIP_NAMES = {
+    r"^vision_model\.": "image_tower.",
+    r"^text_model\.": "text_tower.",
+    r"^visual_projection\.": "image_projection.",
+    r"^logit_scale$": "temperature",
+}
+# What of ours it does not hold.
+NOT_CHINESE_CLIPS = r"(?!image_tower\.|text_tower\.|(image|text)_projection\.weight|temperature)"
+
+
+def from_towers(vision: str | Path, text: str | Path, **config: Any) -> tuple[R2D2Model, R2D2Processor]:
+    """Network (in evaluation mode, float32) and processor of two pre-trained towers.
+
+    Projections, cross encoders and heads are new, drawn from torch's global generator.
+
+    Args:
+        vision: local folder or hub id of an image model (CLIP, SigLIP, DINOv2, DINOv3, ViT, BEiT), or of a whole CLIP
+            or SigLIP, whose image half is taken.
+        text: local folder or hub id of a BERT-like encoder (BERT, RoBERTa, XLM-R, ERNIE, ...) with its tokenizer.
+        config: further fields of R2D2Config.
+
+    Raises:
+        UsageError: a tower of an unknown kind, an unknown field, or values that do not go together.
+        CcmbError: a source is not there, or its weights or tokenizer are not whole; the message names it.
+    """
+    _check_fields(config)
+    image_config, text_config = _vision_config(vision), _text_config(text)
+    with _sizes_checked(f"{vision} and {text}"):
+        shape = R2D2Config(vision_config=image_config, text_config=text_config, **config)
+        image_state = _tower_state(vision, image_config, pooler=shape.image_pooling == "tower")
+        model = _network(shape, image_state, _tower_state(text, text_config, pooler=False))
+        return model, _processor(model, vision, text)
+
+
+def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2Processor]:
+    """Network (in evaluation mode, float32) and processor of a Chinese-CLIP in transformers' form.
+
+    Both towers, their projections and the temperature are the checkpoint's, so that the embeddings are too; cross
+    encoders and heads are new, drawn from torch's global generator. `cross_layers=0` leaves them out.
+
+    Args:
+        name: local folder or hub id.
+        config: further fields of R2D2Config.
+
+    Raises:
+        UsageError: an unknown field, or one that the checkpoint settles.
+        CcmbError: the source is not there, no Chinese-CLIP, or not whole; the message names it.
+    """
+    _check_fields(config)
+    if settled := sorted(set(config) & set(FROM_CHINESE_CLIP)):
+        raise UsageError(f"{settled[0]} comes from the Chinese-CLIP checkpoint; leave it out")
+    source = read_config(name)
+    if source.model_type != "chinese_clip":
+        raise CcmbError(f"{name}: its config.json says {source.model_type}, not chinese_clip")
+    with _sizes_checked(str(name)):
+        shape = R2D2Config(
+            vision_config=_same_shape(CLIPVisionConfig(), source.vision_config),
+            text_config=_same_shape(BertConfig(), source.text_config),
+            embed_dim=source.projection_dim,
+            image_pooling="tower",
+            **config,
+        )
+        # Not by ChineseCLIPModel: loading it sets the padding token's embedding to zero.
+        state = load_weights(
+            name, R2D2Model, shape, NOT_CHINESE_CLIPS, r"(?!)", key_mapping=CHINESE_CLIP_NAMES
+        ).state_dict()
+        state["temperature"] = (-state["temperature"]).exp()
+        shape.initial_temperature = float(state["temperature"])
+        model = R2D2Model(shape)  # a new one, for the loaded one would be saved under Chinese-CLIP's names
+        model.load_state_dict(state)
+        processor = _processor(model, name, name)
+        processor.tokenizer = straighten_quotes(processor.tokenizer)
+        return model.eval(), processor
+
+
+def is_chinese_clip(name: str | Path) -> bool:
+    """Whether a local folder or hub id is a Chinese-CLIP's; a folder without config.json is not.
+
+    Raises:
+        CcmbError: there is no such folder and no such model on the hub, or its config.json is not readable.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return False
+    return read_config(name).model_type == "chinese_clip"
+
+
+@contextmanager
+def _sizes_checked(sources: str) -> Iterator[None]:
+    """Turn whatever the towers make of sizes that do not go together into one line."""
+    try:
+        yield
+    except CcmbError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{sources}: not the towers of a network ({one_line(error)})") from None
+
+
+def _check_fields(config: Mapping[str, Any]) -> None:
+    known = set(inspect.signature(R2D2Config.__init__).parameters) - {"self", "vision_config", "text_config", "kwargs"}
+    if unknown := sorted(set(config) - known):
+        hint = did_you_mean(unknown[0], sorted(known))
+        raise UsageError(f"{unknown[0]} is no field of R2D2Config that can be given here{hint}")
+
+
+def _vision_config(name: str | Path) -> PreTrainedConfig:
+    config = read_config(name)
+    config = getattr(config, "vision_config", config)
+    if config.model_type == "siglip2_vision_model":
+        raise UsageError(
+            f"{name}: a NaFlex SigLIP 2 takes pictures of any shape; "
+            "use a SigLIP 2 of fixed resolution, such as google/siglip2-base-patch16-224 (model_type siglip)"
+        )
+    if config.model_type not in FAMILIES:
+        raise UsageError(f"{name}: {config.model_type} is no image tower; give one of {', '.join(FAMILIES)}")
+    config.dtype = torch.float32
+    return config
+
+
+def _text_config(name: str | Path) -> PreTrainedConfig:
+    config = read_config(name)
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        raise UsageError(f"{name}: {config.model_type} is no BERT-like text encoder; give one, such as bert or roberta")
+    config.dtype = torch.float32
+    return config
+
+
+def _same_shape(config: PreTrainedConfig, other: PreTrainedConfig) -> PreTrainedConfig:
+    """`config` with the values of another kind's for all fields of its own."""
+    fields = other.to_dict()
+    mine = {key: fields[key] for key in config.to_dict() if key in fields and key != "model_type"}
+    return type(config)(**mine | {"dtype": torch.float32})
+
+
+def _tower_state(name: str | Path, config: PreTrainedConfig, pooler: bool) -> dict[str, Tensor]:
+    kind, options = tower_class(config, pooler)
+    # Of a whole CLIP the other half is left.
+    return load_weights(name, kind, config, r"(?!)" if pooler else r"pooler\.", r"text_model\.", **options).state_dict()
+
+
+def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: Mapping[str, Tensor]) -> R2D2Model:
+    model = R2D2Model(config)
+    model.image_tower.load_state_dict(image_state)
+    model.text_tower.load_state_dict(text_state)
+    return model.eval()
+
+
+def _processor(model: R2D2Model, vision: str | Path, text: str | Path) -> R2D2Processor:
+    """The processor of both sources, tried out with the network."""
+    config = model.config
+    most = most_tokens(config.text_config)
+    if most is not None and config.max_text_tokens > most:
+        raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {most} tokens")
+    mean, std = pixel_statistics(vision, config.vision_config.model_type)
+    tokenizer = load_text_tokenizer(text, config.text_config.vocab_size, config.mlm_head)
+    processor = R2D2Processor(tokenizer, config.image_size, config.max_text_tokens, mean, std)
+    _try_out(model, processor)
+    return processor
+
+
+@torch.no_grad()
+def _try_out(model: R2D2Model, processor: R2D2Processor) -> None:
+    """Use every part once: many only notice then that their sizes do not go together."""
+    images = model.encode_image(torch.zeros(1, 3, processor.image_size, processor.image_size))
+    texts = model.encode_text(**processor.texts(["图"]))
+    first = torch.zeros(1, dtype=torch.long)
+    if model.can_rank:
+        model.rank(images, texts, first, first)
+    if model.config.mlm_head:
+        model.mlm_logits(model.read_texts(images, texts, first, first)[0])

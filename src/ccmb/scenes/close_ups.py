@@ -1,0 +1,54 @@
+"""Close-ups of one thing each with their texts, in the form of own pairs: what a small generator learns to paint.
+
+The scenes of a corpus hold two or three things, each of a sixth of the picture: so little of the error of a painter is
+theirs that it hardly learns what the text says of them. Here too the combinations of kind and colour of one split are
+in no other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from ccmb.scenes.corpus import write_scenes
+from ccmb.scenes.scene import BACKGROUNDS, COLOURS, KINDS, Amount, Scene, Split, Thing
+from ccmb.scenes.texts import CAPTIONS, caption, detail, short_query
+
+# Mostly big ones: from these it is learned soonest what the kinds look like.
+AMOUNT_WEIGHTS: dict[Amount, float] = {"big": 0.75, "small": 0.25}
+
+
+def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0) -> None:
+    """Draw so many pictures of each split, of `size` pixels.
+
+    Each line of `pairs.jsonl` has image, split, query, details and captions. Drawing is decided by the arguments alone;
+    a folder that already holds these pictures is left as it is.
+
+    Raises:
+        CcmbError: the folder holds something else.
+    """
+    wanted: dict[str, object] = {"close_ups": 1, "size": size, "seed": seed, "counts": counts}
+    scenes = {split: itertools.islice(_scenes(split, seed), count) for split, count in counts.items()}
+    write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
+
+
+def _scenes(split: Split, seed: int) -> Iterator[tuple[Scene, dict[str, object]]]:
+    """Scenes of one thing; equal ones are drawn with other sizes and in other places by a little."""
+    rng = random.Random(f"{seed}/things/{split}")
+    while True:
+        [amount] = rng.choices(list(AMOUNT_WEIGHTS), list(AMOUNT_WEIGHTS.values()))
+        thing = Thing(rng.choice(KINDS), rng.choice(COLOURS), amount, "middle")
+        scene = Scene((thing,), rng.choice(BACKGROUNDS), rng.random() < 0.5)
+        if scene.split == split:
+            yield scene, {}
+
+
+def _texts(scene: Scene, rng: random.Random) -> dict[str, object]:
+    [thing] = scene.things
+    return {
+        "query": short_query(scene, thing, rng),
+        "details": [detail(thing, rng)],
+        "captions": [caption(scene, family, rng) for family in rng.sample(range(CAPTIONS), 2)],
+    }

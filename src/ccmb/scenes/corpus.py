@@ -1,0 +1,125 @@
+"""Writing the drawn world to disk in the form of own pairs: `pairs.jsonl` beside `images.tar`."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write, read_json, write_json
+from ccmb.core.progress import progress
+from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.scene import Scene, Split, random_swap, scene_groups
+from ccmb.scenes.texts import CAPTIONS, caption, describe
+
+# A training group is a scene, two neighbours and a twin of each of the three; of the held-out scenes two in five have
+# a twin. (share with a twin, neighbours)
+TRAINING_GROUP = (1.0, 2)
+HELD_OUT_GROUP = (0.25, 0)
+
+
+def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
+    """Draw `train` training pictures, `gallery` test pictures and `validation` pictures of `size` pixels.
+
+    Each line of `pairs.jsonl` has image, split, group, twin, query, title, content, captions, details, and, outside the
+    training split, minimal_pairs: a true text, a false one in the same words after one swap, and what was swapped.
+    Drawing is decided by `seed` alone; a folder that already holds this corpus is left as it is.
+
+    Raises:
+        CcmbError: the folder holds another corpus.
+    """
+    wanted: dict[str, object] = {
+        "train": train,
+        "gallery": gallery,
+        "validation": validation,
+        "size": size,
+        "seed": seed,
+    }
+    counts: dict[Split, int] = {"train": train, "val": validation, "test": gallery}
+    scenes = {split: _numbered_scenes(split, count, seed) for split, count in counts.items()}
+    write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
+
+
+def write_scenes(
+    folder: Path,
+    wanted: dict[str, object],
+    scenes: Mapping[Split, Iterable[tuple[Scene, Mapping[str, object]]]],
+    counts: dict[Split, int],
+    size: int,
+    seed: int,
+    texts: Callable[[Scene, random.Random], dict[str, object]],
+) -> None:
+    """Write scenes as pictures and lines; a folder that already holds these is left as it is.
+
+    Args:
+        wanted: what decides on them all.
+        scenes: of each split, each with what its line says before its texts.
+        counts: how many each split has.
+        texts: what further is said of a scene.
+
+    Raises:
+        CcmbError: the folder holds something else.
+    """
+    about = folder / "corpus.json"
+    if about.exists():
+        if read_json(about) != wanted:
+            raise CcmbError(f"{folder}: this folder holds another corpus; remove it or choose another one")
+        return
+    with (
+        progress("draw", sum(counts.values()), "pictures") as advance,
+        atomic_write(folder / "images.tar", "wb") as tar_file,
+        atomic_write(folder / "pairs.jsonl") as pairs_file,
+        tarfile.open(fileobj=tar_file, mode="w") as tar,
+    ):
+        for split, of_split in scenes.items():
+            for number, (scene, said) in enumerate(of_split):
+                name = f"{split}-{number:06d}.jpg"
+                rng = random.Random(f"{seed}/{name}")
+                _add_picture(tar, name, scene, size, rng)
+                line = {"image": name, "split": split, **said, **texts(scene, rng)}
+                pairs_file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                advance(1, "")
+    write_json(about, wanted)
+
+
+def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, dict[str, str]]]:
+    groups = enumerate(scene_groups(split, seed, *(TRAINING_GROUP if split == "train" else HELD_OUT_GROUP)))
+    every = (
+        (scene, {"group": f"{split}-{number}", "twin": f"{split}-{number}/{scene.composition}"})
+        for number, group in groups
+        for scene in group
+    )
+    return itertools.islice(every, count)
+
+
+def _add_picture(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: random.Random) -> None:
+    buffer = io.BytesIO()
+    draw_scene(scene, size, rng).save(buffer, "JPEG", quality=92, subsampling=0)
+    member = tarfile.TarInfo(name)
+    member.size = buffer.tell()
+    buffer.seek(0)
+    tar.addfile(member, buffer)
+
+
+def _texts(scene: Scene, rng: random.Random) -> dict[str, object]:
+    texts = describe(scene, rng)
+    said: dict[str, object] = {
+        "query": texts.query,
+        "title": texts.title,
+        "content": texts.content,
+        "captions": list(texts.captions),
+        "details": list(texts.details),
+    }
+    return said if scene.split == "train" else said | {"minimal_pairs": [_minimal_pair(scene, rng)]}
+
+
+def _minimal_pair(scene: Scene, rng: random.Random) -> dict[str, str]:
+    swap, twin = random_swap(scene, rng)
+    family, words = rng.randrange(CAPTIONS), rng.random()
+    text, false_text = (caption(which, family, random.Random(words)) for which in (scene, twin))
+    return {"text": text, "false_text": false_text, "swap": swap}

@@ -1,0 +1,55 @@
+"""A contact sheet: the hits of a search as one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write
+from ccmb.search.indexing.image_sources import Sources
+from ccmb.search.query import Hit
+
+SIDE, MARGIN, CAPTION, MOST_COLUMNS = 192, 8, 40, 5
+PAPER, INK, GONE = "white", "#222222", "#dddddd"
+
+
+def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
+    """Draw hits, best first in rows of five, each over its place and scores, into the PNG file `path`.
+
+    A picture that is gone is left as a grey square.
+    """
+    columns = max(1, min(MOST_COLUMNS, len(hits)))
+    rows = max(1, math.ceil(len(hits) / columns))
+    width, height = SIDE + MARGIN, SIDE + CAPTION + MARGIN
+    sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
+    draw, sources = ImageDraw.Draw(sheet), Sources()
+    large, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    for place, hit in enumerate(hits):
+        left, top = MARGIN + place % columns * width, MARGIN + place // columns * height
+        sheet.paste(_thumbnail(sources, hit), (left, top))
+        draw.text((left, top + SIDE + 4), f"{place + 1}   {hit.score:.3f}", INK, large)
+        draw.text((left, top + SIDE + 22), caption(hit), INK, small)
+    with atomic_write(path, "wb") as file:
+        sheet.save(file, "PNG")
+
+
+def caption(hit: Hit) -> str:
+    """The parts of a hit's score in a few words."""
+    if hit.missing:
+        return f"cosine {hit.cosine:.3f}  picture is gone"
+    return f"cosine {hit.cosine:.3f}" + (f"  match {hit.match:.3f}" if hit.match is not None else "")
+
+
+def _thumbnail(sources: Sources, hit: Hit) -> Image.Image:
+    try:
+        picture = sources.load(hit.source, hit.name)
+    except CcmbError:
+        return Image.new("RGB", (SIDE, SIDE), GONE)
+    scale, square = SIDE / max(picture.size), Image.new("RGB", (SIDE, SIDE), PAPER)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    square.paste(picture.resize((width, height)), ((SIDE - width) // 2, (SIDE - height) // 2))
+    return square

@@ -1,0 +1,278 @@
+"""Filters: from what a user writes to what a table of columns, or a Milvus server, can be asked.
+
+A picture that lacks a field passes no condition on it, not even "!=", as in SQL.
+"""
+
+from __future__ import annotations
+
+import calendar
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ccmb.core.errors import UsageError, did_you_mean
+from ccmb.search.query import Comparison, Condition, FieldValue
+
+# Also "source", which users have no need of: folders within it are found by "folder".
+BUILT_IN: Mapping[str, type] = {"folder": str, "date": str, "width": int, "height": int, "bytes": int}
+_FORM = re.compile(
+    r"\s*(?P<field>[^\s=!<>]+)\s*(?:(?P<sign>==|!=|<=|>=|=|<|>)|\b(?P<word>in|under)\b)(?P<value>.*)", re.S
+)
+_PART = re.compile(r'"(?:[^"]|"")*"\s*(?=,|$)|[^",][^,]*', re.S)  # of a list
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d))?)?)?)?")
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A test of a number: that it is in one of some ranges, or, negated, in none.
+
+    Attributes:
+        ranges: each from its first number on and below its second.
+    """
+
+    field: str
+    ranges: tuple[tuple[float, float], ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A test of a text: that it is one of some, or in one of some folders; or, negated, that it is none of them."""
+
+    field: str
+    values: tuple[str, ...]
+    under: tuple[str, ...] = ()
+    negated: bool = False
+
+
+Test = Numbers | Words
+
+
+def parse_condition(text: str) -> Condition:
+    """A condition as it is written: `width>=800`, `folder under 2024/夏天`, `author in 王,"李,张"`, `title="1984"`.
+
+    The type of the field decides what a value is (see `compile_conditions`), so that `code=007` stays "007" where code
+    is a text. Double quotes keep commas and blanks of a value; a double quote within them is written twice.
+
+    Raises:
+        UsageError: it is no such condition.
+    """
+    found = _FORM.fullmatch(text)
+    value = found["value"].strip() if found else ""
+    if found is None or not value:
+        raise UsageError(
+            f"{text!r} is not a condition; write one such as width>=800, date<2024-05, author in 王,李 or "
+            "folder under 2024/夏天"
+        )
+    sign = found["word"] or found["sign"]
+    comparison: Comparison = "==" if sign == "=" else sign  # type: ignore[assignment]
+    if comparison == "in":
+        return Condition(found["field"], "in", _list_of(value))
+    return Condition(found["field"], comparison, _unquoted(value) or value if comparison == "under" else _value(value))
+
+
+def _list_of(text: str) -> tuple[FieldValue, ...]:
+    """The values between commas; one in double quotes may hold commas.
+
+    Raises:
+        UsageError: there is none, or a quote is not closed.
+    """
+    values, rest = list[FieldValue](), text
+    while rest := rest.strip().removeprefix(",").lstrip():
+        part = _PART.match(rest)
+        if part is None:
+            raise UsageError(f"{text!r}: a double quote is not closed, or something stands behind it")
+        if part[0].strip():
+            values.append(_value(part[0].strip()))
+        rest = rest[part.end() :]
+    if not values:
+        raise UsageError(f"{text!r}: no value; write such as author in 王,李")
+    return tuple(values)
+
+
+def _value(text: str) -> FieldValue:
+    """A number or true or false only where it is written as it would be printed: "007" and "1e3" stay texts, which
+    `_point` takes for numbers where the field is one."""
+    if (quoted := _unquoted(text)) is not None:
+        return quoted
+    if text in ("true", "false"):
+        return text == "true"
+    number = number_of(text)
+    if number is None:
+        return text
+    whole = int(number) if number.is_integer() else number
+    return next((value for value in (whole, number) if str(value) == text), text)
+
+
+def _unquoted(text: str) -> str | None:
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else None
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text is, with digits of any width; None if it is none."""
+    plain = unicodedata.normalize("NFKC", text).strip()
+    number = float(plain) if _NUMBER.fullmatch(plain) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def compile_conditions(
+    where: Sequence[Condition], known: Mapping[str, type], sources: Iterable[str] = ()
+) -> tuple[Test, ...]:
+    """What the conditions come to.
+
+    The type of a field decides how a value is read: a text is compared as it is written, a number as the number that
+    it says, yes or no as true or false, and a date as the year, month, day, minute or second that it names.
+
+    Args:
+        known: fields of the index and their types.
+        sources: folders that a relative folder may be within.
+
+    Raises:
+        UsageError: there is no such field, or it cannot be compared so; the message names it.
+    """
+    return tuple(_test_of(condition, known, sources) for condition in where)
+
+
+def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[str]) -> Test:
+    name, comparison = condition.field, condition.comparison
+    if name not in known:
+        raise UsageError(
+            f"{name}: the index has no such field{did_you_mean(name, list(known))}; it has: {', '.join(known)}"
+        )
+    values = condition.value if isinstance(condition.value, tuple) else (condition.value,)
+    if not values or (len(values) > 1 and comparison in ("<", "<=", ">", ">=")):
+        raise UsageError(f"{name} {comparison} ...: give one value" + (", or several with in" if values else ""))
+    if comparison == "under":
+        if known[name] is not str or name == "date":
+            raise UsageError(f"{name} under ...: only folders have something under them")
+        return Words(
+            name, (), tuple(dict.fromkeys(folder for value in values for folder in _within(str(value), sources)))
+        )
+    if name == "date":
+        return _compare(name, comparison, [_period(str(value)) for value in values])
+    if known[name] is bool:
+        if comparison not in ("==", "!=", "in"):
+            raise UsageError(f"{name} {comparison} ...: {name} is yes or no; compare it by ==, != or in")
+        return _compare(name, comparison, [_truth(name, value) for value in values])
+    if known[name] is not str:
+        return _compare(name, comparison, [_point(name, value) for value in values])
+    if comparison not in ("==", "!=", "in"):
+        raise UsageError(f"{name} {comparison} ...: {name} is a text; compare it by ==, != or in")
+    return Words(name, tuple(map(_text, values)), negated=comparison == "!=")
+
+
+def _text(value: FieldValue) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _within(folder: str, sources: Iterable[str]) -> list[str]:
+    if folder.startswith("/") or "://" in folder:
+        return [folder.rstrip("/") or "/"]
+    inside = folder.strip("/").removeprefix("./")
+    # The first stands for the folders of pictures that were handed to a running index, which lie in no source.
+    return [inside, *(f"{source.rstrip('/')}/{inside}" for source in sources)]
+
+
+def _point(name: str, value: FieldValue) -> tuple[float, float]:
+    number = number_of(value) if isinstance(value, str) else None if isinstance(value, bool) else float(value)
+    if number is None:
+        raise UsageError(f"{name} is a number, and {_text(value)!r} is none")
+    return number, math.nextafter(number, math.inf)
+
+
+def _truth(name: str, value: FieldValue) -> tuple[float, float]:
+    """As stores hold them: yes is 1, no is 0."""
+    says = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
+    if says is None:
+        raise UsageError(f"{name} is yes or no; write true or false, not {_text(value)!r}")
+    return says, math.nextafter(says, math.inf)
+
+
+def _period(value: str) -> tuple[float, float]:
+    """Seconds from the beginning of a year, month, day, minute or second to its end."""
+    found = _DATE.fullmatch(value.strip())
+    try:
+        if found is None:
+            raise ValueError
+        parts = [int(part) for part in found.groups() if part is not None]
+        start = seconds_of(datetime(*(parts + [1, 1][len(parts) - 1 :])[: max(3, len(parts))]))  # type: ignore[arg-type]
+    except ValueError:
+        raise UsageError(f"{value!r} is not a date; write 2024, 2024-05, 2024-05-01 or 2024-05-01T18:30") from None
+    year, month = parts[0], parts[1] if len(parts) > 1 else 1
+    days = {1: 366 if calendar.isleap(year) else 365, 2: calendar.monthrange(year, month)[1]}.get(len(parts), 1)
+    return start, start + (86400 * days if len(parts) < 4 else 60 if len(parts) == 5 else 1)
+
+
+def seconds_of(date: datetime) -> int:
+    """A date without time zone as seconds; only their order and distance mean something."""
+    return int(date.replace(tzinfo=UTC).timestamp())
+
+
+def iso_date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+
+
+def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, float]]) -> Numbers:
+    if comparison in ("==", "!=", "in"):
+        return Numbers(name, tuple(spans), comparison == "!=")
+    ((start, end),) = spans
+    return Numbers(
+        name,
+        {
+            "<": ((-math.inf, start),),
+            "<=": ((-math.inf, end),),
+            ">": ((end, math.inf),),
+            ">=": ((start, math.inf),),
+        }[comparison],
+    )
+
+
+def expression(tests: Sequence[Test]) -> str:
+    """The tests as Milvus writes filters."""
+    return " and ".join(map(_expression, tests))
+
+
+def _expression(test: Test) -> str:
+    column = test.field if test.field in (*BUILT_IN, "source") else f"own[{_quoted(test.field)}]"
+    if isinstance(test, Numbers):
+        parts = [_in_range(column, *of) for of in test.ranges]
+    else:
+        parts = [f"{column} == {_quoted(value)}" for value in test.values]
+        parts += [_is_under(column, folder) for folder in test.under]
+    either = " or ".join(f"({part})" for part in parts)
+    return f"not ({either})" if test.negated else f"({either})"
+
+
+def _is_under(column: str, folder: str) -> str:
+    # What lies in /a/b begins with "/a/b/", and "0" follows "/": a range needs no escapes as a pattern would.
+    first, end = _slash(folder), _slash(folder)[:-1] + "0"
+    return f"{column} == {_quoted(folder)} or ({column} >= {_quoted(first)} and {column} < {_quoted(end)})"
+
+
+def _slash(folder: str) -> str:
+    return folder if folder.endswith("/") else f"{folder}/"
+
+
+def _in_range(column: str, low: float, high: float) -> str:
+    if high == math.nextafter(low, math.inf):
+        return f"{column} == {low!r}"
+    bounds = [f"{column} >= {low!r}"] if low > -math.inf else []
+    return " and ".join(bounds + ([f"{column} < {high!r}"] if high < math.inf else [])) or f"{column} == {column}"
+
+
+def _quoted(text: str) -> str:
+    """As Milvus writes texts; of JSON's escapes it does not know all."""
+    return f'"{text.translate(_ESCAPES)}"'
+
+
+def holds_for(test: Words) -> Callable[[str], bool]:
+    """Whether a text is one of those, before any negation."""
+    values, prefixes = set(test.values) | set(test.under), tuple(map(_slash, test.under))
+    return lambda value: value in values or (bool(prefixes) and value.startswith(prefixes))

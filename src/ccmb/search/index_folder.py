@@ -1,0 +1,221 @@
+"""An index folder, open: its store, thumbnails and own pictures.
+
+index.json       which model made it, where its store is, which fields of the user's it has
+vectors.db/      the store, where that is local, and mirror.db, from which it is loaded into memory
+thumbnails.db    small JPEGs
+states.db        token states of pictures for the second stage, if asked for
+downloads/       pictures that came from URLs
+uploads/         pictures that were handed to a running index
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.files import atomic_write, read_json, write_json
+from ccmb.r2d2.loading import model_folder
+from ccmb.search.blob_store import Blobs
+from ccmb.search.filters import BUILT_IN, iso_date
+from ccmb.search.frozen import is_frozen, open_frozen, refuse_writing
+from ccmb.search.indexing.image_metadata import Examined, suffix_of, thumbnail
+from ccmb.search.indexing.image_sources import UPLOADS, Sources
+from ccmb.search.memory_store import Mirror
+from ccmb.search.query import FieldValue
+from ccmb.search.vector_store import COLLECTION, Entry, Store, VectorStore, is_local
+
+RECORD, FORM = "index.json", 2
+TYPES: Mapping[str, type] = {"text": str, "whole number": int, "number": float, "yes or no": bool}
+_FIELD_NAME = re.compile(r"[^\s=!<>\"]{1,64}")
+
+
+class IndexRecord(BaseModel):
+    """What `index.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    form: int = Field(default=1, description="version of the folder's form")
+    model: str = Field(description="absolute path of the model folder")
+    fingerprint: str = Field(description="SHA-256 of its model.safetensors")
+    embed_dim: int = Field(gt=0, description="width D of the vectors")
+    store: str = Field(default="vectors.db", description="file in the index folder, or the URI of a Milvus server")
+    collection: str = Field(default=COLLECTION, description="name of this index among those of the server")
+    sources: list[str] = Field(default_factory=list, description="folders and files that were indexed")
+    exclude: list[str] = Field(default_factory=list, description="patterns of what is passed over in them")
+    fields: dict[str, str] = Field(default_factory=dict, description="the user's fields and their types")
+
+    @classmethod
+    def read(cls, index: Path) -> IndexRecord:
+        """Read the record of an index folder.
+
+        Raises:
+            CcmbError: there is no index in the folder, or its record is damaged; the message names it.
+        """
+        path = index / RECORD
+        if not path.is_file():
+            raise CcmbError(f"{index}: no index here ({RECORD} is missing); make one with `ccmb index`")
+        try:
+            record = cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CcmbError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; index anew") from None
+        if record.form != FORM:
+            raise CcmbError(f"{index}: made by another version of ccmb; index the pictures into a new folder")
+        return record
+
+    def write(self, index: Path) -> None:
+        write_json(index / RECORD, self.model_dump())
+
+    @property
+    def types(self) -> dict[str, type]:
+        """Of all fields that conditions can be put on."""
+        return {**BUILT_IN, **{name: TYPES[kind] for name, kind in self.fields.items()}}
+
+    def learn_fields(self, own: Mapping[str, FieldValue], where: str) -> bool:
+        """Take note of the types of a picture's own fields; whether there was anything new.
+
+        Raises:
+            UsageError: a name cannot be used, or a value is not of the type that the field has; the message begins
+                with `where`.
+        """
+        before = dict(self.fields)
+        for name, value in own.items():
+            if not _FIELD_NAME.fullmatch(name) or name in (*BUILT_IN, "source"):
+                raise UsageError(f"{where}: {name!r} cannot be the name of a field; choose another")
+            kind = next(kind for kind, python in TYPES.items() if type(value) is python)
+            known = self.fields.setdefault(name, kind)
+            if known == "whole number" and kind == "number":
+                self.fields[name] = "number"
+            elif known != kind and not (known == "number" and kind == "whole number"):
+                raise UsageError(f"{where}: {name} is {value!r}, where other pictures have a {known}")
+        return self.fields != before
+
+
+def model_of(index: Path, model: str | Path | None = None) -> Path:
+    """The folder of the model that made an index, or of the one that is named.
+
+    Raises:
+        CcmbError: there is no index, or no such model.
+    """
+    record = IndexRecord.read(index)
+    if model is None and not Path(record.model).is_dir():
+        raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
+    return model_folder(record.model if model is None else model)
+
+
+class Catalogue:
+    """An open index; see `open_catalogue`."""
+
+    def __init__(self, folder: Path, record: IndexRecord, store: Store, frozen: bool = False) -> None:
+        self.folder, self.record, self.store, self.frozen = folder, record, store, frozen
+        self.sources = Sources(folder)
+        self.thumbnails, self.states = Blobs(folder / "thumbnails.db", frozen), Blobs(folder / "states.db", frozen)
+
+    def entry(self, key: str) -> Entry:
+        """
+        Raises:
+            CcmbError: there is none of this key.
+        """
+        found = self.store.get([key])
+        if key not in found:
+            raise CcmbError(f"{key}: no such picture in the index")
+        return found[key]
+
+    def picture(self, key: str) -> Image.Image:
+        """A picture, as RGB.
+
+        Raises:
+            CcmbError: there is none of this key, or it is gone or unreadable now.
+        """
+        entry = self.entry(key)
+        return self.sources.load(entry.source, entry.name)
+
+    def thumbnail(self, key: str) -> bytes:
+        """A picture, small, as JPEG; even of one that is gone.
+
+        Raises:
+            CcmbError: there is none of this key; or its thumbnail is lost, and so is the picture.
+        """
+        found = self.thumbnails.get([key])
+        return found[key] if key in found else thumbnail(self.picture(key))
+
+    def fields(self, entry: Entry) -> dict[str, FieldValue]:
+        """What is known of a picture, as users see it: dates in ISO 8601, yes or no as such."""
+        types = self.record.types
+        found = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
+        return found | ({} if entry.date is None else {"date": iso_date(entry.date)})
+
+    def upload(self, examined: Examined, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
+        """Keep a picture in the index's own folder, under a name that no other has; its entry, not yet in the store.
+
+        Raises:
+            CcmbError: it cannot be written.
+        """
+        stem, dot, suffix = Path(examined.entry.name.replace("\\", "/")).name.rpartition(".")
+        stem = re.sub(r"[^\w.-]+", "_", stem if dot else suffix).strip("._")[:60] or "picture"
+        name = f"{stem}-{secrets.token_hex(6)}{suffix_of(data) or ''}"
+        path = self.folder / UPLOADS / name
+        with atomic_write(path, "wb") as file:
+            file.write(data)
+        stamp = self.sources.stamp(UPLOADS, name)
+        return replace(examined.entry, source=UPLOADS, name=name, stamp=stamp, own=own)
+
+    def forget(self, keys: Sequence[str]) -> int:
+        """Remove pictures from the index, and the files that are its own; how many there were."""
+        entries = self.store.get(keys)
+        count = self.store.delete(keys)
+        for blobs in (self.thumbnails, self.states):
+            blobs.delete(keys)
+        for entry in entries.values():
+            if not Path(entry.source).is_absolute():
+                with suppress(OSError):
+                    (self.folder / entry.source / entry.name).unlink()
+        return count
+
+    def close(self) -> None:
+        self.thumbnails.close()
+        self.states.close()
+
+
+@contextmanager
+def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> Iterator[Catalogue]:
+    """Open the index of a folder.
+
+    A local store is held by this process alone, and mirrored in memory. A server is asked itself: others may write
+    there, and what it holds may be more than fits in memory.
+
+    Args:
+        to_write: refuse a folder that cannot be written to; without it such a one is read by what it has.
+
+    Raises:
+        CcmbError: the store is missing, damaged, out of reach, in use by another process, or cannot be written to.
+    """
+    local, frozen = is_local(record.store), is_frozen(folder)
+    if frozen and to_write:
+        raise refuse_writing(folder)
+    if frozen and local:
+        with open_frozen(folder, record.store, record.embed_dim, record.collection) as held:
+            catalogue = Catalogue(folder, record, held, frozen)
+            try:
+                yield catalogue
+            finally:
+                catalogue.close()
+        return
+    uri = folder / record.store if local else record.store
+    with VectorStore(uri, record.embed_dim, record.collection) as store:
+        mirror = Mirror(store, folder / "mirror.db") if local else None
+        # An empty mirror is false.
+        catalogue = Catalogue(folder, record, store if mirror is None else mirror, frozen)
+        try:
+            yield catalogue
+        finally:
+            catalogue.close()
+            if mirror is not None:
+                mirror.close()

@@ -1,0 +1,118 @@
+"""What leaves an index, and what a run says that it did."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.search.index_folder import Catalogue, IndexRecord, open_catalogue
+from ccmb.search.indexing.image_sources import Listed
+
+Gone = Literal["auto", "remove", "keep"]
+
+
+@dataclass(slots=True)
+class IndexReport:
+    """What one run of `build_index` did.
+
+    Attributes:
+        added, updated, skipped_known, removed: counts of pictures.
+        kept_gone: pictures that are gone from their source and still in the index.
+        away: a line for each folder that cannot be read or has nothing in it, though the index has pictures of it.
+        passed_over: how many files, and folders with all that is in them, were left out, by reason.
+        passed_over_line: the same in words, with some of their names.
+        unreadable: a line for each picture that could not be read or fetched.
+        duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
+        near_duplicates: of those that only look alike, one of each set of equal ones.
+        repeated: files in tars that another one of the same name hides.
+        fields_left_out: names of fields whose values are neither text nor number, nor true or false.
+        fields_unmatched: names in the file of fields that are of no picture of this run.
+    """
+
+    added: int = 0
+    updated: int = 0
+    skipped_known: int = 0
+    removed: int = 0
+    kept_gone: int = 0
+    away: list[str] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    passed_over_line: str = ""
+    unreadable: list[str] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    near_duplicates: list[list[str]] = field(default_factory=list)
+    repeated: int = 0
+    fields_left_out: list[str] = field(default_factory=list)
+    fields_unmatched: list[str] = field(default_factory=list)
+
+
+def leave_away(
+    catalogue: Catalogue, listed: Sequence[Listed], away: Mapping[str, str], gone: Gone, report: IndexReport
+) -> list[Listed]:
+    """Decide what becomes of sources that are out of reach, or have no picture any more, though the index has some.
+
+    Those that are out of reach and whose pictures are removed are no sources of the index any more.
+
+    Returns:
+        the sources that are left to be indexed.
+
+    Raises:
+        CcmbError: there is one, and `gone` does not say what is meant; nothing has been changed.
+    """
+    reasons = dict(away)
+    for of in listed:
+        if of.whole and not of.names:
+            reasons[of.source] = "no picture in it now"
+    held = {source: [entry.key for entry in catalogue.store.of_source(source)] for source in reasons}
+    refused = next((source for source, keys in held.items() if keys or source in away), None)
+    if gone == "auto" and refused is not None:
+        raise CcmbError(
+            f"{refused}: {reasons[refused]}; its {len(held[refused]):,} pictures stay in the index. Is a disk not "
+            "mounted? --gone keep goes on without it, --gone remove takes them out; "
+            f"--forget {refused} if it is gone for good"
+        )
+    for source, keys in held.items():
+        if gone == "remove":
+            report.removed += catalogue.forget(keys)
+        elif keys:
+            report.kept_gone += len(keys)
+            report.away.append(f"{source}: {reasons[source]}; {len(keys):,} pictures of it stay")
+    if gone == "remove":
+        catalogue.record.sources = [name for name in catalogue.record.sources if name not in away]
+    return [of for of in listed if not held.get(of.source)]
+
+
+def forget_sources(index: Path, sources: Sequence[str]) -> int:
+    """Take sources out of an index for good, be they there or not; how many pictures they had. Files are not touched,
+    but for the index's own copies.
+
+    Raises:
+        UsageError: the index has no such source; the message says which it has.
+        CcmbError: there is no index, or another process is using it.
+    """
+    record = IndexRecord.read(index)
+    known = {name: name for name in record.sources}
+    known |= {os.path.realpath(name): name for name in record.sources if os.path.isabs(name)}
+    meant = []
+    for source in sources:
+        plain = source.rstrip("/") or source
+        name = next(
+            (known[one] for one in (plain, os.path.abspath(plain), os.path.realpath(plain)) if one in known), None
+        )
+        if name is None:
+            raise UsageError(
+                f"--forget {source}: no source of {index}; it has: {', '.join(record.sources) or 'none'}. "
+                "What lies within a source is left out by --exclude"
+            )
+        meant.append(name)
+    count = 0
+    with open_catalogue(index, record) as catalogue:
+        for name in dict.fromkeys(meant):
+            count += catalogue.forget([entry.key for entry in catalogue.store.of_source(name)])
+        catalogue.store.flush()
+    record.sources = [name for name in record.sources if name not in meant]
+    record.write(index)
+    return count

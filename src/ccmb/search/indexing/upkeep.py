@@ -1,0 +1,171 @@
+"""What of a source is to be indexed: each file once, by whatever path it is reached; and what has left it.
+
+Nothing leaves an index because its source could not be read: a disk may not be mounted, and what is then left of it is
+a folder that is missing, empty or refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ccmb.core.passed_over import EXCLUDED, TWICE, Excludes, PassedOver
+from ccmb.search.indexing.image_sources import Listed, open_pictures
+from ccmb.search.vector_store import Entry, Store
+
+Identity = tuple[object, str]
+
+
+@dataclass(slots=True)
+class Left:
+    """Keys of pictures of a source that the index has and that are not to be indexed now.
+
+    Attributes:
+        lost: their files are not there, though the folders that they were in can be read.
+        away: they were in a folder that cannot be read or has nothing in it, by that folder.
+        unwanted: their files are there, but are passed over.
+    """
+
+    lost: list[str] = field(default_factory=list)
+    away: dict[str, list[str]] = field(default_factory=dict)
+    unwanted: list[str] = field(default_factory=list)
+
+
+def left_of(listed: Listed, known: Iterable[Entry], excludes: Excludes) -> Left:
+    """What the index has of a source beyond what is listed of it."""
+    left, names, states = Left(), set(listed.names), dict[str, bool]()
+    for entry in known:
+        if entry.name in names:
+            continue
+        if folder := next((one for one in listed.unreadable if one == "." or entry.name.startswith(f"{one}/")), None):
+            left.away.setdefault(folder, []).append(entry.key)
+        elif entry.name in listed.pictures:
+            # What a glob does not name is not unwanted.
+            if listed.whole or entry.name in listed.dropped or excludes.match(entry.name, entry.source):
+                left.unwanted.append(entry.key)
+        elif folder := _folder_away(listed.pictures.path, entry.name, states):
+            left.away.setdefault(folder, []).append(entry.key)
+        else:
+            left.lost.append(entry.key)
+    return left
+
+
+def _folder_away(source: Path, name: str, states: dict[str, bool]) -> str:
+    """The nearest folder of a file that is there, if it cannot be read or is empty; else "" ("." is the source)."""
+    if not source.is_dir():
+        return ""
+    folder = os.path.dirname(name)
+    while folder and not os.path.isdir(source / folder):
+        folder = os.path.dirname(folder)
+    if folder not in states:
+        try:
+            with os.scandir(source / folder) as found:
+                states[folder] = next(found, None) is None
+        except OSError:
+            states[folder] = True
+    return (folder or ".") if states[folder] else ""
+
+
+def with_overlapping(listed: Sequence[Listed], sources: Iterable[str], store: Store) -> list[Listed]:
+    """Before the listed sources, those that the index has and that lie within one of them or hold one, each with the
+    pictures that it has of what they share: so these are brought up to date where they are."""
+    ours = {of.source for of in listed}
+    folders = [(os.path.realpath(of.source), of.whole) for of in listed if os.path.isdir(of.source)]
+    before: list[Listed] = []
+    for source in sources:
+        if source in ours or not os.path.isabs(source) or not os.path.isdir(source):
+            continue
+        real = os.path.realpath(source)
+        held_in = any(whole and _is_within(real, folder) for folder, whole in folders)
+        shared = [f"{os.path.relpath(folder, real)}/" for folder, _ in folders if _is_within(folder, real)]
+        if not held_in and not shared:
+            continue
+        pictures = open_pictures(Path(source))
+        names = [
+            entry.name
+            for entry in store.of_source(source)
+            if (held_in or entry.name.startswith(tuple(shared)) or "./" in shared) and entry.name in pictures
+        ]
+        before.append(Listed(source, pictures, names))
+    return [*before, *listed]
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def each_once(
+    listed: Sequence[Listed], known: Mapping[str, Iterable[str]], excludes: Excludes, passed_over: PassedOver
+) -> list[Listed]:
+    """The sources with the names of what is to be indexed: nothing that is excluded, and no file a second time.
+
+    A file that is reached by several paths (a folder and its sub-folder, links, the same folder mounted twice) keeps
+    that by which the index has it, else that without links, else the first.
+
+    Args:
+        known: names that the index has, by source.
+        passed_over: takes note of the others.
+    """
+    best: dict[Identity, tuple[tuple[bool, bool], int, str]] = {}
+    identities = _Identities()
+    wanted: list[list[str]] = []
+    links: list[tuple[int, str, Identity]] = []
+    for place, of in enumerate(listed):
+        names = [name for name in of.names if not excludes.match(name, of.source)]
+        wanted.append(names)
+        held = set(known.get(of.source, ()))
+        if len(names) < len(of.names):
+            kept = set(names)
+            for name in of.names:
+                if name not in kept:
+                    of.dropped.add(name)
+                    passed_over.add(f"{of.source}/{name}", EXCLUDED)
+        if not os.path.isdir(of.pictures.path):  # a tar or a Parquet file, of which each is listed once
+            continue
+        for name in names:
+            path = os.path.join(of.pictures.path, name)
+            if os.path.islink(path):
+                links.append((place, name, identities.of(os.path.realpath(path))))
+                continue
+            identity, rank = identities.of(path), (name not in held, identities.is_linked(path))
+            if identity not in best or rank < best[identity][0]:
+                best[identity] = rank, place, name
+    chosen = {(place, name) for _, place, name in best.values()}
+    # A link to a file that has its own place; two links to one file elsewhere are two pictures.
+    chosen |= {(place, name) for place, name, target in links if target not in best}
+    once = []
+    for place, of in enumerate(listed):
+        if os.path.isdir(of.pictures.path):
+            for name in wanted[place]:
+                if (place, name) not in chosen:
+                    of.dropped.add(name)
+                    passed_over.add(f"{of.source}/{name}", TWICE)
+        once.append(replace(of, names=[name for name in wanted[place] if name not in of.dropped]))
+    return once
+
+
+class _Identities:
+    """Files by their folder, whatever it is called, and their name in it."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, tuple[object, bool]] = {}
+
+    def of(self, path: str) -> Identity:
+        folder, name = os.path.split(path)
+        return self._folder(folder)[0], name
+
+    def is_linked(self, path: str) -> bool:
+        """Whether the folder is reached through a link."""
+        return self._folder(os.path.dirname(path))[1]
+
+    def _folder(self, folder: str) -> tuple[object, bool]:
+        if folder not in self._folders:
+            try:
+                status = os.stat(folder)
+                identity: object = (status.st_dev, status.st_ino)
+            except OSError:
+                identity = folder
+            self._folders[folder] = identity, os.path.realpath(folder) != os.path.abspath(folder)
+        return self._folders[folder]

@@ -1,0 +1,85 @@
+"""Pictures behind URLs, copied into a folder of the index, so that they can be ranked and shown without the network."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write
+from ccmb.core.progress import progress
+from ccmb.search.indexing.image_metadata import suffix_of
+
+if TYPE_CHECKING:
+    from ccmb.fetch.fetcher import Fetcher
+
+_AT_ONCE = 256
+
+
+def fetch_pictures(
+    urls: Sequence[str], folder: Path, allow_private: Sequence[str] = (), proxy_from_environment: bool = False
+) -> tuple[dict[str, str], list[str]]:
+    """The name in `folder` of the picture behind each URL, and a line for each that cannot be had.
+
+    What is there already is not asked for again. Only public addresses are talked to, see `ccmb.fetch.address_guard`.
+
+    Args:
+        allow_private: addresses or networks that may be talked to although they are private.
+        proxy_from_environment: go through the proxies that the environment names, see `ccmb.fetch.proxies`.
+
+    Raises:
+        UsageError: one of these is no address.
+        CcmbError: the network client is not installed, or the folder cannot be written.
+    """
+    held = {path.stem: path.name for path in folder.glob("*.*")} if folder.is_dir() else {}
+    names = {url: held[name_of(url)] for url in urls if name_of(url) in held}
+    missing = [url for url in urls if url not in names]
+    if not missing:
+        return names, []
+    try:
+        from ccmb.fetch.fetcher import Fetcher, Network
+    except ImportError:
+        raise CcmbError("pictures behind URLs need aiohttp: pip install 'ccmb[corpus]'") from None
+    network = Network(allow_private=tuple(allow_private), proxy_from_environment=proxy_from_environment)
+    failed: list[str] = []
+
+    async def run() -> None:
+        with progress("fetch", len(missing), "pictures") as advance:
+            async with Fetcher(network) as fetcher:
+                for start in range(0, len(missing), _AT_ONCE):
+                    part = missing[start : start + _AT_ONCE]
+                    for url, result in zip(
+                        part, await asyncio.gather(*(_fetch(fetcher, of, folder) for of in part)), strict=True
+                    ):
+                        if result.startswith("!"):
+                            failed.append(f"{url}: {result[1:]}")
+                        else:
+                            names[url] = result
+                        advance()
+
+    asyncio.run(run())
+    return names, failed
+
+
+def name_of(url: str) -> str:
+    """Of the file that holds the picture, without what its format adds."""
+    return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+async def _fetch(fetcher: Fetcher, url: str, folder: Path) -> str:
+    """The file's name; or an exclamation mark and why there is none."""
+    fetched = await fetcher.fetch(url)
+    try:
+        if fetched.status != "ok":
+            return f"!{fetched.status}"
+        suffix = suffix_of(fetched.body)
+        if suffix is None:
+            return "!not a picture"
+        with atomic_write(folder / f"{name_of(url)}{suffix}", "wb") as file:
+            file.write(fetched.body)
+        return f"{name_of(url)}{suffix}"
+    finally:
+        fetcher.done(fetched)

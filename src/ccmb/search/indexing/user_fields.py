@@ -1,0 +1,119 @@
+"""Fields that a user gives pictures: a file of JSON lines or a Parquet file beside them."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.errors import CcmbError, UsageError, one_line
+from ccmb.core.files import read_json_lines
+from ccmb.core.text.tables import is_parquet
+from ccmb.search.index_folder import IndexRecord
+from ccmb.search.query import FieldValue
+from ccmb.search.vector_store import Entry
+
+NAME_KEYS = ("name", "image", "path", "file_name", "url")
+_HALF = re.compile("[\ud800-\udfff]")
+_LONGEST = 4096  # characters of a text
+
+
+class OwnFields:
+    """The fields of pictures by what a line calls them: the name within the source, a whole path, or a URL."""
+
+    def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
+        self._by_name, self.left_out = by_name, left_out
+        self._matched: set[str] = set()
+
+    def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
+        """Those of a picture, yes or no as 1 or 0; None if the file has no line about it."""
+        for name in (url, f"{entry.source}/{entry.name}", entry.name):
+            if name is not None and (name := _plain_name(name)) in self._by_name:
+                self._matched.add(name)
+                return self._by_name[name]
+        return None
+
+    def unmatched(self) -> list[str]:
+        """Names in the file that no picture had that was asked about."""
+        return [name for name in self._by_name if name not in self._matched]
+
+
+def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
+    """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
+    types.
+
+    Values other than texts, numbers, true and false are left out, and so are nulls.
+
+    Raises:
+        UsageError: a field has values of several types, or a name that cannot be used.
+        CcmbError: the file cannot be read, or a line names no picture; the message names the line.
+    """
+    by_name: dict[str, dict[str, FieldValue]] = {}
+    left_out: set[str] = set()
+    for number, line in _lines(path):
+        key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
+        if key is None:
+            raise CcmbError(f"{path}:{number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
+        name = _plain_name(str(line.pop(key)))
+        own = {field: value for field, value in line.items() if _is_plain(value)}
+        left_out |= {field for field, value in line.items() if value is not None} - own.keys()
+        record.learn_fields(own, f"{path}:{number}")
+        by_name.setdefault(name, {}).update(storable(own))
+    return OwnFields(by_name, left_out)
+
+
+def _plain_name(name: str) -> str:
+    """`./a//0.jpg` is a/0.jpg; a URL stays as it is. Systems write one and the same letter in one or in two characters,
+    and slashes the one or the other way."""
+    if "://" not in name and "/" not in name:
+        name = name.replace("\\", "/")
+    return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
+
+
+def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
+    """As stores hold them: yes or no as 1 or 0, which compare alike in all of them."""
+    return {name: int(value) if isinstance(value, bool) else value for name, value in own.items()}
+
+
+def check_own(own: Mapping[str, object]) -> dict[str, FieldValue]:
+    """
+    Raises:
+        UsageError: a value is not a text, a number, true or false.
+    """
+    for name, value in own.items():
+        if not _is_plain(value):
+            raise UsageError(
+                f"{name}: {str(value)[:40]!r} is not a text of up to {_LONGEST} characters, a number, true or false"
+            )
+    return dict(own)  # type: ignore[arg-type]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        # Blanks of any width, joiners and line breaks are of the text; half a surrogate no store can hold.
+        return len(value) <= _LONGEST and "\0" not in value and not _HALF.search(value)
+    return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix.lower() not in (".parquet", ".pq") and not is_parquet(path):
+        yield from read_json_lines(path)
+        return
+    try:
+        import pyarrow.parquet as parquet
+
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except ImportError:
+        raise CcmbError("reading Parquet needs pyarrow: pip install 'ccmb[search]'") from None
+    except Exception as error:  # what Arrow makes of a damaged or missing file
+        if isinstance(error, CcmbError):
+            raise
+        raise CcmbError(f"{path}: not a readable Parquet file ({one_line(error)})") from None

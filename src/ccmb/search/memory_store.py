@@ -1,0 +1,290 @@
+"""A copy of a local store in memory, for searches without the store's overhead of some 50 ms.
+
+The store stays what counts. A second copy, one SQLite file, is what the mirror is read from when the index is opened,
+since a Milvus Lite file takes minutes to give out a million vectors. Every write goes to the store first. Before it,
+the file notes which rows are about to change; with the new rows, the note goes. So a file that still holds notes was
+left by a killed process, and those rows are asked of the store again; a file that is damaged or missing is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.progress import progress
+from ccmb.search.field_columns import Columns
+from ccmb.search.filters import Test
+from ccmb.search.vector_store import Entry, Neighbour, VectorStore, batched, folder_of
+
+_AT_ONCE = 500
+_READ_AT_ONCE = 5000
+_QUERIES_AT_ONCE = 16
+_NARROW = 0.1  # of the rows: where fewer pass, their vectors are picked out
+_FIELDS = tuple(of.name for of in fields(Entry))
+_ENTRY = ", ".join(_FIELDS)
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, {_ENTRY}, embed BLOB);
+CREATE INDEX IF NOT EXISTS entries_of_source ON entries (source);
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
+"""
+
+
+class Mirror:
+    """A `Store` whose reads are from memory. It and the store belong to one process."""
+
+    most_results: int | None = None
+
+    def __init__(self, store: VectorStore, path: Path) -> None:
+        """Open the mirror of a store, made anew if need be.
+
+        Raises:
+            CcmbError: the store fails, or the file cannot be written.
+        """
+        self.store, self.path, self.dim = store, path, store.dim
+        self._clear()
+        try:
+            self._open()
+            self._load()
+        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError):
+            self._start_anew()
+
+    def _clear(self) -> None:
+        self._keys: list[str] = []
+        self._row_of: dict[str, int] = {}
+        self._columns = Columns()
+        self._embed_CD = torch.empty(0, self.dim)  # C rows, of which the first len(_keys) count
+
+    def _open(self) -> None:
+        with self._one_line_errors():
+            self._file = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        self._file.execute("PRAGMA journal_mode = WAL")
+        # What a power cut takes from the file is noticed by its count of rows, at worst.
+        self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.executescript(_TABLES)
+
+    def _start_anew(self) -> None:
+        with suppress(AttributeError, sqlite3.Error):
+            self._file.close()
+        for left in self.path.parent.glob(f"{self.path.name}*"):
+            left.unlink()
+        self._clear()
+        try:
+            self._open()
+            self._load()
+        except sqlite3.DatabaseError as error:
+            raise CcmbError(f"{self.path}: could not be written ({error})") from None
+
+    def _load(self) -> None:
+        """Bring file and memory up to what the store holds."""
+        noted = [key for (key,) in self._file.execute("SELECT key FROM notes")]
+        if noted:
+            self._write(noted, *self._stored(noted))
+        (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
+        if not self._file.execute("SELECT count(*) FROM whole").fetchone()[0] or count != len(self.store):
+            self._copy_store()
+        self._read()
+
+    def _read(self) -> None:
+        """Bring the memory up to the file."""
+        (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
+        self._reserve(count)
+        found = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
+        while rows := found.fetchmany(_READ_AT_ONCE):
+            key, source, name, date, width, height, size, own, embed = zip(*rows, strict=True)
+            start, end = len(self._keys), len(self._keys) + len(rows)
+            self._keys += key
+            self._row_of.update(zip(key, range(start, end), strict=True))
+            self._embed_CD[start:end] = torch.frombuffer(bytearray(b"".join(embed)), dtype=torch.float32).view(
+                len(rows), -1
+            )
+            folder = [folder_of(*of) for of in zip(source, name, strict=True)]
+            columns = {"folder": folder, "date": date, "width": width, "height": height, "bytes": size}
+            owned = {place: json.loads(text) for place, text in enumerate(own) if text != "{}"}
+            for field in {field for of in owned.values() for field in of}:
+                columns[field] = [owned.get(place, {}).get(field) for place in range(len(rows))]
+            self._columns.fill(start, columns)
+
+    def _stored(self, keys: Sequence[str]) -> tuple[list[Entry], Tensor]:
+        held, embeds = self.store.get(keys), self.store.embeds(keys)
+        return list(held.values()), torch.stack([embeds[key] for key in held]) if held else self._embed_CD[:0]
+
+    def _copy_store(self) -> None:
+        with self._one_line_errors():
+            self._file.execute("DELETE FROM whole")
+            self._file.execute("DELETE FROM entries")
+            with progress("reading the store", len(self.store), "pictures") as advance:
+                held: list[tuple[Entry, Sequence[float]]] = []
+                for pair in self.store.everything():
+                    held.append(pair)
+                    if len(held) == _AT_ONCE:
+                        self._copy(held)
+                        advance(len(held))
+                        held = []
+                self._copy(held)
+                advance(len(held))
+            self._file.execute("INSERT INTO whole VALUES (1)")
+
+    def _copy(self, held: Sequence[tuple[Entry, Sequence[float]]]) -> None:
+        if held:
+            self._write((), [entry for entry, _ in held], torch.tensor(np.array([embed for _, embed in held])))
+
+    def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
+        """See `Store.upsert`."""
+        if not entries:
+            return
+        keys = [entry.key for entry in entries]
+        self._note(keys)
+        self.store.upsert(entries, embed_BD)
+        self._write(keys, entries, embed_BD)
+        self._place(keys, entries, embed_BD)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """See `Store.delete`."""
+        keys = [key for key in dict.fromkeys(keys) if key in self._row_of]
+        if keys:
+            self._note(keys)
+            self.store.delete(keys)
+            self._write(keys, (), self._embed_CD[:0])
+        for key in keys:
+            row, last = self._row_of.pop(key), len(self._keys) - 1
+            moved = self._keys.pop()
+            if row < last:
+                self._keys[row], self._row_of[moved] = moved, row
+                self._embed_CD[row] = self._embed_CD[last]
+                self._columns.move(last, row)
+        return len(keys)
+
+    def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """See `Store.get`."""
+        found: dict[str, Entry] = {}
+        for part in batched(keys, _AT_ONCE):
+            marks = ",".join("?" * len(part))
+            with self._one_line_errors():
+                rows = self._file.execute(f"SELECT key, {_ENTRY} FROM entries WHERE key IN ({marks})", part).fetchall()
+            found |= {row[0]: _entry(row[1:]) for row in rows}
+        return found
+
+    def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """See `Store.embeds`."""
+        return {key: self._embed_CD[self._row_of[key]].clone() for key in keys if key in self._row_of}
+
+    def of_source(self, source: str) -> Iterator[Entry]:
+        """See `Store.of_source`."""
+        with self._one_line_errors():
+            rows = self._file.execute(f"SELECT {_ENTRY} FROM entries WHERE source = ?", (source,)).fetchall()
+        yield from map(_entry, rows)
+
+    def search_many(
+        self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
+    ) -> list[list[Neighbour]]:
+        """See `Store.search_many`."""
+        count, answers = len(self._keys), []
+        masks: dict[tuple[Test, ...], Tensor] = {}
+        for of in set(tests or ()) - {()}:
+            masks[of] = torch.from_numpy(self._columns.mask(of, count))
+        for start in range(0, len(embed_QD), _QUERIES_AT_ONCE):
+            part_QD = embed_QD[start : start + _QUERIES_AT_ONCE].float()
+            wanted = [masks.get(of) for of in (tests or [()] * len(embed_QD))[start : start + len(part_QD)]]
+            narrow = [mask is not None and int(mask.sum()) < _NARROW * count for mask in wanted]
+            whole = [place for place, alone in enumerate(narrow) if not alone]
+            cosine_QN = dict(zip(whole, _cosines(self._embed_CD[:count], part_QD[whole]), strict=True))
+            for place, mask in enumerate(wanted):
+                rows = mask.nonzero().squeeze(1) if mask is not None and narrow[place] else None
+                if rows is not None:
+                    cosine = self._embed_CD[rows] @ part_QD[place]
+                else:
+                    cosine = cosine_QN[place]
+                    if mask is not None:
+                        cosine = cosine.masked_fill(~mask, -torch.inf)
+                answers.append(self._best(cosine, rows, k))
+        return answers
+
+    def _best(self, cosine_N: Tensor, rows_N: Tensor | None, k: int) -> list[Neighbour]:
+        best = cosine_N.topk(min(k, len(cosine_N)))
+        rows = best.indices if rows_N is None else rows_N[best.indices]
+        pairs = zip(rows.tolist(), best.values.tolist(), strict=True)
+        return [Neighbour(self._keys[row], cosine) for row, cosine in pairs if cosine > -torch.inf]
+
+    def flush(self) -> None:
+        """See `Store.flush`."""
+        self.store.flush()
+        with self._one_line_errors():
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def close(self) -> None:
+        """Close the file; the store is closed by who opened it."""
+        self._file.close()
+
+    def _note(self, keys: Iterable[str]) -> None:
+        with self._one_line_errors():
+            self._file.executemany("INSERT OR IGNORE INTO notes VALUES (?)", [(key,) for key in keys])
+
+    def _write(self, noted: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
+        """Replace rows of the file, and forget what was noted of them."""
+        rows = [
+            (entry.key, *(getattr(entry, name) for name in _FIELDS[:-1]), json.dumps(entry.own), embed.tobytes())
+            for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
+        ]
+        with self._one_line_errors(), self._transaction():
+            self._file.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in noted])
+            self._file.executemany(f"INSERT OR REPLACE INTO entries VALUES (?, ?{', ?' * len(_FIELDS)})", rows)
+            self._file.executemany("DELETE FROM notes WHERE key = ?", [(key,) for key in noted])
+
+    def _place(self, keys: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
+        """The same in memory."""
+        self._reserve(len(self._keys) + len(keys))
+        rows = []
+        for key, entry in zip(keys, entries, strict=True):
+            row = self._row_of.setdefault(key, len(self._keys))
+            if row == len(self._keys):
+                self._keys.append(key)
+            self._columns.put(row, entry.columns)
+            rows.append(row)
+        self._embed_CD[rows] = embed_BD.float()
+
+    def _reserve(self, count: int) -> None:
+        if count > len(self._embed_CD):
+            capacity = max(count, 3 * len(self._embed_CD) // 2, 64)
+            with torch.inference_mode(False):  # what grows during a search's computing is written to after it as well
+                grown_CD = torch.empty(capacity, self.dim)
+            grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
+            self._embed_CD = grown_CD
+            self._columns.reserve(capacity)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._file:  # it commits in the end, or takes all back
+            self._file.execute("BEGIN")
+            yield
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise CcmbError(f"{self.path}: could not be written or read ({error})") from None
+
+
+def _cosines(embed_ND: Tensor, query_QD: Tensor) -> Tensor:
+    """(Q, N); for one query a product with a vector, which reads the matrix once and nothing more."""
+    if len(query_QD) == 1:
+        return (embed_ND @ query_QD[0])[None]
+    return query_QD @ embed_ND.T
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry(**dict(zip(_FIELDS, (*row[:-1], json.loads(row[-1])), strict=True)))

@@ -1,0 +1,170 @@
+"""The second stage over the candidates of several queries: what it ranks, in which order, and within what time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError
+from ccmb.inference.interface import Network
+from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.search.indexing.image_sources import Sources
+from ccmb.search.state_cache import StateCache
+from ccmb.search.vector_store import Entry
+
+BATCH = 64  # pictures encoded at once
+FIRST_ROUND = 8  # candidates of a query, where there is a budget and nothing is known of what they cost
+_MARGIN = 0.9  # of the time that is left is planned for: costs vary
+_NEWEST = 0.3  # weight of the newest measurement
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A picture that the first stage found, at this `place` from 1; `match` and `probability` are there once the second
+    has ranked it."""
+
+    entry: Entry
+    cosine: float
+    score: float
+    match: float | None = None
+    probability: float | None = None
+    missing: bool = False
+    place: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """What the second stage does for a query.
+
+    Attributes:
+        candidates: best first by cosine.
+        text: row of its text among those encoded.
+        depth: how many of them it ranks.
+        deadline: by the clock, where the query has a budget.
+        done: how many it has gone through.
+    """
+
+    candidates: list[Candidate]
+    text: int
+    depth: int
+    deadline: float | None = None
+    done: int = 0
+
+    @property
+    def left(self) -> list[Candidate]:
+        return self.candidates[self.done : self.depth]
+
+
+@dataclass(slots=True)
+class Costs:
+    """Seconds that one pair and one picture without states took lately; None before the first."""
+
+    pair: float | None = None
+    picture: float | None = None
+
+    def learn(self, name: str, seconds: float, count: int) -> None:
+        if count:
+            before, now = getattr(self, name), seconds / count
+            setattr(self, name, now if before is None else before + _NEWEST * (now - before))
+
+
+@dataclass(slots=True)
+class SecondStage:
+    """Ranks candidates, and remembers what that costs."""
+
+    model: Network
+    processor: R2D2Processor
+    sources: Sources
+    states: StateCache
+    costs: Costs = field(default_factory=Costs)
+    clock: Callable[[], float] = time.perf_counter
+
+    def rank(self, works: Sequence[Work], texts: TowerOutput) -> None:
+        """Go through the candidates of all queries, best first, each as far as its depth and its deadline allow.
+
+        Queries without deadline are ranked in one call. With one, a query gets as many candidates at a time as its
+        share of the time that is left will do for, by what the latest ones cost.
+        """
+        while True:
+            round_ = [(work, share) for work in works if (share := self._share(work, works)) > 0]
+            if not round_:
+                return
+            pairs = [(of, work.text) for work, share in round_ for of in work.left[:share]]
+            self._match(pairs, texts)
+            for work, share in round_:
+                work.done += min(share, len(work.left))
+
+    def _share(self, work: Work, works: Sequence[Work]) -> int:
+        """How many candidates of a query come next."""
+        left = work.left
+        if not left or work.deadline is None:
+            return len(left)
+        seconds = _MARGIN * (work.deadline - self.clock()) / sum(bool(of.left) for of in works)
+        if seconds <= 0:
+            return 0
+        if self.costs.pair is None:
+            return min(len(left), FIRST_ROUND)
+        held = self.states.has([of.entry for of in left])
+        for count, is_held in enumerate(held):
+            seconds -= self.costs.pair + (0.0 if is_held else self.costs.picture or self.costs.pair)
+            if seconds < 0:
+                return count
+        return len(left)
+
+    def _match(self, pairs: Sequence[tuple[Candidate, int]], texts: TowerOutput) -> None:
+        """Give candidates their match scores, or mark them as missing."""
+        wanted = {of.entry.key: of.entry for of, _ in pairs}
+        states = self._states(list(wanted.values()))
+        for of, _ in pairs:
+            of.missing = of.entry.key not in states
+        pairs = [(of, text) for of, text in pairs if not of.missing]
+        if not pairs:
+            return
+        started = self.clock()
+        keys = list(states)
+        rows = {key: row for row, key in enumerate(keys)}
+        states_BSW = torch.stack([states[key] for key in keys]).to(self.model.device, torch.float32)
+        images = TowerOutput(embed=states_BSW[:, 0], states=states_BSW)
+        image_N = torch.tensor([rows[of.entry.key] for of, _ in pairs])
+        match = rank_pairs(self.model, images, texts, image_N, torch.tensor([text for _, text in pairs]))
+        scores = ranking_scores(self.model, torch.tensor([of.cosine for of, _ in pairs]), match)
+        columns = (scores.tolist(), match.score.tolist(), match.probability.tolist())
+        for (of, _), score, of_match, probability in zip(pairs, *columns, strict=True):
+            of.score, of.match, of.probability = score, of_match, probability
+        self.costs.learn("pair", self.clock() - started, len(pairs))
+
+    def _states(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
+        """(S, W) of each picture that is still there: kept ones, or of the picture as it is now."""
+        stamps = {entry.key: self.sources.stamp(entry.source, entry.name) for entry in entries}
+        same = [entry for entry in entries if entry.stamp and stamps[entry.key] == entry.stamp]
+        found = self.states.get(same)
+        missing = [entry for entry in entries if entry.key not in found and stamps[entry.key]]
+        unchanged = {entry.key for entry in same}
+        for start in range(0, len(missing), BATCH):
+            started = self.clock()
+            part = missing[start : start + BATCH]
+            with ThreadPoolExecutor(4) as pool:
+                loaded = list(pool.map(self._load, part))
+            pixels = [of for of in loaded if of is not None]
+            if pixels:
+                encoded = self.model.encode_image(torch.cat(pixels).to(self.model.device)).states
+                read = [entry for entry, of in zip(part, loaded, strict=True) if of is not None]
+                for entry, states_SW in zip(read, encoded, strict=True):
+                    found[entry.key] = states_SW
+                    if entry.key in unchanged:
+                        self.states.put(entry, states_SW)
+            self.costs.learn("picture", self.clock() - started, len(part))
+        return {key: states_SW.to(self.model.device, torch.float32) for key, states_SW in found.items()}
+
+    def _load(self, entry: Entry) -> Tensor | None:
+        try:
+            return self.processor.images([self.sources.load(entry.source, entry.name)])
+        except CcmbError:
+            return None

@@ -1,0 +1,383 @@
+"""Where the vectors of an index live: a Milvus Lite file in its folder, or a Milvus server behind a URI.
+
+Both speak through the same client, so nothing else in the package knows which one it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.files import atomic_path
+from ccmb.search.filters import Test, Words, expression
+from ccmb.search.query import FieldValue
+
+COLLECTION = "pictures"
+MOST_RESULTS = 16_384  # what a Milvus server returns at most
+SECONDS = 30.0  # that a server has for an answer
+_LONGEST_PATH = 4096  # bytes
+_AT_ONCE = 1000  # rows asked for by key
+_COLUMNS = (
+    "key", "source", "name", "folder", "stamp", "digest", "looks", "date", "width", "height", "bytes", "own",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture of an index.
+
+    Attributes:
+        source: absolute path of its folder, tar or Parquet file; relative to the index where the index keeps it itself.
+        name: its name in there.
+        stamp: changes when the file does.
+        digest: of its bytes.
+        looks: shape and colours (`ccmb.data.images.perceptual_hash`) in hexadecimal digits.
+        date: when it was taken, or its file changed, in seconds; None if nothing says so.
+        width, height: in pixels, upright.
+        bytes: of its file.
+        own: the user's fields.
+    """
+
+    source: str
+    name: str
+    stamp: str = ""
+    digest: str = ""
+    looks: str = ""
+    date: int | None = None
+    width: int = 0
+    height: int = 0
+    bytes: int = 0
+    own: Mapping[str, FieldValue] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Primary key: the same picture always takes the same row, so that writing it twice makes no double."""
+        return key_of(self.source, self.name)
+
+    @property
+    def folder(self) -> str:
+        """Of the picture: its source, and the folders in there."""
+        return folder_of(self.source, self.name)
+
+    @property
+    def columns(self) -> dict[str, FieldValue]:
+        """Fields that conditions can be put on, as they are stored: the date in seconds."""
+        dated = {} if self.date is None else {"date": self.date}
+        sizes = {"width": self.width, "height": self.height, "bytes": self.bytes}
+        return {**self.own, "folder": self.folder, **dated, **sizes}
+
+
+def folder_of(source: str, name: str) -> str:
+    inside = name.rpartition("/")[0]
+    return f"{source.rstrip('/')}/{inside}" if inside else source
+
+
+def key_of(source: str, name: str) -> str:
+    return hashlib.sha256(f"{source}\0{name}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A picture that was found, and the cosine of its embedding with the query's."""
+
+    key: str
+    cosine: float
+
+
+class Store(Protocol):
+    """What holds the entries and vectors of an index: `VectorStore`, or the `Mirror` of one.
+
+    Every method raises a CcmbError if the store cannot be reached or fails.
+
+    Attributes:
+        most_results: how many entries a search gives at most; None for any number.
+    """
+
+    most_results: int | None
+
+    def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
+        """Write B entries; one that is there already is replaced."""
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Remove entries; how many there were."""
+
+    def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Those entries of these keys that the store holds, by key."""
+
+    def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Their vectors (D,), by key."""
+
+    def of_source(self, source: str) -> Iterator[Entry]:
+        """All entries of a folder or file."""
+
+    def search_many(
+        self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
+    ) -> list[list[Neighbour]]:
+        """For each of Q unit vectors the k entries of highest cosine, best first, exactly.
+
+        Args:
+            tests: what the entries for each vector must pass.
+
+        Raises:
+            UsageError: k is more than `most_results`.
+        """
+
+    def flush(self) -> None:
+        """Make what was written fast to read."""
+
+    def __len__(self) -> int: ...
+
+
+class VectorStore:
+    """Unit vectors of pictures, searched exactly by cosine (flat index). Close it, or use it in a `with` statement.
+
+    A file takes one process at a time, and within it one VectorStore.
+
+    What `upsert` has returned from survives a crash; `flush` makes it fast to search.
+
+    Raises:
+        CcmbError: from any method, if the store is held by another process, damaged, or cannot be reached.
+    """
+
+    most_results: int | None = MOST_RESULTS
+
+    def __init__(self, uri: str | Path, dim: int, collection: str = COLLECTION) -> None:
+        """Open the store, or create it.
+
+        Args:
+            uri: path of a file ending in ".db", or `http://host:port` of a Milvus server; where that wants a token, or
+                "user:password", $MILVUS_TOKEN has it.
+            dim: width D of the vectors.
+            collection: name among those of the server.
+        """
+        self.uri, self.dim, self.collection = str(uri), dim, collection
+        self._failed = False
+        if is_local(self.uri) and not os.path.exists(self.uri):
+            # Milvus Lite never gets over a collection that it was killed, or out of disk, while making.
+            with atomic_path(self.uri) as temporary:
+                self._open(f"{temporary}.db")
+                self._close(f"{temporary}.db")
+                os.replace(f"{temporary}.db", temporary)
+        self._open(self.uri)
+
+    def _open(self, uri: str) -> None:
+        self._client = _connect(uri)
+        with ExitStack() as until_open:
+            until_open.callback(self._close, uri)
+            with self._one_line_errors():
+                if not self._client.has_collection(self.collection):
+                    self._create(self.dim)
+                self._check_form()
+                self._client.load_collection(self.collection)
+            until_open.pop_all()  # nothing failed: the store stays open
+
+    def _create(self, dim: int) -> None:
+        from pymilvus import DataType
+
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=32)
+        for name in ("source", "name", "folder"):
+            schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST_PATH)
+        for name, longest in (("stamp", 64), ("digest", 32), ("looks", 128)):
+            schema.add_field(name, DataType.VARCHAR, max_length=longest)
+        schema.add_field("date", DataType.INT64, nullable=True)
+        for name in ("width", "height", "bytes"):
+            schema.add_field(name, DataType.INT64)
+        schema.add_field("own", DataType.JSON)
+        schema.add_field("embed", DataType.FLOAT_VECTOR, dim=dim)
+        index = self._client.prepare_index_params()
+        index.add_index("embed", index_type="FLAT", metric_type="COSINE")
+        self._client.create_collection(self.collection, schema=schema, index_params=index, consistency_level="Strong")
+
+    def _check_form(self) -> None:
+        columns = {of["name"]: of for of in self._client.describe_collection(self.collection)["fields"]}
+        if not {*_COLUMNS, "embed"} <= columns.keys():
+            raise CcmbError(f"{self.uri}: an index of another form or version; index the pictures into a new folder")
+        if (dim := int(columns["embed"]["params"]["dim"])) != self.dim:
+            raise CcmbError(f"{self.uri}: its vectors have {dim} numbers, the model's {self.dim}; index anew")
+
+    def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
+        """Write B entries; one that is there already is replaced."""
+        rows = [
+            {**{name: getattr(entry, name) for name in _COLUMNS}, "own": dict(entry.own), "embed": embed}
+            for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
+        ]
+        if rows:
+            with self._one_line_errors():
+                self._client.upsert(self.collection, rows, timeout=SECONDS)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Remove entries; how many there were."""
+        held = [key for part in batched(keys, _AT_ONCE) for key in self.get(part)]
+        with self._one_line_errors():
+            for part in batched(held, _AT_ONCE):
+                self._client.delete(self.collection, ids=part, timeout=SECONDS)
+        return len(held)
+
+    def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Those entries of these keys that the store holds, by key."""
+        return {row["key"]: _entry(row) for row in self._rows(keys, _COLUMNS)}
+
+    def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Their vectors (D,), by key."""
+        rows = self._rows(keys, ("key", "embed"))
+        return {row["key"]: torch.tensor(row["embed"], dtype=torch.float32) for row in rows}
+
+    def _rows(self, keys: Sequence[str], columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        with self._one_line_errors():
+            for part in batched(keys, _AT_ONCE):
+                yield from self._client.get(self.collection, ids=part, output_fields=list(columns), timeout=SECONDS)
+
+    def of_source(self, source: str) -> Iterator[Entry]:
+        """All entries of a folder or file."""
+        yield from map(_entry, self._all(expression([Words("source", (source,))]), _COLUMNS))
+
+    def everything(self) -> Iterator[tuple[Entry, Sequence[float]]]:
+        """All entries with their vectors."""
+        for row in self._all("", (*_COLUMNS, "embed")):
+            yield _entry(row), row["embed"]
+
+    def _all(self, only: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        with self._one_line_errors():
+            found = self._client.query_iterator(
+                self.collection, batch_size=_AT_ONCE, filter=only, output_fields=list(columns), timeout=SECONDS
+            )
+            try:
+                while rows := found.next():
+                    yield from rows
+            finally:
+                found.close()
+
+    def search_many(
+        self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
+    ) -> list[list[Neighbour]]:
+        """See `Store.search_many`. Vectors with the same tests go in one call, which is far cheaper than one each."""
+        if k > MOST_RESULTS:
+            raise UsageError(f"{k:,} hits are more than the {MOST_RESULTS:,} that Milvus gives; ask for fewer")
+        answers: list[list[Neighbour]] = [[] for _ in embed_QD]
+        groups: dict[str, list[int]] = {}
+        for place in range(len(embed_QD)):
+            groups.setdefault(expression(tests[place]) if tests else "", []).append(place)
+        for only, places in groups.items():
+            with self._one_line_errors():
+                found = self._client.search(
+                    self.collection, embed_QD[places].float().tolist(), filter=only, limit=k,
+                    output_fields=["key"], timeout=SECONDS,
+                )  # fmt: skip
+            for place, rows in zip(places, found, strict=True):
+                answers[place] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
+        return answers
+
+    def flush(self) -> None:
+        """Move new rows from the write-ahead log into searchable segments."""
+        with self._one_line_errors():
+            self._client.flush(self.collection)
+
+    def __len__(self) -> int:
+        with self._one_line_errors():
+            (row,) = self._client.query(self.collection, filter="", output_fields=["count(*)"])
+        return int(row["count(*)"])
+
+    def close(self) -> None:
+        """Let go of the store; other processes can open it then."""
+        self._close(self.uri)
+
+    def _close(self, uri: str) -> None:
+        self._client.close()
+        if is_local(uri):
+            # The client leaves the embedded server running, and with it the lock, until the process ends.
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(uri)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        from pymilvus.exceptions import MilvusException
+
+        if self._failed:
+            # A server may be back. After a full disk, what is written behind half a row would be lost in a crash.
+            self._failed = False
+            self.close()
+            self._open(self.uri)
+        try:
+            yield
+        except MilvusException as error:
+            self._failed = True
+            raise CcmbError(f"{self.uri}: the store failed ({_first_line(error)})") from None
+
+
+def batched(keys: Sequence[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(keys), size):
+        yield list(keys[start : start + size])
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(**{name: row[name] for name in _COLUMNS if name not in ("key", "folder")})
+
+
+def is_local(uri: str) -> bool:
+    """Whether the store is a file of Milvus Lite rather than a server."""
+    return "://" not in uri
+
+
+def _connect(uri: str) -> Any:
+    """A MilvusClient that logs nothing: what goes wrong is raised, in one line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        import milvus_lite  # noqa: F401
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+    except ImportError:
+        raise CcmbError("searching needs pymilvus and milvus-lite: pip install 'ccmb[search]'") from None
+    for name in ("pymilvus", "grpc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _logged_errors("milvus_lite") as logged:
+        try:
+            return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
+        except (MilvusException, OSError) as error:
+            # The client says no more than that opening failed; the embedded server's log has the cause.
+            cause = logged[0] if logged else error
+    if type(cause).__name__ == "DataDirLockedError":
+        raise CcmbError(f"{uri}: in use by another process; wait until it has finished")
+    raise CcmbError(f"{uri}: the store cannot be opened ({_first_line(cause)})")
+
+
+@contextmanager
+def _logged_errors(logger_name: str) -> Iterator[list[BaseException]]:
+    """Keep a library's log off the terminal, and collect the exceptions that it writes there."""
+    caught: list[BaseException] = []
+
+    class Catch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1]:
+                caught.append(record.exc_info[1])
+
+    logger, handler = logging.getLogger(logger_name), Catch()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield caught
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
+def _first_line(error: BaseException) -> str:
+    message = str(getattr(error, "message", "") or error).strip()
+    return message.splitlines()[0] if message else type(error).__name__

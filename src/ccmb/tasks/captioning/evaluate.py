@@ -1,0 +1,177 @@
+"""How well captions fit pictures whose captions are known: the figures of a split, as `ccmb evaluate` reports them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.progress import progress
+from ccmb.data.pairs import readable_samples
+from ccmb.r2d2.generative.captioner import R2D2Captioner
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.scenes.text_parser import things_right
+from ccmb.tasks.captioning.decoding import Decoding
+from ccmb.tasks.captioning.metrics import CaptionScores, Tokenizer, characters, distinct, score_captions, words
+from ccmb.tasks.captioning.predict import Candidate, PictureCaption, caption_pictures
+from ccmb.tasks.common.datasets import RetrievalSet
+from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, drawn_weights
+
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Captions of pictures, and what people wrote about these.
+
+    Attributes:
+        captions: one for each picture, with the candidates that it was chosen from.
+        references: of each picture.
+    """
+
+    captions: list[PictureCaption]
+    references: list[tuple[str, ...]]
+
+    @property
+    def chosen(self) -> list[str]:
+        return [str(of.text) for of in self.captions]
+
+    @property
+    def decoded(self) -> list[str]:
+        """What the decoding put first, before any re-ranking."""
+        return [of.decoded.text for of in self.captions if of.decoded is not None]
+
+    def scores(self) -> CaptionScores:
+        """On characters, of the chosen captions."""
+        return score_texts(self.chosen, self.references, characters)
+
+
+def evaluate_captions(
+    model: R2D2Captioner, processor: R2D2Processor, of: RetrievalSet, options: Decoding, rerank: bool = True
+) -> dict[str, Any]:
+    """The report of one split; pictures that cannot be read are listed in it.
+
+    Raises:
+        UsageError: the set's texts do not belong to single pictures.
+        CcmbError: no picture can be read.
+    """
+    started = time.monotonic()
+    samples, unreadable = readable_samples(of.samples, of.pictures)
+    written = write_about(model, processor, replace(of, samples=samples), options, rerank)
+    report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
+    if rerank and model.can_rank:
+        report["ranking_rule"] = model.config.ranking_rule
+    return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
+
+
+def write_about(
+    model: R2D2Captioner,
+    processor: R2D2Processor,
+    of: RetrievalSet,
+    options: Decoding,
+    rerank: bool = False,
+) -> Written:
+    """Captions of all pictures of a set, whose texts are the references; all pictures must be readable.
+
+    Raises:
+        UsageError: the set's texts do not belong to single pictures.
+    """
+    if of.queries is not None:
+        raise UsageError(f"{of.name}: captions are measured on pictures with texts of their own; here they share texts")
+    references: dict[str, list[str]] = {}
+    for sample in of.samples:
+        references.setdefault(sample.image, []).extend(sample.texts)
+    names, captions = list(references), list[PictureCaption]()
+    with progress("caption", len(names), "pictures") as advance:
+        for start in range(0, len(names), BATCH):
+            shown = [of.pictures.load(name) for name in names[start : start + BATCH]]
+            captions += caption_pictures(model, processor, shown, options, rerank, BATCH, start)
+            advance(len(shown), "")
+    return Written(captions, [tuple(texts) for texts in references.values()])
+
+
+def captioning_report(written: Written, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
+    """All figures, in percent but for match score and length.
+
+    Returns:
+        Those on characters, with their 95 % intervals over pictures, CIDEr-D None of a single picture, which has none;
+        `words`, those on words, or None where no
+        segmenter is installed; `distinct-1` and `distinct-2`; `match_score` and `cosine` where candidates were
+        re-ranked, and then also `before_reranking`, the same figures of the captions that the decoding put first; and
+        `things`, on the drawn world alone, see `things_right`.
+    """
+    if not written.captions:
+        raise CcmbError("no captions to measure")
+    scores = written.scores()
+    chosen = [of.candidates[0] for of in written.captions]
+    report = {
+        "pictures": len(written.captions),
+        "references": sum(map(len, written.references)),
+        "decoding": asdict(options),
+        "reranked": reranked,
+        **_figures(chosen, written.references, scores),
+        "interval": figure_intervals(scores, draws),
+    }
+    if reranked:
+        decoded = [of.decoded for of in written.captions if of.decoded is not None]
+        report["before_reranking"] = _figures(
+            decoded, written.references, score_texts(written.decoded, written.references, characters)
+        )
+    return report
+
+
+def _figures(
+    captions: Sequence[Candidate], references: Sequence[Sequence[str]], scores: CaptionScores
+) -> dict[str, Any]:
+    texts = [of.text for of in captions]
+    tokens = list(map(characters, texts))
+    report: dict[str, Any] = {
+        **_rounded(scores.figures()),
+        "words": _on_words(texts, references),
+        "distinct-1": round(distinct(tokens, 1), 2),
+        "distinct-2": round(distinct(tokens, 2), 2),
+        "length": round(float(scores.length.mean()), 2),
+    }
+    for name in ("match_score", "cosine"):
+        known = [value for of in captions if (value := getattr(of, name)) is not None]
+        report[name] = round(float(np.mean(known)), 4) if known else None
+    if (things := things_right(texts, [of[0] for of in references])) is not None:
+        report["things"] = things
+    return report
+
+
+def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any] | None:
+    try:
+        segmenter, cut = words()
+    except UsageError:
+        return None
+    return {"segmenter": segmenter, **_rounded(score_texts(texts, references, cut).figures())}
+
+
+def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
+    """Texts beside their references, on the tokens that `cut` makes of them."""
+    return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else round(value, 2) for name, value in figures.items()}
+
+
+def figure_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % interval over pictures of each figure that there is."""
+    values, count = scores.figures(), len(scores.length)
+    return {
+        name: bounded_interval(values[name], drawn, count, bounds_of(name))
+        for name, drawn in drawn_figures(scores, draws, seed).items()
+        if not np.isnan(values[name])
+    }
+
+
+def drawn_figures(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
+    """(draws,) of each figure: its values of pictures drawn with replacement."""
+    found = [scores.figures(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
+    return {name: np.array([of[name] for of in found]) for name in found[0]}

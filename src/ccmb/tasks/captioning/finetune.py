@@ -1,0 +1,154 @@
+"""Captioning as fine-tuning sees it: the captioner of an R2D2, and CIDEr-D on held-out pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ccmb.core.choices import Decode
+from ccmb.core.config.given_keys import is_given
+from ccmb.core.errors import UsageError
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.captioning import Captioning
+from ccmb.objectives.pretraining import sharding_units
+from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_captioner
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.pretrained.towers import is_chinese_clip
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.captioning.decoding import Decoding
+from ccmb.tasks.captioning.evaluate import Written, captioning_report, drawn_figures, write_about
+from ccmb.tasks.captioning.predict import decoding_for, longest_caption
+from ccmb.tasks.common.datasets import RetrievalSet
+from ccmb.tasks.family import FinetuneRecipe, Measurement
+from ccmb.tasks.pretraining.model import load_start, refuse_sizes
+from ccmb.tasks.pretraining.run import build_network, make_pretraining, parameter_groups, prepare_network
+from ccmb.tasks.retrieval.finetune import RetrievalFamily
+from ccmb.training.optimizers import ParameterGroup
+
+MAIN = "CIDEr-D"
+
+
+class CaptioningTask:
+    """Captioning as the trainer sees it."""
+
+    def __init__(self, captioning: Captioning, recipe: FinetuneRecipe) -> None:
+        self.captioning, self.recipe = captioning, recipe
+
+    @property
+    def module(self) -> nn.Module:
+        return self.captioning
+
+    def units(self) -> list[nn.Module]:
+        pretraining = self.captioning.pretraining
+        return sharding_units(self.captioning.model, pretraining.teacher if pretraining else None)
+
+    def groups(self) -> list[ParameterGroup]:
+        """Those of pre-training, and the decoder, which learns as fast as the cross encoders."""
+        model, optimizer = self.captioning.model, self.recipe.optimizer
+        decoder = list(model.decoder.parameters())
+        ids = set(map(id, decoder))
+        groups = [
+            ParameterGroup([p for p in group.parameters if id(p) not in ids], group.lr, group.start)
+            for group in parameter_groups(model, self.recipe)
+        ]
+        return [*groups, ParameterGroup(decoder, optimizer.cross_lr or optimizer.lr)]
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return self.captioning.total(losses)
+
+    def after_step(self) -> None:
+        if self.captioning.pretraining is not None:
+            self.captioning.pretraining.after_step()
+
+    def report(self) -> dict[str, float]:
+        return {"temperature": float(self.captioning.model.temperature.detach())}
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return batch.describe()
+
+
+class CaptioningFamily(RetrievalFamily):
+    """See `ccmb.tasks.family.Family`. The data is that of retrieval: pictures with texts of their own."""
+
+    figures: tuple[str, ...] = (MAIN, "BLEU-4", "ROUGE-L")
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["captioning", "temperature", *recipe.objectives.on()]
+
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+        start = str(recipe.model.start)
+        if self.knows(start):
+            refuse_sizes(recipe.model, "a captioner")
+            captioner, processor = load_start(recipe.model, load_captioner)
+            layers = recipe.captioning.text_layers
+            if is_given(recipe.captioning, "text_layers") and layers not in (None, captioner.shape.text_layers):
+                own = captioner.shape.text_layers
+                raise UsageError(f"captioning.text_layers={layers}: the decoder of {start} has {own}; leave it out")
+            return captioner, processor
+        model, processor = build_network(recipe, ())
+        return R2D2Captioner.from_r2d2(model, processor, recipe.captioning.text_layers), processor
+
+    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+        return load_captioner(out)
+
+    def knows(self, start: str) -> bool:
+        return not is_chinese_clip(start) and has_captioner(start)
+
+    def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
+        return _several(super().open_held_out(recipe, split))
+
+    def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
+        return _several(super().open_also(spec, split, fields))
+
+    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
+        prepare_network(model, recipe)
+        pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
+        assert isinstance(model, R2D2Captioner)
+        return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)
+
+    def validate(
+        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+    ) -> dict[str, float]:
+        figures = _write(model, processor, of, _decoding(model, recipe, "greedy")).scores().figures()
+        return {name: figures[name] for name in self.figures}
+
+    def measure(
+        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe, heads: bool = True
+    ) -> Measurement:
+        if not heads:  # a decoder that was never trained
+            return Measurement({}, {}, {})
+        options = _decoding(model, recipe, "beam")
+        written = _write(model, processor, of, options)
+        scores, names = written.scores(), tuple(reversed(self.figures))  # the main one last
+        drawn, values = drawn_figures(scores), scores.figures()
+        return Measurement(
+            {name: values[name] for name in names},
+            {name: drawn[name] for name in names},
+            captioning_report(written, options, reranked=False),
+            len(written.captions),
+        )
+
+
+def _several(of: RetrievalSet) -> RetrievalSet:
+    """The set, if its captions can be measured.
+
+    Raises:
+        UsageError: it is of one picture.
+    """
+    if len({sample.image for sample in of.samples}) < 2:
+        raise UsageError(f"{of.name}, split {of.split}: one picture; CIDEr-D needs two or more")
+    return of
+
+
+def _decoding(model: R2D2Model, recipe: FinetuneRecipe, decode: Decode) -> Decoding:
+    assert isinstance(model, R2D2Captioner)
+    longest = min(recipe.captioning.max_length, longest_caption(model))
+    return decoding_for(model, longest, decode=decode)
+
+
+def _write(model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, options: Decoding) -> Written:
+    assert isinstance(model, R2D2Captioner)
+    return write_about(model, processor, of, options)

@@ -1,0 +1,84 @@
+"""`ccmb evaluate --classes`: the accuracy of zero-shot classification on one folder of pictures a class."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.progress import progress
+from ccmb.data.image_folders import LabelledPicture, labelled_pictures
+from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.tasks.classification.classifier import Classifier, accuracy_report, label_ranks
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRanks:
+    """Labels (N,) of the pictures that can be read, the ranks (N,) of their own classes by each stage (`second` is None
+    without one), and a line for each other picture."""
+
+    labels: Tensor
+    first: Tensor
+    second: Tensor | None
+    unreadable: list[str]
+
+
+def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
+    """Accuracy on all pictures that can be read; memory does not grow with their number.
+
+    The figures of "classification" are the first stage's, which any model has; "ranking" holds those of the second.
+
+    Raises:
+        CcmbError: a folder names no class, there are no pictures, or none can be read.
+    """
+    started = time.monotonic()
+    ranks = class_ranks(classifier, labelled_pictures(pictures, classifier.classes), pictures, batch)
+    report = class_report(ranks, classifier)
+    seconds = {"evaluate": round(time.monotonic() - started, 1)}
+    return {"classification": report, "unreadable": ranks.unreadable, "seconds": seconds}
+
+
+def class_ranks(
+    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: Pictures, batch: int = 64
+) -> ClassRanks:
+    """The rank of each picture's own class.
+
+    Raises:
+        CcmbError: none of the pictures can be read.
+    """
+    labels: list[int] = []
+    first, second, unreadable = [], [], []
+    with progress("classify", len(labelled), "pictures") as advance:
+        for start in range(0, len(labelled), batch):
+            loaded: list[Image.Image] = []
+            of_chunk = []
+            for one in labelled[start : start + batch]:
+                try:
+                    loaded.append(pictures.load(one.name))
+                    of_chunk.append(one.label)
+                except UnreadablePicture as error:
+                    unreadable.append(str(error))
+            if loaded:
+                ranks, ranking = label_ranks(classifier.scores(loaded), torch.tensor(of_chunk))
+                labels += of_chunk
+                first.append(ranks)
+                second += [] if ranking is None else [ranking]
+            advance(len(labelled[start : start + batch]), "")
+    if not labels:
+        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({unreadable[0]})")
+    return ClassRanks(torch.tensor(labels), torch.cat(first), torch.cat(second) if second else None, unreadable)
+
+
+def class_report(ranks: ClassRanks, classifier: Classifier) -> dict[str, Any]:
+    """Counts and accuracies of both stages."""
+    report: dict[str, Any] = {"pictures": len(ranks.labels), "classes": len(classifier.classes)}
+    report |= {"classes_with_pictures": len(ranks.labels.unique()), **accuracy_report(ranks.first, ranks.labels)}
+    if ranks.second is not None:
+        report["ranking"] = {"depth": classifier.depth, **accuracy_report(ranks.second, ranks.labels)}
+    return report

@@ -1,0 +1,98 @@
+"""R2D2 as a zero-shot classifier: the towers encode, and the cross encoders may rank the best classes of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import UsageError
+from ccmb.core.text.cleaning import clean_query
+from ccmb.data.class_names import ImageClass
+from ccmb.inference.interface import Network
+from ccmb.inference.stages import Encoder, R2D2Encoder, R2D2Ranker, Ranker
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.processing import Picture, R2D2Processor
+from ccmb.tasks.classification.classifier import Classifier, PictureClasses, class_embeddings, classify_pictures
+from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
+
+
+class PromptRanker:
+    """The second stage by the model's ranking rule; it reads each class as one prompt of its first name.
+
+    More prompts would cost as many passes of the cross encoders each, where the first stage encodes them once for all.
+
+    Args:
+        templates: of the user's; the plain one is read if it is among them, else the first, since the model may know
+            texts of that kind alone.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        ranker: Ranker,
+        classes: Sequence[ImageClass],
+        templates: Sequence[str] = TEMPLATES,
+        batch: int = 256,
+    ) -> None:
+        self.ranker, template = ranker, PLAIN if PLAIN in templates else templates[0]
+        prompts = [fill(template, one.name) for one in classes]
+        starts = range(0, len(prompts), batch)
+        self.texts = TowerOutput.cat([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
+
+    def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
+        image_index_BK = torch.arange(len(images))[:, None].expand_as(index_BK)
+        pairs = image_index_BK.flatten(), index_BK.flatten()
+        return self.ranker.rank_scores(images, self.texts, *pairs, cosine_BK.flatten()).view_as(cosine_BK)
+
+
+def r2d2_classifier(
+    model: Network,
+    processor: R2D2Processor,
+    classes: Sequence[ImageClass],
+    templates: Sequence[str] = TEMPLATES,
+    depth: int | None = None,
+) -> Classifier:
+    """The classifier of a model and some classes.
+
+    Args:
+        depth: how many classes the second stage ranks; None leaves it out.
+
+    Raises:
+        UsageError: there is a depth for a model without cross encoders.
+        CcmbError: a template has not exactly one place for the name.
+    """
+    if depth is not None and not model.can_rank:
+        raise UsageError("--depth needs cross encoders, and this model is of towers alone (PRD2); leave it out")
+    encoder = R2D2Encoder(model, processor)
+    embed_CD = class_embeddings(encoder, classes, templates)
+    if depth is None:
+        return Classifier(encoder, classes, embed_CD)
+    ranker = PromptRanker(encoder, R2D2Ranker(model), classes, templates)
+    return Classifier(encoder, classes, embed_CD, ranker, depth)
+
+
+def classify(
+    model: Network,
+    processor: R2D2Processor,
+    pictures: Sequence[Picture],
+    classes: Sequence[ImageClass],
+    templates: Sequence[str] = TEMPLATES,
+    top: int = 5,
+    depth: int | None = None,
+) -> list[PictureClasses]:
+    """The best classes of each of some pictures; see `r2d2_classifier` and `classify_pictures` for the rest.
+
+    The model reads names cleaned as the texts of a corpus are; what it finds bears the names that were given.
+
+    Raises:
+        UsageError, CcmbError: see there.
+    """
+    cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
+    found = classify_pictures(r2d2_classifier(model, processor, cleaned, templates, depth), pictures, top)
+    return [
+        replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
+        for of in found
+    ]

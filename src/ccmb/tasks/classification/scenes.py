@@ -1,0 +1,39 @@
+"""Zero-shot classification on the drawn world: what a model knows of kinds and colours by their names alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from ccmb.data.images.source import Pictures
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.scenes.classification import SCENE_TEMPLATES, Attribute, draw_class_folders, scene_classes
+from ccmb.tasks.classification.evaluate import evaluate_classes
+from ccmb.tasks.classification.rerank import r2d2_classifier
+
+
+def measure_drawn_classes(
+    models: dict[str, R2D2Model], processor: R2D2Processor, folder: Path, per_class: dict[Attribute, int], seed: int
+) -> dict[str, Any]:
+    """Accuracies of each model, by its name, on pictures of one thing each, which no corpus holds.
+
+    Args:
+        folder: where the pictures are drawn, in one folder an attribute, and stay.
+        per_class: how many of each kind, and of each colour.
+
+    Returns:
+        for each attribute the "classification" of `evaluate_classes` for each model.
+    """
+    found: dict[str, Any] = {}
+    size = processor.image_size
+    for attribute in get_args(Attribute):
+        draw_class_folders(folder / attribute, attribute, per_class[attribute], size, seed)
+        pictures = Pictures.open(folder / attribute)
+        found[attribute] = {
+            name: evaluate_classes(
+                r2d2_classifier(model, processor, scene_classes(attribute), SCENE_TEMPLATES), pictures
+            )["classification"]
+            for name, model in models.items()
+        }
+    return found

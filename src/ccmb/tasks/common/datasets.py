@@ -1,0 +1,241 @@
+"""Sets of pictures and texts to train and to measure retrieval on: own pairs by their file, published sets by their
+name and folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ccmb.core.config.recipe_files import data_folder
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.progress import progress
+from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.other_forms import refuse_other_forms
+from ccmb.data.pairs import pictures_beside, read_pairs
+from ccmb.data.sample import Sample
+from ccmb.data.shards.shard_set import is_shards, open_shard_set
+from ccmb.datasets import CARDS, Dataset, open_dataset
+from ccmb.datasets.dataset import samples_of_queries
+from ccmb.datasets.problems import findings_text
+from ccmb.training.distributed import world
+from ccmb.training.recipe import DataRecipe
+
+NAME = re.compile(r"[\w.-]+")
+Queries = list[tuple[str, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """One split of a set for retrieval.
+
+    Attributes:
+        name, split: how results are filed.
+        samples: pictures of the gallery with their texts.
+        queries: texts, each with the names of all pictures that fit it, where texts have several of these or pictures
+            have none; the samples then have no texts. None where each text has its sample's picture.
+        pictures: where the pictures lie.
+    """
+
+    name: str
+    split: str
+    samples: list[Sample]
+    queries: Queries | None
+    pictures: Pictures
+
+    @cached_property
+    def revision(self) -> str:
+        """Hexadecimal SHA-256 of all names, texts and bytes of pictures, in their order."""
+        told = json.dumps(self.queries).encode() if self.queries else b""
+        return revision(self.samples, told, self.pictures)
+
+
+def open_set(
+    spec: str,
+    split: str = "test",
+    fields: Sequence[str] = ("texts",),
+    images: Path | None = None,
+    option: str = "--data",
+    family: str = "retrieval",
+) -> RetrievalSet:
+    """Open `NAME=pairs.jsonl`, `NAME=FOLDER` for a published set of that name, or of shards, all of whose samples count
+    whatever the split.
+
+    Args:
+        spec: without `NAME=` the set is called as the folder of its file.
+        fields: text fields of own pairs.
+        images: folder or tar of the pictures of own pairs; by default `images.tar` or `images` beside the file.
+        option: of the command line, for messages.
+        family: what a published set must be for; retrieval's serve for captions too.
+
+    Raises:
+        UsageError: the name cannot be one, or no published set of the family has it.
+        CcmbError: the data is missing or faulty; the message names file and line.
+    """
+    name, path = name_and_path(spec, option)
+    if is_shards(path) and name.lower() not in CARDS:
+        return _of_shards(name, [str(path)], split, fields)
+    if path.is_dir():
+        if name.lower() not in CARDS:
+            refuse_other_forms(path)
+        found = _published(open_dataset(name, path, split, images), path, family)
+        return replace(found, name=name, split=split)
+    samples = read_pairs(path, split, fields)
+    return RetrievalSet(name, split, samples, None, Pictures.open(images or pictures_beside(path)))
+
+
+def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], Pictures]:
+    """What a recipe trains on: pictures with their texts, of own pairs or of a published set.
+
+    What is wrong with single lines of a published set is told on stderr and left out.
+
+    Raises:
+        UsageError: there is no such set or field, or it is none for retrieval.
+        CcmbError: the data is missing or faulty; the message names file and line.
+    """
+    if data.shards:
+        of_shards = _of_shards(data.name, data.shards, data.split, data.fields)
+        return of_shards.samples, of_shards.pictures
+    folder = data_folder(str(data.folder))
+    if data.set is None:
+        if not (folder / data.pairs).exists():
+            refuse_other_forms(folder)
+        samples = read_pairs(folder / data.pairs, data.split, data.fields)
+        return samples, Pictures.open(folder / data.images)
+    found = _open_published(data, folder, data.split)
+    _check_family(found, folder, family)
+    if found.skipped.found and world().is_main:
+        print(findings_text(found.skipped.found.values()), file=sys.stderr, flush=True)
+    return _with_fields(found, data.fields), found.pictures
+
+
+def open_held_out(
+    data: DataRecipe, split: str, fields: Sequence[str] | None = None, family: str = "retrieval"
+) -> RetrievalSet:
+    """Another split of what a recipe trains on, to measure on.
+
+    Args:
+        fields: of own pairs; by default those that are trained on.
+
+    Raises:
+        UsageError, CcmbError: see `open_training`.
+    """
+    if data.shards:
+        raise CcmbError("data.shards: shards have no splits; measure on other data with --also")
+    folder = data_folder(str(data.folder))
+    if data.set is not None:
+        return _published(_open_published(data, folder, split), folder, family)
+    samples = read_pairs(folder / data.pairs, split, fields or data.fields)
+    return RetrievalSet(data.name, split, samples, None, Pictures.open(folder / data.images))
+
+
+def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[str]) -> RetrievalSet:
+    """All samples of some shards, which have no splits; those that cannot be used are counted on stderr."""
+    samples, pictures, faults = open_shard_set(sources, fields)
+    if faults and world().is_main:
+        print(f"ccmb: {len(faults):,} samples left out, the first: {faults[0]}", file=sys.stderr, flush=True)
+    return RetrievalSet(name, split, samples, None, pictures)
+
+
+def first_pictures(of: RetrievalSet, count: int | None) -> RetrievalSet:
+    """The set with its first so many pictures alone, and the texts that fit one of them."""
+    if count is None or count >= len(of.samples):
+        return of
+    samples = of.samples[:count]
+    if of.queries is None:
+        return replace(of, samples=samples)
+    kept = {sample.image for sample in samples}
+    return replace(of, samples=samples, queries=[query for query in of.queries if kept.intersection(query[1])])
+
+
+def _open_published(data: DataRecipe, folder: Path, split: str) -> Dataset:
+    images = folder / data.images
+    return open_dataset(str(data.set), folder, split, images if images.exists() else None)
+
+
+def _with_fields(found: Dataset, wanted: Sequence[str]) -> list[Sample]:
+    """The samples with the texts of the wanted fields alone, without those that have none."""
+    if unknown := [name for name in wanted if name not in found.fields]:
+        raise UsageError(f"data.fields: {found.card.title} has no '{unknown[0]}'; it has: {', '.join(found.fields)}")
+    places = [found.fields.index(name) for name in wanted]
+    chosen = []
+    for sample in found.samples:
+        fields = tuple(sample.fields[place] for place in places)
+        if texts := tuple(text for of_field in fields for text in of_field):
+            chosen.append(replace(sample, texts=texts, fields=fields))
+    return chosen
+
+
+def name_and_path(spec: str, option: str) -> tuple[str, Path]:
+    """`NAME=PATH` in two; without `NAME=` the name is that of the folder of the file, or of the folder."""
+    name, equals, path = spec.partition("=")
+    if not equals or Path(spec).exists():
+        place = Path(spec).resolve()
+        name, path = place.name if place.is_dir() else place.parent.name, spec
+    if not NAME.fullmatch(name) or name.startswith(".") or not path:
+        raise UsageError(f"{option} {spec}: give NAME=PAIRS.jsonl, with a name of letters, digits, '.', '-' and '_'")
+    return name, Path(path)
+
+
+def _published(found: Dataset, folder: Path, family: str) -> RetrievalSet:
+    """The pictures with their texts, or apart from them where they do not belong one to one."""
+    _check_family(found, folder, family)
+    queries = [(query.text, query.images) for query in found.queries if query.images]
+    if not queries:
+        raise CcmbError(f"{folder}: the files of {found.card.title} do not say which pictures are right in this split")
+    single = all(len(images) == 1 for _, images in queries)
+    if single and set(found.gallery) == {images[0] for _, images in queries}:
+        # Not the samples as read: those of Flickr8k-CN have translations among their texts.
+        samples = samples_of_queries(found.queries, found.split)
+        return RetrievalSet(found.card.name, found.split, samples, None, found.pictures)
+    samples = [Sample(name, (), found.split) for name in found.gallery]
+    return RetrievalSet(found.card.name, found.split, samples, queries, found.pictures)
+
+
+def _check_family(found: Dataset, folder: Path, family: str) -> None:
+    """Pictures with texts of their own serve to paint, too."""
+    if not {family, "retrieval"} & {*found.card.families}:
+        raise UsageError(f"{folder}: {found.card.title} is no set for {family}")
+
+
+def revision(samples: Sequence[Sample], told: bytes, pictures: Pictures) -> str:
+    """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, picture and texts."""
+    digest, bytes_of = hashlib.sha256(told), dict[str, bytes]()
+    with progress("read pictures", len(samples), "pictures") as advance:
+        for sample in samples:
+            if sample.image not in bytes_of:
+                bytes_of[sample.image] = hashlib.sha256(_raw(pictures, sample.image)).digest()
+            for part in (sample.image.encode(), bytes_of[sample.image], *map(str.encode, sample.texts)):
+                digest.update(len(part).to_bytes(8, "big") + part)
+            digest.update(b"\n")
+            advance(1, "")
+    return digest.hexdigest()
+
+
+def _raw(pictures: Pictures, name: str) -> bytes:
+    try:
+        return pictures.raw(name)
+    except UnreadablePicture:
+        return b""
+
+
+def texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:
+    """The texts of each picture, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
+    if queries is None:
+        return [sample.texts for sample in samples], None
+    place = {sample.image: number for number, sample in enumerate(samples)}
+    of_image: list[list[tuple[str, list[int]]]] = [[] for _ in samples]
+    for text, names in queries:
+        if right := [place[name] for name in names if name in place]:
+            of_image[right[0]].append((text, right))
+    flat = [right for texts in of_image for _, right in texts]
+    pairs = [(number, image) for number, right in enumerate(flat) for image in right]
+    return [[text for text, _ in texts] for texts in of_image], torch.tensor(pairs)

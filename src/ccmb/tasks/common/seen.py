@@ -1,0 +1,117 @@
+"""What a run's model has been trained on, by the chain of runs that led to it; and which held-out images are of that.
+
+A model folder carries the record (`ccmb.data.seen_images`). Of a run that was made before there was one, its recipe
+says what it read, and its data may still be there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import snapshot_download
+from pydantic import ValidationError
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.sample import Sample
+from ccmb.data.seen_images import FILE, Read, SeenImages, read_seen, seen_in
+from ccmb.data.shards.locate import find_shards
+from ccmb.r2d2.loading import HUB_ID
+from ccmb.tasks.common.datasets import open_training
+from ccmb.training.recipe import DataRecipe
+
+_LONGEST_CHAIN = 20  # of runs without records
+
+
+def seen_by(source: str | Path, depth: int = _LONGEST_CHAIN) -> SeenImages | None:
+    """What a run, model folder or hub id has been trained on; None where nothing says.
+
+    Raises:
+        CcmbError: the record is damaged.
+    """
+    folder = _folder(source)
+    if folder is None:
+        return None
+    places = (folder, folder / "model", folder / "run", folder / "run" / "model")
+    for place in places:
+        if (found := read_seen(place)) is not None:
+            return found
+    for place in (*places, folder.parent):
+        if depth and (place / "recipe.yaml").is_file():
+            return _of_recipe(place / "recipe.yaml", depth - 1)
+    return None
+
+
+def seen_in_training(data: DataRecipe, samples: Iterable[Sample], start: str | None) -> SeenImages:
+    """What a run is trained on: its own images, and what the model that it starts from was.
+
+    Args:
+        samples: those of a folder; of shards, lists beside these say which photographs they hold.
+        start: what the run starts from.
+    """
+    if data.shards:
+        seen = _of_shards(data)
+    else:
+        seen = seen_in(data.name, data.split, (sample.image for sample in samples))
+    if start:
+        seen |= seen_by(start) or SeenImages((Read(start),))
+    return seen
+
+
+def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
+    """Say on stderr, before a training, on which images that are measured it or the model it starts from is trained.
+
+    Args:
+        sets: each with its name, its split and its samples.
+    """
+    for one in sets:
+        names = list(dict.fromkeys(sample.image for sample in one.samples))
+        among = seen.among(names)
+        if among:
+            where = f"{one.name}, split {one.split}: {len(among):,} of its {len(names):,} images"
+            read = ", ".join(of.name for of in seen.read)
+            print(
+                f"ccmb: {where} are photographs that are trained on ({read}), such as {among[0]}; results on it are "
+                f'marked "saw {len(among)} test images"',
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _folder(source: str | Path) -> Path | None:
+    """The local folder of a source; of a hub id that of its copy, if there is one."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if HUB_ID.fullmatch(str(source)):
+        with suppress(Exception):  # it was never downloaded, or not through the hub's cache
+            return Path(snapshot_download(str(source), allow_patterns=[FILE], local_files_only=True))
+    return None
+
+
+def _of_recipe(path: Path, depth: int) -> SeenImages | None:
+    """What the recipe of a run without a record says, as far as its data is still there."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data, start = DataRecipe.model_validate(values["data"]), (values.get("model") or {}).get("start")
+        if data.shards:
+            seen = _of_shards(data)
+        else:
+            seen = seen_in(data.name, data.split, (sample.image for sample in open_training(data)[0]))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValidationError, CcmbError):
+        return None
+    return seen if start is None else seen | (seen_by(start, depth) or SeenImages((Read(start),)))
+
+
+def _of_shards(data: DataRecipe) -> SeenImages:
+    """What the lists beside the shards say; shards that lie elsewhere or have none are on record without a number."""
+    seen = SeenImages()
+    with suppress(CcmbError):
+        for folder in dict.fromkeys(Path(shard.url).parent for shard in find_shards(data.shards)):
+            if (found := read_seen(folder)) is not None:
+                seen |= found
+    return seen if seen.read else SeenImages((Read(data.name),))

@@ -1,0 +1,50 @@
+"""Models side by side on one set: figures, intervals, and gains whose intervals are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ccmb.tasks.common.resampling import bounded_interval, bounds_of, gain, interval
+from ccmb.tasks.family import Measurement
+
+Figure = dict[str, float]
+
+
+def compare(found: Mapping[float, Measurement]) -> dict[str, Any]:
+    """The model before (share 0), the one after (share 1) and those between, as plain values.
+
+    Returns:
+        `figures`: by name, `before` and `after` (None where a model lacks the figure), `gain`, and `shares` by share;
+        each with value and 95 % interval, that of the gain over the same items in both. `details`: both reports.
+    """
+    before, after = found[0.0], found[1.0]
+    figures = {}
+    for name in dict.fromkeys([*before.values, *after.values]):
+        of_share = {f"{share:g}": _figure(measured, name) for share, measured in sorted(found.items())}
+        figures[name] = {
+            "before": of_share["0"],
+            "after": of_share["1"],
+            "gain": _gain(before, after, name),
+            "shares": of_share if len(found) > 2 else {},
+        }
+    return {"figures": figures, "details": {"before": before.details, "after": after.details}}
+
+
+def _figure(measured: Measurement, name: str) -> Figure | None:
+    if name not in measured.values:
+        return None
+    value = measured.values[name]
+    low, high = bounded_interval(value, measured.draws[name], measured.units, bounds_of(name), counted=measured.counted)
+    return {"value": round(value, 2), "low": low, "high": high}
+
+
+def _gain(before: Measurement, after: Measurement, name: str) -> Figure | None:
+    if name not in before.values or name not in after.values:
+        return None
+    value, draws = after.values[name] - before.values[name], after.draws[name] - before.draws[name]
+    if after.counted:
+        found = gain(value, draws, after.units)
+        return {"value": found["mean"], "low": found["low"], "high": found["high"]}
+    low, high = interval(draws, after.units)
+    return {"value": round(value, 2), "low": low, "high": high}

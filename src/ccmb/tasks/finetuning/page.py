@@ -1,0 +1,137 @@
+"""The report page of a fine-tuning: what it gained, what it cost elsewhere, and how it went."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ccmb.report.document import document
+from ccmb.report.markup import both, duration, escape, paragraph, percent, section, signed, table
+from ccmb.training.runs.page import curves_section
+from ccmb.training.runs.run_folder import Run
+
+FIGURES = {
+    "pre_ranking": ("平均召回，预排序", "mean recall, pre-ranking"),
+    "ranking": ("平均召回，排序", "mean recall, ranking"),
+    "auc_cosine": ("AUC，余弦", "AUC, cosine"),
+    "auc": ("AUC，匹配分", "AUC, match score"),
+    **{name: (f"{name}，按字", f"{name} on characters") for name in ("BLEU-4", "ROUGE-L", "CIDEr-D")},
+}
+
+
+def finetuned_page(report: Mapping[str, Any], run: Run) -> str:
+    """The whole page.
+
+    Args:
+        report: what `finetune.json` holds.
+        run: the log.
+    """
+    body = [_summary(report), _figures_section(report)]
+    if any(_shares(of) for of in report["sets"]):
+        body.append(_shares_section(report))
+    return document("CCMB finetune", [*body, curves_section([run])])
+
+
+def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
+    """What happened on each set, in Chinese and in English; a gain or a loss only where the interval allows it."""
+    chinese, english = [], []
+    for of in report["sets"]:
+        name, figure = _last(of)
+        place, zh, en = escape(_place(of)), *FIGURES.get(name, (name, name))
+        before, after, gain = (figure[key] for key in ("before", "after", "gain"))
+        if before is None or gain is None:
+            chinese.append(f"{place}：{zh} {percent(after['value'])}%（起点模型没有这一阶段）。")
+            english.append(f"{place}: {en} {percent(after['value'])} %; the model before had no such stage.")
+            continue
+        if gain["low"] > 0:
+            verb_zh, verb_en = "提高", "rose"
+        elif gain["high"] < 0:
+            verb_zh, verb_en = "下降", "fell"
+        else:
+            verb_zh, verb_en = "没有可靠的变化", "did not change reliably"
+        values = f"{percent(before['value'])} → {percent(after['value'])} %"
+        change = f"{signed(gain['value'])} [{signed(gain['low'])}, {signed(gain['high'])}]"
+        chinese.append(f"{place}：{zh}{verb_zh}，{values}（{change}）。")
+        english.append(f"{place}: {en} {verb_en}, {values} ({change}).")
+    return "".join(chinese), " ".join(english)
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    title = f"<h1>{both('微调报告', 'Fine-tuning')}</h1>"
+    time_zh, time_en = duration(report["seconds"]["train"] or 0.0)
+    model, steps, chosen = escape(report["before"]), f"{report['steps']:,}", report["chosen"]
+    of_zh = f"，取验证集上最好的第 {chosen['step']:,} 步" if chosen else ""
+    of_en = f"; the weights are those of step {chosen['step']:,}, the best on validation" if chosen else ""
+    words = result_in_words(report)
+    return (
+        f"<header>{title}"
+        + paragraph(f"起点 {model}，{steps} 步，{time_zh}{of_zh}。", f"From {model}, {steps} steps, {time_en}{of_en}.")
+        + (paragraph(*words, "lead") if any(words) else "")
+        + "</header>"
+    )
+
+
+def _figures_section(report: Mapping[str, Any]) -> str:
+    rows = []
+    for of in report["sets"]:
+        for name, figure in of["figures"].items():
+            label = both(*FIGURES.get(name, (name, name)))
+            cells = (_cell(figure["before"]), _cell(figure["after"]), _cell(figure["gain"], signed))
+            rows.append((escape(_place(of)), label, *cells))
+    head = (
+        both("数据", "Data"), both("指标", "Figure"), both("微调前", "Before"), both("微调后", "After"),
+        both("变化", "Change"),
+    )  # fmt: skip
+    note = paragraph(
+        "单位为百分比；方括号内为 95% 区间，变化的区间在同一批图片上成对计算。模型只按验证集选择。",
+        "In percent; brackets hold 95 % intervals, those of the change paired over the same pictures. Only "
+        "validation has chosen anything.",
+        "note",
+    )
+    conventions = {of.get("details", {}).get("after", {}).get("convention") for of in report["sets"]} - {None}
+    if conventions:  # of retrieval
+        named = ", ".join(sorted(conventions))
+        note += paragraph(f"检索的答案约定：{named}。", f"Convention of retrieval's answers: {named}.", "note")
+    return section("微调前后", "Before and after", table(head, rows, "figures") + note)
+
+
+def _shares_section(report: Mapping[str, Any]) -> str:
+    shares = next(list(found) for of in report["sets"] if (found := _shares(of)))
+    rows = []
+    for of in report["sets"]:
+        for name, figure in of["figures"].items():
+            label = both(*FIGURES.get(name, (name, name)))
+            rows.append((escape(_place(of)), label, *(_cell(figure["shares"].get(share)) for share in shares)))
+    head = (both("数据", "Data"), both("指标", "Figure"), *shares)
+    command = f"ccmb mix {shlex.quote(report['before'])} {shlex.quote(report['after'])} --share 0.5 --out mixed"
+    note = paragraph(
+        "微调后权重所占的份额：0 为微调前，1 为微调后。",
+        "Share of the fine-tuned weights: 0 is before, 1 is after.",
+        "note",
+    )
+    body = table(head, rows, "figures") + note + f"<pre><code>{escape(command)}</code></pre>"
+    return section("两个模型之间", "Between the two models", body)
+
+
+def _last(of: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The figure of the last stage."""
+    name = list(of["figures"])[-1]
+    return name, of["figures"][name]
+
+
+def _place(of: Mapping[str, Any]) -> str:
+    """The set and its split, and how many of its images the model after was trained on, where it was."""
+    mark = ((of.get("seen") or {}).get("after") or {}).get("mark")
+    return f"{of['name']}, {of['split']}" + (f" (⚠ {mark})" if mark else "")
+
+
+def _shares(of: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((figure["shares"] for figure in of["figures"].values()), {})
+
+
+def _cell(figure: Mapping[str, float] | None, form: Any = percent) -> str:
+    if figure is None:
+        return "–"
+    low, high = form(figure["low"]), form(figure["high"])
+    return f'{form(figure["value"])} <span class="muted">[{low}, {high}]</span>'

@@ -1,0 +1,152 @@
+"""How well pictures fit the texts they were painted from: the figures of a split, as `ccmb evaluate` reports them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import UsageError
+from ccmb.core.progress import progress
+from ccmb.data.pairs import readable_samples
+from ccmb.data.sample import Sample
+from ccmb.r2d2.generative.generator import R2D2Generator
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.scenes.generation import things_painted
+from ccmb.tasks.common.datasets import RetrievalSet
+from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, draw_means, interval
+from ccmb.tasks.generation.features import BATCH, Extractor
+from ccmb.tasks.generation.metrics import distances
+from ccmb.tasks.generation.predict import Candidate, Judge, Painted, Painting, paint_texts
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one picture for each text.
+
+    Attributes:
+        scores: (N,) of each picture, in percent: the match score, or the cosine of a judge without match heads; and on
+            the drawn world what of its thing is right, see `things_painted`.
+        fid, kid: to the pictures that the texts go with.
+    """
+
+    scores: dict[str, np.ndarray]
+    fid: float
+    kid: float
+
+    def values(self) -> dict[str, float]:
+        """Their means, and the distances."""
+        means = {name: round(float(of.mean()), 2) for name, of in self.scores.items()}
+        return means | {"FID": round(self.fid, 4), "KID": round(self.kid, 6)}
+
+    def draws(self, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
+        """(draws,) of each mean: its values of texts drawn with replacement."""
+        scores_NK = np.stack(list(self.scores.values()), axis=1)
+        return dict(zip(self.scores, draw_means(scores_NK, np.ones((len(scores_NK), 1)), draws, seed).T, strict=True))
+
+    def intervals(self, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % interval over texts of each mean."""
+        drawn = self.draws(draws, seed)
+        return {
+            name: bounded_interval(float(of.mean()), drawn[name], len(of), bounds_of(name))
+            for name, of in self.scores.items()
+        }
+
+
+def prompts_of(of: RetrievalSet) -> list[str]:
+    """The first text of each picture.
+
+    Raises:
+        UsageError: the set's texts do not belong to single pictures.
+    """
+    if of.queries is not None:
+        raise UsageError(
+            f"{of.name}: pictures are painted from texts that have one of their own; here they share texts"
+        )
+    return [sample.texts[0] for sample in of.samples]
+
+
+def evaluate_generation(
+    model: R2D2Generator,
+    processor: R2D2Processor,
+    of: RetrievalSet,
+    options: Painting,
+    judge: Judge,
+    extractor: Extractor,
+) -> dict[str, Any]:
+    """The report of one split: a picture of the first text of each of its pictures. Pictures that cannot be read are
+    listed in it.
+
+    Args:
+        judge: says how well picture and text match, and chooses among candidates.
+        extractor: gives the features that painted pictures and the split's own are compared by.
+
+    Raises:
+        UsageError: the set's texts do not belong to single pictures, or cannot be painted.
+        CcmbError: no picture can be read.
+    """
+    started = time.monotonic()
+    samples, unreadable = readable_samples(of.samples, of.pictures)
+    of = replace(of, samples=samples)
+    painted = paint_texts(model, processor, prompts_of(of), options, judge)
+    report = {"generation": generation_report(painted, of, options, judge, extractor)}
+    return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
+
+
+def generation_report(
+    painted: Sequence[Painted], of: RetrievalSet, options: Painting, judge: Judge, extractor: Extractor
+) -> dict[str, Any]:
+    """All figures, in percent but for the distances.
+
+    Returns:
+        Those of the chosen pictures, with 95 % intervals of the means over texts; `first`, the same of the pictures
+        that were painted first; and where there was a choice `gain`, their difference, paired over texts.
+    """
+    real = real_features(of, extractor)
+    chosen = figures_of([of_text.candidates[0] for of_text in painted], painted, real, extractor)
+    report: dict[str, Any] = {
+        "pictures": len(painted),
+        "painting": asdict(options),
+        "judge": judge.name,
+        "features": extractor.name,
+        **chosen.values(),
+    }
+    drawn = chosen.draws()
+    report["interval"] = chosen.intervals()
+    if options.best_of > 1:
+        first = figures_of([of_text.first for of_text in painted], painted, real, extractor)
+        drawn_first = first.draws()
+        report["first"] = first.values()
+        report["gain"] = {}
+        for name, before in drawn_first.items():
+            mean = float((chosen.scores[name] - first.scores[name]).mean())
+            report["gain"][name] = [round(mean, 2), *interval(drawn[name] - before, len(painted))]
+    return report
+
+
+def figures_of(
+    pictures: Sequence[Candidate], painted: Sequence[Painted], real_MD: Tensor, extractor: Extractor
+) -> Figures:
+    """The figures of one candidate of each text."""
+    name = "cosine" if pictures[0].match_score is None else "match_score"
+    scores = {name: np.array([100 * candidate.score for candidate in pictures])}
+    shown = [candidate.picture for candidate in pictures]
+    things = things_painted(shown, [of.text for of in painted]) or {}
+    between = distances(extractor(shown), real_MD)
+    return Figures(scores | {name: 100 * of for name, of in things.items()}, between.fid, between.kid)
+
+
+def real_features(of: RetrievalSet, extractor: Extractor) -> Tensor:
+    """(M, D) of the set's own pictures, all of which must be readable."""
+    parts = []
+    with progress("read pictures", len(of.samples), "pictures") as advance:
+        for start in range(0, len(of.samples), BATCH):
+            shown: list[Sample] = of.samples[start : start + BATCH]
+            parts.append(extractor([of.pictures.load(sample.image) for sample in shown]))
+            advance(len(shown), "")
+    return torch.cat(parts)

@@ -1,0 +1,199 @@
+"""Generation as fine-tuning sees it: the painter of an R2D2, and match score and attributes of what it paints."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ccmb.core.config.given_keys import is_given
+from ccmb.core.errors import UsageError
+from ccmb.data.images.source import Pictures
+from ccmb.data.sample import Sample
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.generation import Generation, GenerationOptions
+from ccmb.r2d2.generative.generator import (
+    GeneratorConfig,
+    R2D2Generator,
+    has_generator,
+    load_generator,
+    painter_processor,
+    pipeline_side,
+    read_shape,
+)
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.pretrained.towers import is_chinese_clip
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.common.datasets import RetrievalSet
+from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement
+from ccmb.tasks.generation.evaluate import figures_of, prompts_of, real_features
+from ccmb.tasks.generation.features import r2d2_extractor
+from ccmb.tasks.generation.predict import Judge, Painted, Painting, paint_texts
+from ccmb.tasks.pretraining.batches import load_pairs, run_batches
+from ccmb.tasks.pretraining.model import load_start, refuse_sizes
+from ccmb.tasks.pretraining.run import build_network, prepare_network
+from ccmb.tasks.retrieval.finetune import RetrievalFamily
+from ccmb.training.distributed import world
+from ccmb.training.optimizers import ParameterGroup
+
+SIDE = 48  # of a new painter's pictures, in pixels
+GROUPS = 16  # of channels that are normalised together
+MAIN = "match_score"
+SHAPE = ("pipeline", "side", "fold", "channels", "layers", "heads")  # options that a painter is made by
+# Which of the figures models are compared by, where there are several: the last that is there.
+MAINS = ("cosine", MAIN, "kind_and_colour")
+
+
+class GenerationTask:
+    """Generation as the trainer sees it."""
+
+    def __init__(self, generation: Generation, recipe: FinetuneRecipe) -> None:
+        self.generation, self.recipe = generation, recipe
+
+    @property
+    def module(self) -> nn.Module:
+        return self.generation
+
+    def units(self) -> list[nn.Module]:
+        return []
+
+    def groups(self) -> list[ParameterGroup]:
+        """The UNet, and what reads the text, which is new to it."""
+        student, optimizer = self.generation.student, self.recipe.optimizer
+        reading = [*student.read.parameters(), student.nothing]
+        lr = optimizer.cross_lr or optimizer.lr
+        return [ParameterGroup(list(student.unet.parameters()), optimizer.lr), ParameterGroup(reading, lr)]
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses["generation"]
+
+    def after_step(self) -> None:
+        self.generation.after_step()
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return batch.describe()
+
+
+class GenerationFamily(RetrievalFamily):
+    """See `ccmb.tasks.family.Family`. The data is that of retrieval: pictures with texts of their own."""
+
+    family = "generation"
+    figures: tuple[str, ...] = (MAIN,)
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["generation"]
+
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+        start, options = str(recipe.model.start), recipe.generation
+        if recipe.training.gradient_checkpointing:
+            raise UsageError("training.gradient_checkpointing: the painter of generation has none; leave it out")
+        if self.knows(start):
+            refuse_sizes(recipe.model, "a generator")
+            generator, processor = load_start(recipe.model, load_generator)
+            given = is_given(options, *SHAPE)
+            if given and (options.pipeline is not None or new_shape(options) != generator.shape):
+                keys = ", ".join(f"generation.{key}" for key in given)
+                raise UsageError(f"{keys}: {start} paints already, with a painter of another shape; leave it out")
+            return generator, processor
+        model, processor = build_network(recipe, ())
+        if options.pipeline is not None:
+            return R2D2Generator.from_pipeline(model, options.pipeline, options.side), processor
+        return R2D2Generator.from_r2d2(model, new_shape(options)), processor
+
+    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+        return load_generator(out)
+
+    def knows(self, start: str) -> bool:
+        return not is_chinese_clip(start) and has_generator(start)
+
+    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
+        assert isinstance(model, R2D2Generator)
+        prepare_network(model, recipe)
+        return GenerationTask(Generation(model, recipe.generation), recipe)
+
+    def batches(
+        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+    ) -> Batches:
+        reader = painter_processor(processor, picture_side(recipe))
+        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+        return run_batches(partial(load, reader), out, recipe.training.batch // world().size)
+
+    def validate(
+        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+    ) -> dict[str, float]:
+        painted, _ = _paint(model, processor, of, recipe)
+        return {MAIN: float(np.mean([100 * of_text.first.score for of_text in painted]))}
+
+    def measure(
+        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe, heads: bool = True
+    ) -> Measurement:
+        if not heads:  # a painter that was never trained
+            return Measurement({}, {}, {})
+        painted, judge = _paint(model, processor, of, recipe)
+        extractor = r2d2_extractor(judge.name, model, processor)
+        figures = figures_of([of_text.first for of_text in painted], painted, real_features(of, extractor), extractor)
+        values = figures.values()
+        # The main one last.
+        names = sorted(figures.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
+        drawn = figures.draws()
+        values = {name: values[name] for name in names}
+        return Measurement(values, {name: drawn[name] for name in names}, figures.values(), len(painted))
+
+
+def _paint(
+    model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+) -> tuple[list[Painted], Judge]:
+    """A picture of each text, with no choice."""
+    assert isinstance(model, R2D2Generator)
+    judge = Judge(str(recipe.model.start), model, processor)
+    options = Painting(recipe.generation.steps, recipe.generation.guidance)
+    return paint_texts(model, processor, prompts_of(of), options, judge), judge
+
+
+def picture_side(recipe: FinetuneRecipe) -> int:
+    """Side in pixels of the pictures that a run's generator paints."""
+    start, options = str(recipe.model.start), recipe.generation
+    if not is_chinese_clip(start) and has_generator(start):
+        return read_shape(start).side
+    if options.pipeline is None or options.side is not None:
+        return options.side or SIDE
+    return pipeline_side(options.pipeline)
+
+
+def new_shape(options: GenerationOptions) -> GeneratorConfig:
+    """Of a painter of pixels: a UNet that attends to itself and to the text on all levels but the first.
+
+    Raises:
+        UsageError: the sizes do not go together.
+    """
+    side, channels = options.side or SIDE, 3 * options.fold**2
+    levels = len(options.channels)
+    if side % (least := options.fold * 2 ** (levels - 1)):
+        raise UsageError(f"generation.side={side}: not a multiple of {least}, the fold doubled for each further level")
+    if any(width % GROUPS or width % options.heads for width in options.channels):
+        wanted = f"multiples of {GROUPS} and of generation.heads={options.heads}"
+        raise UsageError(f"generation.channels={options.channels}: not {wanted}")
+    first = 1 if levels > 1 else 0
+    width = options.channels[-1]
+    unet = {
+        "sample_size": side // options.fold,
+        "in_channels": channels + 2,
+        "out_channels": channels,
+        "block_out_channels": options.channels,
+        "down_block_types": ["DownBlock2D"] * first + ["CrossAttnDownBlock2D"] * (levels - first),
+        "up_block_types": ["CrossAttnUpBlock2D"] * (levels - first) + ["UpBlock2D"] * first,
+        "layers_per_block": options.layers,
+        "attention_head_dim": options.heads,
+        "norm_num_groups": GROUPS,
+        "cross_attention_dim": width,
+        "class_embed_type": "simple_projection",
+        "projection_class_embeddings_input_dim": width,
+        "resnet_time_scale_shift": "scale_shift",
+    }
+    return GeneratorConfig(side, unet, options.fold)

@@ -1,0 +1,195 @@
+"""Text-to-image: what does a text describe? A painter makes candidates, and R2D2's match score says which fits best.
+
+Every candidate begins with noise of its own, which the seed, the place of the text and that of the candidate decide:
+the first of four is the one that would have been painted alone.
+
+Shapes: N pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ccmb.core.choices import Solver
+from ccmb.core.device import inference
+from ccmb.core.errors import UsageError
+from ccmb.core.progress import progress
+from ccmb.inference.scoring import rank_pairs
+from ccmb.r2d2.generative.generator import R2D2Generator
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+
+BATCH = 32
+SHOWN = 20  # characters of a text in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """How pictures are painted.
+
+    Attributes:
+        steps: from noise to a picture.
+        guidance: how much the text counts, see `R2D2Generator.paint`.
+        best_of: candidates of each text.
+        solver: of flow matching; others are sampled by DDIM.
+    """
+
+    steps: int = 20
+    guidance: float = 3.0
+    best_of: int = 1
+    seed: int = 0
+    solver: Solver = "euler"
+
+
+PLAIN = Painting()
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The R2D2 whose match score chooses among candidates, and what it is called in results."""
+
+    name: str
+    model: R2D2Model
+    processor: R2D2Processor
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One picture of a text.
+
+    Attributes:
+        number: which of the text's, from 0.
+        cosine: of picture and text, in [-1, 1]; None without a judge.
+        match_score: in [0, 1]; None likewise, and of a judge without match heads.
+    """
+
+    picture: Image.Image
+    number: int
+    cosine: float | None = None
+    match_score: float | None = None
+
+    @property
+    def score(self) -> float:
+        """By which candidates are ordered."""
+        return (self.cosine or 0.0) if self.match_score is None else self.match_score
+
+    @property
+    def words(self) -> str:
+        return f"cosine {self.score:.3f}" if self.match_score is None else f"match score {self.match_score:.3f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """The pictures of a text, the best first; among equals the first that was painted."""
+
+    text: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def first(self) -> Candidate:
+        """The one that would have been painted alone."""
+        return next(candidate for candidate in self.candidates if candidate.number == 0)
+
+
+def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R2D2Processor) -> Judge:
+    """The R2D2 of a name; without one the generator's own.
+
+    Args:
+        source: what the generator is called.
+
+    Raises:
+        CcmbError: there is no such model, or it is damaged.
+    """
+    return Judge(source, model, processor) if name is None else Judge(name, *load_model(name))
+
+
+def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
+    """Refuse what cannot be painted.
+
+    Raises:
+        UsageError: a text is empty, or longer than the text tower reads.
+    """
+    for text in texts:
+        if not text.strip():
+            raise UsageError("a text to paint is empty; say what the picture shall show")
+        count = len(processor.tokenizer(text, verbose=False)["input_ids"])
+        if count > processor.max_text_tokens:
+            shown = text[:SHOWN] + ("…" if len(text) > SHOWN else "")
+            raise UsageError(f"'{shown}' has {count} tokens; this model reads up to {processor.max_text_tokens}")
+
+
+def paint_texts(
+    model: R2D2Generator,
+    processor: R2D2Processor,
+    texts: Sequence[str],
+    options: Painting,
+    judge: Judge | None = None,
+    batch: int = BATCH,
+) -> list[Painted]:
+    """Pictures of some texts, in their order.
+
+    Args:
+        judge: orders the candidates of each text; without one they stay as they were painted.
+
+    Raises:
+        UsageError: see `check_texts`.
+    """
+    check_texts(processor, texts)
+    wanted = [(place, number) for place in range(len(texts)) for number in range(options.best_of)]
+    found: list[list[Candidate]] = [[] for _ in texts]
+    with progress("paint", len(wanted), "pictures") as advance:
+        for start in range(0, len(wanted), batch):
+            chunk = wanted[start : start + batch]
+            asked = [texts[place] for place, _ in chunk]
+            noise = torch.stack([_noise(model.latent_shape, options.seed, *which) for which in chunk])
+            pictures = _paint(model, processor, asked, noise, options)
+            judged = [(None, None)] * len(chunk) if judge is None else judge_pictures(judge, pictures, asked)
+            for (place, number), picture, (cosine, match_score) in zip(chunk, pictures, judged, strict=True):
+                found[place].append(Candidate(picture, number, cosine, match_score))
+            advance(len(chunk), "")
+    return [
+        Painted(text, tuple(sorted(of, key=lambda candidate: -candidate.score)))
+        for text, of in zip(texts, found, strict=True)
+    ]
+
+
+def judge_pictures(
+    judge: Judge, pictures: Sequence[Image.Image], texts: Sequence[str]
+) -> list[tuple[float | None, float | None]]:
+    """Cosine and match score of each picture and its text."""
+    model, processor, different = judge.model, judge.processor, list(dict.fromkeys(texts))
+    place_N = torch.arange(len(pictures))
+    text_N = torch.tensor([different.index(text) for text in texts])
+    with inference(model):
+        images = model.encode_image(processor.images(pictures).to(model.device)).to("cpu")
+        encoded = {name: value.to(model.device) for name, value in processor.texts(different).items()}
+        read = model.encode_text(**encoded).to("cpu")
+        cosine_N = (images.embed * read.embed[text_N]).sum(1).tolist()
+        if not model.can_rank:
+            return [(cosine, None) for cosine in cosine_N]
+        match_N = rank_pairs(model, images, read, place_N, text_N).score.tolist()
+    return list(zip(cosine_N, match_N, strict=True))
+
+
+def _paint(
+    model: R2D2Generator, processor: R2D2Processor, texts: Sequence[str], noise_NCHW: Tensor, options: Painting
+) -> list[Image.Image]:
+    with inference(model):
+        encoded = {name: value.to(model.device) for name, value in processor.texts(texts).items()}
+        read = model.encode_text(**encoded)
+        noise_NCHW = noise_NCHW.to(model.device)
+        pixels = model.paint(read, noise_NCHW, options.steps, options.guidance, options.solver)
+        bytes_NSS3 = ((pixels.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in bytes_NSS3]
+
+
+def _noise(shape: tuple[int, int, int], seed: int, place: int, number: int) -> Tensor:
+    digest = hashlib.blake2b(f"{seed}/{place}/{number}".encode(), digest_size=7).digest()
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big")))

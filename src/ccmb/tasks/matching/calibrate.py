@@ -1,0 +1,133 @@
+"""Calibration: the match score as a probability, by one temperature for both match heads (Guo et al., ICML 2017).
+
+A probability of a match holds for pairs of some kind. Here there is one match to one non-match, a prior of 1/2 as in
+FGR's weighted loss, and the non-matches are likely ones, see `ccmb.tasks.matching.negatives`. Where matches are rarer,
+as among the candidates of a search, fewer pairs match than the probability says; it orders and cuts them off all the
+same.
+
+Shapes: N pairs, P texts, each in one match and one non-match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError
+from ccmb.data.images.source import Pictures
+from ccmb.data.pairs import read_pairs, readable_samples
+from ccmb.data.sample import Sample
+from ccmb.inference.gallery import Gallery, encode_gallery
+from ccmb.inference.interface import Network
+from ccmb.inference.scoring import match_probability
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.matching.calibration_error import estimate_calibration_error
+from ccmb.tasks.matching.metrics import auc
+from ccmb.tasks.matching.negatives import DEPTH, draw_pairs, score_pairs
+from ccmb.tasks.matching.temperature import HIGHEST, LOWEST, fit_match_temperature, match_nll
+
+FEWEST_TEXTS = 20
+MOST_TEXTS = 2000  # that an evaluation scores
+
+
+def calibration_report(
+    model: Network, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
+) -> dict[str, Any]:
+    """Temperature and calibration error of a model as it is; see `draw_pairs`.
+
+    The error is that of at most MOST_TEXTS texts, corrected for bias, and None where no text has a wrong picture.
+    """
+    pairs = draw_pairs(gallery, samples, texts)
+    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:MOST_TEXTS]]
+    temperature, error = model.config.match_temperature, None
+    if len(pairs):
+        probability_N = match_probability(score_pairs(model, gallery, pairs), temperature)
+        error = round(estimate_calibration_error(probability_N, pairs.labels, pairs.right.repeat(2)).value, 4)
+    return {"calibration_error": error, "match_temperature": temperature}
+
+
+def calibrate(
+    model: Network,
+    processor: R2D2Processor,
+    pairs: Path,
+    images: Path,
+    split: str | None,
+    fields: Sequence[str],
+    depth: int = DEPTH,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fit `match_temperature` on one split of own pairs, set it in the model's configuration, and report.
+
+    The prior is one match to one non-match, see `draw_pairs`. What calibration is worth is measured with a temperature
+    fitted on the texts of one half of the pictures, on those of the other; the one that is set is fitted on all.
+
+    Returns:
+        `match_temperature` and whether it is `at_bound`, the best one lying beyond; `held_out` with the calibration
+        error, negative log-likelihood and AUC of the other half, `before` (at temperature 1) and `after`; how many
+        `pairs`; a line for each of the `unreadable` pictures.
+
+    Raises:
+        CcmbError: the model has no match heads, its scores are no numbers, or the data is faulty or too little.
+    """
+    if not model.can_rank:
+        raise CcmbError("the model has no match heads (PRD2): there is no match score to calibrate")
+    pictures = Pictures.open(images)
+    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), pictures)
+    texts = [text for sample in samples for text in sample.texts]
+    if len(texts) < FEWEST_TEXTS:
+        raise _too_little(pairs, split, len(texts))
+    names = [sample.image for sample in samples]
+    gallery = encode_gallery(model, processor, names, [sample.texts for sample in samples], pictures.load)
+    drawn = draw_pairs(gallery, samples, texts, depth, seed)
+    fitted_P = _first_half([names[index] for index in drawn.right.tolist()], seed)
+    if len(drawn) < FEWEST_TEXTS or fitted_P.all():
+        raise _too_little(pairs, split, len(drawn))
+    log_odds_N2, label_N, fitted_N = score_pairs(model, gallery, drawn), drawn.labels, fitted_P.repeat(2)
+    if not log_odds_N2.isfinite().all():
+        raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
+    half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
+    held_out = log_odds_N2[~fitted_N], label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
+    temperature = model.config.match_temperature = fit_match_temperature(log_odds_N2, label_N)
+    return {
+        "match_temperature": temperature,
+        "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
+        "pairs": len(label_N),
+        "depth": depth,
+        "held_out": {
+            "pairs": len(held_out[1]),
+            "match_temperature": half,
+            "before": _quality(*held_out, 1.0),
+            "after": _quality(*held_out, half),
+        },
+        "unreadable": unreadable,
+    }
+
+
+def _too_little(pairs: Path, split: str | None, found: int) -> CcmbError:
+    place = f"split '{split}'" if split else "it"
+    return CcmbError(
+        f"{pairs}: {place} has {found} texts to set against a wrong picture; calibration needs {FEWEST_TEXTS} or more, "
+        "of two pictures or more"
+    )
+
+
+def _first_half(names: Sequence[str], seed: int) -> Tensor:
+    """(P,) whether a picture's place in a shuffle of all is even; pictures of one name stay together."""
+    shuffled = sorted(set(names))
+    Random(seed).shuffle(shuffled)
+    chosen = set(shuffled[::2])
+    return torch.tensor([name in chosen for name in names], dtype=torch.bool)
+
+
+def _quality(head_log_odds_N2: Tensor, label_N: Tensor, picture_N: Tensor, temperature: float) -> dict[str, float]:
+    probability_N = match_probability(head_log_odds_N2.double(), temperature)
+    return {
+        "calibration_error": round(estimate_calibration_error(probability_N, label_N, picture_N).value, 4),
+        "nll": round(match_nll(head_log_odds_N2, label_N, temperature), 4),
+        "auc": round(auc(probability_N, label_N), 4),
+    }

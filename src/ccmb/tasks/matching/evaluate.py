@@ -1,0 +1,43 @@
+"""`ccmb evaluate` on labelled pairs: does the model tell texts that fit a picture from those that do not?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ccmb.data.images.source import Pictures
+from ccmb.data.pairs import readable_samples
+from ccmb.data.sample import Sample
+from ccmb.inference.interface import Network
+from ccmb.inference.pair_scores import PairScores, score_labelled
+from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.matching.metrics import matching_report
+
+Labelled = tuple[Sequence[Sample], Pictures]
+
+
+def evaluate_matching(
+    model: Network, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
+) -> dict[str, Any]:
+    """The report of one split of labelled pairs; pictures that cannot be read are listed in it.
+
+    Args:
+        labelled: pairs and their pictures.
+        fit: those of another split, to fit threshold and temperature on.
+
+    Raises:
+        CcmbError: no picture can be read, or all pairs have one label.
+    """
+    started = time.monotonic()
+    scores, unreadable = _scores(model, processor, labelled)
+    fitted_on = None if fit is None else _scores(model, processor, fit)[0]
+    report = matching_report(scores, model.config.match_temperature, fitted_on)
+    seconds = {"evaluate": round(time.monotonic() - started, 1)}
+    return {"matching": report, "unreadable": unreadable, "seconds": seconds}
+
+
+def _scores(model: Network, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+    samples, unreadable = readable_samples(*labelled)
+    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable

@@ -1,0 +1,109 @@
+"""Matching as fine-tuning sees it: labelled pairs, and the AUC on held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ccmb.core.config.recipe_files import data_folder
+from ccmb.core.errors import UsageError
+from ccmb.data.images.source import Pictures
+from ccmb.data.labelled_pairs import read_labelled_pairs
+from ccmb.data.pairs import readable_samples
+from ccmb.data.sample import Sample
+from ccmb.datasets.matching import open_labelled
+from ccmb.inference.pair_scores import PairScores, score_labelled
+from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
+from ccmb.objectives.matching import Matching
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.common.datasets import name_and_path
+from ccmb.tasks.common.resampling import draw_figures
+from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement, OfR2D2
+from ccmb.tasks.matching.metrics import auc, matching_report, weighted_auc
+from ccmb.tasks.matching.task import LabelledLoader, MatchingTask
+from ccmb.tasks.pretraining.batches import run_batches
+from ccmb.tasks.pretraining.run import prepare_network
+from ccmb.training.distributed import world
+from ccmb.training.recipe import DataRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """Held-out labelled pairs."""
+
+    name: str
+    split: str
+    samples: list[Sample]
+    pictures: Pictures
+
+
+class MatchingFamily(OfR2D2):
+    """See `ccmb.tasks.family.Family`."""
+
+    figures: tuple[str, ...] = ("auc", "accuracy", "auc_cosine")
+
+    def logged(self, recipe: FinetuneRecipe) -> list[str]:
+        return ["matching", *(["gcpr"] if recipe.matching.gcpr else []), "match_accuracy"]
+
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+        return _open(data, data.split)
+
+    def open_held_out(self, recipe: FinetuneRecipe, split: str) -> LabelledSet:
+        samples, pictures = _open(recipe.data, split)
+        if split == recipe.validation.split and recipe.validation.pictures is not None:
+            kept = set(list(dict.fromkeys(sample.image for sample in samples))[: recipe.validation.pictures])
+            samples = [sample for sample in samples if sample.image in kept]
+        return LabelledSet(recipe.data.name, split, readable_samples(samples, pictures)[0], pictures)
+
+    def open_also(self, spec: str, split: str, fields: Sequence[str]) -> LabelledSet:
+        name, path = name_and_path(spec, "--also")
+        samples, pictures = open_labelled(path, split, name=name)
+        return LabelledSet(name, split, readable_samples(samples, pictures)[0], pictures)
+
+    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> MatchingTask:
+        prepare_network(model, recipe)
+        return MatchingTask(Matching(model, recipe.matching, recipe.training.chunk), recipe.optimizer)
+
+    def batches(
+        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+    ) -> Batches:
+        load = LabelledLoader(samples, pictures, recipe.data, recipe.training)
+        return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
+
+    def validate(
+        self, model: R2D2Model, processor: R2D2Processor, of: LabelledSet, recipe: FinetuneRecipe
+    ) -> dict[str, float]:
+        scores = _scores(model, processor, of)
+        right = (scores.score >= 0.5) == (scores.label == 1)
+        figures = auc(scores.score, scores.label), float(right.double().mean()), auc(scores.cosine, scores.label)
+        return {name: 100 * value for name, value in zip(self.figures, figures, strict=True)}
+
+    def measure(
+        self, model: R2D2Model, processor: R2D2Processor, of: LabelledSet, recipe: FinetuneRecipe, heads: bool = True
+    ) -> Measurement:
+        scores = _scores(model, processor, of, heads)
+        by_stage = {"auc_cosine": scores.cosine} | ({"auc": scores.score} if heads else {})
+        values, draws = {}, {}
+        for name, score_N in by_stage.items():
+            values[name] = 100 * auc(score_N, scores.label)
+            draws[name] = 100 * draw_figures([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
+        return Measurement(
+            values, draws, matching_report(scores, model.config.match_temperature), len(scores.picture.unique())
+        )
+
+
+def _open(data: DataRecipe, split: str) -> tuple[list[Sample], Pictures]:
+    if data.shards:
+        raise UsageError("data.shards: labelled pairs are read from a folder; give data.folder")
+    folder = data_folder(str(data.folder))
+    images = folder / data.images
+    if data.set is not None:
+        return open_labelled(folder, split, images if images.exists() else None, data.set)
+    return read_labelled_pairs(folder / data.pairs, split), Pictures.open(images)
+
+
+def _scores(model: R2D2Model, processor: R2D2Processor, of: LabelledSet, heads: bool = True) -> PairScores:
+    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model, ranks=heads), of.samples, of.pictures.load)

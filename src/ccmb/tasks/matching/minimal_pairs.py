@@ -1,0 +1,72 @@
+"""Texts that differ in one attribute: whether a model prefers the right one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ccmb.core.device import inference
+from ccmb.inference.interface import Network
+from ccmb.inference.items import Items
+from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.r2d2.processing import R2D2Processor
+
+
+@dataclass(frozen=True, slots=True)
+class MinimalPair:
+    """A picture's true text and a false one that differs in one swap (`swap` says of what)."""
+
+    image_index: int
+    text: str
+    false_text: str
+    swap: str
+
+
+@dataclass(frozen=True, slots=True)
+class MinimalPairScores:
+    """Scores (P, 2) of the true and the false text, by which each stage orders; `ranking` is None without cross
+    encoders."""
+
+    cosine: Tensor
+    ranking: Tensor | None
+
+    @property
+    def stages(self) -> dict[str, Tensor]:
+        """The scores by the name of their stage."""
+        second = {} if self.ranking is None else {"ranking": self.ranking}
+        return {"pre_ranking": self.cosine, **second}
+
+
+def score_minimal_pairs(
+    model: Network, processor: R2D2Processor, images: Items, pairs: Sequence[MinimalPair], batch: int = 256
+) -> MinimalPairScores:
+    """Score both texts of every pair against its picture; `images` are the encoded pictures."""
+    cosines, ranking = [], []
+    with inference(model):
+        for start in range(0, len(pairs), batch):
+            chunk = pairs[start : start + batch]
+            encoded = processor.texts([text for pair in chunk for text in (pair.text, pair.false_text)])
+            texts = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
+            index = torch.tensor([pair.image_index for pair in chunk]).repeat_interleave(2)
+            cosines.append((texts.embed * images.embed[index]).sum(1))
+            if model.can_rank:
+                match = rank_pairs(model, images, texts, index, torch.arange(len(texts)))
+                ranking.append(ranking_scores(model, cosines[-1], match))
+    return MinimalPairScores(torch.cat(cosines).view(-1, 2), torch.cat(ranking).view(-1, 2) if ranking else None)
+
+
+def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores) -> dict[str, object]:
+    """Share of pairs, in percent, whose true text scores strictly higher, by stage and by kind of swap."""
+    report: dict[str, object] = {"pairs": len(pairs)}
+    for stage, of_stage in scores.stages.items():
+        right = (of_stage[:, 0] > of_stage[:, 1]).tolist()
+        by_swap: dict[str, list[bool]] = defaultdict(list)
+        for pair, is_right in zip(pairs, right, strict=True):
+            by_swap["all"].append(is_right)
+            by_swap[pair.swap].append(is_right)
+        report[stage] = {swap: round(100 * sum(of) / len(of), 2) for swap, of in sorted(by_swap.items())}
+    return report

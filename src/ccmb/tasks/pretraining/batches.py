@@ -1,0 +1,134 @@
+"""The batches of a pre-training run, from own pairs or from shards, and the list of what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from torch import Tensor
+
+from ccmb.core.config.recipe_files import data_folder
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import atomic_write
+from ccmb.core.text.files import split_lines
+from ccmb.data.images.source import Pictures
+from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
+from ccmb.data.sample import Sample
+from ccmb.data.shards.stream import stream_batches
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.collate import Collate
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.pretraining.shards import FirstSamples, open_stream, record_shards
+from ccmb.training.distributed import world
+from ccmb.training.recipe import DataRecipe, TrainingRecipe
+
+
+class Rows(Protocol):
+    """A batch of pairs, of which some can be picked."""
+
+    @property
+    def image_ids(self) -> Tensor:
+        """(B,) of each pair."""
+
+    def rows(self, index: list[int]) -> Self:
+        """Some of the pairs, in this order."""
+
+
+B = TypeVar("B", bound=Rows)
+
+
+# Each batch, and why samples of it are missing.
+Loaded = Iterator[tuple[Batch | None, list[str]]]
+# They are loaded with a processor, from the first step to the one before the last.
+Load = Callable[[R2D2Processor, int, int], Loaded]
+
+
+def load_pairs(samples: list[Sample], pictures: Pictures, data: DataRecipe, training: TrainingRecipe) -> Load:
+    """How batches of pairs in a folder are loaded."""
+    seed = training.seed
+    if len(samples) < training.batch:
+        where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.set else data.pairs)
+        raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch={training.batch}")
+    rows = world().rows(training.batch // world().size)
+    plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)
+
+    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        dataset = TrainingSet(samples, pictures, processor.image_size, data.augmentation, seed, data.field_weights)
+        collate = Collate(processor, samples)
+        return training_batches(dataset, plan, start, stop, collate, data.workers, _field_plan(data, training))
+
+    return load
+
+
+def open_shards(
+    data: DataRecipe, training: TrainingRecipe, out: Path
+) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
+    """How batches of shards are loaded, the first samples, and what is to be done once the run has a folder."""
+    stream, damaged = open_stream(data, training, out, world().rank, world().size)
+    samples = FirstSamples(stream, out)
+
+    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        collate, workers = Collate(processor), data.workers
+        field_of = _field_plan(data, training)
+        return stream_batches(stream, processor.image_size, start, stop, collate, collate.merge, workers, field_of)
+
+    def begin() -> None:
+        record_shards(stream, out)
+        samples.record()
+        _note_unreadable(damaged, out)
+
+    return load, samples, begin
+
+
+def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
+    starts, steps = data.field_starts, training.steps
+    return None if starts is None else FieldPlan(tuple(round(share * steps) for share in starts), training.seed)
+
+
+def run_batches(
+    load: Callable[[int, int], Iterator[tuple[B | None, list[str]]]], out: Path, rows: int
+) -> Callable[[int, int], Iterator[B]]:
+    """What the trainer takes its batches from; what cannot be read is added to the run's list.
+
+    Args:
+        load: the batches of the steps from one to the one before another.
+        rows: pairs of a batch on this process.
+    """
+
+    def batches(start: int, stop: int) -> Iterator[B]:
+        for batch, unreadable in load(start, stop):
+            _note_unreadable(unreadable, out)
+            if batch is None:
+                raise CcmbError(f"no picture of a whole batch could be read; see {list_of_unreadable(out)}")
+            yield batch if world().size == 1 else filled(batch, rows)
+
+    return batches
+
+
+def filled(batch: B, rows: int) -> B:
+    """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
+    positives of themselves they teach nothing false."""
+    count = len(batch.image_ids)
+    return batch if count == rows else batch.rows([place % count for place in range(rows)])
+
+
+def list_of_unreadable(run: Path) -> Path:
+    """Where this process lists the pictures that it could not read."""
+    return run / (f"unreadable-{world().rank}.txt" if world().rank else "unreadable.txt")
+
+
+def _note_unreadable(lines: list[str], out: Path) -> None:
+    """Add to the process's list what the run's lists do not hold yet."""
+    if not lines:
+        return
+    listed = set(unreadable_pictures(out))
+    if not listed.issuperset(lines):
+        with atomic_write(list_of_unreadable(out)) as file:
+            file.writelines(f"{line}\n" for line in sorted(listed.union(lines)))
+
+
+def unreadable_pictures(run: Path) -> list[str]:
+    """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
+    lists = [split_lines(path.read_text(encoding="utf-8")) for path in run.glob("unreadable*.txt")]
+    return sorted({line for lines in lists for line in lines})

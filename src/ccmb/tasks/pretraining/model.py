@@ -1,0 +1,143 @@
+"""The network of a pre-training run: from a model, from two pre-trained towers, or new."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ccmb.core.config.given_keys import is_given
+from ccmb.core.device import inference
+from ccmb.core.errors import UsageError, one_line
+from ccmb.data.sample import Sample
+from ccmb.objectives.config import Objectives
+from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.presets import preset
+from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.resizing import resize
+from ccmb.r2d2.sinusoidal import sine_positions
+from ccmb.r2d2.tokenizer import train_tokenizer
+from ccmb.training.model_recipe import LONGEST, ModelRecipe
+
+# Keys of a recipe that are not R2D2Config's.
+NO_FIELDS = {"start", "preset", "vision", "text", "vocabulary", "freeze_image_tower", "image_size"}
+# What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
+CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
+SETTLED = ("embed_dim", "cross_layers", "initial_temperature")
+M = TypeVar("M", bound=R2D2Model)
+
+
+def build_model(
+    shape: ModelRecipe, objectives: Objectives, samples: Iterable[Sample]
+) -> tuple[R2D2Model, R2D2Processor]:
+    """The network and processor of a recipe.
+
+    Unless it starts from a whole R2D2, it has the heads of the objectives that are on, so that nothing in it stays
+    untrained. Of such an R2D2 the recipe may give CHANGED otherwise; SETTLED must be as the weights have it.
+
+    Raises:
+        UsageError: the recipe's values are not the shape of a network, or its preset is unknown.
+        CcmbError: what it starts from is not there or not whole; the message names it.
+    """
+    fields = shape.model_dump(exclude=NO_FIELDS)
+    fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
+    if shape.start and is_chinese_clip(shape.start):
+        fields["max_text_tokens"] = shape.max_text_tokens or LONGEST
+        fields = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
+        model, processor = from_chinese_clip(shape.start, **fields)
+        _check_settled(shape, model.config, ("embed_dim", "initial_temperature"))
+        return resize(model, processor, shape.image_size)
+    if shape.start:
+        return resize(*load_start(shape, load_model), shape.image_size, shape.max_text_tokens)
+    if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
+        return resize(*from_towers(str(shape.vision), str(shape.text), **fields), shape.image_size)
+    if shape.preset:
+        named = preset(shape.preset)
+        fields |= {"embed_dim": named.embed_dim, "cross_layers": named.cross_layers}
+        vision, text = named.vision_config.to_dict() | {"image_size": named.image_size}, named.text_config.to_dict()
+        return _new(_of_size(vision, shape.image_size, False), text, shape.vocabulary, fields, samples)
+    return _new(_of_size(shape.vision, shape.image_size, True), shape.text, shape.vocabulary, fields, samples)
+
+
+def refuse_sizes(shape: ModelRecipe, what: str) -> None:
+    """Raise a UsageError that names the size that a recipe gives, for a start that cannot be resized.
+
+    Args:
+        what: such as "a captioner".
+    """
+    for key in ("image_size", "max_text_tokens"):
+        if getattr(shape, key) is not None:
+            raise UsageError(
+                f"model.{key}: {shape.start} is {what}, which keeps its sizes; start from the R2D2 it was made of"
+            )
+
+
+def _of_size(vision: dict[str, Any], image_size: int | None, is_given: bool) -> dict[str, Any]:
+    """A new image tower's shape with the size of the recipe."""
+    if image_size is None:
+        return vision
+    if is_given and vision.get("image_size", image_size) != image_size:
+        raise UsageError(f"model.image_size={image_size}, but model.vision.image_size={vision['image_size']}; give one")
+    return vision | {"image_size": image_size}
+
+
+def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]]) -> tuple[M, R2D2Processor]:
+    """The R2D2 that a recipe starts from, with what the recipe gives of it.
+
+    Args:
+        load: `load_model`, or what loads a captioner or a generator.
+
+    Raises:
+        UsageError: the recipe gives what the weights settle otherwise; the message names the key.
+        CcmbError: see `load_model`.
+    """
+    changes = {key: getattr(shape, key) for key in is_given(shape, *CHANGED)}
+    model, processor = load(str(shape.start), changes=changes)
+    _check_settled(shape, model.config, SETTLED)
+    return model, processor
+
+
+def _check_settled(shape: ModelRecipe, config: R2D2Config, keys: Sequence[str]) -> None:
+    """Refuse other values than those that the weights to start from settle."""
+    for key in is_given(shape, *keys):
+        its, wanted = getattr(config, key), getattr(shape, key)
+        if not math.isclose(its, wanted):
+            raise UsageError(
+                f"model.{key}={wanted:g}: the weights of {shape.start} settle it, and theirs is {its:g}; leave it out"
+            )
+
+
+def _new(
+    vision: dict[str, Any], text: dict[str, Any], vocabulary: int, fields: dict[str, Any], samples: Iterable[Sample]
+) -> tuple[R2D2Model, R2D2Processor]:
+    """A network of random weights, with a tokenizer of the run's texts."""
+    texts, longest = [text for sample in samples for text in sample.texts], fields["max_text_tokens"]
+    tokenizer = train_tokenizer(texts, vocabulary, longest)
+    text = text | {"vocab_size": len(tokenizer), "max_position_embeddings": longest}
+    text |= {"pad_token_id": tokenizer.pad_token_id}
+    try:
+        config = R2D2Config(vision_config=vision, text_config=text, **fields)
+        model, processor = R2D2Model(config), R2D2Processor(tokenizer, config.image_size, longest)
+        with inference(model):  # many towers only notice when they are used that their sizes do not go together
+            model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))
+            model.encode_text(**processor.texts(texts[:1]))
+    except Exception as error:  # whatever the towers make of a wrong configuration
+        raise UsageError(f"model: not the shape of a network ({one_line(error, 300)})") from None
+    start_text_positions(model)
+    return model, processor
+
+
+@torch.no_grad()
+def start_text_positions(model: R2D2Model) -> None:
+    """Give a BERT-like text tower that is sines for positions, as large as the random ones."""
+    embeddings = getattr(model.text_tower, "embeddings", None)
+    positions = getattr(embeddings, "position_embeddings", None)
+    if isinstance(positions, nn.Embedding):
+        sines = sine_positions(*positions.weight.shape)
+        positions.weight.copy_(sines * positions.weight.std() / sines.std())

@@ -1,0 +1,130 @@
+"""The model card: README.md in a model folder, written from the run that trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ccmb.core.files import atomic_write, read_json_lines
+from ccmb.objectives.config import PAPER_NAMES
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.training.recipe import ModelRecipe
+
+if TYPE_CHECKING:
+    from ccmb.tasks.pretraining.recipe import PretrainRecipe
+
+CARD = """\
+---
+language: zh
+library_name: transformers
+tags: [ccmb, {kind}, image-text-retrieval, chinese]
+---
+
+# {title}
+
+{kind_zh}，用 [CCMB](https://pypi.org/project/ccmb/) 训练。{kind_en}, trained with CCMB.
+
+## 用法 · Use
+
+```python
+import ccmb  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID").eval()
+processor = AutoProcessor.from_pretrained("FOLDER_OR_HUB_ID")
+scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"]), rank=True).scores  # (texts, images)
+```
+
+## 网络 · Network
+
+| | |
+|---|---|
+{network}
+
+## 训练 · Training
+
+| | |
+|---|---|
+{training}
+
+{figures}"""
+
+
+def write_model_card(
+    folder: Path, model: R2D2Model, recipe: PretrainRecipe, run: Path, retrieval: Mapping[str, Any] | None = None
+) -> None:
+    """Write the card of a finished run.
+
+    Args:
+        folder: the model folder.
+        run: the run folder, whose `metrics.jsonl` tells the last losses.
+        retrieval: what `ccmb evaluate` found, if it did: its figures go into the card.
+    """
+    kind = "R2D2" if model.can_rank else "PRD2"
+    text = CARD.format(
+        kind=kind.lower(),
+        title=f"{kind}: {recipe.data.name}",
+        kind_zh="中文图文双塔与两个交叉编码器" if model.can_rank else "中文图文双塔",
+        kind_en="Two Chinese image-text towers" + (" and two cross encoders" if model.can_rank else ""),
+        network=_table(_network(model)),
+        training=_table(_training(recipe, run)),
+        figures=_figures(retrieval) if retrieval else "此卡尚无评测结果。 No evaluation is recorded here yet.\n",
+    )
+    with atomic_write(folder / "README.md") as file:
+        file.write(text)
+
+
+def _network(model: R2D2Model) -> dict[str, object]:
+    config = model.config
+    vision, words = config.vision_config, config.text_config
+    return {
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "image tower": f"{vision.model_type}, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
+        f"{config.image_size} x {config.image_size} pixels",
+        "text tower": f"{words.model_type}, {words.num_hidden_layers} layers of {words.hidden_size}, "
+        f"{words.vocab_size:,} tokens, texts of up to {config.max_text_tokens}",
+        "cross encoders": f"{config.cross_layers} layers each" if model.can_rank else "none",
+        "embedding": f"{config.embed_dim} numbers",
+        "ranking rule": config.ranking_rule if model.can_rank else "-",
+    }
+
+
+def _training(recipe: PretrainRecipe, run: Path) -> dict[str, object]:
+    training, objectives = recipe.training, recipe.objectives
+    lines = [line for _, line in read_json_lines(run / "metrics.jsonl")]
+    last = lines[-1] if lines else {}
+    losses = {PAPER_NAMES[name]: last[name] for name in objectives.on() if name in last}
+    return {
+        "data": f"{recipe.data.name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
+        "started from": _origin(recipe.model),
+        "steps x batch": f"{training.steps:,} x {training.batch}",
+        "objectives": ", ".join(PAPER_NAMES[name] for name in objectives.on()),
+        "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
+        "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
+        "seed": training.seed,
+    }
+
+
+def _origin(model: ModelRecipe) -> str:
+    if model.start or not isinstance(model.vision, str):
+        return model.start or "random weights"
+    return f"{model.vision} and {model.text}"
+
+
+def _figures(retrieval: Mapping[str, Any]) -> str:
+    lines = [
+        f"## 检索 · Retrieval\n\n{retrieval['gallery']:,} pictures, {retrieval['texts']:,} texts, "
+        f"top {retrieval['depth']} ranked; recalls in percent, convention {retrieval.get('convention', 'unknown')}.\n",
+        "| direction | stage | R@1 | R@5 | R@10 |\n|---|---|--:|--:|--:|",
+    ]
+    for direction in ("text_to_image", "image_to_text"):
+        for stage, recalls in retrieval.get(direction, {}).items():  # of sets like MUGE only by text
+            if recalls:
+                figures = " | ".join(f"{value:.1f}" for value in recalls.values())
+                lines.append(f"| {direction.replace('_', ' ')} | {stage.replace('_', '-')} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(values: Mapping[str, object]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in values.items())

@@ -1,0 +1,282 @@
+"""Pre-training R2D2: from a recipe and a data folder to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ccmb.core.config.recipe_files import load_recipe, save_recipe
+from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.core.files import atomic_files
+from ccmb.data.sample import Sample
+from ccmb.data.seen_images import SeenImages
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.config import Objectives
+from ccmb.objectives.distillation import is_frozen, teacher_agreement
+from ccmb.objectives.flops import StepFlops
+from ccmb.objectives.pretraining import PreTraining, sharding_units
+from ccmb.r2d2.common_api import checkpoint_layers
+from ccmb.r2d2.compile import compile_blocks
+from ccmb.r2d2.folders.match_temperature import stored_match_temperature
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.common.datasets import open_training
+from ccmb.tasks.common.seen import seen_in_training
+from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
+from ccmb.tasks.pretraining.model import build_model
+from ccmb.tasks.pretraining.model_card import write_model_card
+from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
+from ccmb.training.distributed import World, meet, process_group, world
+from ccmb.training.optimizers import ParameterGroup
+from ccmb.training.parallel import whole
+from ccmb.training.trainer import Task, Trainer
+from ccmb.training.validation import Validation
+
+CROSS_PARTS = (
+    "image_to_cross",
+    "text_image_encoder",
+    "image_text_encoder",
+    "text_image_match",
+    "image_text_match",
+    "mlm_head",
+)
+
+
+class PretrainTask:
+    """Pre-training as the trainer sees it."""
+
+    def __init__(self, pretraining: PreTraining, recipe: PretrainRecipe) -> None:
+        self.pretraining, self.recipe = pretraining, recipe
+
+    @property
+    def module(self) -> nn.Module:
+        return self.pretraining
+
+    def units(self) -> list[nn.Module]:
+        return sharding_units(self.pretraining.model, self.pretraining.teacher)
+
+    def groups(self) -> list[ParameterGroup]:
+        return parameter_groups(self.pretraining.model, self.recipe)
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return self.pretraining.total(losses)
+
+    def after_step(self) -> None:
+        self.pretraining.after_step()
+
+    def report(self) -> dict[str, float]:
+        found = {"temperature": float(self.pretraining.model.temperature.detach())}
+        if self.pretraining.taught is not None:
+            found["teacher_agreement"] = round(float(teacher_agreement(*self.pretraining.taught)), 4)
+        return found
+
+    def padding(self, batch: Batch) -> float:
+        return 1.0 - float(batch.attention_mask.float().mean())
+
+    def flops(self, batch: Batch, progress: float) -> float:
+        return self._flops(batch.attention_mask.sum(1).tolist(), int(batch.maskable.sum()), progress)
+
+    @cached_property
+    def _flops(self) -> StepFlops:
+        model = self.pretraining.model
+        return StepFlops(model.config, self.pretraining.objectives, is_frozen(model.image_tower))
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        return batch.describe()
+
+
+def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
+    """Run the recipe in the folder `out`, or continue it there, and return the folder of the finished model.
+
+    Under torchrun all processes train it together, each on its part of every batch.
+
+    Raises:
+        CcmbError: missing or faulty data, or a run folder that another recipe made.
+    """
+    check_best(recipe, pretraining_log(recipe.objectives))
+    with process_group() as joined:
+        return _pretrain(recipe, out, joined)
+
+
+def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
+    check_batch(recipe, joined)
+    if recipe.data.shards:
+        if recipe.training.epochs:
+            raise UsageError("training.epochs: epochs of shards are not counted; give training.steps")
+        load, samples, begin = open_shards(recipe.data, recipe.training, out)
+    else:
+        samples, pictures = open_training(recipe.data)
+        recipe, begin = in_steps(recipe, samples), _nothing
+        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+    model, processor = build_network(recipe, samples)
+    task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
+    batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
+    seen = seen_in_training(recipe.data, samples, recipe.model.start)
+    return train_model(task, model, processor, recipe, out, batches, begin, seen=seen)
+
+
+def _nothing() -> None:
+    """What an own-pairs run does once it has a folder."""
+
+
+def check_batch(recipe: PretrainRecipe, joined: World) -> None:
+    """Whether the processes can share a batch.
+
+    Raises:
+        UsageError: not evenly.
+    """
+    batch = recipe.training.batch
+    if batch % joined.size:
+        raise UsageError(f"training.batch={batch} cannot be shared evenly by {joined.size} processes")
+
+
+def in_steps(recipe: P, samples: Sequence[Sample]) -> P:
+    """The recipe with its epochs as steps."""
+    texts = sum(len(sample.texts) for sample in samples)
+    return recipe.model_copy(update={"training": recipe.training.in_steps(texts)})
+
+
+def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2D2Model, R2D2Processor]:
+    """The network that a run begins with; equal recipes and samples give equal weights."""
+    torch.manual_seed(recipe.training.seed)
+    return build_model(recipe.model, recipe.objectives, samples)
+
+
+def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
+    """Freeze what the recipe freezes, and compute as it says."""
+    if recipe.model.freeze_image_tower:
+        model.image_tower.requires_grad_(False)
+    model.pack_texts = recipe.training.pack_texts
+    if recipe.training.gradient_checkpointing:
+        checkpoint_layers(model)
+
+
+def make_pretraining(
+    model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, beside: bool = False
+) -> PreTraining:
+    """The network with the recipe's objectives and all that they need; see `PreTraining`."""
+    prepare_network(model, recipe)
+    training, mask_id = recipe.training, processor.tokenizer.mask_token_id
+    return PreTraining(model, recipe.objectives, mask_id, training.chunk, beside)
+
+
+def train_model(
+    task: Task,
+    model: R2D2Model,
+    processor: R2D2Processor,
+    recipe: PretrainRecipe,
+    out: Path,
+    batches: Callable[[int, int], Iterator[Any]],
+    begin: Callable[[], None] = _nothing,
+    validation: Validation | None = None,
+    seen: SeenImages | None = None,
+) -> Path:
+    """Train the network that a task holds in the run folder `out`, or go on there; all ranks take part.
+
+    Args:
+        task: how batches become losses of `model`.
+        batches: those of the steps from one number to before another.
+        begin: what is to be done once the run has a folder.
+        validation: what is measured meanwhile; the finished model is the one that it chose, if it did.
+        seen: what the model will have been trained on, which the run and its model folder keep on record.
+
+    Returns:
+        The folder of the finished model.
+    """
+    training = recipe.training
+    if world().is_main:  # only now: a recipe that fails before leaves no folder that would refuse its mended form
+        prepare_run(recipe, out)
+        if seen is not None:
+            seen.write(out)
+        begin()
+    meet()
+    if training.compile:
+        compile_blocks(task.module)
+    trainer = Trainer(task, recipe.optimizer, training, out, validation)
+    if trainer.resume() < training.steps:
+        trainer.fit(batches)
+        model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
+    else:
+        model.config.match_temperature = stored_match_temperature(out / "model")
+    trainer.load_best()
+    weights = whole(model.state_dict())
+    if world().is_main:
+        save_model(out / "model", model, processor, weights)
+        if seen is not None:
+            seen.write(out / "model")
+        write_model_card(out / "model", model, recipe, out)
+    meet()
+    return out / "model"
+
+
+def save_model(
+    folder: Path, model: R2D2Model, processor: R2D2Processor, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write a model folder whose every file is whole at any moment: one cut short would keep a run from going on.
+
+    Args:
+        weights: the model's, where it holds a share of them alone.
+
+    Raises:
+        CcmbError: the disk is full or not writable.
+    """
+    try:
+        with atomic_files(folder) as place:
+            model.save_pretrained(place, state_dict=weights)
+            processor.save_pretrained(place)
+    except SafetensorError as error:
+        raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
+
+
+def pretraining_log(objectives: Objectives) -> list[str]:
+    """Figures that objectives of pre-training log."""
+    on = objectives.on()
+    return [*on, "temperature", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
+
+
+def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
+    """Whether the figure by which the best checkpoint is chosen will ever be logged.
+
+    Args:
+        logged: figures of the run's task and of its validation.
+
+    Raises:
+        UsageError: it will not; the message lists those that will.
+    """
+    best, known = recipe.training.best, ["loss", *logged, "gradient_norm"]
+    if best and best.figure not in known:
+        hint = did_you_mean(best.figure, known)
+        raise UsageError(
+            f"training.best.figure={best.figure}: not in the log of this run{hint}; known: {', '.join(known)}"
+        )
+
+
+def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
+    """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
+    path = out / "recipe.yaml"
+    if path.exists():
+        try:
+            before = load_recipe(
+                type(recipe), path, settled=False
+            )  # keys that an older version did not know have their defaults
+        except CcmbError:
+            before = None
+        if before != recipe:
+            raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
+    save_recipe(recipe, path)
+
+
+def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
+    """Towers and projections; cross encoders and heads, which start with the first objective that needs them."""
+    cross = [p for name, p in model.named_parameters() if name.startswith(CROSS_PARTS)]
+    towers = [p for name, p in model.named_parameters() if not name.startswith(CROSS_PARTS)]
+    ranking = [o for o in (recipe.objectives.fgr, recipe.objectives.mlm) if o.weight]
+    start = min((objective.start for objective in ranking), default=0.0)
+    lr = recipe.optimizer.lr
+    return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]

@@ -1,0 +1,130 @@
+"""Which keys of a recipe of training would do nothing as it stands; see `ccmb.core.config.given_keys`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ccmb.core.config.given_keys import Unused
+from ccmb.objectives.config import PAPER_NAMES, Objectives
+from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, is_chinese_clip
+from ccmb.tasks.pretraining.model import CHANGED, SETTLED
+from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe
+
+PARTS_OF_TASKS = ("matching", "captioning", "generation")
+
+
+class Trains(Protocol):
+    """What is read of a recipe here. Recipes call these functions, so that their classes are not known to them."""
+
+    data: DataRecipe
+    model: ModelRecipe
+    optimizer: OptimizerRecipe
+
+    @property
+    def objectives(self) -> Objectives: ...
+
+
+class Tunes(Trains, Protocol):
+    """The same of a recipe of fine-tuning."""
+
+    task: Any
+    validation: Any
+    captioning: Any
+    generation: Any
+
+
+def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
+    """Of every recipe that trains a network."""
+    yield from _of_data(recipe.data)
+    yield from _of_network(recipe.model)
+    yield from _of_objectives(recipe.objectives)
+    if recipe.optimizer.schedule == "triangular":
+        keys = "optimizer.warmup_from", "optimizer.stairs"
+        yield Unused(keys, "of the schedule cosine", ("optimizer.schedule",))
+
+
+def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
+    """What a task, or the lack of a validation, leaves without use."""
+    task = recipe.task
+    for part in PARTS_OF_TASKS:
+        if task != part:
+            yield Unused((part,), f"of the task {part}, and this is {task}", ("task",))
+    if task in ("matching", "generation"):
+        objectives = tuple(
+            f"objectives.{name}.{key}"
+            for name in PAPER_NAMES
+            for key in type(getattr(recipe.objectives, name)).model_fields
+            if key != "weight" or getattr(recipe.objectives, name).weight
+        )
+        yield Unused((*objectives, "objectives.ema"), f"the task {task} has a loss of its own", ("task",))
+    if task == "matching":
+        fields = "data.fields", "data.field_starts", "data.field_weights", "validation.fields"
+        yield Unused(fields, "a labelled pair has one text", ("task",))
+    if task == "generation":
+        yield Unused(("training.chunk",), "the task generation computes a batch at once", ("task",))
+    if task != "retrieval":
+        yield Unused(("validation.depth",), "of the task retrieval", ("task",))
+        yield Unused(("training.peak_tflops",), f"operations of the task {task} are not counted", ("task",))
+    if task == "captioning" and not recipe.objectives.on():
+        yield Unused(("captioning.owns_image_tower",), "no other objective is on", ("objectives", "task"))
+    if recipe.generation.pipeline is not None:
+        keys = tuple(f"generation.{key}" for key in ("fold", "channels", "layers", "heads"))
+        yield Unused(keys, "of a new painter, and the pipeline has its own", ("generation.pipeline",))
+    if recipe.data.shards:
+        yield Unused(("data.shards",), "fine-tuning reads folders; give data.folder", ())
+    if recipe.data.set is not None:
+        yield Unused(("validation.fields",), "of own pairs, and data.set is given", ("data.set",))
+    if recipe.validation.split is None:
+        keys = "validation.every", "validation.pictures"
+        yield Unused(keys, "there is no validation.split to measure on", ("validation.split",))
+
+
+def _of_data(data: DataRecipe) -> Iterator[Unused]:
+    if data.shards:
+        keys = tuple(f"data.{key}" for key in ("set", "pairs", "images", "split", "group_start"))
+        yield Unused(keys, "of a folder, and data.shards is given", ("data.shards",))
+    else:
+        keys = tuple(f"data.{key}" for key in ("lanes", "shuffle", "samples_per_epoch"))
+        yield Unused(keys, "of shards, and data.folder is given", ("data.folder",))
+    if data.set is not None:
+        yield Unused(("data.pairs",), "of own pairs, and data.set is given", ("data.set",))
+
+
+def _of_network(model: ModelRecipe) -> Iterator[Unused]:
+    if model.start:
+        shape = "model.preset", "model.vision", "model.text", "model.vocabulary"
+        yield Unused(shape, "the model of model.start has its own", ("model.start",))
+        own = (
+            FROM_CHINESE_CLIP if is_chinese_clip(model.start) else (*CHANGED, *SETTLED, "max_text_tokens", "image_size")
+        )
+        yield Unused(tuple(f"model.{key}" for key in own), "", ("model.start",), obeyed=True)
+    elif isinstance(model.vision, str):
+        new = "model.preset", "model.vocabulary"
+        yield Unused(new, "of a new network, and the towers are given", ("model.vision", "model.text"))
+    elif model.preset:
+        towers = "model.vision", "model.text", "model.embed_dim", "model.cross_layers"
+        yield Unused(towers, "model.preset gives it", ("model.preset",))
+    by_preset = model.preset is not None and not model.start
+    if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
+        cross = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
+        yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
+
+
+def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
+    for name in PAPER_NAMES:
+        objective = getattr(objectives, name)
+        if objective.weight:
+            continue
+        hides = name == "mlm" and objectives.fgd.weight > 0  # whose masked texts FgD reads
+        keys = [key for key in type(objective).model_fields if key != "weight" and not (hides and key == "probability")]
+        yield Unused(
+            tuple(f"objectives.{name}.{key}" for key in keys), f"{name} is off", (f"objectives.{name}.weight",)
+        )
+    if objectives.fgr.masked and not objectives.mlm.weight:
+        yield Unused(("objectives.fgr.masked",), "mlm is off", ("objectives.mlm.weight",))
+    if not (objectives.tgd.weight or objectives.fgd.weight):
+        yield Unused(("objectives.ema",), "tgd and fgd are off", ("objectives.tgd.weight", "objectives.fgd.weight"))
+    if objectives.fgr.weight and 0 < objectives.fgr.harden_until <= objectives.fgr.start:
+        why = "it is over before fgr starts"
+        yield Unused(("objectives.fgr.harden_until",), why, ("objectives.fgr.start",))

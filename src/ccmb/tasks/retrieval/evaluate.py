@@ -1,0 +1,140 @@
+"""`ccmb evaluate`: both stages of retrieval, and minimal pairs where the data has them, as one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccmb.core.choices import Convention
+from ccmb.core.device import inference
+from ccmb.core.errors import CcmbError
+from ccmb.data.images.source import Pictures
+from ccmb.data.pairs import open_pairs, readable_samples
+from ccmb.data.sample import Sample
+from ccmb.data.shards.shard_set import is_shards, open_shard_set
+from ccmb.inference.gallery import Gallery, encode_gallery
+from ccmb.inference.interface import Network
+from ccmb.inference.scoring import rank_pairs
+from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.matching.calibrate import calibration_report
+from ccmb.tasks.matching.metrics import auc
+from ccmb.tasks.matching.minimal_pairs import MinimalPair, MinimalPairScores, minimal_pair_report, score_minimal_pairs
+from ccmb.tasks.retrieval.metrics import report_of_ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A report and what it was made from, for those who want to show examples."""
+
+    report: dict[str, Any]
+    samples: list[Sample]
+    texts: list[str]
+    gallery: Gallery
+    ranks: dict[Direction, Ranks]
+    minimal_pairs: list[MinimalPair]
+    minimal_pair_scores: MinimalPairScores | None
+
+
+def evaluate(
+    model: Network,
+    processor: R2D2Processor,
+    pairs: Path,
+    images: Path,
+    split: str | None,
+    fields: Sequence[str],
+    depth: int = 128,
+    texts_per_image: int | None = None,
+    options: RankOptions = EXACT,
+    source: str | Path | None = None,
+    convention: Convention = "equal_texts",
+) -> Evaluation:
+    """Evaluate on one split of own pairs, or on all samples of shards, which have no splits.
+
+    Args:
+        depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
+        texts_per_image: use only the first so many texts of each picture.
+        options: how the second stage of retrieval is computed; what else is reported is always exact.
+        source: what the model was loaded from; needed for options of int8.
+        convention: which answers are right and how ties count, see `ccmb.inference.answers`.
+
+    Raises:
+        UsageError: options that are not of this network, see `R2D2Ranker`.
+        CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
+    """
+    started = time.monotonic()
+    faults, in_other_splits = list[str](), tuple[str, ...]()
+    if is_shards(pairs):
+        every, pictures, faults = open_shard_set([str(pairs)], fields)
+    else:
+        read = open_pairs(pairs, split, fields)
+        every, pictures, in_other_splits = read.samples, Pictures.open(images), read.in_other_splits
+    samples, unreadable = readable_samples(every, pictures)
+    unreadable = [*faults, *unreadable]
+    minimal_pairs = _minimal_pairs(samples, pairs)
+    texts = [sample.texts[:texts_per_image] for sample in samples]
+    ranker = R2D2Ranker(model, options, source=source)
+    names = [sample.image for sample in samples]
+    gallery = encode_gallery(model, processor, names, texts, pictures.load, convention=convention)
+    ranks = ranks_both_ways(ranker, gallery, depth)
+    report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
+    if model.can_rank:
+        report["retrieval"] |= asdict(ranker.options)
+        report["ranking_rule"] = model.config.ranking_rule
+    scores = None
+    if minimal_pairs:
+        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
+        report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
+    flat = [text for of_image in texts for text in of_image]
+    if model.can_rank and len(gallery.images) > 1:
+        calibration = calibration_report(model, gallery, samples, flat)
+        report["matching"] = {"auc": _random_pair_auc(model, gallery), **calibration}
+    report["in_other_splits"] = len(in_other_splits)
+    report["unreadable"] = unreadable
+    report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
+    return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)
+
+
+def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
+    found = []
+    for index, sample in enumerate(samples):
+        lines: Any = (sample.extra or {}).get("minimal_pairs", [])
+        for line in lines if isinstance(lines, list) else [lines]:
+            texts = [line.get(key) for key in ("text", "false_text", "swap")] if isinstance(line, dict) else [None]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise CcmbError(
+                    f'{where}: "minimal_pairs" of {sample.image} must be a list of objects with "text", "false_text" '
+                    'and "swap"'
+                )
+            found.append(MinimalPair(index, *texts))
+    return found
+
+
+def _random_pair_auc(model: Network, gallery: Gallery, pairs: int = 2000) -> float | None:
+    """AUC of the match score on true pairs against the same texts with random wrong pictures.
+
+    Of these, pictures that have an equal text are left out; None where none is left.
+    """
+    generator = torch.Generator().manual_seed(0)
+    count = min(pairs, len(gallery.texts))
+    text = torch.randperm(len(gallery.texts), generator=generator)[:count]
+    right = gallery.image_of_text[text]
+    step = torch.randint(1, len(gallery.images), (count,), generator=generator)
+    wrong = (right + step) % len(gallery.images)
+    if gallery.equal is not None:
+        chunks = zip(text.split(256), wrong.split(256), strict=True)
+        shown = torch.cat([gallery.relevant(True, some).gather(1, other[:, None])[:, 0] for some, other in chunks])
+        texts, wrong = text[~shown], wrong[~shown]
+    else:
+        texts = text
+    if not len(wrong):
+        return None
+    with inference(model):
+        match = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), torch.cat([text, texts]))
+    return round(auc(match.score, torch.arange(count + len(wrong)) < count), 4)

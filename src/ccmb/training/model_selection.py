@@ -1,0 +1,66 @@
+"""The best checkpoint by a logged figure: marked in `checkpoints/best.json`, and kept whatever else is removed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.files import read_json, read_json_lines, write_json
+from ccmb.training.recipe import BestRecipe
+
+FILE_NAME = "best.json"
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """`step`, `figure` and `value` of the best checkpoint of a folder, or None where none is marked."""
+    if not (folder / FILE_NAME).exists():
+        return None
+    try:
+        found = read_json(folder / FILE_NAME)
+    except CcmbError:
+        return None  # only a hand can have damaged it; the next checkpoint is judged anew
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+
+
+def best_step(folder: Path) -> int | None:
+    """The step of the best checkpoint, or None."""
+    found = read_best(folder)
+    return found["step"] if found else None
+
+
+def judge(folder: Path, log: Path, step: int, window: int, rule: BestRecipe) -> bool:
+    """Mark the checkpoint of `step` where it is better than the one marked before; return whether it is.
+
+    A single step's figure is mostly noise, so a checkpoint's is the mean over the lines of the last `window` steps. It
+    is read from the log, so that a run that was stopped marks the same checkpoints as one that was not.
+    """
+    values = list(_values(log, rule.figure, step - window, step))
+    if not values:
+        return False
+    value = sum(values) / len(values)
+    before = read_best(folder)
+    if before and before["figure"] == rule.figure and before["step"] != step:
+        better = value < before["value"] if rule.lower else value > before["value"]
+        if not better:
+            return False
+    write_json(folder / FILE_NAME, {"step": step, "figure": rule.figure, "value": value})
+    return True
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Remove the mark of a checkpoint that the run has gone back behind."""
+    found = best_step(folder)
+    if found is not None and found > step:
+        (folder / FILE_NAME).unlink(missing_ok=True)
+
+
+def _values(log: Path, figure: str, after: int, until: int) -> Iterator[float]:
+    if not log.exists():
+        return
+    for _, line in read_json_lines(log):
+        value = line.get(figure)
+        if after < line["step"] <= until and isinstance(value, int | float) and math.isfinite(value):
+            yield float(value)

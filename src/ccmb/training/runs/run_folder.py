@@ -1,0 +1,74 @@
+"""What a run's folder says of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ccmb.core.errors import CcmbError
+from ccmb.core.text.files import split_lines
+from ccmb.report.charts import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run folder says.
+
+    Attributes:
+        name: as the user gave it.
+        lines: of its log.
+        steps, batch: of its recipe; None where it has none.
+    """
+
+    name: str
+    lines: list[dict[str, float]]
+    steps: int | None
+    batch: int | None
+
+    @property
+    def step(self) -> int:
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def hours(self) -> float | None:
+        """Time in training, of the steps that count: what a crash undid is not in the log."""
+        if self.batch is None:
+            return None
+        seconds, before = 0.0, 0.0
+        for line in self.lines:
+            rate = line.get("samples_per_second", 0.0)
+            seconds += (line["step"] - before) * self.batch / rate if rate else 0.0
+            before = line["step"]
+        return seconds / 3600
+
+    def points(self, figure: str) -> list[Point]:
+        return [(line["step"], line[figure]) for line in self.lines if isinstance(line.get(figure), int | float)]
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder, or the folder of a quickstart, which holds one.
+
+    Raises:
+        CcmbError: it is neither; the message names the runs that lie in it.
+    """
+    folder = path / "run" if not (path / "metrics.jsonl").exists() and (path / "run").is_dir() else path
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        inside = sorted(str(found.parent) for found in path.glob("*/metrics.jsonl"))
+        hint = f"; it holds: {', '.join(inside)}" if inside else "; a run has one once its first steps are logged"
+        raise CcmbError(f"{path}: no run folder (no metrics.jsonl in it){hint}")
+    training: dict[str, Any] = {}
+    with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+        training = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["training"]
+    lines = []
+    for text in split_lines(log.read_text(encoding="utf-8", errors="replace")):
+        with suppress(ValueError):  # the last line of a run that is writing just now may be cut short
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return Run(str(path), lines, training.get("steps"), training.get("batch"))

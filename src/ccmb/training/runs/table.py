@@ -1,0 +1,71 @@
+"""Runs side by side: what their folders say of them, as figures and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ccmb.core.aligning import aligned
+from ccmb.training.runs.run_folder import Run
+
+OBJECTIVES = ("gcpr", "fgr", "mlm", "tgd", "fgd")
+# In the order in which they are drawn; figures that are not named here follow.
+LABELS = {
+    "loss": ("总损失", "weighted sum"),
+    "gcpr": ("GCPR", "GCPR"),
+    "fgr": ("FGR", "FGR"),
+    "mlm": ("MLM", "MLM"),
+    "tgd": ("TgD", "TgD"),
+    "fgd": ("FgD", "FgD"),
+    "val_mean_recall": ("验证集平均召回", "mean recall of validation"),
+    "val_mean_recall_pre_ranking": ("验证集平均召回（预排序）", "mean recall of validation, pre-ranking"),
+    "val_text_to_image_R@1": ("验证集文搜图 R@1", "R@1 of validation, text to image"),
+    "temperature": ("温度 τ", "temperature τ"),
+    "teacher_agreement": ("教师一致率", "teacher agreement"),
+    "lr": ("学习率", "learning rate"),
+    "gradient_norm": ("梯度范数", "gradient norm"),
+    "samples_per_second": ("每秒样本数", "samples per second"),
+    "data_wait": ("等待数据的时间占比", "share of time waiting for data"),
+    "padding": ("文本填充占比", "share of padding in texts"),
+    "memory_gb": ("内存峰值（GiB）", "peak memory (GiB)"),
+    "mfu": ("MFU", "MFU"),
+}
+
+
+def figures_of(runs: Sequence[Run]) -> list[str]:
+    """Names of all figures in the logs, those of LABELS first and in its order."""
+    found = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
+    return [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A run in figures; losses are those last logged, the rate is the median of the log's."""
+    last = run.lines[-1] if run.lines else {}
+    rates = sorted(line["samples_per_second"] for line in run.lines if "samples_per_second" in line)
+    return {
+        "run": run.name,
+        "step": run.step,
+        "steps": run.steps,
+        "losses": {name: last[name] for name in ("loss", *OBJECTIVES) if name in last},
+        "samples_per_second": rates[len(rates) // 2] if rates else None,
+        "hours": None if run.hours is None else round(run.hours, 3),
+    }
+
+
+def runs_table(runs: Sequence[Run]) -> str:
+    """The runs as lines of text."""
+    found = [summary(run) for run in runs]
+    losses = [name for name in ("loss", *OBJECTIVES) if any(name in run["losses"] for run in found)]
+    head = ["run", "step", *losses, "samples/s", "hours"]
+    rows = []
+    for run in found:
+        step = f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"])
+        values = [_figure(run["losses"].get(name), ".3f") for name in losses]
+        rows.append(
+            [run["run"], step, *values, _figure(run["samples_per_second"], ".1f"), _figure(run["hours"], ".2f")]
+        )
+    return "\n".join(aligned([head, *rows], [0] * len(head)))
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,256 @@
+"""Peers: whatever the model, its embeddings are those of the library it comes from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from ccmb.benchmark.models.open_model import label_and_source, open_peer
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.r2d2.modeling import TowerOutput
+from tests.helpers.exact import TINY_ERROR
+from tests.helpers.model_features import save_features
+from tests.helpers.peers import BUILDS, save_peer, save_r2d2
+from tests.helpers.sources import save_text_tower
+from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = pytest.mark.numeric
+
+PICTURES = tiny_pictures(3)
+USUAL = {"chinese_clip": 52, "altclip": 65, "siglip": 20, "clip": 24}
+
+
+def library_texts(folder: Path, kind: str, length: int) -> Tensor:
+    """Normalised text features of TEXTS, cut at so many tokens, by transformers alone."""
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    padding, names = True, ["input_ids", "attention_mask"]
+    if kind == "siglip":
+        padding, names = "max_length", ["input_ids"]
+    tokens = tokenizer(list(TEXTS), padding=padding, max_length=length, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return normalize(model.get_text_features(**{name: tokens[name] for name in names}).pooler_output, dim=-1)
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_embeddings_are_the_librarys_features_normalised(kind: str, tmp_path: Path) -> None:
+    folder = save_peer(tmp_path / kind, kind)
+    peer = open_peer(str(folder))
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=PICTURES, return_tensors="pt")
+    with torch.no_grad():
+        images = AutoModel.from_pretrained(folder).eval().get_image_features(**pixels).pooler_output
+    assert (peer.kind, peer.can_rank, peer.name) == (kind, False, kind)
+    found, texts = peer.encode_images(range(3), PICTURES.__getitem__).embed, peer.encode_texts(TEXTS).embed
+    assert min(found.std(0).max(), texts.std(0).max()) > 0.001  # items differ by far more than the tolerance
+    torch.testing.assert_close(found, normalize(images, dim=-1), rtol=0, atol=TINY_ERROR)
+    torch.testing.assert_close(texts, library_texts(folder, kind, USUAL[kind]), rtol=0, atol=TINY_ERROR)
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_the_context_length_is_the_authors_within_the_models_positions(kind: str, tmp_path: Path) -> None:
+    folder = save_peer(tmp_path / kind, kind)
+    assert open_peer(str(folder)).context_length == USUAL[kind]
+    short = open_peer(str(folder), context_length=6)
+    assert short.context_length == 6
+    found = short.encode_texts(TEXTS).embed
+    torch.testing.assert_close(found, library_texts(folder, kind, 6), rtol=0, atol=TINY_ERROR)
+    with pytest.raises(UsageError, match=r"--context-length is 99; .* between 3 and"):
+        open_peer(str(folder), context_length=99)
+
+
+def test_the_longest_texts_fit_the_positions(tmp_path: Path) -> None:
+    for kind in BUILDS:
+        peer = open_peer(str(save_peer(tmp_path / kind, kind)))
+        assert peer.encode_texts(["船" * 200]).embed.isfinite().all()
+
+
+def test_siglips_texts_are_lower_case(tmp_path: Path) -> None:
+    peer = open_peer(str(save_peer(tmp_path / "siglip", "siglip")))
+    assert torch.equal(peer.encode_texts(["ABC 船"]).embed, peer.encode_texts(["abc 船"]).embed)
+
+
+def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
+    peer = open_peer(str(save_r2d2(tmp_path / "run" / "model").parent))  # a run folder
+    model, processor = tiny_model(), tiny_processor()
+    with torch.no_grad():
+        images = model.encode_image(processor.images(PICTURES))
+        texts = model.encode_text(**processor.texts(TEXTS[:2]))
+        index = torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1])
+        cosine = (images.embed[index[0]] * texts.embed[index[1]]).sum(1)
+        expected = cosine + model.rank(images, texts, *index).score
+    mine = peer.encode_images(range(3), PICTURES.__getitem__), peer.encode_texts(TEXTS[:2])
+    for found, wanted in zip(mine, (images, texts), strict=True):
+        torch.testing.assert_close(found.embed, wanted.embed, rtol=0, atol=TINY_ERROR)
+        torch.testing.assert_close(found.states, wanted.states, rtol=TINY_ERROR, atol=TINY_ERROR)
+    assert (peer.kind, peer.can_rank, peer.context_length) == ("R2D2", True, 24)
+    torch.testing.assert_close(peer.rank_scores(*mine, *index, cosine), expected, rtol=0, atol=TINY_ERROR)
+
+
+def test_towers_alone_are_a_peer_of_one_stage(tmp_path: Path) -> None:
+    peer = open_peer(str(save_r2d2(tmp_path / "model", cross_layers=0)))
+    assert (peer.kind, peer.can_rank) == ("PRD2", False)
+
+
+def test_a_peer_of_one_stage_does_not_rank(tmp_path: Path) -> None:
+    peer = open_peer(str(save_peer(tmp_path, "clip")))
+    nothing = TowerOutput(torch.empty(0, 1), torch.empty(0, 0, 0))
+    with pytest.raises(ValueError, match="no second stage"):
+        peer.rank_scores(nothing, nothing, *torch.empty(3, 0).long())
+
+
+def test_a_chinese_clip_reads_curly_quotes_as_straight_ones_and_others_do_not(tmp_path: Path) -> None:
+    for kind, alike in (("chinese_clip", True), ("clip", False)):
+        peer = open_peer(str(save_peer(tmp_path / kind, kind)))
+        normalizer = peer._tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
+        assert ('"' in normalizer.normalize_str("“红”")) == alike
+
+
+def test_fingerprints_tell_weights_and_settings_apart(tmp_path: Path) -> None:
+    clip = str(save_peer(tmp_path / "clip", "chinese_clip"))
+    first, second = str(save_r2d2(tmp_path / "a")), str(save_r2d2(tmp_path / "b", seed=1))
+    rule = str(save_r2d2(tmp_path / "c", ranking_rule="log_odds"))
+    peers = [open_peer(clip), open_peer(clip, 20), *map(open_peer, (first, second, rule)), open_peer(first, 10)]
+    assert len({peer.fingerprint for peer in peers}) == len(peers)
+    assert open_peer(first).fingerprint == open_peer(f"x={first}").fingerprint
+    # A calibration changes no order.
+    config = json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"match_temperature": 2.0}), encoding="utf-8")
+    assert open_peer(first).fingerprint == peers[2].fingerprint
+
+
+# --- features on disk
+
+
+def features(folder: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(3, 5, generator=generator), torch.randn(2, 5, generator=generator)
+    return save_features(folder, images, texts, ["a.jpg", "b.jpg", "c.jpg"], list(TEXTS[:2]))
+
+
+def test_features_are_looked_up_by_name_and_text(tmp_path: Path) -> None:
+    peer = open_peer(str(features(tmp_path)))
+
+    def load(name: str) -> Image.Image:
+        raise AssertionError("no picture is opened")
+
+    stored = torch.from_numpy(np.load(tmp_path / "images.npy"))
+    found = peer.encode_images(["c.jpg", "a.jpg"], load).embed
+    torch.testing.assert_close(found, normalize(stored[[2, 0]], dim=-1), rtol=0, atol=TINY_ERROR)
+    assert len(peer.encode_texts([TEXTS[1], TEXTS[1]])) == 2
+    with pytest.raises(CcmbError, match=r'"images" lacks \'d.jpg\' and 1 more; make its features too'):
+        peer.encode_images(["d.jpg", "a.jpg", "e.jpg"], load)
+
+
+def test_faulty_features_are_named(tmp_path: Path) -> None:
+    whole = torch.ones(2, 3)
+    cases = [
+        (whole, torch.ones(2, 4), "have 3 numbers each, but texts 4"),
+        (torch.ones(3, 3), whole, '"images" must list the 3 items of images.npy'),
+        (whole / 0, whole, r"needs finite floats \(items, D\)"),
+        (whole.long(), whole, r"needs finite floats .* found int64"),
+    ]
+    for images, texts, words in cases:
+        with pytest.raises(CcmbError, match=words):
+            open_peer(str(save_features(tmp_path / "f", images, texts, ["a", "b"], ["c", "d"])))
+    (tmp_path / "f" / "texts.npy").write_bytes(b"\x93NUM")
+    save = np.ones((2, 3), np.float32)
+    np.save(tmp_path / "f" / "images.npy", save)
+    with pytest.raises(CcmbError, match=r"texts.npy: not a whole .npy"):
+        open_peer(str(tmp_path / "f"))
+    (tmp_path / "f" / "ids.json").unlink()
+    with pytest.raises(CcmbError, match=r"ids.json: missing; features are images.npy, texts.npy, ids.json"):
+        open_peer(str(tmp_path / "f"))
+    with pytest.raises(UsageError, match="leave out --context-length"):
+        open_peer(str(features(tmp_path / "g")), context_length=10)
+
+
+# --- names and errors
+
+
+def test_names_and_labels(tmp_path: Path) -> None:
+    (tmp_path / "quick" / "run" / "model").mkdir(parents=True)
+    (tmp_path / "lr=0.1").mkdir()
+    cases = {
+        "OFA-Sys/chinese-clip-vit-base-patch16": ("OFA-Sys/chinese-clip-vit-base-patch16",) * 2,
+        f"{tmp_path}/quick/run": ("quick", f"{tmp_path}/quick/run"),
+        f"{tmp_path}/lr=0.1": ("lr=0.1", f"{tmp_path}/lr=0.1"),
+        "mine=open_clip:ViT-B-32/laion": ("mine", "open_clip:ViT-B-32/laion"),
+    }
+    for name, expected in cases.items():
+        assert label_and_source(name) == expected
+    for wrong in ("", "=x", "x="):
+        with pytest.raises(UsageError, match="names no model"):
+            label_and_source(wrong)
+
+
+def test_what_is_no_peer_is_refused_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="bert is no model of two towers"):
+        open_peer(str(save_text_tower(tmp_path / "bert")))
+    with pytest.raises(CcmbError, match="no such model folder"):
+        open_peer(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CcmbError, match=r"config.json: missing"):
+        open_peer(str(tmp_path / "empty"))
+    folder = save_peer(tmp_path / "clip", "clip")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(CcmbError, match="the image processor cannot be loaded") as caught:
+        open_peer(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+# --- open_clip
+
+
+class _FakeOpenClip(torch.nn.Module):
+    """What of open_clip's models the adapter uses."""
+
+    context_length = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return pixels.flatten(1) * self.scale
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return tokens.float() * self.scale
+
+
+def test_open_clip_by_architecture_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def create(architecture: str, pretrained: str | None) -> tuple[object, None, object]:
+        asked.append((architecture, pretrained))
+        return _FakeOpenClip(), None, lambda picture: torch.tensor(picture.getpixel((0, 0))).float()
+
+    def tokenizer(texts: list[str], context_length: int) -> Tensor:
+        return torch.tensor([[len(text)] * context_length for text in texts])
+
+    fake = SimpleNamespace(create_model_and_transforms=create, get_tokenizer=lambda name: tokenizer)
+    monkeypatch.setitem(sys.modules, "open_clip", fake)
+    peer = open_peer("open_clip:ViT-B-32/laion2b")
+    assert (asked, peer.kind, peer.context_length, peer.can_rank) == ([("ViT-B-32", "laion2b")], "open_clip", 8, False)
+    pixels = torch.tensor([PICTURES[place].getpixel((0, 0)) for place in (2, 0)]).float()
+    torch.testing.assert_close(
+        peer.encode_images([2, 0], PICTURES.__getitem__).embed, normalize(pixels, dim=-1), rtol=0, atol=TINY_ERROR
+    )
+    assert peer.encode_texts(["一只猫"]).embed.shape == (1, 8)
+    fake.create_model_and_transforms = None
+    with pytest.raises(CcmbError, match="open_clip cannot open it"):
+        open_peer("open_clip:ViT-B-32")
+
+
+def test_open_clip_is_asked_for_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UsageError, match=r"needs open_clip; install it with pip install 'ccmb\[open-clip\]'"):
+        open_peer("open_clip:ViT-B-32/laion2b")

@@ -1,0 +1,84 @@
+"""The examples of docs/r2d2.md and docs/r2d2.zh.md run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ccmb.r2d2.loading import load_model
+from tests.helpers.runs import command_line
+from tests.helpers.tiny import tiny_pictures
+from tests.helpers.tuning import arguments, save_pairs, save_start
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {"docs/r2d2.md": "## Other sizes", "docs/r2d2.zh.md": "## 其他尺寸"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the model and the images that the pages name."""
+    save_start(tmp_path / "quickstart" / "run" / "model")
+    save_start(tmp_path / "RUN")
+    for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
+        picture.save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def examples(page: str) -> list[str]:
+    text = (DOCS.parent / page).read_text(encoding="utf-8")
+    return [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "from_towers" not in block]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_example_runs_where_what_it_imports_is_there(page: str, place: Path) -> None:
+    ran = 0
+    for example in examples(page):
+        if "sentence_transformers" in example and not _is_there("sentence_transformers"):
+            continue
+        if "Trainer(" in example and not _is_there("accelerate"):
+            continue
+        values: dict[str, object] = {}
+        exec(example, values)
+        ran += 1
+        if "scores" in values:
+            assert values["scores"].shape == (1, 2)  # type: ignore[attr-defined]
+    assert ran >= 2
+    assert load_model(place / "copy")[0].can_rank
+
+
+def _is_there(module: str) -> bool:
+    try:
+        __import__(module)
+    except ImportError:
+        return False
+    return True
+
+
+def test_both_pages_have_the_same_examples() -> None:
+    def code(page: str) -> list[str]:
+        return [re.sub(r"#.*", "", example) for example in examples(page)]
+
+    assert code("docs/r2d2.md") == code("docs/r2d2.zh.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_other_sizes_run(
+    page: str, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (DOCS.parent / page).read_text(encoding="utf-8").split(PAGES[page], 1)[1]
+    convert, tune = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)[0].splitlines()
+    command = command_line(monkeypatch, capfd)
+    done = command(*shlex.split(convert)[1:])
+    assert done.code == 0, done.err
+    model, processor = load_model(place / "models" / "r2d2-336")
+    assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (336, 336, 96)
+    words = [word for word in shlex.split(tune)[1:] if "flickr30k-cn" not in word]  # the set is not here
+    data = arguments(save_pairs(place / "mydata"), training__steps=1, validation__every=0)
+    done = command(words[0], "retrieval", *words[1:], *data, "--out", "tuned")
+    assert done.code == 0, done.err
+    model, processor = load_model(place / "tuned")
+    assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (336, 336, 96)

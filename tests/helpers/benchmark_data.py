@@ -1,0 +1,23 @@
+"""A tiny set of own pairs on disk, for the benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.helpers.tiny import TEXTS, tiny_pictures
+
+COUNT = 6
+
+
+def save_set(folder: Path, seed: int = 0, count: int = COUNT) -> Path:
+    """`pairs.jsonl` of so many test pictures, some with two texts, beside `images`; returns the file."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for place, picture in enumerate(tiny_pictures(count, seed)):
+        picture.save(folder / "images" / f"{place}.png")
+        texts = [TEXTS[place % len(TEXTS)], *TEXTS[7:][: place % 2]]
+        lines.append({"image": f"{place}.png", "texts": texts, "split": "test"})
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return path

@@ -1,0 +1,48 @@
+"""Recipes made small, and samples of the sets that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccmb.core.config.recipe_files import find_recipe, load_recipe
+from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from tests.helpers.downstream_samples import WRITERS, jpeg, lines, put
+
+TINY = [
+    "data.workers=0",
+    "training.epochs=",
+    "training.steps=2",
+    "optimizer.stairs=",
+    "training.batch=2",
+    "training.threads=1",
+]
+
+
+def load(name: str, *overrides: object) -> FinetuneRecipe:
+    return load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), [str(override) for override in overrides])
+
+
+def write_sample(name: str, folder: Path) -> Path:
+    """The set's sample with at least two pictures in its training split."""
+    place = WRITERS[name](folder)
+    if name == "flickr30k-cna":
+        _append(place / "train" / "flickr30k_cna_train.txt", "14.jpg#0\t一只猫\n".encode())
+        put(place / "flickr30k-images" / "14.jpg", jpeg(14))
+    elif name == "flickr30k-cn":
+        _append(
+            place / "zhbbosontrain" / "seg.flickr30kzhbbosontrain.caption.txt", "24.jpg#zhb#0 一:m 只:q 猫:n\n".encode()
+        )
+        put(place / "images" / "24.jpg", jpeg(24))
+    elif name == "coco-cn":
+        _append(place / "imageid.human-written-caption.txt", "\nCOCO_train2014_000000000034#zhc#0\t一只猫".encode())
+        _append(place / "coco-cn_train.txt", b"COCO_train2014_000000000034\n")
+        put(place / "images" / "train2014" / "COCO_train2014_000000000034.jpg", jpeg(34))
+    elif name == "flickr8k-cn":
+        row = {"image": "83.jpg", "split": "train", "captions": ["一只猫"], "mt_baidu": ["一只小猫"]}
+        _append(place / "captions.jsonl", lines(row))
+        put(place / "images" / "83.jpg", jpeg(83))
+    return place
+
+
+def _append(path: Path, data: bytes) -> None:
+    path.write_bytes(path.read_bytes() + data)

@@ -1,0 +1,86 @@
+"""Tiny runs of the command line: a drawn corpus, a recipe that trains on it in a second, and a way to call verbs."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+from transformers.utils.logging import disable_progress_bar
+
+from ccmb.cli import main as cli
+from ccmb.scenes.corpus import draw_corpus
+
+SIZE = 32
+TRAIN, GALLERY = 24, 6
+_TOWER = "hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2"
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """A function that calls `ccmb` in this process as a shell would."""
+    disable_progress_bar()  # as the environment of a fresh process does
+    # However slow the machine, nothing takes so long that it tells its progress.
+    monkeypatch.setattr("ccmb.core.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
+
+    def command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ccmb", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return Outcome(int(exit.value.code or 0), *capfd.readouterr())
+
+    return command
+
+
+def tiny_corpus(folder: Path) -> Path:
+    """A drawn corpus of TRAIN training and GALLERY test pictures."""
+    draw_corpus(folder, TRAIN, GALLERY, 2, SIZE)
+    return folder
+
+
+def tiny_recipe(corpus: Path, steps: int = 3) -> list[str]:
+    """The quickstart's recipe and what makes it tiny, as arguments of `ccmb pretrain`."""
+    vision = f"model_type: stem_vision, image_size: {SIZE}, patch_size: 16, stem_channels: [4, 4, 8], {_TOWER}"
+    values = {
+        "data.folder": corpus,
+        "data.workers": 0,
+        "model.vision": f"{{{vision}}}",
+        "model.text": f"{{model_type: bert, {_TOWER}}}",
+        "model.embed_dim": 16,
+        "model.cross_layers": 1,
+        "objectives.tgd.queue": 32,
+        "training.steps": steps,
+        "training.batch": 8,
+        "training.log_every": 1,
+        "training.precision": "fp32",
+        "training.threads": 1,
+    }
+    return ["quickstart", *(f"{key}={value}" for key, value in values.items())]
+
+
+def starting_from(arguments: list[str], start: object) -> list[str]:
+    """The same from a model, which has a network of its own."""
+    return [*(one for one in arguments if not one.startswith("model.")), f"model.start={start}"]
+
+
+def damage_pictures(corpus: Path, names: list[str]) -> None:
+    """Put something that is no picture in the place of some pictures of the corpus."""
+    with tarfile.open(corpus / "images.tar", "a") as tar:
+        for name in names:  # of members with equal names the last counts
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            tar.addfile(member, BytesIO(b"empty"))

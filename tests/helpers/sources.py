@@ -1,0 +1,116 @@
+"""Small random pre-trained models on disk, and checks that what is built from them is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers as hf
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from tests.helpers.exact import assert_same
+from tests.helpers.tiny import SIZE, TEXTS, tiny_pictures, tiny_processor
+
+TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+EYE = TOWER | {"image_size": SIZE, "patch_size": 16}
+SMALL = {"embed_dim": 16, "cross_layers": 1, "max_text_tokens": 24}
+WORDS = 80  # no fewer than either tokenizer has
+
+Build = Callable[[], hf.PreTrainedModel]
+VISIONS: dict[str, Build] = {
+    "clip": lambda: hf.CLIPModel(hf.CLIPConfig(vision_config=EYE, text_config=TOWER | {"vocab_size": 9})),
+    "clip_vision_model": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**EYE)),
+    "siglip": lambda: hf.SiglipModel(hf.SiglipConfig(vision_config=EYE, text_config=TOWER | {"vocab_size": 9})),
+    "siglip_vision_model": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**EYE)),
+    "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**EYE)),
+    "dinov2_with_registers": lambda: hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**EYE)),
+    "dinov3_vit": lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**EYE, num_register_tokens=2)),
+    "vit": lambda: hf.ViTModel(hf.ViTConfig(**EYE)),
+    "beit": lambda: hf.BeitModel(hf.BeitConfig(**EYE)),
+}
+TEXT = TOWER | {"vocab_size": WORDS, "pad_token_id": 0}
+TEXTUAL: dict[str, Build] = {
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**TEXT, max_position_embeddings=64)),
+    "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(**TEXT, max_position_embeddings=65)),
+    "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**TEXT, max_position_embeddings=65)),
+    "ernie": lambda: hf.ErnieModel(hf.ErnieConfig(**TEXT, max_position_embeddings=64)),
+}
+
+
+def made(build: Build) -> hf.PreTrainedModel:
+    """The model, in evaluation mode, with weights that no initialisation would give; always the same."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(7)
+        model = build().eval()
+        for tensor in model.parameters():
+            tensor.normal_(std=0.2)
+    return model
+
+
+def saved(build: Build, folder: Path) -> Path:
+    made(build).save_pretrained(folder)
+    return folder
+
+
+def save_clip(folder: Path) -> Path:
+    return saved(VISIONS["clip"], folder)
+
+
+def save_text_tower(folder: Path, kind: str = "bert") -> Path:
+    """A text model's folder with a tokenizer: BERT's form for bert, any fast one for the others."""
+    saved(TEXTUAL[kind], folder)
+    if kind == "bert":
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(TEXTS)))]
+        (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    else:
+        tiny_processor().tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chinese_clip() -> hf.PreTrainedModel:
+    text = {key: value for key, value in TEXT.items() if key != "pad_token_id"} | {"max_position_embeddings": 64}
+    return hf.ChineseCLIPModel(hf.ChineseCLIPConfig(vision_config=EYE, text_config=text, projection_dim=12))
+
+
+def save_chinese_clip(folder: Path) -> Path:
+    tiny_processor().tokenizer.save_pretrained(saved(chinese_clip, folder))
+    return folder
+
+
+def assert_arrived(tower: hf.PreTrainedModel, folder: Path, prefix: str = "") -> None:
+    """All of the tower is in the folder's file bit for bit, and all of the file in the tower but pooling layers."""
+    tower.save_pretrained(folder / "again")
+    file, again = load_file(folder / "model.safetensors"), load_file(folder / "again" / "model.safetensors")
+    assert len(again) == len(tower.state_dict())
+    assert all(torch.equal(tensor, file[prefix + name]) for name, tensor in again.items())
+    rest = {name.removeprefix(prefix) for name in file if name.startswith(prefix)} - set(again)
+    assert all(name.startswith(("pooler.", "cls.")) for name in rest)
+
+
+def outputs(model: R2D2Model, processor: R2D2Processor) -> list[Tensor]:
+    inputs = processor(tiny_pictures(2), TEXTS[:2])
+    with torch.no_grad():
+        images = model.encode_image(inputs["pixel_values"].double())
+        texts = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+        score = model.rank(images, texts, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1])).score
+    return [images.embed, texts.embed, score]
+
+
+def assert_works_and_keeps_its_outputs(model: R2D2Model, processor: R2D2Processor, folder: Path) -> None:
+    """It becomes float64 thereby."""
+    assert not model.training
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    loaded, its_processor = load_model(folder)
+    # In float64, and not bit for bit: weights lie elsewhere in memory.
+    before, after = outputs(model.double(), processor), outputs(loaded.double(), its_processor)
+    assert_same(after, before)
+    for embed in before[:2]:
+        assert_same(embed.norm(dim=1), torch.ones(2, dtype=torch.double))
+        assert not torch.allclose(embed[0], embed[1])
+    assert ((before[2] > 0) & (before[2] < 1)).all()

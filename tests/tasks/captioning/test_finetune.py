@@ -1,0 +1,85 @@
+"""`ccmb finetune` of captions: what a tiny captioner learns, and that its folder stays a whole R2D2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ccmb.core.errors import UsageError
+from ccmb.datasets import open_dataset
+from ccmb.r2d2.generative.captioner import load_captioner
+from ccmb.r2d2.loading import load_model
+from ccmb.tasks.captioning.predict import caption_pictures
+from ccmb.tasks.finetuning.run import finetune
+from tests.helpers.downstream_samples import jpeg, put
+from tests.helpers.recipes import TINY, load, write_sample
+from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tuning import recipe_of, save_pairs, save_start
+
+
+@pytest.mark.numeric
+def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+    values = {
+        "training.steps": 80,
+        "validation.every": 40,
+        "objectives.fgr": "off",
+        "optimizer.muon": 2.5,
+        "optimizer.cross_lr": "",
+        "data.fields": "[words]",
+    }
+    report = finetune(recipe_of(start, data, "captioning", **values), tmp_path / "run")
+    assert report is not None
+    [of] = report["sets"]
+    figure = of["figures"]["CIDEr-D"]
+    assert figure["before"] is None
+    assert figure["after"]["value"] > 100  # of 20 seeds the worst is 311
+    assert report["chosen"]["figure"] == "val_CIDEr-D"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"captioning", "gcpr"} < lines[0].keys()
+    model, processor = load_captioner(tmp_path / "run")
+    found = caption_pictures(model, processor, tiny_pictures(len(TEXTS)))
+    assert all(of.text for of in found)
+    assert load_model(tmp_path / "run")[0].can_rank
+
+
+@pytest.mark.parametrize("name", ["aic-icc", "flickr8k-cn"])
+def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), write_sample(name, tmp_path / "data")
+    recipe = f"{name}-caption"
+    if name == "flickr8k-cn":
+        with pytest.raises(UsageError, match="flickr8k-cn, split val: one picture; CIDEr-D needs two or more"):
+            finetune(load(recipe, *TINY, f"data.folder={data}", f"model.start={start}"), tmp_path / "alone")
+        row = {"image": "84.jpg", "split": "val", "captions": ["山"], "mt_baidu": ["山"]}
+        with (data / "captions.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        put(data / "images" / "84.jpg", jpeg(84))
+    recipe = load(recipe, *TINY, f"data.folder={data}", f"model.start={start}", "validation.every=1")
+    assert recipe.task == "captioning"
+    report = finetune(recipe, tmp_path / "run")
+    assert report is not None
+    [of] = report["sets"]
+    assert (of["name"], of["split"]) == (name, "val")
+    assert of["details"]["after"]["references"] == len(open_dataset(name, data, "val").queries)
+    assert report["chosen"]["figure"] == "val_CIDEr-D"
+
+
+def test_what_cannot_become_a_captioner_is_refused_before_the_training(tmp_path: Path) -> None:
+    data = save_pairs(tmp_path / "mine")
+    towers = save_start(tmp_path / "towers", cross_layers=0)
+    with pytest.raises(UsageError, match="no cross encoders"):
+        finetune(recipe_of(towers, data, "captioning", **{"objectives.fgr": "off"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_captioner_can_be_tuned_further_and_has_figures_before(tmp_path: Path) -> None:
+    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+    few = {"training.steps": 2, "validation.every": 0}
+    finetune(recipe_of(start, data, "captioning", **few), tmp_path / "first")
+    report = finetune(recipe_of(tmp_path / "first", data, "captioning", **few), tmp_path / "second", mixes=True)
+    assert report is not None
+    figure = report["sets"][0]["figures"]["CIDEr-D"]
+    assert figure["before"] is not None
+    assert len(figure["shares"]) == 5

@@ -1,0 +1,266 @@
+"""Zero-shot classification: class embeddings, both stages, accuracies, and folders of pictures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.data.class_names import ImageClass
+from ccmb.data.images.source import Pictures
+from ccmb.inference.stages import Load, R2D2Encoder
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.scenes.classification import draw_class_folders, scene_classes
+from ccmb.scenes.drawing import FILLS
+from ccmb.tasks.classification.classifier import (
+    Classifier,
+    ClassScores,
+    accuracy_report,
+    class_embeddings,
+    classify_pictures,
+    label_ranks,
+)
+from ccmb.tasks.classification.evaluate import evaluate_classes
+from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
+from ccmb.tasks.classification.rerank import classify, r2d2_classifier
+from tests.helpers.exact import PROOFS, assert_same, same
+from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = PROOFS
+
+CLASSES = [
+    ImageClass(("小船", "帆船")),
+    ImageClass(("猫",)),
+    ImageClass(("足球",)),
+    ImageClass(("苹果", "牛奶", "湖泊")),
+]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 256])
+def test_a_class_is_the_unit_mean_of_the_unit_embeddings_of_all_its_prompts(batch: int) -> None:
+    encoder = R2D2Encoder(tiny_model(), tiny_processor())
+    found = class_embeddings(encoder, CLASSES, TEMPLATES[:5], batch)
+    for one, embed in zip(CLASSES, found, strict=True):
+        prompts = [fill(template, name) for name in one.names for template in TEMPLATES[:5]]
+        mean = torch.stack([encoder.encode_texts([prompt]).embed[0] for prompt in prompts]).mean(0)
+        assert_same(embed, mean / mean.norm())
+
+
+class Batches:
+    """An encoder of nothing that notes how much it was given at once."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        return self.encode_texts(["图"] * len(names))
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        self.most = max(self.most, len(texts))
+        return TowerOutput(torch.ones(len(texts), 4) * 3, torch.zeros(len(texts), 1, 4))
+
+
+def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_pictures() -> None:
+    encoder = Batches()
+    classes = [ImageClass((str(index),)) for index in range(500)]
+    embed_CD = class_embeddings(encoder, classes, batch=16)
+    assert encoder.most == 16
+    assert_same(embed_CD, torch.full((500, 4), 0.5))  # embeddings of any length are made unit ones
+    found = classify_pictures(Classifier(encoder, classes, embed_CD), [None] * 100, top=2, batch=8)
+    assert encoder.most == 16
+    assert [guess.index for guess in found[99].classes] == [0, 1]
+
+
+@pytest.mark.parametrize("depth", [None, 1, 3, 9])
+def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | None) -> None:
+    model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(5)
+    found = classify(model, processor, pictures, CLASSES, [PLAIN], top=4, depth=depth)
+    encoder = R2D2Encoder(model, processor)
+    images, classes = (
+        encoder.encode_images(pictures, lambda picture: picture),
+        class_embeddings(encoder, CLASSES, [PLAIN]),
+    )
+    first_names = encoder.encode_texts([fill(PLAIN, one.name) for one in CLASSES])
+    for row, of in enumerate(found):
+        cosine = images.embed[row] @ classes.T
+        order = cosine.argsort(descending=True).tolist()
+        if depth is not None:
+            zeros = torch.full((4,), row)
+            with torch.no_grad():
+                score = cosine + model.rank(images, first_names, zeros, torch.arange(4)).score
+            order = sorted(order[:depth], key=lambda index: -float(score[index])) + order[depth:]
+            for place, guess in enumerate(of.classes):
+                expected = float(score[guess.index]) if place < depth else None
+                assert guess.score == same(expected)
+        assert [guess.index for guess in of.classes] == order
+        assert [guess.name for guess in of.classes] == [CLASSES[index].name for index in order]
+        assert [guess.cosine for guess in of.classes] == same(cosine[order].tolist())
+    assert depth is not None or all(guess.score is None for of in found for guess in of.classes)
+
+
+def test_unreadable_pictures_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
+    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN])
+    gone, good = tmp_path / "gone.png", tiny_pictures(1)[0]
+    found = classify_pictures(classifier, [gone, good, good], top=2, batch=2)
+    assert [of.error for of in found] == [f"{gone}: no such picture", None, None]
+    assert [len(of.classes) for of in found] == [0, 2, 2]
+    with pytest.raises(CcmbError, match=r"^\S+gone\.png: no such picture$"):
+        classify_pictures(classifier, [gone])
+    with pytest.raises(CcmbError, match=r"none of the pictures could be read \(.*gone\.png"):
+        classify_pictures(classifier, [gone, gone])
+    assert classify_pictures(classifier, []) == []
+
+
+def test_towers_alone_have_no_second_stage() -> None:
+    with pytest.raises(UsageError, match="--depth needs cross encoders"):
+        r2d2_classifier(tiny_model(cross_layers=0), tiny_processor(), CLASSES, depth=2)
+    with pytest.raises(CcmbError, match="'猫' must have exactly one"):
+        r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, ["猫"])
+
+
+# --- ranks and accuracies
+
+
+def test_ties_count_against_the_model_and_a_class_beyond_the_candidates_stays_where_it_was() -> None:
+    cosine = torch.tensor([[0.9, 0.5, 0.1], [0.5, 0.5, 0.5], [0.1, 0.5, 0.9]])
+    candidates, ranking = torch.tensor([[0, 1], [0, 1], [2, 1]]), torch.tensor([[0.1, 0.2], [0.3, 0.2], [1.0, 1.0]])
+    labels = torch.tensor([0, 1, 0])
+    first, second = label_ranks(ClassScores(cosine), labels)
+    assert (first.tolist(), second) == ([1, 3, 3], None)
+    first, second = label_ranks(ClassScores(cosine, candidates, ranking), labels)
+    assert second is not None
+    assert (first.tolist(), second.tolist()) == ([1, 3, 3], [2, 3, 3])
+
+
+def test_a_model_that_says_nothing_with_a_number_is_never_right() -> None:
+    nothing = ClassScores(torch.full((2, 3), torch.nan), torch.tensor([[0, 1]] * 2), torch.full((2, 2), torch.nan))
+    first, second = label_ranks(nothing, torch.tensor([0, 2]))
+    assert second is not None
+    assert (first.tolist(), second.tolist()) == ([3, 3], [3, 3])
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 3)), min_size=1, max_size=30))
+def test_accuracies_are_shares_in_percent(pairs: list[tuple[int, int]]) -> None:
+    ranks, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
+    report = accuracy_report(ranks, labels)
+    by_class = {label: [rank == 1 for rank, of in pairs if of == label] for _, label in pairs}
+    assert report["top1"] == pytest.approx(100 * np.mean([rank == 1 for rank, _ in pairs]), abs=0.01)
+    assert report["top5"] == pytest.approx(100 * np.mean([rank <= 5 for rank, _ in pairs]), abs=0.01)
+    assert report["mean_per_class"] == pytest.approx(100 * np.mean([np.mean(of) for of in by_class.values()]), abs=0.01)
+    for name, (low, high) in report["interval"].items():
+        assert 0 <= low <= report[name] + 0.01
+        assert report[name] - 0.01 <= high <= 100
+
+
+def test_intervals_are_those_of_drawing_the_pictures_again() -> None:
+    rng = np.random.default_rng(1)
+    ranks, labels = torch.from_numpy(rng.integers(1, 4, 300)), torch.from_numpy(rng.integers(0, 5, 300))
+    right = (ranks == 1).double().numpy()
+    drawn = [100 * right[rng.integers(0, 300, 300)].mean() for _ in range(4000)]
+    found = accuracy_report(ranks, labels)["interval"]["top1"]
+    assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.7)
+    assert accuracy_report(ranks, labels)["interval"]["top1"] == found
+
+
+# --- folders of pictures of the drawn world
+
+
+class ColourEye:
+    """An encoder that sees how much of each colour there is in a picture, and knows the colours' names."""
+
+    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+        fills = np.array(list(FILLS.values()))
+        shares = []
+        for picture in map(load, names):
+            pixels = np.asarray(picture).astype(int)[:, :, None]
+            shares.append((np.abs(pixels - fills).sum(3) < 24).mean((0, 1)))
+        return self._output(torch.tensor(np.array(shares)).float())
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        return self._output(torch.tensor([[colour + "色" in text for colour in FILLS] for text in texts]).float())
+
+    def _output(self, embed: Tensor) -> TowerOutput:
+        return TowerOutput(embed, embed[:, None])
+
+
+def test_a_model_that_sees_colours_is_found_to(tmp_path: Path) -> None:
+    draw_class_folders(tmp_path / "colours", "colour", per_class=4, size=64)
+    classes, encoder = scene_classes("colour"), ColourEye()
+    embed_CD = class_embeddings(encoder, classes, [PLAIN])
+    report = evaluate_classes(Classifier(encoder, classes, embed_CD), Pictures.open(tmp_path / "colours"), batch=5)
+    found = report["classification"]
+    assert (found["pictures"], found["classes"], found["classes_with_pictures"]) == (32, 8, 8)
+    assert found["top1"] > 85
+    assert found["top1"] == found["mean_per_class"]  # as many pictures of each
+    assert "ranking" not in found
+    wrong = Classifier(encoder, classes, embed_CD.roll(1, 0))
+    assert evaluate_classes(wrong, Pictures.open(tmp_path / "colours"))["classification"]["top1"] < 15
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+def test_both_stages_are_scored_and_unreadable_pictures_listed(batch: int, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    pictures = tiny_pictures(6)
+    for number, picture in enumerate(pictures):
+        folder = tmp_path / CLASSES[rng.randrange(3)].name
+        folder.mkdir(exist_ok=True)
+        picture.save(folder / f"{number}.png")
+    (tmp_path / "猫").mkdir(exist_ok=True)
+    (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
+    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN], depth=2)
+    folder = Pictures.open(tmp_path)
+    report = evaluate_classes(classifier, folder, batch)
+    assert [line.split(": ")[0] for line in report["unreadable"]] == [f"{tmp_path}/猫/bad.png"]
+    found = report["classification"]
+    assert (found["pictures"], found["ranking"]["depth"]) == (6, 2)
+    good = [name for name in folder.names if "bad" not in name]
+    guesses = classify_pictures(classifier, [folder.load(name) for name in good], top=4)
+    right = [of.classes[0].name == name.split("/")[0] for of, name in zip(guesses, good, strict=True)]
+    assert found["ranking"]["top1"] == pytest.approx(100 * sum(right) / 6, abs=0.01)
+    assert found["top5"] == found["ranking"]["top5"] == 100.0
+
+
+def test_if_no_picture_can_be_read_the_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "猫").mkdir()
+    (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
+    classifier = Classifier(Batches(), CLASSES, torch.ones(4, 4))
+    with pytest.raises(CcmbError, match=r"none of the pictures could be read \(.*bad\.png"):
+        evaluate_classes(classifier, Pictures.open(tmp_path))
+
+
+# --- drawing the folders
+
+
+def test_folders_hold_pictures_of_one_thing_and_only_their_arguments_decide(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        draw_class_folders(tmp_path / name, "kind", per_class=2, size=32, seed=seed)
+    names = Pictures.open(tmp_path / "one").names
+    assert {name.split("/")[0] for name in names} == {one.name for one in scene_classes("kind")}
+    assert len(names) == 2 * len(scene_classes("kind")) >= 48
+    files = {folder: [(tmp_path / folder / name).read_bytes() for name in names] for folder in ("one", "same", "other")}
+    assert files["one"] == files["same"] != files["other"]
+    assert len(set(files["one"])) == len(names)
+    assert Image.open(tmp_path / "one" / names[0]).size == (32, 32)
+    draw_class_folders(tmp_path / "one", "kind", per_class=2, size=32)  # is there already
+    with pytest.raises(CcmbError, match="one: this folder holds something else"):
+        draw_class_folders(tmp_path / "one", "colour", per_class=2, size=32)
+
+
+def test_a_stopped_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ccmb.scenes.classification.draw_scene", stop)
+    with pytest.raises(KeyboardInterrupt):
+        draw_class_folders(tmp_path / "kinds", "kind", per_class=2, size=32)
+    assert list(tmp_path.iterdir()) == []

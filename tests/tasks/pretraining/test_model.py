@@ -1,0 +1,101 @@
+"""The network of a recipe: from a model, from two pre-trained towers, or a Chinese-CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ccmb.core.config.recipe_files import check_recipe
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.data.sample import Sample
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.presets import preset
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.pretraining.model import build_model
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe
+from tests.helpers.sources import SMALL, assert_arrived, save_chinese_clip, save_clip, save_text_tower
+from tests.helpers.tiny import TEXTS, tiny_model, tiny_processor
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return save_clip(tmp_path / "clip")
+
+
+def recipe(objectives: dict[str, Any] | None = None, **model: Any) -> PretrainRecipe:
+    values = {"data": {"folder": "x"}, "training": {"steps": 1}, "objectives": objectives or {}}
+    return check_recipe(PretrainRecipe, values | {"model": SMALL | model}, "small.yaml")
+
+
+def built(recipe: PretrainRecipe) -> tuple[R2D2Model, R2D2Processor]:
+    return build_model(recipe.model, recipe.objectives, [Sample("a.jpg", TEXTS)])
+
+
+def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
+    text = save_text_tower(tmp_path / "text", "ernie")
+    model, processor = built(recipe(vision=str(clip), text=str(text), initial_temperature=0.2))
+    assert_arrived(model.image_tower, clip, "vision_model.")
+    assert_arrived(model.text_tower, text)  # its positions too: they are not made sines
+    assert processor.tokenizer.get_vocab() == tiny_processor().tokenizer.get_vocab()
+    assert float(model.temperature.detach()) == pytest.approx(0.2)
+    assert model.config.match_heads
+    assert model.config.mlm_head
+    without = built(recipe({"fgr": False, "mlm": False}, vision=str(clip), text=str(text)))[0]
+    assert not any("match" in name or "mlm" in name for name in without.state_dict())
+
+
+def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> None:
+    chinese_clip = save_chinese_clip(tmp_path / "chinese_clip")
+    model, _ = built(recipe({"mlm": False}, start=str(chinese_clip), embed_dim=12))
+    assert_arrived(model.text_tower, chinese_clip, "text_model.")
+    assert (model.config.embed_dim, model.config.cross_layers, model.config.mlm_head) == (12, 1, False)
+    for folder in (tmp_path / "run" / "model", tmp_path / "plain"):
+        tiny_model().save_pretrained(folder)
+        tiny_processor().save_pretrained(folder)
+    for name in ("run", "plain"):
+        started = built(recipe(start=str(tmp_path / name), cross_layers=2))[0].state_dict()
+        assert all(torch.equal(tensor, started[key]) for key, tensor in tiny_model().state_dict().items())
+    with pytest.raises(CcmbError, match="nowhere: no such model folder"):
+        built(recipe(start=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize(
+    "model", [{"vision": "a/b", "text": {"model_type": "bert"}}, {"vision": {}, "text": "a/b"}, {"vision": "a/b"}]
+)
+def test_a_recipe_with_one_source_and_one_shape_is_refused(model: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"'model\.text' = .*model\.vision and model\.text must both be"):
+        recipe(**model)
+
+
+@pytest.mark.parametrize("value", [5, None, "", ["a/b"]])
+def test_a_recipe_names_a_tower_that_is_neither_source_nor_shape(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"'model\.vision' = .*a mapping with a model_type, or a folder or hub id"):
+        recipe(vision=value)
+
+
+def test_a_run_trains_from_two_towers(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = save_text_tower(tmp_path / "text", "roberta")
+    towers = f"model.vision={clip}", f"model.text={text}", "model.max_text_tokens=24"
+    command = command_line(monkeypatch, capfd)
+    arguments = "pretrain", *tiny_recipe(tiny_corpus(tmp_path / "corpus")), *towers, "--out", tmp_path / "run"
+    assert command(*arguments).code == 0
+    assert load_model(tmp_path / "run")[0].config.text_config.model_type == "roberta"
+    assert f"| started from | {clip} and {text} |" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_a_recipe_may_name_a_preset() -> None:
+    model, processor = built(recipe(preset="r2d2-tiny", vocabulary=60, max_text_tokens=32))
+    config, named = model.config, preset("r2d2-tiny")
+    assert (config.embed_dim, config.cross_layers, config.image_size) == (256, 2, 224)
+    assert config.vision_config.hidden_size == named.vision_config.hidden_size
+    assert config.text_config.num_hidden_layers == named.text_config.num_hidden_layers
+    assert config.text_config.vocab_size == len(processor.tokenizer)
+    with pytest.raises(UsageError, match="no such preset"):
+        built(recipe(preset="r2d2-huge"))
