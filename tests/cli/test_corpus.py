@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
-from ccmb.cli.corpus import build as cli_corpus
+from ccmb.cli.corpus import common
 from ccmb.core.config.recipe_files import load_recipe
 from ccmb.core.files import read_json_lines
 from ccmb.corpus.assembly.recipe import ZeroRecipe, find_corpus_recipe
@@ -139,7 +139,7 @@ def test_bad_input_is_one_line(
 def test_a_missing_library_is_one_line_that_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_corpus, "NEEDED", ("pyarrow", "no_such_library"))
+    monkeypatch.setattr(common, "NEEDED", ("pyarrow", "no_such_library"))
     found = command_line(monkeypatch, capfd)("corpus", "verify", "x")
     assert (found.code, found.err) == (1, "ccmb: ccmb corpus needs no_such_library: pip install 'ccmb[corpus]'\n")
 

@@ -76,7 +76,7 @@ def pairs(tmp_path):
 def test_help_loads_no_heavy_library():
     script = """
         import sys
-        from ccmb.cli import main
+        from ccmb.cli.main import main
         sys.argv = ["ccmb", "--help"]
         try:
             main()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ccmb.core import device
 from ccmb.core.device import native_bf16, precision
 from ccmb.core.floats import as_default_float, at_least_float32
 from ccmb.inference import stages as two_stage
@@ -55,7 +56,8 @@ def test_cross_encoders_choose_in_the_precision_that_the_processor_has(
 
 
 def test_the_trainer_asks_the_same_function_as_the_second_stage() -> None:
-    assert trainer.native_bf16 is two_stage.native_bf16
+    assert device.native_bf16 is two_stage.native_bf16
+    assert trainer.computes_bf16 is device.computes_bf16
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def torchrun(words: list[str]) -> Ended:
         "--nproc-per-node",
         "2",
         "-m",
-        "double_ccmb",
+        "tests.helpers.double_ccmb",
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=environment)

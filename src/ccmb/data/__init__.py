@@ -1,0 +1,1 @@
+"""Samples and what they are made of: pairs, classes, images, shards."""

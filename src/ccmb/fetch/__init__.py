@@ -1,0 +1,1 @@
+"""One URL, politely and safely."""

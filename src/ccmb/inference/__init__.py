@@ -1,0 +1,1 @@
+"""Both stages on any model: encoded galleries, candidates, scores of pairs."""

@@ -6,24 +6,15 @@ Shapes: Q queries, K candidates per query, F candidates that a cascade keeps, N 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
-
-from ccmb.core.progress import Advance
-from ccmb.inference.stages import Ranker, RankScores
-
-if TYPE_CHECKING:
-    from ccmb.inference.gallery import Gallery
 from typing import Literal, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ccmb.core.progress import progress
+from ccmb.core.progress import Advance, progress
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.interface import Network
-from ccmb.inference.stages import R2D2Ranker
+from ccmb.inference.stages import R2D2Ranker, Ranker, RankScores
 
 SLICE = 1024  # pairs between two signs of progress
 

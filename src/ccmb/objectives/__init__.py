@@ -1,0 +1,1 @@
+"""The paper's objectives, one file for each, and their sum."""

@@ -1,0 +1,1 @@
+"""The index of images, and two-stage search in it."""

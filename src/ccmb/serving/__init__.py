@@ -1,0 +1,1 @@
+"""Search, matching and embeddings over HTTP, with a web page."""

@@ -1,0 +1,1 @@
+"""Results and published rows as one table: Markdown, CSV, a page."""

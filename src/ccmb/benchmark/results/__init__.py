@@ -1,0 +1,1 @@
+"""The result file, and where a result comes from."""

@@ -1,0 +1,1 @@
+"""`ccmb corpus`."""

@@ -10,11 +10,11 @@ import typer
 
 from ccmb.cli.common.options import JsonFlag, print_result
 from ccmb.cli.corpus.annotate import annotate_app
+from ccmb.cli.corpus.common import need_extra, open_scorer
 from ccmb.core.errors import UsageError
 
 if TYPE_CHECKING:
     from ccmb.corpus.assembly.held_out import HeldOutPictures
-from ccmb.cli.corpus.common import need_extra, open_scorer
 
 corpus_app = typer.Typer(name="corpus", help="From click logs and pages to a corpus in shards.", no_args_is_help=True)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ccmb.core.errors import CcmbError
-
-if TYPE_CHECKING:
-    pass
-
 
 NEEDED = ("daft", "pyarrow", "aiohttp", "opencc")
 

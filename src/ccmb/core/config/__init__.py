@@ -1,0 +1,1 @@
+"""Typed recipes: reading, overriding, and which keys were given."""

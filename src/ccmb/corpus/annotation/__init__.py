@@ -1,0 +1,1 @@
+"""Judgements of people: tasks, votes, agreement, data sets."""

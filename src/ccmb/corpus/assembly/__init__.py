@@ -1,0 +1,1 @@
+"""From pairs and downloaded images to shards with their cards."""

@@ -1,0 +1,1 @@
+"""What all steps of a corpus share."""

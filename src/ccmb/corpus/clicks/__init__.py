@@ -1,0 +1,1 @@
+"""Click logs to click-through rates."""

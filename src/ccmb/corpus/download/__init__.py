@@ -1,0 +1,1 @@
+"""Links to images on disk."""

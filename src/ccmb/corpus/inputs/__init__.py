@@ -1,0 +1,1 @@
+"""Logs, pages and links as tables."""

@@ -1,0 +1,1 @@
+"""A small web with logs, whose truth is known."""

@@ -1,0 +1,1 @@
+"""WebDataset shards: written, read, streamed in a known order."""

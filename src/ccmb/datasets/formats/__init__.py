@@ -1,0 +1,1 @@
+"""The published file formats, one file for each."""

@@ -1,0 +1,1 @@
+"""What lies in a model folder or a checkpoint, and whether it belongs together."""

@@ -1,0 +1,1 @@
+"""From folders, tars, tables and URLs of images to the entries of an index."""

@@ -1,0 +1,1 @@
+"""What every request passes: proxies, keys, rates, bodies, errors."""

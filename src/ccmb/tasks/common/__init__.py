@@ -1,0 +1,1 @@
+"""What families share: data sets, resampling, which images a model has seen."""

@@ -1,0 +1,1 @@
+"""What an export gains and costs."""

@@ -1,0 +1,1 @@
+"""Fine-tuning of any family: the run, the comparison, the page."""

@@ -1,0 +1,1 @@
+"""Does a text describe an image? Scores, metrics, calibration."""

@@ -1,0 +1,1 @@
+"""Retrieval both ways."""
