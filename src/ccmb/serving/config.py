@@ -18,7 +18,7 @@ class ServeOptions:
         names: host names besides that it may be asked by, with the port where pages come from another than a scheme's
             own; without any, a server of this machine alone (a loopback
             host) is asked by loopback names, and any other by every name.
-        api_keys: file of keys, see `access.Keys.read`; without one everybody may ask, and nobody write.
+        api_keys: file of keys, see `auth.Keys.read`; without one everybody may ask, and nobody write.
         batch: most items of a call of the network; 1 is no batching.
         wait: seconds that the first item of a call waits for others.
         queue: items of each kind of work that may wait.

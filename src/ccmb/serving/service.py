@@ -156,7 +156,7 @@ class Service:
     ) -> list[list[ClassGuess]]:
         """The best classes of each picture; the best `depth` of the first stage are ordered by the second.
 
-        The second stage reads each class as the plain prompt of its first name, see `class_ranking.PromptRanker`.
+        The second stage reads each class as the plain prompt of its first name, see `rerank.PromptRanker`.
 
         Raises:
             Fault: there are too many prompts, or a depth without a second stage.
@@ -182,7 +182,7 @@ class Service:
         return sorted(ranked, key=lambda guess: -(guess.score or 0.0))
 
     async def _class_embeddings(self, classes: tuple[ImageClass, ...], templates: tuple[str, ...]) -> Tensor:
-        """(C, D), see `classification.class_embeddings`; the prompts go through the queue of all texts, so that a long
+        """(C, D), see `classifier.class_embeddings`; the prompts go through the queue of all texts, so that a long
         list of classes keeps nobody else from being served."""
         key = classes, templates
         if key not in self._class_sets:

@@ -56,7 +56,7 @@ def build_pairs(
 ) -> Funnel:
     """Write the pairs and the funnel into `out`; a build that broke off goes on after its last whole step.
 
-    End the process by `engine.leave`, or call this through `engine.run_apart`.
+    End the process by `daft_engine.leave`, or call this through `daft_engine.run_apart`.
 
     Args:
         ray: address of an existing Ray cluster, which sees all files under the same paths; None: this machine.

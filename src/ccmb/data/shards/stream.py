@@ -1,4 +1,4 @@
-"""Training batches from shards, read from front to end, in an order that resumes exactly (see `stream_order`).
+"""Training batches from shards, read from front to end, in an order that resumes exactly (see `order`).
 
 A sample that is damaged or lost leaves its place in the batch empty and never moves another one.
 """
