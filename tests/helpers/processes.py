@@ -93,7 +93,9 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / str(number) for number in range(len(calls))]
         started = [
-            forking().Process(target=_apart, args=(function, arguments, path, torch.get_default_dtype()))
+            forking().Process(
+                target=_apart, args=(function, arguments, path, torch.get_default_dtype(), torch.get_num_threads())
+            )
             for (function, arguments), path in zip(calls, said, strict=True)
         ]
         for process in started:
@@ -111,13 +113,16 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
         ]
 
 
-def _apart(function: Callable[..., object], arguments: tuple[Any, ...], said: Path, dtype: torch.dtype) -> None:
+def _apart(
+    function: Callable[..., object], arguments: tuple[Any, ...], said: Path, dtype: torch.dtype, threads: int
+) -> None:
     for number, path in ((1, os.devnull), (2, str(said))):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
     _as_a_new_interpreter()
     torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)  # another number of threads adds in another order
     function(*arguments)
 
 
