@@ -53,7 +53,7 @@ def _decompressed(path: Path, size: int) -> Path:
                 target.write(block)
                 advance(packed.tell() - done)
                 done = packed.tell()
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too leaves no half of a tar behind
         os.unlink(name)
         if isinstance(error, OSError) and error.errno is not None:
             mend = f"could not be decompressed in {tempfile.gettempdir()}; gunzip it, or set TMPDIR"

@@ -58,6 +58,9 @@ class CommonApi:
     ) -> Any:
         """Open a model folder or a model on the hub, as transformers does.
 
+        The weights keep the folder's precision unless `dtype` says otherwise. What trains, measures or exports opens it
+        by `ccmb.r2d2.loading.load_model`, in float32.
+
         Args:
             image_size, max_text_tokens: open it for images or texts of another size, see `resized`;
                 give the processor the same. Sizes of a given `config` count likewise.
