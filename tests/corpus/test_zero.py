@@ -111,7 +111,7 @@ def test_a_copy_goes_and_its_texts_stay(built: Path) -> None:
 
 
 def test_texts_of_copies_go_where_the_recipe_says_so(web: Path, base: str, built: Path, tmp_path: Path) -> None:
-    apart = recipe(copies={"distance": 6, "colour": 12, "merge_texts": False})
+    apart = recipe(image_dedup={"max_hamming_distance": 6, "max_color_difference": 12, "merge_texts": False})
     build_corpus(links_of(web, base), apart, tmp_path / "out")
     reasons = [pair["reason"] for pair in index(tmp_path / "out", "pairs")]
     moved = [pair for pair in index(built, "pairs") if pair["row"] != pair["from_row"]]
@@ -200,7 +200,7 @@ class Judge:
 
 def test_pairs_with_a_low_cosine_are_dropped(web: Path, base: str, tmp_path: Path) -> None:
     extras, out = Extras(scorer=Judge()), tmp_path / "out"
-    build_corpus(links_of(web, base), recipe(score={"least": 0.45, "batch": 3}), out, extras)
+    build_corpus(links_of(web, base), recipe(score={"min_score": 0.45, "batch_size": 3}), out, extras)
     judged = [pair for pair in index(out, "pairs") if pair["model_score"] is not None]
     assert [pair["model_score"] for pair in judged] == pytest.approx([Judge.cosine(pair["text"]) for pair in judged])
     assert {pair["reason"] for pair in judged if pair["model_score"] < 0.45} == {"model score too low"}
@@ -214,7 +214,7 @@ def test_pairs_with_a_low_cosine_are_dropped(web: Path, base: str, tmp_path: Pat
 
 def test_another_recipe_or_a_second_process_is_refused(web: Path, base: str, copy: Path) -> None:
     with pytest.raises(CcmbError, match=r"another recipe.shards.samples \(10, now 11\)"):
-        build_corpus(links_of(web, base), recipe(shards={"samples": 11}), copy)
+        build_corpus(links_of(web, base), recipe(shards={"samples_per_shard": 11}), copy)
     with open(copy / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(CcmbError, match="another process builds"):

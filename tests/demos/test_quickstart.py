@@ -25,13 +25,13 @@ OVERRIDES = [
     f"model.text={{model_type: bert, {TOWER}}}",
     "model.embed_dim=16",
     "model.cross_layers=1",
-    "objectives.tgd.queue=64",
+    "objectives.tgd.queue_size=64",
     "objectives.fgd=off",
     "training.steps=4",
-    "training.batch=16",
+    "training.batch_size=16",
     "training.log_every=1",
     "training.precision=fp32",
-    "data.workers=0",
+    "data.num_workers=0",
 ]
 
 
@@ -97,8 +97,13 @@ def test_in_full_it_describes_and_paints_too(
     tmp_path: Path, indexed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("diffusers")
-    few = ("training.steps=2", "training.batch=8", "data.workers=0")
-    paint = ("generation.side=16", "generation.channels=[16,32]", "generation.heads=8", "generation.steps=2")
+    few = ("training.steps=2", "training.batch_size=8", "data.num_workers=0")
+    paint = (
+        "generation.image_size=16",
+        "generation.channels=[16,32]",
+        "generation.attention_head_dim=8",
+        "generation.sampling_steps=2",
+    )
     generative = Generative(few, (*few, *paint), close_ups=12, pictures=8, best_of=2)
     monkeypatch.setattr(quickstart, "FULL", replace(TINY, generative=generative))
     report = run_quickstart(tmp_path, full=True, overrides=OVERRIDES)

@@ -30,15 +30,15 @@ def links(base: str, count: int) -> list[Link]:
 
 def network(**changes: Any) -> Network:
     quick = {
-        "allow_private": (HOST,), "per_host": 32, "host_delay": 0.0, "retries": 1, "backoff": 0.05,
-        "silent_seconds": 0.5, "slow_after": 0.5, "total_seconds": 10.0, "max_bytes": 2**20, "robot": "ccmb",
+        "allow_private": (HOST,), "connections_per_host": 32, "host_delay": 0.0, "retries": 1, "backoff": 0.05,
+        "read_timeout": 0.5, "slow_after": 0.5, "total_timeout": 10.0, "max_bytes": 2**20, "robot_name": "ccmb",
     }  # fmt: skip
     return Network.model_validate(quick | changes)
 
 
-def options(rows_per_part: int = 16, form: Any = None, **changes: Any) -> DownloadOptions:
+def options(rows_per_part: int = 16, resize: Any = None, **changes: Any) -> DownloadOptions:
     of_network = {name: changes.pop(name) for name in list(changes) if name in Network.model_fields}
-    values = changes | ({"form": form} if form else {})
+    values = changes | ({"resize": resize} if resize else {})
     return DownloadOptions(network=network(**of_network), rows_per_part=rows_per_part, **values)
 
 

@@ -17,6 +17,9 @@ SECONDS_BETWEEN_SAVES = 5.0
 class Journal:
     """A small JSON file with the settings of the work, its finished parts, and the seconds of each.
 
+    Args:
+        as_now: what a record of settings that an older version wrote is called now.
+
     Used as a context manager; within it the file is saved every few seconds, so that even a killed process loses no
     more than those. "total" counts all the time within, over all runs in which some part was still to be done.
 
@@ -24,12 +27,17 @@ class Journal:
         CcmbError: the file is of work with other settings; the message names the first that differs.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        as_now: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> None:
         self.path, self.settings = path, settings
         before = read_json(path) if path.exists() else {"settings": settings}
         if not isinstance(before, dict) or not isinstance(before.get("settings"), dict):
             raise CcmbError(f"{path}: not the file of a quickstart; choose another --out or remove it")
-        if difference := first_difference(before["settings"], settings):
+        if difference := first_difference(as_now(before["settings"]), settings):
             raise CcmbError(
                 f"{path.parent}: holds a quickstart with another {difference}; "
                 "choose another --out or remove the folder"

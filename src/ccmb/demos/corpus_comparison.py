@@ -22,7 +22,7 @@ GALLERY, SIDE, STEPS = 400, 80, 250
 KINDS = {"corpus": ("过滤后的语料", "the filtered corpus"), "raw": ("未过滤的图文对", "raw pairs")}
 # The towers alone: what the pairs teach them is the question, and it is answered in minutes.
 OVERRIDES = (
-    "data.fields=[texts]", "data.field_starts=", "data.group_start=0", "data.workers=0", "model.cross_layers=0",
+    "data.fields=[texts]", "data.field_starts=", "data.group_start=0", "data.num_workers=0", "model.cross_layers=0",
     "objectives.fgr=off", "objectives.mlm=off", "objectives.tgd=off", "objectives.fgd=off",
     "training.tensorboard=false", "training.checkpoint_every=10000",
 )  # fmt: skip

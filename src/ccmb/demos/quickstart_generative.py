@@ -84,7 +84,7 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
     finetune(recipe, out)
     model, processor = load_generator(out)
     of = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
-    painting = Painting(recipe.generation.steps, recipe.generation.guidance, size.best_of, seed)
+    painting = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale, size.best_of, seed)
     judge = Judge(out.name, model, processor)
     painted = paint_texts(model, processor, prompts_of(of), painting, judge)
     figures = generation_report(painted, of, painting, judge, r2d2_extractor(out.name, model, processor))
@@ -116,5 +116,5 @@ def _recipe(name: str, run: Path, data: Path, changes: Sequence[str]) -> Finetun
     from ccmb.tasks.family import FINETUNING, FinetuneRecipe
 
     # Absolute folders, so that the runs can be continued from anywhere.
-    own = [f"data.folder={data.resolve()}", f"model.start={run.resolve()}", "validation.split="]
+    own = [f"data.folder={data.resolve()}", f"model.init_from={run.resolve()}", "validation.split="]
     return load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), [*own, *changes])

@@ -6,13 +6,14 @@ Shapes: B labelled pairs of this process, N pairs of all processes, D embedding 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccmb.core.config.part import Part
 from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.distillation import rest_if_frozen
@@ -26,16 +27,16 @@ from ccmb.training.distributed import gather, global_mean
 MatchingLoss = Literal["likelihood", "official"]
 
 
-class MatchingOptions(BaseModel):
+class MatchingOptions(Part):
     """How labelled pairs become a loss."""
 
-    model_config = ConfigDict(extra="forbid")
+    RETIRED: ClassVar = {"gcpr": "gcpr_weight"}
     loss: MatchingLoss = Field(
         "likelihood",
         description="likelihood is the cross-entropy of the match score (our choice); official applies a second "
         "softmax to it, as the released code does",
     )
-    gcpr: float = Field(
+    gcpr_weight: float = Field(
         0.0, ge=0, description="weight of GCPR over the batch's matches; 0, as in the released code, leaves it out"
     )
 
@@ -120,7 +121,7 @@ class Matching(nn.Module):
         logits = self._rank(images, texts, batch.image_index)
         self.judged = match_log_probabilities(*logits).detach(), batch.labels
         losses = {"matching": matching_loss(*logits, batch.labels, self.options.loss)}
-        if self.options.gcpr:
+        if self.options.gcpr_weight:
             embed_BD = images.embed[batch.image_index]
             losses["gcpr"] = labelled_gcpr_loss(
                 embed_BD, texts.embed, self.model.temperature, batch.labels, batch.image_ids, batch.text_ids
@@ -146,4 +147,4 @@ class Matching(nn.Module):
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
-        return losses["matching"] + (self.options.gcpr * losses["gcpr"] if "gcpr" in losses else 0.0)
+        return losses["matching"] + (self.options.gcpr_weight * losses["gcpr"] if "gcpr" in losses else 0.0)

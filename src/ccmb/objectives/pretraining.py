@@ -62,7 +62,7 @@ class PreTraining(nn.Module):
         self.vocabulary = model.config.text_config.vocab_size
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
-        self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
+        self.queue = FeatureQueue(tgd.queue_size, model.config.embed_dim, tgd.queue_decay) if tgd.weight else None
         # The teacher's features of the latest batch, and its ids of pictures and texts, for the log.
         self.taught: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
@@ -86,7 +86,7 @@ class PreTraining(nn.Module):
             images: the batch's pictures, where they are encoded already.
         """
         options, model, temperature = self.objectives, self.model, self.model.temperature
-        active = {name for name in options.on() if progress >= getattr(options, name).start}
+        active = {name for name in options.on() if progress >= getattr(options, name).start_at}
         if not active:
             return {}
         batch = level(batch)
@@ -95,7 +95,7 @@ class PreTraining(nn.Module):
         # Which texts fit the rows' pictures, and which pictures the rows' texts.
         positives, of_images = known.texts_of_images(), known.images_of_texts()
         spared = image_spared = None
-        if options.gcpr.spare_twins and batch.twin_ids is not None:
+        if options.gcpr.ignore_swapped and batch.twin_ids is not None:
             twins = same_image(batch.twin_ids, gather(batch.twin_ids))
             spared, image_spared = twins & ~positives, twins & ~of_images
         # First of all, since it waits for a GPU: then the pictures' long pass, while which the texts' are prepared.
@@ -118,10 +118,10 @@ class PreTraining(nn.Module):
             masked_texts = self._texts(model, masked.input_ids, batch, packing)
 
         everything = torch.arange(len(images), device=positives.device)
-        shares = options.fgr.masked and "mlm" in active
+        shares = options.fgr.enhanced_training and "mlm" in active
         read: list[Tensor] = []  # states of masked texts, each read in sight of its own picture
         if "fgr" in active:
-            rows = everything[: max(1, round(len(images) * options.fgr.rows))]
+            rows = everything[: max(1, round(len(images) * options.fgr.batch_share))]
             with torch.no_grad():
                 image_rows = similarity(images.embed[rows], all_text, temperature)
                 text_rows = similarity(texts.embed[rows], all_image, temperature)
@@ -178,4 +178,4 @@ class PreTraining(nn.Module):
         """What follows each optimiser step: the temperature's clamp and the teacher's update."""
         self.model.clamp_temperature()
         if self.teacher is not None:
-            self.teacher.update(self.model, self.objectives.ema)
+            self.teacher.update(self.model, self.objectives.ema_decay)

@@ -24,7 +24,7 @@ def command(monkeypatch, capfd):
 def write_run(folder: Path, steps: int = 40, joins: int = 20, rate: float = 80.0) -> Path:
     """A run of batches of 8, logged every tenth step, whose MLM joins late."""
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text("training: {steps: 40, batch: 8}\n")
+    (folder / "recipe.yaml").write_text("training: {steps: 40, batch_size: 8}\n")
     lines = []
     for step in range(10, steps + 1, 10):
         line = {"step": step, "loss": 3.0 - step / 100, "gcpr": 2.0, "lr": 0.001, "samples_per_second": rate}

@@ -1,7 +1,7 @@
 """Keys of a recipe that were given, and those that would do nothing as the recipe stands: these are refused by name.
 
 What a recipe's file says gives way to an override that leaves no use for it, and that is said: a shipped recipe has a
-network of its own, which `model.start=RUN` replaces. What an override itself says is obeyed or refused.
+network of its own, which `model.init_from=RUN` replaces. What an override itself says is obeyed or refused.
 """
 
 from __future__ import annotations

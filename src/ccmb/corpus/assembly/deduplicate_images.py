@@ -46,7 +46,7 @@ def judge_pictures(pictures: Any, looks: Looks, test_pictures: Looks, recipe: Co
     """Of N pictures their statuses (N,) and the rows of the copies that stay (N,), -1 where there is none."""
     rows = np.asarray(pictures["row"])
     statuses, leaders = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
-    groups = duplicate_groups(looks, recipe.distance, recipe.colour)
+    groups = duplicate_groups(looks, recipe.max_hamming_distance, recipe.max_color_difference)
     areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
     kept = keepers(groups, areas, pictures["key"].to_pylist())
     keeper_of = np.zeros(len(rows), dtype=np.int64)  # by the group's number
@@ -56,7 +56,7 @@ def judge_pictures(pictures: Any, looks: Looks, test_pictures: Looks, recipe: Co
     copies = ~kept
     statuses[copies] = np.where(digests[copies] == digests[keeper[copies]], EXACT, NEAR)
     leaders[copies] = rows[keeper[copies]]
-    tested = groups[in_test_set(looks, test_pictures, recipe.distance, recipe.colour)]
+    tested = groups[in_test_set(looks, test_pictures, recipe.max_hamming_distance, recipe.max_color_difference)]
     of_test = np.isin(groups, tested)
     statuses[of_test], leaders[of_test] = TEST_PICTURE, -1
     return statuses, leaders

@@ -35,7 +35,7 @@ def write_judged_pairs(pairs: Path, downloads: Path, verdicts: Path, recipe: Zer
     from pyarrow import parquet
 
     judged = parquet.read_table(verdicts).to_pydict()
-    copies = _texts_of_copies(pairs, judged) if recipe.copies.merge_texts else {}
+    copies = _texts_of_copies(pairs, judged) if recipe.image_dedup.merge_texts else {}
     pictures, first = read_picture_texts(pairs), 0
     parts = sorted(downloads.glob("part-*.parquet"))
     with progress("pairs", len(parts), "parts") as advance:
@@ -73,7 +73,7 @@ def _rows_of_part(
             texts = own + copies.get(row, [])
             reasons = _reasons_among(texts, recipe) if len(texts) > len(own) else [None] * len(own)
         elif judged["copy_of"][row] is not None:
-            texts = own if not recipe.copies.merge_texts else []
+            texts = own if not recipe.image_dedup.merge_texts else []
             reasons = [COPY] * len(texts)
         else:
             texts, reasons = own, [TEST_PICTURE if status == "test_picture" else NO_PICTURE] * len(own)
@@ -95,6 +95,6 @@ def _reasons_among(texts: list[tuple[int, dict[str, Any]]], recipe: ZeroRecipe) 
     once = [
         (at, compared[at], rank[texts[at][1]["field"]], texts[at][1]["bound"] or 0.0) for at in sorted(best.values())
     ]
-    found = dropped_of_image(once, recipe.dedup.same_image, recipe.pairs.texts_per_image)
+    found = dropped_of_image(once, recipe.dedup.same_image_threshold, recipe.pairs.max_texts_per_image)
     dropped = {of["pair"]: of["among"] for of in found}
     return [dropped.get(at) if best[compared[at]] == at else DUPLICATE for at in range(len(texts))]

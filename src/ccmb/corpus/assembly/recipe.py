@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -18,29 +19,35 @@ CORPUS_RECIPES = RECIPES / "corpus"
 class CopyRecipe(Part):
     """Which pictures are copies of each other, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
 
-    distance: int = Field(DISTANCE, ge=0, le=31, description="bits of 64 in which the shapes of copies differ at most")
-    colour: int = Field(COLOUR, ge=0, le=255, description="and any cell of their colours")
+    RETIRED: ClassVar = {"distance": "max_hamming_distance", "colour": "max_color_difference"}
+    max_hamming_distance: int = Field(
+        DISTANCE, ge=0, le=31, description="bits of 64 in which the shapes of copies differ at most"
+    )
+    max_color_difference: int = Field(COLOUR, ge=0, le=255, description="and any cell of their colours")
     merge_texts: bool = Field(True, description="the copy that is kept gets the texts of the others; off: they go too")
 
 
 class ScoreRecipe(Part):
     """What a model says of each pair: the cosine of picture and text. The model is given when the corpus is built."""
 
-    least: float | None = Field(
+    RETIRED: ClassVar = {"least": "min_score", "batch": "batch_size"}
+    min_score: float | None = Field(
         None, ge=-1, le=1, description="pairs with a lower one are dropped; without it the score is noted alone"
     )
-    batch: int = Field(64, gt=0, description="pictures or texts that are encoded together")
+    batch_size: int = Field(64, gt=0, description="pictures or texts that are encoded together")
 
 
 class ShardRecipe(Part):
-    samples: int = Field(5000, gt=0, description="pictures in each shard but the last")
+    RETIRED: ClassVar = {"samples": "samples_per_shard"}
+    samples_per_shard: int = Field(5000, gt=0, description="pictures in each shard but the last")
 
 
 class ZeroRecipe(CorpusRecipe):
     """From logs and pages to shards."""
 
+    RETIRED: ClassVar = {"copies": "image_dedup"}
     download: DownloadOptions = DownloadOptions()
-    copies: CopyRecipe = CopyRecipe()
+    image_dedup: CopyRecipe = CopyRecipe()
     score: ScoreRecipe = ScoreRecipe()
     shards: ShardRecipe = ShardRecipe()
 
@@ -50,7 +57,7 @@ class ZeroRecipe(CorpusRecipe):
 
     def deciding(self) -> dict[str, object]:
         """All that the corpus depends on; how fast pictures are fetched is not among it."""
-        waits = {"network", "window", "decoders", "deadline"}
+        waits = {"network", "max_pending", "decode_threads", "deadline"}
         return self.model_dump(mode="json", exclude={"download": waits})
 
 

@@ -30,6 +30,7 @@ class Steps:
         folder: holds a sub-folder for each step.
         of: what decides their results, as JSON: inputs, recipe and so on.
         advance: told of each step that ends.
+        as_now: what a record of `of` that an older version wrote is called now.
 
     Attributes:
         seconds: that each step took which was not done before.
@@ -38,14 +39,20 @@ class Steps:
         CcmbError: the folder holds the steps of another build.
     """
 
-    def __init__(self, folder: Path, of: dict[str, Any], advance: Advance | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        of: dict[str, Any],
+        advance: Advance | None = None,
+        as_now: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> None:
         self.folder, self.advance = folder, advance
         self.seconds: dict[str, float] = {}
         digest = digest_of(of)
         about = folder / "build.json"
         if not about.exists():
             write_json(about, {"digest": digest, **of})
-        elif read_json(about).get("digest") != digest:
+        elif (before := read_json(about)).pop("digest", None) != digest and digest_of(as_now(before)) != digest:
             raise CcmbError(
                 f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out"
             )

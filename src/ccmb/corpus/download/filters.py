@@ -14,29 +14,33 @@ is beyond 1:4 to 4:1; `ZERO` is that.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ccmb.core.config.part import Part
 from ccmb.data.images.perceptual_hash import looked_at
 from ccmb.data.images.source import MAX_PIXELS
 
 
-class ImageFilters(BaseModel):
+class ImageFilters(Part):
     """Which pictures are kept."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(frozen=True)
+    RETIRED: ClassVar = {"max_ratio": "max_aspect_ratio", "animated": "keep_animated", "min_spread": "min_gray_std"}
     min_short_side: int = Field(100, ge=0, description="pixels of the short side (DanQing)")
     min_long_side: int = Field(0, ge=0, description="pixels of the long side")
-    max_ratio: float = Field(3.0, ge=1, description="long side over short side (DanQing)")
-    animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
-    min_spread: float = Field(
+    max_aspect_ratio: float = Field(3.0, ge=1, description="long side over short side (DanQing)")
+    keep_animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
+    min_gray_std: float = Field(
         3.0, ge=0, description="standard deviation of grey (0 to 255) below which a picture is blank (our choice)"
     )
 
 
 # What is told of the Zero corpus second hand; not verified in its paper.
-ZERO = ImageFilters(min_short_side=0, min_long_side=100, max_ratio=4.0)
+ZERO = ImageFilters(min_short_side=0, min_long_side=100, max_aspect_ratio=4.0)
 
 
 def too_small(size: tuple[int, int], min_short_side: int, min_long_side: int = 0) -> str | None:
@@ -71,11 +75,11 @@ def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:
     return (
         bomb(image.size)
         or too_small(image.size, filters.min_short_side, filters.min_long_side)
-        or too_long(image.size, filters.max_ratio)
-        or (None if filters.animated else animated(image))
+        or too_long(image.size, filters.max_aspect_ratio)
+        or (None if filters.keep_animated else animated(image))
     )
 
 
 def pixel_reason(image: Image.Image, filters: ImageFilters) -> str | None:
     """Why a picture is dropped by how it looks."""
-    return blank(image, filters.min_spread)
+    return blank(image, filters.min_gray_std)

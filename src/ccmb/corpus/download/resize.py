@@ -10,11 +10,12 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ccmb.core.config.part import Part
 from ccmb.corpus.download.filters import ImageFilters, header_reason, pixel_reason
 from ccmb.data.images.decoding import open_image, rgb_of
 from ccmb.data.images.metadata import without_metadata
@@ -28,16 +29,21 @@ _FILTER = Image.Resampling.HAMMING
 Fit = Literal["short_side", "long_side", "crop"]
 
 
-class StoredForm(BaseModel):
+class StoredForm(Part):
     """How pictures are stored. What is small enough is never made larger, and a JPEG then stays as it came but for what
     it says beside its pixels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    side: int | None = Field(256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)")
-    fit: Fit = Field(
+    model_config = ConfigDict(frozen=True)
+    RETIRED: ClassVar = {"side": "image_size", "fit": "mode", "quality": "jpeg_quality"}
+    image_size: int | None = Field(
+        256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)"
+    )
+    mode: Fit = Field(
         "short_side", description="which side that is; crop: the short one, and the middle square is cut out"
     )
-    quality: int = Field(92, ge=1, le=100, description="of the JPEG, its colours at full size (as `ccmb data convert`)")
+    jpeg_quality: int = Field(
+        92, ge=1, le=100, description="of the JPEG, its colours at full size (as `ccmb data convert`)"
+    )
     keep_metadata: bool = Field(
         False,
         description="leave EXIF (such as the place), XMP and IPTC in JPEGs that stay as they came; otherwise it is "
@@ -102,7 +108,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     kept = None
     if format in ("JPEG", "MPO") and stored.size == (width, height):
         kept = data if form.keep_metadata else without_metadata(data)
-    picture = _jpeg(stored, form.quality) if kept is None else kept
+    picture = _jpeg(stored, form.jpeg_quality) if kept is None else kept
     stored_digest = digest if picture is data else hashlib.sha256(picture).hexdigest()
     shape, colours = looks(small)
     return Prepared("ok", digest, format, width, height, picture, stored_digest, *stored.size, shape, colours)
@@ -110,10 +116,10 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
 
 def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:
     """The size before a crop; that of the picture itself where it is small enough."""
-    side = max(size) if form.fit == "long_side" else min(size)
-    if form.side is None or side <= form.side:
+    side = max(size) if form.mode == "long_side" else min(size)
+    if form.image_size is None or side <= form.image_size:
         return size
-    return max(1, round(size[0] * form.side / side)), max(1, round(size[1] * form.side / side))
+    return max(1, round(size[0] * form.image_size / side)), max(1, round(size[1] * form.image_size / side))
 
 
 def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Image.Image:
@@ -121,7 +127,7 @@ def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Ima
     target = _target(size, form)
     if target != image.size:
         image = image.resize(target, _FILTER)
-    if form.fit == "crop" and target[0] != target[1]:
+    if form.mode == "crop" and target[0] != target[1]:
         side = min(target)
         left, top = (target[0] - side) // 2, (target[1] - side) // 2
         image = image.crop((left, top, left + side, top + side))

@@ -47,7 +47,7 @@ class Judge:
         """
         self.recipe = recipe
         self.filters: dict[FieldName, list[TextFilter]] = filters_of(recipe)
-        clean("體", recipe.simplified)  # says now if OpenCC is missing
+        clean("體", recipe.to_simplified)  # says now if OpenCC is missing
 
     def __call__(self, texts: Iterable[tuple[FieldName, str | None]], reason: str | None) -> list[Judged]:
         """A row for each text of a record; one row for a record that is dropped as a whole, or has no text."""
@@ -55,8 +55,8 @@ class Judge:
         return found or [Judged(None, None, None, None, reason or "no text")]
 
     def judged(self, field: FieldName, text: str) -> Judged:
-        broken = mojibake(text) if self.recipe.mojibake else None
-        cleaned = clean(text, self.recipe.simplified)
+        broken = mojibake(text) if self.recipe.drop_mojibake else None
+        cleaned = clean(text, self.recipe.to_simplified)
         reason = broken or reason_against(cleaned, self.filters[field])
         return Judged(field, cleaned, bare(cleaned), template(cleaned), reason)
 

@@ -79,7 +79,7 @@ class CaptioningFamily(RetrievalFamily):
         return ["captioning", "temperature", *recipe.objectives.on()]
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
-        start = str(recipe.model.start)
+        start = str(recipe.model.init_from)
         if self.knows(start):
             refuse_sizes(recipe.model, "a captioner")
             captioner, processor = load_start(recipe.model, load_captioner)
@@ -107,7 +107,9 @@ class CaptioningFamily(RetrievalFamily):
         prepare_network(model, recipe)
         pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
         assert isinstance(model, R2D2Captioner)
-        return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)
+        return CaptioningTask(
+            Captioning(model, recipe.captioning, pretraining, recipe.training.grad_cache_chunk), recipe
+        )
 
     def validate(
         self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe

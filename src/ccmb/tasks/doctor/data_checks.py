@@ -191,12 +191,12 @@ def check_lengths(lengths: Sequence[int], context: int) -> Finding:
 def check_batch(count: int, batch: int, steps: int) -> Finding:
     """The batch against the number of pictures."""
     if count < batch:
-        message = f"{count:,} pictures do not fill training.batch={batch}"
-        return Finding("batch", "problem", message, f"set training.batch to at most {max(2, count // 4)}")
+        message = f"{count:,} pictures do not fill training.batch_size={batch}"
+        return Finding("batch", "problem", message, f"set training.batch_size to at most {max(2, count // 4)}")
     epochs = steps / (count // batch)
     message = f"{count:,} pictures, {count // batch:,} steps an epoch, {epochs:.3g} epochs in {steps:,} steps"
     if count < 4 * batch:
-        mend = f"lower training.batch to {max(2, count // 16)}: negatives are nearly the same in each step"
+        mend = f"lower training.batch_size to {max(2, count // 16)}: negatives are nearly the same in each step"
         return Finding("batch", "warning", message, mend)
     if epochs < 1:
         return Finding("batch", "warning", message, f"set training.steps to {count // batch} or more, to see all once")

@@ -65,9 +65,9 @@ def _in_steps(recipe: PretrainRecipe, lines: Sequence[Line]) -> TrainingRecipe:
 
 def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
     """Checks of the pairs and pictures, and the lines of the trained split."""
-    data, batch = recipe.data, recipe.training.batch
+    data, batch = recipe.data, recipe.training.batch_size
     try:
-        if data.set or data.shards or _task_of(recipe) == "matching":
+        if data.dataset or data.shards or _task_of(recipe) == "matching":
             samples, pictures = _open_training(recipe)
             every = [Line(place, of.image, of.split, of.texts, 0) for place, of in enumerate(samples, start=1)]
             faults: list[str] = []
@@ -141,7 +141,7 @@ def _of_shards(recipe: PretrainRecipe, sources: Sequence[str]) -> Finding:
         return Finding("shards", "problem", str(error), "data.shards names folders, tars or globs of them")
     except ImportError:
         count = len(sources)
-    return training_checks.check_shards(count, getattr(recipe.data, "lanes", None), recipe.data.workers)
+    return training_checks.check_shards(count, recipe.data.streams, recipe.data.num_workers)
 
 
 def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None) -> tuple[list[Finding], float | None]:
@@ -150,8 +150,8 @@ def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None)
     some = rng.sample(lines, min(TEXTS, len(lines)))
     samples = [Sample(line.image, line.texts) for line in some if line.texts]
     torch.manual_seed(recipe.training.seed)
-    if isinstance(recipe, FinetuneRecipe) and not recipe.model.start:
-        return [Finding("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
+    if isinstance(recipe, FinetuneRecipe) and not recipe.model.init_from:
+        return [Finding("network", "problem", "nothing to start from", "give --model, or model.init_from=MODEL")], None
     try:
         if isinstance(recipe, FinetuneRecipe):
             model, processor = FAMILIES[recipe.task].network(recipe)
@@ -174,7 +174,7 @@ def _of_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Findi
     training, objectives = recipe.training, recipe.objectives
     # The weights and two moments of AdamW, and the teacher, which is about the two towers.
     copies = 4 if objectives.tgd.weight or objectives.fgd.weight else 3
-    kept = training.keep + 1 + (training.best is not None)  # one more while it is written
+    kept = training.save_total_limit + 1 + (training.best is not None)  # one more while it is written
     free = shutil.disk_usage(run or ".").free
     return training_checks.check_disk(4 * copies * parameters, kept, free)
 
@@ -189,7 +189,7 @@ def reckoned_rate(recipe: PretrainRecipe, model: R2D2Model, lengths: Sequence[in
     if not lengths:
         return None
     typical = [
-        min(lengths[place % len(lengths)], model.config.max_text_tokens) for place in range(recipe.training.batch)
+        min(lengths[place % len(lengths)], model.config.max_text_tokens) for place in range(recipe.training.batch_size)
     ]
     flops = StepFlops(model.config, recipe.objectives)
     words = sum(typical) - 2 * len(typical)
@@ -214,10 +214,10 @@ def _product_speed(recipe: PretrainRecipe, side: int = 768, seconds: float = 0.2
 
 
 def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: float | None) -> Iterator[Finding]:
-    options, training, workers = recipe.optimizer, recipe.training, recipe.data.workers
-    trained = bool(recipe.model.start) or isinstance(recipe.model.vision, str)
-    yield training_checks.check_lr(options, training.batch, trained)
-    yield training_checks.check_warmup(options.warmup, training.steps)
+    options, training, workers = recipe.optimizer, recipe.training, recipe.data.num_workers
+    trained = bool(recipe.model.init_from) or isinstance(recipe.model.vision, str)
+    yield training_checks.check_lr(options, training.batch_size, trained)
+    yield training_checks.check_warmup(options.warmup_steps, training.steps)
     device = torch.device("cpu")
     try:
         device = choose_device(training.device)
@@ -226,7 +226,7 @@ def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: 
     gpu = device.type == "cuda"
     mend = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
     yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
-    if found := training_checks.check_gcpr(log, training.batch, options.warmup, mend):
+    if found := training_checks.check_gcpr(log, training.batch_size, options.warmup_steps, mend):
         yield found
     if found := training_checks.check_waiting(log, workers):
         yield found
@@ -234,7 +234,7 @@ def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: 
         done = int(log[-1]["step"]) if log else 0
         measured = _logged_rate(log) is not None
         yield training_checks.check_time(
-            training.steps, done, training.batch, rate, training.checkpoint_every, measured
+            training.steps, done, training.batch_size, rate, training.checkpoint_every, measured
         )
 
 

@@ -23,11 +23,11 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> Finding:
     lr = max(options.lr, options.cross_lr or 0.0)
     start = "from trained weights" if trained else "from nothing"
     message = f"lr {lr:g} {start} at a batch of {batch}"
-    if options.muon:
-        message += f"; Muon at {lr * options.muon:g}"
-        if not trained and lr * options.muon >= MUON_LR[0]:
-            mend = f"lower optimizer.muon to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
-            return graded("learning rate", lr * options.muon, *MUON_LR, message, mend)
+    if options.muon_lr_scale:
+        message += f"; Muon at {lr * options.muon_lr_scale:g}"
+        if not trained and lr * options.muon_lr_scale >= MUON_LR[0]:
+            mend = f"lower optimizer.muon_lr_scale to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
+            return graded("learning rate", lr * options.muon_lr_scale, *MUON_LR, message, mend)
     if lr < low * factor:
         return Finding("learning rate", "warning", f"{message}: so low that little is learned", "raise optimizer.lr")
     mend = f"set optimizer.lr to {high * factor / 2:.2g} or lower"
@@ -39,7 +39,7 @@ def check_warmup(warmup: int, steps: int) -> Finding:
     """The share of the training in which the learning rate grows."""
     part = warmup / steps
     message = f"{warmup} of {steps:,} steps ({in_percent(part)})"
-    mend = f"set optimizer.warmup to some {max(1, round(0.05 * steps))}"
+    mend = f"set optimizer.warmup_steps to some {max(1, round(0.05 * steps))}"
     if not warmup:
         return Finding("warm-up", "warning", f"{message}: the first steps are full ones", mend)
     return graded("warm-up", part, 0.3, 1.0, message, mend)
@@ -51,9 +51,9 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> F
     if gpu:
         if not workers:
             return Finding(
-                "processor", "warning", message, "set data.workers to 4 or more, or the GPU waits for pictures"
+                "processor", "warning", message, "set data.num_workers to 4 or more, or the GPU waits for pictures"
             )
-        mend = f"set data.workers to {max(1, cores - 1)}"
+        mend = f"set data.num_workers to {max(1, cores - 1)}"
         return graded("processor", workers / cores, math.nextafter(1, 2), math.inf, message, mend)
     used = threads or cores
     message += f", {used} training threads" + ("" if threads else " (all)")
@@ -67,7 +67,7 @@ def check_shards(shards: int, lanes: int | None, workers: int) -> Finding:
     message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} lanes" if lanes else "")
     if shards < readers:
         return Finding(
-            "shards", "problem", message, f"write at least {readers} shards, or lower data.workers and lanes"
+            "shards", "problem", message, f"write at least {readers} shards, or lower data.num_workers and lanes"
         )
     if shards < 4 * readers:
         return Finding("shards", "warning", message, f"with some {4 * readers} shards the readers end about together")
@@ -107,16 +107,16 @@ def check_waiting(log: Sequence[dict[str, float]], workers: int) -> Finding | No
     waits = [line["data_wait"] for line in log[-20:] if "data_wait" in line]
     if not waits:
         return None
-    message = f"{in_percent(median(waits))} of the time, with data.workers={workers}"
+    message = f"{in_percent(median(waits))} of the time, with data.num_workers={workers}"
     return graded(
-        "data wait", median(waits), 0.1, math.inf, message, f"set data.workers={workers + 2}, or smaller pictures"
+        "data wait", median(waits), 0.1, math.inf, message, f"set data.num_workers={workers + 2}, or smaller pictures"
     )
 
 
 def check_disk(size: int, kept: int, free: int) -> Finding:
     """Free bytes against as many checkpoints of `size` bytes as there may be at a time."""
     message = f"{kept} checkpoints of some {size / 2**30:.2f} GiB at a time, {free / 2**30:,.1f} GiB free"
-    mend = "free some space, or set a lower training.keep"
+    mend = "free some space, or set a lower training.save_total_limit"
     return graded("disk", kept * size / max(1, free), 0.5, 1.0, message, mend)
 
 

@@ -37,8 +37,10 @@ def open_stream(
     if len(empty) == len(shards):
         raise CcmbError(f"{empty[0].url}: no samples in it, nor in the other shards")
     sizes = tuple(shard.samples or 0 for shard in shards)
-    order = StreamOrder(sizes, training.batch, data.lanes, data.shuffle, training.seed, data.samples_per_epoch)
-    check_lanes(order, world, data.workers)
+    order = StreamOrder(
+        sizes, training.batch_size, data.streams, data.shuffle_buffer, training.seed, data.samples_per_epoch
+    )
+    check_lanes(order, world, data.num_workers)
     weights, seed = data.field_weights, training.seed
     return ShardStream(shards, order, data.fields, weights, data.augmentation, seed, rank, world), damaged
 

@@ -54,7 +54,7 @@ class RetrievalFamily(OfR2D2):
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
         validation = recipe.validation
         of = open_held_out(recipe.data, split, validation.fields, self.family)
-        return _readable(first_pictures(of, validation.pictures if split == validation.split else None))
+        return _readable(first_pictures(of, validation.images if split == validation.split else None))
 
     def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
         return _readable(open_set(spec, split, fields, option="--also", family=self.family))
@@ -66,13 +66,13 @@ class RetrievalFamily(OfR2D2):
         self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
-        return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
+        return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)
 
     def validate(
         self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        gallery, ranks = _ranked(model, processor, of, recipe.validation.depth)
-        report = report_of_ranks(ranks, gallery, recipe.validation.depth)
+        gallery, ranks = _ranked(model, processor, of, recipe.validation.rerank_k)
+        report = report_of_ranks(ranks, gallery, recipe.validation.rerank_k)
         last = "pre_ranking" if report["mean_recall"]["ranking"] is None else "ranking"
         means = report["mean_recall"]
         values = (means[last], means["pre_ranking"], report["text_to_image"][last]["R@1"])
@@ -86,8 +86,8 @@ class RetrievalFamily(OfR2D2):
         recipe: FinetuneRecipe,
         heads: bool = True,
     ) -> Measurement:
-        gallery, ranks_of = _ranked(model, processor, of, recipe.validation.depth, heads)
-        report = report_of_ranks(ranks_of, gallery, recipe.validation.depth)
+        gallery, ranks_of = _ranked(model, processor, of, recipe.validation.rerank_k, heads)
+        report = report_of_ranks(ranks_of, gallery, recipe.validation.rerank_k)
         values, draws, unit_N = {}, {}, drawn_with(gallery)
         for stage in STAGES:
             known = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
