@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ccmb.benchmark.models.open_model import label_and_source, open_peer
+from ccmb.benchmark.models.r2d2 import R2D2Peer
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.modeling import TowerOutput
 from tests.helpers.exact import TINY_ERROR
