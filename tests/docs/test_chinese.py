@@ -20,7 +20,7 @@ HAN = r"\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”…"
 WRONG = re.compile(
     rf"[{HAN}]\**[ ]*[,;:?!](?!\[)"  # after Chinese
     rf"|[,;:?!](?!\[)[ ]*\**\n?\**[ ]*[{HAN}]"  # before Chinese, even if it stands on the next line
-    r"|(?<=[^\s|\d:-])[,;:](?=[^\s\d|:/*-]|$)"  # without a space after it: meant for a full-width one
+    r"|(?<=[\ue000\])])[,;:](?=[^\s\d|:/*-]|$)|(?<=[^\s|\d:-])[,;:](?=[\ue000\[]|$)"  # no space: beside code, a link
     rf"|[{HAN}]\.|[{HAN}]\**[ ]*\"|\"[ ]*\**[{HAN}]",
     re.MULTILINE,
 )
@@ -78,7 +78,7 @@ def test_half_width_punctuation_would_be_noticed(wrong: str) -> None:
         "检索，匹配；（MR）：“检索”。", "共 1,000 张，区间 [0.001, 0.5]", "`检索, 匹配` 与 `a:b`",
         "```\n检索, (匹配)\n```", "R2D2 ViT-L/14, 250M", "按 softmax(*s*) 抽取", "![检索](a.webp)",
         "[检索](http://a.b/c,d)", "| 检索 | ---: |",
-        "1.63 (1.60-1.98)", "![a](b)：检索",
+        "1.63 (1.60-1.98)", "![a](b)：检索", "| 文本 | cuda:N |",
     ],
 )  # fmt: skip
 def test_what_may_stay_is_left_alone(right: str) -> None:
