@@ -1,12 +1,12 @@
-"""The pages of the architecture: their floors are those of the test, and every file they name exists."""
+"""The pages of the architecture: every file they name exists (their floors: tests/core/test_floors.py)."""
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
 
-from tests.helpers.floors import FLOORS
 from tests.helpers.pages import ROOT, read
 
 PAGES = ("ARCHITECTURE.md", "ARCHITECTURE.zh.md")
@@ -22,13 +22,6 @@ def walks(page: str) -> list[list[list[str]]]:
     """Of each walk its steps, of each step its files."""
     sections = re.findall(r"^### .*?(?=^##)", read(page) + "\n##", re.MULTILINE | re.DOTALL)
     return [[FILE.findall(step) for step in re.findall(r"^\d+\. (.*)$", part, re.MULTILINE)] for part in sections]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_floors_are_those_that_imports_are_held_to(page: str) -> None:
-    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \|$", read(page), re.MULTILINE)
-    assert [int(number) for number, _, _ in rows] == list(range(len(FLOORS)))
-    assert tuple(tuple(re.findall(r"`(\w+)`", folders)) for _, folders, _ in rows) == FLOORS
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -54,6 +47,23 @@ def test_there_are_five_walks_and_six_places_to_add_to(page: str) -> None:
 
 def test_both_languages_name_the_same_files_in_the_same_order() -> None:
     english, chinese = (FILE.findall(read(page)) for page in PAGES)
-    assert [name for name in english if ".zh" not in name] == [name for name in chinese if name != PAGES[0]][:0] + [
-        name for name in chinese if ".zh" not in name
-    ]
+    assert [name for name in english if name != PAGES[1]] == [name for name in chinese if name != PAGES[0]]
+
+
+def imported(name: str) -> set[str]:
+    """Files of the package that one of them imports."""
+    tree = ast.parse((ROOT / "src" / "ccmb" / name).read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ccmb."):
+            place = str(node.module).removeprefix("ccmb.").replace(".", "/")
+            found |= {f"{place}.py", *(f"{place}/{alias.name}.py" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_each_file_of_a_walk_imports_another_or_is_imported(number: int) -> None:
+    names = [name for step in walks(PAGES[0])[number] for name in step]
+    arrows = {(name, target) for name in names for target in imported(name) if target in names and target != name}
+    alone = [name for name in names if not any(name in arrow for arrow in arrows)]
+    assert alone == []
