@@ -28,7 +28,7 @@ from ccmb.core.progress import Advance, progress
 from ccmb.corpus.download.filters import ImageFilters
 from ccmb.corpus.download.parts import DownloadPart, Link, finished_row
 from ccmb.corpus.download.resize import Prepared, StoredForm, prepare
-from ccmb.fetch.fetcher import Fetcher, Network, is_transient
+from ccmb.fetch.fetcher import Fetcher, HttpOptions, is_transient
 
 SETTINGS = "download.json"
 
@@ -37,7 +37,7 @@ class DownloadOptions(BaseModel):
     """All options of a download."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    network: Network = Network()
+    network: HttpOptions = HttpOptions()
     filters: ImageFilters = ImageFilters()
     form: StoredForm = StoredForm()
     rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
