@@ -11,7 +11,7 @@ from ccmb.corpus.analysis.statistics import picture_of, random_pictures
 from ccmb.corpus.base.reasons import in_chinese
 from ccmb.report.bars import bar_chart
 from ccmb.report.document import document
-from ccmb.report.markup import both, data_uri, escape, number, paragraph, said, section, table
+from ccmb.report.markup import both, chinese_text, data_uri, escape, format_number, paragraph, section, table
 
 FIELDS = {"query": "查询", "caption": "描述", "title": "标题", "content": "正文"}
 Shown = tuple[str, Mapping[str, Sequence[str]], str]
@@ -50,8 +50,8 @@ def _header(figures: Mapping[str, Any]) -> str:
     title = f"<h1>{both('图文语料', 'A corpus of pictures and texts')}</h1>"
     first = figures["funnel"][0]
     tiles = [
-        (number(figures["pictures"]), ("图片", "pictures")),
-        (number(figures["pairs"]), ("图文对", "pairs")),
+        (format_number(figures["pictures"]), ("图片", "pictures")),
+        (format_number(figures["pairs"]), ("图文对", "pairs")),
         (f"{figures['pairs'] / max(1, figures['pictures']):.1f}", ("每张图片的文本", "texts a picture")),
         (
             f"{figures['bytes'] / 1e6:,.1f}<small>MB</small>",
@@ -128,7 +128,7 @@ def _sample(shown: Sequence[Shown]) -> str:
     cards = ""
     for uri, texts, url in shown:
         lines = "".join(
-            f"<dt>{both(FIELDS[field], field)}</dt><dd>{'<br>'.join(map(said, field_texts))}</dd>"
+            f"<dt>{both(FIELDS[field], field)}</dt><dd>{'<br>'.join(map(chinese_text, field_texts))}</dd>"
             for field, field_texts in texts.items()
         )
         cards += f'<article class="card"><img src="{uri}" alt="{escape(url)}"><dl>{lines}</dl></article>'
