@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ccmb.report.markup import both, escape, paragraph, percent, said, said_apart, section
+from ccmb.report.markup import both, chinese_text, differing_chinese_text, escape, paragraph, percent, section
 
 Uris = Mapping[str, str]
 STAGES = {"pre_ranking": ("粗排", "Pre-ranking"), "ranking": ("精排", "Ranking")}
@@ -69,7 +69,7 @@ def _search(search: Mapping[str, Any], uris: Uris) -> str:
             f'<div class="tiles">{tiles}</div></div>'
         )
     why = f'<span class="why {search["why"]}">{both(*WHY[search["why"]])}</span>'
-    return f"<article><h3>{said(search['text'])}{why}</h3>{''.join(rows)}</article>"
+    return f"<article><h3>{chinese_text(search['text'])}{why}</h3>{''.join(rows)}</article>"
 
 
 def _tile(name: str, right: bool, place: int, uris: Uris) -> str:
@@ -130,8 +130,8 @@ def _swap(swap: str) -> str:
 def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
     why = f'<span class="why {pair["why"]}">{both(*WHY[pair["why"]])}</span>'
     true, false = both("真", "true"), both("假", "false")
-    texts = f"<dt>{true}</dt><dd>{said(pair['text'])}</dd>"
-    texts += f"<dt>{false}</dt><dd>{said_apart(pair['false_text'], pair['text'])}</dd>"
+    texts = f"<dt>{true}</dt><dd>{chinese_text(pair['text'])}</dd>"
+    texts += f"<dt>{false}</dt><dd>{differing_chinese_text(pair['false_text'], pair['text'])}</dd>"
     rows = ""
     for stage, label in STAGES.items():
         if stage in pair["scores"]:
@@ -173,5 +173,5 @@ def _drawn(line: Mapping[str, Any], uris: Uris) -> str:
         value = line.get(field) or []
         shown = [value] if isinstance(value, str) else value[:2]
         if shown:
-            texts.append(f"<dt>{both(chinese, field)}</dt><dd>{'<br>'.join(map(said, shown))}</dd>")
+            texts.append(f"<dt>{both(chinese, field)}</dt><dd>{'<br>'.join(map(chinese_text, shown))}</dd>")
     return f'<article class="card">{_picture(line["image"], uris, "")}<dl>{"".join(texts)}</dl></article>'

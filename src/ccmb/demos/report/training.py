@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ccmb.objectives.config import PAPER_NAMES
 from ccmb.report.charts import Point, Range, line_chart
-from ccmb.report.markup import both, escape, number, paragraph, section, table
+from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 
 WHAT_THEY_DO = {
     "GCPR": ("全局对比粗排：两塔的余弦相似度", "global contrastive pre-ranking: the towers' cosine"),
@@ -64,7 +64,7 @@ def _panel(
 ) -> str:
     points: list[Point] = [(line["step"], line[key]) for line in metrics if isinstance(line.get(key), int | float)]
     if points:
-        change = f"{number(_rounded(points[0][1]))} → {number(_rounded(points[-1][1]))}"
+        change = f"{format_number(_rounded(points[0][1]))} → {format_number(_rounded(points[-1][1]))}"
         body = line_chart(points, x, f"{label}: {change}", smooth)
     else:
         change = ""
