@@ -36,7 +36,7 @@ from ccmb.corpus.download.run import download
 from ccmb.corpus.inputs.tables import Inputs
 from ccmb.corpus.pairs.build import FUNNEL, PAIRS, build_pairs
 from ccmb.corpus.pairs.by_image import count_links, read_links
-from ccmb.data.images.perceptual_hash import Looks, join_looks, looks_of_pictures
+from ccmb.data.images.perceptual_hash import ImageFingerprints, fingerprints_of_images, join_fingerprints
 
 
 @dataclass(slots=True)
@@ -156,8 +156,10 @@ class _Build:
         sizes = {path: path.stat().st_size for of in files if (path := self.out / of["name"]).exists()}
         return all(sizes.get(self.out / of["name"]) == of["bytes"] for of in files)
 
-    def _test_looks(self) -> Looks:
-        found = [looks_of_pictures(of.pictures, of.names or of.pictures.names) for of in self.extras.test_pictures]
+    def _test_looks(self) -> ImageFingerprints:
+        found = [fingerprints_of_images(of.pictures, of.names or of.pictures.names) for of in self.extras.test_pictures]
         if not found:
-            return join_looks([])
-        return Looks(*(np.concatenate([getattr(of, name) for of in found]) for name in ("shapes", "colours")))
+            return join_fingerprints([])
+        return ImageFingerprints(
+            *(np.concatenate([getattr(of, name) for of in found]) for name in ("shapes", "colours"))
+        )

@@ -13,14 +13,14 @@ import numpy as np
 
 from ccmb.core.files import atomic_path
 from ccmb.corpus.assembly.recipe import CopyRecipe
-from ccmb.corpus.download.index import looks_of_index, read_index
-from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, keepers
-from ccmb.data.images.perceptual_hash import Looks
+from ccmb.corpus.download.index import fingerprints_of_index, read_index
+from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, representatives
+from ccmb.data.images.perceptual_hash import ImageFingerprints
 
 EXACT, NEAR, TEST_PICTURE = "exact_copy", "near_copy", "test_picture"
 
 
-def write_verdicts(downloads: Path, test_pictures: Looks, recipe: CopyRecipe, path: Path) -> None:
+def write_verdicts(downloads: Path, test_pictures: ImageFingerprints, recipe: CopyRecipe, path: Path) -> None:
     """A row for each of the download: `row`, `status` ("ok", why it was not had, or one of the above) and `copy_of`,
     the row of the copy that stays."""
     import pyarrow as arrow
@@ -29,7 +29,7 @@ def write_verdicts(downloads: Path, test_pictures: Looks, recipe: CopyRecipe, pa
     table = read_index(downloads, ["row", "key", "status", "sha256", "width", "height", "shape", "colours"])
     has_picture = np.asarray(table["status"]) == "ok"
     pictures = table.filter(arrow.array(has_picture))
-    statuses, leaders = judge_pictures(pictures, looks_of_index(pictures), test_pictures, recipe)
+    statuses, leaders = judge_pictures(pictures, fingerprints_of_index(pictures), test_pictures, recipe)
     status = np.array(table["status"].to_pylist(), dtype=object)
     copy_of = np.full(len(table), -1)
     status[has_picture], copy_of[has_picture] = statuses, leaders
@@ -42,13 +42,15 @@ def write_verdicts(downloads: Path, test_pictures: Looks, recipe: CopyRecipe, pa
         parquet.write_table(arrow.table(found), temporary, compression="zstd")
 
 
-def judge_pictures(pictures: Any, looks: Looks, test_pictures: Looks, recipe: CopyRecipe) -> tuple[Any, Any]:
+def judge_pictures(
+    pictures: Any, looks: ImageFingerprints, test_pictures: ImageFingerprints, recipe: CopyRecipe
+) -> tuple[Any, Any]:
     """Of N pictures their statuses (N,) and the rows of the copies that stay (N,), -1 where there is none."""
     rows = np.asarray(pictures["row"])
     statuses, leaders = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
     groups = duplicate_groups(looks, recipe.distance, recipe.colour)
     areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
-    kept = keepers(groups, areas, pictures["key"].to_pylist())
+    kept = representatives(groups, areas, pictures["key"].to_pylist())
     keeper_of = np.zeros(len(rows), dtype=np.int64)  # by the group's number
     keeper_of[groups[kept]] = np.flatnonzero(kept)
     keeper = keeper_of[groups]

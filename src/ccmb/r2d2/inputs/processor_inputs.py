@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, did_you_mean
-from ccmb.data.images.source import UnreadablePicture, picture_of
+from ccmb.data.images.source import UnreadableImageError, picture_of
 
 Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
 
@@ -193,7 +193,7 @@ def open_image(image: Picture) -> Image.Image:
     if isinstance(image, bytes):
         try:
             return picture_of(image)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             raise InputValueError(str(error)) from None
     return picture_of(image if isinstance(image, str | Image.Image) else _from_array(image))
 

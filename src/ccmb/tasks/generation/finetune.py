@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ccmb.core.config.given_keys import is_given
 from ccmb.core.errors import UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.generation import Generation, GenerationOptions
@@ -118,7 +118,7 @@ class GenerationFamily(RetrievalFamily):
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         reader = painter_processor(processor, picture_side(recipe))
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
