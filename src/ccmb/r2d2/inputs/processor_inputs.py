@@ -138,19 +138,19 @@ def as_texts(texts: Any) -> list[str]:
         raise InputTypeError(f"text is of type {type(texts).__name__}; give {TEXTS}")
     if not len(texts):
         raise InputValueError(f"text is empty; give {TEXTS}")
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputTypeError(f"text[{place}] is of type {type(text).__name__}; give {TEXTS}")
+            raise InputTypeError(f"text[{index}] is of type {type(text).__name__}; give {TEXTS}")
     return list(texts)
 
 
 def check_encodable(texts: Sequence[str]) -> None:
     """Raise an InputValueError that names the first text with half of a character, as broken JSON leaves it."""
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputValueError(f"text[{place}]: character {error.start} is half of one (a surrogate)") from None
+            raise InputValueError(f"text[{index}]: character {error.start} is half of one (a surrogate)") from None
 
 
 def as_images(images: Any) -> Sequence[Picture] | np.ndarray | Tensor:
@@ -164,8 +164,8 @@ def as_images(images: Any) -> Sequence[Picture] | np.ndarray | Tensor:
         batch = images if images.ndim == 4 else images[None]
     elif isinstance(images, list | tuple):
         batch = images  # type: ignore[assignment]
-        for place, image in enumerate(images):
-            _check_image(image, f"images[{place}]")
+        for index, image in enumerate(images):
+            _check_image(image, f"images[{index}]")
     else:
         _check_image(images, "images")
         batch = [images]  # type: ignore[assignment]

@@ -18,9 +18,9 @@ from ccmb.objectives.generation import Generation, GenerationOptions
 from ccmb.r2d2.generative.generator import (
     GeneratorConfig,
     R2D2Generator,
+    generator_processor,
     has_generator,
     load_generator,
-    painter_processor,
     pipeline_side,
     read_shape,
 )
@@ -120,7 +120,7 @@ class GenerationFamily(RetrievalFamily):
     def batches(
         self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
-        reader = painter_processor(processor, picture_side(recipe))
+        reader = generator_processor(processor, picture_side(recipe))
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
         return run_batches(partial(load, reader), out, recipe.training.batch // world().size)
 
