@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -121,17 +121,16 @@ def say_renamed(renamed: Iterable[Renamed], where: str) -> None:
 
 
 def part_of(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The kind of part that a key holds, perhaps or always; None where it holds none."""
+    """The kind of part that a key holds, or may hold; None where it holds a value."""
     field = kind.model_fields.get(key)
-    return next(_parts_in(field.annotation), None) if field else None
+    return part_in(field.annotation) if field else None
 
 
-def _parts_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Annotated, Union, types.UnionType):
-        for inner in get_args(annotation):
-            yield from _parts_in(inner)
+def part_in(annotation: Any) -> type[BaseModel] | None:
+    """The same of a field's type."""
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return next((part for inner in get_args(annotation) if (part := part_in(inner)) is not None), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _renamed_override(kind: type[BaseModel], override: str) -> tuple[str, list[Renamed]]:
