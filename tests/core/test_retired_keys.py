@@ -246,6 +246,23 @@ def test_messages_speak_of_the_names_of_today(override: str, words: str, tmp_pat
     assert words in str(error.value)
 
 
+SAVED = Path(__file__).parent / "saved_recipes"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pretraining", PretrainRecipe), ("finetuning", FinetuneRecipe), ("corpus", ZeroRecipe)]
+)
+def test_what_the_version_before_saved_is_what_this_one_saves(
+    name: str, kind: type[BaseModel], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, now = SAVED / f"{name}-before.yaml", SAVED / f"{name}-now.yaml"
+    values, renamed = renamed_values(kind, yaml.safe_load(before.read_text(encoding="utf-8")))
+    assert values == yaml.safe_load(now.read_text(encoding="utf-8"))
+    assert len(renamed) > 25
+    assert load_recipe(kind, before, settled=False) == load_recipe(kind, now, settled=False)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_have_the_names_of_today(path: Path) -> None:
     kind = {"corpus": ZeroRecipe, "finetuning": FinetuneRecipe}.get(path.parent.name, PretrainRecipe)

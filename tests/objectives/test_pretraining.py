@@ -56,7 +56,9 @@ def test_an_objective_that_is_off_is_absent_and_the_step_works(off: list[str]) -
 
 @pytest.mark.parametrize("only", ALL)
 def test_each_objective_alone_trains_what_it_is_about(only: str) -> None:
-    training = pretraining(**{name: name == only and {"queue_size": 6} if name == "tgd" else name == only for name in ALL})
+    training = pretraining(
+        **{name: name == only and {"queue_size": 6} if name == "tgd" else name == only for name in ALL}
+    )
     training.total(training.losses(tiny_batch(4), 0.0, seeded())[0]).backward()
     touched = {
         name.split(".")[0]

@@ -82,7 +82,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     recipe = recipe.model_copy(update={"data": data})
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
-    with Journal(out / "quickstart.json", settings, _as_now) as journal:
+    with Journal(out / "quickstart.json", settings, settings_as_now) as journal:
         journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
@@ -97,7 +97,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     return report
 
 
-def _as_now(settings: dict[str, Any]) -> dict[str, Any]:
+def settings_as_now(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a quickstart that an older version began."""
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
 

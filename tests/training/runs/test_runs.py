@@ -33,8 +33,11 @@ def write_run(folder: Path, steps: int = 40, joins: int = 20, rate: float = 80.0
     return folder
 
 
-def test_a_run_in_figures(tmp_path):
-    run = read_run(write_run(tmp_path / "run"))
+@pytest.mark.parametrize("batch", ["batch_size", "batch"])  # its name now, and in runs of older versions
+def test_a_run_in_figures(batch, tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "recipe.yaml").write_text(f"training: {{steps: 40, {batch}: 8}}\n")
+    run = read_run(folder)
     assert summary(run) == {
         "run": str(tmp_path / "run"), "step": 40, "steps": 40, "losses": {"loss": 2.6, "gcpr": 2.0, "mlm": 1.5},
         "samples_per_second": 80.0, "hours": round(40 * 8 / 80 / 3600, 3),
