@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, keepers, looks_at, near_pairs
 from ccmb.data.images.perceptual_hash import COLOUR_BYTES, Looks, join_looks, looks, looks_of_pictures
 from ccmb.data.images.source import Pictures, decode
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 
 # Photographs are no part of the project; they are looked for in $CCMB_DATA, or beside the checkout.
@@ -68,7 +68,7 @@ COPIES: dict[str, Copy] = {
 
 def scenes(count: int, seed: int = 1) -> list[Image.Image]:
     rng = random.Random(seed)
-    return [draw_scene(random_scene(rng), 128, rng) for _ in range(count)]
+    return [render_scene(random_scene(rng), 128, rng) for _ in range(count)]
 
 
 def photographs(count: int) -> list[Image.Image]:
