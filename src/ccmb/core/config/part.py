@@ -1,4 +1,4 @@
-"""What all parts of recipes have in common."""
+"""The base of all parts of recipes."""
 
 from __future__ import annotations
 

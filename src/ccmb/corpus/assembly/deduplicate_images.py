@@ -45,11 +45,13 @@ def write_image_statuses(downloads: Path, test_pictures: Looks, recipe: ImageDed
         parquet.write_table(arrow.table(columns), temporary, compression="zstd")
 
 
-def image_statuses(pictures: Any, looks: Looks, test_pictures: Looks, recipe: ImageDedupRecipe) -> tuple[Any, Any]:
+def image_statuses(
+    pictures: Any, fingerprints: Looks, test_pictures: Looks, recipe: ImageDedupRecipe
+) -> tuple[Any, Any]:
     """The statuses (N,) of N pictures, and the rows (N,) of the representatives that stay, -1 if there is none."""
     rows = np.asarray(pictures["row"])
     statuses, representatives = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
-    groups = duplicate_groups(looks, recipe.distance, recipe.colour)
+    groups = duplicate_groups(fingerprints, recipe.distance, recipe.colour)
     areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
     kept = keepers(groups, areas, pictures["key"].to_pylist())
     representative_of_group = np.zeros(len(rows), dtype=np.int64)  # by the index of the group
@@ -59,7 +61,7 @@ def image_statuses(pictures: Any, looks: Looks, test_pictures: Looks, recipe: Im
     duplicates = ~kept
     statuses[duplicates] = np.where(digests[duplicates] == digests[representative[duplicates]], EXACT, NEAR)
     representatives[duplicates] = rows[representative[duplicates]]
-    tested = groups[in_test_set(looks, test_pictures, recipe.distance, recipe.colour)]
+    tested = groups[in_test_set(fingerprints, test_pictures, recipe.distance, recipe.colour)]
     in_tests = np.isin(groups, tested)
     statuses[in_tests], representatives[in_tests] = TEST_PICTURE, -1
     return statuses, representatives

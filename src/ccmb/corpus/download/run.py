@@ -97,7 +97,7 @@ def download(
             except* OSError as errors:
                 raise CcmbError(f"{out}: {errors.exceptions[0]}") from None
         if more := next(out.glob(f"part-{work.result.parts:06d}.*"), None):
-            raise CcmbError(f"{more}: is of a longer list of links; choose another folder or remove this one")
+            raise CcmbError(f"{more}: belongs to a longer list of links; choose another folder or remove this one")
     return work.result
 
 

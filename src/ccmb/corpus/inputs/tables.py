@@ -217,7 +217,7 @@ def _line_file(path: str, kind: TableKind) -> LineFile:
         _check_keys(path, keys, kind)
         return replace(file, separator=separator, keys=keys, header=True)
     if len(first) != 2:
-        raise CcmbError(f"{path}: its first line names no column, and is not a URL, {separator!r} and a text")
+        raise CcmbError(f"{path}: its first line is neither a header nor a URL, {separator!r} and a text")
     return replace(file, separator=separator, keys=("url", "caption"))
 
 
