@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
 from ccmb.scenes.close_ups import AMOUNT_WEIGHTS, write_close_ups
 from ccmb.scenes.corpus import write_scene_corpus
@@ -79,7 +79,7 @@ def test_combinations_of_kind_and_colour_of_one_split_are_in_no_other(tmp_path: 
     write_close_ups(tmp_path / "things", counts, 32)
     lines = {split: read_pairs(tmp_path / "things" / "pairs.jsonl", split, ["details"]) for split in counts}
     assert {split: len(split_lines) for split, split_lines in lines.items()} == counts
-    pictures = Pictures.open(tmp_path / "things" / "images.tar")
+    pictures = ImageSource.open(tmp_path / "things" / "images.tar")
     assert pictures.load(lines["train"][0].image).size == (32, 32)
     before = (tmp_path / "things" / "pairs.jsonl").read_bytes()
     write_close_ups(tmp_path / "things", counts, 32)

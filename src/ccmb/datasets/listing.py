@@ -11,9 +11,11 @@ from ccmb.datasets.cards import CARDS, Card, CardSplit, EnZh
 Language = Literal["en", "zh"]
 
 _OR = {"en": " or ", "zh": " 或 "}
+_AND = {"en": ", ", "zh": "、"}
+_THEN = {"en": "; ", "zh": "；"}
 _UNKNOWN = EnZh("not known", "不详")
 _WORDS = {
-    "retrieval": "检索", "matching": "匹配", "captioning": "描述生成", "generation": "文生图",
+    "retrieval": "检索", "matching": "匹配", "captioning": "图像描述", "generation": "文生图",
     "classification": "分类", "written": "人工撰写", "translated": "人工翻译", "machine": "机器翻译",
     "search queries": "搜索查询", "several": "多种",
 }  # fmt: skip
@@ -72,8 +74,8 @@ def _rows(card: Card, language: Language) -> list[tuple[EnZh, str]]:
 
     values = {
         "name": card.name,
-        "task": ", ".join(map(word, card.families)),
-        "splits": ", ".join(_split(published, language) for published in card.splits),
+        "task": _AND[language].join(map(word, card.families)),
+        "splits": _AND[language].join(_split(published, language) for published in card.splits),
         "total": translated(card.total),
         "made": word(card.made) if card.made else translated(None),
         "metric": translated(card.metric),
@@ -81,8 +83,8 @@ def _rows(card: Card, language: Language) -> list[tuple[EnZh, str]]:
         "source": card.source or translated(None),
         "files": _OR[language].join(card.files),
         "download": translated(card.download),
-        "notes": "; ".join(map(translated, card.notes)),
-        "unverified": "; ".join(map(translated, card.unverified)),
+        "notes": _THEN[language].join(map(translated, card.notes)),
+        "unverified": _THEN[language].join(map(translated, card.unverified)),
     }
     return [(_ROWS[key], value) for key, value in values.items()]
 
@@ -90,4 +92,6 @@ def _rows(card: Card, language: Language) -> list[tuple[EnZh, str]]:
 def _split(published: CardSplit, language: Language) -> str:
     nouns = ("pictures", "texts") if language == "en" else ("图", "句")
     counts = [f"{n:,} {noun}" for n, noun in zip(published[1:], nouns, strict=True) if n is not None]
-    return f"{published.name} ({', '.join(counts)})" if counts else published.name
+    if not counts:
+        return published.name
+    return f"{published.name} ({', '.join(counts)})" if language == "en" else f"{published.name}（{'，'.join(counts)}）"

@@ -9,8 +9,8 @@ from ccmb.report.charts import Point, Range, line_chart
 from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 
 WHAT_THEY_DO = {
-    "GCPR": ("全局对比预排序：两塔的余弦相似度", "global contrastive pre-ranking: the towers' cosine"),
-    "FGR": ("细粒度排序：交叉编码器判断图文是否相符", "fine-grained ranking: the cross encoders' match or no match"),
+    "GCPR": ("全局对比粗排：两塔的余弦相似度", "global contrastive pre-ranking: the towers' cosine"),
+    "FGR": ("细粒度精排：交叉编码器判断图文是否相符", "fine-grained ranking: the cross encoders' match or no match"),
     "MLM": ("掩码语言模型：看图补词", "masked language modelling: hidden words from the picture"),
     "TgD": ("目标引导蒸馏：教师给出软目标", "target-guided distillation: the teacher's soft targets"),
     "FgD": ("特征引导蒸馏：遮词文本贴近教师特征", "feature-guided distillation: masked text to the teacher's features"),
