@@ -42,11 +42,13 @@ class DownloadOptions(BaseModel):
     form: StoredForm = StoredForm()
     rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
     window: int = Field(
-        4096, gt=0, description="links at work at once; most of them wait for their host, the others for a connection"
+        4096,
+        gt=0,
+        description="links in progress at once; most of them wait for their host, the others for a connection",
     )
-    decoders: int | None = Field(None, gt=0, description="threads that decode; without it one for each core")
+    decoders: int | None = Field(None, gt=0, description="threads that decode; empty: one for each core")
     deadline: float | None = Field(
-        None, gt=0, description='seconds after which all that is not done ends with the status "deadline"'
+        None, gt=0, description='seconds after which all unfinished links end with the status "deadline"'
     )
 
 
