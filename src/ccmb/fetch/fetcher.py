@@ -32,7 +32,7 @@ import aiohttp
 from pydantic import ConfigDict, Field
 from yarl import URL
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.fetch.address_guard import AddressGuard
 from ccmb.fetch.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.fetch.host_limits import HostPaused, Hosts
@@ -45,7 +45,7 @@ _TRANSIENT_HTTP = {408, 425, 429}
 _BUSY = {429, 503}
 
 
-class HttpOptions(Part):
+class HttpOptions(ConfigBase):
     """How pictures are requested over HTTP. The default values are our choice."""
 
     model_config = ConfigDict(frozen=True)
@@ -60,28 +60,30 @@ class HttpOptions(Part):
         "check_certificates": "verify_tls",
         "name_threads": "dns_threads",
     }
-    connections: int = Field(128, gt=0, description="pictures in hand at once: being fetched, or waiting to be decoded")
+    connections: int = Field(128, gt=0, description="pictures at once that are being fetched or wait to be decoded")
     connections_per_host: int = Field(4, gt=0, description="requests to one host at once")
     host_delay: float = Field(0.05, ge=0, description="seconds between the starts of two requests to one host")
-    max_host_pause: float = Field(120.0, ge=0, description="seconds waited for a host that sends Retry-After, at most")
-    retries: int = Field(3, ge=0, description="further attempts after a failure that may pass")
+    max_host_pause: float = Field(120.0, ge=0, description="maximum wait in seconds for a host that sends Retry-After")
+    retries: int = Field(3, ge=0, description="more attempts after a failure that may be temporary")
     backoff: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled for each further one")
-    connect_timeout: float = Field(10.0, gt=0, description="for a connection")
-    read_timeout: float = Field(10.0, gt=0, description="without a byte")
-    total_timeout: float = Field(60.0, gt=0, description="for one answer, whole")
-    slow_after: float = Field(5.0, ge=0, description="seconds after which an answer must have come at `least_rate`")
-    min_bytes_per_second: float = Field(2048.0, ge=0, description="bytes a second")
-    max_bytes: int = Field(20 * 2**20, gt=0, description="of one picture")
-    max_redirects: int = Field(5, ge=0)
-    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="what servers are told")
-    robot_name: str = Field("ccmb", description="our name in X-Robots-Tag headers that address single robots")
+    connect_timeout: float = Field(10.0, gt=0, description="time limit for a connection")
+    read_timeout: float = Field(10.0, gt=0, description="time limit without a byte")
+    total_timeout: float = Field(60.0, gt=0, description="time limit for one whole answer")
+    slow_after: float = Field(
+        5.0, ge=0, description="seconds after which the mean rate of an answer must be `min_bytes_per_second`"
+    )
+    min_bytes_per_second: float = Field(2048.0, ge=0, description="minimum rate in bytes a second")
+    max_bytes: int = Field(20 * 2**20, gt=0, description="maximum bytes of one picture")
+    max_redirects: int = Field(5, ge=0, description="maximum number of redirects")
+    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="User-Agent of the requests")
+    robot_name: str = Field("ccmb", description="our name in X-Robots-Tag headers for single robots")
     obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.fetch.opt_outs")
     verify_tls: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
-    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that may be connected to")
+    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that are allowed")
     proxy_from_environment: bool = Field(
-        False, description="go through HTTP_PROXY and HTTPS_PROXY, but to hosts of NO_PROXY; see ccmb.fetch.proxies"
+        False, description="use HTTP_PROXY and HTTPS_PROXY, except for hosts of NO_PROXY; see ccmb.fetch.proxies"
     )
-    dns_threads: int = Field(32, gt=0, description="host names looked up at once")
+    dns_threads: int = Field(32, gt=0, description="how many host names are looked up at once")
 
 
 def is_transient(status: str) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
 
@@ -15,7 +15,7 @@ ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
 PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
 
 
-class Objective(Part):
+class Objective(ConfigBase):
     """One objective's share in the sum."""
 
     RETIRED: ClassVar = {"start": "start_at"}
@@ -65,7 +65,7 @@ class TargetGuided(Objective):
     )
 
 
-class Objectives(Part):
+class Objectives(ConfigBase):
     """The objectives of a run, in the words of the paper."""
 
     RETIRED: ClassVar = {"ema": "ema_decay"}

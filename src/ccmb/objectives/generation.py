@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import move_average
 from ccmb.r2d2.generative.generator import R2D2Generator
 
 
-class GenerationOptions(Part):
+class GenerationOptions(ConfigBase):
     """What paints, how it learns, and how it paints when the model is measured."""
 
     RETIRED: ClassVar = {

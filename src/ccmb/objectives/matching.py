@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import LabelledBatch
@@ -28,7 +28,7 @@ from ccmb.training.distributed import gather, global_mean
 MatchingLoss = Literal["likelihood", "official"]
 
 
-class MatchingOptions(Part):
+class MatchingOptions(ConfigBase):
     """How labelled pairs become a loss."""
 
     RETIRED: ClassVar = {"gcpr": "gcpr_weight"}

@@ -139,7 +139,7 @@ def set_learning_rates(
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
     """The share of the peak at which a group learns, counted from the group's own start; 0 before it.
 
-    Linear warm-up, then cosine to `final_lr`, smooth or in stairs; or triangles between `final_lr` and the peak. A
+    Linear warm-up, then cosine to `final_lr`, smooth or in stages; or triangles between `final_lr` and the peak. A
     warm-up from nothing is one step ahead, so that the first step moves the weights; one from `warmup_from` is not.
     """
     begin = round(start * steps)

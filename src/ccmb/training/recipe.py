@@ -17,15 +17,24 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ccmb.core.choices import Strategy
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.recipe_files import RECIPES, check_recipe, find_recipe, load_recipe, save_recipe
 from ccmb.core.config.retired_keys import Retired, renamed_here
 from ccmb.data.images.transforms import Augmentation
 from ccmb.training.model_recipe import ModelRecipe
 
 __all__ = [
-    "RECIPES", "BestRecipe", "DataRecipe", "ModelRecipe", "OptimizerRecipe", "Part", "TrainingRecipe", "check_recipe",
-    "find_recipe", "load_recipe", "save_recipe",
+    "RECIPES",
+    "BestRecipe",
+    "ConfigBase",
+    "DataRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
+    "TrainingRecipe",
+    "check_recipe",
+    "find_recipe",
+    "load_recipe",
+    "save_recipe",
 ]  # fmt: skip
 
 
@@ -33,7 +42,7 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class DataRecipe(Part):
+class DataRecipe(ConfigBase):
     """What is trained on: own pairs in a folder, a published set in its folder, or shards."""
 
     RETIRED: ClassVar = {"set": "dataset", "lanes": "streams", "shuffle": "shuffle_buffer", "workers": "num_workers"}
@@ -115,7 +124,7 @@ class DataRecipe(Part):
         return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
-class OptimizerRecipe(Part):
+class OptimizerRecipe(ConfigBase):
     RETIRED: ClassVar = {
         "muon": "muon_lr_scale",
         "vector_decay": "vector_weight_decay",
@@ -162,7 +171,7 @@ class OptimizerRecipe(Part):
 HIGHER = re.compile(r"recall|R@|auc|accuracy|agreement|CIDEr|BLEU|ROUGE|match_score|samples_per_second")
 
 
-class BestRecipe(Part):
+class BestRecipe(ConfigBase):
     RETIRED: ClassVar = {"figure": "metric", "lower": Retired("mode", {True: "min", False: "max"})}
     metric: str = Field("loss", description="name of a metric of metrics.jsonl")
     mode: Literal["min", "max"] = Field(
@@ -185,7 +194,7 @@ class BestRecipe(Part):
 UNSAID: Any = None
 
 
-class TrainingRecipe(Part):
+class TrainingRecipe(ConfigBase):
     RETIRED: ClassVar = {"batch": "batch_size", "chunk": "grad_cache_chunk", "keep": "save_total_limit"}
     epochs: float | None = Field(
         None,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.recipe_files import RECIPES
 from ccmb.corpus.base.recipe import CorpusRecipe
 from ccmb.corpus.download.run import DownloadOptions
@@ -16,28 +16,35 @@ from ccmb.data.images.near_duplicates import COLOUR, DISTANCE
 CORPUS_RECIPES = RECIPES / "corpus"
 
 
-class ImageDedupRecipe(Part):
+class ImageDedupRecipe(ConfigBase):
     """Which pictures are near-duplicates, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
 
     RETIRED: ClassVar = {"distance": "max_hamming_distance", "colour": "max_color_difference"}
     max_hamming_distance: int = Field(
-        DISTANCE, ge=0, le=31, description="bits of 64 in which the shapes of copies differ at most"
+        DISTANCE,
+        ge=0,
+        le=31,
+        description="maximum number of different bits (of 64) between the shapes of near-duplicates",
     )
-    max_color_difference: int = Field(COLOUR, ge=0, le=255, description="and any cell of their colours")
-    merge_texts: bool = Field(True, description="the copy that is kept gets the texts of the others; off: they go too")
+    max_color_difference: int = Field(
+        COLOUR, ge=0, le=255, description="maximum difference in any cell of their colours"
+    )
+    merge_texts: bool = Field(
+        True, description="the picture that is kept gets the texts of the others; off: these are dropped"
+    )
 
 
-class ScoreRecipe(Part):
+class ScoreRecipe(ConfigBase):
     """How a model scores pairs: by the cosine of picture and text. The model is given when the corpus is built."""
 
     RETIRED: ClassVar = {"least": "min_score", "batch": "batch_size"}
     min_score: float | None = Field(
-        None, ge=-1, le=1, description="pairs with a lower one are dropped; without it the score is noted alone"
+        None, ge=-1, le=1, description="pairs with a lower score are dropped; empty: scores are only noted"
     )
-    batch_size: int = Field(64, gt=0, description="pictures or texts that are encoded together")
+    batch_size: int = Field(64, gt=0, description="how many pictures or texts are encoded together")
 
 
-class ShardRecipe(Part):
+class ShardRecipe(ConfigBase):
     RETIRED: ClassVar = {"samples": "samples_per_shard"}
     samples_per_shard: int = Field(5000, gt=0, description="pictures in each shard but the last")
 

@@ -20,19 +20,19 @@ import numpy as np
 from PIL import Image
 from pydantic import ConfigDict, Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.data.images.perceptual_hash import fingerprint_pixels
 from ccmb.data.images.source import MAX_PIXELS
 
 
-class ImageFilters(Part):
+class ImageFilters(ConfigBase):
     """Which pictures are kept."""
 
     model_config = ConfigDict(frozen=True)
     RETIRED: ClassVar = {"max_ratio": "max_aspect_ratio", "animated": "keep_animated", "min_spread": "min_gray_std"}
-    min_short_side: int = Field(100, ge=0, description="pixels of the short side (DanQing)")
-    min_long_side: int = Field(0, ge=0, description="pixels of the long side")
-    max_aspect_ratio: float = Field(3.0, ge=1, description="long side over short side (DanQing)")
+    min_short_side: int = Field(100, ge=0, description="minimum pixels of the short side (DanQing)")
+    min_long_side: int = Field(0, ge=0, description="minimum pixels of the long side")
+    max_aspect_ratio: float = Field(3.0, ge=1, description="maximum ratio of the long side to the short side (DanQing)")
     keep_animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
     min_gray_std: float = Field(
         3.0, ge=0, description="standard deviation of grey (0 to 255) below which a picture is blank (our choice)"

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from PIL import Image, UnidentifiedImageError
 from pydantic import ConfigDict, Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.corpus.download.filters import ImageFilters, header_reason, pixel_reason
 from ccmb.data.images.decoding import open_image, rgb_of
 from ccmb.data.images.metadata import without_metadata
@@ -29,7 +29,7 @@ _FILTER = Image.Resampling.HAMMING
 Fit = Literal["short_side", "long_side", "crop"]
 
 
-class StoredForm(Part):
+class StoredForm(ConfigBase):
     """How pictures are stored.
 
     A picture that is small enough is never enlarged. If it is a JPEG, its pixels are stored as they came, and only the
@@ -42,15 +42,16 @@ class StoredForm(Part):
         256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)"
     )
     mode: Fit = Field(
-        "short_side", description="which side that is; crop: the short one, and the middle square is cut out"
+        "short_side",
+        description="the side that `image_size` limits; crop: the short one, and the middle square is cut out",
     )
     jpeg_quality: int = Field(
-        92, ge=1, le=100, description="of the JPEG, its colours at full size (as `ccmb data convert`)"
+        92, ge=1, le=100, description="quality of the JPEG, with colours at full resolution (as in `ccmb data convert`)"
     )
     keep_metadata: bool = Field(
         False,
-        description="leave EXIF (such as the place), XMP and IPTC in JPEGs that stay as they came; otherwise it is "
-        "taken out without a loss, and those that EXIF turns are turned and written anew",
+        description="keep EXIF (such as the place), XMP and IPTC in JPEGs that are stored as they came; otherwise "
+        "they are removed without loss, and JPEGs that EXIF rotates are rotated and encoded again",
     )
 
 

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.retired_keys import renamed_values
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, sole_use, write_json
@@ -36,7 +36,7 @@ from ccmb.fetch.fetcher import Fetcher, HttpOptions, is_transient
 SETTINGS = "download.json"
 
 
-class DownloadOptions(Part):
+class DownloadOptions(ConfigBase):
     """All options of a download."""
 
     model_config = ConfigDict(frozen=True)
@@ -46,11 +46,13 @@ class DownloadOptions(Part):
     resize: StoredForm = StoredForm()
     rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
     max_pending: int = Field(
-        4096, gt=0, description="links at work at once; most of them wait for their host, the others for a connection"
+        4096,
+        gt=0,
+        description="links in progress at once; most of them wait for their host, the others for a connection",
     )
-    decode_threads: int | None = Field(None, gt=0, description="threads that decode; without it one for each core")
+    decode_threads: int | None = Field(None, gt=0, description="threads that decode; empty: one for each core")
     deadline: float | None = Field(
-        None, gt=0, description='seconds after which all that is not done ends with the status "deadline"'
+        None, gt=0, description='seconds after which all unfinished links end with the status "deadline"'
     )
 
 
@@ -101,7 +103,7 @@ def download(
             except* OSError as errors:
                 raise CcmbError(f"{out}: {errors.exceptions[0]}") from None
         if more := next(out.glob(f"part-{work.result.parts:06d}.*"), None):
-            raise CcmbError(f"{more}: is of a longer list of links; choose another folder or remove this one")
+            raise CcmbError(f"{more}: belongs to a longer list of links; choose another folder or remove this one")
     return work.result
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 
 GREY = (128, 128, 128)  # what fills the corners
 HIGHEST = 10.0
@@ -26,7 +26,7 @@ HIGHEST = 10.0
 SHEAR, TRANSLATE, ROTATE = 0.3, 10 / 224, 30.0
 
 
-class RandAugment(Part):
+class RandAugment(ConfigBase):
     """How many operations, and how far each goes."""
 
     RETIRED: ClassVar = {"operations": "num_ops"}

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.retired_keys import Retired
 from ccmb.data.images.rand_augment import RandAugment, rand_augment
 
@@ -26,7 +26,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Augmentation(Part):
+class Augmentation(ConfigBase):
     """How training pictures are varied."""
 
     RETIRED: ClassVar = {

@@ -64,10 +64,10 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> F
 def check_shards(shards: int, lanes: int | None, workers: int) -> Finding:
     """Shards against what reads them side by side: who gets none waits for ever, or reads the same as another."""
     readers = max(workers, lanes or 1)
-    message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} lanes" if lanes else "")
+    message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} streams" if lanes else "")
     if shards < readers:
         return Finding(
-            "shards", "problem", message, f"write at least {readers} shards, or lower data.num_workers and lanes"
+            "shards", "problem", message, f"write at least {readers} shards, or lower data.num_workers and data.streams"
         )
     if shards < 4 * readers:
         return Finding("shards", "warning", message, f"with some {4 * readers} shards the readers end about together")

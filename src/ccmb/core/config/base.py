@@ -1,4 +1,4 @@
-"""What all parts of recipes have in common."""
+"""The base of all parts of recipes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from ccmb.core.config.retired_keys import Retired, renamed_here
 
 
-class Part(BaseModel):
+class ConfigBase(BaseModel):
     """A part of a recipe: unknown keys are errors, and so are infinite numbers.
 
     Attributes:
