@@ -63,7 +63,8 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     templates: TemplatesOption = "all",
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Let the second stage rank so many of the best classes.")
+        int | None,
+        typer.Option("--rerank-k", "--depth", min=1, help="Let the second stage rank so many of the best classes."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
