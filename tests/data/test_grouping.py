@@ -20,7 +20,7 @@ from ccmb.data.pairs import open_pairs, read_pairs
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
 from ccmb.search.index_folder import IndexRecord
-from ccmb.search.indexing.user_fields import read_own_fields
+from ccmb.search.indexing.user_fields import read_user_fields
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor.run import examine
 from ccmb.tasks.finetuning.run import FAMILIES
@@ -166,7 +166,7 @@ def test_fields_of_an_index_may_stand_in_several_lines(tmp_path: Path) -> None:
     path = tmp_path / "fields.jsonl"
     lines = [{"image": "./a//0.png", "year": 2023, "place": "上海"}, {"image": "a/0.png", "year": 2024}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fields = read_own_fields(path, IndexRecord(model="m", fingerprint="f", embed_dim=4))
+    fields = read_user_fields(path, IndexRecord(model="m", fingerprint="f", embed_dim=4))
     assert fields._by_name == {"a/0.png": {"year": 2024, "place": "上海"}}
 
 

@@ -17,7 +17,7 @@ from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.indexing.leaving import IndexReport, forget_sources
-from ccmb.search.query import Condition, Query
+from ccmb.search.query import Condition, SearchQuery
 from tests.helpers.runs import Command, command_line
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -55,7 +55,7 @@ def draw(folder: Path, *names: str, seed: int = 0) -> Path:
 def held(index: Path) -> list[str]:
     """Paths of all pictures of an index, in order."""
     with open_engine(index) as engine:
-        hits = engine.search(Query(TEXTS[0], k=1000, rank=False)).hits
+        hits = engine.search(SearchQuery(TEXTS[0], k=1000, rank=False)).hits
         return sorted(str(hit.source / hit.name) for hit in hits)
 
 
@@ -294,7 +294,7 @@ def test_fields_keep_every_character_of_a_text(build: Build, tmp_path: Path) -> 
     assert report.fields_left_out == []
     with open_engine(tmp_path / "index") as engine:
         for name, text in texts.items():
-            (hit,) = engine.search(Query(TEXTS[0], where=(Condition(name, "==", text),))).hits
+            (hit,) = engine.search(SearchQuery(TEXTS[0], where=(Condition(name, "==", text),))).hits
             assert hit.fields[name] == text
 
 
@@ -312,4 +312,4 @@ def test_lines_of_fields_that_match_no_picture_are_counted(
     assert "4 names are of no picture" in err
     assert "'a.png'" in err
     with open_engine(tmp_path / "index") as engine:
-        assert [hit.fields["author"] for hit in engine.search(Query(TEXTS[0])).hits] == ["王", "王"]
+        assert [hit.fields["author"] for hit in engine.search(SearchQuery(TEXTS[0])).hits] == ["王", "王"]

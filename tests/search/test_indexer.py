@@ -23,7 +23,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
 from ccmb.search.indexing import indexer as building
 from ccmb.search.indexing.indexer import IndexReport, build_index
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from tests.helpers.disk import full_disk
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.killing import ccmb_killed_when
@@ -58,7 +58,7 @@ def draw(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> list[
 def found(index: Path, *where: str, **asked) -> dict[str, dict]:
     """Fields of all pictures that pass, by name."""
     with open_engine(index) as engine:
-        query = Query(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **asked)
+        query = SearchQuery(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **asked)
         return {hit.name: dict(hit.fields) for hit in engine.search(query).hits}
 
 
@@ -88,7 +88,7 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
     assert report.duplicates == report.near_duplicates == []
     assert build(*named).skipped_known == 15
     with open_engine(tmp_path / "index") as engine:
-        hits = engine.search(Query(TEXTS[0], k=20)).hits
+        hits = engine.search(SearchQuery(TEXTS[0], k=20)).hits
         assert len(hits) == 15
         assert not any(hit.missing for hit in hits)
         for hit in hits:
@@ -129,7 +129,7 @@ def test_pictures_behind_urls_are_kept_in_the_index_and_private_addresses_refuse
     # They are there without the network, wherever the index lies.
     (tmp_path / "index").rename(tmp_path / "moved")
     with open_engine(tmp_path / "moved") as engine:
-        hits = engine.search(Query(TEXTS[0], where=(parse_condition(f"url={base}2.jpg"),))).hits
+        hits = engine.search(SearchQuery(TEXTS[0], where=(parse_condition(f"url={base}2.jpg"),))).hits
         assert len(hits) == 1
         assert hits[0].match is not None
         assert hits[0].source == tmp_path / "moved/downloads"
@@ -192,7 +192,7 @@ def test_what_is_gone_leaves_the_index_but_not_a_disk_that_is_away(build, tmp_pa
     with open_engine(tmp_path / "index") as engine:
         assert len(engine) == 3
         assert engine.catalogue.thumbnails.size() == sum(
-            len(engine.thumbnail(hit.key)) for hit in engine.search(Query(TEXTS[0])).hits
+            len(engine.thumbnail(hit.key)) for hit in engine.search(SearchQuery(TEXTS[0])).hits
         )
 
 
@@ -243,7 +243,7 @@ def test_an_index_on_a_server_is_the_same_by_one_uri(build, tmp_path):
         answers = []
         for out in ("file", "served-index"):
             with open_engine(tmp_path / out) as engine:
-                query = Query(TEXTS[0], where=(parse_condition("bytes>100"),))
+                query = SearchQuery(TEXTS[0], where=(parse_condition("bytes>100"),))
                 answers.append([(hit.key, round(hit.score, 5)) for hit in engine.search(query).hits])
                 added = engine.add("猫.png", paths[1].read_bytes(), {"author": "王"})
                 assert engine.delete([added]) == 1

@@ -16,7 +16,7 @@ from ccmb.data.class_names import classes_of_names
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from ccmb.tasks.classification.rerank import classify
 from ccmb.tasks.matching.predict import match_pictures
 from tests.helpers.runs import Command, command_line
@@ -106,12 +106,12 @@ def test_a_text_of_marks_that_cannot_be_seen_is_empty(text: str) -> None:
 
 def test_a_search_finds_the_same_however_the_text_is_spelt(index: Path) -> None:
     with open_engine(index) as engine:
-        plain, *others = engine.search_many([Query(text, k=6) for text in (PLAIN, *SPELLINGS)])
+        plain, *others = engine.search_many([SearchQuery(text, k=6) for text in (PLAIN, *SPELLINGS)])
         assert not plain.unknown
         for answer in others:
             assert [hit.key for hit in answer.hits] == [hit.key for hit in plain.hits]
             assert [hit.score for hit in answer.hits] == pytest.approx([hit.score for hit in plain.hits], abs=1e-5)
-        assert engine.search(Query(UNKNOWN)).unknown
+        assert engine.search(SearchQuery(UNKNOWN)).unknown
 
 
 def test_match_and_classify_read_texts_cleaned_and_name_classes_as_given(model: Path) -> None:

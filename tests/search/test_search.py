@@ -25,7 +25,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.index_folder import IndexRecord, open_catalogue
 from ccmb.search.indexing import indexer as indexing
 from ccmb.search.indexing.indexer import IndexReport, build_index
-from ccmb.search.query import Hit, Query
+from ccmb.search.query import Hit, SearchQuery
 from ccmb.search.vector_store import VectorStore
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.processes import run_in_a_process
@@ -46,7 +46,7 @@ def build(pictures: Path, index: Path, model: Path) -> IndexReport:
 
 def search_index(index: Path, model: Path | None = None, text: str | None = None, picture=None, **asked) -> list[Hit]:
     """Open an index and search it once."""
-    query = Query(text, load_picture(picture) if picture else None, **asked)
+    query = SearchQuery(text, load_picture(picture) if picture else None, **asked)
     with open_engine(index, model) as engine:
         return list(engine.search(query).hits)
 
@@ -177,7 +177,7 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     assert expected.tolist() != candidates[:k].tolist()  # the second stage changes the order here
 
     with open_engine(shelf[1]) as engine:
-        query = Query(text, picture if with_picture else None, k=k, depth=depth)
+        query = SearchQuery(text, picture if with_picture else None, k=k, depth=depth)
         hits = engine.search(query).hits
         unranked = engine.search(replace(query, rank=False)).hits
 
@@ -192,11 +192,15 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
 def test_several_queries_at_once_are_answered_as_each_alone(shelf):
     picture = tiny_pictures(1, seed=9)[0]
     with open_engine(shelf[1]) as engine:
-        key = engine.search(Query(TEXTS[1])).hits[0].key
+        key = engine.search(SearchQuery(TEXTS[1])).hits[0].key
         queries = [
-            Query(TEXTS[0], k=5, depth=15), Query(picture=picture, k=3), Query(TEXTS[3] * 2, picture, depth=20),
-            Query(TEXTS[0], k=4, rank=False), Query(like=key, k=6), Query(TEXTS[1], k=COUNT, min_probability=0.5),
-        ]  # fmt: skip
+            SearchQuery(TEXTS[0], k=5, depth=15),
+            SearchQuery(picture=picture, k=3),
+            SearchQuery(TEXTS[3] * 2, picture, depth=20),
+            SearchQuery(TEXTS[0], k=4, rank=False),
+            SearchQuery(like=key, k=6),
+            SearchQuery(TEXTS[1], k=COUNT, min_probability=0.5),
+        ]
         together = engine.search_many(queries)
         alone = [engine.search(query) for query in queries]
         assert engine.search_many([]) == []
@@ -211,7 +215,9 @@ def test_several_queries_at_once_are_answered_as_each_alone(shelf):
 def test_pages_are_cut_from_one_order(shelf):
     whole = search_index(shelf[1], text=TEXTS[0], k=COUNT, depth=12)
     with open_engine(shelf[1]) as engine:
-        pages = [engine.search(Query(TEXTS[0], k=8, offset=offset, depth=12)) for offset in range(0, COUNT + 8, 8)]
+        pages = [
+            engine.search(SearchQuery(TEXTS[0], k=8, offset=offset, depth=12)) for offset in range(0, COUNT + 8, 8)
+        ]
     assert [page.more for page in pages] == [True] * 4 + [False] * 2
     assert [len(page.hits) for page in pages] == [8] * 5 + [0]
     paged = [hit.key for page in pages for hit in page.hits]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.search.filters import BUILT_IN, compile_conditions, parse_condition
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.query import Condition
 from ccmb.search.vector_store import Entry, VectorStore
 from tests.helpers.exact import product_error
@@ -61,7 +61,7 @@ def opened(kind: str, place: Path, collection: str = "pictures"):
         if kind != "mirror":
             yield store
             return
-        mirror = Mirror(store, place / "mirror.db")
+        mirror = MemoryStore(store, place / "mirror.db")
         yield mirror
         mirror.close()
 

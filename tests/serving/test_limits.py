@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from ccmb.cli.serve import serve
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from ccmb.serving.config import ServeOptions
 from tests.helpers.serving import (
     ADMIN,
@@ -110,7 +110,7 @@ def test_a_client_that_asks_too_often_is_slowed_and_no_other() -> None:
 def test_what_takes_too_long_ends_and_is_dropped() -> None:
     index, go = FakeIndex(), threading.Event()
 
-    def hold(queries: Sequence[Query]) -> None:
+    def hold(queries: Sequence[SearchQuery]) -> None:
         assert go.wait(10)
 
     index.before = hold
@@ -132,7 +132,7 @@ def test_what_takes_too_long_ends_and_is_dropped() -> None:
 def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
     index, go, busy = FakeIndex(), threading.Event(), threading.Event()
 
-    def hold(queries: Sequence[Query]) -> None:
+    def hold(queries: Sequence[SearchQuery]) -> None:
         busy.set()
         assert go.wait(60)
 
@@ -161,7 +161,7 @@ def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
 def test_what_is_in_flight_when_the_server_is_told_to_stop_is_answered() -> None:
     index, started, go = FakeIndex(), threading.Event(), threading.Event()
 
-    def hold(queries: Sequence[Query]) -> None:
+    def hold(queries: Sequence[SearchQuery]) -> None:
         started.set()
         assert go.wait(10)
 
@@ -179,7 +179,7 @@ def test_what_is_in_flight_when_the_server_is_told_to_stop_is_answered() -> None
 def test_a_fault_of_the_server_is_internal_and_names_nothing() -> None:
     index = FakeIndex()
 
-    def fail(queries: Sequence[Query]) -> None:
+    def fail(queries: Sequence[SearchQuery]) -> None:
         if any(query.text == "坏" for query in queries):
             raise RuntimeError(f"{SECRET}/vectors.db is broken")
 

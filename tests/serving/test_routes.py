@@ -15,7 +15,7 @@ import torch
 from ccmb.core.errors import CcmbError
 from ccmb.data.class_names import classes_of_names
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.search.query import Condition, Query
+from ccmb.search.query import Condition, SearchQuery
 from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
 from ccmb.tasks.captioning.predict import caption_pictures
@@ -179,7 +179,7 @@ def test_a_picture_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
     index = FakeIndex()
     key = next(iter(index.pictures))
 
-    def lose(queries: Sequence[Query]) -> None:
+    def lose(queries: Sequence[SearchQuery]) -> None:
         index.delete([key])
         raise CcmbError(f"{SECRET}/{key}: no such picture in the index")
 

@@ -23,7 +23,7 @@ def connect_frozen(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
 
 
-class Blobs:
+class BlobStore:
     """Open one; it is made on the first write. Several threads may use it. What is written survives a kill.
 
     Args:
@@ -68,13 +68,13 @@ class Blobs:
         return {key for (key,) in self._select("key", keys)}
 
     def _select(self, what: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         if self._file is not None:
             with self._turn, suppress(sqlite3.DatabaseError):
                 for part in batched(keys, _AT_ONCE):
                     marks = ",".join("?" * len(part))
-                    found += self._file.execute(f"SELECT {what} FROM blobs WHERE key IN ({marks})", part)
-        return found
+                    rows += self._file.execute(f"SELECT {what} FROM blobs WHERE key IN ({marks})", part)
+        return rows
 
     def put(self, blobs: Mapping[str, bytes]) -> None:
         """Write some, all or none of them.

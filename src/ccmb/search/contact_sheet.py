@@ -28,10 +28,10 @@ def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
     sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
     draw, sources = ImageDraw.Draw(sheet), Sources()
     large, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    for place, hit in enumerate(hits):
-        left, top = MARGIN + place % columns * width, MARGIN + place // columns * height
+    for index, hit in enumerate(hits):
+        left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
         sheet.paste(_thumbnail(sources, hit), (left, top))
-        draw.text((left, top + SIDE + 4), f"{place + 1}   {hit.score:.3f}", INK, large)
+        draw.text((left, top + SIDE + 4), f"{index + 1}   {hit.score:.3f}", INK, large)
         draw.text((left, top + SIDE + 22), caption(hit), INK, small)
     with atomic_write(path, "wb") as file:
         sheet.save(file, "PNG")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccmb.search.filters import Numbers, Test, holds_for
+from ccmb.search.filters import NumberTest, Test, holds_for
 from ccmb.search.query import FieldValue
 
 
@@ -32,7 +32,7 @@ class NumberColumn:
 
     def mask(self, test: Test, count: int) -> NDArray[np.bool_]:
         """(N,) which of the first `count` pass."""
-        assert isinstance(test, Numbers)
+        assert isinstance(test, NumberTest)
         values = self._values[:count]
         passed = np.zeros(count, dtype=bool)
         for low, high in test.ranges:
@@ -40,7 +40,7 @@ class NumberColumn:
         return (~passed if test.negated else passed) & ~np.isnan(values)
 
 
-class WordColumn:
+class TextColumn:
     """Texts as numbers of a dictionary, -1 where a picture has none; a text stays in it when no row has it any more."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class WordColumn:
 
     def mask(self, test: Test, count: int) -> NDArray[np.bool_]:
         """(N,) which of the first `count` pass."""
-        assert not isinstance(test, Numbers)
+        assert not isinstance(test, NumberTest)
         if test.under:
             holds = holds_for(test)
             passing = [code for code, word in enumerate(self._words) if holds(word)]
@@ -89,7 +89,7 @@ class Columns:
     """All fields of the rows of a table."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, NumberColumn | WordColumn] = {}
+        self._columns: dict[str, NumberColumn | TextColumn] = {}
         self._capacity = 0
 
     def reserve(self, capacity: int) -> None:
@@ -111,9 +111,9 @@ class Columns:
             if value is not None:
                 self._column(name, value).fill(start, values)
 
-    def _column(self, name: str, value: FieldValue) -> NumberColumn | WordColumn:
+    def _column(self, name: str, value: FieldValue) -> NumberColumn | TextColumn:
         if name not in self._columns:
-            self._columns[name] = WordColumn() if isinstance(value, str) else NumberColumn()
+            self._columns[name] = TextColumn() if isinstance(value, str) else NumberColumn()
             self._columns[name].reserve(self._capacity)
         return self._columns[name]
 

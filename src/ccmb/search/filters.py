@@ -30,7 +30,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class NumberTest:
     """A test of a number: that it is in one of some ranges, or, negated, in none.
 
     Attributes:
@@ -43,7 +43,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TextTest:
     """A test of a text: that it is one of some, or in one of some folders; or, negated, that it is none of them."""
 
     field: str
@@ -52,7 +52,7 @@ class Words:
     negated: bool = False
 
 
-Test = Numbers | Words
+Test = NumberTest | TextTest
 
 
 def parse_condition(text: str) -> Condition:
@@ -64,18 +64,18 @@ def parse_condition(text: str) -> Condition:
     Raises:
         UsageError: it is no such condition.
     """
-    found = _FORM.fullmatch(text)
-    value = found["value"].strip() if found else ""
-    if found is None or not value:
+    match = _FORM.fullmatch(text)
+    value = match["value"].strip() if match else ""
+    if match is None or not value:
         raise UsageError(
             f"{text!r} is not a condition; write one such as width>=800, date<2024-05, author in 王,李 or "
             "folder under 2024/夏天"
         )
-    sign = found["word"] or found["sign"]
+    sign = match["word"] or match["sign"]
     comparison: Comparison = "==" if sign == "=" else sign  # type: ignore[assignment]
     if comparison == "in":
-        return Condition(found["field"], "in", _list_of(value))
-    return Condition(found["field"], comparison, _unquoted(value) or value if comparison == "under" else _value(value))
+        return Condition(match["field"], "in", _list_of(value))
+    return Condition(match["field"], comparison, _unquoted(value) or value if comparison == "under" else _value(value))
 
 
 def _list_of(text: str) -> tuple[FieldValue, ...]:
@@ -84,14 +84,14 @@ def _list_of(text: str) -> tuple[FieldValue, ...]:
     Raises:
         UsageError: there is none, or a quote is not closed.
     """
-    values, rest = list[FieldValue](), text
-    while rest := rest.strip().removeprefix(",").lstrip():
-        part = _PART.match(rest)
+    values, remaining = list[FieldValue](), text
+    while remaining := remaining.strip().removeprefix(",").lstrip():
+        part = _PART.match(remaining)
         if part is None:
             raise UsageError(f"{text!r}: a double quote is not closed, or something stands behind it")
         if part[0].strip():
             values.append(_value(part[0].strip()))
-        rest = rest[part.end() :]
+        remaining = remaining[part.end() :]
     if not values:
         raise UsageError(f"{text!r}: no value; write such as author in 王,李")
     return tuple(values)
@@ -152,7 +152,7 @@ def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[
     if comparison == "under":
         if known[name] is not str or name == "date":
             raise UsageError(f"{name} under ...: only folders have something under them")
-        return Words(
+        return TextTest(
             name, (), tuple(dict.fromkeys(folder for value in values for folder in _within(str(value), sources)))
         )
     if name == "date":
@@ -165,7 +165,7 @@ def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[
         return _compare(name, comparison, [_point(name, value) for value in values])
     if comparison not in ("==", "!=", "in"):
         raise UsageError(f"{name} {comparison} ...: {name} is a text; compare it by ==, != or in")
-    return Words(name, tuple(map(_text, values)), negated=comparison == "!=")
+    return TextTest(name, tuple(map(_text, values)), negated=comparison == "!=")
 
 
 def _text(value: FieldValue) -> str:
@@ -189,19 +189,19 @@ def _point(name: str, value: FieldValue) -> tuple[float, float]:
 
 def _truth(name: str, value: FieldValue) -> tuple[float, float]:
     """As stores hold them: yes is 1, no is 0."""
-    says = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
-    if says is None:
+    truth = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
+    if truth is None:
         raise UsageError(f"{name} is yes or no; write true or false, not {_text(value)!r}")
-    return says, math.nextafter(says, math.inf)
+    return truth, math.nextafter(truth, math.inf)
 
 
 def _period(value: str) -> tuple[float, float]:
     """Seconds from the beginning of a year, month, day, minute or second to its end."""
-    found = _DATE.fullmatch(value.strip())
+    match = _DATE.fullmatch(value.strip())
     try:
-        if found is None:
+        if match is None:
             raise ValueError
-        parts = [int(part) for part in found.groups() if part is not None]
+        parts = [int(part) for part in match.groups() if part is not None]
         start = seconds_of(datetime(*(parts + [1, 1][len(parts) - 1 :])[: max(3, len(parts))]))  # type: ignore[arg-type]
     except ValueError:
         raise UsageError(f"{value!r} is not a date; write 2024, 2024-05, 2024-05-01 or 2024-05-01T18:30") from None
@@ -219,11 +219,11 @@ def iso_date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
-def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, float]]) -> Numbers:
+def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, float]]) -> NumberTest:
     if comparison in ("==", "!=", "in"):
-        return Numbers(name, tuple(spans), comparison == "!=")
+        return NumberTest(name, tuple(spans), comparison == "!=")
     ((start, end),) = spans
-    return Numbers(
+    return NumberTest(
         name,
         {
             "<": ((-math.inf, start),),
@@ -241,8 +241,8 @@ def expression(tests: Sequence[Test]) -> str:
 
 def _expression(test: Test) -> str:
     column = test.field if test.field in (*BUILT_IN, "source") else f"own[{_quoted(test.field)}]"
-    if isinstance(test, Numbers):
-        parts = [_in_range(column, *of) for of in test.ranges]
+    if isinstance(test, NumberTest):
+        parts = [_in_range(column, *bounds) for bounds in test.ranges]
     else:
         parts = [f"{column} == {_quoted(value)}" for value in test.values]
         parts += [_is_under(column, folder) for folder in test.under]
@@ -272,7 +272,7 @@ def _quoted(text: str) -> str:
     return f'"{text.translate(_ESCAPES)}"'
 
 
-def holds_for(test: Words) -> Callable[[str], bool]:
+def holds_for(test: TextTest) -> Callable[[str], bool]:
     """Whether a text is one of those, before any negation."""
     values, prefixes = set(test.values) | set(test.under), tuple(map(_slash, test.under))
     return lambda value: value in values or (bool(prefixes) and value.startswith(prefixes))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.search.blob_store import connect_frozen
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.vector_store import Entry, Store, VectorStore
 
 MIRROR = "mirror.db"
@@ -31,7 +31,7 @@ def is_frozen(folder: Path) -> bool:
     return not all(os.access(path, os.W_OK) for path in written)
 
 
-class FrozenMirror(Mirror):
+class FrozenMemoryStore(MemoryStore):
     """The mirror of an index that cannot be written to, without its store."""
 
     def __init__(self, path: Path, dim: int) -> None:
@@ -46,8 +46,10 @@ class FrozenMirror(Mirror):
             if not path.exists() or (log.exists() and log.stat().st_size):
                 raise ValueError("not there, or not closed in order")
             self._file = connect_frozen(path)
-            whole, noted = (self._file.execute(f"SELECT count(*) FROM {of}").fetchone()[0] for of in ("whole", "notes"))
-            if not whole or noted:
+            complete, noted = (
+                self._file.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("whole", "notes")
+            )
+            if not complete or noted:
                 raise ValueError("behind its store")
             self._read()
         except (OSError, sqlite3.DatabaseError, KeyError, TypeError) as error:
@@ -75,7 +77,7 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
         CcmbError: they cannot be read or copied.
     """
     try:
-        frozen: FrozenMirror | None = FrozenMirror(folder / MIRROR, dim)
+        frozen: FrozenMemoryStore | None = FrozenMemoryStore(folder / MIRROR, dim)
     except ValueError:
         frozen = None
     if frozen is not None:
@@ -92,7 +94,7 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
         except OSError as error:
             raise CcmbError(f"{folder}: could not be copied to {copy} ({error.strerror or error})") from None
         with VectorStore(copy / store, dim, collection) as whole:
-            mirror = Mirror(whole, copy / MIRROR)
+            mirror = MemoryStore(whole, copy / MIRROR)
             try:
                 yield mirror
             finally:

@@ -23,12 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.r2d2.loading import model_folder
-from ccmb.search.blob_store import Blobs
+from ccmb.search.blob_store import BlobStore
 from ccmb.search.filters import BUILT_IN, iso_date
 from ccmb.search.frozen import is_frozen, open_frozen, refuse_writing
-from ccmb.search.indexing.image_metadata import Examined, suffix_of, thumbnail
+from ccmb.search.indexing.image_metadata import ExaminedImage, suffix_of, thumbnail
 from ccmb.search.indexing.image_sources import UPLOADS, Sources
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.query import FieldValue
 from ccmb.search.vector_store import COLLECTION, Entry, Store, VectorStore, is_local
 
@@ -116,17 +116,20 @@ class Catalogue:
     def __init__(self, folder: Path, record: IndexRecord, store: Store, frozen: bool = False) -> None:
         self.folder, self.record, self.store, self.frozen = folder, record, store, frozen
         self.sources = Sources(folder)
-        self.thumbnails, self.states = Blobs(folder / "thumbnails.db", frozen), Blobs(folder / "states.db", frozen)
+        self.thumbnails, self.states = (
+            BlobStore(folder / "thumbnails.db", frozen),
+            BlobStore(folder / "states.db", frozen),
+        )
 
     def entry(self, key: str) -> Entry:
         """
         Raises:
             CcmbError: there is none of this key.
         """
-        found = self.store.get([key])
-        if key not in found:
+        entries = self.store.get([key])
+        if key not in entries:
             raise CcmbError(f"{key}: no such picture in the index")
-        return found[key]
+        return entries[key]
 
     def picture(self, key: str) -> Image.Image:
         """A picture, as RGB.
@@ -143,16 +146,16 @@ class Catalogue:
         Raises:
             CcmbError: there is none of this key; or its thumbnail is lost, and so is the picture.
         """
-        found = self.thumbnails.get([key])
-        return found[key] if key in found else thumbnail(self.picture(key))
+        blobs = self.thumbnails.get([key])
+        return blobs[key] if key in blobs else thumbnail(self.picture(key))
 
     def fields(self, entry: Entry) -> dict[str, FieldValue]:
         """What is known of a picture, as users see it: dates in ISO 8601, yes or no as such."""
         types = self.record.types
-        found = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
-        return found | ({} if entry.date is None else {"date": iso_date(entry.date)})
+        fields = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
+        return fields | ({} if entry.date is None else {"date": iso_date(entry.date)})
 
-    def upload(self, examined: Examined, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
+    def upload(self, examined: ExaminedImage, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
         """Keep a picture in the index's own folder, under a name that no other has; its entry, not yet in the store.
 
         Raises:
@@ -210,7 +213,7 @@ def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> 
         return
     uri = folder / record.store if local else record.store
     with VectorStore(uri, record.embed_dim, record.collection) as store:
-        mirror = Mirror(store, folder / "mirror.db") if local else None
+        mirror = MemoryStore(store, folder / "mirror.db") if local else None
         # An empty mirror is false.
         catalogue = Catalogue(folder, record, store if mirror is None else mirror, frozen)
         try:

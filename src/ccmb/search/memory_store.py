@@ -30,7 +30,7 @@ _AT_ONCE = 500
 _READ_AT_ONCE = 5000
 _QUERIES_AT_ONCE = 16
 _NARROW = 0.1  # of the rows: where fewer pass, their vectors are picked out
-_FIELDS = tuple(of.name for of in fields(Entry))
+_FIELDS = tuple(field.name for field in fields(Entry))
 _ENTRY = ", ".join(_FIELDS)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, {_ENTRY}, embed BLOB);
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
 """
 
 
-class Mirror:
+class MemoryStore:
     """A `Store` whose reads are from memory. It and the store belong to one process."""
 
     most_results: int | None = None
@@ -99,8 +99,8 @@ class Mirror:
         """Bring the memory up to the file."""
         (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         self._reserve(count)
-        found = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
-        while rows := found.fetchmany(_READ_AT_ONCE):
+        cursor = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
+        while rows := cursor.fetchmany(_READ_AT_ONCE):
             key, source, name, date, width, height, size, own, embed = zip(*rows, strict=True)
             start, end = len(self._keys), len(self._keys) + len(rows)
             self._keys += key
@@ -108,11 +108,11 @@ class Mirror:
             self._embed_CD[start:end] = torch.frombuffer(bytearray(b"".join(embed)), dtype=torch.float32).view(
                 len(rows), -1
             )
-            folder = [folder_of(*of) for of in zip(source, name, strict=True)]
+            folder = [folder_of(*path) for path in zip(source, name, strict=True)]
             columns = {"folder": folder, "date": date, "width": width, "height": height, "bytes": size}
-            owned = {place: json.loads(text) for place, text in enumerate(own) if text != "{}"}
-            for field in {field for of in owned.values() for field in of}:
-                columns[field] = [owned.get(place, {}).get(field) for place in range(len(rows))]
+            owned = {index: json.loads(text) for index, text in enumerate(own) if text != "{}"}
+            for field in {field for path in owned.values() for field in path}:
+                columns[field] = [owned.get(index, {}).get(field) for index in range(len(rows))]
             self._columns.fill(start, columns)
 
     def _stored(self, keys: Sequence[str]) -> tuple[list[Entry], Tensor]:
@@ -167,13 +167,13 @@ class Mirror:
 
     def get(self, keys: Sequence[str]) -> dict[str, Entry]:
         """See `Store.get`."""
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         for part in batched(keys, _AT_ONCE):
             marks = ",".join("?" * len(part))
             with self._one_line_errors():
                 rows = self._file.execute(f"SELECT key, {_ENTRY} FROM entries WHERE key IN ({marks})", part).fetchall()
-            found |= {row[0]: _entry(row[1:]) for row in rows}
-        return found
+            entries |= {row[0]: _entry(row[1:]) for row in rows}
+        return entries
 
     def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """See `Store.embeds`."""
@@ -191,20 +191,22 @@ class Mirror:
         """See `Store.search_many`."""
         count, answers = len(self._keys), []
         masks: dict[tuple[Test, ...], Tensor] = {}
-        for of in set(tests or ()) - {()}:
-            masks[of] = torch.from_numpy(self._columns.mask(of, count))
+        for query_tests in set(tests or ()) - {()}:
+            masks[query_tests] = torch.from_numpy(self._columns.mask(query_tests, count))
         for start in range(0, len(embed_QD), _QUERIES_AT_ONCE):
             part_QD = embed_QD[start : start + _QUERIES_AT_ONCE].float()
-            wanted = [masks.get(of) for of in (tests or [()] * len(embed_QD))[start : start + len(part_QD)]]
+            wanted = [
+                masks.get(query_tests) for query_tests in (tests or [()] * len(embed_QD))[start : start + len(part_QD)]
+            ]
             narrow = [mask is not None and int(mask.sum()) < _NARROW * count for mask in wanted]
-            whole = [place for place, alone in enumerate(narrow) if not alone]
+            whole = [index for index, alone in enumerate(narrow) if not alone]
             cosine_QN = dict(zip(whole, _cosines(self._embed_CD[:count], part_QD[whole]), strict=True))
-            for place, mask in enumerate(wanted):
-                rows = mask.nonzero().squeeze(1) if mask is not None and narrow[place] else None
+            for index, mask in enumerate(wanted):
+                rows = mask.nonzero().squeeze(1) if mask is not None and narrow[index] else None
                 if rows is not None:
-                    cosine = self._embed_CD[rows] @ part_QD[place]
+                    cosine = self._embed_CD[rows] @ part_QD[index]
                 else:
-                    cosine = cosine_QN[place]
+                    cosine = cosine_QN[index]
                     if mask is not None:
                         cosine = cosine.masked_fill(~mask, -torch.inf)
                 answers.append(self._best(cosine, rows, k))

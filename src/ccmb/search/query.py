@@ -31,7 +31,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class SearchQuery:
     """What to look for: a text, a picture, both, or what is like a picture of the index.
 
     Attributes:
@@ -93,7 +93,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SearchResult:
     """Hits of one query, best first.
 
     Attributes:
@@ -122,7 +122,7 @@ class Answer:
         return not self.hits
 
 
-def check_query(query: Query) -> None:
+def check_query(query: SearchQuery) -> None:
     """Refuse a query that cannot be asked of any index.
 
     Raises:
@@ -133,9 +133,9 @@ def check_query(query: Query) -> None:
         raise UsageError("nothing to search for: give a text, a picture or both")
     if query.text is not None:
         check_text(query.text, "to search for")
-    for name, value, least in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
-        if value < least:
-            raise UsageError(f"{name} is {value}; give at least {least}")
+    for name, value, minimum in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
+        if value < minimum:
+            raise UsageError(f"{name} is {value}; give at least {minimum}")
     if query.budget is not None and not query.budget > 0:
         raise UsageError(f"budget is {query.budget}; give seconds, more than 0")
     check_min_probability(query.min_probability)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccmb.search.blob_store import Blobs
+from ccmb.search.blob_store import BlobStore
 from ccmb.search.vector_store import Entry
 
 
@@ -39,26 +39,26 @@ class StateCache:
         width: W of the image tower.
     """
 
-    def __init__(self, blobs: Blobs, width: int, most_bytes: int) -> None:
+    def __init__(self, blobs: BlobStore, width: int, most_bytes: int) -> None:
         self.blobs, self.width, self.most_bytes = blobs, width, most_bytes
         self.bytes = 0
         self._held: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
     def get(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
         """Of those pictures that there are any of, by key."""
-        found: dict[str, Tensor] = {}
+        states: dict[str, Tensor] = {}
         for entry in entries:
             mark = (entry.key, entry.stamp)
             if mark in self._held:
                 self._held.move_to_end(mark)
-                found[entry.key] = self._held[mark]
-        missing = {entry.key: entry for entry in entries if entry.key not in found}
+                states[entry.key] = self._held[mark]
+        missing = {entry.key: entry for entry in entries if entry.key not in states}
         for key, data in self.blobs.get(list(missing)).items():
             states_SW = unpack_states(missing[key], data, self.width)
             if states_SW is not None:
-                found[key] = states_SW
+                states[key] = states_SW
                 self.put(missing[key], states_SW)
-        return found
+        return states
 
     def has(self, entries: Sequence[Entry]) -> list[bool]:
         """Whether there are any of each picture, as it was indexed."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_path
-from ccmb.search.filters import Test, Words, expression
+from ccmb.search.filters import Test, TextTest, expression
 from ccmb.search.query import FieldValue
 
 COLLECTION = "pictures"
@@ -95,7 +95,7 @@ class Neighbour:
 
 
 class Store(Protocol):
-    """What holds the entries and vectors of an index: `VectorStore`, or the `Mirror` of one.
+    """What holds the entries and vectors of an index: `VectorStore`, or the `MemoryStore` of one.
 
     Every method raises a CcmbError if the store cannot be reached or fails.
 
@@ -200,7 +200,7 @@ class VectorStore:
         self._client.create_collection(self.collection, schema=schema, index_params=index, consistency_level="Strong")
 
     def _check_form(self) -> None:
-        columns = {of["name"]: of for of in self._client.describe_collection(self.collection)["fields"]}
+        columns = {column["name"]: column for column in self._client.describe_collection(self.collection)["fields"]}
         if not {*_COLUMNS, "embed"} <= columns.keys():
             raise CcmbError(f"{self.uri}: an index of another form or version; index the pictures into a new folder")
         if (dim := int(columns["embed"]["params"]["dim"])) != self.dim:
@@ -240,7 +240,7 @@ class VectorStore:
 
     def of_source(self, source: str) -> Iterator[Entry]:
         """All entries of a folder or file."""
-        yield from map(_entry, self._all(expression([Words("source", (source,))]), _COLUMNS))
+        yield from map(_entry, self._all(expression([TextTest("source", (source,))]), _COLUMNS))
 
     def everything(self) -> Iterator[tuple[Entry, Sequence[float]]]:
         """All entries with their vectors."""
@@ -249,14 +249,14 @@ class VectorStore:
 
     def _all(self, only: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         with self._one_line_errors():
-            found = self._client.query_iterator(
+            iterator = self._client.query_iterator(
                 self.collection, batch_size=_AT_ONCE, filter=only, output_fields=list(columns), timeout=SECONDS
             )
             try:
-                while rows := found.next():
+                while rows := iterator.next():
                     yield from rows
             finally:
-                found.close()
+                iterator.close()
 
     def search_many(
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
@@ -266,16 +266,16 @@ class VectorStore:
             raise UsageError(f"{k:,} hits are more than the {MOST_RESULTS:,} that Milvus gives; ask for fewer")
         answers: list[list[Neighbour]] = [[] for _ in embed_QD]
         groups: dict[str, list[int]] = {}
-        for place in range(len(embed_QD)):
-            groups.setdefault(expression(tests[place]) if tests else "", []).append(place)
-        for only, places in groups.items():
+        for index in range(len(embed_QD)):
+            groups.setdefault(expression(tests[index]) if tests else "", []).append(index)
+        for only, indices in groups.items():
             with self._one_line_errors():
-                found = self._client.search(
-                    self.collection, embed_QD[places].float().tolist(), filter=only, limit=k,
+                results = self._client.search(
+                    self.collection, embed_QD[indices].float().tolist(), filter=only, limit=k,
                     output_fields=["key"], timeout=SECONDS,
                 )  # fmt: skip
-            for place, rows in zip(places, found, strict=True):
-                answers[place] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
+            for index, rows in zip(indices, results, strict=True):
+                answers[index] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
         return answers
 
     def flush(self) -> None:

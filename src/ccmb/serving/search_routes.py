@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Path, Request, Response
 
 from ccmb.core.errors import UsageError
 from ccmb.search.filters import compile_conditions, parse_condition
-from ccmb.search.query import Answer, Condition, Hit, Query
+from ccmb.search.query import Condition, Hit, SearchQuery, SearchResult
 from ccmb.serving import requests
 from ccmb.serving import responses as answers
 from ccmb.serving.http.caching import cached
@@ -34,7 +34,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         if asked.min_probability is not None and not (asked.text and asked.rank and service.work.model.can_rank):
             raise invalid("min_probability: needs a text, the second stage, and a model with cross encoders")
         pictures = await service.read([asked.picture] if asked.picture is not None else [])
-        query = Query(
+        query = SearchQuery(
             text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,
             offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,
             where=where, budget=asked.budget, collapse=asked.collapse,
@@ -106,7 +106,7 @@ def _must_be_writable(service: Service) -> None:
         raise Fault(403, "read_only", "the index of this server cannot be written to")
 
 
-def _search_answer(answer: Answer) -> answers.SearchAnswer:
+def _search_answer(answer: SearchResult) -> answers.SearchAnswer:
     return answers.SearchAnswer(
         hits=[_hit_answer(hit) for hit in answer.hits],
         no_match=answer.no_match,

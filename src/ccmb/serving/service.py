@@ -20,7 +20,7 @@ from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import decode
 from ccmb.data.images.transforms import square
-from ccmb.search.query import Answer, FieldValue, Query
+from ccmb.search.query import FieldValue, SearchQuery, SearchResult
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.errors import Fault, invalid
@@ -41,7 +41,7 @@ _KEPT_CLASS_SETS = 16
 class Index(Protocol):
     """What the server asks of a `SearchEngine`."""
 
-    def search_many(self, queries: Sequence[Query]) -> list[Answer]: ...
+    def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]: ...
     def picture(self, key: str) -> Image.Image: ...
     def thumbnail(self, key: str) -> bytes: ...
     def fields(self, key: str) -> Mapping[str, FieldValue]: ...
@@ -66,7 +66,7 @@ class Service:
         self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_pictures, 2)
         self._pairs: Batcher[Pair, PairScores] = self._batcher("pairs", work.score_pairs, 4)
         self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", work.caption, 1)
-        self._searches: Batcher[Query, Answer] = self._batcher("searches", self._search_many, 1)
+        self._searches: Batcher[SearchQuery, SearchResult] = self._batcher("searches", self._search_many, 1)
         self._class_sets: OrderedDict[tuple[tuple[ImageClass, ...], tuple[str, ...]], Tensor] = OrderedDict()
         if index is not None:
             metrics.watch_pictures(lambda: len(index))
@@ -104,7 +104,7 @@ class Service:
             raise Fault(422, "unreadable_picture", f"picture {place}: {reason}") from None
         return Image.fromarray(square(picture, self.work.processor.image_size))
 
-    async def search(self, query: Query) -> Answer:
+    async def search(self, query: SearchQuery) -> SearchResult:
         """Search the index, together with whoever else asks.
 
         Raises:
@@ -121,7 +121,7 @@ class Service:
         self.metrics.search(answer.seconds)
         return answer
 
-    def _search_many(self, queries: Sequence[Query]) -> list[Answer]:
+    def _search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
         return self.opened.search_many(queries)
 
     async def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:

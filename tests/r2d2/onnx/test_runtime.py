@@ -34,7 +34,7 @@ from ccmb.r2d2.onnx.export import FAST, export_model, fast_export
 from ccmb.r2d2.onnx.runtime import ExportedR2D2, load_exported
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.query import Hit, Query
+from ccmb.search.query import Hit, SearchQuery
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.galleries import gallery_of
@@ -287,7 +287,7 @@ def test_an_index_is_searched_by_the_model_or_its_export(model: Path, exports: d
 
 def hits_of(index: Path, model: Path | None = None, fast: bool = False) -> tuple[Hit, ...]:
     with open_engine(index, model, fast) as engine:
-        return engine.search(Query(TEXTS[0])).hits
+        return engine.search(SearchQuery(TEXTS[0])).hits
 
 
 def test_the_fast_export_is_made_once_and_anew_when_the_weights_change(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _EXIF, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # the block with DateTimeOrigi
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ExaminedImage:
     """An entry that is complete, with the picture (RGB) and its thumbnail (JPEG)."""
 
     entry: Entry
@@ -37,7 +37,7 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
+def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedImage:
     """Complete an entry from the bytes of its file.
 
     Args:
@@ -52,7 +52,7 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
         entry, digest=digest_of(data), looks=f"{shape:016x}{colours.hex()}",
         date=_date_taken(data) or changed, width=image.width, height=image.height, bytes=len(data),
     )  # fmt: skip
-    return Examined(whole, image, thumbnail(image))
+    return ExaminedImage(whole, image, thumbnail(image))
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -71,31 +71,31 @@ def suffix_of(data: bytes) -> str | None:
         return None
 
 
-def looks_of(texts: Sequence[str]) -> ImageFingerprints:
+def fingerprints_of(texts: Sequence[str]) -> ImageFingerprints:
     """Of entries' `looks`."""
     return join_fingerprints((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
-def groups_of_near(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
+def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
     """For each of some entries' `looks`, in order, its number and that of the first one that it is a near duplicate
     of, which is its own if there is none; ends when there are `most` groups."""
-    found = looks_of(texts)
-    firsts: list[int] = []
-    for number in range(len(found)):
-        ours, ones = (
-            select_fingerprints(found, np.array([number])),
-            select_fingerprints(found, np.array(firsts, dtype=np.int64)),
+    fingerprints = fingerprints_of(texts)
+    leader_indices: list[int] = []
+    for index in range(len(fingerprints)):
+        fingerprint, leaders = (
+            select_fingerprints(fingerprints, np.array([index])),
+            select_fingerprints(fingerprints, np.array(leader_indices, dtype=np.int64)),
         )
-        shapes = np.bitwise_count(ones.shapes ^ ours.shapes) <= DISTANCE
-        colours = np.abs(ones.colours.astype(np.int16) - ours.colours).max(axis=1, initial=0) <= COLOUR
+        shapes = np.bitwise_count(leaders.shapes ^ fingerprint.shapes) <= DISTANCE
+        colours = np.abs(leaders.colours.astype(np.int16) - fingerprint.colours).max(axis=1, initial=0) <= COLOUR
         near = np.flatnonzero(shapes & colours)
         if len(near):
-            yield number, firsts[near[0]]
-        elif len(firsts) == most:
+            yield index, leader_indices[near[0]]
+        elif len(leader_indices) == most:
             return
         else:
-            firsts.append(number)
-            yield number, number
+            leader_indices.append(index)
+            yield index, index
 
 
 def _date_taken(data: bytes) -> int | None:

@@ -30,7 +30,7 @@ PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedSource:
     """Pictures of one source that the user named: all of them, or some.
 
     Attributes:
@@ -106,7 +106,7 @@ def find_sources(
     passed_over: PassedOver,
     known: Collection[str] = (),
     away: dict[str, str] | None = None,
-) -> tuple[list[Listed], list[str]]:
+) -> tuple[list[ListedSource], list[str]]:
     """The pictures in folders and files that the user named, and the URLs of the rest.
 
     Args:
@@ -118,7 +118,7 @@ def find_sources(
         UsageError: a brace range is malformed.
         CcmbError: there is no such folder or file, a glob finds nothing, or what is there is not whole.
     """
-    listed: dict[str, Listed] = {}
+    listed: dict[str, ListedSource] = {}
     seen: set[tuple[str, str]] = set()
     away = {} if away is None else away
     urls: list[str] = []
@@ -137,10 +137,10 @@ def find_sources(
                         if str(source) not in known:
                             raise
                         away[str(source)] = str(error).removeprefix(f"{source}: ")
-    for of in list(listed.values()):
-        if isinstance(of.pictures, ParquetImages) and of.pictures.holds_urls:
-            urls += of.pictures.urls()
-            del listed[of.source]
+    for listed_source in list(listed.values()):
+        if isinstance(listed_source.pictures, ParquetImages) and listed_source.pictures.holds_urls:
+            urls += listed_source.pictures.urls()
+            del listed[listed_source.source]
     return list(listed.values()), list(dict.fromkeys(urls))
 
 
@@ -149,13 +149,13 @@ def _source_of(path: Path) -> Path:
     return Path(os.path.realpath(path)) if os.path.isdir(path) else Path(os.path.realpath(path.parent)) / path.name
 
 
-def _add(listed: dict[str, Listed], seen: set[tuple[str, str]], path: Path, passed_over: PassedOver) -> None:
+def _add(listed: dict[str, ListedSource], seen: set[tuple[str, str]], path: Path, passed_over: PassedOver) -> None:
     if is_picture_file(path):
         source = str(path.parent)
-        found = listed.setdefault(source, Listed(source, open_pictures(path.parent), []))
+        listed_source = listed.setdefault(source, ListedSource(source, open_pictures(path.parent), []))
         if (source, path.name) not in seen:
             seen.add((source, path.name))
-            found.names.append(path.name)
+            listed_source.names.append(path.name)
         return
     source = str(path)
     pictures = listed[source].pictures if source in listed else open_pictures(path)
@@ -164,12 +164,12 @@ def _add(listed: dict[str, Listed], seen: set[tuple[str, str]], path: Path, pass
         raise CcmbError(f"{path}: the folder cannot be read")
     if not listing.names and os.path.isdir(path):
         refuse_other_forms(path)
-    found = listed.setdefault(source, Listed(source, pictures, []))
-    if not found.whole:
+    listed_source = listed.setdefault(source, ListedSource(source, pictures, []))
+    if not listed_source.whole:
         passed_over.update(listing.passed_over)
-        found.names.extend(name for name in listing.names if (source, name) not in seen)
+        listed_source.names.extend(name for name in listing.names if (source, name) not in seen)
         seen.update((source, name) for name in listing.names)
-        listed[source] = replace(found, whole=True, unreadable=listing.unreadable)
+        listed[source] = replace(listed_source, whole=True, unreadable=listing.unreadable)
 
 
 def _braces(text: str) -> list[str]:
@@ -184,19 +184,19 @@ def _braces(text: str) -> list[str]:
 def _expand(text: str, passed_over: PassedOver) -> list[str]:
     if _is_url(text) or os.path.exists(text) or not glob.has_magic(text):
         return [text]
-    found = sorted(glob.glob(text, recursive=True))
-    if not found:
+    paths = sorted(glob.glob(text, recursive=True))
+    if not paths:
         raise CcmbError(f"{text}: nothing is called so")
-    found = [path for path in found if not _is_passed_over(path, fixed_part(text), passed_over)]
+    paths = [path for path in paths if not _is_passed_over(path, fixed_part(text), passed_over)]
     # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds itself.
     meant = [
         path
-        for path in found
+        for path in paths
         if (os.path.isdir(path) and "**" not in text)
         or path.lower().endswith((*PARQUET, ".tar"))
         or is_picture_file(Path(path))
     ]
-    return meant or found
+    return meant or paths
 
 
 def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
@@ -219,11 +219,11 @@ def read_urls(path: Path) -> list[str]:
         CcmbError: it cannot be read, or a line is no URL; the message names it.
     """
     urls = []
-    for number, line in enumerate(text_lines(path), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         line = line.strip()
         if line and not line.startswith("#"):
             if not (_is_url(line) or line.startswith("//")):
-                raise CcmbError(f"{path}:{number}: not a URL of http or https: {line[:60]!r}")
+                raise CcmbError(f"{path}:{line_number}: not a URL of http or https: {line[:60]!r}")
             urls.append(line)
     return urls
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.search.index_folder import Catalogue, IndexRecord, open_catalogue
-from ccmb.search.indexing.image_sources import Listed
+from ccmb.search.indexing.image_sources import ListedSource
 
 Gone = Literal["auto", "remove", "keep"]
 
@@ -50,8 +50,8 @@ class IndexReport:
 
 
 def leave_away(
-    catalogue: Catalogue, listed: Sequence[Listed], away: Mapping[str, str], gone: Gone, report: IndexReport
-) -> list[Listed]:
+    catalogue: Catalogue, listed: Sequence[ListedSource], away: Mapping[str, str], gone: Gone, report: IndexReport
+) -> list[ListedSource]:
     """Decide what becomes of sources that are out of reach, or have no picture any more, though the index has some.
 
     Those that are out of reach and whose pictures are removed are no sources of the index any more.
@@ -63,9 +63,9 @@ def leave_away(
         CcmbError: there is one, and `gone` does not say what is meant; nothing has been changed.
     """
     reasons = dict(away)
-    for of in listed:
-        if of.whole and not of.names:
-            reasons[of.source] = "no picture in it now"
+    for listed_source in listed:
+        if listed_source.whole and not listed_source.names:
+            reasons[listed_source.source] = "no picture in it now"
     held = {source: [entry.key for entry in catalogue.store.of_source(source)] for source in reasons}
     refused = next((source for source, keys in held.items() if keys or source in away), None)
     if gone == "auto" and refused is not None:
@@ -82,7 +82,7 @@ def leave_away(
             report.away.append(f"{source}: {reasons[source]}; {len(keys):,} pictures of it stay")
     if gone == "remove":
         catalogue.record.sources = [name for name in catalogue.record.sources if name not in away]
-    return [of for of in listed if not held.get(of.source)]
+    return [listed_source for listed_source in listed if not held.get(listed_source.source)]
 
 
 def forget_sources(index: Path, sources: Sequence[str]) -> int:
@@ -100,7 +100,12 @@ def forget_sources(index: Path, sources: Sequence[str]) -> int:
     for source in sources:
         plain = source.rstrip("/") or source
         name = next(
-            (known[one] for one in (plain, os.path.abspath(plain), os.path.realpath(plain)) if one in known), None
+            (
+                known[spelling]
+                for spelling in (plain, os.path.abspath(plain), os.path.realpath(plain))
+                if spelling in known
+            ),
+            None,
         )
         if name is None:
             raise UsageError(

@@ -52,7 +52,9 @@ def fetch_pictures(
                 for start in range(0, len(missing), _AT_ONCE):
                     part = missing[start : start + _AT_ONCE]
                     for url, result in zip(
-                        part, await asyncio.gather(*(_fetch(fetcher, of, folder) for of in part)), strict=True
+                        part,
+                        await asyncio.gather(*(_fetch(fetcher, part_url, folder) for part_url in part)),
+                        strict=True,
                     ):
                         if result.startswith("!"):
                             failed.append(f"{url}: {result[1:]}")

@@ -22,7 +22,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 _LONGEST = 4096  # characters of a text
 
 
-class OwnFields:
+class UserFields:
     """The fields of pictures by what a line calls them: the name within the source, a whole path, or a URL."""
 
     def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
@@ -42,7 +42,7 @@ class OwnFields:
         return [name for name in self._by_name if name not in self._matched]
 
 
-def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
+def read_user_fields(path: Path, record: IndexRecord) -> UserFields:
     """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
     types.
 
@@ -54,16 +54,16 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
     """
     by_name: dict[str, dict[str, FieldValue]] = {}
     left_out: set[str] = set()
-    for number, line in _lines(path):
+    for line_number, line in _lines(path):
         key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
         if key is None:
-            raise CcmbError(f"{path}:{number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
+            raise CcmbError(f"{path}:{line_number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
         name = _plain_name(str(line.pop(key)))
-        own = {field: value for field, value in line.items() if _is_plain(value)}
-        left_out |= {field for field, value in line.items() if value is not None} - own.keys()
-        record.learn_fields(own, f"{path}:{number}")
-        by_name.setdefault(name, {}).update(storable(own))
-    return OwnFields(by_name, left_out)
+        user_fields = {field: value for field, value in line.items() if _is_plain(value)}
+        left_out |= {field for field, value in line.items() if value is not None} - user_fields.keys()
+        record.learn_fields(user_fields, f"{path}:{line_number}")
+        by_name.setdefault(name, {}).update(storable(user_fields))
+    return UserFields(by_name, left_out)
 
 
 def _plain_name(name: str) -> str:
@@ -74,22 +74,22 @@ def _plain_name(name: str) -> str:
     return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
 
 
-def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
+def storable(user_fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
     """As stores hold them: yes or no as 1 or 0, which compare alike in all of them."""
-    return {name: int(value) if isinstance(value, bool) else value for name, value in own.items()}
+    return {name: int(value) if isinstance(value, bool) else value for name, value in user_fields.items()}
 
 
-def check_own(own: Mapping[str, object]) -> dict[str, FieldValue]:
+def check_user_fields(user_fields: Mapping[str, object]) -> dict[str, FieldValue]:
     """
     Raises:
         UsageError: a value is not a text, a number, true or false.
     """
-    for name, value in own.items():
+    for name, value in user_fields.items():
         if not _is_plain(value):
             raise UsageError(
                 f"{name}: {str(value)[:40]!r} is not a text of up to {_LONGEST} characters, a number, true or false"
             )
-    return dict(own)  # type: ignore[arg-type]
+    return dict(user_fields)  # type: ignore[arg-type]
 
 
 def _is_plain(value: object) -> bool:
@@ -106,11 +106,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow.parquet as parquet
 
-        number = 0
+        row_number = 0
         for batch in parquet.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                number += 1
-                yield number, row
+                row_number += 1
+                yield row_number, row
     except ImportError:
         raise CcmbError("reading Parquet needs pyarrow: pip install 'ccmb[search]'") from None
     except Exception as error:  # what Arrow makes of a damaged or missing file

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ccmb.search.filters import Test
-from ccmb.search.indexing.image_metadata import groups_of_near
-from ccmb.search.query import Query
+from ccmb.search.indexing.image_metadata import near_duplicate_groups
+from ccmb.search.query import SearchQuery
 from ccmb.search.reranker import Candidate
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
+class PendingQuery:
     """A query on its way.
 
     Attributes:
@@ -25,13 +25,13 @@ class Asked:
         cut: the store gave as many as it ever does.
     """
 
-    query: Query
+    query: SearchQuery
     tests: tuple[Test, ...]
     text: int | None = None
     ranks: bool = False
     candidates: list[Candidate] = field(default_factory=list)
     copies: dict[str, list[str]] = field(default_factory=dict)
-    before: Asked | None = None
+    before: PendingQuery | None = None
     ranked: int = 0
     partial: bool = False
     unknown: bool = False
@@ -47,19 +47,22 @@ class Asked:
         """How many candidates the answer needs: one more than the page, to know whether there is another."""
         return max(self.depth, self.query.offset + self.query.k + 1)
 
-    def serves(self, later: Asked) -> bool:
+    def serves(self, later: PendingQuery) -> bool:
         """Whether a further page can be cut from this order: it is long enough, or there was no more to be found."""
         return len(self.candidates) >= later.wanted or len(self.candidates) < self.wanted
 
-    def continue_from(self, before: Asked) -> None:
+    def continue_from(self, before: PendingQuery) -> None:
         """Keep the order that earlier pages were cut from, and put what is new behind it."""
-        seen = {found.entry.key for found in before.candidates}
-        self.candidates = [*before.candidates, *(of for of in self.candidates if of.entry.key not in seen)]
+        known = {candidate.entry.key for candidate in before.candidates}
+        self.candidates = [
+            *before.candidates,
+            *(other for other in self.candidates if other.entry.key not in known),
+        ]
         self.copies |= before.copies
         self.ranked, self.partial, self.before = before.ranked, before.partial, None
 
 
-def identity_of(query: Query) -> object:
+def identity_of(query: SearchQuery) -> object:
     """What two pages of a query have in common."""
     picture = None if query.picture is None else (query.picture.size, hash(query.picture.tobytes()))
     return (
@@ -67,11 +70,11 @@ def identity_of(query: Query) -> object:
     )  # fmt: skip
 
 
-def collapse(of: Asked) -> None:
+def collapse(pending: PendingQuery) -> None:
     """Leave of each set of near duplicates the first, which is the best by cosine."""
-    candidates, of.candidates, of.copies = of.candidates, [], {}
-    for number, first in groups_of_near([found.entry.looks for found in candidates], of.wanted):
-        if number == first:
-            of.candidates.append(candidates[number])
+    candidates, pending.candidates, pending.copies = pending.candidates, [], {}
+    for index, first in near_duplicate_groups([candidate.entry.looks for candidate in candidates], pending.wanted):
+        if index == first:
+            pending.candidates.append(candidates[index])
         else:
-            of.copies.setdefault(candidates[first].entry.key, []).append(candidates[number].entry.key)
+            pending.copies.setdefault(candidates[first].entry.key, []).append(candidates[index].entry.key)
