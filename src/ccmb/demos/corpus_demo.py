@@ -1,4 +1,4 @@
-"""`ccmb corpus demo`: the simulated web from end to end on this machine, and what became of what was planted in it."""
+"""`ccmb corpus demo`: a corpus of the simulated web from end to end, and how much of the planted faults it removed."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ LABELS = {
 def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
     """Simulate, build and measure in the folder `out`; the report is also in `report.json` and `stats.html`.
 
-    Running it again goes on. The links name the port of a server, which each run chooses anew, so that the web's links
-    are made to the port of the first run.
+    Running it again continues a stopped demo. The web's links contain the port of the server of the first run, so later
+    runs use the same port.
 
     Raises:
         CcmbError: the folder holds a demo of another size.
@@ -65,7 +65,12 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
         inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
         build_corpus(inputs, recipe, out / "corpus")
     planted = planted_figures(web, out / "corpus")
-    report: dict[str, Any] = {"planted": [asdict(of) | {"share": of.share, "target": of.target} for of in planted]}
+    report: dict[str, Any] = {
+        "planted": [
+            asdict(planted_kind) | {"share": planted_kind.share, "target": planted_kind.target}
+            for planted_kind in planted
+        ]
+    }
     if compare:
         from ccmb.demos.corpus_comparison import compare_corpora, comparison_section
 
@@ -79,7 +84,7 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
 
 
 def web_of(pictures: int, base: str) -> SimulatedWeb:
-    """A simulated web of so many pictures, each of which is shown often."""
+    """The settings of a simulated web with so many pictures, each of which is shown often."""
     return SimulatedWeb(
         pictures=pictures, impressions=pictures * IMPRESSIONS_OF_A_PICTURE, reposts=REPOSTS, base_url=base.rstrip("/")
     )
@@ -87,12 +92,18 @@ def web_of(pictures: int, base: str) -> SimulatedWeb:
 
 def planted_section(planted: Sequence[Planted]) -> str:
     rows = []
-    for of in planted:
-        relation = "≤" if of.kind == "good_pairs_lost" else "≥"
-        mark = "good" if of.reached else "bad"
-        share = f'<span class="{mark}">{percent(100 * of.share)} %</span>'
+    for planted_kind in planted:
+        relation = "≤" if planted_kind.kind == "good_pairs_lost" else "≥"
+        mark = "good" if planted_kind.reached else "bad"
+        share = f'<span class="{mark}">{percent(100 * planted_kind.share)} %</span>'
         rows.append(
-            (both(*LABELS[of.kind]), f"{of.planted:,}", f"{of.removed:,}", share, f"{relation} {100 * of.target:.0f} %")
+            (
+                both(*LABELS[planted_kind.kind]),
+                f"{planted_kind.planted:,}",
+                f"{planted_kind.removed:,}",
+                share,
+                f"{relation} {100 * planted_kind.target:.0f} %",
+            )
         )
     head = (
         both("种类", "Kind"),
@@ -112,13 +123,17 @@ def planted_section(planted: Sequence[Planted]) -> str:
 
 def closing_words(out: Path, report: dict[str, Any]) -> str:
     rows = [["", "planted", "removed", "share", "   target"]]
-    for of in report["planted"]:
-        relation = "<=" if of["kind"] == "good_pairs_lost" else ">="
-        figures = [f"{of['planted']:,}", f"{of['removed']:,}", f"{100 * of['share']:.1f} %"]
-        rows.append([LABELS[of["kind"]][1], *figures, f"   {relation} {100 * of['target']:.0f} %"])
+    for planted_kind in report["planted"]:
+        relation = "<=" if planted_kind["kind"] == "good_pairs_lost" else ">="
+        figures = [
+            f"{planted_kind['planted']:,}",
+            f"{planted_kind['removed']:,}",
+            f"{100 * planted_kind['share']:.1f} %",
+        ]
+        rows.append([LABELS[planted_kind["kind"]][1], *figures, f"   {relation} {100 * planted_kind['target']:.0f} %"])
     lines = aligned(rows, (28, 9, 9, 9))
-    for kind, found in report.get("comparison", {}).get("results", {}).items():
-        lines.append(f"mean recall after pre-training on {kind}: {found['mean_recall']:.1f} %")
+    for kind, result in report.get("comparison", {}).get("results", {}).items():
+        lines.append(f"mean recall after pre-training on {kind}: {result['mean_recall']:.1f} %")
     corpus = report["corpus"]
     counts = f"{corpus['pictures']:,} pictures, {corpus['pairs']:,} pairs"
     lines.append(f"{out / 'corpus'}: {counts}; page: {out / 'stats.html'}")

@@ -18,9 +18,9 @@ PAPER, INK, GONE = "white", "#222222", "#dddddd"
 
 
 def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
-    """Draw hits, best first in rows of five, each over its place and scores, into the PNG file `path`.
+    """Draw hits into the PNG file `path`: best first in rows of five, each above its rank and scores.
 
-    A picture that is gone is left as a grey square.
+    A missing picture becomes a grey square.
     """
     columns = max(1, min(MOST_COLUMNS, len(hits)))
     rows = max(1, math.ceil(len(hits) / columns))
@@ -38,7 +38,7 @@ def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
 
 
 def caption(hit: Hit) -> str:
-    """The parts of a hit's score in a few words."""
+    """The cosine and match score of a hit, as text."""
     if hit.missing:
         return f"cosine {hit.cosine:.3f}  picture is gone"
     return f"cosine {hit.cosine:.3f}" + (f"  match {hit.match:.3f}" if hit.match is not None else "")

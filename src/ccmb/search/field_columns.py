@@ -31,7 +31,7 @@ class NumberColumn:
         self._values[to] = self._values[row]
 
     def mask(self, test: Test, count: int) -> NDArray[np.bool_]:
-        """(N,) which of the first `count` pass."""
+        """(N,) True for each of the first `count` rows that passes."""
         assert isinstance(test, NumberTest)
         values = self._values[:count]
         passed = np.zeros(count, dtype=bool)
@@ -41,7 +41,7 @@ class NumberColumn:
 
 
 class TextColumn:
-    """Texts as numbers of a dictionary, -1 where a picture has none; a text stays in it when no row has it any more."""
+    """Texts as codes of a dictionary, -1 where a picture has none. Texts that no row has any more stay in it."""
 
     def __init__(self) -> None:
         self._codes: NDArray[np.int32] = np.empty(0, dtype=np.int32)
@@ -70,7 +70,7 @@ class TextColumn:
         self._codes[to] = self._codes[row]
 
     def mask(self, test: Test, count: int) -> NDArray[np.bool_]:
-        """(N,) which of the first `count` pass."""
+        """(N,) True for each of the first `count` rows that passes."""
         assert not isinstance(test, NumberTest)
         if test.under:
             holds = holds_for(test)
@@ -98,7 +98,7 @@ class Columns:
             column.reserve(capacity)
 
     def put(self, row: int, fields: Mapping[str, FieldValue]) -> None:
-        """Set all fields of a row; those that are not named it has not."""
+        """Set all fields of a row; it has no others."""
         for name, value in fields.items():
             self._column(name, value)
         for name, column in self._columns.items():
@@ -122,7 +122,7 @@ class Columns:
             column.move(row, to)
 
     def mask(self, tests: Sequence[Test], count: int) -> NDArray[np.bool_]:
-        """(N,) which of the first `count` rows pass all tests."""
+        """(N,) True for each of the first `count` rows that passes all tests."""
         passed = np.ones(count, dtype=bool)
         for test in tests:
             column = self._columns.get(test.field)

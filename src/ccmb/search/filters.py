@@ -1,4 +1,4 @@
-"""Filters: from what a user writes to what a table of columns, or a Milvus server, can be asked.
+"""Filters: conditions as users write them, compiled to tests of columns and to expressions of Milvus.
 
 A picture that lacks a field passes no condition on it, not even "!=", as in SQL.
 """
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.search.query import Comparison, Condition, FieldValue
 
-# Also "source", which users have no need of: folders within it are found by "folder".
+# Stores also have "source", which users do not need: folders within it are found by "folder".
 BUILT_IN: Mapping[str, type] = {"folder": str, "date": str, "width": int, "height": int, "bytes": int}
 _FORM = re.compile(
     r"\s*(?P<field>[^\s=!<>]+)\s*(?:(?P<sign>==|!=|<=|>=|=|<|>)|\b(?P<word>in|under)\b)(?P<value>.*)", re.S
@@ -31,10 +31,10 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\
 
 @dataclass(frozen=True, slots=True)
 class NumberTest:
-    """A test of a number: that it is in one of some ranges, or, negated, in none.
+    """A test of a number: it is in one of the ranges; negated, in none of them.
 
     Attributes:
-        ranges: each from its first number on and below its second.
+        ranges: each includes its first number and excludes its second.
     """
 
     field: str
@@ -44,7 +44,7 @@ class NumberTest:
 
 @dataclass(frozen=True, slots=True)
 class TextTest:
-    """A test of a text: that it is one of some, or in one of some folders; or, negated, that it is none of them."""
+    """A test of a text: it is one of the values, or in one of the folders `under`; negated, neither."""
 
     field: str
     values: tuple[str, ...]
@@ -56,13 +56,13 @@ Test = NumberTest | TextTest
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition as it is written: `width>=800`, `folder under 2024/夏天`, `author in 王,"李,张"`, `title="1984"`.
+    """Parse a condition such as `width>=800`, `folder under 2024/夏天`, `author in 王,"李,张"` or `title="1984"`.
 
-    The type of the field decides what a value is (see `compile_conditions`), so that `code=007` stays "007" where code
-    is a text. Double quotes keep commas and blanks of a value; a double quote within them is written twice.
+    The type of the field decides how a value is read (see `compile_conditions`), so `code=007` stays "007" if `code` is
+    a text. Double quotes keep commas and blanks of a value; a double quote within them is written twice.
 
     Raises:
-        UsageError: it is no such condition.
+        UsageError: the text is not a condition.
     """
     match = _FORM.fullmatch(text)
     value = match["value"].strip() if match else ""
@@ -79,16 +79,16 @@ def parse_condition(text: str) -> Condition:
 
 
 def _list_of(text: str) -> tuple[FieldValue, ...]:
-    """The values between commas; one in double quotes may hold commas.
+    """The values between commas; a value in double quotes may contain commas.
 
     Raises:
-        UsageError: there is none, or a quote is not closed.
+        UsageError: there is no value, or a quote is not closed.
     """
     values, remaining = list[FieldValue](), text
     while remaining := remaining.strip().removeprefix(",").lstrip():
         part = _PART.match(remaining)
         if part is None:
-            raise UsageError(f"{text!r}: a double quote is not closed, or something stands behind it")
+            raise UsageError(f"{text!r}: a double quote is not closed, or is followed by more than a comma")
         if part[0].strip():
             values.append(_value(part[0].strip()))
         remaining = remaining[part.end() :]
@@ -98,8 +98,10 @@ def _list_of(text: str) -> tuple[FieldValue, ...]:
 
 
 def _value(text: str) -> FieldValue:
-    """A number or true or false only where it is written as it would be printed: "007" and "1e3" stay texts, which
-    `_point` takes for numbers where the field is one."""
+    """A value as number, true or false if it is written exactly as Python prints it; otherwise as text.
+
+    "007" and "1e3" stay texts; `_point` reads them as numbers if the field is a number.
+    """
     if (quoted := _unquoted(text)) is not None:
         return quoted
     if text in ("true", "false"):
@@ -116,7 +118,7 @@ def _unquoted(text: str) -> str | None:
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that a text is, with digits of any width; None if it is none."""
+    """The finite number that a text stands for, with digits of any width; None if it is not a number."""
     plain = unicodedata.normalize("NFKC", text).strip()
     number = float(plain) if _NUMBER.fullmatch(plain) else math.inf
     return number if math.isfinite(number) else None
@@ -125,17 +127,17 @@ def number_of(text: str) -> float | None:
 def compile_conditions(
     where: Sequence[Condition], known: Mapping[str, type], sources: Iterable[str] = ()
 ) -> tuple[Test, ...]:
-    """What the conditions come to.
+    """Compile conditions to tests.
 
-    The type of a field decides how a value is read: a text is compared as it is written, a number as the number that
-    it says, yes or no as true or false, and a date as the year, month, day, minute or second that it names.
+    The type of a field decides how a value is read. Texts are compared as written, numbers by value, yes or no as true
+    or false, and a date covers the whole year, month, day, minute or second that it names.
 
     Args:
         known: fields of the index and their types.
         sources: folders that a relative folder may be within.
 
     Raises:
-        UsageError: there is no such field, or it cannot be compared so; the message names it.
+        UsageError: the index has no such field, or its type does not allow the comparison; the message names it.
     """
     return tuple(_test_of(condition, known, sources) for condition in where)
 
@@ -188,7 +190,7 @@ def _point(name: str, value: FieldValue) -> tuple[float, float]:
 
 
 def _truth(name: str, value: FieldValue) -> tuple[float, float]:
-    """As stores hold them: yes is 1, no is 0."""
+    """The range of yes (1) or no (0), as stores hold them."""
     truth = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
     if truth is None:
         raise UsageError(f"{name} is yes or no; write true or false, not {_text(value)!r}")
@@ -235,7 +237,7 @@ def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, flo
 
 
 def expression(tests: Sequence[Test]) -> str:
-    """The tests as Milvus writes filters."""
+    """The tests as a filter expression of Milvus."""
     return " and ".join(map(_expression, tests))
 
 
@@ -251,7 +253,7 @@ def _expression(test: Test) -> str:
 
 
 def _is_under(column: str, folder: str) -> str:
-    # What lies in /a/b begins with "/a/b/", and "0" follows "/": a range needs no escapes as a pattern would.
+    # Folders in /a/b begin with "/a/b/", and "0" follows "/" in ASCII. Unlike a pattern, a range needs no escapes.
     first, end = _slash(folder), _slash(folder)[:-1] + "0"
     return f"{column} == {_quoted(folder)} or ({column} >= {_quoted(first)} and {column} < {_quoted(end)})"
 
@@ -268,11 +270,11 @@ def _in_range(column: str, low: float, high: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As Milvus writes texts; of JSON's escapes it does not know all."""
+    """A text literal of Milvus, which does not know all of JSON's escapes."""
     return f'"{text.translate(_ESCAPES)}"'
 
 
 def holds_for(test: TextTest) -> Callable[[str], bool]:
-    """Whether a text is one of those, before any negation."""
+    """A function that says whether a text is among the values or folders of a test, before negation."""
     values, prefixes = set(test.values) | set(test.under), tuple(map(_slash, test.under))
     return lambda value: value in values or (bool(prefixes) and value.startswith(prefixes))

@@ -1,9 +1,9 @@
 """A copy of a local store in memory, for searches without the store's overhead of some 50 ms.
 
-The store stays what counts. A second copy, one SQLite file, is what the mirror is read from when the index is opened,
-since a Milvus Lite file takes minutes to give out a million vectors. Every write goes to the store first. Before it,
-the file notes which rows are about to change; with the new rows, the note goes. So a file that still holds notes was
-left by a killed process, and those rows are asked of the store again; a file that is damaged or missing is made anew.
+The store remains the authority. When an index is opened, the memory is loaded from a second copy, one SQLite file,
+since Milvus Lite takes minutes to return a million vectors. A write has three steps: the file notes the rows that are
+about to change, the store is written, and the file gets the new rows and drops the notes. So a file with notes was left
+by a killed process, and those rows are read from the store again. A file that is damaged or missing is made anew.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ccmb.search.vector_store import Entry, Neighbour, VectorStore, batched, fol
 _AT_ONCE = 500
 _READ_AT_ONCE = 5000
 _QUERIES_AT_ONCE = 16
-_NARROW = 0.1  # of the rows: where fewer pass, their vectors are picked out
+_NARROW = 0.1  # share of the rows: if fewer pass, only their vectors are multiplied
 _FIELDS = tuple(field.name for field in fields(Entry))
 _ENTRY = ", ".join(_FIELDS)
 _TABLES = f"""
@@ -46,7 +46,7 @@ class MemoryStore:
     most_results: int | None = None
 
     def __init__(self, store: VectorStore, path: Path) -> None:
-        """Open the mirror of a store, made anew if need be.
+        """Load a store into memory, and make its file anew if needed.
 
         Raises:
             CcmbError: the store fails, or the file cannot be written.
@@ -69,7 +69,7 @@ class MemoryStore:
         with self._one_line_errors():
             self._file = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         self._file.execute("PRAGMA journal_mode = WAL")
-        # What a power cut takes from the file is noticed by its count of rows, at worst.
+        # Rows that a power cut takes from the file are noticed by the count of rows, at worst.
         self._file.execute("PRAGMA synchronous = NORMAL")
         self._file.executescript(_TABLES)
 
@@ -86,7 +86,7 @@ class MemoryStore:
             raise CcmbError(f"{self.path}: could not be written ({error})") from None
 
     def _load(self) -> None:
-        """Bring file and memory up to what the store holds."""
+        """Update the file and the memory from the store."""
         noted = [key for (key,) in self._file.execute("SELECT key FROM notes")]
         if noted:
             self._write(noted, *self._stored(noted))
@@ -96,7 +96,7 @@ class MemoryStore:
         self._read()
 
     def _read(self) -> None:
-        """Bring the memory up to the file."""
+        """Update the memory from the file."""
         (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         self._reserve(count)
         cursor = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
@@ -228,7 +228,7 @@ class MemoryStore:
         return len(self._keys)
 
     def close(self) -> None:
-        """Close the file; the store is closed by who opened it."""
+        """Close the file; whoever opened the store closes it."""
         self._file.close()
 
     def _note(self, keys: Iterable[str]) -> None:
@@ -236,7 +236,7 @@ class MemoryStore:
             self._file.executemany("INSERT OR IGNORE INTO notes VALUES (?)", [(key,) for key in keys])
 
     def _write(self, noted: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
-        """Replace rows of the file, and forget what was noted of them."""
+        """Replace rows of the file, and delete their notes."""
         rows = [
             (entry.key, *(getattr(entry, name) for name in _FIELDS[:-1]), json.dumps(entry.own), embed.tobytes())
             for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
@@ -247,7 +247,7 @@ class MemoryStore:
             self._file.executemany("DELETE FROM notes WHERE key = ?", [(key,) for key in noted])
 
     def _place(self, keys: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
-        """The same in memory."""
+        """Replace or add rows in memory."""
         self._reserve(len(self._keys) + len(keys))
         rows = []
         for key, entry in zip(keys, entries, strict=True):
@@ -261,7 +261,7 @@ class MemoryStore:
     def _reserve(self, count: int) -> None:
         if count > len(self._embed_CD):
             capacity = max(count, 3 * len(self._embed_CD) // 2, 64)
-            with torch.inference_mode(False):  # what grows during a search's computing is written to after it as well
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside it
                 grown_CD = torch.empty(capacity, self.dim)
             grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
             self._embed_CD = grown_CD
@@ -282,7 +282,7 @@ class MemoryStore:
 
 
 def _cosines(embed_ND: Tensor, query_QD: Tensor) -> Tensor:
-    """(Q, N); for one query a product with a vector, which reads the matrix once and nothing more."""
+    """(Q, N) cosines; for one query by a product with a vector, which reads the matrix only once."""
     if len(query_QD) == 1:
         return (embed_ND @ query_QD[0])[None]
     return query_QD @ embed_ND.T

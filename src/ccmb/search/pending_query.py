@@ -12,17 +12,17 @@ from ccmb.search.reranker import Candidate
 
 @dataclass(slots=True, eq=False)
 class PendingQuery:
-    """A query on its way.
+    """A query that is being answered.
 
     Attributes:
-        tests: what its conditions come to.
-        text: row of its text among those encoded, if it has one.
-        ranks: whether the second stage has its turn.
-        candidates: in the order of the answer, in the end.
+        tests: its compiled conditions.
+        text: row of its text among the encoded texts, if it has one.
+        ranks: whether the second stage ranks its candidates.
+        candidates: in the order of the first stage, and in the end in the order of the answer.
         copies: keys of near duplicates of a candidate, by its key.
-        before: the order that is to be made longer, for a further page.
-        unknown: the model knows no word of its text.
-        cut: the store gave as many as it ever does.
+        before: the earlier order that is extended for a further page.
+        unknown: whether the model knows no word of its text.
+        cut: whether the store gave as many candidates as it can.
     """
 
     query: SearchQuery
@@ -39,20 +39,20 @@ class PendingQuery:
 
     @property
     def depth(self) -> int:
-        """How many candidates are ranked: at least a page."""
+        """The number of candidates to rank: at least a page."""
         return max(self.query.depth, self.query.k) if self.ranks else 0
 
     @property
     def wanted(self) -> int:
-        """How many candidates the answer needs: one more than the page, to know whether there is another."""
+        """The number of candidates that the answer needs: one more than the page, to see whether another follows."""
         return max(self.depth, self.query.offset + self.query.k + 1)
 
     def serves(self, later: PendingQuery) -> bool:
-        """Whether a further page can be cut from this order: it is long enough, or there was no more to be found."""
+        """Whether a further page can be cut from this order: it is long enough, or holds all that the index has."""
         return len(self.candidates) >= later.wanted or len(self.candidates) < self.wanted
 
     def continue_from(self, before: PendingQuery) -> None:
-        """Keep the order that earlier pages were cut from, and put what is new behind it."""
+        """Keep the order of the earlier pages, and append the candidates that are new."""
         known = {candidate.entry.key for candidate in before.candidates}
         self.candidates = [
             *before.candidates,
@@ -63,7 +63,7 @@ class PendingQuery:
 
 
 def identity_of(query: SearchQuery) -> object:
-    """What two pages of a query have in common."""
+    """A key that all pages of the same query share."""
     picture = None if query.picture is None else (query.picture.size, hash(query.picture.tobytes()))
     return (
         query.text, picture, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
@@ -71,7 +71,7 @@ def identity_of(query: SearchQuery) -> object:
 
 
 def collapse(pending: PendingQuery) -> None:
-    """Leave of each set of near duplicates the first, which is the best by cosine."""
+    """Keep only the first of each set of near duplicates, which is the best by cosine."""
     candidates, pending.candidates, pending.copies = pending.candidates, [], {}
     for index, first in near_duplicate_groups([candidate.entry.looks for candidate in candidates], pending.wanted):
         if index == first:

@@ -23,7 +23,7 @@ from ccmb.data.images.transforms import square
 from ccmb.search.query import FieldValue, SearchQuery, SearchResult
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
-from ccmb.serving.http.errors import Fault, invalid
+from ccmb.serving.http.errors import ApiError, invalid
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_worker import ModelWork, Pair, PairScores
 from ccmb.tasks.captioning.predict import PictureCaption
@@ -92,7 +92,7 @@ class Service:
         """Pictures of files' bytes, as large as the network sees them, so that many of them can wait in a queue.
 
         Raises:
-            Fault: one is no picture, damaged or too large; the message says which and why.
+            ApiError: one is no picture, damaged or too large; the message says which and why.
         """
         return await asyncio.gather(*(self._reading(self._read, data, place) for place, data in enumerate(pictures)))
 
@@ -101,14 +101,14 @@ class Service:
             picture = decode(data, self.options.max_pixels)
         except ValueError as error:
             reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
-            raise Fault(422, "unreadable_picture", f"picture {place}: {reason}") from None
+            raise ApiError(422, "unreadable_picture", f"picture {place}: {reason}") from None
         return Image.fromarray(square(picture, self.work.processor.image_size))
 
     async def search(self, query: SearchQuery) -> SearchResult:
         """Search the index, together with whoever else asks.
 
         Raises:
-            Fault: the picture to be like is not there.
+            ApiError: the picture to be like is not there.
         """
         if query.like is not None:
             await self.must_have(query.like)
@@ -140,10 +140,10 @@ class Service:
         """The captions of each picture.
 
         Raises:
-            Fault: there is no captioner.
+            ApiError: there is no captioner.
         """
         if self.work.captioner is None:
-            raise Fault(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
+            raise ApiError(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
         return await self._captions.run(pictures)
 
     async def classify(
@@ -159,7 +159,7 @@ class Service:
         The second stage reads each class as the plain prompt of its first name, see `rerank.PromptRanker`.
 
         Raises:
-            Fault: there are too many prompts, or a depth without a second stage.
+            ApiError: there are too many prompts, or a depth without a second stage.
         """
         if depth is not None and not self.work.model.can_rank:
             raise invalid("depth: this model has no cross encoders; leave it out")
@@ -208,17 +208,17 @@ class Service:
         """The index.
 
         Raises:
-            Fault: there is none.
+            ApiError: there is none.
         """
         if self.index is None:
-            raise Fault(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
+            raise ApiError(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
         return self.index
 
     async def picture(self, key: str) -> Image.Image:
         """A picture of the index, as large as the network sees it.
 
         Raises:
-            Fault: there is no such picture, or it cannot be read any more.
+            ApiError: there is no such picture, or it cannot be read any more.
         """
         return await self._stored(lambda index: self._small(index.picture(key)))
 
@@ -229,7 +229,7 @@ class Service:
         """A picture of the index as a JPEG to look at, without what else its file may say.
 
         Raises:
-            Fault: see `picture`.
+            ApiError: see `picture`.
         """
         return await self._stored(lambda index: _jpeg(index.picture(key)))
 
@@ -237,14 +237,14 @@ class Service:
         """A small JPEG.
 
         Raises:
-            Fault: see `picture`.
+            ApiError: see `picture`.
         """
         return await self._stored(lambda index: index.thumbnail(key))
 
     async def must_have(self, key: str) -> None:
         """
         Raises:
-            Fault: there is no such picture in the index.
+            ApiError: there is no such picture in the index.
         """
         await self._stored(lambda index: index.fields(key))
 
@@ -252,7 +252,7 @@ class Service:
         """Add a picture to the index: its key; searches find it from now on.
 
         Raises:
-            Fault: it cannot be read, or a field has another type than in the index.
+            ApiError: it cannot be read, or a field has another type than in the index.
         """
         await self.read([data])  # refuse it before it waits for the worker
         return await self._working(self.opened.add, name, data, fields)
@@ -268,7 +268,9 @@ class Service:
             try:
                 return read(index)
             except (CcmbError, KeyError):
-                raise Fault(404, "no_such_picture", "no such picture in the index, or it cannot be read now") from None
+                raise ApiError(
+                    404, "no_such_picture", "no such picture in the index, or it cannot be read now"
+                ) from None
 
         return await self._reading(attempt)
 

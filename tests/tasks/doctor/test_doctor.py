@@ -12,7 +12,7 @@ from ccmb.data.images.source import ImageSource
 from ccmb.tasks.doctor import data_checks as data
 from ccmb.tasks.doctor import training_checks as training
 from ccmb.tasks.doctor.data_checks import Line
-from ccmb.tasks.doctor.findings import Finding, findings_table
+from ccmb.tasks.doctor.findings import CheckResult, results_table
 from ccmb.training.recipe import OptimizerRecipe
 from tests.helpers.runs import TRAIN, command_line, damage_pictures, tiny_corpus, tiny_recipe
 
@@ -26,7 +26,7 @@ def lines(*images_and_texts: tuple[str, list[str]], split: str = "train") -> lis
     return [Line(n, image, split, tuple(texts), 0) for n, (image, texts) in enumerate(images_and_texts, start=1)]
 
 
-def good(finding: Finding) -> bool:
+def good(finding: CheckResult) -> bool:
     assert bool(finding.mend) == (finding.level != "ok"), finding
     return finding.level == "ok"
 
@@ -257,7 +257,7 @@ def test_the_command_on_missing_data_and_a_wrong_network(command, corpus, tmp_pa
 
 
 def test_the_table():
-    table = findings_table([Finding("a", "ok", "fine"), Finding("long name", "warning", "3 of 4", "lower it")])
+    table = results_table([CheckResult("a", "ok", "fine"), CheckResult("long name", "warning", "3 of 4", "lower it")])
     assert table.splitlines() == [
         "ok       a          fine", "warning  long name  3 of 4", " " * 20 + "-> lower it", "0 problems, 1 warning",
     ]  # fmt: skip

@@ -13,11 +13,12 @@ from ccmb.search.vector_store import Entry
 
 
 def find_duplicates(entries: Iterable[tuple[str, Entry]]) -> tuple[list[list[str]], list[list[str]]]:
-    """Paths of pictures whose files are equal, byte for byte; and of those that only look alike, one of each set of
-    equal ones.
+    """Groups of paths: pictures with equal files, byte for byte; and pictures that only look alike.
+
+    A set of equal files has one path among those that look alike.
 
     Args:
-        entries: with the path of each.
+        entries: pairs of a path and its entry.
     """
     same: dict[str, list[str]] = defaultdict(list)
     looks_by_digest: dict[str, str] = {}

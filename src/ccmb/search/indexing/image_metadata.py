@@ -1,4 +1,4 @@
-"""What an index keeps of a picture besides its vector: sizes, date, looks, a thumbnail."""
+"""The metadata of a picture in an index: sizes, date, fingerprint, thumbnail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXIF, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # the block with DateTimeOrigi
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """An entry that is complete, with the picture (RGB) and its thumbnail (JPEG)."""
+    """A complete entry, with the picture (RGB) and its thumbnail (JPEG)."""
 
     entry: Entry
     image: Image.Image
@@ -41,7 +41,7 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedIm
     """Complete an entry from the bytes of its file.
 
     Args:
-        changed: when the file was changed; counts where the picture does not say when it was taken.
+        changed: when the file was changed, in seconds; used if the picture does not say when it was taken.
 
     Raises:
         ValueError: the bytes are not a readable picture; the message says why.
@@ -56,14 +56,14 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedIm
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A small copy as JPEG."""
+    """The bytes of a small JPEG copy."""
     small, file = within(image, THUMBNAIL, Image.Resampling.BILINEAR), io.BytesIO()
     small.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
 def suffix_of(data: bytes) -> str | None:
-    """Suffix of a picture's format; None if it is not one of a known format."""
+    """The suffix of a picture's format; None if its format is unknown."""
     try:
         with open_image(data) as image:
             return suffix_of_format(image.format or "")
@@ -72,13 +72,16 @@ def suffix_of(data: bytes) -> str | None:
 
 
 def fingerprints_of(texts: Sequence[str]) -> ImageFingerprints:
-    """Of entries' `looks`."""
+    """The fingerprints in the `looks` fields of entries."""
     return join_fingerprints((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
 def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
-    """For each of some entries' `looks`, in order, its number and that of the first one that it is a near duplicate
-    of, which is its own if there is none; ends when there are `most` groups."""
+    """Pairs of an index and the index of its group's first picture, in order, by entries' `looks`.
+
+    A picture joins the first earlier group whose first picture it is a near duplicate of; if there is none, it begins
+    a group. Stops when there are `most` groups.
+    """
     fingerprints = fingerprints_of(texts)
     leader_indices: list[int] = []
     for index in range(len(fingerprints)):
@@ -99,7 +102,7 @@ def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int
 
 
 def _date_taken(data: bytes) -> int | None:
-    """What the EXIF of a picture says, in seconds."""
+    """When a picture was taken, or else changed, by its EXIF, in seconds; None if unknown."""
     try:
         with open_image(data) as image:
             exif = image.getexif()

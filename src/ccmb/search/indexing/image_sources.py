@@ -1,8 +1,8 @@
-"""Where the pictures of an index come from, and how they are found again.
+"""The sources of an index's pictures.
 
-A source is a folder, a tar (a shard is one) or a Parquet file. What the user names may also be a picture, a glob, a
-brace range of shards, a URL, or a list of URLs; pictures behind URLs are copied into the index, and so are those that
-are handed to a running one. Sources of the index's own are relative paths, so that an index can be moved.
+A source is a folder, a tar (such as a shard) or a Parquet file. Users may also name a picture, a glob, a brace range of
+shards, a URL, or a list of URLs. Pictures behind URLs, and pictures that are handed to a running index, are copied into
+the index. The index's own sources are relative paths, so that an index can be moved.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
 
 @dataclass(frozen=True, slots=True)
 class ListedSource:
-    """Pictures of one source that the user named: all of them, or some.
+    """The pictures of one source that the user named: all or some of them.
 
     Attributes:
         source: as in `Entry.source`.
         pictures: the source, open.
         names: of the pictures.
-        whole: the source was named itself, so that these are all its pictures.
+        whole: whether the source itself was named, so that these are all its pictures.
         unreadable: see `Listing`.
         dropped: names that are passed over although they were listed.
     """
@@ -51,10 +51,10 @@ class ListedSource:
 
 
 class Sources:
-    """Folders and files of pictures, each opened once and only when a picture of it is asked for.
+    """Folders and files of pictures. Each is opened once, when a picture of it is first asked for.
 
     Args:
-        index: the index folder, which sources of its own are within.
+        index: the index folder, which contains the index's own sources.
     """
 
     def __init__(self, index: Path | None = None) -> None:
@@ -67,9 +67,10 @@ class Sources:
         return (self.index or Path()) / source
 
     def open(self, source: str | Path) -> ImageSource:
-        """
+        """The pictures of a source.
+
         Raises:
-            CcmbError: it is gone or damaged.
+            CcmbError: the source is gone or damaged.
         """
         key = str(source)
         with self._turn:
@@ -86,7 +87,7 @@ class Sources:
         return self.open(source).load(name)
 
     def stamp(self, source: str | Path, name: str) -> str:
-        """See `stamp`."""
+        """See the function `stamp`."""
         return stamp(self.path(source), name)
 
 
@@ -107,12 +108,12 @@ def find_sources(
     known: Collection[str] = (),
     away: dict[str, str] | None = None,
 ) -> tuple[list[ListedSource], list[str]]:
-    """The pictures in folders and files that the user named, and the URLs of the rest.
+    """The pictures in folders and files that the user named, and the named URLs.
 
     Args:
-        passed_over: takes note of pictures that nobody means.
-        known: sources that an index has.
-        away: takes those of them that cannot be read, and why.
+        passed_over: records pictures that nobody means.
+        known: the sources of the index.
+        away: records known sources that cannot be read, each with the reason.
 
     Raises:
         UsageError: a brace range is malformed.
@@ -145,7 +146,7 @@ def find_sources(
 
 
 def _source_of(path: Path) -> Path:
-    # The last part as it is: the file behind a link, as in the hub's cache, has neither its name nor its ending.
+    # The last part stays a link: the file behind it, as in the hub's cache, has another name and ending.
     return Path(os.path.realpath(path)) if os.path.isdir(path) else Path(os.path.realpath(path.parent)) / path.name
 
 
@@ -188,7 +189,7 @@ def _expand(text: str, passed_over: PassedOver) -> list[str]:
     if not paths:
         raise CcmbError(f"{text}: nothing is called so")
     paths = [path for path in paths if not _is_passed_over(path, fixed_part(text), passed_over)]
-    # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds itself.
+    # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds anyway.
     meant = [
         path
         for path in paths
@@ -200,7 +201,7 @@ def _expand(text: str, passed_over: PassedOver) -> list[str]:
 
 
 def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
-    """Whether what a glob finds is nobody's, by what comes after `start`, which the user wrote out."""
+    """Whether a path that a glob found is to be left out. Only the part after `start` decides: the user wrote that."""
     inside = os.path.relpath(path, start or ".")
     reason = why_passed_over(inside) if inside != "." else None
     folder = os.path.dirname(inside)
@@ -213,10 +214,10 @@ def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
 
 
 def read_urls(path: Path) -> list[str]:
-    """URLs of a text file, one a line; blank lines and those that begin with # are passed over.
+    """The URLs of a text file, one a line; blank lines and lines that begin with # are skipped.
 
     Raises:
-        CcmbError: it cannot be read, or a line is no URL; the message names it.
+        CcmbError: the file cannot be read, or a line is not a URL; the message names it.
     """
     urls = []
     for line_number, line in enumerate(text_lines(path), start=1):
@@ -233,7 +234,7 @@ def _is_url(text: str) -> bool:
 
 
 def stamp(source: Path, name: str) -> str:
-    """Size and time of change of a file in a folder, or of the whole file of pictures; empty if there is none."""
+    """Size and time of change of a file in a folder, or of a whole tar or Parquet file; "" if there is none."""
     try:
         if not source.is_dir():
             status = os.stat(source)
@@ -247,7 +248,7 @@ def stamp(source: Path, name: str) -> str:
 
 
 def changed_seconds(source: Path, name: str) -> int | None:
-    """When a file in a folder was changed; None in a file of pictures, whose own time says nothing of theirs."""
+    """When a file in a folder was changed, in seconds; None for pictures in a tar or Parquet file."""
     from datetime import datetime
 
     from ccmb.search.filters import seconds_of

@@ -1,4 +1,4 @@
-"""Building an index: pictures through the image tower into a vector store, any number of times over."""
+"""Building and updating an index: pictures are encoded by the image tower and written into a vector store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ccmb.search.vector_store import COLLECTION, Entry, is_local
 BATCH = 64
 FLUSH_EVERY = 64  # batches
 _AHEAD = 2  # batches that are read while one is encoded
-# So many may be gone from a source at once before it is asked whether that is meant: a disk may not be there.
+# This many pictures may be gone from a source before the user has to confirm it: a disk may not be mounted.
 _FEW_GONE = 20
 
 
@@ -57,25 +57,26 @@ def build_index(
 ) -> IndexReport:
     """Bring the index folder `out` up to date with folders and files of pictures.
 
-    Pictures that the index knows are skipped unless their file has changed, so that a stopped run is continued, and a
-    grown folder caught up with, by the same call. Those that are gone from their source are taken out. Pictures that
-    cannot be read are listed and the rest goes on. A file is indexed once, by whatever paths it is reached.
+    Pictures that the index knows are skipped unless their file has changed. So the same call continues a stopped run
+    and adds what is new in a folder. Pictures that are gone from their source are removed. Pictures that cannot be read
+    are listed, and indexing goes on. A file is indexed once, even if several paths lead to it.
 
     Args:
-        pictures: see `find_sources`; none: those that the index was made from.
+        pictures: see `find_sources`; if empty, the sources that the index was made from.
         model: the run or model folder that `network` and `processor` come from.
         store: URI of a Milvus server for a new index; by default a file in `out`.
         fields: JSON lines or Parquet with the user's own fields, see `read_user_fields`.
-        gone: "auto" keeps pictures that are gone if these are most of a source's, or if their folder is empty or cannot
-            be read, which may be a disk that is away; "keep" keeps and "remove" removes all that are gone.
-        states_bytes: most bytes of token states that are kept for the second stage, so that it need not encode.
+        gone: what happens to pictures that are gone. "auto" keeps them if they are most of a source, or if their folder
+            is empty or cannot be read, since a disk may not be mounted; otherwise it removes them. "keep" always keeps
+            and "remove" always removes them.
+        states_bytes: the most bytes of token states to store, so that the second stage need not encode pictures again.
         allow_private: private addresses that URLs may lead to.
-        exclude: patterns of what is passed over (`ccmb.core.passed_over.Excludes`); by default those of the last time.
+        exclude: patterns of pictures to leave out (`ccmb.core.passed_over.Excludes`); by default those of the last run.
         proxy_from_environment: fetch URLs through the proxies that the environment names.
 
     Raises:
-        CcmbError: a source is missing, or all of it is away while `gone` is "auto"; or the index belongs to another
-            model, or another process is using it.
+        CcmbError: a source is missing, or all of its pictures are while `gone` is "auto"; or the index belongs to
+            another model, or another process is using it.
     """
     known = IndexRecord.read(out).sources if not pictures or (out / RECORD).is_file() else []
     if not pictures:
@@ -130,7 +131,7 @@ def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOv
 
 @dataclass(slots=True)
 class _Ready:
-    """A picture that is read: complete, or its line if that failed; without pixels where its file has not changed."""
+    """A picture that was read, or the line that says why not; without pixels if its file has not changed."""
 
     entry: Entry
     thumbnail: bytes | None = None
@@ -156,7 +157,7 @@ class _Run:
         self.states_room = states_bytes - catalogue.states.size() if network.can_rank else 0
         self.opened: dict[str, ListedSource] = {}
         self.known: dict[str, Entry] = {}
-        self.now: dict[str, Entry] = {}  # what the index has of the sources in the end
+        self.now: dict[str, Entry] = {}  # the sources' entries at the end of the run
 
     def all(self, listed: Sequence[ListedSource], gone: Gone, passed_over: PassedOver) -> None:
         store, excludes = self.catalogue.store, Excludes(self.catalogue.record.exclude)
@@ -228,7 +229,7 @@ class _Run:
             self.report.removed += self.catalogue.forget([*left.lost, *left.unwanted])
 
     def _read(self, todo: Sequence[Entry]) -> Iterator[list[_Ready]]:
-        """Batches of pictures, which other threads read and shrink while this one encodes."""
+        """Batches of pictures. Other threads read and shrink the next ones while this thread encodes."""
         batches = (todo[start : start + BATCH] for start in range(0, len(todo), BATCH))
         pool = ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
         try:
@@ -261,7 +262,7 @@ class _Run:
             return _Ready(entry, error=" ".join(shown.split()))
 
     def _write(self, batch: Sequence[_Ready]) -> None:
-        """Thumbnails and states first, so that a picture in the store has them whenever the process is killed."""
+        """Write a batch: thumbnails and states first, so that every picture in the store has them even after a kill."""
         self.report.unreadable += [ready.error for ready in batch if ready.error]
         fresh = [ready for ready in batch if ready.thumbnail is not None]
         same = [ready.entry for ready in batch if ready.thumbnail is None and ready.error is None]
@@ -296,7 +297,7 @@ class _Run:
 
 
 def must_match(record: IndexRecord, index: Path, model: Path) -> None:
-    """Refuse a model whose embeddings do not belong with those of the index.
+    """Refuse a model that did not make the index.
 
     Raises:
         CcmbError: its weights are not those that made the index.

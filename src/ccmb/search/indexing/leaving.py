@@ -1,4 +1,4 @@
-"""What leaves an index, and what a run says that it did."""
+"""Pictures and sources that leave an index, and the report of a run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Gone = Literal["auto", "remove", "keep"]
 
 @dataclass(slots=True)
 class IndexReport:
-    """What one run of `build_index` did.
+    """The report of one run of `build_index`.
 
     Attributes:
         added, updated, skipped_known, removed: counts of pictures.
         kept_gone: pictures that are gone from their source and still in the index.
-        away: a line for each folder that cannot be read or has nothing in it, though the index has pictures of it.
-        passed_over: how many files, and folders with all that is in them, were left out, by reason.
+        away: a line for each folder of indexed pictures that is now empty or cannot be read.
+        passed_over: how many files and whole folders were left out, by reason.
         passed_over_line: the same in words, with some of their names.
         unreadable: a line for each picture that could not be read or fetched.
         duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
-        near_duplicates: of those that only look alike, one of each set of equal ones.
-        repeated: files in tars that another one of the same name hides.
-        fields_left_out: names of fields whose values are neither text nor number, nor true or false.
-        fields_unmatched: names in the file of fields that are of no picture of this run.
+        near_duplicates: paths of pictures that only look alike; one path stands for a set of equal files.
+        repeated: files in tars that are hidden by another file of the same name.
+        fields_left_out: names of fields whose values are neither text, number, true nor false.
+        fields_unmatched: names in the file of fields that match no picture of this run.
     """
 
     added: int = 0
@@ -52,15 +52,15 @@ class IndexReport:
 def leave_away(
     catalogue: Catalogue, listed: Sequence[ListedSource], away: Mapping[str, str], gone: Gone, report: IndexReport
 ) -> list[ListedSource]:
-    """Decide what becomes of sources that are out of reach, or have no picture any more, though the index has some.
+    """Keep or remove the pictures of sources that cannot be read, or that have no pictures any more.
 
-    Those that are out of reach and whose pictures are removed are no sources of the index any more.
+    A source that cannot be read and whose pictures are removed is no longer a source of the index.
 
     Returns:
-        the sources that are left to be indexed.
+        The sources that remain to be indexed.
 
     Raises:
-        CcmbError: there is one, and `gone` does not say what is meant; nothing has been changed.
+        CcmbError: there is such a source and `gone` is "auto"; nothing has been changed.
     """
     reasons = dict(away)
     for listed_source in listed:
@@ -86,8 +86,9 @@ def leave_away(
 
 
 def forget_sources(index: Path, sources: Sequence[str]) -> int:
-    """Take sources out of an index for good, be they there or not; how many pictures they had. Files are not touched,
-    but for the index's own copies.
+    """Remove sources from an index for good, whether they exist or not, and return how many pictures they had.
+
+    Only the index's own copies are deleted; no other files are touched.
 
     Raises:
         UsageError: the index has no such source; the message says which it has.

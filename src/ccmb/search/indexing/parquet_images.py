@@ -1,4 +1,4 @@
-"""Pictures in a column of a Parquet file, as data sets on the Hugging Face hub hold them, or URLs of pictures."""
+"""Pictures, or URLs of pictures, in a column of a Parquet file, as in data sets on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ URL_COLUMNS = ("url", "URL", "image_url", "ImageUrl", "imageurl")
 
 
 class ParquetImages(ImageSource):
-    """Pictures by the number of their row, such as "00000012".
+    """Pictures named by the index of their row, such as "00000012".
 
-    The column is a binary one, or a struct with a binary field `bytes`; else one of strings that are URLs.
+    The column is binary, or a struct with a binary field `bytes`; otherwise it holds strings that are URLs.
     """
 
     def __init__(self, path: Path) -> None:
-        """
+        """Open a Parquet file.
+
         Raises:
             CcmbError: it is not Parquet, or no column holds pictures or URLs.
         """
@@ -68,7 +69,7 @@ class ParquetImages(ImageSource):
         return [f"{row:08d}" for row in range(self._starts[-1])]
 
     def urls(self) -> list[str]:
-        """Of all rows that have one.
+        """The URLs of all rows that have one.
 
         Raises:
             CcmbError: the file is damaged.

@@ -1,7 +1,7 @@
-"""What of a source is to be indexed: each file once, by whatever path it is reached; and what has left it.
+"""Which pictures of a source are to be indexed, each file once, and which have left the source.
 
-Nothing leaves an index because its source could not be read: a disk may not be mounted, and what is then left of it is
-a folder that is missing, empty or refused.
+No picture leaves an index because its source could not be read. A disk may not be mounted, and then its folder is
+missing, empty or unreadable.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Identity = tuple[object, str]
 
 @dataclass(slots=True)
 class LeavingEntries:
-    """Keys of pictures of a source that the index has and that are not to be indexed now.
+    """Keys of a source's pictures that are in the index but are not to be indexed now.
 
     Attributes:
-        lost: their files are not there, though the folders that they were in can be read.
-        away: they were in a folder that cannot be read or has nothing in it, by that folder.
-        unwanted: their files are there, but are passed over.
+        lost: pictures whose files are gone, although their folders can be read.
+        away: pictures in a folder that is now empty or cannot be read, by that folder.
+        unwanted: pictures whose files exist but are excluded.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class LeavingEntries:
 
 
 def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excludes) -> LeavingEntries:
-    """What the index has of a source beyond what is listed of it."""
+    """The entries of a source in the index that are not among its listed pictures."""
     left, names, states = LeavingEntries(), set(listed.names), dict[str, bool]()
     for entry in known:
         if entry.name in names:
@@ -49,7 +49,7 @@ def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excl
         ):
             left.away.setdefault(folder, []).append(entry.key)
         elif entry.name in listed.pictures:
-            # What a glob does not name is not unwanted.
+            # A picture that a glob did not name is still wanted.
             if listed.whole or entry.name in listed.dropped or excludes.match(entry.name, entry.source):
                 left.unwanted.append(entry.key)
         elif folder := _folder_away(listed.pictures.path, entry.name, states):
@@ -60,7 +60,7 @@ def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excl
 
 
 def _folder_away(source: Path, name: str, states: dict[str, bool]) -> str:
-    """The nearest folder of a file that is there, if it cannot be read or is empty; else "" ("." is the source)."""
+    """The nearest existing folder of a missing file, if it is empty or cannot be read; else "". "." is the source."""
     if not source.is_dir():
         return ""
     folder = os.path.dirname(name)
@@ -76,8 +76,11 @@ def _folder_away(source: Path, name: str, states: dict[str, bool]) -> str:
 
 
 def with_overlapping(listed: Sequence[ListedSource], sources: Iterable[str], store: Store) -> list[ListedSource]:
-    """Before the listed sources, those that the index has and that lie within one of them or hold one, each with the
-    pictures that it has of what they share: so these are brought up to date where they are."""
+    """The listed sources, preceded by sources of the index that overlap with them.
+
+    Two sources overlap if one lies within the other. Each added source lists its pictures in the shared folders, so
+    that these are updated under the names by which the index has them.
+    """
     listed_names = {listed_source.source for listed_source in listed}
     folders = [
         (os.path.realpath(listed_source.source), listed_source.whole)
@@ -110,14 +113,14 @@ def _is_within(path: str, folder: str) -> bool:
 def each_once(
     listed: Sequence[ListedSource], known: Mapping[str, Iterable[str]], excludes: Excludes, passed_over: PassedOver
 ) -> list[ListedSource]:
-    """The sources with the names of what is to be indexed: nothing that is excluded, and no file a second time.
+    """The sources with the names to be indexed: no excluded pictures, and no file twice.
 
-    A file that is reached by several paths (a folder and its sub-folder, links, the same folder mounted twice) keeps
-    that by which the index has it, else that without links, else the first.
+    Several paths may lead to the same file: a folder and its sub-folder, links, a folder that is mounted twice. The
+    file keeps the path by which the index has it, else a path without links, else the first.
 
     Args:
         known: names that the index has, by source.
-        passed_over: takes note of the others.
+        passed_over: records the names that are left out.
     """
     best: dict[Identity, tuple[tuple[bool, bool], int, str]] = {}
     identities = _Identities()
@@ -133,7 +136,7 @@ def each_once(
                 if name not in kept:
                     listed_source.dropped.add(name)
                     passed_over.add(f"{listed_source.source}/{name}", EXCLUDED)
-        if not os.path.isdir(listed_source.pictures.path):  # a tar or a Parquet file, of which each is listed once
+        if not os.path.isdir(listed_source.pictures.path):  # each tar or Parquet file is listed once
             continue
         for name in names:
             path = os.path.join(listed_source.pictures.path, name)
@@ -160,7 +163,7 @@ def each_once(
 
 
 class _Identities:
-    """Files by their folder, whatever it is called, and their name in it."""
+    """The identity of files: their folder (by device and inode), and their name in it."""
 
     def __init__(self) -> None:
         self._folders: dict[str, tuple[object, bool]] = {}

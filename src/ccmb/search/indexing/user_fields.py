@@ -1,4 +1,4 @@
-"""Fields that a user gives pictures: a file of JSON lines or a Parquet file beside them."""
+"""User fields: values that users give to pictures, in a file of JSON lines or a Parquet file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LONGEST = 4096  # characters of a text
 
 
 class UserFields:
-    """The fields of pictures by what a line calls them: the name within the source, a whole path, or a URL."""
+    """The user fields of pictures, by the name in their line: the name within the source, a whole path, or a URL."""
 
     def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
         self._by_name, self.left_out = by_name, left_out
         self._matched: set[str] = set()
 
     def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
-        """Those of a picture, yes or no as 1 or 0; None if the file has no line about it."""
+        """The fields of a picture, with yes or no as 1 or 0; None if the file has no line about it."""
         for name in (url, f"{entry.source}/{entry.name}", entry.name):
             if name is not None and (name := _plain_name(name)) in self._by_name:
                 self._matched.add(name)
@@ -38,15 +38,15 @@ class UserFields:
         return None
 
     def unmatched(self) -> list[str]:
-        """Names in the file that no picture had that was asked about."""
+        """The names in the file that matched no picture so far."""
         return [name for name in self._by_name if name not in self._matched]
 
 
 def read_user_fields(path: Path, record: IndexRecord) -> UserFields:
-    """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
-    types.
+    """Read a file of user fields, and record their types in `record`.
 
-    Values other than texts, numbers, true and false are left out, and so are nulls.
+    If several lines are about the same picture, the last line with a field counts. Values other than texts, numbers,
+    true and false are left out, and so are nulls.
 
     Raises:
         UsageError: a field has values of several types, or a name that cannot be used.
@@ -67,20 +67,23 @@ def read_user_fields(path: Path, record: IndexRecord) -> UserFields:
 
 
 def _plain_name(name: str) -> str:
-    """`./a//0.jpg` is a/0.jpg; a URL stays as it is. Systems write one and the same letter in one or in two characters,
-    and slashes the one or the other way."""
+    """A name in normal form: `./a//0.jpg` becomes a/0.jpg, and a URL stays unchanged.
+
+    Systems write the same letter in one or two characters, and use slashes or backslashes.
+    """
     if "://" not in name and "/" not in name:
         name = name.replace("\\", "/")
     return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
 
 
 def storable(user_fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
-    """As stores hold them: yes or no as 1 or 0, which compare alike in all of them."""
+    """User fields as stores hold them: yes or no as 1 or 0, which compare alike in every store."""
     return {name: int(value) if isinstance(value, bool) else value for name, value in user_fields.items()}
 
 
 def check_user_fields(user_fields: Mapping[str, object]) -> dict[str, FieldValue]:
-    """
+    """Check the values of user fields.
+
     Raises:
         UsageError: a value is not a text, a number, true or false.
     """
@@ -94,7 +97,7 @@ def check_user_fields(user_fields: Mapping[str, object]) -> dict[str, FieldValue
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, str):
-        # Blanks of any width, joiners and line breaks are of the text; half a surrogate no store can hold.
+        # Blanks of any width, joiners and line breaks are allowed; no store can hold half a surrogate pair.
         return len(value) <= _LONGEST and "\0" not in value and not _HALF.search(value)
     return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53)
 
