@@ -36,8 +36,8 @@ def made(tmp_path_factory) -> Path:
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     (root / "pictures").mkdir()
-    for number, image in enumerate(tiny_pictures(COUNT)):
-        image.save(root / f"pictures/{number}.png")
+    for index, image in enumerate(tiny_pictures(COUNT)):
+        image.save(root / f"pictures/{index}.png")
     build(root, "index", states_bytes=2**20)
     return root
 
@@ -123,11 +123,11 @@ def test_near_duplicates_are_one_hit_and_do_not_use_up_a_page(own):
     plain, collapsed = own.search(query), own.search(replace(query, collapse=True))
     assert all(hit.key in copies or hit.name == "3.png" for hit in plain.hits)
     assert len(collapsed.hits) == 5
-    first, *rest = collapsed.hits
+    first, *remaining = collapsed.hits
     original = next(hit.key for hit in own.search(replace(query, k=50)).hits if hit.name == "3.png")
     assert {first.key, *first.copies} == copies | {original}
-    assert not copies & {hit.key for hit in rest}
-    assert all(not hit.copies for hit in rest)
+    assert not copies & {hit.key for hit in remaining}
+    assert all(not hit.copies for hit in remaining)
 
 
 def test_filters_come_before_the_depth_and_unknown_fields_are_bad_usage(engine):
@@ -164,7 +164,10 @@ def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
     for lost in (own.picture, own.thumbnail, own.fields):
         with pytest.raises(CcmbError, match="no such picture"):
             lost(key)
-    for data, fields in [(b"no picture", {}), *((png(image), of) for of in ({"author": 3}, {"width": 3}, {"a": [1]}))]:
+    for data, fields in [
+        (b"no picture", {}),
+        *((png(image), item) for item in ({"author": 3}, {"width": 3}, {"a": [1]})),
+    ]:
         with pytest.raises(UsageError):
             own.add("x.png", data, fields)
     assert len(own) == COUNT
@@ -183,8 +186,8 @@ def test_kept_states_give_the_same_scores_without_encoding(made, engine, monkeyp
     with open_engine(made / "plain", states_bytes=0) as plain:
         expected = {hit.key: hit.match for hit in plain.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
     monkeypatch.setattr(type(engine.model), "encode_image", None)  # none is called
-    found = {hit.key: hit.match for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
-    assert found == pytest.approx(expected, abs=2e-3)
+    result = {hit.key: hit.match for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
+    assert result == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path):
@@ -205,7 +208,7 @@ def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path
 
 def test_states_in_memory_are_bounded_and_the_latest_stay(tmp_path):
     cache = StateCache(BlobStore(tmp_path / "states.db"), 8, most_bytes=3 * 5 * 8 * 2)
-    entries, batch = [Entry("/a", str(number), "s", "d") for number in range(6)], torch.randn(6, 5, 8)
+    entries, batch = [Entry("/a", str(index), "s", "d") for index in range(6)], torch.randn(6, 5, 8)
     for entry, states in zip(entries, batch, strict=True):
         cache.put(entry, states)
         cache.get(entries[:1])
@@ -242,7 +245,7 @@ def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
 
     mirror = MemoryStore(Written(), tmp_path / "mirror.db")
     count = MOST_RESULTS + 16
-    mirror.upsert([Entry("/a", str(number)) for number in range(count)], torch.eye(4)[torch.arange(count) % 4])
+    mirror.upsert([Entry("/a", str(index)) for index in range(count)], torch.eye(4)[torch.arange(count) % 4])
     (nears,) = mirror.search_many(torch.eye(4)[:1], count)
     assert len({near.key for near in nears}) == count
     mirror.close()

@@ -21,7 +21,7 @@ KNOWN = {"code": str, "title": str, "n": int, "price": float, "sold": bool, "dat
 
 
 def compiled(*where: str | Condition):
-    conditions = [parse_condition(of) if isinstance(of, str) else of for of in where]
+    conditions = [parse_condition(item) if isinstance(item, str) else item for item in where]
     return compile_conditions(conditions, KNOWN)
 
 
@@ -97,8 +97,7 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
     for name, picture in zip(codes, tiny_pictures(3), strict=True):
         picture.save(tmp_path / "photos" / name)
     lines = [
-        {"name": name, "code": code, "n": number, "sold": number == 1}
-        for number, (name, code) in enumerate(codes.items())
+        {"name": name, "code": code, "n": index, "sold": index == 1} for index, (name, code) in enumerate(codes.items())
     ]
     (tmp_path / "fields.jsonl").write_text("\n".join(map(json.dumps, lines)))
     network, processor = load_model(tmp_path / "model")
@@ -123,8 +122,8 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
     with open_engine(tmp_path / "index") as engine:
         app = make_app(ModelWork(network, processor), engine)
         for where, names in cases:
-            found = post(app, "/search", {"text": TEXTS[0], "where": [where]}).json()
-            assert {hit["name"] for hit in found["hits"]} == names, where
+            result = post(app, "/search", {"text": TEXTS[0], "where": [where]}).json()
+            assert {hit["name"] for hit in result["hits"]} == names, where
         for value, comparison in ((["1", "2"], "<"), ("x", "=="), (True, "==")):
             where = {"field": "n", "comparison": comparison, "value": value}
             assert post(app, "/search", {"text": TEXTS[0], "where": [where]}).status_code == 422

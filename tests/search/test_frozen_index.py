@@ -31,8 +31,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     (root / "photos").mkdir()
-    for number, image in enumerate(tiny_pictures(COUNT)):
-        image.save(root / f"photos/{number}.png")
+    for index, image in enumerate(tiny_pictures(COUNT)):
+        image.save(root / f"photos/{index}.png")
     build_index([root / "photos"], root / "index", *load_model(root / "model"), root / "model", states_bytes=2**20)
     return root
 

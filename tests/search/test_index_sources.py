@@ -98,11 +98,11 @@ def test_a_folder_and_its_sub_folder_and_links_are_one(build: Build, tmp_path: P
     (tmp_path / "link").symlink_to(photos)
     (photos / "again").symlink_to(photos / "夏")
     (photos / "冬/a too.png").symlink_to(photos / "a.png")
-    every = sorted(f"{photos}/{name}" for name in ("a.png", "夏/b.png", "夏/c.png", "冬/d.png"))
+    all_items = sorted(f"{photos}/{name}" for name in ("a.png", "夏/b.png", "夏/c.png", "冬/d.png"))
     report = build(photos, photos / "夏", tmp_path / "link", f"{photos}/../photos/冬", photos / "a.png")
     assert report.added == 4
     assert report.passed_over == {"counted once already": 3 + 2 + 2}
-    assert held(tmp_path / "index") == every
+    assert held(tmp_path / "index") == all_items
     assert report.duplicates == []
     # Whatever part comes first or later, nothing is indexed a second time, and what changes is noticed.
     assert build(photos / "夏").added == 0

@@ -49,7 +49,7 @@ def build(model, tmp_path):
 
 def draw(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number}{suffix}" for number in range(count)]
+    paths = [folder / f"{index}{suffix}" for index in range(count)]
     for path, image in zip(paths, tiny_pictures(count, seed), strict=True):
         image.save(path)
     return paths
@@ -67,12 +67,12 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
     (tmp_path / "folder/夏/notes.txt").write_text("no picture")
     one = draw(tmp_path / "alone", 2, seed=1)[1]
     draw(tmp_path / "folder/夏/inner", 1, seed=6)
-    for number in range(2):
-        with tarfile.open(tmp_path / f"shard-{number:02d}.tar", "w") as tar:
-            for path in draw(tmp_path / f"of {number}", 3, seed=2 + number):
+    for index in range(2):
+        with tarfile.open(tmp_path / f"shard-{index:02d}.tar", "w") as tar:
+            for path in draw(tmp_path / f"of {index}", 3, seed=2 + index):
                 tar.add(path, path.name)
     data = [path.read_bytes() for path in draw(tmp_path / "rows", 5, seed=4)]
-    images = [{"bytes": of, "path": "x.png"} for of in data[:4]] + [None]
+    images = [{"bytes": item, "path": "x.png"} for item in data[:4]] + [None]
     parquet.write_table(pa.table({"image": images, "n": range(5)}), tmp_path / "set.parquet", row_group_size=2)
     named = [
         f"{tmp_path}/folder/**/[0-2]*",
@@ -294,6 +294,6 @@ def test_killed_at_ten_moments_an_index_ends_as_never_stopped(model, tmp_path):
     with open_engine(tmp_path / "whole") as one, open_engine(out) as other:
         keys = {entry.key for entry in one.catalogue.store.of_source(str(tmp_path / "pictures"))}
         assert len(keys) == len(one) == len(other) == 600
-        ours, theirs = one.catalogue.store.embeds(list(keys)), other.catalogue.store.embeds(list(keys))
-        assert all(torch.allclose(ours[key], theirs[key], atol=TINY_ERROR) for key in keys)
+        own, reference = one.catalogue.store.embeds(list(keys)), other.catalogue.store.embeds(list(keys))
+        assert all(torch.allclose(own[key], reference[key], atol=TINY_ERROR) for key in keys)
         assert len(one.catalogue.thumbnails.get(list(keys))) == len(other.catalogue.thumbnails.get(list(keys))) == 600
