@@ -20,7 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from ccmb.core.errors import CcmbError
 from ccmb.corpus.download.index import fingerprints_of_index, read_index
-from ccmb.corpus.download.parts import Link, Part, Row
+from ccmb.corpus.download.parts import DownloadPart, DownloadRow, Link
 from ccmb.corpus.download.resize import prepare
 from ccmb.corpus.download.run import download
 from ccmb.corpus.simulation.server import FAULTS, STATUSES, Faults, fault_of, serve, statistics
@@ -251,19 +251,19 @@ def test_rows_cut_off_anywhere_are_done_again(
 ) -> None:
     folder = tmp_path_factory.mktemp("part")
     of_part = [Link(str(number), f"http://a.cn/{number}") for number in range(4)]
-    part = Part(folder, 0, 0, of_part)
+    part = DownloadPart(folder, 0, 0, of_part)
     part.open()
     ends = [part.rows_file.stat().st_size]
     for number in range(4):
         picture = bytes([10, number] * 20)
-        row = Row(number, str(number), "http://a.cn/", "ok", picture=f"{number}.jpg", stored_bytes=len(picture))
+        row = DownloadRow(number, str(number), "http://a.cn/", "ok", picture=f"{number}.jpg", stored_bytes=len(picture))
         part.add(row, picture, 0.5, 1)
         ends.append(part.rows_file.stat().st_size)
     part.close()
     whole = part.rows_file.read_bytes()
     left = whole[: ends[0] + cut % (len(whole) + 1 - ends[0])] + garbage
     part.rows_file.write_bytes(left)
-    again = Part(folder, 0, 0, of_part)
+    again = DownloadPart(folder, 0, 0, of_part)
     again.open()
     again.close()
     kept = sum(left.startswith(whole[:end]) for end in ends[1:])

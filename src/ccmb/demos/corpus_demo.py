@@ -16,7 +16,7 @@ from ccmb.corpus.analysis.statistics import statistics
 from ccmb.corpus.assembly.build import build_corpus
 from ccmb.corpus.assembly.recipe import ZeroRecipe, find_corpus_recipe
 from ccmb.corpus.inputs.tables import Inputs
-from ccmb.corpus.simulation.ground_truth import Planted, planted_figures
+from ccmb.corpus.simulation.ground_truth import FilterRecall, recall_of_filters
 from ccmb.corpus.simulation.logs import simulate
 from ccmb.corpus.simulation.pages import SimulatedWeb
 from ccmb.corpus.simulation.server import Faults, serve
@@ -64,12 +64,9 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
         recipe = load_recipe(ZeroRecipe, find_corpus_recipe("zero"), OVERRIDES)
         inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
         build_corpus(inputs, recipe, out / "corpus")
-    planted = planted_figures(web, out / "corpus")
+    planted = recall_of_filters(web, out / "corpus")
     report: dict[str, Any] = {
-        "planted": [
-            asdict(planted_kind) | {"share": planted_kind.share, "target": planted_kind.target}
-            for planted_kind in planted
-        ]
+        "planted": [asdict(recall) | {"share": recall.share, "target": recall.target} for recall in planted]
     }
     if compare:
         from ccmb.demos.corpus_comparison import compare_corpora, comparison_section
@@ -90,19 +87,19 @@ def web_of(pictures: int, base: str) -> SimulatedWeb:
     )
 
 
-def planted_section(planted: Sequence[Planted]) -> str:
+def planted_section(planted: Sequence[FilterRecall]) -> str:
     rows = []
-    for planted_kind in planted:
-        relation = "≤" if planted_kind.kind == "good_pairs_lost" else "≥"
-        mark = "good" if planted_kind.reached else "bad"
-        share = f'<span class="{mark}">{percent(100 * planted_kind.share)} %</span>'
+    for recall in planted:
+        relation = "≤" if recall.kind == "good_pairs_lost" else "≥"
+        mark = "good" if recall.reached else "bad"
+        share = f'<span class="{mark}">{percent(100 * recall.share)} %</span>'
         rows.append(
             (
-                both(*LABELS[planted_kind.kind]),
-                f"{planted_kind.planted:,}",
-                f"{planted_kind.removed:,}",
+                both(*LABELS[recall.kind]),
+                f"{recall.planted:,}",
+                f"{recall.removed:,}",
                 share,
-                f"{relation} {100 * planted_kind.target:.0f} %",
+                f"{relation} {100 * recall.target:.0f} %",
             )
         )
     head = (
@@ -123,14 +120,14 @@ def planted_section(planted: Sequence[Planted]) -> str:
 
 def closing_words(out: Path, report: dict[str, Any]) -> str:
     rows = [["", "planted", "removed", "share", "   target"]]
-    for planted_kind in report["planted"]:
-        relation = "<=" if planted_kind["kind"] == "good_pairs_lost" else ">="
+    for recall in report["planted"]:
+        relation = "<=" if recall["kind"] == "good_pairs_lost" else ">="
         figures = [
-            f"{planted_kind['planted']:,}",
-            f"{planted_kind['removed']:,}",
-            f"{100 * planted_kind['share']:.1f} %",
+            f"{recall['planted']:,}",
+            f"{recall['removed']:,}",
+            f"{100 * recall['share']:.1f} %",
         ]
-        rows.append([LABELS[planted_kind["kind"]][1], *figures, f"   {relation} {100 * planted_kind['target']:.0f} %"])
+        rows.append([LABELS[recall["kind"]][1], *figures, f"   {relation} {100 * recall['target']:.0f} %"])
     lines = aligned(rows, (28, 9, 9, 9))
     for kind, result in report.get("comparison", {}).get("results", {}).items():
         lines.append(f"mean recall after pre-training on {kind}: {result['mean_recall']:.1f} %")
