@@ -145,7 +145,7 @@ def evaluate(
     """
     from ccmb.core.files import write_json
     from ccmb.data.labelled_pairs import is_labelled
-    from ccmb.data.seen_images import said_of
+    from ccmb.data.seen_images import seen_warning
     from ccmb.data.shards.shard_set import is_shards
 
     name, _, folder = ("", "", data) if Path(data).exists() else data.rpartition("=")
@@ -187,7 +187,7 @@ def evaluate(
         write_json(json_file, report)
     say_unreadable(report["unreadable"])
     typer.echo(table)
-    if line := said_of(report.get("seen")):
+    if line := seen_warning(report.get("seen")):
         typer.echo(line)
     if "minimal_pairs" in report:
         typer.echo(f"minimal pairs: {json.dumps(report['minimal_pairs'])}")
@@ -321,13 +321,13 @@ def _on_classes(
     model: str, data: Path, classes: str, templates: str, depth: int | None, ranking_rule: RankingRule | None
 ) -> dict[str, Any]:
     from ccmb.data.class_names import read_classes
-    from ccmb.data.images.source import Pictures
+    from ccmb.data.images.source import ImageSource
     from ccmb.inference.interface import load_network
     from ccmb.tasks.classification.evaluate import evaluate_classes
     from ccmb.tasks.classification.prompts import read_templates
     from ccmb.tasks.classification.rerank import r2d2_classifier
 
-    known, prompts, pictures = read_classes(classes), read_templates(templates), Pictures.open(data)
+    known, prompts, pictures = read_classes(classes), read_templates(templates), ImageSource.open(data)
     network, processor = load_network(model)
     report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth, ranking_rule), pictures)
     report["classification"] |= {"class_list": classes, "templates": templates}

@@ -13,7 +13,7 @@ import torch
 from ccmb.core.choices import Convention
 from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
@@ -74,7 +74,7 @@ def evaluate(
         every, pictures, faults = open_shard_set([str(pairs)], fields)
     else:
         read = open_pairs(pairs, split, fields)
-        every, pictures, in_other_splits = read.samples, Pictures.open(images), read.in_other_splits
+        every, pictures, in_other_splits = read.samples, ImageSource.open(images), read.in_other_splits
     samples, unreadable = readable_samples(every, pictures)
     unreadable = [*faults, *unreadable]
     minimal_pairs = _minimal_pairs(samples, pairs)
