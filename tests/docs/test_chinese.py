@@ -20,7 +20,8 @@ HAN = r"\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”…"
 WRONG = re.compile(
     rf"[{HAN}]\**[ ]*[,;:?!](?!\[)"  # after Chinese
     rf"|[,;:?!](?!\[)[ ]*\**\n?\**[ ]*[{HAN}]"  # before Chinese, even if it stands on the next line
-    r"|(?<=[\ue000\])])[,;:](?=[^\s\d|:/*-]|$)|(?<=[^\s|:-])[,;:](?=[\ue000\[])|(?<=[^\s|\d:-])[,;:]$"  # no space: beside code, a link
+    r"|(?<=[\ue000\])])[,;:](?=[^\s\d|:/*-]|$)|(?<=[^\s|:-])[,;:](?=[\ue000\[])"  # no space: beside code, a link
+    r"|(?<=[^\s|\d:-])[,;:]$"
     rf"|[{HAN}]\.|[{HAN}]\**[ ]*\"|\"[ ]*\**[{HAN}]",
     re.MULTILINE,
 )
