@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,9 +261,9 @@ def test_the_average_paints_and_only_the_painter_learns() -> None:
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     task = Generation(generator, SMALL.model_copy(update={"ema": 0.5}))
     batch = tiny_batch()
-    batch = type(batch)(torch.rand(4, 3, 16, 16) * 2 - 1, *(getattr(batch, n) for n in batch.__slots__[1:]))
+    batch = replace(batch, pixel_values=torch.rand(4, 3, 16, 16) * 2 - 1)
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], 0.1)
-    task.train().losses(batch)["generation"].backward()
+    task.train().losses(batch)[0]["generation"].backward()
     optimizer.step()
     task.after_step()
     after = generator.state_dict()

@@ -73,7 +73,7 @@ class GenerationTask:
     def after_step(self) -> None:
         self.generation.after_step()
 
-    def report(self) -> dict[str, float]:
+    def report(self, aux: None) -> dict[str, float]:
         return {}
 
     def describe(self, batch: Batch) -> dict[str, Any]:
