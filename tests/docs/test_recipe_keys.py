@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -32,6 +32,7 @@ class Inner(BaseModel):
 
 
 class Outer(BaseModel):
+    RETIRED: ClassVar = {"number": "count", "names": "names"}
     count: int
     names: tuple[str, ...] = ()
     inner: Inner = Inner(share=0.25)
@@ -41,7 +42,7 @@ class Outer(BaseModel):
 
 def test_a_recipe_becomes_lines() -> None:
     assert list(keys_of(Outer)) == [
-        Key("count", "whole number", None, "", ""),
+        Key("count", "whole number", None, "", "", ("number",)),
         Key("names", "list of texts", "`[]`", "", ""),
         Key("inner.share", "number", "`0.25`", "> 0, ≤ 1", "of it | all"),  # the default of the recipe, not the part's
         Key("maybe", "keys and values", "empty", "", ""),
