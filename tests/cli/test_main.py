@@ -362,17 +362,18 @@ def photos(tmp_path) -> list[Path]:
     return paths
 
 
-def test_match_says_of_each_picture_how_well_the_text_describes_it(command, trained, photos):
-    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained, "--json")
+def test_match_says_of_each_picture_how_well_the_text_describes_it(command, copied, photos):
+    from ccmb.r2d2.folders.match_temperature import store_match_temperature
+
+    store_match_temperature(copied, 2.0)
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied, "--json")
     assert (code, err) == (0, "")
     results = json.loads(out)
     assert [result["picture"] for result in results] == [str(path) for path in photos]
-    assert all(
-        result["probability"] == pytest.approx(result["score"], abs=1e-6) for result in results
-    )  # not calibrated
+    assert all(abs(result["probability"] - 0.5) <= abs(result["score"] - 0.5) for result in results)  # temperature > 1
     assert all((result["match"], result["error"]) == (None, None) for result in results)
 
-    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained)
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied)
     assert (code, err) == (0, "")
     for line, result in zip(out.splitlines(), results, strict=True):
         figures = (
@@ -381,9 +382,22 @@ def test_match_says_of_each_picture_how_well_the_text_describes_it(command, trai
         assert line == f"{result['picture']}  {figures}"
 
     for least, verdict in ((0, "match"), (1, "no match")):
-        arguments = ["match", "船", photos[0], "--model", trained, "--min-probability", least]
+        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", least]
         assert command(*arguments).out.rstrip("\n").split("  ")[-1] == verdict
         assert [result["match"] for result in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
+
+
+def test_a_match_score_that_is_not_calibrated_is_called_no_probability(command, fails, trained, photos):
+    match = ["match", "船", photos[0], "--model", trained]
+    code, out, err = command(*match, "--json")
+    assert (code, err) == (0, "")
+    [found] = json.loads(out)
+    assert (found["probability"], found["match"]) == (None, None)
+    code, out, err = command(*match)
+    assert (code, out) == (0, f"{photos[0]}  cosine {found['cosine']:.3f}  match score {found['score']:.3f}\n")
+    assert err == f"{trained}: not calibrated, so the match score is no probability: run ccmb calibrate\n"
+    fails(2, ["min_probability: a least probability needs a calibrated model: run ccmb calibrate"],
+          *match, "--min-probability", 0.5)  # fmt: skip
 
 
 def test_match_lists_pictures_that_it_cannot_read_and_goes_on(command, fails, trained, photos, tmp_path):
