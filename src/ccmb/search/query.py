@@ -74,7 +74,8 @@ class Hit:
         score: the value that orders the hits: the second stage's score by the model's rule, or the cosine for pictures
             that were not ranked.
         match: match score with the query text in [0, 1]; None if the second stage did not rank it.
-        probability: calibrated probability of a match with the text, in [0, 1]; None likewise.
+        probability: calibrated probability of a match with the text, in [0, 1]; None likewise, and for a model that is
+            not calibrated.
         missing: whether the picture was to be ranked, but is gone or unreadable now.
         fields: its fields in the index: folder, date, width, height, bytes and the user fields.
         copies: keys of its near duplicates among the candidates, if the query collapses them.
