@@ -374,8 +374,8 @@ def edit_record(**changes: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, r"text_tower.onnx: not the file that export.json tells of"),
-        (mix, r"text_tower.onnx: not the file that export.json tells of"),
+        (truncate, r"text_tower.onnx: not the file that export.json describes"),
+        (mix, r"text_tower.onnx: not the file that export.json describes"),
         (
             lambda folder: (folder / "image_text_encoder.onnx").unlink(),
             r"image_text_encoder.onnx: missing; export anew",
@@ -390,7 +390,7 @@ def edit_record(**changes: Any) -> Callable[[Path], None]:
         (edit_record(fingerprint="short"), r"export.json: fingerprint: "),
         (edit_record(temperature=float("nan")), r"export.json: temperature: "),
         (edit_record(version=2), r"export.json: version: "),
-        (edit_record(files={"../x.onnx": "0"}), r"image_tower.onnx: not the file that export.json tells of"),
+        (edit_record(files={"../x.onnx": "0"}), r"image_tower.onnx: not the file that export.json describes"),
         (lambda folder: (folder / "export.json").write_text("{"), r"export.json: not valid JSON"),
     ],
 )
@@ -408,7 +408,7 @@ def test_graphs_that_are_links_are_read_where_they_are_those_of_the_record(expor
     point_out(export)
     load_network(export)
     (export.parent / "elsewhere.onnx").write_bytes(b"root:x:0:0")
-    with pytest.raises(CcmbError, match=r"text_tower.onnx: not the file that export.json tells of"):
+    with pytest.raises(CcmbError, match=r"text_tower.onnx: not the file that export.json describes"):
         load_network(export)
 
 
