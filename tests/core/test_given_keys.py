@@ -11,10 +11,10 @@ from ccmb.core.config.recipe_files import RECIPES, find_recipe, load_recipe, sav
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import build_network, save_model
+from ccmb.tasks.registry import FAMILIES
 from ccmb.training.model_selection import read_best
 from ccmb.training.recipe import TrainingRecipe
 from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe

@@ -23,8 +23,8 @@ from ccmb.search.index_folder import IndexRecord
 from ccmb.search.indexing.user_fields import read_own_fields
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor.run import examine
-from ccmb.tasks.finetuning.run import FAMILIES
 from ccmb.tasks.pretraining.batches import load_pairs
+from ccmb.tasks.registry import FAMILIES
 from tests.helpers.runs import command_line
 from tests.helpers.tiny import tiny_pictures
 from tests.helpers.tuning import recipe_of, save_start

@@ -46,7 +46,7 @@ def finetune(
     """
     from ccmb.cli.common.tables import comparison_table
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
-    from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
     from ccmb.tasks.finetuning.run import finetune as run_finetuning
     from ccmb.tasks.pretraining.batches import unreadable_pictures
 

@@ -14,7 +14,7 @@ from ccmb.core.files import write_json
 
 if TYPE_CHECKING:
     from ccmb.scenes.scene import Split
-    from ccmb.tasks.family import FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 
 SHOWN = 6  # pictures that are described on the page, and texts that are painted
 
@@ -113,7 +113,7 @@ def painted_uris(out: Path, painted: dict[str, Any]) -> dict[str, str]:
 def _recipe(name: str, run: Path, data: Path, changes: Sequence[str]) -> FinetuneRecipe:
     """Without validation: nothing is chosen, and the report measures on pictures of the test."""
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
-    from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 
     # Absolute folders, so that the runs can be continued from anywhere.
     own = [f"data.folder={data.resolve()}", f"model.start={run.resolve()}", "validation.split="]

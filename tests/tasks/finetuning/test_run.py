@@ -16,8 +16,9 @@ from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, read_json_lines
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES, finetune, resolve
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.run import finetune, resolve
+from ccmb.tasks.registry import FAMILIES
 from ccmb.training.checkpoints import list_checkpoints, load_checkpoint
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.throughput import MEASURED

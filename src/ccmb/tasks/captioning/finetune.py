@@ -22,7 +22,8 @@ from ccmb.tasks.captioning.decoding import Decoding
 from ccmb.tasks.captioning.evaluate import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.captioning.predict import decoding_for, longest_caption
 from ccmb.tasks.common.datasets import RetrievalSet
-from ccmb.tasks.family import FinetuneRecipe, Measurement
+from ccmb.tasks.family import Measurement
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, make_pretraining, parameter_groups, prepare_network
 from ccmb.tasks.retrieval.finetune import RetrievalFamily

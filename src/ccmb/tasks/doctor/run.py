@@ -25,10 +25,10 @@ from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor import data_checks, training_checks
 from ccmb.tasks.doctor.data_checks import Line
 from ccmb.tasks.doctor.findings import Finding
-from ccmb.tasks.family import FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.registry import FAMILIES
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.runs.run_folder import read_run

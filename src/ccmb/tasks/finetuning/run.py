@@ -20,29 +20,21 @@ from ccmb.data.sample import Sample
 from ccmb.data.seen_images import seen_mark
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.captioning.finetune import CaptioningFamily
 from ccmb.tasks.common.seen import seen_by, seen_in_training, warn_of_seen
-from ccmb.tasks.family import Family, FinetuneRecipe, MeasuredOn, Measurement
+from ccmb.tasks.family import Family, MeasuredOn, Measurement
 from ccmb.tasks.finetuning.compare import compare
 from ccmb.tasks.finetuning.interpolate import interpolate
 from ccmb.tasks.finetuning.page import finetuned_page
-from ccmb.tasks.generation.finetune import GenerationFamily
-from ccmb.tasks.matching.finetune import MatchingFamily
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model_card import write_model_card
 from ccmb.tasks.pretraining.run import check_batch, check_best, in_steps, train_model
-from ccmb.tasks.retrieval.finetune import RetrievalFamily
+from ccmb.tasks.registry import FAMILIES
 from ccmb.training.distributed import World, process_group
 from ccmb.training.model_selection import read_best
 from ccmb.training.recipe import BestRecipe
 from ccmb.training.runs.run_folder import read_run
 from ccmb.training.validation import PREFIX, Validation
 
-FAMILIES: dict[str, Family] = {
-    "retrieval": RetrievalFamily(),
-    "matching": MatchingFamily(),
-    "captioning": CaptioningFamily(),
-    "generation": GenerationFamily(),
-}
 MIXES = (0.25, 0.5, 0.75)
 
 

@@ -28,7 +28,8 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import RetrievalSet
-from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement
+from ccmb.tasks.family import Batches, Measurement
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.generation.evaluate import figures_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
 from ccmb.tasks.generation.predict import Judge, Painted, Painting, paint_texts

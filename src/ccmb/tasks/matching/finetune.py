@@ -21,7 +21,8 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import name_and_path
 from ccmb.tasks.common.resampling import draw_figures
-from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement, OfR2D2
+from ccmb.tasks.family import Batches, Measurement, OfR2D2
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.matching.metrics import auc, matching_report, weighted_auc
 from ccmb.tasks.matching.task import LabelledLoader, MatchingTask
 from ccmb.tasks.pretraining.batches import run_batches

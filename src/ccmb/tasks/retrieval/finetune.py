@@ -25,7 +25,8 @@ from ccmb.tasks.common.datasets import (
     open_training,
     texts_and_pairs,
 )
-from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement, OfR2D2
+from ccmb.tasks.family import Batches, Measurement, OfR2D2
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
 from ccmb.tasks.pretraining.run import PretrainTask, make_pretraining, pretraining_log
 from ccmb.tasks.retrieval.metrics import bootstrap_recalls, drawn_with, hits_by_image, mean_recall, report_of_ranks
