@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def evaluate(
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
         texts_per_image: use only the first so many texts of each picture.
-        options: how the second stage of retrieval is computed; what else is reported is always exact.
+        options: how the second stage of retrieval is computed; what else is reported is always exact, by the same rule.
         source: what the model was loaded from; needed for options of int8.
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
 
@@ -85,11 +85,11 @@ def evaluate(
     ranks = ranks_both_ways(ranker, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
-        report["retrieval"] |= asdict(ranker.options)
-        report["ranking_rule"] = model.config.ranking_rule
+        report["retrieval"] |= {"precision": ranker.options.precision, "cascade": ranker.options.cascade}
+        report["ranking_rule"] = options.rule_of(model)
     scores = None
     if minimal_pairs:
-        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
+        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs, options.ranking_rule)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
     flat = [text for of_image in texts for text in of_image]
     if model.can_rank and len(gallery.images) > 1:
