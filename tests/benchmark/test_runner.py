@@ -21,7 +21,7 @@ from ccmb.benchmark.runner import Outcome, run_benchmark
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.retrieval.evaluate import evaluate
+from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 from tests.helpers.benchmark_data import COUNT, save_set
 from tests.helpers.downstream_samples import write_cna, write_flickr8k, write_muge
 from tests.helpers.peers import save_peer, save_r2d2
@@ -52,7 +52,9 @@ def run(models: list[str], pairs: Path, out: Path, settings: Settings = FEW) -> 
 def test_figures_are_those_of_evaluate(pairs: Path, r2d2: str, tmp_path: Path) -> None:
     [path] = run([r2d2], pairs, tmp_path / "out").measured
     result = read_result(path)
-    report = evaluate(*load_model(r2d2), pairs, pairs.parent / "images", "test", ["texts"], 3).report["retrieval"]
+    report = evaluate(*load_model(r2d2), open_data(pairs, pairs.parent / "images", "test", ["texts"]), 3).report[
+        "retrieval"
+    ]
     for direction in ("text_to_image", "image_to_text", "mean_recall"):
         assert getattr(result.retrieval, direction) == report[direction]
     assert result.retrieval.gain == report["gain_R@1"]

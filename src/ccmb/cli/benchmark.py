@@ -18,7 +18,6 @@ from ccmb.cli.common.options import (
     TextFieldOption,
     print_result,
 )
-from ccmb.cli.evaluate import refuse_unread_set
 from ccmb.cli.generate import (
     BestOfOption,
     FeaturesOption,
@@ -164,6 +163,12 @@ def _refuse_unread(context: typer.Context, sets: list[MeasuredSet], data: list[s
                 raise UsageError(f"{flags[0]} {context.params['split']}: {spec} has no such folder; leave it out")
     if "classification" in families and all(of.class_list == "its own" for of in sets if isinstance(of, ClassSet)):
         refuse_given(context, "of folders without a list of their own", "templates")
+
+
+def refuse_unread_set(context: typer.Context, *data: str) -> None:
+    """Refuse text fields where all sets are published ones, which have fields of their own."""
+    if all(Path(spec.rpartition("=")[2]).is_dir() for spec in data):
+        refuse_given(context, "of own pairs, and does nothing with published sets", "text_field")
 
 
 def leaderboard(

@@ -28,7 +28,7 @@ from ccmb.tasks.doctor.findings import Finding
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from ccmb.tasks.registry import FAMILIES
+from ccmb.tasks.registry import finetuner_of
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.runs.run_folder import read_run
@@ -109,7 +109,7 @@ def _task_of(recipe: PretrainRecipe) -> str | None:
 
 def _open_training(recipe: PretrainRecipe) -> tuple[list[Sample], Pictures]:
     if isinstance(recipe, FinetuneRecipe):
-        return FAMILIES[recipe.task].open_training(recipe.data)
+        return finetuner_of(recipe.task).open_training(recipe.data)
     return open_training(recipe.data)
 
 
@@ -122,7 +122,7 @@ def _of_validation(recipe: FinetuneRecipe) -> Iterator[Finding]:
         yield Finding("validation", "problem", f"'{split}' is what is trained on", "set another validation.split")
     else:
         try:
-            FAMILIES[recipe.task].open_held_out(recipe, split)
+            finetuner_of(recipe.task).open_held_out(recipe, split)
             yield Finding("validation", "ok", f"split '{split}' can be read")
         except CcmbError as error:
             yield Finding("validation", "problem", str(error), "name another with validation.split, or none by =")
@@ -154,7 +154,7 @@ def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None)
         return [Finding("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
     try:
         if isinstance(recipe, FinetuneRecipe):
-            model, processor = FAMILIES[recipe.task].network(recipe)
+            model, processor = finetuner_of(recipe.task).network(recipe)
         else:
             model, processor = build_model(recipe.model, recipe.objectives, samples)
     except CcmbError as error:
