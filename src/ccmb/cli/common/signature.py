@@ -48,6 +48,6 @@ def _parameters(of: type[Options]) -> dict[str, Parameter]:
     parameters = {}
     for name, (of_type, default, flag) in of.table().items():
         shown = typer.Option(*flag.forms, min=flag.min, help=flag.help, show_default=flag.show_default)
-        hint: Any = Annotated[of_type, shown]  # type: ignore[valid-type]
+        hint: Any = Annotated[of_type, shown]
         parameters[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
     return parameters
