@@ -267,7 +267,7 @@ class Quickstart:
         commands = [
             ("在留出图库里检索", "Search the held-out gallery", search),
             ("把结果画成一张图", "See the hits as one picture", f"{search} --sheet hits.png"),
-            ("只用预排序，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
+            ("只用粗排，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
             ("索引自己的图片", "Index pictures of your own", own),
             (
                 "重新评测", "Measure it again",

@@ -45,9 +45,9 @@ def export_round(
 
     need_extra()
     from ccmb.corpus.annotation.label_studio import CONFIG, TASKS, export_tasks, needs
-    from ccmb.corpus.annotation.tasks import draw_tasks
+    from ccmb.corpus.annotation.tasks import sample_tasks
 
-    tasks = draw_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
+    tasks = sample_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
     export_tasks(corpus, tasks, out)
     text = f"{out}: {len(tasks)} tasks; import {TASKS} into a project of Label Studio with {CONFIG}"
     report = {"tasks": len(tasks), "folder": str(out), "needs": needs(out)}

@@ -29,8 +29,8 @@ class RetrievalFinetuner(OfR2D2, PairFinetuner[R2D2Model]):
 
     metrics = ("mean_recall", "mean_recall_pre_ranking", "text_to_image_R@1")
     labels: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "pre_ranking": ("平均召回，预排序", "mean recall, pre-ranking"),
-        "ranking": ("平均召回，排序", "mean recall, ranking"),
+        "pre_ranking": ("平均召回，粗排", "mean recall, pre-ranking"),
+        "ranking": ("平均召回，精排", "mean recall, ranking"),
     }
     in_model_card = True
 
