@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccmb.data.sample import Sample
-from ccmb.demos.report import examples as examples_module
 from ccmb.demos.report.examples import choose, gather_examples
 from ccmb.demos.report.galleries import pictures_shown
 from ccmb.demos.report.page import render_page, result_in_words
+from ccmb.inference import stages
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.scoring import Match
 from ccmb.inference.two_stage import Ranks
@@ -303,7 +303,7 @@ def _evaluation(ranks: Ranks, scores: MinimalPairScores) -> Evaluation:
 def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     match = torch.tensor([0.9, 0.1, 0.2])
     monkeypatch.setattr(
-        examples_module,
+        stages,
         "rank_pairs",
         lambda model, images, texts, image, text: Match(match[image], match[image], match[image, None].expand(-1, 2)),
     )

@@ -14,6 +14,7 @@ from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
 # What of the keywords of `from_pretrained` says where a folder on the hub is.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 NO_CLASS_TOKEN = ("siglip_vision_model",)
+NOT_CALIBRATED = 1.0  # the match temperature of a network that none was fitted to
 
 
 class R2D2Config(PreTrainedConfig):
@@ -36,7 +37,7 @@ class R2D2Config(PreTrainedConfig):
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
         ranking_rule: how the second stage scores, see `ccmb.inference.scoring`: "sum" (the paper) or "log_odds".
         match_temperature: divides the match heads' logits where a calibrated probability is asked for; see
-            `ccmb.tasks.matching.calibrate`. At 1 (not calibrated) the probability is the match score.
+            `ccmb.tasks.matching.calibrate`. 1 says that the network is not calibrated, see `is_calibrated`.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
 
@@ -63,7 +64,7 @@ class R2D2Config(PreTrainedConfig):
         match_heads: bool = True,
         mlm_head: bool = True,
         ranking_rule: RankingRule = "sum",
-        match_temperature: float = 1.0,
+        match_temperature: float = NOT_CALIBRATED,
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
         temperature_max: float = 0.5,
@@ -87,6 +88,11 @@ class R2D2Config(PreTrainedConfig):
         self.temperature_min = temperature_min
         self.temperature_max = temperature_max
         super().__init__(**kwargs)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a match temperature was fitted, so that there is a probability of a match."""
+        return self.match_temperature != NOT_CALIBRATED
 
     @property
     def image_class_token(self) -> bool:

@@ -11,10 +11,11 @@ from ccmb.tasks.generation.table import generation_table
 from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions
 
 if TYPE_CHECKING:
+    from ccmb.inference.pipeline import Pipeline
     from ccmb.r2d2.generative.generator import R2D2Generator
     from ccmb.tasks.common.datasets import RetrievalSet
     from ccmb.tasks.generation.finetune import GenerationFinetuner
-    from ccmb.tasks.generation.predict import Judge, Painted, Painting
+    from ccmb.tasks.generation.predict import Painted, Painting
 
 
 GenerateFlag = Annotated[bool, Flag("Measure pictures painted from the texts of own pairs.", forms=("--generate",))]
@@ -109,7 +110,7 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         return GenerationFinetuner()
 
 
-def _judge(loaded: Loaded[R2D2Generator], options: GenerationEvalOptions) -> Judge:
+def _judge(loaded: Loaded[R2D2Generator], options: GenerationEvalOptions) -> Pipeline:
     from ccmb.tasks.generation.predict import open_judge
 
     return open_judge(options.judge, loaded.source, loaded.model, loaded.processor)
