@@ -24,8 +24,8 @@ from ccmb.corpus.download.parts import DownloadPart, DownloadRow, Link
 from ccmb.corpus.download.resize import prepare
 from ccmb.corpus.download.run import download
 from ccmb.corpus.simulation.server import FAULTS, STATUSES, Faults, fault_of, serve, statistics
-from ccmb.data.images.perceptual_hash import looks_of_pictures
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.perceptual_hash import fingerprints_of_images
+from ccmb.data.images.source import ImageSource
 from ccmb.fetch.fetcher import Fetcher, is_transient, retry_after
 from ccmb.fetch.host_limits import HostPaused, Hosts
 from ccmb.fetch.opt_outs import opted_out, robots_refuse, tdm_reserved
@@ -71,7 +71,7 @@ def test_every_fault_ends_as_it_must(folder: Path, tmp_path: Path) -> None:
 def test_what_is_stored_is_what_the_index_says(folder: Path, web: str, tmp_path: Path) -> None:
     download(links(web, 20), 20, tmp_path, options(form={"side": 64, "fit": "short_side"}))
     for row in index(tmp_path):
-        data = Pictures.open(tmp_path / f"part-{row['row'] // 16:06d}.tar").raw(row["picture"])
+        data = ImageSource.open(tmp_path / f"part-{row['row'] // 16:06d}.tar").raw(row["picture"])
         original = (folder / f"{row['row']}.jpg").read_bytes()
         assert row["stored_sha256"] == hashlib.sha256(data).hexdigest()
         assert row["sha256"] == hashlib.sha256(original).hexdigest()
@@ -85,7 +85,7 @@ def test_looks_in_the_index_are_those_of_the_files(folder: Path, tmp_path: Path)
     table = read_index(tmp_path, ["picture", "url", "shape", "colours"], with_picture=True)
     names = [url.rsplit("/", 1)[1] for url in table["url"].to_pylist()]
     assert 0 < len(names) < 40
-    expected, found = looks_of_pictures(Pictures.open(folder), names), fingerprints_of_index(table)
+    expected, found = fingerprints_of_images(ImageSource.open(folder), names), fingerprints_of_index(table)
     assert found.shapes.tolist() == expected.shapes.tolist()
     assert found.colours.tolist() == expected.colours.tolist()
     tail, none = fingerprints_of_index(table.slice(5)), fingerprints_of_index(table.slice(0, 0))

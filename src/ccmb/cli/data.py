@@ -91,11 +91,11 @@ def convert(
         done, skipped = convert_dataset(name, folder, out, split, images, samples_per_shard, image_size, keep_metadata)
         say_findings(skipped)
     else:
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.data.shards.write import convert_pairs
 
         pairs = Path(source)
-        pictures = Pictures.open(images or pairs.parent / "images.tar")
+        pictures = ImageSource.open(images or pairs.parent / "images.tar")
         fields = field or ["texts"]
         done = convert_pairs(pairs, pictures, out, split, fields, samples_per_shard, image_size, keep_metadata)
     say_unreadable(done.unreadable)

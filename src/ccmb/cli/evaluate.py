@@ -45,7 +45,7 @@ def evaluate(
     Example: ccmb evaluate --model runs/pictures --data mydata/pairs.jsonl --split val --generate --best-of 4
     """
     from ccmb.core.files import write_json
-    from ccmb.data.seen_images import said_of
+    from ccmb.data.seen_images import seen_warning
 
     family = family_of(given, data)
     reads = {one.mode: one.options for one in FAMILIES.values()}
@@ -56,7 +56,7 @@ def evaluate(
         write_json(json_file, report.values)
     say_unreadable(report.unreadable)
     typer.echo(family.table(report.metrics))
-    if line := said_of(report.values.get("seen")):
+    if line := seen_warning(report.values.get("seen")):
         typer.echo(line)
     if "minimal_pairs" in report.values:
         typer.echo(f"minimal pairs: {json.dumps(report.values['minimal_pairs'])}")

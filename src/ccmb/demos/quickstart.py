@@ -190,10 +190,10 @@ class Quickstart:
 
     def index(self) -> None:
         """Lay the held-out pictures out in a folder, where hits can be looked at, and index that."""
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.search.indexing.indexer import build_index
 
-        pictures, gallery = Pictures.open(self.images), self.out / "gallery"
+        pictures, gallery = ImageSource.open(self.images), self.out / "gallery"
         for _, line in read_json_lines(self.pairs):
             place = gallery / Path(line["image"]).name
             if line.get("split") == "test" and not place.exists():
@@ -210,7 +210,7 @@ class Quickstart:
         paint_pictures(run, self.out / "close-ups", out, size, self.painted, seed)
 
     def report(self, journal: Journal) -> None:
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.demos.report.galleries import pictures_shown
         from ccmb.demos.report.page import render_page
         from ccmb.objectives.config import PAPER_NAMES
@@ -218,7 +218,7 @@ class Quickstart:
 
         kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)
         corpus = self._corpus()
-        pictures = Pictures.open(self.images)
+        pictures = ImageSource.open(self.images)
         uris = {name: data_uri(pictures.load(name)) for name in pictures_shown(kept["examples"], corpus)}
         generative = None
         if self.size.generative is not None:

@@ -12,7 +12,7 @@ from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer
 from ccmb.benchmark.results.result import Matching
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
 from ccmb.datasets.matching import open_labelled
@@ -29,7 +29,7 @@ class MatchingSet:
     name: str
     split: str
     samples: list[Sample]
-    pictures: Pictures
+    pictures: ImageSource
     revision: str
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from ccmb.benchmark.results.result import Section
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.stages import RankOptions
@@ -38,7 +38,7 @@ class MeasuredSet(Protocol):
     def samples(self) -> list[Sample]: ...
 
     @property
-    def pictures(self) -> Pictures: ...
+    def pictures(self) -> ImageSource: ...
 
     @property
     def revision(self) -> str: ...

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ccmb.core.errors import UsageError
 from ccmb.inference.interface import Network
 from ccmb.inference.stages import CosineScorer, Encoder, PairScorer, RankOptions
-from ccmb.r2d2.modeling import TowerOutput, unit
+from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 
 
@@ -51,7 +51,7 @@ class OneStage(CosineScorer):
 
 def embedding(features_BD: Tensor) -> TowerOutput:
     """The features of one stage, L2-normalised and on the CPU; there are no token states."""
-    embed_BD = unit(features_BD).cpu()
+    embed_BD = l2_normalize(features_BD).cpu()
     return TowerOutput(embed_BD, torch.empty(len(embed_BD), 0, 0))
 
 

@@ -12,7 +12,7 @@ from ccmb.core.files import read_json
 from ccmb.corpus.analysis.reader import IndexedPicture, index_parts, indexed_pictures, read_part
 from ccmb.corpus.assembly.manifest import read_corpus_manifest
 from ccmb.corpus.assembly.write_shards import SHARDS
-from ccmb.data.images.source import Pictures, decode
+from ccmb.data.images.source import ImageSource, decode
 
 # Lower ends of the bars; the last bar holds all greater values.
 CHARACTERS = (0, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
@@ -96,5 +96,5 @@ def picture_of(corpus: Path, picture: IndexedPicture) -> Any:
     Raises:
         CcmbError: the shard is missing or damaged.
     """
-    tar = Pictures.open(corpus / SHARDS / picture.row["shard"])
+    tar = ImageSource.open(corpus / SHARDS / picture.row["shard"])
     return decode(tar.raw(f"{picture.row['sample']}.jpg"))

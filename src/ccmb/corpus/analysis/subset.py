@@ -23,7 +23,7 @@ from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
 from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, location_in_shards, sample_json, shard_name
 from ccmb.corpus.base.funnel import read_funnel
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.locate import MANIFEST
 from ccmb.data.shards.write import write_manifest, write_shard
 
@@ -60,7 +60,7 @@ class _Subset:
         self.corpus, self.share, self.out, self.recipe = corpus, share, out, recipe
         self.fields: Counter[str] = Counter()
         self.pictures = 0
-        self._open: tuple[str, Pictures] | None = None
+        self._open: tuple[str, ImageSource] | None = None
 
     def write(self, manifest: dict[str, Any]) -> dict[str, Any]:
         shards, chosen = [], self._chosen(manifest["pictures"])
@@ -114,6 +114,6 @@ class _Subset:
     def _files(self, picture: IndexedPicture, key: str) -> dict[str, Any]:
         shard = picture.row["shard"]
         if self._open is None or self._open[0] != shard:
-            self._open = shard, Pictures.open(self.corpus / SHARDS / shard)
+            self._open = shard, ImageSource.open(self.corpus / SHARDS / shard)
         data = self._open[1].raw(f"{picture.row['sample']}.jpg")
         return {"__key__": key, "jpg": data, "json": sample_json(picture.row["key"], picture.texts)}

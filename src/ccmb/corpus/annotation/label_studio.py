@@ -17,7 +17,7 @@ from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.corpus.annotation.annotators import Annotators
 from ccmb.corpus.annotation.tasks import AnnotationTask
 from ccmb.corpus.assembly.write_shards import SHARDS
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 
 TASKS, DRAWN, CONFIG, PICTURES = "tasks.json", "drawn.json", "label-config.xml", "pictures"
 FITS, DIFFERS, UNSURE = "符合", "不符合", "无法判断"
@@ -60,9 +60,9 @@ def export_tasks(corpus: Path, tasks: Sequence[AnnotationTask], out: Path) -> No
     """
     if (out / DRAWN).exists():
         raise CcmbError(f"{out}: holds tasks already; choose another folder or remove it")
-    shards: dict[str, Pictures] = {}
+    shards: dict[str, ImageSource] = {}
     for task in tasks:
-        shard = shards.setdefault(task.shard, Pictures.open(corpus / SHARDS / task.shard))
+        shard = shards.setdefault(task.shard, ImageSource.open(corpus / SHARDS / task.shard))
         with atomic_write(out / PICTURES / f"{task.sample}.jpg", "wb") as file:
             file.write(shard.raw(f"{task.sample}.jpg"))
     write_tasks(out / TASKS, tasks)

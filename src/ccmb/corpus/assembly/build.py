@@ -36,7 +36,7 @@ from ccmb.corpus.download.run import download
 from ccmb.corpus.inputs.tables import Inputs
 from ccmb.corpus.pairs.build import FUNNEL, PAIRS, build_pairs
 from ccmb.corpus.pairs.by_image import count_links, read_links
-from ccmb.data.images.perceptual_hash import Looks, join_looks, looks_of_pictures
+from ccmb.data.images.perceptual_hash import ImageFingerprints, fingerprints_of_images, join_fingerprints
 
 
 @dataclass(slots=True)
@@ -163,13 +163,13 @@ class _Build:
         sizes = {path: path.stat().st_size for entry in files if (path := self.out / entry["name"]).exists()}
         return all(sizes.get(self.out / entry["name"]) == entry["bytes"] for entry in files)
 
-    def _test_fingerprints(self) -> Looks:
+    def _test_fingerprints(self) -> ImageFingerprints:
         fingerprints = [
-            looks_of_pictures(held_out.pictures, held_out.names or held_out.pictures.names)
+            fingerprints_of_images(held_out.pictures, held_out.names or held_out.pictures.names)
             for held_out in self.extras.test_pictures
         ]
         if not fingerprints:
-            return join_looks([])
-        return Looks(
+            return join_fingerprints([])
+        return ImageFingerprints(
             *(np.concatenate([getattr(held_out, name) for held_out in fingerprints]) for name in ("shapes", "colours"))
         )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccmb.core.files import atomic_path
 from ccmb.core.progress import progress
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 
 LOW_MODEL_SCORE = "model score too low"
 
@@ -62,7 +62,7 @@ def _cosines(rows: list[int], texts: list[str], tar: Path, scorer: Scorer, batch
     """(N,) cosines of N pairs. Pairs of a picture follow one another."""
     if not rows:
         return np.zeros(0, np.float32)
-    pictures = Pictures.open(tar)
+    pictures = ImageSource.open(tar)
     distinct = list(dict.fromkeys(rows))
     index_of = {row: index for index, row in enumerate(distinct)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write
 from ccmb.corpus.assembly.held_out import HeldOutPictures
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.datasets import open_dataset
 from ccmb.datasets.cards import find_card
 from ccmb.datasets.locate import MissingFile
@@ -22,7 +22,7 @@ def open_test_pictures(paths: Sequence[str]) -> list[HeldOutPictures]:
     Raises:
         CcmbError: a path does not exist.
     """
-    return [HeldOutPictures(path, Pictures.open(path)) for path in paths]
+    return [HeldOutPictures(path, ImageSource.open(path)) for path in paths]
 
 
 def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[HeldOutPictures], list[str]]:

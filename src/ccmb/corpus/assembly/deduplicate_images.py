@@ -14,13 +14,15 @@ import numpy as np
 from ccmb.core.files import atomic_path
 from ccmb.corpus.assembly.recipe import ImageDedupRecipe
 from ccmb.corpus.download.index import fingerprints_of_index, read_index
-from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, keepers
-from ccmb.data.images.perceptual_hash import Looks
+from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, representatives
+from ccmb.data.images.perceptual_hash import ImageFingerprints
 
 EXACT, NEAR, TEST_PICTURE = "exact_copy", "near_copy", "test_picture"
 
 
-def write_image_statuses(downloads: Path, test_pictures: Looks, recipe: ImageDedupRecipe, path: Path) -> None:
+def write_image_statuses(
+    downloads: Path, test_pictures: ImageFingerprints, recipe: ImageDedupRecipe, path: Path
+) -> None:
     """Write a row for each row of the download, with these columns.
 
     `row` is its index. `status` is "ok", why the picture could not be fetched, or one of the constants above. `copy_of`
@@ -32,10 +34,10 @@ def write_image_statuses(downloads: Path, test_pictures: Looks, recipe: ImageDed
     table = read_index(downloads, ["row", "key", "status", "sha256", "width", "height", "shape", "colours"])
     has_picture = np.asarray(table["status"]) == "ok"
     pictures = table.filter(arrow.array(has_picture))
-    statuses, representatives = image_statuses(pictures, fingerprints_of_index(pictures), test_pictures, recipe)
+    statuses, kept_rows = image_statuses(pictures, fingerprints_of_index(pictures), test_pictures, recipe)
     status = np.array(table["status"].to_pylist(), dtype=object)
     copy_of = np.full(len(table), -1)
-    status[has_picture], copy_of[has_picture] = statuses, representatives
+    status[has_picture], copy_of[has_picture] = statuses, kept_rows
     columns = {
         "row": table["row"],
         "status": arrow.array(status, arrow.string()),
@@ -45,21 +47,23 @@ def write_image_statuses(downloads: Path, test_pictures: Looks, recipe: ImageDed
         parquet.write_table(arrow.table(columns), temporary, compression="zstd")
 
 
-def image_statuses(pictures: Any, looks: Looks, test_pictures: Looks, recipe: ImageDedupRecipe) -> tuple[Any, Any]:
+def image_statuses(
+    pictures: Any, looks: ImageFingerprints, test_pictures: ImageFingerprints, recipe: ImageDedupRecipe
+) -> tuple[Any, Any]:
     """The statuses (N,) of N pictures, and the rows (N,) of the representatives that stay, -1 if there is none."""
     rows = np.asarray(pictures["row"])
-    statuses, representatives = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
+    statuses, kept_rows = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
     groups = duplicate_groups(looks, recipe.distance, recipe.colour)
     areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
-    kept = keepers(groups, areas, pictures["key"].to_pylist())
+    kept = representatives(groups, areas, pictures["key"].to_pylist())
     representative_of_group = np.zeros(len(rows), dtype=np.int64)  # by the index of the group
     representative_of_group[groups[kept]] = np.flatnonzero(kept)
     representative = representative_of_group[groups]
     digests = np.asarray(pictures["sha256"])
     duplicates = ~kept
     statuses[duplicates] = np.where(digests[duplicates] == digests[representative[duplicates]], EXACT, NEAR)
-    representatives[duplicates] = rows[representative[duplicates]]
+    kept_rows[duplicates] = rows[representative[duplicates]]
     tested = groups[in_test_set(looks, test_pictures, recipe.distance, recipe.colour)]
     in_tests = np.isin(groups, tested)
-    statuses[in_tests], representatives[in_tests] = TEST_PICTURE, -1
-    return statuses, representatives
+    statuses[in_tests], kept_rows[in_tests] = TEST_PICTURE, -1
+    return statuses, kept_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,5 +18,5 @@ class HeldOutPictures:
     """
 
     name: str
-    pictures: Pictures
+    pictures: ImageSource
     names: Sequence[str] | None = None

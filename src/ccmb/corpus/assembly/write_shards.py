@@ -23,7 +23,7 @@ from ccmb.core.progress import progress
 from ccmb.corpus.assembly.clip_scores import LOW_MODEL_SCORE
 from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
 from ccmb.corpus.base.recipe import FIELDS
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.locate import MANIFEST, Shard
 from ccmb.data.shards.write import write_manifest, write_shard
 
@@ -51,7 +51,7 @@ class _Sample:
     index: int
     key: str
     texts: dict[str, list[str]]
-    pictures: Pictures
+    pictures: ImageSource
     picture: str
 
 
@@ -103,14 +103,14 @@ class CorpusWriter:
                 part_statuses = statuses.slice(pictures["row"][0].as_py(), len(pictures)).to_pylist()
                 rows = [picture | status for picture, status in zip(pictures.to_pylist(), part_statuses, strict=True)]
                 yield from self._samples_of_part(
-                    rows, pairs, Pictures.open(self.work / "downloads" / f"{path.stem}.tar")
+                    rows, pairs, ImageSource.open(self.work / "downloads" / f"{path.stem}.tar")
                 )
                 write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
                 write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{part_index:06d}.parquet")
                 advance(1)
 
     def _samples_of_part(
-        self, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], pictures: Pictures
+        self, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], pictures: ImageSource
     ) -> Iterator[_Sample]:
         """The samples of some pictures. It also completes the index rows of these pictures."""
         texts: dict[int, dict[str, list[str]]] = {}

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from ccmb.data.images.perceptual_hash import looked_at
+from ccmb.data.images.perceptual_hash import fingerprint_pixels
 from ccmb.data.images.source import MAX_PIXELS
 
 
@@ -63,7 +63,7 @@ def blank(image: Image.Image, min_spread: float) -> str | None:
 
 def spread(image: Image.Image) -> float:
     """Standard deviation of grey, from 0 to 128, of an RGB picture at 32 x 32 pixels."""
-    return float(np.asarray(looked_at(image).convert("L"), dtype=np.float32).std())
+    return float(np.asarray(fingerprint_pixels(image).convert("L"), dtype=np.float32).std())
 
 
 def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:

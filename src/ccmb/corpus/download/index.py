@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.perceptual_hash import COLOUR_BYTES, Looks
+from ccmb.data.images.perceptual_hash import COLOUR_BYTES, ImageFingerprints
 
 
 def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bool = False) -> Any:
@@ -33,10 +33,10 @@ def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bo
     return concat_tables(files.read_table(path, columns=wanted, filters=filters) for path in paths)
 
 
-def fingerprints_of_index(table: Any) -> Looks:
+def fingerprints_of_index(table: Any) -> ImageFingerprints:
     """The fingerprints of the pictures of N rows, each of which has a stored picture."""
     [colours] = table.select(["colours"]).combine_chunks()["colours"].chunks or [None]
     if colours is None:
-        return Looks(np.zeros(0, np.uint64), np.zeros((0, COLOUR_BYTES), np.uint8))
+        return ImageFingerprints(np.zeros(0, np.uint64), np.zeros((0, COLOUR_BYTES), np.uint8))
     values = np.frombuffer(colours.buffers()[1], np.uint8).reshape(-1, COLOUR_BYTES)
-    return Looks(table["shape"].to_numpy(), values[colours.offset : colours.offset + len(colours)])
+    return ImageFingerprints(table["shape"].to_numpy(), values[colours.offset : colours.offset + len(colours)])

@@ -28,7 +28,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path, atomic_write, sync_folder
 from ccmb.corpus.download.resize import Prepared
 from ccmb.data.images.perceptual_hash import COLOUR_BYTES
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.fetch.fetcher import is_transient
 
 
@@ -139,7 +139,7 @@ class DownloadPart:
         """Put a finished part in progress again, without the failed rows that may succeed another day."""
         rows = _read(self.index, self.digest, _COLUMNS)
         times = _read(self.times, self.digest, ["seconds", "attempts"])
-        pictures = Pictures.open(self.tar)
+        pictures = ImageSource.open(self.tar)
         with atomic_write(self.rows_file, "wb") as file:
             file.write(self._header())
             for at, status in enumerate(rows["status"]):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ccmb.corpus.download.filters import ImageFilters, header_reason, pixel_reason
 from ccmb.data.images.decoding import open_image, rgb_of
 from ccmb.data.images.metadata import without_metadata
-from ccmb.data.images.perceptual_hash import looked_at, looks
+from ccmb.data.images.perceptual_hash import fingerprint_pixels, image_fingerprint
 
 # A JPEG is decoded at a half, a quarter or an eighth of its size if that is still large enough; Hamming's filter does
 # the last step. Measured on pictures of 360 to 1,200 pixels against the slowest way (all pixels, Lanczos' filter): this
@@ -99,7 +99,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     if (whole.width < whole.height) != (width < height):  # it lay on its side
         width, height = height, width
     stored = _resized(whole, form, (width, height))
-    small = looked_at(stored)
+    small = fingerprint_pixels(stored)
     if reason := pixel_reason(small, filters):
         return Prepared(reason, digest, format, width, height)
     kept = None
@@ -107,7 +107,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
         kept = data if form.keep_metadata else without_metadata(data)
     picture = _jpeg(stored, form.quality) if kept is None else kept
     stored_digest = digest if picture is data else hashlib.sha256(picture).hexdigest()
-    shape, colours = looks(small)
+    shape, colours = image_fingerprint(small)
     return Prepared("ok", digest, format, width, height, picture, stored_digest, *stored.size, shape, colours)
 
 

@@ -18,7 +18,7 @@ from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
-from ccmb.data.images.source import FolderPictures, UnreadablePicture
+from ccmb.data.images.source import FolderImages, UnreadableImageError
 from ccmb.inference.interface import Network
 from ccmb.r2d2.loading import fingerprint, model_folder
 from ccmb.r2d2.processing import R2D2Processor
@@ -100,7 +100,7 @@ def build_index(
         if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
             named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
             report.unreadable += failed
-            listed.append(Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(set(named.values()))))
+            listed.append(Listed(DOWNLOADS, FolderImages(out / DOWNLOADS), sorted(set(named.values()))))
             record.learn_fields({"url": ""}, str(out))
             url_of = {name: url for url, name in named.items()}
         record.sources = list(dict.fromkeys([*record.sources, *(of.source for of in listed)]))
@@ -249,7 +249,7 @@ class _Run:
             # Pixels are made at once: a batch of whole photographs would fill the memory.
             pixels = self.processor.images([examined.image])
             return _Ready(examined.entry, examined.thumbnail, pixels)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             return _Ready(entry, error=str(error))
         except ValueError as error:
             shown = f"{self.catalogue.sources.path(entry.source)}/{entry.name}: {error}"

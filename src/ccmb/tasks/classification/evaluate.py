@@ -15,7 +15,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.data.class_names import ImageClass
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.tasks.classification.classifier import Classifier, accuracy_report, label_ranks
 
 
@@ -25,7 +25,7 @@ class ClassFolders:
 
     classes: list[ImageClass]
     templates: tuple[str, ...]
-    pictures: Pictures
+    pictures: ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ClassRanks:
     unreadable: list[str]
 
 
-def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
+def evaluate_classes(classifier: Classifier, pictures: ImageSource, batch: int = 64) -> dict[str, Any]:
     """Accuracy on all pictures that can be read; memory does not grow with their number.
 
     The figures of "classification" are the first stage's, which any model has; "ranking" holds those of the second.
@@ -54,13 +54,13 @@ def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64
     return {"classification": report, "unreadable": ranks.unreadable, "seconds": seconds}
 
 
-def predict(classifier: Classifier, pictures: Pictures, batch: int = 64) -> ClassRanks:
+def predict(classifier: Classifier, pictures: ImageSource, batch: int = 64) -> ClassRanks:
     """The rank of each picture's own class, which its folder names."""
     return class_ranks(classifier, labelled_pictures(pictures, classifier.classes), pictures, batch)
 
 
 def class_ranks(
-    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: Pictures, batch: int = 64
+    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: ImageSource, batch: int = 64
 ) -> ClassRanks:
     """The rank of each picture's own class.
 
@@ -77,7 +77,7 @@ def class_ranks(
                 try:
                     loaded.append(pictures.load(one.name))
                     of_chunk.append(one.label)
-                except UnreadablePicture as error:
+                except UnreadableImageError as error:
                     unreadable.append(str(error))
             if loaded:
                 ranks, ranking = label_ranks(classifier.scores(loaded), torch.tensor(of_chunk))

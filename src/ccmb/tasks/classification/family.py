@@ -52,7 +52,7 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
 
     def open_dataset(self, spec: str, options: ClassificationEvalOptions) -> ClassFolders:
         from ccmb.data.class_names import read_classes
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.tasks.classification.evaluate import ClassFolders
         from ccmb.tasks.classification.prompts import read_templates
 
@@ -60,7 +60,7 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
         if options.is_given("split"):
             place = _folder_of_split(place, options.split)
         return ClassFolders(
-            read_classes(options.classes or ""), read_templates(options.templates), Pictures.open(place)
+            read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(place)
         )
 
     def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[Network]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -93,7 +93,7 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
         """Whether the model to start from has trained all that the family measures."""
 
     @abstractmethod
-    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
         """What is trained on."""
 
     @abstractmethod
@@ -110,7 +110,7 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
 
     @abstractmethod
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         """This rank's batches of the steps from one number to before another."""
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
 from ccmb.r2d2.loading import load_model
@@ -49,7 +49,7 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
 
     family: ClassVar[str] = "retrieval"
 
-    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
         return open_training(data, self.family)
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
@@ -61,7 +61,7 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
         return _readable(open_set(spec, split, fields, option="--also", family=self.family))
 
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
         return run_batches(partial(load, processor), out, recipe.training.batch // world().size)

@@ -12,7 +12,7 @@ import torch
 
 from ccmb.core.choices import Convention
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
@@ -52,7 +52,7 @@ class Pairs:
 
     place: Path
     samples: list[Sample]
-    pictures: Pictures
+    pictures: ImageSource
     faults: list[str]
     in_other_splits: Sequence[str]
 
@@ -85,7 +85,7 @@ def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str
         samples, pictures, faults = open_shard_set([str(pairs)], fields)
         return Pairs(pairs, samples, pictures, faults, ())
     read = open_pairs(pairs, split, fields)
-    return Pairs(pairs, read.samples, Pictures.open(images), [], read.in_other_splits)
+    return Pairs(pairs, read.samples, ImageSource.open(images), [], read.in_other_splits)
 
 
 def predict(
