@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ccmb.benchmark.families.options import PairBenchOptions
 from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words
 from ccmb.core.options import Flag
-from ccmb.tasks.generation.family import GenerateFlag, PaintingOptions
+from ccmb.tasks.generation.family import GenerateFlag, MeasuredPaintingOptions
 
 if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.generation import GenerationSet
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationBenchOptions(PaintingOptions, PairBenchOptions):
+class GenerationBenchOptions(MeasuredPaintingOptions, PairBenchOptions):
     """See `BenchmarkFamily`."""
 
     generate: GenerateFlag = False

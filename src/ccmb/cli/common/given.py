@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 import typer
 
-from ccmb.core import options
 from ccmb.core.options import refuse
 
 GIVEN = ("COMMANDLINE", "ENVIRONMENT")  # where click says that a value is from
@@ -38,12 +35,6 @@ def _flag(parameter: object, values: dict[str, object]) -> str:
     off: list[str] = list(getattr(parameter, "secondary_opts", ()))
     forms = off if off and values.get(str(getattr(parameter, "name", ""))) is False else plain
     return max(forms, key=len, default=str(getattr(parameter, "name", "")))
-
-
-def refuse_unread(context: typer.Context, mode: str, reads: Mapping[str, Collection[str]]) -> None:
-    """Raise a UsageError that names an option that was given and that a mode does not read; see `ccmb.core.options`."""
-    names = {name for names in reads.values() for name in names}
-    options.refuse_unread({name: flag for name in names for flag in given(context, name)}, mode, reads)
 
 
 def need_second_stage(context: typer.Context, can_rank: bool, model: str, *names: str) -> None:

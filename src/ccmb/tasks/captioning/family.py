@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ccmb.core.choices import Decode
-from ccmb.core.options import Flag, refuse_unread
+from ccmb.core.options import Flag, Options, refuse_unread
 from ccmb.tasks.captioning.table import captioning_table
 from ccmb.tasks.family import Loaded, Report, TaskFamily
 from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions, RankingRuleOption
@@ -30,10 +30,9 @@ CaptionsFlag = Annotated[bool, Flag("Measure captions of the pictures of own pai
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptioningEvalOptions(PairOptions):
-    """What `ccmb evaluate --captions` reads."""
+class DecodingOptions(Options):
+    """How captions are found."""
 
-    captions: CaptionsFlag = False
     decode: Annotated[Decode, Flag("How captions are found.")] = "beam"
     beams: Annotated[int, Flag("Captions that beam search follows.", min=1)] = 5
     candidates: Annotated[
@@ -46,6 +45,41 @@ class CaptioningEvalOptions(PairOptions):
     max_length: Annotated[
         int | None, Flag("Longest caption in tokens; by default 40, or what the model has room for.", min=1)
     ] = None
+
+    def check(self) -> None:
+        """Refuse options that this way of decoding does not read.
+
+        Raises:
+            UsageError: one was given; the message names it.
+        """
+        refuse_unread(self.flags_given, f"--decode {self.decode}", DECODES)
+
+    @property
+    def candidates_wanted(self) -> int:
+        """How many candidates each picture gets; if nobody says, those that there is a use for."""
+        if self.candidates is not None:
+            return self.candidates
+        if self.decode == "greedy" or not self.rerank:
+            return 1
+        return self.beams if self.decode == "beam" else 5
+
+    def decoding(self, captioner: R2D2Captioner, **values: Any) -> Decoding:
+        """The same as a captioner takes it.
+
+        Args:
+            values: further ones of `Decoding`, of sampling.
+        """
+        from ccmb.tasks.captioning.predict import decoding_for
+
+        own = {"decode": self.decode, "beams": self.beams, "candidates": self.candidates_wanted}
+        return decoding_for(captioner, self.max_length, **own, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptioningEvalOptions(DecodingOptions, PairOptions):
+    """What `ccmb evaluate --captions` reads."""
+
+    captions: CaptionsFlag = False
     ranking_rule: RankingRuleOption = None
     limit: LimitOption = None
     seed: NoiseSeedOption = 0
@@ -60,7 +94,7 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
     options = CaptioningEvalOptions
 
     def check(self, options: CaptioningEvalOptions) -> None:
-        refuse_unread(options.flags_given, f"--decode {options.decode}", DECODES)
+        options.check()
         if not options.rerank:
             options.refuse("of re-ranking, which --no-rerank leaves out", "ranking_rule")
 
@@ -82,13 +116,13 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
         from ccmb.tasks.captioning.evaluate import write_about
 
         readable = replace(data, samples=readable_samples(data.samples, data.pictures)[0])
-        decoding = _decoding(loaded.model, options)
+        decoding = options.decoding(loaded.model, seed=options.seed)
         return write_about(loaded.model, loaded.processor, readable, decoding, options.rerank, options.ranking_rule)
 
     def evaluate(self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions) -> Report:
         from ccmb.tasks.captioning.evaluate import evaluate_captions
 
-        decoding = _decoding(loaded.model, options)
+        decoding = options.decoding(loaded.model, seed=options.seed)
         values = evaluate_captions(loaded.model, loaded.processor, data, decoding, options.rerank, options.ranking_rule)
         return self.report(values, loaded.source, data.samples)
 
@@ -99,20 +133,3 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
         from ccmb.tasks.captioning.finetune import CaptioningFinetuner
 
         return CaptioningFinetuner()
-
-
-def _decoding(captioner: R2D2Captioner, options: CaptioningEvalOptions) -> Decoding:
-    from ccmb.tasks.captioning.predict import decoding_for
-
-    count = candidates_of(options.decode, options.beams, options.candidates, options.rerank)
-    values = {"decode": options.decode, "beams": options.beams, "candidates": count, "seed": options.seed}
-    return decoding_for(captioner, options.max_length, **values)
-
-
-def candidates_of(decode: Decode, beams: int, candidates: int | None, rerank: bool) -> int:
-    """How many candidates each picture gets, if nobody says: those that there is a use for."""
-    if candidates is not None:
-        return candidates
-    if decode == "greedy" or not rerank:
-        return 1
-    return beams if decode == "beam" else 5

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
 
 
-TemplatesOption = Annotated[
-    str, Flag("Prompts of a class: all, plain, a text with {} for its name, or a file of one a line.")
-]
+TEMPLATES_HELP = "Prompts of a class: all, plain, a text with {} for its name, or a file of one a line."
+TemplatesOption = Annotated[str, Flag(TEMPLATES_HELP)]
 
 
 @dataclass(frozen=True, kw_only=True)

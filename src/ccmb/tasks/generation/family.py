@@ -23,7 +23,7 @@ GenerateFlag = Annotated[bool, Flag("Measure pictures painted from the texts of 
 
 @dataclass(frozen=True, kw_only=True)
 class PaintingOptions(Options):
-    """How pictures are painted, and what measures them."""
+    """How pictures are painted, and which model gives their match scores."""
 
     steps: Annotated[int, Flag("From noise to a picture.", min=1)] = 20
     guidance: Annotated[
@@ -34,6 +34,22 @@ class PaintingOptions(Options):
         str | None,
         Flag("Run, model folder or hub id of the R2D2 that gives match scores; by default the model itself."),
     ] = None
+
+    def painting(self, seed: int, **values: Any) -> Painting:
+        """The same as a painter takes it.
+
+        Args:
+            values: further ones of `Painting`.
+        """
+        from ccmb.tasks.generation.predict import Painting
+
+        return Painting(self.steps, self.guidance, self.best_of, seed, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPaintingOptions(PaintingOptions):
+    """The same, and what the pictures are compared by."""
+
     features: Annotated[
         str | None,
         Flag(
@@ -42,14 +58,9 @@ class PaintingOptions(Options):
         ),
     ] = None
 
-    def painting(self, seed: int) -> Painting:
-        from ccmb.tasks.generation.predict import Painting
-
-        return Painting(self.steps, self.guidance, self.best_of, seed)
-
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationEvalOptions(PaintingOptions, PairOptions):
+class GenerationEvalOptions(MeasuredPaintingOptions, PairOptions):
     """What `ccmb evaluate --generate` reads."""
 
     generate: GenerateFlag = False
