@@ -47,7 +47,7 @@ def caption(
     from ccmb.tasks.captioning.predict import caption_pictures
 
     options = CaptionOptions.read(given)
-    options.check()
+    options.refuse_undecoded()
     if not options.rerank:
         options.refuse("of re-ranking, which --no-rerank leaves out", "match_weight")
     network, processor = load_captioner(model)

@@ -78,8 +78,8 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
         """Whether data is this family's by what it is, whatever the user asks for."""
         return False
 
-    def check(self, options: OptionsT) -> None:
-        """Raise a UsageError that names an option without use beside the others, if there is one."""
+    def check(self, spec: str, options: OptionsT) -> None:
+        """Raise a UsageError that names an option without use beside the others or for this data, if there is one."""
 
     @abstractmethod
     def open_dataset(self, spec: str, options: OptionsT) -> DataT:
@@ -117,7 +117,7 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
 
     def run(self, source: str, spec: str, options: OptionsT) -> Report:
         """All of it: a model by its name on data by its place."""
-        self.check(options)
+        self.check(spec, options)
         data = self.open_dataset(spec, options)
         return self.evaluate(self.load(source, options), data, options)
 

@@ -46,7 +46,7 @@ class DecodingOptions(Options):
         int | None, Flag("Longest caption in tokens; by default 40, or what the model has room for.", min=1)
     ] = None
 
-    def check(self) -> None:
+    def refuse_undecoded(self) -> None:
         """Refuse options that this way of decoding does not read.
 
         Raises:
@@ -93,8 +93,8 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
     asked_by = "captions"
     options = CaptioningEvalOptions
 
-    def check(self, options: CaptioningEvalOptions) -> None:
-        options.check()
+    def check(self, spec: str, options: CaptioningEvalOptions) -> None:
+        options.refuse_undecoded()
         if not options.rerank:
             options.refuse("of re-ranking, which --no-rerank leaves out", "ranking_rule")
 

@@ -45,7 +45,7 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
     asked_by = "classes"
     options = ClassificationEvalOptions
 
-    def check(self, options: ClassificationEvalOptions) -> None:
+    def check(self, spec: str, options: ClassificationEvalOptions) -> None:
         if options.depth is None:
             options.refuse("of the second stage, which --depth lets rank classes", "ranking_rule")
 

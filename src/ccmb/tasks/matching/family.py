@@ -45,7 +45,7 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network",
         name, place = name_and_place(spec)
         return bool(name) or (place.is_file() and not is_shards(place) and is_labelled(place))
 
-    def check(self, options: MatchingEvalOptions) -> None:
+    def check(self, spec: str, options: MatchingEvalOptions) -> None:
         if options.fit_split == options.split:
             raise UsageError(
                 f"--fit-split {options.fit_split}: the split that is scored; fit on another one, or leave it out"

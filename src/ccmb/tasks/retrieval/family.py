@@ -39,13 +39,21 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
     def is_of(self, spec: str) -> bool:
         return True  # unless another family asks for it first
 
+    def check(self, spec: str, options: RetrievalEvalOptions) -> None:
+        from ccmb.data.shards.shard_set import is_shards
+
+        _, place = name_and_place(spec)
+        if is_shards(place):
+            options.refuse("of pairs; shards hold their pictures and have no splits", "images", "split")
+        elif options.images is None:
+            folder_for_pairs(place)
+
     def open_dataset(self, spec: str, options: RetrievalEvalOptions) -> Pairs:
         from ccmb.data.shards.shard_set import is_shards
         from ccmb.tasks.retrieval.evaluate import open_data
 
         _, place = name_and_place(spec)
         if is_shards(place):
-            options.refuse("of pairs; shards hold their pictures and have no splits", "images", "split")
             return open_data(place, place, None, options.fields)
         return open_data(place, options.images or folder_for_pairs(place), options.split, options.fields)
 
@@ -69,6 +77,11 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
 
         done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
         return self.report(done.report, loaded.source, done.samples)
+
+    def run(self, source: str, spec: str, options: RetrievalEvalOptions) -> Report:
+        self.check(spec, options)
+        loaded = self.load(source, options)  # first: there may be many pairs to read in vain
+        return self.evaluate(loaded, self.open_dataset(spec, options), options)
 
     def table(self, metrics: dict[str, Any]) -> str:
         return retrieval_table(metrics)
