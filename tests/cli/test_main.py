@@ -362,24 +362,40 @@ def photos(tmp_path) -> list[Path]:
     return paths
 
 
-def test_match_says_of_each_picture_how_well_the_text_describes_it(command, trained, photos):
-    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained, "--json")
+def test_match_says_of_each_picture_how_well_the_text_describes_it(command, copied, photos):
+    from ccmb.r2d2.folders.match_temperature import store_match_temperature
+
+    store_match_temperature(copied, 2.0)
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied, "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert [of["picture"] for of in found] == [str(path) for path in photos]
-    assert all(of["probability"] == pytest.approx(of["score"], abs=1e-6) for of in found)  # not calibrated
+    assert all(abs(of["probability"] - 0.5) <= abs(of["score"] - 0.5) for of in found)  # by a temperature above 1
     assert all((of["match"], of["error"]) == (None, None) for of in found)
 
-    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained)
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied)
     assert (code, err) == (0, "")
     for line, of in zip(out.splitlines(), found, strict=True):
         figures = f"cosine {of['cosine']:.3f}  match score {of['score']:.3f}  probability {of['probability']:.3f}"
         assert line == f"{of['picture']}  {figures}"
 
     for least, verdict in ((0, "match"), (1, "no match")):
-        arguments = ["match", "船", photos[0], "--model", trained, "--min-probability", least]
+        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", least]
         assert command(*arguments).out.rstrip("\n").split("  ")[-1] == verdict
         assert [of["match"] for of in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
+
+
+def test_a_match_score_that_is_not_calibrated_is_called_no_probability(command, fails, trained, photos):
+    match = ["match", "船", photos[0], "--model", trained]
+    code, out, err = command(*match, "--json")
+    assert (code, err) == (0, "")
+    [found] = json.loads(out)
+    assert (found["probability"], found["match"]) == (None, None)
+    code, out, err = command(*match)
+    assert (code, out) == (0, f"{photos[0]}  cosine {found['cosine']:.3f}  match score {found['score']:.3f}\n")
+    assert err == f"{trained}: not calibrated, so the match score is no probability: run ccmb calibrate\n"
+    fails(2, ["min_probability: a least probability needs a calibrated model: run ccmb calibrate"],
+          *match, "--min-probability", 0.5)  # fmt: skip
 
 
 def test_match_lists_pictures_that_it_cannot_read_and_goes_on(command, fails, trained, photos, tmp_path):

@@ -87,8 +87,8 @@ class StageScores:
 
     @property
     def probability(self) -> Tensor | None:
-        """(N,) calibrated probability of a match; None without a second stage."""
-        return self.match.probability if self.match is not None else None
+        """(N,) calibrated probability of a match; None where no temperature was fitted, or nothing matches."""
+        return self.match.probability if self.match is not None and self.match.is_calibrated else None
 
     def rows(self) -> list[PairScore]:
         """One value a pair."""
@@ -108,6 +108,8 @@ def check_gives_probability(model: Network) -> None:
     needs = "min_probability: a least probability needs"
     if not model.can_rank:
         raise UsageError(f"{needs} cross encoders, and this model is of towers alone (PRD2)")
+    if not model.config.is_calibrated:
+        raise UsageError(f"{needs} a calibrated model: run ccmb calibrate on this one first, or leave it out")
 
 
 def pair_cosines(images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
     ) -> answers.MatchAnswer:
         """How well a text describes each of some pictures, by both stages."""
         least = asked.min_probability
-        if least is not None and not service.work.model.can_rank:
-            raise invalid("min_probability: this model has no cross encoders; leave it out")
+        if least is not None:
+            service.must_give_probability()
         pictures = await service.read(asked.pictures)
         scores = await service.score_pairs([Pair(asked.text, picture) for picture in pictures])
         (unknown,) = wholly_unknown(service.work.processor, [asked.text])

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.core.errors import CcmbError
+from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import decode
 from ccmb.data.images.transforms import square
-from ccmb.inference.scoring import PairScore
+from ccmb.inference.scoring import PairScore, check_gives_probability
 from ccmb.search.query import Answer, FieldValue, Query
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
@@ -136,6 +136,16 @@ class Service:
     async def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScore]:
         """Both stages on each pair."""
         return await self._pairs.run(pairs)
+
+    def must_give_probability(self) -> None:
+        """
+        Raises:
+            Fault: the model gives no probability of a match.
+        """
+        try:
+            check_gives_probability(self.work.model)
+        except UsageError as error:
+            raise invalid(str(error)) from None
 
     async def caption(self, pictures: Sequence[Image.Image]) -> list[PictureCaption]:
         """The captions of each picture.

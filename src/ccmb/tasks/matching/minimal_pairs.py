@@ -62,10 +62,9 @@ def score_minimal_pairs(
         texts = pipeline.encode_texts([text for pair in chunk for text in (pair.text, pair.false_text)], 2 * batch)
         image_N = torch.tensor([pair.image_index for pair in chunk]).repeat_interleave(2)
         parts.append(pipeline.scorer.score_pairs(images, texts, image_N, torch.arange(len(texts))))
-    cosine, ranking = (
-        torch.cat([getattr(part, stage) for part in parts]).view(-1, 2) for stage in ("cosine", "ranking")
-    )
-    return MinimalPairScores(cosine, ranking if model.can_rank else None)
+    cosine_P2 = torch.cat([part.cosine for part in parts]).view(-1, 2)
+    ranking_P2 = torch.cat([part.ranking for part in parts]).view(-1, 2)
+    return MinimalPairScores(cosine_P2, ranking_P2 if model.can_rank else None)
 
 
 def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores) -> dict[str, object]:
