@@ -140,12 +140,12 @@ class Quickstart:
         return load_model(self.out / "run")
 
     def draw(self) -> None:
-        from ccmb.scenes.corpus import draw_corpus
+        from ccmb.scenes.corpus import write_scene_corpus
         from ccmb.scenes.matching import write_labelled_scenes
 
         size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
         side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
-        draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
+        write_scene_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
         write_labelled_scenes(self.pairs.parent, self.labelled, seed=seed)
 
     def train(self) -> None:

@@ -70,7 +70,7 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
     """
     from ccmb.inference.pipeline import Pipeline
     from ccmb.r2d2.generative.generator import load_generator
-    from ccmb.scenes.close_ups import draw_things
+    from ccmb.scenes.close_ups import write_close_ups
     from ccmb.tasks.common.datasets import open_set
     from ccmb.tasks.finetuning.run import finetune
     from ccmb.tasks.generation.evaluate import generation_report, prompts_of
@@ -81,7 +81,7 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
 
     recipe = _recipe("drawn-generation", run, close_ups, size.paint_changes)
     counts: dict[Split, int] = {"train": size.close_ups, "val": size.pictures, "test": size.pictures}
-    draw_things(close_ups, counts, picture_side(recipe), seed)
+    write_close_ups(close_ups, counts, picture_side(recipe), seed)
     finetune(recipe, out)
     model, processor = load_generator(out)
     of = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])

@@ -246,7 +246,7 @@ class Pipeline:
         if hasattr(images, "embeds"):
             items = cast(Items, images)
         else:
-            given = cast(Sequence[Picture], images)
+            given = images
             items = self.encode_images(given, batch_size)
         texts = self.encode_texts([clean_query(text)])
         image_G = torch.arange(len(items))

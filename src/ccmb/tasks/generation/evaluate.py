@@ -18,7 +18,7 @@ from ccmb.data.sample import Sample
 from ccmb.inference.pipeline import Pipeline
 from ccmb.r2d2.generative.generator import R2D2Generator
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.scenes.generation import things_painted
+from ccmb.scenes.generation import things_generated
 from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, draw_means, interval
 from ccmb.tasks.generation.features import BATCH, Extractor
@@ -32,7 +32,7 @@ class Figures:
 
     Attributes:
         scores: (N,) of each picture, in percent: the match score, or the cosine of a judge without match heads; and on
-            the drawn world what of its thing is right, see `things_painted`.
+            the drawn world what of its thing is right, see `things_generated`.
         fid, kid: to the pictures that the texts go with.
     """
 
@@ -137,7 +137,7 @@ def figures_of(
     name = "cosine" if pictures[0].match_score is None else "match_score"
     scores = {name: np.array([100 * candidate.score for candidate in pictures])}
     shown = [candidate.picture for candidate in pictures]
-    things = things_painted(shown, [of.text for of in painted]) or {}
+    things = things_generated(shown, [of.text for of in painted]) or {}
     between = distances(extractor(shown), real_MD)
     return Figures(scores | {name: 100 * of for name, of in things.items()}, between.fid, between.kid)
 
