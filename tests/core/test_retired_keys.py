@@ -14,7 +14,7 @@ from ccmb.core.config.recipe_files import RECIPES, check_recipe, load_recipe, sa
 from ccmb.core.config.retired_keys import Retired, part_of, renamed_values, retired_keys
 from ccmb.core.errors import UsageError
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.training.recipe import BestRecipe, TrainingRecipe
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from tests.helpers.killing import die_after_logging, lines_of
 from tests.helpers.old_names import rewrite_by_old_names

@@ -166,14 +166,14 @@ def search(
     from ccmb.search.contact_sheet import contact_sheet
     from ccmb.search.engine import open_engine
     from ccmb.search.filters import parse_condition
-    from ccmb.search.query import Query, check_query
+    from ccmb.search.query import SearchQuery, check_query
 
     second_stage = "depth", "budget"
     if not rank:
         refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
     elif text is None:
         refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
-    query = Query(
+    query = SearchQuery(
         text, load_picture(picture) if picture else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
         collapse=collapse,

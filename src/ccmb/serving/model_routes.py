@@ -139,7 +139,7 @@ def _classes(asked: str | Sequence[str]) -> list[ImageClass]:
     """The classes of a shipped list, or of names; a name is never taken for a file.
 
     Raises:
-        Fault: a name is empty or there twice.
+        ApiError: a name is empty or there twice.
     """
     if isinstance(asked, str):
         return read_classes(asked)

@@ -20,8 +20,8 @@ from ccmb.core.files import read_json
 from ccmb.data.seen_images import FILE, read_seen
 from ccmb.datasets.verify import checked_text, verify_dataset
 from ccmb.tasks.common.seen import seen_by
-from ccmb.tasks.family import FinetuneRecipe
 from ccmb.tasks.finetuning.interpolate import mix
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from tests.helpers.old_names import rewrite_by_old_names
 from tests.helpers.runs import command_line
 from tests.helpers.tiny import TEXTS, tiny_pictures

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ccmb.data.class_names import ImageClass, read_classes
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
@@ -31,6 +32,7 @@ class ClassSet:
         revision: hexadecimal SHA-256 of all classes' names and of all pictures with their labels.
     """
 
+    family: ClassVar[str] = "classification"
     name: str
     split: str
     classes: list[ImageClass]
@@ -40,6 +42,11 @@ class ClassSet:
     prompt_set: str
     pictures: ImageSource
     revision: str
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The pictures with the names of their classes."""
+        return [Sample(one.name, self.classes[one.label].names) for one in self.labelled]
 
 
 def open_class_set(name: str, path: Path, split: str, classes: str | None, templates: str) -> ClassSet:
