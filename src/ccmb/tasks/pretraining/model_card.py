@@ -28,7 +28,7 @@ tags: [ccmb, {kind}, image-text-retrieval, chinese]
 ## 用法 · Use
 
 ```python
-import ccmb  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
+import ccmb.r2d2  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID").eval()
