@@ -45,7 +45,7 @@ def _merged(key: str, lines: Sequence[Sample]) -> Sample:
         next((value for line in lines if (value := getattr(line, name)) is not None), None)
         for name in ("group", "twin")
     )
-    return Sample(key, texts, first.split, group, _extra(lines), fields, twin)
+    return Sample(key, texts, split=first.split, group=group, extra=_extra(lines), fields=fields, twin=twin)
 
 
 def _united(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> d
     pretrain(load_recipe(PretrainRecipe, find_recipe("quickstart"), overrides), folder / f"run-{kind}")
     model, processor = load_model(folder / f"run-{kind}")
     pairs, images = held_out / "pairs.jsonl", held_out / "images.tar"
-    measured = evaluate(model, processor, pairs, images, "test", ["captions"], 1, texts_per_image=1)
+    measured = evaluate(model, processor, pairs, images, split="test", fields=["captions"], depth=1, texts_per_image=1)
     retrieval = measured.report["retrieval"]
     found = {name: retrieval[name]["pre_ranking"] for name in ("text_to_image", "image_to_text")}
     return {**found, "mean_recall": retrieval["mean_recall"]["pre_ranking"]}

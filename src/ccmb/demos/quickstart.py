@@ -145,7 +145,14 @@ class Quickstart:
 
         size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
         side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
-        draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
+        draw_corpus(
+            self.pairs.parent,
+            train=size.train_scenes,
+            gallery=size.gallery,
+            validation=size.validation,
+            size=side,
+            seed=seed,
+        )
         write_labelled_scenes(self.pairs.parent, self.labelled, seed=seed)
 
     def train(self) -> None:
@@ -161,7 +168,9 @@ class Quickstart:
 
         model, processor = self.model
         depth = self.size.depth
-        evaluation = evaluate(model, processor, self.pairs, self.images, "test", ["captions"], depth, texts_per_image=1)
+        evaluation = evaluate(
+            model, processor, self.pairs, self.images, split="test", fields=["captions"], depth=depth, texts_per_image=1
+        )
         kept = {
             "report": {name: value for name, value in evaluation.report.items() if name != "seconds"},
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -199,14 +208,14 @@ class Quickstart:
                 with atomic_write(place, "wb") as file:
                     file.write(pictures.raw(line["image"]))
         model, processor = self.model
-        build_index([gallery], self.out / "index", model, processor, self.out / "run")
+        build_index([gallery], self.out / "index", model, processor, model=self.out / "run")
 
     def caption(self, size: Generative) -> None:
         describe_pictures(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)
 
     def paint(self, size: Generative) -> None:
         run, out, seed = self.out / "run", self.out / "painter", self.recipe.training.seed
-        paint_pictures(run, self.out / "close-ups", out, size, self.painted, seed)
+        paint_pictures(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
         from ccmb.data.images.source import Pictures
@@ -240,7 +249,9 @@ class Quickstart:
         if generative is not None:
             report |= {"captioning": generative[0]["figures"], "generation": generative[1]["figures"]}
         with atomic_write(self.out / "report.html") as file:
-            file.write(render_page(report, kept["examples"], metrics, corpus, uris, generative))
+            file.write(
+                render_page(report, kept["examples"], metrics=metrics, corpus=corpus, uris=uris, generative=generative)
+            )
         write_json(self.out / "report.json", report)
 
     def _corpus(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Query:
     collapse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """A picture that was found.
 

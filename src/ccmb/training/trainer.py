@@ -213,7 +213,9 @@ class Trainer:
         if not math.isfinite(norm + total(loss)):
             named = self.recipe.precision
             mend = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
-            raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed, mend)
+            raise save_evidence(
+                self.out, self.task, self.step, batch=batch, losses=losses, norm=norm, seed=seed, mend=mend
+            )
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -92,7 +92,10 @@ def _surest(picture: IndexedPicture, length: Length) -> tuple[str, float]:
 
 
 def _matching(of: IndexedPicture, length: Length, text: str, drawn_as: int, gold: bool = False) -> Task:
-    return Task(f"{length[0]}-{of.row['sample']}", "matching", length, *_place(of), text, drawn_as, gold)
+    number, (key, shard, sample) = f"{length[0]}-{of.row['sample']}", _place(of)
+    return Task(
+        number, "matching", length, key=key, shard=shard, sample=sample, text=text, drawn_as=drawn_as, gold=gold
+    )
 
 
 def _place(of: IndexedPicture) -> tuple[str, str, str]:

@@ -92,7 +92,10 @@ def count_votes(tasks: Sequence[Task], answers: Sequence[Answer], trust: Trust |
                 found.labels[task.id] = label
         elif task.question == "caption" and task.id not in found.captions:
             found.undecided.append(task)
-    found.annotators = [_annotator(name, answers, right[name], given, found.labels, name in trusted) for name in names]
+    found.annotators = [
+        _annotator(name, answers, right=right[name], given=given, labels=found.labels, trusted=name in trusted)
+        for name in names
+    ]
     found.alpha = krippendorff_alpha([list(of.values()) for of in given.values()])
     found.kappa = _kappa(given)
     return found
@@ -112,7 +115,14 @@ def _annotator(
 ) -> Annotator:  # fmt: skip
     own = [answer for answer in answers if answer.annotator == name]
     same = [answer.label == labels[answer.task] for answer in own if answer.task in labels and answer.label is not None]
-    return Annotator(name, len(own), len(right), sum(right), float(np.mean(same)) if same else float("nan"), trusted)
+    return Annotator(
+        name=name,
+        answers=len(own),
+        gold_answers=len(right),
+        gold_right=sum(right),
+        with_majority=float(np.mean(same)) if same else float("nan"),
+        trusted=trusted,
+    )
 
 
 def _kappa(given: dict[str, dict[str, int]]) -> float:

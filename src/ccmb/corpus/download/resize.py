@@ -105,7 +105,19 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     picture = _jpeg(stored, form.quality) if kept is None else kept
     stored_digest = digest if picture is data else hashlib.sha256(picture).hexdigest()
     shape, colours = looks(small)
-    return Prepared("ok", digest, format, width, height, picture, stored_digest, *stored.size, shape, colours)
+    return Prepared(
+        "ok",
+        digest,
+        format,
+        width,
+        height,
+        picture=picture,
+        stored_sha256=stored_digest,
+        stored_width=stored.width,
+        stored_height=stored.height,
+        shape=shape,
+        colours=colours,
+    )
 
 
 def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def make_web(of: SimulatedWeb, rng: random.Random) -> Web:
     said: dict[str, tuple[str, str]] = {}  # query -> (colour, kind) of the thing it names
     for number in range(of.pictures):
         first_text = len(web.truth)
-        picture = _add_picture(web, next(groups)[0], f"{number:06d}", of, rng, said)
+        picture = _add_picture(web, next(groups)[0], name=f"{number:06d}", of=of, rng=rng, said=said)
         if rng.random() < of.reposts:
             _add_repost(web, picture, first_text, of, rng)
     _add_wrong_pairs(web, said, of, rng)

@@ -47,6 +47,7 @@ def build_index(
     network: Network,
     processor: R2D2Processor,
     model: str | Path,
+    *,
     store: str | None = None,
     fields: Path | None = None,
     gone: Gone = "auto",
@@ -77,38 +78,59 @@ def build_index(
         CcmbError: a source is missing, or all of it is away while `gone` is "auto"; or the index belongs to another
             model, or another process is using it.
     """
+    passed_over, away = PassedOver(), dict[str, str]()
+    listed, urls = _find_sources(pictures, out, passed_over, away)
+    if not urls:
+        _refuse_of_urls(allow_private, proxy_from_environment)
+    record = _open_record(out, model_folder(model), network.config.embed_dim, store)
+    record.exclude = record.exclude if exclude is None else Excludes(exclude).patterns
+    own = read_own_fields(fields, record) if fields else OwnFields({}, set())
+    report = IndexReport(fields_left_out=sorted(own.left_out), repeated=sum(of.pictures.repeated for of in listed))
+    with open_catalogue(out, record) as catalogue, inference(network):
+        listed = leave_away(catalogue, listed, away, gone, report)
+        url_of: dict[str, str] = {}
+        if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
+            name_of, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
+            report.unreadable += failed
+            url_of = {name: url for url, name in name_of.items()}
+            listed.append(_downloaded(out, url_of, record))
+        record.sources = list(dict.fromkeys([*record.sources, *(of.source for of in listed)]))
+        record.write(out)
+        run = _Run(catalogue, network, processor, own=own, url_of=url_of, states_bytes=states_bytes, report=report)
+        run.all(listed, gone, passed_over)
+    report.fields_unmatched = own.unmatched()
+    report.passed_over, report.passed_over_line = dict(passed_over.counts), str(passed_over) if passed_over else ""
+    return report
+
+
+def _find_sources(
+    pictures: Sequence[str | Path], out: Path, passed_over: PassedOver, away: dict[str, str]
+) -> tuple[list[Listed], list[str]]:
+    """See `find_sources`; of no pictures those that the index was made from.
+
+    Raises:
+        UsageError: it was made from none; or its own folder is among them.
+    """
     known = IndexRecord.read(out).sources if not pictures or (out / RECORD).is_file() else []
     if not pictures:
         pictures = [source for source in known if Path(source).is_absolute()]
         if not pictures:
             raise UsageError(f"{out}: made from no folder or file; name the pictures")
-    passed_over, away = PassedOver(), dict[str, str]()
     listed, urls = find_sources(pictures, passed_over, known, away)
     _refuse_itself(listed, out)
-    if (allow_private or proxy_from_environment) and not urls:
+    return listed, urls
+
+
+def _downloaded(out: Path, url_of: Mapping[str, str], record: IndexRecord) -> Listed:
+    """What was fetched as one more source, whose images have a field for their URL."""
+    record.learn_fields({"url": ""}, str(out))
+    return Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(url_of))
+
+
+def _refuse_of_urls(allow_private: Sequence[str], proxy_from_environment: bool) -> None:
+    if allow_private or proxy_from_environment:
         option = "--allow-private" if allow_private else "--proxy-from-environment"
         raise UsageError(f"{option} is of URLs, and there is none among the pictures; leave it out")
-    record = _open_record(out, model_folder(model), network.config.embed_dim, store)
-    if exclude is not None:
-        record.exclude = Excludes(exclude).patterns
-    own = read_own_fields(fields, record) if fields else OwnFields({}, set())
-    report = IndexReport(fields_left_out=sorted(own.left_out))
-    report.repeated = sum(of.pictures.repeated for of in listed)
-    with open_catalogue(out, record) as catalogue, inference(network):
-        listed = leave_away(catalogue, listed, away, gone, report)
-        url_of: dict[str, str] = {}
-        if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
-            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
-            report.unreadable += failed
-            listed.append(Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(set(named.values()))))
-            record.learn_fields({"url": ""}, str(out))
-            url_of = {name: url for url, name in named.items()}
-        record.sources = list(dict.fromkeys([*record.sources, *(of.source for of in listed)]))
-        record.write(out)
-        _Run(catalogue, network, processor, own, url_of, states_bytes, report).all(listed, gone, passed_over)
-    report.fields_unmatched = own.unmatched()
-    report.passed_over, report.passed_over_line = dict(passed_over.counts), str(passed_over) if passed_over else ""
-    return report
 
 
 def _refuse_itself(listed: Sequence[Listed], out: Path) -> None:

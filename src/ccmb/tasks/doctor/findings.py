@@ -26,7 +26,7 @@ class Finding:
     mend: str = ""
 
 
-def graded(check: str, value: float, warning: float, problem: float, message: str, mend: str) -> Finding:
+def graded(check: str, value: float, *, warning: float, problem: float, message: str, mend: str) -> Finding:
     """A finding whose level grows with a value: from `warning` on a warning, from `problem` on a problem."""
     level: Level = "problem" if value >= problem else "warning" if value >= warning else "ok"
     return Finding(check, level, message, "" if level == "ok" else mend)

@@ -234,7 +234,12 @@ def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: 
         done = int(log[-1]["step"]) if log else 0
         measured = _logged_rate(log) is not None
         yield training_checks.check_time(
-            training.steps, done, training.batch, rate, training.checkpoint_every, measured
+            training.steps,
+            done=done,
+            batch=training.batch,
+            rate=rate,
+            every=training.checkpoint_every,
+            measured=measured,
         )
 
 

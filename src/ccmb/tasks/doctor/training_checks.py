@@ -27,12 +27,22 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> Finding:
         message += f"; Muon at {lr * options.muon:g}"
         if not trained and lr * options.muon >= MUON_LR[0]:
             mend = f"lower optimizer.muon to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
-            return graded("learning rate", lr * options.muon, *MUON_LR, message, mend)
+            warning, problem = MUON_LR
+            return graded(
+                "learning rate", lr * options.muon, warning=warning, problem=problem, message=message, mend=mend
+            )
     if lr < low * factor:
         return Finding("learning rate", "warning", f"{message}: so low that little is learned", "raise optimizer.lr")
     mend = f"set optimizer.lr to {high * factor / 2:.2g} or lower"
     mend += ", or trained weights are lost" if trained else ""
-    return graded("learning rate", lr, math.nextafter(high * factor, 1), wrong * factor, message, mend)
+    return graded(
+        "learning rate",
+        value=lr,
+        warning=math.nextafter(high * factor, 1),
+        problem=wrong * factor,
+        message=message,
+        mend=mend,
+    )
 
 
 def check_warmup(warmup: int, steps: int) -> Finding:
@@ -42,7 +52,7 @@ def check_warmup(warmup: int, steps: int) -> Finding:
     mend = f"set optimizer.warmup to some {max(1, round(0.05 * steps))}"
     if not warmup:
         return Finding("warm-up", "warning", f"{message}: the first steps are full ones", mend)
-    return graded("warm-up", part, 0.3, 1.0, message, mend)
+    return graded("warm-up", value=part, warning=0.3, problem=1.0, message=message, mend=mend)
 
 
 def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> Finding:
@@ -54,11 +64,20 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> F
                 "processor", "warning", message, "set data.workers to 4 or more, or the GPU waits for pictures"
             )
         mend = f"set data.workers to {max(1, cores - 1)}"
-        return graded("processor", workers / cores, math.nextafter(1, 2), math.inf, message, mend)
+        return graded(
+            "processor",
+            value=workers / cores,
+            warning=math.nextafter(1, 2),
+            problem=math.inf,
+            message=message,
+            mend=mend,
+        )
     used = threads or cores
     message += f", {used} training threads" + ("" if threads else " (all)")
     mend = f"set training.threads to {max(1, cores - 1)} or fewer"
-    return graded("processor", used / cores, math.nextafter(1, 2), math.inf, message, mend)
+    return graded(
+        "processor", value=used / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend
+    )
 
 
 def check_shards(shards: int, lanes: int | None, workers: int) -> Finding:
@@ -109,7 +128,12 @@ def check_waiting(log: Sequence[dict[str, float]], workers: int) -> Finding | No
         return None
     message = f"{in_percent(median(waits))} of the time, with data.workers={workers}"
     return graded(
-        "data wait", median(waits), 0.1, math.inf, message, f"set data.workers={workers + 2}, or smaller pictures"
+        "data wait",
+        value=median(waits),
+        warning=0.1,
+        problem=math.inf,
+        message=message,
+        mend=f"set data.workers={workers + 2}, or smaller pictures",
     )
 
 
@@ -117,7 +141,7 @@ def check_disk(size: int, kept: int, free: int) -> Finding:
     """Free bytes against as many checkpoints of `size` bytes as there may be at a time."""
     message = f"{kept} checkpoints of some {size / 2**30:.2f} GiB at a time, {free / 2**30:,.1f} GiB free"
     mend = "free some space, or set a lower training.keep"
-    return graded("disk", kept * size / max(1, free), 0.5, 1.0, message, mend)
+    return graded("disk", value=kept * size / max(1, free), warning=0.5, problem=1.0, message=message, mend=mend)
 
 
 def check_time(steps: int, done: int, batch: int, rate: float, every: int, measured: bool) -> Finding:
@@ -135,7 +159,7 @@ def check_time(steps: int, done: int, batch: int, rate: float, every: int, measu
     mend = (
         f"set training.checkpoint_every to {max(1, round(every * 30 / max(lost, 1e-9)))}: a crash loses what is since"
     )
-    return graded("time", lost, 60, math.inf, message, mend)
+    return graded("time", value=lost, warning=60, problem=math.inf, message=message, mend=mend)
 
 
 def _minutes(minutes: float) -> str:

@@ -81,7 +81,10 @@ def finetune(
     path, (model, processor) = out / "finetune.json", family.load(out)
     report = read_json(path) if path.exists() else {}
     if report.get("asked") != asked:
-        report = {"asked": asked, **_measure(family, recipe, model, processor, sets, out, mixes)}
+        report = {
+            "asked": asked,
+            **_measure(family, recipe, model=model, processor=processor, sets=sets, out=out, mixes=mixes),
+        }
         write_json(path, report)
     if recipe.validation.split is not None:
         retrieval = report["sets"][0]["details"]["after"] if recipe.task == "retrieval" else None
@@ -130,7 +133,7 @@ def _train(
     validation = None
     if every:
         validation = Validation(every, lambda: family.validate(model, processor, sets[0], recipe))
-    train_model(task, model, processor, recipe, out, batches, validation=validation, seen=seen)
+    train_model(task, model, processor, recipe, out, batches=batches, validation=validation, seen=seen)
     return recipe
 
 

@@ -121,7 +121,7 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
     seen = seen_in_training(recipe.data, samples, recipe.model.start)
-    return train_model(task, model, processor, recipe, out, batches, begin, seen=seen)
+    return train_model(task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen)
 
 
 def _nothing() -> None:
