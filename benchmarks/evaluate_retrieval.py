@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ccmb.core.device import native_bf16
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
@@ -138,7 +138,7 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     samples = read_pairs(options.data, options.split, [options.text_field])
-    pictures = Pictures.open(options.data.parent / "images.tar")
+    pictures = ImageSource.open(options.data.parent / "images.tar")
     texts = [sample.texts[: options.limit_texts] for sample in samples]
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
     model.config.ranking_rule = "sum"  # the official one

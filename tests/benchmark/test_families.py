@@ -16,7 +16,7 @@ from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import run_benchmark
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.datasets.matching import open_labelled
 from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
@@ -178,7 +178,7 @@ def test_classification_figures_are_those_of_evaluate(r2d2: str, clip: str, tmp_
     section = result.classification
     assert section is not None
     classifier = r2d2_classifier(*load_model(r2d2), of.classes, of.templates, 3)
-    report = evaluate_classes(classifier, Pictures.open(tmp_path / "colours"))["classification"]
+    report = evaluate_classes(classifier, ImageSource.open(tmp_path / "colours"))["classification"]
     told = json.loads(json.dumps(section.model_dump(exclude={"ranks", "class_list"})))
     assert told == json.loads(json.dumps(report))
     assert (result.prompt_set, result.depth, result.stages) == (of.prompt_set, 3, ("pre_ranking", "ranking"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import ccmb
+from tests.helpers.pages import read
 
 # Each floor imports from the floors before it, from none after it, and not from its neighbours.
 FLOORS = (
@@ -78,6 +82,13 @@ def test_imports_go_down() -> None:
         below = sorted({to for (start, to) in arrows if start in names})
         print(f"{number}  {', '.join(names):44} <- {', '.join(below)}")
     assert upward == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "ARCHITECTURE.zh.md"])
+def test_the_page_has_the_same_floors(page: str) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| .*\|$", read(page), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(len(FLOORS)))
+    assert tuple(tuple(re.findall(r"`(\w+)`", folders)) for _, folders in rows) == FLOORS
 
 
 def test_no_files_and_no_folders_import_each_other_in_a_circle() -> None:

@@ -19,8 +19,8 @@ from ccmb.corpus.analysis.reader import indexed_pictures
 from ccmb.corpus.analysis.verify import verify_corpus
 from ccmb.corpus.annotation.agreement import fleiss_kappa, krippendorff_alpha
 from ccmb.corpus.annotation.datasets import split_of, write_sets
-from ccmb.corpus.annotation.label_studio import Answer, as_export, export_tasks, read_answers, read_tasks
-from ccmb.corpus.annotation.tasks import Task, draw_tasks
+from ccmb.corpus.annotation.label_studio import AnnotatorAnswer, as_export, export_tasks, read_answers, read_tasks
+from ccmb.corpus.annotation.tasks import AnnotationTask, sample_tasks
 from ccmb.corpus.annotation.votes import Trust, count_votes, winner
 from ccmb.corpus.assembly.build import build_corpus
 from ccmb.corpus.simulation.server import serve
@@ -74,17 +74,21 @@ def test_alpha_is_one_less_the_share_of_chance_over_all_pairs(items: list[list[s
         assert np.isnan(krippendorff_alpha(items))
 
 
-def tasks_of(count: int, gold: int) -> list[Task]:
+def tasks_of(count: int, gold: int) -> list[AnnotationTask]:
     return [
-        Task(f"t{number}", "matching", "short", f"k{number}", "s", str(number), "文", number % 2, number < gold)
+        AnnotationTask(
+            f"t{number}", "matching", "short", f"k{number}", "s", str(number), "文", number % 2, number < gold
+        )
         for number in range(count)
     ]
 
 
-def simulated(tasks: list[Task], errors: dict[str, float], truth: dict[str, int], seed: int = 0) -> list[Answer]:
+def simulated(
+    tasks: list[AnnotationTask], errors: dict[str, float], truth: dict[str, int], seed: int = 0
+) -> list[AnnotatorAnswer]:
     rng = random.Random(seed)
     return [
-        Answer(task.id, name, truth[task.id] ^ (rng.random() < error))
+        AnnotatorAnswer(task.id, name, truth[task.id] ^ (rng.random() < error))
         for task in tasks for name, error in errors.items()
     ]  # fmt: skip
 
@@ -140,8 +144,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus: Path) -> None:
-    tasks = draw_tasks(corpus, "long", pairs=40, captions=5, gold=8)
-    assert draw_tasks(corpus, "long", pairs=40, captions=5, gold=8) == tasks
+    tasks = sample_tasks(corpus, "long", pairs=40, captions=5, gold=8)
+    assert sample_tasks(corpus, "long", pairs=40, captions=5, gold=8) == tasks
     asked = [task for task in tasks if task.question == "matching"]
     drawn = [task.drawn_as for task in asked if not task.gold]
     assert drawn.count(1) == 20
@@ -153,7 +157,7 @@ def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus
     for task in asked:
         assert (task.text in own[task.key]) == bool(task.drawn_as)
 
-    def shared(task: Task) -> float:
+    def shared(task: AnnotationTask) -> float:
         letters = set("".join(own[task.key]))
         return len(letters & set(task.text)) / len(set(task.text))
 
@@ -164,7 +168,7 @@ def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus
 
 def test_too_few_pictures_are_one_line(corpus: Path) -> None:
     with pytest.raises(CcmbError, match=r"pictures have a short text, 10 are asked for"):
-        draw_tasks(corpus, "short", pairs=10)
+        sample_tasks(corpus, "short", pairs=10)
 
 
 def test_a_round_from_export_to_data_sets(
@@ -185,7 +189,9 @@ def test_a_round_from_export_to_data_sets(
     asked = [task for task in tasks if task.question == "matching"]
     truth = {task.id: task.drawn_as or 0 for task in asked}
     answers = simulated(asked, {"a@x": 0.0, "b@x": 0.0, "c@x": 0.0, "lazy@x": 0.6}, truth)
-    answers += [Answer(task.id, "a@x", caption=f"一幅画 {task.id}") for task in tasks if task.question == "caption"]
+    answers += [
+        AnnotatorAnswer(task.id, "a@x", caption=f"一幅画 {task.id}") for task in tasks if task.question == "caption"
+    ]
     (tmp_path / "answers.json").write_text(as_export(tasks, answers))
     assert sorted(map(str, read_answers(tmp_path / "answers.json", tasks))) == sorted(map(str, answers))
     found = command("corpus", "annotate", "import", out, tmp_path / "answers.json", "--out", sets, "--json")
@@ -209,11 +215,11 @@ def test_no_picture_is_in_two_splits(corpus: Path, tmp_path: Path) -> None:
     """Whatever set and round it comes from."""
     where: dict[str, set[str]] = defaultdict(set)
     for seed in (0, 1):
-        tasks = draw_tasks(corpus, "long", pairs=30, captions=20, seed=seed)
+        tasks = sample_tasks(corpus, "long", pairs=30, captions=20, seed=seed)
         export_tasks(corpus, tasks, tmp_path / f"round-{seed}")
         both = [*tasks, *(replace(task, id=f"q{task.id}", length="short") for task in tasks if task.text)]
-        answers = [Answer(task.id, name, 1) for task in both if task.text for name in "abc"]
-        answers += [Answer(task.id, "a", caption="画") for task in both if not task.text]
+        answers = [AnnotatorAnswer(task.id, name, 1) for task in both if task.text for name in "abc"]
+        answers += [AnnotatorAnswer(task.id, "a", caption="画") for task in both if not task.text]
         votes = count_votes(both, answers)
         lines = write_sets(both, votes, tmp_path / f"round-{seed}", tmp_path / f"sets-{seed}")
         assert {name.split()[0] for name in lines} == {"ICM", "IQM", "ICR", "IQR"}
@@ -257,7 +263,7 @@ FORMS = {
 }
 
 
-def exported(path: Path, tasks: list[Task], *of_tasks: list[object]) -> Path:
+def exported(path: Path, tasks: list[AnnotationTask], *of_tasks: list[object]) -> Path:
     """An export whose annotations of each task are by the given `completed_by`; Ellipsis leaves it out."""
     lines = []
     for task, forms in zip(tasks, of_tasks, strict=True):

@@ -13,7 +13,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, hashed, run_apart, use_runner
+from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, hashed, run_in_process, use_runner
 from ccmb.corpus.base.funnel import Funnel, read_funnel
 from ccmb.corpus.base.recipe import CorpusRecipe
 from ccmb.corpus.base.sampling import subset
@@ -47,7 +47,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(web: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Funnel]:
     out = tmp_path_factory.mktemp("built")
-    return out, run_apart(build_pairs, inputs_of(web), CorpusRecipe(), out)
+    return out, run_in_process(build_pairs, inputs_of(web), CorpusRecipe(), out)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_corrected_bounds_beat_raw_rates_at_equal_yield(
     web: Path, built: tuple[Path, Funnel], truth: list[Row]
 ) -> None:
     good = {(row["image_url"], row["text"]) for row in truth if row["field"] == "query" and row["kind"] == "good"}
-    found = run_apart(judged_pairs, web, built[0])
+    found = run_in_process(judged_pairs, web, built[0])
     right = np.array([(row["image_url"], row["query"]) in good for row in found])
     views, clicks, bound = (np.array([row[name] for row in found], float) for name in ("views", "clicks", "bound"))
     size = int(sum(row["reason"] is None for row in found))
@@ -154,7 +154,7 @@ def test_the_pairs_do_not_depend_on_buckets_or_files(web: Path, built: tuple[Pat
     for number, part in enumerate(reversed(parts)):
         parquet.write_table(part, moved / "impressions" / f"{number}.parquet")
     shutil.copy(web / "pages.jsonl", moved / "pages.jsonl")
-    funnel = run_apart(build_pairs, inputs_of(moved), CorpusRecipe(), tmp_path / "out", None, 50_000)
+    funnel = run_in_process(build_pairs, inputs_of(moved), CorpusRecipe(), tmp_path / "out", None, 50_000)
     assert len(list((tmp_path / "out" / PAIRS).glob("*.parquet"))) > 2
     assert funnel == built[1]
     assert parquet.read_table(tmp_path / "out" / PAIRS).equals(parquet.read_table(built[0] / PAIRS))
@@ -170,7 +170,7 @@ def test_a_build_that_broke_off_goes_on_to_the_same_bytes(
     shutil.rmtree(out / PAIRS)
     (out / "steps" / ".near.0123abcd.tmp").mkdir()
     views = (out / "steps" / "views" / "_done.json").stat().st_mtime_ns
-    assert run_apart(build_pairs, inputs_of(web), CorpusRecipe(), out) == built[1]
+    assert run_in_process(build_pairs, inputs_of(web), CorpusRecipe(), out) == built[1]
     assert (out / "steps" / "views" / "_done.json").stat().st_mtime_ns == views
     assert not list((out / "steps").glob(".near*"))
     part = Path(PAIRS) / "part-00000.parquet"
@@ -180,7 +180,7 @@ def test_a_build_that_broke_off_goes_on_to_the_same_bytes(
 def test_a_folder_of_another_build_is_not_touched(web: Path, built: tuple[Path, Funnel]) -> None:
     other = CorpusRecipe.model_validate({"clicks": {"least_rate": 0.5}})
     with pytest.raises(CcmbError, match="holds steps of other inputs or another recipe"):
-        run_apart(build_pairs, inputs_of(web), other, built[0])
+        run_in_process(build_pairs, inputs_of(web), other, built[0])
 
 
 def write_lines(path: Path, lines: list[Row]) -> str:
@@ -197,7 +197,7 @@ def build_of_lists(folder: Path, links: list[Row], recipe: Row, test_texts: list
     if test_texts:
         (folder / "test.txt").write_text("\n".join(test_texts), encoding="utf-8")
         inputs = inputs.model_copy(update={"test_texts": [str(folder / "test.txt")]})
-    funnel = run_apart(build_pairs, inputs, CorpusRecipe.model_validate(recipe), folder / "out")
+    funnel = run_in_process(build_pairs, inputs, CorpusRecipe.model_validate(recipe), folder / "out")
     return rows(folder / "out" / PAIRS), funnel
 
 
@@ -252,7 +252,7 @@ def test_pages_without_a_log_bring_their_own_queries(tmp_path: Path) -> None:
     page = {"Url": "http://www.p.cn/1", "Title": "夕阳下的帆船和海鸥", "Content": "短", "ImageUrl": "http://a/1.jpg"}
     pages = [page | {"ImageKey": "k1", "ImageQuery": "帆船"}, {"ImageUrl": "http://a/2.jpg"}, {"Title": "无图"}]
     inputs = Inputs(pages=[write_lines(tmp_path / "pages.jsonl", pages)])
-    funnel = run_apart(build_pairs, inputs, CorpusRecipe(), tmp_path / "out")
+    funnel = run_in_process(build_pairs, inputs, CorpusRecipe(), tmp_path / "out")
     assert funnel["texts"].dropped == {"damaged": 1, "no text": 1, "too few characters": 1}
     found = [(row["image_key"], row["domain"], row["field"], row["text"]) for row in rows(tmp_path / "out" / PAIRS)]
     assert found == [("k1", "p.cn", "query", "帆船"), ("k1", "p.cn", "title", "夕阳下的帆船和海鸥")]
@@ -261,10 +261,10 @@ def test_pages_without_a_log_bring_their_own_queries(tmp_path: Path) -> None:
 def places_of_known_keys() -> list[float]:
     import daft
 
-    from ccmb.corpus.base.sampling import with_places
+    from ccmb.corpus.base.sampling import with_sample_positions
 
     use_runner()
-    found = with_places(daft.from_pydict({"image_key": ["", "a"]}), 0).to_pydict()["place"]
+    found = with_sample_positions(daft.from_pydict({"image_key": ["", "a"]}), 0).to_pydict()["place"]
     return [float(value) for value in found]
 
 
@@ -277,7 +277,7 @@ def shares(folder: Path) -> dict[float, set[str]]:
 
 
 def test_subsets_are_nested_and_of_the_asked_size(built: tuple[Path, Funnel]) -> None:
-    found = run_apart(shares, built[0])
+    found = run_in_process(shares, built[0])
     pictures = {row["image_key"] for row in rows(built[0] / PAIRS)}
     assert found[0.1] < found[0.5] < found[1.0] == pictures
     assert len(found[0.1]) == pytest.approx(0.1 * len(pictures), abs=4 * (0.09 * len(pictures)) ** 0.5)
@@ -287,7 +287,7 @@ def test_subsets_are_nested_and_of_the_asked_size(built: tuple[Path, Funnel]) ->
 def test_places_are_those_of_the_published_hash() -> None:
     # XXH3 (64 bits) of "" and "a", from its specification.
     expected = [0x2D06800538D394C2 / 2**64, 0xE6C632B61E964E1F / 2**64]
-    assert run_apart(places_of_known_keys) == pytest.approx(expected, abs=1e-15)
+    assert run_in_process(places_of_known_keys) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan")])

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from ccmb.core.errors import CcmbError
-from ccmb.corpus.download.index import looks_of_index, read_index
-from ccmb.corpus.download.parts import Link, Part, Row
+from ccmb.corpus.download.index import fingerprints_of_index, read_index
+from ccmb.corpus.download.parts import DownloadPart, DownloadRow, Link
 from ccmb.corpus.download.resize import prepare
 from ccmb.corpus.download.run import download
 from ccmb.corpus.simulation.server import FAULTS, STATUSES, Faults, fault_of, serve, statistics
-from ccmb.data.images.perceptual_hash import looks_of_pictures
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.perceptual_hash import fingerprints_of_images
+from ccmb.data.images.source import ImageSource
 from ccmb.fetch.fetcher import Fetcher, is_transient, retry_after
 from ccmb.fetch.host_limits import HostPaused, Hosts
 from ccmb.fetch.opt_outs import opted_out, robots_refuse, tdm_reserved
@@ -71,7 +71,7 @@ def test_every_fault_ends_as_it_must(folder: Path, tmp_path: Path) -> None:
 def test_what_is_stored_is_what_the_index_says(folder: Path, web: str, tmp_path: Path) -> None:
     download(links(web, 20), 20, tmp_path, options(form={"side": 64, "fit": "short_side"}))
     for row in index(tmp_path):
-        data = Pictures.open(tmp_path / f"part-{row['row'] // 16:06d}.tar").raw(row["picture"])
+        data = ImageSource.open(tmp_path / f"part-{row['row'] // 16:06d}.tar").raw(row["picture"])
         original = (folder / f"{row['row']}.jpg").read_bytes()
         assert row["stored_sha256"] == hashlib.sha256(data).hexdigest()
         assert row["sha256"] == hashlib.sha256(original).hexdigest()
@@ -85,10 +85,10 @@ def test_looks_in_the_index_are_those_of_the_files(folder: Path, tmp_path: Path)
     table = read_index(tmp_path, ["picture", "url", "shape", "colours"], with_picture=True)
     names = [url.rsplit("/", 1)[1] for url in table["url"].to_pylist()]
     assert 0 < len(names) < 40
-    expected, found = looks_of_pictures(Pictures.open(folder), names), looks_of_index(table)
+    expected, found = fingerprints_of_images(ImageSource.open(folder), names), fingerprints_of_index(table)
     assert found.shapes.tolist() == expected.shapes.tolist()
     assert found.colours.tolist() == expected.colours.tolist()
-    tail, none = looks_of_index(table.slice(5)), looks_of_index(table.slice(0, 0))
+    tail, none = fingerprints_of_index(table.slice(5)), fingerprints_of_index(table.slice(0, 0))
     assert tail.colours.tolist() == expected.colours.tolist()[5:]
     assert len(none) == 0
 
@@ -251,19 +251,19 @@ def test_rows_cut_off_anywhere_are_done_again(
 ) -> None:
     folder = tmp_path_factory.mktemp("part")
     of_part = [Link(str(number), f"http://a.cn/{number}") for number in range(4)]
-    part = Part(folder, 0, 0, of_part)
+    part = DownloadPart(folder, 0, 0, of_part)
     part.open()
     ends = [part.rows_file.stat().st_size]
     for number in range(4):
         picture = bytes([10, number] * 20)
-        row = Row(number, str(number), "http://a.cn/", "ok", picture=f"{number}.jpg", stored_bytes=len(picture))
+        row = DownloadRow(number, str(number), "http://a.cn/", "ok", picture=f"{number}.jpg", stored_bytes=len(picture))
         part.add(row, picture, 0.5, 1)
         ends.append(part.rows_file.stat().st_size)
     part.close()
     whole = part.rows_file.read_bytes()
     left = whole[: ends[0] + cut % (len(whole) + 1 - ends[0])] + garbage
     part.rows_file.write_bytes(left)
-    again = Part(folder, 0, 0, of_part)
+    again = DownloadPart(folder, 0, 0, of_part)
     again.open()
     again.close()
     kept = sum(left.startswith(whole[:end]) for end in ends[1:])

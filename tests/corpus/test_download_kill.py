@@ -15,11 +15,11 @@ TRIALS, COUNT, ROWS_PER_PART = 10, 120, 20
 
 def finished_rows(out: Path, of_links: list[Any]) -> set[int]:
     """Numbers of the rows that are done for good."""
-    from ccmb.corpus.download.parts import Part
+    from ccmb.corpus.download.parts import DownloadPart
 
     done = set(range(COUNT))
     for first in range(0, COUNT, ROWS_PER_PART):
-        part = Part(out, first // ROWS_PER_PART, first, of_links[first : first + ROWS_PER_PART])
+        part = DownloadPart(out, first // ROWS_PER_PART, first, of_links[first : first + ROWS_PER_PART])
         if part.finished:
             continue
         if part.rows_file.exists():

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.core.errors import CcmbError
-from ccmb.corpus.base.daft_engine import run_apart, use_runner
+from ccmb.corpus.base.daft_engine import run_in_process, use_runner
 from ccmb.corpus.inputs import line_source as line_files
 from ccmb.corpus.inputs.line_source import LineFile, blocks, json_rows, rows_of, tables
-from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, PAGES, Kind, value_of
+from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, PAGES, TableKind, value_of
 from ccmb.corpus.inputs.tables import InputTable, find_files, read_test_texts
 
 ROW = {"query": "红船", "image_url": "http://a/1.jpg", "position": 1, "clicked": 0, "visitor": "v", "time": 1700000000}
@@ -80,8 +80,8 @@ def rows(kind: str, sources: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def read(kind: Kind, *paths: Path) -> list[dict[str, Any]]:
-    return run_apart(rows, kind.name, [str(path) for path in paths])  # type: ignore[no-any-return]
+def read(kind: TableKind, *paths: Path) -> list[dict[str, Any]]:
+    return run_in_process(rows, kind.name, [str(path) for path in paths])  # type: ignore[no-any-return]
 
 
 def test_logs_of_all_forms_are_one_table(tmp_path: Path) -> None:

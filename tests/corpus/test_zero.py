@@ -30,7 +30,7 @@ from ccmb.corpus.assembly.deduplicate_images import EXACT, NEAR
 from ccmb.corpus.assembly.held_out import HeldOutPictures
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.corpus.simulation.server import Faults, serve
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.write import verify_shards
 from ccmb.datasets import open_dataset
 from tests.helpers.corpus_web import draw_web, files_of, links_of, recipe
@@ -90,7 +90,7 @@ def test_shards_hold_what_the_index_says(built: Path) -> None:
     assert found.problems == []
     assert found.samples == sum(row["status"] == "ok" for row in index(built, "pictures"))
     assert found.shards == -(-found.samples // 10)
-    tar = Pictures.open(built / "shards" / "shard-000001.tar")
+    tar = ImageSource.open(built / "shards" / "shard-000001.tar")
     for picture in (of for of in indexed_pictures(built) if of.row["shard"] == "shard-000001.tar"):
         data = tar.raw(f"{picture.row['sample']}.jpg")
         assert hashlib.sha256(data).hexdigest() == picture.row["stored_sha256"]
@@ -172,7 +172,7 @@ def test_pictures_of_a_test_set_are_kept_out(web: Path, base: str, built: Path, 
         name = row["url"].rpartition("/")[2]
         with Image.open(web / "pictures" / name) as picture:
             picture.resize((112, 112)).save(folder / name, quality=70)
-    extras = Extras(test_pictures=[HeldOutPictures("test", Pictures.open(folder))])
+    extras = Extras(test_pictures=[HeldOutPictures("test", ImageSource.open(folder))])
     build_corpus(links_of(web, base), recipe(), tmp_path / "out", extras)
     found = {row["row"] for row in index(tmp_path / "out", "pictures") if row["status"] == "test_picture"}
     assert found >= {row["row"] for row in known}
@@ -252,7 +252,7 @@ def change_text(path: Path) -> None:
 def damage_picture(out: Path) -> None:
     path = out / "shards" / "shard-000000.tar"
     first = next(indexed_pictures(out)).row
-    picture = Pictures.open(path).raw(f"{first['sample']}.jpg")
+    picture = ImageSource.open(path).raw(f"{first['sample']}.jpg")
     flip(path, path.read_bytes().index(picture) + len(picture) // 2)
 
 

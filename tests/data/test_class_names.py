@@ -14,7 +14,7 @@ from PIL import Image
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import SHIPPED, ImageClass, read_classes
 from ccmb.data.image_folders import folder_names, labelled_pictures
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill, read_templates
 
 COUNTS = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
@@ -162,11 +162,11 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
 # --- folders
 
 
-def pictures_in(root: Path, *names: str) -> Pictures:
+def pictures_in(root: Path, *names: str) -> ImageSource:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(root / name)
-    return Pictures.open(root)
+    return ImageSource.open(root)
 
 
 def test_folders_are_called_by_id_label_index_or_chinese_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.images.transforms import Augmentation, speaks_of_sides
 from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
@@ -134,7 +134,7 @@ def pictures(tmp_path):
         image.paste((255, 255, 255), (4, 0, 8, 8))
         image.save(tmp_path / f"{n}.png")
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    return Pictures.open(tmp_path)
+    return ImageSource.open(tmp_path)
 
 
 def test_workers_change_nothing(pictures):
@@ -190,7 +190,7 @@ def test_a_picture_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tm
     image = Image.new("RGB", (8, 8))
     image.paste((255, 255, 255), (4, 0, 8, 8))
     image.save(folder / "a.png")
-    dataset = TrainingSet([Sample("a.png", tuple(texts))], Pictures.open(folder), 8, Augmentation(flip=True), seed)
+    dataset = TrainingSet([Sample("a.png", tuple(texts))], ImageSource.open(folder), 8, Augmentation(flip=True), seed)
     mirrored = {bool(dataset[epoch, 0, None][0][0, 0, 0]) for epoch in range(20)}
     assert mirrored == ({False} if any(map(speaks_of_sides, texts)) else {False, True})
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import UnreadablePicture
+from ccmb.data.images.source import UnreadableImageError
 from ccmb.datasets import open_dataset
 from ccmb.datasets.verify import checked_text, verify_dataset
 from tests.helpers.downstream_samples import WRITERS
@@ -107,7 +107,7 @@ def use(name: str, folder: object, split: str) -> None:
     for name in {*dataset.gallery, *(image for query in dataset.queries for image in query.images)}:
         try:
             assert dataset.pictures.load(name).mode == "RGB"
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             check_message(error)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.data.images.source import UnreadablePicture
+from ccmb.data.images.source import UnreadableImageError
 from ccmb.datasets import CARDS, Query, open_dataset
 from ccmb.datasets.formats.flickr30k_coco import without_marks
 from ccmb.datasets.problems import (
@@ -266,7 +266,7 @@ def test_odd_packs_and_queries(tmp_path):
     assert dataset.pictures.names == ["1", "2", "6", "7"]
     assert [dataset.pictures.raw(name) for name in ("1", "2")] == [jpeg(1), jpeg(2)]
     for name, reason in (("6", "not base64"), ("7", "not base64|damaged|not a picture"), ("4", "no such picture")):
-        with pytest.raises(UnreadablePicture, match=rf"train_imgs\.tsv/{name}: .*({reason})"):
+        with pytest.raises(UnreadableImageError, match=rf"train_imgs\.tsv/{name}: .*({reason})"):
             dataset.pictures.load(name)
     skipped = dataset.skipped
     assert [skipped.count(kind) for kind in (REPEATED_ID, NO_PICTURE, EMPTY_TEXT, BAD_LINE)] == [2, 2, 1, 7]

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.images.transforms import Augmentation
 from ccmb.data.shards.locate import find_shards
 from ccmb.data.shards.order import StreamOrder
@@ -41,7 +41,9 @@ def write_pairs(folder: Path, count: int, **more: Any) -> Path:
 def write_shards(folder: Path, count: int, samples_per_shard: int) -> Path:
     """Shards of `count` samples, with a manifest."""
     pairs = write_pairs(folder / "pairs", count)
-    convert_pairs(pairs, Pictures.open(pairs.parent / "images"), folder / "shards", None, ["texts"], samples_per_shard)
+    convert_pairs(
+        pairs, ImageSource.open(pairs.parent / "images"), folder / "shards", None, ["texts"], samples_per_shard
+    )
     return folder / "shards"
 
 

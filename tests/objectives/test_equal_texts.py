@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccmb.data.equal_texts import KNOWN, known_texts, shared_texts, text_number
-from ccmb.data.images.source import Pictures
+from ccmb.data.equal_texts import KNOWN, known_texts, shared_texts, text_id
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.data.shards.stream import stream_batches
 from ccmb.data.shards.write import convert_pairs
@@ -59,7 +59,7 @@ def test_a_text_fits_every_image_that_is_known_to_have_it() -> None:
 
 
 def test_only_texts_of_several_images_are_told_and_each_once() -> None:
-    number_of = {text: text_number(text) for text in (A, B, C)}
+    number_of = {text: text_id(text) for text in (A, B, C)}
     assert shared_texts(SAMPLES) == {0: (number_of[A], number_of[B]), 1: (number_of[A],), 2: (number_of[C],),
                                      3: (number_of[B], number_of[C])}  # fmt: skip
     assert shared_texts([Sample("0", (A, A)), Sample("0", (A,)), Sample("1", (B,))]) == {}
@@ -148,7 +148,7 @@ def test_tgd_knows_equal_texts_of_the_batch_and_of_the_queue() -> None:
     """With alpha 0 the targets are the labels: by hand, over a queue that holds text b of another image."""
     known, queue = identities(batch_of()), FeatureQueue(3, 8, decay=1.0).double()
     queue.push(unit(3, 8, seed=5).double(), unit(3, 8, seed=6).double(), torch.tensor([7, 8, 0]),
-               torch.tensor([text_number(B), text_number("别的"), text_number(A)]))  # fmt: skip
+               torch.tensor([text_id(B), text_id("别的"), text_id(A)]))  # fmt: skip
     image, text, all_image, all_text = (unit(4, 8, seed=seed).double() for seed in range(4))
     b, another = 1, 0
     queued_texts = [
@@ -232,7 +232,7 @@ def test_two_processes_know_of_each_others_equal_texts(tmp_path: Path) -> None:
     """The batch is cut between images 1 and 2, so that each text has its equal on the other process."""
     one = two_steps()
     assert one["texts of images"].long().tolist() == TEXTS_OF_IMAGES
-    assert one["queued texts"].tolist().count(text_number(B)) == 3  # of the second batch, and the end of the first
+    assert one["queued texts"].tolist().count(text_id(B)) == 3  # of the second batch, and the end of the first
     for rank in run_in_processes(2, two_steps, tmp_path):
         for name, value in one.items():
             if value.is_floating_point():  # losses are float32: six digits, less what sums over another order cost
@@ -245,14 +245,14 @@ def test_shards_tell_of_all_texts_of_a_sample(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs", 12)
     lines = [{"image": f"{number}.png", "texts": [A, f"第{number}句"]} for number in range(12)]
     pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    convert_pairs(pairs, Pictures.open(pairs.parent / "images"), tmp_path / "shards", None, ["texts"], 12)
+    convert_pairs(pairs, ImageSource.open(pairs.parent / "images"), tmp_path / "shards", None, ["texts"], 12)
     stream = open_folder(tmp_path / "shards", 12, 1, 1)
     collate = Collate(tiny_processor())
     [(batch, _)] = stream_batches(stream, SIZE, 0, 1, collate, collate.merge)
     assert batch is not None
     assert batch.text_ids is not None
-    assert {text_number(text) for text in batch.texts} == set(batch.text_ids[:, 0].tolist())
-    assert all(text_number(A) in row for row in batch.text_ids.tolist())
+    assert {text_id(text) for text in batch.texts} == set(batch.text_ids[:, 0].tolist())
+    assert all(text_id(A) in row for row in batch.text_ids.tolist())
     of_a = torch.tensor([text == A for text in batch.texts])
     assert 0 < of_a.sum() < 12
     assert identities(batch).texts_of_images()[:, of_a].all()  # every image has it, whatever was drawn for it

@@ -73,7 +73,7 @@ def test_the_kernel_computes_what_varlen_attention_is() -> None:
         torch.randn(11, 2, 64, generator=generator, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         for _ in range(3)
     )
-    packed = Packing.of(MASK.cuda())
+    packed = Packing.from_mask(MASK.cuda())
     assert packing.has_varlen(query)
     starts, weights = packing.starts_of(packed.counts), torch.randn(11, 2, 64, generator=generator, device="cuda")
     found, expected = (
@@ -105,7 +105,7 @@ def test_a_packed_step_on_a_gpu_equals_the_padded_step_in_bf16() -> None:
 
 def test_packing_keeps_the_real_tokens_in_order_and_pads_them_back() -> None:
     states = torch.arange(20.0).view(4, 5, 1)
-    packed = Packing.of(MASK)
+    packed = Packing.from_mask(MASK)
     assert packed.pack(states).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 15]
     assert torch.equal(packed.pad(packed.pack(states)), states * MASK[..., None])
     assert packed.columns.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 0]
@@ -114,7 +114,7 @@ def test_packing_keeps_the_real_tokens_in_order_and_pads_them_back() -> None:
 
 
 def test_rows_are_picked_and_narrowed_by_their_tokens() -> None:
-    packed = Packing.of(MASK)
+    packed = Packing.from_mask(MASK)
     picked, tokens = packed.pick(torch.tensor([2, 0, 2]))
     assert picked.counts.tolist() == [3, 5, 3]
     assert tokens.tolist() == [7, 8, 9, 0, 1, 2, 3, 4, 7, 8, 9]
@@ -124,7 +124,7 @@ def test_rows_are_picked_and_narrowed_by_their_tokens() -> None:
 
 
 def test_a_row_without_tokens_is_one_of_one_token() -> None:
-    assert Packing.of(torch.tensor([[0, 0], [1, 1]])).counts.tolist() == [1, 2]
+    assert Packing.from_mask(torch.tensor([[0, 0], [1, 1]])).counts.tolist() == [1, 2]
 
 
 @pytest.mark.usefixtures("either")
@@ -148,7 +148,7 @@ def test_packed_pairs_equal_padded_pairs_in_value_and_gradient(
         loss = (out.first * weights[:, 0]).sum() + (out.whole * weights[:whole])[real].sum()
         return out.first, out.whole[real], *torch.autograd.grad(loss, [states, pictures, *cross.parameters()])
 
-    assert_same(run(PackedPairs.of(MASK, 3, texts, index, whole)), run(None))
+    assert_same(run(PackedPairs.from_indices(MASK, 3, texts, index, whole)), run(None))
 
 
 def text_tower(kind: str) -> R2D2Model:
@@ -183,7 +183,7 @@ def test_a_tower_of_another_kind_is_given_its_texts_padded() -> None:
 
 
 def test_dropout_falls_on_packed_attention_too() -> None:
-    query, packed = torch.randn(11, 2, 8), Packing.of(MASK)
+    query, packed = torch.randn(11, 2, 8), Packing.from_mask(MASK)
     torch.manual_seed(0)
     dropped = packing.row_attention(packed, packed, dropout=0.5)(query, query, query)
     assert not torch.equal(dropped, packing.row_attention(packed, packed)(query, query, query))

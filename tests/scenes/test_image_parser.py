@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
 from ccmb.scenes.close_ups import AMOUNT_WEIGHTS, draw_things
 from ccmb.scenes.corpus import draw_corpus
@@ -76,7 +76,7 @@ def test_combinations_of_kind_and_colour_of_one_split_are_in_no_other(tmp_path: 
     draw_things(tmp_path / "things", counts, 32)
     lines = {split: read_pairs(tmp_path / "things" / "pairs.jsonl", split, ["details"]) for split in counts}
     assert {split: len(of) for split, of in lines.items()} == counts
-    pictures = Pictures.open(tmp_path / "things" / "images.tar")
+    pictures = ImageSource.open(tmp_path / "things" / "images.tar")
     assert pictures.load(lines["train"][0].image).size == (32, 32)
     before = (tmp_path / "things" / "pairs.jsonl").read_bytes()
     draw_things(tmp_path / "things", counts, 32)

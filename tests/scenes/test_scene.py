@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
 from ccmb.scenes.corpus import draw_corpus
 from ccmb.scenes.drawing import DRAWERS, FILLS, GROUND_FILLS, draw_scene
@@ -179,7 +179,7 @@ def test_a_corpus_reads_as_own_pairs_and_its_held_out_captions_are_unique(tmp_pa
     gallery = read_pairs(tmp_path / "pairs.jsonl", "test", ["captions"])
     texts = [text for sample in gallery for text in sample.texts]
     assert len(set(texts)) == len(texts) == 60 * CAPTIONS
-    pictures = Pictures.open(tmp_path / "images.tar")
+    pictures = ImageSource.open(tmp_path / "images.tar")
     assert {pictures.load(sample.image).size for sample in gallery} == {(48, 48)}
     for sample in gallery:
         (pair,) = sample.extra["minimal_pairs"]  # type: ignore[index]

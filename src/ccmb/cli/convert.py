@@ -56,8 +56,8 @@ def convert(
     if Path(source).is_file():
         model, found = convert_from_official(source, out, tokenizer or TOKENIZER, key)
         unused = sorted(model.official_unused)  # type: ignore[arg-type]
-        if found.place:
-            typer.echo(f"{source}: the weights at {found.place}", err=True)
+        if found.where:
+            typer.echo(f"{source}: the weights at {found.where}", err=True)
         if found.others:
             typer.echo(f"{source}: others at {', '.join(found.others)}; --key takes one of them", err=True)
         if found.left_out:

@@ -100,11 +100,11 @@ def convert(
         )
         say_findings(skipped)
     else:
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.data.shards.write import convert_pairs
 
         pairs = Path(source)
-        pictures = Pictures.open(images or pairs.parent / "images.tar")
+        pictures = ImageSource.open(images or pairs.parent / "images.tar")
         fields = field or ["texts"]
         done = convert_pairs(
             pairs,

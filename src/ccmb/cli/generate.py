@@ -65,7 +65,7 @@ def generate(
 
     network, processor = load_generator(model)
     check_texts(processor, texts)
-    if isinstance(network.noise, Diffusion):
+    if isinstance(network.process, Diffusion):
         refuse_given(context, "of flow matching, and this model's pipeline is sampled by DDIM", "solver")
     options = Painting(steps, guidance, best_of, seed, solver)
     found = paint_texts(network, processor, texts, options, open_judge(judge, model, network, processor))

@@ -86,9 +86,12 @@ def _split_names(text: str) -> tuple[str, ...]:
 def _from_json(value: Any, where: str) -> list[ImageClass]:
     classes = value.get("classes", value) if isinstance(value, dict) else value
     if isinstance(classes, dict):
-        return [_class_of(key, of, where) for key, of in classes.items()]
+        return [_class_of(key, value_of_class, where) for key, value_of_class in classes.items()]
     if isinstance(classes, list):
-        return [ImageClass(_names(of, f"{where}: class {place}")) for place, of in enumerate(classes)]
+        return [
+            ImageClass(_names(value_of_class, f"{where}: class {index}"))
+            for index, value_of_class in enumerate(classes)
+        ]
     raise CcmbError(f"{where}: give a list of classes, or an object from label to Chinese names")
 
 
@@ -113,11 +116,11 @@ def _checked(classes: Sequence[ImageClass], where: str) -> list[ImageClass]:
     if len(classes) < 2:
         raise CcmbError(f"{where}: {len(classes)} classes; there must be two or more to choose from")
     seen: dict[str, int] = {}
-    for place, one in enumerate(classes):
-        if not one.names:
-            raise CcmbError(f"{where}: class {place} has no name")
-        for name in one.names:
+    for index, image_class in enumerate(classes):
+        if not image_class.names:
+            raise CcmbError(f"{where}: class {index} has no name")
+        for name in image_class.names:
             if name in seen:
-                raise CcmbError(f"{where}: '{name}' is a name of class {seen[name]} and of class {place}; remove one")
-            seen[name] = place
+                raise CcmbError(f"{where}: '{name}' is a name of class {seen[name]} and of class {index}; remove one")
+            seen[name] = index
     return list(classes)

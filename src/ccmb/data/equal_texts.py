@@ -23,28 +23,28 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
-def text_number(text: str) -> int:
+def text_id(text: str) -> int:
     """A number in [0, 2**63) for the text; equal texts have equal ones, in every process."""
     return int.from_bytes(hashlib.blake2b(text_key(text).encode(), digest_size=8).digest()) >> 1
 
 
 def known_texts(text: str, others: Iterable[int]) -> list[int]:
     """KNOWN numbers: that of a pair's text, then those of others that its picture has, as many as fit; -1 for none."""
-    own = text_number(text)
-    numbers = [own, *(number for number in dict.fromkeys(others) if number != own)][:KNOWN]
-    return numbers + [-1] * (KNOWN - len(numbers))
+    own = text_id(text)
+    ids = [own, *(other for other in dict.fromkeys(others) if other != own)][:KNOWN]
+    return ids + [-1] * (KNOWN - len(ids))
 
 
 def shared_texts(samples: Sequence[Sample]) -> dict[int, tuple[int, ...]]:
     """The numbers of those texts of each sample, by its place, that another image has too."""
-    image_of = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
-    number_T = np.array([text_number(text) for sample in samples for text in sample.texts], dtype=np.int64)
-    place_T = np.repeat(np.arange(len(samples)), [len(sample.texts) for sample in samples])
-    image_T = np.array([image_of[sample.image] for sample in samples])[place_T]
+    image_of = {name: index for index, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
+    id_T = np.array([text_id(text) for sample in samples for text in sample.texts], dtype=np.int64)
+    sample_T = np.repeat(np.arange(len(samples)), [len(sample.texts) for sample in samples])
+    image_T = np.array([image_of[sample.image] for sample in samples])[sample_T]
     # A text of one image counts once, however often it stands there.
-    numbers, counts = np.unique(np.unique(np.stack([number_T, image_T]), axis=1)[0], return_counts=True)
-    shared_T = np.isin(number_T, numbers[counts > 1])
-    found: dict[int, list[int]] = {}
-    for place, number in zip(place_T[shared_T].tolist(), number_T[shared_T].tolist(), strict=True):
-        found.setdefault(place, []).append(number)
-    return {place: tuple(dict.fromkeys(of_sample)) for place, of_sample in found.items()}
+    distinct_ids, counts = np.unique(np.unique(np.stack([id_T, image_T]), axis=1)[0], return_counts=True)
+    shared_T = np.isin(id_T, distinct_ids[counts > 1])
+    ids_of_sample: dict[int, list[int]] = {}
+    for index, shared_id in zip(sample_T[shared_T].tolist(), id_T[shared_T].tolist(), strict=True):
+        ids_of_sample.setdefault(index, []).append(shared_id)
+    return {index: tuple(dict.fromkeys(ids)) for index, ids in ids_of_sample.items()}

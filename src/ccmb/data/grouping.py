@@ -82,10 +82,10 @@ class Splits:
     first: dict[str, tuple[str, int]] = field(default_factory=dict)
     clashes: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, name: str, split: str, number: int) -> None:
+    def add(self, name: str, split: str, line_number: int) -> None:
         """Take note of a line."""
         key = image_key(name)
-        before, _ = self.first.setdefault(key, (split, number))
+        before, _ = self.first.setdefault(key, (split, line_number))
         if split != before:
             of_image = self.clashes.setdefault(key, [before])
             if split not in of_image:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ccmb.core.errors import CcmbError, did_you_mean
 from ccmb.data.class_names import ImageClass
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class LabelledPicture:
     label: int
 
 
-def labelled_pictures(pictures: Pictures, classes: Sequence[ImageClass]) -> list[LabelledPicture]:
+def labelled_pictures(pictures: ImageSource, classes: Sequence[ImageClass]) -> list[LabelledPicture]:
     """Every picture with the class that a folder above it names: the outermost one that does.
 
     A folder is called by the class's WordNet id, English label, index or one of its Chinese names. In labels case does
@@ -30,7 +30,7 @@ def labelled_pictures(pictures: Pictures, classes: Sequence[ImageClass]) -> list
     if not pictures.names:
         raise CcmbError(f"{pictures.path}: no pictures; there must be one folder of pictures a class")
     index_of = folder_names(classes)
-    found = []
+    labelled = []
     for name in pictures.names:
         folders = name.split("/")[:-1]
         labels = [index_of[key] for key in map(_key, folders) if key in index_of]
@@ -41,8 +41,8 @@ def labelled_pictures(pictures: Pictures, classes: Sequence[ImageClass]) -> list
                 f"{where}: names none of the {len(classes)} classes{hint}; "
                 "call each folder by a class's WordNet id, English label, index or Chinese name"
             )
-        found.append(LabelledPicture(name, labels[0]))
-    return found
+        labelled.append(LabelledPicture(name, labels[0]))
+    return labelled
 
 
 def folder_names(classes: Sequence[ImageClass]) -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.images.transforms import Augmentation, augment, speaks_of_sides
 from ccmb.data.sample import Sample
 
@@ -84,8 +84,8 @@ def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
         if not waiting[size]:
             del waiting[size]
         yield from group[:room]
-        if rest := group[room:]:
-            waiting.setdefault(len(rest), deque()).appendleft((-1, rest))
+        if remaining := group[room:]:
+            waiting.setdefault(len(remaining), deque()).appendleft((-1, remaining))
         room = max(0, room - len(group)) or batch
 
 
@@ -122,7 +122,7 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     def __init__(
         self,
         samples: Sequence[Sample],
-        pictures: Pictures,
+        pictures: ImageSource,
         size: int,
         augmentation: Augmentation,
         seed: int,
@@ -139,10 +139,10 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
         epoch, index, field = key
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        text = draw_text(sample, rng, field, self.weights)
+        text = choose_text(sample, rng, field, self.weights)
         try:
             image = self.pictures.load(sample.image)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             return str(error)
         if self.alike:
             rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
@@ -194,7 +194,7 @@ def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
         raise CcmbError("a process that reads pictures was killed, perhaps for memory; lower data.workers") from None
 
 
-def draw_text(
+def choose_text(
     sample: Sample, rng: random.Random, field: int | None = None, weights: Sequence[float] | None = None
 ) -> str:
     """One of the texts: of the field, if it has any; else of a field drawn by the weights; without them each text is
@@ -202,10 +202,10 @@ def draw_text(
     if field is not None and sample.fields[field]:
         return rng.choice(sample.fields[field])
     if weights:
-        there = [(texts, weight) for texts, weight in zip(sample.fields, weights, strict=True) if texts and weight]
-        if there:
-            fields, of_fields = zip(*there, strict=True)
-            return rng.choice(rng.choices(fields, of_fields)[0])
+        available = [(texts, weight) for texts, weight in zip(sample.fields, weights, strict=True) if texts and weight]
+        if available:
+            fields, available_weights = zip(*available, strict=True)
+            return rng.choice(rng.choices(fields, available_weights)[0])
     return rng.choice(sample.texts)
 
 
@@ -215,5 +215,5 @@ def _kin(sample: Sample) -> str:
 
 def leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C reaches the whole process group; the trainer still needs the batches of the step it is in."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ccmb.core.errors import CcmbError, did_you_mean
 from ccmb.core.files import read_json_lines
 from ccmb.data.grouping import Splits, image_key, merge_by_image, warn
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.sample import Sample
 
 _NOT_TEXTS = ("image", "split", "group", "twin")
@@ -64,20 +64,20 @@ def read_split(
     samples: list[Sample] = []
     known: set[str] = set()
     splits = Splits()
-    for number, line in read_json_lines(path):
-        where = f"{path}:{number}"
-        of_line = str(line.get("split", "train"))
-        splits.add(_check_image(line, where), of_line, number)
-        known.add(of_line)
-        if split is None or of_line == split:
+    for line_number, line in read_json_lines(path):
+        where = f"{path}:{line_number}"
+        line_split = str(line.get("split", "train"))
+        splits.add(_check_image(line, where), line_split, line_number)
+        known.add(line_split)
+        if split is None or line_split == split:
             samples.append(make(line, where))
     if not samples:
         if not known:
             raise CcmbError(f"{path}: the file has no lines")
         hint = did_you_mean(str(split), sorted(known))
         raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(sorted(known))}")
-    if line_of_warning := splits.warning(path, split):
-        warn(line_of_warning)
+    if warning := splits.warning(path, split):
+        warn(warning)
     return samples, tuple(splits.shared_with(split))
 
 
@@ -90,14 +90,14 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
     image = _check_image(line, where)
     fields = _text_fields(line) if fields is None else fields
     by_field = _texts(line, fields, where)
-    texts = tuple(text for of_field in by_field for text in of_field)
+    texts = tuple(text for field_texts in by_field for text in field_texts)
     extra = {key: value for key, value in line.items() if key not in {*_NOT_TEXTS, *fields}}
     group, twin = (None if line.get(key) is None else str(line[key]) for key in ("group", "twin"))
     split = str(line.get("split", "train"))
     return Sample(image, texts, split=split, group=group, extra=extra, fields=by_field, twin=twin)
 
 
-def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[list[Sample], list[str]]:
+def readable_samples(samples: Sequence[Sample], pictures: ImageSource) -> tuple[list[Sample], list[str]]:
     """Those samples whose picture can be read, and a line for each picture that cannot.
 
     Raises:
@@ -107,7 +107,7 @@ def readable_samples(samples: Sequence[Sample], pictures: Pictures) -> tuple[lis
     for name in dict.fromkeys(sample.image for sample in samples):
         try:
             pictures.load(name)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             unreadable[name] = str(error)
     lines = list(unreadable.values())
     good = [sample for sample in samples if sample.image not in unreadable]
@@ -122,10 +122,10 @@ def pictures_beside(pairs: Path) -> Path:
     Raises:
         CcmbError: there is neither; the message names the tar.
     """
-    found = [path for path in (pairs.parent / "images.tar", pairs.parent / "images") if path.exists()]
-    if pairs.exists() and not found:
+    existing = [path for path in (pairs.parent / "images.tar", pairs.parent / "images") if path.exists()]
+    if pairs.exists() and not existing:
         raise CcmbError(f"{pairs.parent / 'images.tar'}: no such tar; say with --images where the pictures are")
-    return found[0] if found else pairs.parent / "images.tar"
+    return existing[0] if existing else pairs.parent / "images.tar"
 
 
 def _check_image(line: dict[str, object], where: str) -> str:

@@ -30,16 +30,16 @@ _DIGITS = 8  # of a Flickr number, but for the oldest
 
 def photos_of(names: Iterable[str]) -> dict[str, Photo]:
     """The photographs of a set of images, by the images' names; without those of which the name tells none."""
-    found: dict[str, Photo] = {}
-    numbers: dict[str, int] = {}
+    photos: dict[str, Photo] = {}
+    bare_numbers: dict[str, int] = {}
     for name in names:
         stem = name.replace("\\", "/").rpartition("/")[2].partition(".")[0].lower()
         if match := _FLICKR.fullmatch(stem):
-            found[name] = "flickr", int(match[1])
+            photos[name] = "flickr", int(match[1])
         elif (match := _COCO.fullmatch(stem)) and (match[1] or len(stem) == 12):
-            found[name] = "coco", int(match[1] or match[2])
+            photos[name] = "coco", int(match[1] or match[2])
         elif _NUMBER.fullmatch(stem):
-            numbers[name] = int(stem)
-    if numbers and statistics.median(len(str(number)) for number in numbers.values()) >= _DIGITS:
-        found |= {name: ("flickr", number) for name, number in numbers.items()}
-    return found
+            bare_numbers[name] = int(stem)
+    if bare_numbers and statistics.median(len(str(photo_id)) for photo_id in bare_numbers.values()) >= _DIGITS:
+        photos |= {name: ("flickr", photo_id) for name, photo_id in bare_numbers.items()}
+    return photos

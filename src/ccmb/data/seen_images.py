@@ -56,8 +56,11 @@ class SeenImages:
     def write(self, folder: Path) -> None:
         """Write the record into a folder; one that says nothing is not written."""
         if self.read:
-            numbers = {archive: sorted(n for of, n in self.photos if of == archive) for archive in get_args(Archive)}
-            write_json(folder / FILE, {"read": [asdict(one) for one in self.read], **numbers})
+            ids = {
+                archive: sorted(photo_id for photo_archive, photo_id in self.photos if photo_archive == archive)
+                for archive in get_args(Archive)
+            }
+            write_json(folder / FILE, {"read": [asdict(read) for read in self.read], **ids})
 
 
 def seen_in(name: str, split: str | None, names: Iterable[str]) -> SeenImages:
@@ -78,13 +81,13 @@ def read_seen(folder: Path) -> SeenImages | None:
         return None
     values = read_json(path)
     try:
-        photos = {(archive, int(number)) for archive in get_args(Archive) for number in values[archive]}
-        return SeenImages(tuple(Read(**one) for one in values["read"]), frozenset(photos))
+        photos = {(archive, int(photo_id)) for archive in get_args(Archive) for photo_id in values[archive]}
+        return SeenImages(tuple(Read(**entry) for entry in values["read"]), frozenset(photos))
     except (KeyError, TypeError, ValueError):
         raise CcmbError(f"{path}: no record of the images that a model has seen; take the one of the model") from None
 
 
-def mark_of(count: int) -> str:
+def seen_mark_text(count: int) -> str:
     """How a result on images that the model was trained on is marked; empty where it was on none."""
     return f"saw {count} test images" if count else ""
 
@@ -95,10 +98,10 @@ def seen_mark(seen: SeenImages | None, names: Iterable[str]) -> dict[str, Any] |
     if seen is None:
         return None
     count = len(seen.among(names))
-    return {"images": count, "mark": mark_of(count), "read": [one.name for one in seen.read]}
+    return {"images": count, "mark": seen_mark_text(count), "read": [read.name for read in seen.read]}
 
 
-def said_of(mark: Mapping[str, Any] | None) -> str:
+def seen_warning(mark: Mapping[str, Any] | None) -> str:
     """A line about a result that is marked; empty for others."""
     if not mark or not mark["images"]:
         return ""

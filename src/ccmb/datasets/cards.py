@@ -68,13 +68,13 @@ _THREE = (Published("train"), Published("val"), Published("test"))
 _ZERO = "zero.so.com, github.com/yuxie11/R2D2"
 _PACK = Said(
     "the JSON lines, and the picture pack IQR_IQM_ICR_ICM_images that the four sets share",
-    "JSON lines 文件,以及四个数据集共用的图片包 IQR_IQM_ICR_ICM_images",
+    "JSON lines 文件，以及四个数据集共用的图片包 IQR_IQM_ICR_ICM_images",
 )
 _PACK_FORM = Said(
     "the pack ships as base64 packages whose form is not known: id and base64 in .tsv files is our reading",
-    "图片包以 base64 形式发布,具体格式不详:按 .tsv 中的编号加 base64 读取是我们的理解",
+    "图片包以 base64 形式发布，具体格式不详：按 .tsv 中的编号加 base64 读取是我们的理解",
 )
-_FLICKR_PICTURES = Said("the caption files, and the pictures of Flickr30k", "描述文件,以及 Flickr30k 的图片")
+_FLICKR_PICTURES = Said("the caption files, and the pictures of Flickr30k", "描述文件，以及 Flickr30k 的图片")
 _CAPTION_FILES = (
     "*{split}*caption*.txt + images/",
     "*caption*.txt + *{split}.txt + images/",
@@ -119,11 +119,11 @@ _SHARES_PHOTOS = Said(
     "Flickr8k-CN 的训练集里。`ccmb data verify NAME FOLDER --against OTHER=FOLDER` 会统计数量，"
     "用过这些照片训练的模型，其结果会加上标记",
 )
-_NO_TEST = Said("no test split is published: the official code tests on val", "未发布测试集:官方代码在 val 上测试")
-_PAIRS = Said("400,000 pairs, half of them matching", "40 万对,匹配与不匹配各半")
+_NO_TEST = Said("no test split is published: the official code tests on val", "未发布测试集：官方代码在 val 上测试")
+_PAIRS = Said("400,000 pairs, half of them matching", "40 万对，匹配与不匹配各半")
 _MISSING_PICTURE = Said(
     "missing pictures: an ICR training record is known to name one that is not in the pack",
-    "缺图:已知 ICR 训练集有一条记录所指的图片不在图片包中",
+    "缺图：已知 ICR 训练集有一条记录所指的图片不在图片包中",
 )
 
 _ALL = (
@@ -141,7 +141,7 @@ _ALL = (
         unverified=(
             Said(
                 "texts of train and val are machine translation, those of test human translation",
-                "train、val 的文本为机器翻译,test 为人工翻译",
+                "train、val 的文本为机器翻译，test 为人工翻译",
             ),
         ),
     ),
@@ -153,17 +153,17 @@ _ALL = (
         metric=_RECALL,
         files=_CAPTION_FILES,
         download=Said(
-            "the caption files and split lists, and the pictures of MS-COCO", "描述文件和划分列表,以及 MS-COCO 的图片"
+            "the caption files and split lists, and the pictures of MS-COCO", "描述文件和划分列表，以及 MS-COCO 的图片"
         ),
         made="several",
-        licence=Said("MIT, by its authors", "MIT(由作者发布)"),
+        licence=Said("MIT, by its authors", "MIT（由作者发布）"),
         source="github.com/li-xirong/coco-cn, huggingface.co/datasets/AIMClab-RUC/COCO-CN",
         notes=(
             Said(
                 "there are written, translated and machine-translated captions; of several files the written ones "
                 "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
-                "有人工撰写、人工翻译和机器翻译三种描述;有多个文件时读取人工撰写的。"
-                "另有 1,000 图 5,000 句的翻译版测试集,与人工撰写的不可比较",
+                "有人工撰写、人工翻译和机器翻译三种描述；有多个文件时读取人工撰写的。"
+                "另有 1,000 图 5,000 句的翻译版测试集，与人工撰写的不可比较",
             ),
         ),
     ),
@@ -178,11 +178,11 @@ _ALL = (
         unverified=(
             Said(
                 "that it is one of the twelve, and the captioning set among them",
-                "它是十二个数据集之一,且是其中的描述生成集",
+                "它是十二个数据集之一，且是其中的图像描述集",
             ),
             Said(
                 "the name of the picture folder, and CIDEr as the metric of captioning",
-                "图片文件夹的名称,以及以 CIDEr 为描述生成的指标",
+                "图片文件夹的名称，以及以 CIDEr 为图像描述的指标",
             ),
         ),
     ),
@@ -198,7 +198,7 @@ _ALL = (
         source="tianchi.aliyun.com/dataset/107332",
         notes=(Said("results are published for val", "已发表的结果在 val 上测得"),),
         unverified=(
-            Said("that the texts are search queries: the name of the files says so", "文本为搜索查询:依据文件名推断"),
+            Said("that the texts are search queries: the name of the files says so", "文本为搜索查询：依据文件名推断"),
         ),
     ),
     Card(
@@ -213,7 +213,7 @@ _ALL = (
         made="translated",
         source=_ZERO,
         notes=(_SHARES_PHOTOS,),
-        unverified=(Said("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片,每张 5 句"),),
+        unverified=(Said("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
     ),
     _own(
         "icr",
@@ -243,8 +243,8 @@ _ALL = (
         files=("T2I_{split}.text.tsv + T2I_{split}.img.tsv",),
         download=Said("texts and picture packs", "文本和图片包"),
         unverified=(
-            Said("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一,以及以 FID 为指标"),
-            Said("whether the test comes with pictures; it is read without them too", "测试集是否附图;无图也可读取"),
+            Said("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一，以及以 FID 为指标"),
+            Said("whether the test comes with pictures; it is read without them too", "测试集是否附图；无图也可读取"),
         ),
     ),
     Card(
@@ -256,13 +256,13 @@ _ALL = (
         files=("{split}/CLASS/*.JPEG + classes.txt + templates.txt",),
         download=Said(
             "the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
-            "ImageNet-1k 图片(一类一个文件夹);中文类名和模板",
+            "ImageNet-1k 图片（一类一个文件夹）；中文类名和模板",
         ),
         total=Said("1,000 classes", "1,000 类"),
         unverified=(
             Said(
                 "names and form of the class-name and template files are our choice: the paper's were never released",
-                "类名和模板文件的名称与格式由我们选定:论文的从未发布",
+                "类名和模板文件的名称与格式由我们选定：论文的从未发布",
             ),
         ),
     ),
@@ -278,15 +278,15 @@ _ALL = (
         ),
         metric=_RECALL,
         files=("captions.jsonl + images.tar", "pairs.jsonl + images/"),
-        download=Said("captions and pictures in one folder", "描述和图片,放在同一文件夹"),
-        total=Said("8,091 pictures; not one of the paper's twelve", "8,091 张图片;不在论文的十二个之列"),
+        download=Said("captions and pictures in one folder", "描述和图片，放在同一文件夹"),
+        total=Said("8,091 pictures; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"),
         made="written",
         licence=Said("research use only", "仅供研究"),
         source="github.com/li-xirong/flickr8kcn",
         notes=(
             Said(
                 "machine translations (mt_baidu) are a field of their own, not among the queries",
-                "机器翻译(mt_baidu)为单独字段,不计入查询",
+                "机器翻译（mt_baidu）为单独字段，不计入查询",
             ),
             _SHARES_PHOTOS,
         ),

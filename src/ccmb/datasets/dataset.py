@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.grouping import image_key
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.datasets.cards import Card
-from ccmb.datasets.formats.by_basename import NamedPictures
+from ccmb.datasets.formats.by_basename import NamedImages
 from ccmb.datasets.problems import NO_PICTURE, REPEATED_ID, TWO_PICTURES, Problems
 
 
@@ -50,7 +50,7 @@ class Dataset:
     card: Card
     split: str
     samples: list[Sample]
-    pictures: Pictures
+    pictures: ImageSource
     gallery: list[str]
     skipped: Problems
     queries: list[Query] = field(default_factory=list)
@@ -59,9 +59,9 @@ class Dataset:
     templates: tuple[str, ...] = ()
 
 
-def by_name(written: str, where: str, pictures: Pictures, problems: Problems) -> str | None:
+def by_name(written: str, where: str, pictures: ImageSource, problems: Problems) -> str | None:
     """The name of the picture that a file means, or None, counted, where it is missing."""
-    if isinstance(pictures, NamedPictures):
+    if isinstance(pictures, NamedImages):
         name = pictures.resolve(written)
         if name in pictures.ambiguous:
             problems.add(TWO_PICTURES, f"{where}: {pictures.path} has several pictures {name}")
@@ -72,7 +72,7 @@ def by_name(written: str, where: str, pictures: Pictures, problems: Problems) ->
     return name
 
 
-def present_queries(queries: Iterable[Query], pictures: Pictures, problems: Problems) -> list[Query]:
+def present_queries(queries: Iterable[Query], pictures: ImageSource, problems: Problems) -> list[Query]:
     """The queries with those of their pictures that are there; of equal ids the first, and none that lost all.
 
     Raises:
@@ -101,7 +101,7 @@ def samples_of_queries(queries: Sequence[Query], split: str) -> list[Sample]:
     return [Sample(image, tuple(of_image), split, fields=(tuple(of_image),)) for image, of_image in texts.items()]
 
 
-def nothing_left(pictures: Pictures, problems: Problems) -> CcmbError:
+def nothing_left(pictures: ImageSource, problems: Problems) -> CcmbError:
     """The error of a split of which nothing can be used."""
     count = problems.count()
     reason = f"{count:,} faults, the first: {problems.first}" if count else "its files are empty; download them again"

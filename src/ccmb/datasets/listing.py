@@ -11,9 +11,11 @@ from ccmb.datasets.cards import CARDS, Card, Published, Said
 Language = Literal["en", "zh"]
 
 _OR = {"en": " or ", "zh": " 或 "}
+_AND = {"en": ", ", "zh": "、"}
+_THEN = {"en": "; ", "zh": "；"}
 _UNKNOWN = Said("not known", "不详")
 _WORDS = {
-    "retrieval": "检索", "matching": "匹配", "captioning": "描述生成", "generation": "文生图",
+    "retrieval": "检索", "matching": "匹配", "captioning": "图像描述", "generation": "文生图",
     "classification": "分类", "written": "人工撰写", "translated": "人工翻译", "machine": "机器翻译",
     "search queries": "搜索查询", "several": "多种",
 }  # fmt: skip
@@ -72,8 +74,8 @@ def _rows(card: Card, language: Language) -> list[tuple[Said, str]]:
 
     values = {
         "name": card.name,
-        "task": ", ".join(map(word, card.families)),
-        "splits": ", ".join(_split(published, language) for published in card.splits),
+        "task": _AND[language].join(map(word, card.families)),
+        "splits": _AND[language].join(_split(published, language) for published in card.splits),
         "total": said(card.total),
         "made": word(card.made) if card.made else said(None),
         "metric": said(card.metric),
@@ -81,8 +83,8 @@ def _rows(card: Card, language: Language) -> list[tuple[Said, str]]:
         "source": card.source or said(None),
         "files": _OR[language].join(card.files),
         "download": said(card.download),
-        "notes": "; ".join(map(said, card.notes)),
-        "unverified": "; ".join(map(said, card.unverified)),
+        "notes": _THEN[language].join(map(said, card.notes)),
+        "unverified": _THEN[language].join(map(said, card.unverified)),
     }
     return [(_ROWS[key], value) for key, value in values.items()]
 
@@ -90,4 +92,6 @@ def _rows(card: Card, language: Language) -> list[tuple[Said, str]]:
 def _split(published: Published, language: Language) -> str:
     nouns = ("pictures", "texts") if language == "en" else ("图", "句")
     counts = [f"{n:,} {noun}" for n, noun in zip(published[1:], nouns, strict=True) if n is not None]
-    return f"{published.name} ({', '.join(counts)})" if counts else published.name
+    if not counts:
+        return published.name
+    return f"{published.name} ({', '.join(counts)})" if language == "en" else f"{published.name}（{'，'.join(counts)}）"

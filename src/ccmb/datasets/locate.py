@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.core.passed_over import why_passed_over
-from ccmb.data.images.source import Pictures
-from ccmb.datasets.formats.by_basename import NamedPictures
+from ccmb.data.images.source import ImageSource
+from ccmb.datasets.formats.by_basename import NamedImages
 
 # A split by the words that files use for it.
 _WORDS = {"val": ("val", "valid", "validation", "dev")}
@@ -69,13 +69,13 @@ def find_file(folder: Path, patterns: Iterable[str]) -> Path:
     return found[0]
 
 
-def open_pictures(folder: Path, images: Path | None, usual: Iterable[str] = ()) -> NamedPictures:
+def open_pictures(folder: Path, images: Path | None, usual: Iterable[str] = ()) -> NamedImages:
     """The pictures by base name: of the folder or tar that the user names, or of the first usual place there is.
 
     Raises:
-        CcmbError: see `Pictures.open`.
+        CcmbError: see `ImageSource.open`.
     """
     if images is None:
         places = [folder / name for name in (*usual, "images", "images.tar")]
         images = next((place for place in places if place.exists()), folder)
-    return NamedPictures(Pictures.open(images))
+    return NamedImages(ImageSource.open(images))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ccmb.core.errors import UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import read_labelled_pairs
 from ccmb.data.pairs import pictures_beside
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
 
 
-def open_labelled(path: Path, split: str, images: Path | None = None, name: str = "") -> tuple[list[Sample], Pictures]:
+def open_labelled(
+    path: Path, split: str, images: Path | None = None, name: str = ""
+) -> tuple[list[Sample], ImageSource]:
     """The labelled pairs of one split, and where their pictures lie.
 
     Args:
@@ -26,7 +28,7 @@ def open_labelled(path: Path, split: str, images: Path | None = None, name: str 
     """
     if not path.is_dir():
         samples = read_labelled_pairs(path, split)
-        return samples, Pictures.open(images or pictures_beside(path))
+        return samples, ImageSource.open(images or pictures_beside(path))
     found = open_dataset(name, path, split, images)
     if "matching" not in found.card.families:
         raise UsageError(f"{path}: {found.card.title} is no set of labelled pairs; those are ICM and IQM")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
-from ccmb.data.images.source import UnreadablePicture, decode
+from ccmb.data.images.source import UnreadableImageError, decode
 from ccmb.data.photo_ids import Photo
 from ccmb.datasets.cards import Card, find_card
 from ccmb.datasets.dataset import Dataset
@@ -169,7 +169,7 @@ def _check_pictures(dataset: Dataset, seen: dict[bytes, tuple[str, str]], proble
             try:
                 data = pictures.raw(name)
                 decode(data)
-            except UnreadablePicture as error:
+            except UnreadableImageError as error:
                 problems.add(BAD_PICTURE, str(error))
                 continue
             except ValueError as error:

@@ -15,7 +15,7 @@ from typing import Any
 from ccmb.core.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.corpus.analysis.reader import indexed_pictures
 from ccmb.corpus.assembly.write_shards import SHARDS
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.report.markup import both, paragraph, percent, section, table
 
 GALLERY, SIDE, STEPS = 400, 80, 250
@@ -129,7 +129,7 @@ def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> d
 
 def _pictures_of_corpus(corpus: Path) -> Iterable[tuple[str, bytes]]:
     for shard, pictures in itertools.groupby(indexed_pictures(corpus), lambda of: of.row["shard"]):
-        tar = Pictures.open(corpus / SHARDS / shard)
+        tar = ImageSource.open(corpus / SHARDS / shard)
         for of in pictures:
             yield of.row["url"], tar.raw(f"{of.row['sample']}.jpg")
 

@@ -198,10 +198,10 @@ class Quickstart:
 
     def index(self) -> None:
         """Lay the held-out pictures out in a folder, where hits can be looked at, and index that."""
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.search.indexing.indexer import build_index
 
-        pictures, gallery = Pictures.open(self.images), self.out / "gallery"
+        pictures, gallery = ImageSource.open(self.images), self.out / "gallery"
         for _, line in read_json_lines(self.pairs):
             place = gallery / Path(line["image"]).name
             if line.get("split") == "test" and not place.exists():
@@ -218,7 +218,7 @@ class Quickstart:
         paint_pictures(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
-        from ccmb.data.images.source import Pictures
+        from ccmb.data.images.source import ImageSource
         from ccmb.demos.report.galleries import pictures_shown
         from ccmb.demos.report.page import render_page
         from ccmb.objectives.config import PAPER_NAMES
@@ -226,7 +226,7 @@ class Quickstart:
 
         kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)
         corpus = self._corpus()
-        pictures = Pictures.open(self.images)
+        pictures = ImageSource.open(self.images)
         uris = {name: data_uri(pictures.load(name)) for name in pictures_shown(kept["examples"], corpus)}
         generative = None
         if self.size.generative is not None:
@@ -277,7 +277,7 @@ class Quickstart:
         commands = [
             ("在留出图库里检索", "Search the held-out gallery", search),
             ("把结果画成一张图", "See the hits as one picture", f"{search} --sheet hits.png"),
-            ("只用预排序，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
+            ("只用粗排，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
             ("索引自己的图片", "Index pictures of your own", own),
             (
                 "重新评测", "Measure it again",

@@ -1,4 +1,4 @@
-"""One URL -> its bytes, or the word that says why not: politely, safely, and in bounded time and memory.
+"""One URL -> its bytes, or a status that tells why not: politely, safely, and in bounded time and memory.
 
 | status | meaning | may another day help? |
 |---|---|---|
@@ -10,7 +10,7 @@
 | bad_answer | not HTTP | yes |
 | http_NNN | the status of the answer, such as http_404 | 408, 425, 429 and 5xx |
 | host_paused | the host asked for a long pause after another request | yes |
-| too_many_redirects, too_large, opted_out, empty | as they say; see `ccmb.fetch.opt_outs` | |
+| too_many_redirects, too_large, opted_out, empty | as named; see `ccmb.fetch.opt_outs` | |
 | deadline | the time of the whole download was up | yes |
 """
 
@@ -44,8 +44,8 @@ _TRANSIENT_HTTP = {408, 425, 429}
 _BUSY = {429, 503}
 
 
-class Network(BaseModel):
-    """How pictures are asked for; the values are our choice."""
+class HttpOptions(BaseModel):
+    """How pictures are requested over HTTP. The default values are our choice."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
     connections: int = Field(128, gt=0, description="pictures in hand at once: being fetched, or waiting to be decoded")
@@ -82,7 +82,7 @@ def is_transient(status: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The status, "ok" with the body; and how many attempts that took."""
+    """The result for a URL: its status, the body if the status is "ok", and the number of attempts."""
 
     status: str
     body: bytes
@@ -94,7 +94,7 @@ class Failure(Exception):
 
     Attributes:
         status: see the table above.
-        wait: seconds that the host asked for.
+        wait: seconds that the host asked to wait.
     """
 
     def __init__(self, status: str, wait: float | None = None) -> None:
@@ -105,7 +105,7 @@ class Failure(Exception):
 class Fetcher:
     """A client for many hosts, used as an async context manager."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: HttpOptions) -> None:
         self.network = network
         self.hosts = Hosts(network.per_host, network.host_delay, network.longest_pause)
         self._in_hand = asyncio.Semaphore(network.connections)
@@ -138,10 +138,10 @@ class Fetcher:
         await self._proxied.close()
 
     async def fetch(self, url: str) -> Fetched:
-        """The picture's bytes or why not; never raises for what a server does.
+        """Fetch the bytes of a picture. Whatever a server does, it raises no error.
 
-        With "ok" the caller holds one of the `connections` until it calls `done`: so no more bodies than that wait in
-        memory, however slow they are decoded.
+        If the status is "ok", the caller holds one of the `connections` until it calls `done`. So at most that many
+        bodies wait in memory, however slow the decoding is.
         """
         attempt = 0
         while True:
@@ -153,13 +153,13 @@ class Fetcher:
             except Failure as failure:
                 if attempt > self.network.retries or not is_transient(failure.status):
                     return Fetched(failure.status, b"", attempt)
-                # Half of the wait is left to chance, so that those who failed together do not come back together.
+                # Half of the wait is random, so that requests that failed together are not repeated together.
                 longest = self.network.backoff * 2 ** (attempt - 1)
                 if failure.wait is None:  # else the host itself is paused
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
 
     def done(self, fetched: Fetched) -> None:
-        """The body is no longer needed."""
+        """Release the connection: the body is no longer needed."""
         if fetched.status == "ok":
             self._in_hand.release()
 
@@ -176,7 +176,7 @@ class Fetcher:
         raise Failure("too_many_redirects")
 
     async def _ask(self, url: URL) -> bytes | URL:
-        """The body, with one of the connections in hand; or where else it is said to be."""
+        """The body, with one of the connections held; or the target of a redirect."""
         host = url.host or ""
         async with self.hosts.turn(host):
             await self._in_hand.acquire()
@@ -189,7 +189,7 @@ class Fetcher:
                 if failure.wait is not None:
                     self.hosts.pause(host, failure.wait)
                 raise
-            except Exception as error:  # servers find ways to fail that no client has a name for
+            except Exception as error:  # servers fail in ways that no client has a name for
                 raise Failure(_status_of(error)) from None
             finally:
                 if not isinstance(answer, bytes):
@@ -226,7 +226,7 @@ class Fetcher:
         return bytes(body)
 
     def _asked_wait(self, response: aiohttp.ClientResponse) -> float | None:
-        """Seconds that a busy host is left alone: what it asks for, else as long as before a second attempt."""
+        """Seconds to wait for a busy host: as it asks, or else as long as before a second attempt."""
         if response.status not in _BUSY:
             return None
         asked = retry_after(response.headers.get("Retry-After", ""))
@@ -234,7 +234,7 @@ class Fetcher:
 
 
 def retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date; None if it is neither."""
+    """The seconds of a Retry-After header, which holds a number or a date; None if it holds neither."""
     if value.strip().isdecimal():
         return float(value)
     try:
@@ -251,7 +251,7 @@ def _redirected(url: URL, headers: Mapping[str, str]) -> URL:
 
 
 def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
-    """The body of a server that compresses though it was asked not to."""
+    """The body, unpacked if the server compressed it although the request did not allow that."""
     if headers.get("Content-Encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
         return body
     unpacker = zlib.decompressobj(wbits=47)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import RankingRule
 from ccmb.inference.interface import Network
 from ccmb.inference.items import Items
 from ccmb.r2d2.cross_encoder import RankOutput
@@ -54,9 +55,9 @@ def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
     return (head_log_odds_N2 / temperature).sigmoid().mean(1)
 
 
-def ranking_scores(model: Network, cosine_N: Tensor, match: Match) -> Tensor:
-    """(N,) what the second stage orders by, after the model's `ranking_rule`."""
-    if model.config.ranking_rule == "log_odds":
+def ranking_scores(model: Network, cosine_N: Tensor, match: Match, rule: RankingRule | None = None) -> Tensor:
+    """(N,) what the second stage orders by, after a rule; None is the model's own `ranking_rule`."""
+    if (rule or model.config.ranking_rule) == "log_odds":
         return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
     return cosine_N + match.score
 

@@ -6,7 +6,7 @@ Shapes: B items, N pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from PIL import Image
 from torch import Tensor
 
-from ccmb.core.choices import Precision
+from ccmb.core.choices import Precision, RankingRule
 from ccmb.core.device import inference, native_bf16
 from ccmb.core.errors import UsageError
 from ccmb.inference.interface import Network, load_network
@@ -87,10 +87,26 @@ class RankOptions:
         precision: of the cross encoders when they choose; int8 is that of the model's export for ONNX Runtime.
         cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
             both look at all; with bf16 or int8 they then look at the best KEEP of them again.
+        ranking_rule: how cosine and match heads make the score that orders, see `ccmb.inference.scoring`. None: by the
+            model's own rule.
     """
 
     precision: Precision = "fp32"
     cascade: int | None = None
+    ranking_rule: RankingRule | None = None
+
+    @property
+    def ranks_all_exactly(self) -> bool:
+        """Whether both cross encoders look at every candidate in the model's own precision."""
+        return self.precision == "fp32" and self.cascade is None
+
+    def rule_of(self, model: Network) -> RankingRule:
+        """The rule by which a network's second stage then scores."""
+        return self.ranking_rule or model.config.ranking_rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """For results and their fingerprints; the rule is named where it is not the model's own."""
+        return asdict(self) if self.ranking_rule else {"precision": self.precision, "cascade": self.cascade}
 
     def on(self, model: Network) -> RankOptions:
         """The same with the precision that `auto` comes to for a network.
@@ -105,7 +121,7 @@ class RankOptions:
             raise UsageError("--precision int8 is of CPUs; on a GPU give bf16, or leave it out")
         if self.precision != "auto":
             return self
-        return RankOptions("bf16" if native_bf16(model.device) and not exported else "fp32", self.cascade)
+        return replace(self, precision="bf16" if native_bf16(model.device) and not exported else "fp32")
 
 
 EXACT = RankOptions()
@@ -130,7 +146,7 @@ class R2D2Encoder:
 
 
 class R2D2Ranker:
-    """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing.
+    """The cross encoders of R2D2, by a ranking rule, as a `Matcher`; or left out, where they know nothing.
 
     Args:
         source: what the model was loaded from, whose export chooses in int8.
@@ -156,7 +172,7 @@ class R2D2Ranker:
 
     @cached_property
     def cascade(self) -> Cascade | None:
-        if self.options == EXACT or not self.can_rank:
+        if self.options.ranks_all_exactly or not self.can_rank:
             return None
         match = partial(rank_pairs, preview=self.options.cascade is not None)
         chooser = self._export or self.model
@@ -183,7 +199,7 @@ class R2D2Ranker:
         text_index_N: Tensor,
         cosine_N: Tensor,
     ) -> Tensor:
-        """Whichever network matches, its scores are made by the rule and temperature of the model."""
+        """Whichever network matches, its scores are made by one rule and by the temperature of the model."""
         with inference(network):
             found = match(network, images, texts, image_index_N, text_index_N)
-            return ranking_scores(self.model, cosine_N, found)
+            return ranking_scores(self.model, cosine_N, found, self.options.ranking_rule)

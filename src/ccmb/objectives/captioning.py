@@ -18,7 +18,7 @@ from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.r2d2.modeling import TowerOutput, unit
+from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.training.distributed import global_mean
 
 
@@ -92,7 +92,7 @@ class Captioning(nn.Module):
         """The same pictures, through whose states no gradient reaches the image tower."""
         assert images.pooled is not None, "pictures come fresh from the tower"
         pooled = images.pooled.detach()
-        return TowerOutput(unit(self.model.image_projection(pooled)), images.states.detach(), pooled=pooled)
+        return TowerOutput(l2_normalize(self.model.image_projection(pooled)), images.states.detach(), pooled=pooled)
 
     def _captioning(self, images: TowerOutput, batch: Batch) -> Tensor:
         decoder = self.model.decoder

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, unit
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
 
 
 class EmaTeacher(TwoTowers, nn.Module):
@@ -51,7 +51,7 @@ class EmaTeacher(TwoTowers, nn.Module):
         """Embeddings (B, D) of pictures of which `student` is what the shared tower says."""
         assert self.shares_image_tower
         assert student.pooled is not None
-        return unit(self.image_projection(student.pooled))
+        return l2_normalize(self.image_projection(student.pooled))
 
     @torch.no_grad()
     def update(self, student: nn.Module, rate: float) -> None:

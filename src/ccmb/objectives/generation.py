@@ -73,11 +73,11 @@ class Generation(nn.Module):
             texts = self.model.encode_text(batch.input_ids, batch.attention_mask)
         clean_BCHW = self.model.to_latent(batch.pixel_values)
         noise_BCHW = torch.randn_like(clean_BCHW)
-        count, device, noise = len(clean_BCHW), clean_BCHW.device, self.model.noise
-        time_B = noise.draw_times(count, device)
-        silent_B = torch.rand(count, device=device) < self.options.silent
-        said_BCHW = self.student(noise.mix(clean_BCHW, noise_BCHW, time_B), time_B, texts, silent_B)
-        return {"generation": noise.loss(said_BCHW, clean_BCHW, noise_BCHW, time_B)}, None
+        count, device, noise = len(clean_BCHW), clean_BCHW.device, self.model.process
+        time_B = noise.sample_timesteps(count, device)
+        drop_condition_B = torch.rand(count, device=device) < self.options.silent
+        prediction_BCHW = self.student(noise.mix(clean_BCHW, noise_BCHW, time_B), time_B, texts, drop_condition_B)
+        return {"generation": noise.loss(prediction_BCHW, clean_BCHW, noise_BCHW, time_B)}, None
 
     forward = losses  # what DDP and FSDP wrap
 

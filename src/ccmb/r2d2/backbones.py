@@ -59,8 +59,8 @@ def read_packed(tower: PreTrainedModel, input_ids_BT: Tensor, packing: Packing) 
     table = cast(nn.Embedding, tower.get_submodule("embeddings.position_embeddings"))
     # RoBERTa and its kin count positions from the one after padding's.
     first = 0 if table.padding_idx is None else table.padding_idx + 1
-    ids, places = packing.pack(input_ids_BT)[None], packing.columns[None] + first
-    states = tower(input_ids=ids, position_ids=places, packing=packing).last_hidden_state
+    ids, position_ids = packing.pack(input_ids_BT)[None], packing.columns[None] + first
+    states = tower(input_ids=ids, position_ids=position_ids, packing=packing).last_hidden_state
     return packing.pad(states[0])
 
 
@@ -77,7 +77,7 @@ def _sdpa_or_packed(
     """What transformers calls sdpa, and of one row of packed texts their attention; (B, H, T, D) to (B, T, H, D)."""
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, **options)
-    tokens = (of[0].transpose(0, 1) for of in (query, key, value))
+    tokens = (states[0].transpose(0, 1) for states in (query, key, value))
     return row_attention(packing, packing, dropout)(*tokens)[None], None
 
 

@@ -162,7 +162,9 @@ class RankOutput:
     @property
     def head_log_odds(self) -> Tensor:
         """(N, 2) log-odds of a match by the text-image head and by the image-text head."""
-        return torch.stack([of[:, 1] - of[:, 0] for of in (self.logits_text_image, self.logits_image_text)], 1)
+        return torch.stack(
+            [logits_N2[:, 1] - logits_N2[:, 0] for logits_N2 in (self.logits_text_image, self.logits_image_text)], 1
+        )
 
 
 class CrossEncoder(nn.Module):
@@ -215,8 +217,8 @@ class CrossEncoder(nn.Module):
         states_UTW = self._run((before or [last])[0].attend_self, states_UTW, mask_UT)
         states, mask = _pick(states_UTW, state_index_N), _pick(mask_UT, state_index_N)
         context_mask = _pick(mask_VS, context_index_N)
-        for number, layer in enumerate(before):
-            if number:
+        for layer_index, layer in enumerate(before):
+            if layer_index:
                 states = self._run(layer.attend_self, states, mask)
             states = self._run(_look, states, context_VSC, layer, context_index_N, context_mask)
         keys_values = last.crossattention.keys_values(context_VSC)
@@ -232,15 +234,15 @@ class CrossEncoder(nn.Module):
         if not whole:
             return CrossOutput(self._run(finish, states, *keys_values, slice(None), 1)[:, 0], states[:0])
         whole_MTW = self._run(finish, states, *keys_values, slice(whole), None)
-        rest_N1W = self._run(finish, states, *keys_values, slice(whole, None), 1)
-        return CrossOutput(torch.cat([whole_MTW[:, 0], rest_N1W[:, 0]]), whole_MTW)
+        others_N1W = self._run(finish, states, *keys_values, slice(whole, None), 1)
+        return CrossOutput(torch.cat([whole_MTW[:, 0], others_N1W[:, 0]]), whole_MTW)
 
     def _forward_packed(self, pairs: PackedPairs, texts_UTW: Tensor, pictures_VSC: Tensor) -> CrossOutput:
         *before, last = cast(list[CrossLayer], list(self.layer))
         texts = self._run((before or [last])[0].attend_self, pairs.texts.pack(texts_UTW), pairs.read_texts)
         states = texts.index_select(0, pairs.tokens)
-        for number, layer in enumerate(before):
-            if number:
+        for layer_index, layer in enumerate(before):
+            if layer_index:
                 states = self._run(layer.attend_self, states, pairs.read_pairs)
             states = self._run(_look_packed, states, pictures_VSC, layer, pairs.read_pictures)
         if before:

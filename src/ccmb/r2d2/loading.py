@@ -123,20 +123,20 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         CcmbError: the tokenizer has tokens that the network has no embedding for or pads with none, texts may be longer
             than there are positions, or pictures are of another size; the message names file and key.
     """
-    words, tokenizer = config.text_config.vocab_size, processor.tokenizer
+    vocabulary, tokenizer = config.text_config.vocab_size, processor.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if highest > words:
+    if highest > vocabulary:
         raise CcmbError(
-            f"{folder / 'tokenizer.json'}: has {highest:,} tokens, but the network embeddings for {words:,} "
+            f"{folder / 'tokenizer.json'}: has {highest:,} tokens, but the network embeddings for {vocabulary:,} "
             "(text_config.vocab_size of config.json); take the tokenizer that belongs to the model"
         )
     if tokenizer.pad_token_id is None:
         raise CcmbError(f"{folder / 'tokenizer_config.json'}: names no pad_token, which batches need")
-    most = most_tokens(config.text_config)
+    limit = most_tokens(config.text_config)
     for file, longest in (("config.json", config.max_text_tokens), (PREPROCESSOR, processor.max_text_tokens)):
-        if most is not None and longest > most:
+        if limit is not None and longest > limit:
             raise CcmbError(
-                f"{folder / file}: max_text_tokens is {longest}, but the text tower has positions for {most} tokens"
+                f"{folder / file}: max_text_tokens is {longest}, but the text tower has positions for {limit} tokens"
             )
     if processor.max_text_tokens > config.max_text_tokens:
         raise CcmbError(

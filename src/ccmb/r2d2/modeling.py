@@ -72,7 +72,7 @@ class TowerOutput:
             torch.cat([output.embed for output in outputs]),
             torch.cat([_pad_tokens(output.states, longest) for output in outputs]),
             None if masks[0] is None else torch.cat([_pad_tokens(mask, longest) for mask in masks if mask is not None]),
-            None if pooled[0] is None else torch.cat([of for of in pooled if of is not None]),
+            None if pooled[0] is None else torch.cat([states for states in pooled if states is not None]),
         )
 
 
@@ -108,7 +108,7 @@ class TwoTowers:
         pooled = states[:, 0] if self.image_pooling == "first" else output.pooler_output
         if not self.image_class_token:  # the match heads read the first token: let it be one that sums up
             states = torch.cat([pooled[:, None], states], 1)
-        return TowerOutput(unit(self.image_projection(pooled)), states, pooled=pooled)
+        return TowerOutput(l2_normalize(self.image_projection(pooled)), states, pooled=pooled)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens.
@@ -128,11 +128,11 @@ class TwoTowers:
         else:
             mask = None if attention_mask is None else mask_for(self.text_tower, attention_mask)
             states = self.text_tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        return TowerOutput(unit(self.text_projection(states[:, 0])), states, attention_mask)
+        return TowerOutput(l2_normalize(self.text_projection(states[:, 0])), states, attention_mask)
 
     def packing(self, mask_BT: Tensor) -> Packing | None:
         """How the text tower packs texts of this mask; None where it computes them as they are. Waits for a GPU."""
-        return Packing.of(mask_BT) if self._packs() and is_packable(self.text_tower) else None
+        return Packing.from_mask(mask_BT) if self._packs() and is_packable(self.text_tower) else None
 
     def _packs(self) -> bool:
         return self.pack_texts and not torch.jit.is_tracing()  # a traced graph is for texts of any lengths
@@ -223,7 +223,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
     ) -> PackedPairs | None:
         if texts.mask is None or images.mask is not None or not self._packs():
             return None
-        return PackedPairs.of(texts.mask, len(images), text_index, image_index, whole)
+        return PackedPairs.from_indices(texts.mask, len(images), text_index, image_index, whole)
 
     def rank(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor, read: int = 0
@@ -259,7 +259,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
 
     @staticmethod
     def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:
-        # The encoders may be of a lower precision than their heads, see `ranking.in_bf16`.
+        # The encoders may be of a lower precision than their heads.
         return at_least_float32(head(first_NW.to(head.weight.dtype)))
 
     def mlm_logits(self, states_MW: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         return self.rank(images, texts, image_index.flatten(), text_index.flatten()).score.view(len(texts), len(images))
 
 
-def unit(embed_BD: Tensor) -> Tensor:
+def l2_normalize(embed_BD: Tensor) -> Tensor:
     """L2-normalised rows."""
     # float32 whatever the autocast type: cosine differences between near neighbours are small.
     return F.normalize(at_least_float32(embed_BD), dim=-1)

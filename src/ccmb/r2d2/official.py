@@ -21,7 +21,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.folders.checkpoint_files import every_name, read_file, read_tensors, state_dicts
+from ccmb.r2d2.folders.checkpoint_files import read_file, read_tensors, state_dicts, tensor_names
 from ccmb.r2d2.folders.weights import and_more, check_finite
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
@@ -69,11 +69,11 @@ def from_official(state: Mapping[str, Tensor]) -> R2D2Model:
     for name, shape in expected.items():
         if used[name].shape != shape:
             raise CcmbError(f"tensor {name} is {tuple(used[name].shape)}, but the others ask for {tuple(shape)}")
-    ours = {_our_name(name): tensor for name, tensor in used.items()}
+    own_state = {_our_name(name): tensor for name, tensor in used.items()}
     check_finite("the checkpoint", used.items())
     dtypes = {tensor.dtype for tensor in used.values() if tensor.is_floating_point()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    model: Any = R2D2Model.from_pretrained(None, config=config, state_dict=ours, dtype=dtype)
+    model: Any = R2D2Model.from_pretrained(None, config=config, state_dict=own_state, dtype=dtype)
     model.official_unused = unused
     return model.eval()
 
@@ -116,7 +116,7 @@ class Checkpoint:
     """
 
     state: dict[str, Tensor]
-    place: str = ""
+    where: str = ""
     others: tuple[str, ...] = ()
     left_out: int = 0
 
@@ -131,22 +131,22 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
         CcmbError: see `read_file`; or there are no such weights, and the message says what there is.
     """
     content = read_file(path)
-    names = every_name(content)
+    names = tensor_names(content)
     if not names:
         raise CcmbError(f"{path}: holds no named tensors")
-    found = state_dicts(content, ANCHOR)
-    if not found:
-        raise CcmbError(f"{path}: lacks the tensor {ANCHOR}; it is not R2D2's or PRD2's{whose(names)}")
-    if key is not None and key not in found:
-        there = ", ".join(repr(place) for place in found)
-        raise CcmbError(f"{path}: no weights at '{key}'; there are weights at {there}")
-    place = next(iter(found)) if key is None else key
-    counted = sum(map(len, found.values()))
-    others = tuple(other for other in found if other != place)
-    return Checkpoint(found[place], place, others, len(names) - counted)
+    networks = state_dicts(content, ANCHOR)
+    if not networks:
+        raise CcmbError(f"{path}: lacks the tensor {ANCHOR}; it is not R2D2's or PRD2's{other_model_kind(names)}")
+    if key is not None and key not in networks:
+        locations = ", ".join(repr(where) for where in networks)
+        raise CcmbError(f"{path}: no weights at '{key}'; there are weights at {locations}")
+    where = next(iter(networks)) if key is None else key
+    counted = sum(map(len, networks.values()))
+    others = tuple(other for other in networks if other != where)
+    return Checkpoint(networks[where], where, others, len(names) - counted)
 
 
-def whose(names: Sequence[str]) -> str:
+def other_model_kind(names: Sequence[str]) -> str:
     """What a checkpoint is that is not R2D2's, by the names of its tensors; for a message, or nothing."""
     kinds = {
         r".*\.lora_": "an adapter (LoRA), which is no model by itself; merge it into its model first",
@@ -179,18 +179,20 @@ def convert_from_official(
     if out.exists():
         raise CcmbError(f"{out}: exists already; give a new folder")
     try:
-        found = read_checkpoint(checkpoint, key)
-        model = from_official(found.state)
+        weights = read_checkpoint(checkpoint, key)
+        model = from_official(weights.state)
     except CcmbError as error:
         raise CcmbError(str(error) if str(checkpoint) in str(error) else f"{checkpoint}: {error}") from None
-    words, vocabulary = load_tokenizer(tokenizer), model.config.text_config.vocab_size
-    if len(words) != vocabulary:
-        raise CcmbError(f"{tokenizer}: has {len(words):,} tokens, but the checkpoint was trained with {vocabulary:,}")
+    loaded_tokenizer, vocabulary = load_tokenizer(tokenizer), model.config.text_config.vocab_size
+    if len(loaded_tokenizer) != vocabulary:
+        raise CcmbError(
+            f"{tokenizer}: has {len(loaded_tokenizer):,} tokens, but the checkpoint was trained with {vocabulary:,}"
+        )
     with atomic_path(out) as folder:
         model.save_pretrained(folder)
-        R2D2Processor(words, model.config.image_size, MAX_TEXT_TOKENS).save_pretrained(folder)
+        R2D2Processor(loaded_tokenizer, model.config.image_size, MAX_TEXT_TOKENS).save_pretrained(folder)
         save_file(dict(model.official_unused), folder / UNUSED_FILE)  # type: ignore[arg-type]
-    return model, found
+    return model, weights
 
 
 def convert_to_official(model: str | Path, out: str | Path) -> list[str]:
@@ -258,17 +260,17 @@ def _empty(config: R2D2Config) -> R2D2Model:
 
 
 def _our_name(official: str) -> str:
-    for prefix, ours in PREFIXES.items():
+    for prefix, own_prefix in PREFIXES.items():
         if official.startswith(prefix):
-            return ours + official.removeprefix(prefix)
+            return own_prefix + official.removeprefix(prefix)
     raise KeyError(official)
 
 
-def _official_name(ours: str) -> str:
+def _official_name(own_name: str) -> str:
     for official, prefix in PREFIXES.items():
-        if ours.startswith(prefix):
-            return official + ours.removeprefix(prefix)
-    raise KeyError(ours)
+        if own_name.startswith(prefix):
+            return official + own_name.removeprefix(prefix)
+    raise KeyError(own_name)
 
 
 def _stand_ins(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,14 +31,14 @@ class Packing:
 
     Attributes:
         mask: (N, T) True where a token is real.
-        places: (P,) where the real tokens stand among the N * T, in order.
+        positions: (P,) where the real tokens stand among the N * T, in order.
     """
 
     mask: Tensor
-    places: Tensor
+    positions: Tensor
 
     @staticmethod
-    def of(mask_NT: Tensor) -> Packing:
+    def from_mask(mask_NT: Tensor) -> Packing:
         """Of rows whose real tokens are True or 1. On a GPU this waits for it, since the number of tokens is asked."""
         mask = mask_NT.bool()
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
@@ -52,7 +52,7 @@ class Packing:
     @property
     def columns(self) -> Tensor:
         """(P,) at which place of its row each token stands."""
-        return self.places % self.mask.shape[1]
+        return self.positions % self.mask.shape[1]
 
     @property
     def firsts(self) -> Tensor:
@@ -61,22 +61,22 @@ class Packing:
 
     def pack(self, padded_NTW: Tensor) -> Tensor:
         """(P, ...) the real tokens of (N, T, ...)."""
-        return padded_NTW.flatten(0, 1).index_select(0, self.places)
+        return padded_NTW.flatten(0, 1).index_select(0, self.positions)
 
     def pad(self, packed_PW: Tensor) -> Tensor:
         """(N, T, ...) with zeros where no token is real."""
         rows, tokens = self.mask.shape
-        padded = packed_PW.new_zeros(rows * tokens, *packed_PW.shape[1:]).index_copy(0, self.places, packed_PW)
+        padded = packed_PW.new_zeros(rows * tokens, *packed_PW.shape[1:]).index_copy(0, self.positions, packed_PW)
         return padded.unflatten(0, (rows, tokens))
 
     def pick(self, index_M: Tensor) -> tuple[Packing, Tensor]:
         """The packing of M rows of these indices, and which of the P tokens they are made of."""
-        picked = Packing.of(self.mask.index_select(0, index_M))
+        picked = Packing.from_mask(self.mask.index_select(0, index_M))
         return picked, picked.pack(self._numbers().index_select(0, index_M))
 
     def narrow(self, keep_NT: Tensor) -> tuple[Packing, Tensor]:
         """The packing of the rows with fewer tokens, each with its first, and which of the P tokens these are."""
-        narrow = Packing.of(self.mask & keep_NT)
+        narrow = Packing.from_mask(self.mask & keep_NT)
         return narrow, narrow.pack(self._numbers())
 
     def _numbers(self) -> Tensor:
@@ -93,8 +93,8 @@ def padded_right(input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]
     """Tokens and mask with each row's padding on its left, if there is any, moved to its end."""
     leading_B = (mask_BT.cumsum(1) == 0).sum(1)
     length = mask_BT.shape[1]
-    places_BT = (torch.arange(length, device=mask_BT.device) + leading_B[:, None]) % max(1, length)
-    return input_ids_BT.gather(1, places_BT), mask_BT.gather(1, places_BT)
+    source_BT = (torch.arange(length, device=mask_BT.device) + leading_B[:, None]) % max(1, length)
+    return input_ids_BT.gather(1, source_BT), mask_BT.gather(1, source_BT)
 
 
 def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> Attend:
@@ -114,7 +114,7 @@ def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> A
                 max_keys=longest,
             )
         padded = queries.pad(query), context.pad(key), context.pad(value)
-        q, k, v = (of.transpose(1, 2) for of in padded)
+        q, k, v = (tokens.transpose(1, 2) for tokens in padded)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask[:, None, None, :], dropout_p=dropout)
         return queries.pack(mixed.transpose(1, 2))
 
@@ -136,7 +136,7 @@ def picture_attention(queries: Packing, picture_N: Tensor, pictures: int) -> Att
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         if has_varlen(query):
             tokens = keys.shape[2]
-            key, value = (of.transpose(1, 2).flatten(0, 1) for of in (keys, values))
+            key, value = (states.transpose(1, 2).flatten(0, 1) for states in (keys, values))
             return varlen_attention(
                 query,
                 key,
@@ -220,10 +220,12 @@ class PackedPairs:
     read_pictures_last: Attend
 
     @staticmethod
-    def of(mask_UT: Tensor, pictures: int, text_index_N: Tensor, picture_index_N: Tensor, whole: int) -> PackedPairs:
+    def from_indices(
+        mask_UT: Tensor, pictures: int, text_index_N: Tensor, picture_index_N: Tensor, whole: int
+    ) -> PackedPairs:
         """Of texts whose real tokens the mask tells, and so many pictures. On a GPU this waits for it."""
         order = picture_index_N.argsort(stable=True)
-        texts = Packing.of(mask_UT)
+        texts = Packing.from_mask(mask_UT)
         pairs, tokens = texts.pick(text_index_N[order])
         last, asking = pairs.narrow((order < whole)[:, None].expand_as(pairs.mask))
         pictures_N = picture_index_N[order]

@@ -107,7 +107,9 @@ def preset_table() -> str:
         "|---|--:|--:|--:|--:|",
     ]
     for name in PRESETS:
-        of = cost(preset(name))
-        pair = "-" if of.pair is None else f"{of.pair / 1e9:.2f}"
-        lines.append(f"| {name} | {of.parameters / 1e6:.1f} M | {of.image / 1e9:.2f} | {of.text / 1e9:.2f} | {pair} |")
+        size = cost(preset(name))
+        pair = "-" if size.pair is None else f"{size.pair / 1e9:.2f}"
+        lines.append(
+            f"| {name} | {size.parameters / 1e6:.1f} M | {size.image / 1e9:.2f} | {size.text / 1e9:.2f} | {pair} |"
+        )
     return "\n".join(lines)

@@ -52,8 +52,8 @@ def resized(model: M, image_size: int | None = None, max_text_tokens: int | None
         same = old[name].shape == wanted.shape
         state[name] = old[name] if same else _resized_table(name, old[name], wanted.shape, model.config, config)
     larger.to(device=model.device, dtype=model.dtype).load_state_dict(state)
-    for ours, theirs in zip(larger.parameters(), model.parameters(), strict=True):
-        ours.requires_grad_(theirs.requires_grad)
+    for parameter, old_parameter in zip(larger.parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(old_parameter.requires_grad)
     if hasattr(model, "official_unused"):
         larger.official_unused = model.official_unused
     return larger.train(model.training)
@@ -99,7 +99,9 @@ def _check_patches(vision: PreTrainedConfig, image_size: int) -> None:
 def _resized_table(name: str, old: Tensor, shape: torch.Size, before: R2D2Config, after: R2D2Config) -> Tensor:
     tower, _, inner = name.partition(".")
     if tower == "image_tower" and IMAGE_TABLES.match(inner):
-        sides = (of.image_size // int(of.vision_config.patch_size) for of in (before, after))
+        sides = (
+            sized_config.image_size // int(sized_config.vision_config.patch_size) for sized_config in (before, after)
+        )
         table_PW = resized_grid(old.flatten(0, -2), *sides)
         if table_PW.shape[0] == math.prod(shape[:-1]):
             return table_PW.view(shape)

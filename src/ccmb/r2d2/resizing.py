@@ -40,9 +40,9 @@ def resize_folder(
         raise CcmbError(f"{out}: exists already; give a new folder")
     folder = model_folder(source)
     model, processor = resize(*load_model(folder), image_size, max_text_tokens)
-    with atomic_path(out) as place:
-        model.save_pretrained(place)
-        processor.save_pretrained(place)
+    with atomic_path(out) as new_folder:
+        model.save_pretrained(new_folder)
+        processor.save_pretrained(new_folder)
         if (folder / UNUSED_FILE).is_file():
-            shutil.copyfile(folder / UNUSED_FILE, place / UNUSED_FILE)
+            shutil.copyfile(folder / UNUSED_FILE, new_folder / UNUSED_FILE)
     return model.config

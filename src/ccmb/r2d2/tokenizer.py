@@ -38,7 +38,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
                 raise ValueError("not a BERT vocabulary, one token a line with [CLS] among them")
             if vocabulary.read_bytes().rstrip(b"\n") == "\n".join(tokens).encode().rstrip(b"\n"):
                 return BertTokenizer(vocab=str(vocabulary))
-            return BertTokenizer(vocab={token.rstrip(): place for place, token in enumerate(tokens)})
+            return BertTokenizer(vocab={token.rstrip(): index for index, token in enumerate(tokens)})
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # whatever transformers, the hub and tokenizers make of it
         raise CcmbError(f"{source}: no readable tokenizer ({one_line(error)})") from None

@@ -15,7 +15,7 @@ from ccmb.core.config.part import Part
 from ccmb.core.config.recipe_files import RECIPES
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.core.text.files import text_lines
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.objectives.captioning import CaptioningOptions
 from ccmb.objectives.config import MaskedLanguage, Objective, Objectives, TargetGuided
@@ -172,7 +172,7 @@ class Family(Protocol):
     def knows(self, start: str) -> bool:
         """Whether the model to start from has trained all that the family measures."""
 
-    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
         """What is trained on."""
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> MeasuredOn:
@@ -185,7 +185,7 @@ class Family(Protocol):
         """How batches become losses of the model."""
 
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         """This rank's batches of the steps from one number to before another."""
 

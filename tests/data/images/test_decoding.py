@@ -10,9 +10,9 @@ from PIL import Image, ImageCms
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.content import HEAD_BYTES, image_format
 from ccmb.data.images.decoding import decode, rgb_of
-from ccmb.data.images.source import Pictures, picture_of
+from ccmb.data.images.source import ImageSource, picture_of
 from ccmb.data.images.transforms import within
-from ccmb.datasets.formats.by_basename import NamedPictures
+from ccmb.datasets.formats.by_basename import NamedImages
 from ccmb.search.contact_sheet import MARGIN, SIDE, contact_sheet
 from ccmb.search.indexing.image_metadata import thumbnail
 from ccmb.search.query import Hit
@@ -220,4 +220,4 @@ def test_files_of_data_sets_are_found_whatever_their_ending(tmp_path, written, m
     data = saved(Image.new("RGB", (4, 4)), "JPEG")
     for name in ("1.JPG", "2.jfif", "3", "4.jpg", "4.png", "6.gif"):
         (tmp_path / name).write_bytes(data)
-    assert NamedPictures(Pictures.open(tmp_path)).resolve(written) == meant
+    assert NamedImages(ImageSource.open(tmp_path)).resolve(written) == meant

@@ -10,7 +10,7 @@ from ccmb.corpus.download.filters import ImageFilters
 from ccmb.corpus.download.resize import StoredForm, prepare
 from ccmb.data.images.decoding import decode
 from ccmb.data.images.metadata import without_metadata
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.locate import find_shards
 from ccmb.data.shards.read import read_samples
 from ccmb.data.shards.write import convert_pairs
@@ -90,7 +90,7 @@ def test_a_cut_file_is_no_error(length):
 def stored(tmp_path, data, **options):
     pairs = write_pairs(tmp_path, 1)
     (tmp_path / "images" / "0.png").write_bytes(data)  # the name is no proof of the format
-    convert_pairs(pairs, Pictures.open(tmp_path / "images"), tmp_path / "out", None, ["texts"], 9, **options)
+    convert_pairs(pairs, ImageSource.open(tmp_path / "images"), tmp_path / "out", None, ["texts"], 9, **options)
     [(_, raw)] = read_samples(find_shards([str(tmp_path / "out")])[0], [0])
     return raw
 

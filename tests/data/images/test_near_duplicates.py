@@ -16,9 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, keepers, looks_at, near_pairs
-from ccmb.data.images.perceptual_hash import COLOUR_BYTES, Looks, join_looks, looks, looks_of_pictures
-from ccmb.data.images.source import Pictures, decode
+from ccmb.data.images.near_duplicates import (
+    duplicate_groups,
+    in_test_set,
+    near_pairs,
+    representatives,
+    select_fingerprints,
+)
+from ccmb.data.images.perceptual_hash import (
+    COLOUR_BYTES,
+    ImageFingerprints,
+    fingerprints_of_images,
+    image_fingerprint,
+    join_fingerprints,
+)
+from ccmb.data.images.source import ImageSource, decode
 from ccmb.scenes.drawing import draw_scene
 from ccmb.scenes.scene import random_scene
 
@@ -76,17 +88,17 @@ def photographs(count: int) -> list[Image.Image]:
         pytest.skip("no flickr8k-cn")
     lines = map(json.loads, (DATA / "captions.jsonl").read_text(encoding="utf-8").splitlines())
     names = [line["image"] for line in lines if line["split"] == "train"]
-    pictures = Pictures.open(DATA / "images.tar")
+    pictures = ImageSource.open(DATA / "images.tar")
     return [pictures.load(name) for name in names[:count]]
 
 
 def shares_found(pictures: list[Image.Image], **limits: int) -> dict[str, float]:
     """Of each kind of copy, the share that counts as a near duplicate of its picture."""
     rng = random.Random(0)
-    originals = join_looks(map(looks, pictures))
+    originals = join_fingerprints(map(image_fingerprint, pictures))
     found = {}
     for name, copy in COPIES.items():
-        copies = join_looks(looks(copy(picture, rng)) for picture in pictures)
+        copies = join_fingerprints(image_fingerprint(copy(picture, rng)) for picture in pictures)
         pairs = {pair for block in near_pairs(originals, copies, **limits) for pair in zip(*block, strict=True)}
         found[name] = sum((number, number) in pairs for number in range(len(pictures))) / len(pictures)
     return found
@@ -107,7 +119,7 @@ def test_copies_of_drawn_scenes_are_found_though_scenes_are_alike() -> None:
 
 def wrong_pairs(pictures: list[Image.Image], **limits: int) -> set[tuple[int, int]]:
     """Pairs of pictures that count as near duplicates of each other though their files differ."""
-    found = join_looks(map(looks, pictures))
+    found = join_fingerprints(map(image_fingerprint, pictures))
     blocks = near_pairs(found, None, **limits)
     return {(min(pair), max(pair)) for block in blocks for pair in zip(*(side.tolist() for side in block), strict=True)}
 
@@ -130,21 +142,25 @@ def test_the_same_drawing_in_other_colours_is_another_picture() -> None:
     picture = scenes(1)[0]
     red, green, blue = picture.split()
     recoloured = Image.merge("RGB", (blue, green, red))
-    grey = [looks(one.convert("L").convert("RGB"))[0] for one in (picture, picture)]
+    grey = [image_fingerprint(one.convert("L").convert("RGB"))[0] for one in (picture, picture)]
     assert grey[0] == grey[1]
-    assert not list(near_pairs(join_looks([looks(picture)]), join_looks([looks(recoloured)])))
+    assert not list(
+        near_pairs(join_fingerprints([image_fingerprint(picture)]), join_fingerprints([image_fingerprint(recoloured)]))
+    )
 
 
-def some_looks(rng: np.random.Generator, count: int, distinct: int, flips: int = 10) -> Looks:
+def some_looks(rng: np.random.Generator, count: int, distinct: int, flips: int = 10) -> ImageFingerprints:
     """Copies of few distinct looks, with some bits flipped and colours moved."""
     shapes = rng.integers(0, 2**64, distinct, dtype=np.uint64)[rng.integers(0, distinct, count)]
     for _ in range(flips):
         flip = rng.random(count) < 0.5
         shapes[flip] ^= np.uint64(1) << rng.integers(0, 64, flip.sum(), dtype=np.uint64)
-    return Looks(shapes, rng.integers(100, 125, (count, COLOUR_BYTES)).astype(np.uint8))
+    return ImageFingerprints(shapes, rng.integers(100, 125, (count, COLOUR_BYTES)).astype(np.uint8))
 
 
-def every_near_pair(ones: Looks, others: Looks, distance: int, colour: int) -> set[tuple[int, int]]:
+def every_near_pair(
+    ones: ImageFingerprints, others: ImageFingerprints, distance: int, colour: int
+) -> set[tuple[int, int]]:
     """The plain way: all with all."""
     near = np.bitwise_count(ones.shapes[:, None] ^ others.shapes[None]) <= distance
     difference = np.abs(ones.colours[:, None].astype(int) - others.colours[None]).max(-1)
@@ -185,9 +201,11 @@ def test_what_is_kept_does_not_depend_on_the_order(seed: int, count: int) -> Non
     rng = np.random.default_rng(seed)
     of = some_looks(rng, count, 5, flips=6)
     areas, keys = rng.integers(1, 4, count), [f"key {number}" for number in rng.permutation(count)]
-    kept = keepers(duplicate_groups(of), areas, keys)
+    kept = representatives(duplicate_groups(of), areas, keys)
     order = rng.permutation(count)
-    again = keepers(duplicate_groups(looks_at(of, order)), areas[order], [keys[number] for number in order])
+    again = representatives(
+        duplicate_groups(select_fingerprints(of, order)), areas[order], [keys[number] for number in order]
+    )
     assert kept[order].tolist() == again.tolist()
     groups = duplicate_groups(of)
     for group in np.unique(groups):
@@ -201,14 +219,14 @@ def test_looks_of_a_folder_leave_out_what_cannot_be_read(tmp_path: Path) -> None
     for number, picture in enumerate(pictures):
         picture.save(tmp_path / f"{number}.png")
     (tmp_path / "damaged.png").write_bytes(b"no picture")
-    folder = Pictures.open(tmp_path)
-    found = looks_of_pictures(folder, folder.names)
-    assert found.shapes.tolist() == [looks(picture)[0] for picture in pictures]
-    assert in_test_set(found, looks_at(found, np.array([1]))).tolist() == [False, True, False]
+    folder = ImageSource.open(tmp_path)
+    found = fingerprints_of_images(folder, folder.names)
+    assert found.shapes.tolist() == [image_fingerprint(picture)[0] for picture in pictures]
+    assert in_test_set(found, select_fingerprints(found, np.array([1]))).tolist() == [False, True, False]
 
 
 def test_nothing_is_near_nothing() -> None:
-    none = join_looks([])
+    none = join_fingerprints([])
     assert duplicate_groups(none).tolist() == []
     assert in_test_set(some_looks(np.random.default_rng(0), 3, 3), none).tolist() == [False] * 3
     assert in_test_set(none, none).tolist() == []
@@ -216,7 +234,7 @@ def test_nothing_is_near_nothing() -> None:
 
 def test_a_hundred_thousand_take_seconds() -> None:
     shapes = some_looks(np.random.default_rng(0), 100_000, 50_000, flips=4).shapes
-    of = Looks(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
+    of = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
     began = time.process_time()
     groups = duplicate_groups(of)
     assert time.process_time() - began < 15
@@ -225,5 +243,5 @@ def test_a_hundred_thousand_take_seconds() -> None:
 
 def test_many_copies_of_one_picture_are_no_square() -> None:
     shapes = np.full(200_000, 7, dtype=np.uint64)
-    of = Looks(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
+    of = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
     assert duplicate_groups(of).tolist() == [0] * len(shapes)

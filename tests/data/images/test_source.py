@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.images import source as pictures_module
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -54,7 +54,7 @@ def make_folder(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture(params=[make_folder, make_tar])
 def store(request, tmp_path):
     """Makes Pictures of the given files, once as a folder and once as a tar."""
-    return lambda members: Pictures.open(request.param(tmp_path / "pictures", members))
+    return lambda members: ImageSource.open(request.param(tmp_path / "pictures", members))
 
 
 def test_names_are_sorted_relative_paths_of_visible_pictures(store):
@@ -81,7 +81,7 @@ def test_a_picture_without_suffix_is_one_by_its_content(store):
 @pytest.mark.parametrize("name", ["", ".", "..", "../x.png", "a/../../x.png", "/etc/hostname", "a\0.png"])
 def test_names_that_lead_outside_are_refused(store, name, tmp_path):
     (tmp_path / "x.png").write_bytes(RED)
-    with pytest.raises(UnreadablePicture, match="not a name inside"):
+    with pytest.raises(UnreadableImageError, match="not a name inside"):
         store({"a/b.png": RED}).raw(name)
 
 
@@ -95,12 +95,12 @@ def test_symbolic_links_that_lead_outside_are_followed(tmp_path):
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "up").symlink_to("..")
     (folder / "gone.png").symlink_to(".git/annex/objects/gone.png")
-    pictures = Pictures.open(folder)
+    pictures = ImageSource.open(folder)
     assert pictures.names == ["a.png", "all/0f3a", "all/17bc", "gone.png", "inner.png", "loop.png", "outer.png"]
     assert [pictures.raw(name) for name in ("inner.png", "outer.png", "all/17bc")] == [BLUE, RED, BLUE]
-    with pytest.raises(UnreadablePicture, match=r"gone\.png: a link to .*, which is not there; git annex get"):
+    with pytest.raises(UnreadableImageError, match=r"gone\.png: a link to .*, which is not there; git annex get"):
         pictures.raw("gone.png")
-    with pytest.raises(UnreadablePicture, match="not a name inside"):
+    with pytest.raises(UnreadableImageError, match="not a name inside"):
         pictures.raw("../blobs/0f3a")
 
 
@@ -123,7 +123,7 @@ def test_links_within_a_tar_are_read_as_the_files_they_name(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, to
             tar.addfile(info)
-    pictures = Pictures.open(path)
+    pictures = ImageSource.open(path)
     assert pictures.names == ["a/b.png", "a/soft.png", "again.png", "hard.png"]
     assert {pictures.raw(name) for name in pictures.names} == {RED}
 
@@ -135,7 +135,7 @@ def test_links_and_sparse_files_of_a_tar_are_not_pictures(tmp_path):
             info = tarfile.TarInfo(f"{kind!r}.png")
             info.type, info.linkname = kind, "/etc/hostname"
             tar.addfile(info)
-    assert Pictures.open(path).names == []
+    assert ImageSource.open(path).names == []
 
 
 @pytest.mark.parametrize(
@@ -151,18 +151,18 @@ def test_links_and_sparse_files_of_a_tar_are_not_pictures(tmp_path):
     ids=["empty", "text", "postscript", "no header", "no end", "half"],
 )
 def test_unreadable_pictures_say_file_and_reason_in_one_line(store, data, reason):
-    with pytest.raises(UnreadablePicture, match=rf"pictures/坏.png: {reason}") as caught:
+    with pytest.raises(UnreadableImageError, match=rf"pictures/坏.png: {reason}") as caught:
         store({"坏.png": data}).load("坏.png")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_picture_is_named(store):
-    with pytest.raises(UnreadablePicture, match=r"pictures/b\.png: no such picture"):
+    with pytest.raises(UnreadableImageError, match=r"pictures/b\.png: no such picture"):
         store({"a.png": RED}).load("b.png")
 
 
 def test_messages_stay_one_line_of_unicode_whatever_the_name(store):
-    with pytest.raises(UnreadablePicture) as caught:
+    with pytest.raises(UnreadableImageError) as caught:
         store({"a.png": RED}).load("b\nc\udcff.png")
     assert "\n" not in str(caught.value)
     str(caught.value).encode()
@@ -172,7 +172,7 @@ def test_messages_stay_one_line_of_unicode_whatever_the_name(store):
 def test_too_many_pixels_are_refused_before_decoding(store, side):
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     bomb = RED[:12] + header + struct.pack(">I", zlib.crc32(header)) + RED[33:]
-    with pytest.raises(UnreadablePicture, match="80,000,000 pixels"):
+    with pytest.raises(UnreadableImageError, match="80,000,000 pixels"):
         store({"bomb.png": bomb}).load("bomb.png")
 
 
@@ -181,7 +181,7 @@ def test_too_many_bytes_are_refused(store, monkeypatch):
     monkeypatch.setattr(pictures_module, "MAX_BYTES", len(RED))
     assert pictures.raw("a.png") == RED
     monkeypatch.setattr(pictures_module, "MAX_BYTES", len(RED) - 1)
-    with pytest.raises(UnreadablePicture, match="bytes are more than"):
+    with pytest.raises(UnreadableImageError, match="bytes are more than"):
         pictures.raw("a.png")
 
 
@@ -189,8 +189,8 @@ def test_too_many_bytes_are_refused(store, monkeypatch):
 def test_a_picture_without_permission_is_unreadable(tmp_path):
     folder = make_folder(tmp_path / "p", {"a.png": RED})
     (folder / "a.png").chmod(0)
-    with pytest.raises(UnreadablePicture, match="Permission denied"):
-        Pictures.open(folder).load("a.png")
+    with pytest.raises(UnreadableImageError, match="Permission denied"):
+        ImageSource.open(folder).load("a.png")
 
 
 def test_exif_orientation_is_applied_and_damaged_exif_is_passed_over(store):
@@ -247,23 +247,23 @@ def test_pickled_and_forked_copies_read_the_same(store):
 
 def test_a_missing_place_is_one_clear_error(tmp_path):
     with pytest.raises(CcmbError, match=r"nowhere: no such folder or tar"):
-        Pictures.open(tmp_path / "nowhere")
+        ImageSource.open(tmp_path / "nowhere")
 
 
 def test_a_gzipped_tar_is_read_and_others_are_refused_with_the_mend(tmp_path):
     plain = make_tar(tmp_path / "p.tar", {"a.png": RED, "b": BLUE})
     path = tmp_path / "p.tar.gz"
     path.write_bytes(gzip.compress(plain.read_bytes()))
-    pictures = Pictures.open(path)
+    pictures = ImageSource.open(path)
     assert (pictures.names, pictures.raw("b")) == (["a.png", "b"], BLUE)
-    with pytest.raises(UnreadablePicture, match=r"p\.tar\.gz/c\.png: no such picture"):
+    with pytest.raises(UnreadableImageError, match=r"p\.tar\.gz/c\.png: no such picture"):
         pictures.raw("c.png")
     path.write_bytes(gzip.compress(plain.read_bytes())[:-20])
     with pytest.raises(CcmbError, match=r"p\.tar\.gz: not a whole gzip"):
-        Pictures.open(path)
+        ImageSource.open(path)
     path.write_bytes(bz2.compress(plain.read_bytes()))
     with pytest.raises(CcmbError, match="compressed; decompress it first"):
-        Pictures.open(path)
+        ImageSource.open(path)
 
 
 def test_a_tar_cut_anywhere_before_its_end_marker_is_refused(tmp_path):
@@ -272,21 +272,21 @@ def test_a_tar_cut_anywhere_before_its_end_marker_is_refused(tmp_path):
     for length in [0, 1, 511, 512, 700, 1024, 1100, 1536, 2000, 2048]:
         path.write_bytes(whole[:length])
         with pytest.raises(CcmbError, match=r"cut\.tar: not a readable tar"):
-            Pictures.open(path)
+            ImageSource.open(path)
 
 
 def test_a_tar_cut_after_it_was_opened_gives_an_unreadable_picture(tmp_path):
     path = make_tar(tmp_path / "p.tar", {"a.png": RED})
-    pictures = Pictures.open(path)
+    pictures = ImageSource.open(path)
     path.write_bytes(path.read_bytes()[:530])
-    with pytest.raises(UnreadablePicture, match="cut short"):
+    with pytest.raises(UnreadableImageError, match="cut short"):
         pictures.raw("a.png")
 
 
 def test_of_equal_names_in_a_tar_the_last_counts(tmp_path):
     path = make_tar(tmp_path / "p.tar", {"a.png": RED, "./a.png": BLUE})
-    assert Pictures.open(path).raw("a.png") == BLUE
-    assert Pictures.open(path).repeated == 1
+    assert ImageSource.open(path).raw("a.png") == BLUE
+    assert ImageSource.open(path).repeated == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -300,7 +300,7 @@ def test_random_damage_is_an_error_of_ours_or_harmless(tmp_path_factory, seed):
         data[rng.randrange(2600)] = rng.randrange(256)
     (folder / "p.tar").write_bytes(data)
     with suppress(CcmbError):
-        pictures = Pictures.open(folder / "p.tar")
+        pictures = ImageSource.open(folder / "p.tar")
         for name in pictures.names:
-            with suppress(UnreadablePicture):
+            with suppress(UnreadableImageError):
                 assert pictures.load(name).mode == "RGB"

@@ -8,7 +8,7 @@ import pytest
 from ccmb.benchmark.evaluation.sets import _family as family_of
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import PassedOver
-from ccmb.data.images.source import UnreadablePicture
+from ccmb.data.images.source import UnreadableImageError
 from ccmb.data.shards.locate import Shard, find_shards
 from ccmb.data.shards.read import count_samples, parse_sample, read_samples
 from ccmb.data.shards.shard_set import is_shards
@@ -191,7 +191,7 @@ def test_shards_are_a_set_to_tune_and_to_measure_on(tmp_path, compressed):
         ]
         assert [pictures.load(sample.image).getpixel((0, 0))[0] for sample in samples] == [0, 1, 2, 0, 1, 2]
         assert all(sample.image in pictures for sample in samples)
-        with pytest.raises(UnreadablePicture, match="no such picture"):
+        with pytest.raises(UnreadableImageError, match="no such picture"):
             pictures.raw("/etc/passwd")
     assert family_of("mine", folder, None) == "retrieval"
     with pytest.raises(CcmbError, match="shards have no splits"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.locate import Shard, find_shards, read_manifest
 from ccmb.data.shards.read import count_samples, parse_sample, read_samples
 from ccmb.data.shards.write import convert_pairs, verify_shards
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, samples, per_shard):
         for number, (texts, group) in enumerate(samples)
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    pictures = Pictures.open(folder / "images")
+    pictures = ImageSource.open(folder / "images")
     done = convert_pairs(folder / "pairs.jsonl", pictures, folder / "out", "train", ["title", "texts"], per_shard)
     assert (done.samples, done.shards) == (len(samples), -(-len(samples) // per_shard))
     read = []
@@ -85,7 +85,7 @@ def test_larger_pictures_are_made_smaller_and_smaller_ones_are_left(tmp_path):
     write_pairs(tmp_path, 2)
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "0.png")
     convert_pairs(
-        tmp_path / "pairs.jsonl", Pictures.open(tmp_path / "images"), tmp_path / "out", None, ["texts"], 9, 10
+        tmp_path / "pairs.jsonl", ImageSource.open(tmp_path / "images"), tmp_path / "out", None, ["texts"], 9, 10
     )
     [shard] = find_shards([str(tmp_path / "out")])
     raws = [raw for _, raw in read_samples(shard, range(2))]
@@ -96,7 +96,7 @@ def test_larger_pictures_are_made_smaller_and_smaller_ones_are_left(tmp_path):
 def test_unreadable_pictures_are_left_out_and_named(tmp_path):
     write_pairs(tmp_path, 3)
     (tmp_path / "images" / "1.png").write_bytes(b"nothing")
-    pictures = Pictures.open(tmp_path / "images")
+    pictures = ImageSource.open(tmp_path / "images")
     done = convert_pairs(tmp_path / "pairs.jsonl", pictures, tmp_path / "out", None, ["texts"], 9)
     assert done.samples == 2
     assert [line.split(": ")[0] for line in done.unreadable] == [str(tmp_path / "images" / "1.png")]
@@ -106,7 +106,7 @@ def test_a_folder_of_shards_is_not_written_over(tmp_path):
     folder = write_shards(tmp_path, 3, 2)
     pairs = tmp_path / "pairs"
     with pytest.raises(CcmbError, match=r"shards: this folder holds shards already"):
-        convert_pairs(pairs / "pairs.jsonl", Pictures.open(pairs / "images"), folder, None, ["texts"], 9)
+        convert_pairs(pairs / "pairs.jsonl", ImageSource.open(pairs / "images"), folder, None, ["texts"], 9)
 
 
 def test_verify_lists_whatever_is_wrong(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import ImageClass
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.inference.stages import Load, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.scenes.classification import draw_class_folders, scene_classes
@@ -197,14 +197,14 @@ def test_a_model_that_sees_colours_is_found_to(tmp_path: Path) -> None:
     draw_class_folders(tmp_path / "colours", "colour", per_class=4, size=64)
     classes, encoder = scene_classes("colour"), ColourEye()
     embed_CD = class_embeddings(encoder, classes, [PLAIN])
-    report = evaluate_classes(Classifier(encoder, classes, embed_CD), Pictures.open(tmp_path / "colours"), batch=5)
+    report = evaluate_classes(Classifier(encoder, classes, embed_CD), ImageSource.open(tmp_path / "colours"), batch=5)
     found = report["classification"]
     assert (found["pictures"], found["classes"], found["classes_with_pictures"]) == (32, 8, 8)
     assert found["top1"] > 85
     assert found["top1"] == found["mean_per_class"]  # as many pictures of each
     assert "ranking" not in found
     wrong = Classifier(encoder, classes, embed_CD.roll(1, 0))
-    assert evaluate_classes(wrong, Pictures.open(tmp_path / "colours"))["classification"]["top1"] < 15
+    assert evaluate_classes(wrong, ImageSource.open(tmp_path / "colours"))["classification"]["top1"] < 15
 
 
 @pytest.mark.parametrize("batch", [2, 64])
@@ -218,7 +218,7 @@ def test_both_stages_are_scored_and_unreadable_pictures_listed(batch: int, tmp_p
     (tmp_path / "猫").mkdir(exist_ok=True)
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
     classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN], depth=2)
-    folder = Pictures.open(tmp_path)
+    folder = ImageSource.open(tmp_path)
     report = evaluate_classes(classifier, folder, batch)
     assert [line.split(": ")[0] for line in report["unreadable"]] == [f"{tmp_path}/猫/bad.png"]
     found = report["classification"]
@@ -235,7 +235,7 @@ def test_if_no_picture_can_be_read_the_first_is_named(tmp_path: Path) -> None:
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
     classifier = Classifier(Batches(), CLASSES, torch.ones(4, 4))
     with pytest.raises(CcmbError, match=r"none of the pictures could be read \(.*bad\.png"):
-        evaluate_classes(classifier, Pictures.open(tmp_path))
+        evaluate_classes(classifier, ImageSource.open(tmp_path))
 
 
 # --- drawing the folders
@@ -244,7 +244,7 @@ def test_if_no_picture_can_be_read_the_first_is_named(tmp_path: Path) -> None:
 def test_folders_hold_pictures_of_one_thing_and_only_their_arguments_decide(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         draw_class_folders(tmp_path / name, "kind", per_class=2, size=32, seed=seed)
-    names = Pictures.open(tmp_path / "one").names
+    names = ImageSource.open(tmp_path / "one").names
     assert {name.split("/")[0] for name in names} == {one.name for one in scene_classes("kind")}
     assert len(names) == 2 * len(scene_classes("kind")) >= 48
     files = {folder: [(tmp_path / folder / name).read_bytes() for name in names] for folder in ("one", "same", "other")}

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.tasks.doctor import data_checks as data
 from ccmb.tasks.doctor import training_checks as training
 from ccmb.tasks.doctor.data_checks import Line
@@ -75,7 +75,7 @@ def test_equal_files_and_unreadable_pictures(tmp_path):
     corpus = tiny_corpus(tmp_path / "corpus")
     names = [f"train-{n:06d}.jpg" for n in range(TRAIN)]
     damage_pictures(corpus, names[:3])
-    pictures = Pictures.open(corpus / "images.tar")
+    pictures = ImageSource.open(corpus / "images.tar")
     unreadable = data.unreadable_of(pictures, [*names, "gone.jpg"])
     finding = data.check_unreadable(unreadable, TRAIN + 1, sampled=False)
     assert (finding.level, len(unreadable)) == ("warning", 4)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.objectives.generation import Generation
-from ccmb.r2d2.generative.diffusion import Diffusion, FlowMatching, noise_of
+from ccmb.r2d2.generative.diffusion import Diffusion, FlowMatching, diffusion_process_of
 from ccmb.r2d2.generative.generator import load_generator
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.generation.predict import Judge, Painting, check_texts, judge_pictures, paint_texts
@@ -40,7 +40,7 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
         return torch.einsum("oc,bchw->bohw", weight, x) + (time_B / 1000)[:, None, None, None]
 
     for shift in (1.0, 3.0):
-        ours = FlowMatching(shift, says_speed=True)
+        ours = FlowMatching(shift, predicts_velocity=True)
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         scheduler.set_timesteps(7)
         x = noise
@@ -48,7 +48,7 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
             x = scheduler.step(predict(x, time.expand(3)), time, x).prev_sample
         # Seven steps, each of a product of four terms and three operations more, whatever their order.
         limit = product_error(7 * (4 + 3), float(x.abs().max()))
-        torch.testing.assert_close(ours.paint(predict, noise, 7, "euler"), x, rtol=0, atol=limit)
+        torch.testing.assert_close(ours.sample(predict, noise, 7, "euler"), x, rtol=0, atol=limit)
         # What it adds noise by is ours, too.
         clean = torch.randn(3, 4, 2, 2)
         time = scheduler.timesteps[2:3]
@@ -72,7 +72,7 @@ def test_a_published_flow_is_sampled_at_the_times_of_diffusers(options: dict[str
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = FlowMatchEulerDiscreteScheduler(**options)
-    ours = noise_of({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
+    ours = diffusion_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
     assert isinstance(ours, FlowMatching)
     scheduler.set_timesteps(steps)
     torch.testing.assert_close(ours.times(steps), scheduler.sigmas, rtol=0, atol=0)
@@ -82,7 +82,7 @@ def test_a_published_flow_is_sampled_at_the_times_of_diffusers(options: dict[str
         asked.append(float(time_B[0]))
         return x
 
-    ours.paint(predict, torch.zeros(1, 1, 1, 1), steps, "euler")
+    ours.sample(predict, torch.zeros(1, 1, 1, 1), steps, "euler")
     assert asked == pytest.approx(scheduler.timesteps.tolist(), rel=1e-6)
 
 
@@ -102,8 +102,8 @@ def test_heuns_steps_are_those_of_diffusers() -> None:
         return torch.einsum("oc,bchw->bohw", weight, x) + (time_B / 1000)[:, None, None, None]
 
     scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
-    ours = noise_of({"_class_name": "FlowMatchHeunDiscreteScheduler", **scheduler.config})
-    painted = ours.paint(predict, x, 6, "heun")
+    ours = diffusion_process_of({"_class_name": "FlowMatchHeunDiscreteScheduler", **scheduler.config})
+    painted = ours.sample(predict, x, 6, "heun")
     scheduler.set_timesteps(6)
     for time in scheduler.timesteps:
         x = scheduler.step(predict(x, time.expand(3)), time, x).prev_sample
@@ -122,20 +122,22 @@ def test_heuns_steps_are_those_of_diffusers() -> None:
 )
 def test_what_a_flows_scheduler_asks_for_in_vain_is_named(config: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        noise_of({"_class_name": "FlowMatchEulerDiscreteScheduler"} | config)
+        diffusion_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler"} | config)
 
 
 def test_a_network_that_knows_the_picture_is_followed_to_it_and_heun_bends_where_euler_cuts() -> None:
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     flow = FlowMatching()
-    assert_same(flow.paint(lambda x, time: clean, noise, 5, "euler"), clean)
+    assert_same(flow.sample(lambda x, time: clean, noise, 5, "euler"), clean)
 
     def curved(x: Tensor, time_B: Tensor) -> Tensor:  # dx/dt = x, whose solution is noise / e at 0
         return x
 
-    speed = FlowMatching(says_speed=True)
-    euler, heun = (float((speed.paint(curved, noise, 8, of) - noise / torch.e).abs().max()) for of in ("euler", "heun"))
+    speed = FlowMatching(predicts_velocity=True)
+    euler, heun = (
+        float((speed.sample(curved, noise, 8, of) - noise / torch.e).abs().max()) for of in ("euler", "heun")
+    )
     assert heun < euler / 5
 
 
@@ -145,13 +147,15 @@ def test_the_loss_of_a_picture_that_is_said_is_that_of_its_speed() -> None:
     time = torch.tensor([200.0, 300.0, 500.0, 700.0, 990.0])
     noisy = FlowMatching().mix(clean, noise, time)
     speed = (noisy - said) / (time / 1000)[:, None, None, None]
-    expected = FlowMatching(says_speed=True).loss(speed, clean, noise, time)
+    expected = FlowMatching(predicts_velocity=True).loss(speed, clean, noise, time)
     assert_same(FlowMatching().loss(said, clean, noise, time), expected)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_a_published_networks_own_noise_is_undone_by_what_it_is_asked_for(prediction: str) -> None:
-    noise_kind = noise_of({"_class_name": "PNDMScheduler", "prediction_type": prediction, "num_train_timesteps": 1000})
+    noise_kind = diffusion_process_of(
+        {"_class_name": "PNDMScheduler", "prediction_type": prediction, "num_train_timesteps": 1000}
+    )
     assert isinstance(noise_kind, Diffusion)
     torch.manual_seed(0)
     clean, noise = torch.rand(2, 3, 4, 4) * 2 - 1, torch.randn(2, 3, 4, 4)
@@ -166,10 +170,10 @@ def test_a_published_networks_own_noise_is_undone_by_what_it_is_asked_for(predic
     # The scheduler's own constants are float32. Ten steps, each off by a few eps of values up to 4, and the first of
     # them, at the most noise, divides by the root of what is left of the picture.
     limit = product_error(10 * 8, 4 / float(alphas[-1].sqrt()))
-    torch.testing.assert_close(noise_kind.paint(oracle, noise, 10, "euler"), clean, rtol=0, atol=limit)
+    torch.testing.assert_close(noise_kind.sample(oracle, noise, 10, "euler"), clean, rtol=0, atol=limit)
     time = torch.tensor([10, 800])
     assert noise_kind.loss(oracle(noise_kind.mix(clean, noise, time), time), clean, noise, time) < 1e-6
-    assert noise_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}).shift == 3.0  # type: ignore[attr-defined]
+    assert diffusion_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}).shift == 3.0  # type: ignore[attr-defined]
 
 
 def test_guidance_goes_from_what_is_painted_without_the_text_beyond_what_is_painted_with_it() -> None:
@@ -181,7 +185,7 @@ def test_guidance_goes_from_what_is_painted_without_the_text_beyond_what_is_pain
         told, untold = generator.painter(noise, time, texts), generator.painter(noise, time, texts, silent)
         assert not torch.allclose(told, untold)
         for guidance in (0.0, 1.0, 2.5):
-            painted = generator.paint(texts, noise, 1, guidance)
+            painted = generator.sample_images(texts, noise, 1, guidance)
             expected = generator.to_pixels(untold + guidance * (told - untold))
             assert_same(painted, expected)
 

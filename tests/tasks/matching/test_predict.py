@@ -57,7 +57,7 @@ def test_minimal_pairs_are_scored_as_the_model_scores_each_text(batch: int, cros
     model, processor, data = tiny_model(cross_layers=cross_layers), tiny_processor(), tiny_batch(3)
     with torch.no_grad():
         images = model.encode_image(data.pixel_values)
-        found = score_minimal_pairs(model, processor, images, PAIRS, batch)
+        found = score_minimal_pairs(model, processor, images, PAIRS, batch=batch)
         assert (found.ranking is None) == (cross_layers == 0)
         for number, pair in enumerate(PAIRS):
             for column, text in enumerate((pair.text, pair.false_text)):

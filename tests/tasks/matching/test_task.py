@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.images.transforms import Augmentation
 from ccmb.data.labelled_pairs import as_label, is_labelled, label_of, read_labelled_pairs
 from ccmb.data.sample import Sample
@@ -90,7 +90,7 @@ def test_retrieval_pairs_are_not_labelled(tmp_path: Path) -> None:
 
 
 def loader(folder: Path, steps: int = 9, batch: int = 8, workers: int = 0) -> LabelledLoader:
-    samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), Pictures.open(folder / "images")
+    samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
     data = DataRecipe(folder=str(folder), workers=workers, augmentation=Augmentation(crop=0.5, colour=0.3))
     return LabelledLoader(samples, pictures, data, TrainingRecipe(steps=steps, batch=batch, seed=3))
 
@@ -156,7 +156,7 @@ def test_too_few_pairs_are_refused_in_one_line(folder: Path) -> None:
 
 
 def train(folder: Path, out: Path, options: MatchingOptions, steps: int, stop: int | None = None) -> Trainer:
-    samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), Pictures.open(folder / "images")
+    samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
     recipe = TrainingRecipe(
         steps=steps, batch=8, seed=3, log_every=5, checkpoint_every=4, precision="fp32", device="cpu",
         tensorboard=False,

@@ -11,7 +11,7 @@ from ccmb.benchmark.models.base import Peer
 from ccmb.benchmark.models.r2d2 import R2D2Peer
 from ccmb.benchmark.results.result import CaptionFigures, Captioning, Stage
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning.evaluate import figure_intervals, score_texts, write_about
@@ -41,7 +41,7 @@ class SetOfTexts:
         return self.texts.samples
 
     @property
-    def pictures(self) -> Pictures:
+    def pictures(self) -> ImageSource:
         return self.texts.pictures
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ccmb.data.class_names import ImageClass, read_classes
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
 from ccmb.datasets.formats.imagenet import CLASS_FILES
@@ -38,7 +38,7 @@ class ClassSet:
     labelled: list[LabelledPicture]
     templates: tuple[str, ...]
     prompt_set: str
-    pictures: Pictures
+    pictures: ImageSource
     revision: str
 
 
@@ -64,7 +64,7 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
         source = classes or (str(listed) if listed.is_file() else "imagenet")
         known, prompts, called = read_classes(source), read_templates(templates), templates
         inner = path / split
-        split, pictures = (split, Pictures.open(inner)) if inner.is_dir() else ("all", Pictures.open(path))
+        split, pictures = (split, ImageSource.open(inner)) if inner.is_dir() else ("all", ImageSource.open(path))
         labelled, class_list = labelled_pictures(pictures, known), Path(source).name
     samples = [Sample(one.name, known[one.label].names) for one in labelled]
     told = json.dumps([one.names for one in known], ensure_ascii=False).encode()

@@ -11,7 +11,7 @@ from ccmb.benchmark.evaluation.captioning import CaptionSet
 from ccmb.benchmark.evaluation.classification_sets import ClassSet, open_class_set
 from ccmb.benchmark.evaluation.generation import GenerationSet
 from ccmb.core.errors import UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import is_labelled, label_of
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards
@@ -30,7 +30,7 @@ class MatchingSet:
     name: str
     split: str
     samples: list[Sample]
-    pictures: Pictures
+    pictures: ImageSource
     revision: str
 
 

@@ -14,7 +14,7 @@ from ccmb.core.errors import UsageError
 from ccmb.inference.items import Items
 from ccmb.inference.scoring import Match
 from ccmb.inference.stages import Cascade, Encoder, Matcher, RankOptions
-from ccmb.r2d2.modeling import TowerOutput, unit
+from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 
 
 class Peer(Encoder, Matcher, Protocol):
@@ -67,7 +67,7 @@ class OneStage:
 
 def embedding(features_BD: Tensor) -> TowerOutput:
     """The features of one stage, L2-normalised and on the CPU; there are no token states."""
-    embed_BD = unit(features_BD).cpu()
+    embed_BD = l2_normalize(features_BD).cpu()
     return TowerOutput(embed_BD, torch.empty(len(embed_BD), 0, 0))
 
 

@@ -32,9 +32,11 @@ class R2D2Peer:
         source: str | None = None,
     ) -> None:
         most = model.config.max_text_tokens
-        processor.max_text_tokens = context_within(name, context_length, processor.max_text_tokens, most)
+        tokens = context_within(name, context_length, processor.max_text_tokens, most)
+        if tokens != processor.max_text_tokens:  # the caller's own stays as it is
+            processor = processor.resized(max_text_tokens=tokens)
         self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"
-        self.context_length: int | None = processor.max_text_tokens
+        self.context_length: int | None = tokens
         # The match temperature turns scores into probabilities and changes no order.
         self.match_temperature: float | None = model.config.match_temperature if model.can_rank else None
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}

@@ -45,9 +45,9 @@ def export_round(
 
     need_extra()
     from ccmb.corpus.annotation.label_studio import CONFIG, TASKS, export_tasks, needs
-    from ccmb.corpus.annotation.tasks import draw_tasks
+    from ccmb.corpus.annotation.tasks import sample_tasks
 
-    tasks = draw_tasks(
+    tasks = sample_tasks(
         corpus,
         length=length,
         pairs=pairs,

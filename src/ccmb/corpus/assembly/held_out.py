@@ -1,11 +1,11 @@
-"""Pictures that a corpus must not hold: those of test sets, by their looks."""
+"""Pictures that a corpus must not hold: those of test sets, recognised by their fingerprints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,10 @@ class HeldOutPictures:
     """Pictures that a corpus must not hold, such as those of a downstream test set.
 
     Attributes:
-        name: what the user calls them.
-        names: of those that count; None for all.
+        name: the name that the user gave.
+        names: which of the pictures count; None: all.
     """
 
     name: str
-    pictures: Pictures
+    pictures: ImageSource
     names: Sequence[str] | None = None

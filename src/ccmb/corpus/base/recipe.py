@@ -1,7 +1,7 @@
-"""What a corpus is built by: thresholds of clicks, texts and pairs, each with where its default comes from.
+"""The recipe of a corpus: thresholds for clicks, texts and pairs, each with the source of its default.
 
-Filters of Zero itself were not published but for "by click-through rate"; a default is "our choice" unless it names a
-source: DanQing (2026), Chinese-CLIP (arXiv 2211.01335).
+The paper does not publish the filters of Zero; it says only "by click-through rate". So a default is "our choice"
+unless it names a source: DanQing (2026) or Chinese-CLIP (arXiv 2211.01335).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ccmb.core.config.given_keys import Unused
 from ccmb.core.config.part import Part
 
 FieldName = Literal["query", "title", "content", "caption"]
-# Of equal texts of a picture, the one of the first of these fields is kept, and so on.
+# If texts of a picture are equal, the one whose field comes first here is kept.
 FIELDS: tuple[FieldName, ...] = ("query", "caption", "title", "content")
 
 
 class VisitorRecipe(Part):
-    """Which visitors are no people; all their impressions are dropped. Our choices."""
+    """Which visitors are bots. All their impressions are dropped. Our choices."""
 
     impressions_per_day: int = Field(
         2000, gt=0, description="more on any day (on the whole log, if it has no times) are no person's"
@@ -30,7 +30,7 @@ class VisitorRecipe(Part):
 
 
 class PositionRecipe(Part):
-    """How likely a result is looked at, by its position; estimated from the log itself. Our choices."""
+    """How likely people look at a result, by its position. It is estimated from the log itself. Our choices."""
 
     correct: bool = Field(True, description="off: every impression counts as looked at, which is the raw rate")
     positions: int = Field(50, gt=0, le=1000, description="deeper positions count as this one")
@@ -40,7 +40,7 @@ class PositionRecipe(Part):
 
 
 class ClickRecipe(Part):
-    """Which (query, picture) pairs of the log are kept. Our choices; the paper says only that CTR decides."""
+    """Which (query, picture) pairs of the log are kept. Our choices: the paper says only that the CTR decides."""
 
     visitors: VisitorRecipe = VisitorRecipe()
     position: PositionRecipe = PositionRecipe()
@@ -64,7 +64,7 @@ class ClickRecipe(Part):
 
 
 class Lengths(Part):
-    """Least and greatest length of a text."""
+    """Minimum and maximum length of a text."""
 
     characters: tuple[int, int]
     words: tuple[int, int]
@@ -77,8 +77,8 @@ class Lengths(Part):
         return value
 
 
-# Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. Queries are shorter (our choice), and the text around a
-# picture is longer: the tokenizer cuts it (our choice).
+# Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. We choose two other limits: queries may be shorter, and
+# the text around a picture may be longer, because the tokenizer cuts it.
 LENGTHS: dict[FieldName, Lengths] = {
     "query": Lengths(characters=(2, 50), words=(2, 50)),
     "caption": Lengths(characters=(5, 256), words=(5, 128)),
@@ -88,7 +88,7 @@ LENGTHS: dict[FieldName, Lengths] = {
 
 
 class TextRecipe(Part):
-    """What is done to texts, and which are dropped."""
+    """How texts are cleaned, and which texts are dropped."""
 
     simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
     lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="of each field")
@@ -114,8 +114,8 @@ class TextRecipe(Part):
         return self
 
 
-class DedupRecipe(Part):
-    """Near-duplicates by the Jaccard similarity of character 2-grams. Our choices."""
+class TextDedupRecipe(Part):
+    """Which texts are near-duplicates, by the Jaccard similarity of character 2-grams. Our choices."""
 
     same_image: float | None = Field(
         0.7, gt=0, le=1, description="texts of one picture at least so alike are kept once; null: exact ones alone"
@@ -136,7 +136,7 @@ class DedupRecipe(Part):
 
 
 class PairRecipe(Part):
-    """Which pairs of a picture and a text are kept after all else."""
+    """Which pairs of a picture and a text are kept after all other filters."""
 
     texts_per_image: int = Field(10, gt=0, description="queries by their bounds first; our choice")
     images_per_text: int = Field(100, gt=0, description="those with the highest bounds are kept; our choice")
@@ -153,7 +153,7 @@ class CorpusRecipe(Part):
 
     clicks: ClickRecipe = ClickRecipe()
     text: TextRecipe = TextRecipe()
-    dedup: DedupRecipe = DedupRecipe()
+    dedup: TextDedupRecipe = TextDedupRecipe()
     pairs: PairRecipe = PairRecipe()
     seed: int = Field(0, ge=0, lt=2**32, description="of the places in subsets")
 

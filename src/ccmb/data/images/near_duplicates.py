@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ccmb.data.images.perceptual_hash import Looks
+from ccmb.data.images.perceptual_hash import ImageFingerprints
 
 # Our choice, by measurement. Of copies that are resized, recompressed or brighter all are found, of those cropped by up
 # to 3 % on each side 93 % (drawn scenes) and 97 % (photographs). Among 6,000 photographs, which are 18 million pairs,
@@ -31,24 +31,24 @@ _PAIRS_AT_ONCE = 2**21
 Indices = NDArray[np.int64]
 
 
-def duplicate_groups(looks: Looks, distance: int = DISTANCE, colour: int = COLOUR) -> Indices:
+def duplicate_groups(fingerprints: ImageFingerprints, distance: int = DISTANCE, colour: int = COLOUR) -> Indices:
     """(N,) for each picture the least index of its group: all that near duplicates of near duplicates reach."""
-    first, which = _unique(looks)
+    first, which = _unique(fingerprints)
     leader = np.arange(len(first))
     held: list[tuple[Indices, Indices]] = []
-    for pair in near_pairs(looks_at(looks, first), None, distance, colour):
+    for pair in near_pairs(select_fingerprints(fingerprints, first), None, distance, colour):
         held.append(pair)
-        if sum(len(one) for one, _ in held) > _PAIRS_AT_ONCE:
+        if sum(len(indices) for indices, _ in held) > _PAIRS_AT_ONCE:
             _join(leader, *map(np.concatenate, zip(*held, strict=True)))
             held.clear()
     if held:
         _join(leader, *map(np.concatenate, zip(*held, strict=True)))
-    least = np.full(len(first), len(looks))
+    least = np.full(len(first), len(fingerprints))
     np.minimum.at(least, leader, first)
     return least[leader][which]
 
 
-def keepers(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]) -> NDArray[np.bool_]:
+def representatives(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]) -> NDArray[np.bool_]:
     """(N,) True for the one picture of each group that is kept: the largest, and of equal ones that of the least key.
 
     Which it is does not depend on the order of the pictures.
@@ -61,17 +61,17 @@ def keepers(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]
 
 
 def in_test_set(
-    corpus: Looks, test_set: Looks, distance: int = DISTANCE, colour: int = COLOUR
+    corpus: ImageFingerprints, test_set: ImageFingerprints, distance: int = DISTANCE, colour: int = COLOUR
 ) -> NDArray[np.bool_]:  # fmt: skip
     """(N,) True for each picture of the corpus that is a near duplicate of one of the test set."""
-    found = np.zeros(len(corpus), dtype=bool)
-    for ours, _ in near_pairs(corpus, test_set, distance, colour):
-        found[ours] = True
-    return found
+    is_near = np.zeros(len(corpus), dtype=bool)
+    for corpus_indices, _ in near_pairs(corpus, test_set, distance, colour):
+        is_near[corpus_indices] = True
+    return is_near
 
 
 def near_pairs(
-    ones: Looks, others: Looks | None, distance: int = DISTANCE, colour: int = COLOUR
+    ones: ImageFingerprints, others: ImageFingerprints | None, distance: int = DISTANCE, colour: int = COLOUR
 ) -> Iterator[tuple[Indices, Indices]]:
     """Blocks of pairs (P,), (P,) of indices that are near in shape and colours; a pair may come more than once.
 
@@ -89,12 +89,12 @@ def near_pairs(
         order = np.argsort(queries, kind="stable")
         queries = queries[order]
         for flips in _flips(bits, min(bits, distance // bands)):
-            asked, found = queries, order
+            asked_bands, asked_indices = queries, order
             if within and flips:  # each pair comes from both sides: ask from one
                 one_side = queries & _highest_bit(flips) == 0
-                asked, found = queries[one_side], order[one_side]
-            for here, there in table.look_up(asked ^ flips):
-                left, right = found[here], there
+                asked_bands, asked_indices = queries[one_side], order[one_side]
+            for asked_rows, others_indices in table.look_up(asked_bands ^ flips):
+                left, right = asked_indices[asked_rows], others_indices
                 near = np.bitwise_count(ones.shapes[left] ^ others.shapes[right]) <= distance
                 if within and not flips:
                     near &= left < right
@@ -104,8 +104,8 @@ def near_pairs(
                     yield left[same], right[same]
 
 
-def looks_at(looks: Looks, indices: Indices) -> Looks:
-    return Looks(looks.shapes[indices], looks.colours[indices])
+def select_fingerprints(fingerprints: ImageFingerprints, indices: Indices) -> ImageFingerprints:
+    return ImageFingerprints(fingerprints.shapes[indices], fingerprints.colours[indices])
 
 
 class _Table:
@@ -146,8 +146,8 @@ def _best_bands(ones: int, others: int, distance: int) -> int:
 
 def _flips(bits: int, most: int) -> Iterator[int]:
     for count in range(most + 1):
-        for places in itertools.combinations(range(bits), count):
-            yield sum(1 << place for place in places)
+        for positions in itertools.combinations(range(bits), count):
+            yield sum(1 << position for position in positions)
 
 
 def _highest_bit(value: int) -> int:
@@ -162,9 +162,9 @@ def _colour_difference(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> ND
     return (np.maximum(ones, others) - np.minimum(ones, others)).max(axis=1, initial=0)
 
 
-def _unique(looks: Looks) -> tuple[Indices, Indices]:
+def _unique(fingerprints: ImageFingerprints) -> tuple[Indices, Indices]:
     """The first index of each distinct looks, and (N,) which of them each picture has."""
-    rows = np.concatenate([looks.shapes[:, None].view(np.uint8), looks.colours], axis=1)
+    rows = np.concatenate([fingerprints.shapes[:, None].view(np.uint8), fingerprints.colours], axis=1)
     as_one = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
     _, first, which = np.unique(as_one, return_index=True, return_inverse=True)
     return first, which

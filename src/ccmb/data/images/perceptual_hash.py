@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccmb.core.progress import progress
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 
 _SIDE, _LOW, GRID = 32, 8, 4
 COLOUR_BYTES = GRID * GRID * 3
@@ -28,7 +28,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class ImageFingerprints:
     """Of N pictures.
 
     Attributes:
@@ -44,14 +44,14 @@ class Looks:
         return len(self.shapes)
 
 
-def looked_at(image: Image.Image) -> Image.Image:
+def fingerprint_pixels(image: Image.Image) -> Image.Image:
     """The picture (RGB) at 32 x 32, which is all that counts for its looks; it may be given in the picture's place."""
     return image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def looks(image: Image.Image) -> tuple[int, bytes]:
+def image_fingerprint(image: Image.Image) -> tuple[int, bytes]:
     """Shape and colours of one picture (RGB); a blank one has them too, but they say nothing."""
-    pixels = np.asarray(looked_at(image), dtype=np.float64)
+    pixels = np.asarray(fingerprint_pixels(image), dtype=np.float64)
     low = (_COSINES @ (pixels @ _GREY) @ _COSINES.T).ravel()
     shape = np.packbits(low > np.median(low[1:]))
     cell = _SIDE // GRID
@@ -60,19 +60,19 @@ def looks(image: Image.Image) -> tuple[int, bytes]:
     return int.from_bytes(shape.tobytes(), "big"), colours.tobytes()
 
 
-def join_looks(found: Iterable[tuple[int, bytes]]) -> Looks:
-    pairs = list(found)
+def join_fingerprints(fingerprints: Iterable[tuple[int, bytes]]) -> ImageFingerprints:
+    pairs = list(fingerprints)
     shapes = np.array([shape for shape, _ in pairs], dtype=np.uint64)
     colours = np.frombuffer(b"".join(colour for _, colour in pairs), dtype=np.uint8)
-    return Looks(shapes, colours.reshape(-1, COLOUR_BYTES))
+    return ImageFingerprints(shapes, colours.reshape(-1, COLOUR_BYTES))
 
 
-def looks_of_pictures(pictures: Pictures, names: Iterable[str]) -> Looks:
+def fingerprints_of_images(pictures: ImageSource, names: Iterable[str]) -> ImageFingerprints:
     """Of the pictures of a downstream set, so that a corpus can be kept clear of them; unreadable ones are left out."""
-    names, found = list(names), []
+    names, fingerprints = list(names), []
     with progress("looks", len(names), "pictures") as advance:
         for name in names:
-            with suppress(UnreadablePicture):
-                found.append(looks(pictures.load(name)))
+            with suppress(UnreadableImageError):
+                fingerprints.append(image_fingerprint(pictures.load(name)))
             advance()
-    return join_looks(found)
+    return join_fingerprints(fingerprints)

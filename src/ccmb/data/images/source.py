@@ -1,6 +1,6 @@
 """Pictures by name, from a folder or a tar, as upright sRGB.
 
-Nothing stays open between reads, so one `Pictures` may be pickled, forked and shared by threads.
+Nothing stays open between reads, so one `ImageSource` may be pickled, forked and shared by threads.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ccmb.data.plain_tars import plain_tar
 from ccmb.data.tar_index import inner_name, read_index
 
 __all__ = [
-    "MAX_BYTES", "MAX_PIXELS", "Extent", "FolderPictures", "Pictures", "TarPictures", "UnreadablePicture", "decode",
+    "MAX_BYTES", "MAX_PIXELS", "Extent", "FolderImages", "ImageSource", "TarImages", "UnreadableImageError", "decode",
     "head_of", "inner_name", "is_picture_file", "load_picture", "picture_of",
 ]  # fmt: skip
 
 MAX_BYTES = 64 * 2**20
 
 
-class UnreadablePicture(CcmbError):
+class UnreadableImageError(CcmbError):
     """One picture cannot be used; the message is one line that names it and says why."""
 
 
@@ -49,7 +49,7 @@ class Listing:
     """What there is in a folder or tar of pictures.
 
     Attributes:
-        names: see `Pictures.names`.
+        names: see `ImageSource.names`.
         passed_over: pictures, and folders with all that is in them, that nobody means.
         unreadable: names of folders in it that cannot be read; "." is the folder itself.
     """
@@ -59,7 +59,7 @@ class Listing:
     unreadable: list[str] = field(default_factory=list)
 
 
-class Pictures(ABC):
+class ImageSource(ABC):
     """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused.
 
     Attributes:
@@ -72,7 +72,7 @@ class Pictures(ABC):
         self.path = path
 
     @staticmethod
-    def open(path: str | Path) -> Pictures:
+    def open(path: str | Path) -> ImageSource:
         """The pictures of a folder (with its sub-folders) or of a tar, plain or gzipped.
 
         Raises:
@@ -80,9 +80,9 @@ class Pictures(ABC):
         """
         path = Path(path)
         if os.path.isdir(path):  # what the methods of a path raise where it may not be looked at, this does not
-            return FolderPictures(path)
+            return FolderImages(path)
         if os.path.isfile(path):
-            return TarPictures(path)
+            return TarImages(path)
         raise CcmbError(f"{path}: {_why_not_there(path) or 'no such folder or tar of pictures'}")
 
     @property
@@ -163,12 +163,12 @@ class Pictures(ABC):
     def _why_missing(self, name: str) -> str:
         return "no such picture"
 
-    def _unreadable(self, name: str, reason: str) -> UnreadablePicture:
+    def _unreadable(self, name: str, reason: str) -> UnreadableImageError:
         line = " ".join(f"{self.path}/{name}: {reason}".split())
-        return UnreadablePicture(line.encode("utf-8", "replace").decode())
+        return UnreadableImageError(line.encode("utf-8", "replace").decode())
 
 
-class FolderPictures(Pictures):
+class FolderImages(ImageSource):
     """Pictures in a folder. Symbolic links in it are the user's own and may lead anywhere, as those of the hub's cache,
     of DVC and of git-annex do; names never do, see `inner_name`."""
 
@@ -196,7 +196,7 @@ class FolderPictures(Pictures):
         return _broken_link(self.path / name) or super()._why_missing(name)
 
 
-class TarPictures(Pictures):
+class TarImages(ImageSource):
     """Pictures in a tar, whose headers are read once; a gzipped one is decompressed into a temporary file."""
 
     def __init__(self, path: Path) -> None:
@@ -223,8 +223,8 @@ class TarPictures(Pictures):
         return file.read(min(size, HEAD_BYTES))
 
     def _find(self, name: str) -> Extent | None:
-        found = self._members.get(name)
-        return Extent(str(self._plain), *found) if found else None
+        entry = self._members.get(name)
+        return Extent(str(self._plain), *entry) if entry else None
 
 
 def load_picture(path: str | Path) -> Image.Image:
@@ -235,12 +235,12 @@ def load_picture(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     if path.is_dir():
-        raise UnreadablePicture(f"{path}: a folder; name a picture in it")
+        raise UnreadableImageError(f"{path}: a folder; name a picture in it")
     # The folder is taken as it is and the last part as a name in it: a link may point anywhere, the user names it.
     try:
-        return FolderPictures(path.parent).load(path.name)
-    except UnreadablePicture as error:
-        raise UnreadablePicture(str(error).replace(f"{path.parent}/{path.name}", str(path), 1)) from None
+        return FolderImages(path.parent).load(path.name)
+    except UnreadableImageError as error:
+        raise UnreadableImageError(str(error).replace(f"{path.parent}/{path.name}", str(path), 1)) from None
 
 
 def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
@@ -255,7 +255,7 @@ def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
         return decode(given) if isinstance(given, bytes) else rgb_of(given)
     except Exception as error:  # decoders raise nearly anything on damaged data
         what = "the bytes of a picture" if isinstance(given, bytes) else f"a PIL object of mode {given.mode}"
-        raise UnreadablePicture(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise UnreadableImageError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def is_picture_file(path: Path) -> bool:

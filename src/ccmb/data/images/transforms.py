@@ -54,7 +54,7 @@ def within(image: Image.Image, side: int, resample: Image.Resampling = Image.Res
     longest = max(image.size)
     if longest <= side:
         return image
-    width, height = (max(1, round(of * side / longest)) for of in image.size)
+    width, height = (max(1, round(length * side / longest)) for length in image.size)
     return image.resize((width, height), resample)
 
 

@@ -53,14 +53,14 @@ def find_shards(sources: Sequence[str]) -> list[Shard]:
         UsageError: a source is malformed, or its kind of URL is not known here.
         CcmbError: a source has no shards, or its manifest is faulty.
     """
-    found = [shard for source in sources for text in _braces(source) for shard in _expand(text)]
+    urls = [shard for source in sources for text in _braces(source) for shard in _expand(text)]
     manifests: dict[str, dict[str, Shard]] = {}
-    for folder in dict.fromkeys(map(_folder_of, found)):
+    for folder in dict.fromkeys(map(_folder_of, urls)):
         manifests[folder] = {shard.url: shard for shard in read_manifest(folder) or []}
-    once: dict[object, str] = {}
-    for url in found:
-        once.setdefault(file_identity(url), url)
-    return [manifests[_folder_of(url)].get(url, Shard(url)) for url in once.values()]
+    url_of_file: dict[object, str] = {}
+    for url in urls:
+        url_of_file.setdefault(file_identity(url), url)
+    return [manifests[_folder_of(url)].get(url, Shard(url)) for url in url_of_file.values()]
 
 
 def read_manifest(folder: str) -> list[Shard] | None:
@@ -76,13 +76,15 @@ def read_manifest(folder: str) -> list[Shard] | None:
     except (FileNotFoundError, ForbiddenFile):
         return None
     shards = []
-    for number, line in enumerate(data.splitlines(), start=1):
+    for line_number, line in enumerate(data.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             shards.append(_shard_of_line(json.loads(line), folder))
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise CcmbError(f"{where}:{number}: not a shard's name, samples, bytes and sha256; write it anew") from None
+            raise CcmbError(
+                f"{where}:{line_number}: not a shard's name, samples, bytes and sha256; write it anew"
+            ) from None
     return shards
 
 
@@ -104,15 +106,15 @@ def _expand(source: str) -> list[str]:
         candidates.append(Path(root).expanduser() / source)
     for candidate in candidates:
         if candidate.is_dir():
-            if found := _of_folder(str(candidate)):
-                return found
+            if paths := _of_folder(str(candidate)):
+                return paths
             refuse_other_forms(candidate)
             _none(source, f"no {MANIFEST} and no *.tar in it")
-        found = sorted(glob.glob(str(candidate), recursive=True))
+        paths = sorted(glob.glob(str(candidate), recursive=True))
         if glob.has_magic(str(candidate)):
-            found = _meant(found, fixed_part(str(candidate)))
-        if found:
-            return [path for path in found if path.endswith(ENDINGS)] or found  # not what img2dataset writes beside
+            paths = _meant(paths, fixed_part(str(candidate)))
+        if paths:
+            return [path for path in paths if path.endswith(ENDINGS)] or paths  # not what img2dataset writes beside
     if glob.has_magic(source):
         _none(source, "no file has such a name; also looked for under $CCMB_DATA")
     return [str(candidates[0])]  # a manifest may know it; whoever opens it says that it is missing
@@ -134,25 +136,25 @@ def _expand_remote(source: str) -> list[str]:
             globs = [f"{path.rstrip('/')}/*{ending}" for ending in ENDINGS]
         else:
             globs = [path]
-        names = [name for one in globs for name in _meant(file_system.glob(one), fixed_part(one))]
-        found = sorted(map(file_system.unstrip_protocol, names))
+        names = [name for pattern in globs for name in _meant(file_system.glob(pattern), fixed_part(pattern))]
+        urls = sorted(map(file_system.unstrip_protocol, names))
     except CcmbError:
         raise
     except Exception as error:  # see _Patient
         raise CcmbError(f"{source}: could not be listed ({one_line(error)})") from None
-    return found or _none(source, f"no {MANIFEST} and no *.tar there")
+    return urls or _none(source, f"no {MANIFEST} and no *.tar there")
 
 
 def _of_folder(folder: str) -> list[str]:
     if shards := read_manifest(folder):
         return [shard.url for shard in shards]
-    found = sorted(path for ending in ENDINGS for path in glob.glob(f"{glob.escape(folder)}/*{ending}"))
+    paths = sorted(path for ending in ENDINGS for path in glob.glob(f"{glob.escape(folder)}/*{ending}"))
     first: dict[str, str] = {}
-    for path in found:
+    for path in paths:
         stem = next(path.removesuffix(ending) for ending in ENDINGS if path.endswith(ending))
         if (other := first.setdefault(stem, path)) != path:
             raise CcmbError(f"{folder}: holds {posixpath.basename(other)} and {posixpath.basename(path)}; remove one")
-    return found
+    return paths
 
 
 def _none(source: str, reason: str) -> list[str]:

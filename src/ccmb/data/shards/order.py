@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ccmb.core.errors import UsageError
 
 
-class Run(NamedTuple):
+class SampleRange(NamedTuple):
     """Samples first .. stop - 1 of a shard."""
 
     shard: int
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     stop: int
 
 
-class Place(NamedTuple):
+class SamplePosition(NamedTuple):
     """A sample: its shard, and its place in it."""
 
     shard: int
@@ -68,32 +68,34 @@ class StreamOrder:
         total = sum(self.sizes)
         return min(total, self.per_epoch or total) // self.batch
 
-    def runs(self, epoch: int, lane: int) -> list[Run]:
+    def runs(self, epoch: int, lane: int) -> list[SampleRange]:
         """What a lane reads in an epoch, in order."""
         length = self.steps_per_epoch * self.share
-        begin, found, at = lane * length, [], 0
-        for run in self._row(epoch):
-            count = run.stop - run.first
+        begin, ranges, at = lane * length, [], 0
+        for sample_range in self._row(epoch):
+            count = sample_range.stop - sample_range.first
             low, high = max(begin, at), min(begin + length, at + count)
             if low < high:
-                found.append(Run(run.shard, run.first + low - at, run.first + high - at))
+                ranges.append(
+                    SampleRange(sample_range.shard, sample_range.first + low - at, sample_range.first + high - at)
+                )
             at += count
-        return found
+        return ranges
 
     def draws(self, epoch: int, lane: int) -> Draws:
         """The order in which a lane gives its samples away."""
         rng = random.Random(f"{self.seed}/draws/{epoch}/{lane}")
         return Draws(self.steps_per_epoch * self.share, self.buffer, rng)
 
-    def _row(self, epoch: int) -> Iterator[Run]:
+    def _row(self, epoch: int) -> Iterator[SampleRange]:
         """The shards in the order of an epoch, which begins anywhere in the first one and ends there."""
         rng = random.Random(f"{self.seed}/shards/{epoch}")
         shards = range(len(self.sizes))
-        begin = rng.choices(shards, self.sizes)[0]  # by size, so that each sample is as likely to be left out
-        cut, others = rng.randrange(self.sizes[begin]), rng.sample(shards, len(shards))
-        yield Run(begin, cut, self.sizes[begin])
-        yield from (Run(shard, 0, self.sizes[shard]) for shard in others if shard != begin)
-        yield Run(begin, 0, cut)
+        first_shard = rng.choices(shards, self.sizes)[0]  # by size, so that each sample is as likely to be left out
+        cut, others = rng.randrange(self.sizes[first_shard]), rng.sample(shards, len(shards))
+        yield SampleRange(first_shard, cut, self.sizes[first_shard])
+        yield from (SampleRange(shard, 0, self.sizes[shard]) for shard in others if shard != first_shard)
+        yield SampleRange(first_shard, 0, cut)
 
 
 class Draws:
@@ -133,17 +135,17 @@ class Draws:
 class Positions:
     """Where the samples of a lane lie: a number from 0 on in the order of its runs, and back."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[SampleRange]) -> None:
         self.runs = runs
-        self.starts = [0, *itertools.accumulate(run.stop - run.first for run in runs)]
+        self.starts = [0, *itertools.accumulate(sample_range.stop - sample_range.first for sample_range in runs)]
 
     def run_of(self, position: int) -> int:
         return bisect_right(self.starts, position) - 1
 
-    def place(self, position: int) -> Place:
-        number = self.run_of(position)
-        run = self.runs[number]
-        return Place(run.shard, run.first + position - self.starts[number])
+    def place(self, position: int) -> SamplePosition:
+        range_index = self.run_of(position)
+        sample_range = self.runs[range_index]
+        return SamplePosition(sample_range.shard, sample_range.first + position - self.starts[range_index])
 
 
 def share_of(lanes: Sequence[int], part: int, parts: int) -> Sequence[int]:

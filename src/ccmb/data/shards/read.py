@@ -65,25 +65,25 @@ def read_samples(shard: Shard, wanted: Iterable[int]) -> Iterator[tuple[int, Raw
 
     There is an item for every wanted place: where the shard is missing, damaged or too short, a line that says so.
     """
-    rest = iter(wanted)
-    want, seen, reason = next(rest, None), 0, "it ends"
+    remaining = iter(wanted)
+    wanted_index, count, reason = next(remaining, None), 0, "it ends"
     try:
         with _open_tar(shard.url) as tar:
-            for place, raw in _samples(tar, shard.url, lambda place: place == want):
-                seen = place + 1
-                if place == want:
-                    yield place, raw
-                    if (want := next(rest, None)) is None:
+            for index, raw in _samples(tar, shard.url, lambda index: index == wanted_index):
+                count = index + 1
+                if index == wanted_index:
+                    yield index, raw
+                    if (wanted_index := next(remaining, None)) is None:
                         return
     except UsageError:
         raise
     except Exception as error:  # what tarfile, disks and networks make of damaged shards
         reason = _reason(error, shard.url)
     total = "" if shard.samples is None else f" of {shard.samples:,}"
-    line = f"{shard.url}: {reason} after {seen:,}{total} samples; the others are lost"
-    while want is not None:
-        yield want, line
-        want = next(rest, None)
+    line = f"{shard.url}: {reason} after {count:,}{total} samples; the others are lost"
+    while wanted_index is not None:
+        yield wanted_index, line
+        wanted_index = next(remaining, None)
 
 
 def read_texts(plain: str, url: str) -> Iterator[RawSample]:
@@ -97,7 +97,7 @@ def read_texts(plain: str, url: str) -> Iterator[RawSample]:
     """
     try:
         with _open_tar(plain) as tar:
-            yield from (raw for _, raw in _samples(tar, url, lambda place: True, pictures=False))
+            yield from (raw for _, raw in _samples(tar, url, lambda index: True, pictures=False))
     except CcmbError:
         raise
     except Exception as error:  # see read_samples
@@ -113,8 +113,8 @@ def count_samples(url: str) -> tuple[int, str | None]:
     count = 0
     try:
         with _open_tar(url) as tar:
-            for place, _ in _samples(tar, url, lambda place: False):
-                count = place + 1
+            for index, _ in _samples(tar, url, lambda index: False):
+                count = index + 1
     except CcmbError:
         raise
     except FileNotFoundError:
@@ -149,7 +149,7 @@ def _samples(
     tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool], pictures: bool = True
 ) -> Iterator[tuple[int, RawSample]]:
     """Every sample with its place; only the wanted ones have their files read, of pictures without `pictures` none."""
-    place, raw, keys, endings = -1, None, set[str](), set[str]()
+    index, raw, keys, endings = -1, None, set[str](), set[str]()
     try:
         for member in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # or a list of all headers would grow
@@ -158,24 +158,24 @@ def _samples(
             key, ending = named
             if raw is None or key != raw.key:
                 if raw is not None:
-                    yield place, raw
-                place, raw, endings = place + 1, RawSample(url, key), set()
+                    yield index, raw
+                index, raw, endings = index + 1, RawSample(url, key), set()
                 if key in keys:
                     raw.problem = f"the key stands in the shard before; {_SORTED}"
                 keys.add(key)
             if ending in endings:
                 raw.problem = raw.problem or f"{ending} is there twice, as if two samples had this key"
             endings.add(ending)
-            if wanted(place):
+            if wanted(index):
                 _read_file(tar, member, ending, raw, pictures)
     except Exception:
         if raw is not None:  # what stands before the damage may be whole
             if raw.picture is None or (raw.text is None and raw.caption is None):
                 raw.problem = raw.problem or "the shard breaks off in it"
-            yield place, raw
+            yield index, raw
         raise
     if raw is not None:
-        yield place, raw
+        yield index, raw
 
 
 def _key_and_ending(member: tarfile.TarInfo) -> tuple[str, str] | None:
@@ -193,9 +193,9 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
     by_content = not is_text and not is_picture and may_be_image(ending) and not has_one
     if not is_text and not is_picture and not by_content:
         return
-    most = MAX_TEXT_BYTES if is_text else MAX_BYTES
-    if member.size > most:
-        raw.problem = f"{ending} of {member.size:,} bytes, more than the {most:,} allowed"
+    max_bytes = MAX_TEXT_BYTES if is_text else MAX_BYTES
+    if member.size > max_bytes:
+        raw.problem = f"{ending} of {member.size:,} bytes, more than the {max_bytes:,} allowed"
         return
     try:
         file = tar.extractfile(member)

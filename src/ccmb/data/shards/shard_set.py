@@ -15,7 +15,7 @@ from pathlib import Path
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.data.grouping import image_key, merge_by_image
-from ccmb.data.images.source import Extent, Pictures
+from ccmb.data.images.source import Extent, ImageSource
 from ccmb.data.plain_tars import plain_tar
 from ccmb.data.sample import Sample
 from ccmb.data.shards.locate import ENDINGS, MANIFEST, find_shards
@@ -25,7 +25,7 @@ from ccmb.data.shards.remote import is_remote
 _LOOKED_AT = 64  # members of a tar, to see what it is
 
 
-class ShardPictures(Pictures):
+class ShardImages(ImageSource):
     """The pictures of some shards by the names that their samples have."""
 
     def __init__(self, path: Path, extents: dict[str, Extent]) -> None:
@@ -43,7 +43,7 @@ class ShardPictures(Pictures):
         return image_key(name) in self._extents
 
     def raw(self, name: str) -> bytes:
-        """See `Pictures.raw`; the names of shards may be whole paths, and are but keys here."""
+        """See `ImageSource.raw`; the names of shards may be whole paths, and are but keys here."""
         return self._read(name, self._extents.get(image_key(name)))
 
 
@@ -71,7 +71,7 @@ def _pairs_texts(path: Path) -> bool:
     return not (texts or others) or bool(texts & others)
 
 
-def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tuple[list[Sample], Pictures, list[str]]:
+def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tuple[list[Sample], ImageSource, list[str]]:
     """The samples of some shards, their pictures, and a line for each sample that cannot be used.
 
     Args:
@@ -101,4 +101,4 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
             advance(1)
     if not samples:
         raise CcmbError(faults[0] if faults else f"{shards[0].url}: no samples")
-    return merge_by_image(samples), ShardPictures(Path(sources[0]), extents), faults
+    return merge_by_image(samples), ShardImages(Path(sources[0]), extents), faults

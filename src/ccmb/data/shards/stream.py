@@ -16,12 +16,12 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.equal_texts import text_number
+from ccmb.data.equal_texts import text_id
 from ccmb.data.images.transforms import Augmentation, augment, speaks_of_sides
-from ccmb.data.loader import draw_text, leave_signals_to_the_trainer, read_ahead
+from ccmb.data.loader import choose_text, leave_signals_to_the_trainer, read_ahead
 from ccmb.data.sample import Sample
 from ccmb.data.shards.locate import Shard
-from ccmb.data.shards.order import Place, Positions, StreamOrder, share_of
+from ccmb.data.shards.order import Positions, SamplePosition, StreamOrder, share_of
 from ccmb.data.shards.read import RawSample, parse_sample, read_samples
 from ccmb.data.shards.write import decode_sample
 
@@ -55,7 +55,7 @@ class ShardStream:
         """Those that this rank reads."""
         return share_of(range(self.order.lanes), self.rank, self.world)
 
-    def places(self, lane: int, start: int, stop: int) -> Iterator[tuple[int, Place, RawSample | str]]:
+    def places(self, lane: int, start: int, stop: int) -> Iterator[tuple[int, SamplePosition, RawSample | str]]:
         """What a lane gives to the batches of steps start .. stop - 1: epoch, place and sample, or why it is lost."""
         steps, share = self.order.steps_per_epoch, self.order.share
         for epoch in range(start // steps, -(-stop // steps)):
@@ -70,7 +70,9 @@ class ShardStream:
                     held[at] = raw
                 yield epoch, positions.place(position), held.pop(position)
 
-    def item(self, epoch: int, place: Place, raw: RawSample | str, size: int, field: int | None = None) -> Item:
+    def item(
+        self, epoch: int, location: SamplePosition, raw: RawSample | str, size: int, field: int | None = None
+    ) -> Item:
         """A sample as it is trained on, with pixels (size, size, 3) and a text of the field (None: of any)."""
         if isinstance(raw, str):
             return raw
@@ -78,11 +80,11 @@ class ShardStream:
             sample, image = decode_sample(raw, self.fields)
         except CcmbError as error:
             return " ".join(str(error).encode("utf-8", "replace").decode().split())
-        rng = random.Random(f"{self.seed}/{epoch}/{place.shard}/{place.sample}")
-        text = draw_text(sample, rng, field, self.weights)
+        rng = random.Random(f"{self.seed}/{epoch}/{location.shard}/{location.sample}")
+        text = choose_text(sample, rng, field, self.weights)
         may_mirror = not any(map(speaks_of_sides, sample.texts))
-        known = tuple(map(text_number, sample.texts))
-        return augment(image, size, self.augmentation, rng, may_mirror), text, image_id(sample.image), known
+        text_ids = tuple(map(text_id, sample.texts))
+        return augment(image, size, self.augmentation, rng, may_mirror), text, image_id(sample.image), text_ids
 
     def first_samples(self, count: int) -> Iterator[Sample]:
         """The samples at the beginning of the first shards, without decoding; damaged ones are passed over.
@@ -90,26 +92,26 @@ class ShardStream:
         Raises:
             CcmbError: none of them can be used; the message says why not the first.
         """
-        reasons, found = [], False
+        reasons, usable = [], False
         for shard in self.shards:
-            here = min(count, shard.samples or 0)
-            for _, raw in read_samples(shard, range(here)):
+            taken = min(count, shard.samples or 0)
+            for _, raw in read_samples(shard, range(taken)):
                 try:
                     yield parse_sample(raw, self.fields)
-                    found = True
+                    usable = True
                 except CcmbError as error:
                     reasons.append(str(error))
-            count -= here
-        if not found:
+            count -= taken
+        if not usable:
             raise CcmbError(reasons[0] if reasons else f"{self.shards[0].url}: no samples")
 
     def _read(self, positions: Positions, wanted: Iterator[int]) -> Iterator[tuple[int, RawSample | str]]:
         """The samples at the wanted positions of a lane, from front to end; shards without any are not opened."""
-        for number, group in itertools.groupby(wanted, key=positions.run_of):
-            run, start = positions.runs[number], positions.starts[number]
-            places = (run.first + position - start for position in group)
-            for place, raw in read_samples(self.shards[run.shard], places):
-                yield start + place - run.first, raw
+        for range_index, group in itertools.groupby(wanted, key=positions.run_of):
+            sample_range, start = positions.runs[range_index], positions.starts[range_index]
+            indices = (sample_range.first + position - start for position in group)
+            for index, raw in read_samples(self.shards[sample_range.shard], indices):
+                yield start + index - sample_range.first, raw
 
 
 def stream_batches(
@@ -163,9 +165,9 @@ class _Lanes(IterableDataset[list[Item]]):
         for step in range(self.start, self.stop):
             field = self.field_of(step) if self.field_of else None
             yield [
-                self.stream.item(*place, self.size, field)
+                self.stream.item(*located, self.size, field)
                 for lane in reading
-                for place in itertools.islice(lane, share)
+                for located in itertools.islice(lane, share)
             ]
 
 

@@ -23,7 +23,7 @@ from ccmb.core.files import atomic_write
 from ccmb.core.progress import progress
 from ccmb.data.images.content import HEAD_BYTES, image_format, suffix_for
 from ccmb.data.images.metadata import without_metadata
-from ccmb.data.images.source import Pictures, UnreadablePicture, decode
+from ccmb.data.images.source import ImageSource, UnreadableImageError, decode
 from ccmb.data.pairs import read_pairs
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import seen_in
@@ -42,7 +42,7 @@ class Converted:
 
 
 @dataclass(slots=True)
-class Verified:
+class ShardCheck:
     """What was looked at, and a line for each thing that is wrong.
 
     Attributes:
@@ -57,7 +57,7 @@ class Verified:
 
 def convert_pairs(
     pairs: Path,
-    pictures: Pictures,
+    pictures: ImageSource,
     out: Path,
     split: str | None,
     fields: Sequence[str],
@@ -89,7 +89,7 @@ def convert_pairs(
 
 def convert_samples(
     samples: Sequence[Sample],
-    pictures: Pictures,
+    pictures: ImageSource,
     out: Path,
     fields: Sequence[str],
     samples_per_shard: int,
@@ -106,12 +106,12 @@ def convert_samples(
     with progress("write", len(samples), "samples") as advance:
         write = partial(_picture, pictures, size=size, keep_metadata=keep_metadata)
         files = _files(samples, write, fields, done.unreadable, advance)
-        for number in itertools.count():
+        for shard_index in itertools.count():
             first = next(files, None)
             if first is None:
                 break
-            rest = itertools.islice(files, samples_per_shard - 1)
-            shards.append(write_shard(out / f"shard-{number:06d}.tar", itertools.chain([first], rest)))
+            following = itertools.islice(files, samples_per_shard - 1)
+            shards.append(write_shard(out / f"shard-{shard_index:06d}.tar", itertools.chain([first], following)))
     if not shards:
         raise CcmbError(f"{pictures.path}: none of the pictures could be read ({done.unreadable[0]})")
     write_manifest(out / MANIFEST, shards)
@@ -135,7 +135,7 @@ def write_manifest(path: Path, shards: Iterable[Shard]) -> None:
             file.write(json.dumps({key: line[key] for key in line if key != "url"}, ensure_ascii=False) + "\n")
 
 
-def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -> Verified:
+def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -> ShardCheck:
     """Read all shards whole: are they the manifest's, does each sample have its texts and a picture that decodes?
 
     Args:
@@ -144,16 +144,16 @@ def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -
     Raises:
         CcmbError: see `find_shards`.
     """
-    found, seen = Verified(), _Seen()
+    check, seen = ShardCheck(), _Seen()
     shards = find_shards(sources)
     with progress("verify", len(shards), "shards") as advance:
         for shard in shards:
-            found.shards += 1
-            for problem in _problems(shard, fields, found, seen):
-                found.problems.append(problem)
-            advance(1, f"{len(found.problems)} problems" if found.problems else "")
-    found.problems += _not_in_the_manifest(shards)
-    return found
+            check.shards += 1
+            for problem in _problems(shard, fields, check, seen):
+                check.problems.append(problem)
+            advance(1, f"{len(check.problems)} problems" if check.problems else "")
+    check.problems += _not_in_the_manifest(shards)
+    return check
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class _Seen:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
 
-def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified, seen: _Seen) -> Iterator[str]:
+def _problems(shard: Shard, fields: Sequence[str] | None, check: ShardCheck, seen: _Seen) -> Iterator[str]:
     try:
         size, digest = _digest(shard.url)
         count, damage = count_samples(shard.url)
@@ -181,12 +181,12 @@ def _problems(shard: Shard, fields: Sequence[str] | None, found: Verified, seen:
         yield damage
     if shard.samples not in (None, count):
         yield f"{shard.url}: {count:,} samples, but {shard.samples:,} in the manifest"
-    for place, raw in read_samples(shard, range(count)):
+    for index, raw in read_samples(shard, range(count)):
         if isinstance(raw, str):
-            yield f"{shard.url}: sample {place:,} cannot be read"
+            yield f"{shard.url}: sample {index:,} cannot be read"
             continue
-        found.samples += 1
-        found.repeated_keys += seen.keys.setdefault(raw.key, raw.url) != raw.url
+        check.samples += 1
+        check.repeated_keys += seen.keys.setdefault(raw.key, raw.url) != raw.url
         try:
             sample, _ = decode_sample(raw, fields)
         except CcmbError as error:
@@ -207,7 +207,7 @@ def decode_sample(raw: RawSample, fields: Sequence[str] | None) -> tuple[Sample,
     try:
         return sample, decode(raw.picture or b"")
     except ValueError as error:
-        raise UnreadablePicture(f"{raw.url}/{raw.key}{raw.suffix}: {error}") from None
+        raise UnreadableImageError(f"{raw.url}/{raw.key}{raw.suffix}: {error}") from None
 
 
 def _files(
@@ -218,11 +218,11 @@ def _files(
     advance: Any,
 ) -> Iterator[dict[str, Any]]:
     """What is written of each sample, as `webdataset` names it; keys count the samples."""
-    number = 0
+    sample_index = 0
     for sample in samples:
         try:
             picture, suffix = write(sample.image)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             unreadable.append(str(error))
         else:
             line: dict[str, object] = {"image": sample.image}
@@ -232,12 +232,12 @@ def _files(
             if isinstance(label := (sample.extra or {}).get("label"), int):
                 line["label"] = label
             text = json.dumps(line, ensure_ascii=False).encode()
-            yield {"__key__": f"{number:09d}", suffix[1:]: picture, "json": text}
-            number += 1
+            yield {"__key__": f"{sample_index:09d}", suffix[1:]: picture, "json": text}
+            sample_index += 1
         advance(1)
 
 
-def _picture(pictures: Pictures, name: str, size: int | None, keep_metadata: bool) -> tuple[bytes, str]:
+def _picture(pictures: ImageSource, name: str, size: int | None, keep_metadata: bool) -> tuple[bytes, str]:
     """The bytes and suffix of a picture that is known to decode."""
     image, data = pictures.load(name), pictures.raw(name)
     short = min(image.size)
@@ -251,7 +251,7 @@ def _picture(pictures: Pictures, name: str, size: int | None, keep_metadata: boo
         lossless = image_format(data[:HEAD_BYTES]) in ("PNG", "GIF", "BMP", "TIFF", "PPM")
         return (_written(image, "PNG"), ".png") if lossless else (_written(image, "JPEG"), ".jpg")
     except (OSError, ValueError) as error:  # such as more pixels in a row than a JPEG can have
-        raise UnreadablePicture(f"{pictures.path}/{name}: cannot be written ({one_line(error)})") from None
+        raise UnreadableImageError(f"{pictures.path}/{name}: cannot be written ({one_line(error)})") from None
 
 
 def _written(image: Image.Image, kind: str) -> bytes:
@@ -266,8 +266,8 @@ def write_shard(path: Path, files: Iterable[dict[str, Any]]) -> Shard:
 
     count = 0
     with atomic_write(path, "wb") as file, TarWriter(file, user="", group="", encoder=False, mtime=0) as writer:
-        for of_sample in files:
-            writer.write(of_sample)
+        for sample_files in files:
+            writer.write(sample_files)
             count += 1
     return Shard(str(path), count, *_digest(str(path)))
 
@@ -285,5 +285,5 @@ def _not_in_the_manifest(shards: Sequence[Shard]) -> Iterator[str]:
     known = {shard.url for shard in shards}
     for folder in dict.fromkeys(Path(shard.url).parent for shard in shards if not is_remote(shard.url)):
         if (folder / MANIFEST).exists():
-            there = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS))
-            yield from (f"{path}: not in {MANIFEST}" for path in there if str(path) not in known)
+            tars = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS))
+            yield from (f"{path}: not in {MANIFEST}" for path in tars if str(path) not in known)

@@ -6,17 +6,17 @@ import posixpath
 from functools import cached_property
 
 from ccmb.data.images.content import is_image_name
-from ccmb.data.images.source import Extent, Pictures
+from ccmb.data.images.source import Extent, ImageSource
 
 
-class NamedPictures(Pictures):
+class NamedImages(ImageSource):
     """Other pictures by base name; of equal ones the first by its path counts.
 
     Attributes:
         ambiguous: base names of several pictures.
     """
 
-    def __init__(self, inner: Pictures) -> None:
+    def __init__(self, inner: ImageSource) -> None:
         super().__init__(inner.path)
         self._inner = inner
         self._paths: dict[str, str] = {}
@@ -47,7 +47,7 @@ class NamedPictures(Pictures):
         return self._alike.get(_usual(name)) or self._of_stem.get(name)
 
     def raw(self, name: str) -> bytes:
-        """See `Pictures.raw`."""
+        """See `ImageSource.raw`."""
         return self._inner.raw(self._paths.get(name, name))
 
     def _find(self, name: str) -> Extent | None:

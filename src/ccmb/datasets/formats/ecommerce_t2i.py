@@ -8,7 +8,7 @@ from pathlib import Path
 from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import id_of, read_lines, text_of
-from ccmb.datasets.formats.tsv_packs import PackedPictures
+from ccmb.datasets.formats.tsv_packs import PackedImages
 from ccmb.datasets.locate import find_all, find_file, split_words
 from ccmb.datasets.problems import BAD_LINE, Problems
 
@@ -22,7 +22,7 @@ def read_ecommerce(card: Card, folder: Path, split: str, images: Path | None) ->
     problems = Problems()
     path = find_file(folder, [f"T2I_{word}.text.tsv" for word in split_words(split)])
     packs = [images] if images else find_all(folder, [f"T2I_{word}.img.tsv" for word in split_words(split)])
-    pictures = PackedPictures(packs[0] if packs else folder, packs, problems)
+    pictures = PackedImages(packs[0] if packs else folder, packs, problems)
     queries = present_queries(_texts(path, problems, bool(packs)), pictures, problems)
     return Dataset(
         card,

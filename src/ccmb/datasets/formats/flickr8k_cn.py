@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.grouping import merge_by_image
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import sample_of_line
 from ccmb.data.sample import Sample
 from ccmb.datasets.cards import Card
@@ -31,7 +31,7 @@ def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> 
     problems = Problems()
     path = find_file(folder, ["captions.jsonl", "pairs.jsonl"])
     tar = path.parent / "images.tar"
-    pictures = Pictures.open(images or (tar if tar.exists() else path.parent / "images"))
+    pictures = ImageSource.open(images or (tar if tar.exists() else path.parent / "images"))
     lines: list[Sample] = []
     where_of: dict[str, str] = {}
     splits: set[object] = set()

@@ -16,9 +16,9 @@ from ccmb.datasets.dataset import (  # fmt: skip
     present_queries,
     samples_of_queries,
 )
-from ccmb.datasets.formats.by_basename import NamedPictures
+from ccmb.datasets.formats.by_basename import NamedImages
 from ccmb.datasets.formats.lenient_lines import id_of, read_objects, text_of
-from ccmb.datasets.formats.tsv_packs import PackedPictures
+from ccmb.datasets.formats.tsv_packs import PackedImages
 from ccmb.datasets.locate import find_all, find_file, open_pictures
 from ccmb.datasets.problems import BAD_LINE, Problems
 
@@ -79,13 +79,13 @@ def _patterns(card: Card, split: str) -> list[str]:
     return [name, f"{split}/{name}"]
 
 
-def _pictures(folder: Path, images: Path | None, problems: Problems) -> NamedPictures:
+def _pictures(folder: Path, images: Path | None, problems: Problems) -> NamedImages:
     """A folder or tar of pictures, or base64 packs in a folder or beside the lines."""
     if images is None:
         images = next((place for place in (folder / PACK, folder.absolute().parent / PACK) if place.is_dir()), None)
     packs = [images] if images and images.suffix == ".tsv" else find_all(images or folder, ["*.tsv"])
     if packs:
-        return NamedPictures(PackedPictures(images or folder, packs, problems))
+        return NamedImages(PackedImages(images or folder, packs, problems))
     return open_pictures(folder, images)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import Dataset, nothing_left
@@ -29,7 +29,7 @@ def read_class_folders(card: Card, folder: Path, split: str, images: Path | None
     """
     problems = Problems()
     root = images or _root(folder, split)
-    pictures = Pictures.open(root)
+    pictures = ImageSource.open(root)
     folders = sorted({name.split("/")[0] for name in pictures.names if "/" in name})
     if not folders:
         raise MissingFile(f"{root}: no folders of pictures, one a class, in it")

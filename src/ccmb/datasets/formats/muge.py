@@ -12,7 +12,7 @@ from pathlib import Path
 from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import id_of, read_objects, text_of
-from ccmb.datasets.formats.tsv_packs import PackedPictures
+from ccmb.datasets.formats.tsv_packs import PackedImages
 from ccmb.datasets.locate import find_all, find_file, split_words
 from ccmb.datasets.problems import BAD_LINE, Problems
 
@@ -31,7 +31,7 @@ def read_queries(card: Card, folder: Path, split: str, images: Path | None) -> D
     problems = Problems()
     path = find_file(folder, _query_files(split))
     pack = images or find_file(folder, _names(split, "imgs.tsv"))
-    pictures = PackedPictures(pack, [pack], problems)
+    pictures = PackedImages(pack, [pack], problems)
     queries = present_queries(_queries(path, problems), pictures, problems)
     return Dataset(
         card,

@@ -15,7 +15,7 @@ from typing import IO
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.core.text.forms import refuse_other_kinds
-from ccmb.data.images.source import MAX_BYTES, Extent, Pictures, inner_name
+from ccmb.data.images.source import MAX_BYTES, Extent, ImageSource, inner_name
 from ccmb.datasets.formats.lenient_lines import BOM
 from ccmb.datasets.problems import BAD_LINE, REPEATED_ID, Problems
 
@@ -24,7 +24,7 @@ _BLOCK = 2**20
 _PLAIN = bytes.maketrans(b"-_", b"+/")
 
 
-class PackedPictures(Pictures):
+class PackedImages(ImageSource):
     """The pictures of some packs by id; of equal ids the first counts."""
 
     def __init__(self, path: Path, packs: Sequence[Path], problems: Problems) -> None:

@@ -50,8 +50,8 @@ def what_file(path: Path) -> str:
     if not size:
         return "an empty file; fetch it again"
     if head.startswith(LFS):
-        of = re.search(rb"size (\d+)", head)
-        stands_for = f" that stands for {int(of[1]) / 1e6:,.1f} MB" if of else ""
+        size_match = re.search(rb"size (\d+)", head)
+        stands_for = f" that stands for {int(size_match[1]) / 1e6:,.1f} MB" if size_match else ""
         return f"a pointer of Git LFS{stands_for}, not the file; fetch it with git lfs pull"
     if PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
         return "a web page, not the file that the address seems to name; fetch the file itself (its download link)"
@@ -122,18 +122,22 @@ def state_dicts(content: Mapping[str, Any], anchor: str) -> dict[str, dict[str, 
     Args:
         anchor: a tensor's name that each network of the kind has.
     """
-    found: dict[str, dict[str, Tensor]] = {}
+    networks: dict[str, dict[str, Tensor]] = {}
     for where, tensors in _tables(content, ""):
         plain = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
         for name in plain:
             if name == anchor or name.endswith(f".{anchor}"):
                 prefix = name.removesuffix(anchor)
-                place = ".".join(part for part in (where, prefix.rstrip(".")) if part)
-                found[place] = {of.removeprefix(prefix): plain[of] for of in plain if of.startswith(prefix)}
-    return dict(sorted(found.items(), key=lambda item: _preference(item[0])))
+                location = ".".join(part for part in (where, prefix.rstrip(".")) if part)
+                networks[location] = {
+                    tensor_name.removeprefix(prefix): plain[tensor_name]
+                    for tensor_name in plain
+                    if tensor_name.startswith(prefix)
+                }
+    return dict(sorted(networks.items(), key=lambda item: _preference(item[0])))
 
 
-def every_name(content: Mapping[str, Any]) -> list[str]:
+def tensor_names(content: Mapping[str, Any]) -> list[str]:
     """The names of all tensors of a checkpoint, without what wraps them."""
     return [WRAPPERS.sub("", name) for _, tensors in _tables(content, "") for name in tensors]
 
@@ -155,12 +159,12 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def _preference(place: str) -> tuple[int, int, int, str]:
+def _preference(location: str) -> tuple[int, int, int, str]:
     """Trained weights before those that follow them, and each in the order in which trainers are likely to mean it."""
-    parts = place.split(".") if place else []
+    parts = location.split(".") if location else []
     follows = any(part in FOLLOWING or "ema" in part.split("_") for part in parts)
     known = [TRAINED.index(part) if part in TRAINED else len(TRAINED) for part in parts]
-    return follows, max(known, default=0), len(parts), place
+    return follows, max(known, default=0), len(parts), location
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -74,10 +74,10 @@ def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any
     file, mend = weights_path(folder), "take the config.json that belongs to the weights"
     if missing := sorted(info["missing_keys"]):
         raise CcmbError(f"{file}: lacks {missing[0]}{and_more(missing)}{_said(missing[0], config)}; {mend}")
-    if mismatched := sorted(tuple(of) for of in info["mismatched_keys"]):
-        name, its, wanted = mismatched[0]
+    if mismatched := sorted(tuple(mismatch) for mismatch in info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
         raise CcmbError(
-            f"{file}: {name} is {tuple(its)}{and_more(mismatched)}, but config.json asks for {tuple(wanted)}; {mend}"
+            f"{file}: {name} is {tuple(stored)}{and_more(mismatched)}, but config.json asks for {tuple(wanted)}; {mend}"
         )
     if unexpected := sorted(name for name in info["unexpected_keys"] if not NO_MATTER.match(name)):
         raise CcmbError(

@@ -102,13 +102,13 @@ class CaptionDecoder(nn.Module):
         words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings
         # RoBERTa and its kin count positions from the one after padding's. All tokens are of one segment.
         first = 0 if positions.padding_idx is None else positions.padding_idx + 1
-        places = positions.weight[first : first + len(self.position_embeddings.weight)]
+        positions_PW = positions.weight[first : first + len(self.position_embeddings.weight)]
         try:
             self.word_embeddings.weight.copy_(words)
-            self.position_embeddings.weight.copy_(places + embeddings.token_type_embeddings.weight[0])
+            self.position_embeddings.weight.copy_(positions_PW + embeddings.token_type_embeddings.weight[0])
             self.LayerNorm.load_state_dict(embeddings.LayerNorm.state_dict())
-            for own, layer in zip(self.text_layers, layers, strict=False):
-                own.load_state_dict(layer.state_dict())
+            for decoder_layer, layer in zip(self.text_layers, layers, strict=False):
+                decoder_layer.load_state_dict(layer.state_dict())
             self.cross_layers.load_state_dict(model.text_image_encoder.layer.state_dict())
             if model.config.mlm_head:
                 self.head.load_state_dict(model.mlm_head.state_dict())
@@ -130,19 +130,19 @@ class CaptionDecoder(nn.Module):
         """
         count, tokens = input_ids_NT.shape
         done = before[0][0].shape[2] if before else 0
-        places = torch.arange(done, done + tokens, device=input_ids_NT.device)
-        states = self.word_embeddings(input_ids_NT) + self.position_embeddings(places)
+        positions = torch.arange(done, done + tokens, device=input_ids_NT.device)
+        states = self.word_embeddings(input_ids_NT) + self.position_embeddings(positions)
         states = self.dropout(self.LayerNorm(states))
         causal = None
         if tokens > 1:  # one token alone may see all before it
-            causal = (places[:, None] >= torch.arange(done + tokens, device=places.device))[None, None]
+            causal = (positions[:, None] >= torch.arange(done + tokens, device=positions.device))[None, None]
         after = list[KeysValues]()
         pictures = iter(seen)
-        for number, layer in enumerate([*self.text_layers, *self.cross_layers]):
+        for layer_index, layer in enumerate([*self.text_layers, *self.cross_layers]):
             attention = cast(AttentionBlock, layer.attention)
             keys, values = attention.keys_values(states)
             if before:
-                keys, values = (torch.cat(pair, 2) for pair in zip(before[number], (keys, values), strict=True))
+                keys, values = (torch.cat(pair, 2) for pair in zip(before[layer_index], (keys, values), strict=True))
             after.append((keys, values))
             states = attention(states, keys, values, causal)
             if isinstance(layer, TextLayer):
@@ -202,13 +202,13 @@ class R2D2Captioner(R2D2Model):
     ) -> None:
         """Write a whole R2D2 model folder, and the decoder into two files more."""
         state = self.state_dict() if state_dict is None else state_dict
-        own = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
-        rest = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        decoder_state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+        model_state = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in own.items()}, folder / WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in decoder_state.items()}, folder / WEIGHTS)
         write_json(folder / CONFIG, asdict(self.shape))
-        super().save_pretrained(folder, state_dict=rest, **kwargs)  # last, for it may upload all
+        super().save_pretrained(folder, state_dict=model_state, **kwargs)  # last, for it may upload all
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

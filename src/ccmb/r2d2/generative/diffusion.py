@@ -25,19 +25,19 @@ LEAST_TIME = 0.2  # below which the error of a speed would drown all others
 SHIFT = 4.0  # of networks of ours
 
 
-class Noise(Protocol):
+class DiffusionProcess(Protocol):
     """A way from pictures to noise and back. Times are as the network was trained to read them."""
 
-    def draw_times(self, count: int, device: torch.device) -> Tensor:
+    def sample_timesteps(self, count: int, device: torch.device) -> Tensor:
         """(B,) at which to train, from torch's global generator."""
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         """The pictures at these times."""
 
-    def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+    def loss(self, prediction_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         """Mean squared error (scalar) of what the network says of them."""
 
-    def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
+    def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         """From noise to pictures in so many steps."""
 
 
@@ -67,22 +67,28 @@ class FlowMatching:
         UsageError: the scheduler asks for something that is not done here; the message names it.
     """
 
-    def __init__(self, shift: float = 1.0, says_speed: bool = False, scheduler: dict[str, Any] | None = None) -> None:
-        self.says_speed = says_speed or scheduler is not None
-        self.published = _flow_scheduler(scheduler or {"shift": shift}) if self.says_speed else None
+    def __init__(
+        self, shift: float = 1.0, predicts_velocity: bool = False, scheduler: dict[str, Any] | None = None
+    ) -> None:
+        self.predicts_velocity = predicts_velocity or scheduler is not None
+        self.published = _flow_scheduler(scheduler or {"shift": shift}) if self.predicts_velocity else None
         self.shift = shift if self.published is None else float(self.published.config.shift)
-        self.unit = 1000 if self.published is None else int(self.published.config.num_train_timesteps)
+        self.time_scale = 1000 if self.published is None else int(self.published.config.num_train_timesteps)
 
-    def draw_times(self, count: int, device: torch.device) -> Tensor:
-        return self._shifted(torch.rand(count, device=device)) * self.unit
+    def sample_timesteps(self, count: int, device: torch.device) -> Tensor:
+        return self._shifted(torch.rand(count, device=device)) * self.time_scale
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         return clean_BCHW.lerp(noise_BCHW, self._share(time_B))
 
-    def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        if self.says_speed:
-            return F.mse_loss(at_least_float32(said_BCHW), noise_BCHW - clean_BCHW)
-        return ((at_least_float32(said_BCHW) - clean_BCHW) / self._share(time_B).clamp(min=LEAST_TIME)).square().mean()
+    def loss(self, prediction_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+        if self.predicts_velocity:
+            return F.mse_loss(at_least_float32(prediction_BCHW), noise_BCHW - clean_BCHW)
+        return (
+            ((at_least_float32(prediction_BCHW) - clean_BCHW) / self._share(time_B).clamp(min=LEAST_TIME))
+            .square()
+            .mean()
+        )
 
     def times(self, steps: int) -> Tensor:
         """(steps + 1,) from 1, noise, to 0.
@@ -102,24 +108,24 @@ class FlowMatching:
     def _shifted(self, time: Tensor) -> Tensor:
         return self.shift * time / (1 + (self.shift - 1) * time)
 
-    def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
+    def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         """Euler's method; or Heun's, which asks the network twice a step, but for the last."""
         x, times = noise_BCHW, self.times(steps).to(noise_BCHW)
 
-        def speed(x: Tensor, time: Tensor) -> Tensor:
-            said = predict(x, time.expand(len(x)) * self.unit)
-            return said if self.says_speed else (x - said) / time
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            prediction = predict(x, time.expand(len(x)) * self.time_scale)
+            return prediction if self.predicts_velocity else (x - prediction) / time
 
-        for now, then in itertools.pairwise(times):
-            toward = speed(x, now)
-            if solver == "heun" and then > 0:
-                toward = (toward + speed(x + (then - now) * toward, then)) / 2
-            x = x + (then - now) * toward
+        for this_time, next_time in itertools.pairwise(times):
+            slope = velocity(x, this_time)
+            if solver == "heun" and next_time > 0:
+                slope = (slope + velocity(x + (next_time - this_time) * slope, next_time)) / 2
+            x = x + (next_time - this_time) * slope
         return x
 
     def _share(self, time_B: Tensor) -> Tensor:
         """(B, 1, 1, 1) of noise."""
-        return (time_B / self.unit)[:, None, None, None]
+        return (time_B / self.time_scale)[:, None, None, None]
 
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")  # both have the same times
@@ -163,19 +169,19 @@ class Diffusion:
             raise UsageError(f"scheduler: not one of diffusion ({one_line(error)})") from None
         self.prediction = self.training.config.prediction_type
 
-    def draw_times(self, count: int, device: torch.device) -> Tensor:
+    def sample_timesteps(self, count: int, device: torch.device) -> Tensor:
         return torch.randint(self.training.config.num_train_timesteps, (count,), device=device)
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         return self.training.add_noise(clean_BCHW, noise_BCHW, time_B)
 
-    def loss(self, said_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+    def loss(self, prediction_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         wanted = {"epsilon": noise_BCHW, "sample": clean_BCHW}.get(self.prediction)
         if wanted is None:
             wanted = self.training.get_velocity(clean_BCHW, noise_BCHW, time_B)
-        return F.mse_loss(at_least_float32(said_BCHW), at_least_float32(wanted))
+        return F.mse_loss(at_least_float32(prediction_BCHW), at_least_float32(wanted))
 
-    def paint(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
+    def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
         self.sampling.set_timesteps(steps)
         x = noise_BCHW
         for time in self.sampling.timesteps:
@@ -183,7 +189,7 @@ class Diffusion:
         return x
 
 
-def noise_of(config: dict[str, Any] | None) -> Noise:
+def diffusion_process_of(config: dict[str, Any] | None) -> DiffusionProcess:
     """Of a pipeline's scheduler; flow matching where there is none."""
     if config is None:
         return FlowMatching(SHIFT)

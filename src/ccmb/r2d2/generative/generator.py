@@ -26,7 +26,7 @@ from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json, write_json
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.weights import check_finite
-from ccmb.r2d2.generative.diffusion import Noise, noise_of
+from ccmb.r2d2.generative.diffusion import DiffusionProcess, diffusion_process_of
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
@@ -54,7 +54,7 @@ class GeneratorConfig:
     scheduler: dict[str, Any] | None = None
 
 
-class Painter(nn.Module):
+class Denoiser(nn.Module):
     """The UNet, and how it reads a text.
 
     A new one, of our own shape, is told more than a published one: the mean of the text in all its layers, and the
@@ -72,7 +72,9 @@ class Painter(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(unet.config.cross_attention_dim))
         self.is_new = unet.config.in_channels == unet.config.out_channels + 2
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, silent_B: Tensor | None = None) -> Tensor:
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, drop_condition_B: Tensor | None = None
+    ) -> Tensor:
         """What the UNet says of noisy pictures.
 
         Args:
@@ -81,14 +83,14 @@ class Painter(nn.Module):
         states_BTX, mask_BT = self.read(texts.states), texts.mask
         if mask_BT is None:
             mask_BT = states_BTX.new_ones(states_BTX.shape[:2])
-        if silent_B is not None:
-            states_BTX = torch.where(silent_B[:, None, None], self.nothing, states_BTX)
-        asked: dict[str, Any] = {"encoder_hidden_states": states_BTX, "encoder_attention_mask": mask_BT}
+        if drop_condition_B is not None:
+            states_BTX = torch.where(drop_condition_B[:, None, None], self.nothing, states_BTX)
+        inputs: dict[str, Any] = {"encoder_hidden_states": states_BTX, "encoder_attention_mask": mask_BT}
         if self.is_new:
             weights_BT = mask_BT.to(states_BTX.dtype) / mask_BT.sum(1, keepdim=True)
-            asked["class_labels"] = (states_BTX * weights_BT[:, :, None]).sum(1)
+            inputs["class_labels"] = (states_BTX * weights_BT[:, :, None]).sum(1)
             noisy_BCHW = torch.cat([noisy_BCHW, _places(noisy_BCHW)], 1)
-        return self.unet(noisy_BCHW, time_B, **asked).sample
+        return self.unet(noisy_BCHW, time_B, **inputs).sample
 
 
 def _places(like_BCHW: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class R2D2Generator(R2D2Model):
         unet, autoencoder = diffusers_classes()
         self.shape = shape
         try:
-            self.painter = Painter(unet.from_config(shape.unet), config.text_config.hidden_size)
+            self.painter = Denoiser(unet.from_config(shape.unet), config.text_config.hidden_size)
             self.autoencoder: Any = None
             if shape.autoencoder is not None:
                 self.autoencoder = autoencoder.from_config(shape.autoencoder).requires_grad_(False)
@@ -115,8 +117,8 @@ class R2D2Generator(R2D2Model):
             raise UsageError(f"generation: not the shape of a generator ({one_line(error)})") from None
 
     @property
-    def noise(self) -> Noise:
-        return noise_of(self.shape.scheduler)
+    def process(self) -> DiffusionProcess:
+        return diffusion_process_of(self.shape.scheduler)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -146,7 +148,7 @@ class R2D2Generator(R2D2Model):
         )
 
     @torch.no_grad()
-    def paint(
+    def sample_images(
         self, texts: TowerOutput, noise_BCHW: Tensor, steps: int, guidance: float, solver: Solver = "euler"
     ) -> Tensor:
         """Pictures (B, 3, S, S) in [-1, 1] of texts that the text tower has read.
@@ -156,19 +158,19 @@ class R2D2Generator(R2D2Model):
             guidance: how far to go from what is painted without the text to what is painted with it, and beyond where
                 it is above 1 (classifier-free guidance; Ho and Salimans 2022, arXiv 2207.12598).
         """
-        silent_2B = torch.arange(2 * len(noise_BCHW), device=noise_BCHW.device) >= len(noise_BCHW)
+        drop_condition_2B = torch.arange(2 * len(noise_BCHW), device=noise_BCHW.device) >= len(noise_BCHW)
         twice = TowerOutput.cat([texts, texts])
 
         def predict(x_BCHW: Tensor, time_B: Tensor) -> Tensor:
             if guidance == 1:
                 return self.painter(x_BCHW, time_B, texts)
-            both = self.painter(x_BCHW.repeat(2, 1, 1, 1), time_B.repeat(2), twice, silent_2B)
-            told, untold = both.chunk(2)
-            said = untold.lerp(told, guidance)
+            both = self.painter(x_BCHW.repeat(2, 1, 1, 1), time_B.repeat(2), twice, drop_condition_2B)
+            with_text, without_text = both.chunk(2)
+            prediction = without_text.lerp(with_text, guidance)
             # Beyond what was learned there may be no such pixels.
-            return said.clamp(-1, 1) if self.autoencoder is None else said
+            return prediction.clamp(-1, 1) if self.autoencoder is None else prediction
 
-        return self.to_pixels(self.noise.paint(predict, noise_BCHW, steps, solver))
+        return self.to_pixels(self.process.sample(predict, noise_BCHW, steps, solver))
 
     @classmethod
     def from_r2d2(cls, model: R2D2Model, shape: GeneratorConfig) -> R2D2Generator:
@@ -190,11 +192,11 @@ class R2D2Generator(R2D2Model):
             CcmbError: something of it is missing or damaged.
         """
         unet, autoencoder, scheduler = _open_pipeline(name)
-        whole = _scale(autoencoder.config)
-        side = side or int(unet.config.sample_size) * whole
-        least = whole * 2 ** (len(unet.config.block_out_channels) - 1)
-        if side % least:
-            raise UsageError(f"generation.side={side}: pictures of {name} have a multiple of {least} pixels")
+        scale = _scale(autoencoder.config)
+        side = side or int(unet.config.sample_size) * scale
+        multiple = scale * 2 ** (len(unet.config.block_out_channels) - 1)
+        if side % multiple:
+            raise UsageError(f"generation.side={side}: pictures of {name} have a multiple of {multiple} pixels")
         shape = GeneratorConfig(side, dict(unet.config), 1, dict(autoencoder.config), scheduler)
         made = cls.from_r2d2(model, shape)
         assert made.autoencoder is not None
@@ -226,7 +228,7 @@ def pipeline_side(name: str) -> int:
     return int(unet.config.sample_size) * _scale(autoencoder.config)
 
 
-def painter_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
+def generator_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
     """What reads pictures and texts for the painter: pixels in [-1, 1] at its side."""
     return R2D2Processor(processor.tokenizer, side, processor.max_text_tokens, (0.5,) * 3, (0.5,) * 3)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, did_you_mean
-from ccmb.data.images.source import UnreadablePicture, picture_of
+from ccmb.data.images.source import UnreadableImageError, picture_of
 
 Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
 
@@ -138,19 +138,19 @@ def as_texts(texts: Any) -> list[str]:
         raise InputTypeError(f"text is of type {type(texts).__name__}; give {TEXTS}")
     if not len(texts):
         raise InputValueError(f"text is empty; give {TEXTS}")
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputTypeError(f"text[{place}] is of type {type(text).__name__}; give {TEXTS}")
+            raise InputTypeError(f"text[{index}] is of type {type(text).__name__}; give {TEXTS}")
     return list(texts)
 
 
 def check_encodable(texts: Sequence[str]) -> None:
     """Raise an InputValueError that names the first text with half of a character, as broken JSON leaves it."""
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputValueError(f"text[{place}]: character {error.start} is half of one (a surrogate)") from None
+            raise InputValueError(f"text[{index}]: character {error.start} is half of one (a surrogate)") from None
 
 
 def as_images(images: Any) -> Sequence[Picture] | np.ndarray | Tensor:
@@ -164,8 +164,8 @@ def as_images(images: Any) -> Sequence[Picture] | np.ndarray | Tensor:
         batch = images if images.ndim == 4 else images[None]
     elif isinstance(images, list | tuple):
         batch = images  # type: ignore[assignment]
-        for place, image in enumerate(images):
-            _check_image(image, f"images[{place}]")
+        for index, image in enumerate(images):
+            _check_image(image, f"images[{index}]")
     else:
         _check_image(images, "images")
         batch = [images]  # type: ignore[assignment]
@@ -193,7 +193,7 @@ def open_image(image: Picture) -> Image.Image:
     if isinstance(image, bytes):
         try:
             return picture_of(image)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             raise InputValueError(str(error)) from None
     return picture_of(image if isinstance(image, str | Image.Image) else _from_array(image))
 

@@ -67,8 +67,8 @@ class TextImage(nn.Module):
         mask, text_index_N = text_mask.bool(), text_index.flatten()
         states = (before or [last])[0].attend_self(text_states, mask).index_select(0, text_index_N)
         mask = mask.index_select(0, text_index_N)
-        for number, layer in enumerate(before):
-            if number:
+        for layer_index, layer in enumerate(before):
+            if layer_index:
                 states = layer.attend_self(states, mask)
             states = _ask_each(layer, states, image_states)
         states = last.attend_self(states, mask, 1) if before else states[:, :1]
@@ -98,8 +98,8 @@ class ImageText(nn.Module):
         mask = text_mask.bool().index_select(0, text_index)
         states = self.image_to_cross(image_states)
         states = (before or [last])[0].attend_self(states, None).index_select(0, image_index)
-        for number, layer in enumerate(before):
-            if number:
+        for layer_index, layer in enumerate(before):
+            if layer_index:
                 states = layer.attend_self(states, None)
             states = layer.attend_other(states, *_picked(layer, text_states, text_index), mask)
         states = last.attend_self(states, None, 1) if before else states[:, :1]

@@ -124,7 +124,9 @@ def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int) -> list[Tensor]
 
     def work(parts: list[Tensor]) -> int:
         products = ((len(part) * int(length_N[part].max()), len(image_index_N[part].unique())) for part in parts)
-        return sum(TEXT_PRODUCTS * of_texts + IMAGE_PRODUCTS * tokens * pictures for of_texts, pictures in products)
+        return sum(
+            TEXT_PRODUCTS * text_tokens + IMAGE_PRODUCTS * tokens * pictures for text_tokens, pictures in products
+        )
 
     return min([order_N], several, key=work)
 
@@ -159,7 +161,7 @@ def _runner(folder: Path, record: ExportRecord, graph: Graph) -> Run:
         raise CcmbError(
             f"{folder / graph.file}: ONNX Runtime cannot load it ({one_line(error)}); export anew"
         ) from None
-    if {of.name for of in session.get_inputs()} != set(graph.inputs):
+    if {graph_input.name for graph_input in session.get_inputs()} != set(graph.inputs):
         raise CcmbError(f"{folder / graph.file}: not the graph of a {graph.name.replace('_', ' ')}; export anew")
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

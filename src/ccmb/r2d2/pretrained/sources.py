@@ -78,10 +78,10 @@ def load_weights(
         raise CcmbError(
             f"{name}: the weights lack the tensor {missing[0]}{and_more(missing)}; give a source with whole weights"
         )
-    if mismatched := sorted(tuple(of) for of in info["mismatched_keys"]):
-        key, its, wanted = mismatched[0]
+    if mismatched := sorted(tuple(mismatch) for mismatch in info["mismatched_keys"]):
+        key, stored, wanted = mismatched[0]
         raise CcmbError(
-            f"{name}: {key} is {tuple(its)}{and_more(mismatched)} in the weights, but {tuple(wanted)} by config.json"
+            f"{name}: {key} is {tuple(stored)}{and_more(mismatched)} in the weights, but {tuple(wanted)} by config.json"
         )
     if left is not None:
         further = sorted(key for key in info["unexpected_keys"] if LAYER.search(key) and not re.match(left, key))

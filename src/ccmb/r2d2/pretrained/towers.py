@@ -155,8 +155,8 @@ def _text_config(name: str | Path) -> PreTrainedConfig:
 def _same_shape(config: PreTrainedConfig, other: PreTrainedConfig) -> PreTrainedConfig:
     """`config` with the values of another kind's for all fields of its own."""
     fields = other.to_dict()
-    mine = {key: fields[key] for key in config.to_dict() if key in fields and key != "model_type"}
-    return type(config)(**mine | {"dtype": torch.float32})
+    shared_fields = {key: fields[key] for key in config.to_dict() if key in fields and key != "model_type"}
+    return type(config)(**shared_fields | {"dtype": torch.float32})
 
 
 def _tower_state(name: str | Path, config: PreTrainedConfig, pooler: bool) -> dict[str, Tensor]:

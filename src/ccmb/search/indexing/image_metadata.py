@@ -13,8 +13,8 @@ from PIL import Image
 
 from ccmb.data.images.content import suffix_of_format
 from ccmb.data.images.decoding import decode, open_image
-from ccmb.data.images.near_duplicates import COLOUR, DISTANCE, looks_at
-from ccmb.data.images.perceptual_hash import Looks, join_looks, looks
+from ccmb.data.images.near_duplicates import COLOUR, DISTANCE, select_fingerprints
+from ccmb.data.images.perceptual_hash import ImageFingerprints, image_fingerprint, join_fingerprints
 from ccmb.data.images.transforms import within
 from ccmb.search.filters import seconds_of
 from ccmb.search.vector_store import Entry
@@ -47,7 +47,7 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
         ValueError: the bytes are not a readable picture; the message says why.
     """
     image = decode(data)
-    shape, colours = looks(image)
+    shape, colours = image_fingerprint(image)
     whole = replace(
         entry, digest=digest_of(data), looks=f"{shape:016x}{colours.hex()}",
         date=_date_taken(data) or changed, width=image.width, height=image.height, bytes=len(data),
@@ -71,9 +71,9 @@ def suffix_of(data: bytes) -> str | None:
         return None
 
 
-def looks_of(texts: Sequence[str]) -> Looks:
+def looks_of(texts: Sequence[str]) -> ImageFingerprints:
     """Of entries' `looks`."""
-    return join_looks((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
+    return join_fingerprints((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
 def groups_of_near(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
@@ -82,7 +82,10 @@ def groups_of_near(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]
     found = looks_of(texts)
     firsts: list[int] = []
     for number in range(len(found)):
-        ours, ones = looks_at(found, np.array([number])), looks_at(found, np.array(firsts, dtype=np.int64))
+        ours, ones = (
+            select_fingerprints(found, np.array([number])),
+            select_fingerprints(found, np.array(firsts, dtype=np.int64)),
+        )
         shapes = np.bitwise_count(ones.shapes ^ ours.shapes) <= DISTANCE
         colours = np.abs(ones.colours.astype(np.int16) - ours.colours).max(axis=1, initial=0) <= COLOUR
         near = np.flatnonzero(shapes & colours)

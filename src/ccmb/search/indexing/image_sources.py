@@ -21,9 +21,9 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import is_index_folder
 from ccmb.core.passed_over import OF_INDEX, PassedOver, fixed_part, why_passed_over
 from ccmb.core.text.files import text_lines
-from ccmb.data.images.source import Pictures, head_of, inner_name, is_picture_file
+from ccmb.data.images.source import ImageSource, head_of, inner_name, is_picture_file
 from ccmb.data.other_forms import refuse_other_forms
-from ccmb.search.indexing.parquet_images import ParquetPictures
+from ccmb.search.indexing.parquet_images import ParquetImages
 
 UPLOADS, DOWNLOADS = "uploads", "downloads"
 PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
@@ -43,7 +43,7 @@ class Listed:
     """
 
     source: str
-    pictures: Pictures
+    pictures: ImageSource
     names: list[str]
     whole: bool = False
     unreadable: list[str] = field(default_factory=list)
@@ -59,14 +59,14 @@ class Sources:
 
     def __init__(self, index: Path | None = None) -> None:
         self.index = index
-        self._opened: dict[str, Pictures] = {}
+        self._opened: dict[str, ImageSource] = {}
         self._turn = threading.Lock()
 
     def path(self, source: str | Path) -> Path:
         """Absolute path of a source."""
         return (self.index or Path()) / source
 
-    def open(self, source: str | Path) -> Pictures:
+    def open(self, source: str | Path) -> ImageSource:
         """
         Raises:
             CcmbError: it is gone or damaged.
@@ -90,15 +90,15 @@ class Sources:
         return stamp(self.path(source), name)
 
 
-def open_pictures(path: Path) -> Pictures:
+def open_pictures(path: Path) -> ImageSource:
     """The pictures of a folder, a tar or a Parquet file.
 
     Raises:
         CcmbError: there is no such folder or file, or it is damaged.
     """
     if path.is_file() and (path.suffix.lower() in PARQUET or head_of(path).startswith(b"PAR1")):
-        return ParquetPictures(path)
-    return Pictures.open(path)
+        return ParquetImages(path)
+    return ImageSource.open(path)
 
 
 def find_sources(
@@ -138,7 +138,7 @@ def find_sources(
                             raise
                         away[str(source)] = str(error).removeprefix(f"{source}: ")
     for of in list(listed.values()):
-        if isinstance(of.pictures, ParquetPictures) and of.pictures.holds_urls:
+        if isinstance(of.pictures, ParquetImages) and of.pictures.holds_urls:
             urls += of.pictures.urls()
             del listed[of.source]
     return list(listed.values()), list(dict.fromkeys(urls))

@@ -18,7 +18,7 @@ from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
-from ccmb.data.images.source import FolderPictures, UnreadablePicture
+from ccmb.data.images.source import FolderImages, UnreadableImageError
 from ccmb.inference.interface import Network
 from ccmb.r2d2.loading import fingerprint, model_folder
 from ccmb.r2d2.processing import R2D2Processor
@@ -124,7 +124,7 @@ def _find_sources(
 def _downloaded(out: Path, url_of: Mapping[str, str], record: IndexRecord) -> Listed:
     """What was fetched as one more source, whose images have a field for their URL."""
     record.learn_fields({"url": ""}, str(out))
-    return Listed(DOWNLOADS, FolderPictures(out / DOWNLOADS), sorted(url_of))
+    return Listed(DOWNLOADS, FolderImages(out / DOWNLOADS), sorted(url_of))
 
 
 def _refuse_of_urls(allow_private: Sequence[str], proxy_from_environment: bool) -> None:
@@ -271,7 +271,7 @@ class _Run:
             # Pixels are made at once: a batch of whole photographs would fill the memory.
             pixels = self.processor.images([examined.image])
             return _Ready(examined.entry, examined.thumbnail, pixels)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             return _Ready(entry, error=str(error))
         except ValueError as error:
             shown = f"{self.catalogue.sources.path(entry.source)}/{entry.name}: {error}"

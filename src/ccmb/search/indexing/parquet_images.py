@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ccmb.core.errors import CcmbError, one_line
-from ccmb.data.images.source import MAX_BYTES, Extent, Pictures
+from ccmb.data.images.source import MAX_BYTES, Extent, ImageSource
 
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "picture", "img", "image_bytes", "bytes")
 URL_COLUMNS = ("url", "URL", "image_url", "ImageUrl", "imageurl")
 
 
-class ParquetPictures(Pictures):
+class ParquetImages(ImageSource):
     """Pictures by the number of their row, such as "00000012".
 
     The column is a binary one, or a struct with a binary field `bytes`; else one of strings that are URLs.

@@ -14,7 +14,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.tasks.classification.classifier import Classifier, accuracy_report, label_ranks
 
 
@@ -29,7 +29,7 @@ class ClassRanks:
     unreadable: list[str]
 
 
-def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
+def evaluate_classes(classifier: Classifier, pictures: ImageSource, batch: int = 64) -> dict[str, Any]:
     """Accuracy on all pictures that can be read; memory does not grow with their number.
 
     The figures of "classification" are the first stage's, which any model has; "ranking" holds those of the second.
@@ -45,7 +45,7 @@ def evaluate_classes(classifier: Classifier, pictures: Pictures, batch: int = 64
 
 
 def class_ranks(
-    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: Pictures, batch: int = 64
+    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: ImageSource, batch: int = 64
 ) -> ClassRanks:
     """The rank of each picture's own class.
 
@@ -62,7 +62,7 @@ def class_ranks(
                 try:
                     loaded.append(pictures.load(one.name))
                     of_chunk.append(one.label)
-                except UnreadablePicture as error:
+                except UnreadableImageError as error:
                     unreadable.append(str(error))
             if loaded:
                 ranks, ranking = label_ranks(classifier.scores(loaded), torch.tensor(of_chunk))

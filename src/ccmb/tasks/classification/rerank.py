@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import RankingRule
 from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.inference.interface import Network
-from ccmb.inference.stages import Encoder, R2D2Encoder, R2D2Ranker, Ranker
+from ccmb.inference.stages import Encoder, R2D2Encoder, R2D2Ranker, Ranker, RankOptions
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.tasks.classification.classifier import Classifier, PictureClasses, class_embeddings, classify_pictures
@@ -20,7 +21,7 @@ from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
 
 
 class PromptRanker:
-    """The second stage by the model's ranking rule; it reads each class as one prompt of its first name.
+    """The second stage over classes; it reads each class as one prompt of its first name.
 
     More prompts would cost as many passes of the cross encoders each, where the first stage encodes them once for all.
 
@@ -54,11 +55,13 @@ def r2d2_classifier(
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
     depth: int | None = None,
+    ranking_rule: RankingRule | None = None,
 ) -> Classifier:
     """The classifier of a model and some classes.
 
     Args:
         depth: how many classes the second stage ranks; None leaves it out.
+        ranking_rule: by which it ranks them; None is the model's own.
 
     Raises:
         UsageError: there is a depth for a model without cross encoders.
@@ -70,7 +73,7 @@ def r2d2_classifier(
     embed_CD = class_embeddings(encoder, classes, templates)
     if depth is None:
         return Classifier(encoder, classes, embed_CD)
-    ranker = PromptRanker(encoder, R2D2Ranker(model), classes, templates)
+    ranker = PromptRanker(encoder, R2D2Ranker(model, RankOptions(ranking_rule=ranking_rule)), classes, templates)
     return Classifier(encoder, classes, embed_CD, ranker, depth)
 
 
@@ -82,6 +85,7 @@ def classify(
     templates: Sequence[str] = TEMPLATES,
     top: int = 5,
     depth: int | None = None,
+    ranking_rule: RankingRule | None = None,
 ) -> list[PictureClasses]:
     """The best classes of each of some pictures; see `r2d2_classifier` and `classify_pictures` for the rest.
 
@@ -91,7 +95,8 @@ def classify(
         UsageError, CcmbError: see there.
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
-    found = classify_pictures(r2d2_classifier(model, processor, cleaned, templates, depth), pictures, top)
+    classifier = r2d2_classifier(model, processor, cleaned, templates, depth, ranking_rule)
+    found = classify_pictures(classifier, pictures, top)
     return [
         replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
         for of in found

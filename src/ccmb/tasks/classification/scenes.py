@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.scenes.classification import SCENE_TEMPLATES, Attribute, draw_class_folders, scene_classes
@@ -29,7 +29,7 @@ def measure_drawn_classes(
     size = processor.image_size
     for attribute in get_args(Attribute):
         draw_class_folders(folder / attribute, attribute, per_class[attribute], size, seed)
-        pictures = Pictures.open(folder / attribute)
+        pictures = ImageSource.open(folder / attribute)
         found[attribute] = {
             name: evaluate_classes(
                 r2d2_classifier(model, processor, scene_classes(attribute), SCENE_TEMPLATES), pictures

@@ -18,7 +18,7 @@ from torch import Tensor
 from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.progress import progress
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pairs import pictures_beside, read_pairs
 from ccmb.data.sample import Sample
@@ -49,7 +49,7 @@ class RetrievalSet:
     split: str
     samples: list[Sample]
     queries: Queries | None
-    pictures: Pictures
+    pictures: ImageSource
 
     @cached_property
     def revision(self) -> str:
@@ -89,10 +89,10 @@ def open_set(
         found = _published(open_dataset(name, path, split, images), path, family)
         return replace(found, name=name, split=split)
     samples = read_pairs(path, split, fields)
-    return RetrievalSet(name, split, samples, None, Pictures.open(images or pictures_beside(path)))
+    return RetrievalSet(name, split, samples, None, ImageSource.open(images or pictures_beside(path)))
 
 
-def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], Pictures]:
+def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], ImageSource]:
     """What a recipe trains on: pictures with their texts, of own pairs or of a published set.
 
     What is wrong with single lines of a published set is told on stderr and left out.
@@ -109,7 +109,7 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
         if not (folder / data.pairs).exists():
             refuse_other_forms(folder)
         samples = read_pairs(folder / data.pairs, data.split, data.fields)
-        return samples, Pictures.open(folder / data.images)
+        return samples, ImageSource.open(folder / data.images)
     found = _open_published(data, folder, data.split)
     _check_family(found, folder, family)
     if found.skipped.found and world().is_main:
@@ -134,7 +134,7 @@ def open_held_out(
     if data.set is not None:
         return _published(_open_published(data, folder, split), folder, family)
     samples = read_pairs(folder / data.pairs, split, fields or data.fields)
-    return RetrievalSet(data.name, split, samples, None, Pictures.open(folder / data.images))
+    return RetrievalSet(data.name, split, samples, None, ImageSource.open(folder / data.images))
 
 
 def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[str]) -> RetrievalSet:
@@ -206,7 +206,7 @@ def _check_family(found: Dataset, folder: Path, family: str) -> None:
         raise UsageError(f"{folder}: {found.card.title} is no set for {family}")
 
 
-def revision(samples: Sequence[Sample], told: bytes, pictures: Pictures) -> str:
+def revision(samples: Sequence[Sample], told: bytes, pictures: ImageSource) -> str:
     """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, picture and texts."""
     digest, bytes_of = hashlib.sha256(told), dict[str, bytes]()
     with progress("read pictures", len(samples), "pictures") as advance:
@@ -220,10 +220,10 @@ def revision(samples: Sequence[Sample], told: bytes, pictures: Pictures) -> str:
     return digest.hexdigest()
 
 
-def _raw(pictures: Pictures, name: str) -> bytes:
+def _raw(pictures: ImageSource, name: str) -> bytes:
     try:
         return pictures.raw(name)
-    except UnreadablePicture:
+    except UnreadableImageError:
         return b""
 
 

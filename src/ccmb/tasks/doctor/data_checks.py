@@ -14,7 +14,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json_lines
 from ccmb.data.equal_texts import text_key
 from ccmb.data.grouping import image_key
-from ccmb.data.images.source import Pictures, UnreadablePicture
+from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.tasks.doctor.findings import Finding, graded, in_percent, share
 
 
@@ -69,22 +69,22 @@ def merged(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-def unreadable_of(pictures: Pictures, names: Iterable[str]) -> list[str]:
+def unreadable_of(pictures: ImageSource, names: Iterable[str]) -> list[str]:
     """A line for each picture that cannot be read and decoded."""
     found = []
     for name in names:
         try:
             pictures.load(name)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             found.append(str(error))
     return found
 
 
-def digests_of(pictures: Pictures, names: Iterable[str]) -> dict[str, str]:
+def digests_of(pictures: ImageSource, names: Iterable[str]) -> dict[str, str]:
     """A hash of the bytes of each picture that is there, by name."""
     found = {}
     for name in names:
-        with suppress(UnreadablePicture):
+        with suppress(UnreadableImageError):
             found[name] = hashlib.blake2b(pictures.raw(name), digest_size=16).hexdigest()
     return found
 

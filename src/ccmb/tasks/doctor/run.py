@@ -16,7 +16,7 @@ from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.device import choose_device, computes_bf16
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import Advance, progress
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.objectives.flops import StepFlops
 from ccmb.r2d2.modeling import R2D2Model
@@ -74,7 +74,7 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
         else:
             folder = data_folder(str(data.folder))
             every, faults = data_checks.read_lines(folder / data.pairs, data.fields)
-            pictures = Pictures.open(folder / data.images)
+            pictures = ImageSource.open(folder / data.images)
     except CcmbError as error:
         return [Finding("data", "problem", str(error), "without data nothing else can be checked")], []
     read = [line for line in every if line.split == data.split]
@@ -107,7 +107,7 @@ def _task_of(recipe: PretrainRecipe) -> str | None:
     return recipe.task if isinstance(recipe, FinetuneRecipe) else None
 
 
-def _open_training(recipe: PretrainRecipe) -> tuple[list[Sample], Pictures]:
+def _open_training(recipe: PretrainRecipe) -> tuple[list[Sample], ImageSource]:
     if isinstance(recipe, FinetuneRecipe):
         return FAMILIES[recipe.task].open_training(recipe.data)
     return open_training(recipe.data)

@@ -17,7 +17,7 @@ import torch
 
 from ccmb.core.device import inference
 from ccmb.core.progress import progress
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.interface import Network
@@ -107,7 +107,7 @@ def compare_recall(
     Raises:
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
     """
-    pictures = Pictures.open(images)
+    pictures = ImageSource.open(images)
     samples, unreadable = readable_samples(read_pairs(pairs, split, fields), pictures)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     report: dict[str, Any] = {"data": str(pairs), "split": split}

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from ccmb.core.config.given_keys import is_given
 from ccmb.core.errors import UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.generation import Generation, GenerationOptions
 from ccmb.r2d2.generative.generator import (
     GeneratorConfig,
     R2D2Generator,
+    generator_processor,
     has_generator,
     load_generator,
-    painter_processor,
     pipeline_side,
     read_shape,
 )
@@ -118,9 +118,9 @@ class GenerationFamily(RetrievalFamily):
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
-        reader = painter_processor(processor, picture_side(recipe))
+        reader = generator_processor(processor, picture_side(recipe))
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
         return run_batches(partial(load, reader), out, recipe.training.batch // world().size)
 

@@ -36,7 +36,7 @@ class Painting:
 
     Attributes:
         steps: from noise to a picture.
-        guidance: how much the text counts, see `R2D2Generator.paint`.
+        guidance: how much the text counts, see `R2D2Generator.sample_images`.
         best_of: candidates of each text.
         solver: of flow matching; others are sampled by DDIM.
     """
@@ -185,7 +185,7 @@ def _paint(
         encoded = {name: value.to(model.device) for name, value in processor.texts(texts).items()}
         read = model.encode_text(**encoded)
         noise_NCHW = noise_NCHW.to(model.device)
-        pixels = model.paint(read, noise_NCHW, options.steps, options.guidance, options.solver)
+        pixels = model.sample_images(read, noise_NCHW, options.steps, options.guidance, options.solver)
         bytes_NSS3 = ((pixels.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_NSS3]
 

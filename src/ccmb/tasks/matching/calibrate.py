@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
@@ -76,7 +76,7 @@ def calibrate(
     """
     if not model.can_rank:
         raise CcmbError("the model has no match heads (PRD2): there is no match score to calibrate")
-    pictures = Pictures.open(images)
+    pictures = ImageSource.open(images)
     samples, unreadable = readable_samples(read_pairs(pairs, split, fields), pictures)
     texts = [text for sample in samples for text in sample.texts]
     if len(texts) < FEWEST_TEXTS:

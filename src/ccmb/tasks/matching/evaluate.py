@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.interface import Network
@@ -15,7 +15,7 @@ from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.metrics import matching_report
 
-Labelled = tuple[Sequence[Sample], Pictures]
+Labelled = tuple[Sequence[Sample], ImageSource]
 
 
 def evaluate_matching(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import UsageError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import read_labelled_pairs
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
@@ -37,7 +37,7 @@ class LabelledSet:
     name: str
     split: str
     samples: list[Sample]
-    pictures: Pictures
+    pictures: ImageSource
 
 
 class MatchingFamily(OfR2D2):
@@ -48,7 +48,7 @@ class MatchingFamily(OfR2D2):
     def logged(self, recipe: FinetuneRecipe) -> list[str]:
         return ["matching", *(["gcpr"] if recipe.matching.gcpr else []), "match_accuracy"]
 
-    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
         return _open(data, data.split)
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> LabelledSet:
@@ -68,7 +68,7 @@ class MatchingFamily(OfR2D2):
         return MatchingTask(Matching(model, recipe.matching, recipe.training.chunk), recipe.optimizer)
 
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         load = LabelledLoader(samples, pictures, recipe.data, recipe.training)
         return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
@@ -95,14 +95,14 @@ class MatchingFamily(OfR2D2):
         )
 
 
-def _open(data: DataRecipe, split: str) -> tuple[list[Sample], Pictures]:
+def _open(data: DataRecipe, split: str) -> tuple[list[Sample], ImageSource]:
     if data.shards:
         raise UsageError("data.shards: labelled pairs are read from a folder; give data.folder")
     folder = data_folder(str(data.folder))
     images = folder / data.images
     if data.set is not None:
         return open_labelled(folder, split, images if images.exists() else None, data.set)
-    return read_labelled_pairs(folder / data.pairs, split), Pictures.open(images)
+    return read_labelled_pairs(folder / data.pairs, split), ImageSource.open(images)
 
 
 def _scores(model: R2D2Model, processor: R2D2Processor, of: LabelledSet, heads: bool = True) -> PairScores:

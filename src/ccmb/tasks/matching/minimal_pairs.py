@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import RankingRule
 from ccmb.core.device import inference
 from ccmb.inference.interface import Network
 from ccmb.inference.items import Items
@@ -42,9 +43,18 @@ class MinimalPairScores:
 
 
 def score_minimal_pairs(
-    model: Network, processor: R2D2Processor, images: Items, pairs: Sequence[MinimalPair], batch: int = 256
+    model: Network,
+    processor: R2D2Processor,
+    images: Items,
+    pairs: Sequence[MinimalPair],
+    ranking_rule: RankingRule | None = None,
+    batch: int = 256,
 ) -> MinimalPairScores:
-    """Score both texts of every pair against its picture; `images` are the encoded pictures."""
+    """Score both texts of every pair against its picture; `images` are the encoded pictures.
+
+    Args:
+        ranking_rule: of the second stage; None is the model's own.
+    """
     cosines, ranking = [], []
     with inference(model):
         for start in range(0, len(pairs), batch):
@@ -55,7 +65,7 @@ def score_minimal_pairs(
             cosines.append((texts.embed * images.embed[index]).sum(1))
             if model.can_rank:
                 match = rank_pairs(model, images, texts, index, torch.arange(len(texts)))
-                ranking.append(ranking_scores(model, cosines[-1], match))
+                ranking.append(ranking_scores(model, cosines[-1], match, ranking_rule))
     return MinimalPairScores(torch.cat(cosines).view(-1, 2), torch.cat(ranking).view(-1, 2) if ranking else None)
 
 

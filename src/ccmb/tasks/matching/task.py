@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.loader import BatchPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.objectives.batch import LabelledBatch
@@ -64,7 +64,7 @@ class LabelledLoader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], pictures: Pictures, data: DataRecipe, training: TrainingRecipe
+        self, samples: Sequence[Sample], pictures: ImageSource, data: DataRecipe, training: TrainingRecipe
     ) -> None:
         if len(samples) < training.batch:
             raise CcmbError(f"{pictures.path}: {len(samples)} pairs do not fill training.batch={training.batch}")

@@ -12,7 +12,7 @@ from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write
 from ccmb.core.text.files import split_lines
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.shards.stream import stream_batches
@@ -44,7 +44,7 @@ Loaded = Iterator[tuple[Batch | None, list[str]]]
 Load = Callable[[R2D2Processor, int, int], Loaded]
 
 
-def load_pairs(samples: list[Sample], pictures: Pictures, data: DataRecipe, training: TrainingRecipe) -> Load:
+def load_pairs(samples: list[Sample], pictures: ImageSource, data: DataRecipe, training: TrainingRecipe) -> Load:
     """How batches of pairs in a folder are loaded."""
     seed = training.seed
     if len(samples) < training.batch:

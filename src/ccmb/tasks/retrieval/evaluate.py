@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from ccmb.core.choices import Convention
 from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
@@ -60,7 +60,7 @@ def evaluate(
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
         texts_per_image: use only the first so many texts of each picture.
-        options: how the second stage of retrieval is computed; what else is reported is always exact.
+        options: how the second stage of retrieval is computed; what else is reported is always exact, by the same rule.
         source: what the model was loaded from; needed for options of int8.
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
 
@@ -74,7 +74,7 @@ def evaluate(
         every, pictures, faults = open_shard_set([str(pairs)], fields)
     else:
         read = open_pairs(pairs, split, fields)
-        every, pictures, in_other_splits = read.samples, Pictures.open(images), read.in_other_splits
+        every, pictures, in_other_splits = read.samples, ImageSource.open(images), read.in_other_splits
     samples, unreadable = readable_samples(every, pictures)
     unreadable = [*faults, *unreadable]
     minimal_pairs = _minimal_pairs(samples, pairs)
@@ -85,11 +85,11 @@ def evaluate(
     ranks = ranks_both_ways(ranker, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
-        report["retrieval"] |= asdict(ranker.options)
-        report["ranking_rule"] = model.config.ranking_rule
+        report["retrieval"] |= {"precision": ranker.options.precision, "cascade": ranker.options.cascade}
+        report["ranking_rule"] = options.rule_of(model)
     scores = None
     if minimal_pairs:
-        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
+        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs, options.ranking_rule)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
     flat = [text for of_image in texts for text in of_image]
     if model.can_rank and len(gallery.images) > 1:

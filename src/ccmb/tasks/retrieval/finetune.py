@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from ccmb.data.images.source import Pictures
+from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
@@ -48,7 +48,7 @@ class RetrievalFamily(OfR2D2):
     def logged(self, recipe: FinetuneRecipe) -> list[str]:
         return pretraining_log(recipe.objectives)
 
-    def open_training(self, data: DataRecipe) -> tuple[list[Sample], Pictures]:
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
         return open_training(data, self.family)
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
@@ -63,7 +63,7 @@ class RetrievalFamily(OfR2D2):
         return PretrainTask(make_pretraining(model, processor, recipe), recipe)
 
     def batches(
-        self, samples: list[Sample], pictures: Pictures, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
         return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
