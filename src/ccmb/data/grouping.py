@@ -6,14 +6,16 @@ write one line for each text as often as one line for each image: both are read 
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ccmb.data.images.source import inner_name
 from ccmb.data.sample import Sample
+
+_LOG = logging.getLogger(__name__)
 
 
 def image_key(name: str) -> str:
@@ -117,6 +119,6 @@ class Splits:
 
 
 def warn(line: str) -> None:
-    """Say on stderr what was found in the data; of several processes that train together the first alone says it."""
+    """Log what was found in the data; of several processes that train together the first alone says it."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"ccmb: {line}", file=sys.stderr, flush=True)
+        _LOG.warning(line)

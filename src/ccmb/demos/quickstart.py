@@ -81,7 +81,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     recipe = recipe.model_copy(update={"data": data})
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
-    with Journal(out / "quickstart.json", settings) as journal:
+    with Journal(out / "quickstart.json", settings, "quickstart") as journal:
         journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
@@ -218,10 +218,10 @@ class Quickstart:
         paint_pictures(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
+        from ccmb.core.choices import PAPER_NAMES
         from ccmb.data.images.source import ImageSource
         from ccmb.demos.report.galleries import pictures_shown
         from ccmb.demos.report.page import render_page
-        from ccmb.objectives.config import PAPER_NAMES
         from ccmb.report.markup import data_uri
 
         kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)

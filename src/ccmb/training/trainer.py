@@ -81,8 +81,6 @@ class Trainer:
         # Whether it is by held-out data that the best checkpoint is chosen.
         self.chooses = bool(validation and recipe.best and recipe.best.figure.startswith(PREFIX))
         self.world, self.device = world(), choose_device(recipe.device)
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
         widen(task.module).to(self.device)
         self.module = parallelise(task.module, recipe.parallel, task.units())
         self.optimizers = make_optimizers(task.groups(), optimizer, task.module)

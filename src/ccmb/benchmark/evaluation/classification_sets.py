@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.data.class_names import ImageClass, read_classes
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
 from ccmb.data.images.source import ImageSource
@@ -75,5 +75,5 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
 
 
 def _prompt_set(called: str, templates: tuple[str, ...]) -> str:
-    digest = hashlib.sha256("\n".join(templates).encode()).hexdigest()
+    digest = sha256_of_bytes("\n".join(templates).encode())
     return f"{called} ({len(templates)}) {digest[:8]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ccmb.objectives.config import PAPER_NAMES
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.report.charts import Point, Range, line_chart
 from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 

@@ -28,11 +28,6 @@ LAYER_KEYS = {
 }
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a folder has the form of one that `save_pretrained` wrote; its shards may still be missing."""
-    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The file of a folder's weights, or those of its shards in the order of their names.
 

@@ -20,7 +20,7 @@ from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
 from ccmb.data.images.source import FolderImages, UnreadableImageError
 from ccmb.inference.interface import Network
-from ccmb.r2d2.loading import fingerprint, model_folder
+from ccmb.r2d2.loading import model_folder, weights_fingerprint
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.index_folder import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
 from ccmb.search.indexing.copies import find_copies
@@ -318,7 +318,7 @@ def must_match(record: IndexRecord, index: Path, model: Path) -> None:
     Raises:
         CcmbError: its weights are not those that made the index.
     """
-    if fingerprint(model) == record.fingerprint:
+    if weights_fingerprint(model) == record.fingerprint:
         return
     if str(model.resolve()) == record.model:
         raise CcmbError(f"{index}: {model} has been trained on since; index into a new folder")
@@ -334,7 +334,9 @@ def _open_record(out: Path, model: Path, embed_dim: int, store: str | None) -> I
         return record
     if out.exists() and not out.is_dir():
         raise CcmbError(f"{out}: is a file; an index is a folder")
-    record = IndexRecord(form=FORM, model=str(model.resolve()), fingerprint=fingerprint(model), embed_dim=embed_dim)
+    record = IndexRecord(
+        form=FORM, model=str(model.resolve()), fingerprint=weights_fingerprint(model), embed_dim=embed_dim
+    )
     if store is not None:
         if is_local(store):
             raise UsageError(f"{store}: not the URI of a Milvus server, such as http://127.0.0.1:19530")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ccmb.core.device import choose_device
+from ccmb.core.device import choose_device, cpu_threads
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.data.sample import Sample
@@ -64,15 +64,13 @@ def finetune(
         What `finetune.json` holds; None on all ranks of a world but the first.
 
     Raises:
-        UsageError: the recipe names no model or no known family, or what is asked for cannot be measured.
+        UsageError: the recipe names no model, or what is asked for cannot be measured.
         CcmbError: missing or faulty data or model, or a run folder that another recipe made.
     """
-    family = FAMILIES.get(recipe.task)
-    if family is None:
-        raise UsageError(f"task={recipe.task}: cannot be fine-tuned yet; there is: {', '.join(FAMILIES)}")
+    family = FAMILIES[recipe.task]
     if not recipe.model.start:
         raise UsageError("nothing to start from; give --model with a run, a model folder or a hub id")
-    with process_group() as joined:
+    with cpu_threads(recipe.training.threads), process_group() as joined:
         sets = _open_sets(family, recipe, also, test)
         recipe = _train(family, recipe, out, sets, joined)
         if not joined.is_main:

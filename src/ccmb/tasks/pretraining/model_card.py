@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
-from ccmb.objectives.config import PAPER_NAMES
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.training.recipe import ModelRecipe
 

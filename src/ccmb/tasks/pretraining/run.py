@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ccmb.core.config.recipe_files import load_recipe, save_recipe
+from ccmb.core.device import cpu_threads
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.core.files import atomic_files
 from ccmb.data.sample import Sample
@@ -103,7 +104,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
     check_best(recipe, pretraining_log(recipe.objectives))
-    with process_group() as joined:
+    with cpu_threads(recipe.training.threads), process_group() as joined:
         return _pretrain(recipe, out, joined)
 
 

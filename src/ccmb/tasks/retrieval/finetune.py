@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,8 @@ from ccmb.tasks.pretraining.run import PretrainTask, make_pretraining, pretraini
 from ccmb.tasks.retrieval.metrics import bootstrap_recalls, drawn_with, hits_by_image, mean_recall, report_of_ranks
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
+
+_LOG = logging.getLogger(__name__)
 
 STAGES = ("pre_ranking", "ranking")
 
@@ -111,5 +113,5 @@ def _readable(of: RetrievalSet) -> RetrievalSet:
     samples, unreadable = readable_samples(of.samples, of.pictures)
     if world().is_main:
         for line in unreadable:
-            print(f"ccmb: left out of {of.name}, split {of.split}: {line}", file=sys.stderr, flush=True)
+            _LOG.warning("left out of %s, split %s: %s", of.name, of.split, line)
     return replace(of, samples=samples)
