@@ -88,14 +88,15 @@ def signature_errors() -> list[float]:
     texts = ["".join(rng.choices(han, k=rng.randrange(10, 40))) for _ in range(300)]
     longer = [text + "".join(rng.choices(han, k=rng.randrange(len(text) // 3))) for text in texts]
     signed = [
-        _signed(daft.from_pydict({"at": list(range(300)), "bare": of}), TextDedupRecipe())
+        _signed(daft.from_pydict({"at": list(range(300)), "bare": bare_texts}), TextDedupRecipe())
         .sort("at")
         .to_pydict()["signature"]
-        for of in (texts, longer)
+        for bare_texts in (texts, longer)
     ]
     agreement = (np.array(signed[0]) == np.array(signed[1])).mean(axis=1)
     return [
-        float(found) - jaccard(*pair) for found, pair in zip(agreement, zip(texts, longer, strict=True), strict=True)
+        float(estimate) - jaccard(*pair)
+        for estimate, pair in zip(agreement, zip(texts, longer, strict=True), strict=True)
     ]
 
 

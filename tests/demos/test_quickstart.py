@@ -66,7 +66,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     assert report["minimal_pairs"]["pairs"] == 12
     drawn = report["classification"]["drawn"]
     assert report["classification"]["top1"] == drawn["colour"]["trained"]["top1"]
-    assert [drawn[of]["untrained"]["pictures"] for of in ("kind", "colour")] == [26, 8]
+    assert [drawn[item]["untrained"]["pictures"] for item in ("kind", "colour")] == [26, 8]
     assert report["model"]["steps"] == 4
     assert "torch" in report["libraries"]
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_in_full_it_describes_and_paints_too(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     captions, painted = read_json(tmp_path / "captions.json"), read_json(tmp_path / "painted.json")
     assert len(captions["shown"]) == len(painted["shown"]) == 6
-    assert all(f">{of['text']}</span></h3>" in page for of in painted["shown"])
+    assert all(f">{item['text']}</span></h3>" in page for item in painted["shown"])
     assert page.count("<h2>") == 12
     commands = [command["command"] for command in report["next"]]
     assert [command.split()[1] for command in commands[-2:]] == ["caption", "generate"]

@@ -10,7 +10,7 @@ from ccmb.corpus.download.index import read_index
 from ccmb.corpus.download.parts import Link
 from ccmb.corpus.download.run import DownloadOptions
 from ccmb.fetch.fetcher import HttpOptions
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 
 HOST = "127.0.0.1"
@@ -20,7 +20,7 @@ def draw_folder(folder: Path, count: int, size: int = 128) -> Path:
     folder.mkdir(parents=True)
     rng = random.Random(0)
     for number in range(count):
-        draw_scene(random_scene(rng), size, rng).save(folder / f"{number}.jpg")
+        render_scene(random_scene(rng), size, rng).save(folder / f"{number}.jpg")
     return folder
 
 

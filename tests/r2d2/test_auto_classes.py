@@ -92,9 +92,9 @@ def test_transformers_own_image_processor_reads_the_folder_and_agrees(folder: Pa
     from transformers import AutoImageProcessor, AutoTokenizer
 
     picture = tiny_pictures(1, seed=3)[0].resize((70, 45))
-    theirs = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
+    reference = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
     # A product, a difference and a quotient in float32, of numbers up to 1 / 0.26.
-    ours = tiny_processor().images([picture])
-    torch.testing.assert_close(theirs, ours, rtol=0, atol=product_error(4, 4.0))
+    own = tiny_processor().images([picture])
+    torch.testing.assert_close(reference, own, rtol=0, atol=product_error(4, 4.0))
     ids = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")["input_ids"]
     assert torch.equal(ids, tiny_processor().texts(TEXTS[:1])["input_ids"])

@@ -170,14 +170,14 @@ def search(
     from ccmb.search.contact_sheet import contact_sheet
     from ccmb.search.engine import open_engine
     from ccmb.search.filters import parse_condition
-    from ccmb.search.query import Query, check_query
+    from ccmb.search.query import SearchQuery, check_query
 
     second_stage = "depth", "budget"
     if not rank:
         refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
     elif text is None:
         refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
-    query = Query(
+    query = SearchQuery(
         text, load_picture(picture) if picture else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
         collapse=collapse,
@@ -205,7 +205,8 @@ def search(
 def _line(place: int, hit: Hit) -> str:
     return (
         f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
-        + (f"  match {hit.match:.3f}  probability {hit.probability:.3f}" if hit.match is not None else "")
+        + ("" if hit.match is None else f"  match {hit.match:.3f}")
+        + ("" if hit.probability is None else f"  probability {hit.probability:.3f}")
         + f"  {visible_line(hit.name)}"
         + (f"  (and {len(hit.copies)} near duplicates)" if hit.copies else "")
         + ("  (gone or unreadable)" if hit.missing else "")

@@ -25,6 +25,17 @@ def check_text(text: str, purpose: str) -> None:
         )
 
 
+def check_at_least_1(**values: int | None) -> None:
+    """Refuse counts below 1, by their names; None is no count.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; give at least 1")
+
+
 def check_min_probability(value: float | None) -> None:
     """Refuse a minimum probability outside [0, 1]; None means no minimum.
 

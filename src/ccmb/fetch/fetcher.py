@@ -48,28 +48,30 @@ class HttpOptions(BaseModel):
     """How pictures are requested over HTTP. The default values are our choice."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    connections: int = Field(128, gt=0, description="pictures in hand at once: being fetched, or waiting to be decoded")
+    connections: int = Field(128, gt=0, description="pictures at once that are being fetched or wait to be decoded")
     per_host: int = Field(4, gt=0, description="requests to one host at once")
     host_delay: float = Field(0.05, ge=0, description="seconds between the starts of two requests to one host")
-    longest_pause: float = Field(120.0, ge=0, description="seconds waited for a host that sends Retry-After, at most")
-    retries: int = Field(3, ge=0, description="further attempts after a failure that may pass")
+    longest_pause: float = Field(120.0, ge=0, description="maximum wait in seconds for a host that sends Retry-After")
+    retries: int = Field(3, ge=0, description="more attempts after a failure that may be temporary")
     backoff: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled for each further one")
-    connect_seconds: float = Field(10.0, gt=0, description="for a connection")
-    silent_seconds: float = Field(10.0, gt=0, description="without a byte")
-    total_seconds: float = Field(60.0, gt=0, description="for one answer, whole")
-    slow_after: float = Field(5.0, ge=0, description="seconds after which an answer must have come at `least_rate`")
-    least_rate: float = Field(2048.0, ge=0, description="bytes a second")
-    max_bytes: int = Field(20 * 2**20, gt=0, description="of one picture")
-    max_redirects: int = Field(5, ge=0)
-    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="what servers are told")
-    robot: str = Field("ccmb", description="our name in X-Robots-Tag headers that address single robots")
+    connect_seconds: float = Field(10.0, gt=0, description="time limit for a connection")
+    silent_seconds: float = Field(10.0, gt=0, description="time limit without a byte")
+    total_seconds: float = Field(60.0, gt=0, description="time limit for one whole answer")
+    slow_after: float = Field(
+        5.0, ge=0, description="seconds after which the mean rate of an answer must be `least_rate`"
+    )
+    least_rate: float = Field(2048.0, ge=0, description="minimum rate in bytes a second")
+    max_bytes: int = Field(20 * 2**20, gt=0, description="maximum bytes of one picture")
+    max_redirects: int = Field(5, ge=0, description="maximum number of redirects")
+    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="User-Agent of the requests")
+    robot: str = Field("ccmb", description="our name in X-Robots-Tag headers for single robots")
     obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.fetch.opt_outs")
     check_certificates: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
-    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that may be connected to")
+    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that are allowed")
     proxy_from_environment: bool = Field(
-        False, description="go through HTTP_PROXY and HTTPS_PROXY, but to hosts of NO_PROXY; see ccmb.fetch.proxies"
+        False, description="use HTTP_PROXY and HTTPS_PROXY, except for hosts of NO_PROXY; see ccmb.fetch.proxies"
     )
-    name_threads: int = Field(32, gt=0, description="host names looked up at once")
+    name_threads: int = Field(32, gt=0, description="how many host names are looked up at once")
 
 
 def is_transient(status: str) -> bool:

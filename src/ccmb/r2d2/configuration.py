@@ -11,9 +11,10 @@ from ccmb.core.choices import ImagePooling, RankingRule, one_of
 from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
 
-# What of the keywords of `from_pretrained` says where a folder on the hub is.
+# The keywords of `from_pretrained` that locate a folder on the hub.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 NO_CLASS_TOKEN = ("siglip_vision_model",)
+NOT_CALIBRATED = 1.0  # the match temperature of a network that none was fitted to
 
 
 class R2D2Config(PreTrainedConfig):
@@ -23,20 +24,20 @@ class R2D2Config(PreTrainedConfig):
         vision_config, text_config: configurations of the towers, of any backbone that transformers knows
             (the paper's are a CLIP vision transformer and BERT-base). Dictionaries need a "model_type".
         embed_dim: width D of the shared embedding space (768 in the paper).
-        image_pooling: what of the image tower is projected into that space: "first" (the paper: its raw first token) or
-            "tower" (its own pooled output: CLIP's first token after the last norm, SigLIP's attention pooling). By
-            default "first", but "tower" for backbones without a class token.
+        image_pooling: the output of the image tower that is projected into that space: "first" (the paper: its raw
+            first token) or "tower" (its own pooled output: CLIP's first token after the last norm, SigLIP's attention
+            pooling). By default "first", but "tower" for backbones without a class token.
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
-        cross_heads, cross_ffn: shape of the cross encoders, whose width is the text tower's; by default also the
-            text tower's.
-        cross_dropout: dropout behind the layers of the cross encoders; the official ones also have some of attention
-            weights, ours none (our choice).
+        cross_heads, cross_ffn: attention heads and feed-forward width of the cross encoders, by default the text
+            tower's. Their width is always the text tower's.
+        cross_dropout: dropout after the layers of the cross encoders. The official ones also drop attention weights,
+            ours do not (our choice).
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
         ranking_rule: how the second stage scores, see `ccmb.inference.scoring`: "sum" (the paper) or "log_odds".
         match_temperature: divides the match heads' logits where a calibrated probability is asked for; see
-            `ccmb.tasks.matching.calibrate`. At 1 (not calibrated) the probability is the match score.
+            `ccmb.tasks.matching.calibrate`. 1 says that the network is not calibrated, see `is_calibrated`.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
 
@@ -63,7 +64,7 @@ class R2D2Config(PreTrainedConfig):
         match_heads: bool = True,
         mlm_head: bool = True,
         ranking_rule: RankingRule = "sum",
-        match_temperature: float = 1.0,
+        match_temperature: float = NOT_CALIBRATED,
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
         temperature_max: float = 0.5,
@@ -89,8 +90,13 @@ class R2D2Config(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether a match temperature was fitted, so that there is a probability of a match."""
+        return self.match_temperature != NOT_CALIBRATED
+
+    @property
     def image_class_token(self) -> bool:
-        """Whether the image tower's first token sums the picture up; SigLIP's are all patches."""
+        """Whether the image tower's first token summarises the picture; SigLIP's tokens are all patches."""
         return self.vision_config.model_type not in NO_CLASS_TOKEN
 
     @property

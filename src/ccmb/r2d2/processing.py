@@ -1,4 +1,4 @@
-"""R2D2Processor: pictures and texts to the tensors that R2D2Model takes."""
+"""R2D2Processor: turns pictures and texts into the tensors that R2D2Model takes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ccmb.r2d2.inputs.processor_inputs import (
 
 # The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
 PREPROCESSOR = "preprocessor_config.json"
-# Where transformers' own processors keep the same.
+# The file in which transformers' own processors keep the same settings.
 PROCESSOR = "processor_config.json"
 
 
@@ -62,7 +62,7 @@ class R2D2Processor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """Names of the parts, as transformers asks for them."""
+        """The names of the parts, in the form of transformers."""
         return ["image_processor", "tokenizer"]
 
     @property
@@ -104,7 +104,7 @@ class R2D2Processor(ProcessorMixin):
 
         Args:
             padding: up to the longest text of the batch ("longest"), or to `max_text_tokens` ("max_length").
-            warn: say how many texts were too long and lost their end.
+            warn: warn how many texts were too long and lost their end.
 
         Raises:
             InputTypeError: something is no text.
@@ -215,7 +215,7 @@ class R2D2Processor(ProcessorMixin):
         return R2D2Processor(tokenizer, image_size or self.image_size, longest, self.image_mean, self.image_std)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a folder keeps beside the tokenizer."""
+        """The settings that a folder stores beside the tokenizer."""
         return self.image_processor.to_dict() | {"max_text_tokens": self.max_text_tokens}
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -264,12 +264,12 @@ class R2D2Processor(ProcessorMixin):
 
 
 SIZES = ("image_size", "max_text_tokens", "model_max_length")
-# What generic code of transformers gives to all processors: nothing of it changes what this one does.
+# Arguments that generic code of transformers gives to all processors; they have no effect on this one.
 WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "use_fast", "proxies", "user_agent", "config")
 
 
 def _read_settings(name: str | Path, hub: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The file with sizes and statistics and what it holds, in our form or in that of transformers' processors."""
+    """The file of sizes and statistics with its content, in our form or in that of transformers' processors."""
     file = PREPROCESSOR
     if (folder := Path(name) / str(hub.get("subfolder") or "")).is_dir():
         if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():

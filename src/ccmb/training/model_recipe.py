@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ccmb.core.choices import RankingRule
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 
 LONGEST = 64  # tokens of a text, where nothing else is said
 
@@ -21,7 +21,7 @@ def _shape_or_source(tower: Any) -> Any:
 Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
 
 
-class ModelRecipe(Part):
+class ModelRecipe(ConfigBase):
     """The network: a model to start from, two towers to start from, or the shape of a new one."""
 
     start: str | None = Field(

@@ -17,7 +17,7 @@ def command(monkeypatch, capfd):
 
 
 def levels(out: str) -> dict[str, str]:
-    return {found["check"]: found["level"] for found in json.loads(out)}
+    return {result["check"]: result["level"] for result in json.loads(out)}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FINETUNING.glob("*.yaml")))

@@ -11,7 +11,7 @@ from ccmb.benchmark.models.base import context_within, fingerprint
 from ccmb.core.device import choose_device
 from ccmb.inference.interface import Network
 from ccmb.inference.items import Items
-from ccmb.inference.scoring import Match
+from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
@@ -74,8 +74,10 @@ class R2D2Peer:
     ) -> Tensor:
         return self._ranker.rank_scores(images, texts, image_index_N, text_index_N, cosine_N)
 
-    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
-        return self._ranker.match(images, texts, image_index_N, text_index_N)
+    def score_pairs(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+    ) -> StageScores:
+        return self._ranker.score_pairs(images, texts, image_index_N, text_index_N, cosine_N)
 
 
 _NO_MATTER = ("_name_or_path", "match_temperature", "transformers_version")

@@ -46,7 +46,7 @@ def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
     manifest, recipe = read_corpus_manifest(corpus), load_recipe(ZeroRecipe, corpus / "recipe.yaml")
     whole = manifest.get("share", 1.0)
     if not 0 < share <= whole:
-        raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, which the corpus has")
+        raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, the share of this corpus")
     if (out / CORPUS_MANIFEST).exists():
         raise CcmbError(f"{out}: this folder holds a corpus already; remove it or choose another one")
     with sole_use(out, "writes into this folder"):

@@ -27,7 +27,7 @@ AGAIN = "remove {file} and run the build again"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a file, and how to mend it."""
+    """A problem of a file, and its fix."""
 
     file: str
     what: str
@@ -60,7 +60,7 @@ def verify_corpus(out: Path) -> CorpusCheck:
         _check_counts(out, manifest, check)
         _check_shards(out, manifest, check)
     except CcmbError as error:  # the index or the funnel cannot be read
-        check.add("index", f"the rest was not looked at: {error}", "mend the files named above and verify again")
+        check.add("index", f"the remaining checks were not run: {error}", "mend the files named above and verify again")
     return check
 
 
@@ -102,14 +102,14 @@ def _check_counts(out: Path, manifest: dict[str, Any], check: CorpusCheck) -> No
         check.add("index", f"{len(again):,} pictures have several rows, such as row {again[0]}")
     in_shards = sum(row["shard"] is not None for row in rows)
     if any((row["status"] == "ok") != (row["shard"] is not None) for row in rows):
-        check.add("index", "pictures that stay without a shard, or the other way round")
+        check.add("index", "some kept pictures have no shard, or some dropped ones have one")
     stay = [
         pair["row"] for path in index_parts(out, "pairs") for pair in read_part(path, ["row", "reason"])
         if pair["reason"] is None
     ]  # fmt: skip
     homeless = set(stay) - {row["row"] for row in rows if row["shard"] is not None}
     if homeless:
-        check.add("index", f"pairs that stay have {len(homeless):,} pictures that do not, such as row {min(homeless)}")
+        check.add("index", f"kept pairs have {len(homeless):,} pictures that were dropped, such as row {min(homeless)}")
     funnel = read_funnel(out / FUNNEL)
     for unit, count in (("pictures", in_shards), ("pairs", len(stay))):
         last = [step for step in funnel.steps if step.unit == unit][-1]

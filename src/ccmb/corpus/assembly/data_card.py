@@ -84,7 +84,7 @@ def _table(funnel: Funnel, language: Language) -> str:
 
 def _score(model: str | None, least: float | None, zh: bool) -> str:
     if model is None:
-        return "没有用模型评判图文对。" if zh else "No model judged the pairs."
+        return "没有用模型评判图文对。" if zh else "No model scored the pairs."
     if zh:
         return f"`model_score` 是 {model} 给出的图文余弦{'' if least is None else f'；低于 {least} 的已去掉'}。"
     dropped = "" if least is None else f"; pairs below {least} were dropped"

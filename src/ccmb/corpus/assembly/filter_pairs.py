@@ -43,7 +43,9 @@ def write_filtered_pairs(pairs: Path, downloads: Path, statuses: Path, recipe: Z
             urls = parquet.read_table(part, columns=["url"])["url"].to_pylist()
             part_pictures = list(itertools.islice(pictures, len(urls)))
             if [picture.url for picture in part_pictures] != urls:
-                raise CcmbError(f"{part}: is not of the pictures of {pairs}; remove the folder and build anew")
+                raise CcmbError(
+                    f"{part}: does not belong to the pictures of {pairs}; remove the folder and build again"
+                )
             if not (path := out / part.name).exists():
                 write_rows(
                     list(_rows_of_part(part_pictures, first, decisions, duplicate_texts, recipe)),

@@ -26,9 +26,9 @@ class ImageFilters(BaseModel):
     """Which pictures are kept."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    min_short_side: int = Field(100, ge=0, description="pixels of the short side (DanQing)")
-    min_long_side: int = Field(0, ge=0, description="pixels of the long side")
-    max_ratio: float = Field(3.0, ge=1, description="long side over short side (DanQing)")
+    min_short_side: int = Field(100, ge=0, description="minimum pixels of the short side (DanQing)")
+    min_long_side: int = Field(0, ge=0, description="minimum pixels of the long side")
+    max_ratio: float = Field(3.0, ge=1, description="maximum ratio of the long side to the short side (DanQing)")
     animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
     min_spread: float = Field(
         3.0, ge=0, description="standard deviation of grey (0 to 255) below which a picture is blank (our choice)"

@@ -103,7 +103,7 @@ class DownloadPart:
         self._file: IO[bytes] | None = None
         self._end = 0  # where the last complete row ends
         # Position and length of the picture of each finished row.
-        self._places: dict[int, tuple[int, int]] = {}
+        self._locations: dict[int, tuple[int, int]] = {}
         self._rows: dict[int, dict[str, Any]] = {}
 
     @property
@@ -160,7 +160,7 @@ class DownloadPart:
         except OSError as error:
             raise CcmbError(f"{self.rows_file}: could not be written ({error})") from None
         self._end += len(record)
-        self._rows[row.row], self._places[row.row] = line, (self._end - len(picture), len(picture))
+        self._rows[row.row], self._locations[row.row] = line, (self._end - len(picture), len(picture))
 
     def finish(self) -> None:
         """Write the index, the pictures and the times, then remove the `.rows` file."""
@@ -172,7 +172,7 @@ class DownloadPart:
         self._write_table(self.index, rows, _COLUMNS)
         self.rows_file.unlink()
         sync_folder(self.index.parent)
-        self._rows, self._places = {}, {}
+        self._rows, self._locations = {}, {}
 
     def close(self) -> None:
         if self._file is not None:
@@ -191,10 +191,10 @@ class DownloadPart:
             while (row := _next_record(file)) is not None:
                 size = row["stored_bytes"] or 0
                 self._end = file.tell()
-                self._rows[row["row"]], self._places[row["row"]] = row, (self._end - size, size)
+                self._rows[row["row"]], self._locations[row["row"]] = row, (self._end - size, size)
 
     def _picture(self, source: IO[bytes], row: int) -> bytes:
-        offset, size = self._places[row]
+        offset, size = self._locations[row]
         source.seek(offset)
         return source.read(size)
 
@@ -273,7 +273,7 @@ def _read(path: Path, digest: str, columns: list[str]) -> dict[str, list[Any]]:
 
 
 def _other_links(path: Path) -> CcmbError:
-    return CcmbError(f"{path}: is of other links than those given; choose another folder or remove this one")
+    return CcmbError(f"{path}: belongs to other links; choose another folder or remove this one")
 
 
 def _digest(links: Sequence[Link]) -> str:

@@ -38,13 +38,15 @@ class StoredForm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     side: int | None = Field(256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)")
     fit: Fit = Field(
-        "short_side", description="which side that is; crop: the short one, and the middle square is cut out"
+        "short_side", description="the side that `side` limits; crop: the short one, and the middle square is cut out"
     )
-    quality: int = Field(92, ge=1, le=100, description="of the JPEG, its colours at full size (as `ccmb data convert`)")
+    quality: int = Field(
+        92, ge=1, le=100, description="quality of the JPEG, with colours at full resolution (as in `ccmb data convert`)"
+    )
     keep_metadata: bool = Field(
         False,
-        description="leave EXIF (such as the place), XMP and IPTC in JPEGs that stay as they came; otherwise it is "
-        "taken out without a loss, and those that EXIF turns are turned and written anew",
+        description="keep EXIF (such as the place), XMP and IPTC in JPEGs that are stored as they came; otherwise "
+        "they are removed without loss, and JPEGs that EXIF rotates are rotated and encoded again",
     )
 
 

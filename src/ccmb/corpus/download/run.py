@@ -42,11 +42,13 @@ class DownloadOptions(BaseModel):
     form: StoredForm = StoredForm()
     rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
     window: int = Field(
-        4096, gt=0, description="links at work at once; most of them wait for their host, the others for a connection"
+        4096,
+        gt=0,
+        description="links in progress at once; most of them wait for their host, the others for a connection",
     )
-    decoders: int | None = Field(None, gt=0, description="threads that decode; without it one for each core")
+    decoders: int | None = Field(None, gt=0, description="threads that decode; empty: one for each core")
     deadline: float | None = Field(
-        None, gt=0, description='seconds after which all that is not done ends with the status "deadline"'
+        None, gt=0, description='seconds after which all unfinished links end with the status "deadline"'
     )
 
 
@@ -97,7 +99,7 @@ def download(
             except* OSError as errors:
                 raise CcmbError(f"{out}: {errors.exceptions[0]}") from None
         if more := next(out.glob(f"part-{work.result.parts:06d}.*"), None):
-            raise CcmbError(f"{more}: is of a longer list of links; choose another folder or remove this one")
+            raise CcmbError(f"{more}: belongs to a longer list of links; choose another folder or remove this one")
     return work.result
 
 

@@ -81,7 +81,9 @@ def find_files(source: str, any_suffix: bool = False, passed_over: PassedOver | 
         paths = sorted(_meant(glob.glob(source, recursive=True), fixed_part(source), passed_over))
     if not paths:
         note = f"; {passed_over}" if passed_over else ""
-        raise CcmbError(f"{source}: no such file; known are {', '.join(SUFFIXES)}, and all but Parquet with .gz{note}")
+        raise CcmbError(
+            f"{source}: no such file; known suffixes: {', '.join(SUFFIXES)}; .gz too, but for Parquet{note}"
+        )
     return _of_known_kinds(paths)
 
 
@@ -92,7 +94,7 @@ def _has_magic(path: str) -> bool:
 
 def _of_known_kinds(paths: list[str]) -> list[str]:
     if unknown := next((path for path in paths if suffix_of(path) not in SUFFIXES), None):
-        raise CcmbError(f"{unknown}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
+        raise CcmbError(f"{unknown}: not one of the kinds of files that are read: {', '.join(SUFFIXES)}")
     return paths
 
 
@@ -127,16 +129,16 @@ def _warn_of_duplicates(files: Sequence[str]) -> None:
         if os.path.isfile(path):
             sizes.setdefault(os.path.getsize(path), []).append(path)
     known = set(files)
-    twins = [(path.removesuffix(".gz"), path) for path in files if path.endswith(".gz") and path[:-3] in known]
+    duplicates = [(path.removesuffix(".gz"), path) for path in files if path.endswith(".gz") and path[:-3] in known]
     for size, paths in sizes.items():
         first: dict[tuple[bytes, bytes], str] = {}
         for path in paths if size and len(paths) > 1 else ():
             if (other := first.setdefault(_ends(path, size), path)) != path:
-                twins.append((other, path))
-    for one, other in twins[:3]:
-        _LOG.warning("%s and %s look like copies of one another; both are counted", one, other, extra=BARE)
-    if len(twins) > 3:
-        _LOG.warning(f"... and so do {len(twins) - 3:,} more pairs", extra=BARE)
+                duplicates.append((other, path))
+    for one, other in duplicates[:3]:
+        _LOG.warning("%s and %s look like duplicates; both are counted", one, other, extra=BARE)
+    if len(duplicates) > 3:
+        _LOG.warning(f"... and so do {len(duplicates) - 3:,} more pairs", extra=BARE)
 
 
 def _ends(path: str, size: int) -> tuple[bytes, bytes]:

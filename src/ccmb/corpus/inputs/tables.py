@@ -18,7 +18,7 @@ from daft import DataFrame, DataType, Expression, col
 from daft import functions as F
 from pydantic import Field, model_validator
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import CcmbError, did_you_mean, one_line
 from ccmb.core.logs import BARE
 from ccmb.core.passed_over import Excludes, PassedOver
@@ -36,14 +36,14 @@ __all__ = ["InputTable", "Inputs", "find_files", "read_test_texts"]
 _BYTES_OF_A_LINE = 150  # a guess; only the number of buckets depends on it
 
 
-class Inputs(Part):
+class Inputs(ConfigBase):
     """Where the records of a corpus lie: any number of files, folders, globs or URLs, of JSON lines or Parquet."""
 
     impressions: list[str] = Field([], description="logs: query, image_url, page_url, position, clicked, visitor, time")
     pages: list[str] = Field([], description="Url, Title, Content, Keywords, ImageUrl, ImageKey, ImageQuery")
     links: list[str] = Field([], description="released lists of links with captions; also .csv, .tsv and .txt")
     test_texts: list[str] = Field(
-        [], description="texts that no pair may hold: a text a line, or JSON lines with `text`"
+        [], description="texts that no pair may have: one in each line, or JSON lines with `text`"
     )
 
     exclude: list[str] = Field([], description="patterns of files that are passed over, such as '*.bak.jsonl' or tmp")
@@ -220,7 +220,7 @@ def _line_file(path: str, kind: TableKind) -> LineFile:
         _check_keys(path, keys, kind)
         return replace(file, separator=separator, keys=keys, header=True)
     if len(first) != 2:
-        raise CcmbError(f"{path}: its first line names no column, and is not a URL, {separator!r} and a text")
+        raise CcmbError(f"{path}: its first line is neither a header nor a URL, {separator!r} and a text")
     return replace(file, separator=separator, keys=("url", "caption"))
 
 

@@ -105,19 +105,19 @@ class _Texts:
 
     def removed(self, kind: str, truth_kind: str) -> FilterRecall:
         """Count the false texts that the corpus dropped. Texts that fit the picture by chance do not count."""
-        planted = {(row["picture"], row["text"]) for row in self.truth if row["kind"] == truth_kind} - self.good
+        false_texts = {(row["picture"], row["text"]) for row in self.truth if row["kind"] == truth_kind} - self.good
         return FilterRecall(
-            kind, len(planted), sum(text not in self.kept_texts.get(picture, []) for picture, text in planted)
+            kind, len(false_texts), sum(text not in self.kept_texts.get(picture, []) for picture, text in false_texts)
         )
 
     def doubled(self, kind: str, truth_kind: str) -> FilterRecall:
         """Count the dropped duplicates of titles and contents: all but the first of each picture and origin."""
-        planted = left = 0
+        total = left = 0
         for (picture, _), texts in self._by_origin(truth_kind).items():
-            copies = [text for text in self.kept_texts.get(picture, []) if text in set(texts)]
-            planted += len(texts) - 1
-            left += max(0, len(copies) - 1)
-        return FilterRecall(kind, planted, planted - left)
+            kept = [text for text in self.kept_texts.get(picture, []) if text in set(texts)]
+            total += len(texts) - 1
+            left += max(0, len(kept) - 1)
+        return FilterRecall(kind, total, total - left)
 
     def lost(self) -> FilterRecall:
         """Count the good texts of which the corpus kept no variant."""
@@ -143,9 +143,9 @@ class _Texts:
 def _duplicate_recall(kind: str, mark: str, statuses: dict[str, str]) -> FilterRecall:
     """Count second links of pictures if both links were downloaded; removed means one of the two is a duplicate."""
     gone, downloaded = {EXACT, NEAR}, {"ok", "no_text", EXACT, NEAR}
-    planted = [
+    status_pairs = [
         (status, statuses[first]) for url, status in statuses.items()
         if mark in url and (first := url.replace(mark, "")) in statuses
     ]  # fmt: skip
-    both = [pair for pair in planted if set(pair) <= downloaded]
+    both = [pair for pair in status_pairs if set(pair) <= downloaded]
     return FilterRecall(kind, len(both), sum(bool(gone & set(pair)) for pair in both))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ccmb.core.files import atomic_write, write_json
 from ccmb.core.progress import progress
 from ccmb.corpus.simulation.pages import SimulatedWeb, TextKind, Web, make_web
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 
 ROWS_PER_FILE = 250_000
 DAY, FIRST_DAY = 86_400, 1_700_006_400
@@ -180,7 +180,7 @@ def _render(folder: Path, web: Web, dead: list[bool], settings: SimulatedWeb) ->
                 # A mirror has the same file; a repost is the same drawing in another size and quality.
                 first, _, kind = name.removesuffix(".jpg").partition("-")
                 repost = kind == "repost"
-                picture = draw_scene(scene, settings.size, random.Random(f"{settings.seed}/{first}.jpg"))
+                picture = render_scene(scene, settings.size, random.Random(f"{settings.seed}/{first}.jpg"))
                 if repost:
                     picture = picture.resize((settings.size * 7 // 8,) * 2)
                 with atomic_write(folder / name, "wb") as file:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.corpus.simulation.spam import broken, slightly_changed, spam
 from ccmb.scenes.scene import Scene, scene_groups
 from ccmb.scenes.texts import GROUNDS, describe
@@ -18,30 +18,30 @@ TextKind = Literal["good", "wrong", "exact_duplicate", "near_duplicate", "spam"]
 DOMAINS = ("tu.example.com", "pic.example.cn", "bbs.example.net", "blog.example.org", "shop.example.com")
 
 
-class SimulatedWeb(Part):
+class SimulatedWeb(ConfigBase):
     """The size of the simulated web, and the shares of false, doubled and spam texts in it."""
 
     pictures: int = Field(300, gt=1)
-    impressions: int = Field(200_000, gt=0, description="of people; those of bots come on top")
+    impressions: int = Field(200_000, gt=0, description="impressions of people; those of bots come on top")
     size: int = Field(128, gt=15, description="side of the pictures in pixels; see `draw`")
-    draw: bool = Field(True, description="off: no pictures are written, for logs alone")
-    base_url: str = Field("http://127.0.0.1:8000", description="where `pictures/` is served")
+    draw: bool = Field(True, description="write the pictures; off: only pages and logs")
+    base_url: str = Field("http://127.0.0.1:8000", description="the URL of the folder with `pictures/`")
     queries: int = Field(3, gt=0, description="true queries of each picture")
     wrong_pairs: float = Field(0.4, ge=0, description="pairs with a false query, for each pair with a true one")
-    exact_duplicates: float = Field(
-        0.3, ge=0, le=1, description="share of pages that stand on a second site as they are"
+    exact_duplicates: float = Field(0.3, ge=0, le=1, description="share of pages that a second site copied unchanged")
+    near_duplicates: float = Field(
+        0.3, ge=0, le=1, description="share of pages that a second site copied with small changes"
     )
-    near_duplicates: float = Field(0.3, ge=0, le=1, description="share of pages that a second site changed a little")
-    reposts: float = Field(
-        0.1, ge=0, le=1, description="share of pictures that stand under a second link, texts changed"
-    )
-    spam: float = Field(0.3, ge=0, le=1, description="share of pictures with a page that says nothing, or advertises")
+    reposts: float = Field(0.1, ge=0, le=1, description="share of pictures with a second link and changed texts")
+    spam: float = Field(0.3, ge=0, le=1, description="share of pictures with a page of empty phrases or advertisements")
     dead_links: float = Field(0.1, ge=0, le=1, description="share of links without a picture")
     positions: int = Field(20, gt=0)
-    examination: float = Field(0.8, ge=0, description="a result at position k is looked at with probability k^-this")
+    examination: float = Field(0.8, ge=0, description="people look at a result at position k with probability k^-this")
     visits: int = Field(20, gt=0, description="impressions of a visitor, on average")
     bots: float = Field(0.002, ge=0, le=1, description="bots for each visitor: half crawl, half click on false pairs")
-    repeated: float = Field(0.05, ge=0, le=1, description="impressions that a visitor has of the same pair once more")
+    repeated: float = Field(
+        0.05, ge=0, le=1, description="share of impressions that repeat a pair for the same visitor"
+    )
     days: int = Field(7, gt=0)
     seed: int = Field(0, ge=0, lt=2**32)
 

@@ -98,7 +98,7 @@ def serve(
     child_end.close()
     try:
         if not (bound_port := parent_end.recv()):
-            raise CcmbError(f"port {port} of 127.0.0.1, which the links name, is in use; free it, or begin anew")
+            raise CcmbError(f"port {port} of 127.0.0.1, which the links name, is in use; free it, or start again")
         yield f"http://127.0.0.1:{bound_port}/"
     finally:
         parent_end.close()

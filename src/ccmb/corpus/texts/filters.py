@@ -159,7 +159,7 @@ def read_words(path: str) -> list[str]:
     """
     listed = [line.strip() for line in text_lines(path) if line.strip() and not line.startswith("#")]
     if not listed:
-        raise CcmbError(f"{path}: holds no word")
+        raise CcmbError(f"{path}: has no word")
     return listed
 
 

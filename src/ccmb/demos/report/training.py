@@ -23,7 +23,7 @@ FURTHER = {
 
 
 def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], steps: int) -> str:
-    """One small chart for each objective, then the sum, the temperature and the speed."""
+    """One small chart for each objective, then for the sum, the temperature and the speed."""
     if not metrics:
         return section("训练曲线", "Training", paragraph("没有训练记录。", "There is no training log."))
     x = (0, steps)
@@ -44,7 +44,7 @@ def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], step
 
 
 def objectives_section(on: Sequence[str], off: Sequence[str], metrics: Sequence[dict[str, float]]) -> str:
-    """The paper's five objectives: on, since which step, or off."""
+    """The state of the paper's five objectives: on (and since which step) or off."""
     rows = []
     for key, name in PAPER_NAMES.items():
         if name in off:

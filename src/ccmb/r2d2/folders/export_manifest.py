@@ -1,7 +1,8 @@
-"""What an export folder says of itself, and the files that it may hold.
+"""The record of an export folder, and checks of the files in it.
 
-A folder is somebody's download as often as one's own work: names of files are fixed, so that none can point elsewhere,
-what links lead to counts as the record tells of it, and graphs that would read further files are refused.
+A folder is somebody's download as often as the user's own work. So the names of its files are fixed and cannot point
+elsewhere, every file must have the checksum in the record, even behind a link, and graphs that would read further
+files are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MOST_BYTES = 2**31  # what one ONNX file can hold
 
 
 class ExportRecord(BaseModel):
-    """What `export.json` holds."""
+    """The content of `export.json`."""
 
     model_config = ConfigDict(extra="forbid")
     version: Literal[1] = 1
@@ -65,7 +66,7 @@ class ExportRecord(BaseModel):
         data = path.read_bytes()
         if sha256_of_bytes(data) != self.files.get(file):
             raise CcmbError(
-                f"{path}: not the file that {RECORD} tells of (cut short, or of another export); export anew"
+                f"{path}: not the file that {RECORD} describes (cut short, or of another export); export anew"
             )
         if outside := _outside_file(data, path):
             raise CcmbError(f"{path}: keeps weights in another file, {outside!r}, which is not read; export anew")
@@ -106,7 +107,7 @@ def _outside_file(data: bytes, path: Path) -> str | None:
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """All tensors of a graph or function, of the graphs within its nodes too."""
+    """All tensors of a graph or function, including those of the graphs within its nodes."""
     yield from getattr(graph, "initializer", ())
     for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)

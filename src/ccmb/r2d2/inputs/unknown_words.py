@@ -1,20 +1,15 @@
-"""Texts of which a model knows no word: whatever it makes of them says nothing."""
+"""Texts of unknown words only: a model's output for them is meaningless."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from ccmb.r2d2.processing import R2D2Processor
 
 
 def wholly_unknown(processor: R2D2Processor, texts: Sequence[str]) -> list[bool]:
-    """Whether each of the texts has no token but [UNK] and special ones."""
-    return rows_wholly_unknown(processor, processor.texts(texts)["input_ids"]) if texts else []
-
-
-def rows_wholly_unknown(processor: R2D2Processor, input_ids_BT: Tensor) -> list[bool]:
-    """The same of texts that are tokenized. [UNK] is itself a special token, so that no word is left."""
-    known_BT = processor.maskable(input_ids_BT)
+    """Whether each text has no tokens other than [UNK] and special tokens. [UNK] is itself a special token."""
+    if not texts:
+        return []
+    known_BT = processor.maskable(processor.texts(texts)["input_ids"])
     return [not known for known in known_BT.any(1).tolist()]

@@ -1,4 +1,4 @@
-"""Making an export folder of a model."""
+"""Exporting a model into a folder of ONNX graphs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.onnx.graphs import graphs, write_graph
 
 FAST = "fast"  # the export inside the model folder that it was made of
-LOCK = ".lock"  # all that an export leaves that has not come to its end
+LOCK = ".lock"  # the only file that an unfinished export leaves
 
 
 def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8") -> ExportRecord:
     """Write the graphs of a run folder, model folder or hub id, with its configuration and processor, into `out`.
 
-    An export that is there already is replaced.
+    An existing export in `out` is replaced.
 
     Raises:
         UsageError: ONNX Runtime is not installed, the model is itself an export, or `out` holds something else.
@@ -48,13 +48,13 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
             temperature=float(network.temperature.detach()), files=files,
         )  # fmt: skip
         record.write(fresh)
-        if (seen := read_seen(folder)) is not None:  # what a result is marked by goes with the model
+        if (seen := read_seen(folder)) is not None:  # the record of seen images goes with the model
             seen.write(fresh)
     return record
 
 
 def fast_export(name: str | Path) -> Path:
-    """The int8 export beside a model's weights; it is made at its first use and anew when they have changed.
+    """The int8 export beside a model's weights, made at its first use and again whenever the weights have changed.
 
     Raises:
         UsageError, CcmbError: see `export_model`.

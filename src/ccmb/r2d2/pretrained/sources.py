@@ -1,4 +1,4 @@
-"""What a pre-trained tower's source, a local folder or hub id, holds: configuration, weights, tokenizer, statistics."""
+"""The source of a pre-trained tower, a local folder or hub id: its configuration, weights, tokenizer and statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 CLIP: Statistics = (CLIP_MEAN, CLIP_STD)
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Image towers by model_type, with the pixel statistics of sources that do not tell theirs.
+# Image towers by model_type, with the pixel statistics for sources that do not give their own.
 FAMILIES = {
     "clip_vision_model": CLIP,
     "siglip_vision_model": HALF,
@@ -34,7 +34,7 @@ FAMILIES = {
 }
 
 
-LAYER = re.compile(r"\.layers?\.\d+\.")  # of a stack of them, in a tensor's name
+LAYER = re.compile(r"\.layers?\.\d+\.")  # a layer of a stack, in a tensor's name
 
 
 def read_config(name: str | Path) -> Any:
@@ -54,13 +54,13 @@ def read_config(name: str | Path) -> Any:
 def load_weights(
     name: str | Path, kind: Any, config: PreTrainedConfig, optional: str, left: str | None = None, **options: Any
 ) -> Any:
-    """A float32 model of the class `kind`, with its weights from the source, whatever precision these have there.
+    """A float32 model of the class `kind` with the source's weights, whatever their precision.
 
     Args:
-        optional: names of the tensors that the source may lack, as a regular expression; they are drawn at random.
-        left: names of layers that the source may hold besides, likewise; all others are the model's own and must be
-            in it. Without it the source may hold whatever it likes.
-        options: what `kind.from_pretrained` takes.
+        optional: a regular expression for the tensors that the source may lack; these start at random.
+        left: a regular expression for layers that the source may have in addition; a further layer of any other name is
+            an error. None allows any further layers.
+        options: arguments of `kind.from_pretrained`.
 
     Raises:
         CcmbError: there are no weights, they are damaged, of another shape or not finite, lack a tensor, or have more
@@ -95,10 +95,10 @@ def load_weights(
 
 
 def pixel_statistics(name: str | Path, family: str) -> Statistics:
-    """Mean and standard deviation of RGB in [0, 1] that the source was trained with, by default its family's.
+    """Mean and standard deviation of RGB in [0, 1] of the source's training; by default those of its family.
 
     Raises:
-        CcmbError: the source's file of them is damaged; the message names it.
+        CcmbError: the source's file of statistics is damaged; the message names it.
     """
     for file in (PREPROCESSOR, "processor_config.json"):
         try:
@@ -122,10 +122,10 @@ def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTr
 
     Args:
         vocabulary: number of the tower's word embeddings.
-        masks: whether a mask token is wanted.
+        masks: whether a mask token is needed.
 
     Raises:
-        CcmbError: its files are missing or damaged, it has more tokens than the tower, or lacks one that is wanted.
+        CcmbError: its files are missing or damaged, it has more tokens than the tower, or it lacks a special token.
     """
     tokenizer = load_tokenizer(name)
     # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.

@@ -18,7 +18,8 @@ import torch
 from ccmb.core.choices import RankingRule
 from ccmb.core.device import inference
 from ccmb.core.errors import UsageError
-from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.stages import RankOptions
 from ccmb.inference.user_images import check_any_read, read_pixels
 from ccmb.r2d2.generative.captioner import CaptionState, R2D2Captioner
 from ccmb.r2d2.modeling import TowerOutput
@@ -193,17 +194,18 @@ def rank_candidates(
     rule = ranking_rule or model.config.ranking_rule
     weight = MATCH_WEIGHTS[rule] if match_weight is None else match_weight
     flat = [candidate for of in written for candidate in of]
-    encoded = processor.texts([candidate.text for candidate in flat])
-    texts = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
+    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=rule))
+    texts = pipeline.encode_texts([candidate.text for candidate in flat], batch_size=len(flat))
     image_index_N = torch.tensor([place for place, of in enumerate(written) for _ in of])
-    cosine_N = (images.embed[image_index_N] * texts.embed).sum(1)
-    score_N, match_N = cosine_N, [None] * len(flat)
-    if model.can_rank:
-        match = rank_pairs(model, images, texts, image_index_N, torch.arange(len(flat)))
-        score_N, match_N = ranking_scores(model, cosine_N, match, rule), match.score.tolist()
+    scores = pipeline.scorer.score_pairs(images, texts, image_index_N, torch.arange(len(flat))).rows()
     judged = [
-        replace(candidate, cosine=cosine, match_score=of_match, score=candidate.log_probability + weight * score)
-        for score, candidate, cosine, of_match in zip(score_N.tolist(), flat, cosine_N.tolist(), match_N, strict=True)
+        replace(
+            candidate,
+            cosine=pair.cosine,
+            match_score=pair.match_score,
+            score=candidate.log_probability + weight * pair.score,
+        )
+        for candidate, pair in zip(flat, scores, strict=True)
     ]
     ends = torch.tensor([0, *map(len, written)]).cumsum(0).tolist()
     return [sorted(judged[start:end], key=lambda of: -(of.score or 0.0)) for start, end in pairwise(ends)]

@@ -13,7 +13,8 @@ from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.inference.interface import Network
-from ccmb.inference.stages import Encoder, R2D2Encoder, R2D2Ranker, Ranker, RankOptions
+from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.stages import Encoder, RankOptions, Reranker
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.tasks.classification.classifier import Classifier, PictureClasses, class_embeddings, classify_pictures
@@ -33,7 +34,7 @@ class PromptRanker:
     def __init__(
         self,
         encoder: Encoder,
-        ranker: Ranker,
+        ranker: Reranker,
         classes: Sequence[ImageClass],
         templates: Sequence[str] = TEMPLATES,
         batch: int = 256,
@@ -69,12 +70,12 @@ def r2d2_classifier(
     """
     if depth is not None and not model.can_rank:
         raise UsageError("--depth needs cross encoders, and this model is of towers alone (PRD2); leave it out")
-    encoder = R2D2Encoder(model, processor)
-    embed_CD = class_embeddings(encoder, classes, templates)
+    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=ranking_rule))
+    embed_CD = class_embeddings(pipeline.encoder, classes, templates)
     if depth is None:
-        return Classifier(encoder, classes, embed_CD)
-    ranker = PromptRanker(encoder, R2D2Ranker(model, RankOptions(ranking_rule=ranking_rule)), classes, templates)
-    return Classifier(encoder, classes, embed_CD, ranker, depth)
+        return Classifier(pipeline.encoder, classes, embed_CD)
+    ranker = PromptRanker(pipeline.encoder, pipeline.scorer, classes, templates)
+    return Classifier(pipeline.encoder, classes, embed_CD, ranker, depth)
 
 
 def classify(

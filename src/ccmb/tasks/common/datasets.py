@@ -115,8 +115,8 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
         return samples, ImageSource.open(folder / data.images)
     found = _open_published(data, folder, data.split)
     _check_family(found, folder, family)
-    if found.skipped.found and world().is_main:
-        _LOG.warning(findings_text(found.skipped.found.values()), extra=BARE)
+    if found.skipped.findings and world().is_main:
+        _LOG.warning(findings_text(found.skipped.findings.values()), extra=BARE)
     return _with_fields(found, data.fields), found.pictures
 
 
