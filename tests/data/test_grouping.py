@@ -23,8 +23,8 @@ from ccmb.search.index_folder import IndexRecord
 from ccmb.search.indexing.user_fields import read_user_fields
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor.run import examine
-from ccmb.tasks.finetuning.run import FAMILIES
 from ccmb.tasks.pretraining.batches import load_pairs
+from ccmb.tasks.registry import finetuner_of
 from tests.helpers.runs import command_line
 from tests.helpers.tiny import tiny_pictures
 from tests.helpers.tuning import recipe_of, save_start
@@ -83,7 +83,7 @@ def test_texts_of_merged_lines_are_united_in_order_without_duplicates() -> None:
 def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path, command) -> None:
     data, start = line_for_each_text(tmp_path / "data"), save_start(tmp_path / "start")
     recipe = recipe_of(start, data, training__batch=6)
-    family = FAMILIES["retrieval"]
+    family = finetuner_of("retrieval")
     for samples in (
         open_training(recipe.data)[0], family.open_held_out(recipe, "val").samples,
         open_set(f"own={data / 'pairs.jsonl'}").samples, read_pairs(data / "pairs.jsonl", "test"),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from ccmb.cli.recipe_keys import COMMAND, PAGES, Key, Language, keys_of, page
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from tests.helpers.pages import ROOT, read
 

@@ -39,12 +39,12 @@ def export(
     Example: ccmb export --model quickstart/run --out int8 --data quickstart/corpus/pairs.jsonl --text-field captions
     """
     from ccmb.benchmark.models.open_model import may_rank
-    from ccmb.cli.evaluate import folder_for_pairs
     from ccmb.core.files import write_json
     from ccmb.r2d2.loading import load_model
     from ccmb.r2d2.onnx.export import export_model
     from ccmb.r2d2.onnx.runtime import load_exported
     from ccmb.tasks.export.compare import compare_recall, compare_speed
+    from ccmb.tasks.retrieval.family import folder_for_pairs
 
     if data is None:
         refuse_given(context, "of --data", *OF_DATA, instead="give that, or leave {} out")

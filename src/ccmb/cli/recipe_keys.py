@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from ccmb.core.files import atomic_write
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
 Language = Literal["en", "zh"]

@@ -56,7 +56,7 @@ def doctor(
     from ccmb.core.config.recipe_files import load_recipe
     from ccmb.tasks.doctor.findings import results_table
     from ccmb.tasks.doctor.run import examine
-    from ccmb.tasks.family import FinetuneRecipe, find_any_recipe
+    from ccmb.tasks.finetuning.recipe import FinetuneRecipe, find_any_recipe
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
     path, tunes = find_any_recipe(recipe, bool(model))

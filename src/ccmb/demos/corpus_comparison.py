@@ -122,13 +122,13 @@ def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> d
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
     from ccmb.tasks.pretraining.run import pretrain
-    from ccmb.tasks.retrieval.evaluate import evaluate
+    from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
     overrides = [f"data.folder={(folder / kind).resolve()}", f"training.steps={steps}", *OVERRIDES]
     pretrain(load_recipe(PretrainRecipe, find_recipe("quickstart"), overrides), folder / f"run-{kind}")
     model, processor = load_model(folder / f"run-{kind}")
     pairs, images = held_out / "pairs.jsonl", held_out / "images.tar"
-    measured = evaluate(model, processor, pairs, images, split="test", fields=["captions"], depth=1, texts_per_image=1)
+    measured = evaluate(model, processor, open_data(pairs, images, "test", ["captions"]), 1, texts_per_image=1)
     retrieval = measured.report["retrieval"]
     recalls = {name: retrieval[name]["pre_ranking"] for name in ("text_to_image", "image_to_text")}
     return {**recalls, "mean_recall": retrieval["mean_recall"]["pre_ranking"]}

@@ -164,13 +164,12 @@ class Quickstart:
         """Measure, and write the report and the examples, so that the page needs no model."""
         from ccmb.demos.report.examples import gather_examples
         from ccmb.tasks.pretraining.model_card import write_model_card
-        from ccmb.tasks.retrieval.evaluate import evaluate
+        from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
         model, processor = self.model
         depth = self.size.depth
-        evaluation = evaluate(
-            model, processor, self.pairs, self.images, split="test", fields=["captions"], depth=depth, texts_per_image=1
-        )
+        data = open_data(self.pairs, self.images, "test", ["captions"])
+        evaluation = evaluate(model, processor, data, depth, texts_per_image=1)
         kept = {
             "report": {name: value for name, value in evaluation.report.items() if name != "seconds"},
             "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -14,7 +14,7 @@ from ccmb.core.files import write_json
 
 if TYPE_CHECKING:
     from ccmb.scenes.scene import Split
-    from ccmb.tasks.family import FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 
 SHOWN = 6  # pictures with captions on the page, and texts with generated pictures
 
@@ -114,7 +114,7 @@ def painted_uris(out: Path, painted: dict[str, Any]) -> dict[str, str]:
 def _recipe(name: str, run: Path, data: Path, changes: Sequence[str]) -> FinetuneRecipe:
     """A recipe without validation: no checkpoint is chosen, and the report measures on the test split."""
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
-    from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 
     # Absolute folders, so that the runs can be continued from anywhere.
     fixed = [f"data.folder={data.resolve()}", f"model.start={run.resolve()}", "validation.split="]

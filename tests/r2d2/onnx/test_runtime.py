@@ -17,8 +17,8 @@ import torch
 
 from ccmb.benchmark import runner
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.leaderboard.own_results import stage_words
 from ccmb.benchmark.models.open_model import open_peer
+from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.result import read_result
 from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
@@ -244,7 +244,7 @@ def test_the_verbs_say_that_int8_chose(
     made = command("benchmark", *asked, "--data", f"drawn={corpus / 'pairs.jsonl'}", "--out", tmp_path / "results")
     assert made.code == 0, made.err
     [path] = (tmp_path / "results").glob("drawn.*/*.json")
-    assert stage_words(read_result(path), "ranking") == "ranking, top 128, int8, cascade 2"
+    assert BENCHMARKS["retrieval"].stage_words(read_result(path), "ranking") == "ranking, top 128, int8, cascade 2"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     failed = command("evaluate", *asked, "--data", corpus / "pairs.jsonl")
     assert (failed.code, failed.err.count("\n")) == (2, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from ccmb.core.config.recipe_files import RECIPES
 from ccmb.core.errors import UsageError
-from ccmb.tasks.family import FINETUNING, find_any_recipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, find_any_recipe
 from tests.helpers.runs import command_line
 from tests.helpers.tuning import arguments, save_labelled, save_pairs, save_start
 

@@ -11,7 +11,7 @@ from ccmb.core.errors import UsageError
 from ccmb.core.files import read_json_lines
 from ccmb.datasets import CARDS, open_dataset
 from ccmb.tasks.common.datasets import open_held_out, open_training
-from ccmb.tasks.family import FINETUNING
+from ccmb.tasks.finetuning.recipe import FINETUNING
 from ccmb.tasks.finetuning.run import finetune
 from ccmb.training.recipe import DataRecipe
 from tests.helpers.downstream_samples import write_flickr8k, write_muge

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ class RetrievalSet:
         pictures: where the pictures lie.
     """
 
+    family: ClassVar[str] = "retrieval"
     name: str
     split: str
     samples: list[Sample]

@@ -25,10 +25,10 @@ from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor import data_checks, training_checks
 from ccmb.tasks.doctor.data_checks import Line
 from ccmb.tasks.doctor.findings import CheckResult
-from ccmb.tasks.family import FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.registry import finetuner_of
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.runs.run_folder import read_run
@@ -111,7 +111,7 @@ def _task_of(recipe: PretrainRecipe) -> str | None:
 
 def _open_training(recipe: PretrainRecipe) -> tuple[list[Sample], ImageSource]:
     if isinstance(recipe, FinetuneRecipe):
-        return FAMILIES[recipe.task].open_training(recipe.data)
+        return finetuner_of(recipe.task).open_training(recipe.data)
     return open_training(recipe.data)
 
 
@@ -124,7 +124,7 @@ def _check_validation(recipe: FinetuneRecipe) -> Iterator[CheckResult]:
         yield CheckResult("validation", "problem", f"'{split}' is what is trained on", "set another validation.split")
     else:
         try:
-            FAMILIES[recipe.task].open_held_out(recipe, split)
+            finetuner_of(recipe.task).open_held_out(recipe, split)
             yield CheckResult("validation", "ok", f"split '{split}' can be read")
         except CcmbError as error:
             yield CheckResult("validation", "problem", str(error), "name another with validation.split, or none by =")
@@ -156,7 +156,7 @@ def _check_network(
         return [CheckResult("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
     try:
         if isinstance(recipe, FinetuneRecipe):
-            model, processor = FAMILIES[recipe.task].network(recipe)
+            model, processor = finetuner_of(recipe.task).network(recipe)
         else:
             model, processor = build_model(recipe.model, recipe.objectives, samples)
     except CcmbError as error:
