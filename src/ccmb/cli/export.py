@@ -28,7 +28,9 @@ def export(
     images: ImagesOption = None,
     split: Annotated[str, typer.Option(help="Which split of the pairs.")] = "val",
     text_field: TextFieldOption = None,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
+    depth: Annotated[
+        int, typer.Option("--rerank-k", "--depth", min=1, help="Candidates that the second stage ranks.")
+    ] = 64,
     limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:

@@ -152,7 +152,9 @@ def search(
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Pass over so many of the best: further pages.")] = 0,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
+    depth: Annotated[
+        int, typer.Option("--rerank-k", "--depth", min=1, help="Candidates that the second stage ranks.")
+    ] = 64,
     rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
     min_probability: MinProbabilityOption = None,
     where: Annotated[list[str] | None, typer.Option("--where", "-w", help=WHERE_HELP)] = None,

@@ -51,17 +51,17 @@ def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> None:
     chinese_clip = save_chinese_clip(tmp_path / "chinese_clip")
-    model, _ = built(recipe({"mlm": False}, start=str(chinese_clip), embed_dim=12))
+    model, _ = built(recipe({"mlm": False}, init_from=str(chinese_clip), embed_dim=12))
     assert_arrived(model.text_tower, chinese_clip, "text_model.")
     assert (model.config.embed_dim, model.config.cross_layers, model.config.mlm_head) == (12, 1, False)
     for folder in (tmp_path / "run" / "model", tmp_path / "plain"):
         tiny_model().save_pretrained(folder)
         tiny_processor().save_pretrained(folder)
     for name in ("run", "plain"):
-        started = built(recipe(start=str(tmp_path / name), cross_layers=2))[0].state_dict()
+        started = built(recipe(init_from=str(tmp_path / name), cross_layers=2))[0].state_dict()
         assert all(torch.equal(tensor, started[key]) for key, tensor in tiny_model().state_dict().items())
     with pytest.raises(CcmbError, match="nowhere: no such model folder"):
-        built(recipe(start=str(tmp_path / "nowhere")))
+        built(recipe(init_from=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_run_trains_from_two_towers(
 
 
 def test_a_recipe_may_name_a_preset() -> None:
-    model, processor = built(recipe(preset="r2d2-tiny", vocabulary=60, max_text_tokens=32))
+    model, processor = built(recipe(preset="r2d2-tiny", vocab_size=60, max_text_tokens=32))
     config, named = model.config, preset("r2d2-tiny")
     assert (config.embed_dim, config.cross_layers, config.image_size) == (256, 2, 224)
     assert config.vision_config.hidden_size == named.vision_config.hidden_size
