@@ -25,7 +25,7 @@ FLOORS = (
     ("cli",),
 )
 SOURCE = Path(ccmb.__file__).parent
-FACE = ("ccmb", "ccmb.__main__", "ccmb.auto_classes")  # what users import and run: it hands on what lies on any floor
+FACE = ("ccmb", "ccmb.__main__")  # what users import and run: it hands on what lies on any floor
 
 
 def modules() -> dict[str, Path]:

@@ -22,6 +22,8 @@ from tests.helpers.sources import save_chinese_clip
 from tests.helpers.tiny import tiny_model, tiny_processor
 from tests.helpers.tuning import recipe_of, save_pairs, save_start, tuned
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 BASE = "data.folder=corpus"
 
 

@@ -29,6 +29,8 @@ from tests.helpers.runs import command_line
 from tests.helpers.tiny import tiny_pictures
 from tests.helpers.tuning import recipe_of, save_start
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 SPELLINGS = ("./0.png", "0.png", "a/../0.png", ".//0.png", "a/b/../../0.png")
 
 

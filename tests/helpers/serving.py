@@ -67,7 +67,7 @@ class FakeIndex:
         ranks, last = query.rank and query.text is not None, max(1, len(passing) - 1)
         hits = [
             Hit(
-                key, name, SECRET, cosine=0.9 - 0.5 * place / last, place=place + 1, fields=fields,
+                key=key, name=name, source=SECRET, cosine=0.9 - 0.5 * place / last, place=place + 1, fields=fields,
                 score=1 + place / last if ranks else 0.9 - 0.5 * place / last,
                 match=place / last if ranks else None, probability=place / last if ranks else None,
             )

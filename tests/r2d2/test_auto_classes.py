@@ -28,7 +28,8 @@ torch.save((type(model).__name__, type(processor).__name__, model.state_dict(), 
 """
 AUTO = "from transformers import AutoConfig, AutoModel, AutoProcessor"
 ORDERS = {
-    "ccmb first": f"import ccmb\n{AUTO}",
+    "the network first": f"import ccmb.r2d2\n{AUTO}",
+    "the network last": f"{AUTO}\nimport ccmb.r2d2",
     "transformers first": f"{AUTO}\nimport ccmb",
     "a name of ccmb": f"from ccmb import R2D2Config\n{AUTO}",
 }
@@ -78,9 +79,10 @@ def test_the_auto_classes_load_a_model_folder_whatever_is_imported_first(loaded:
     torch.testing.assert_close(scores, expected, rtol=0, atol=TINY_ERROR)
 
 
-def test_importing_ccmb_or_its_corpus_does_not_import_torch() -> None:
+def test_importing_ccmb_or_its_corpus_imports_no_torch_and_changes_no_import() -> None:
     code = (
-        "import sys, ccmb.cli.main, ccmb.corpus.assembly.build; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; before = list(sys.meta_path); import ccmb.cli.main, ccmb.corpus.assembly.build; "
+        "assert not {'torch', 'transformers'} & set(sys.modules); assert sys.meta_path == before"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

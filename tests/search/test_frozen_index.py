@@ -22,6 +22,8 @@ from tests.helpers.runs import command_line
 from tests.helpers.serving import ADMIN, KEYS, asked, png
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 COUNT = 12
 
 

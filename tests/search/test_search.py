@@ -467,7 +467,10 @@ def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_p
 
 def test_the_contact_sheet_shows_the_hits_and_a_grey_square_for_a_lost_one(tmp_path):
     Image.new("RGB", (40, 20), "red").save(tmp_path / "红.png")
-    hits = [Hit("a", "红.png", tmp_path, 0.5, 1.4, 0.9), Hit("b", "gone.png", tmp_path, 0.4, 0.4, missing=True)]
+    hits = [
+        Hit(key="a", name="红.png", source=tmp_path, cosine=0.5, score=1.4, match=0.9),
+        Hit(key="b", name="gone.png", source=tmp_path, cosine=0.4, score=0.4, missing=True),
+    ]
     contact_sheet(hits, tmp_path / "sheets/sheet.png")
     sheet = Image.open(tmp_path / "sheets/sheet.png")
     colours = [sheet.getpixel((8 + 96 + position * 200, 8 + 96)) for position in range(2)]

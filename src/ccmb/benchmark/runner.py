@@ -6,7 +6,7 @@ results/features/               encoded galleries; may be deleted at any time
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,9 +24,12 @@ from ccmb.benchmark.results.result import Data, Measured, Result, Seen, read_res
 from ccmb.benchmark.worker_processes import ProcessLost, share
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import write_json
+from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.seen_images import seen_mark
 from ccmb.tasks.common.seen import seen_by
+
+_LOG = logging.getLogger(__name__)
 
 VERSION = 2  # of how results are made; a new one makes all of them anew
 
@@ -78,7 +81,9 @@ class Bench:
         if _is_done(path, key):
             return Outcome(skipped=[path])
         try:
-            result = _result(peer, of, readable, self.out / "features", self.settings, key, seen)
+            result = _result(
+                peer, of, readable=readable, cache=self.out / "features", settings=self.settings, key=key, seen=seen
+            )
             write_json(path, result.model_dump())
         except CcmbError as error:
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
@@ -128,7 +133,7 @@ def run_benchmark(
                 advance(1, bench.name_of(job))
         return outcome
     for number, job in enumerate(jobs, start=1):
-        print(f"[{number}/{len(jobs)}] {bench.name_of(job)}", file=sys.stderr, flush=True)
+        _LOG.info("[%d/%d] %s", number, len(jobs), bench.name_of(job), extra=BARE)
         outcome.add(bench.measure(job))
     return outcome
 

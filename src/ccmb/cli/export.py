@@ -57,8 +57,18 @@ def export(
     (network, processor), (exported, _) = load_model(model), load_exported(out)
     report: dict[str, Any] = {"speed": compare_speed(network, exported)}
     if data is not None and pictures is not None:
-        options = (split, text_field or ["texts"], depth, limit_texts)
-        report["recall"] = compare_recall(network, exported, processor, data, pictures, *options)
+        fields = text_field or ["texts"]
+        report["recall"] = compare_recall(
+            network,
+            exported,
+            processor,
+            data,
+            pictures,
+            split=split,
+            fields=fields,
+            depth=depth,
+            texts_per_image=limit_texts,
+        )
         say_unreadable(report["recall"].pop("unreadable"))
     record.measured = report
     record.write(out)

@@ -66,7 +66,14 @@ def keys_of(kind: type[BaseModel], prefix: str = "", defaults: BaseModel | None 
         if part is None or default is None:
             # What is a part or nothing is a key too, of which nothing is the default.
             about, names = field.description or "", tuple(before.get(name, ()))
-            yield Key(f"{prefix}{name}", kind_of(field), written(default), bounds_of(field), about, names)
+            yield Key(
+                name=f"{prefix}{name}",
+                kind=kind_of(field),
+                default=written(default),
+                bounds=bounds_of(field),
+                about=about,
+                before=names,
+            )
         if part is not None:
             own = default if isinstance(default, BaseModel) else None
             yield from keys_of(type(own) if own is not None else part, f"{prefix}{name}.", own)

@@ -6,14 +6,16 @@ each text as often as one line for each image: both are read alike.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ccmb.data.images.source import inner_name
 from ccmb.data.sample import Sample
+
+_LOG = logging.getLogger(__name__)
 
 
 def image_key(name: str) -> str:
@@ -45,7 +47,7 @@ def _merged(key: str, lines: Sequence[Sample]) -> Sample:
         next((value for line in lines if (value := getattr(line, name)) is not None), None)
         for name in ("group", "twin")
     )
-    return Sample(key, texts, first.split, group, _extra(lines), fields, twin)
+    return Sample(key, texts, split=first.split, group=group, extra=_extra(lines), fields=fields, twin=twin)
 
 
 def _united(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -119,6 +121,6 @@ class Splits:
 
 
 def warn(line: str) -> None:
-    """Print a warning about the data on stderr. Among processes that train together, only the first prints it."""
+    """Log a warning about the data. Among processes that train together, only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"ccmb: {line}", file=sys.stderr, flush=True)
+        _LOG.warning(line)

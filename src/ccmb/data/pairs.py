@@ -98,7 +98,7 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
     extra = {key: value for key, value in line.items() if key not in {*_NOT_TEXTS, *fields}}
     group, twin = (None if line.get(key) is None else str(line[key]) for key in ("group", "twin"))
     split = str(line.get("split", "train"))
-    return Sample(image, texts, split, group, extra, by_field, twin)
+    return Sample(image, texts, split=split, group=group, extra=extra, fields=by_field, twin=twin)
 
 
 def readable_samples(samples: Sequence[Sample], pictures: ImageSource) -> tuple[list[Sample], list[str]]:

@@ -82,7 +82,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     recipe = recipe.model_copy(update={"data": data})
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
-    with Journal(out / "quickstart.json", settings, settings_as_now) as journal:
+    with Journal(out / "quickstart.json", settings, "quickstart", settings_as_now) as journal:
         journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
@@ -154,7 +154,14 @@ class Quickstart:
 
         size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
         side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
-        write_scene_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
+        write_scene_corpus(
+            self.pairs.parent,
+            train=size.train_scenes,
+            gallery=size.gallery,
+            validation=size.validation,
+            size=side,
+            seed=seed,
+        )
         write_labelled_scenes(self.pairs.parent, self.labelled, seed=seed)
 
     def train(self) -> None:
@@ -209,20 +216,20 @@ class Quickstart:
                 with atomic_write(target, "wb") as file:
                     file.write(pictures.raw(line["image"]))
         model, processor = self.model
-        build_index([gallery], self.out / "index", model, processor, self.out / "run")
+        build_index([gallery], self.out / "index", model, processor, model=self.out / "run")
 
     def caption(self, size: Generative) -> None:
         describe_pictures(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)
 
     def paint(self, size: Generative) -> None:
         run, out, seed = self.out / "run", self.out / "painter", self.recipe.training.seed
-        paint_pictures(run, self.out / "close-ups", out, size, self.painted, seed)
+        paint_pictures(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
+        from ccmb.core.choices import PAPER_NAMES
         from ccmb.data.images.source import ImageSource
         from ccmb.demos.report.galleries import pictures_shown
         from ccmb.demos.report.page import render_page
-        from ccmb.objectives.config import PAPER_NAMES
         from ccmb.report.markup import data_uri
 
         kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)
@@ -250,7 +257,9 @@ class Quickstart:
         if generative is not None:
             report |= {"captioning": generative[0]["figures"], "generation": generative[1]["figures"]}
         with atomic_write(self.out / "report.html") as file:
-            file.write(render_page(report, kept["examples"], metrics, corpus, uris, generative))
+            file.write(
+                render_page(report, kept["examples"], metrics=metrics, corpus=corpus, uris=uris, generative=generative)
+            )
         write_json(self.out / "report.json", report)
 
     def _corpus(self) -> dict[str, Any]:

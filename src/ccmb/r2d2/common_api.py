@@ -9,7 +9,9 @@ Shapes: B images or texts, D embedding width, T text tokens, W tower width.
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from ccmb.data.seen_images import FILE as SEEN_IMAGES
 from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
 from ccmb.r2d2.resized_positions import resized
 
@@ -80,6 +83,19 @@ class CommonApi:
         if isinstance(opened, tuple):  # with transformers' report of what was loaded
             return resized(opened[0], image_size, max_text_tokens), *opened[1:]
         return resized(opened, image_size, max_text_tokens)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write a model folder, as transformers does.
+
+        Where the model was opened from a folder with a record of the images that it was trained on
+        (`ccmb.data.seen_images`), that goes with it, and so to the hub.
+        """
+        opened_from, folder = str(cast(Any, self).name_or_path or ""), Path(save_directory)
+        record = Path(opened_from, SEEN_IMAGES)
+        if opened_from and record.is_file() and record.resolve() != (folder / SEEN_IMAGES).resolve():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record, folder / SEEN_IMAGES)
+        cast(Any, super()).save_pretrained(save_directory, *args, **kwargs)  # last, for it may upload all
 
     @can_return_tuple
     def get_text_features(

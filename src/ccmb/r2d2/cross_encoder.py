@@ -182,7 +182,10 @@ class CrossEncoder(nn.Module):
         self, layers: int, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float = 1e-12
     ) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(CrossLayer(width, heads, ffn, context_width, dropout, eps) for _ in range(layers))
+        self.layer = nn.ModuleList(
+            CrossLayer(width=width, heads=heads, ffn=ffn, context_width=context_width, dropout=dropout, eps=eps)
+            for _ in range(layers)
+        )
 
     def _run(self, step: Callable[..., Tensor], *values: Any) -> Tensor:
         """The output of one layer's step, checkpointed in training if that is enabled."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from ccmb.core.errors import CcmbError, one_line
+from ccmb.core.hashing import sha256_of_files
 from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.checkpoint_files import what_file
@@ -150,7 +150,7 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         )
 
 
-def fingerprint(model: Path) -> str:
+def weights_fingerprint(model: Path) -> str:
     """SHA-256 of a model folder's weights (all shards in order), or of the weights that an export was made of.
 
     Raises:
@@ -158,11 +158,4 @@ def fingerprint(model: Path) -> str:
     """
     if is_export(model):
         return ExportRecord.read(model).fingerprint
-    digest = hashlib.sha256()
-    for path in weight_files(model):
-        try:
-            with open(path, "rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        except OSError as error:
-            raise CcmbError(f"{path}: {error.strerror or error}") from None
-    return digest.hexdigest()
+    return sha256_of_files(weight_files(model))

@@ -245,7 +245,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         # while it runs.
         pairs = self._packed_pairs(images, texts, image_index, text_index, read)
         image_text = self.match_image_text(images, texts, image_index, text_index)
-        text_image = self._text_image(images, texts, image_index, text_index, read, pairs)
+        text_image = self._text_image(images, texts, image_index, text_index, whole=read, pairs=pairs)
         return RankOutput(self._head(self.text_image_match, text_image.first), image_text, text_image.whole)
 
     def match_text_image(

@@ -107,8 +107,15 @@ def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> A
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not dropout and has_varlen(query):  # varlen attention has no dropout
             longest = queries.mask.shape[1]
-            starts = starts_of(queries.counts), starts_of(context.counts)
-            return varlen_attention(query, key, value, *starts, longest, longest)
+            return varlen_attention(
+                query,
+                key,
+                value,
+                query_starts=starts_of(queries.counts),
+                key_starts=starts_of(context.counts),
+                max_queries=longest,
+                max_keys=longest,
+            )
         padded = queries.pad(query), context.pad(key), context.pad(value)
         q, k, v = (tokens.transpose(1, 2) for tokens in padded)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask[:, None, None, :], dropout_p=dropout)
@@ -133,8 +140,15 @@ def picture_attention(queries: Packing, picture_N: Tensor, pictures: int) -> Att
         if has_varlen(query):
             tokens = keys.shape[2]
             key, value = (states.transpose(1, 2).flatten(0, 1) for states in (keys, values))
-            starts = starts_of(counts_V), starts_of(torch.full_like(counts_V, tokens))
-            return varlen_attention(query, key, value, *starts, max(sizes), tokens)
+            return varlen_attention(
+                query,
+                key,
+                value,
+                query_starts=starts_of(counts_V),
+                key_starts=starts_of(torch.full_like(counts_V, tokens)),
+                max_queries=max(sizes),
+                max_keys=tokens,
+            )
         return _picture_by_picture(query, keys, values, sizes)
 
     return attend
@@ -169,7 +183,14 @@ def _gpu_has_varlen(device: torch.device) -> bool:
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, key_starts: Tensor, most_queries: int, most: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    max_queries: int,
+    max_keys: int,
 ) -> Tensor:
     """Attention (P, H, D) of runs of packed tokens to other such runs.
 
@@ -179,10 +200,10 @@ def varlen_attention(
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    return cast(Tensor, varlen_attn(query, key, value, query_starts, key_starts, most_queries, most))
+    return cast(Tensor, varlen_attn(query, key, value, query_starts, key_starts, max_queries, max_keys))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedPairs:
     """N pairs of packed texts with pictures, ordered by picture, and the attention of their tokens.
 
@@ -226,10 +247,18 @@ class PackedPairs:
         last, asking = pairs.narrow((order < whole)[:, None].expand_as(pairs.mask))
         pictures_N = picture_index_N[order]
         return PackedPairs(
-            texts, tokens, asking, last, order.argsort(), whole,
-            row_attention(texts, texts), row_attention(pairs, pairs), row_attention(last, pairs),
-            picture_attention(pairs, pictures_N, pictures), picture_attention(last, pictures_N, pictures),
-        )  # fmt: skip
+            texts=texts,
+            tokens=tokens,
+            asking=asking,
+            last=last,
+            back=order.argsort(),
+            whole=whole,
+            read_texts=row_attention(texts, texts),
+            read_pairs=row_attention(pairs, pairs),
+            read_last=row_attention(last, pairs),
+            read_pictures=picture_attention(pairs, pictures_N, pictures),
+            read_pictures_last=picture_attention(last, pictures_N, pictures),
+        )
 
     def output(self, states_PW: Tensor) -> tuple[Tensor, Tensor]:
         """The last layer's states: the first token of every pair (N, W), and all tokens of the first `whole` pairs.

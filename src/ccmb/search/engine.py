@@ -215,10 +215,18 @@ class SearchEngine:
     def _hit(self, found: Candidate, of: PendingQuery) -> Hit:
         entry = found.entry
         return Hit(
-            entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
-            found.probability, found.missing, self.catalogue.fields(entry), tuple(of.copies.get(entry.key, ())),
-            found.place,
-        )  # fmt: skip
+            key=entry.key,
+            name=entry.name,
+            source=self.catalogue.sources.path(entry.source),
+            cosine=found.cosine,
+            score=found.score,
+            match=found.match,
+            probability=found.probability,
+            missing=found.missing,
+            fields=self.catalogue.fields(entry),
+            copies=tuple(of.copies.get(entry.key, ())),
+            place=found.place,
+        )
 
     def picture(self, key: str) -> Image.Image:
         """See `Catalogue.picture`."""

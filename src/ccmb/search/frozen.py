@@ -6,10 +6,10 @@ the same data and can be read in place, by any number of processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
+from ccmb.core.logs import BARE
 from ccmb.search.blob_store import connect_frozen
 from ccmb.search.memory_store import MemoryStore
 from ccmb.search.vector_store import Entry, Store, VectorStore
+
+_LOG = logging.getLogger(__name__)
 
 MIRROR = "mirror.db"
 
@@ -92,7 +95,9 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
         return
     with tempfile.TemporaryDirectory(prefix="ccmb-index-") as temporary:
         copy = Path(temporary)
-        print(f"{folder}: cannot be written to and was not closed in order; a copy in {copy} is read", file=sys.stderr)
+        _LOG.warning(
+            "%s: cannot be written to and was not closed in order; a copy in %s is read", folder, copy, extra=BARE
+        )
         try:
             _copy(folder, copy, store)
         except OSError as error:

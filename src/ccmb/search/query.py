@@ -63,7 +63,7 @@ class SearchQuery:
     collapse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """A picture among the results of a query.
 

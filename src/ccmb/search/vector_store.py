@@ -5,7 +5,6 @@ Both have the same client, so nothing else in the package depends on which one i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_path
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.search.filters import Test, TextTest, expression
 from ccmb.search.query import FieldValue
 
@@ -83,7 +83,7 @@ def folder_of(source: str, name: str) -> str:
 
 
 def key_of(source: str, name: str) -> str:
-    return hashlib.sha256(f"{source}\0{name}".encode()).hexdigest()[:32]
+    return sha256_of_bytes(f"{source}\0{name}".encode())[:32]
 
 
 @dataclass(frozen=True, slots=True)

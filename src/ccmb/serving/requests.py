@@ -68,6 +68,16 @@ class SearchRequest(Request):
             raise ValueError("give a picture or `like`, not both")
         return self
 
+    @model_validator(mode="after")
+    def _second_stage_is_there(self) -> SearchRequest:
+        if self.rank and self.text is not None:
+            return self
+        why = "ranks by a text alone" if self.rank else "`rank` leaves out"
+        for name in ("depth", "budget"):
+            if name in self.model_fields_set:
+                raise ValueError(f"`{name}` is of the second stage, which {why}; leave it out")
+        return self
+
 
 class EmbedRequest(Request):
     """Embed texts, pictures or both."""

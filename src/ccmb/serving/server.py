@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +24,8 @@ from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Keys
 from ccmb.serving.model_worker import ModelWork
 from ccmb.serving.service import Index
+
+_LOG = logging.getLogger(__name__)
 
 _LAST_ANSWERS = 5.0  # seconds, beyond a request's time, for requests in flight to end
 
@@ -107,7 +108,7 @@ def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that a client gets wrong
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"ccmb: serving at http://{shown}:{port}", file=sys.stderr, flush=True)
+    _LOG.info("serving at http://%s:%d", shown, port)
     with _orderly_stop():
         uvicorn.Server(config).run([listening])
 

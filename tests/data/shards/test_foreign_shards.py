@@ -20,6 +20,8 @@ from tests.helpers.runs import command_line
 from tests.helpers.shard_folders import open_folder, png, texts_of, write_tar
 from tests.helpers.tuning import save_start
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 
 def noted(key: str, caption: str) -> bytes:
     """The JSON that img2dataset writes beside picture and caption."""

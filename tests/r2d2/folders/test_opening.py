@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from ccmb.core.errors import CcmbError
 from ccmb.r2d2.generative.captioner import R2D2Captioner, load_captioner
-from ccmb.r2d2.loading import fingerprint, load_model, model_folder
+from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import from_chinese_clip, from_towers
 from ccmb.tasks.finetuning.interpolate import mix
@@ -272,11 +272,11 @@ def test_sharded_folders_load_as_whole_ones_do(tmp_path: Path) -> None:
     assert not (folder / "model.safetensors").exists()
     loaded, _ = load_model(folder)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert fingerprint(folder) == fingerprint(folder)
+    assert weights_fingerprint(folder) == weights_fingerprint(folder)
     first = sorted(folder.glob("model-*.safetensors"))[0]
-    before = fingerprint(folder)
+    before = weights_fingerprint(folder)
     save_file({name: tensor + 1 for name, tensor in load_file(first).items()}, first, metadata={"format": "pt"})
-    assert fingerprint(folder) != before
+    assert weights_fingerprint(folder) != before
     first.unlink()
     assert f"{first}: missing" in refusal(folder)
     change(folder, "model.safetensors.index.json", weight_map={"a": "../secret.safetensors"})

@@ -28,7 +28,7 @@ from ccmb.inference.scoring import rank_pairs, ranking_scores
 from ccmb.inference.stages import R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Candidates, candidate_scores
 from ccmb.r2d2.folders.export_manifest import ExportRecord
-from ccmb.r2d2.loading import fingerprint, load_model
+from ccmb.r2d2.loading import load_model, weights_fingerprint
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.onnx.export import FAST, export_model, fast_export
 from ccmb.r2d2.onnx.runtime import ExportedR2D2, load_exported
@@ -298,7 +298,7 @@ def test_the_fast_export_is_made_once_and_anew_when_the_weights_change(tmp_path:
     assert (tmp_path / FAST / "export.json").stat().st_mtime_ns == made
     save(tmp_path, cross_layers=0, seed=1)
     fast_export(tmp_path)
-    assert ExportRecord.read(tmp_path / FAST).fingerprint == fingerprint(tmp_path)
+    assert ExportRecord.read(tmp_path / FAST).fingerprint == weights_fingerprint(tmp_path)
     assert (tmp_path / FAST / "export.json").stat().st_mtime_ns > made
     assert not list(tmp_path.glob(".*.tmp"))
 

@@ -202,10 +202,10 @@ def test_waiting_and_time():
     assert training.check_waiting([], 1) is None
     finding = training.check_waiting(log(1.0, 50), 1)
     assert (finding.level, finding.mend) == ("warning", "set data.num_workers=3, or smaller pictures")
-    result = training.check_time(1000, 400, 60, 10.0, 100, measured=True)
+    result = training.check_time(1000, done=400, batch=60, rate=10.0, checkpoint_every=100, measured=True)
     assert good(result)
     assert result.message == "600 steps to go in 60.0 min at 10 samples/s; a checkpoint every 10.0 min"
-    slow = training.check_time(1000, 0, 60, 1.0, 100, measured=False)
+    slow = training.check_time(1000, done=0, batch=60, rate=1.0, checkpoint_every=100, measured=False)
     assert (slow.level, slow.mend.split(":")[0]) == ("warning", "set training.checkpoint_every to 30")
     assert slow.message.startswith("very roughly, ")
 

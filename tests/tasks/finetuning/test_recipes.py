@@ -18,6 +18,8 @@ from tests.helpers.downstream_samples import write_flickr8k, write_muge
 from tests.helpers.recipes import TINY, _append, load, write_sample
 from tests.helpers.tuning import save_start
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 SHIPPED = sorted(path.stem for path in FINETUNING.glob("*.yaml"))
 OFFICIAL = ("flickr30k-cna", "icr", "iqr")
 SETS = [name for name, card in CARDS.items() if "retrieval" in card.families]

@@ -65,7 +65,14 @@ def measure(peer: Peer, opened: CaptionSet, readable: Readable, settings: Settin
     started = time.monotonic()
     section = captioning_of(peer, opened, samples, settings)
     count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
-    return Measurement(section, list(range(count)), count, section.references, unreadable, seconds)
+    return Measurement(
+        section=section,
+        drawn_with=list(range(count)),
+        images=count,
+        texts=section.references,
+        unreadable=unreadable,
+        seconds=seconds,
+    )
 
 
 def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:

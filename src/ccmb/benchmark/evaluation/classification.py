@@ -37,6 +37,6 @@ def measure(peer: Peer, opened: ClassSet, settings: Settings) -> Measurement[Cla
     count = len(ranks.labels)
     prompts = len(opened.templates) * sum(len(one.names) for one in opened.classes)
     return Measurement(
-        section, list(range(count)), count, prompts, ranks.unreadable,
-        {"total": round(time.monotonic() - started, 2)}, depth, prompt_set=opened.prompt_set,
+        section=section, drawn_with=list(range(count)), images=count, texts=prompts, unreadable=ranks.unreadable,
+        seconds={"total": round(time.monotonic() - started, 2)}, depth=depth, prompt_set=opened.prompt_set,
     )  # fmt: skip

@@ -33,7 +33,14 @@ def measure(peer: Peer, opened: GenerationSet, readable: Readable, settings: Set
     started = time.monotonic()
     section = generation_of(peer, opened, samples, settings)
     count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
-    return Measurement(section, list(range(count)), count, count, unreadable, seconds)
+    return Measurement(
+        section=section,
+        drawn_with=list(range(count)),
+        images=count,
+        texts=count,
+        unreadable=unreadable,
+        seconds=seconds,
+    )
 
 
 def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings: Settings) -> Generation:

@@ -58,4 +58,11 @@ def measure(peer: Peer, opened: MatchingSet, readable: Readable, settings: Setti
     )
     pictures, texts = report["pictures"], len({sample.texts[0] for sample in samples})
     seconds = {"total": round(time.monotonic() - started, 2)}
-    return Measurement(section, scores.picture.tolist(), pictures, texts, unreadable, seconds)
+    return Measurement(
+        section=section,
+        drawn_with=scores.picture.tolist(),
+        images=pictures,
+        texts=texts,
+        unreadable=unreadable,
+        seconds=seconds,
+    )

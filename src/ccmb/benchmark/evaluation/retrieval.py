@@ -47,10 +47,16 @@ def measure(
     section = retrieval_of_ranks(ranks, gallery, settings)
     seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
     return Measurement(
-        section, drawn_with(gallery).tolist(), len(gallery.images), len(gallery.texts), unreadable,
-        seconds | {"total": round(time.monotonic() - started, 2)}, settings.depth if peer.can_rank else None,
-        ranking=peer.options, features_kept=kept,
-    )  # fmt: skip
+        section=section,
+        drawn_with=drawn_with(gallery).tolist(),
+        images=len(gallery.images),
+        texts=len(gallery.texts),
+        unreadable=unreadable,
+        seconds=seconds | {"total": round(time.monotonic() - started, 2)},
+        depth=settings.depth if peer.can_rank else None,
+        ranking=peer.options,
+        features_kept=kept,
+    )
 
 
 def gallery_file(peer: Peer, of: RetrievalSet, cache: Path) -> Path:

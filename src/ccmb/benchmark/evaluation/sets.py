@@ -48,7 +48,9 @@ def open_set(
     for other in reversed(BENCHMARKS.values()):
         if other.instead_of == family and asked_for.get(FAMILIES[other.name].asked_by or ""):
             family = other.name
-    asked = Asked(spec, name, path, split, fields, images, classes, templates)
+    asked = Asked(
+        spec=spec, name=name, path=path, split=split, fields=fields, images=images, classes=classes, templates=templates
+    )
     opened: MeasuredSet = BENCHMARKS[family].open_set(asked)
     return opened
 

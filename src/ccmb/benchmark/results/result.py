@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ccmb.core.choices import Convention, Setting
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json
+from ccmb.core.hashing import sha256_of_json
 from ccmb.inference.two_stage import Direction
 from ccmb.tasks.registry import FAMILIES
 
@@ -264,7 +263,7 @@ def read_result(path: Path) -> Result:
 
 def result_key(**values: Any) -> str:
     """SHA-256 of all that a result depends on."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(values)
 
 
 def slug(name: str) -> str:

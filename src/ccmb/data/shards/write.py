@@ -77,7 +77,13 @@ def convert_pairs(
     """
     _check_new(out)
     return convert_samples(
-        read_pairs(pairs, split, fields), pictures, out, fields, samples_per_shard, size, keep_metadata
+        read_pairs(pairs, split, fields),
+        pictures,
+        out=out,
+        fields=fields,
+        samples_per_shard=samples_per_shard,
+        size=size,
+        keep_metadata=keep_metadata,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ccmb.objectives.config import PAPER_NAMES
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.report.charts import Point, Range, line_chart
 from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 
@@ -28,7 +28,10 @@ def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], step
         return section("训练曲线", "Training", paragraph("没有训练记录。", "There is no training log."))
     x = (0, steps)
     smooth = max(1, len(metrics) // 16)
-    panels = [_panel(metrics, key, name, name, x, name in off, smooth) for key, name in PAPER_NAMES.items()]
+    panels = [
+        _panel(metrics, key, title=name, label=name, x=x, off=name in off, smooth=smooth)
+        for key, name in PAPER_NAMES.items()
+    ]
     # The sum and the speed jump where an objective joins, which a moving mean would blur.
     panels += [_panel(metrics, key, both(*label), label[1], x) for key, label in FURTHER.items()]
     note = paragraph(

@@ -7,7 +7,6 @@ files are refused.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ccmb.core.choices import ExportPrecision
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, write_json
+from ccmb.core.hashing import sha256_of_bytes
 
 RECORD = "export.json"
 MOST_BYTES = 2**31  # what one ONNX file can hold
@@ -64,7 +64,7 @@ class ExportRecord(BaseModel):
         if path.stat().st_size > MOST_BYTES:
             raise CcmbError(f"{path}: over 2 GB, which no ONNX file has; export anew")
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.files.get(file):
+        if sha256_of_bytes(data) != self.files.get(file):
             raise CcmbError(
                 f"{path}: not the file that {RECORD} describes (cut short, or of another export); export anew"
             )

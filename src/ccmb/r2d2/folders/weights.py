@@ -28,11 +28,6 @@ LAYER_KEYS = {
 }
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a folder looks like one that `save_pretrained` wrote; its shards may still be missing."""
-    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The file of a folder's weights, or the files of its shards, sorted by name.
 

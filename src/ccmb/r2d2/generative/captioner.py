@@ -82,7 +82,12 @@ class CaptionDecoder(nn.Module):
         )
         context = config.vision_config.hidden_size
         self.cross_layers = CrossEncoder(
-            config.cross_layers, width, config.cross_heads, config.cross_ffn, context, config.cross_dropout
+            layers=config.cross_layers,
+            width=width,
+            heads=config.cross_heads,
+            ffn=config.cross_ffn,
+            context_width=context,
+            dropout=config.cross_dropout,
         ).layer
         self.head = MaskedLanguageHead(width, text.vocab_size)
 

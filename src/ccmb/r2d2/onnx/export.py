@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ccmb.core.choices import ExportPrecision
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_files, sole_use
+from ccmb.core.hashing import sha256_of_file
 from ccmb.core.progress import progress
 from ccmb.data.seen_images import read_seen
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export, needs_runtime
-from ccmb.r2d2.loading import fingerprint, load_model, model_folder
+from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.onnx.graphs import graphs, write_graph
 
 FAST = "fast"  # the export inside the model folder that it was made of
@@ -39,13 +39,12 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
         with progress("export", len(parts), "parts") as advance:
             for graph in parts:
                 write_graph(network, graph, fresh / graph.file, precision)
-                with open(fresh / graph.file, "rb") as file:
-                    files[graph.file] = hashlib.file_digest(file, "sha256").hexdigest()
+                files[graph.file] = sha256_of_file(fresh / graph.file)
                 advance(1, graph.name)
         network.config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         record = ExportRecord(
-            source=str(name), fingerprint=fingerprint(folder), precision=precision,
+            source=str(name), fingerprint=weights_fingerprint(folder), precision=precision,
             temperature=float(network.temperature.detach()), files=files,
         )  # fmt: skip
         record.write(fresh)
@@ -67,7 +66,7 @@ def fast_export(name: str | Path) -> Path:
         return folder
     out = folder / FAST
     try:
-        if ExportRecord.read(out).fingerprint == fingerprint(folder):
+        if ExportRecord.read(out).fingerprint == weights_fingerprint(folder):
             return out
     except CcmbError:
         pass  # there is none, or nothing whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from datetime import datetime
 import numpy as np
 from PIL import Image
 
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.data.images.content import suffix_of_format
 from ccmb.data.images.decoding import decode, open_image
 from ccmb.data.images.near_duplicates import COLOUR, DISTANCE, select_fingerprints
@@ -34,7 +34,7 @@ class ExaminedImage:
 
 
 def digest_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+    return sha256_of_bytes(data)[:32]
 
 
 def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedImage:

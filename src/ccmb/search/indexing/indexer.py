@@ -20,7 +20,7 @@ from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
 from ccmb.data.images.source import FolderImages, UnreadableImageError
 from ccmb.inference.interface import Network
-from ccmb.r2d2.loading import fingerprint, model_folder
+from ccmb.r2d2.loading import model_folder, weights_fingerprint
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.index_folder import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
 from ccmb.search.indexing.duplicates import find_duplicates
@@ -47,6 +47,7 @@ def build_index(
     network: Network,
     processor: R2D2Processor,
     model: str | Path,
+    *,
     store: str | None = None,
     fields: Path | None = None,
     gone: Gone = "auto",
@@ -78,38 +79,58 @@ def build_index(
         CcmbError: a source is missing, or all of its pictures are while `gone` is "auto"; or the index belongs to
             another model, or another process is using it.
     """
+    passed_over, away = PassedOver(), dict[str, str]()
+    listed, urls = _find_sources(pictures, out, passed_over, away)
+    _check_options_of_urls(urls, allow_private, proxy_from_environment)
+    record = _open_record(out, model_folder(model), network.config.embed_dim, store)
+    record.exclude = record.exclude if exclude is None else Excludes(exclude).patterns
+    user_fields = read_user_fields(fields, record) if fields else UserFields({}, set())
+    report = IndexReport(repeated=sum(source.pictures.repeated for source in listed))
+    with open_catalogue(out, record) as catalogue, inference(network):
+        listed = leave_away(catalogue, listed, away, gone, report)
+        url_of: dict[str, str] = {}
+        if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
+            name_of, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
+            report.unreadable += failed
+            url_of = {name: url for url, name in name_of.items()}
+            listed.append(_downloaded(out, url_of, record))
+        record.sources = list(dict.fromkeys([*record.sources, *(source.source for source in listed)]))
+        record.write(out)
+        run = _Run(catalogue, network, processor, user_fields, url_of=url_of, states_bytes=states_bytes, report=report)
+        run.all(listed, gone, passed_over)
+    report.fields_unmatched, report.fields_left_out = user_fields.unmatched(), sorted(user_fields.left_out)
+    report.passed_over, report.passed_over_line = dict(passed_over.counts), str(passed_over) if passed_over else ""
+    return report
+
+
+def _find_sources(
+    pictures: Sequence[str | Path], out: Path, passed_over: PassedOver, away: dict[str, str]
+) -> tuple[list[ListedSource], list[str]]:
+    """See `find_sources`; of no pictures those that the index was made from.
+
+    Raises:
+        UsageError: it was made from none; or its own folder is among them.
+    """
     known = IndexRecord.read(out).sources if not pictures or (out / RECORD).is_file() else []
     if not pictures:
         pictures = [source for source in known if Path(source).is_absolute()]
         if not pictures:
             raise UsageError(f"{out}: made from no folder or file; name the pictures")
-    passed_over, away = PassedOver(), dict[str, str]()
     listed, urls = find_sources(pictures, passed_over, known, away)
     _refuse_itself(listed, out)
+    return listed, urls
+
+
+def _downloaded(out: Path, url_of: Mapping[str, str], record: IndexRecord) -> ListedSource:
+    """What was fetched as one more source, whose images have a field for their URL."""
+    record.learn_fields({"url": ""}, str(out))
+    return ListedSource(DOWNLOADS, FolderImages(out / DOWNLOADS), sorted(url_of))
+
+
+def _check_options_of_urls(urls: Sequence[str], allow_private: Sequence[str], proxy_from_environment: bool) -> None:
     if (allow_private or proxy_from_environment) and not urls:
         option = "--allow-private" if allow_private else "--proxy-from-environment"
         raise UsageError(f"{option} is of URLs, and there is none among the pictures; leave it out")
-    record = _open_record(out, model_folder(model), network.config.embed_dim, store)
-    if exclude is not None:
-        record.exclude = Excludes(exclude).patterns
-    user_fields = read_user_fields(fields, record) if fields else UserFields({}, set())
-    report = IndexReport(fields_left_out=sorted(user_fields.left_out))
-    report.repeated = sum(listed_source.pictures.repeated for listed_source in listed)
-    with open_catalogue(out, record) as catalogue, inference(network):
-        listed = leave_away(catalogue, listed, away, gone, report)
-        url_of: dict[str, str] = {}
-        if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
-            named, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
-            report.unreadable += failed
-            listed.append(ListedSource(DOWNLOADS, FolderImages(out / DOWNLOADS), sorted(set(named.values()))))
-            record.learn_fields({"url": ""}, str(out))
-            url_of = {name: url for url, name in named.items()}
-        record.sources = list(dict.fromkeys([*record.sources, *(listed_source.source for listed_source in listed)]))
-        record.write(out)
-        _Run(catalogue, network, processor, user_fields, url_of, states_bytes, report).all(listed, gone, passed_over)
-    report.fields_unmatched = user_fields.unmatched()
-    report.passed_over, report.passed_over_line = dict(passed_over.counts), str(passed_over) if passed_over else ""
-    return report
 
 
 def _refuse_itself(listed: Sequence[ListedSource], out: Path) -> None:
@@ -302,7 +323,7 @@ def must_match(record: IndexRecord, index: Path, model: Path) -> None:
     Raises:
         CcmbError: its weights are not those that made the index.
     """
-    if fingerprint(model) == record.fingerprint:
+    if weights_fingerprint(model) == record.fingerprint:
         return
     if str(model.resolve()) == record.model:
         raise CcmbError(f"{index}: {model} has been trained on since; index into a new folder")
@@ -318,7 +339,9 @@ def _open_record(out: Path, model: Path, embed_dim: int, store: str | None) -> I
         return record
     if out.exists() and not out.is_dir():
         raise CcmbError(f"{out}: is a file; an index is a folder")
-    record = IndexRecord(form=FORM, model=str(model.resolve()), fingerprint=fingerprint(model), embed_dim=embed_dim)
+    record = IndexRecord(
+        form=FORM, model=str(model.resolve()), fingerprint=weights_fingerprint(model), embed_dim=embed_dim
+    )
     if store is not None:
         if is_local(store):
             raise UsageError(f"{store}: not the URI of a Milvus server, such as http://127.0.0.1:19530")

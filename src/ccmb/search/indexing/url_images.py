@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.core.progress import progress
 from ccmb.search.indexing.image_metadata import suffix_of
 
@@ -69,7 +69,7 @@ def fetch_pictures(
 
 def name_of(url: str) -> str:
     """The name of the picture's file, without the suffix."""
-    return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return sha256_of_bytes(url.encode("utf-8", "surrogateescape"))[:32]
 
 
 async def _fetch(fetcher: Fetcher, url: str, folder: Path) -> str:

@@ -33,11 +33,6 @@ class Keys:
         """The client that a key belongs to."""
         return self._clients.get(_digest(key))
 
-    @property
-    def any_admin(self) -> bool:
-        """Whether somebody may write."""
-        return any(client.admin for client in self._clients.values())
-
     @staticmethod
     def read(path: Path) -> Keys:
         """Read keys from a text file whose lines are `NAME search KEY` or `NAME admin KEY`.

@@ -117,13 +117,27 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
 
         readable = replace(data, samples=readable_samples(data.samples, data.pictures)[0])
         decoding = options.decoding(loaded.model, seed=options.seed)
-        return write_about(loaded.model, loaded.processor, readable, decoding, options.rerank, options.ranking_rule)
+        return write_about(
+            loaded.model,
+            loaded.processor,
+            readable,
+            options=decoding,
+            rerank=options.rerank,
+            ranking_rule=options.ranking_rule,
+        )
 
     def evaluate(self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions) -> Report:
         from ccmb.tasks.captioning.evaluate import evaluate_captions
 
         decoding = options.decoding(loaded.model, seed=options.seed)
-        values = evaluate_captions(loaded.model, loaded.processor, data, decoding, options.rerank, options.ranking_rule)
+        values = evaluate_captions(
+            loaded.model,
+            loaded.processor,
+            data,
+            options=decoding,
+            rerank=options.rerank,
+            ranking_rule=options.ranking_rule,
+        )
         return self.report(values, loaded.source, data.samples)
 
     def table(self, metrics: dict[str, Any]) -> str:

@@ -89,7 +89,12 @@ def _classifier(loaded: Loaded[Network], data: ClassFolders, options: Classifica
     from ccmb.tasks.classification.rerank import r2d2_classifier
 
     return r2d2_classifier(
-        loaded.model, loaded.processor, data.classes, data.templates, options.depth, options.ranking_rule
+        loaded.model,
+        loaded.processor,
+        data.classes,
+        templates=data.templates,
+        depth=options.depth,
+        ranking_rule=options.ranking_rule,
     )
 
 

@@ -143,7 +143,7 @@ def check_same_bytes(digests: dict[str, str], sampled: bool) -> CheckResult:
         return CheckResult("equal files", "ok", f"none among {examined}")
     message = f"{extra:,} of {examined} are copies under another name, such as {' = '.join(twins[0][:3])}"
     mend = "give copies one name: then they are positives of each other instead of negatives"
-    return graded("equal files", share(extra, len(digests)), 0.0, 0.2, message, mend)
+    return graded("equal files", value=share(extra, len(digests)), warning=0.0, problem=0.2, message=message, mend=mend)
 
 
 def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> CheckResult:
@@ -153,7 +153,9 @@ def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> Ch
         return CheckResult("unreadable", "ok", f"none among {examined}")
     message = f"{len(unreadable):,} of {examined}: {unreadable[0]}"
     mend = "mend or remove them; training leaves them out, and batches become smaller"
-    return graded("unreadable", share(len(unreadable), count), 0.0, 0.2, message, mend)
+    return graded(
+        "unreadable", value=share(len(unreadable), count), warning=0.0, problem=0.2, message=message, mend=mend
+    )
 
 
 def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> CheckResult:
@@ -178,7 +180,7 @@ def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Che
         f"in a batch of {batch} {in_percent(rows)} of the rows have another right answer; most often: {examples}"
     )
     mend = "write more particular texts: equal ones are positives of each other, from which no stage learns to choose"
-    return graded("shared texts", rows, 0.05, 0.95, message, mend)
+    return graded("shared texts", value=rows, warning=0.05, problem=0.95, message=message, mend=mend)
 
 
 def check_lengths(lengths: Sequence[int], context: int) -> CheckResult:
@@ -194,7 +196,14 @@ def check_lengths(lengths: Sequence[int], context: int) -> CheckResult:
         f"{in_percent(cut)} are longer than model.max_text_tokens={context} and lose their end; "
         f"95 % have at most {p95} tokens, the longest has {ordered[-1]}"
     )
-    return graded("text length", cut, 0.05, 0.5, message, f"set model.max_text_tokens={p95} or shorten the texts")
+    return graded(
+        "text length",
+        value=cut,
+        warning=0.05,
+        problem=0.5,
+        message=message,
+        mend=f"set model.max_text_tokens={p95} or shorten the texts",
+    )
 
 
 def check_batch(count: int, batch: int, steps: int) -> CheckResult:

@@ -26,7 +26,7 @@ class CheckResult:
     mend: str = ""
 
 
-def graded(check: str, value: float, warning: float, problem: float, message: str, mend: str) -> CheckResult:
+def graded(check: str, value: float, *, warning: float, problem: float, message: str, mend: str) -> CheckResult:
     """A result whose level depends on a value: a warning from `warning` on, a problem from `problem` on."""
     level: Level = "problem" if value >= problem else "warning" if value >= warning else "ok"
     return CheckResult(check, level, message, "" if level == "ok" else mend)

@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -18,6 +17,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.progress import Advance, progress
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
+from ccmb.data.shards.locate import find_shards
 from ccmb.objectives.flops import StepFlops
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -138,11 +138,9 @@ def _advancing(names: Sequence[str], advance: Advance) -> Iterator[str]:
 
 def _check_shards(recipe: PretrainRecipe, sources: Sequence[str]) -> CheckResult:
     try:
-        count = len(import_module("ccmb.data.shards.locate").find_shards(sources))
+        count = len(find_shards(sources))
     except CcmbError as error:
         return CheckResult("shards", "problem", str(error), "data.shards names folders, tars or globs of them")
-    except ImportError:
-        count = len(sources)
     return training_checks.check_shards(count, recipe.data.streams, recipe.data.num_workers)
 
 
@@ -242,7 +240,12 @@ def _check_training(
         done = int(log[-1]["step"]) if log else 0
         measured = _logged_rate(log) is not None
         yield training_checks.check_time(
-            training.steps, done, training.batch_size, rate, training.checkpoint_every, measured
+            training.steps,
+            done=done,
+            batch=training.batch_size,
+            rate=rate,
+            checkpoint_every=training.checkpoint_every,
+            measured=measured,
         )
 
 

@@ -27,14 +27,29 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult
         message += f"; Muon at {lr * options.muon_lr_scale:g}"
         if not trained and lr * options.muon_lr_scale >= MUON_LR[0]:
             mend = f"lower optimizer.muon_lr_scale to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
-            return graded("learning rate", lr * options.muon_lr_scale, *MUON_LR, message, mend)
+            warning, problem = MUON_LR
+            return graded(
+                "learning rate",
+                lr * options.muon_lr_scale,
+                warning=warning,
+                problem=problem,
+                message=message,
+                mend=mend,
+            )
     if lr < low * factor:
         return CheckResult(
             "learning rate", "warning", f"{message}: so low that little is learned", "raise optimizer.lr"
         )
     mend = f"set optimizer.lr to {high * factor / 2:.2g} or lower"
     mend += ", or trained weights are lost" if trained else ""
-    return graded("learning rate", lr, math.nextafter(high * factor, 1), wrong * factor, message, mend)
+    return graded(
+        "learning rate",
+        lr,
+        warning=math.nextafter(high * factor, 1),
+        problem=wrong * factor,
+        message=message,
+        mend=mend,
+    )
 
 
 def check_warmup(warmup: int, steps: int) -> CheckResult:
@@ -44,7 +59,7 @@ def check_warmup(warmup: int, steps: int) -> CheckResult:
     mend = f"set optimizer.warmup_steps to some {max(1, round(0.05 * steps))}"
     if not warmup:
         return CheckResult("warm-up", "warning", f"{message}: the first steps are full ones", mend)
-    return graded("warm-up", part, 0.3, 1.0, message, mend)
+    return graded("warm-up", part, warning=0.3, problem=1.0, message=message, mend=mend)
 
 
 def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> CheckResult:
@@ -56,11 +71,13 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> C
                 "processor", "warning", message, "set data.num_workers to 4 or more, or the GPU waits for pictures"
             )
         mend = f"set data.num_workers to {max(1, cores - 1)}"
-        return graded("processor", workers / cores, math.nextafter(1, 2), math.inf, message, mend)
+        return graded(
+            "processor", workers / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend
+        )
     used = threads or cores
     message += f", {used} training threads" + ("" if threads else " (all)")
     mend = f"set training.threads to {max(1, cores - 1)} or fewer"
-    return graded("processor", used / cores, math.nextafter(1, 2), math.inf, message, mend)
+    return graded("processor", used / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend)
 
 
 def check_shards(shards: int, lanes: int | None, workers: int) -> CheckResult:
@@ -113,7 +130,12 @@ def check_waiting(log: Sequence[dict[str, float]], workers: int) -> CheckResult 
         return None
     message = f"{in_percent(median(waits))} of the time, with data.num_workers={workers}"
     return graded(
-        "data wait", median(waits), 0.1, math.inf, message, f"set data.num_workers={workers + 2}, or smaller pictures"
+        "data wait",
+        median(waits),
+        warning=0.1,
+        problem=math.inf,
+        message=message,
+        mend=f"set data.num_workers={workers + 2}, or smaller pictures",
     )
 
 
@@ -121,7 +143,7 @@ def check_disk(size: int, kept: int, free: int) -> CheckResult:
     """Check the free bytes against the most checkpoints, of `size` bytes each, that exist at a time."""
     message = f"{kept} checkpoints of some {size / 2**30:.2f} GiB at a time, {free / 2**30:,.1f} GiB free"
     mend = "free some space, or set a lower training.save_total_limit"
-    return graded("disk", kept * size / max(1, free), 0.5, 1.0, message, mend)
+    return graded("disk", kept * size / max(1, free), warning=0.5, problem=1.0, message=message, mend=mend)
 
 
 def check_time(steps: int, done: int, batch: int, rate: float, checkpoint_every: int, measured: bool) -> CheckResult:
@@ -138,7 +160,7 @@ def check_time(steps: int, done: int, batch: int, rate: float, checkpoint_every:
     )
     suggested = max(1, round(checkpoint_every * 30 / max(lost, 1e-9)))
     mend = f"set training.checkpoint_every to {suggested}: a crash loses what is since"
-    return graded("time", lost, 60, math.inf, message, mend)
+    return graded("time", lost, warning=60, problem=math.inf, message=message, mend=mend)
 
 
 def _minutes(minutes: float) -> str:

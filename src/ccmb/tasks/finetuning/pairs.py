@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,8 @@ from ccmb.tasks.pretraining.batches import load_pairs, run_batches
 from ccmb.tasks.pretraining.run import build_network
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
+
+_LOG = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=R2D2Model)
 
@@ -72,5 +74,5 @@ def _readable(opened: RetrievalSet) -> RetrievalSet:
     samples, unreadable = readable_samples(opened.samples, opened.pictures)
     if world().is_main:
         for line in unreadable:
-            print(f"ccmb: left out of {opened.name}, split {opened.split}: {line}", file=sys.stderr, flush=True)
+            _LOG.warning("left out of %s, split %s: %s", opened.name, opened.split, line)
     return replace(opened, samples=samples)

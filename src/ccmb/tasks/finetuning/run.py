@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ccmb.core.device import choose_device
+from ccmb.core.device import choose_device, cpu_threads
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.data.sample import Sample
@@ -61,7 +61,7 @@ def finetune(
     family = finetuner_of(recipe.task)
     if not recipe.model.init_from:
         raise UsageError("nothing to start from; give --model with a run, a model folder or a hub id")
-    with process_group() as joined:
+    with cpu_threads(recipe.training.threads), process_group() as joined:
         sets = _open_sets(family, recipe, also, test)
         recipe = _train(family, recipe, out, sets, joined)
         if not joined.is_main:
@@ -70,7 +70,10 @@ def finetune(
     path, (model, processor) = out / "finetune.json", family.load(out)
     report = read_json(path) if path.exists() else {}
     if report.get("asked") != asked:
-        report = {"asked": asked, **_measure(family, recipe, model, processor, sets, out, mixes)}
+        report = {
+            "asked": asked,
+            **_measure(family, recipe, model=model, processor=processor, sets=sets, out=out, mixes=mixes),
+        }
         write_json(path, report)
     if recipe.validation.split is not None:
         shown = report["sets"][0]["details"]["after"] if family.in_model_card else None
@@ -122,7 +125,7 @@ def _train(
     validation = None
     if every:
         validation = Validation(every, lambda: family.validate(model, processor, sets[0], recipe))
-    train_model(task, model, processor, recipe, out, batches, validation=validation, seen=seen)
+    train_model(task, model, processor, recipe, out, batches=batches, validation=validation, seen=seen)
     return recipe
 
 

@@ -109,7 +109,9 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         else:
             extractor = r2d2_extractor(loaded.source, loaded.model, loaded.processor)
         painting = options.painting(options.seed)
-        values = evaluate_generation(loaded.model, loaded.processor, data, painting, judge, extractor)
+        values = evaluate_generation(
+            loaded.model, loaded.processor, data, options=painting, judge=judge, extractor=extractor
+        )
         return self.report(values, loaded.source, data.samples)
 
     def table(self, metrics: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
-from ccmb.objectives.config import PAPER_NAMES
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.training.recipe import ModelRecipe
 
@@ -28,7 +28,7 @@ tags: [ccmb, {kind}, image-text-retrieval, chinese]
 ## 用法 · Use
 
 ```python
-import ccmb  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
+import ccmb.r2d2  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID").eval()

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ccmb.core.config.recipe_files import load_recipe, save_recipe
+from ccmb.core.device import cpu_threads
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.core.files import atomic_files
 from ccmb.data.sample import Sample
@@ -103,7 +104,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
     check_best(recipe, pretraining_log(recipe.objectives))
-    with process_group() as joined:
+    with cpu_threads(recipe.training.threads), process_group() as joined:
         return _pretrain(recipe, out, joined)
 
 
@@ -121,7 +122,7 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
     seen = seen_in_training(recipe.data, samples, recipe.model.init_from)
-    return train_model(task, model, processor, recipe, out, batches, begin, seen=seen)
+    return train_model(task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen)
 
 
 def _nothing() -> None:

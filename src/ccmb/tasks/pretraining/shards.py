@@ -38,11 +38,25 @@ def open_stream(
         raise CcmbError(f"{empty[0].url}: no samples in it, nor in the other shards")
     sizes = tuple(shard.samples or 0 for shard in shards)
     order = StreamOrder(
-        sizes, training.batch_size, data.streams, data.shuffle_buffer, training.seed, data.samples_per_epoch
+        sizes=sizes,
+        batch=training.batch_size,
+        lanes=data.streams,
+        buffer=data.shuffle_buffer,
+        seed=training.seed,
+        per_epoch=data.samples_per_epoch,
     )
     check_lanes(order, world, data.num_workers)
     weights, seed = data.field_weights, training.seed
-    return ShardStream(shards, order, data.fields, weights, data.augmentation, seed, rank, world), damaged
+    return ShardStream(
+        shards=shards,
+        order=order,
+        fields=data.fields,
+        weights=weights,
+        augmentation=data.augmentation,
+        seed=seed,
+        rank=rank,
+        world=world,
+    ), damaged
 
 
 class FirstSamples:

@@ -106,7 +106,14 @@ def predict(
     names = [sample.image for sample in samples]
     gallery = encode_gallery(model, processor, names, texts, data.pictures.load, convention=convention)
     ranks = ranks_both_ways(ranker, gallery, depth)
-    return Predictions(samples, [*data.faults, *unreadable], gallery, ranks, ranker.options, minimal_pairs)
+    return Predictions(
+        samples=samples,
+        unreadable=[*data.faults, *unreadable],
+        gallery=gallery,
+        ranks=ranks,
+        options=ranker.options,
+        minimal_pairs=minimal_pairs,
+    )
 
 
 def evaluate(
@@ -133,7 +140,16 @@ def evaluate(
         CcmbError: no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
-    predicted = predict(model, processor, data, depth, texts_per_image, options, source, convention)
+    predicted = predict(
+        model,
+        processor,
+        data,
+        depth=depth,
+        texts_per_image=texts_per_image,
+        options=options,
+        source=source,
+        convention=convention,
+    )
     samples, gallery, ranks = predicted.samples, predicted.gallery, predicted.ranks
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
@@ -150,7 +166,15 @@ def evaluate(
     report["in_other_splits"] = len(data.in_other_splits)
     report["unreadable"] = predicted.unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
-    return Evaluation(report, samples, texts, gallery, ranks, minimal_pairs, scores)
+    return Evaluation(
+        report=report,
+        samples=samples,
+        texts=texts,
+        gallery=gallery,
+        ranks=ranks,
+        minimal_pairs=minimal_pairs,
+        minimal_pair_scores=scores,
+    )
 
 
 def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
