@@ -97,7 +97,7 @@ def test_help_loads_no_heavy_library():
 
 @pytest.mark.parametrize("objective", ["gcpr", "fgr", "mlm", "tgd", "fgd"])
 def test_pretraining_runs_to_its_end_without_any_one_objective(command, corpus, tmp_path, objective):
-    started = [f"objectives.{name}.start=0" for name in ("fgr", "mlm", "tgd", "fgd")]
+    started = [f"objectives.{name}.start_at=0" for name in ("fgr", "mlm", "tgd", "fgd")]
     arguments = [*tiny_recipe(corpus), *started, f"objectives.{objective}=off", "--out", tmp_path / "run", "--json"]
     code, out, err = command("pretrain", *arguments)
     assert (code, err) == (0, "")
@@ -130,7 +130,7 @@ def test_a_wrong_recipe_is_bad_usage(fails, corpus, tmp_path):
     fails(2, ["quikstart: no such recipe", "did you mean 'quickstart'?"], "pretrain", "quikstart", *run)
     wrong_key = tmp_path / "mine.yaml"
     wrong_key.write_text("data: {folder: x}\ntraining: {steps: 1, bacth: 2}")
-    fails(2, [wrong_key, "'training.bacth'", "did you mean 'batch'?"], "pretrain", wrong_key, *run)
+    fails(2, [wrong_key, "'training.bacth'", "did you mean 'batch_size'?"], "pretrain", wrong_key, *run)
     tiny = tiny_recipe(corpus)
     fails(2, ["'objectives.frg=off'", "did you mean 'fgr'?"], "pretrain", *tiny, "objectives.frg=off", *run)
     fails(2, ["'training.steps' = 'many'", "integer"], "pretrain", *tiny, "training.steps=many", *run)

@@ -13,6 +13,7 @@ SplitOption = Annotated[str, Flag("Which split of the pairs to score; with --cla
 _DEPTH = Flag(
     "Candidates of the first stage that the second one ranks; by default 128, with --classes none.",
     min=1,
+    forms=("--rerank-k", "--depth"),
     show_default=False,
 )
 DepthOption = Annotated[int, _DEPTH]

@@ -122,7 +122,7 @@ def test_unreadable_pictures_are_marked_unless_there_is_no_other(tmp_path: Path)
 
 
 def test_towers_alone_have_no_second_stage() -> None:
-    with pytest.raises(UsageError, match="--depth needs cross encoders"):
+    with pytest.raises(UsageError, match="--rerank-k needs cross encoders"):
         r2d2_classifier(tiny_model(cross_layers=0), tiny_processor(), CLASSES, depth=2)
     with pytest.raises(CcmbError, match="'猫' must have exactly one"):
         r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, ["猫"])

@@ -31,7 +31,9 @@ WAYS = {"image_to_text": Words("图搜文", "i→t"), "text_to_image": Words("�
 class RetrievalBenchOptions(RankOptionsGiven, PairBenchOptions):
     """See `BenchmarkFamily`."""
 
-    depth: Annotated[int, Flag("Candidates of the first stage that the second one ranks.", min=1)] = 128
+    depth: Annotated[
+        int, Flag("Candidates of the first stage that the second one ranks.", min=1, forms=("--rerank-k", "--depth"))
+    ] = 128
 
 
 class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", "Retrieval"]):

@@ -47,7 +47,7 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
 
     def check(self, spec: str, options: ClassificationEvalOptions) -> None:
         if options.depth is None:
-            options.refuse("of the second stage, which --depth lets rank classes", "ranking_rule")
+            options.refuse("of the second stage, which --rerank-k lets rank classes", "ranking_rule")
 
     def open_dataset(self, spec: str, options: ClassificationEvalOptions) -> ClassFolders:
         from ccmb.data.class_names import read_classes

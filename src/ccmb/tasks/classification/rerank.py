@@ -69,7 +69,7 @@ def r2d2_classifier(
         CcmbError: a template has not exactly one place for the name.
     """
     if depth is not None and not model.can_rank:
-        raise UsageError("--depth needs cross encoders, and this model is of towers alone (PRD2); leave it out")
+        raise UsageError("--rerank-k needs cross encoders, and this model is of towers alone (PRD2); leave it out")
     pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=ranking_rule))
     embed_CD = class_embeddings(pipeline.encoder, classes, templates)
     if depth is None:
