@@ -117,7 +117,7 @@ def test_verify_and_sample(
     [
         (["build", "zero"], 2, "give --impressions, --pages or --links"),
         (["build", "zeroo", "--links", "x"], 2, "zeroo: no such recipe (did you mean 'zero'?)"),
-        (["build", "zero", "shards.sample=3", "--links", "x"], 2, "'shards.sample' (did you mean 'samples_per_shard'?)"),
+        (["build", "zero", "shards.sample=3", "--links", "x"], 2, "sample' (did you mean 'samples_per_shard'?)"),
         (["build", "zero", "--links", "none.jsonl"], 1, "none.jsonl: no such file"),
         (["build", "zero", "--links", "x", "--test-pictures", "none"], 1, "none: no such folder or tar"),
         (["build", "zero", "--links", "x", "--test-set", "muge"], 2, "write NAME:FOLDER"),
