@@ -239,10 +239,10 @@ def test_a_quickstart_that_an_older_version_began_goes_on_and_another_recipe_is_
     recipe = load_recipe(PretrainRecipe, find_recipe("quickstart"))
     settings = {"size": "quickstart", **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
     path = tmp_path / "quickstart.json"
-    with Journal(path, by_old_names(PretrainRecipe, settings)) as journal:
+    with Journal(path, by_old_names(PretrainRecipe, settings), "quickstart") as journal:
         journal.part("draw", lambda: None, [])
     assert "batch" in json.loads(path.read_text(encoding="utf-8"))["settings"]["training"]
-    assert Journal(path, settings, settings_as_now).done == ["draw"]
+    assert Journal(path, settings, "quickstart", settings_as_now).done == ["draw"]
     settings["training"]["batch_size"] += 1
     with pytest.raises(CcmbError, match=r"another training\.batch_size \(64, now 65\)"):
-        Journal(path, settings, settings_as_now)
+        Journal(path, settings, "quickstart", settings_as_now)
