@@ -17,14 +17,12 @@ SECONDS_BETWEEN_SAVES = 5.0
 class Journal:
     """A small JSON file with the settings of the work, its finished parts, and the seconds of each.
 
-    Args:
-        as_now: gives the settings that an older version wrote the names of today.
-
     It is a context manager, which saves the file every few seconds: a killed process loses no more than those. "total"
     counts the whole time within the context, over all runs that had a part left to do.
 
     Args:
         work: what it is called in messages, such as "quickstart".
+        as_now: gives the settings that an older version wrote the names of today.
 
     Raises:
         CcmbError: the file belongs to work with other settings; the message names the first difference.
