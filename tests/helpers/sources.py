@@ -33,11 +33,35 @@ VISIONS: dict[str, Build] = {
     "vit": lambda: hf.ViTModel(hf.ViTConfig(**EYE)),
     "beit": lambda: hf.BeitModel(hf.BeitConfig(**EYE)),
 }
+# Of 32 pixels convolutional networks of stride 32 leave one cell, of 64 four.
+MAP = {"image_size": 64}
+STAGES = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
+WINDOWS = MAP | {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+BACKBONES: dict[str, Build] = VISIONS | {
+    "efficientnet": lambda: hf.EfficientNetModel(
+        hf.EfficientNetConfig(**MAP, width_coefficient=0.2, depth_coefficient=0.3, hidden_dim=256)
+    ),
+    "resnet": lambda: hf.ResNetModel(hf.ResNetConfig(**STAGES, embedding_size=8)),
+    "regnet": lambda: hf.RegNetModel(hf.RegNetConfig(**STAGES, embedding_size=8, groups_width=4)),
+    "convnext": lambda: hf.ConvNextModel(hf.ConvNextConfig(**MAP, **STAGES)),
+    "convnextv2": lambda: hf.ConvNextV2Model(hf.ConvNextV2Config(**MAP, **STAGES)),
+    "dinov3_convnext": lambda: hf.DINOv3ConvNextModel(hf.DINOv3ConvNextConfig(**MAP, **STAGES)),
+    "mobilenet_v1": lambda: hf.MobileNetV1Model(hf.MobileNetV1Config(**MAP, depth_multiplier=0.1)),
+    "mobilenet_v2": lambda: hf.MobileNetV2Model(hf.MobileNetV2Config(**MAP, depth_multiplier=0.1)),
+    "swin": lambda: hf.SwinModel(hf.SwinConfig(**WINDOWS)),
+    "swinv2": lambda: hf.Swinv2Model(hf.Swinv2Config(**WINDOWS)),
+    "pvt": lambda: hf.PvtModel(hf.PvtConfig(**MAP, **STAGES, num_attention_heads=[1, 1, 2, 2])),
+    "pvt_v2": lambda: hf.PvtV2Model(hf.PvtV2Config(**MAP, **STAGES, num_attention_heads=[1, 1, 2, 2])),
+    "segformer": lambda: hf.SegformerModel(hf.SegformerConfig(**STAGES, num_attention_heads=[1, 1, 2, 2])),
+    "poolformer": lambda: hf.PoolFormerModel(hf.PoolFormerConfig(**STAGES)),
+    "aimv2_vision_model": lambda: hf.Aimv2VisionModel(hf.Aimv2VisionConfig(**EYE)),
+}
 TEXT = TOWER | {"vocab_size": WORDS, "pad_token_id": 0}
 TEXTUAL: dict[str, Build] = {
     "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**TEXT, max_position_embeddings=64)),
     "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(**TEXT, max_position_embeddings=65)),
     "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**TEXT, max_position_embeddings=65)),
+    "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**TEXT, max_position_embeddings=64)),
     "ernie": lambda: hf.ErnieModel(hf.ErnieConfig(**TEXT, max_position_embeddings=64)),
 }
 
@@ -54,6 +78,32 @@ def made(build: Build) -> hf.PreTrainedModel:
 
 def saved(build: Build, folder: Path) -> Path:
     made(build).save_pretrained(folder)
+    return folder
+
+
+def made_backbone(kind: str) -> hf.PreTrainedModel:
+    """A backbone near the library's own initialisation, so that deep ones neither fade nor overflow, whose batch norm
+    has the statistics of some noise; always the same."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(7)
+        model = BACKBONES[kind]().train()
+        for tensor in model.parameters():
+            tensor.add_(torch.randn_like(tensor), alpha=0.02)
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:  # some of the library's are drawn around 0, which lets little through
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.0)
+            norm.momentum = 1.0
+        if norms:
+            model(torch.randn(4, 3, 64, 64))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.running_var.clamp_(min=float(norm.running_var.mean()))
+    return model.eval()
+
+
+def save_backbone(folder: Path, kind: str) -> Path:
+    made_backbone(kind).save_pretrained(folder)
     return folder
 
 

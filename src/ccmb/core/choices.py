@@ -9,7 +9,9 @@ from ccmb.core.errors import UsageError, did_you_mean
 # How the second stage scores a pair; what each rule computes is said in `ccmb.inference.scoring`.
 RankingRule = Literal["sum", "log_odds"]
 # What of the image tower is projected into the shared space; see `R2D2Config`.
-ImagePooling = Literal["first", "tower"]
+ImagePooling = Literal["first", "tower", "mean"]
+# And of the text tower.
+TextPooling = Literal["first", "mean"]
 
 # In what precision the second stage chooses; auto is bf16 where the processor computes it natively, else fp32.
 Precision = Literal["auto", "fp32", "bf16", "int8"]

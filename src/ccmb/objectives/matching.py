@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
-from ccmb.objectives.distillation import rest_if_frozen
 from ccmb.objectives.forward import encode_images, encode_texts
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.labelled_batch import LabelledBatch
@@ -105,11 +104,6 @@ class Matching(nn.Module):
         self.model, self.options, self.chunk = model, options, chunk
         # Log-probabilities and labels of the latest batch, for the log.
         self.judged: tuple[Tensor, Tensor] | None = None
-
-    def train(self, mode: bool = True) -> Matching:
-        super().train(mode)
-        rest_if_frozen(self.model.image_tower)
-        return self
 
     def losses(
         self, batch: LabelledBatch, progress: float = 0.0, generator: torch.Generator | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ccmb.objectives.batch import Batch, level
 from ccmb.objectives.config import Objectives, check_objectives, hardness_at
-from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, rest_if_frozen, tgd_loss
+from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.forward import encode_images, encode_texts, rank_rows, read_own
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
@@ -30,7 +30,7 @@ def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[
     for towers in filter(None, (model, teacher)):
         for tower in (towers.image_tower, towers.text_tower):
             stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-            units += [layer for stack in stacks for layer in stack]
+            units += [layer for stack in stacks for layer in stack if not isinstance(layer, nn.ModuleList)]
     units += [part for part in model.children() if isinstance(part, CrossEncoder)]
     return list(dict.fromkeys(units))  # a frozen tower is the student's and the teacher's
 
@@ -65,11 +65,6 @@ class PreTraining(nn.Module):
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
         # The teacher's features of the latest batch, and its ids of pictures and texts, for the log.
         self.taught: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-
-    def train(self, mode: bool = True) -> PreTraining:
-        super().train(mode)
-        rest_if_frozen(self.model.image_tower)  # the teacher reads it too
-        return self
 
     def losses(
         self,

@@ -121,7 +121,8 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
 
     Raises:
         CcmbError: the tokenizer has tokens that the network has no embedding for or pads with none, texts may be longer
-            than there are positions, or pictures are of another size; the message names file and key.
+            than there are positions or begin otherwise, or pictures are of another size; the message names file and
+            key.
     """
     vocabulary, tokenizer = config.text_config.vocab_size, processor.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -142,6 +143,11 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         raise CcmbError(
             f"{folder / PREPROCESSOR}: max_text_tokens is {processor.max_text_tokens}, but that of config.json is "
             f"{config.max_text_tokens}; take the file that belongs to the model"
+        )
+    if processor.text_prefix != config.text_prefix:
+        raise CcmbError(
+            f"{folder / PREPROCESSOR}: text_prefix is {processor.text_prefix!r}, but that of config.json is "
+            f"{config.text_prefix!r}; take the file that belongs to the model"
         )
     if processor.image_size != config.image_size:
         raise CcmbError(

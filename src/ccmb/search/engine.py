@@ -52,7 +52,7 @@ class SearchEngine:
         self, catalogue: Catalogue, model: Network, processor: R2D2Processor, states_bytes: int = STATES_BYTES
     ) -> None:
         self.catalogue, self.model, self.processor = catalogue, model, processor
-        width = model.config.vision_config.hidden_size
+        width = model.config.image_width
         states = StateCache(catalogue.states, width, states_bytes)
         self.second_stage = SecondStage(model, processor, catalogue.sources, states)
         self._turn = threading.RLock()

@@ -230,7 +230,8 @@ def pipeline_side(name: str) -> int:
 
 def generator_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
     """What reads pictures and texts for the painter: pixels in [-1, 1] at its side."""
-    return R2D2Processor(processor.tokenizer, side, processor.max_text_tokens, (0.5,) * 3, (0.5,) * 3)
+    half = (0.5,) * 3
+    return R2D2Processor(processor.tokenizer, side, processor.max_text_tokens, half, half, processor.text_prefix)
 
 
 def has_generator(name: str | Path) -> bool:

@@ -181,7 +181,7 @@ def _of_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Findi
 
 def text_lengths(processor: R2D2Processor, texts: list[str]) -> list[int]:
     """How many tokens each text has, special ones included, before it is cut."""
-    return [len(ids) for ids in processor.tokenizer(texts, verbose=False)["input_ids"]] if texts else []
+    return processor.lengths(texts)
 
 
 def reckoned_rate(recipe: PretrainRecipe, model: R2D2Model, lengths: Sequence[int]) -> float | None:

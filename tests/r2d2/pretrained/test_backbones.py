@@ -1,0 +1,145 @@
+"""Any backbone is an image tower: convolutional networks, windows, pyramids; small random ones on disk."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ccmb.inference.interface import Network
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.config import Objectives
+from ccmb.objectives.pretraining import PreTraining
+from ccmb.r2d2.image_forms import as_tokens
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.onnx.export import export_model
+from ccmb.r2d2.onnx.runtime import load_exported
+from ccmb.r2d2.pretrained.towers import from_towers
+from ccmb.r2d2.processing import R2D2Processor
+from tests.helpers.exact import assert_same
+from tests.helpers.sources import BACKBONES, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
+from tests.helpers.tiny import TEXTS, tiny_pictures
+
+pytestmark = pytest.mark.numeric
+
+# Width, and whether there is a class token; what is projected.
+FORMS = {
+    "efficientnet": (256, False, "tower"),
+    "resnet": (32, False, "tower"),
+    "regnet": (32, False, "tower"),
+    "convnext": (32, False, "tower"),
+    "convnextv2": (32, False, "tower"),
+    "dinov3_convnext": (32, True, "first"),
+    "mobilenet_v1": (102, False, "tower"),
+    "mobilenet_v2": (1280, False, "tower"),
+    "swin": (32, False, "tower"),
+    "swinv2": (32, False, "tower"),
+    "pvt": (32, True, "first"),
+    "pvt_v2": (32, False, "mean"),
+    "segformer": (32, False, "mean"),
+    "poolformer": (32, False, "mean"),
+    "aimv2_vision_model": (32, False, "tower"),
+    "vit": (32, True, "first"),
+    "clip_vision_model": (32, True, "first"),
+    "siglip_vision_model": (32, False, "tower"),
+    "dinov2": (32, True, "first"),
+    "dinov2_with_registers": (32, True, "first"),
+}
+# Its positions are interpolated with antialiasing wherever a graph is traced, for which ONNX has no operator.
+NOT_TRACED = {"dinov2_with_registers"}
+OBJECTIVES = Objectives.model_validate({"tgd": {"queue": 6}})
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_tower(tmp_path_factory.mktemp("bert"))
+
+
+def built(kind: str, bert: Path, folder: Path, **config: Any) -> tuple[R2D2Model, R2D2Processor]:
+    torch.manual_seed(0)
+    model, processor = from_towers(save_backbone(folder / "vision", kind), bert, **SMALL | config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "tower" not in name and weight.dim() > 1:  # so that what a random network says differs
+                weight.mul_(10)
+    return model, processor
+
+
+def batch_of(processor: R2D2Processor, count: int = 4) -> Batch:
+    texts = processor.texts(TEXTS[:count])
+    pixels = processor.images(tiny_pictures(count))
+    return Batch(pixels, **texts, maskable=processor.maskable(texts["input_ids"]), image_ids=torch.arange(count))
+
+
+def said(model: Network, pixels: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:
+    index = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1])
+    with torch.no_grad():
+        images, words = model.encode_image(pixels), model.encode_text(**texts)
+        heads = [model.match_text_image(images, words, *index), model.match_image_text(images, words, *index)]
+    return [images.embed, images.states, words.embed, words.states[texts["attention_mask"].bool()], *heads]
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_backbone_arrives_unchanged_and_its_folder_opens_bit_for_bit(kind: str, bert: Path, tmp_path: Path) -> None:
+    model, processor = built(kind, bert, tmp_path)
+    config = model.config
+    assert (config.image_width, config.image_class_token, config.image_pooling) == FORMS[kind]
+    assert_arrived(model.image_tower, tmp_path / "vision")
+    original, tower = made_backbone(kind).double(), copy.deepcopy(model).double()
+    pixels = processor.images(tiny_pictures(2)).double()
+    with torch.no_grad():
+        output, ours = original(pixels), tower.encode_image(pixels)
+    cells = as_tokens(output.last_hidden_state)
+    assert_same(ours.states[:, ours.states.shape[1] - cells.shape[1] :], cells)
+    assert ours.states.shape[1] == cells.shape[1] + (not config.image_class_token)
+    if config.image_pooling == "tower":
+        assert_same(ours.pooled, output.pooler_output.flatten(1))
+    assert (ours.embed[0] - ours.embed[1]).abs().max() > 1e-6  # deep random networks tell little apart
+
+    model.save_pretrained(tmp_path / "r2d2")
+    processor.save_pretrained(tmp_path / "r2d2")
+    opened, its_processor = load_model(tmp_path / "r2d2")
+    assert opened.config.to_diff_dict() == config.to_diff_dict()
+    assert its_processor.to_dict() == processor.to_dict()
+    state = opened.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_all_objectives_train_a_backbone(kind: str, bert: Path, tmp_path: Path) -> None:
+    model, processor = built(kind, bert, tmp_path)
+    training = PreTraining(model, OBJECTIVES, processor.tokenizer.mask_token_id).train()
+    buffers = {name: tensor.clone() for name, tensor in model.image_tower.named_buffers()}
+    losses = training.losses(batch_of(processor), 0.0, torch.Generator().manual_seed(0))
+    assert set(losses) == {"gcpr", "fgr", "mlm", "tgd", "fgd"}
+    training.total(losses).backward()
+    trained = [p for p in model.image_tower.parameters() if p.grad is not None and p.grad.any()]
+    assert len(trained) > 0.5 * len(list(model.image_tower.parameters()))
+    assert all(p.grad.isfinite().all() for p in trained if p.grad is not None)
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.sub_(parameter.grad, alpha=1e-3)
+    training.after_step()
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in model.image_tower.named_buffers())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMS if kind not in NOT_TRACED])
+def test_an_export_says_what_a_backbone_says(kind: str, bert: Path, tmp_path: Path) -> None:
+    model, processor = built(kind, bert, tmp_path)
+    model.save_pretrained(tmp_path / "r2d2")
+    processor.save_pretrained(tmp_path / "r2d2")
+    export_model(tmp_path / "r2d2", tmp_path / "export", "fp32")
+    exported, _ = load_exported(tmp_path / "export")
+    for count in (2, 3):  # a graph is made of two images
+        pixels, texts = processor.images(tiny_pictures(count)), processor.texts(TEXTS[:count])
+        for one, other in zip(said(exported, pixels, texts), said(model, pixels, texts), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max().clamp(min=1)))
+
+
+def test_every_backbone_has_a_form() -> None:
+    assert {*FORMS} <= {*BACKBONES}
