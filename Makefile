@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-numeric lint install clean
+.PHONY: demo test test-numeric coverage lint install clean
 
 demo: $(VENV)/installed  ## everything once, offline: corpus, pre-training, evaluation, index, search, report
 	$(BIN)/ccmb quickstart --out quickstart
@@ -18,6 +18,12 @@ NUMERIC := $(BIN)/pytest -m 'numeric and not slow' -n logical --maxprocesses 4 -
 test-numeric: $(VENV)/installed-dev  ## the numeric tests as on a processor without AVX, and with AVX2 alone
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 $(NUMERIC)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2 $(NUMERIC)
+
+# COVERAGE is what is run: `make coverage COVERAGE=tests/search`.
+COVERAGE ?= tests
+
+coverage: $(VENV)/installed-dev  ## which lines of the package the tests reach, their processes too: htmlcov/index.html
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --cov --cov-report=term --cov-report=html -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests benchmarks
@@ -38,4 +44,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) quickstart runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) quickstart runs htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

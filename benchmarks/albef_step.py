@@ -74,8 +74,8 @@ class AlbefStep:
 
         losses = {"gcpr": gcpr_loss(images.embed, texts.embed, temperature, even_targets(positives))}
         losses["tgd"] = tgd_loss(
-            images.embed, texts.embed, teacher_image, teacher_text, batch.image_ids,
-            self.queue, temperature, self.objectives.tgd.alpha,
+            images.embed, texts.embed, teacher_image_BD=teacher_image, teacher_text_BD=teacher_text,
+            image_ids_B=batch.image_ids, queue=self.queue, temperature=temperature, alpha=self.objectives.tgd.alpha,
         )  # fmt: skip
         self.queue.push(teacher_image, teacher_text, batch.image_ids)
         losses["fgd"] = fgd_loss(masked_texts.embed, teacher_text)
@@ -93,7 +93,11 @@ class AlbefStep:
     def mask(self, batch: Batch) -> MaskedText:
         training = self.training
         return mask_tokens(
-            batch.input_ids, batch.maskable, training.mask_id, training.vocabulary, self.objectives.mlm.probability
+            batch.input_ids,
+            batch.maskable,
+            training.mask_id,
+            training.vocabulary,
+            probability=self.objectives.mlm.probability,
         )
 
     def draw(self, similarity_BB: Tensor, positives_BB: Tensor) -> tuple[Tensor, Tensor]:

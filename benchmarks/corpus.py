@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, run_apart, use_runner
+from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, run_in_process, use_runner
 from ccmb.corpus.base.recipe import CorpusRecipe
 from ccmb.corpus.inputs.tables import Inputs
 from ccmb.corpus.pairs.build import Build
@@ -91,7 +91,9 @@ def measure_texts(folder: Path, count: int, options: argparse.Namespace) -> dict
 
 def measure(folder: Path, inputs: Inputs, options: argparse.Namespace) -> dict[str, Any]:
     """Medians of builds, each in a process of its own."""
-    runs = [run_apart(timed_build, inputs, folder / "built", options.rows_per_bucket) for _ in range(options.repeats)]
+    runs = [
+        run_in_process(timed_build, inputs, folder / "built", options.rows_per_bucket) for _ in range(options.repeats)
+    ]
     seconds = statistics.median(run["seconds"] for run in runs)
     found = {
         "rows": runs[0]["rows"], "pairs": runs[0]["pairs"], "rows_per_second": runs[0]["rows"] / seconds,

@@ -37,8 +37,8 @@ from ccmb.corpus.download.resize import StoredForm
 from ccmb.corpus.download.run import DownloadOptions, download
 from ccmb.corpus.simulation.server import serve
 from ccmb.data.images.source import decode
-from ccmb.fetch.fetcher import Network
-from ccmb.scenes.drawing import draw_scene
+from ccmb.fetch.fetcher import HttpOptions
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 from paired import Contestant, claim, median_ratio, write_report
 
@@ -66,7 +66,7 @@ class Runner:
 
 def ours(links: str, out: str) -> None:
     urls = Path(links).read_text().splitlines()
-    network = Network(connections=AT_ONCE, per_host=AT_ONCE, host_delay=0, allow_private=("127.0.0.1",))
+    network = HttpOptions(connections=AT_ONCE, per_host=AT_ONCE, host_delay=0, allow_private=("127.0.0.1",))
     options = DownloadOptions(network=network, form=StoredForm(side=SIDE, quality=QUALITY), decoders=1)
     download([Link(str(row), url) for row, url in enumerate(urls)], len(urls), Path(out), options)
 
@@ -105,7 +105,7 @@ def draw_pictures(folder: Path, count: int) -> None:
     rng, grain = random.Random(0), np.random.default_rng(0)
     for number in range(count):
         size = SIZES[number % len(SIZES)]
-        scene = np.asarray(draw_scene(random_scene(rng), size[0], rng).resize(size), dtype=np.float32)
+        scene = np.asarray(render_scene(random_scene(rng), size[0], rng).resize(size), dtype=np.float32)
         noisy = scene + grain.normal(0, 4, (*scene.shape[:2], 1))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=85)
 

@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 import torch
 
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 from paired import claim, write_report
 from server_process import DRAWN, Shelf, open_shelf, quantile, resident, serving, shelf_options
@@ -133,7 +133,7 @@ class Load:
 def scene(rng: random.Random) -> bytes:
     """A PNG file of a drawn scene."""
     file = io.BytesIO()
-    draw_scene(random_scene(rng), DRAWN, rng).save(file, "PNG")
+    render_scene(random_scene(rng), DRAWN, rng).save(file, "PNG")
     return file.getvalue()
 
 

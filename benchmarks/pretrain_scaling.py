@@ -48,7 +48,7 @@ def work(rank: int, processes: int, port: int, options: argparse.Namespace, out:
             start = time.perf_counter()
             torch.manual_seed(number)
             with precision(CPU, options.precision):
-                losses = module(batch, 0.5, torch.Generator().manual_seed(number))
+                losses, _ = module(batch, 0.5, torch.Generator().manual_seed(number))
             training.total(losses).backward()
             module.after_backward()
             clip_gradients(parameters, 1.0)

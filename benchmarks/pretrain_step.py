@@ -66,7 +66,7 @@ class Bench:
         batches = self.trimmed if "trim" in items else self.padded
         losses: Callable[[Batch], dict[str, Tensor]] = step.losses
         if ours:
-            losses = lambda batch: self.training.losses(batch, 0.5)  # noqa: E731
+            losses = lambda batch: self.training.losses(batch, 0.5)[0]  # noqa: E731
 
         def run(number: int) -> None:
             self.pack("packed" in items)
@@ -93,7 +93,7 @@ class Bench:
         with torch.no_grad(), precision(self.device, "fp32"):
             self.pack(True)
             with recorded_draws() as draws:
-                ours = self.training.losses(self.trimmed[0], 0.5, torch.Generator(self.device).manual_seed(0))
+                ours, _ = self.training.losses(self.trimmed[0], 0.5, torch.Generator(self.device).manual_seed(0))
             self.training.queue.load_state_dict(queue)
             self.pack(False)
             padded = widen(draws(), self.padded[0])

@@ -190,7 +190,7 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
     from ccmb.r2d2.presets import preset
     from ccmb.r2d2.processing import R2D2Processor
     from ccmb.r2d2.tokenizer import train_tokenizer
-    from ccmb.scenes.drawing import draw_scene
+    from ccmb.scenes.drawing import render_scene
     from ccmb.scenes.scene import random_scene
     from ccmb.scenes.texts import caption
     from ccmb.search.engine import open_engine
@@ -204,7 +204,7 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
         pictures = folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
         for number, scene in enumerate(scenes):
-            draw_scene(scene, 640, rng).crop((0, 80, 640, 560)).save(pictures / f"{number:04d}.jpg", quality=90)
+            render_scene(scene, 640, rng).crop((0, 80, 640, 560)).save(pictures / f"{number:04d}.jpg", quality=90)
     torch.manual_seed(0)
     tokenizer = train_tokenizer(texts, vocabulary=1000, max_length=64)
     model = R2D2Model(preset("r2d2-tiny")).eval()

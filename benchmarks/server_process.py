@@ -21,7 +21,7 @@ import torch
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
-from ccmb.scenes.corpus import draw_corpus
+from ccmb.scenes.corpus import write_scene_corpus
 from ccmb.search.indexing.indexer import build_index
 from step_shapes import shape_config
 
@@ -65,7 +65,7 @@ def draw_shelf(folder: Path, shape: str, pictures: int) -> Shelf:
     Random weights cost what trained ones do; what is found means nothing.
     """
     model, corpus, index = folder / shape, folder / f"scenes-{pictures}", folder / f"{shape}-{pictures}"
-    draw_corpus(corpus, 0, pictures, 0, DRAWN)
+    write_scene_corpus(corpus, 0, pictures, 0, DRAWN)
     texts = read_texts(corpus / "pairs.jsonl")
     if not (model / "model.safetensors").is_file():
         torch.manual_seed(0)

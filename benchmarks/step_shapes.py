@@ -79,7 +79,9 @@ def make_batch(config: R2D2Config, lengths: Sequence[int], tokens: int, seed: in
     mask = places < ends
     ids = words[:, :tokens].masked_fill(~mask, 0)
     maskable = mask & (places > 0) & (places < ends - 1)
-    return Batch(pixels, ids, mask.long(), maskable, torch.arange(count))
+    return Batch(
+        pixel_values=pixels, input_ids=ids, attention_mask=mask.long(), maskable=maskable, image_ids=torch.arange(count)
+    )
 
 
 def flops_per_sample(config: R2D2Config, lengths: Sequence[int], frozen: bool = False) -> float:

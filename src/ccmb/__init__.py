@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ccmb.auto_classes import register_with_transformers
 
 if TYPE_CHECKING:
+    from ccmb.inference.pipeline import Pipeline
     from ccmb.objectives.model_loss import model_loss
     from ccmb.r2d2.configuration import R2D2Config
     from ccmb.r2d2.generative.captioner import R2D2Captioner
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ccmb.r2d2.processing import R2D2Processor
 
 __version__ = "0.1.0"
-__all__ = ["R2D2Captioner", "R2D2Config", "R2D2Model", "R2D2Processor", "__version__", "model_loss"]
+__all__ = ["Pipeline", "R2D2Captioner", "R2D2Config", "R2D2Model", "R2D2Processor", "__version__", "model_loss"]
 
 _PLACES = {
     "R2D2Captioner": "generative.captioner",
@@ -22,6 +23,8 @@ _PLACES = {
     "R2D2Model": "modeling",
     "R2D2Processor": "processing",
 }
+# What builds on the network, not it on them.
+_ABOVE = {"Pipeline": "ccmb.inference.pipeline", "model_loss": "ccmb.objectives.model_loss"}
 
 
 def __getattr__(name: str) -> Any:
@@ -30,10 +33,10 @@ def __getattr__(name: str) -> Any:
 
         modules = {place: import_module(f"ccmb.r2d2.{place}") for place in _PLACES.values()}
         return getattr(modules[_PLACES[name]], name)
-    if name == "model_loss":  # the network's own loss: objectives build on the network, not it on them
+    if name in _ABOVE:
         from importlib import import_module
 
-        return import_module("ccmb.objectives.model_loss").model_loss
+        return getattr(import_module(_ABOVE[name]), name)
     raise AttributeError(f"module 'ccmb' has no attribute '{name}'")
 
 

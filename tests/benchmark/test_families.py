@@ -21,7 +21,7 @@ from ccmb.datasets.matching import open_labelled
 from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
 from ccmb.r2d2.loading import load_model
-from ccmb.scenes.classification import draw_class_folders
+from ccmb.scenes.classification import write_class_folders
 from ccmb.scenes.scene import COLOURS, KINDS
 from ccmb.tasks.classification.evaluate import evaluate_classes
 from ccmb.tasks.classification.prompts import TEMPLATES
@@ -69,7 +69,7 @@ def clip(tmp_path: Path) -> str:
 
 
 def test_sets_are_told_apart_by_what_is_in_them(labelled: Path, tmp_path: Path) -> None:
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     matching = open_set(f"mine={labelled}", "val")
     assert isinstance(matching, MatchingSet)
     assert (matching.name, len(matching.samples)) == ("mine", 4 * PICTURES // 2)
@@ -79,7 +79,7 @@ def test_sets_are_told_apart_by_what_is_in_them(labelled: Path, tmp_path: Path) 
     assert isinstance(kinds, ClassSet)
     assert (kinds.name, kinds.split, kinds.class_list, len(kinds.classes)) == ("kinds", "all", "classes.json", 26)
     assert kinds.prompt_set.startswith(f"all ({len(TEMPLATES)}) ")
-    with pytest.raises(UsageError, match="no set of labelled pairs"):
+    with pytest.raises(UsageError, match="is not a set of labelled pairs"):
         open_labelled(write_imagenet(tmp_path / "i"), "val", name="imagenet")
 
 
@@ -169,7 +169,7 @@ def test_another_temperature_is_another_probability_and_is_measured_anew(
 
 
 def test_classification_figures_are_those_of_evaluate(r2d2: str, clip: str, tmp_path: Path) -> None:
-    draw_class_folders(tmp_path / "colours", "colour", per_class=2, size=32)
+    write_class_folders(tmp_path / "colours", "colour", per_class=2, size=32)
     of = open_set(str(tmp_path / "colours"), templates="plain")
     assert isinstance(of, ClassSet)
     deep = Settings(draws=40, class_depth=3)
@@ -192,7 +192,7 @@ def test_classification_figures_are_those_of_evaluate(r2d2: str, clip: str, tmp_
 
 
 def test_other_prompts_or_depths_are_measured_anew(r2d2: str, clip: str, tmp_path: Path) -> None:
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     models, out = [r2d2, clip], tmp_path / "out"
 
     def count(templates: str, settings: Settings) -> tuple[int, int]:
@@ -208,7 +208,7 @@ def test_other_prompts_or_depths_are_measured_anew(r2d2: str, clip: str, tmp_pat
 def test_only_retrieval_knows_of_a_second_stage_that_is_less_than_exact(
     labelled: Path, r2d2: str, tmp_path: Path
 ) -> None:
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     sets = [open_set(f"mine={labelled}"), open_set(str(tmp_path / "kinds"))]
     exact = run_benchmark([r2d2], sets, tmp_path / "out", Settings(draws=40, class_depth=3)).measured
     cheap = Settings(draws=40, class_depth=3, ranking=RankOptions("bf16", 2))
@@ -222,7 +222,7 @@ def test_only_retrieval_knows_of_a_second_stage_that_is_less_than_exact(
 def test_stored_features_cannot_classify_and_say_so_in_one_line(labelled: Path, r2d2: str, tmp_path: Path) -> None:
     from tests.helpers.model_features import save_features
 
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     names = [f"{place}.png" for place in range(PICTURES)]
     features = save_features(tmp_path / "features", torch.eye(6, 8), torch.eye(8), names, list(TEXTS))
     sets = [open_set(str(tmp_path / "kinds")), open_set(f"mine={labelled}")]
@@ -240,7 +240,7 @@ def test_stored_features_cannot_classify_and_say_so_in_one_line(labelled: Path, 
 def test_all_families_are_measured_in_one_call_and_go_on_after_a_stop(
     labelled: Path, r2d2: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     specs = [f"mine={labelled}", str(save_set(tmp_path / "drawn")), str(tmp_path / "kinds")]
     sets, out = [open_set(spec) for spec in specs], tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -279,7 +279,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_benchmark_measures_classes_by_their_names(command: Command, r2d2: str, tmp_path: Path) -> None:
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     (tmp_path / "kinds" / "classes.json").unlink()
     benchmark = ["benchmark", "-m", r2d2, "-d", f"mine={tmp_path / 'kinds'}", "-o", tmp_path / "out"]
     found = command(*benchmark)

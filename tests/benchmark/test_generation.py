@@ -13,7 +13,7 @@ from ccmb.benchmark.leaderboard.markdown import as_csv, markdown
 from ccmb.benchmark.leaderboard.rows import leaderboard, read_results
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import run_benchmark
-from ccmb.scenes.close_ups import draw_things
+from ccmb.scenes.close_ups import write_close_ups
 from ccmb.tasks.generation.predict import Painting
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.downstream_samples import write_ecommerce
@@ -25,7 +25,7 @@ SETTINGS = Settings(draws=50, painting=Painting(steps=2, best_of=3))
 
 
 def test_a_painter_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Path) -> None:
-    draw_things(tmp_path / "things", {"train": 1, "val": 1, "test": 6}, 32)
+    write_close_ups(tmp_path / "things", {"train": 1, "val": 1, "test": 6}, 32)
     save_model(tmp_path / "painter", tiny_generator(), tiny_processor())
     plain, out = save_start(tmp_path / "plain"), tmp_path / "results"
     sets = [open_set(f"things={tmp_path / 'things' / 'pairs.jsonl'}", "test", ["query"], generate=True)]

@@ -22,7 +22,7 @@ from ccmb.benchmark.results.result import (
     Stage,
 )
 from ccmb.benchmark.runner import run_benchmark
-from ccmb.scenes.classification import draw_class_folders
+from ccmb.scenes.classification import write_class_folders
 from ccmb.tasks.classification.classifier import accuracy_report
 from tests.helpers.peers import save_peer, save_r2d2
 from tests.helpers.results import COUNT, around, matching
@@ -132,7 +132,7 @@ def test_every_form_has_a_part_for_each_family() -> None:
 
 
 def test_measured_results_of_all_families_stand_side_by_side(tmp_path: Path) -> None:
-    draw_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
+    write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     models = [str(save_r2d2(tmp_path / "r2d2")), str(save_peer(tmp_path / "clip", "clip"))]
     run_benchmark(models, [open_set(str(tmp_path / "kinds"))], tmp_path / "out", Settings(draws=20, class_depth=2))
     found = ours(read_results([tmp_path / "out"]))

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ccmb.benchmark.models.open_model import label_and_source, open_peer
+from ccmb.benchmark.models.r2d2 import R2D2Peer
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.modeling import TowerOutput
 from tests.helpers.exact import TINY_ERROR
@@ -93,6 +94,20 @@ def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
         torch.testing.assert_close(found.states, wanted.states, rtol=TINY_ERROR, atol=TINY_ERROR)
     assert (peer.kind, peer.can_rank, peer.context_length) == ("R2D2", True, 24)
     torch.testing.assert_close(peer.rank_scores(*mine, *index, cosine), expected, rtol=0, atol=TINY_ERROR)
+
+
+def test_a_context_length_is_the_peers_own_and_the_processor_stays_as_it_is() -> None:
+    model, processor, text = tiny_model(), tiny_processor(), TEXTS[3]
+    peer = R2D2Peer("short", model, processor, context_length=6)
+    assert (peer.context_length, peer.processor.max_text_tokens, processor.max_text_tokens) == (6, 6, 24)
+    with torch.no_grad():
+        expected = model.encode_text(**processor(text=[text], max_length=6, truncation=True))
+    found = peer.encode_texts([text])
+    assert found.states.shape[1] == 6
+    torch.testing.assert_close(found.embed, expected.embed, rtol=0, atol=TINY_ERROR)
+    whole = R2D2Peer("whole", model, processor)
+    assert whole.processor is processor
+    assert not torch.allclose(whole.encode_texts([text]).embed, found.embed, atol=1e-3)
 
 
 def test_towers_alone_are_a_peer_of_one_stage(tmp_path: Path) -> None:

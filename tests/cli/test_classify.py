@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccmb.scenes.classification import draw_class_folders
+from ccmb.scenes.classification import write_class_folders
 from ccmb.scenes.scene import KINDS
 from tests.helpers.runs import Command, command_line
 from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    paths = [tmp_path / f"{index}.png" for index in range(2)]
     for path, picture in zip(paths, tiny_pictures(2), strict=True):
         picture.save(path)
     return paths
@@ -38,13 +38,13 @@ def test_classify_names_the_best_classes_of_each_picture(command: Command, model
     arguments = ["classify", *photos, "--model", model, "--classes", "猫/猫咪,足球,苹果", "--top", 2]
     code, out, err = command(*arguments, "--json")
     assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert [of["picture"] for of in found] == [str(path) for path in photos]
-    assert all([guess["score"] for guess in of["classes"]] == [None, None] for of in found)
+    results = json.loads(out)
+    assert [result["picture"] for result in results] == [str(path) for path in photos]
+    assert all([guess["score"] for guess in result["classes"]] == [None, None] for result in results)
     lines = command(*arguments).out.splitlines()
-    for line, of in zip(lines, found, strict=True):
-        named = [f"{guess['name']} {guess['cosine']:.3f}" for guess in of["classes"]]
-        assert line == "  ".join([of["picture"], *named])
+    for line, result in zip(lines, results, strict=True):
+        named = [f"{guess['name']} {guess['cosine']:.3f}" for guess in result["classes"]]
+        assert line == "  ".join([result["picture"], *named])
     ranked = command(*arguments, "--depth", 3, "--templates", "左边是{}").out.splitlines()
     assert all(line.count("(cosine ") == 2 for line in ranked)
 
@@ -66,19 +66,19 @@ def test_classify_lists_what_it_cannot_read_and_says_what_is_wrong(
 
 def test_evaluate_measures_classification_on_folders(command: Command, model: Path, tmp_path: Path) -> None:
     folder, report_file = tmp_path / "kinds", tmp_path / "report.json"
-    draw_class_folders(folder, "kind", per_class=1, size=32)
+    write_class_folders(folder, "kind", per_class=1, size=32)
     classes = ["--classes", folder / "classes.json", "--templates", "plain"]
     evaluate = ["evaluate", "--model", model, "--data", folder, *classes]
     code, out, err = command(*evaluate, "--json", report_file)
     assert (code, err) == (0, "")
     report = json.loads(report_file.read_text(encoding="utf-8"))
-    found = report["classification"]
-    assert set(found) == {
+    outcome = report["classification"]
+    assert set(outcome) == {
         "pictures", "classes", "classes_with_pictures", "top1", "top5", "mean_per_class", "interval",
         "class_list", "templates",
     }  # fmt: skip
     assert out.splitlines()[0] == f"{len(KINDS)} pictures, {len(KINDS)} classes"
-    assert f"{found['top1']:.1f} (" in out.splitlines()[2]
+    assert f"{outcome['top1']:.1f} (" in out.splitlines()[2]
 
     code, out, _ = command(*evaluate, "--depth", 3, "--ranking-rule", "log_odds", "--json", report_file)
     report = json.loads(report_file.read_text(encoding="utf-8"))
@@ -93,8 +93,8 @@ def test_evaluate_says_what_does_not_go_together(command: Command, model: Path, 
         f"ccmb: {tmp_path}: a folder; give a pairs.jsonl file, or say with --classes what its folders show\n",
     )
     classes = ["--classes", "cifar10"]
-    for of_pairs in (["--text-field", "texts"], ["--cascade", 3], ["--precision", "bf16"]):
-        code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes, *of_pairs)
+    for pairs_arguments in (["--text-field", "texts"], ["--cascade", 3], ["--precision", "bf16"]):
+        code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes, *pairs_arguments)
         assert (code, "and does nothing with --classes; leave it out" in err) == (2, True)
     code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes)
     assert (code, err) == (1, f"ccmb: {tmp_path}: no pictures; there must be one folder of pictures a class\n")

@@ -30,16 +30,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_was_planted_is_removed_and_what_is_good_is_kept(demo: Path) -> None:
     report = json.loads((demo / "report.json").read_text())
-    found = {of["kind"]: of for of in report["planted"]}
-    assert all(of["planted"] >= 10 for of in found.values())
-    assert found["wrong_pairs"]["planted"] > 150
-    assert found["wrong_pairs"]["share"] >= 0.95
-    assert found["spam"]["share"] >= 0.95
-    assert found["exact_texts"]["share"] >= 0.99
-    assert found["exact_pictures"]["share"] >= 0.99
-    assert found["near_texts"]["share"] >= 0.90
-    assert found["near_pictures"]["share"] >= 0.90
-    assert found["good_pairs_lost"]["share"] <= 0.10
+    recalls = {recall["kind"]: recall for recall in report["planted"]}
+    assert all(recall["planted"] >= 10 for recall in recalls.values())
+    assert recalls["wrong_pairs"]["planted"] > 150
+    assert recalls["wrong_pairs"]["share"] >= 0.95
+    assert recalls["spam"]["share"] >= 0.95
+    assert recalls["exact_texts"]["share"] >= 0.99
+    assert recalls["exact_pictures"]["share"] >= 0.99
+    assert recalls["near_texts"]["share"] >= 0.90
+    assert recalls["near_pictures"]["share"] >= 0.90
+    assert recalls["good_pairs_lost"]["share"] <= 0.10
 
 
 def test_the_demo_goes_on_and_refuses_another_size(
@@ -47,9 +47,9 @@ def test_the_demo_goes_on_and_refuses_another_size(
 ) -> None:
     command = command_line(monkeypatch, capfd)
     before = (demo / "corpus" / "manifest.json").read_bytes()
-    found = command("corpus", "demo", "--out", demo, "--pictures", PICTURES)
-    assert found.code == 0
-    assert re.search(r"wrong pairs +\d+ +\d+ +9\d\.\d %   >= 95 %", found.out)
+    outcome = command("corpus", "demo", "--out", demo, "--pictures", PICTURES)
+    assert outcome.code == 0
+    assert re.search(r"wrong pairs +\d+ +\d+ +9\d\.\d %   >= 95 %", outcome.out)
     assert (demo / "corpus" / "manifest.json").read_bytes() == before
     other = command("corpus", "demo", "--out", demo, "--pictures", PICTURES + 1)
     assert (other.code, other.err.count("\n")) == (1, 1)
@@ -60,9 +60,9 @@ def test_stats_writes_a_page_with_pictures(
     demo: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = command_line(monkeypatch, capfd)
-    found = command("corpus", "stats", demo / "corpus", "--pictures", 5, "--json")
-    assert found.code == 0
-    figures = json.loads(found.out)
+    outcome = command("corpus", "stats", demo / "corpus", "--pictures", 5, "--json")
+    assert outcome.code == 0
+    figures = json.loads(outcome.out)
     page = (demo / "corpus" / "stats.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 5
     assert page.count("<svg") == len(figures["characters"]) + 3
@@ -77,10 +77,10 @@ def test_raw_pairs_are_as_many_and_unfiltered(demo: Path) -> None:
     assert sum(map(len, texts.values())) == 500
     truth = parquet.read_table(demo / "web" / "truth.parquet").to_pylist()
     kinds = {(row["image_url"], row["text"]): row["kind"] for row in truth}
-    found = [kinds[url, text] for url, of_picture in texts.items() for text in of_picture]
+    texts_found = [kinds[url, text] for url, picture_texts in texts.items() for text in picture_texts]
     planted = [row["kind"] for row in truth if not row["dead"]]
     for kind in ("wrong", "spam"):
-        assert found.count(kind) / 500 == pytest.approx(planted.count(kind) / len(planted), abs=0.06)
+        assert texts_found.count(kind) / 500 == pytest.approx(planted.count(kind) / len(planted), abs=0.06)
 
 
 @pytest.mark.slow
@@ -90,30 +90,30 @@ def test_both_kinds_of_pairs_are_trained_on_and_measured(demo: Path) -> None:
     assert again == report
     assert set(report["results"]) == {"corpus", "raw"}
     lines = {kind: read_json_lines(demo / "comparison" / kind / "pairs.jsonl") for kind in ("corpus", "raw")}
-    assert {sum(len(line["texts"]) for _, line in of) for of in lines.values()} == {report["pairs"]}
+    assert {sum(len(line["texts"]) for _, line in run) for run in lines.values()} == {report["pairs"]}
     page = comparison_section(report)
-    assert all(f"{of['mean_recall']:.1f}" in page for of in report["results"].values())
+    assert all(f"{run['mean_recall']:.1f}" in page for run in report["results"].values())
 
 
 def test_verify_and_sample(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = command_line(monkeypatch, capfd)
-    found = command("corpus", "sample", demo / "corpus", "--share", 0.2, "--out", tmp_path / "sub", "--json")
-    assert found.code == 0
-    assert json.loads(found.out)["share"] == 0.2
+    outcome = command("corpus", "sample", demo / "corpus", "--share", 0.2, "--out", tmp_path / "sub", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["share"] == 0.2
     assert command("corpus", "verify", tmp_path / "sub").out.endswith("no problems\n")
     (tmp_path / "sub" / "index" / "pairs-000000.parquet").unlink()
     (tmp_path / "sub" / "shards" / "shard-000000.tar").write_bytes(b"")
     damaged = command("corpus", "verify", tmp_path / "sub")
     assert damaged.code == 1
     assert "shard-000000.tar: 0 bytes instead of" in damaged.out
-    assert "index: the rest was not looked at" in damaged.out
+    assert "index: the remaining checks were not run" in damaged.out
     assert "Traceback" not in damaged.err
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["build", "zero"], 2, "give --impressions, --pages or --links"),
         (["build", "zeroo", "--links", "x"], 2, "zeroo: no such recipe (did you mean 'zero'?)"),
@@ -128,20 +128,20 @@ def test_verify_and_sample(
 )  # fmt: skip
 def test_bad_input_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-    words: list[str], code: int, said: str,
+    words: list[str], code: int, message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    found = command_line(monkeypatch, capfd)("corpus", *words)
-    assert (found.code, found.err.count("\n")) == (code, 1)
-    assert said in found.err
+    outcome = command_line(monkeypatch, capfd)("corpus", *words)
+    assert (outcome.code, outcome.err.count("\n")) == (code, 1)
+    assert message in outcome.err
 
 
 def test_a_missing_library_is_one_line_that_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(common, "NEEDED", ("pyarrow", "no_such_library"))
-    found = command_line(monkeypatch, capfd)("corpus", "verify", "x")
-    assert (found.code, found.err) == (1, "ccmb: ccmb corpus needs no_such_library: pip install 'ccmb[corpus]'\n")
+    outcome = command_line(monkeypatch, capfd)("corpus", "verify", "x")
+    assert (outcome.code, outcome.err) == (1, "ccmb: ccmb corpus needs no_such_library: pip install 'ccmb[corpus]'\n")
 
 
 def test_the_shipped_recipe_says_the_defaults() -> None:

@@ -20,24 +20,24 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, pairs, labelled pairs, folders of classes, a picture."""
-    place = tmp_path_factory.mktemp("given")
-    save_start(place / "r2d2")
-    save_start(place / "prd2", cross_layers=0)
-    save_model(place / "captioner", R2D2Captioner.from_r2d2(tiny_model(), tiny_processor()), tiny_processor())
-    save_pairs(place / "data")
+    root = tmp_path_factory.mktemp("given")
+    save_start(root / "r2d2")
+    save_start(root / "prd2", cross_layers=0)
+    save_model(root / "captioner", R2D2Captioner.from_r2d2(tiny_model(), tiny_processor()), tiny_processor())
+    save_pairs(root / "data")
     lines = [{"image": f"val-{n}.png", "split": "val", "text": "一只红色的小船", "label": n % 2} for n in range(8)]
-    (place / "data" / "labelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for number, picture in enumerate(tiny_pictures(4)):
-        folder = place / "classes" / ("猫", "狗")[number % 2]
+    (root / "data" / "labelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for index, picture in enumerate(tiny_pictures(4)):
+        folder = root / "classes" / ("猫", "狗")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{number}.png")
-        folder = place / "split-classes" / ("train", "val")[number % 2] / "猫"
+        picture.save(folder / f"{index}.png")
+        folder = root / "split-classes" / ("train", "val")[index % 2] / "猫"
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{number}.png")
-    tiny_pictures(1)[0].save(place / "a.png")
-    return place
+        picture.save(folder / f"{index}.png")
+    tiny_pictures(1)[0].save(root / "a.png")
+    return root
 
 
 PAIRS, LABELLED = "{}/data/pairs.jsonl", "{}/data/labelled.jsonl"
@@ -106,27 +106,27 @@ R2D2, PRD2, CAPTIONER = (("--model", f"{{}}/{name}") for name in ("r2d2", "prd2"
     ids=lambda value: None if isinstance(value, tuple) else value,
 )
 def test_an_option_that_would_do_nothing_is_refused_by_name(
-    command: Command, place: Path, arguments: tuple[object, ...], named: str
+    command: Command, root: Path, arguments: tuple[object, ...], named: str
 ) -> None:
-    outcome = command(*(str(one).replace("{}", str(place)) for one in arguments), *_out(arguments, place))
+    outcome = command(*(str(one).replace("{}", str(root)) for one in arguments), *_out(arguments, root))
     assert outcome.code == 2, outcome
     assert outcome.err.startswith(f"ccmb: {named} ") or outcome.err.startswith(f"ccmb: {named}:"), outcome.err
     assert outcome.err.count("\n") == 1
 
 
-def _out(arguments: tuple[object, ...], place: Path) -> tuple[object, ...]:
-    return ("--out", place / "results") if arguments[0] == "benchmark" else ()
+def _out(arguments: tuple[object, ...], root: Path) -> tuple[object, ...]:
+    return ("--out", root / "results") if arguments[0] == "benchmark" else ()
 
 
-def test_the_split_of_class_folders_is_the_folder_of_its_name(command: Command, place: Path, tmp_path: Path) -> None:
-    common = "evaluate", "--model", place / "r2d2", "--data", place / "split-classes", "--classes", "猫,狗"
+def test_the_split_of_class_folders_is_the_folder_of_its_name(command: Command, root: Path, tmp_path: Path) -> None:
+    common = "evaluate", "--model", root / "r2d2", "--data", root / "split-classes", "--classes", "猫,狗"
     for split in ("train", "val"):
         file = tmp_path / f"{split}.json"
         assert command(*common, "--split", split, "--json", file).code == 0
         assert json.loads(file.read_text(encoding="utf-8"))["classification"]["pictures"] == 2
 
 
-def test_several_names_stand_in_one_line(command: Command, place: Path) -> None:
+def test_several_names_stand_in_one_line(command: Command, root: Path) -> None:
     outcome = command("search", "猫", "--no-rank", "--depth", 3, "--budget", 1)
     assert outcome.err == (
         "ccmb: --depth and --budget are of the second stage, which --no-rank leaves out; leave them out\n"
@@ -134,10 +134,10 @@ def test_several_names_stand_in_one_line(command: Command, place: Path) -> None:
 
 
 def test_a_model_of_one_stage_beside_one_of_two_may_be_measured_with_a_depth(
-    command: Command, place: Path, tmp_path: Path
+    command: Command, root: Path, tmp_path: Path
 ) -> None:
-    models = "--model", place / "r2d2", "--model", place / "prd2"
-    pairs = "--data", f"mine={place / 'data' / 'pairs.jsonl'}"
+    models = "--model", root / "r2d2", "--model", root / "prd2"
+    pairs = "--data", f"mine={root / 'data' / 'pairs.jsonl'}"
     assert command("benchmark", *models, *pairs, "--depth", 3, "--out", tmp_path).code == 0
     depths = {path.stem: json.loads(path.read_text())["depth"] for path in (tmp_path / "mine.test").glob("*.json")}
     assert depths == {"r2d2": 3, "prd2": None}

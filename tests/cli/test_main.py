@@ -51,12 +51,12 @@ def fails(command):
     """Calls `ccmb` and asserts that it fails with this code and one line on stderr, in which the words stand."""
 
     def fails(code: int, words: list[object], *arguments: object) -> None:
-        found = command(*arguments)
-        assert (found.code, found.out) == (code, ""), found.err
-        assert found.err.startswith("ccmb: ")
-        assert found.err.count("\n") == 1
+        outcome = command(*arguments)
+        assert (outcome.code, outcome.out) == (code, ""), outcome.err
+        assert outcome.err.startswith("ccmb: ")
+        assert outcome.err.count("\n") == 1
         for word in words:
-            assert str(word) in found.err
+            assert str(word) in outcome.err
 
     return fails
 
@@ -356,30 +356,48 @@ def test_a_finished_run_keeps_its_calibration_when_its_command_is_given_again(co
 def photos(tmp_path) -> list[Path]:
     from tests.helpers.tiny import tiny_pictures
 
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
     for path, picture in zip(paths, tiny_pictures(3), strict=True):
         picture.save(path)
     return paths
 
 
-def test_match_says_of_each_picture_how_well_the_text_describes_it(command, trained, photos):
-    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained, "--json")
-    assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert [of["picture"] for of in found] == [str(path) for path in photos]
-    assert all(of["probability"] == pytest.approx(of["score"], abs=1e-6) for of in found)  # not calibrated
-    assert all((of["match"], of["error"]) == (None, None) for of in found)
+def test_match_says_of_each_picture_how_well_the_text_describes_it(command, copied, photos):
+    from ccmb.r2d2.folders.match_temperature import store_match_temperature
 
-    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", trained)
+    store_match_temperature(copied, 2.0)
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied, "--json")
     assert (code, err) == (0, "")
-    for line, of in zip(out.splitlines(), found, strict=True):
-        figures = f"cosine {of['cosine']:.3f}  match score {of['score']:.3f}  probability {of['probability']:.3f}"
-        assert line == f"{of['picture']}  {figures}"
+    results = json.loads(out)
+    assert [result["picture"] for result in results] == [str(path) for path in photos]
+    assert all(abs(result["probability"] - 0.5) <= abs(result["score"] - 0.5) for result in results)  # temperature > 1
+    assert all((result["match"], result["error"]) == (None, None) for result in results)
+
+    code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied)
+    assert (code, err) == (0, "")
+    for line, result in zip(out.splitlines(), results, strict=True):
+        figures = (
+            f"cosine {result['cosine']:.3f}  match score {result['score']:.3f}  probability {result['probability']:.3f}"
+        )
+        assert line == f"{result['picture']}  {figures}"
 
     for least, verdict in ((0, "match"), (1, "no match")):
-        arguments = ["match", "船", photos[0], "--model", trained, "--min-probability", least]
+        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", least]
         assert command(*arguments).out.rstrip("\n").split("  ")[-1] == verdict
-        assert [of["match"] for of in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
+        assert [result["match"] for result in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
+
+
+def test_a_match_score_that_is_not_calibrated_is_called_no_probability(command, fails, trained, photos):
+    match = ["match", "船", photos[0], "--model", trained]
+    code, out, err = command(*match, "--json")
+    assert (code, err) == (0, "")
+    [found] = json.loads(out)
+    assert (found["probability"], found["match"]) == (None, None)
+    code, out, err = command(*match)
+    assert (code, out) == (0, f"{photos[0]}  cosine {found['cosine']:.3f}  match score {found['score']:.3f}\n")
+    assert err == f"{trained}: not calibrated, so the match score is no probability: run ccmb calibrate\n"
+    fails(2, ["min_probability: a least probability needs a calibrated model: run ccmb calibrate"],
+          *match, "--min-probability", 0.5)  # fmt: skip
 
 
 def test_match_lists_pictures_that_it_cannot_read_and_goes_on(command, fails, trained, photos, tmp_path):
@@ -388,7 +406,7 @@ def test_match_lists_pictures_that_it_cannot_read_and_goes_on(command, fails, tr
     code, out, err = command("match", "船", gone, photos[0], bad, "--model", trained, "--json")
     assert code == 0
     assert err.splitlines()[:2] == ["2 pictures could not be read:", f"  {gone}: no such picture"]
-    assert [bool(of["error"]) for of in json.loads(out)] == [True, False, True]
+    assert [bool(result["error"]) for result in json.loads(out)] == [True, False, True]
     assert len(command("match", "船", gone, photos[0], "--model", trained).out.splitlines()) == 1
     fails(1, [f"ccmb: {gone}: no such picture\n"], "match", "船", gone, "--model", trained)
     fails(1, [f"none of the pictures could be read ({gone}"], "match", "船", gone, bad, "--model", trained)
@@ -439,7 +457,7 @@ def test_unreadable_pictures_are_counted_and_listed_and_the_rest_goes_on(command
 
 def test_a_batch_of_which_no_or_one_picture_can_be_read(command, fails, tmp_path):
     corpus = tiny_corpus(tmp_path / "corpus")
-    damage_pictures(corpus, [f"train-{number:06d}.jpg" for number in range(1, TRAIN)])
+    damage_pictures(corpus, [f"train-{index:06d}.jpg" for index in range(1, TRAIN)])
     pretrain = ["pretrain", *tiny_recipe(corpus), "training.batch=24", "--out", tmp_path / "run"]
     code, _, err = command(*pretrain)
     assert code == 0

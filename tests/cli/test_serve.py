@@ -38,8 +38,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, pictures and their index."""
     root = tmp_path_factory.mktemp("shelf")
     (root / "pictures").mkdir()
-    for number, picture in enumerate(tiny_pictures(12)):
-        picture.save(root / "pictures" / f"{number}.png")
+    for index, picture in enumerate(tiny_pictures(12)):
+        picture.save(root / "pictures" / f"{index}.png")
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     build_index([root / "pictures"], root / "index", tiny_model(), tiny_processor(), root / "model")
@@ -57,8 +57,8 @@ def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         lines = list[str]()
         for line in process.stderr:
             lines.append(line)
-            if found := re.search(r"serving at (http://\S+)", line):
-                yield process, found[1]
+            if match := re.search(r"serving at (http://\S+)", line):
+                yield process, match[1]
                 return
         raise AssertionError("".join(lines))
     finally:
@@ -73,15 +73,15 @@ def test_what_is_in_flight_at_sigterm_is_answered_and_the_end_is_orderly(shelf: 
         assert len(whole["hits"]) == 12
         assert {"cosine", "match", "probability"} <= set(whole["hits"][0])
         assert str(shelf) not in str(whole)
-        found = list[httpx.Response]()
+        responses = list[httpx.Response]()
         asking = threading.Thread(
-            target=lambda: found.append(httpx.post(f"{url}/search", json={"text": TEXTS[0], "k": 12}, timeout=30))
+            target=lambda: responses.append(httpx.post(f"{url}/search", json={"text": TEXTS[0], "k": 12}, timeout=30))
         )
         asking.start()
         time.sleep(0.5)  # it waits in the queue
         process.send_signal(signal.SIGTERM)
         asking.join()
-        assert found[0].json()["hits"] == whole["hits"]
+        assert responses[0].json()["hits"] == whole["hits"]
         assert process.wait(timeout=15) == 0
         assert process.stderr is not None
         assert "what was in flight is answered" in process.stderr.read()
@@ -127,9 +127,9 @@ def test_what_cannot_be_served_is_said_in_one_line(
         (1, "choose others with --host", [shelf / "index", "--host", "192.0.2.1"]),
         (1, "writes no captions yet", ["--model", shelf / "model", "--captioner", shelf / "model"]),
     ]:
-        found = command("serve", *arguments)
-        assert (found.code, found.err.count("\n")) == (code, 1), found.err
-        assert words in found.err
+        outcome = command("serve", *arguments)
+        assert (outcome.code, outcome.err.count("\n")) == (code, 1), outcome.err
+        assert words in outcome.err
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
@@ -139,9 +139,9 @@ def test_what_is_not_installed_is_named_with_the_way_to_get_it(
     for name in [name for name in sys.modules if name.startswith("ccmb.serving")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    found = command_line(monkeypatch, capfd)("serve", "index")
-    assert found.code == 1
-    assert found.err == f"ccmb: serving needs {missing}, which is not installed: pip install 'ccmb[serve]'\n"
+    outcome = command_line(monkeypatch, capfd)("serve", "index")
+    assert outcome.code == 1
+    assert outcome.err == f"ccmb: serving needs {missing}, which is not installed: pip install 'ccmb[serve]'\n"
 
 
 def test_keys_are_read_with_their_roles_and_never_shown(tmp_path: Path) -> None:

@@ -79,11 +79,11 @@ def test_intervals_of_three_digits_stand_apart() -> None:
 
 def test_figures_of_captions_and_paintings_stand_apart() -> None:
     scores = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
-    of: dict[str, Any] = {**dict.fromkeys(scores, 1000000.0), "words": None, "distinct-1": 1.0, "distinct-2": 1.0}
-    of |= {"length": 9.0, "match_score": None, "cosine": None}
+    figures: dict[str, Any] = {**dict.fromkeys(scores, 1000000.0), "words": None, "distinct-1": 1.0, "distinct-2": 1.0}
+    figures |= {"length": 9.0, "match_score": None, "cosine": None}
     report = {
-        "pictures": 2, "references": 2, "decoding": {"decode": "a long name of a decoding"}, **of,
-        "before_reranking": of, "interval": dict.fromkeys(scores, (0.0, 1000000.0)),
+        "pictures": 2, "references": 2, "decoding": {"decode": "a long name of a decoding"}, **figures,
+        "before_reranking": figures, "interval": dict.fromkeys(scores, (0.0, 1000000.0)),
     }  # fmt: skip
     lines = captioning_table(report).splitlines()
     assert cells(lines[1]) == ["a long name of a decoding", "re-ranked"]

@@ -126,22 +126,22 @@ def test_a_temporary_file_is_on_disk_before_it_takes_the_name(tmp_path, monkeypa
 
 def test_several_files_take_their_places_together_and_others_stay(tmp_path):
     folder = tmp_path / "model"
-    with atomic_files(folder) as place:
-        (place / "a").write_text("one")
-        (place / "b").write_text("two")
+    with atomic_files(folder) as temporary:
+        (temporary / "a").write_text("one")
+        (temporary / "b").write_text("two")
     (folder / "card").write_text("mine")
     (tmp_path / ".model.dead.tmp").mkdir()  # of a killed process
 
     def interrupted() -> None:
-        with atomic_files(folder) as place:
-            (place / "a").write_text("half")
+        with atomic_files(folder) as temporary:
+            (temporary / "a").write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert (folder / "a").read_text() == "one"
-    with atomic_files(folder) as place:
-        (place / "a").write_text("three")
+    with atomic_files(folder) as temporary:
+        (temporary / "a").write_text("three")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "three", "b": "two", "card": "mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

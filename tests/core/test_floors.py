@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import ccmb
+from tests.helpers.pages import read
 
 # Each floor imports from the floors before it, from none after it, and not from its neighbours.
 FLOORS = (
@@ -61,7 +65,7 @@ def circle(arrows: Mapping[str, set[str]]) -> list[str]:
 
 def test_imports_go_down() -> None:
     known = modules()
-    floor_of = {name: number for number, names in enumerate(FLOORS) for name in names}
+    floor_of = {name: floor for floor, names in enumerate(FLOORS) for name in names}
     assert {room(name) for name in known if name not in FACE} == set(floor_of), "a folder stands on no floor"
     upward, arrows = [], Counter[tuple[str, str]]()
     for name, path in known.items():
@@ -74,10 +78,17 @@ def test_imports_go_down() -> None:
             arrows[room(name), room(target)] += 1
             if floor_of[room(target)] >= floor_of[room(name)]:
                 upward.append(f"{path.relative_to(SOURCE)}:{line} imports {target}")
-    for number, names in reversed(list(enumerate(FLOORS))):
+    for floor, names in reversed(list(enumerate(FLOORS))):
         below = sorted({to for (start, to) in arrows if start in names})
-        print(f"{number}  {', '.join(names):44} <- {', '.join(below)}")
+        print(f"{floor}  {', '.join(names):44} <- {', '.join(below)}")
     assert upward == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "ARCHITECTURE.zh.md"])
+def test_the_page_has_the_same_floors(page: str) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| .*\|$", read(page), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(len(FLOORS)))
+    assert tuple(tuple(re.findall(r"`(\w+)`", folders)) for _, folders in rows) == FLOORS
 
 
 def test_no_files_and_no_folders_import_each_other_in_a_circle() -> None:

@@ -133,9 +133,9 @@ def test_what_a_file_says_gives_way_to_an_override_and_that_is_said(capsys: pyte
     recipe = pretraining("data.folder=", "data.shards=x.tar", "model.cross_layers=0", "objectives.fgd=off")
     assert recipe.data.pairs == "pairs.jsonl"
     assert (recipe.model.ranking_rule, recipe.optimizer.cross_lr) == ("sum", None)
-    said = capsys.readouterr().err
-    assert said.startswith("ccmb: flickr8k-cn.yaml: data.pairs, model.ranking_rule, optimizer.cross_lr give way to ")
-    assert "data.shards=x.tar, model.cross_layers=0" in said
+    message = capsys.readouterr().err
+    assert message.startswith("ccmb: flickr8k-cn.yaml: data.pairs, model.ranking_rule, optimizer.cross_lr give way to ")
+    assert "data.shards=x.tar, model.cross_layers=0" in message
 
 
 def test_every_shipped_recipe_and_every_resolved_one_is_its_own_recipe_again(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_ccmb_pretrain_refuses_what_a_start_settles(
 ) -> None:
     start, corpus = save_start(tmp_path / "start"), tiny_corpus(tmp_path / "corpus")
     command = command_line(monkeypatch, capfd)
-    of_run = [one for one in tiny_recipe(corpus, 1) if not one.startswith("model.")]
-    arguments = "pretrain", *of_run, f"model.start={start}", "--out", tmp_path / "run"
+    run_overrides = [one for one in tiny_recipe(corpus, 1) if not one.startswith("model.")]
+    arguments = "pretrain", *run_overrides, f"model.start={start}", "--out", tmp_path / "run"
     outcome = command(*arguments, "model.cross_layers=99")
     assert outcome.code == 2
     assert (
@@ -201,13 +201,13 @@ def test_a_captioner_to_start_from_settles_its_decoder(tmp_path: Path) -> None:
     captioner = R2D2Captioner.from_r2d2(tiny_model(), tiny_processor())
     save_model(tmp_path / "start", captioner, tiny_processor())
     family = FAMILIES["captioning"]
-    for override, said in (
+    for override, message in (
         ("captioning.text_layers=0", "captioning.text_layers=0: the decoder of"),
         ("model.max_text_tokens=20", "model.max_text_tokens: "),
         ("model.cross_layers=3", "theirs is 2"),
     ):
         recipe = fine_tuning("captioning", f"model.start={tmp_path / 'start'}", override)
-        assert said in refused(family.network, recipe)
+        assert message in refused(family.network, recipe)
     recipe = fine_tuning("captioning", f"model.start={tmp_path / 'start'}", "model.ranking_rule=log_odds")
     assert family.network(recipe)[0].config.ranking_rule == "log_odds"
 
@@ -244,8 +244,8 @@ def test_the_best_checkpoint_is_by_a_figure_that_the_task_logs(name: str, own: l
 def test_which_way_is_better_follows_from_the_figure(figure: str, lower: bool) -> None:
     assert TrainingRecipe(steps=1, best=figure).best.lower == lower  # type: ignore[arg-type, union-attr]
     assert TrainingRecipe(steps=1, best={"figure": figure}).best.lower == lower  # type: ignore[arg-type, union-attr]
-    said = TrainingRecipe(steps=1, best={"figure": figure, "lower": not lower})  # type: ignore[arg-type]
-    assert said.best.lower != lower  # type: ignore[union-attr]
+    explicit = TrainingRecipe(steps=1, best={"figure": figure, "lower": not lower})  # type: ignore[arg-type]
+    assert explicit.best.lower != lower  # type: ignore[union-attr]
 
 
 def test_a_best_step_that_validation_did_not_choose_is_not_said_to_be_the_model(tmp_path: Path) -> None:

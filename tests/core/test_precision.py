@@ -108,5 +108,5 @@ def test_the_stated_error_holds_for_any_order_of_the_additions() -> None:
     one_by_one, products = torch.zeros(400), x * y
     for column in range(1000):
         one_by_one = one_by_one + products[:, column]
-    for found in (one_by_one, products.sum(1), products.flip(1).cumsum(1)[:, -1], torch.einsum("nd,nd->n", x, y)):
-        assert bool(((found.double() - exact).abs() <= product_error(1000) * size).all())
+    for sums in (one_by_one, products.sum(1), products.flip(1).cumsum(1)[:, -1], torch.einsum("nd,nd->n", x, y)):
+        assert bool(((sums.double() - exact).abs() <= product_error(1000) * size).all())

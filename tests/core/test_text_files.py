@@ -22,7 +22,7 @@ from ccmb.core.text.files import decode_text, split_lines, text_lines
 from ccmb.core.text.tables import split_tabs
 from ccmb.corpus.inputs.delimited import csv_records, csv_values
 from ccmb.corpus.inputs.line_source import LineFile, tables
-from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, Kind
+from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, TableKind
 from ccmb.corpus.inputs.tables import InputTable, read_test_texts
 from ccmb.corpus.texts.filters import read_words
 from ccmb.data.class_names import read_classes
@@ -231,7 +231,7 @@ def test_tabs_part_fields_and_quotes_are_quotes() -> None:
     assert split_tabs('"红"船\t"红船"\t"他说""好"""\t""') == ['"红"船', '"红船"', '他说"好"', '""']
 
 
-def rows(path: Path, kind: Kind = LINKS) -> list[tuple[str, str]]:
+def rows(path: Path, kind: TableKind = LINKS) -> list[tuple[str, str]]:
     """What a list is read as; a damaged row as Nones."""
     [file] = InputTable(kind, [str(path)]).lines.values()
     first, second = (column.name for column in kind.columns[:2])

@@ -19,8 +19,8 @@ from ccmb.corpus.analysis.reader import indexed_pictures
 from ccmb.corpus.analysis.verify import verify_corpus
 from ccmb.corpus.annotation.agreement import fleiss_kappa, krippendorff_alpha
 from ccmb.corpus.annotation.datasets import split_of, write_sets
-from ccmb.corpus.annotation.label_studio import Answer, as_export, export_tasks, read_answers, read_tasks
-from ccmb.corpus.annotation.tasks import Task, draw_tasks
+from ccmb.corpus.annotation.label_studio import AnnotatorAnswer, as_export, export_tasks, read_answers, read_tasks
+from ccmb.corpus.annotation.tasks import AnnotationTask, sample_tasks
 from ccmb.corpus.annotation.votes import Trust, count_votes, winner
 from ccmb.corpus.assembly.build import build_corpus
 from ccmb.corpus.simulation.server import serve
@@ -74,17 +74,19 @@ def test_alpha_is_one_less_the_share_of_chance_over_all_pairs(items: list[list[s
         assert np.isnan(krippendorff_alpha(items))
 
 
-def tasks_of(count: int, gold: int) -> list[Task]:
+def tasks_of(count: int, gold: int) -> list[AnnotationTask]:
     return [
-        Task(f"t{number}", "matching", "short", f"k{number}", "s", str(number), "文", number % 2, number < gold)
-        for number in range(count)
+        AnnotationTask(f"t{index}", "matching", "short", f"k{index}", "s", str(index), "文", index % 2, index < gold)
+        for index in range(count)
     ]
 
 
-def simulated(tasks: list[Task], errors: dict[str, float], truth: dict[str, int], seed: int = 0) -> list[Answer]:
+def simulated(
+    tasks: list[AnnotationTask], errors: dict[str, float], truth: dict[str, int], seed: int = 0
+) -> list[AnnotatorAnswer]:
     rng = random.Random(seed)
     return [
-        Answer(task.id, name, truth[task.id] ^ (rng.random() < error))
+        AnnotatorAnswer(task.id, name, truth[task.id] ^ (rng.random() < error))
         for task in tasks for name, error in errors.items()
     ]  # fmt: skip
 
@@ -93,21 +95,21 @@ def test_bad_annotators_are_found_and_the_majority_is_right() -> None:
     tasks = tasks_of(600, 60)
     truth = {task.id: task.drawn_as or 0 for task in tasks}
     errors = {"a": 0.03, "b": 0.05, "c": 0.1, "d": 0.1, "careless": 0.5}
-    found = count_votes(tasks, simulated(tasks, errors, truth), Trust(votes=3))
-    trusted = {of.name: of.trusted for of in found.annotators}
+    result = count_votes(tasks, simulated(tasks, errors, truth), Trust(votes=3))
+    trusted = {annotator.name: annotator.trusted for annotator in result.annotators}
     assert trusted == {"a": True, "b": True, "c": True, "d": True, "careless": False}
-    for of in found.annotators:
-        assert of.gold_answers == 60
-        assert 1 - of.gold_right / 60 == pytest.approx(errors[of.name], abs=0.13)
-    right = [found.labels[name] == truth[name] for name in found.labels]
+    for annotator in result.annotators:
+        assert annotator.gold_answers == 60
+        assert 1 - annotator.gold_right / 60 == pytest.approx(errors[annotator.name], abs=0.13)
+    right = [result.labels[name] == truth[name] for name in result.labels]
     assert len(right) > 500
     assert np.mean(right) > 0.99
-    assert len(found.labels) + len(found.undecided) == 540
+    assert len(result.labels) + len(result.undecided) == 540
     # Agreement of two independent annotators of errors p and q is (1-p)(1-q) + pq; chance is a half here.
     pairs = list(itertools.combinations([0.03, 0.05, 0.1, 0.1], 2))
     expected = np.mean([(1 - p) * (1 - q) + p * q for p, q in pairs])
-    assert found.kappa == pytest.approx(2 * expected - 1, abs=0.05)
-    assert found.alpha == pytest.approx(found.kappa, abs=0.01)
+    assert result.kappa == pytest.approx(2 * expected - 1, abs=0.05)
+    assert result.alpha == pytest.approx(result.kappa, abs=0.01)
 
 
 def test_a_second_round_decides_what_the_first_did_not() -> None:
@@ -140,8 +142,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus: Path) -> None:
-    tasks = draw_tasks(corpus, "long", pairs=40, captions=5, gold=8)
-    assert draw_tasks(corpus, "long", pairs=40, captions=5, gold=8) == tasks
+    tasks = sample_tasks(corpus, "long", pairs=40, captions=5, gold=8)
+    assert sample_tasks(corpus, "long", pairs=40, captions=5, gold=8) == tasks
     asked = [task for task in tasks if task.question == "matching"]
     drawn = [task.drawn_as for task in asked if not task.gold]
     assert drawn.count(1) == 20
@@ -149,11 +151,11 @@ def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus
     assert sum(task.gold for task in asked) == pytest.approx(8, abs=1)
     assert len({task.key for task in asked}) == len(asked)
     assert sum(task.question == "caption" for task in tasks) == 5
-    own = {of.row["key"]: {pair["text"] for pair in of.pairs} for of in indexed_pictures(corpus)}
+    own = {picture.row["key"]: {pair["text"] for pair in picture.pairs} for picture in indexed_pictures(corpus)}
     for task in asked:
         assert (task.text in own[task.key]) == bool(task.drawn_as)
 
-    def shared(task: Task) -> float:
+    def shared(task: AnnotationTask) -> float:
         letters = set("".join(own[task.key]))
         return len(letters & set(task.text)) / len(set(task.text))
 
@@ -164,7 +166,7 @@ def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus
 
 def test_too_few_pictures_are_one_line(corpus: Path) -> None:
     with pytest.raises(CcmbError, match=r"pictures have a short text, 10 are asked for"):
-        draw_tasks(corpus, "short", pairs=10)
+        sample_tasks(corpus, "short", pairs=10)
 
 
 def test_a_round_from_export_to_data_sets(
@@ -185,14 +187,16 @@ def test_a_round_from_export_to_data_sets(
     asked = [task for task in tasks if task.question == "matching"]
     truth = {task.id: task.drawn_as or 0 for task in asked}
     answers = simulated(asked, {"a@x": 0.0, "b@x": 0.0, "c@x": 0.0, "lazy@x": 0.6}, truth)
-    answers += [Answer(task.id, "a@x", caption=f"一幅画 {task.id}") for task in tasks if task.question == "caption"]
+    answers += [
+        AnnotatorAnswer(task.id, "a@x", caption=f"一幅画 {task.id}") for task in tasks if task.question == "caption"
+    ]
     (tmp_path / "answers.json").write_text(as_export(tasks, answers))
     assert sorted(map(str, read_answers(tmp_path / "answers.json", tasks))) == sorted(map(str, answers))
-    found = command("corpus", "annotate", "import", out, tmp_path / "answers.json", "--out", sets, "--json")
-    assert found.code == 0, found.err
-    report = json.loads(found.out)
+    outcome = command("corpus", "annotate", "import", out, tmp_path / "answers.json", "--out", sets, "--json")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
     assert report["decided"] == sum(not task.gold for task in asked)
-    assert {of["name"] for of in report["annotators"] if not of["trusted"]} == {"lazy@x"}
+    assert {annotator["name"] for annotator in report["annotators"] if not annotator["trusted"]} == {"lazy@x"}
     assert report["krippendorff_alpha"] == report["fleiss_kappa"] == 1
     matched = [
         json.loads(line) for path in sets.glob("ICM/*/long_itm_*.json") for line in path.read_text().splitlines()
@@ -202,18 +206,18 @@ def test_a_round_from_export_to_data_sets(
     assert {(line["text"], line["image_path"]): line["label"] for line in matched} == drawn
     dataset = open_dataset("icm", sets / "ICM", "train", sets / "images")
     assert len(dataset.samples) == len((sets / "ICM/train/long_itm_train.json").read_text().splitlines())
-    assert not dataset.skipped.found
+    assert not dataset.skipped.findings
 
 
 def test_no_picture_is_in_two_splits(corpus: Path, tmp_path: Path) -> None:
     """Whatever set and round it comes from."""
     where: dict[str, set[str]] = defaultdict(set)
     for seed in (0, 1):
-        tasks = draw_tasks(corpus, "long", pairs=30, captions=20, seed=seed)
+        tasks = sample_tasks(corpus, "long", pairs=30, captions=20, seed=seed)
         export_tasks(corpus, tasks, tmp_path / f"round-{seed}")
         both = [*tasks, *(replace(task, id=f"q{task.id}", length="short") for task in tasks if task.text)]
-        answers = [Answer(task.id, name, 1) for task in both if task.text for name in "abc"]
-        answers += [Answer(task.id, "a", caption="画") for task in both if not task.text]
+        answers = [AnnotatorAnswer(task.id, name, 1) for task in both if task.text for name in "abc"]
+        answers += [AnnotatorAnswer(task.id, "a", caption="画") for task in both if not task.text]
         votes = count_votes(both, answers)
         lines = write_sets(both, votes, tmp_path / f"round-{seed}", tmp_path / f"sets-{seed}")
         assert {name.split()[0] for name in lines} == {"ICM", "IQM", "ICR", "IQR"}
@@ -230,16 +234,16 @@ def test_splits_have_their_shares(keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{}", "not an export of Label Studio"),
         ('[{"data": {"id": "x"}}]', "unknown or without 'x'"),
         ("[1]", "not a task"),
     ],
 )
-def test_other_exports_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_other_exports_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "answers.json").write_text(text)
-    with pytest.raises(CcmbError, match=said):
+    with pytest.raises(CcmbError, match=message):
         read_answers(tmp_path / "answers.json", tasks_of(2, 0))
 
 
@@ -257,10 +261,10 @@ FORMS = {
 }
 
 
-def exported(path: Path, tasks: list[Task], *of_tasks: list[object]) -> Path:
+def exported(path: Path, tasks: list[AnnotationTask], *annotators: list[object]) -> Path:
     """An export whose annotations of each task are by the given `completed_by`; Ellipsis leaves it out."""
     lines = []
-    for task, forms in zip(tasks, of_tasks, strict=True):
+    for task, forms in zip(tasks, annotators, strict=True):
         result = [{"from_name": "fits", "value": {"choices": ["符合"]}}, {"type": "relation", "from_id": "a"}]
         annotations = [{"result": result} | ({} if who is ... else {"completed_by": who}) for who in forms]
         lines.append({"data": {"id": task.id}, "annotations": annotations})
@@ -274,10 +278,10 @@ def test_one_annotator_in_any_form_of_completed_by_is_one(tmp_path: Path, form: 
     first = exported(tmp_path / "1.json", tasks, [FORMS["object"], 8], [FORMS["object"]])
     second = exported(tmp_path / "2.json", tasks, [FORMS[form]], [])
     answers = read_answers([first, second], tasks)
-    assert sorted((of.task, of.annotator) for of in answers) == sorted(
+    assert sorted((answer.task, answer.annotator) for answer in answers) == sorted(
         [(tasks[0].id, "8"), *((task.id, "ann@x.com") for task in tasks)]
     )
-    assert all(of.named and of.label == 1 for of in answers)
+    assert all(answer.named and answer.label == 1 for answer in answers)
 
 
 @pytest.mark.parametrize("nobody", [None, ..., {}, "", [], {"id": None, "email": ""}], ids=str)
@@ -285,7 +289,7 @@ def test_answers_of_unknown_annotators_are_counted_and_none_is_lost(tmp_path: Pa
     tasks = tasks_of(2, 0)
     path = exported(tmp_path / "1.json", tasks, [nobody, 3, nobody], [nobody])
     answers = read_answers(path, tasks)
-    assert [(of.task, of.annotator, of.named) for of in answers] == [
+    assert [(answer.task, answer.annotator, answer.named) for answer in answers] == [
         (tasks[0].id, "unknown-1", False), (tasks[0].id, "3", True), (tasks[0].id, "unknown-2", False),
         (tasks[1].id, "unknown-1", False),
     ]  # fmt: skip

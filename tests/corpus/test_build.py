@@ -13,7 +13,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, hashed, run_apart, use_runner
+from ccmb.corpus.base.daft_engine import ROWS_PER_BUCKET, hashed, run_in_process, use_runner
 from ccmb.corpus.base.funnel import Funnel, read_funnel
 from ccmb.corpus.base.recipe import CorpusRecipe
 from ccmb.corpus.base.sampling import subset
@@ -33,8 +33,8 @@ def inputs_of(web: Path) -> Inputs:
 
 
 def rows(folder: Path) -> list[Row]:
-    found: list[Row] = parquet.read_table(folder).to_pylist()
-    return found
+    table_rows: list[Row] = parquet.read_table(folder).to_pylist()
+    return table_rows
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +47,30 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(web: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Funnel]:
     out = tmp_path_factory.mktemp("built")
-    return out, run_apart(build_pairs, inputs_of(web), CorpusRecipe(), out)
+    return out, run_in_process(build_pairs, inputs_of(web), CorpusRecipe(), out)
 
 
 @pytest.fixture(scope="module")
 def truth(web: Path) -> list[Row]:
-    found: list[Row] = parquet.read_table(web / "truth.parquet").to_pylist()
-    return found
+    table_rows: list[Row] = parquet.read_table(web / "truth.parquet").to_pylist()
+    return table_rows
 
 
-def found_texts(built: tuple[Path, Funnel]) -> set[tuple[str, str]]:
+def kept_texts(built: tuple[Path, Funnel]) -> set[tuple[str, str]]:
     return {(row["image_url"], row["text"]) for row in rows(built[0] / PAIRS)}
 
 
-def place(row: Row) -> tuple[str, str]:
+def url_and_text(row: Row) -> tuple[str, str]:
     return row["image_url"], clean(row["text"], simplified=True)
 
 
 def test_planted_wrong_pairs_and_spam_are_removed_and_good_pairs_kept(
     built: tuple[Path, Funnel], truth: list[Row]
 ) -> None:
-    found = found_texts(built)
+    kept_set = kept_texts(built)
     kept: dict[str, list[bool]] = defaultdict(list)
     for row in truth:
-        kept[row["kind"] if row["field"] == "query" else f"page {row['kind']}"].append(place(row) in found)
+        kept[row["kind"] if row["field"] == "query" else f"page {row['kind']}"].append(url_and_text(row) in kept_set)
     assert len(kept["wrong"]) > 200
     assert np.mean(kept["wrong"]) <= 0.05
     assert len(kept["page spam"]) > 100
@@ -80,40 +80,40 @@ def test_planted_wrong_pairs_and_spam_are_removed_and_good_pairs_kept(
 
 def test_planted_duplicates_are_removed_and_one_of_each_is_kept(built: tuple[Path, Funnel], truth: list[Row]) -> None:
     listed = [(row["image_url"], row["text"]) for row in rows(built[0] / PAIRS)]
-    found = set(listed)
-    assert len(listed) == len(found)
+    kept_set = set(listed)
+    assert len(listed) == len(kept_set)
     copies: dict[int, set[tuple[str, str]]] = defaultdict(set)
     for row in truth:
         if row["field"] != "query" and row["kind"] != "spam":
-            copies[row["origin"]].add(place(row))
+            copies[row["origin"]].add(url_and_text(row))
     near = copies.values()
     planted = sum(len(texts) - 1 for texts in near)
-    left = sum(max(0, len(texts & found) - 1) for texts in near)
-    lost = [not texts & found for texts in near]
+    left = sum(max(0, len(texts & kept_set) - 1) for texts in near)
+    lost = [not texts & kept_set for texts in near]
     assert planted > 150
     assert left <= 0.1 * planted
     assert np.mean(lost) <= 0.1
 
 
-def judged_pairs(web: Path, out: Path) -> list[Row]:
+def pairs_with_statistics(web: Path, out: Path) -> list[Row]:
     """Every pair of the log with its evidence and its text; one process may build more than once."""
     use_runner()
     build_pairs(inputs_of(web), CorpusRecipe(), out)  # is done already
     build = Build(inputs_of(web), CorpusRecipe(), out, ROWS_PER_BUCKET)
     assert build.log is not None
     texts = build.log.read().select("query", "image_url").distinct().with_column("pair", hashed("query", "image_url"))
-    found: list[Row] = texts.join(build.table("evidence").read(), on="pair").to_pylist()
-    return found
+    pairs: list[Row] = texts.join(build.table("evidence").read(), on="pair").to_pylist()
+    return pairs
 
 
 def test_corrected_bounds_beat_raw_rates_at_equal_yield(
     web: Path, built: tuple[Path, Funnel], truth: list[Row]
 ) -> None:
     good = {(row["image_url"], row["text"]) for row in truth if row["field"] == "query" and row["kind"] == "good"}
-    found = run_apart(judged_pairs, web, built[0])
-    right = np.array([(row["image_url"], row["query"]) in good for row in found])
-    views, clicks, bound = (np.array([row[name] for row in found], float) for name in ("views", "clicks", "bound"))
-    size = int(sum(row["reason"] is None for row in found))
+    pairs = run_in_process(pairs_with_statistics, web, built[0])
+    right = np.array([(row["image_url"], row["query"]) in good for row in pairs])
+    views, clicks, bound = (np.array([row[name] for row in pairs], float) for name in ("views", "clicks", "bound"))
+    size = int(sum(row["reason"] is None for row in pairs))
     assert 0.8 * right.sum() < size < 1.2 * right.sum()
 
     def precision(scores: np.ndarray) -> float:
@@ -151,10 +151,10 @@ def test_the_pairs_do_not_depend_on_buckets_or_files(web: Path, built: tuple[Pat
     (moved / "impressions").mkdir(parents=True)
     table = parquet.read_table(web / "impressions")
     parts = [table.slice(at, 40_000) for at in range(0, table.num_rows, 40_000)]
-    for number, part in enumerate(reversed(parts)):
-        parquet.write_table(part, moved / "impressions" / f"{number}.parquet")
+    for index, part in enumerate(reversed(parts)):
+        parquet.write_table(part, moved / "impressions" / f"{index}.parquet")
     shutil.copy(web / "pages.jsonl", moved / "pages.jsonl")
-    funnel = run_apart(build_pairs, inputs_of(moved), CorpusRecipe(), tmp_path / "out", None, 50_000)
+    funnel = run_in_process(build_pairs, inputs_of(moved), CorpusRecipe(), tmp_path / "out", None, 50_000)
     assert len(list((tmp_path / "out" / PAIRS).glob("*.parquet"))) > 2
     assert funnel == built[1]
     assert parquet.read_table(tmp_path / "out" / PAIRS).equals(parquet.read_table(built[0] / PAIRS))
@@ -170,7 +170,7 @@ def test_a_build_that_broke_off_goes_on_to_the_same_bytes(
     shutil.rmtree(out / PAIRS)
     (out / "steps" / ".near.0123abcd.tmp").mkdir()
     views = (out / "steps" / "views" / "_done.json").stat().st_mtime_ns
-    assert run_apart(build_pairs, inputs_of(web), CorpusRecipe(), out) == built[1]
+    assert run_in_process(build_pairs, inputs_of(web), CorpusRecipe(), out) == built[1]
     assert (out / "steps" / "views" / "_done.json").stat().st_mtime_ns == views
     assert not list((out / "steps").glob(".near*"))
     part = Path(PAIRS) / "part-00000.parquet"
@@ -180,7 +180,7 @@ def test_a_build_that_broke_off_goes_on_to_the_same_bytes(
 def test_a_folder_of_another_build_is_not_touched(web: Path, built: tuple[Path, Funnel]) -> None:
     other = CorpusRecipe.model_validate({"clicks": {"least_rate": 0.5}})
     with pytest.raises(CcmbError, match="holds steps of other inputs or another recipe"):
-        run_apart(build_pairs, inputs_of(web), other, built[0])
+        run_in_process(build_pairs, inputs_of(web), other, built[0])
 
 
 def write_lines(path: Path, lines: list[Row]) -> str:
@@ -197,75 +197,71 @@ def build_of_lists(folder: Path, links: list[Row], recipe: Row, test_texts: list
     if test_texts:
         (folder / "test.txt").write_text("\n".join(test_texts), encoding="utf-8")
         inputs = inputs.model_copy(update={"test_texts": [str(folder / "test.txt")]})
-    funnel = run_apart(build_pairs, inputs, CorpusRecipe.model_validate(recipe), folder / "out")
+    funnel = run_in_process(build_pairs, inputs, CorpusRecipe.model_validate(recipe), folder / "out")
     return rows(folder / "out" / PAIRS), funnel
 
 
 def test_filters_of_the_whole_corpus(tmp_path: Path) -> None:
-    def link(number: int, text: str, **more: Any) -> Row:
-        return {"url": f"http://a.com/{number}.jpg", "caption": text, **more}
+    def link(index: int, text: str, **more: Any) -> Row:
+        return {"url": f"http://a.com/{index}.jpg", "caption": text, **more}
 
-    links = [
-        link(number, f"{place}的{THINGS[number % 6]}旁是{PLACES[-number - 1]}") for number, place in enumerate(PLACES)
-    ]
-    links += [link(100 + number, f"第{number}款新品连衣裙正面展示图") for number in range(8)]
-    links += [link(200 + number, "好看的图片") for number in range(9)]
+    links = [link(index, f"{town}的{THINGS[index % 6]}旁是{PLACES[-index - 1]}") for index, town in enumerate(PLACES)]
+    links += [link(100 + index, f"第{index}款新品连衣裙正面展示图") for index in range(8)]
+    links += [link(200 + index, "好看的图片") for index in range(9)]
     links += [link(300, "一条小狗在沙发上睡觉的样子"), link(301, "一条小狗在沙发上睡觉的样子啊")]
     links += [link(400, "测试集里的一句很长的描述文字"), link(401, "测试集里的一句很长的描述文字呀")]
     links += [link(500, "分数很低的一张风景照片", score=0.1), link(501, "分数很高的城市夜景照片", score=0.9)]
     recipe = {"text": {"texts_per_template": 5}, "pairs": {"images_per_text": 4, "least_score": 0.2}}
-    found, funnel = build_of_lists(tmp_path, links, recipe, ["测试集里的一句很长的描述文字", "海边"])
+    kept_rows, funnel = build_of_lists(tmp_path, links, recipe, ["测试集里的一句很长的描述文字", "海边"])
     assert funnel["texts"].rows == len(links)
     dropped = funnel["pairs"].dropped
     assert dropped["repeated template"] == 8
     assert dropped["too many images of the text"] == 5
     assert dropped["test text"] == 2
     assert dropped["score too low"] == 1
-    texts = [row["text"] for row in found]
+    texts = [row["text"] for row in kept_rows]
     assert len([text for text in texts if text.startswith("一条小狗")]) == 1
     assert texts.count("好看的图片") == 4
-    assert all(
-        f"{place}的{THINGS[number % 6]}旁是{PLACES[-number - 1]}" in texts for number, place in enumerate(PLACES)
-    )
-    assert tuple(found[0]) == COLUMNS
-    assert all(row["image_key"] and row["domain"] == "a.com" for row in found)
+    assert all(f"{town}的{THINGS[index % 6]}旁是{PLACES[-index - 1]}" in texts for index, town in enumerate(PLACES))
+    assert tuple(kept_rows[0]) == COLUMNS
+    assert all(row["image_key"] and row["domain"] == "a.com" for row in kept_rows)
 
 
 def test_no_domain_has_too_much(tmp_path: Path) -> None:
     links = [
         {
-            "url": f"http://{'big' if number % 4 else 'small'}.com/{number}.jpg",
-            "caption": f"{place}{thing}与{other}合影",
+            "url": f"http://{'big' if index % 4 else 'small'}.com/{index}.jpg",
+            "caption": f"{town}{thing}与{other}合影",
         }
-        for number, (place, thing, other) in enumerate(
-            (place, thing, other) for place in PLACES for thing in THINGS for other in THINGS
+        for index, (town, thing, other) in enumerate(
+            (town, thing, other) for town in PLACES for thing in THINGS for other in THINGS
         )
     ]
     recipe = {"pairs": {"domain_share": 0.25}, "dedup": {"corpus": None}}
-    found, funnel = build_of_lists(tmp_path, links, recipe, [])
-    of_big = sum(row["domain"] == "big.com" for row in found)
-    assert of_big == pytest.approx(len(links) / 4, rel=0.25)
-    assert funnel["pairs"].dropped == {"too much of a domain": len(links) * 3 // 4 - of_big}
+    kept_rows, funnel = build_of_lists(tmp_path, links, recipe, [])
+    from_big = sum(row["domain"] == "big.com" for row in kept_rows)
+    assert from_big == pytest.approx(len(links) / 4, rel=0.25)
+    assert funnel["pairs"].dropped == {"too much of a domain": len(links) * 3 // 4 - from_big}
 
 
 def test_pages_without_a_log_bring_their_own_queries(tmp_path: Path) -> None:
     page = {"Url": "http://www.p.cn/1", "Title": "夕阳下的帆船和海鸥", "Content": "短", "ImageUrl": "http://a/1.jpg"}
     pages = [page | {"ImageKey": "k1", "ImageQuery": "帆船"}, {"ImageUrl": "http://a/2.jpg"}, {"Title": "无图"}]
     inputs = Inputs(pages=[write_lines(tmp_path / "pages.jsonl", pages)])
-    funnel = run_apart(build_pairs, inputs, CorpusRecipe(), tmp_path / "out")
+    funnel = run_in_process(build_pairs, inputs, CorpusRecipe(), tmp_path / "out")
     assert funnel["texts"].dropped == {"damaged": 1, "no text": 1, "too few characters": 1}
-    found = [(row["image_key"], row["domain"], row["field"], row["text"]) for row in rows(tmp_path / "out" / PAIRS)]
-    assert found == [("k1", "p.cn", "query", "帆船"), ("k1", "p.cn", "title", "夕阳下的帆船和海鸥")]
+    pairs = [(row["image_key"], row["domain"], row["field"], row["text"]) for row in rows(tmp_path / "out" / PAIRS)]
+    assert pairs == [("k1", "p.cn", "query", "帆船"), ("k1", "p.cn", "title", "夕阳下的帆船和海鸥")]
 
 
 def places_of_known_keys() -> list[float]:
     import daft
 
-    from ccmb.corpus.base.sampling import with_places
+    from ccmb.corpus.base.sampling import with_sample_positions
 
     use_runner()
-    found = with_places(daft.from_pydict({"image_key": ["", "a"]}), 0).to_pydict()["place"]
-    return [float(value) for value in found]
+    positions = with_sample_positions(daft.from_pydict({"image_key": ["", "a"]}), 0).to_pydict()["place"]
+    return [float(value) for value in positions]
 
 
 def shares(folder: Path) -> dict[float, set[str]]:
@@ -277,17 +273,17 @@ def shares(folder: Path) -> dict[float, set[str]]:
 
 
 def test_subsets_are_nested_and_of_the_asked_size(built: tuple[Path, Funnel]) -> None:
-    found = run_apart(shares, built[0])
+    keys = run_in_process(shares, built[0])
     pictures = {row["image_key"] for row in rows(built[0] / PAIRS)}
-    assert found[0.1] < found[0.5] < found[1.0] == pictures
-    assert len(found[0.1]) == pytest.approx(0.1 * len(pictures), abs=4 * (0.09 * len(pictures)) ** 0.5)
-    assert len(found[0.5]) == pytest.approx(0.5 * len(pictures), abs=4 * (0.25 * len(pictures)) ** 0.5)
+    assert keys[0.1] < keys[0.5] < keys[1.0] == pictures
+    assert len(keys[0.1]) == pytest.approx(0.1 * len(pictures), abs=4 * (0.09 * len(pictures)) ** 0.5)
+    assert len(keys[0.5]) == pytest.approx(0.5 * len(pictures), abs=4 * (0.25 * len(pictures)) ** 0.5)
 
 
 def test_places_are_those_of_the_published_hash() -> None:
     # XXH3 (64 bits) of "" and "a", from its specification.
     expected = [0x2D06800538D394C2 / 2**64, 0xE6C632B61E964E1F / 2**64]
-    assert run_apart(places_of_known_keys) == pytest.approx(expected, abs=1e-15)
+    assert run_in_process(places_of_known_keys) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan")])
@@ -303,8 +299,8 @@ def test_counts_that_do_not_add_up_are_an_error() -> None:
 
 def test_the_same_seed_writes_the_same_web(web: Path, tmp_path: Path) -> None:
     small = WEB.model_copy(update={"pictures": 4, "impressions": 100, "draw": True, "size": 32})
-    for name, of in (("a", small), ("b", small), ("c", small.model_copy(update={"seed": 1}))):
-        simulate(tmp_path / name, of)
+    for name, settings in (("a", small), ("b", small), ("c", small.model_copy(update={"seed": 1}))):
+        simulate(tmp_path / name, settings)
     files = {
         name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in "abc"

@@ -20,7 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from ccmb.core.errors import CcmbError
 from ccmb.corpus.download.index import fingerprints_of_index, read_index
-from ccmb.corpus.download.parts import Link, Part, Row
+from ccmb.corpus.download.parts import DownloadPart, DownloadRow, Link
 from ccmb.corpus.download.resize import prepare
 from ccmb.corpus.download.run import download
 from ccmb.corpus.simulation.server import FAULTS, STATUSES, Faults, fault_of, serve, statistics
@@ -47,25 +47,25 @@ def web(folder: Path) -> Iterator[str]:
 
 
 def expected(faults: Faults) -> list[str]:
-    return [STATUSES.get(fault_of(f"{number}.jpg", faults, SEED) or "", "ok") for number in range(COUNT)]
+    return [STATUSES.get(fault_of(f"{row_index}.jpg", faults, SEED) or "", "ok") for row_index in range(COUNT)]
 
 
 def test_every_fault_ends_as_it_must(folder: Path, tmp_path: Path) -> None:
-    assert {fault_of(f"{number}.jpg", FAULTY, SEED) for number in range(COUNT)} == {*FAULTS, None}
+    assert {fault_of(f"{row_index}.jpg", FAULTY, SEED) for row_index in range(COUNT)} == {*FAULTS, None}
     with serve(folder, FAULTY, SEED) as base:
         done = download(links(base, COUNT), COUNT, tmp_path / "out", options())
         requests = statistics(base)["requests"]
     rows = index(tmp_path / "out")
     assert [row["row"] for row in rows] == list(range(COUNT))
-    assert [row["key"] for row in rows] == [f"key {number}" for number in range(COUNT)]
+    assert [row["key"] for row in rows] == [f"key {row_index}" for row_index in range(COUNT)]
     assert [row["status"] for row in rows] == expected(FAULTY)
     assert done.statuses == Counter(expected(FAULTY))
     assert (done.rows, done.asked, done.parts) == (COUNT, COUNT, 8)
-    for number, status in enumerate(expected(FAULTY)):  # only what may pass is tried again
-        fault = fault_of(f"{number}.jpg", FAULTY, SEED)
+    for row_index, status in enumerate(expected(FAULTY)):  # only what may pass is tried again
+        fault = fault_of(f"{row_index}.jpg", FAULTY, SEED)
         tries = {"redirect": 2, "redirect_loop": 6, "error_once": 2, "busy_once": 2}
         if fault != "reset":  # a connection that was kept open may be stale: the client itself takes a new one
-            assert requests[f"{number}.jpg"] == (2 if is_transient(status) else tries.get(fault or "", 1)), fault
+            assert requests[f"{row_index}.jpg"] == (2 if is_transient(status) else tries.get(fault or "", 1)), fault
 
 
 def test_what_is_stored_is_what_the_index_says(folder: Path, web: str, tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_looks_in_the_index_are_those_of_the_files(folder: Path, tmp_path: Path)
     table = read_index(tmp_path, ["picture", "url", "shape", "colours"], with_picture=True)
     names = [url.rsplit("/", 1)[1] for url in table["url"].to_pylist()]
     assert 0 < len(names) < 40
-    expected, found = fingerprints_of_images(ImageSource.open(folder), names), fingerprints_of_index(table)
-    assert found.shapes.tolist() == expected.shapes.tolist()
-    assert found.colours.tolist() == expected.colours.tolist()
+    expected, fingerprints = fingerprints_of_images(ImageSource.open(folder), names), fingerprints_of_index(table)
+    assert fingerprints.shapes.tolist() == expected.shapes.tolist()
+    assert fingerprints.colours.tolist() == expected.colours.tolist()
     tail, none = fingerprints_of_index(table.slice(5)), fingerprints_of_index(table.slice(0, 0))
     assert tail.colours.tolist() == expected.colours.tolist()[5:]
     assert len(none) == 0
@@ -145,8 +145,8 @@ def test_hosts_that_nobody_waits_for_are_forgotten(monkeypatch: pytest.MonkeyPat
         hosts = Hosts(4, 0.001, 10.0)
         hosts.pause("paused.example", 5.0)
         async with hosts.turn("busy.example"):
-            for number in range(3 * 100):
-                async with hosts.turn(f"{number}.example"):
+            for row_index in range(3 * 100):
+                async with hosts.turn(f"{row_index}.example"):
                     await asyncio.sleep(0.0001)
         assert {"paused.example", "busy.example"} <= set(hosts._hosts)
         return len(hosts._hosts)
@@ -221,9 +221,9 @@ def _slowly(*arguments: object) -> object:
 
 def test_other_links_and_other_settings_are_refused(web: str, tmp_path: Path) -> None:
     download(links(web, 40), 40, tmp_path, options())
-    with pytest.raises(CcmbError, match=r"part-000000\.parquet: is of other links"):
+    with pytest.raises(CcmbError, match=r"part-000000\.parquet: belongs to other links"):
         download(links(web, 40)[::-1], 40, tmp_path, options())
-    with pytest.raises(CcmbError, match=r"part-000002\..*: is of a longer list of links"):
+    with pytest.raises(CcmbError, match=r"part-000002\..*: belongs to a longer list of links"):
         download(links(web, 32), 32, tmp_path, options())
     with pytest.raises(CcmbError, match=r"another form\.side \(256, now 64\)"):
         download(links(web, 40), 40, tmp_path, options(form={"side": 64}))
@@ -250,20 +250,22 @@ def test_rows_cut_off_anywhere_are_done_again(
     tmp_path_factory: pytest.TempPathFactory, cut: int, garbage: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("part")
-    of_part = [Link(str(number), f"http://a.cn/{number}") for number in range(4)]
-    part = Part(folder, 0, 0, of_part)
+    part_links = [Link(str(row_index), f"http://a.cn/{row_index}") for row_index in range(4)]
+    part = DownloadPart(folder, 0, 0, part_links)
     part.open()
     ends = [part.rows_file.stat().st_size]
-    for number in range(4):
-        picture = bytes([10, number] * 20)
-        row = Row(number, str(number), "http://a.cn/", "ok", picture=f"{number}.jpg", stored_bytes=len(picture))
+    for row_index in range(4):
+        picture = bytes([10, row_index] * 20)
+        row = DownloadRow(
+            row_index, str(row_index), "http://a.cn/", "ok", picture=f"{row_index}.jpg", stored_bytes=len(picture)
+        )
         part.add(row, picture, 0.5, 1)
         ends.append(part.rows_file.stat().st_size)
     part.close()
     whole = part.rows_file.read_bytes()
     left = whole[: ends[0] + cut % (len(whole) + 1 - ends[0])] + garbage
     part.rows_file.write_bytes(left)
-    again = Part(folder, 0, 0, of_part)
+    again = DownloadPart(folder, 0, 0, part_links)
     again.open()
     again.close()
     kept = sum(left.startswith(whole[:end]) for end in ends[1:])
@@ -276,7 +278,7 @@ def test_a_tar_of_pictures_is_an_ordinary_one(web: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "part-000000.tar") as tar:
         names = tar.getnames()
         assert all((member.mtime, member.uid, member.uname) == (0, 0, "") for member in tar)
-    assert names == [f"{number:09d}.jpg" for number in range(4)]
+    assert names == [f"{row_index:09d}.jpg" for row_index in range(4)]
     assert json.loads((tmp_path / "download.json").read_text())["rows_per_part"] == 16
 
 
@@ -347,19 +349,19 @@ def fetched_from(answers: dict[str, bytes], **changes: object) -> dict[str, tupl
         server = await asyncio.start_server(answer, HOST, 0)
         base = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
         async with Fetcher(network(retries=0, **changes)) as fetcher:
-            found = {name: await fetcher.fetch(base + name) for name in answers}
+            fetched = {name: await fetcher.fetch(base + name) for name in answers}
         server.close()
-        return {name: (one.status, one.body) for name, one in found.items()}
+        return {name: (one.status, one.body) for name, one in fetched.items()}
 
     return asyncio.run(run())
 
 
 def test_a_body_that_unpacks_without_end_is_too_large() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
-    found = fetched_from({
+    fetched = fetched_from({
         "small": head + gzip.compress(b"picture"), "bomb": head + gzip.compress(bytes(10**8)), "broken": head + b"x",
     })  # fmt: skip
-    assert found == {"small": ("ok", b"picture"), "bomb": ("too_large", b""), "broken": ("truncated", b"")}
+    assert fetched == {"small": ("ok", b"picture"), "bomb": ("too_large", b""), "broken": ("truncated", b"")}
 
 
 OK, FOUND, END = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\n", b"\r\n\r\n"
@@ -380,8 +382,8 @@ ODD_ANSWERS = {
 
 
 def test_servers_may_answer_anything() -> None:
-    found = fetched_from({name: answer for name, (answer, _) in ODD_ANSWERS.items()})
-    assert found == {name: (status, b"") for name, (_, status) in ODD_ANSWERS.items()}
+    fetched = fetched_from({name: answer for name, (answer, _) in ODD_ANSWERS.items()})
+    assert fetched == {name: (status, b"") for name, (_, status) in ODD_ANSWERS.items()}
 
 
 def test_full_disk_is_one_line(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from tests.helpers.picture_web import draw_folder, links, options, results
 TRIALS, COUNT, ROWS_PER_PART = 10, 120, 20
 
 
-def finished_rows(out: Path, of_links: list[Any]) -> set[int]:
+def finished_rows(out: Path, all_links: list[Any]) -> set[int]:
     """Numbers of the rows that are done for good."""
-    from ccmb.corpus.download.parts import Part
+    from ccmb.corpus.download.parts import DownloadPart
 
     done = set(range(COUNT))
     for first in range(0, COUNT, ROWS_PER_PART):
-        part = Part(out, first // ROWS_PER_PART, first, of_links[first : first + ROWS_PER_PART])
+        part = DownloadPart(out, first // ROWS_PER_PART, first, all_links[first : first + ROWS_PER_PART])
         if part.finished:
             continue
         if part.rows_file.exists():
@@ -37,12 +37,12 @@ def trials(folder: Path) -> dict[str, Any]:
     from ccmb.corpus.simulation.server import Faults, serve, statistics
 
     faults = Faults(not_found=0.1, error_once=0.1, damaged=0.05, html=0.05, redirect_private=0.05, opted_out=0.05)
-    found: dict[str, Any] = {"done_when_killed": [], "asked_twice": [], "wrong": []}
+    results_of_trials: dict[str, Any] = {"done_when_killed": [], "asked_twice": [], "wrong": []}
     with serve(draw_folder(folder / "pictures", COUNT), faults, seed=1, delay=0.01) as base:
-        of_links = links(base, COUNT)
+        all_links = links(base, COUNT)
 
         def run(out: Path) -> None:
-            download(of_links, COUNT, out, options(ROWS_PER_PART, {"side": 96}, connections=8))
+            download(all_links, COUNT, out, options(ROWS_PER_PART, {"side": 96}, connections=8))
 
         pyarrow.table({"imports": [1]})  # pandas among others, once, here: a trial is a fork
         assert in_a_child(lambda: run(folder / "warm")) == 0
@@ -53,19 +53,19 @@ def trials(folder: Path) -> dict[str, Any]:
             out = folder / f"trial-{trial}"
             moment = whole * (trial + rng.random()) / TRIALS
             kill_in_a_child(lambda out=out: run(out), out, moment)
-            done = finished_rows(out, of_links)
+            done = finished_rows(out, all_links)
             before = statistics(base)["requests"]
-            found["done_when_killed"].append(len(done))
+            results_of_trials["done_when_killed"].append(len(done))
             assert in_a_child(lambda out=out: run(out)) == 0
             after = statistics(base)["requests"]
-            found["asked_twice"] += [row for row in done if after[f"{row}.jpg"] != before[f"{row}.jpg"]]
+            results_of_trials["asked_twice"] += [row for row in done if after[f"{row}.jpg"] != before[f"{row}.jpg"]]
             if results(out) != results(folder / "whole"):
-                found["wrong"].append(trial)
-    return found
+                results_of_trials["wrong"].append(trial)
+    return results_of_trials
 
 
 def test_killed_at_any_moment_a_download_goes_on_and_ends_as_never_stopped(tmp_path: Path) -> None:
-    found = trials_apart(trials, tmp_path)
-    assert found["wrong"] == []
-    assert found["asked_twice"] == []
-    assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the work
+    outcomes = trials_apart(trials, tmp_path)
+    assert outcomes["wrong"] == []
+    assert outcomes["asked_twice"] == []
+    assert len(set(outcomes["done_when_killed"])) >= 3  # the moments are spread over the work

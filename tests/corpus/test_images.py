@@ -15,7 +15,7 @@ from PIL import Image
 from ccmb.corpus.download.filters import ZERO, ImageFilters, animated, blank, bomb, spread, too_long, too_small
 from ccmb.corpus.download.resize import StoredForm, prepare
 from ccmb.data.images.source import decode
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 
 SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
@@ -24,7 +24,7 @@ ANY = ImageFilters(min_short_side=0, max_ratio=1000, animated=True, min_spread=0
 
 def scene(size: int = 160, seed: int = 0) -> Image.Image:
     rng = random.Random(seed)
-    return draw_scene(random_scene(rng), size, rng)
+    return render_scene(random_scene(rng), size, rng)
 
 
 def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:

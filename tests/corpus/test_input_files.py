@@ -20,9 +20,9 @@ ROW = {"query": "红船", "image_url": "http://a/1.jpg", "position": 1, "clicked
 
 
 def write(folder: Path, *names: str) -> Path:
-    for number, name in enumerate(names):
+    for index, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps({**ROW, "visitor": "v" * (number + 1)}, ensure_ascii=False) + "\n")
+        (folder / name).write_text(json.dumps({**ROW, "visitor": "v" * (index + 1)}, ensure_ascii=False) + "\n")
     return folder
 
 
@@ -42,9 +42,9 @@ def test_hidden_and_system_files_among_logs_are_passed_over_and_said(
         table = InputTable(IMPRESSIONS, [str(source)])
         assert names_of(table, logs) == ["2024/b.jsonl", "a.jsonl"]
     assert InputTable(IMPRESSIONS, [str(logs)]).passed_over.counts == {"hidden": 3, "of the system": 4}
-    said = capfd.readouterr().err
-    assert "impressions: passed over: 3 hidden" in said
-    assert "__MACOSX" in said
+    message = capfd.readouterr().err
+    assert "impressions: passed over: 3 hidden" in message
+    assert "__MACOSX" in message
     # What is named itself is meant.
     assert find_files(str(logs / "._a.jsonl")) == [str(logs / "._a.jsonl")]
     with pytest.raises(CcmbError, match=r"no such file.*passed over: 1 hidden"):
@@ -71,9 +71,9 @@ def test_copies_of_a_log_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[s
     logs = write(tmp_path / "logs", "a.jsonl", "b.jsonl")
     (logs / "a (1).jsonl").write_bytes((logs / "a.jsonl").read_bytes())
     assert len(InputTable(IMPRESSIONS, [str(logs)]).files) == 3
-    said = capfd.readouterr().err
-    assert said.count("look like copies") == 1
-    assert "a (1).jsonl" in said
+    message = capfd.readouterr().err
+    assert message.count("look like duplicates") == 1
+    assert "a (1).jsonl" in message
 
 
 def test_a_corpus_within_its_own_inputs_is_passed_over(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_shards_and_files_of_sets_are_found_once_and_not_among_a_systems_own(
 ) -> None:
     monkeypatch.chdir(write(tmp_path, "s/0.tar", "s/1.tar", "s/._0.tar", "s/__MACOSX/._1.tar", "s/@eaDir/0.tar"))
     (tmp_path / "s/link.tar").symlink_to("0.tar")
-    found = find_shards(["s", "./s/1.tar", str(tmp_path / "s"), "s/**/*.tar"])
-    assert [os.path.basename(shard.url) for shard in found] == ["0.tar", "1.tar"]
+    shards = find_shards(["s", "./s/1.tar", str(tmp_path / "s"), "s/**/*.tar"])
+    assert [os.path.basename(shard.url) for shard in shards] == ["0.tar", "1.tar"]
     assert [shard.url for shard in find_shards(["s/._0.tar"])] == ["s/._0.tar"]
     own = ("__MACOSX/a/captions.txt", "a/._captions.txt", ".ipynb_checkpoints/captions.txt")
     write(tmp_path / "set", "a/captions.txt", *own)

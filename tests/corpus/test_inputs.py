@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.core.errors import CcmbError
-from ccmb.corpus.base.daft_engine import run_apart, use_runner
+from ccmb.corpus.base.daft_engine import run_in_process, use_runner
 from ccmb.corpus.inputs import line_source as line_files
 from ccmb.corpus.inputs.line_source import LineFile, blocks, json_rows, rows_of, tables
-from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, PAGES, Kind, value_of
+from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, PAGES, TableKind, value_of
 from ccmb.corpus.inputs.tables import InputTable, find_files, read_test_texts
 
 ROW = {"query": "红船", "image_url": "http://a/1.jpg", "position": 1, "clicked": 0, "visitor": "v", "time": 1700000000}
@@ -76,12 +76,12 @@ def test_values_are_read_as_their_kind() -> None:
 
 def rows(kind: str, sources: list[str]) -> list[dict[str, Any]]:
     use_runner()
-    found: list[dict[str, Any]] = InputTable(KINDS[kind], sources).read().to_pylist()
-    return found
+    table_rows: list[dict[str, Any]] = InputTable(KINDS[kind], sources).read().to_pylist()
+    return table_rows
 
 
-def read(kind: Kind, *paths: Path) -> list[dict[str, Any]]:
-    return run_apart(rows, kind.name, [str(path) for path in paths])  # type: ignore[no-any-return]
+def read(kind: TableKind, *paths: Path) -> list[dict[str, Any]]:
+    return run_in_process(rows, kind.name, [str(path) for path in paths])  # type: ignore[no-any-return]
 
 
 def test_logs_of_all_forms_are_one_table(tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_logs_of_all_forms_are_one_table(tmp_path: Path) -> None:
     parquet.write_table(pa.table(columns | types), tmp_path / "c.parquet")
     texts = {"time": ["2023-11-14T22:13:20", "x", None], "position": [1.0, 1.5, 1.0]}
     parquet.write_table(pa.table(columns | texts), tmp_path / "d.parquet")
-    found = read(IMPRESSIONS, tmp_path)
-    good = [row for row in found if not row["damaged"]]
-    assert len(found) == 7 + 1 + 3 + 3
-    assert sum(row["damaged"] for row in found) == len(damaged) + 1 + 1
+    table_rows = read(IMPRESSIONS, tmp_path)
+    good = [row for row in table_rows if not row["damaged"]]
+    assert len(table_rows) == 7 + 1 + 3 + 3
+    assert sum(row["damaged"] for row in table_rows) == len(damaged) + 1 + 1
     expected = {**ROW, "page_url": None, "damaged": False}
     assert [row for row in good if row != expected] == [expected | {"time": None}]
 
@@ -107,8 +107,8 @@ def test_released_lists(tmp_path: Path) -> None:
     (tmp_path / "wukong.csv").write_text('dir,url,caption\nd,http://a/1.jpg,"红,船"\nd,http://x\n', encoding="utf-8")
     (tmp_path / "taisu.txt").write_text('http://a/2.jpg\t"红"船\nno tab\n', encoding="utf-8")
     (tmp_path / "laion.jsonl").write_text('{"URL": "http://a/3.jpg", "TEXT": "船"}\n', encoding="utf-8")
-    found = {row["image_url"]: row["caption"] for row in read(LINKS, tmp_path) if not row["damaged"]}
-    assert found == {"http://a/1.jpg": "红,船", "http://a/2.jpg": '"红"船', "http://a/3.jpg": "船"}
+    table_rows = {row["image_url"]: row["caption"] for row in read(LINKS, tmp_path) if not row["damaged"]}
+    assert table_rows == {"http://a/1.jpg": "红,船", "http://a/2.jpg": '"红"船', "http://a/3.jpg": "船"}
     zero = {
         "Url": "http://p",
         "Title": "题",
@@ -126,8 +126,8 @@ def test_ranges_of_a_file_have_all_its_rows(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "a.tsv"
     path.write_text("\ufeffurl\tcaption\n" + "".join(f"http://a/{n}\t船{n}\n" for n in range(100)), encoding="utf-8")
     file = LineFile(str(path), "\t", ("url", "caption"), True, path.stat().st_size)
-    found = [row for at in range(0, file.bytes or 0, 50) for table in tables(file, LINKS, at, at + 50) for row in table.to_pylist()]  # fmt: skip  # noqa: E501
-    assert [row["caption"] for row in found] == [f"船{n}" for n in range(100)]
+    table_rows = [row for at in range(0, file.bytes or 0, 50) for table in tables(file, LINKS, at, at + 50) for row in table.to_pylist()]  # fmt: skip  # noqa: E501
+    assert [row["caption"] for row in table_rows] == [f"船{n}" for n in range(100)]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_ranges_of_a_file_have_all_its_rows(tmp_path: Path, monkeypatch: pytest.
         ("a.jsonl", b"\xff\n", "no column 'query'; it has: nothing; impressions need query, image_url"),
         ("a.parquet", b"nonsense", "not a Parquet file that can be read"),
         ("a.csv", b"query,image_url", "impressions are JSON lines or Parquet"),
-        ("a.doc", b"", "not a kind of file"),
+        ("a.doc", b"", "not one of the kinds of files"),
     ],
 )
 def test_a_faulty_file_is_one_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -156,7 +156,7 @@ def test_a_faulty_column_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CcmbError, match="no such file"):
         find_files(str(tmp_path / "none-*.jsonl"))
     (tmp_path / "list.tsv").write_text("one\ttwo\tthree\n", encoding="utf-8")
-    with pytest.raises(CcmbError, match="its first line names no column"):
+    with pytest.raises(CcmbError, match="its first line is neither a header nor a URL"):
         InputTable(LINKS, [str(tmp_path / "list.tsv")])
 
 

@@ -77,7 +77,7 @@ def test_a_cluster_of_two_nodes_builds_the_same_corpus(cluster: str, tmp_path: P
 def _nodes(address: str) -> list[dict[str, object]]:
     ray.init(address=address, logging_level="ERROR")
     try:
-        found: list[dict[str, object]] = ray.nodes()
-        return found
+        nodes: list[dict[str, object]] = ray.nodes()
+        return nodes
     finally:
         ray.shutdown()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccmb.corpus.base.daft_engine import run_apart, use_runner
-from ccmb.corpus.base.recipe import DedupRecipe
-from ccmb.corpus.pairs.filters import dropped_of_image, kept_shares
+from ccmb.corpus.base.daft_engine import run_in_process, use_runner
+from ccmb.corpus.base.recipe import TextDedupRecipe
+from ccmb.corpus.pairs.filters import dropped_within_image, kept_shares
 from ccmb.corpus.texts.near_duplicates import alike_within, band_hashes, jaccard
 
 texts = st.lists(st.text("红蓝船", min_size=1, max_size=8), max_size=8)
@@ -55,9 +55,9 @@ def test_the_best_texts_of_a_picture_are_kept() -> None:
     queries = [(1, "红色帆船", 0, 0.2), (2, "海边的落日", 0, 0.9)]
     others = [(3, "一艘大船停在港口", 2, 0.0), (4, "红色帆船", 3, 0.0)]
     for order in itertools.permutations(queries + others):
-        dropped = {row["pair"]: row["among"] for row in dropped_of_image(order, 0.7, 2)}
+        dropped = {row["pair"]: row["among"] for row in dropped_within_image(order, 0.7, 2)}
         assert dropped == {3: "too many texts of the image", 4: "near-duplicate"}
-    assert dropped_of_image(queries + others, None, 9) == []
+    assert dropped_within_image(queries + others, None, 9) == []
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1), st.floats(0.01, 1))
@@ -73,7 +73,7 @@ def test_no_domain_keeps_more_than_its_share(pairs_of: dict[str, int], greatest:
 def test_equal_work_for_any_order() -> None:
     rows = [(n, "红色帆船" * (n + 1), 2, 0.0) for n in range(6)]
     shuffled = random.Random(0).sample(rows, 6)
-    assert dropped_of_image(rows, 0.9, 3) == dropped_of_image(shuffled, 0.9, 3)
+    assert dropped_within_image(rows, 0.9, 3) == dropped_within_image(shuffled, 0.9, 3)
 
 
 def signature_errors() -> list[float]:
@@ -88,18 +88,19 @@ def signature_errors() -> list[float]:
     texts = ["".join(rng.choices(han, k=rng.randrange(10, 40))) for _ in range(300)]
     longer = [text + "".join(rng.choices(han, k=rng.randrange(len(text) // 3))) for text in texts]
     signed = [
-        _signed(daft.from_pydict({"at": list(range(300)), "bare": of}), DedupRecipe())
+        _signed(daft.from_pydict({"at": list(range(300)), "bare": bare_texts}), TextDedupRecipe())
         .sort("at")
         .to_pydict()["signature"]
-        for of in (texts, longer)
+        for bare_texts in (texts, longer)
     ]
     agreement = (np.array(signed[0]) == np.array(signed[1])).mean(axis=1)
     return [
-        float(found) - jaccard(*pair) for found, pair in zip(agreement, zip(texts, longer, strict=True), strict=True)
+        float(estimate) - jaccard(*pair)
+        for estimate, pair in zip(agreement, zip(texts, longer, strict=True), strict=True)
     ]
 
 
 def test_equal_hashes_estimate_jaccard() -> None:
-    errors = np.array(run_apart(signature_errors))
+    errors = np.array(run_in_process(signature_errors))
     assert abs(errors.mean()) < 0.01
     assert errors.std() < 0.045  # sqrt(0.8 * 0.2 / 80) for each

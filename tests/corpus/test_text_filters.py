@@ -128,9 +128,9 @@ def test_numbers_are_no_contacts(text: str) -> None:
 
 @given(st.lists(han, min_size=1, max_size=5), han, st.integers(0, 30))
 def test_sensitive_words_are_found_wherever_they_stand(listed: list[str], text: str, at: int) -> None:
-    found = SensitiveWords(listed)
-    assert found(text[:at] + listed[0] + text[at:]) == "sensitive word"
-    assert (found(text) is not None) == any(word in text for word in listed)
+    reason = SensitiveWords(listed)
+    assert reason(text[:at] + listed[0] + text[at:]) == "sensitive word"
+    assert (reason(text) is not None) == any(word in text for word in listed)
 
 
 def test_the_file_of_sensitive_words(tmp_path: Path) -> None:

@@ -86,12 +86,12 @@ def test_every_link_and_every_pair_has_one_row(built: Path) -> None:
 
 
 def test_shards_hold_what_the_index_says(built: Path) -> None:
-    found = verify_shards([str(built / "shards")], ["caption"])
-    assert found.problems == []
-    assert found.samples == sum(row["status"] == "ok" for row in index(built, "pictures"))
-    assert found.shards == -(-found.samples // 10)
+    samples_found = verify_shards([str(built / "shards")], ["caption"])
+    assert samples_found.problems == []
+    assert samples_found.samples == sum(row["status"] == "ok" for row in index(built, "pictures"))
+    assert samples_found.shards == -(-samples_found.samples // 10)
     tar = ImageSource.open(built / "shards" / "shard-000001.tar")
-    for picture in (of for of in indexed_pictures(built) if of.row["shard"] == "shard-000001.tar"):
+    for picture in (entry for entry in indexed_pictures(built) if entry.row["shard"] == "shard-000001.tar"):
         data = tar.raw(f"{picture.row['sample']}.jpg")
         assert hashlib.sha256(data).hexdigest() == picture.row["stored_sha256"]
         assert picture.texts["caption"]
@@ -174,9 +174,9 @@ def test_pictures_of_a_test_set_are_kept_out(web: Path, base: str, built: Path, 
             picture.resize((112, 112)).save(folder / name, quality=70)
     extras = Extras(test_pictures=[HeldOutPictures("test", ImageSource.open(folder))])
     build_corpus(links_of(web, base), recipe(), tmp_path / "out", extras)
-    found = {row["row"] for row in index(tmp_path / "out", "pictures") if row["status"] == "test_picture"}
-    assert found >= {row["row"] for row in known}
-    reasons = {pair["reason"] for pair in index(tmp_path / "out", "pairs") if pair["row"] in found}
+    statuses_found = {row["row"] for row in index(tmp_path / "out", "pictures") if row["status"] == "test_picture"}
+    assert statuses_found >= {row["row"] for row in known}
+    reasons = {pair["reason"] for pair in index(tmp_path / "out", "pairs") if pair["row"] in statuses_found}
     assert reasons == {"test picture"}
 
 
@@ -271,9 +271,9 @@ def damage_picture(out: Path) -> None:
 def test_verify_finds_what_is_damaged(copy: Path, damage: Callable[[Path], object], file: str, what: str) -> None:
     assert verify_corpus(copy).problems == []
     damage(copy)
-    found = verify_corpus(copy).problems
-    assert any(problem.file == file and what in problem.what for problem in found), found
-    assert all(problem.mend for problem in found)
+    problems = verify_corpus(copy).problems
+    assert any(problem.file == file and what in problem.what for problem in problems), problems
+    assert all(problem.mend for problem in problems)
 
 
 def test_what_verify_says_mends(web: Path, base: str, built: Path, copy: Path) -> None:
@@ -290,7 +290,7 @@ def test_subsets_are_corpora_and_nested(built: Path, tmp_path: Path) -> None:
         sample_corpus(built, share, tmp_path / str(share))
         assert verify_corpus(tmp_path / str(share)).problems == []
         keys[share] = {row["key"] for row in index(tmp_path / str(share), "pictures")}
-    assert keys[0.3] < keys[0.6] < keys[1.0] == {of.row["key"] for of in indexed_pictures(built)}
+    assert keys[0.3] < keys[0.6] < keys[1.0] == {picture.row["key"] for picture in indexed_pictures(built)}
     again = sample_corpus(tmp_path / "0.6", 0.3, tmp_path / "again")
     assert files_of(tmp_path / "again").keys() == files_of(tmp_path / "0.3").keys()
     assert {row["key"] for row in index(tmp_path / "again", "pictures")} == keys[0.3]
@@ -313,9 +313,9 @@ def test_figures_are_those_of_the_index(built: Path) -> None:
 
 def test_the_manifest_lists_every_file_with_its_checksum(built: Path) -> None:
     manifest = json.loads((built / "manifest.json").read_text())
-    listed = {of["name"]: of["sha256"] for of in manifest["files"]}
-    found = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(built).items()}
-    assert listed == {name: digest for name, digest in found.items() if name != "manifest.json"}
+    listed = {entry["name"]: entry["sha256"] for entry in manifest["files"]}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(built).items()}
+    assert listed == {name: digest for name, digest in digests.items() if name != "manifest.json"}
     assert "work" not in {name.split(os.sep)[0] for name in listed}
 
 
@@ -323,7 +323,7 @@ def test_held_out_splits_of_a_downstream_set_are_kept_out(tmp_path: Path) -> Non
     write_flickr8k(tmp_path / "flickr8k-cn")
     pictures, [texts] = open_test_sets([f"flickr8k-cn:{tmp_path / 'flickr8k-cn'}"], tmp_path / "work")
     dataset = open_dataset("flickr8k-cn", tmp_path / "flickr8k-cn", "val")
-    assert "flickr8k-cn val" in [of.name for of in pictures]
+    assert "flickr8k-cn val" in [held_out.name for held_out in pictures]
     assert set(pictures[0].names or []) == {sample.image for sample in dataset.samples}
     lines = Path(texts).read_text(encoding="utf-8").splitlines()
     assert set(lines) >= {text for sample in dataset.samples for text in sample.texts}

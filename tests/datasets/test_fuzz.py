@@ -50,30 +50,30 @@ def damaged_bytes(data: bytes, rng: random.Random) -> bytes:
     """Flips, cuts, insertions, repetitions; those that JSON does not survive make up half."""
     data = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
-        place = rng.randrange(len(data) + 1)
+        offset = rng.randrange(len(data) + 1)
         kind = rng.randrange(5)
-        if kind == 0 and place < len(data):
-            data[place] ^= 1 << rng.randrange(8)
+        if kind == 0 and offset < len(data):
+            data[offset] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            data[place:place] = rng.choice(ODD_BYTES)
+            data[offset:offset] = rng.choice(ODD_BYTES)
         elif kind == 2:
-            del data[place : place + rng.choice([1, 3, 50])]
+            del data[offset : offset + rng.choice([1, 3, 50])]
         elif kind == 3:
-            data[place:place] = data[: rng.randrange(200)]
+            data[offset:offset] = data[: rng.randrange(200)]
         elif rng.random() < 0.3:
-            del data[place:]
+            del data[offset:]
     return bytes(data)
 
 
 def odd_value(value: object, rng: random.Random) -> object:
     """A JSON value with one of its inner values, or a key of it, replaced by something odd."""
     if isinstance(value, list) and value and rng.random() < 0.8:
-        place = rng.randrange(len(value))
-        return [*value[:place], odd_value(value[place], rng), *value[place + 1 :]]
+        index = rng.randrange(len(value))
+        return [*value[:index], odd_value(value[index], rng), *value[index + 1 :]]
     if isinstance(value, dict) and value and rng.random() < 0.8:
         key = rng.choice(list(value))
-        rest = {other: value[other] for other in value if other != key}
-        return rest if rng.random() < 0.2 else {**rest, key: odd_value(value[key], rng)}
+        others = {other: value[other] for other in value if other != key}
+        return others if rng.random() < 0.2 else {**others, key: odd_value(value[key], rng)}
     return rng.choice(ODD_VALUES)
 
 
@@ -81,8 +81,8 @@ def damaged(data: bytes, suffix: str, rng: random.Random) -> bytes:
     if suffix in (".json", ".jsonl") and rng.random() < 0.5:
         whole = data.startswith(b"[")
         values = [json.loads(data)] if whole else [json.loads(line) for line in data.splitlines()]
-        place = rng.randrange(len(values))
-        values[place] = odd_value(values[place], rng)
+        index = rng.randrange(len(values))
+        values[index] = odd_value(values[index], rng)
         return b"\n".join(json.dumps(value).encode() for value in values)
     return damaged_bytes(data, rng)
 

@@ -9,7 +9,7 @@ import pytest
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.images.source import UnreadableImageError
-from ccmb.datasets import CARDS, Query, open_dataset
+from ccmb.datasets import CARDS, DatasetQuery, open_dataset
 from ccmb.datasets.formats.flickr30k_coco import without_marks
 from ccmb.datasets.problems import (
     BAD_LINE,
@@ -72,7 +72,7 @@ def test_a_folder_without_the_files_says_what_is_needed(name, tmp_path):
 def test_unknown_names_splits_and_pictures_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"no data set 'mugee' \(did you mean 'muge'\?\)"):
         open_dataset("mugee", tmp_path, "train")
-    with pytest.raises(UsageError, match="ICR has no split 'test'; published are: train, val"):
+    with pytest.raises(UsageError, match="ICR has no split 'test'; published splits: train, val"):
         open_dataset("icr", tmp_path, "test")
     with pytest.raises(CcmbError, match="elsewhere: no such folder, tar or pack"):
         open_dataset("icr", WRITERS["icr"](tmp_path), "val", tmp_path / "elsewhere")
@@ -108,7 +108,7 @@ def test_faulty_records_of_the_four_sets_are_counted(tmp_path):
     assert {kind.what: dataset.skipped.count(kind) for kind in (NO_PICTURE, EMPTY_TEXT, BAD_LINE)} == {
         "missing pictures": 1, "empty texts": 1, "unreadable lines": 7,
     }  # fmt: skip
-    assert dataset.skipped.found[NO_PICTURE].examples == [
+    assert dataset.skipped.findings[NO_PICTURE].examples == [
         f"{folder}/val/long_itm_val.json:3: no picture 9.jpg in {tmp_path}/IQR_IQM_ICR_ICM_images"
     ]
 
@@ -148,7 +148,7 @@ def test_caption_lines_with_and_without_tags(tmp_path):
     }
     segmented = open_dataset("flickr30k-cn", WRITERS["flickr30k-cn"](tmp_path / "b"), "train")
     assert texts(segmented) == {"21.jpg": ["两个男孩踢球", "草地上的孩子"]}
-    assert segmented.skipped.found[JOINED_TEXT].level == "warning"
+    assert segmented.skipped.findings[JOINED_TEXT].level == "warning"
     coco = open_dataset("coco-cn", WRITERS["coco-cn"](tmp_path / "c"), "test")
     assert texts(coco) == {"COCO_val2014_000000000033.jpg": ["两只斑马", "草原上的斑马"]}
     assert [query.id for query in coco.queries] == [f"COCO_val2014_000000000033#zhc#{n}" for n in (0, 1)]
@@ -227,12 +227,15 @@ def test_a_query_has_all_its_pictures_and_a_picture_all_its_queries(tmp_path):
     folder = WRITERS["muge"](tmp_path)
     dataset = open_dataset("muge", folder, "valid")
     assert dataset.split == "val"
-    assert dataset.queries == [Query("450", "胖妹妹夏装", ("45", "46")), Query("451", "纯棉四件套", ("46",))]
+    assert dataset.queries == [
+        DatasetQuery("450", "胖妹妹夏装", ("45", "46")),
+        DatasetQuery("451", "纯棉四件套", ("46",)),
+    ]
     assert texts(dataset) == {"45": ["胖妹妹夏装"], "46": ["胖妹妹夏装", "纯棉四件套"]}
     assert dataset.gallery == ["45", "46", "47"]
     assert dataset.pictures.raw("46") == jpeg(46)  # of the url-safe alphabet
     test = open_dataset("muge", folder, "test")
-    assert (test.queries, test.samples, test.gallery) == ([Query("490", "皮鞋 男", ())], [], ["49"])
+    assert (test.queries, test.samples, test.gallery) == ([DatasetQuery("490", "皮鞋 男", ())], [], ["49"])
 
 
 def test_odd_packs_and_queries(tmp_path):
@@ -262,7 +265,7 @@ def test_odd_packs_and_queries(tmp_path):
     ]
     put(folder / "train_texts.jsonl", BOM + lines(*rows, end="\r\n"))
     dataset = open_dataset("muge", folder, "train")
-    assert dataset.queries == [Query("1", "红", ("1", "2")), Query("2", "一张缺图", ("2",))]
+    assert dataset.queries == [DatasetQuery("1", "红", ("1", "2")), DatasetQuery("2", "一张缺图", ("2",))]
     assert dataset.pictures.names == ["1", "2", "6", "7"]
     assert [dataset.pictures.raw(name) for name in ("1", "2")] == [jpeg(1), jpeg(2)]
     for name, reason in (("6", "not base64"), ("7", "not base64|damaged|not a picture"), ("4", "no such picture")):
@@ -270,7 +273,7 @@ def test_odd_packs_and_queries(tmp_path):
             dataset.pictures.load(name)
     skipped = dataset.skipped
     assert [skipped.count(kind) for kind in (REPEATED_ID, NO_PICTURE, EMPTY_TEXT, BAD_LINE)] == [2, 2, 1, 7]
-    assert f"{pack}:4: no tab between id and picture" in skipped.found[BAD_LINE].examples
+    assert f"{pack}:4: no tab between id and picture" in skipped.findings[BAD_LINE].examples
 
 
 def test_sizes_are_bounded(tmp_path, monkeypatch):
@@ -286,7 +289,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     assert dataset.pictures.names == ["1", "3"]
     assert dataset.pictures.raw("1") == dataset.pictures.raw("3") == jpeg(41)
     assert ["bytes are more than" in line or "more than the 90 bytes" in line
-            for line in dataset.skipped.found[BAD_LINE].examples] == [True, True]  # fmt: skip
+            for line in dataset.skipped.findings[BAD_LINE].examples] == [True, True]  # fmt: skip
     annotations = WRITERS["aic-icc"](tmp_path / "aic")
     monkeypatch.setattr("ccmb.datasets.formats.lenient_lines.MAX_JSON_FILE", 20)
     with pytest.raises(CcmbError, match="bytes are more than the 20 allowed"):
@@ -320,7 +323,7 @@ def test_texts_of_ecommerce(tmp_path):
     assert texts(dataset) == {"61": ["红色\t连衣裙"]}
     kinds = (EMPTY_TEXT, NO_PICTURE, BAD_LINE, REPEATED_ID)
     assert [dataset.skipped.count(kind) for kind in kinds] == [1, 1, 1, 1]
-    assert open_dataset("ecommerce-t2i", folder, "test").queries == [Query("65", "男士皮鞋", ())]
+    assert open_dataset("ecommerce-t2i", folder, "test").queries == [DatasetQuery("65", "男士皮鞋", ())]
 
 
 def test_classes_have_numbers_names_and_templates(tmp_path):

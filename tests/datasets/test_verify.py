@@ -21,7 +21,7 @@ def command(monkeypatch, capfd):
     return command_line(monkeypatch, capfd)
 
 
-def found(checked):
+def counts_by_kind(checked):
     return {finding.what: finding.count for finding in checked.findings}
 
 
@@ -29,8 +29,8 @@ def found(checked):
 def test_whole_sets_have_no_findings_but_counts_and_splits(name, tmp_path):
     checked = verify_dataset(name, WRITERS[name](tmp_path))
     expected = {"other counts than published", "missing splits", "part-of-speech marks"}
-    assert set(found(checked)) <= expected
-    assert checked.is_faulty == ("other counts than published" in found(checked))
+    assert set(counts_by_kind(checked)) <= expected
+    assert checked.is_faulty == ("other counts than published" in counts_by_kind(checked))
 
 
 def test_whatever_is_wrong_is_listed_with_examples_and_mend(tmp_path, command):
@@ -81,8 +81,8 @@ def test_other_counts_than_published_are_a_problem(tmp_path):
     checked = verify_dataset("flickr30k-cna", WRITERS["flickr30k-cna"](tmp_path), "test")
     [finding] = checked.findings
     assert finding.examples == [
-        "test: 1 pictures that can be used instead of 1,000",
-        "test: 2 texts that can be used instead of 5,000",
+        "test: 1 usable pictures instead of 1,000",
+        "test: 2 usable texts instead of 5,000",
     ]
 
 
@@ -93,7 +93,7 @@ def test_wrong_use_is_one_line_with_the_mend(tmp_path, command):
         (("verify", "iqr"), 2, "verified as: ccmb data verify iqr FOLDER"),
         (("verify", "iqr", folder, "--field", "texts"), 2, "without --field"),
         (("verify", folder, "--split", "val"), 2, "go with a data set"),
-        (("verify", "iqr", folder, "--split", "test"), 2, "published are: train, val"),
+        (("verify", "iqr", folder, "--split", "test"), 2, "published splits: train, val"),
         (("verify", "iqr", folder / "train", "--split", "val"), 1, "no short_itr_val.json or val/short_itr_val.json"),
         (("verify", "iqr", tmp_path / "none"), 1, "none: no such folder"),
         (("convert", f"iqr:{folder}", tmp_path / "out", "--field", "texts"), 2, "--field goes with a pairs file"),
@@ -123,7 +123,7 @@ def test_one_split_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     checked = verify_dataset("aic-icc", folder)
     assert list(checked.splits) == ["train"]
-    assert found(checked) == {"splits that cannot be read": 1, "missing splits": 1}
+    assert counts_by_kind(checked) == {"splits that cannot be read": 1, "missing splits": 1}
     assert checked.is_faulty
 
 
@@ -182,4 +182,4 @@ def test_the_page_is_what_the_cards_say(page, language):
 
 
 def test_pictures_are_told_apart_by_their_bytes():
-    assert len({jpeg(number) for number in range(100)}) == 100
+    assert len({jpeg(index) for index in range(100)}) == 100

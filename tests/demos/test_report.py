@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccmb.data.sample import Sample
-from ccmb.demos.report import examples as examples_module
 from ccmb.demos.report.examples import choose, gather_examples
 from ccmb.demos.report.galleries import pictures_shown
 from ccmb.demos.report.page import render_page, result_in_words
+from ccmb.inference import stages
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.scoring import Match
 from ccmb.inference.two_stage import Ranks
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.report.charts import Frame, line_chart, moving_mean, ticks
-from ccmb.report.markup import data_uri, duration, said_apart
+from ccmb.report.markup import data_uri, differing_chinese_text, duration
 from ccmb.tasks.matching.minimal_pairs import MinimalPair, MinimalPairScores
 from ccmb.tasks.retrieval.evaluate import Evaluation
 
@@ -234,9 +234,9 @@ def test_words_claim_a_gain_only_where_the_interval_allows(report: Any, gain: An
 
 def test_a_frame_maps_the_corners_and_the_middle_of_the_data() -> None:
     frame = Frame(left=40, top=10, width=200, height=100, x=(0, 600), y=(1.0, 3.0))
-    assert frame.place(0, 1.0) == (40, 110)
-    assert frame.place(600, 3.0) == (240, 10)
-    assert frame.place(300, 2.0) == (140, 60)
+    assert frame.to_pixels(0, 1.0) == (40, 110)
+    assert frame.to_pixels(600, 3.0) == (240, 10)
+    assert frame.to_pixels(300, 2.0) == (140, 60)
 
 
 def test_a_chart_draws_each_point_where_the_frame_places_it() -> None:
@@ -303,7 +303,7 @@ def _evaluation(ranks: Ranks, scores: MinimalPairScores) -> Evaluation:
 def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     match = torch.tensor([0.9, 0.1, 0.2])
     monkeypatch.setattr(
-        examples_module,
+        stages,
         "rank_pairs",
         lambda model, images, texts, image, text: Match(match[image], match[image], match[image, None].expand(-1, 2)),
     )
@@ -343,7 +343,7 @@ def test_each_picture_that_is_shown_is_asked_for_once(examples: Any) -> None:
 
 
 def test_a_false_text_is_marked_where_it_differs() -> None:
-    marked = said_apart("蓝船在红车左边", "红船在蓝车左边")
+    marked = differing_chinese_text("蓝船在红车左边", "红船在蓝车左边")
     assert re.sub(r"<[^>]+>", "", marked) == "蓝船在红车左边"
     assert re.findall(r"<mark>(.*?)</mark>", marked) == ["蓝", "红"]
 

@@ -22,7 +22,9 @@ def test_keys_and_recipes_of_the_tables_exist(page: str) -> None:
     overrides = [key for key in re.findall(r"^\| `([^|]*)` \|", read(page), re.MULTILINE) if "=" in key]
     assert len(overrides) > 8
     for cell in overrides:
-        given = [word for text in cell.split("`, `") for word in shlex.split(text) if not word.endswith("=N")]
+        given = [
+            word for text in re.split("`(?:, |、)`", cell) for word in shlex.split(text) if not word.endswith("=N")
+        ]
         depth = [word.replace("=K", "=7") for word in given]
         load_recipe(FinetuneRecipe, find_recipe("retrieval", FINETUNING), ["data.folder=x", *depth])
     rows = [row for row in re.findall(r"^\| (`[^|]*`) \|", read(page), re.MULTILINE) if "=" not in row]

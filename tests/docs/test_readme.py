@@ -137,13 +137,13 @@ def test_the_python_example_runs(tmp_path):
     model = tmp_path / "model"
     tiny_model().save_pretrained(model)
     tiny_processor().save_pretrained(model)
-    replaced = example.replace("quickstart/run/model", str(model))
+    replaced = example.replace("quickstart/run", str(model))
     for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
         picture.save(tmp_path / name)
         replaced = replaced.replace(f'"{name}"', repr(str(tmp_path / name)))
-    assert replaced.count(str(tmp_path)) == 4
+    assert replaced.count(str(tmp_path)) == 7
     values: dict[str, object] = {}
     exec(replaced, values)
-    assert values["cosine"].shape == (1, 2)
-    assert values["images"].embed.shape == (2, 16)
-    assert values["match"].shape == (2,)
+    assert values["best"].match_score is not None
+    assert len(values["scores"]) == 2
+    assert values["embeds"].shape == (2, 16)

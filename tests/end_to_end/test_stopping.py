@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,8 +74,8 @@ def train_with_an_infinite_loss_on_rank_1(corpus: Path, run: Path) -> str:
     """What the run ends with; its gradient is finite everywhere."""
 
     def losses(self, *arguments):
-        found = plain(self, *arguments)
-        return found | {"gcpr": found["gcpr"] + (math.inf if world().rank else 0.0)}
+        values, aux = plain(self, *arguments)
+        return values | {"gcpr": values["gcpr"] + (math.inf if world().rank else 0.0)}, aux
 
     plain = pretraining.PreTraining.forward
     name, *overrides = tiny_recipe(corpus)
@@ -96,8 +97,8 @@ def test_a_loss_that_is_infinite_on_one_rank_alone_stops_all(corpus, tmp_path):
 def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, monkeypatch):
     gcpr, run, count = pretraining.gcpr_loss, tmp_path / "run", iter(range(9))
 
-    def third_is_not_a_number(*arguments: torch.Tensor) -> torch.Tensor:
-        return gcpr(*arguments) * (float("nan") if next(count) == 2 else 1)
+    def third_is_not_a_number(*arguments: torch.Tensor, **options: Any) -> torch.Tensor:
+        return gcpr(*arguments, **options) * (float("nan") if next(count) == 2 else 1)
 
     monkeypatch.setattr(pretraining, "gcpr_loss", third_is_not_a_number)
     code, out, err = command("pretrain", *tiny_recipe(corpus, steps=5), "training.seed=7", "--out", run)

@@ -114,12 +114,12 @@ def test_no_spelling_of_an_address_slips_by(host: str, canary: tuple[int, list[s
 
 def answer(*addresses: str) -> list[tuple[object, ...]]:
     """What getaddrinfo says of a name with these addresses."""
-    found: list[tuple[object, ...]] = []
+    entries: list[tuple[object, ...]] = []
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         where = (address, 80, 0, 0) if ":" in address else (address, 80)
-        found.append((family, socket.SOCK_STREAM, 6, "", where))
-    return found
+        entries.append((family, socket.SOCK_STREAM, 6, "", where))
+    return entries
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[tuple[object, ...]]) -> None:
@@ -146,8 +146,8 @@ def test_a_name_that_turns_private_the_second_time_is_refused(
 
     def make_socket(guard: AddressGuard, info: tuple[object, ...]) -> socket.socket:
         made.append(info[4][0])  # type: ignore[index]
-        ours = original(guard, info)
-        ours.close()  # so that nothing leaves this machine
+        made_socket = original(guard, info)
+        made_socket.close()  # so that nothing leaves this machine
         raise ConnectionRefusedError
 
     async def twice() -> list[str]:
@@ -178,13 +178,13 @@ def _serve_once(listening: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "attempts"), [(socket.EAI_NONAME, "dns", 1), (socket.EAI_AGAIN, "dns_failed", 2)]
+    ("error_number", "status", "attempts"), [(socket.EAI_NONAME, "dns", 1), (socket.EAI_AGAIN, "dns_failed", 2)]
 )
 def test_only_a_name_server_without_answer_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch, number: int, status: str, attempts: int
+    monkeypatch: pytest.MonkeyPatch, error_number: int, status: str, attempts: int
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(number, "no")
+        raise socket.gaierror(error_number, "no")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     fetched = fetch("http://none.example/1.jpg")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.inputs.tables import Inputs
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 from ccmb.scenes.texts import describe
 
@@ -37,7 +37,7 @@ def draw_web(folder: Path, count: int, size: int = 128) -> Path:
     rng, captions = random.Random(0), []
     for number in range(count - 2):
         scene = random_scene(rng)
-        picture = draw_scene(scene, size, rng)
+        picture = render_scene(scene, size, rng)
         picture.save(folder / "pictures" / f"{number}.jpg", quality=92)
         captions.append(describe(scene, rng).captions[:2])
         if number == 1:

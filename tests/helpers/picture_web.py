@@ -9,8 +9,8 @@ from typing import Any
 from ccmb.corpus.download.index import read_index
 from ccmb.corpus.download.parts import Link
 from ccmb.corpus.download.run import DownloadOptions
-from ccmb.fetch.fetcher import Network
-from ccmb.scenes.drawing import draw_scene
+from ccmb.fetch.fetcher import HttpOptions
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 
 HOST = "127.0.0.1"
@@ -20,7 +20,7 @@ def draw_folder(folder: Path, count: int, size: int = 128) -> Path:
     folder.mkdir(parents=True)
     rng = random.Random(0)
     for number in range(count):
-        draw_scene(random_scene(rng), size, rng).save(folder / f"{number}.jpg")
+        render_scene(random_scene(rng), size, rng).save(folder / f"{number}.jpg")
     return folder
 
 
@@ -28,16 +28,16 @@ def links(base: str, count: int) -> list[Link]:
     return [Link(f"key {number}", f"{base}{number}.jpg") for number in range(count)]
 
 
-def network(**changes: Any) -> Network:
+def network(**changes: Any) -> HttpOptions:
     quick = {
         "allow_private": (HOST,), "per_host": 32, "host_delay": 0.0, "retries": 1, "backoff": 0.05,
         "silent_seconds": 0.5, "slow_after": 0.5, "total_seconds": 10.0, "max_bytes": 2**20, "robot": "ccmb",
     }  # fmt: skip
-    return Network.model_validate(quick | changes)
+    return HttpOptions.model_validate(quick | changes)
 
 
 def options(rows_per_part: int = 16, form: Any = None, **changes: Any) -> DownloadOptions:
-    of_network = {name: changes.pop(name) for name in list(changes) if name in Network.model_fields}
+    of_network = {name: changes.pop(name) for name in list(changes) if name in HttpOptions.model_fields}
     values = changes | ({"form": form} if form else {})
     return DownloadOptions(network=network(**of_network), rows_per_part=rows_per_part, **values)
 

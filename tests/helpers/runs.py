@@ -14,7 +14,7 @@ import pytest
 from transformers.utils.logging import disable_progress_bar
 
 from ccmb.cli import main as cli
-from ccmb.scenes.corpus import draw_corpus
+from ccmb.scenes.corpus import write_scene_corpus
 
 SIZE = 32
 TRAIN, GALLERY = 24, 6
@@ -48,7 +48,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
 
 def tiny_corpus(folder: Path) -> Path:
     """A drawn corpus of TRAIN training and GALLERY test pictures."""
-    draw_corpus(folder, TRAIN, GALLERY, 2, SIZE)
+    write_scene_corpus(folder, TRAIN, GALLERY, 2, SIZE)
     return folder
 
 

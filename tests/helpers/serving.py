@@ -121,7 +121,7 @@ def _passes(fields: Mapping[str, Any], condition: Condition) -> bool:
 
 @cache
 def tiny_network() -> ModelWork:
-    return ModelWork(tiny_model(), tiny_processor())
+    return ModelWork(tiny_model(match_temperature=2.0), tiny_processor())
 
 
 def tiny_app(index: FakeIndex | None = None, keys: Keys | None = None, **options: Any) -> Any:

@@ -74,9 +74,9 @@ def tiny_batch(count: int = 4, seed: int = 0, image_ids: list[int] | None = None
     processor = tiny_processor()
     encoded = processor.texts([TEXTS[index % len(TEXTS)] for index in range(count)])
     return Batch(
-        processor.images(tiny_pictures(count, seed)),
-        encoded["input_ids"],
-        encoded["attention_mask"],
-        processor.maskable(encoded["input_ids"]),
-        torch.tensor(image_ids or list(range(count))),
+        pixel_values=processor.images(tiny_pictures(count, seed)),
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        maskable=processor.maskable(encoded["input_ids"]),
+        image_ids=torch.tensor(image_ids or list(range(count))),
     )

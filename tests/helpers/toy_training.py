@@ -25,14 +25,14 @@ class Toy(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
         self.at = at
 
-    def forward(self, batch: Tensor, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, batch: Tensor, progress: float, generator: torch.Generator) -> tuple[dict[str, Tensor], None]:
         action = self.at.get(round(progress * STEPS))
         if callable(action):
             action()
         noise = torch.randn(batch.shape, generator=generator)
         value = self.head(self.layer(batch + noise)).squeeze(1)
         losses = {"square": (value - batch.sum(1)).pow(2).mean(), "size": value.abs().mean()}
-        return {name: loss * float("nan") for name, loss in losses.items()} if action == "nan" else losses
+        return {name: loss * float("nan") if action == "nan" else loss for name, loss in losses.items()}, None
 
 
 class ToyTask:
@@ -55,7 +55,7 @@ class ToyTask:
     def after_step(self) -> None:
         self.module.seen += 1
 
-    def report(self) -> dict[str, float]:
+    def report(self, aux: None) -> dict[str, float]:
         return {"seen": float(self.module.seen)}
 
 

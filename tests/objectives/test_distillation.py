@@ -106,7 +106,15 @@ def test_tgd_and_its_gradients_equal_the_plain_sum(ids: list[int], alpha: float,
     inputs = [*students, temperature]
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
 
-    loss = tgd_loss(*students, *teachers, torch.tensor(ids), queue, temperature, alpha)
+    loss = tgd_loss(
+        *students,
+        teacher_image_BD=teachers[0],
+        teacher_text_BD=teachers[1],
+        image_ids_B=torch.tensor(ids),
+        queue=queue,
+        temperature=temperature,
+        alpha=alpha,
+    )
     plain = plain_tgd(doubles[0], doubles[1], *(t.double() for t in teachers), ids, entries, doubles[2], alpha)
     assert_same(loss.double(), plain)
     for gradient, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, doubles), strict=True):
@@ -116,10 +124,18 @@ def test_tgd_and_its_gradients_equal_the_plain_sum(ids: list[int], alpha: float,
 def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> None:
     student, teacher, ids = unit(2, 0), -unit(2, 0), torch.arange(2)
     losses = [
-        tgd_loss(student, student, teacher, teacher, ids, FeatureQueue(size, 4), torch.tensor(0.001))
+        tgd_loss(
+            student,
+            student,
+            teacher_image_BD=teacher,
+            teacher_text_BD=teacher,
+            image_ids_B=ids,
+            queue=FeatureQueue(size, 4),
+            temperature=torch.tensor(0.001),
+        )
         for size in (1, 1000)
     ]
-    assert losses[0] == losses[1]
+    assert_same(losses[0], losses[1])
 
 
 def test_labels_reach_queued_features_of_the_same_picture_by_weight() -> None:
@@ -131,7 +147,15 @@ def test_labels_reach_queued_features_of_the_same_picture_by_weight() -> None:
 
 def test_nothing_flows_into_the_teacher() -> None:
     student, teacher = unit(2, 0).requires_grad_(), unit(2, 1).requires_grad_()
-    loss = tgd_loss(student, student, teacher, teacher, torch.arange(2), filled_queue(), torch.tensor(0.1))
+    loss = tgd_loss(
+        student,
+        student,
+        teacher_image_BD=teacher,
+        teacher_text_BD=teacher,
+        image_ids_B=torch.arange(2),
+        queue=filled_queue(),
+        temperature=torch.tensor(0.1),
+    )
     (loss + fgd_loss(student, teacher)).backward()
     assert student.grad is not None
     assert teacher.grad is None

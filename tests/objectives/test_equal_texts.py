@@ -117,7 +117,9 @@ def test_a_batch_of_one_text_has_nothing_to_learn_instead_of_ln_2() -> None:
     assert fits.all()
     assert of_images.all()
     scores = torch.zeros(2, 2)
-    pairs = draw_pairs(scores, scores, fits, torch.arange(2), torch.rand(2, 2), 1.0, of_images)
+    pairs = draw_pairs(
+        scores, scores, fits, torch.arange(2), torch.rand(2, 2), hardness=1.0, image_positives_RB=of_images
+    )
     certain = torch.tensor([[-50.0, 50.0]]).expand(len(pairs.labels), 2)
     assert float(fgr_loss(certain, certain, pairs.labels)) == pytest.approx(0, abs=1e-6)
     before = draw_pairs(scores, scores, torch.eye(2, dtype=torch.bool), torch.arange(2), torch.rand(2, 2))
@@ -132,7 +134,7 @@ def test_fgr_never_draws_an_equal_text_or_its_image() -> None:
     drawn_texts, drawn_images = set(), set()
     for seed in range(200):
         uniform = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed))
-        pairs = draw_pairs(scores, scores.T, fits, torch.arange(4), uniform, 1.0, of_images)
+        pairs = draw_pairs(scores, scores.T, fits, torch.arange(4), uniform, hardness=1.0, image_positives_RB=of_images)
         _, wrong_image, _ = pairs.image_index.view(3, 4)
         _, _, wrong_text = pairs.text_index.view(3, 4)
         drawn_texts |= {(row, int(text)) for row, text in enumerate(wrong_text)}
@@ -166,7 +168,17 @@ def test_tgd_knows_equal_texts_of_the_batch_and_of_the_queue() -> None:
         every = torch.cat([positives, torch.tensor(queued)], 1).double()
         log_probability = (rows @ columns.T / 0.2).log_softmax(1)
         expected -= (every / every.sum(1, keepdim=True) * log_probability).sum(1).mean() / 2
-    found = tgd_loss(image, text, all_image, all_text, known.image_ids_B, queue, torch.tensor(0.2), 0.0, known=known)
+    found = tgd_loss(
+        image,
+        text,
+        teacher_image_BD=all_image,
+        teacher_text_BD=all_text,
+        image_ids_B=known.image_ids_B,
+        queue=queue,
+        temperature=torch.tensor(0.2),
+        alpha=0.0,
+        known=known,
+    )
     assert float(found) == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -206,7 +218,7 @@ def two_steps() -> dict[str, Tensor]:
     objectives = Objectives.model_validate({"tgd": {"queue": 6}})
     training = PreTraining(tiny_model(seed=1), objectives, tiny_processor().tokenizer.mask_token_id).train()
     for seed in (3, 4):
-        losses = training.losses(batch, 0.5, torch.Generator().manual_seed(seed))
+        losses, _ = training.losses(batch, 0.5, torch.Generator().manual_seed(seed))
     known, queue = identities(batch), training.queue
     assert queue is not None
     return {name: total(loss.detach()) / ranks for name, loss in losses.items()} | {

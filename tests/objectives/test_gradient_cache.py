@@ -25,7 +25,7 @@ def losses_and_gradients(chunk: int | None, objectives: dict[str, Any]) -> dict[
     model = tiny_model(cross_dropout=0.0)
     pretraining = PreTraining(model, options, tiny_processor().tokenizer.mask_token_id, chunk)
     batch = tiny_batch(len(IDS), seed=3, image_ids=IDS)
-    losses = pretraining(batch, 0.0, torch.Generator().manual_seed(0))
+    losses, _ = pretraining(batch, 0.0, torch.Generator().manual_seed(0))
     pretraining.total(losses).backward()
     gradients = {name: p.grad for name, p in pretraining.named_parameters() if p.grad is not None}
     return {**{f"loss {name}": loss.detach() for name, loss in losses.items()}, **gradients}

@@ -18,7 +18,9 @@ MASK, VOCABULARY = 4, 1000
 
 def test_of_the_chosen_words_80_percent_are_masked_10_replaced_10_kept() -> None:
     ids = torch.full((400, 250), 500)
-    masked = mask_tokens(ids, torch.ones_like(ids).bool(), MASK, VOCABULARY, 0.15, torch.Generator().manual_seed(0))
+    masked = mask_tokens(
+        ids, torch.ones_like(ids).bool(), MASK, VOCABULARY, probability=0.15, generator=torch.Generator().manual_seed(0)
+    )
     chosen = masked.input_ids[masked.positions]
     shares = [
         float(masked.positions.float().mean()),
@@ -37,7 +39,9 @@ def test_only_words_are_touched_and_labels_restore_the_text(seed: int, probabili
     ids = processor.texts(TEXTS)["input_ids"]
     maskable = processor.maskable(ids)
     generator = torch.Generator().manual_seed(seed)
-    masked = mask_tokens(ids, maskable, processor.tokenizer.mask_token_id, 60, probability, generator)
+    masked = mask_tokens(
+        ids, maskable, processor.tokenizer.mask_token_id, 60, probability=probability, generator=generator
+    )
     assert not masked.positions[~maskable].any()
     assert torch.equal(masked.input_ids[~masked.positions], ids[~masked.positions])
     restored = masked.input_ids.clone()

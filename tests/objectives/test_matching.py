@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ccmb.core.errors import UsageError
-from ccmb.objectives.labelled_batch import LabelledBatch
+from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.matching import Matching, MatchingLoss, MatchingOptions, labelled_gcpr_loss, matching_loss
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.training.distributed import total, world
@@ -35,9 +35,16 @@ def labelled_batch() -> LabelledBatch:
     encoded = processor.texts([TEXTS[said] for said in SAID])
     shown = torch.tensor(SHOWN)
     return LabelledBatch(
-        processor.images(tiny_pictures(4)), shown, encoded["input_ids"], encoded["attention_mask"],
-        torch.tensor(LABELS), shown, torch.tensor(SAID), tuple(map(str, SHOWN)), tuple(TEXTS[said] for said in SAID),
-    )  # fmt: skip
+        pixel_values=processor.images(tiny_pictures(4)),
+        image_index=shown,
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        labels=torch.tensor(LABELS),
+        image_ids=shown,
+        text_ids=torch.tensor(SAID),
+        names=tuple(map(str, SHOWN)),
+        texts=tuple(TEXTS[said] for said in SAID),
+    )
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -109,7 +116,14 @@ def test_gcpr_of_labelled_pairs_is_that_of_a_plain_loop() -> None:
     with torch.no_grad():
         image = model.encode_image(batch.pixel_values).embed[batch.image_index]
         text = model.encode_text(batch.input_ids, batch.attention_mask).embed
-        found = labelled_gcpr_loss(image, text, model.temperature, batch.labels, batch.image_ids, batch.text_ids)
+        found = labelled_gcpr_loss(
+            image,
+            text,
+            model.temperature,
+            labels_B=batch.labels,
+            image_ids_B=batch.image_ids,
+            text_ids_B=batch.text_ids,
+        )
     fits = {(picture, said) for picture, said, label in zip(SHOWN, SAID, LABELS, strict=True) if label}
     sums = []
     for row, (picture, said, label) in enumerate(zip(SHOWN, SAID, LABELS, strict=True)):
@@ -135,14 +149,13 @@ def test_in_chunks_losses_and_gradients_are_the_same(chunk: int) -> None:
 def test_each_pair_is_judged_as_it_is_alone() -> None:
     batch, matching = labelled_batch(), Matching(tiny_model(), MatchingOptions())
     with torch.no_grad():
-        matching.losses(batch)
-        assert matching.judged is not None
-        log_probabilities, labels = matching.judged
+        _, aux = matching.losses(batch)
+        log_probabilities, labels = aux.log_probabilities_B2, aux.labels_B
         assert labels.tolist() == LABELS
         for row in range(len(SHOWN)):
             alone = batch.rows([row])
-            matching.losses(alone)
-            assert_same(matching.judged[0][0], log_probabilities[row])
+            _, aux = matching.losses(alone)
+            assert_same(aux.log_probabilities_B2[0], log_probabilities[row])
 
 
 def test_a_picture_is_encoded_once_however_often_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +200,7 @@ def _step(options: MatchingOptions, chunk: int | None = None, strategy: Any = "d
     batch = labelled_batch()
     if world().size > 1:  # unequally many matches and pictures on the two
         batch = batch.rows([[0, 1, 2], [3, 4, 5]][world().rank])
-    losses = module(batch, 0.0, None)
+    losses, _ = module(batch, 0.0, None)
     matching.total(losses).backward()
     module.after_backward()
     found = {f"loss {name}": total(loss) / world().size for name, loss in losses.items()}

@@ -37,7 +37,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def take_step(training: PreTraining, progress: float = 0.0, seed: int = 0) -> dict[str, float]:
     optimizer = torch.optim.SGD(training.model.parameters(), lr=0.1)
-    losses = training.losses(tiny_batch(4), progress, seeded(seed))
+    losses, _ = training.losses(tiny_batch(4), progress, seeded(seed))
     training.total(losses).backward()
     optimizer.step()
     training.after_step()
@@ -57,7 +57,7 @@ def test_an_objective_that_is_off_is_absent_and_the_step_works(off: list[str]) -
 @pytest.mark.parametrize("only", ALL)
 def test_each_objective_alone_trains_what_it_is_about(only: str) -> None:
     training = pretraining(**{name: name == only and {"queue": 6} if name == "tgd" else name == only for name in ALL})
-    training.total(training.losses(tiny_batch(4), 0.0, seeded())).backward()
+    training.total(training.losses(tiny_batch(4), 0.0, seeded())[0]).backward()
     touched = {
         name.split(".")[0]
         for name, parameter in training.model.named_parameters()
@@ -111,7 +111,7 @@ def test_a_network_without_mlm_head_cannot_train_mlm() -> None:
 def test_enhanced_training_gives_the_mlm_loss_of_a_pass_of_its_own(rows: float) -> None:
     batch, shared = tiny_batch(4), pretraining(fgr={"rows": rows})
     model = shared.model
-    loss = shared.losses(batch, 0.0, seeded())["mlm"]
+    loss = shared.losses(batch, 0.0, seeded())[0]["mlm"]
 
     masked = mask_tokens(batch.input_ids, batch.maskable, MASK_ID, shared.vocabulary, generator=seeded())
     images = model.encode_image(batch.pixel_values)
@@ -157,7 +157,7 @@ def test_fgd_compares_the_masked_text_with_the_teachers_clean_text() -> None:
     student = training.model.encode_text(masked.input_ids, batch.attention_mask).embed
     clean = training.model.encode_text(batch.input_ids, batch.attention_mask).embed  # the teacher is still its equal
     expected = (1 - (student * clean).sum(1)).mean()
-    assert_same(training.losses(batch, 0.0, seeded())["fgd"], expected)
+    assert_same(training.losses(batch, 0.0, seeded())[0]["fgd"], expected)
 
 
 def test_the_same_seed_gives_the_same_steps() -> None:
@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_steps() -> None:
 
 def test_one_picture_filling_the_batch_leaves_fgr_its_positives() -> None:
     batch = tiny_batch(3, image_ids=[5, 5, 5])
-    losses = pretraining().losses(batch, 0.0, seeded())
+    losses, _ = pretraining().losses(batch, 0.0, seeded())
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
@@ -216,7 +216,7 @@ def test_spared_twins_are_negatives_of_fgr_alone() -> None:
     batch = replace(tiny_batch(4), twin_ids=torch.tensor([0, 0, 1, 1]))
 
     def losses(spare: bool) -> dict[str, Tensor]:
-        return pretraining(gcpr={"spare_twins": spare}).losses(batch, 0.0, seeded())
+        return pretraining(gcpr={"spare_twins": spare}).losses(batch, 0.0, seeded())[0]
 
     spared, plain = losses(True), losses(False)
     assert spared["gcpr"] < plain["gcpr"]
@@ -224,4 +224,4 @@ def test_spared_twins_are_negatives_of_fgr_alone() -> None:
     for name in ("fgr", "mlm", "fgd"):
         assert spared[name] == plain[name]
     everything = replace(batch, twin_ids=torch.zeros(4, dtype=torch.long))
-    assert pretraining(gcpr={"spare_twins": True}).losses(everything, 0.0, seeded())["gcpr"] == 0
+    assert pretraining(gcpr={"spare_twins": True}).losses(everything, 0.0, seeded())[0]["gcpr"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_packed_step_on_a_gpu_equals_the_padded_step_in_bf16() -> None:
         training = PreTraining(model, Objectives.model_validate({"tgd": {"queue": 6}}), MASK_ID).train().cuda()
         with torch.autocast("cuda", torch.bfloat16):
             generator = torch.Generator("cuda").manual_seed(0)
-            losses = training.losses(uneven_batch(5).to("cuda"), 0.0, generator)
+            losses, _ = training.losses(uneven_batch(5).to("cuda"), 0.0, generator)
         training.total(losses).backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
         found.append(losses)
@@ -187,8 +188,9 @@ def uneven_batch(count: int, **options: Any) -> Batch:
     mask = batch.attention_mask.clone()
     mask[1, 3:] = 0
     ids = batch.input_ids * mask
-    padded = [F.pad(part, (0, 3)) for part in (ids, mask)]
-    return Batch(batch.pixel_values, *padded, F.pad(batch.maskable & mask.bool(), (0, 3)), batch.image_ids)
+    texts = {"input_ids": ids, "attention_mask": mask, "maskable": batch.maskable & mask.bool()}
+    padded: dict[str, Any] = {name: F.pad(part, (0, 3)) for name, part in texts.items()}
+    return replace(batch, **padded)
 
 
 @pytest.mark.usefixtures("either")
@@ -204,7 +206,7 @@ def test_a_packed_step_equals_the_padded_step_in_losses_and_gradients(
         model = tiny_model()
         model.pack_texts = packs
         training = PreTraining(model, objectives, MASK_ID, chunk).train()
-        losses = training.losses(batch, 0.0, torch.Generator().manual_seed(0))
+        losses, _ = training.losses(batch, 0.0, torch.Generator().manual_seed(0))
         training.total(losses).backward()
         runs.append((losses, {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}))
     assert_same(runs[1], runs[0])

@@ -9,14 +9,14 @@ import pytest
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.labelled_pairs import label_of, read_labelled_pairs
-from ccmb.scenes.corpus import draw_corpus
+from ccmb.scenes.corpus import write_scene_corpus
 from ccmb.scenes.matching import write_labelled_scenes
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
-    draw_corpus(folder, train=24, gallery=12, validation=6, size=32)
+    write_scene_corpus(folder, train=24, gallery=12, validation=6, size=32)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_the_arguments_alone_decide(corpus: Path, tmp_path: Path) -> None:
 def test_a_corpus_that_is_not_there_or_too_small_is_named(tmp_path: Path) -> None:
     with pytest.raises(CcmbError, match=r"pairs\.jsonl: no such file"):
         write_labelled_scenes(tmp_path, tmp_path / "x.jsonl")
-    draw_corpus(tmp_path / "small", train=2, gallery=1, validation=2, size=32)
+    write_scene_corpus(tmp_path / "small", train=2, gallery=1, validation=2, size=32)
     with pytest.raises(CcmbError, match="split 'test' has one picture"):
         write_labelled_scenes(tmp_path / "small", tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()

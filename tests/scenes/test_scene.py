@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
-from ccmb.scenes.corpus import draw_corpus
-from ccmb.scenes.drawing import DRAWERS, FILLS, GROUND_FILLS, draw_scene
+from ccmb.scenes.corpus import write_scene_corpus
+from ccmb.scenes.drawing import DRAWERS, FILLS, GROUND_FILLS, render_scene
 from ccmb.scenes.scene import (
     AMOUNTS,
     BACKGROUNDS,
@@ -54,7 +54,7 @@ def test_every_caption_tells_colour_amount_and_kind_of_every_thing_and_the_backg
         for thing in scene.things:
             amount = NUMBERS[thing.amount] + MEASURES[thing.kind]
             size = SIZES[thing.amount]
-            assert any(f"{amount}{thing.colour}色{of}{size}{thing.kind}" in text for of in ("", "的"))
+            assert any(f"{amount}{thing.colour}色{particle}{size}{thing.kind}" in text for particle in ("", "的"))
 
 
 @given(scenes, st.integers(0, 10**6))
@@ -64,17 +64,19 @@ def test_places_in_captions_are_where_the_things_are(scene: Scene, seed: int) ->
     for family in range(CAPTIONS):
         text = caption(scene, family, random.Random(seed))
         words = {word: place for place in (t.place for t in scene.things) for word in PLACES[place]}
-        told = [(text.index(word), word) for word in words if word in text]
-        longest = [(at, word) for at, word in told if not any(word != other and word in other for _, other in told)]
+        positions = [(text.index(word), word) for word in words if word in text]
+        longest = [
+            (at, word) for at, word in positions if not any(word != other and word in other for _, other in positions)
+        ]
         for at, word in longest:
             thing = next(thing for thing in scene.things if thing.place == words[word])
             other_kinds = [other.kind for other in scene.things if other is not thing]
             clause = next(part for part in _clauses(text) if part[0] <= at < part[1])
             inside = text[clause[0] : clause[1]]
             if all(kind in inside for kind in other_kinds):  # a relation between two things
-                there = inside.index(thing.kind)
+                thing_at = inside.index(thing.kind)
                 other = inside.index(other_kinds[0])
-                assert there < other if "有" not in inside else there > other
+                assert thing_at < other if "有" not in inside else thing_at > other
             else:
                 assert thing.kind in inside
                 assert not any(kind in inside for kind in other_kinds)
@@ -84,8 +86,8 @@ def test_places_in_captions_are_where_the_things_are(scene: Scene, seed: int) ->
 def test_details_say_all_of_one_thing_alone(scene: Scene, seed: int) -> None:
     details = describe(scene, random.Random(seed)).details
     assert len(details) == DETAILS * len(scene.things)
-    for number, text in enumerate(details):
-        thing = scene.things[number // DETAILS]
+    for index, text in enumerate(details):
+        thing = scene.things[index // DETAILS]
         assert thing.kind in text
         assert f"{thing.colour}色" in text
         assert any(word in text for word in PLACES[thing.place])
@@ -126,7 +128,7 @@ def test_no_composition_is_in_two_splits_and_none_comes_twice() -> None:
     seen: dict[Split, set[Scene]] = {}
     kinds_and_colours: dict[Split, set[tuple[str, ...]]] = {}
     for split in ("train", "val", "test"):
-        groups = list(itertools.islice(scene_groups(split, seed=3, twins=0.5), 400))
+        groups = list(itertools.islice(scene_groups(split, seed=3, swapped_share=0.5), 400))
         flat = [scene for group in groups for scene in group]
         assert len(set(flat)) == len(flat)
         assert 0.3 < sum(len(group) == 2 for group in groups) / len(groups) < 0.7
@@ -140,17 +142,19 @@ def test_no_composition_is_in_two_splits_and_none_comes_twice() -> None:
 
 
 def test_every_scene_of_a_group_has_a_twin_if_all_are_asked_for() -> None:
-    for first, *others in itertools.islice(scene_groups("train", seed=1, twins=1.0, neighbours=2), 50):
+    for first, *others in itertools.islice(scene_groups("train", seed=1, swapped_share=1.0, neighbours=2), 50):
         neighbours, twins = others[:2], others[2:]
         for scene, twin in zip((first, *neighbours), twins, strict=True):
             assert sum(one != other for one, other in zip(scene.things, twin.things, strict=True)) == 2
             for attribute in ("kind", "colour", "amount"):
-                values = [sorted(getattr(thing, attribute) for thing in of.things) for of in (scene, twin)]
+                values = [
+                    sorted(getattr(thing, attribute) for thing in one_scene.things) for one_scene in (scene, twin)
+                ]
                 assert values[0] == values[1]
 
 
 def test_neighbours_share_places_background_and_time_alone() -> None:
-    for scene, *neighbours in itertools.islice(scene_groups("train", seed=1, twins=0.0, neighbours=3), 30):
+    for scene, *neighbours in itertools.islice(scene_groups("train", seed=1, swapped_share=0.0, neighbours=3), 30):
         assert len({scene, *neighbours}) == 4
         for neighbour in neighbours:
             assert (neighbour.background, neighbour.night) == (scene.background, scene.night)
@@ -158,7 +162,7 @@ def test_neighbours_share_places_background_and_time_alone() -> None:
 
 
 def test_a_thing_is_drawn_in_its_colour_at_its_place() -> None:
-    pixels = np.asarray(draw_scene(BOAT_AND_HOUSE, 96, random.Random(0))).astype(int)
+    pixels = np.asarray(render_scene(BOAT_AND_HOUSE, 96, random.Random(0))).astype(int)
     for thing in BOAT_AND_HOUSE.things:
         distance = np.abs(pixels - np.array(FILLS[thing.colour])).sum(2)
         columns = np.nonzero(distance < 30)[1]
@@ -174,7 +178,7 @@ def test_a_random_swap_always_changes_the_scene(scene: Scene) -> None:
 
 
 def test_a_corpus_reads_as_own_pairs_and_its_held_out_captions_are_unique(tmp_path: Path) -> None:
-    draw_corpus(tmp_path, train=30, gallery=60, validation=10, size=48)
+    write_scene_corpus(tmp_path, train=30, gallery=60, validation=10, size=48)
     assert len(read_pairs(tmp_path / "pairs.jsonl", "train", ["captions"])) == 30
     gallery = read_pairs(tmp_path / "pairs.jsonl", "test", ["captions"])
     texts = [text for sample in gallery for text in sample.texts]
@@ -188,7 +192,7 @@ def test_a_corpus_reads_as_own_pairs_and_its_held_out_captions_are_unique(tmp_pa
 
 def test_the_seed_alone_decides_a_corpus_and_drawing_again_leaves_it_alone(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        draw_corpus(tmp_path / name, train=6, gallery=4, validation=2, size=32, seed=seed)
+        write_scene_corpus(tmp_path / name, train=6, gallery=4, validation=2, size=32, seed=seed)
     files = {
         name: [(tmp_path / name / file).read_bytes() for file in ("pairs.jsonl", "images.tar")]
         for name in ("one", "same", "other")
@@ -196,10 +200,10 @@ def test_the_seed_alone_decides_a_corpus_and_drawing_again_leaves_it_alone(tmp_p
     assert files["one"] == files["same"]
     assert files["one"] != files["other"]
     before = (tmp_path / "one" / "images.tar").stat().st_mtime_ns
-    draw_corpus(tmp_path / "one", train=6, gallery=4, validation=2, size=32)
+    write_scene_corpus(tmp_path / "one", train=6, gallery=4, validation=2, size=32)
     assert (tmp_path / "one" / "images.tar").stat().st_mtime_ns == before
     with pytest.raises(CcmbError, match="another corpus"):
-        draw_corpus(tmp_path / "one", train=7, gallery=4, validation=2, size=32)
+        write_scene_corpus(tmp_path / "one", train=7, gallery=4, validation=2, size=32)
 
 
 def test_a_stopped_drawing_leaves_no_half_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +212,8 @@ def test_a_stopped_drawing_leaves_no_half_corpus(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("ccmb.scenes.corpus.describe", stop)
     with pytest.raises(KeyboardInterrupt):
-        draw_corpus(tmp_path, train=6, gallery=4, validation=2, size=32)
+        write_scene_corpus(tmp_path, train=6, gallery=4, validation=2, size=32)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    draw_corpus(tmp_path, train=6, gallery=4, validation=2, size=32)
+    write_scene_corpus(tmp_path, train=6, gallery=4, validation=2, size=32)
     assert len((tmp_path / "pairs.jsonl").read_text(encoding="utf-8").splitlines()) == 12

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference import stages
 from ccmb.r2d2.loading import load_model
-from ccmb.search import reranker as second_stage
 from ccmb.search.blob_store import Blobs
 from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
@@ -67,13 +67,13 @@ def png(image: Image.Image) -> bytes:
 
 
 def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypatch):
-    now, real = [0.0], second_stage.rank_pairs
+    now, real = [0.0], stages.rank_pairs
 
     def slow(model, images, texts, image_N, text_N):
         now[0] += len(image_N)  # a second a pair
         return real(model, images, texts, image_N, text_N)
 
-    monkeypatch.setattr(second_stage, "rank_pairs", slow)
+    monkeypatch.setattr(stages, "rank_pairs", slow)
     engine.second_stage.clock = lambda: now[0]
     whole = engine.search(Query(TEXTS[0], k=COUNT, depth=COUNT))
     assert (whole.ranked, whole.partial) == (COUNT, False)

@@ -68,7 +68,7 @@ def stored(index: Path, model: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
+    return save_model(tmp_path_factory.mktemp("model"), match_temperature=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,6 @@ def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
 
 def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
     everything = search_index(shelf[1], text=TEXTS[0], k=COUNT)
-    assert [hit.probability for hit in everything] == pytest.approx([hit.match for hit in everything], abs=TINY_ERROR)
     least = sorted(hit.probability for hit in everything)[COUNT // 2]
     found = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - TINY_ERROR)
     assert [hit.name for hit in found] == [hit.name for hit in everything if hit.probability >= least - TINY_ERROR]
@@ -243,6 +242,16 @@ def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
     assert [hit.name for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)] == [hit.name for hit in everything]
     spread = [abs(hit.probability - 0.5) for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)]
     assert max(spread) < max(abs(hit.match - 0.5) for hit in everything) / 2
+
+
+def test_a_model_that_is_not_calibrated_gives_no_probability(shelf, model, tmp_path):
+    plain = shutil.copytree(model, tmp_path / "plain")
+    store_match_temperature(plain, 1.0)
+    hits = search_index(shelf[1], plain, TEXTS[0], k=COUNT)
+    assert [hit.probability for hit in hits] == [None] * COUNT
+    assert [hit.match for hit in hits] == [hit.match for hit in search_index(shelf[1], text=TEXTS[0], k=COUNT)]
+    with pytest.raises(UsageError, match="min_probability: a least probability needs a calibrated model"):
+        search_index(shelf[1], plain, TEXTS[0], min_probability=0.0)
 
 
 def test_a_lost_picture_has_no_probability_and_is_left_out(pictures, model, tmp_path):
@@ -413,6 +422,14 @@ def test_the_commands_index_and_search_from_start_to_end(command, pictures, mode
     assert all(float(line.split("probability ")[1].split()[0]) >= round(least, 3) for line in out.splitlines())
     assert command("search", TEXTS[0], "--index", index, "--min-probability", 1) == (0, "no match\n", "")
     assert command("search", TEXTS[0], "--index", index, "--min-probability", 1, "--json") == (0, "[]\n", "")
+    plain = shutil.copytree(model, tmp_path / "plain")
+    store_match_temperature(plain, 1.0)
+    search = ["search", TEXTS[0], "--index", index, "--model", plain]
+    code, out, err = command(*search)
+    assert (code, err, "  match " in out, "probability" in out) == (0, "", True, False)
+    code, out, err = command(*search, "--min-probability", 0)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "min_probability: a least probability needs a calibrated model: run ccmb calibrate" in err
 
     code, out, _ = command("search", "--picture", pictures / "夏/1.png", "--index", index)
     assert code == 0

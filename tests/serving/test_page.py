@@ -90,7 +90,7 @@ def test_a_text_finds_pictures_with_both_scores_and_the_stages_show_what_ranking
     assert first.locator(".bar.cosine b").text_content() == "0.400"
     assert first.locator(".bar.match b").text_content() == "100%"
     assert first.locator(".moved.up").text_content() == "↑11"
-    visit.until("document.querySelector('#results .frame.here img').naturalWidth > 0")
+    visit.until("document.querySelector('#results .frame.here img')?.naturalWidth > 0")
     assert "12 个候选" in page.text_content("#status")
     assert page.get_attribute("#second", "aria-checked") == "true"
 
@@ -246,7 +246,7 @@ def test_a_key_is_asked_for_and_pictures_come_with_it(visit: Visit) -> None:
     page.keyboard.press("Enter")
     visit.until("document.querySelector('.say h1')?.textContent === '找一张图片'")
     visit.search("红船")
-    visit.until("document.querySelector('#results .frame.here img').naturalWidth > 0")
+    visit.until("document.querySelector('#results .frame.here img')?.naturalWidth > 0")
     assert SEARCHER not in page.url
 
 

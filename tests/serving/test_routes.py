@@ -37,7 +37,7 @@ from tests.helpers.serving import (
     tiny_app,
     tiny_network,
 )
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 
 def test_searches_that_come_together_are_one_call() -> None:
@@ -222,6 +222,20 @@ def test_matching_is_that_of_the_command_line() -> None:
         assert of["match"] == pytest.approx(right.score, abs=TINY_ERROR)
         assert of["probability"] == pytest.approx(right.probability, abs=TINY_ERROR)
         assert of["is_match"] == right.match
+
+
+def test_a_model_that_is_not_calibrated_gives_no_probability() -> None:
+    app = make_app(ModelWork(tiny_model(), tiny_processor()), FakeIndex())
+    body = {"text": TEXTS[0], "pictures": [b64(png(tiny_pictures(1)[0]))]}
+    [found] = post(app, "/match", body).json()["results"]
+    assert found["match"] is not None
+    assert (found["probability"], found["is_match"]) == (None, None)
+    for server, calibrated in ((app, False), (tiny_app(), True)):
+        assert asked(server, lambda http: http.get("/about")).json()["calibrated"] is calibrated
+    for path, given in (("/match", body), ("/search", {"text": TEXTS[0]})):
+        answer = post(app, path, given | {"min_probability": 0.5})
+        assert error_of(answer) == (422, "invalid_request")
+        assert "min_probability: a least probability needs a calibrated model" in answer.json()["error"]["message"]
 
 
 def test_reranking_orders_pictures_keys_and_texts() -> None:

@@ -43,7 +43,7 @@ def half(batch: Batch) -> Batch:
     mine = batch.rows(list(range(rows.start, rows.stop)))
     longest = int(mine.attention_mask.sum(1).max())
     texts = {name: getattr(mine, name)[:, :longest] for name in ("input_ids", "attention_mask", "maskable")}
-    return Batch(mine.pixel_values, **texts, image_ids=mine.image_ids)
+    return Batch(pixel_values=mine.pixel_values, **texts, image_ids=mine.image_ids)
 
 
 def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = None, steps: int = 2) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
     for step in range(steps):
         batch = joined_batch()
         generator = torch.Generator().manual_seed(step)
-        losses = module(half(batch) if world().size > 1 else batch, 0.0, generator)
+        losses, _ = module(half(batch) if world().size > 1 else batch, 0.0, generator)
         pretraining.total(losses).backward()
         module.after_backward()
         for name, loss in losses.items():
@@ -154,7 +154,7 @@ def arrivals(chunk: int | None) -> dict[str, Any]:
     )
     pairs = MatchPairs(torch.cat([own, wrong_images, own]), torch.cat([own, own, wrong_texts]), torch.zeros(9).long())
     with Arrivals() as forward:
-        *logits, _ = rank_rows(model, images, texts, pairs, False, chunk)
+        *logits, _ = rank_rows(model, images, texts, pairs, read=False, chunk=chunk)
     with Arrivals() as backward:
         torch.stack(logits).sum().backward()
     per_item = images.states[0].numel(), texts.states[0].numel()

@@ -19,7 +19,7 @@ OPTIONS = {"checkpoint_every": 2, "keep": 1, "best": {"figure": "seen"}}
 
 @pytest.fixture(autouse=True)
 def seen(monkeypatch):
-    monkeypatch.setattr(ToyTask, "report", lambda self: {"seen": SEEN[int(self.module.seen)]})
+    monkeypatch.setattr(ToyTask, "report", lambda self, _: {"seen": SEEN[int(self.module.seen)]})
 
 
 def checkpoints(out):
@@ -101,7 +101,7 @@ def distance(module):
 
 @pytest.fixture
 def plain(monkeypatch):
-    monkeypatch.setattr(ToyTask, "report", lambda self: {})
+    monkeypatch.setattr(ToyTask, "report", lambda self, _: {})
 
 
 @pytest.mark.usefixtures("plain")

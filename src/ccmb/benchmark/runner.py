@@ -173,7 +173,7 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings, seen: Seen | None) -> 
     else:
         rest |= {"depth": settings.depth if peer.can_rank else None, "convention": settings.convention}
         if peer.options is not None and peer.options != EXACT:
-            rest["ranking"] = asdict(peer.options)
+            rest["ranking"] = peer.options.to_dict()
     return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
 
 

@@ -1,4 +1,4 @@
-"""`ccmb data VERB`: what prepares and checks data."""
+"""`ccmb data VERB`: prepare and check data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FieldOption = Annotated[list[str] | None, typer.Option("--field", help="Text fie
 
 
 ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder or tar of the pictures, where it lies elsewhere than usual.")
+    Path | None, typer.Option(help="Folder or tar of the pictures, if they lie elsewhere than usual.")
 ]
 
 
@@ -40,20 +40,20 @@ def list_sets(as_json: JsonFlag = False) -> None:
 def draw(
     out: Annotated[Path, typer.Argument(help="A new folder for pairs.jsonl and images.tar.")],
     train: Annotated[int, typer.Option(min=1, help="Pictures of the training split.")] = 20_000,
-    val: Annotated[int, typer.Option(min=1, help="Of validation.")] = 500,
-    test: Annotated[int, typer.Option(min=1, help="Of the test.")] = 1000,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Their side in pixels.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal pictures.")] = 0,
+    val: Annotated[int, typer.Option(min=1, help="Pictures of the validation split.")] = 500,
+    test: Annotated[int, typer.Option(min=1, help="Pictures of the test split.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the pictures in pixels.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal pictures.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw close-ups of one thing each with Chinese texts, offline: what a small generator learns to paint.
+    """Make close-ups of one thing each with Chinese texts, offline, to train a small generator.
 
     Example: ccmb data draw things --train 20000
     """
-    from ccmb.scenes.close_ups import draw_things
+    from ccmb.scenes.close_ups import write_close_ups
 
     counts: dict[Split, int] = {"train": train, "val": val, "test": test}
-    draw_things(out, counts, size, seed)
+    write_close_ups(out, counts, size, seed)
     print_result({"folder": str(out), **counts}, as_json, f"{out}: {sum(counts.values()):,} pictures")
 
 
@@ -69,14 +69,14 @@ def convert(
     field: FieldOption = None,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in each shard but the last.")] = 5000,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Make larger pictures so small that their short side is this.")
+        int | None, typer.Option(min=1, help="Short side in pixels to which larger pictures are reduced.")
     ] = None,
     keep_metadata: Annotated[
-        bool, typer.Option("--keep-metadata", help="Leave EXIF (such as the place), XMP and IPTC in the pictures.")
+        bool, typer.Option("--keep-metadata", help="Keep EXIF (such as the place), XMP and IPTC in the pictures.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write own pairs or a downstream data set as WebDataset shards; the same input gives the same bytes.
+    """Write custom pairs or a downstream data set as WebDataset shards; the same input gives the same bytes.
 
     Example: ccmb data convert pairs.jsonl shards --images pictures --field captions --image-size 256
 
@@ -111,20 +111,24 @@ def verify(
         ),
     ],
     field: FieldOption = None,
-    split: Annotated[str | None, typer.Option(help="Of a data set: only this split; by default all there are.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="For a data set: only this split; by default all that exist.")
+    ] = None,
     images: ImagesOption = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Of a data set: NAME=FOLDER or pairs of another one; counts the photographs that both have."),
+        typer.Option(
+            help="For a data set: NAME=FOLDER or pairs of another one; counts the photographs that both have."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read shards or a data set whole and list what is wrong.
+    """Read whole shards or a whole data set and list what is wrong.
 
-    Of shards: damage, other checksums, samples without text or picture. Of a data set: lines that cannot be read,
-    missing and undecodable pictures, empty and repeated texts, marks left in texts, other counts than published,
-    pictures that two splits share, or with --against another set; each with examples and what to do. Exits with 1 if
-    there is a problem.
+    Problems of shards: damage, wrong checksums, samples without text or picture. Problems of a data set: unreadable
+    lines, missing and undecodable pictures, empty and repeated texts, marks left in texts, other counts than
+    published, and pictures that two splits or, with --against, two sets share. Each comes with examples and a fix.
+    Exits with 1 if there is a problem.
 
     Example: ccmb data verify shards --field captions
 
@@ -143,12 +147,12 @@ def verify(
         )
     from ccmb.data.shards.write import verify_shards
 
-    found = verify_shards(targets, field)
-    text = f"{found.samples} samples in {found.shards} shards; {len(found.problems) or 'no'} problems"
-    if found.repeated_keys:
-        text += f"; {found.repeated_keys} keys stand in several shards"
-    print_result(asdict(found), as_json, "\n".join([*found.problems, text]))
-    if found.problems:
+    check = verify_shards(targets, field)
+    text = f"{check.samples} samples in {check.shards} shards; {len(check.problems) or 'no'} problems"
+    if check.repeated_keys:
+        text += f"; {check.repeated_keys} keys stand in several shards"
+    print_result(asdict(check), as_json, "\n".join([*check.problems, text]))
+    if check.problems:
         raise typer.Exit(1)
 
 
@@ -158,7 +162,7 @@ def _names_a_set(targets: list[str]) -> bool:
 
     name = targets[0]
     places = [Path(), Path(os.environ.get("CCMB_DATA", "")).expanduser()]
-    if not re.fullmatch(r"[\w-]+", name) or any((place / name).exists() for place in places):
+    if not re.fullmatch(r"[\w-]+", name) or any((root / name).exists() for root in places):
         return False
     return name.lower() in CARDS or (len(targets) == 2 and bool(did_you_mean(name.lower(), list(CARDS))))
 

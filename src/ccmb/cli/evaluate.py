@@ -234,9 +234,7 @@ def _on_pairs(
     need_second_stage(context, network.can_rank, model, *SECOND_STAGE)
     if precision == "fp32" and not isinstance(network, R2D2Model):
         refuse_given(context, "of networks in torch; an export keeps the one that it was made with", "precision")
-    if ranking_rule:
-        network.config.ranking_rule = ranking_rule
-    how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade))
+    how = (fields, depth or 128, limit_texts, RankOptions(precision, cascade, ranking_rule))
     done = run_evaluation(network, processor, pairs, pictures, split, *how, model, convention)
     return done.report | _seen(model, done.samples)
 
@@ -271,9 +269,8 @@ def _of_captions(
     found = first_pictures(open_set(data, split, fields or ["texts"], images), limit)
     network, processor = load_captioner(model)
     need_second_stage(context, network.can_rank, model, "ranking_rule")
-    if ranking_rule:
-        network.config.ranking_rule = ranking_rule
-    report = evaluate_captions(network, processor, found, decoding_for(network, max_length, **options), rerank)
+    decoding = decoding_for(network, max_length, **options)
+    report = evaluate_captions(network, processor, found, decoding, rerank, ranking_rule)
     return report | _seen(model, found.samples)
 
 
@@ -332,11 +329,9 @@ def _on_classes(
 
     known, prompts, pictures = read_classes(classes), read_templates(templates), ImageSource.open(data)
     network, processor = load_network(model)
-    if ranking_rule:
-        network.config.ranking_rule = ranking_rule
-    report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth), pictures)
+    report = evaluate_classes(r2d2_classifier(network, processor, known, prompts, depth, ranking_rule), pictures)
     report["classification"] |= {"class_list": classes, "templates": templates}
-    return report | ({} if depth is None else {"ranking_rule": network.config.ranking_rule})
+    return report | ({} if depth is None else {"ranking_rule": ranking_rule or network.config.ranking_rule})
 
 
 def refuse_unread_set(context: typer.Context, *data: str) -> None:

@@ -43,9 +43,12 @@ def match(
     say_unreadable([of.error for of in found if of.error])
     if not network.can_rank:
         typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
+    elif not (network.config.is_calibrated or as_json):
+        typer.echo(f"{model}: not calibrated, so the match score is no probability: run ccmb calibrate", err=True)
     lines = [
         f"{visible_line(of.picture)}  cosine {of.cosine:.3f}"
-        + (f"  match score {of.score:.3f}  probability {of.probability:.3f}" if network.can_rank else "")
+        + ("" if of.score is None else f"  match score {of.score:.3f}")
+        + ("" if of.probability is None else f"  probability {of.probability:.3f}")
         + ("" if of.match is None else "  match" if of.match else "  no match")
         for of in found
         if not of.error

@@ -199,7 +199,8 @@ def search(
 def _line(place: int, hit: Hit) -> str:
     return (
         f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
-        + (f"  match {hit.match:.3f}  probability {hit.probability:.3f}" if hit.match is not None else "")
+        + ("" if hit.match is None else f"  match {hit.match:.3f}")
+        + ("" if hit.probability is None else f"  probability {hit.probability:.3f}")
         + f"  {visible_line(hit.name)}"
         + (f"  (and {len(hit.copies)} near duplicates)" if hit.copies else "")
         + ("  (gone or unreadable)" if hit.missing else "")

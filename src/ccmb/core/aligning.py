@@ -12,9 +12,9 @@ def aligned(rows: Sequence[Sequence[str]], widths: Sequence[int], left: int = 1)
     """One line for each row.
 
     Args:
-        rows: cells; a row may have more of them than there are widths, which then follow as they are.
-        widths: of each column with its gap; where a cell is wider, the whole column is.
-        left: so many columns are aligned on the left, the others on the right.
+        rows: cells; if a row has more cells than there are widths, the others follow unaligned.
+        widths: the width of each column with its gap; a wider cell widens the whole column.
+        left: how many columns are aligned on the left; the others are aligned on the right.
     """
     wide = list(widths)
     for row in rows:

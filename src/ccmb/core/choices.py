@@ -6,17 +6,17 @@ from typing import Any, Literal, get_args
 
 from ccmb.core.errors import UsageError, did_you_mean
 
-# How the second stage scores a pair; what each rule computes is said in `ccmb.inference.scoring`.
+# How the second stage scores a pair; `ccmb.inference.scoring` defines each rule.
 RankingRule = Literal["sum", "log_odds"]
-# What of the image tower is projected into the shared space; see `R2D2Config`.
+# Which output of the image tower is projected into the shared space; see `R2D2Config`.
 ImagePooling = Literal["first", "tower", "mean"]
-# And of the text tower.
+# And which of the text tower.
 TextPooling = Literal["first", "mean"]
 
-# In what precision the second stage chooses; auto is bf16 where the processor computes it natively, else fp32.
+# The precision in which the second stage chooses; auto is bf16 if the processor computes it natively, else fp32.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
-# Of the weights of an export, see `ccmb.r2d2.onnx.graphs`.
+# The precision of the weights of an export; see `ccmb.r2d2.onnx.graphs`.
 ExportPrecision = Literal["fp32", "int8"]
 
 # How several processes train one network; see `ccmb.training.parallel`.
@@ -25,10 +25,10 @@ Strategy = Literal["ddp", "fsdp"]
 # Whether a model has been trained on the set that it is measured on.
 Setting = Literal["zero-shot", "fine-tuned", "unstated"]
 
-# Which answers of retrieval are right, and how ties count; see `ccmb.inference.answers`.
+# Which results of retrieval are right, and how ties count; see `ccmb.inference.answers`.
 Convention = Literal["equal_texts", "official"]
 
-# How a caption is found; see `ccmb.tasks.captioning.decoding`.
+# How a caption is decoded; see `ccmb.tasks.captioning.decoding`.
 Decode = Literal["beam", "greedy", "sample"]
 
 # How a flow is followed from noise to pictures; see `ccmb.r2d2.generative.diffusion`.
@@ -36,10 +36,10 @@ Solver = Literal["euler", "heun"]
 
 
 def one_of(key: str, value: str, choices: Any) -> Any:
-    """The value, if it is one of a Literal's.
+    """The value, if a Literal has it.
 
     Raises:
-        UsageError: it is not; the message names the key and the choices.
+        UsageError: the Literal lacks the value; the message names the key and the choices.
     """
     known = list(get_args(choices))
     if value not in known:

@@ -13,7 +13,7 @@ from ccmb.core.errors import CcmbError
 
 
 class Evaluable(Protocol):
-    """A module, or what is told as one that it is not trained now."""
+    """A module, or any object that can switch between training and evaluation like one."""
 
     training: bool
 
@@ -23,10 +23,10 @@ class Evaluable(Protocol):
 
 
 def choose_device(name: str, option: str = "training.device") -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU.
+    """The device of a name. `auto` is the first GPU if there is one, else the CPU.
 
     Args:
-        option: what the user calls it, for the message.
+        option: the user's name of the option, for the message.
 
     Raises:
         CcmbError: there is no such device.
@@ -47,11 +47,11 @@ def choose_device(name: str, option: str = "training.device") -> torch.device:
 
 @contextmanager
 def precision(device: torch.device, name: str) -> Iterator[None]:
-    """bf16 autocast where `name` (auto, bf16 or fp32) says so, and the attention that is fastest for short sequences.
+    """Compute in a precision (auto, bf16 or fp32), with the attention that is fastest for short sequences.
 
-    On CPUs the fused attention's backward pass in bf16 is several times slower than two matrix products at the lengths
-    of small pictures and Chinese captions (in fp32 it is not), and bf16 that the processor must emulate ten times
-    slower than fp32.
+    bf16 is computed by autocast. On CPUs the backward pass of the fused attention in bf16 is several times slower than
+    two matrix products, at the lengths of small pictures and Chinese captions. In fp32 it is not. If the processor must
+    emulate bf16, it is ten times slower than fp32.
     """
     bf16 = computes_bf16(device, name)
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and bf16 else nullcontext()
@@ -60,12 +60,12 @@ def precision(device: torch.device, name: str) -> Iterator[None]:
 
 
 def computes_bf16(device: torch.device, name: str) -> bool:
-    """Whether a precision (auto, bf16 or fp32) comes to bf16 on a device."""
+    """Whether a precision (auto, bf16 or fp32) means bf16 on a device."""
     return native_bf16(device) if name == "auto" else name == "bf16"
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the processor computes bf16 itself."""
+    """Whether the processor computes bf16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
@@ -74,7 +74,7 @@ def native_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def inference(module: Evaluable) -> Iterator[None]:
-    """Evaluation mode without gradients, and back."""
+    """Switch a module to evaluation without gradients, and back at the end."""
     before = module.training
     module.eval()
     try:

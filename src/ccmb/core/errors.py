@@ -4,22 +4,22 @@ from __future__ import annotations
 
 
 class CcmbError(Exception):
-    """Something in the user's input or machine stops the work. The command line prints it, then exits."""
+    """The user's input or machine stops the work. The command line prints the message and exits."""
 
     exit_code = 1
 
 
 class UsageError(CcmbError):
-    """The command itself is wrong: an unknown key, option or name (exit code 2)."""
+    """The command is wrong: an unknown key, option or name (exit code 2)."""
 
     exit_code = 2
 
 
 class Stopped(CcmbError):
-    """A run ended because it was asked to, and all it has done is saved: nothing went wrong.
+    """A run was asked to stop, and its work is saved: nothing went wrong.
 
-    Exit code 0 where a scheduler or `kill` asked (SIGTERM), so that an orderly end does not count as a failure; 130
-    where the user did (Ctrl-C), as for any command, so that a script that follows does not take the run for finished.
+    If a scheduler or `kill` asked (SIGTERM), the exit code is 0: an orderly end is no failure. If the user asked
+    (Ctrl-C), it is 130, as for any command: a script that goes on must not take the run for finished.
     """
 
     def __init__(self, message: str, by_user: bool) -> None:
@@ -36,5 +36,5 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 
 def one_line(error: Exception, length: int = 200) -> str:
-    """What an error of a library says, without line breaks and cut short."""
+    """The message of a library's error in one line, cut to a length."""
     return (" ".join(str(error).split()) or type(error).__name__)[:length]

@@ -1,4 +1,4 @@
-"""Small file helpers that every room shares: atomic writing and JSON lines."""
+"""File helpers for the whole package: atomic writing, walking folders, JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.passed_over import OF_CORPUS, OF_INDEX, PassedOver, why_passed_over
 from ccmb.core.text.files import read_text, text_lines
 
-# What an index of pictures consists of, see `ccmb.search.index_folder`: it holds copies of pictures.
-# What a corpus that is being built, or is whole, consists of: it is made of what may lie beside it.
+# Files of a corpus, finished or not. Its pictures may also lie beside it, so its folder is not searched.
 _CORPUS_RECORD, _CORPUS_FILES = os.path.join("work", "corpus.json"), {"manifest.json", "funnel.json"}
+# Files of an index, see `ccmb.search.index_folder`. It holds copies of pictures, so its folder is not searched.
 _INDEX_FOLDERS = ("downloads", "uploads")
 _INDEX_RECORD, _INDEX_FILES = "index.json", frozenset(("vectors.db", "thumbnails.db", "mirror.db"))
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes the name `path` only once it is whole and on disk.
+    """Open a temporary file beside `path`; it is renamed to `path` once it is complete and on disk.
 
     A crash at any moment leaves either the old file or the new one, and at worst a stray `.NAME.*.tmp`. Missing
     folders are made. `mode` is "w" (UTF-8 text) or "wb".
@@ -40,10 +40,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, for code that writes a file or a folder by name; it becomes `path` once whole.
+    """A temporary path beside `path`, for code that writes a file or a folder by name; complete, it becomes `path`.
 
     Raises:
-        CcmbError: the disk is full or not writable, or `path` is a folder that holds something; the message names it.
+        CcmbError: the disk is full or not writable, or `path` is a folder that is not empty; the message names it.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -68,8 +68,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, for code that writes several files; once all are whole and on disk, each
-    takes the place of that of its name in `folder`. What a killed process left of such a folder is removed.
+    """A temporary folder beside `folder`, for code that writes several files.
+
+    Once all files are complete and on disk, each replaces the file of its name in `folder`. Such folders that a killed
+    process left are removed.
 
     Raises:
         CcmbError: the disk is full or not writable; the message names `folder`.
@@ -94,15 +96,15 @@ def atomic_files(folder: Path) -> Iterator[Path]:
 
 
 def sole_use(folder: Path, doing: str) -> IO[str]:
-    """An open file that keeps a second process out of the folder until it is closed; one that is killed keeps none out.
+    """Lock a folder against other processes; the lock is an open file, and closing it unlocks the folder.
 
-    What such a one left half written beside it is removed.
+    The lock of a killed process ends with it. Incomplete files that such a process left in the folder are removed.
 
     Args:
-        doing: what the other process does, for the message.
+        doing: what another process does with the folder, for the message.
 
     Raises:
-        CcmbError: another process is at it, or the folder cannot be written.
+        CcmbError: another process holds the lock, or the folder cannot be written.
     """
     import fcntl
 
@@ -130,11 +132,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def file_identity(path: str) -> object:
-    """The same for one file by several paths: links of either kind, and folders that are mounted twice."""
+    """An identity that is equal for all paths of a file: links of either kind, and folders that are mounted twice."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return path  # one behind a URL, or one that whoever opens it will say is missing
+        return path  # a URL, or a missing file, which is reported when it is opened
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
@@ -146,14 +148,14 @@ def is_index_folder(path: str) -> bool:
 def walk_files(
     folder: str | Path, passed_over: PassedOver | None = None, unreadable: list[str] | None = None
 ) -> Iterator[str]:
-    """Names of all files below a folder, relative and with forward slashes, in no order.
+    """Names of all files below a folder, relative and with forward slashes, in no particular order.
 
-    Links to folders are followed, but for those that lead back to a folder that they lie in. Folders that are hidden,
-    a system's own (`ccmb.core.passed_over`) or an index or corpus of this package are not entered.
+    Links to folders are followed, unless they lead back to a folder that contains them. Hidden folders, system folders
+    (`ccmb.core.passed_over`), and indexes and corpora of this package are not entered.
 
     Args:
-        passed_over: takes note of these.
-        unreadable: takes the names of folders that cannot be read; without it the first one ends the walk.
+        passed_over: collects the folders that are not entered.
+        unreadable: collects the names of folders that cannot be read; without it the first such folder is an error.
 
     Raises:
         CcmbError: a folder cannot be read; the message names it.
@@ -171,16 +173,16 @@ def walk_files(
 
     real = Path(os.path.realpath(root))
     above = {root: frozenset(map(str, (real, *real.parents)))}
-    for place, folders, files in os.walk(root, onerror=on_error, followlinks=True):
-        outer, kept = above.pop(place), []
+    for current, folders, files in os.walk(root, onerror=on_error, followlinks=True):
+        outer, kept = above.pop(current), []
         is_index = _INDEX_RECORD in files and not _INDEX_FILES.isdisjoint((*files, *folders))
-        is_corpus = os.path.exists(os.path.join(place, _CORPUS_RECORD)) or {*files} >= _CORPUS_FILES
-        if (is_index or is_corpus) and place != root:
-            passed_over.add(inside(place), OF_INDEX if is_index else OF_CORPUS)
+        is_corpus = os.path.exists(os.path.join(current, _CORPUS_RECORD)) or {*files} >= _CORPUS_FILES
+        if (is_index or is_corpus) and current != root:
+            passed_over.add(inside(current), OF_INDEX if is_index else OF_CORPUS)
             folders.clear()
             continue
         for name in folders:
-            path = os.path.join(place, name)
+            path = os.path.join(current, name)
             if reason := OF_INDEX if is_index and name in _INDEX_FOLDERS else why_passed_over(name):
                 passed_over.add(inside(path), reason)
                 continue
@@ -189,8 +191,8 @@ def walk_files(
                 above[path] = outer | {target}
                 kept.append(name)
         folders[:] = kept
-        here = inside(place)
-        yield from (name if here == "." else f"{here}/{name}" for name in files)
+        prefix = inside(current)
+        yield from (name if prefix == "." else f"{prefix}/{name}" for name in files)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -214,26 +216,27 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of a JSON-lines file, or of one that is a JSON array of objects, with the
-    number of the line that each begins in; blank lines are passed over.
+    """Yield (line number from 1, object) of a JSON-lines file or of a file that is a JSON array of objects.
+
+    The number is that of the line in which the object begins. Blank lines are skipped.
 
     Raises:
         CcmbError: the file cannot be read, or a line is not a JSON object; the message names file and line.
     """
     is_first = True
     lines = enumerate(text_lines(path), start=1)
-    for number, line in lines:
+    for line_number, line in lines:
         if not line.strip():
             continue
         if is_first and line.lstrip().startswith("["):
-            yield from _objects_of_array(path, "\n".join([line, *(more for _, more in lines)]), number)
+            yield from _objects_of_array(path, "\n".join([line, *(more for _, more in lines)]), line_number)
         else:
-            yield number, _object(path, number, line, "; give a JSON object a line" if is_first else "")
+            yield line_number, _object(path, line_number, line, "; give a JSON object a line" if is_first else "")
         is_first = False
 
 
-def _objects_of_array(path: str | Path, text: str, number: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a text that is one array, which begins in line `number`."""
+def _objects_of_array(path: str | Path, text: str, line_number: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a text that is one array, which begins in line `line_number`."""
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
     at = counted = text.index("[") + 1
     try:
@@ -241,21 +244,21 @@ def _objects_of_array(path: str | Path, text: str, number: int) -> Iterator[tupl
     except ValueError as error:
         raise CcmbError(f"{path}: not valid JSON ({error})") from None
     while text[at := between.match(text, at).end()] != "]":  # type: ignore[union-attr]
-        number += text.count("\n", counted, at)
+        line_number += text.count("\n", counted, at)
         value, end = decoder.raw_decode(text, at)
         if not isinstance(value, dict):
-            raise CcmbError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
-        yield number, value
+            raise CcmbError(f"{path}:{line_number}: expected a JSON object, found {type(value).__name__}")
+        yield line_number, value
         counted, at = at, end
 
 
-def _object(path: str | Path, number: int, line: str, fix: str) -> dict[str, Any]:
+def _object(path: str | Path, line_number: int, line: str, fix: str) -> dict[str, Any]:
     try:
         value = _parse(line)
     except ValueError as error:
-        raise CcmbError(f"{path}:{number}: not valid JSON ({error}){fix}") from None
+        raise CcmbError(f"{path}:{line_number}: not valid JSON ({error}){fix}") from None
     if not isinstance(value, dict):
-        raise CcmbError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}{fix}")
+        raise CcmbError(f"{path}:{line_number}: expected a JSON object, found {type(value).__name__}{fix}")
     return value
 
 

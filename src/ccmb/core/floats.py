@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor as float32, or as it is where it is float64.
+    """The tensor as float32; a float64 tensor stays as it is.
 
-    Losses, norms and unit vectors of half precision need float32. A network in float64, as proofs of equality use it,
-    must not lose its digits there.
+    Losses, norms and unit vectors of half precision need float32. Proofs of equality use a network in float64, which
+    must keep its digits.
     """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 

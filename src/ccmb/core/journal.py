@@ -1,4 +1,4 @@
-"""A work in parts that can be stopped at any moment: which parts are done, and how long each has taken so far."""
+"""The journal of work in parts that can be stopped at any moment: which parts are done, and how long each took."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SECONDS_BETWEEN_SAVES = 5.0
 class Journal:
     """A small JSON file with the settings of the work, its finished parts, and the seconds of each.
 
-    Used as a context manager; within it the file is saved every few seconds, so that even a killed process loses no
-    more than those. "total" counts all the time within, over all runs in which some part was still to be done.
+    It is a context manager, which saves the file every few seconds: a killed process loses no more than those. "total"
+    counts the whole time within the context, over all runs that had a part left to do.
 
     Raises:
-        CcmbError: the file is of work with other settings; the message names the first that differs.
+        CcmbError: the file belongs to work with other settings; the message names the first difference.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class Journal:
         self._save()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds so far of each part and of the whole, over all runs."""
+        """The seconds of each part and of the whole so far, over all runs."""
         with self._lock:
             now = time.monotonic()
             names = list(dict.fromkeys([*self._kept, *self._running]))
@@ -95,11 +95,11 @@ class Journal:
 
 
 def first_difference(before: object, now: object, key: str = "") -> str | None:
-    """The dotted key of the first difference between two nested settings with both values, or None."""
+    """The first difference between two nested settings: its dotted key and both values. None if they are equal."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*before, *now]):
             inner = f"{key}.{name}" if key else str(name)
-            if found := first_difference(before.get(name), now.get(name), inner):
-                return found
+            if difference := first_difference(before.get(name), now.get(name), inner):
+                return difference
         return None
     return None if before == now else f"{key} ({before!r}, now {now!r})"

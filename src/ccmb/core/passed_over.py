@@ -1,7 +1,7 @@
-"""Files that nobody means who names a folder: hidden ones, and what systems and tools put beside one's own.
+"""Files that are passed over in a folder: hidden files, and files that systems and tools add to those of the user.
 
-A file manager's `._photo.jpg`, a notebook's `.ipynb_checkpoints`, the thumbnails of a NAS in `@eaDir`, what lies in a
-recycle bin or what a zip of macOS brings along would count a second time what is there already.
+Examples are a file manager's `._photo.jpg`, a notebook's `.ipynb_checkpoints`, a NAS's thumbnails in `@eaDir`, recycle
+bins, and the extra files of macOS zips. If they were read, the same content would count twice.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SHOWN = 3
 
 
 def why_passed_over(name: str) -> str | None:
-    """Why a file or folder is passed over that lies in a folder that was named; None where it is not.
+    """Why a file or folder is passed over; None if it is not.
 
     Args:
-        name: within that folder, with forward slashes.
+        name: its name within the folder that the user named, with forward slashes.
     """
     for part in name.split("/"):
         if part.startswith("."):
@@ -40,15 +40,15 @@ def why_passed_over(name: str) -> str | None:
 
 
 def fixed_part(pattern: str) -> str:
-    """The folder of a glob that its user wrote out: what comes before the first part with a sign of globs."""
+    """The folder at the beginning of a glob: all parts before the first one with a wildcard."""
     parts = pattern.split("/")
-    magic = next((place for place, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts) - 1)
+    magic = next((index for index, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts) - 1)
     return "/".join(parts[:magic]) or ("/" if pattern.startswith("/") else "")
 
 
 @dataclass(slots=True)
 class PassedOver:
-    """How many files, and folders with all that is in them, were passed over, by reason; and names."""
+    """What was passed over: the number of files and folders by reason, and some names. A folder counts as one."""
 
     counts: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -62,8 +62,8 @@ class PassedOver:
     def update(self, other: PassedOver) -> None:
         self.counts.update(other.counts)
         for reason, names in other.names.items():
-            ours = self.names.setdefault(reason, [])
-            ours.extend(names[: _SHOWN - len(ours)])
+            own_names = self.names.setdefault(reason, [])
+            own_names.extend(names[: _SHOWN - len(own_names)])
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -84,17 +84,18 @@ def _shown(name: str) -> str:
 
 
 class Excludes:
-    """Patterns of a user for what is to be passed over: `*.gif`, `raw`, `2019/**/scans`.
+    """A user's patterns of files to pass over: `*.gif`, `raw`, `2019/**/scans`.
 
-    One without a slash is of a file's or folder's name at any depth; one with a slash is of the path from the source
-    or from its parent on, or if it begins with a slash of the whole path. What matches a folder excludes all in it.
-    `*` and `?` stop at slashes, `**` does not.
+    A pattern without a slash matches the name of a file or folder at any depth. A pattern with a slash matches the path
+    from the source or from its parent on. A pattern that begins with a slash matches the whole path. If it matches a
+    folder, everything in the folder is excluded. `*` and `?` stop at slashes, `**` does not.
     """
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
-        """
+        """Compile the patterns.
+
         Raises:
-            UsageError: a pattern is nothing but slashes.
+            UsageError: a pattern consists of slashes alone.
         """
         self.patterns = [pattern for pattern in patterns if pattern.strip()]
         names, paths = list[str](), list[str]()
@@ -113,8 +114,8 @@ class Excludes:
         """Whether a file is excluded.
 
         Args:
-            name: within its source, with forward slashes.
-            source: whole path of the source.
+            name: its name within the source, with forward slashes.
+            source: the whole path of the source.
         """
         name = unicodedata.normalize("NFC", name)
         if self._names and any(self._names.fullmatch(part) for part in name.split("/")):
@@ -128,22 +129,22 @@ class Excludes:
 
 def _regex(pattern: str) -> str:
     """The pattern as a regular expression."""
-    parts, place = list[str](), 0
-    while place < len(pattern):
-        if pattern.startswith("**/", place):
+    parts, position = list[str](), 0
+    while position < len(pattern):
+        if pattern.startswith("**/", position):
             parts.append("(?:.*/)?")
-            place += 3
-        elif pattern.startswith("**", place):
+            position += 3
+        elif pattern.startswith("**", position):
             parts.append(".*")
-            place += 2
-        elif pattern[place] in "*?":
-            parts.append("[^/]*" if pattern[place] == "*" else "[^/]")
-            place += 1
-        elif found := re.compile(r"\[(!?)(\]?[^\]/]*)\]").match(pattern, place):
-            inside = re.sub(r"([\\\[^&~|])", r"\\\1", found[2])
-            parts.append(f"[{'^/' if found[1] else ''}{inside}]" if inside else re.escape(found[0]))
-            place = found.end()
+            position += 2
+        elif pattern[position] in "*?":
+            parts.append("[^/]*" if pattern[position] == "*" else "[^/]")
+            position += 1
+        elif match := re.compile(r"\[(!?)(\]?[^\]/]*)\]").match(pattern, position):
+            inside = re.sub(r"([\\\[^&~|])", r"\\\1", match[2])
+            parts.append(f"[{'^/' if match[1] else ''}{inside}]" if inside else re.escape(match[0]))
+            position = match.end()
         else:
-            parts.append(re.escape(pattern[place]))
-            place += 1
+            parts.append(re.escape(pattern[position]))
+            position += 1
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work on stderr: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Protocol
 from ccmb.core.terminal import guarded, plain_stderr, visible_line
 
 SECONDS_BETWEEN_LINES = 15.0
-_drawn = False  # whether a bar is on the terminal, or shown by another process
+_drawn = False  # whether this or another process shows a bar
 
 
 class Advance(Protocol):
     def __call__(self, count: int = 1, note: str = "") -> None:
-        """Count work as done; the note, such as the losses, is shown until the next one."""
+        """Count work as done. A note, such as the losses, is shown until the next one."""
 
 
 def silence() -> None:
-    """Show nothing from now on: for a process whose parent shows the progress of all."""
+    """Show no progress from now on, because the parent process shows it."""
     global _drawn
     _drawn = True
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Advance]:
-    """Yield `advance(count, note)`, to be called as work gets done; shows rate per second and time left.
+    """Show progress with rate and time left. Yield `advance(count, note)`, to be called as work gets done.
 
-    Within the bar of another work nothing is shown: a terminal has room for one.
+    While another bar is shown, nothing is shown: a terminal has room for one bar.
 
     Args:
-        unit: what is counted, such as "samples".
+        unit: the unit of the count, such as "samples".
         done: how much of `total` was done before; it does not count for the rate.
     """
     global _drawn
@@ -55,13 +55,13 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     started = time.monotonic()
-    # Square brackets of names are no markup.
+    # Names may hold square brackets, which are no markup.
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     label = visible_line(label)
-    # The bar puts streams of its own before stdout and stderr, which are to be guarded as well.
+    # The bar replaces stdout and stderr by its own streams, which are guarded as well.
     with Progress(*columns, console=Console(file=plain_stderr())) as bar, guarded():
         task = bar.add_task(label, total=total, completed=done, rate="", note="")
         counted, latest = 0, ""
@@ -77,18 +77,18 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
 
 
 def _lines(label: str, total: int, unit: str, done: int) -> Advance:
-    started = said = time.monotonic()
+    started = printed = time.monotonic()
     counted, latest = 0, ""
 
     def advance(count: int = 1, note: str = "") -> None:
-        nonlocal said, counted, latest
+        nonlocal printed, counted, latest
         counted += count
         latest = visible_line(note) or latest
         now = time.monotonic()
         finished = done + counted >= total
-        if now - said < SECONDS_BETWEEN_LINES and not (finished and now - started > 2):
+        if now - printed < SECONDS_BETWEEN_LINES and not (finished and now - started > 2):
             return
-        said = now
+        printed = now
         rate = counted / max(1e-9, now - started)
         minutes, seconds = divmod(round(max(0, total - done - counted) / max(1e-9, rate)), 60)
         line = f"{label}: {done + counted}/{total}  {rate:.3g} {unit}/s  {minutes}:{seconds:02} left  {latest}"

@@ -1,4 +1,4 @@
-"""An orderly end of commands that can be run again to go on."""
+"""An orderly end of commands that go on when they are run again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """Within, SIGTERM ends the process with exit code 0 and a line on stderr: for work that keeps what it has done.
+    """Within the context, SIGTERM ends the process with exit code 0 and a line on stderr.
 
-    The training loop, which has a step to save first, answers the signal itself. Outside the main thread nothing is
-    set.
+    It is for work whose results are saved all the time. The training loop must save its step first, so it handles the
+    signal itself. Outside the main thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def end(number: int, frame: object) -> None:
+    def end(signal_number: int, frame: object) -> None:
         print("ccmb: stopped; run the same command again to go on", file=sys.stderr, flush=True)
         raise SystemExit(0)
 
@@ -34,30 +34,30 @@ def orderly_end() -> Iterator[None]:
 
 @dataclass(slots=True)
 class Stop:
-    """Which signal has asked the run to stop; 0 if none."""
+    """The signal that asked the run to stop; 0 if none did."""
 
     signal: int = 0
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within, the first SIGINT or SIGTERM is only noted, so that no step is torn; the next one interrupts.
+    """Within the context, the first SIGINT or SIGTERM is only noted, so that the step can end; the next one interrupts.
 
-    Outside the main thread, which alone receives signals, nothing is set.
+    Only the main thread receives signals. In other threads this does nothing.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def receive(number: int, frame: object) -> None:
+    def receive(signal_number: int, frame: object) -> None:
         if stop.signal:
             raise KeyboardInterrupt
-        stop.signal = number
+        stop.signal = signal_number
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {signal_number: signal.signal(signal_number, receive) for signal_number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler or signal.SIG_DFL)

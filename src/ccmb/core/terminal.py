@@ -1,7 +1,7 @@
-"""The one place where text goes to the terminal: names, texts and headers of others cannot steer it there.
+"""Guards the terminal: names, texts and headers that come from others cannot control it.
 
-What is not to be printed (escape sequences, control characters, halves of characters, marks that turn the direction of
-writing) is shown by its number, as in `\\x1b` and `\\u202e`. The latter form is valid JSON, too.
+Escape sequences, control characters, lone surrogates and marks that change the direction of writing are shown by their
+code, such as `\\x1b` and `\\u202e`. The latter form is valid JSON, too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _HIDDEN_OR_BREAK = re.compile(rf"[\x00-\x1f\x7f-\x9f{_MARKS}\ud800-\udfff]")
 
 
 def visible(text: object) -> str:
-    """The text with line breaks and tabs as they are, and every other control character as its number."""
+    """The text with its line breaks and tabs; every other control character is shown by its code."""
     return _HIDDEN.sub(_number, str(text))
 
 
 def visible_line(text: object) -> str:
-    """The text as one line: line breaks and tabs are shown by their numbers, too. For names within a line."""
+    """The text as one line, for names within a line: line breaks and tabs are shown by their codes, too."""
     return _HIDDEN_OR_BREAK.sub(_number, str(text))
 
 
@@ -33,15 +33,15 @@ def _number(match: re.Match[str]) -> str:
 
 
 class VisibleStream:
-    """A text stream that shows control characters instead of writing them; everything else is the stream's own."""
+    """A text stream that shows control characters by their codes; in everything else it is the inner stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.inner = stream
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # no letter that a terminal lacks ends the work
+            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks must not end the work
 
     def write(self, text: str) -> int:
-        if not isinstance(text, str):  # libraries find out so whether a stream takes bytes
+        if not isinstance(text, str):  # libraries test in this way whether a stream takes bytes
             raise TypeError(f"a text is needed, not {type(text).__name__}")
         self.inner.write(visible(text))
         return len(text)
@@ -54,12 +54,12 @@ class VisibleStream:
         return getattr(self.inner, name)
 
     def isatty(self) -> bool:
-        """Never, so that no library sends it colours: see `plain_stderr`."""
+        """False, so that no library sends colours; see `plain_stderr`."""
         return False
 
     @property
     def encoding(self) -> str:
-        # Libraries go around a stream of ASCII, to the bytes below; this one writes any text.
+        # Libraries bypass an ASCII stream and write bytes to the inner one; this stream takes any text.
         return "utf-8"
 
 
@@ -69,7 +69,7 @@ def _guard(stream: Any) -> Any:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within, nothing that is written to stdout and stderr steers the terminal."""
+    """Within the context, nothing that is written to stdout and stderr can control the terminal."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_guard, before)
     try:
@@ -79,5 +79,5 @@ def guarded() -> Iterator[None]:
 
 
 def plain_stderr() -> IO[str]:
-    """stderr without the guard, for what draws and lets through no text of others."""
+    """stderr without the guard, for progress bars, which print no text that comes from others."""
     return sys.stderr.inner if isinstance(sys.stderr, VisibleStream) else sys.stderr

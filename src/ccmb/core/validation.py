@@ -1,4 +1,4 @@
-"""Checks of what a user asks with: the text of a search or a match, and the least probability that counts."""
+"""Checks of a user's input: the text of a search or a match, and the minimum probability."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ccmb.core.text.cleaning import visible
 
 
 def check_text(text: str, purpose: str) -> None:
-    """Refuse a text that nothing can be found with.
+    """Refuse a text that is empty or damaged.
 
     Args:
-        purpose: what the text is for, such as "to search for".
+        purpose: the purpose of the text, such as "to search for".
 
     Raises:
         UsageError: the text is empty or not UTF-8.
@@ -25,11 +25,22 @@ def check_text(text: str, purpose: str) -> None:
         )
 
 
-def check_min_probability(value: float | None) -> None:
-    """Refuse a least probability outside [0, 1]; None asks for none.
+def check_at_least_1(**values: int | None) -> None:
+    """Refuse counts below 1, by their names; None is no count.
 
     Raises:
-        UsageError: it is outside, or not a number.
+        UsageError: one is.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; give at least 1")
+
+
+def check_min_probability(value: float | None) -> None:
+    """Refuse a minimum probability outside [0, 1]; None means no minimum.
+
+    Raises:
+        UsageError: the value is outside, or not a number.
     """
     if value is not None and not 0 <= value <= 1:
         raise UsageError(f"min_probability is {value}; give a number between 0 and 1")

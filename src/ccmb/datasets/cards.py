@@ -1,6 +1,6 @@
-"""The cards of the data sets: what each is, where it comes from, and what is not known of it.
+"""The cards of the data sets: what each set is, where it comes from, and what is not known about it.
 
-None stands for what is not known here. What rests on memory or inference is listed as unverified.
+None stands for unknown values. Facts that rest on memory or inference are listed as unverified.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ Family = Literal["retrieval", "matching", "captioning", "generation", "classific
 Making = Literal["written", "translated", "machine", "search queries", "several"]
 
 
-class Said(NamedTuple):
-    """The same in both languages."""
+class EnZh(NamedTuple):
+    """The same text in English and in Chinese."""
 
     en: str
     zh: str
 
 
-class Published(NamedTuple):
-    """A published split, with its counts where they are known."""
+class CardSplit(NamedTuple):
+    """A published split, with its counts if they are known."""
 
     name: str
     pictures: int | None = None
@@ -31,50 +31,50 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is known of a data set.
+    """The known facts about a data set.
 
     Attributes:
-        name: as the command line takes it.
+        name: the name on the command line.
         families: task families, the main one first.
         total: size over all splits.
         made: how its texts were made.
-        metric: the main one.
+        metric: the main metric.
         source: who publishes it.
-        download: what to fetch by hand.
-        files: what is read, relative to the folder: one of these; {split} stands for the split.
-        notes: what a user should know besides.
-        unverified: which of the above rests on memory, inference or our own choice.
+        download: what to download by hand.
+        files: alternatives of what is read, relative to the folder; {split} stands for the split.
+        notes: further facts for users.
+        unverified: which of these facts rest on memory, inference or our own choice.
     """
 
     name: str
     title: str
     families: tuple[Family, ...]
-    splits: tuple[Published, ...]
-    metric: Said
+    splits: tuple[CardSplit, ...]
+    metric: EnZh
     files: tuple[str, ...]
-    download: Said
-    total: Said | None = None
+    download: EnZh
+    total: EnZh | None = None
     made: Making | None = None
-    licence: Said | None = None
+    licence: EnZh | None = None
     source: str | None = None
-    notes: tuple[Said, ...] = ()
-    unverified: tuple[Said, ...] = ()
+    notes: tuple[EnZh, ...] = ()
+    unverified: tuple[EnZh, ...] = ()
 
 
-_RECALL = Said("mean of R@1, R@5, R@10 both ways", "双向 R@1、R@5、R@10 的均值")
-_AUC = Said("AUC", "AUC")
-_TRAIN_VAL = (Published("train"), Published("val"))
-_THREE = (Published("train"), Published("val"), Published("test"))
+_RECALL = EnZh("mean of R@1, R@5, R@10 both ways", "双向 R@1、R@5、R@10 的均值")
+_AUC = EnZh("AUC", "AUC")
+_TRAIN_VAL = (CardSplit("train"), CardSplit("val"))
+_THREE = (CardSplit("train"), CardSplit("val"), CardSplit("test"))
 _ZERO = "zero.so.com, github.com/yuxie11/R2D2"
-_PACK = Said(
+_PACK = EnZh(
     "the JSON lines, and the picture pack IQR_IQM_ICR_ICM_images that the four sets share",
-    "JSON lines 文件,以及四个数据集共用的图片包 IQR_IQM_ICR_ICM_images",
+    "JSON lines 文件，以及四个数据集共用的图片包 IQR_IQM_ICR_ICM_images",
 )
-_PACK_FORM = Said(
+_PACK_FORM = EnZh(
     "the pack ships as base64 packages whose form is not known: id and base64 in .tsv files is our reading",
-    "图片包以 base64 形式发布,具体格式不详:按 .tsv 中的编号加 base64 读取是我们的理解",
+    "图片包以 base64 形式发布，具体格式不详：按 .tsv 中的编号加 base64 读取是我们的理解",
 )
-_FLICKR_PICTURES = Said("the caption files, and the pictures of Flickr30k", "描述文件,以及 Flickr30k 的图片")
+_FLICKR_PICTURES = EnZh("the caption files, and the pictures of Flickr30k", "描述文件，以及 Flickr30k 的图片")
 _CAPTION_FILES = (
     "*{split}*caption*.txt + images/",
     "*caption*.txt + *{split}.txt + images/",
@@ -82,7 +82,7 @@ _CAPTION_FILES = (
 )
 
 
-def _own(name: str, title: str, family: Family, stem: str, made: Making | None, total: Said, *notes: Said) -> Card:
+def _zero(name: str, title: str, family: Family, stem: str, made: Making | None, total: EnZh, *notes: EnZh) -> Card:
     """One of the four sets of the paper that share a pack."""
     metric = _AUC if family == "matching" else _RECALL
     files = (f"{{split}}/{stem}_{{split}}.json + IQR_IQM_ICR_ICM_images/",)
@@ -90,7 +90,7 @@ def _own(name: str, title: str, family: Family, stem: str, made: Making | None, 
                 notes, (_PACK_FORM,))  # fmt: skip
 
 
-_SHARES_PHOTOS = Said(
+_SHARES_PHOTOS = EnZh(
     "Flickr30k contains Flickr8k, with other splits: 276 of the 1,000 test pictures of Flickr30k-CN are Flickr8k "
     "photographs, 214 of them in the train split of Flickr8k-CN. `ccmb data verify NAME FOLDER --against OTHER=FOLDER` "
     "counts them, and results of a model that was trained on them are marked",
@@ -98,98 +98,98 @@ _SHARES_PHOTOS = Said(
     "Flickr8k-CN 的训练集里。`ccmb data verify NAME FOLDER --against OTHER=FOLDER` 会统计数量，"
     "用过这些照片训练的模型，其结果会加上标记",
 )
-_NO_TEST = Said("no test split is published: the official code tests on val", "未发布测试集:官方代码在 val 上测试")
-_PAIRS = Said("400,000 pairs, half of them matching", "40 万对,匹配与不匹配各半")
-_MISSING_PICTURE = Said(
+_NO_TEST = EnZh("no test split is published: the official code tests on val", "未发布测试集：官方代码在 val 上测试")
+_PAIRS = EnZh("400,000 pairs, half of them matching", "40 万对，匹配与不匹配各半")
+_MISSING_PICTURE = EnZh(
     "missing pictures: an ICR training record is known to name one that is not in the pack",
-    "缺图:已知 ICR 训练集有一条记录所指的图片不在图片包中",
+    "缺图：已知 ICR 训练集有一条记录所指的图片不在图片包中",
 )
 
 _ALL = (
     Card(
-        "flickr30k-cn", "Flickr30k-CN", ("retrieval",), (Published("train"), Published("val"), Published("test", 1000)),
+        "flickr30k-cn", "Flickr30k-CN", ("retrieval",), (CardSplit("train"), CardSplit("val"), CardSplit("test", 1000)),
         _RECALL, _CAPTION_FILES, _FLICKR_PICTURES, made="several", source="github.com/li-xirong/cross-lingual-cap",
         notes=(_SHARES_PHOTOS,),
         unverified=(
-            Said("texts of train and val are machine translation, those of test human translation",
-                 "train、val 的文本为机器翻译,test 为人工翻译"),
+            EnZh("texts of train and val are machine translation, those of test human translation",
+                 "train、val 的文本为机器翻译，test 为人工翻译"),
         ),
     ),
     Card(
-        "coco-cn", "COCO-CN", ("retrieval",), (Published("train"), Published("val"), Published("test", 1000, 1053)),
+        "coco-cn", "COCO-CN", ("retrieval",), (CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 1053)),
         _RECALL, _CAPTION_FILES,
-        Said("the caption files and split lists, and the pictures of MS-COCO",
-             "描述文件和划分列表,以及 MS-COCO 的图片"),
-        made="several", licence=Said("MIT, by its authors", "MIT(由作者发布)"),
+        EnZh("the caption files and split lists, and the pictures of MS-COCO",
+             "描述文件和划分列表，以及 MS-COCO 的图片"),
+        made="several", licence=EnZh("MIT, by its authors", "MIT（由作者发布）"),
         source="github.com/li-xirong/coco-cn, huggingface.co/datasets/AIMClab-RUC/COCO-CN",
         notes=(
-            Said("there are written, translated and machine-translated captions; of several files the written ones "
+            EnZh("there are written, translated and machine-translated captions; of several files the written ones "
                  "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
-                 "有人工撰写、人工翻译和机器翻译三种描述;有多个文件时读取人工撰写的。"
-                 "另有 1,000 图 5,000 句的翻译版测试集,与人工撰写的不可比较"),
+                 "有人工撰写、人工翻译和机器翻译三种描述；有多个文件时读取人工撰写的。"
+                 "另有 1,000 图 5,000 句的翻译版测试集，与人工撰写的不可比较"),
         ),
     ),
     Card(
         "aic-icc", "AIC-ICC", ("retrieval", "captioning"), _THREE, _RECALL,
         ("caption_{split}_annotations_*.json + caption_{split}_images_*/",),
-        Said("annotations and pictures of each split", "各划分的标注和图片"),
+        EnZh("annotations and pictures of each split", "各划分的标注和图片"),
         unverified=(
-            Said("that it is one of the twelve, and the captioning set among them",
-                 "它是十二个数据集之一,且是其中的描述生成集"),
-            Said("the name of the picture folder, and CIDEr as the metric of captioning",
-                 "图片文件夹的名称,以及以 CIDEr 为描述生成的指标"),
+            EnZh("that it is one of the twelve, and the captioning set among them",
+                 "它是十二个数据集之一，且是其中的图像描述集"),
+            EnZh("the name of the picture folder, and CIDEr as the metric of captioning",
+                 "图片文件夹的名称，以及以 CIDEr 为图像描述的指标"),
         ),
     ),
     Card(
         "muge", "MUGE", ("retrieval",), _THREE,
-        Said("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
+        EnZh("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
         ("{split}_texts.jsonl + {split}_imgs.tsv", "MR_{split}_queries.jsonl + MR_{split}_imgs.tsv"),
-        Said("queries and picture packs of each split", "各划分的查询和图片包"), made="search queries",
+        EnZh("queries and picture packs of each split", "各划分的查询和图片包"), made="search queries",
         source="tianchi.aliyun.com/dataset/107332",
-        notes=(Said("results are published for val", "已发表的结果在 val 上测得"),),
+        notes=(EnZh("results are published for val", "已发表的结果在 val 上测得"),),
         unverified=(
-            Said("that the texts are search queries: the name of the files says so", "文本为搜索查询:依据文件名推断"),
+            EnZh("that the texts are search queries: the name of the files says so", "文本为搜索查询：依据文件名推断"),
         ),
     ),
     Card(
         "flickr30k-cna", "Flickr30k-CNA", ("retrieval",),
-        (Published("train"), Published("val"), Published("test", 1000, 5000)), _RECALL,
+        (CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 5000)), _RECALL,
         ("{split}/flickr30k_cna_{split}.txt + flickr30k-images/",), _FLICKR_PICTURES,
-        Said("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO, (_SHARES_PHOTOS,),
-        (Said("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片,每张 5 句"),),
+        EnZh("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO, (_SHARES_PHOTOS,),
+        (EnZh("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
     ),
-    _own("icr", "ICR", "retrieval", "long_itr", None, Said("200,000 pairs", "20 万对"), _NO_TEST, _MISSING_PICTURE),
-    _own("iqr", "IQR", "retrieval", "short_itr", "search queries", Said("200,000 pairs", "20 万对"), _NO_TEST),
-    _own("icm", "ICM", "matching", "long_itm", None, _PAIRS),
-    _own("iqm", "IQM", "matching", "short_itm", "search queries", _PAIRS),
+    _zero("icr", "ICR", "retrieval", "long_itr", None, EnZh("200,000 pairs", "20 万对"), _NO_TEST, _MISSING_PICTURE),
+    _zero("iqr", "IQR", "retrieval", "short_itr", "search queries", EnZh("200,000 pairs", "20 万对"), _NO_TEST),
+    _zero("icm", "ICM", "matching", "long_itm", None, _PAIRS),
+    _zero("iqm", "IQM", "matching", "short_itm", "search queries", _PAIRS),
     Card(
-        "ecommerce-t2i", "ECommerce-T2I", ("generation",), _THREE, Said("FID", "FID"),
-        ("T2I_{split}.text.tsv + T2I_{split}.img.tsv",), Said("texts and picture packs", "文本和图片包"),
+        "ecommerce-t2i", "ECommerce-T2I", ("generation",), _THREE, EnZh("FID", "FID"),
+        ("T2I_{split}.text.tsv + T2I_{split}.img.tsv",), EnZh("texts and picture packs", "文本和图片包"),
         unverified=(
-            Said("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一,以及以 FID 为指标"),
-            Said("whether the test comes with pictures; it is read without them too", "测试集是否附图;无图也可读取"),
+            EnZh("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一，以及以 FID 为指标"),
+            EnZh("whether the test comes with pictures; it is read without them too", "测试集是否附图；无图也可读取"),
         ),
     ),
     Card(
-        "imagenet", "ImageNet-1k (Chinese labels)", ("classification",), (Published("train"), Published("val")),
-        Said("top-1 accuracy, zero-shot", "零样本 top-1 准确率"),
+        "imagenet", "ImageNet-1k (Chinese labels)", ("classification",), (CardSplit("train"), CardSplit("val")),
+        EnZh("top-1 accuracy, zero-shot", "零样本 top-1 准确率"),
         ("{split}/CLASS/*.JPEG + classes.txt + templates.txt",),
-        Said("the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
-             "ImageNet-1k 图片(一类一个文件夹);中文类名和模板"),
-        Said("1,000 classes", "1,000 类"), None, None, None, (),
-        (Said("names and form of the class-name and template files are our choice: the paper's were never released",
-              "类名和模板文件的名称与格式由我们选定:论文的从未发布"),),
+        EnZh("the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
+             "ImageNet-1k 图片（一类一个文件夹）；中文类名和模板"),
+        EnZh("1,000 classes", "1,000 类"), None, None, None, (),
+        (EnZh("names and form of the class-name and template files are our choice: the paper's were never released",
+              "类名和模板文件的名称与格式由我们选定：论文的从未发布"),),
     ),
     Card(
         "flickr8k-cn", "Flickr8k-CN", ("retrieval",),
-        (Published("train", 6000, 30000), Published("val", 1000, 5000), Published("extra", 91),
-         Published("test", 1000)),
+        (CardSplit("train", 6000, 30000), CardSplit("val", 1000, 5000), CardSplit("extra", 91),
+         CardSplit("test", 1000)),
         _RECALL, ("captions.jsonl + images.tar", "pairs.jsonl + images/"),
-        Said("captions and pictures in one folder", "描述和图片,放在同一文件夹"),
-        Said("8,091 pictures; not one of the paper's twelve", "8,091 张图片;不在论文的十二个之列"), "written",
-        Said("research use only", "仅供研究"), "github.com/li-xirong/flickr8kcn",
-        (Said("machine translations (mt_baidu) are a field of their own, not among the queries",
-              "机器翻译(mt_baidu)为单独字段,不计入查询"), _SHARES_PHOTOS),
+        EnZh("captions and pictures in one folder", "描述和图片，放在同一文件夹"),
+        EnZh("8,091 pictures; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"), "written",
+        EnZh("research use only", "仅供研究"), "github.com/li-xirong/flickr8kcn",
+        (EnZh("machine translations (mt_baidu) are a field of their own, not among the queries",
+              "机器翻译（mt_baidu）为单独字段，不计入查询"), _SHARES_PHOTOS),
     ),
 )  # fmt: skip
 
@@ -200,10 +200,12 @@ def find_card(name: str) -> Card:
     """The card of a data set, by its name in any case.
 
     Raises:
-        UsageError: there is none; the message names those there are.
+        UsageError: there is no such card; the message lists the names.
     """
     card = CARDS.get(name.lower())
     if card is None:
         known = list(CARDS)
-        raise UsageError(f"no data set '{name}'{did_you_mean(name.lower(), known)}; there are: {', '.join(known)}")
+        raise UsageError(
+            f"no data set '{name}'{did_you_mean(name.lower(), known)}; the data sets are: {', '.join(known)}"
+        )
     return card

@@ -1,4 +1,4 @@
-"""What a data set is once it is open: a card, samples, queries, pictures, and what was left out."""
+"""An open data set: its card, samples, queries and pictures, and what was left out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ccmb.datasets.problems import NO_PICTURE, REPEATED_ID, TWO_PICTURES, Proble
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class DatasetQuery:
     """One text and the pictures it fits.
 
     Attributes:
-        id: no two queries of a split have the same.
-        images: names of the pictures; none where the files do not say.
+        id: unique within the split.
+        images: names of the pictures; empty if the files do not name any.
         where: file and line, for messages.
     """
 
@@ -35,16 +35,16 @@ class Dataset:
     """One split of a data set.
 
     Attributes:
-        samples: of matching, one for each labelled pair, with `extra["label"]` 1 or 0; of classification, one for
-            each picture, with the names of its class as texts and the number of the class, from 0, as
-            `extra["label"]`; of all others, one for each picture that has texts.
-        queries: of all but matching and classification, each text with the pictures it fits.
-        pictures: by the names that samples and queries use.
+        samples: for matching, one sample for each labelled pair, with `extra["label"]` 1 or 0. For classification, one
+            for each picture, with the names of its class as texts and the index of the class as `extra["label"]`. For
+            all other families, one for each picture that has texts.
+        queries: each text with the pictures it fits; empty for matching and classification.
+        pictures: the pictures by name.
         gallery: names of the pictures to search among.
         skipped: what was left out, counted and with examples.
         fields: names of the samples' fields.
-        classes: of classification, the names of each class.
-        templates: of classification, sentences in which {} stands for a class name.
+        classes: for classification, the names of each class.
+        templates: for classification, sentences in which {} stands for a class name.
     """
 
     card: Card
@@ -53,14 +53,14 @@ class Dataset:
     pictures: ImageSource
     gallery: list[str]
     skipped: Problems
-    queries: list[Query] = field(default_factory=list)
+    queries: list[DatasetQuery] = field(default_factory=list)
     fields: tuple[str, ...] = ("texts",)
     classes: list[tuple[str, ...]] = field(default_factory=list)
     templates: tuple[str, ...] = ()
 
 
 def by_name(written: str, where: str, pictures: ImageSource, problems: Problems) -> str | None:
-    """The name of the picture that a file means, or None, counted, where it is missing."""
+    """The name of the picture that a file refers to; None if it is missing, which is counted."""
     if isinstance(pictures, NamedImages):
         name = pictures.resolve(written)
         if name in pictures.ambiguous:
@@ -72,37 +72,41 @@ def by_name(written: str, where: str, pictures: ImageSource, problems: Problems)
     return name
 
 
-def present_queries(queries: Iterable[Query], pictures: ImageSource, problems: Problems) -> list[Query]:
-    """The queries with those of their pictures that are there; of equal ids the first, and none that lost all.
+def present_queries(queries: Iterable[DatasetQuery], pictures: ImageSource, problems: Problems) -> list[DatasetQuery]:
+    """The queries without missing pictures.
+
+    If all pictures of a query are missing, it is left out. Of queries with equal ids the first one is kept.
 
     Raises:
-        CcmbError: none is left.
+        CcmbError: no query is left.
     """
-    kept: dict[str, Query] = {}
+    kept: dict[str, DatasetQuery] = {}
     for query in queries:
         if query.id in kept:
-            problems.add(REPEATED_ID, f"{query.where}: id {query.id} is there twice")
+            problems.add(REPEATED_ID, f"{query.where}: id {query.id} occurs twice")
             continue
         named = (by_name(image, query.where, pictures, problems) for image in query.images)
         images = tuple(dict.fromkeys(name for name in named if name is not None))
         if images or not query.images:
-            kept[query.id] = Query(query.id, query.text, images, query.where)
+            kept[query.id] = DatasetQuery(query.id, query.text, images, query.where)
     if not kept:
         raise nothing_left(pictures, problems)
     return list(kept.values())
 
 
-def samples_of_queries(queries: Sequence[Query], split: str) -> list[Sample]:
+def samples_of_queries(queries: Sequence[DatasetQuery], split: str) -> list[Sample]:
     """One sample for each picture, with all its texts, in the order of the queries."""
     texts: dict[str, list[str]] = {}
     for query in queries:
         for image in query.images:
             texts.setdefault(image, []).append(query.text)
-    return [Sample(image, tuple(of_image), split, fields=(tuple(of_image),)) for image, of_image in texts.items()]
+    return [
+        Sample(image, tuple(image_texts), split, fields=(tuple(image_texts),)) for image, image_texts in texts.items()
+    ]
 
 
 def nothing_left(pictures: ImageSource, problems: Problems) -> CcmbError:
-    """The error of a split of which nothing can be used."""
+    """The error for a split in which nothing can be used."""
     count = problems.count()
     reason = f"{count:,} faults, the first: {problems.first}" if count else "its files are empty; download them again"
     return CcmbError(f"{pictures.path}: nothing of the split can be used ({reason})")

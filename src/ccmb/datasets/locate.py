@@ -1,4 +1,4 @@
-"""Where the files of a data set lie in the user's folder: at its top or up to two folders below."""
+"""Finding the files of a data set in the user's folder: at its top, or up to two folders below."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmb.core.passed_over import why_passed_over
 from ccmb.data.images.source import ImageSource
 from ccmb.datasets.formats.by_basename import NamedImages
 
-# A split by the words that files use for it.
+# The words that file names use for a split, if not its own name alone.
 _WORDS = {"val": ("val", "valid", "validation", "dev")}
 _DEPTHS = ("", "*/", "*/*/")
 
@@ -20,62 +20,62 @@ class MissingFile(CcmbError):
 
 
 def split_words(split: str) -> tuple[str, ...]:
-    """The words by which file names may call a split."""
+    """The words that file names may use for a split."""
     return _WORDS.get(split, (split,))
 
 
 def known_split(split: str, known: list[str], name: str) -> str:
-    """The split by the card's word for it.
+    """The card's name of a split.
 
     Raises:
         UsageError: the data set has no such split.
     """
-    found = next((of_card for of_card in known if split in split_words(of_card)), None)
-    if found is None:
+    known_name = next((card_split for card_split in known if split in split_words(card_split)), None)
+    if known_name is None:
         hint = did_you_mean(split, known)
-        raise UsageError(f"{name} has no split '{split}'{hint}; published are: {', '.join(known)}")
-    return found
+        raise UsageError(f"{name} has no split '{split}'{hint}; published splits: {', '.join(known)}")
+    return known_name
 
 
 def find_all(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files that match any of the patterns, those at the least depth only, in order."""
+    """The files that match any of the patterns, in order; only those at the smallest depth that has any."""
     patterns = list(patterns)
     try:
         for depth in _DEPTHS:
-            every = (path for pattern in patterns for path in folder.glob(depth + pattern) if path.is_file())
-            # A system's own copies, such as __MACOSX/._captions.txt, are no second file.
-            found = {path for path in every if not why_passed_over(path.relative_to(folder).as_posix())}
-            if found:
-                return sorted(found)
+            matches = (path for pattern in patterns for path in folder.glob(depth + pattern) if path.is_file())
+            # System files such as __MACOSX/._captions.txt do not count as a second file.
+            files = {path for path in matches if not why_passed_over(path.relative_to(folder).as_posix())}
+            if files:
+                return sorted(files)
     except OSError as error:
         raise CcmbError(f"{folder}: {error.strerror or error}") from None
     return []
 
 
 def find_file(folder: Path, patterns: Iterable[str]) -> Path:
-    """The one file that matches any of the patterns.
+    """The only file that matches any of the patterns.
 
     Raises:
-        MissingFile: there is none; the message says what was looked for.
-        CcmbError: there are several.
+        MissingFile: no file matches; the message lists the patterns.
+        CcmbError: several files match.
     """
     patterns = list(patterns)
-    found = find_all(folder, patterns)
-    if not found:
+    files = find_all(folder, patterns)
+    if not files:
         raise MissingFile(f"{folder}: no {' or '.join(dict.fromkeys(patterns))} in it or up to two folders below")
-    if len(found) > 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in found[:4])
+    if len(files) > 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in files[:4])
         raise CcmbError(f"{folder}: which of these is meant: {names}? Move the others out of the folder")
-    return found[0]
+    return files[0]
 
 
 def open_pictures(folder: Path, images: Path | None, usual: Iterable[str] = ()) -> NamedImages:
-    """The pictures by base name: of the folder or tar that the user names, or of the first usual place there is.
+    """The pictures by base name, from the user's folder or tar, or else from the first usual path that exists.
 
     Raises:
         CcmbError: see `ImageSource.open`.
     """
     if images is None:
         places = [folder / name for name in (*usual, "images", "images.tar")]
-        images = next((place for place in places if place.exists()), folder)
+        images = next((path for path in places if path.exists()), folder)
     return NamedImages(ImageSource.open(images))

@@ -1,4 +1,4 @@
-"""One way to open labelled pairs: own ones by their file, ICM and IQM by name and folder."""
+"""One way to open labelled pairs: custom ones by their file, ICM and IQM by name and folder."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ccmb.datasets import open_dataset
 def open_labelled(
     path: Path, split: str, images: Path | None = None, name: str = ""
 ) -> tuple[list[Sample], ImageSource]:
-    """The labelled pairs of one split, and where their pictures lie.
+    """The labelled pairs of one split, and their pictures.
 
     Args:
-        path: a file of own labelled pairs; or the folder of a published set.
+        path: a file of custom labelled pairs, or the folder of a published set.
         images: folder, tar or pack of the pictures, by default beside the pairs.
-        name: of the published set.
+        name: the name of the published set.
 
     Raises:
-        UsageError: no published set has the name, or it is not one of matching.
+        UsageError: no published set has the name, or it is not a matching set.
         CcmbError: the data is missing or faulty; the message names file and line.
     """
     if not path.is_dir():
         samples = read_labelled_pairs(path, split)
         return samples, ImageSource.open(images or pictures_beside(path))
-    found = open_dataset(name, path, split, images)
-    if "matching" not in found.card.families:
-        raise UsageError(f"{path}: {found.card.title} is no set of labelled pairs; those are ICM and IQM")
-    return found.samples, found.pictures
+    dataset = open_dataset(name, path, split, images)
+    if "matching" not in dataset.card.families:
+        raise UsageError(f"{path}: {dataset.card.title} is not a set of labelled pairs; ICM and IQM are")
+    return dataset.samples, dataset.pictures

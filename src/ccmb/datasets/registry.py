@@ -11,7 +11,7 @@ from ccmb.datasets.cards import Card, find_card
 from ccmb.datasets.dataset import Dataset
 from ccmb.datasets.formats.aic_icc import read_aic
 from ccmb.datasets.formats.ecommerce_t2i import read_ecommerce
-from ccmb.datasets.formats.flickr8k_cn import read_own_form
+from ccmb.datasets.formats.flickr8k_cn import read_custom_form
 from ccmb.datasets.formats.flickr30k_coco import read_captions
 from ccmb.datasets.formats.icm_iqm_icr_iqr import read_matching, read_pairs_of_zero
 from ccmb.datasets.formats.imagenet import read_class_folders
@@ -22,17 +22,17 @@ Reader = Callable[[Card, Path, str, Path | None], Dataset]
 
 
 def open_dataset(name: str, folder: str | Path, split: str, images: str | Path | None = None) -> Dataset:
-    """One split of a data set in the user's folder, read as it was published.
+    """One split of a data set in the user's folder, read in its published form.
 
     Args:
-        name: of the data set, see `CARDS`.
-        split: by the card's word, or as the files call it ("valid" is "val").
-        images: the folder, tar or pack of the pictures, where they lie elsewhere.
+        name: the name of the data set, see `CARDS`.
+        split: the card's name of the split, or a word that files use ("valid" is "val").
+        images: the folder, tar or pack of the pictures, if they lie elsewhere.
 
     Raises:
         UsageError: there is no such data set or split.
-        CcmbError: a file is missing or cannot be read, or nothing of the split can be used. Whatever is wrong with
-            single lines is not raised but counted in `Dataset.skipped`.
+        CcmbError: a file is missing or cannot be read, or nothing of the split can be used. Problems of single lines
+            raise no error; they are counted in `Dataset.skipped`.
     """
     card, folder = find_card(name), Path(folder)
     split = known_split(split, [published.name for published in card.splits], card.title)
@@ -65,5 +65,5 @@ _READERS: dict[str, Reader] = {
     "iqm": read_matching,
     "ecommerce-t2i": read_ecommerce,
     "imagenet": read_class_folders,
-    "flickr8k-cn": read_own_form,
+    "flickr8k-cn": read_custom_form,
 }

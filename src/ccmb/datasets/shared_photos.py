@@ -1,4 +1,4 @@
-"""Photographs that two splits or two data sets share, by the numbers in their file names.
+"""Photographs that two splits or two data sets share, recognised by the numbers in their file names.
 
 Flickr30k (and its Chinese captions, Flickr30k-CN and -CNA) contains Flickr8k, with other splits.
 """
@@ -19,30 +19,32 @@ from ccmb.datasets.registry import open_dataset
 
 # Names of images by split.
 Names = Mapping[str, Iterable[str]]
-# How many images of a split the splits of another set have.
+# For each split of a set, how many images it shares with each split of another set.
 Shared = dict[str, dict[str, int]]
 
 
 def names_of_set(spec: str) -> tuple[str, dict[str, list[str]]]:
-    """The name of a set and the names of its images by split; of own pairs no image need be there.
+    """The name of a set, and the names of its images by split. The images of custom pairs need not exist.
 
     Args:
-        spec: NAME=FOLDER of a published set, or the file of own pairs, or NAME=PAIRS.jsonl.
+        spec: NAME=FOLDER of a published set, a file of custom pairs, or NAME=PAIRS.jsonl.
 
     Raises:
-        UsageError: the spec names neither.
+        UsageError: the spec has none of these forms.
         CcmbError: the set cannot be read.
     """
-    name, _, place = ("", "", spec) if Path(spec).exists() else spec.partition("=")
-    path = Path(place)
+    name, _, location = ("", "", spec) if Path(spec).exists() else spec.partition("=")
+    path = Path(location)
     if path.is_file():
         names: dict[str, list[str]] = {}
-        for number, line in read_json_lines(path):
+        for line_number, line in read_json_lines(path):
             if not isinstance(line.get("image"), str):
-                raise CcmbError(f'{path}:{number}: no "image": each line needs the name of its picture')
+                raise CcmbError(f'{path}:{line_number}: no "image": each line needs the name of its picture')
             names.setdefault(str(line.get("split", "train")), []).append(image_key(str(line["image"])))
-        return name or path.resolve().parent.name, {split: list(dict.fromkeys(of)) for split, of in names.items()}
-    if not name or not place or not path.is_dir():
+        return name or path.resolve().parent.name, {
+            split: list(dict.fromkeys(image_names)) for split, image_names in names.items()
+        }
+    if not name or not location or not path.is_dir():
         raise UsageError(f"--against {spec}: give NAME=FOLDER of a data set, or a file of pairs")
     card, splits = find_card(name), dict[str, list[str]]()
     for published in card.splits:
@@ -51,14 +53,18 @@ def names_of_set(spec: str) -> tuple[str, dict[str, list[str]]]:
         except MissingFile:
             continue
     if not splits:
-        raise CcmbError(f"{path}: no split of {card.title} is there")
+        raise CcmbError(f"{path}: the folder has no split of {card.title}")
     return name, splits
 
 
 def check_across_splits(
     split: str, names: Iterable[str], seen: dict[Photo, tuple[str, str]], problems: Problems
 ) -> None:
-    """Count the photographs of a split that a split before has under another name; `seen` are those so far."""
+    """Count the photographs of a split that an earlier split has under another name.
+
+    Args:
+        seen: split and name of the photographs so far; those of this split are added.
+    """
     for name, photo in photos_of(names).items():
         other_split, other = seen.setdefault(photo, (split, name))
         if other_split != split and other != name:
@@ -66,16 +72,16 @@ def check_across_splits(
 
 
 def photos_words(splits: Names) -> str:
-    """A line that says how many images of a set are photographs with a number, and what shares them; else empty."""
+    """A line with the number of images that are numbered photographs, and the sets that share them; empty if none."""
     photos = [photo for names in splits.values() for photo in photos_of(names).values()]
-    told = []
+    clauses = []
     for archive, title, others in (
         ("flickr", "Flickr", "Flickr8k(-CN), Flickr30k(-CN, -CNA)"),
         ("coco", "MS-COCO", "COCO-CN and other sets"),
     ):
-        if count := sum(of == archive for of, _ in photos):
-            told.append(f"{count:,} images are photographs of {title} by their names, which {others} have too")
-    return f"{'; '.join(told)}: --against NAME=FOLDER counts those of another set" if told else ""
+        if count := sum(photo_archive == archive for photo_archive, _ in photos):
+            clauses.append(f"{count:,} images are photographs of {title} by their names, which {others} have too")
+    return f"{'; '.join(clauses)}: --against NAME=FOLDER counts those of another set" if clauses else ""
 
 
 def check_against(splits: Names, other: str, others: Names, problems: Problems) -> Shared:
@@ -86,8 +92,8 @@ def check_against(splits: Names, other: str, others: Names, problems: Problems) 
         counts = dict.fromkeys(others, 0)
         for name, photo in photos_of(names).items():
             if photo in photos:
-                of_split, its_name = photos[photo]
-                counts[of_split] += 1
-                problems.add(SHARED_PHOTO, f"{split}: {name} is {its_name} of {other} {of_split}")
-        shared[split] = {of_split: count for of_split, count in counts.items() if count}
+                other_split, its_name = photos[photo]
+                counts[other_split] += 1
+                problems.add(SHARED_PHOTO, f"{split}: {name} is {its_name} of {other} {other_split}")
+        shared[split] = {other_split: count for other_split, count in counts.items() if count}
     return shared

@@ -20,7 +20,7 @@ def convert_dataset(
     size: int | None,
     keep_metadata: bool = False,
 ) -> tuple[Converted, str]:
-    """Write one split, one sample for each of `Dataset.samples`, and say what was left out.
+    """Write the samples of one split, and return what was left out as text.
 
     Raises:
         CcmbError: see `open_dataset` and `convert_samples`; or no text of the split has a picture.
@@ -30,4 +30,4 @@ def convert_dataset(
         raise CcmbError(f"{folder}: no text of split '{dataset.split}' names a picture; choose another split")
     fields, pictures = dataset.fields, dataset.pictures
     done = convert_samples(dataset.samples, pictures, out, fields, samples_per_shard, size, keep_metadata)
-    return done, findings_text(dataset.skipped.found.values())
+    return done, findings_text(dataset.skipped.findings.values())

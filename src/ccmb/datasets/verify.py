@@ -1,4 +1,4 @@
-"""A data set checked whole: files, counts, ids, pictures, texts, and pictures that two splits share."""
+"""Check a whole data set: files, counts, ids, pictures, texts, and pictures that two splits share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ccmb.datasets.problems import (  # fmt: skip
     OTHER_COUNT,
     REPEATED_TEXT,
     SHARED_PICTURE,
-    Finding,
+    DatasetFinding,
     Problems,
     findings_text,
 )
@@ -36,7 +36,7 @@ _MARK = re.compile(r"[\u3400-\u9fff]+[:/][a-z]{1,4}(?=\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is in a split and can be used."""
+    """The usable content of a split."""
 
     pictures: int
     texts: int
@@ -45,11 +45,11 @@ class Counts:
 
 @dataclass(slots=True)
 class Checked:
-    """What was looked at, and what is wrong.
+    """What was checked, and what is wrong.
 
     Attributes:
-        shared: how many images of each split the splits of other sets have, by these sets' names.
-        photographs: how many images are photographs that other sets may have too, in words.
+        shared: by the name of another set, how many images each split shares with it.
+        photographs: a line with the number of images that are photographs which other sets may have too.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Checked:
     splits: dict[str, Counts] = field(default_factory=dict)
     shared: dict[str, Shared] = field(default_factory=dict)
     photographs: str = ""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[DatasetFinding] = field(default_factory=list)
 
     @property
     def is_faulty(self) -> bool:
-        """Whether anything is more than a warning."""
+        """Whether any finding is more than a warning."""
         return any(finding.level == "problem" for finding in self.findings)
 
 
@@ -72,14 +72,15 @@ def verify_dataset(
     images: str | Path | None = None,
     against: Sequence[str] = (),
 ) -> Checked:
-    """Read a data set whole, one split or all that are there, and list what is wrong.
+    """Read a whole data set, or one split of it, and list what is wrong.
 
     Args:
-        against: other sets, see `names_of_set`, whose photographs are looked for among this one's.
+        split: the split to check; None: all that exist.
+        against: other sets whose photographs this set must not share, see `names_of_set`.
 
     Raises:
         UsageError: there is no such data set or split.
-        CcmbError: of no split are files there and can be used.
+        CcmbError: no split exists and can be used.
     """
     card, problems = find_card(name), Problems()
     known = [published.name for published in card.splits]
@@ -89,32 +90,32 @@ def verify_dataset(
     pictures: dict[bytes, tuple[str, str]] = {}
     photos: dict[Photo, tuple[str, str]] = {}
     galleries: dict[str, list[str]] = {}
-    for of_card in names:
+    for split_name in names:
         try:
-            dataset = open_dataset(name, folder, of_card, images)
+            dataset = open_dataset(name, folder, split_name, images)
         except CcmbError as error:
             errors.append(error)
             kind = NO_SPLIT if isinstance(error, MissingFile) else LOST_SPLIT
-            problems.add(kind, f"{of_card}: {error}")
+            problems.add(kind, f"{split_name}: {error}")
             continue
         problems.add_all(dataset.skipped)
         counts = Counts(len(dataset.gallery), _texts(dataset), len(dataset.samples))
-        checked.splits[of_card] = counts
-        _check_counts(card, of_card, counts, problems)
+        checked.splits[split_name] = counts
+        _check_counts(card, split_name, counts, problems)
         _check_texts(dataset, problems)
         _check_pictures(dataset, pictures, problems)
-        check_across_splits(of_card, dataset.gallery, photos, problems)
-        galleries[of_card] = dataset.gallery
+        check_across_splits(split_name, dataset.gallery, photos, problems)
+        galleries[split_name] = dataset.gallery
     if not checked.splits:
         raise next((error for error in errors if not isinstance(error, MissingFile)), errors[0])
     checked.photographs = photos_words(galleries)
-    checked.shared = {other: check_against(galleries, other, theirs, problems) for other, theirs in others}
-    checked.findings = list(problems.found.values())
+    checked.shared = {other: check_against(galleries, other, other_names, problems) for other, other_names in others}
+    checked.findings = list(problems.findings.values())
     return checked
 
 
 def checked_text(checked: Checked) -> str:
-    """What was found, as lines of text."""
+    """The result of a check as lines of text."""
     lines = [
         f"{checked.name} {split}: {counts.pictures:,} pictures, {counts.texts:,} texts"
         for split, counts in checked.splits.items()
@@ -123,11 +124,11 @@ def checked_text(checked: Checked) -> str:
         lines.append(checked.photographs)
     for other, shared in checked.shared.items():
         for split, counts in shared.items():
-            told = ", ".join(f"{count:,} of its {of_split}" for of_split, count in counts.items()) or "none"
-            lines.append(f"{checked.name} {split} and {other}: {sum(counts.values()):,} images are shared ({told})")
+            shares = ", ".join(f"{count:,} of its {other_split}" for other_split, count in counts.items()) or "none"
+            lines.append(f"{checked.name} {split} and {other}: {sum(counts.values()):,} images are shared ({shares})")
     count = sum(finding.count for finding in checked.findings)
-    found = [findings_text(checked.findings)] if checked.findings else []
-    return "\n".join([*found, *lines, f"{count:,} findings" if count else "nothing wrong"])
+    findings = [findings_text(checked.findings)] if checked.findings else []
+    return "\n".join([*findings, *lines, f"{count:,} findings" if count else "nothing wrong"])
 
 
 def _texts(dataset: Dataset) -> int:
@@ -137,11 +138,11 @@ def _texts(dataset: Dataset) -> int:
 
 
 def _check_counts(card: Card, split: str, counts: Counts, problems: Problems) -> None:
-    published = next(of_card for of_card in card.splits if of_card.name == split)
+    published = next(published_split for published_split in card.splits if published_split.name == split)
     pairs = (("pictures", published.pictures, counts.pictures), ("texts", published.texts, counts.texts))
-    for what, expected, there in pairs:
-        if expected not in (None, there):
-            problems.add(OTHER_COUNT, f"{split}: {there:,} {what} that can be used instead of {expected:,}")
+    for what, expected, usable in pairs:
+        if expected not in (None, usable):
+            problems.add(OTHER_COUNT, f"{split}: {usable:,} usable {what} instead of {expected:,}")
 
 
 def _check_texts(dataset: Dataset, problems: Problems) -> None:
@@ -161,7 +162,7 @@ def _check_texts(dataset: Dataset, problems: Problems) -> None:
 
 
 def _check_pictures(dataset: Dataset, seen: dict[bytes, tuple[str, str]], problems: Problems) -> None:
-    """Decode the pictures, and look for their bytes among those of the splits before."""
+    """Decode the pictures, and search for equal bytes in the earlier splits."""
     pictures = dataset.pictures
     with progress(f"verify {dataset.split}", len(dataset.gallery), "pictures") as advance:
         for name in dataset.gallery:

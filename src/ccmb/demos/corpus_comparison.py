@@ -105,9 +105,9 @@ def comparison_section(comparison: Mapping[str, Any]) -> str:
 
 
 def _draw_held_out(folder: Path) -> None:
-    from ccmb.scenes.corpus import draw_corpus
+    from ccmb.scenes.corpus import write_scene_corpus
 
-    draw_corpus(folder, 1, GALLERY, 1, SIDE, seed=1)
+    write_scene_corpus(folder, 1, GALLERY, 1, SIDE, seed=1)
 
 
 def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> dict[str, Any]:

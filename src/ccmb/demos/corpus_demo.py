@@ -16,7 +16,7 @@ from ccmb.corpus.analysis.statistics import statistics
 from ccmb.corpus.assembly.build import build_corpus
 from ccmb.corpus.assembly.recipe import ZeroRecipe, find_corpus_recipe
 from ccmb.corpus.inputs.tables import Inputs
-from ccmb.corpus.simulation.ground_truth import Planted, planted_figures
+from ccmb.corpus.simulation.ground_truth import FilterRecall, recall_of_filters
 from ccmb.corpus.simulation.logs import simulate
 from ccmb.corpus.simulation.pages import SimulatedWeb
 from ccmb.corpus.simulation.server import Faults, serve
@@ -64,7 +64,7 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
         recipe = load_recipe(ZeroRecipe, find_corpus_recipe("zero"), OVERRIDES)
         inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
         build_corpus(inputs, recipe, out / "corpus")
-    planted = planted_figures(web, out / "corpus")
+    planted = recall_of_filters(web, out / "corpus")
     report: dict[str, Any] = {"planted": [asdict(of) | {"share": of.share, "target": of.target} for of in planted]}
     if compare:
         from ccmb.demos.corpus_comparison import compare_corpora, comparison_section
@@ -85,7 +85,7 @@ def web_of(pictures: int, base: str) -> SimulatedWeb:
     )
 
 
-def planted_section(planted: Sequence[Planted]) -> str:
+def planted_section(planted: Sequence[FilterRecall]) -> str:
     rows = []
     for of in planted:
         relation = "≤" if of.kind == "good_pairs_lost" else "≥"

@@ -140,12 +140,12 @@ class Quickstart:
         return load_model(self.out / "run")
 
     def draw(self) -> None:
-        from ccmb.scenes.corpus import draw_corpus
+        from ccmb.scenes.corpus import write_scene_corpus
         from ccmb.scenes.matching import write_labelled_scenes
 
         size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
         side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
-        draw_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
+        write_scene_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
         write_labelled_scenes(self.pairs.parent, self.labelled, seed=seed)
 
     def train(self) -> None:
@@ -266,7 +266,7 @@ class Quickstart:
         commands = [
             ("在留出图库里检索", "Search the held-out gallery", search),
             ("把结果画成一张图", "See the hits as one picture", f"{search} --sheet hits.png"),
-            ("只用预排序，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
+            ("只用粗排，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
             ("索引自己的图片", "Index pictures of your own", own),
             (
                 "重新评测", "Measure it again",

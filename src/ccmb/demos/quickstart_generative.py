@@ -68,24 +68,25 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
     Args:
         run: the pre-trained model.
     """
+    from ccmb.inference.pipeline import Pipeline
     from ccmb.r2d2.generative.generator import load_generator
-    from ccmb.scenes.close_ups import draw_things
+    from ccmb.scenes.close_ups import write_close_ups
     from ccmb.tasks.common.datasets import open_set
     from ccmb.tasks.finetuning.run import finetune
     from ccmb.tasks.generation.evaluate import generation_report, prompts_of
     from ccmb.tasks.generation.features import r2d2_extractor
     from ccmb.tasks.generation.finetune import picture_side
     from ccmb.tasks.generation.grid import save_pictures
-    from ccmb.tasks.generation.predict import Judge, Painting, paint_texts
+    from ccmb.tasks.generation.predict import Painting, paint_texts
 
     recipe = _recipe("drawn-generation", run, close_ups, size.paint_changes)
     counts: dict[Split, int] = {"train": size.close_ups, "val": size.pictures, "test": size.pictures}
-    draw_things(close_ups, counts, picture_side(recipe), seed)
+    write_close_ups(close_ups, counts, picture_side(recipe), seed)
     finetune(recipe, out)
     model, processor = load_generator(out)
     of = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
     painting = Painting(recipe.generation.steps, recipe.generation.guidance, size.best_of, seed)
-    judge = Judge(out.name, model, processor)
+    judge = Pipeline.of(model, processor, name=out.name)
     painted = paint_texts(model, processor, prompts_of(of), painting, judge)
     figures = generation_report(painted, of, painting, judge, r2d2_extractor(out.name, model, processor))
     save_pictures(painted[:SHOWN], out / "painted")

@@ -1,8 +1,8 @@
-"""Which addresses a download may talk to: public ones over HTTP(S), and private ones that are named one by one.
+"""Which addresses a download may connect to: public ones over HTTP(S), and private ones that are allowed by name.
 
-A link list is written by strangers. A link, or the redirect it leads to, may name a machine inside the network that
-the download runs in, by address, by a host name that resolves to it, or by one that resolves to it only the second
-time. So the address itself is looked at, where the socket is made, after all resolving and redirecting.
+Strangers write link lists. A link or a redirect may lead to a machine in the local network: by its address, by a host
+name that resolves to it, or by a name that resolves to it only the second time. So the guard checks the address itself
+when the socket is made, after all names are resolved and all redirects followed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class RefusedAddress(OSError):
-    """An address that is not connected to. An OSError, so that of several addresses of a host the next is tried; with
-    a number, since only that is left of the errors of several.
+    """An address that the guard does not connect to.
+
+    It is an OSError, so that the next address of the host is tried. It has an error number, because nothing else is
+    left when the errors of several addresses are combined.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,36 +38,39 @@ class AddressGuard:
     """Tells public addresses from private ones.
 
     Args:
-        allow_private: addresses or networks that are connected to although they are not public, as those of a server
-            in the own house: `["127.0.0.1", "10.1.0.0/16"]`.
+        allow_private: private addresses or networks that are allowed, such as those of a local server:
+            `["127.0.0.1", "10.1.0.0/16"]`.
 
     Raises:
-        UsageError: one of them is neither address nor network.
+        UsageError: an entry is neither an address nor a network.
     """
 
     def __init__(self, allow_private: Sequence[str] = ()) -> None:
         try:
-            self.allowed: list[_Network] = [ipaddress.ip_network(of) for of in allow_private]
+            self.allowed: list[_Network] = [ipaddress.ip_network(network) for network in allow_private]
         except ValueError as error:
             raise UsageError(f"allow_private: {error}; write addresses such as 127.0.0.1 or 10.1.0.0/16") from None
 
     def check(self, address: str) -> None:
-        """
+        """Check a numeric address.
+
         Raises:
-            RefusedAddress: the numeric address is neither public nor allowed.
+            RefusedAddress: the address is neither public nor allowed.
         """
-        found = _reached(ipaddress.ip_address(address.split("%")[0]))
-        if any(found in network for network in self.allowed):
+        reached = _reached(ipaddress.ip_address(address.split("%")[0]))
+        if any(reached in network for network in self.allowed):
             return
-        if not found.is_global or found.is_multicast or found.is_reserved:
+        if not reached.is_global or reached.is_multicast or reached.is_reserved:
             raise RefusedAddress(f"{address} is not a public address")
 
     def check_host(self, host: str) -> None:
-        """What can be told of a host that a proxy looks up: whether it is an address, however it is written, or a name
-        of this machine. Where another name leads, the proxy alone knows.
+        """Check a host that a proxy looks up.
+
+        Only addresses, in any notation, and names of this machine can be checked. Only the proxy knows where another
+        name leads.
 
         Raises:
-            RefusedAddress: it is a private address that is not allowed, or a name of this machine.
+            RefusedAddress: the host is a private address that is not allowed, or a name of this machine.
         """
         name = host.rstrip(".").casefold()
         if name == "localhost" or name.endswith((".localhost", ".localdomain")):
@@ -73,14 +78,14 @@ class AddressGuard:
         try:
             self.check(str(ipaddress.ip_address(name.split("%")[0])))
         except ValueError:
-            if (number := _number_of(name)) is not None:
-                self.check(number)
+            if (numeric := _numeric_address(name)) is not None:
+                self.check(numeric)
 
     def make_socket(self, address_info: tuple[Any, ...]) -> socket.socket:
         """A socket for one entry of `getaddrinfo`, for aiohttp's `socket_factory`.
 
-        It is all that makes sockets for the download, and is called with the very address that is connected to next,
-        so neither a resolver that answers otherwise the second time nor a literal address slips by.
+        All sockets of the download are made here, with exactly the address that is connected to next. So a resolver
+        that changes its answer does not get past the check, nor does a literal address.
 
         Raises:
             RefusedAddress: see `check`.
@@ -90,15 +95,15 @@ class AddressGuard:
         return socket.socket(family, kind, protocol)
 
 
-def _number_of(name: str) -> str | None:
-    """The address that a C library makes of other ways of writing one, such as 127.1 and 0x7f000001."""
+def _numeric_address(name: str) -> str | None:
+    """The address that a C library reads from other notations, such as 127.1 and 0x7f000001; None if it is none."""
     with suppress(OSError, UnicodeError):
         return socket.inet_ntoa(socket.inet_aton(name)) if name[:1].isdigit() else None
     return None
 
 
 def _reached(address: _Address) -> _Address:
-    """The IPv4 address that an IPv6 one leads to, if it is of that kind; else itself."""
+    """The IPv4 address that an IPv6 address leads to; the address itself if it leads to none."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:

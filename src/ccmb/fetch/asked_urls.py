@@ -1,11 +1,12 @@
-"""An address of a link list or a redirect as it is asked for: byte for byte, but for what HTTP does not allow.
+"""How URLs of link lists and redirects are requested: byte for byte, except for bytes that HTTP does not allow.
 
-Signatures of storage services are over the very bytes, and servers tell `%2C` from `,`. So nothing is decoded, put in
-order or encoded anew, and what is quoted says `ccmb.core.url_quoting`. A fragment is no part of a request. Host names
-in other scripts become IDNA.
+Storage services sign the exact bytes, and servers distinguish `%2C` from `,`. So nothing is decoded, reordered or
+encoded again; `ccmb.core.url_quoting` lists the few bytes that are quoted. A fragment is not sent. Host names in other
+scripts become IDNA.
 
-What was copied out of HTML is undone where it is evident: every ampersand begins an entity (`?w=1&amp;h=2`). An address
-without a scheme (`//host/path`) is asked for by HTTP, whose servers redirect to HTTPS where they have it.
+HTML entities are undone if the URL was clearly copied out of HTML: if every ampersand begins an entity
+(`?w=1&amp;h=2`). A URL without a scheme (`//host/path`) is requested by HTTP; its server redirects to HTTPS if it has
+it.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?://([^/?#]*)([^#]*))?")
 
 
 class BadUrl(ValueError):
-    """Not a URL that a picture may be behind."""
+    """A text that is not a URL of HTTP(S) without credentials."""
 
 
 def check_url(text: str) -> URL:
-    """The URL of a picture, as it is asked for.
+    """The URL of a picture as it is requested.
 
     Raises:
-        BadUrl: another scheme than http and https, a user name or password in it, no host, or no URL at all.
+        BadUrl: the text is no URL, has another scheme than http or https, a user name, a password, or no host.
     """
     text = _without_html(re.sub("[\t\r\n]", "", text.strip()))
     return _checked(f"http:{text}" if text.startswith("//") else text)
 
 
 def redirected_url(url: URL, location: str) -> URL:
-    """Where a redirect leads, of which bytes that are not UTF-8 are surrogates, as aiohttp gives headers.
+    """The target of a redirect. Bytes of `location` that are not UTF-8 are surrogates, as in the headers of aiohttp.
 
     Raises:
         BadUrl: see `check_url`.
@@ -72,7 +73,7 @@ def _checked(text: str) -> URL:
         _ = known.port
         if not known.raw_host:
             raise BadUrl("no host")
-        # As a path with its query, so that a question mark before nothing stays too.
+        # The path includes the query, so that a question mark with nothing after it stays too.
         return known.with_path(path if path.startswith("/") else f"/{path}", encoded=True)
     except (ValueError, UnicodeError) as error:
         raise error if isinstance(error, BadUrl) else BadUrl("not a URL") from None

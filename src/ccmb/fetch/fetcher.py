@@ -1,4 +1,4 @@
-"""One URL -> its bytes, or the word that says why not: politely, safely, and in bounded time and memory.
+"""One URL -> its bytes, or a status that tells why not: politely, safely, and in bounded time and memory.
 
 | status | meaning | may another day help? |
 |---|---|---|
@@ -10,7 +10,7 @@
 | bad_answer | not HTTP | yes |
 | http_NNN | the status of the answer, such as http_404 | 408, 425, 429 and 5xx |
 | host_paused | the host asked for a long pause after another request | yes |
-| too_many_redirects, too_large, opted_out, empty | as they say; see `ccmb.fetch.opt_outs` | |
+| too_many_redirects, too_large, opted_out, empty | as named; see `ccmb.fetch.opt_outs` | |
 | deadline | the time of the whole download was up | yes |
 """
 
@@ -44,32 +44,34 @@ _TRANSIENT_HTTP = {408, 425, 429}
 _BUSY = {429, 503}
 
 
-class Network(BaseModel):
-    """How pictures are asked for; the values are our choice."""
+class HttpOptions(BaseModel):
+    """How pictures are requested over HTTP. The default values are our choice."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    connections: int = Field(128, gt=0, description="pictures in hand at once: being fetched, or waiting to be decoded")
+    connections: int = Field(128, gt=0, description="pictures at once that are being fetched or wait to be decoded")
     per_host: int = Field(4, gt=0, description="requests to one host at once")
     host_delay: float = Field(0.05, ge=0, description="seconds between the starts of two requests to one host")
-    longest_pause: float = Field(120.0, ge=0, description="seconds waited for a host that sends Retry-After, at most")
-    retries: int = Field(3, ge=0, description="further attempts after a failure that may pass")
+    longest_pause: float = Field(120.0, ge=0, description="maximum wait in seconds for a host that sends Retry-After")
+    retries: int = Field(3, ge=0, description="more attempts after a failure that may be temporary")
     backoff: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled for each further one")
-    connect_seconds: float = Field(10.0, gt=0, description="for a connection")
-    silent_seconds: float = Field(10.0, gt=0, description="without a byte")
-    total_seconds: float = Field(60.0, gt=0, description="for one answer, whole")
-    slow_after: float = Field(5.0, ge=0, description="seconds after which an answer must have come at `least_rate`")
-    least_rate: float = Field(2048.0, ge=0, description="bytes a second")
-    max_bytes: int = Field(20 * 2**20, gt=0, description="of one picture")
-    max_redirects: int = Field(5, ge=0)
-    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="what servers are told")
-    robot: str = Field("ccmb", description="our name in X-Robots-Tag headers that address single robots")
+    connect_seconds: float = Field(10.0, gt=0, description="time limit for a connection")
+    silent_seconds: float = Field(10.0, gt=0, description="time limit without a byte")
+    total_seconds: float = Field(60.0, gt=0, description="time limit for one whole answer")
+    slow_after: float = Field(
+        5.0, ge=0, description="seconds after which the mean rate of an answer must be `least_rate`"
+    )
+    least_rate: float = Field(2048.0, ge=0, description="minimum rate in bytes a second")
+    max_bytes: int = Field(20 * 2**20, gt=0, description="maximum bytes of one picture")
+    max_redirects: int = Field(5, ge=0, description="maximum number of redirects")
+    user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="User-Agent of the requests")
+    robot: str = Field("ccmb", description="our name in X-Robots-Tag headers for single robots")
     obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.fetch.opt_outs")
     check_certificates: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
-    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that may be connected to")
+    allow_private: tuple[str, ...] = Field((), description="private addresses or networks that are allowed")
     proxy_from_environment: bool = Field(
-        False, description="go through HTTP_PROXY and HTTPS_PROXY, but to hosts of NO_PROXY; see ccmb.fetch.proxies"
+        False, description="use HTTP_PROXY and HTTPS_PROXY, except for hosts of NO_PROXY; see ccmb.fetch.proxies"
     )
-    name_threads: int = Field(32, gt=0, description="host names looked up at once")
+    name_threads: int = Field(32, gt=0, description="how many host names are looked up at once")
 
 
 def is_transient(status: str) -> bool:
@@ -82,7 +84,7 @@ def is_transient(status: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The status, "ok" with the body; and how many attempts that took."""
+    """The result for a URL: its status, the body if the status is "ok", and the number of attempts."""
 
     status: str
     body: bytes
@@ -94,7 +96,7 @@ class Failure(Exception):
 
     Attributes:
         status: see the table above.
-        wait: seconds that the host asked for.
+        wait: seconds that the host asked to wait.
     """
 
     def __init__(self, status: str, wait: float | None = None) -> None:
@@ -105,7 +107,7 @@ class Failure(Exception):
 class Fetcher:
     """A client for many hosts, used as an async context manager."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: HttpOptions) -> None:
         self.network = network
         self.hosts = Hosts(network.per_host, network.host_delay, network.longest_pause)
         self._in_hand = asyncio.Semaphore(network.connections)
@@ -138,10 +140,10 @@ class Fetcher:
         await self._proxied.close()
 
     async def fetch(self, url: str) -> Fetched:
-        """The picture's bytes or why not; never raises for what a server does.
+        """Fetch the bytes of a picture. Whatever a server does, it raises no error.
 
-        With "ok" the caller holds one of the `connections` until it calls `done`: so no more bodies than that wait in
-        memory, however slow they are decoded.
+        If the status is "ok", the caller holds one of the `connections` until it calls `done`. So at most that many
+        bodies wait in memory, however slow the decoding is.
         """
         attempt = 0
         while True:
@@ -153,13 +155,13 @@ class Fetcher:
             except Failure as failure:
                 if attempt > self.network.retries or not is_transient(failure.status):
                     return Fetched(failure.status, b"", attempt)
-                # Half of the wait is left to chance, so that those who failed together do not come back together.
+                # Half of the wait is random, so that requests that failed together are not repeated together.
                 longest = self.network.backoff * 2 ** (attempt - 1)
                 if failure.wait is None:  # else the host itself is paused
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
 
     def done(self, fetched: Fetched) -> None:
-        """The body is no longer needed."""
+        """Release the connection: the body is no longer needed."""
         if fetched.status == "ok":
             self._in_hand.release()
 
@@ -176,7 +178,7 @@ class Fetcher:
         raise Failure("too_many_redirects")
 
     async def _ask(self, url: URL) -> bytes | URL:
-        """The body, with one of the connections in hand; or where else it is said to be."""
+        """The body, with one of the connections held; or the target of a redirect."""
         host = url.host or ""
         async with self.hosts.turn(host):
             await self._in_hand.acquire()
@@ -189,7 +191,7 @@ class Fetcher:
                 if failure.wait is not None:
                     self.hosts.pause(host, failure.wait)
                 raise
-            except Exception as error:  # servers find ways to fail that no client has a name for
+            except Exception as error:  # servers fail in ways that no client has a name for
                 raise Failure(_status_of(error)) from None
             finally:
                 if not isinstance(answer, bytes):
@@ -226,7 +228,7 @@ class Fetcher:
         return bytes(body)
 
     def _asked_wait(self, response: aiohttp.ClientResponse) -> float | None:
-        """Seconds that a busy host is left alone: what it asks for, else as long as before a second attempt."""
+        """Seconds to wait for a busy host: as it asks, or else as long as before a second attempt."""
         if response.status not in _BUSY:
             return None
         asked = retry_after(response.headers.get("Retry-After", ""))
@@ -234,7 +236,7 @@ class Fetcher:
 
 
 def retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date; None if it is neither."""
+    """The seconds of a Retry-After header, which holds a number or a date; None if it holds neither."""
     if value.strip().isdecimal():
         return float(value)
     try:
@@ -251,7 +253,7 @@ def _redirected(url: URL, headers: Mapping[str, str]) -> URL:
 
 
 def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
-    """The body of a server that compresses though it was asked not to."""
+    """The body, unpacked if the server compressed it although the request did not allow that."""
     if headers.get("Content-Encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
         return body
     unpacker = zlib.decompressobj(wbits=47)

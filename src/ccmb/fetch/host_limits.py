@@ -1,4 +1,4 @@
-"""Politeness: how often, and how many times at once, a host is asked."""
+"""Politeness: how many requests a host gets at once, and how often."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-# Hosts that are remembered before the idle ones are looked for.
+# As soon as so many hosts are remembered, the idle ones are forgotten.
 _KNOWN_AT_LEAST = 10_000
 
 
 class HostPaused(Exception):
-    """A host asked to be left alone for longer than anyone here waits."""
+    """A host asked for a longer pause than the limit."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Hosts:
     Args:
         at_once: requests to one host at the same time.
         delay: seconds between the starts of two requests to one host.
-        longest_pause: seconds that a request waits at most for a host that asked for a pause.
+        longest_pause: the longest wait in seconds for a host that asked for a pause.
     """
 
     def __init__(self, at_once: int, delay: float, longest_pause: float) -> None:
@@ -39,10 +39,10 @@ class Hosts:
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
-        """Within, one request may be made to the host.
+        """Wait for a turn; within the context one request may be made to the host.
 
         Raises:
-            HostPaused: the host wants a longer pause than is waited for.
+            HostPaused: the host asked for a longer pause than the limit.
         """
         host = self._known(name)
         host.users += 1
@@ -54,7 +54,7 @@ class Hosts:
             host.users -= 1
 
     def pause(self, name: str, seconds: float) -> None:
-        """From now on no request to the host is started for so long."""
+        """Start no request to the host for so many seconds from now."""
         host = self._known(name)
         host.paused_until = max(host.paused_until, _now() + seconds)
 
@@ -66,7 +66,7 @@ class Hosts:
         return self._hosts[name]
 
     def _forget(self) -> None:
-        """Millions of hosts come by: those that nobody waits for, and that wait for nothing, go."""
+        """Forget the idle hosts, because a download meets millions: those without users, delay and pause."""
         now = _now()
         kept = {
             name: host for name, host in self._hosts.items()

@@ -1,10 +1,11 @@
-"""Proxies that the environment names, for machines that reach the web through one alone; off unless asked for.
+"""Proxies of the environment, for machines that reach the web only through a proxy. They are off by default.
 
-HTTP_PROXY and HTTPS_PROXY (or ALL_PROXY) name them, in capitals or not, and NO_PROXY the hosts that are reached
-without: `*`, names with all below them, ports, addresses and networks. The proxy looks up the names of hosts and
-connects to them. So `ccmb.fetch.address_guard` cannot see where a name leads: it still refuses private addresses that
-stand in a URL or a redirect themselves, and names of this machine, but a name that leads into the network of the proxy
-is the proxy's to refuse. The proxy itself may have any address.
+HTTP_PROXY and HTTPS_PROXY (or ALL_PROXY) name the proxies, in capitals or not. NO_PROXY names the hosts that need none:
+`*`, names with all subdomains, ports, addresses and networks.
+
+The proxy looks up host names and connects to the hosts. So `ccmb.fetch.address_guard` cannot see where a name leads. It
+still refuses private addresses in a URL or a redirect, and names of this machine. Only the proxy can refuse a name that
+leads into its own network. The proxy itself may have any address.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from ccmb.core.errors import UsageError
 
 
 class Proxies:
-    """Which proxy an address is asked for through."""
+    """The proxy for each URL."""
 
     def __init__(self, use: bool) -> None:
-        """
+        """Read the environment.
+
         Args:
-            use: look at the environment; else there are none.
+            use: whether to use the proxies of the environment; otherwise there are none.
 
         Raises:
-            UsageError: the environment names a proxy that is not one of HTTP.
+            UsageError: the environment names a proxy that is not an HTTP proxy.
         """
         named = getproxies_environment() if use else {}
         self._without = [name for name in re.split(r"[,\s]+", named.get("no", "").casefold()) if name]
@@ -39,7 +41,7 @@ class Proxies:
         }
 
     def proxy_for(self, url: URL) -> URL | None:
-        """The proxy; None: none."""
+        """The proxy for a URL; None: connect without one."""
         proxy = self._by_scheme.get(url.scheme)
         if proxy is None:
             return None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
-from ccmb.r2d2.loading import load_model, model_folder
+from ccmb.r2d2.loading import load_model, model_folder, read_r2d2_config
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.export import fast_export
 from ccmb.r2d2.onnx.runtime import load_exported
@@ -73,4 +73,9 @@ def load_network(name: str | Path, fast: bool = False) -> tuple[Network, R2D2Pro
         CcmbError: something is missing or damaged; the message names the file.
     """
     folder = fast_export(name) if fast else model_folder(name)
-    return load_exported(folder) if is_export(folder) else load_model(folder)
+    if not is_export(folder):
+        return load_model(folder)
+    model, processor = load_exported(folder)
+    if fast:  # it may have been made before the model was calibrated, which changes no weight
+        model.config.match_temperature = read_r2d2_config(model_folder(name)).match_temperature
+    return model, processor

@@ -15,7 +15,7 @@ from ccmb.core.progress import progress
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
 from ccmb.inference.scoring import match_probability
-from ccmb.inference.stages import Encoder, Load, Matcher
+from ccmb.inference.stages import Encoder, Load, PairScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PairScores:
 
 
 def score_labelled(
-    encoder: Encoder, matcher: Matcher, samples: Sequence[Sample], load: Load, batch: int = 128
+    encoder: Encoder, scorer: PairScorer, samples: Sequence[Sample], load: Load, batch: int = 128
 ) -> PairScores:
     """Score labelled pairs, in their order, so many pictures at a time: memory does not grow with the pairs.
 
@@ -73,9 +73,10 @@ def score_labelled(
             for part in of_chunk.split(4 * batch):
                 texts = encoder.encode_texts([samples[place].texts[0] for place in part.tolist()])
                 image_index, text_index = picture_N[part] - start, torch.arange(len(part))
-                cosine_N[part] = (images.embed[image_index] * texts.embed).sum(1)
-                if matcher.can_rank:
-                    heads_N2[part] = matcher.match(images, texts, image_index, text_index).head_log_odds
+                scores = scorer.score_pairs(images, texts, image_index, text_index)
+                cosine_N[part] = scores.cosine
+                if scores.match is not None:
+                    heads_N2[part] = scores.match.head_log_odds
                 advance(len(part), "")
     label_N = torch.tensor([label_of(sample) for sample in samples])
-    return PairScores(label_N, picture_N, cosine_N, heads_N2 if matcher.can_rank else None)
+    return PairScores(label_N, picture_N, cosine_N, heads_N2 if scorer.can_rank else None)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import RankingRule
+from ccmb.core.errors import UsageError
 from ccmb.inference.interface import Network
 from ccmb.inference.items import Items
 from ccmb.r2d2.cross_encoder import RankOutput
@@ -36,17 +38,83 @@ class Match:
         log_odds: (N,) sum of both heads' log-odds of a match.
         head_log_odds: (N, 2) log-odds of a match by the text-image head and by the image-text head.
         temperature: the model's `match_temperature`.
+        is_calibrated: whether that was fitted, so that `probability` is one.
     """
 
     score: Tensor
     log_odds: Tensor
     head_log_odds: Tensor
     temperature: float = 1.0
+    is_calibrated: bool = False
 
     @property
     def probability(self) -> Tensor:
-        """(N,) calibrated probability of a match; see `match_probability`."""
+        """(N,) probability of a match at the temperature; see `match_probability`."""
         return match_probability(self.head_log_odds, self.temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """What a model says of a text and an image.
+
+    Attributes:
+        cosine: of the two embeddings, in [-1, 1].
+        match_score: in [0, 1]; None without a second stage.
+        probability: calibrated one of a match, in [0, 1]; None without a second stage, or where `ccmb calibrate` was
+            not run on the model.
+        score: what pairs are ordered by: the ranking rule's score, or the cosine without a second stage.
+    """
+
+    cosine: float
+    match_score: float | None
+    probability: float | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageScores:
+    """What both stages say of N pairs.
+
+    Attributes:
+        cosine: (N,) the first stage's.
+        match: the second stage's; None where there is none.
+        ranking: (N,) what the last stage orders by: by the ranking rule, or the cosine without a second stage.
+    """
+
+    cosine: Tensor
+    match: Match | None
+    ranking: Tensor
+
+    @property
+    def probability(self) -> Tensor | None:
+        """(N,) calibrated probability of a match; None where no temperature was fitted, or nothing matches."""
+        return self.match.probability if self.match is not None and self.match.is_calibrated else None
+
+    def rows(self) -> list[PairScore]:
+        """One value a pair."""
+        none = [None] * len(self.cosine)
+        match = none if self.match is None else self.match.score.tolist()
+        probability = none if self.probability is None else self.probability.tolist()
+        columns = (self.cosine.tolist(), match, probability, self.ranking.tolist())
+        return [PairScore(*row) for row in zip(*columns, strict=True)]
+
+
+def check_gives_probability(model: Network) -> None:
+    """Refuse a least probability of a match where the model gives none.
+
+    Raises:
+        UsageError: it has no cross encoders, or is not calibrated.
+    """
+    needs = "min_probability: a least probability needs"
+    if not model.can_rank:
+        raise UsageError(f"{needs} cross encoders, and this model is of towers alone (PRD2)")
+    if not model.config.is_calibrated:
+        raise UsageError(f"{needs} a calibrated model: run ccmb calibrate on this one first, or leave it out")
+
+
+def pair_cosines(images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Tensor:
+    """(N,) cosines of pairs picked by index."""
+    return (images.embed[image_index_N] * texts.embed[text_index_N]).sum(1)
 
 
 def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
@@ -54,9 +122,9 @@ def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
     return (head_log_odds_N2 / temperature).sigmoid().mean(1)
 
 
-def ranking_scores(model: Network, cosine_N: Tensor, match: Match) -> Tensor:
-    """(N,) what the second stage orders by, after the model's `ranking_rule`."""
-    if model.config.ranking_rule == "log_odds":
+def ranking_scores(model: Network, cosine_N: Tensor, match: Match, rule: RankingRule | None = None) -> Tensor:
+    """(N,) what the second stage orders by, after a rule; None is the model's own `ranking_rule`."""
+    if (rule or model.config.ranking_rule) == "log_odds":
         return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
     return cosine_N + match.score
 
@@ -83,7 +151,7 @@ def rank_pairs(
     """
     model.check_can_rank()
     if not len(image_index_N):
-        return Match(torch.empty(0), torch.empty(0), torch.empty(0, 2), model.config.match_temperature)
+        return _match(model, torch.empty(0), torch.empty(0), torch.empty(0, 2))
     # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.
     length_N = texts.lengths(text_index_N).cpu()
     order_N = (image_index_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
@@ -94,7 +162,12 @@ def rank_pairs(
     image_text = text_image if preview else _in_chunks(model.match_image_text, model, images, texts, *pairs, batch)
     back_N = order_N.argsort()
     output = RankOutput(text_image[back_N], image_text[back_N], states=torch.empty(0, 0, 0))
-    return Match(output.score, output.log_odds, output.head_log_odds, model.config.match_temperature)
+    return _match(model, output.score, output.log_odds, output.head_log_odds)
+
+
+def _match(model: Network, score_N: Tensor, log_odds_N: Tensor, head_log_odds_N2: Tensor) -> Match:
+    config = model.config
+    return Match(score_N, log_odds_N, head_log_odds_N2, config.match_temperature, config.is_calibrated)
 
 
 def _in_chunks(

@@ -1,4 +1,6 @@
-"""What retrieval needs of a model: embeddings of pictures and of texts and, where there is one, a second stage.
+"""The two stages of any model: embeddings of images and of texts, and what scores pairs of them.
+
+Whatever satisfies `Encoder` and `PairScorer` can stand behind a `ccmb.Pipeline`, retrieval, matching and the benchmark.
 
 Shapes: B items, N pairs.
 """
@@ -6,7 +8,7 @@ Shapes: B items, N pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,12 +16,12 @@ from typing import Any, Protocol, cast
 from PIL import Image
 from torch import Tensor
 
-from ccmb.core.choices import Precision
+from ccmb.core.choices import Precision, RankingRule
 from ccmb.core.device import inference, native_bf16
 from ccmb.core.errors import UsageError
 from ccmb.inference.interface import Network, load_network
 from ccmb.inference.items import Items
-from ccmb.inference.scoring import Match, in_bf16, rank_pairs, ranking_scores
+from ccmb.inference.scoring import Match, StageScores, in_bf16, pair_cosines, rank_pairs, ranking_scores
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
@@ -39,8 +41,8 @@ class Encoder(Protocol):
         """Encode B texts."""
 
 
-class Ranker(Protocol):
-    """A second stage, or the lack of one."""
+class Reranker(Protocol):
+    """A second stage that orders candidates, or the lack of one."""
 
     @property
     def can_rank(self) -> bool:
@@ -56,11 +58,41 @@ class Ranker(Protocol):
         """(N,) scores, by which the second stage orders, of pairs picked by index; the cosines are the first one's."""
 
 
-class Matcher(Ranker, Protocol):
-    """A second stage that judges pairs, or the lack of one."""
+class PairScorer(Reranker, Protocol):
+    """Both stages' scores of any pairs; those of the first alone where there is no second."""
 
-    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
-        """What the match heads say of N pairs picked by index."""
+    def score_pairs(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+    ) -> StageScores:
+        """Score N pairs picked by index.
+
+        Args:
+            cosine_N: (N,) of the pairs, where they are known already.
+        """
+
+
+class CosineScorer:
+    """A `PairScorer` of any model that has no second stage."""
+
+    @property
+    def can_rank(self) -> bool:
+        return False
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return None
+
+    def rank_scores(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> Tensor:
+        raise ValueError("this model has no second stage")
+
+    def score_pairs(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+    ) -> StageScores:
+        if cosine_N is None:
+            cosine_N = pair_cosines(images, texts, image_index_N, text_index_N)
+        return StageScores(cosine_N, None, cosine_N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +100,7 @@ class Cascade:
     """A cheap second stage in front of the whole one.
 
     Attributes:
-        scores: what `Ranker.rank_scores` does, cheaply.
+        scores: what `Reranker.rank_scores` does, cheaply.
         keep: how many candidates of a query, the best by these scores, the whole second stage then orders; the others
             come after them in the order of these scores.
     """
@@ -87,10 +119,26 @@ class RankOptions:
         precision: of the cross encoders when they choose; int8 is that of the model's export for ONNX Runtime.
         cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
             both look at all; with bf16 or int8 they then look at the best KEEP of them again.
+        ranking_rule: how cosine and match heads make the score that orders, see `ccmb.inference.scoring`. None: by the
+            model's own rule.
     """
 
     precision: Precision = "fp32"
     cascade: int | None = None
+    ranking_rule: RankingRule | None = None
+
+    @property
+    def ranks_all_exactly(self) -> bool:
+        """Whether both cross encoders look at every candidate in the model's own precision."""
+        return self.precision == "fp32" and self.cascade is None
+
+    def rule_of(self, model: Network) -> RankingRule:
+        """The rule by which a network's second stage then scores."""
+        return self.ranking_rule or model.config.ranking_rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """For results and their fingerprints; the rule is named where it is not the model's own."""
+        return asdict(self) if self.ranking_rule else {"precision": self.precision, "cascade": self.cascade}
 
     def on(self, model: Network) -> RankOptions:
         """The same with the precision that `auto` comes to for a network.
@@ -105,7 +153,7 @@ class RankOptions:
             raise UsageError("--precision int8 is of CPUs; on a GPU give bf16, or leave it out")
         if self.precision != "auto":
             return self
-        return RankOptions("bf16" if native_bf16(model.device) and not exported else "fp32", self.cascade)
+        return replace(self, precision="bf16" if native_bf16(model.device) and not exported else "fp32")
 
 
 EXACT = RankOptions()
@@ -119,9 +167,12 @@ class R2D2Encoder:
     processor: R2D2Processor
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
-        pixels = self.processor.images([load(name) for name in names])
+        return self.encode_pixels(self.processor.images([load(name) for name in names]))
+
+    def encode_pixels(self, pixels_B3SS: Tensor) -> TowerOutput:
+        """Encode B images that the processor has read."""
         with inference(self.model):
-            return self.model.encode_image(pixels.to(self.model.device)).to("cpu")
+            return self.model.encode_image(pixels_B3SS.to(self.model.device)).to("cpu")
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         encoded = {name: value.to(self.model.device) for name, value in self.processor.texts(texts).items()}
@@ -130,7 +181,7 @@ class R2D2Encoder:
 
 
 class R2D2Ranker:
-    """The cross encoders of R2D2, by the model's ranking rule, as a `Matcher`; or left out, where they know nothing.
+    """Both stages of R2D2 as a `PairScorer`; the cross encoders can be left out, where they know nothing.
 
     Args:
         source: what the model was loaded from, whose export chooses in int8.
@@ -156,24 +207,40 @@ class R2D2Ranker:
 
     @cached_property
     def cascade(self) -> Cascade | None:
-        if self.options == EXACT or not self.can_rank:
+        if self.options.ranks_all_exactly or not self.can_rank:
             return None
-        match = partial(rank_pairs, preview=self.options.cascade is not None)
         chooser = self._export or self.model
         if self.options.precision == "bf16":
             chooser = in_bf16(cast(R2D2Model, self.model))
-        return Cascade(partial(self._scores, match, chooser), self.options.cascade or KEEP)
+        return Cascade(partial(self._previewed, chooser), self.options.cascade or KEEP)
 
     def rank_scores(
         self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
-        return self._scores(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
+        return self._scored(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N).ranking
 
-    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
-        with inference(self.model):
-            return rank_pairs(self.model, images, texts, image_index_N, text_index_N)
+    def score_pairs(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+    ) -> StageScores:
+        if cosine_N is None:
+            cosine_N = pair_cosines(images, texts, image_index_N, text_index_N)
+        if not self.can_rank:
+            return StageScores(cosine_N, None, cosine_N)
+        return self._scored(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
 
-    def _scores(
+    def _previewed(
+        self,
+        chooser: Network,
+        images: Items,
+        texts: Items,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor,
+    ) -> Tensor:
+        match = partial(rank_pairs, preview=self.options.cascade is not None)
+        return self._scored(match, chooser, images, texts, image_index_N, text_index_N, cosine_N).ranking
+
+    def _scored(
         self,
         match: Callable[..., Match],
         network: Network,
@@ -182,8 +249,10 @@ class R2D2Ranker:
         image_index_N: Tensor,
         text_index_N: Tensor,
         cosine_N: Tensor,
-    ) -> Tensor:
-        """Whichever network matches, its scores are made by the rule and temperature of the model."""
+    ) -> StageScores:
+        """Whichever network matches, its scores are made by one rule and by the temperature of the model."""
         with inference(network):
-            found = match(network, images, texts, image_index_N, text_index_N)
-            return ranking_scores(self.model, cosine_N, found)
+            matched = match(network, images, texts, image_index_N, text_index_N)
+            return StageScores(
+                cosine_N, matched, ranking_scores(self.model, cosine_N, matched, self.options.ranking_rule)
+            )

@@ -1,14 +1,62 @@
-"""Pictures that a user names one by one: some of them may not be readable."""
+"""Images that a user names one by one: some of them may not be readable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
+from ccmb.data.images.source import picture_of
+from ccmb.inference.stages import Encoder, R2D2Encoder
+from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
+
+SHOWN = 3  # unreadable images that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImages:
+    """Images that a user gave, those encoded that can be read.
+
+    Attributes:
+        indices: of the readable ones, among those given.
+        output: they encoded, in this order; None where none can be read.
+        errors: why the others, by their index, cannot be read.
+    """
+
+    indices: list[int]
+    output: TowerOutput | None
+    errors: dict[int, str]
+
+
+def encode_readable(encoder: Encoder, images: Sequence[Picture]) -> ReadImages:
+    """Encode those of some images that can be read, all at once."""
+    if isinstance(encoder, R2D2Encoder):  # which makes each image small before it opens the next
+        indices, pixels_B3SS, errors = read_pixels(encoder.processor, images)
+        return ReadImages(indices, encoder.encode_pixels(pixels_B3SS) if indices else None, errors)
+    opened, errors = dict[int, Image.Image](), dict[int, str]()
+    for index, image in enumerate(images):
+        try:
+            opened[index] = _open(image)
+        except CcmbError as error:
+            errors[index] = str(error)
+    return ReadImages(list(opened), encoder.encode_images(list(opened), opened.__getitem__) if opened else None, errors)
+
+
+def _open(image: Picture) -> Image.Image:
+    """Open an image for a model that takes PIL images alone.
+
+    Raises:
+        CcmbError: it cannot be read, or is an array, which only R2D2 reads.
+    """
+    if isinstance(image, str | Path | bytes | Image.Image):
+        return picture_of(image)
+    raise CcmbError(f"a {type(image).__name__}: this model reads paths, bytes of image files and PIL images")
 
 
 def read_pixels(processor: R2D2Processor, pictures: Sequence[Picture]) -> tuple[list[int], Tensor, dict[int, str]]:
@@ -33,3 +81,11 @@ def check_any_read(errors: Sequence[str | None]) -> None:
     """
     if errors and all(errors):
         raise CcmbError(str(errors[0]) if len(errors) == 1 else f"none of the pictures could be read ({errors[0]})")
+
+
+def unreadable_images(errors: Sequence[str], count: int) -> CcmbError:
+    """What to raise where some of so many images cannot be read, for the reasons given."""
+    if len(errors) == 1:
+        return CcmbError(errors[0])
+    more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    return CcmbError(f"{len(errors)} of {count} images cannot be read: {'; '.join(errors[:SHOWN])}{more}")

@@ -1,6 +1,6 @@
-"""What one step of pre-training sees.
+"""What one step sees: pairs of an image and a text, for matching with labels.
 
-Shapes: B pairs in the batch, T text tokens.
+Shapes: B pairs in the batch, P images, T text tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from ccmb.training.distributed import largest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step sees; all on the model's device.
+    """What one step of pre-training sees; all on the model's device.
 
     Attributes:
         pixel_values: (B, 3, S, S) normalised pictures.
@@ -59,7 +59,7 @@ class Batch:
                 return tuple(value[row] for row in index) if value else ()
             return None if value is None else value[index]
 
-        return Batch(*(pick(getattr(self, name)) for name in self.__slots__))
+        return Batch(**{name: pick(getattr(self, name)) for name in self.__slots__})
 
     @staticmethod
     def cat(batches: list[Batch], pad_id: int) -> Batch:
@@ -77,7 +77,7 @@ class Batch:
                 values = [F.pad(value, (0, longest - value.shape[1]), value=padding[name]) for value in values]
             return torch.cat(values)
 
-        return Batch(*map(join, Batch.__slots__))
+        return Batch(**{name: join(name) for name in Batch.__slots__})
 
 
 def level(batch: Batch) -> Batch:
@@ -90,3 +90,46 @@ def level(batch: Batch) -> Batch:
         name: F.pad(getattr(batch, name), (0, missing)) for name in ("input_ids", "attention_mask", "maskable")
     }
     return replace(batch, **padded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledBatch:
+    """What one step of matching sees; all on the model's device. Pairs may show the same image, which is held once.
+
+    Attributes:
+        pixel_values: (P, 3, S, S) normalised pictures.
+        image_index: (B,) which of them each pair shows.
+        input_ids, attention_mask: (B, T) the pairs' texts.
+        labels: (B,) 1 where the text fits the picture, 0 where it does not.
+        image_ids, text_ids: (B,) pairs with equal ids have the same picture or text, on all processes.
+        names, texts: of the pairs, for whoever looks into a batch; may be left out.
+    """
+
+    pixel_values: Tensor
+    image_index: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    image_ids: Tensor
+    text_ids: Tensor
+    names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> LabelledBatch:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def rows(self, index: list[int]) -> LabelledBatch:
+        """Some of the pairs, in this order, and the pictures that they show."""
+        shown, image_index = self.image_index[index].unique(return_inverse=True)
+        picked: dict[str, Any] = {
+            name: getattr(self, name)[index]
+            for name in ("input_ids", "attention_mask", "labels", "image_ids", "text_ids")
+        }
+        for name in ("names", "texts"):
+            told = getattr(self, name)
+            picked[name] = tuple(told[row] for row in index) if told else ()
+        return LabelledBatch(pixel_values=self.pixel_values[shown], image_index=image_index, **picked)

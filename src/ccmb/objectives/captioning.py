@@ -15,6 +15,7 @@ from ccmb.objectives.batch import Batch
 from ccmb.objectives.forward import encode_images
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
+from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.training.distributed import global_mean
@@ -69,16 +70,17 @@ class Captioning(nn.Module):
 
     def losses(
         self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """Scalars by name, unweighted."""
+    ) -> tuple[dict[str, Tensor], PretrainAux]:
+        """Scalars by name, unweighted, and what R2D2's own objectives compute besides."""
         images = encode_images(self.model, batch.pixel_values, self.chunk)
         losses = {"captioning": self._captioning(images, batch)}
-        if self.pretraining is not None:
-            seen = self._at_rest(images) if self.options.owns_image_tower else images
-            losses |= self.pretraining.losses(batch, progress, generator, seen)
-        return losses
+        if self.pretraining is None:
+            return losses, PretrainAux()
+        seen = self._at_rest(images) if self.options.owns_image_tower else images
+        others, aux = self.pretraining.losses(batch, progress, generator, seen)
+        return losses | others, aux
 
-    forward = losses  # what DDP and FSDP attend
+    forward = losses  # what DDP and FSDP wrap
 
     def _at_rest(self, images: TowerOutput) -> TowerOutput:
         """The same pictures, through whose states no gradient reaches the image tower."""

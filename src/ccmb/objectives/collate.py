@@ -11,8 +11,7 @@ import torch
 from ccmb.data.equal_texts import known_texts, shared_texts, text_key
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
-from ccmb.objectives.batch import Batch
-from ccmb.objectives.labelled_batch import LabelledBatch
+from ccmb.objectives.batch import Batch, LabelledBatch
 from ccmb.r2d2.processing import R2D2Processor
 
 # Pixels, a text, the number of the sample or picture, and of streamed samples the numbers of all their texts.
@@ -47,15 +46,17 @@ class Collate:
         known = others[0] if others else [self.shared.get(index, ()) for index in indices]
         encoded = self.processor.texts(texts)
         batch = Batch(
-            self.processor.normalise(torch.from_numpy(np.stack(pixels))),
-            encoded["input_ids"],
-            encoded["attention_mask"],
-            self.processor.maskable(encoded["input_ids"]),
-            torch.tensor([self.image_ids[index] for index in indices] if self.image_ids is not None else indices),
-            tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
-            tuple(texts),
-            torch.tensor([self.twin_ids[index] for index in indices]) if self.samples is not None else None,
-            torch.tensor([known_texts(*of_pair) for of_pair in zip(texts, known, strict=True)]),
+            pixel_values=self.processor.normalise(torch.from_numpy(np.stack(pixels))),
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            maskable=self.processor.maskable(encoded["input_ids"]),
+            image_ids=torch.tensor(
+                [self.image_ids[index] for index in indices] if self.image_ids is not None else indices
+            ),
+            names=tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
+            texts=tuple(texts),
+            twin_ids=torch.tensor([self.twin_ids[index] for index in indices]) if self.samples is not None else None,
+            text_ids=torch.tensor([known_texts(*of_pair) for of_pair in zip(texts, known, strict=True)]),
         )
         return batch, unreadable
 
@@ -92,15 +93,17 @@ class LabelledCollate:
         first = {number: row for row, number in reversed(list(enumerate(place)))}
         encoded = self.processor.texts(texts)
         batch = LabelledBatch(
-            self.processor.normalise(torch.from_numpy(np.stack([pixels[first[p]] for p in sorted(first)]))),
-            torch.tensor(place),
-            encoded["input_ids"],
-            encoded["attention_mask"],
-            torch.tensor([self.labels[index] for index in indices]),
-            torch.tensor(image_ids),
-            torch.tensor([self.text_ids[index] for index in indices]),
-            tuple(self.samples[index].image for index in indices),
-            tuple(texts),
+            pixel_values=self.processor.normalise(
+                torch.from_numpy(np.stack([pixels[first[p]] for p in sorted(first)]))
+            ),
+            image_index=torch.tensor(place),
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            labels=torch.tensor([self.labels[index] for index in indices]),
+            image_ids=torch.tensor(image_ids),
+            text_ids=torch.tensor([self.text_ids[index] for index in indices]),
+            names=tuple(self.samples[index].image for index in indices),
+            texts=tuple(texts),
         )
         return batch, unreadable
 

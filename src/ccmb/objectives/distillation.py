@@ -11,6 +11,7 @@ columns.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -146,9 +147,18 @@ def weighted_targets(
     return mass_RC / mass_RC.sum(1, keepdim=True), weights_C
 
 
+@dataclass(frozen=True, slots=True)
+class TeacherFeatures:
+    """What the teacher says of R pairs: L2-normalised embeddings of the clean images and texts, without gradient."""
+
+    image_RD: Tensor
+    text_RD: Tensor
+
+
 def tgd_loss(
     image_RD: Tensor,
     text_RD: Tensor,
+    *,
     teacher_image_BD: Tensor,
     teacher_text_BD: Tensor,
     image_ids_B: Tensor,
@@ -176,38 +186,39 @@ def tgd_loss(
             picture only the text that it stood with is known.
         image_spared_RB: the same of columns that are pictures; by default, and without `known`, `spared_RB`.
     """
-    image_ids_R = image_ids_B[rows]
+    texts_RC, images_RC, weights_C = _tgd_labels(image_ids_B[rows], image_ids_B, queue, known)
     if known is None:
-        labels_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue)
-        of_images_RC, image_spared_RB = labels_RC, spared_RB
-    else:
-        fitting = known.texts_of_images(), among(known.text_ids_RW, queue.text_ids)
-        labels_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue, *fitting)
-        fitting = known.images_of_texts(), among(known.text_ids_RW[:, :1], queue.text_ids)
-        of_images_RC, _ = weighted_targets(image_ids_R, image_ids_B, queue, *fitting)
+        image_spared_RB = spared_RB
     log_weights_C = weights_C.log()
 
     def direction(
-        student_RD: Tensor,
-        teacher_BD: Tensor,
-        others_BD: Tensor,
-        queued_QD: Tensor,
-        labels_RC: Tensor,
-        spared_RB: Tensor | None,
+        student_RD: Tensor, teacher_RD: Tensor, columns_CD: Tensor, labels_RC: Tensor, spared_RB: Tensor | None
     ) -> Tensor:
-        columns_CD = torch.cat([others_BD.detach(), queued_QD])
         with torch.no_grad():
-            guess_RC = spare(similarity(teacher_BD[rows], columns_CD, temperature) + log_weights_C, spared_RB).softmax(
-                1
-            )
-            targets_RC = alpha * guess_RC + (1.0 - alpha) * labels_RC
+            guess_RC = similarity(teacher_RD, columns_CD, temperature) + log_weights_C
+            targets_RC = alpha * spare(guess_RC, spared_RB).softmax(1) + (1.0 - alpha) * labels_RC
         logits_RC = similarity(student_RD, columns_CD, temperature) + log_weights_C
         return soft_cross_entropy(spare(logits_RC, spared_RB), targets_RC)
 
-    return (
-        direction(image_RD, teacher_image_BD, teacher_text_BD, queue.text, labels_RC, spared_RB)
-        + direction(text_RD, teacher_text_BD, teacher_image_BD, queue.image, of_images_RC, image_spared_RB)
-    ) / 2
+    all_text_CD = torch.cat([teacher_text_BD.detach(), queue.text])
+    all_image_CD = torch.cat([teacher_image_BD.detach(), queue.image])
+    from_images = direction(image_RD, teacher_image_BD[rows], all_text_CD, texts_RC, spared_RB)
+    from_texts = direction(text_RD, teacher_text_BD[rows], all_image_CD, images_RC, image_spared_RB)
+    return (from_images + from_texts) / 2
+
+
+def _tgd_labels(
+    image_ids_R: Tensor, image_ids_B: Tensor, queue: FeatureQueue, known: Identities | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels (R, C) of the rows' images over all texts, of their texts over all images, and the columns' weights (C,);
+    see `weighted_targets`."""
+    if known is None:
+        labels_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue)
+        return labels_RC, labels_RC, weights_C
+    texts = known.texts_of_images(), among(known.text_ids_RW, queue.text_ids)
+    images = known.images_of_texts(), among(known.text_ids_RW[:, :1], queue.text_ids)
+    texts_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue, *texts)
+    return texts_RC, weighted_targets(image_ids_R, image_ids_B, queue, *images)[0], weights_C
 
 
 def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:

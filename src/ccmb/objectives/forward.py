@@ -33,7 +33,7 @@ def encode_texts(
 
 
 def rank_rows(
-    model: R2D2Model, images: TowerOutput, texts: TowerOutput, pairs: MatchPairs, read: bool, chunk: int | None
+    model: R2D2Model, images: TowerOutput, texts: TowerOutput, pairs: MatchPairs, *, read: bool, chunk: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Match the pairs of R rows, whose negatives may be other processes' pictures and texts.
 

@@ -67,8 +67,8 @@ class Generation(nn.Module):
 
     def losses(
         self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """The mean squared error of what is said (scalar), by its name."""
+    ) -> tuple[dict[str, Tensor], None]:
+        """The mean squared error of what is said (scalar), by its name; the log wants nothing else."""
         with torch.no_grad():
             texts = self.model.encode_text(batch.input_ids, batch.attention_mask)
         clean_BCHW = self.model.to_latent(batch.pixel_values)
@@ -77,9 +77,9 @@ class Generation(nn.Module):
         time_B = noise.sample_timesteps(count, device)
         drop_condition_B = torch.rand(count, device=device) < self.options.silent
         prediction_BCHW = self.student(noise.mix(clean_BCHW, noise_BCHW, time_B), time_B, texts, drop_condition_B)
-        return {"generation": noise.loss(prediction_BCHW, clean_BCHW, noise_BCHW, time_B)}
+        return {"generation": noise.loss(prediction_BCHW, clean_BCHW, noise_BCHW, time_B)}, None
 
-    forward = losses  # what DDP and FSDP attend
+    forward = losses  # what DDP and FSDP wrap
 
     @torch.no_grad()
     def after_step(self) -> None:

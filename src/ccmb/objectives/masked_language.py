@@ -65,6 +65,7 @@ def mask_tokens(
     maskable_BT: Tensor,
     mask_id: int,
     vocabulary: int,
+    *,
     probability: float = 0.15,
     generator: torch.Generator | None = None,
 ) -> MaskedText:

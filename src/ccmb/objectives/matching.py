@@ -6,6 +6,7 @@ Shapes: B labelled pairs of this process, N pairs of all processes, D embedding 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,9 +16,9 @@ from torch.nn import functional as F
 
 from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
+from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.forward import encode_images, encode_texts
 from ccmb.objectives.gradient_cache import in_chunks
-from ccmb.objectives.labelled_batch import LabelledBatch
 from ccmb.objectives.pre_ranking import even_targets, similarity
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.training.distributed import gather, global_mean
@@ -87,6 +88,19 @@ def labelled_gcpr_loss(
     return global_mean(summed / 2, match_B.float().sum())
 
 
+@dataclass(frozen=True, slots=True)
+class MatchingAux:
+    """What a step computes besides its losses, for the log.
+
+    Attributes:
+        log_probabilities_B2: see `match_log_probabilities`, without gradient.
+        labels_B: 1 where the text fits the image, 0 where it does not.
+    """
+
+    log_probabilities_B2: Tensor
+    labels_B: Tensor
+
+
 class Matching(nn.Module):
     """The network, and the losses of a batch of labelled pairs.
 
@@ -102,26 +116,29 @@ class Matching(nn.Module):
         if not model.can_rank:
             raise UsageError("the network has no match heads (PRD2), which is what matching trains; start from R2D2")
         self.model, self.options, self.chunk = model, options, chunk
-        # Log-probabilities and labels of the latest batch, for the log.
-        self.judged: tuple[Tensor, Tensor] | None = None
 
     def losses(
         self, batch: LabelledBatch, progress: float = 0.0, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """Scalars by name, unweighted. Progress and generator are for the trainer's sake: nothing is drawn here."""
+    ) -> tuple[dict[str, Tensor], MatchingAux]:
+        """Scalars by name, unweighted, and what the log wants. Progress and generator are for the trainer's sake:
+        nothing is drawn here."""
         images = encode_images(self.model, batch.pixel_values, self.chunk)
         texts = encode_texts(self.model, batch.input_ids, batch.attention_mask, self.chunk)
         logits = self._rank(images, texts, batch.image_index)
-        self.judged = match_log_probabilities(*logits).detach(), batch.labels
         losses = {"matching": matching_loss(*logits, batch.labels, self.options.loss)}
         if self.options.gcpr:
             embed_BD = images.embed[batch.image_index]
             losses["gcpr"] = labelled_gcpr_loss(
-                embed_BD, texts.embed, self.model.temperature, batch.labels, batch.image_ids, batch.text_ids
+                embed_BD,
+                texts.embed,
+                self.model.temperature,
+                labels_B=batch.labels,
+                image_ids_B=batch.image_ids,
+                text_ids_B=batch.text_ids,
             )
-        return losses
+        return losses, MatchingAux(match_log_probabilities(*logits).detach(), batch.labels)
 
-    forward = losses  # what DDP and FSDP attend
+    forward = losses  # what DDP and FSDP wrap
 
     def _rank(self, images: TowerOutput, texts: TowerOutput, image_index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, 2) of both match heads. A picture of several pairs is projected to keys and values once."""

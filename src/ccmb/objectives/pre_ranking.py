@@ -63,6 +63,7 @@ def gcpr_loss(
     text_RD: Tensor,
     temperature: Tensor,
     targets_RB: Tensor,
+    *,
     image_BD: Tensor | None = None,
     text_BD: Tensor | None = None,
     chunk: int | None = None,

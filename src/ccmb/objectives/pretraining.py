@@ -1,7 +1,7 @@
-"""R2D2's pre-training: the sum of GCPR, FGR, MLM, TgD and FgD on one batch.
+"""R2D2's pre-training, Figure 2 of the paper: the sum of GCPR, FGR, MLM, TgD and FgD on one batch.
 
 Each objective has a weight (0 switches it off) and may start after a share of the training.
-Shapes: B pairs of this process, T text tokens, R rows that FGR ranks.
+Shapes: B pairs in the global batch, R rows of this process, N = 3R ranked pairs, T text tokens, D and W widths.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from torch import Tensor, nn
 
 from ccmb.objectives.batch import Batch, level
 from ccmb.objectives.config import Objectives, check_objectives, hardness_at
-from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
+from ccmb.objectives.distillation import (
+    EmaTeacher,
+    FeatureQueue,
+    TeacherFeatures,
+    fgd_loss,
+    tgd_loss,
+)
 from ccmb.objectives.forward import encode_images, encode_texts, rank_rows, read_own
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
 from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
-from ccmb.objectives.ranking import draw_pairs, fgr_loss
+from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
+from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.r2d2.packing import Packing
@@ -63,8 +70,6 @@ class PreTraining(nn.Module):
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
         self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
-        # The teacher's features of the latest batch, and its ids of pictures and texts, for the log.
-        self.taught: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def losses(
         self,
@@ -72,92 +77,173 @@ class PreTraining(nn.Module):
         progress: float,
         generator: torch.Generator | None = None,
         images: TowerOutput | None = None,
-    ) -> dict[str, Tensor]:
-        """Scalars by objective name, unweighted, of those that are on and have started.
+    ) -> tuple[dict[str, Tensor], PretrainAux]:
+        """Scalars by objective name, unweighted, of those that are on and have started; and what the log wants.
 
         Args:
             progress: share of the training that is done, in [0, 1).
             generator: source of the masks and hard negatives; the same state gives the same losses.
-            images: the batch's pictures, where they are encoded already.
+            images: the batch's images, where they are encoded already.
         """
-        options, model, temperature = self.objectives, self.model, self.model.temperature
-        active = {name for name in options.on() if progress >= getattr(options, name).start}
+        active = frozenset(name for name in self.objectives.on() if progress >= getattr(self.objectives, name).start)
         if not active:
-            return {}
-        batch = level(batch)
-        own = world().rows(len(batch.image_ids))
-        known = identities(batch)
-        # Which texts fit the rows' pictures, and which pictures the rows' texts.
-        positives, of_images = known.texts_of_images(), known.images_of_texts()
-        spared = image_spared = None
-        if options.gcpr.spare_twins and batch.twin_ids is not None:
-            twins = same_image(batch.twin_ids, gather(batch.twin_ids))
-            spared, image_spared = twins & ~positives, twins & ~of_images
-        # First of all, since it waits for a GPU: then the pictures' long pass, while which the texts' are prepared.
-        packing = model.packing(batch.attention_mask) if self.chunk is None else None
-        images = self._images(model, batch) if images is None else images
-        texts = self._texts(model, batch.input_ids, batch, packing)
-        all_image, all_text = gather(images.embed), gather(texts.embed)
+            return {}, PretrainAux()
+        step = self._encode(level(batch), progress, generator, images)
         losses: dict[str, Tensor] = {}
+        states_RTW = None  # of masked texts, each read in sight of its own image
 
         if "gcpr" in active:
-            losses["gcpr"] = gcpr_loss(
-                images.embed, texts.embed, temperature, even_targets(positives), all_image, all_text, self.chunk,
-                spared, even_targets(of_images), image_spared,
-            )  # fmt: skip
-
-        if active & {"mlm", "fgd"}:
-            masked = mask_tokens(
-                batch.input_ids, batch.maskable, self.mask_id, self.vocabulary, options.mlm.probability, generator
-            )
-            masked_texts = self._texts(model, masked.input_ids, batch, packing)
-
-        everything = torch.arange(len(images), device=positives.device)
-        shares = options.fgr.masked and "mlm" in active
-        read: list[Tensor] = []  # states of masked texts, each read in sight of its own picture
+            losses["gcpr"] = self._gcpr(step)
+        masked = self._mask(step) if active & {"mlm", "fgd"} else None
         if "fgr" in active:
-            rows = everything[: max(1, round(len(images) * options.fgr.rows))]
-            with torch.no_grad():
-                image_rows = similarity(images.embed[rows], all_text, temperature)
-                text_rows = similarity(texts.embed[rows], all_image, temperature)
-            uniform = draw_rows(
-                lambda count: torch.rand(count, 2, generator=generator, device=positives.device), len(images)
-            )
-            hardness = hardness_at(options.fgr, progress)
-            pairs = draw_pairs(
-                image_rows, text_rows, positives[rows], rows + own.start, uniform[rows], hardness, of_images[rows]
-            )
-            of_texts = masked_texts if shares else texts
-            text_image, image_text, states = rank_rows(model, images, of_texts, pairs, shares, self.chunk)
-            losses["fgr"] = fgr_loss(text_image, image_text, pairs.labels)
-            if shares:  # enhanced training: the positives' pass serves MLM too
-                read.append(states)
+            # Enhanced training: the positives' pass serves MLM too.
+            shared = masked if self.objectives.fgr.masked and "mlm" in active else None
+            losses["fgr"], states_RTW = self._fgr(step, shared)
+        if "mlm" in active and masked is not None:
+            losses["mlm"] = self._mlm(step, masked, states_RTW)
+        teacher = self._teach(step) if active & {"tgd", "fgd"} else None
+        if "tgd" in active and teacher is not None:
+            losses["tgd"] = self._tgd(step, teacher)
+        if "fgd" in active and teacher is not None and masked is not None:
+            losses["fgd"] = fgd_loss(masked.texts.embed, teacher.text_RD)
+        return losses, PretrainAux() if teacher is None else PretrainAux(teacher, step.known)
 
-        if "mlm" in active:
-            rest = everything[sum(map(len, read)) :]
-            read += in_chunks(lambda part: read_own(model, images, masked_texts, rest[part]), len(rest), self.chunk)
-            losses["mlm"] = mlm_loss(model.mlm_logits(masked.pick(torch.cat(read))), masked.labels)
+    forward = losses  # what DDP and FSDP wrap
 
-        if self.teacher is not None and active & {"tgd", "fgd"}:
-            with torch.no_grad():
-                if self.teacher.shares_image_tower:
-                    teacher_image = self.teacher.shared_embed(images)
-                else:
-                    teacher_image = self._images(self.teacher, batch).embed
-                teacher_text = self._texts(self.teacher, batch.input_ids, batch, packing).embed
-            self.taught = (teacher_image, teacher_text, known.image_ids_R, known.text_ids_RW)
-            if self.queue is not None and "tgd" in active:
-                all_teacher_image, all_teacher_text = gather(teacher_image), gather(teacher_text)
-                losses["tgd"] = tgd_loss(
-                    images.embed, texts.embed, all_teacher_image, all_teacher_text, known.image_ids_B,
-                    self.queue, temperature, options.tgd.alpha, own, spared, known, image_spared,
-                )  # fmt: skip
-                self.queue.push(all_teacher_image, all_teacher_text, known.image_ids_B, known.text_ids_BW[:, 0])
-            if "fgd" in active:
-                losses["fgd"] = fgd_loss(masked_texts.embed, teacher_text)
-        return losses
+    def _encode(
+        self,
+        batch: Batch,
+        progress: float,
+        generator: torch.Generator | None,
+        images: TowerOutput | None,
+    ) -> Step:
+        """Both towers over the batch, and who fits whom in the global batch."""
+        known = identities(batch)
+        positives_RB, image_positives_RB = known.texts_of_images(), known.images_of_texts()
+        twins_RB = None
+        if self.objectives.gcpr.spare_twins and batch.twin_ids is not None:
+            twins_RB = same_image(batch.twin_ids, gather(batch.twin_ids))
+        # First of all, since it waits for a GPU: then the images' long pass, while which the texts' are prepared.
+        packing = self.model.packing(batch.attention_mask) if self.chunk is None else None
+        images = self._images(self.model, batch) if images is None else images
+        texts = self._texts(self.model, batch.input_ids, batch, packing)
+        return Step(
+            batch=batch,
+            progress=progress,
+            generator=generator,
+            rows=world().rows(len(batch.image_ids)),
+            known=known,
+            positives_RB=positives_RB,
+            image_positives_RB=image_positives_RB,
+            spared_RB=None if twins_RB is None else twins_RB & ~positives_RB,
+            image_spared_RB=None if twins_RB is None else twins_RB & ~image_positives_RB,
+            packing=packing,
+            images=images,
+            texts=texts,
+            all_image_BD=gather(images.embed),
+            all_text_BD=gather(texts.embed),
+        )
 
-    forward = losses  # what DDP and FSDP attend
+    def _gcpr(self, step: Step) -> Tensor:
+        """Pre-ranking: the rows' images and texts against those of the global batch."""
+        return gcpr_loss(
+            step.images.embed,
+            step.texts.embed,
+            self.model.temperature,
+            even_targets(step.positives_RB),
+            image_BD=step.all_image_BD,
+            text_BD=step.all_text_BD,
+            chunk=self.chunk,
+            spared_RB=step.spared_RB,
+            image_targets_RB=even_targets(step.image_positives_RB),
+            image_spared_RB=step.image_spared_RB,
+        )
+
+    def _mask(self, step: Step) -> Masked:
+        """Hide words of the texts, and encode what is left."""
+        batch, probability = step.batch, self.objectives.mlm.probability
+        words = mask_tokens(
+            batch.input_ids,
+            batch.maskable,
+            self.mask_id,
+            self.vocabulary,
+            probability=probability,
+            generator=step.generator,
+        )
+        return Masked(words, self._texts(self.model, words.input_ids, batch, step.packing))
+
+    def _fgr(self, step: Step, shared: Masked | None) -> tuple[Tensor, Tensor | None]:
+        """Ranking: both cross encoders on the rows' pairs and hard negatives.
+
+        Args:
+            shared: the masked texts, if it is these that are ranked; their states in sight of their own images are the
+                second result.
+        """
+        pairs, texts = self._hard_negatives(step), step.texts if shared is None else shared.texts
+        text_image_N2, image_text_N2, states_RTW = rank_rows(
+            self.model, step.images, texts, pairs, read=shared is not None, chunk=self.chunk
+        )
+        return fgr_loss(text_image_N2, image_text_N2, pairs.labels), None if shared is None else states_RTW
+
+    def _hard_negatives(self, step: Step) -> MatchPairs:
+        """The pairs that are ranked: positives, and negatives drawn by the similarity of the towers."""
+        count, device = len(step.images), step.positives_RB.device
+        rows = torch.arange(count, device=device)[: max(1, round(count * self.objectives.fgr.rows))]
+        with torch.no_grad():
+            image_rows = similarity(step.images.embed[rows], step.all_text_BD, self.model.temperature)
+            text_rows = similarity(step.texts.embed[rows], step.all_image_BD, self.model.temperature)
+        uniform_R2 = draw_rows(lambda total: torch.rand(total, 2, generator=step.generator, device=device), count)
+        return draw_pairs(
+            image_rows,
+            text_rows,
+            step.positives_RB[rows],
+            rows + step.rows.start,
+            uniform_R2[rows],
+            hardness=hardness_at(self.objectives.fgr, step.progress),
+            image_positives_RB=step.image_positives_RB[rows],
+        )
+
+    def _mlm(self, step: Step, masked: Masked, states_RTW: Tensor | None) -> Tensor:
+        """Guess the hidden words, of the texts that FGR has read from its `states_RTW`, of all others by a pass of
+        their own."""
+        states = [] if states_RTW is None else [states_RTW]
+        unread = torch.arange(len(step.images), device=step.positives_RB.device)[sum(map(len, states)) :]
+        states += in_chunks(
+            lambda part: read_own(self.model, step.images, masked.texts, unread[part]), len(unread), self.chunk
+        )
+        return mlm_loss(self.model.mlm_logits(masked.words.pick(torch.cat(states))), masked.words.labels)
+
+    @torch.no_grad()
+    def _teach(self, step: Step) -> TeacherFeatures:
+        """What the teacher says of the clean images and texts."""
+        teacher, batch = self.teacher, step.batch
+        assert teacher is not None, "TgD or FgD is on"
+        if teacher.shares_image_tower:
+            image_RD = teacher.shared_embed(step.images)
+        else:
+            image_RD = self._images(teacher, batch).embed
+        return TeacherFeatures(image_RD, self._texts(teacher, batch.input_ids, batch, step.packing).embed)
+
+    def _tgd(self, step: Step, teacher: TeacherFeatures) -> Tensor:
+        """Target-guided distillation, and the teacher's features into the queue."""
+        assert self.queue is not None, "TgD is on"
+        known, all_image_BD, all_text_BD = step.known, gather(teacher.image_RD), gather(teacher.text_RD)
+        loss = tgd_loss(
+            step.images.embed,
+            step.texts.embed,
+            teacher_image_BD=all_image_BD,
+            teacher_text_BD=all_text_BD,
+            image_ids_B=known.image_ids_B,
+            queue=self.queue,
+            temperature=self.model.temperature,
+            alpha=self.objectives.tgd.alpha,
+            rows=step.rows,
+            spared_RB=step.spared_RB,
+            known=known,
+            image_spared_RB=step.image_spared_RB,
+        )
+        self.queue.push(all_image_BD, all_text_BD, known.image_ids_B, known.text_ids_BW[:, 0])
+        return loss
 
     def _images(self, towers: TwoTowers, batch: Batch) -> TowerOutput:
         return encode_images(towers, batch.pixel_values, self.chunk)

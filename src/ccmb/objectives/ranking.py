@@ -84,6 +84,7 @@ def draw_pairs(
     positives_RB: Tensor,
     rows_R: Tensor,
     uniform_R2: Tensor,
+    *,
     hardness: float = 1.0,
     image_positives_RB: Tensor | None = None,
 ) -> MatchPairs:

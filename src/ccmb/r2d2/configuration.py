@@ -14,6 +14,7 @@ from ccmb.r2d2.image_forms import USUAL_SIZE, ImageForm, image_form, image_side,
 
 # What of the keywords of `from_pretrained` says where a folder on the hub is.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
+NOT_CALIBRATED = 1.0  # the match temperature of a network that none was fitted to
 
 
 class R2D2Config(PreTrainedConfig):
@@ -45,7 +46,7 @@ class R2D2Config(PreTrainedConfig):
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
         ranking_rule: how the second stage scores, see `ccmb.inference.scoring`: "sum" (the paper) or "log_odds".
         match_temperature: divides the match heads' logits where a calibrated probability is asked for; see
-            `ccmb.tasks.matching.calibrate`. At 1 (not calibrated) the probability is the match score.
+            `ccmb.tasks.matching.calibrate`. 1 says that the network is not calibrated, see `is_calibrated`.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
 
@@ -77,7 +78,7 @@ class R2D2Config(PreTrainedConfig):
         match_heads: bool = True,
         mlm_head: bool = True,
         ranking_rule: RankingRule = "sum",
-        match_temperature: float = 1.0,
+        match_temperature: float = NOT_CALIBRATED,
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
         temperature_max: float = 0.5,
@@ -120,6 +121,11 @@ class R2D2Config(PreTrainedConfig):
         self.image_width = form.width if width is None else width
         self.image_class_token = (form.class_token or pooling == "first") if class_token is None else class_token
         self.image_pooling: ImagePooling = pooling
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a match temperature was fitted, so that there is a probability of a match."""
+        return self.match_temperature != NOT_CALIBRATED
 
     @property
     def image_size(self) -> int:

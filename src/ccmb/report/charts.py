@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, so that the page needs no plotting library."""
+"""Line charts as inline SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ccmb.report.markup import escape, number
+from ccmb.report.markup import escape, format_number
 
 Point = tuple[float, float]
 Range = tuple[float, float]
@@ -23,7 +23,7 @@ class Frame:
     x: Range
     y: Range
 
-    def place(self, x: float, y: float) -> Point:
+    def to_pixels(self, x: float, y: float) -> Point:
         """Pixel coordinates of a point of the data; y grows upwards in the data and downwards in pixels."""
         return (
             self.left + self.width * _share(x, self.x),
@@ -36,8 +36,8 @@ def line_chart(points: Sequence[Point], x: Range, label: str, smooth: int = 1) -
 
     Args:
         points: (step, value) in order of step; values that are not finite are left out.
-        x: the steps that the axis spans, so that charts below each other compare.
-        label: what a screen reader says.
+        x: the range of steps on the axis, so that charts below each other can be compared.
+        label: the text for screen readers.
     """
     points = [(step, value) for step, value in points if math.isfinite(value)]
     if not points:
@@ -48,7 +48,7 @@ def line_chart(points: Sequence[Point], x: Range, label: str, smooth: int = 1) -
     if smooth > 1:
         parts.append(f'<polyline class="raw" points="{_path(points, frame)}"/>')
     parts.append(f'<polyline class="line" points="{_path(smoothed, frame)}"/>')
-    end_x, end_y = frame.place(*smoothed[-1])
+    end_x, end_y = frame.to_pixels(*smoothed[-1])
     parts.append(f'<circle class="end" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/></svg>')
     return "".join(parts)
 
@@ -57,7 +57,7 @@ def overlay_chart(series: Sequence[tuple[str, Sequence[Point]]], x: Range, label
     """One small chart of several runs: the moving mean of each in its colour, the last value marked.
 
     Args:
-        series: colour and points, see `line_chart`, of each run; a run without points is left out.
+        series: colour and points of each run, see `line_chart`; a run without points is left out.
     """
     finite = [(colour, [point for point in points if math.isfinite(point[1])]) for colour, points in series]
     values = [value for _, points in finite for _, value in points]
@@ -67,14 +67,14 @@ def overlay_chart(series: Sequence[tuple[str, Sequence[Point]]], x: Range, label
     for colour, points in finite:
         if points:
             smoothed = moving_mean(points, smooth)
-            end_x, end_y = frame.place(*smoothed[-1])
+            end_x, end_y = frame.to_pixels(*smoothed[-1])
             parts.append(f'<polyline class="line" style="stroke:{colour}" points="{_path(smoothed, frame)}"/>')
             parts.append(f'<circle style="fill:{colour}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/>')
     return "".join([*parts, "</svg>"])
 
 
 def moving_mean(points: Sequence[Point], width: int) -> list[Point]:
-    """Each value's mean with those up to `width` // 2 before and after it."""
+    """The mean of each value and its neighbours, up to `width` // 2 on either side."""
     half = width // 2
     values = [value for _, value in points]
     windows = (values[max(0, index - half) : index + half + 1] for index in range(len(values)))
@@ -96,18 +96,20 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _axes(values: Sequence[float], x: Range, label: str) -> tuple[Frame, list[str]]:
-    """The frame that holds all the values, and the SVG so far: its opening, grid and numbers."""
+    """The frame that holds all values, and the beginning of the SVG: opening tag, grid and numbers."""
     marks = ticks(min(values), max(values))
     frame = Frame(44, 10, 264, 104, x, (min(marks[0], *values), max(marks[-1], *values)))
     right, bottom = frame.left + frame.width, frame.top + frame.height
     parts = [f'<svg class="chart" viewBox="0 0 320 136" role="img" aria-label="{escape(label)}">']
     for mark in marks:
-        _, y = frame.place(x[0], mark)
+        _, y = frame.to_pixels(x[0], mark)
         parts.append(f'<line class="grid" x1="{frame.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{frame.left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(mark)}</text>')
+        parts.append(f'<text x="{frame.left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{format_number(mark)}</text>')
     for step, anchor in ((x[0], "start"), ((x[0] + x[1]) / 2, "middle"), (x[1], "end")):
-        place, _ = frame.place(step, 0)
-        parts.append(f'<text x="{place:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{number(round(step))}</text>')
+        pixel_x, _ = frame.to_pixels(step, 0)
+        parts.append(
+            f'<text x="{pixel_x:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{format_number(round(step))}</text>'
+        )
     return frame, parts
 
 
@@ -116,4 +118,4 @@ def _share(value: float, span: Range) -> float:
 
 
 def _path(points: Sequence[Point], frame: Frame) -> str:
-    return " ".join("{:.1f},{:.1f}".format(*frame.place(*point)) for point in points)
+    return " ".join("{:.1f},{:.1f}".format(*frame.to_pixels(*point)) for point in points)

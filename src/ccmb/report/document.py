@@ -1,4 +1,4 @@
-"""A page in two languages as one file that needs nothing else."""
+"""A page in two languages as one self-contained file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ccmb.report.markup import escape
 
 
 def document(title: str, sections: Sequence[str]) -> str:
-    """The whole page around its sections, with the switch of languages."""
+    """The whole page: its sections, and a switch between the languages."""
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="zh-CN">

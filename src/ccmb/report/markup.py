@@ -1,4 +1,4 @@
-"""Small pieces of HTML: escaped texts, labels in two languages, figures, pictures within the page."""
+"""Small pieces of HTML: escaped texts, labels in two languages, figures, embedded pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def escape(text: object) -> str:
-    """Text as it may stand in an element or a quoted attribute."""
+    """The text, escaped for an element or a quoted attribute."""
     return html.escape(str(text), quote=True)
 
 
@@ -21,13 +21,13 @@ def both(chinese: str, english: str) -> str:
     return f'<span class="zh" lang="zh-CN">{chinese}</span> <span class="en" lang="en">{english}</span>'
 
 
-def said(text: str) -> str:
-    """A Chinese text of the data: shown in whatever language the page is read."""
+def chinese_text(text: str) -> str:
+    """A Chinese text of the data, which is shown in both languages of the page."""
     return f'<span class="said" lang="zh-CN">{escape(text)}</span>'
 
 
-def said_apart(text: str, other: str) -> str:
-    """A Chinese text with the characters marked in which it differs from another."""
+def differing_chinese_text(text: str, other: str) -> str:
+    """A Chinese text in which the characters that differ from another text are marked."""
     matcher = difflib.SequenceMatcher(None, other, text, autojunk=False)
     parts = []
     for kind, _, _, start, end in matcher.get_opcodes():
@@ -36,13 +36,13 @@ def said_apart(text: str, other: str) -> str:
     return f'<span class="said" lang="zh-CN">{"".join(parts)}</span>'
 
 
-def number(value: float) -> str:
-    """At most four significant digits, thousands set apart: 1,000, 0.065, 12.5."""
+def format_number(value: float) -> str:
+    """The number with at most four significant digits and commas: 1,000, 0.065, 12.5."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def percent(value: float | None) -> str:
-    """A figure in percent with one digit, or a dash where there is none."""
+    """A percentage with one decimal; a dash for None."""
     return "–" if value is None else f"{value:.1f}"
 
 
@@ -55,22 +55,22 @@ def duration(seconds: float) -> tuple[str, str]:
     """A time in Chinese and in English."""
     if seconds < 60:
         return f"{seconds:.1f} 秒", f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} 分 {rest} 秒", f"{minutes} min {rest} s"
+    minutes, remaining = divmod(round(seconds), 60)
+    return f"{minutes} 分 {remaining} 秒", f"{minutes} min {remaining} s"
 
 
 def data_uri(picture: Image.Image, longest: int = 160) -> str:
-    """A picture as a JPEG within the page, at most `longest` pixels a side."""
+    """A picture as a JPEG data URI, with at most `longest` pixels a side."""
     small = picture.convert("RGB")
     small.thumbnail((longest, longest))
     buffer = io.BytesIO()
-    # Full colour resolution: drawn things have hard edges between strong colours.
+    # Full colour resolution: synthetic scenes have hard edges between strong colours.
     small.save(buffer, "JPEG", quality=85, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table of ready markup; the first cell of each row is its header, and an empty `head` is left out."""
+    """A table of HTML cells. The first cell of each row is its header; an empty `head` is left out."""
     titles = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = ""
     for first, *others in rows:

@@ -1,6 +1,6 @@
-"""The drawn world as a classification data set: pictures of one thing each, one folder a class.
+"""Synthetic scenes as a classification data set: pictures of one thing each, with a folder for each class.
 
-The scenes of a corpus hold two or three things, so no picture of one alone is ever trained on.
+The scenes of a corpus hold two or three things. So no picture of a single thing is ever trained on.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path, read_json, write_json
 from ccmb.core.progress import progress
 from ccmb.data.class_names import ImageClass
-from ccmb.scenes.drawing import CENTRES, draw_scene
+from ccmb.scenes.drawing import CENTRES, render_scene
 from ccmb.scenes.scene import BACKGROUNDS, COLOURS, KINDS, Amount, Scene, Thing
 from ccmb.scenes.texts import PLACES
 
 Attribute = Literal["kind", "colour"]
 AMOUNTS_OF_ONE: tuple[Amount, ...] = ("big", "small")
-# In the words of a corpus, which have no photographs; one for each place, so that a class is none of them.
+# Templates in the words of the corpus, which never mentions photographs; one for each place, so that no place counts.
 SCENE_TEMPLATES = tuple(f"{words[0]}有{{}}。" for words in (PLACES[place] for place in CENTRES))
 
 
 def scene_classes(attribute: Attribute) -> list[ImageClass]:
-    """The kinds or the colours of the drawn world as classes, such as 帆船 or 红色."""
+    """The kinds or the colours of synthetic scenes as classes, such as 帆船 or 红色."""
     return [ImageClass((name,)) for name in (KINDS if attribute == "kind" else [f"{colour}色" for colour in COLOURS])]
 
 
-def draw_class_folders(folder: Path, attribute: Attribute, per_class: int, size: int, seed: int = 0) -> None:
-    """Draw `per_class` pictures of `size` pixels of each kind or colour, into folders called by it.
+def write_class_folders(folder: Path, attribute: Attribute, per_class: int, size: int, seed: int = 0) -> None:
+    """Render `per_class` pictures of `size` pixels of each kind or colour, into a folder with its name.
 
-    In each class the other attribute's values come equally often. Beside the folders stands classes.json, for
-    `ccmb evaluate --classes`. Drawing is decided by the arguments alone; a folder that already holds these pictures is
-    left as it is.
+    In each class the values of the other attribute are equally frequent. The file classes.json beside the folders is
+    for `ccmb evaluate --classes`. The pictures depend on the arguments alone; a folder that already holds them is left
+    as it is.
 
     Raises:
         CcmbError: the folder holds something else.
@@ -48,10 +48,10 @@ def draw_class_folders(folder: Path, attribute: Attribute, per_class: int, size:
     with progress("draw", per_class * len(classes), "pictures") as advance, atomic_path(folder) as temporary:
         for index, one in enumerate(classes):
             (temporary / one.name).mkdir(parents=True)
-            for number, scene in enumerate(_scenes(attribute, index, per_class, seed)):
-                rng = random.Random(f"{seed}/{one.name}/{number}")
-                path = temporary / one.name / f"{number:04d}.jpg"
-                draw_scene(scene, size, rng).save(path, "JPEG", quality=92, subsampling=0)
+            for index_in_class, scene in enumerate(_scenes(attribute, index, per_class, seed)):
+                rng = random.Random(f"{seed}/{one.name}/{index_in_class}")
+                path = temporary / one.name / f"{index_in_class:04d}.jpg"
+                render_scene(scene, size, rng).save(path, "JPEG", quality=92, subsampling=0)
                 advance(1, "")
         write_json(temporary / "classes.json", [one.name for one in classes])
         write_json(temporary / "drawn.json", wanted)
@@ -62,8 +62,8 @@ def _scenes(attribute: Attribute, index: int, count: int, seed: int) -> Iterator
     rng = random.Random(f"{seed}/{attribute}/{index}")
     others = list(COLOURS if attribute == "kind" else KINDS)
     rng.shuffle(others)
-    for number in range(count):
-        other = others[number % len(others)]
+    for scene_index in range(count):
+        other = others[scene_index % len(others)]
         kind, colour = (KINDS[index], other) if attribute == "kind" else (other, COLOURS[index])
         thing = Thing(kind, colour, rng.choice(AMOUNTS_OF_ONE), rng.choice(list(CENTRES)))
         yield Scene((thing,), rng.choice(BACKGROUNDS), rng.random() < 0.5)

@@ -1,8 +1,8 @@
-"""Close-ups of one thing each with their texts, in the form of own pairs: what a small generator learns to paint.
+"""Close-ups of one thing each with their texts, in the form of custom pairs, for training a small generator.
 
-The scenes of a corpus hold two or three things, each of a sixth of the picture: so little of the error of a painter is
-theirs that it hardly learns what the text says of them. Here too the combinations of kind and colour of one split are
-in no other.
+The scenes of a corpus hold two or three things, each on a sixth of the picture. So the things cause only a small part
+of a generator's loss, and it hardly learns what the text says about them. In a close-up the thing fills the picture. As
+in a corpus, a combination of kind and colour is in one split only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ccmb.scenes.corpus import write_scenes
 from ccmb.scenes.scene import BACKGROUNDS, COLOURS, KINDS, Amount, Scene, Split, Thing
 from ccmb.scenes.texts import CAPTIONS, caption, detail, short_query
 
-# Mostly big ones: from these it is learned soonest what the kinds look like.
+# Mostly big ones: a generator learns the shapes of the kinds fastest from these.
 AMOUNT_WEIGHTS: dict[Amount, float] = {"big": 0.75, "small": 0.25}
 
 
-def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0) -> None:
-    """Draw so many pictures of each split, of `size` pixels.
+def write_close_ups(folder: Path, counts: dict[Split, int], size: int, seed: int = 0) -> None:
+    """Render the pictures of each split, of `size` pixels.
 
-    Each line of `pairs.jsonl` has image, split, query, details and captions. Drawing is decided by the arguments alone;
-    a folder that already holds these pictures is left as it is.
+    Each line of `pairs.jsonl` has image, split, query, details and captions. The pictures depend on the arguments
+    alone; a folder that already holds them is left as it is.
 
     Raises:
         CcmbError: the folder holds something else.
@@ -35,7 +35,7 @@ def draw_things(folder: Path, counts: dict[Split, int], size: int, seed: int = 0
 
 
 def _scenes(split: Split, seed: int) -> Iterator[tuple[Scene, dict[str, object]]]:
-    """Scenes of one thing; equal ones are drawn with other sizes and in other places by a little."""
+    """Scenes of one thing. Equal scenes are rendered with slightly different sizes and positions."""
     rng = random.Random(f"{seed}/things/{split}")
     while True:
         [amount] = rng.choices(list(AMOUNT_WEIGHTS), list(AMOUNT_WEIGHTS.values()))

@@ -1,4 +1,4 @@
-"""Writing the drawn world to disk in the form of own pairs: `pairs.jsonl` beside `images.tar`."""
+"""Writing synthetic scenes to disk in the form of custom pairs: `pairs.jsonl` beside `images.tar`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pathlib import Path
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.core.progress import progress
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import Scene, Split, random_swap, scene_groups
 from ccmb.scenes.texts import CAPTIONS, caption, describe
 
-# A training group is a scene, two neighbours and a twin of each of the three; of the held-out scenes two in five have
-# a twin. (share with a twin, neighbours)
+# (share of scenes with a swapped scene beside them, neighbours): a training group has a scene, two neighbours, and a
+# swapped scene of each of the three. Of the held-out scenes, two in five are such a scene or have one.
 TRAINING_GROUP = (1.0, 2)
 HELD_OUT_GROUP = (0.25, 0)
 
 
-def draw_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
-    """Draw `train` training pictures, `gallery` test pictures and `validation` pictures of `size` pixels.
+def write_scene_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
+    """Render `train` training pictures, `gallery` test pictures and `validation` pictures of `size` pixels.
 
-    Each line of `pairs.jsonl` has image, split, group, twin, query, title, content, captions, details, and, outside the
-    training split, minimal_pairs: a true text, a false one in the same words after one swap, and what was swapped.
-    Drawing is decided by `seed` alone; a folder that already holds this corpus is left as it is.
+    Each line of `pairs.jsonl` has image, split, group, twin, query, title, content, captions and details. Outside the
+    training split it also has minimal_pairs: a true text, a false text in the same words with two attributes swapped,
+    and the name of the attribute. The corpus depends on the arguments alone; a folder that already holds it is left as
+    it is.
 
     Raises:
         CcmbError: the folder holds another corpus.
@@ -54,13 +55,13 @@ def write_scenes(
     seed: int,
     texts: Callable[[Scene, random.Random], dict[str, object]],
 ) -> None:
-    """Write scenes as pictures and lines; a folder that already holds these is left as it is.
+    """Write scenes as pictures and lines; a folder that already holds them is left as it is.
 
     Args:
-        wanted: what decides on them all.
-        scenes: of each split, each with what its line says before its texts.
-        counts: how many each split has.
-        texts: what further is said of a scene.
+        wanted: all settings that the result depends on.
+        scenes: the scenes of each split, each with the fields of its line before the texts.
+        counts: the number of scenes of each split.
+        texts: makes the texts of a scene.
 
     Raises:
         CcmbError: the folder holds something else.
@@ -76,12 +77,12 @@ def write_scenes(
         atomic_write(folder / "pairs.jsonl") as pairs_file,
         tarfile.open(fileobj=tar_file, mode="w") as tar,
     ):
-        for split, of_split in scenes.items():
-            for number, (scene, said) in enumerate(of_split):
-                name = f"{split}-{number:06d}.jpg"
+        for split, split_scenes in scenes.items():
+            for index, (scene, line_start) in enumerate(split_scenes):
+                name = f"{split}-{index:06d}.jpg"
                 rng = random.Random(f"{seed}/{name}")
                 _add_picture(tar, name, scene, size, rng)
-                line = {"image": name, "split": split, **said, **texts(scene, rng)}
+                line = {"image": name, "split": split, **line_start, **texts(scene, rng)}
                 pairs_file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 advance(1, "")
     write_json(about, wanted)
@@ -89,17 +90,17 @@ def write_scenes(
 
 def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scene, dict[str, str]]]:
     groups = enumerate(scene_groups(split, seed, *(TRAINING_GROUP if split == "train" else HELD_OUT_GROUP)))
-    every = (
-        (scene, {"group": f"{split}-{number}", "twin": f"{split}-{number}/{scene.composition}"})
-        for number, group in groups
+    numbered = (
+        (scene, {"group": f"{split}-{group_index}", "twin": f"{split}-{group_index}/{scene.composition}"})
+        for group_index, group in groups
         for scene in group
     )
-    return itertools.islice(every, count)
+    return itertools.islice(numbered, count)
 
 
 def _add_picture(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: random.Random) -> None:
     buffer = io.BytesIO()
-    draw_scene(scene, size, rng).save(buffer, "JPEG", quality=92, subsampling=0)
+    render_scene(scene, size, rng).save(buffer, "JPEG", quality=92, subsampling=0)
     member = tarfile.TarInfo(name)
     member.size = buffer.tell()
     buffer.seek(0)
@@ -108,18 +109,18 @@ def _add_picture(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: 
 
 def _texts(scene: Scene, rng: random.Random) -> dict[str, object]:
     texts = describe(scene, rng)
-    said: dict[str, object] = {
+    fields: dict[str, object] = {
         "query": texts.query,
         "title": texts.title,
         "content": texts.content,
         "captions": list(texts.captions),
         "details": list(texts.details),
     }
-    return said if scene.split == "train" else said | {"minimal_pairs": [_minimal_pair(scene, rng)]}
+    return fields if scene.split == "train" else fields | {"minimal_pairs": [_minimal_pair(scene, rng)]}
 
 
 def _minimal_pair(scene: Scene, rng: random.Random) -> dict[str, str]:
-    swap, twin = random_swap(scene, rng)
+    swap, swapped_scene = random_swap(scene, rng)
     family, words = rng.randrange(CAPTIONS), rng.random()
-    text, false_text = (caption(which, family, random.Random(words)) for which in (scene, twin))
+    text, false_text = (caption(which, family, random.Random(words)) for which in (scene, swapped_scene))
     return {"text": text, "false_text": false_text, "swap": swap}

@@ -1,4 +1,4 @@
-"""Drawing a scene with Pillow: 26 kinds of things on six backgrounds by day and night."""
+"""Rendering a scene with Pillow: 26 kinds of things on six backgrounds by day and night."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUND_FILLS: dict[str, RGB] = {
     "草地": (150, 206, 120), "沙滩": (240, 222, 170), "雪地": (234, 240, 248),
     "沙漠": (224, 178, 116), "街道": (160, 160, 168), "山谷": (176, 186, 140),
 }  # fmt: skip
-# What is not of a thing's own colour: roofs, leaves, windows, faces. These help to tell the kinds apart.
+# Colours of accents, such as roofs, leaves, windows and faces. They help to distinguish the kinds.
 BROWN, LEAF, PINK, GREY, CYAN = (134, 82, 36), (140, 215, 60), (255, 150, 190), (140, 146, 156), (110, 225, 235)
 MAROON, TEAL, LILAC, OLIVE, TAN = (130, 24, 60), (0, 128, 128), (200, 168, 250), (122, 122, 36), (214, 178, 132)
 ACCENTS: dict[str, RGB] = {
@@ -31,15 +31,15 @@ ACCENTS: dict[str, RGB] = {
     "飞机": TEAL, "蝴蝶": OLIVE, "爱心": PINK,
 }  # fmt: skip
 OVERSAMPLING = 2
-# Centre of each place, as shares of the picture's side, and the half side that a big thing takes there.
+# Centre of each place, and half the side of a big thing there, as shares of the picture's side.
 CENTRES: dict[Place, Point] = {
     "left": (0.26, 0.52), "right": (0.74, 0.52), "top": (0.5, 0.26), "bottom": (0.5, 0.75),
     "top_left": (0.25, 0.27), "top_right": (0.75, 0.27),
 }  # fmt: skip
 REACH = 0.24
-# A close-up is of one thing in the middle.
+# A close-up shows one thing in the middle.
 CLOSE_CENTRE, CLOSE_REACH = (0.5, 0.5), 0.42
-# How far a thing may stand from its place, as a share of the side, and how its size varies.
+# How far a thing may be from the centre of its place, as a share of the side, and the range of its scale.
 SHIFT, SCALES = 0.025, (0.9, 1.05)
 # Offsets of the copies in units of the reach, and their half side in the same units.
 AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
@@ -51,7 +51,7 @@ AMOUNT_SHAPES: dict[Amount, tuple[tuple[Point, ...], float]] = {
 
 
 class Pen:
-    """Draws in a thing's own coordinates, -1 .. 1 in both directions, y downwards."""
+    """Draws in the coordinates of a thing: -1 .. 1 in both directions, with y downwards."""
 
     def __init__(
         self, draw: ImageDraw.ImageDraw, centre: Point, half: float, fill: RGB, accent: RGB, line: RGB
@@ -279,26 +279,26 @@ DRAWERS: dict[str, Callable[[Pen], None]] = {
 }  # fmt: skip
 
 
-def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """The scene as a square RGB picture of `size` pixels; `rng` moves and scales the things a little."""
+def render_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
+    """Render a scene as a square RGB picture of `size` pixels; `rng` moves and scales the things a little."""
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side), SKIES[scene.night])
     draw = ImageDraw.Draw(image)
-    _draw_background(draw, side, scene, rng)
+    _render_background(draw, side, scene, rng)
     for thing in scene.things:
         (x, y), reach = stand(thing.place)
         x, y = x + rng.uniform(-SHIFT, SHIFT), y + rng.uniform(-SHIFT, SHIFT)
         paint = (FILLS[thing.colour], ACCENTS[thing.kind], line_of(thing.colour))
-        draw_copies(draw, side, thing.kind, thing.amount, (x, y), reach, rng.uniform(*SCALES), paint)
+        render_copies(draw, side, thing.kind, thing.amount, (x, y), reach, rng.uniform(*SCALES), paint)
     return image.reduce(OVERSAMPLING)
 
 
 def stand(place: Place) -> tuple[Point, float]:
-    """Centre of a place and the half side of a big thing there, as shares of the picture's side."""
+    """Centre of a place, and half the side of a big thing there, as shares of the picture's side."""
     return (CLOSE_CENTRE, CLOSE_REACH) if place == "middle" else (CENTRES[place], REACH)
 
 
-def draw_copies(
+def render_copies(
     draw: ImageDraw.ImageDraw,
     side: int,
     kind: str,
@@ -308,11 +308,12 @@ def draw_copies(
     scale: float,
     paint: tuple[RGB, RGB, RGB],
 ) -> None:
-    """All copies of a thing.
+    """Draw all copies of a thing.
 
     Args:
-        centre, reach: of all together and half the side of a big one, as shares of the picture's side.
-        scale: of each copy; its place is not scaled.
+        centre: the centre of all copies together, as a share of the picture's side.
+        reach: half the side of a big thing, as a share of the picture's side.
+        scale: the scale of each copy; the distance between copies is not scaled.
         paint: fill, accent and line.
     """
     offsets, share = AMOUNT_SHAPES[amount]
@@ -323,11 +324,11 @@ def draw_copies(
 
 
 def line_of(colour: str) -> RGB:
-    """The colour of the outlines of a thing."""
+    """The colour of the outline of a thing."""
     return (150, 150, 160) if colour == "黑" else (40, 40, 48)
 
 
-def _draw_background(draw: ImageDraw.ImageDraw, side: int, scene: Scene, rng: random.Random) -> None:
+def _render_background(draw: ImageDraw.ImageDraw, side: int, scene: Scene, rng: random.Random) -> None:
     ground = GROUND_FILLS[scene.background]
     if scene.night:
         ground = _dim(ground)
@@ -343,9 +344,9 @@ def _draw_background(draw: ImageDraw.ImageDraw, side: int, scene: Scene, rng: ra
             left, right = side * (peak - 0.4), side * (peak + 0.4)
             draw.polygon([(left, horizon), (side * peak, horizon * 0.35), (right, horizon)], fill=dim((128, 138, 158)))
     elif scene.background == "街道":
-        for number in range(6):
+        for house in range(6):
             top = horizon * rng.uniform(0.35, 0.8)
-            box = [side * number / 6, top, side * (number + 0.85) / 6, horizon]
+            box = [side * house / 6, top, side * (house + 0.85) / 6, horizon]
             draw.rectangle(box, fill=dim((180, 170, 172)))
     elif scene.background == "沙滩":
         draw.rectangle([0, horizon * 0.75, side, horizon], fill=dim((90, 160, 205)))
@@ -360,6 +361,6 @@ def _disc(x: float, y: float, radius: float, side: int) -> list[float]:
 
 
 def _dim(colour: RGB) -> RGB:
-    """By moonlight."""
+    """The colour by moonlight."""
     red, green, blue = colour
     return (round(red * 0.42), round(green * 0.44), round(blue * 0.52))

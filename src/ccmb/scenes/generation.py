@@ -1,4 +1,4 @@
-"""Whether painted pictures show the things that texts of the drawn world name.
+"""Whether generated pictures show the things that texts about synthetic scenes name.
 
 Shapes: N pictures.
 """
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ccmb.scenes.image_parser import see_things
+from ccmb.scenes.image_parser import parse_image
 from ccmb.scenes.scene import Thing
-from ccmb.scenes.text_parser import SaidThing, read_things
+from ccmb.scenes.text_parser import NamedThing, parse_text
 
-# What is asked of a thing, by the name that its figure has.
+# The attributes of a thing that must be right, by the name of the figure.
 ASKED: dict[str, tuple[str, ...]] = {
     "kind": ("kind",),
     "colour": ("colour",),
@@ -26,32 +26,37 @@ ASKED: dict[str, tuple[str, ...]] = {
 }
 
 
-def things_painted(pictures: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """(N,) share of the things of each text that its picture has right, in [0, 1], by what of a thing is asked; or None
-    where the texts are not of the drawn world.
+def things_generated(pictures: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """(N,) shares in [0, 1] of the things of each text that its picture shows right, by attributes.
 
-    A thing more counts as one that is wrong: the share is of the things of the text or of the picture, whichever has
-    more.
+    An extra thing in the picture counts as wrong: the share is relative to the things of the text or of the picture,
+    whichever has more. The result is None if the texts are not about synthetic scenes.
     """
-    said = [read_things(text) for text in texts]
-    if not said or not all(said):
+    named = [parse_text(text) for text in texts]
+    if not named or not all(named):
         return None
-    pairs = zip(pictures, said, strict=True)
-    seen = [[of.thing for of in see_things(picture, _is_close_up(told))] for picture, told in pairs]
+    pairs = zip(pictures, named, strict=True)
+    seen = [
+        [seen_thing.thing for seen_thing in parse_image(picture, _is_close_up(named_things))]
+        for picture, named_things in pairs
+    ]
     return {
-        figure: np.array([_share(shown, told, names) for shown, told in zip(seen, said, strict=True)])
+        figure: np.array([_share(shown, named_things, names) for shown, named_things in zip(seen, named, strict=True)])
         for figure, names in ASKED.items()
     }
 
 
-def _is_close_up(said: Sequence[SaidThing]) -> bool | None:
-    """None where no place is said."""
-    places = {thing.place for thing in said if thing.place is not None}
+def _is_close_up(named: Sequence[NamedThing]) -> bool | None:
+    """Whether a text describes a close-up; None if it names no place."""
+    places = {thing.place for thing in named if thing.place is not None}
     return "middle" in places if places else None
 
 
-def _share(seen: Sequence[Thing], said: Sequence[SaidThing], names: Sequence[str]) -> float:
-    """What a text does not say of any of its things is not asked."""
-    told = [name for name in names if any(getattr(thing, name) is not None for thing in said)]
-    shown, asked = (Counter(tuple(getattr(of, name) for name in told) for of in things) for things in (seen, said))
-    return (shown & asked).total() / max(len(seen), len(said))
+def _share(seen: Sequence[Thing], named: Sequence[NamedThing], names: Sequence[str]) -> float:
+    """The share of right things. An attribute that the text names for none of its things does not count."""
+    attributes = [name for name in names if any(getattr(thing, name) is not None for thing in named)]
+    shown, asked = (
+        Counter(tuple(getattr(thing_of, name) for name in attributes) for thing_of in things)
+        for things in (seen, named)
+    )
+    return (shown & asked).total() / max(len(seen), len(named))

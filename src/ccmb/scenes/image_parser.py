@@ -1,8 +1,8 @@
-"""Which things a picture of the drawn world shows, read from its pixels.
+"""Which things a picture of a synthetic scene shows, read from its pixels.
 
-Nothing here is trained: every kind is drawn in every amount, place and size on nothing, and laid over the picture. A
-thing is worth what it explains, the error of the background's colours less its own within its outline; of the places
-where things may stand together, those are taken whose things are worth most.
+Nothing is trained. Every kind is drawn in every amount, place and size on an empty canvas, and laid over the picture.
+The gain of a thing is the error of the background's colours minus the error of its own colours, within its outline. Of
+all layouts of places, the parser takes the one whose things have the greatest total gain.
 
 Shapes: S side of the picture, M drawn masks of a place, O shifts, C colours, R, G, B.
 """
@@ -27,20 +27,20 @@ from ccmb.scenes.drawing import (
     RGB,
     SCALES,
     SHIFT,
-    draw_copies,
-    draw_scene,
     line_of,
+    render_copies,
+    render_scene,
     stand,
 )
 from ccmb.scenes.scene import AMOUNTS, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, Amount, Place, Scene, Thing
 from ccmb.scenes.texts import PLACES
 
-# Sizes of a thing that are tried, evenly over what is drawn.
+# How many sizes of a thing are tried, evenly over the sizes that are rendered.
 SIZES = 4
-# Drawn with nothing on them, of each background by day and night, to find the likeliest.
+# How many empty backgrounds are rendered of each kind, by day and by night, to find the likeliest.
 BARE = 4
-# Least share of the background's error that what is seen must explain, and how far its pixels may be from what they
-# should be: the sum of the squares of R, G and B in [0, 1].
+# The minimum share of the background's error that a thing must explain, and the maximum error of its own pixels: the
+# sum of the squares of R, G and B in [0, 1].
 LEAST, MOST = 0.1, 0.25
 PAINT: tuple[RGB, RGB, RGB] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))  # fill, accent and line of a mask
 
@@ -50,8 +50,9 @@ class SeenThing:
     """A thing in a picture.
 
     Attributes:
-        explained: share of the error of the background's colours within its outline that its own do without.
-        error: mean squared distance of its pixels' RGB in [0, 1] from what it should look like.
+        explained: the share by which the colours of the thing reduce the error of the background's colours within its
+            outline.
+        error: mean squared distance of its pixels from the expected ones; RGB in [0, 1].
     """
 
     thing: Thing
@@ -59,28 +60,30 @@ class SeenThing:
     error: float
 
 
-def see_things(
+def parse_image(
     picture: Image.Image, close_up: bool | None = None, least: float = LEAST, most: float = MOST
 ) -> list[SeenThing]:
-    """The things of a square picture: one, or those of a scene, in the order of its places; none where nothing fits.
+    """The things of a square picture, in the order of the places: one thing, or those of a scene, or none.
 
     Args:
-        close_up: whether the picture shows one thing in the middle or a scene; None where that is to be seen too.
-        least: explained share below which nothing is seen.
-        most: error above which nothing is.
+        close_up: whether the picture shows one thing in the middle, or a scene; None: decide it by the pixels.
+        least: the minimum explained share of a thing.
+        most: the maximum error of a thing.
     """
     pixels = _pixels(picture)
     bare = _bare_error(pixels)
     places = [place for place in PLACES if close_up in (None, place == "middle")]
-    found = {place: _likeliest(pixels, bare, place) for place in places}
-    worth = {place: of[1] for place, of in found.items() if of[0].explained >= least and of[0].error <= most}
+    likeliest = {place: _likeliest(pixels, bare, place) for place in places}
+    worth = {
+        place: guess[1] for place, guess in likeliest.items() if guess[0].explained >= least and guess[0].error <= most
+    }
     layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(places))]
     best = max(layouts, key=lambda layout: sum(worth[place] for place in layout))
-    return [found[place][0] for place in best]
+    return [likeliest[place][0] for place in best]
 
 
 def _likeliest(pixels_3SS: Tensor, bare_SS: Tensor, place: Place) -> tuple[SeenThing, float]:
-    """What explains most in a place, and how much that is.
+    """The thing with the greatest gain in a place, and its gain.
 
     Args:
         bare_SS: squared error of the background.
@@ -90,15 +93,15 @@ def _likeliest(pixels_3SS: Tensor, bare_SS: Tensor, place: Place) -> tuple[SeenT
     rows, columns = masks.box
     padded = F.pad(torch.cat([pixels_3SS, (bare_SS - pixels_3SS.square().sum(0))[None], bare_SS[None]]), (reach,) * 4)
     window = padded[:, rows.start : rows.stop + 2 * reach, columns.start : columns.stop + 2 * reach]
-    # Of each part of a mask (fill, accent, line) at each shift, summed: R, G, B; the background's error less the
-    # squares of R, G, B; that error.
+    # For each part of a mask (fill, accent, line) at each shift, five sums: R, G, B; the background's error minus the
+    # squares of R, G, B; and that error.
     seen = F.conv2d(window[:, None], masks.parts_M3HW.flatten(0, 1)[:, None])
     by_part = seen.unflatten(1, (-1, 3)).flatten(3).permute(1, 2, 0, 3)  # (M, 3 parts, 5, O)
     gain_MO, best = by_part[:, :, 3].sum(1), by_part[:, :, 4].sum(1)
     # error of a colour c under weight w: w |I|^2 - 2 w I.c + w |c|^2
     gain_MCO = gain_MO[:, None] + torch.einsum("mpko,mcpk->mco", by_part[:, :, :3], 2 * masks.colours_MC3K)
     gain_MCO = gain_MCO - masks.squares_MC[:, :, None]
-    mask, chosen, shift = (int(of) for of in np.unravel_index(int(gain_MCO.argmax()), gain_MCO.shape))
+    mask, chosen, shift = (int(part_index) for part_index in np.unravel_index(int(gain_MCO.argmax()), gain_MCO.shape))
     gain, missed = float(gain_MCO[mask, chosen, shift]), float(best[mask, shift])
     down, right = divmod(shift, 2 * reach + 1)
     shown_3HW = window[:3, down : down + masks.parts_M3HW.shape[2], right : right + masks.parts_M3HW.shape[3]]
@@ -109,8 +112,10 @@ def _likeliest(pixels_3SS: Tensor, bare_SS: Tensor, place: Place) -> tuple[SeenT
 
 
 def _colour(shown_3HW: Tensor, parts_3HW: Tensor, colours_C3K: Tensor) -> int:
-    """Which colour the fill has. Outlines, a pixel wide and seldom quite in place, say less of it than what they
-    enclose."""
+    """The index of the fill's colour.
+
+    Outlines tell little: they are one pixel wide and seldom exactly in place. So mostly the pixels inside count.
+    """
     weight_HW = parts_3HW[0] ** 3
     whole_HW = parts_3HW.sum(0).clamp(min=1e-6)
     drawn_CKHW = torch.einsum("phw,cpk->ckhw", parts_3HW / whole_HW, colours_C3K)
@@ -120,14 +125,14 @@ def _colour(shown_3HW: Tensor, parts_3HW: Tensor, colours_C3K: Tensor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Masks:
-    """All that may stand in a place of a picture.
+    """All things that may stand in a place of a picture.
 
     Attributes:
         names: kind and amount of each of M masks.
-        parts_M3HW: how much of each pixel is fill, accent and line, in the box.
-        box: rows and columns of the picture.
-        colours_MC3K: RGB of the parts, if the thing is of each colour.
-        squares_MC: sum of the squares of such a thing's pixels.
+        parts_M3HW: how much of each pixel of the box is fill, accent and line.
+        box: rows and columns of the box in the picture.
+        colours_MC3K: RGB of the three parts, for each colour of the thing.
+        squares_MC: sum of the squares of the thing's pixels, for each colour.
     """
 
     names: list[tuple[str, Amount]]
@@ -142,7 +147,7 @@ def _masks(side: int, place: Place) -> _Masks:
     names, parts = list[tuple[str, Amount]](), list[Tensor]()
     for kind, amount, size in product(KINDS, AMOUNTS, np.linspace(*SCALES, SIZES)):
         image = Image.new("RGB", (side * OVERSAMPLING,) * 2)
-        draw_copies(ImageDraw.Draw(image), image.width, kind, amount, *stand(place), float(size), PAINT)
+        render_copies(ImageDraw.Draw(image), image.width, kind, amount, *stand(place), float(size), PAINT)
         names.append((kind, amount))
         parts.append(_pixels(image.reduce(OVERSAMPLING)))
     parts_M3SS = torch.stack(parts)
@@ -156,7 +161,7 @@ def _masks(side: int, place: Place) -> _Masks:
     )
     squares = list[Tensor]()
     for colours_M3K in colours_MC3K.unbind(1):
-        # Where parts meet in a pixel, it has their mean colour.
+        # A pixel that several parts share has their mean colour.
         drawn_MKHW = torch.einsum("mphw,mpk->mkhw", parts_M3HW, colours_M3K)
         mean_MKHW = drawn_MKHW / parts_M3HW.sum(1, keepdim=True).clamp(min=1e-6)
         squares.append((drawn_MKHW * mean_MKHW).sum((1, 2, 3)))
@@ -166,15 +171,15 @@ def _masks(side: int, place: Place) -> _Masks:
 def _bare_error(pixels_3SS: Tensor) -> Tensor:
     """(S, S) squared error of the likeliest background."""
     error_NSS = (_bare(pixels_3SS.shape[-1]) - pixels_3SS).square().sum(1)
-    # Things cover up to a third of the picture: it is not to be told by how far they are from a background.
+    # Things cover up to a third of the picture. The clamp keeps their error from deciding on the background.
     return error_NSS[error_NSS.clamp(max=0.1).sum((1, 2)).argmin()]
 
 
 @cache
 def _bare(side: int) -> Tensor:
-    """(N, 3, S, S) backgrounds with nothing on them."""
+    """(N, 3, S, S) empty backgrounds."""
     scenes = [Scene((), background, night) for background in BACKGROUNDS for night in (False, True)]
-    drawn = [draw_scene(scene, side, random.Random(number)) for scene in scenes for number in range(BARE)]
+    drawn = [render_scene(scene, side, random.Random(sample)) for scene in scenes for sample in range(BARE)]
     return torch.stack([_pixels(picture) for picture in drawn])
 
 

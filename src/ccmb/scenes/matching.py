@@ -1,8 +1,8 @@
-"""The drawn world as a matching data set: labelled pairs over a drawn corpus.
+"""Synthetic scenes as a matching data set: labelled pairs over a corpus of synthetic scenes.
 
-Of each picture one pair is true and one is false. A hard false text is one of a twin, or of a minimal pair: the same
-things in the same words, paired otherwise, so that only who reads the picture can tell. A random one is of any other
-picture.
+Each picture has a true pair and a false pair. A hard false text describes a swapped scene, or is from a minimal pair:
+it has the same things in the same words, with two attributes swapped. So only a model that reads the picture can find
+the error. A random false text describes any other picture.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ccmb.core.files import atomic_write, read_json_lines
 
 
 def write_labelled_scenes(corpus: Path, path: Path, hard: float = 0.5, seed: int = 0) -> int:
-    """Write labelled pairs of all splits of a corpus that `draw_corpus` made; returns how many.
+    """Write labelled pairs of all splits of a corpus that `write_scene_corpus` made; return how many.
 
-    Lines have image, text, label, split, group (the picture's own, so that a batch holds its pairs together) and
-    "falsity": "hard" or "random" of false ones. The arguments alone decide what is written.
+    Lines have image, text, label, split and group. Each picture is a group, so that a batch holds its pairs together.
+    False pairs also have "falsity": "hard" or "random". The result depends on the arguments alone.
 
     Args:
-        hard: share of the false texts that are hard, as far as there are such.
+        hard: share of the false texts that are hard, if the picture has a hard text.
 
     Raises:
-        CcmbError: the corpus is not there, or has only one picture in a split.
+        CcmbError: the corpus does not exist, or a split has only one picture.
     """
     by_split: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for _, line in read_json_lines(corpus / "pairs.jsonl"):
@@ -37,24 +37,28 @@ def write_labelled_scenes(corpus: Path, path: Path, hard: float = 0.5, seed: int
         for split, lines in by_split.items():
             if len(lines) < 2:
                 raise CcmbError(f"{corpus}: split '{split}' has one picture, so no text is false; draw more")
-            twins: dict[str, list[dict[str, Any]]] = defaultdict(list)
+            swapped_lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for line in lines:
-                twins[line["twin"]].append(line)
+                swapped_lines[line["twin"]].append(line)
             for line in lines:
                 rng = random.Random(f"{seed}/{line['image']}")
                 about = {"image": line["image"], "split": split, "group": line["image"]}
-                for pair in _true_and_false(line, lines, twins[line["twin"]], hard, rng):
+                for pair in _true_and_false(line, lines, swapped_lines[line["twin"]], hard, rng):
                     file.write(json.dumps(about | pair, ensure_ascii=False) + "\n")
                     count += 1
     return count
 
 
 def _true_and_false(
-    line: dict[str, Any], lines: list[dict[str, Any]], twins: list[dict[str, Any]], hard: float, rng: random.Random
+    line: dict[str, Any],
+    lines: list[dict[str, Any]],
+    swapped_lines: list[dict[str, Any]],
+    hard: float,
+    rng: random.Random,
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """A true and a false pair of the picture of a line."""
+    """A true pair and a false pair for the picture of a line."""
     true = {"text": rng.choice(line["captions"]), "label": 1}
-    others = [twin for twin in twins if twin["image"] != line["image"]]
+    others = [swapped_line for swapped_line in swapped_lines if swapped_line["image"] != line["image"]]
     if rng.random() < hard:
         if minimal := line.get("minimal_pairs"):
             pair = rng.choice(minimal)

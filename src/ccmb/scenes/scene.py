@@ -1,13 +1,16 @@
-"""The drawn world: procedural pictures with Chinese texts whose truth is known.
+"""Synthetic scenes: procedural pictures with Chinese texts whose truth is known.
 
-It stands in for real photographs wherever those cannot be shipped: the quickstart, the tests, the demos. Figures on it
-say that the code works and what each stage can learn; they say nothing of real pictures.
+They replace real photographs where these cannot be shipped: in the quickstart, the tests and the demos. Figures on
+synthetic scenes show that the code works and what each stage can learn. They tell nothing about real pictures.
 
 A scene holds two or three things on a background by day or night. Each thing has a kind, a colour, an amount (one big,
-one small, two or three) and a place, so that a text fits only if every attribute belongs to the right thing. Scenes
-come in groups that a batch holds together: with neighbours that share the background and the places alone, and with
-twins that differ in one swap of two attributes. Without neighbours the background and the places tell almost all
-scenes of a batch apart, and colours and kinds are hardly learned; without twins nothing asks which colour is whose.
+one small, two or three) and a place. A text fits only if every attribute belongs to the right thing.
+
+Scenes come in groups, which a batch holds together. A group has a scene, its neighbours and swapped scenes. Neighbours
+share the background and the places, and nothing else. Without them the background and the places would distinguish
+almost all scenes of a batch, and a model would hardly learn colours and kinds. In a swapped scene, also called a twin,
+two things have exchanged one attribute. Without swapped scenes a model would not learn which colour belongs to which
+thing.
 """
 
 from __future__ import annotations
@@ -31,11 +34,10 @@ COLOURS = ("红", "橙", "黄", "绿", "蓝", "紫", "白", "黑")
 BACKGROUNDS = ("草地", "沙滩", "雪地", "沙漠", "街道", "山谷")
 AMOUNTS: tuple[Amount, ...] = get_args(Amount)
 SWAPS: tuple[Swap, ...] = get_args(Swap)
-# Where the things of a scene stand, in the order in which a text that starts with the first names them. None stands in
-# the middle, where a close-up has its one.
+# The places of the things of a scene, in the order in which a text names them. The middle is for close-ups.
 LAYOUTS: tuple[tuple[Place, ...], ...] = (("left", "right"), ("top", "bottom"), ("top_left", "top_right", "bottom"))
 LAYOUT_WEIGHTS = (0.45, 0.3, 0.25)
-# Shares of the compositions; what is in one split is in no other.
+# Shares of the compositions; each composition is in one split only.
 SPLIT_SHARES: dict[Split, float] = {"train": 0.8, "val": 0.05, "test": 0.15}
 
 
@@ -51,7 +53,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows. Scenes of equal value look alike but for jitter."""
+    """What a picture shows. Equal scenes look the same except for jitter."""
 
     things: tuple[Thing, ...]
     background: str
@@ -59,20 +61,22 @@ class Scene:
 
     @property
     def composition(self) -> str:
-        """Its kinds and its colours, however they are paired: that of its twins too."""
+        """The kinds and the colours, however they are paired; swapped scenes have the same composition."""
         kinds = sorted(thing.kind for thing in self.things)
         colours = sorted(thing.colour for thing in self.things)
         return "/".join(kinds + colours)
 
     @property
     def split(self) -> Split:
-        """The split the composition belongs to, so that twins stay together and no pairing of the held-out ones is
-        ever trained on."""
+        """The split of the composition.
+
+        So a scene and its swapped scenes stay together, and no pairing of a held-out composition is ever trained on.
+        """
         digest = hashlib.blake2b(self.composition.encode(), digest_size=4).digest()
-        place, end = int.from_bytes(digest, "big") / 2**32, 0.0
+        position, end = int.from_bytes(digest, "big") / 2**32, 0.0
         for split, share in SPLIT_SHARES.items():
             end += share
-            if place < end:
+            if position < end:
                 return split
         return "test"
 
@@ -97,7 +101,7 @@ def _random_things(places: Sequence[Place], rng: random.Random) -> tuple[Thing, 
 
 
 def swapped(scene: Scene, swap: Swap, first: int = 0, second: int = 1) -> Scene | None:
-    """The scene with one attribute of two of its things exchanged, or None if that leaves it as it is."""
+    """The scene with one attribute of two things exchanged; None if that does not change the scene."""
     things = list(scene.things)
     one, other = things[first], things[second]
     things[first], things[second] = (
@@ -114,24 +118,24 @@ def random_swap(scene: Scene, rng: random.Random) -> tuple[Swap, Scene]:
     """One of the swaps that change the scene, between two things chosen at random."""
     first, second = sorted(rng.sample(range(len(scene.things)), 2))
     for swap in rng.sample(SWAPS, len(SWAPS)):
-        if twin := swapped(scene, swap, first, second):
-            return swap, twin
+        if swapped_scene := swapped(scene, swap, first, second):
+            return swap, swapped_scene
     raise AssertionError("things of a scene differ in place, so one swap always changes it")
 
 
-def scene_groups(split: Split, seed: int, twins: float, neighbours: int = 0) -> Iterator[tuple[Scene, ...]]:
-    """An endless run of groups of like scenes of one split, in which no scene comes twice.
+def scene_groups(split: Split, seed: int, swapped_share: float, neighbours: int = 0) -> Iterator[tuple[Scene, ...]]:
+    """An endless run of groups of similar scenes of one split, without repeated scenes.
 
     Args:
-        twins: share of the scenes beside which a twin of theirs stands.
-        neighbours: how many more scenes a group holds, with other things in the same places on the same background.
+        swapped_share: share of the scenes that get a swapped scene beside them.
+        neighbours: how many more scenes a group has, with other things in the same places on the same background.
     """
     rng = random.Random(f"{seed}/{split}")
     seen: set[Scene] = set()
 
-    def another(make: Callable[..., Scene], *of: Scene) -> Scene:
-        """A new scene of the split, made of nothing or of another scene."""
-        while (scene := make(*of, rng)).split != split or scene in seen:
+    def another(make: Callable[..., Scene], *sources: Scene) -> Scene:
+        """A new scene of the split, made from scratch or from another scene."""
+        while (scene := make(*sources, rng)).split != split or scene in seen:
             pass
         seen.add(scene)
         return scene
@@ -141,7 +145,7 @@ def scene_groups(split: Split, seed: int, twins: float, neighbours: int = 0) -> 
         group = [first]
         group += [another(with_other_things, first) for _ in range(neighbours)]
         for scene in tuple(group):
-            if rng.random() < twins and (twin := random_swap(scene, rng)[1]) not in seen:
-                seen.add(twin)
-                group.append(twin)
+            if rng.random() < swapped_share and (swapped_scene := random_swap(scene, rng)[1]) not in seen:
+                seen.add(swapped_scene)
+                group.append(swapped_scene)
         yield tuple(group)

@@ -1,6 +1,6 @@
-"""Which things a text about a drawn scene names: what `ccmb.scenes.texts` says, read back.
+"""Which things a text about a synthetic scene names: the inverse of `ccmb.scenes.texts`.
 
-Shares are of the truth: a text that a network wrote is right about a thing if it names one of the same kind and colour.
+A text that a model wrote is compared with a true text: a thing is right if the true text names the same attributes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ccmb.scenes.texts import MEASURES, NUMBERS, PLACES, SIZES
 
 
 @dataclass(frozen=True, slots=True)
-class SaidThing:
-    """A thing as a text names it; `amount` and `place` are None where it does not say them."""
+class NamedThing:
+    """A thing that a text names; `amount` and `place` are None if the text does not name them."""
 
     kind: str
     colour: str
@@ -34,39 +34,39 @@ THING = re.compile(
     rf"(?P<number>{_one_of(list(NUMBERS.values()))})(?:{_one_of(list(MEASURES.values()))})"
     rf"(?P<colour>{_one_of(COLOURS)})色的?(?P<size>[{''.join(SIZES.values())}]?)(?P<kind>{_one_of(KINDS)})"
 )
-# What stands between a thing, written as its number in <>, and its place.
+# Phrases that connect a thing and its place. The thing is written as its index in <>.
 _PLACE = f"({_one_of(list(PLACE_OF))})"
 BESIDE = (re.compile(rf"<(\d)>在<(\d)>的{_PLACE}"), re.compile(rf"<(\d)>的{_PLACE}有<(\d)>"))
 BEFORE, AFTER = re.compile(rf"{_PLACE}(?:有|是|画着)<(\d)>"), re.compile(rf"<(\d)>(?:在|位于){_PLACE}")
 
 
-def read_things(text: str) -> list[SaidThing]:
-    """The things that a text names in the words of the drawn world, in their order; all else is passed over."""
+def parse_text(text: str) -> list[NamedThing]:
+    """The things that a text names in the words of synthetic scenes, in order; other words are ignored."""
     things = [
-        SaidThing(found["kind"], found["colour"], _amount(found["number"], found["size"]))
-        for found in THING.finditer(text)
+        NamedThing(match["kind"], match["colour"], _amount(match["number"], match["size"]))
+        for match in THING.finditer(text)
     ]
     numbers = iter(range(len(things)))
     frame = THING.sub(lambda _: f"<{next(numbers)}>", text)
     for one, other, place in _besides(frame):
         things[one] = replace(things[one], place=place)
         things[other] = replace(things[other], place=OPPOSITE.get(place))
-    for number, word in [(n, w) for w, n in BEFORE.findall(frame)] + AFTER.findall(frame):
-        if things[int(number)].place is None:
-            things[int(number)] = replace(things[int(number)], place=PLACE_OF[word])
+    for thing_index, word in [(n, w) for w, n in BEFORE.findall(frame)] + AFTER.findall(frame):
+        if things[int(thing_index)].place is None:
+            things[int(thing_index)] = replace(things[int(thing_index)], place=PLACE_OF[word])
     return things
 
 
 def _besides(frame: str) -> list[tuple[int, int, Place]]:
-    """Pairs of things of which the first is on this side of the second."""
+    """Triples (one, other, place): thing `one` stands at the place relative to thing `other`."""
     first, second = BESIDE
-    found = [(one, other, word) for one, other, word in first.findall(frame)]
-    found += [(one, other, word) for other, word, one in second.findall(frame)]
-    return [(int(one), int(other), PLACE_OF[word]) for one, other, word in found]
+    pairs = [(one, other, word) for one, other, word in first.findall(frame)]
+    pairs += [(one, other, word) for other, word, one in second.findall(frame)]
+    return [(int(one), int(other), PLACE_OF[word]) for one, other, word in pairs]
 
 
-def _amount(number: str, size: str) -> Amount | None:
-    return next((amount for amount in AMOUNTS if (NUMBERS[amount], SIZES[amount]) == (number, size)), None)
+def _amount(numeral: str, size: str) -> Amount | None:
+    return next((amount for amount in AMOUNTS if (NUMBERS[amount], SIZES[amount]) == (numeral, size)), None)
 
 
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -80,28 +80,28 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 
 
 def things_right(texts: Sequence[str], true_texts: Sequence[str]) -> dict[str, float] | None:
-    """Share of the things that texts have right, in percent, by what of a thing is asked; or None where the true texts
-    are not of the drawn world.
+    """The share of things that texts name right, in percent, by attributes.
 
-    A thing that is not there counts as one that is wrong: the share is of the things of the scene or of the text,
-    whichever has more.
+    An invented thing counts as wrong: the share is relative to the things of the scene or of the text, whichever has
+    more. The result is None if the true texts are not about synthetic scenes.
 
     Args:
-        true_texts: one for each text, which names every thing of its scene.
+        true_texts: for each text, a true text that names every thing of its scene.
     """
-    truths = [read_things(text) for text in true_texts]
+    truths = [parse_text(text) for text in true_texts]
     if not truths or not all(truths):
         return None
-    said = [read_things(text) for text in texts]
-    whole = sum(max(len(of), len(truth)) for of, truth in zip(said, truths, strict=True))
-    found: dict[str, float] = {"things": sum(map(len, truths))}
+    named = [parse_text(text) for text in texts]
+    whole = sum(max(len(things), len(truth)) for things, truth in zip(named, truths, strict=True))
+    shares: dict[str, float] = {"things": sum(map(len, truths))}
     for aspect, names in ASPECTS.items():
         right = sum(
-            (_aspects(of, names) & _aspects(truth, names)).total() for of, truth in zip(said, truths, strict=True)
+            (_aspects(things, names) & _aspects(truth, names)).total()
+            for things, truth in zip(named, truths, strict=True)
         )
-        found[aspect] = round(100 * right / whole, 2)
-    return found
+        shares[aspect] = round(100 * right / whole, 2)
+    return shares
 
 
-def _aspects(things: Sequence[SaidThing], names: Sequence[str]) -> Counter[tuple[object, ...]]:
+def _aspects(things: Sequence[NamedThing], names: Sequence[str]) -> Counter[tuple[object, ...]]:
     return Counter(tuple(getattr(thing, name) for name in names) for thing in things)

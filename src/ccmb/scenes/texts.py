@@ -1,10 +1,9 @@
-"""What is said about a drawn scene: a search query, a title, a long content text, five captions and a few details in
-Chinese.
+"""Chinese texts about a synthetic scene: a search query, a title, a long content, five captions and a few details.
 
-Every caption names every thing with its colour, amount and place and the background, in varied words and order, so
-that it is true of its scene alone. A detail says all that of one thing alone. From details a network learns which
-attribute belongs to which thing many times sooner: in a caption the colours of the others give a hidden one away.
-Queries and titles say less, as people do.
+A caption names the background and every thing with its colour, amount and place, in varied words and order. So it is
+true of its scene alone. A detail names all attributes of a single thing. Details teach a model many times faster which
+attribute belongs to which thing: in a caption, the colours of the other things reveal a masked one. Queries and titles
+contain less, like those that people write.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ GROUNDS = {
 }
 TIMES = {False: ("白天", "白天", "晴天"), True: ("夜晚", "夜里", "晚上")}
 CAPTIONS = 5
-# Of each thing.
-DETAILS = 2
+DETAILS = 2  # of each thing
 FILLERS = (
     "画面简洁清楚,适合用作插图。",
     "这张图由程序绘制,没有实物照片。",
@@ -74,14 +72,14 @@ def describe(scene: Scene, rng: random.Random) -> SceneTexts:
 
 
 def short_query(scene: Scene, thing: Thing, rng: random.Random) -> str:
-    """What somebody who looks for a thing of the scene may write."""
+    """A query of somebody who looks for a thing of the scene."""
     return rng.choice(
         (f"{thing.colour}色{thing.kind}", _thing(thing, rng), f"{_where(scene, rng, '')}的{thing.colour}色{thing.kind}")
     )
 
 
 def caption(scene: Scene, family: int, rng: random.Random) -> str:
-    """One full caption. Equal `family` and equal state of `rng` put a twin into the same words, but for the swap."""
+    """One full caption. Equal `family` and state of `rng` give a swapped scene the same words but for the swap."""
     where = _where(scene, rng)
     clauses = [(rng.choice(PLACES[thing.place]), _thing(thing, rng)) for thing in scene.things]
     backwards = rng.random() < 0.3
@@ -105,21 +103,21 @@ def caption(scene: Scene, family: int, rng: random.Random) -> str:
 
 
 def detail(thing: Thing, rng: random.Random) -> str:
-    """Such as 左边有一艘红色的大帆船。"""
+    """A text about one thing, such as 左边有一艘红色的大帆船。"""
     place, what = rng.choice(PLACES[thing.place]), _thing(thing, rng)
     return rng.choice((f"{place}有{what}。", f"{place}是{what}。", f"{what}在{place}。", f"{place}画着{what}。"))
 
 
 def _thing(thing: Thing, rng: random.Random) -> str:
-    """Such as 一艘红色的大帆船 or 两把蓝色雨伞."""
+    """The words for a thing, such as 一艘红色的大帆船 or 两把蓝色雨伞."""
     amount = f"{NUMBERS[thing.amount]}{MEASURES[thing.kind]}"
-    of = "的" if rng.random() < 0.5 else ""
-    return f"{amount}{thing.colour}色{of}{SIZES[thing.amount]}{thing.kind}"
+    particle = "的" if rng.random() < 0.5 else ""
+    return f"{amount}{thing.colour}色{particle}{SIZES[thing.amount]}{thing.kind}"
 
 
-def _where(scene: Scene, rng: random.Random, of: str = "的") -> str:
-    """Such as 夜晚的草地上."""
-    return f"{rng.choice(TIMES[scene.night])}{of}{rng.choice(GROUNDS[scene.background])}"
+def _where(scene: Scene, rng: random.Random, particle: str = "的") -> str:
+    """The words for time and background, such as 夜晚的草地上."""
+    return f"{rng.choice(TIMES[scene.night])}{particle}{rng.choice(GROUNDS[scene.background])}"
 
 
 def _list(items: list[str]) -> str:

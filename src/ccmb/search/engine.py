@@ -19,7 +19,9 @@ from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.inference.interface import Network, load_network
-from ccmb.r2d2.inputs.unknown_words import rows_wholly_unknown
+from ccmb.inference.scoring import check_gives_probability
+from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
+from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.asked import Asked, collapse, identity_of
@@ -52,9 +54,10 @@ class SearchEngine:
         self, catalogue: Catalogue, model: Network, processor: R2D2Processor, states_bytes: int = STATES_BYTES
     ) -> None:
         self.catalogue, self.model, self.processor = catalogue, model, processor
+        self.encoder, scorer = R2D2Encoder(model, processor), R2D2Ranker(model)
         width = model.config.image_width
         states = StateCache(catalogue.states, width, states_bytes)
-        self.second_stage = SecondStage(model, processor, catalogue.sources, states)
+        self.second_stage = SecondStage(self.encoder, scorer, catalogue.sources, states)
         self._turn = threading.RLock()
         self._orders: OrderedDict[object, Asked] = OrderedDict()
 
@@ -74,15 +77,15 @@ class SearchEngine:
 
         Raises:
             UsageError: a query cannot be asked, see `check_query` and `compile_conditions`, or has a `min_probability`
-                and no second stage.
+                and the model gives no probability, see `check_gives_probability`.
             CcmbError: the store fails, or there is no picture of a query's key.
         """
         for query in queries:
             check_query(query)
         queries = [of if of.text is None else replace(of, text=clean_query(of.text)) for of in queries]
         for query in queries:
-            if query.min_probability is not None and not self.model.can_rank:
-                raise UsageError("a least probability needs a model with cross encoders")
+            if query.min_probability is not None:
+                check_gives_probability(self.model)
             self._check_reach(query)
         with self._turn, inference(self.model):
             started = self.second_stage.clock()
@@ -139,18 +142,16 @@ class SearchEngine:
         texts = None
         with_text = [place for place, of in enumerate(asked) if of.query.text is not None]
         if with_text:
-            tokens = self.processor.texts([asked[place].query.text or "" for place in with_text])
-            unknown = rows_wholly_unknown(self.processor, tokens["input_ids"])
-            texts = self.model.encode_text(**{name: value.to(self.model.device) for name, value in tokens.items()})
-            for row, (place, embed_D) in enumerate(zip(with_text, texts.embed.cpu(), strict=True)):
+            words = [asked[place].query.text or "" for place in with_text]
+            unknown, texts = wholly_unknown(self.processor, words), self.encoder.encode_texts(words)
+            for row, (place, embed_D) in enumerate(zip(with_text, texts.embed, strict=True)):
                 parts[place].append(embed_D)
                 asked[place].unknown = unknown[row]
                 asked[place].text, asked[place].ranks = row, asked[place].query.rank and self.model.can_rank
         pictures = [(place, of.query.picture) for place, of in enumerate(asked) if of.query.picture is not None]
         if pictures:
-            pixels = self.processor.images([picture for _, picture in pictures])
-            encoded = self.model.encode_image(pixels.to(self.model.device))
-            for (place, _), embed_D in zip(pictures, encoded.embed.cpu(), strict=True):
+            encoded = self.encoder.encode_pixels(self.processor.images([picture for _, picture in pictures]))
+            for (place, _), embed_D in zip(pictures, encoded.embed, strict=True):
                 parts[place].append(embed_D)
         liked = self.catalogue.store.embeds([of.query.like for of in asked if of.query.like is not None])
         for part, of in zip(parts, asked, strict=True):
@@ -266,10 +267,10 @@ class SearchEngine:
         with self._turn, inference(self.model):
             if self.catalogue.record.learn_fields(own, name):
                 self.catalogue.record.write(self.catalogue.folder)
-            encoded = self.model.encode_image(pixels.to(self.model.device))
+            encoded = self.encoder.encode_pixels(pixels)
             entry = self.catalogue.upload(examined, data, storable(own))
             self.catalogue.thumbnails.put({entry.key: examined.thumbnail})
-            self.catalogue.store.upsert([entry], encoded.embed.cpu())
+            self.catalogue.store.upsert([entry], encoded.embed)
             self.second_stage.states.put(entry, encoded.states[0])
             return entry.key
 

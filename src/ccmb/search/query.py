@@ -72,7 +72,8 @@ class Hit:
         cosine: of its embedding with the query's, in [-1, 1].
         score: what hits are ordered by: the cosine, or where the second stage ranked it, its score by the model's rule.
         match: match score with the query text in [0, 1]; None where the second stage did not rank it.
-        probability: calibrated one of a match with the text, in [0, 1]; None likewise.
+        probability: calibrated one of a match with the text, in [0, 1]; None likewise, and of a model that is not
+            calibrated.
         missing: the picture was to be ranked, but it is gone or unreadable now.
         fields: what the index knows of it: folder, date, width, height, bytes and the user's own.
         copies: keys of its near duplicates among the candidates, where the query collapses them.

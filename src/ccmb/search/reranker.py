@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
-from ccmb.inference.interface import Network
-from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.inference.stages import PairScorer, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.indexing.image_sources import Sources
 from ccmb.search.state_cache import StateCache
 from ccmb.search.vector_store import Entry
@@ -79,8 +77,8 @@ class Costs:
 class SecondStage:
     """Ranks candidates, and remembers what that costs."""
 
-    model: Network
-    processor: R2D2Processor
+    encoder: R2D2Encoder
+    scorer: PairScorer
     sources: Sources
     states: StateCache
     costs: Costs = field(default_factory=Costs)
@@ -130,14 +128,13 @@ class SecondStage:
         started = self.clock()
         keys = list(states)
         rows = {key: row for row, key in enumerate(keys)}
-        states_BSW = torch.stack([states[key] for key in keys]).to(self.model.device, torch.float32)
+        states_BSW = torch.stack([states[key] for key in keys])
         images = TowerOutput(embed=states_BSW[:, 0], states=states_BSW)
         image_N = torch.tensor([rows[of.entry.key] for of, _ in pairs])
-        match = rank_pairs(self.model, images, texts, image_N, torch.tensor([text for _, text in pairs]))
-        scores = ranking_scores(self.model, torch.tensor([of.cosine for of, _ in pairs]), match)
-        columns = (scores.tolist(), match.score.tolist(), match.probability.tolist())
-        for (of, _), score, of_match, probability in zip(pairs, *columns, strict=True):
-            of.score, of.match, of.probability = score, of_match, probability
+        text_N, cosine_N = torch.tensor([text for _, text in pairs]), torch.tensor([of.cosine for of, _ in pairs])
+        scores = self.scorer.score_pairs(images, texts, image_N, text_N, cosine_N)
+        for (of, _), pair in zip(pairs, scores.rows(), strict=True):
+            of.score, of.match, of.probability = pair.score, pair.match_score, pair.probability
         self.costs.learn("pair", self.clock() - started, len(pairs))
 
     def _states(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
@@ -154,17 +151,17 @@ class SecondStage:
                 loaded = list(pool.map(self._load, part))
             pixels = [of for of in loaded if of is not None]
             if pixels:
-                encoded = self.model.encode_image(torch.cat(pixels).to(self.model.device)).states
+                encoded = self.encoder.encode_pixels(torch.cat(pixels)).states
                 read = [entry for entry, of in zip(part, loaded, strict=True) if of is not None]
                 for entry, states_SW in zip(read, encoded, strict=True):
                     found[entry.key] = states_SW
                     if entry.key in unchanged:
                         self.states.put(entry, states_SW)
             self.costs.learn("picture", self.clock() - started, len(part))
-        return {key: states_SW.to(self.model.device, torch.float32) for key, states_SW in found.items()}
+        return {key: states_SW.to(torch.float32) for key, states_SW in found.items()}
 
     def _load(self, entry: Entry) -> Tensor | None:
         try:
-            return self.processor.images([self.sources.load(entry.source, entry.name)])
+            return self.encoder.processor.images([self.sources.load(entry.source, entry.name)])
         except CcmbError:
             return None

@@ -109,6 +109,7 @@ def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_na
             dim=work.model.config.embed_dim,
             pictures=None if index is None else await asyncio.to_thread(len, index),
             can_rank=work.model.can_rank,
+            calibrated=work.model.can_rank and work.model.config.is_calibrated,
             can_caption=work.captioner is not None,
             can_write=index is not None and client_of(request.scope).admin and not getattr(index, "frozen", False),
             fields={name: kind.__name__ for name, kind in known.items()},

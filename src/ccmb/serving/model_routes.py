@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.class_names import ImageClass, classes_of_names, read_classes
+from ccmb.inference.scoring import PairScore
 from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 from ccmb.serving import requests
 from ccmb.serving import responses as answers
 from ccmb.serving.http.errors import invalid
 from ccmb.serving.http.request_body import body_of, content_of
-from ccmb.serving.model_worker import Pair, PairScores
+from ccmb.serving.model_worker import Pair
 from ccmb.serving.service import Service
 from ccmb.tasks.classification.prompts import SETS
 
@@ -65,8 +66,8 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
     ) -> answers.MatchAnswer:
         """How well a text describes each of some pictures, by both stages."""
         least = asked.min_probability
-        if least is not None and not service.work.model.can_rank:
-            raise invalid("min_probability: this model has no cross encoders; leave it out")
+        if least is not None:
+            service.must_give_probability()
         pictures = await service.read(asked.pictures)
         scores = await service.score_pairs([Pair(asked.text, picture) for picture in pictures])
         (unknown,) = wholly_unknown(service.work.processor, [asked.text])
@@ -126,10 +127,10 @@ def _as_asked(embed_D: Tensor, form: str) -> list[float] | str:
     return base64.b64encode(embed_D.float().numpy().astype(np.dtype("<f4")).tobytes()).decode()
 
 
-def _pair_answer(index: int, scores: PairScores, least: float | None = None) -> answers.PairAnswer:
+def _pair_answer(index: int, scores: PairScore, least: float | None = None) -> answers.PairAnswer:
     verdict = None if least is None or scores.probability is None else scores.probability >= least
     return answers.PairAnswer(
-        index=index, cosine=scores.cosine, match=scores.match, probability=scores.probability, score=scores.score,
+        index=index, cosine=scores.cosine, match=scores.match_score, probability=scores.probability, score=scores.score,
         is_match=verdict,
     )  # fmt: skip
 

@@ -30,7 +30,9 @@ class HitAnswer(BaseModel):
     cosine: float = Field(description="of its embedding with the query's, in [-1, 1]")
     score: float = Field(description="what hits are ordered by")
     match: float | None = Field(None, description="match score in [0, 1]; null where the second stage did not rank it")
-    probability: float | None = Field(None, description="calibrated probability of a match; null likewise")
+    probability: float | None = Field(
+        None, description="calibrated probability of a match; null likewise, and where the model is not calibrated"
+    )
     missing: bool = Field(False, description="the picture is gone or unreadable now")
     fields: dict[str, FieldValue] = Field(default_factory=dict)
     copies: list[str] = Field(default_factory=list, description="keys of near duplicates, where they are collapsed")
@@ -90,7 +92,9 @@ class PairAnswer(BaseModel):
     index: int = Field(description="of the picture or text, as it was given")
     cosine: float
     match: float | None = Field(None, description="match score in [0, 1]; null without cross encoders")
-    probability: float | None = None
+    probability: float | None = Field(
+        None, description="calibrated probability of a match; null likewise, and where the model is not calibrated"
+    )
     score: float = Field(description="by the model's ranking rule; it orders")
     is_match: bool | None = Field(None, description="the probability is the least one that counts, or more")
 
@@ -164,6 +168,7 @@ class AboutAnswer(BaseModel):
     dim: int
     pictures: int | None = Field(None, description="of the index; null without one")
     can_rank: bool
+    calibrated: bool = Field(description="whether the model gives probabilities of a match")
     can_caption: bool
     can_write: bool = Field(description="whoever asks may add and delete pictures")
     fields: dict[str, str] = Field(description="fields that filters know, and their types")

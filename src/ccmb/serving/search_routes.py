@@ -31,8 +31,10 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     ) -> answers.SearchAnswer:
         """Find pictures by a Chinese text, a picture or both, or by what is like a picture of the index."""
         where = _conditions(service.opened, asked.where)
-        if asked.min_probability is not None and not (asked.text and asked.rank and service.work.model.can_rank):
-            raise invalid("min_probability: needs a text, the second stage, and a model with cross encoders")
+        if asked.min_probability is not None:
+            if not (asked.text and asked.rank):
+                raise invalid("min_probability: needs a text and the second stage")
+            service.must_give_probability()
         pictures = await service.read([asked.picture] if asked.picture is not None else [])
         query = Query(
             text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,

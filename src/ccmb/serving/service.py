@@ -15,17 +15,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.core.errors import CcmbError
+from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import decode
 from ccmb.data.images.transforms import square
+from ccmb.inference.scoring import PairScore, check_gives_probability
 from ccmb.search.query import Answer, FieldValue, Query
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.errors import Fault, invalid
 from ccmb.serving.metrics import Metrics
-from ccmb.serving.model_worker import ModelWork, Pair, PairScores
+from ccmb.serving.model_worker import ModelWork, Pair
 from ccmb.tasks.captioning.predict import PictureCaption
 from ccmb.tasks.classification.classifier import ClassGuess
 from ccmb.tasks.classification.prompts import PLAIN, fill
@@ -64,7 +65,7 @@ class Service:
         self._batchers: list[Batcher] = []
         self._texts: Batcher[str, Tensor] = self._batcher("texts", work.embed_texts, 4)
         self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_pictures, 2)
-        self._pairs: Batcher[Pair, PairScores] = self._batcher("pairs", work.score_pairs, 4)
+        self._pairs: Batcher[Pair, PairScore] = self._batcher("pairs", work.score_pairs, 4)
         self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", work.caption, 1)
         self._searches: Batcher[Query, Answer] = self._batcher("searches", self._search_many, 1)
         self._class_sets: OrderedDict[tuple[tuple[ImageClass, ...], tuple[str, ...]], Tensor] = OrderedDict()
@@ -132,9 +133,19 @@ class Service:
         """(D,) each."""
         return await self._pictures.run(pictures) if pictures else []
 
-    async def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScores]:
+    async def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScore]:
         """Both stages on each pair."""
         return await self._pairs.run(pairs)
+
+    def must_give_probability(self) -> None:
+        """
+        Raises:
+            Fault: the model gives no probability of a match.
+        """
+        try:
+            check_gives_probability(self.work.model)
+        except UsageError as error:
+            raise invalid(str(error)) from None
 
     async def caption(self, pictures: Sequence[Image.Image]) -> list[PictureCaption]:
         """The captions of each picture.

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.given_keys import Unused
-from ccmb.core.config.part import Part
 from ccmb.core.config.recipe_files import RECIPES
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.core.text.files import text_lines
@@ -45,7 +45,7 @@ class FinetuneObjectives(Objectives):
     fgd: Objective = Objective(weight=0)
 
 
-class ValidationRecipe(Part):
+class ValidationRecipe(ConfigBase):
     """What the best checkpoint is chosen by, and both models are measured on in the end. Never the test split."""
 
     split: str | None = Field("val", description="of the data; without one nothing is measured or chosen")

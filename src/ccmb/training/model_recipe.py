@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ccmb.core.choices import ImagePooling, RankingRule, TextPooling
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 
 LONGEST = 64  # tokens of a text, where nothing else is said
 
@@ -20,22 +20,21 @@ def _shape_or_source(tower: Any) -> Any:
 
 Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
 
-
 Frozen = Literal["all"] | Annotated[int, Field(gt=0)]
 
 
-class FreezeRecipe(Part):
+class FreezeRecipe(ConfigBase):
     """What of the towers is not trained: no gradients, no dropout, batch norm as it is."""
 
     image: Frozen | None = Field(
         None,
-        description="all, or so many of the image tower's lowest layers (blocks, or stages where the tower has stages) "
-        " with what stands before them",
+        description="all, or so many of the image tower's lowest layers (blocks, or stages where it has stages), and "
+        "what stands before them",
     )
     text: Frozen | None = Field(None, description="all, or so many of the text tower's lowest layers, likewise")
 
 
-class ModelRecipe(Part):
+class ModelRecipe(ConfigBase):
     """The network: a model to start from, two towers to start from, or the shape of a new one."""
 
     start: str | None = Field(

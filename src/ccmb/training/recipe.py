@@ -16,14 +16,23 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ccmb.core.choices import Strategy
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.recipe_files import RECIPES, check_recipe, find_recipe, load_recipe, save_recipe
 from ccmb.data.images.transforms import Augmentation
 from ccmb.training.model_recipe import ModelRecipe
 
 __all__ = [
-    "RECIPES", "BestRecipe", "DataRecipe", "ModelRecipe", "OptimizerRecipe", "Part", "TrainingRecipe", "check_recipe",
-    "find_recipe", "load_recipe", "save_recipe",
+    "RECIPES",
+    "BestRecipe",
+    "ConfigBase",
+    "DataRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
+    "TrainingRecipe",
+    "check_recipe",
+    "find_recipe",
+    "load_recipe",
+    "save_recipe",
 ]  # fmt: skip
 
 
@@ -31,7 +40,7 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class DataRecipe(Part):
+class DataRecipe(ConfigBase):
     """What is trained on: own pairs in a folder, a published set in its folder, or shards."""
 
     set: str | None = Field(
@@ -110,7 +119,7 @@ class DataRecipe(Part):
         return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
-class OptimizerRecipe(Part):
+class OptimizerRecipe(ConfigBase):
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
     cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
     muon: float | None = Field(
@@ -140,7 +149,7 @@ class OptimizerRecipe(Part):
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; empty for none")
 
 
-class BestRecipe(Part):
+class BestRecipe(ConfigBase):
     figure: str = Field("loss", description="name of a figure of metrics.jsonl")
     lower: bool = Field(True, description="whether a lower figure is a better one; by default so of losses")
 
@@ -161,7 +170,7 @@ def _figure_alone(value: Any) -> Any:
 UNSAID: Any = None
 
 
-class TrainingRecipe(Part):
+class TrainingRecipe(ConfigBase):
     epochs: float | None = Field(
         None,
         gt=0,

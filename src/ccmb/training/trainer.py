@@ -42,8 +42,8 @@ class Task(Protocol):
     @property
     def module(self) -> nn.Module:
         """Called with a batch (anything with `.to(device)`), the share of the training that is done, in [0, 1), and a
-        generator, it gives unweighted losses, scalars by name. All chance must come from the generator, which is in one
-        state on all ranks, or from torch's global one, which is not."""
+        generator, it gives unweighted losses, scalars by name, and what `report` wants of the step. All chance must
+        come from the generator, which is in one state on all ranks, or from torch's global one, which is not."""
 
     def units(self) -> list[nn.Module]:
         """Blocks that are sharded one by one, see `Sharded`."""
@@ -57,8 +57,8 @@ class Task(Protocol):
     def after_step(self) -> None:
         """What follows each optimiser step."""
 
-    def report(self) -> dict[str, float]:
-        """Further figures for the log."""
+    def report(self, aux: Any) -> dict[str, float]:
+        """Further metrics for the log, of a step whose module has given `aux` beside the losses."""
 
 
 class Trainer:
@@ -130,7 +130,7 @@ class Trainer:
             meter = Meter(self.task, recipe, self.device)
             clock, logged = time.monotonic(), self.step
             for batch in meter.watch(batches(self.step, recipe.steps), self.step):
-                losses, norm = self._train_step(batch)
+                losses, aux, norm = self._train_step(batch)
                 self.step += 1
                 note = ""
                 validated = bool(self.validation and self.validation.is_due(self.step, recipe.steps))
@@ -140,7 +140,7 @@ class Trainer:
                     clock, logged = now, self.step
                     losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
                     if self.world.is_main:
-                        line = self._metrics(losses, norm, rate) | meter.read()
+                        line = self._metrics(losses, aux, norm, rate) | meter.read()
                         if validated:
                             line |= self._validate()
                             meter.restart()
@@ -195,13 +195,14 @@ class Trainer:
         self.task.module.train()  # of whatever was put into evaluation mode
         return figures
 
-    def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+    def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Any, Tensor]:
+        """Losses, what the task's report wants, and the gradient's norm."""
         seed = self.recipe.seed * 1_000_003 + self.step
         torch.manual_seed(seed + self.world.rank)
         generator = torch.Generator(self.device).manual_seed(seed)
         set_learning_rates(self.optimizers, self.step, self.recipe.steps, self.options)
         with precision(self.device, self.recipe.precision):
-            losses = self.module(batch.to(self.device), self.step / self.recipe.steps, generator)
+            losses, aux = self.module(batch.to(self.device), self.step / self.recipe.steps, generator)
         loss = self.task.total(losses)
         loss.backward()
         self.module.after_backward()
@@ -217,17 +218,17 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.task.after_step()
-        return losses, norm
+        return losses, aux, norm
 
     def _log(self, line: dict[str, float]) -> None:
         append_line(self.out / "metrics.jsonl", line)
 
-    def _metrics(self, losses: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
+    def _metrics(self, losses: dict[str, Tensor], aux: Any, norm: Tensor, rate: float) -> dict[str, float]:
         return {
             "step": self.step,
             "loss": float(self.task.total(losses).detach()),
             **{name: float(loss.detach()) for name, loss in losses.items()},
-            **self.task.report(),
+            **self.task.report(aux),
             "gradient_norm": float(norm),
             "lr": self.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": round(rate, 1),

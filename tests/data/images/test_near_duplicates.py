@@ -31,7 +31,7 @@ from ccmb.data.images.perceptual_hash import (
     join_fingerprints,
 )
 from ccmb.data.images.source import ImageSource, decode
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 
 # Photographs are no part of the project; they are looked for in $CCMB_DATA, or beside the checkout.
@@ -80,7 +80,7 @@ COPIES: dict[str, Copy] = {
 
 def scenes(count: int, seed: int = 1) -> list[Image.Image]:
     rng = random.Random(seed)
-    return [draw_scene(random_scene(rng), 128, rng) for _ in range(count)]
+    return [render_scene(random_scene(rng), 128, rng) for _ in range(count)]
 
 
 def photographs(count: int) -> list[Image.Image]:

@@ -73,7 +73,9 @@ def built(kind: str, bert: Path, folder: Path, **config: Any) -> tuple[R2D2Model
 def batch_of(processor: R2D2Processor, count: int = 4) -> Batch:
     texts = processor.texts(TEXTS[:count])
     pixels = processor.images(tiny_pictures(count))
-    return Batch(pixels, **texts, maskable=processor.maskable(texts["input_ids"]), image_ids=torch.arange(count))
+    return Batch(
+        pixel_values=pixels, **texts, maskable=processor.maskable(texts["input_ids"]), image_ids=torch.arange(count)
+    )
 
 
 def said(model: Network, pixels: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:
@@ -115,7 +117,7 @@ def test_all_objectives_train_a_backbone(kind: str, bert: Path, tmp_path: Path) 
     model, processor = built(kind, bert, tmp_path)
     training = PreTraining(model, OBJECTIVES, processor.tokenizer.mask_token_id).train()
     buffers = {name: tensor.clone() for name, tensor in model.image_tower.named_buffers()}
-    losses = training.losses(batch_of(processor), 0.0, torch.Generator().manual_seed(0))
+    losses, _ = training.losses(batch_of(processor), 0.0, torch.Generator().manual_seed(0))
     assert set(losses) == {"gcpr", "fgr", "mlm", "tgd", "fgd"}
     training.total(losses).backward()
     trained = [p for p in model.image_tower.parameters() if p.grad is not None and p.grad.any()]

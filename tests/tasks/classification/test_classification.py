@@ -20,7 +20,7 @@ from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import ImageSource
 from ccmb.inference.stages import Load, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.scenes.classification import draw_class_folders, scene_classes
+from ccmb.scenes.classification import scene_classes, write_class_folders
 from ccmb.scenes.drawing import FILLS
 from ccmb.tasks.classification.classifier import (
     Classifier,
@@ -194,7 +194,7 @@ class ColourEye:
 
 
 def test_a_model_that_sees_colours_is_found_to(tmp_path: Path) -> None:
-    draw_class_folders(tmp_path / "colours", "colour", per_class=4, size=64)
+    write_class_folders(tmp_path / "colours", "colour", per_class=4, size=64)
     classes, encoder = scene_classes("colour"), ColourEye()
     embed_CD = class_embeddings(encoder, classes, [PLAIN])
     report = evaluate_classes(Classifier(encoder, classes, embed_CD), ImageSource.open(tmp_path / "colours"), batch=5)
@@ -243,7 +243,7 @@ def test_if_no_picture_can_be_read_the_first_is_named(tmp_path: Path) -> None:
 
 def test_folders_hold_pictures_of_one_thing_and_only_their_arguments_decide(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        draw_class_folders(tmp_path / name, "kind", per_class=2, size=32, seed=seed)
+        write_class_folders(tmp_path / name, "kind", per_class=2, size=32, seed=seed)
     names = ImageSource.open(tmp_path / "one").names
     assert {name.split("/")[0] for name in names} == {one.name for one in scene_classes("kind")}
     assert len(names) == 2 * len(scene_classes("kind")) >= 48
@@ -251,16 +251,16 @@ def test_folders_hold_pictures_of_one_thing_and_only_their_arguments_decide(tmp_
     assert files["one"] == files["same"] != files["other"]
     assert len(set(files["one"])) == len(names)
     assert Image.open(tmp_path / "one" / names[0]).size == (32, 32)
-    draw_class_folders(tmp_path / "one", "kind", per_class=2, size=32)  # is there already
+    write_class_folders(tmp_path / "one", "kind", per_class=2, size=32)  # is there already
     with pytest.raises(CcmbError, match="one: this folder holds something else"):
-        draw_class_folders(tmp_path / "one", "colour", per_class=2, size=32)
+        write_class_folders(tmp_path / "one", "colour", per_class=2, size=32)
 
 
 def test_a_stopped_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ccmb.scenes.classification.draw_scene", stop)
+    monkeypatch.setattr("ccmb.scenes.classification.render_scene", stop)
     with pytest.raises(KeyboardInterrupt):
-        draw_class_folders(tmp_path / "kinds", "kind", per_class=2, size=32)
+        write_class_folders(tmp_path / "kinds", "kind", per_class=2, size=32)
     assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def test_muge_is_measured_by_text_alone_over_the_whole_gallery(start: Path, tmp_
 def test_a_set_without_a_test_split_says_so_before_anything_is_trained(start: Path, tmp_path: Path) -> None:
     folder = write_sample("icr", tmp_path / "data")
     recipe = load("icr", *TINY, f"data.folder={folder}", f"model.start={start}")
-    with pytest.raises(UsageError, match=r"ICR has no split 'test'.*published are: train, val"):
+    with pytest.raises(UsageError, match=r"ICR has no split 'test'.*published splits: train, val"):
         finetune(recipe, tmp_path / "run", test=True)
     assert not (tmp_path / "run").exists()
 

@@ -14,7 +14,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.generative.captioner import has_captioner
 from ccmb.r2d2.generative.generator import R2D2Generator, load_generator
 from ccmb.r2d2.loading import load_model
-from ccmb.scenes.close_ups import draw_things
+from ccmb.scenes.close_ups import write_close_ups
 from ccmb.tasks.finetuning.run import finetune
 from ccmb.tasks.generation.predict import Painting, paint_texts
 from ccmb.training.checkpoints import load_checkpoint
@@ -135,7 +135,7 @@ def test_ecommerce_t2i_is_trained_and_measured_as_published(start: Path, tmp_pat
 
 
 def test_of_the_drawn_world_it_is_told_what_is_right(start: Path, tmp_path: Path) -> None:
-    draw_things(tmp_path / "things", {"train": 16, "val": 4, "test": 4}, 16)
+    write_close_ups(tmp_path / "things", {"train": 16, "val": 4, "test": 4}, 16)
     values = FEW | {"data.fields": "[details]", "data.images": "images.tar"}
     report = finetune(recipe_of(start, tmp_path / "things", "generation", **values), tmp_path / "run")
     assert report is not None

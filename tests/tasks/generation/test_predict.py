@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.pipeline import Pipeline
 from ccmb.objectives.generation import Generation
 from ccmb.r2d2.generative.diffusion import Diffusion, FlowMatching, diffusion_process_of
 from ccmb.r2d2.generative.generator import load_generator
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.generation.predict import Judge, Painting, check_texts, judge_pictures, paint_texts
+from ccmb.tasks.generation.predict import Painting, check_texts, judge_pictures, paint_texts
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.exact import PROOFS, assert_same, product_error, same
 from tests.helpers.generators import SMALL, tiny_generator
@@ -240,7 +242,7 @@ def test_what_is_painted_depends_on_seed_and_place_and_not_on_the_batch() -> Non
 
 def test_the_judge_orders_candidates_by_match_score() -> None:
     generator, processor = tiny_generator(), tiny_processor()
-    judge = Judge("tiny", tiny_model(seed=3), tiny_processor())
+    judge = Pipeline.of(tiny_model(seed=3), tiny_processor(), name="tiny")
     found = paint_texts(generator, processor, TEXTS[:2], Painting(steps=2, best_of=4), judge)
     for of in found:
         scores = [candidate.match_score for candidate in of.candidates]
@@ -248,7 +250,7 @@ def test_the_judge_orders_candidates_by_match_score() -> None:
         assert sorted(candidate.number for candidate in of.candidates) == [0, 1, 2, 3]
         said = judge_pictures(judge, [candidate.picture for candidate in of.candidates], [of.text] * 4)
         assert [match for _, match in said] == same(scores)
-    towers = Judge("towers", tiny_model(match_heads=False), tiny_processor())
+    towers = Pipeline.of(tiny_model(match_heads=False), tiny_processor(), name="towers")
     [painted] = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, best_of=2), towers)
     assert painted.candidates[0].match_score is None
     assert painted.candidates[0].cosine >= painted.candidates[1].cosine  # type: ignore[operator]
@@ -260,9 +262,9 @@ def test_the_average_paints_and_only_the_painter_learns() -> None:
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     task = Generation(generator, SMALL.model_copy(update={"ema": 0.5}))
     batch = tiny_batch()
-    batch = type(batch)(torch.rand(4, 3, 16, 16) * 2 - 1, *(getattr(batch, n) for n in batch.__slots__[1:]))
+    batch = replace(batch, pixel_values=torch.rand(4, 3, 16, 16) * 2 - 1)
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], 0.1)
-    task.train().losses(batch)["generation"].backward()
+    task.train().losses(batch)[0]["generation"].backward()
     optimizer.step()
     task.after_step()
     after = generator.state_dict()

@@ -258,6 +258,15 @@ def test_too_few_pairs_are_refused_with_their_number(data: Path, change: Any, fo
     assert model.config.match_temperature == 1.0
 
 
+def test_a_fit_of_1_is_told_from_no_calibration(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_module, "fit_match_temperature", lambda *_: 1.0)
+    model = tiny_model()
+    assert not model.config.is_calibrated
+    report = calibrated(model, data)
+    assert model.config.is_calibrated
+    assert report["match_temperature"] == model.config.match_temperature == pytest.approx(1.0, abs=1e-15)
+
+
 def test_pictures_that_cannot_be_read_are_listed_and_left_out(data: Path) -> None:
     (data.parent / "images" / "3.png").write_bytes(b"damaged")
     report = calibrated(tiny_model(), data)

@@ -57,7 +57,7 @@ def test_minimal_pairs_are_scored_as_the_model_scores_each_text(batch: int, cros
     model, processor, data = tiny_model(cross_layers=cross_layers), tiny_processor(), tiny_batch(3)
     with torch.no_grad():
         images = model.encode_image(data.pixel_values)
-        found = score_minimal_pairs(model, processor, images, PAIRS, batch)
+        found = score_minimal_pairs(model, processor, images, PAIRS, batch=batch)
         assert (found.ranking is None) == (cross_layers == 0)
         for number, pair in enumerate(PAIRS):
             for column, text in enumerate((pair.text, pair.false_text)):
@@ -106,7 +106,7 @@ def test_each_picture_is_matched_as_the_model_matches_it_alone(batch: int, tmp_p
 
 
 def test_the_verdict_is_whether_the_probability_reaches_the_least_one() -> None:
-    model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(6)
+    model, processor, pictures = tiny_model(match_temperature=2.0), tiny_processor(), tiny_pictures(6)
     chances = [of.probability for of in match_pictures(model, processor, TEXTS[0], pictures)]
     least = sorted(chance for chance in chances if chance is not None)[3]
     found = match_pictures(model, processor, TEXTS[0], pictures, least)
@@ -116,7 +116,7 @@ def test_the_verdict_is_whether_the_probability_reaches_the_least_one() -> None:
 
 
 def test_unreadable_pictures_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
-    model, processor, good = tiny_model(), tiny_processor(), tiny_pictures(1)[0]
+    model, processor, good = tiny_model(match_temperature=2.0), tiny_processor(), tiny_pictures(1)[0]
     (tmp_path / "bad.png").write_bytes(b"no picture")
     gone, bad = tmp_path / "gone.png", tmp_path / "bad.png"
     found = match_pictures(model, processor, TEXTS[0], [gone, good, bad], 0.0, batch=2)
@@ -136,6 +136,15 @@ def test_towers_alone_give_the_cosine_and_no_verdict() -> None:
     found = match_pictures(model, processor, TEXTS[0], pictures)
     assert all(of.cosine is not None and of.score is None and of.probability is None for of in found)
     with pytest.raises(UsageError, match="needs cross encoders"):
+        match_pictures(model, processor, TEXTS[0], pictures, 0.5)
+
+
+def test_a_model_that_is_not_calibrated_gives_no_probability_and_no_verdict() -> None:
+    model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(2)
+    for of in match_pictures(model, processor, TEXTS[0], pictures):
+        assert of.score is not None
+        assert (of.probability, of.match) == (None, None)
+    with pytest.raises(UsageError, match=r"min_probability: .* a calibrated model: run ccmb calibrate"):
         match_pictures(model, processor, TEXTS[0], pictures, 0.5)
 
 

@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def step(training: PreTraining) -> dict[str, Any]:
-    losses = training.losses(tiny_batch(4), 0.0, seeded())
+    losses, _ = training.losses(tiny_batch(4), 0.0, seeded())
     training.total(losses).backward()
     grads = {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}
     return {"losses": losses, "grads": grads}
@@ -122,7 +122,7 @@ def test_losses_and_gradients_come_without_waiting_for_the_device_but_to_pack(
 
 def test_a_place_left_over_counts_for_nothing() -> None:
     batch = tiny_batch(2)
-    masked = mask_tokens(batch.input_ids, batch.maskable, MASK_ID, 100, 0.4, seeded())
+    masked = mask_tokens(batch.input_ids, batch.maskable, MASK_ID, 100, probability=0.4, generator=seeded())
     index, taken = list_positions(masked.positions, masked.positions.numel() - 1)
     labels = batch.input_ids.flatten()[index].masked_fill(~taken, masked_language.IGNORED)
     longer = MaskedText(masked.input_ids, masked.positions, index, labels)

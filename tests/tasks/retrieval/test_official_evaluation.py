@@ -112,9 +112,15 @@ def trained() -> tuple[R2D2Model, Gallery]:
         torch.manual_seed(0)
         for step in range(60):
             ids, mask = (encoded[step % 2][name] for name in ("input_ids", "attention_mask"))
-            batch = Batch(processor.images(pictures), ids, mask, processor.maskable(ids), torch.arange(48))
+            batch = Batch(
+                pixel_values=processor.images(pictures),
+                input_ids=ids,
+                attention_mask=mask,
+                maskable=processor.maskable(ids),
+                image_ids=torch.arange(48),
+            )
             optimizer.zero_grad()
-            training.total(training.losses(batch, 1.0)).backward()
+            training.total(training.losses(batch, 1.0)[0]).backward()
             optimizer.step()
     model.eval()
     return model, encode_gallery(model, processor, range(48), texts, pictures.__getitem__)

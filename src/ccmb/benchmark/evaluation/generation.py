@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ccmb.benchmark.evaluation.captioning import SetOfTexts
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer, fingerprint
+from ccmb.benchmark.models.base import Peer, network_fingerprint
 from ccmb.benchmark.models.r2d2 import R2D2Peer
 from ccmb.benchmark.results.result import Generation, GenerationFigures, Stage
 from ccmb.core.errors import CcmbError
@@ -45,7 +45,7 @@ def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings
         pictures=len(painted),
         painting=asdict(settings.painting),
         judge=judge.name,
-        judge_fingerprint=fingerprint(judge.model, {}),
+        judge_fingerprint=network_fingerprint(judge.model),
         features=extractor.name,
         figures={stage: _figures(of_stage, settings) for stage, of_stage in figures.items()},
         scores={

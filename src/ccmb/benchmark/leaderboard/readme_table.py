@@ -31,15 +31,16 @@ HEADS = (
 )
 SETTINGS = {"zero-shot": Words("零样本", "zero-shot"), "fine-tuned": Words("微调", "fine-tuned")}
 NONE_YET = Words("尚无", "none yet")
+SEPARATOR = Words("，", ", ")
 
 
 def readme_table(rows: Sequence[Row], language: Language) -> str:
     """The best rows of each known set and setting that have a main figure.
 
     What was measured here stands in the line of published rows only where it was set against them, and so is of the
-    same pictures; else in a line of its own.
+    same pictures; else in a line of its own. Where nothing was, there is no column for it.
     """
-    lines = [_line(getattr(words, language) for words in HEADS), _line(["---"] * len(HEADS))]
+    lines: list[list[str]] = []
     known = [row for row in rows if row.set in SETS and row.setting in SETTINGS and row.main is not None]
     for of_set in dict.fromkeys((row.family, row.set, row.setting) for row in known):
         here = [row for row in known if (row.family, row.set, row.setting) == of_set]
@@ -49,17 +50,20 @@ def readme_table(rows: Sequence[Row], language: Language) -> str:
             lines.append(_set_line(theirs, ours if together else [], language))
         if ours and not together:
             lines.append(_set_line([], ours, language))
-    return "\n".join(lines)
+    measured = any(line[-1] != getattr(NONE_YET, language) for line in lines)
+    columns = len(HEADS) if measured else len(HEADS) - 1
+    heads = [getattr(words, language) for words in HEADS]
+    return "\n".join(_line(line[:columns]) for line in (heads, ["---"] * len(HEADS), *lines))
 
 
-def _set_line(theirs: Sequence[Row], ours: Sequence[Row], language: Language) -> str:
+def _set_line(theirs: Sequence[Row], ours: Sequence[Row], language: Language) -> list[str]:
     first = (*theirs, *ours)[0]
     r2d2 = [row for row in theirs if row.model.startswith("R2D2")]
     clip = [row for row in theirs if row.model.startswith("CN-CLIP")]
     best = [_best(of) for of in (theirs, r2d2, clip)]
     own = f"**{_best(ours)}**, {max(ours, key=_main).variant}" if ours else getattr(NONE_YET, language)
-    title = f"{first.set_title}, {getattr(SETTINGS[first.setting], language)}"
-    return _line([title, getattr(VIEWS[first.family].main_words, language), *best, own])
+    title = getattr(SEPARATOR, language).join([first.set_title, getattr(SETTINGS[first.setting], language)])
+    return [title, getattr(VIEWS[first.family].main_words, language), *best, own]
 
 
 def _best(rows: Sequence[Row]) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ccmb.core.errors import UsageError
-from ccmb.inference.items import Items
-from ccmb.inference.scoring import Match
-from ccmb.inference.stages import Cascade, Encoder, Matcher, RankOptions
+from ccmb.inference.interface import Network
+from ccmb.inference.stages import CosineScorer, Encoder, PairScorer, RankOptions
 from ccmb.r2d2.modeling import TowerOutput, l2_normalize
+from ccmb.r2d2.onnx.runtime import ExportedR2D2
 
 
-class Peer(Encoder, Matcher, Protocol):
+class Peer(Encoder, PairScorer, Protocol):
     """A model to be measured: it encodes pictures and texts and, where it can, ranks pairs.
 
     Attributes:
@@ -39,30 +39,14 @@ class Peer(Encoder, Matcher, Protocol):
     def options(self) -> RankOptions | None: ...
 
 
-class OneStage:
+class OneStage(CosineScorer):
     """What a peer inherits that orders by cosine alone."""
 
     match_temperature: float | None = None
 
     @property
-    def can_rank(self) -> bool:
-        return False
-
-    @property
     def options(self) -> RankOptions | None:
         return None
-
-    @property
-    def cascade(self) -> Cascade | None:
-        return None
-
-    def rank_scores(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
-    ) -> Tensor:
-        raise ValueError("this model has no second stage")
-
-    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
-        raise ValueError("this model has no second stage")
 
 
 def embedding(features_BD: Tensor) -> TowerOutput:
@@ -78,6 +62,12 @@ def fingerprint(module: nn.Module, settings: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def network_fingerprint(model: Network) -> str:
+    """The same of an R2D2 by itself, or of an export, which is known by its files."""
+    settings = {"export": model.record.files} if isinstance(model, ExportedR2D2) else {}
+    return fingerprint(cast(nn.Module, model), settings)
 
 
 def context_within(name: str, asked: int | None, usual: int, most: int | None) -> int:

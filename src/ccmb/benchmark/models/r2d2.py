@@ -11,7 +11,7 @@ from ccmb.benchmark.models.base import context_within, fingerprint
 from ccmb.core.device import choose_device
 from ccmb.inference.interface import Network
 from ccmb.inference.items import Items
-from ccmb.inference.scoring import Match
+from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
@@ -32,9 +32,11 @@ class R2D2Peer:
         source: str | None = None,
     ) -> None:
         most = model.config.max_text_tokens
-        processor.max_text_tokens = context_within(name, context_length, processor.max_text_tokens, most)
+        tokens = context_within(name, context_length, processor.max_text_tokens, most)
+        if tokens != processor.max_text_tokens:  # the caller's own stays as it is
+            processor = processor.resized(max_text_tokens=tokens)
         self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"
-        self.context_length: int | None = processor.max_text_tokens
+        self.context_length: int | None = tokens
         # The match temperature turns scores into probabilities and changes no order.
         self.match_temperature: float | None = model.config.match_temperature if model.can_rank else None
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
@@ -72,8 +74,10 @@ class R2D2Peer:
     ) -> Tensor:
         return self._ranker.rank_scores(images, texts, image_index_N, text_index_N, cosine_N)
 
-    def match(self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Match:
-        return self._ranker.match(images, texts, image_index_N, text_index_N)
+    def score_pairs(
+        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+    ) -> StageScores:
+        return self._ranker.score_pairs(images, texts, image_index_N, text_index_N, cosine_N)
 
 
 _NO_MATTER = ("_name_or_path", "match_temperature", "transformers_version")

@@ -1,4 +1,4 @@
-"""`ccmb corpus annotate export|import`: pairs of a corpus to annotators, and their answers to data sets."""
+"""`ccmb corpus annotate export|import`: pairs of a corpus for annotators, and their answers as data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ccmb.cli.common.options import JsonFlag, print_result
 
 annotate_app = typer.Typer(
     name="annotate",
-    help="Pairs of a corpus to annotators, and their answers to data sets.\n\n"
+    help="Give pairs of a corpus to annotators, and turn their answers into data sets.\n\n"
     "Example: ccmb corpus annotate export zero --out round-1\n\n"
     "Example: ccmb corpus annotate import round-1 answers.json --out sets",
     no_args_is_help=True,
@@ -26,18 +26,17 @@ def export_round(
     length: Annotated[
         Literal["short", "long"], typer.Option(help="short: queries (IQM, IQR); long: captions, titles, contents.")
     ] = "short",
-    pairs: Annotated[
-        int, typer.Option(min=0, help="To be judged; half drawn as fitting, half as hard negatives.")
-    ] = 1000,
-    captions: Annotated[int, typer.Option(min=0, help="Pictures that a caption is to be written for.")] = 0,
-    gold: Annotated[int, typer.Option(min=0, help="Clear cases among the pairs, to judge annotators by.")] = 50,
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs to label; half are positives, half hard negatives.")] = 1000,
+    captions: Annotated[int, typer.Option(min=0, help="Pictures to describe by a caption.")] = 0,
+    gold: Annotated[int, typer.Option(min=0, help="Clear cases among the pairs, to check annotators.")] = 50,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Finds the hard negatives; by default shared words do.")
+        str | None,
+        typer.Option("--model", "-m", help="A model that finds the hard negatives; by default shared words do."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds sample equal tasks.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw what annotators are asked, and write it for Label Studio.
+    """Sample tasks for annotators, and write them for Label Studio.
 
     Example: ccmb corpus annotate export zero --pairs 2000 --gold 100 --out round-1
     """
@@ -45,9 +44,9 @@ def export_round(
 
     need_extra()
     from ccmb.corpus.annotation.label_studio import CONFIG, TASKS, export_tasks, needs
-    from ccmb.corpus.annotation.tasks import draw_tasks
+    from ccmb.corpus.annotation.tasks import sample_tasks
 
-    tasks = draw_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
+    tasks = sample_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
     export_tasks(corpus, tasks, out)
     text = f"{out}: {len(tasks)} tasks; import {TASKS} into a project of Label Studio with {CONFIG}"
     report = {"tasks": len(tasks), "folder": str(out), "needs": needs(out)}
@@ -59,12 +58,14 @@ def import_round(
     exported: Annotated[Path, typer.Argument(help="The folder of annotate export.")],
     answers: Annotated[list[Path], typer.Argument(help="Label Studio's JSON exports, of all rounds.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the data sets go.")],
-    gold_share: Annotated[float, typer.Option(min=0, max=1, help="Of gold questions right, to be trusted.")] = 0.7,
+    gold_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Minimum share of correct gold questions of a trusted annotator.")
+    ] = 0.7,
     votes: Annotated[int, typer.Option(min=1, help="Answers that a pair needs.")] = 3,
-    majority: Annotated[float, typer.Option(min=0, max=1, help="Share of the votes that decides.")] = 0.66,
+    majority: Annotated[float, typer.Option(min=0, max=1, help="Minimum share of the votes for a decision.")] = 0.66,
     as_json: JsonFlag = False,
 ) -> None:
-    """Judge annotators by gold questions, count votes, and write ICM, IQM, ICR, IQR; the rest becomes another round.
+    """Check annotators by gold questions, count votes, write ICM, IQM, ICR and IQR, and prepare another round.
 
     Example: ccmb corpus annotate import round-1 answers.json --out sets
     """
@@ -78,28 +79,30 @@ def import_round(
 
     tasks = read_tasks(exported)
     given = read_answers(answers, tasks)
-    found = count_votes(tasks, given, Trust(gold_share=gold_share, votes=votes, majority=majority))
-    lines = write_sets(tasks, found, exported, out)
-    write_tasks(exported / "next-round.json", found.undecided)
+    result = count_votes(tasks, given, Trust(gold_share=gold_share, votes=votes, majority=majority))
+    lines = write_sets(tasks, result, exported, out)
+    write_tasks(exported / "next-round.json", result.undecided)
     report = {
-        "decided": len(found.labels), "undecided": len(found.undecided), "captions": len(found.captions),
-        "fleiss_kappa": _number(found.kappa), "krippendorff_alpha": _number(found.alpha), "lines": lines,
+        "decided": len(result.labels), "undecided": len(result.undecided), "captions": len(result.captions),
+        "fleiss_kappa": _number(result.kappa), "krippendorff_alpha": _number(result.alpha), "lines": lines,
         "unnamed_answers": sum(not answer.named for answer in given),
-        "annotators": [asdict(of) | {"with_majority": _number(of.with_majority)} for of in found.annotators],
+        "annotators": [asdict(one) | {"with_majority": _number(one.with_majority)} for one in result.annotators],
     }  # fmt: skip
     write_json(out / "report.json", report)
-    said = [f"{name}: {count} lines" for name, count in lines.items()]
-    said += [
-        f"{of.name}: {of.answers} answers, {of.gold_right} of {of.gold_answers} gold right"
-        + ("" if of.trusted else "; not trusted, left out")
-        for of in found.annotators
+    summary = [f"{name}: {count} lines" for name, count in lines.items()]
+    summary += [
+        f"{annotator.name}: {annotator.answers} answers, {annotator.gold_right} of {annotator.gold_answers} gold right"
+        + ("" if annotator.trusted else "; not trusted, left out")
+        for annotator in result.annotators
     ]
     if report["unnamed_answers"]:
-        said.append(
-            f"{report['unnamed_answers']} answers name no annotator; in each task they count as of unknown-1, ..."
+        summary.append(
+            f"{report['unnamed_answers']} answers name no annotator; in each task they count for unknown-1, ..."
         )
-    said.append(f"kappa {found.kappa:.3f}, alpha {found.alpha:.3f}; {len(found.undecided)} tasks for another round")
-    print_result(report, as_json, "\n".join(said))
+    summary.append(
+        f"kappa {result.kappa:.3f}, alpha {result.alpha:.3f}; {len(result.undecided)} tasks for another round"
+    )
+    print_result(report, as_json, "\n".join(summary))
 
 
 def _number(value: float) -> float | None:

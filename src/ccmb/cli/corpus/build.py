@@ -34,14 +34,15 @@ def build(
     links: Sources = None,
     test_texts: Sources = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Pass over input files called so, such as '*.bak.jsonl', tmp or 2019/raw.")
+        list[str] | None,
+        typer.Option(help="Pattern of input files to pass over, such as '*.bak.jsonl', tmp or 2019/raw."),
     ] = None,
     test_pictures: Annotated[
-        list[str] | None, typer.Option(help="Folder or tar of pictures that no picture may be a copy of.")
+        list[str] | None, typer.Option(help="Folder or tar of pictures that the corpus must not hold.")
     ] = None,
     test_set: Annotated[
         list[str] | None,
-        typer.Option(help="NAME:FOLDER of a downstream set: keep clear of pictures and texts of its val and test."),
+        typer.Option(help="NAME:FOLDER of a downstream set whose val and test the corpus must not hold."),
     ] = None,
     score_model: Annotated[
         str | None, typer.Option(help="A run, folder or hub id of R2D2 or Chinese-CLIP that scores each pair.")
@@ -55,7 +56,7 @@ def build(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Build a corpus from logs, pages and link lists; run it again to go on after any stop.
+    """Build a corpus from logs, pages and link lists; after any stop run it again to go on.
 
     Impressions: query, image_url, page_url, position, clicked, visitor, time. Pages: Url, Title, Content, ImageUrl,
     ImageKey, ImageQuery. Links: url and caption. JSON or Parquet; links also CSV and TSV. Test texts: any of these.
@@ -84,32 +85,32 @@ def build(
     pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
     texts = list(test_texts or [])
     if test_set:
-        of_sets, files = open_test_sets(test_set, out / "work")
-        pictures, texts = pictures + of_sets, texts + files
+        held_out, files = open_test_sets(test_set, out / "work")
+        pictures, texts = pictures + held_out, texts + files
     inputs = Inputs(
         impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts, exclude=exclude or []
     )
     scorer = open_scorer(score_model) if score_model else None
     with orderly_end():
-        found = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))
-    say_corpus(out, found, as_json)
+        manifest = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))
+    say_corpus(out, manifest, as_json)
 
 
 @corpus_app.command()
 def verify(corpus: CorpusArgument, as_json: JsonFlag = False) -> None:
-    """Check a corpus whole: files against the manifest, rows of the index against the shards, every picture decoded.
+    """Check a whole corpus: files against the manifest, rows of the index against the shards, every picture decoded.
 
-    Each problem comes with what mends it. Exits with 1 if there is one.
+    Each problem comes with its fix. Exits with 1 if there is one.
 
     Example: ccmb corpus verify zero
     """
     need_extra()
     from ccmb.corpus.analysis.verify import verify_corpus
 
-    found = verify_corpus(corpus)
-    lines = [f"{problem.file}: {problem.what}; {problem.mend}" for problem in found.problems]
-    counts = f"{found.files:,} files, {found.pictures:,} pictures, {found.pairs:,} pairs"
-    print_result(asdict(found), as_json, "\n".join([*lines, f"{counts}; {len(lines) or 'no'} problems"]))
+    check = verify_corpus(corpus)
+    lines = [f"{problem.file}: {problem.what}; {problem.mend}" for problem in check.problems]
+    counts = f"{check.files:,} files, {check.pictures:,} pictures, {check.pairs:,} pairs"
+    print_result(asdict(check), as_json, "\n".join([*lines, f"{counts}; {len(lines) or 'no'} problems"]))
     if lines:
         raise typer.Exit(1)
 
@@ -117,11 +118,11 @@ def verify(corpus: CorpusArgument, as_json: JsonFlag = False) -> None:
 @corpus_app.command()
 def sample(
     corpus: CorpusArgument,
-    share: Annotated[float, typer.Option(help="Of the pictures of the whole corpus, in (0, 1].")],
+    share: Annotated[float, typer.Option(help="Share of the pictures of the whole corpus, in (0, 1].")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a random subset as a corpus of its own; smaller ones lie in larger ones, and any machine draws the same.
+    """Write a random subset as a corpus; smaller subsets lie in larger ones, and every machine samples the same.
 
     Example: ccmb corpus sample zero --share 0.1 --out zero-sub
     """
@@ -166,14 +167,14 @@ def stats(
 @corpus_app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("corpus-demo"),
-    pictures: Annotated[int, typer.Option(min=20, help="Drawn pictures of the simulated web.")] = 400,
+    pictures: Annotated[int, typer.Option(min=20, help="Pictures of the simulated web.")] = 400,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also pre-train on the corpus and on as many raw pairs, and compare.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """A simulated web from end to end, offline: logs, a server with faults, the build, and what became of what was
-    planted: false pairs, copies, spam, and good pairs.
+    """Run a simulated web from end to end, offline: logs, a server with faults, the build, and its recall against the
+    ground truth: false pairs, near-duplicates, spam, and good pairs.
 
     Example: ccmb corpus demo --out corpus-demo
     """

@@ -1,7 +1,7 @@
-"""Keys of a recipe that were given, and those that would do nothing as the recipe stands: these are refused by name.
+"""Which keys of a recipe were given. A given key that would do nothing is refused by name.
 
-What a recipe's file says gives way to an override that leaves no use for it, and that is said: a shipped recipe has a
-network of its own, which `model.start=RUN` replaces. What an override itself says is obeyed or refused.
+A key of the recipe's file gives way to an override that makes it useless, and a message reports that. For example, a
+shipped recipe describes a network, which `model.start=RUN` replaces. A key of an override is obeyed or refused.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ccmb.core.errors import UsageError
 
 
 class Unused(NamedTuple):
-    """Keys without use.
+    """Keys that would do nothing.
 
     Attributes:
-        keys: each with all that is below it.
-        why: such as "of shards, and data.folder is given".
-        causes: the keys that leave them without use.
-        obeyed: whether they have a use after all where they are given beside the cause, in one place: only those of a
-            file give way to an override.
+        keys: each stands for all keys below it, too.
+        why: the reason, such as "of shards, and data.folder is given".
+        causes: the keys that make them useless.
+        obeyed: whether the keys are obeyed if they and the cause are given in the same place. Then only keys of a file
+            give way, to an override.
     """
 
     keys: tuple[str, ...]
@@ -39,28 +39,30 @@ class SaysUnused(Protocol):
     """A recipe that knows which of its keys would do nothing."""
 
     def unused(self) -> Iterable[Unused]:
-        """They, whether they were given or not."""
+        """The keys that would do nothing, whether they were given or not."""
 
 
 R = TypeVar("R", bound=BaseModel)
 
 
 def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
-    """The recipe without what gives way to overrides; its parts' `model_fields_set` are then what was given: by an
-    override, or by the file with another value than the default.
+    """The recipe without the keys that give way to overrides.
+
+    Afterwards `model_fields_set` of each part holds the given keys: those of an override, and those of the file whose
+    value is not the default.
 
     Raises:
-        UsageError: a key was given that does nothing; the message names it and where it stands.
-        CcmbError: what the recipe starts from, on which it depends, is not there.
+        UsageError: a given key would do nothing; the message names the key and where it stands.
+        CcmbError: the recipe starts from a run or model that does not exist.
     """
     given = dict(given_keys(recipe, overrides))
     gone: dict[str, list[str]] = {}
     unused: Iterable[Unused] = recipe.unused() if isinstance(recipe, SaysUnused) else ()
     for keys, why, causes, obeyed in unused:
         for key, override in given.items():
-            if not any(touches(key, of) for of in keys) or key in gone:
+            if not any(touches(key, unused_key) for unused_key in keys) or key in gone:
                 continue
-            cause = next((text for text in overrides for of in causes if touches(_key(text), of)), None)
+            cause = next((text for text in overrides for unused_key in causes if touches(_key(text), unused_key)), None)
             if override is not None or cause is None:
                 if obeyed:
                     continue
@@ -78,7 +80,7 @@ def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
 
 
 def given_keys(recipe: BaseModel, overrides: Sequence[str] = (), prefix: str = "") -> Iterator[tuple[str, str | None]]:
-    """Each key that was given, in full, with the override that did, or None where the file did."""
+    """Each given key in full, with the override that gave it, or None if the file did."""
     for name in type(recipe).model_fields:
         if name not in recipe.model_fields_set:
             continue
@@ -97,16 +99,16 @@ def touches(one: str, other: str) -> bool:
 
 
 def is_given(part: BaseModel, *names: str) -> list[str]:
-    """Those of some keys of a settled recipe's part that were given."""
+    """The given ones among some keys of a part of a settled recipe."""
     return [name for name in names if name in part.model_fields_set]
 
 
 def refuse_keys(part: BaseModel, prefix: str, why: str) -> None:
-    """Raise a UsageError that names the first key of a settled recipe's part that was given, if one was.
+    """Refuse all given keys of a part of a settled recipe: raise a UsageError that names the first one.
 
     Args:
-        prefix: of the part's keys, such as "score.".
-        why: they would do nothing, and what to do.
+        prefix: the prefix of the part's keys, such as "score.".
+        why: why they would do nothing, and what to do.
     """
     for name in type(part).model_fields:
         value = getattr(part, name)
@@ -125,7 +127,7 @@ def _default(part: BaseModel, name: str) -> Any:
 
 
 def _forget(recipe: BaseModel, key: str) -> None:
-    """Put a key back to its default, as if it had not been given."""
+    """Reset a key to its default, as if it had not been given."""
     *parents, last = key.split(".")
     for parent in parents:
         recipe = getattr(recipe, parent)

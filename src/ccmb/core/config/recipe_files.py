@@ -1,4 +1,4 @@
-"""Recipes: typed values from YAML and the command line, with what is wrong named by its key."""
+"""Recipes: typed values from YAML and the command line. Errors name the wrong key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def find_recipe(name: str, shipped_in: Path = RECIPES) -> Path:
-    """A path as given, or a shipped recipe by its name.
+    """The path of a recipe: as given, or of a shipped recipe by its name.
 
     Raises:
         UsageError: neither exists; the message lists the shipped ones.
@@ -42,7 +42,8 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
     """Read a recipe and apply overrides such as `objectives.fgr=off` or `training.steps=200`.
 
     Args:
-        settled: refuse what would do nothing, and keep what was given apart from defaults, see `given_keys.settle`.
+        settled: whether to refuse keys that would do nothing, and to note which keys were given; see
+            `given_keys.settle`.
 
     Raises:
         UsageError: an unknown key, a wrong value, a malformed override or a key that would do nothing; the message
@@ -64,14 +65,21 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
 
 
 def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> R:
-    """Build the typed recipe, or raise UsageError with one line that names the first wrong key and where it stands:
-    in the last of `overrides` that touches it, or else in the file `where`."""
+    """Build the typed recipe.
+
+    Raises:
+        UsageError: a key is wrong. The message names the first wrong key and where it stands: in the last of
+            `overrides` that touches it, or else in the file `where`.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        where = next((f"override '{of}'" for of in reversed(overrides) if touches(of.partition("=")[0], key)), where)
+        where = next(
+            (f"override '{override}'" for override in reversed(overrides) if touches(override.partition("=")[0], key)),
+            where,
+        )
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, first["loc"][:-1])
             hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
@@ -88,10 +96,10 @@ def save_recipe(recipe: BaseModel, path: Path) -> None:
 
 
 def data_folder(name: str) -> Path:
-    """The folder as given, or under $CCMB_DATA.
+    """The folder as given, or below $CCMB_DATA.
 
     Raises:
-        CcmbError: neither exists; the message says where it was looked for and how to point to it.
+        CcmbError: neither exists; the message names both paths and the fix.
     """
     candidates = [Path(name).expanduser()]
     if root := os.environ.get("CCMB_DATA"):

@@ -1,4 +1,4 @@
-"""Values as recipes and overrides write them: YAML, with numbers as YAML 1.2 has them."""
+"""Values of recipes and overrides: YAML 1.1, but with the numbers of YAML 1.2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccmb.core.errors import UsageError, one_line
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that also takes 5e-4 and 5e2 for numbers, as YAML 1.2 does."""
+    """YAML 1.1 that also reads 5e-4 and 5e2 as numbers, as YAML 1.2 does."""
 
 
 _Loader.add_implicit_resolver(
@@ -20,7 +20,7 @@ _Loader.add_implicit_resolver(
 
 
 def override_key(values: dict[str, Any], override: str) -> None:
-    """Set one key as `key=value` says.
+    """Set one key by an override `key=value`.
 
     Raises:
         UsageError: the override is malformed, or its value is not YAML.
@@ -40,7 +40,11 @@ def override_key(values: dict[str, Any], override: str) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The YAML value of a text; whatever is wrong with it is a ValueError of one line."""
+    """The YAML value of a text.
+
+    Raises:
+        ValueError: the text is no YAML; the message has one line.
+    """
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:

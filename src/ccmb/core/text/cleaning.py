@@ -1,5 +1,7 @@
-"""One spelling for equal texts, of a corpus and of queries alike: width, blanks, control characters and, if wished,
-simplified characters."""
+"""One spelling for equal texts of a corpus and of queries.
+
+Cleaning unifies width, blanks and control characters and, on request, writes simplified characters.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import warnings
 from ccmb.core.errors import CcmbError
 from ccmb.core.text.simplified import simplify
 
-# Chinese punctuation that NFKC would write as ASCII, which Chinese text does not use.
+# Chinese punctuation that NFKC would replace by ASCII punctuation, which Chinese text does not use.
 _KEPT = "\uff0c\uff01\uff1f\uff1b\uff1a\uff08\uff09"  # , ! ? ; : ( ) of full width
 _PARTS = re.compile(f"[^{_KEPT}]+")
 # Zero-width characters, soft hyphens, marks of direction and variation, byte-order marks.
@@ -22,14 +24,16 @@ _BETWEEN_HAN = re.compile(r"(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])")
 
 
 def clean(text: str, simplified: bool = False) -> str:
-    """The text with HTML entities and tags undone, letters and digits of ordinary width, one blank for any number, no
-    invisible characters, and no blanks between letters that stand alone among Han.
+    """The cleaned text.
+
+    HTML entities are decoded and tags removed. Letters and digits get ordinary width. Runs of blanks become one blank.
+    Invisible characters are removed, and so are blanks between Han characters if blanks separate most characters.
 
     Args:
-        simplified: write traditional characters as simplified ones, see `simplify`.
+        simplified: whether to write traditional characters as simplified ones, see `simplify`.
 
     Raises:
-        CcmbError: OpenCC is wanted and not installed.
+        CcmbError: OpenCC is needed and not installed.
     """
     if "&" in text:
         text = html.unescape(text)
@@ -42,15 +46,17 @@ def clean(text: str, simplified: bool = False) -> str:
 
 
 def visible(text: str) -> str:
-    """What can be seen of a text, in letters and digits of ordinary width, with one blank for any number."""
+    """The visible part of a text, with letters and digits of ordinary width and one blank for each run of blanks."""
     if not text.isascii():
         text = _PARTS.sub(lambda part: unicodedata.normalize("NFKC", part[0]), _INVISIBLE.sub("", text))
     return _BLANKS.sub(" ", text).strip()
 
 
 def clean_query(text: str) -> str:
-    """What is asked for, spelt as the texts of a corpus are; a text of nothing but tags keeps them. Without OpenCC
-    traditional characters stay, with a warning, where there may be any."""
+    """A query in the spelling of the texts of a corpus. A query that consists of tags alone keeps them.
+
+    Without OpenCC traditional characters stay; if there may be any, a warning tells so.
+    """
     cleaned = clean(text) or visible(text)
     try:
         return simplify(cleaned)

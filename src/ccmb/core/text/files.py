@@ -1,7 +1,7 @@
-"""Files of text that users have, all read in one way: see `ccmb.core.text.forms` for what is read and what is refused.
+"""How text files of users are read. `ccmb.core.text.forms` defines which forms are read and which are refused.
 
-A line ends with CR, LF or CRLF. The separators that `str.splitlines` knows besides (U+2028, U+0085, form feeds) are
-characters of a text, which web pages and PDFs are full of.
+A line ends with CR, LF or CRLF. `str.splitlines` knows more separators (U+2028, U+0085, form feeds). Here they are
+ordinary characters, because texts of web pages and PDFs contain many of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.text.forms import GB18030, UTF8, check_gb18030, form_of, likely_form, unpacked
 from ccmb.core.text.streams import BLOCK, FIX, AsUtf8, lines_of
 
-_LEADS = bytes(range(0xE3, 0xEA))  # what the characters of Chinese and its punctuation begin with in UTF-8
+_LEADS = bytes(range(0xE3, 0xEA))  # the first bytes of Chinese characters and punctuation in UTF-8
 _ENDS = re.compile("\r\n|\r|\n")
 
 
@@ -33,28 +33,28 @@ def read_text(path: str | Path, fix: str = "") -> str:
 
 
 def text_lines(path: str | Path, opened: IO[bytes] | None = None, fix: str = "") -> Iterator[str]:
-    """The lines of a file without their ends, blank ones too, so that `enumerate(..., start=1)` numbers them.
+    """The lines of a file without their ends. Blank lines are included, so `enumerate(..., start=1)` numbers them.
 
-    A file that is GB18030 is read as such, which is said on stderr.
+    A GB18030 file is read as such; a message on stderr reports it.
 
     Args:
-        opened: its bytes, if it is not a local file.
-        fix: what to do about a file that is not there.
+        opened: the bytes of a file that is not local.
+        fix: what to do about a missing file, for the message.
 
     Raises:
-        CcmbError: it cannot be read, is no text, or its encoding cannot be decided; the message names file and line.
+        CcmbError: the file cannot be read, is no text, or its encoding is not clear; the message names file and line.
     """
     with open_bytes(path, opened, fix) as stream:
         form = form_of(stream, str(path))
-        number, is_ascii = 0, True
+        line_count, is_ascii = 0, True
         try:
             for lines in lines_of(stream, form.codec, form.mark):
                 text = "".join(lines)
                 if "\0" in text:
-                    bad = number + next(place for place, line in enumerate(lines, start=1) if "\0" in line)
+                    bad = line_count + next(index for index, line in enumerate(lines, start=1) if "\0" in line)
                     raise CcmbError(f"{path}:{bad}: not UTF-8 text: zero bytes, as of a binary file; {FIX}")
                 is_ascii = is_ascii and text.isascii()
-                number += len(lines)
+                line_count += len(lines)
                 yield from lines
             return
         except UnicodeDecodeError:
@@ -65,8 +65,8 @@ def text_lines(path: str | Path, opened: IO[bytes] | None = None, fix: str = "")
             if not is_ascii:
                 bad = _first_bad_line(stream, UTF8)
                 raise CcmbError(f"{path}:{bad}: not UTF-8 text, though the lines before it are; {FIX}") from None
-        check_gb18030(stream, str(path))  # so far there were but ASCII characters, which mean the same in both
-        yield from islice(chain.from_iterable(lines_of(stream, GB18030)), number, None)
+        check_gb18030(stream, str(path))  # all characters so far are ASCII, which is the same in both encodings
+        yield from islice(chain.from_iterable(lines_of(stream, GB18030)), line_count, None)
 
 
 def split_lines(text: str) -> list[str]:
@@ -76,7 +76,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """The text of bytes, as `read_text` reads a file of them; UTF-8, which nearly all are, at once.
+    """The text of bytes, as `read_text` reads a file. UTF-8, by far the most frequent, is decoded at once.
 
     Raises:
         CcmbError: see `text_lines`.
@@ -90,11 +90,12 @@ def decode_text(data: bytes, name: str) -> str:
 
 
 def open_utf8(path: str | Path, opened: IO[bytes] | None = None) -> IO[bytes]:
-    """The bytes of a file as UTF-8 without mark, with lines that end with LF or CRLF, for readers that take damaged
-    lines one by one: of a file that is UTF-8 for the most part they are as they stand.
+    """The bytes of a file as UTF-8 without byte order mark, with lines that end with LF or CRLF.
+
+    It is for readers that handle damaged lines one by one: the bytes of a file that is mostly UTF-8 are not changed.
 
     Raises:
-        CcmbError: it cannot be read, is no text, or most of it is neither Unicode nor GB18030.
+        CcmbError: the file cannot be read, is no text, or most of it is neither Unicode nor GB18030.
     """
     stream = open_bytes(path, opened)
     form = likely_form(stream, str(path))
@@ -116,13 +117,13 @@ def open_bytes(path: str | Path, opened: IO[bytes] | None = None, fix: str = "")
 
 
 def _first_bad_line(stream: IO[bytes], codec: str, mark: int = 0) -> int:
-    """The number of the line in which the bytes that cannot be decoded stand."""
+    """The number of the first line that cannot be decoded."""
     stream.seek(mark)
-    decoder, number = codecs.getincrementaldecoder(codec)(), 1
+    decoder, line_number = codecs.getincrementaldecoder(codec)(), 1
     while block := stream.read(BLOCK):
         try:
-            number += decoder.decode(block).count("\n")
+            line_number += decoder.decode(block).count("\n")
         except UnicodeDecodeError as error:
-            number += error.object[: error.start].decode(codec).count("\n")
+            line_number += error.object[: error.start].decode(codec).count("\n")
             break
-    return number
+    return line_number

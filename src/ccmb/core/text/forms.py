@@ -1,8 +1,9 @@
-"""What a file of text is, told by its bytes and not by its name: how it is packed, encoded, and where its lines end.
+"""The form of a text file, by its bytes and not by its name: its compression, its encoding, and its line ends.
 
-Read are plain and gzipped files, of UTF-8, of UTF-16 or UTF-32 with a mark, and of GB18030, which holds GBK. GB18030
-has no mark and takes almost any bytes. So it is a last resort: UTF-8 fails, the whole file decodes, no line is
-evidently UTF-8, and most of the characters are common ones. Whatever else a file is, one line says so.
+Plain and gzipped files are read: UTF-8, UTF-16 or UTF-32 with a byte order mark, and GB18030, which includes GBK.
+GB18030 has no mark, and almost any bytes are valid in it. So it is the last choice. A file is read as GB18030 only if
+UTF-8 fails, the whole file decodes, no line is evidently UTF-8, and most characters are common ones. Any other file is
+refused by a message of one line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import IO
 from ccmb.core.errors import CcmbError
 from ccmb.core.text.streams import FIX, Gunzip
 
-HEAD = 1 << 20  # bytes that decide what a file is; a smaller one is looked at as a whole
+HEAD = 1 << 20  # the bytes at the beginning that decide the form of a file
 UTF8, GB18030 = "utf-8", "gb18030"
 _MARKS = (
     (b"\xef\xbb\xbf", UTF8), (b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00\x00\xfe\xff", "utf-32-be"),
@@ -39,26 +40,27 @@ _KINDS = (
     (b"\x93NUMPY", "an array of NumPy", "give text here"), (b"\x80\x04", "a pickle", "give text here"),
     (b"version https://git-lfs", "a pointer of Git LFS and not the file itself", "fetch it with git lfs pull"),
 )  # fmt: skip
-# Share of common characters less twice that of odd ones: simplified texts have 1.0, traditional ones of 8 characters
-# 0.38 and more, Big5 taken for GB18030 0.25 and less (99 of 100 texts of 8 characters), Shift JIS 0, EUC-JP below 0.
+# The share of common characters minus twice the share of odd ones. Simplified texts have 1.0; traditional texts of 8
+# characters have 0.38 or more; Big5 read as GB18030 has 0.25 or less (99 of 100 texts of 8 characters); Shift JIS has
+# 0; EUC-JP is below 0.
 _ENOUGH_COMMON = 0.3
 _ODD = (("\u0370", "\u04ff"), ("\u2500", "\u257f"), ("\u3040", "\u312f"), ("\ue000", "\uf8ff"))
-# Scripts whose letters have two bytes in UTF-8, and what begins a character of more.
+# Scripts whose letters have two bytes in UTF-8, and the first bytes of longer characters.
 _SCRIPTS = (
     ("\u00c0", "\u024f"), ("\u0370", "\u03ff"), ("\u0400", "\u045f"), ("\u0530", "\u058f"), ("\u05d0", "\u05ea"),
     ("\u0600", "\u06ff"),
 )  # fmt: skip
 _LONGER = re.compile(rb"[\xe0-\xf4]")
-_SAMPLE = 1 << 20  # characters that are looked at for it
+_SAMPLE = 1 << 20  # the share is computed of so many characters
 
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """How the bytes of an unpacked file are to be read.
+    """How to read the bytes of an unpacked file.
 
     Attributes:
-        codec: of Python.
-        mark: bytes of the byte order mark, which are no text.
+        codec: the name of Python's codec.
+        mark: the length of the byte order mark in bytes.
         old_ends: whether lines end with CR alone.
     """
 
@@ -68,15 +70,15 @@ class TextForm:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the bytes are UTF-8 with line feeds, apart from the mark."""
+        """Whether the bytes after the mark are UTF-8 with line feeds."""
         return self.codec == UTF8 and not self.old_ends
 
 
 def unpacked(opened: IO[bytes], name: str) -> IO[bytes]:
-    """The bytes themselves, which can be sought: those of a gzip file unpacked, whatever its name says.
+    """The bytes of a file as a seekable stream. A gzip file is unpacked, whatever its name is.
 
     Raises:
-        CcmbError: it is packed otherwise, or no text at all; or, on reading, a gzip file is cut short or damaged.
+        CcmbError: the file is packed otherwise or is no text. While it is read: a gzip file is cut short or damaged.
     """
     if not opened.seekable():
         opened = io.BytesIO(opened.read())
@@ -93,9 +95,10 @@ def unpacked(opened: IO[bytes], name: str) -> IO[bytes]:
 
 
 def refuse_other_kinds(head: bytes, name: str) -> None:
-    """
+    """Refuse a file that is no text, by its first bytes.
+
     Raises:
-        CcmbError: a file that begins so is no text; the message says what it is.
+        CcmbError: the file is no text; the message names its kind.
     """
     for sign, kind, fix in _KINDS:
         if head.startswith(sign) and (sign != b"BZh" or head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")):
@@ -107,10 +110,13 @@ def refuse_other_kinds(head: bytes, name: str) -> None:
 
 
 def form_of(stream: IO[bytes], name: str) -> TextForm:
-    """The form of a file that must be read as a whole: of what `unpacked` gives, which is left at its beginning.
+    """The form of a file whose every line must be sound. The stream is left at its beginning.
+
+    Args:
+        stream: the result of `unpacked`.
 
     Raises:
-        CcmbError: it is neither Unicode nor GB18030, or binary; the message names the line.
+        CcmbError: the file is binary, or neither Unicode nor GB18030; the message names the line.
     """
     head, form = _marked(stream, name)
     if form.codec == UTF8 and not form.mark and not is_utf8(head, len(head) == HEAD):
@@ -120,19 +126,19 @@ def form_of(stream: IO[bytes], name: str) -> TextForm:
 
 
 def likely_form(stream: IO[bytes], name: str, size: int | None = None) -> TextForm:
-    """The same of a file in which a damaged line costs itself alone: UTF-8 where most of its beginning is.
+    """The form of a file in which a damaged line loses only itself: UTF-8 if most of its beginning is.
 
     Args:
-        size: of the stream, where seeking costs nothing: then some places farther on are looked at too.
+        size: the size of the stream, if seeking costs nothing; then some later parts are checked too.
 
     Raises:
-        CcmbError: most of what is looked at is not UTF-8, and the file is not GB18030 as a whole; or it is binary.
+        CcmbError: the file is binary; or most of the checked lines are not UTF-8, and the file is not GB18030.
     """
     head, form = _marked(stream, name, most_nuls=HEAD // 8)
     if form.codec == UTF8 and not form.mark:
         good, bad = _kinds_of_lines(head[: head.rfind(b"\n") if len(head) == HEAD else None])
-        for place in _places_within(size or 0):
-            stream.seek(place)
+        for offset in _places_within(size or 0):
+            stream.seek(offset)
             window = stream.read(HEAD // 16)
             more = _kinds_of_lines(window[window.find(b"\n") : window.rfind(b"\n")])
             good, bad = good + more[0], bad + more[1]
@@ -151,13 +157,15 @@ def likely_form(stream: IO[bytes], name: str, size: int | None = None) -> TextFo
 
 
 def _places_within(size: int) -> tuple[int, ...]:
-    """Where a large file is looked at besides its beginning."""
+    """The positions in a large file that are checked beside its beginning."""
     return (size // 4, size // 2, size // 4 * 3) if size > 4 * HEAD else ()
 
 
 def _by_scripts(stream: IO[bytes], name: str, head: bytes, form: TextForm) -> TextForm:
-    """GB18030 where UTF-8 fits by chance alone, as in a short text: 一只猫 in GBK is a letter each of Cyrillic, Hebrew
-    and Latin in UTF-8."""
+    """GB18030, if a text is UTF-8 only by chance.
+
+    That happens in short texts: the bytes of 一只猫 in GBK are one letter each of Cyrillic, Hebrew and Latin in UTF-8.
+    """
     if form != TextForm(old_ends=form.old_ends) or head.isascii() or _LONGER.search(head):
         return form
     wide = {char for char in head.decode(UTF8, "ignore") if char > "\u00bf"}
@@ -172,7 +180,7 @@ def _by_scripts(stream: IO[bytes], name: str, head: bytes, form: TextForm) -> Te
 
 
 def _marked(stream: IO[bytes], name: str, most_nuls: int = 0) -> tuple[bytes, TextForm]:
-    """The beginning, and what its mark and its line ends say."""
+    """The beginning of a file, and its form by the byte order mark and the line ends."""
     head = stream.read(HEAD)
     stream.seek(0)
     mark, codec = next(((mark, codec) for mark, codec in _MARKS if head.startswith(mark)), (b"", UTF8))
@@ -185,7 +193,7 @@ def _marked(stream: IO[bytes], name: str, most_nuls: int = 0) -> tuple[bytes, Te
 
 
 def is_utf8(data: bytes, cut: bool = False) -> bool:
-    """Whether bytes are UTF-8; if `cut`, a character may be missing its end."""
+    """Whether bytes are UTF-8; if `cut`, the last character may be incomplete."""
     try:
         codecs.getincrementaldecoder(UTF8)().decode(data, final=not cut)
     except UnicodeDecodeError:
@@ -194,23 +202,23 @@ def is_utf8(data: bytes, cut: bool = False) -> bool:
 
 
 def check_gb18030(stream: IO[bytes], name: str) -> None:
-    """Say that the file is read as GB18030, if it can be; the stream is left at its beginning.
+    """Check that a file can be read as GB18030, and report that on stderr. The stream is left at its beginning.
 
     Raises:
-        CcmbError: it cannot be; the message names the first line that is not UTF-8.
+        CcmbError: the file is not GB18030; the message names the first line that is not UTF-8.
     """
     stream.seek(0)
     decoder = codecs.getincrementaldecoder(GB18030)()
-    number = good = bad = 0
+    line_number = good = bad = 0
     decodes, sample = True, ""
     while line := stream.readline(HEAD):
-        number += 1
+        line_number += 1
         if line.isascii() and not decoder.getstate()[0]:
             continue
         if is_utf8(line, len(line) == HEAD):
-            good = good or (number if _is_evident(line) else 0)
+            good = good or (line_number if _is_evident(line) else 0)
         else:
-            bad = bad or number
+            bad = bad or line_number
         if good and bad:
             raise CcmbError(f"{name}:{bad}: not UTF-8 text, though line {good} is: two encodings in one file; {FIX}")
         try:
@@ -237,7 +245,10 @@ def _looks_chinese(text: str) -> bool:
 
 
 def _kinds_of_lines(text: bytes) -> tuple[int, int]:
-    """Lines that are evidently UTF-8, and those that are not UTF-8; of whole ones in UTF-8 none is counted."""
+    """How many lines are evidently UTF-8, and how many are not UTF-8.
+
+    If all lines are UTF-8, they are not counted: the first number is 1 or 0.
+    """
     if is_utf8(text):
         return (1 if _LONGER.search(text) else 0), 0
     wide = [line for line in text.split(b"\n") if not line.isascii()]
@@ -246,18 +257,18 @@ def _kinds_of_lines(text: bytes) -> tuple[int, int]:
 
 
 def _is_evident(line: bytes) -> bool:
-    """Whether UTF-8 holds a character of three bytes or more, which GBK does not give by chance as a pair of bytes."""
+    """Whether a line of UTF-8 holds a character of three bytes or more: GBK, in pairs, gives none by chance."""
     return any(char >= "\u0800" for char in line.decode(UTF8, "ignore"))
 
 
 @cache
 def _common() -> frozenset[str]:
-    """Punctuation, letters of full width, and the 3,755 characters of the first level of GB2312."""
+    """The common characters: punctuation, full-width letters, and the 3,755 characters of level 1 of GB2312."""
     rows = (0xA1, 0xA3, *range(0xB0, 0xD8))
     return frozenset(b"".join(bytes((row, cell)) for row in rows for cell in range(0xA1, 0xFF)).decode(GB18030))
 
 
 @cache
 def _say(line: str) -> None:
-    """Once in a process."""
+    """Print a line on stderr, once in a process."""
     print(line, file=sys.stderr, flush=True)

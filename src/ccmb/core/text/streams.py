@@ -1,4 +1,4 @@
-"""Streams that text is read through: unpacked, as UTF-8, and line by line."""
+"""Streams for reading text: unpacked, as UTF-8, and line by line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = 1 << 20
 
 
 class Gunzip(io.RawIOBase):
-    """A gzip file whose faults name it."""
+    """A gzip file whose errors name it."""
 
     def __init__(self, opened: IO[bytes], name: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Gunzip(io.RawIOBase):
 
 
 class AsUtf8(io.RawIOBase):
-    """Text of another form as UTF-8 with line feeds, from where the stream stands."""
+    """Text in another encoding as UTF-8 with line feeds, from the current position of the stream."""
 
     def __init__(self, stream: IO[bytes], codec: str, name: str) -> None:
         super().__init__()
@@ -78,10 +78,10 @@ class AsUtf8(io.RawIOBase):
 
 
 def lines_of(stream: IO[bytes], codec: str, mark: int = 0) -> Iterator[list[str]]:
-    """Lines after the mark without their ends, which are CR, LF or CRLF and nothing else; some at a time.
+    """Lists of lines after the byte order mark, without their ends; only CR, LF and CRLF end a line.
 
     Raises:
-        UnicodeDecodeError: bytes are not of the encoding.
+        UnicodeDecodeError: the bytes are not in the encoding.
     """
     stream.seek(mark)
     text = io.TextIOWrapper(stream, encoding=codec, newline=None)
@@ -96,5 +96,5 @@ def lines_of(stream: IO[bytes], codec: str, mark: int = 0) -> Iterator[list[str]
         if last:
             yield [last.lstrip("\ufeff") if is_first else last]
     finally:
-        with suppress(ValueError):  # whoever stops reading in the middle may have closed the stream
+        with suppress(ValueError):  # a caller that stops early may have closed the stream
             text.detach()

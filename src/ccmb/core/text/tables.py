@@ -1,4 +1,4 @@
-"""Texts of a file of any common form: a text a line, JSON lines, a JSON array, CSV, TSV or Parquet, by its content."""
+"""The texts of a file in any common form, by its content: plain lines, JSON (lines or an array), CSV, TSV, Parquet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Any
 from ccmb.core.errors import CcmbError, one_line
 from ccmb.core.text.files import text_lines
 
-# Keys of texts in JSON and names of their columns, in any case.
+# Keys of JSON and names of columns that hold texts, in any case.
 TEXT_KEYS = (
     "text", "texts", "caption", "captions", "query", "query_text", "txt", "sentence", "sentences", "title",
     "文本", "描述", "查询", "查询词", "标题", "句子",
@@ -24,19 +24,20 @@ class TextTable:
     """The texts of a file.
 
     Attributes:
-        texts: none of them blank.
-        rows: lines that are not blank, or rows.
-        empty: those among them without a text.
+        texts: all texts that are not blank.
+        rows: how many rows, or lines that are not blank, the file has.
+        empty: how many of these have no text.
     """
 
     def __init__(self, path: str | Path, opened: IO[bytes] | None = None) -> None:
-        """
+        """Read the texts.
+
         Args:
-            opened: the bytes of the file, which can be sought, if it is not a local one.
+            opened: a seekable stream of the bytes, if the file is not local.
 
         Raises:
-            CcmbError: the file cannot be read, a line of it is faulty, or no column is one of texts; the message names
-                file and line.
+            CcmbError: the file cannot be read, a line is faulty, or no column holds texts; the message names file and
+                line.
         """
         self.texts: list[str] = []
         self.rows = self.empty = 0
@@ -48,49 +49,49 @@ class TextTable:
 
 
 def name_key(name: str) -> str:
-    """A key or the name of a column as it is compared: case, blanks around it and a byte order mark do not count."""
+    """A key or column name in the form for comparison, without case, surrounding blanks and byte order mark."""
     return name.strip("\ufeff \t\r\n\u3000").casefold()
 
 
 def _rows(path: str | Path, opened: IO[bytes] | None) -> Iterator[Sequence[Any]]:
-    """What may be texts of each row."""
+    """The possible texts of each row."""
     if is_parquet(path, opened):
         yield from _parquet_rows(path, opened)
         return
     suffix = PurePosixPath(str(path).removesuffix(".gz")).suffix.lower()
     lines = enumerate(text_lines(path, opened), start=1)
-    first = next(((number, line) for number, line in lines if line.strip()), None)
+    first = next(((line_number, line) for line_number, line in lines if line.strip()), None)
     if first is None:
         return
-    every = chain([first], lines)
+    all_lines = chain([first], lines)
     if suffix in _JSON or _is_json_object(first[1]):
-        yield from _json_rows(path, every)
+        yield from _json_rows(path, all_lines)
     elif suffix == ".csv":
-        yield from _named_rows(path, _csv_rows(path, every))
+        yield from _named_rows(path, _csv_rows(path, all_lines))
     elif suffix in (".tsv", ".tab"):
-        yield from _named_rows(path, (split_tabs(line) for _, line in every))
+        yield from _named_rows(path, (split_tabs(line) for _, line in all_lines))
     else:
-        yield from _rows_of_text(path, [line for _, line in every if line.strip()])
+        yield from _rows_of_text(path, [line for _, line in all_lines if line.strip()])
 
 
 def _rows_of_text(path: str | Path, lines: list[str]) -> Iterable[Sequence[Any]]:
-    """A text a line, unless there are tabs in all lines, or the first names a column of CSV."""
+    """The rows of a text file: one text in each line, unless all lines have tabs or the first line is a CSV header."""
     if all("\t" in line for line in lines):
         return _named_rows(path, map(split_tabs, lines))
     names = next(csv.reader(lines[:1]), [])
-    if len(names) > 1 and _places(names):
+    if len(names) > 1 and _text_columns(names):
         return _named_rows(path, _csv_rows(path, enumerate(lines, start=1)))
     return ([line] for line in lines)
 
 
 def is_parquet(path: str | Path, opened: IO[bytes] | None = None) -> bool:
-    """By its first bytes."""
+    """Whether a file is Parquet, by its first bytes."""
     if opened is None:
         try:
             with open(path, "rb") as file:
                 return file.read(4) == b"PAR1"
         except OSError:
-            return False  # which whoever opens it next says
+            return False  # opening it later reports the error
     if not opened.seekable():
         return False
     magic = opened.read(4)
@@ -106,7 +107,7 @@ def _parquet_rows(path: str | Path, opened: IO[bytes] | None) -> Iterator[Sequen
     try:
         file = parquet.ParquetFile(path if opened is None else opened)
         names = list(file.schema_arrow.names)
-        columns = [names[at] for at in _places(names)]
+        columns = [names[at] for at in _text_columns(names)]
         if not columns:
             raise _no_column(path, names)
         for batch in file.iter_batches(columns=columns):
@@ -119,16 +120,16 @@ def _parquet_rows(path: str | Path, opened: IO[bytes] | None) -> Iterator[Sequen
 
 
 def _json_rows(path: str | Path, lines: Iterator[tuple[int, str]]) -> Iterator[Sequence[Any]]:
-    """Of JSON lines; or of one array, of texts or objects, whose first line is no value by itself."""
+    """The rows of JSON lines, or of one array of texts or objects whose first line is no value by itself."""
     is_first = True
-    for number, line in lines:
+    for line_number, line in lines:
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             if not is_first:
-                raise CcmbError(f"{path}:{number}: not valid JSON ({one_line(error)})") from None
+                raise CcmbError(f"{path}:{line_number}: not valid JSON ({one_line(error)})") from None
             value = _whole(path, "\n".join([line, *(line for _, line in lines)]))
         is_first = False
         for entry in value if isinstance(value, list) else [value]:
@@ -148,8 +149,10 @@ def _by_keys(entry: dict[str, Any]) -> Iterable[Any]:
 
 
 def split_tabs(line: str) -> list[str]:
-    """The fields of a line of TSV, in which quotes mean themselves but where a writer of CSV has doubled those within
-    a field."""
+    """The fields of a TSV line.
+
+    Quotes are ordinary characters, unless a field is quoted as in CSV and has doubled quotes.
+    """
     return [_without_quotes(field) if '""' in field else field for field in line.split("\t")]
 
 
@@ -161,7 +164,7 @@ def _without_quotes(field: str) -> str:
 
 
 def _csv_rows(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator[list[str]]:
-    """By RFC 4180."""
+    """The rows of CSV by RFC 4180."""
     reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
     try:
         yield from reader
@@ -170,27 +173,27 @@ def _csv_rows(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator[li
 
 
 def _named_rows(path: str | Path, rows: Iterable[list[str]]) -> Iterator[Sequence[Any]]:
-    """The fields of columns that the first row names as texts; a file of one column needs no name for it."""
-    places: list[int] = []
+    """The fields of the columns of texts, which the first row names; a file of one column needs no header."""
+    columns: list[int] = []
     for fields in rows:
         if not any(map(str.strip, fields)):
             continue
-        if not places:
-            places = _places(fields)
-            if places:
+        if not columns:
+            columns = _text_columns(fields)
+            if columns:
                 continue
             if len(fields) > 1:
                 raise _no_column(path, fields)
-            places = [0]
-        yield [fields[at] for at in places if at < len(fields)]
+            columns = [0]
+        yield [fields[at] for at in columns if at < len(fields)]
 
 
-def _places(names: Iterable[str]) -> list[int]:
+def _text_columns(names: Iterable[str]) -> list[int]:
     return [at for at, name in enumerate(names) if name_key(name) in TEXT_KEYS]
 
 
 def _values(values: Iterable[Any]) -> list[Any]:
-    """The values, of which lists hold several."""
+    """The values, with lists flattened."""
     return [text for value in values for text in (value if isinstance(value, list) else [value])]
 
 

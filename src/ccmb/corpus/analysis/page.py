@@ -1,4 +1,4 @@
-"""The page about a corpus: its funnel, histograms, domains, and a random sample with pictures."""
+"""The page about a corpus: its funnel, histograms, domains, and a random sample of pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccmb.corpus.analysis.statistics import picture_of, random_pictures
 from ccmb.corpus.base.reasons import in_chinese
 from ccmb.report.bars import bar_chart
 from ccmb.report.document import document
-from ccmb.report.markup import both, data_uri, escape, number, paragraph, said, section, table
+from ccmb.report.markup import both, chinese_text, data_uri, escape, format_number, paragraph, section, table
 
 FIELDS = {"query": "查询", "caption": "描述", "title": "标题", "content": "正文"}
 Shown = tuple[str, Mapping[str, Sequence[str]], str]
@@ -20,9 +20,9 @@ Shown = tuple[str, Mapping[str, Sequence[str]], str]
 def write_corpus_page(
     corpus: Path, figures: Mapping[str, Any], page: Path, pictures: int, further: Sequence[str] = ()
 ) -> None:
-    """The page about a corpus with so many pictures drawn at random; see `corpus_page`."""
+    """Write the page about a corpus with `pictures` random pictures; see `corpus_page`."""
     chosen = random_pictures(corpus, pictures)
-    shown = [(data_uri(picture_of(corpus, of)), of.texts, str(of.row["url"])) for of in chosen]
+    shown = [(data_uri(picture_of(corpus, picture)), picture.texts, str(picture.row["url"])) for picture in chosen]
     with atomic_write(page) as file:
         file.write(corpus_page(figures, shown, further))
 
@@ -31,9 +31,9 @@ def corpus_page(figures: Mapping[str, Any], shown: Sequence[Shown], further: Seq
     """The whole page.
 
     Args:
-        figures: of `ccmb.corpus.analysis.statistics.statistics`.
-        shown: picture as a data URI, texts by field, and URL, of some pictures.
-        further: sections that come after the headline.
+        figures: the result of `ccmb.corpus.analysis.statistics.statistics`.
+        shown: pictures to show, each as a data URI, texts by field, and URL.
+        further: more sections after the headline.
     """
     body = [
         _header(figures),
@@ -50,8 +50,8 @@ def _header(figures: Mapping[str, Any]) -> str:
     title = f"<h1>{both('图文语料', 'A corpus of pictures and texts')}</h1>"
     first = figures["funnel"][0]
     tiles = [
-        (number(figures["pictures"]), ("图片", "pictures")),
-        (number(figures["pairs"]), ("图文对", "pairs")),
+        (format_number(figures["pictures"]), ("图片", "pictures")),
+        (format_number(figures["pairs"]), ("图文对", "pairs")),
         (f"{figures['pairs'] / max(1, figures['pictures']):.1f}", ("每张图片的文本", "texts a picture")),
         (
             f"{figures['bytes'] / 1e6:,.1f}<small>MB</small>",
@@ -76,7 +76,7 @@ def funnel_section(steps: Sequence[Mapping[str, Any]]) -> str:
             for reason, count in step["dropped"].items()
         )
         share = f"{100 * step['kept'] / step['rows']:.1f} %" if step["rows"] else "–"
-        name, unit = (both(escape(in_chinese(step[of])), escape(step[of])) for of in ("name", "unit"))
+        name, unit = (both(escape(in_chinese(step[key])), escape(step[key])) for key in ("name", "unit"))
         rows.append((name, unit, f"{step['rows']:,}", f"{step['kept']:,}", share, why))
     head = (
         both("步骤", "Step"), both("单位", "Of"), both("进入", "In"), both("留下", "Kept"), both("比例", "Share"),
@@ -128,8 +128,8 @@ def _sample(shown: Sequence[Shown]) -> str:
     cards = ""
     for uri, texts, url in shown:
         lines = "".join(
-            f"<dt>{both(FIELDS[field], field)}</dt><dd>{'<br>'.join(map(said, of_field))}</dd>"
-            for field, of_field in texts.items()
+            f"<dt>{both(FIELDS[field], field)}</dt><dd>{'<br>'.join(map(chinese_text, field_texts))}</dd>"
+            for field, field_texts in texts.items()
         )
         cards += f'<article class="card"><img src="{uri}" alt="{escape(url)}"><dl>{lines}</dl></article>'
     what = paragraph(

@@ -1,4 +1,4 @@
-"""A finished corpus read back: its index, part by part, and its samples as the index has them."""
+"""Read a finished corpus: its index, part by part, and its pictures with their pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ccmb.core.errors import CcmbError
 from ccmb.corpus.assembly.write_shards import INDEX
 
-Row = dict[str, Any]
+IndexRow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,59 +18,61 @@ class IndexedPicture:
     """A picture that is in a shard, and its pairs.
 
     Attributes:
-        row: of the index of pictures, as `ccmb.corpus.assembly.write_shards.pictures_schema` has it.
-        pairs: rows of the index of pairs that stay, in their order.
+        row: its row of the index, with the columns of `ccmb.corpus.assembly.schema.pictures_schema`.
+        pairs: the index rows of its kept pairs, in order.
     """
 
-    row: Row
-    pairs: list[Row]
+    row: IndexRow
+    pairs: list[IndexRow]
 
     @property
     def texts(self) -> dict[str, list[str]]:
-        """By field, as they stand in the shard."""
-        found: dict[str, list[str]] = {}
+        """The texts by field, as the shard holds them."""
+        texts: dict[str, list[str]] = {}
         for pair in self.pairs:
-            found.setdefault(pair["field"], []).append(pair["text"])
-        return found
+            texts.setdefault(pair["field"], []).append(pair["text"])
+        return texts
 
 
 def index_parts(out: Path, kind: str) -> list[Path]:
-    """
+    """The files of the index of pictures or pairs, in order.
+
     Args:
         kind: "pictures" or "pairs".
 
     Raises:
-        CcmbError: there is none.
+        CcmbError: there is no such file.
     """
-    found = sorted((out / INDEX).glob(f"{kind}-*.parquet"))
-    if not found:
+    parts = sorted((out / INDEX).glob(f"{kind}-*.parquet"))
+    if not parts:
         raise CcmbError(f"{out / INDEX}: no {kind}-*.parquet; is {out} a corpus?")
-    return found
+    return parts
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
-    """
+def read_part(path: Path, columns: Sequence[str] | None = None) -> list[IndexRow]:
+    """The rows of a file of the index.
+
     Raises:
-        CcmbError: it cannot be read.
+        CcmbError: the file cannot be read.
     """
     from pyarrow import ArrowException, parquet
 
     try:
-        found: list[Row] = parquet.read_table(path, columns=None if columns is None else list(columns)).to_pylist()
+        rows: list[IndexRow] = parquet.read_table(path, columns=None if columns is None else list(columns)).to_pylist()
     except (OSError, ArrowException, KeyError) as error:
         raise CcmbError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); remove it and build again"
         ) from None
-    return found
+    return rows
 
 
 def indexed_pictures(out: Path) -> Iterator[IndexedPicture]:
-    """All pictures that are in shards, in their order, a part in memory at a time."""
-    for of_pictures in index_parts(out, "pictures"):
-        pairs: dict[int, list[Row]] = {}
-        for pair in read_part(of_pictures.with_name(of_pictures.name.replace("pictures-", "pairs-"))):
+    """All pictures that are in shards, in order, with one part in memory at a time."""
+    for pictures_part in index_parts(out, "pictures"):
+        pairs: dict[int, list[IndexRow]] = {}
+        for pair in read_part(pictures_part.with_name(pictures_part.name.replace("pictures-", "pairs-"))):
             if pair["reason"] is None:
                 pairs.setdefault(pair["row"], []).append(pair)
-        for row in read_part(of_pictures):
+        for row in read_part(pictures_part):
             if row["shard"] is not None:
                 yield IndexedPicture(row, pairs.get(row["row"], []))

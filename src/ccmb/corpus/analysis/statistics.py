@@ -1,4 +1,4 @@
-"""Figures of a finished corpus: histograms, domains, and a random sample that anyone draws the same."""
+"""Figures of a finished corpus: histograms, domains, and a random sample that is the same for everyone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from ccmb.core.files import read_json
 from ccmb.corpus.analysis.reader import IndexedPicture, index_parts, indexed_pictures, read_part
-from ccmb.corpus.assembly.manifest import read_manifest
+from ccmb.corpus.assembly.manifest import read_corpus_manifest
 from ccmb.corpus.assembly.write_shards import SHARDS
 from ccmb.data.images.source import ImageSource, decode
 
-# Lower ends of the bars; the last one holds all that is greater.
+# Lower ends of the bars; the last bar holds all greater values.
 CHARACTERS = (0, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 BOUNDS = tuple(round(0.05 * step, 2) for step in range(20))
 SCORES = tuple(round(-0.2 + 0.1 * step, 2) for step in range(12))
@@ -38,12 +38,14 @@ class Histogram:
 
 
 def statistics(corpus: Path) -> dict[str, Any]:
-    """All figures as plain values: of pairs and pictures that stay, but for `statuses`, `reasons` and the funnel.
+    """All figures as plain values.
+
+    They describe the pairs and pictures that stay. Only `statuses`, `reasons` and the funnel count dropped ones too.
 
     Raises:
-        CcmbError: the folder holds no whole corpus.
+        CcmbError: the folder holds no complete corpus.
     """
-    manifest = read_manifest(corpus)
+    manifest = read_corpus_manifest(corpus)
     lengths: dict[str, Histogram] = defaultdict(lambda: Histogram(CHARACTERS))
     bounds, scores, sides, texts = (Histogram(ends) for ends in (BOUNDS, SCORES, SIDES, TEXTS))
     domains: Counter[str] = Counter()
@@ -60,7 +62,7 @@ def statistics(corpus: Path) -> dict[str, Any]:
     counted = {name: manifest[name] for name in ("pictures", "pairs", "shards", "pairs_by_field", "model")}
     return {
         **counted,
-        "bytes": sum(of["bytes"] for of in manifest["files"] if of["name"].endswith(".tar")),
+        "bytes": sum(entry["bytes"] for entry in manifest["files"] if entry["name"].endswith(".tar")),
         "funnel": read_json(corpus / "funnel.json")["steps"],
         "statuses": _counts(corpus, "pictures", "status"),
         "reasons": _counts(corpus, "pairs", "reason"),
@@ -70,17 +72,17 @@ def statistics(corpus: Path) -> dict[str, Any]:
         "short_sides": sides.values(),
         "texts_per_picture": texts.values(),
         "formats": dict(formats.most_common()),
-        "domains": dict(sorted(domains.items(), key=lambda of: (-of[1], of[0]))[:TOP]),
+        "domains": dict(sorted(domains.items(), key=lambda entry: (-entry[1], entry[0]))[:TOP]),
     }
 
 
 def _counts(corpus: Path, kind: str, column: str) -> dict[str, int]:
-    found = Counter(row[column] or "ok" for path in index_parts(corpus, kind) for row in read_part(path, [column]))
-    return dict(sorted(found.items(), key=lambda of: (-of[1], of[0])))
+    counts = Counter(row[column] or "ok" for path in index_parts(corpus, kind) for row in read_part(path, [column]))
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def random_pictures(corpus: Path, count: int) -> list[IndexedPicture]:
-    """Pictures with the smallest places: a random sample that is the same each time."""
+    """The pictures with the smallest sample positions: a random sample that is the same each time."""
     import heapq
 
     return heapq.nsmallest(

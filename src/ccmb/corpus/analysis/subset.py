@@ -1,5 +1,6 @@
-"""Nested random subsets of a finished corpus, see `ccmb.corpus.base.sampling`: pictures whose place is below the
-share.
+"""Nested random subsets of a finished corpus: the pictures whose sample position is below the share.
+
+See `ccmb.corpus.base.sampling`.
 """
 
 from __future__ import annotations
@@ -17,34 +18,36 @@ from ccmb.core.files import sole_use
 from ccmb.core.progress import progress
 from ccmb.corpus.analysis.reader import IndexedPicture, indexed_pictures
 from ccmb.corpus.assembly.data_card import write_cards
-from ccmb.corpus.assembly.manifest import MANIFEST, read_manifest, write_manifest
+from ccmb.corpus.assembly.manifest import CORPUS_MANIFEST, read_corpus_manifest, write_corpus_manifest
 from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
-from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, place_in_shards, sample_json, shard_name
+from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, location_in_shards, sample_json, shard_name
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.data.images.source import ImageSource
-from ccmb.data.shards.locate import MANIFEST as SHARD_LIST
-from ccmb.data.shards.write import write_manifest as write_shard_list
-from ccmb.data.shards.write import write_shard
+from ccmb.data.shards.locate import MANIFEST
+from ccmb.data.shards.write import write_manifest, write_shard
 
 OUTSIDE = "not in the subset"
 ROWS_PER_INDEX = 100_000
 
 
 def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
-    """Write the pictures of about that share, with shards, index, card and manifest of their own; return the manifest.
+    """Write about a share of the pictures as a corpus with its own shards, index, cards and manifest.
 
-    A share is of the whole corpus also where `corpus` is a subset itself, so that subsets are nested.
+    If `corpus` is itself a subset, the share still means a share of the whole corpus. So subsets are nested.
+
+    Returns:
+        The manifest.
 
     Raises:
-        UsageError: the share is not in (0, 1], or greater than that of a subset.
-        CcmbError: `corpus` is not whole, `out` holds a corpus already, or no picture is in the subset.
+        UsageError: the share is not in (0, 1], or greater than the share of `corpus`.
+        CcmbError: `corpus` is incomplete, `out` holds a corpus already, or no picture is in the subset.
     """
-    manifest, recipe = read_manifest(corpus), load_recipe(ZeroRecipe, corpus / "recipe.yaml")
+    manifest, recipe = read_corpus_manifest(corpus), load_recipe(ZeroRecipe, corpus / "recipe.yaml")
     whole = manifest.get("share", 1.0)
     if not 0 < share <= whole:
-        raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, which the corpus has")
-    if (out / MANIFEST).exists():
+        raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, the share of this corpus")
+    if (out / CORPUS_MANIFEST).exists():
         raise CcmbError(f"{out}: this folder holds a corpus already; remove it or choose another one")
     with sole_use(out, "writes into this folder"):
         for folder in (out / SHARDS, out / INDEX):
@@ -61,14 +64,14 @@ class _Subset:
 
     def write(self, manifest: dict[str, Any]) -> dict[str, Any]:
         shards, chosen = [], self._chosen(manifest["pictures"])
-        for number in itertools.count():
+        for shard_index in itertools.count():
             files = [files for _, files in itertools.islice(chosen, self.recipe.shards.samples)]
             if not files:
                 break
-            shards.append(write_shard(self.out / SHARDS / shard_name(number), files))
+            shards.append(write_shard(self.out / SHARDS / shard_name(shard_index), files))
         if not shards:
             raise CcmbError(f"{self.corpus}: none of {manifest['pictures']:,} pictures is in a share of {self.share}")
-        write_shard_list(self.out / SHARDS / SHARD_LIST, shards)
+        write_manifest(self.out / SHARDS / MANIFEST, shards)
         pairs = sum(self.fields.values())
         funnel = read_funnel(self.corpus / "funnel.json")
         funnel.add("subset", "pictures", {None: self.pictures, OUTSIDE: manifest["pictures"] - self.pictures})
@@ -81,26 +84,26 @@ class _Subset:
             "model": manifest["model"], "share": self.share,
         }  # fmt: skip
         write_cards(self.out, counts, funnel, self.recipe)
-        write_manifest(self.out, counts)
-        return read_manifest(self.out)
+        write_corpus_manifest(self.out, counts)
+        return read_corpus_manifest(self.out)
 
     def _chosen(self, total: int) -> Iterator[tuple[IndexedPicture, dict[str, Any]]]:
-        """The pictures of the subset with their files; their index is written once they are taken."""
+        """The pictures of the subset with their files. Their index is written after the last one of a part."""
         with progress("sample", total, "pictures") as advance:
             pictures = self._below(advance)
-            for number in itertools.count():
+            for part_index in itertools.count():
                 part = list(itertools.islice(pictures, ROWS_PER_INDEX))
                 if not part:
                     return
                 for picture in part:
-                    place = place_in_shards(self.pictures, self.recipe.shards.samples)
-                    yield picture, self._files(picture, place["sample"])
-                    picture.row.update(place)
+                    location = location_in_shards(self.pictures, self.recipe.shards.samples)
+                    yield picture, self._files(picture, location["sample"])
+                    picture.row.update(location)
                     self.pictures += 1
                     self.fields.update(pair["field"] for pair in picture.pairs)
                 rows, pairs = [picture.row for picture in part], [pair for picture in part for pair in picture.pairs]
-                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{number:06d}.parquet")
-                write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{number:06d}.parquet")
+                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
+                write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{part_index:06d}.parquet")
 
     def _below(self, advance: Any) -> Iterator[IndexedPicture]:
         for picture in indexed_pictures(self.corpus):

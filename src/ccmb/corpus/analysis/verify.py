@@ -1,4 +1,4 @@
-"""Is a corpus what its manifest and its index say? Every file, every row, every sample, and every picture decoded."""
+"""Check a corpus against its manifest and its index: every file, row and sample, and every picture decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.corpus.analysis.reader import IndexedPicture, index_parts, indexed_pictures, read_part
-from ccmb.corpus.assembly.manifest import digest_of_file, files_of_corpus, read_manifest
+from ccmb.corpus.assembly.manifest import digest_of_file, files_of_corpus, read_corpus_manifest
 from ccmb.corpus.assembly.write_shards import SHARDS, sample_json
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.corpus.pairs.build import FUNNEL
@@ -27,7 +27,7 @@ AGAIN = "remove {file} and run the build again"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a file, and how to mend it."""
+    """A problem of a file, and its fix."""
 
     file: str
     what: str
@@ -35,8 +35,8 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Verified:
-    """What was looked at, and what is wrong."""
+class CorpusCheck:
+    """What was checked, and what is wrong."""
 
     files: int = 0
     pictures: int = 0
@@ -47,74 +47,75 @@ class Verified:
         self.problems.append(Problem(file, what, mend.format(file=file)))
 
 
-def verify_corpus(out: Path) -> Verified:
-    """
+def verify_corpus(out: Path) -> CorpusCheck:
+    """Check a whole corpus.
+
     Raises:
         CcmbError: it has no manifest.
     """
-    found = Verified()
-    manifest = read_manifest(out)
-    _check_files(out, manifest["files"], found)
+    check = CorpusCheck()
+    manifest = read_corpus_manifest(out)
+    _check_files(out, manifest["files"], check)
     try:
-        _check_counts(out, manifest, found)
-        _check_shards(out, manifest, found)
+        _check_counts(out, manifest, check)
+        _check_shards(out, manifest, check)
     except CcmbError as error:  # the index or the funnel cannot be read
-        found.add("index", f"the rest was not looked at: {error}", "mend the files named above and verify again")
-    return found
+        check.add("index", f"the remaining checks were not run: {error}", "mend the files named above and verify again")
+    return check
 
 
-def _check_shards(out: Path, manifest: dict[str, Any], found: Verified) -> None:
-    """Samples against the index."""
+def _check_shards(out: Path, manifest: dict[str, Any], check: CorpusCheck) -> None:
+    """Check samples against the index."""
     with progress("verify", manifest["pictures"], "pictures") as advance:
         for shard, pictures in itertools.groupby(indexed_pictures(out), lambda picture: picture.row["shard"]):
             expected = list(pictures)
             for what in _problems_of_shard(out / SHARDS / shard, expected):
-                found.add(f"{SHARDS}/{shard}", what)
-            found.pictures += len(expected)
-            found.pairs += sum(len(picture.pairs) for picture in expected)
+                check.add(f"{SHARDS}/{shard}", what)
+            check.pictures += len(expected)
+            check.pairs += sum(len(picture.pairs) for picture in expected)
             advance(len(expected))
 
 
-def _check_files(out: Path, files: list[dict[str, Any]], found: Verified) -> None:
-    known = {of["name"] for of in files}
+def _check_files(out: Path, files: list[dict[str, Any]], check: CorpusCheck) -> None:
+    known = {entry["name"] for entry in files}
     with progress("checksums", len(files), "files") as advance:
-        for of in files:
-            path, name = out / of["name"], of["name"]
-            found.files += 1
+        for entry in files:
+            path, name = out / entry["name"], entry["name"]
+            check.files += 1
             if not path.exists():
-                found.add(name, "no such file", "run the build again")
-            elif path.stat().st_size != of["bytes"]:
-                found.add(name, f"{path.stat().st_size:,} bytes instead of {of['bytes']:,}")
-            elif digest_of_file(path) != of["sha256"]:
-                found.add(name, "another checksum than the manifest's")
+                check.add(name, "no such file", "run the build again")
+            elif path.stat().st_size != entry["bytes"]:
+                check.add(name, f"{path.stat().st_size:,} bytes instead of {entry['bytes']:,}")
+            elif digest_of_file(path) != entry["sha256"]:
+                check.add(name, "another checksum than the manifest's")
             advance(1)
     for path in files_of_corpus(out):
         if (name := str(path.relative_to(out))) not in known:
-            found.add(name, "not in the manifest", "remove it")
+            check.add(name, "not in the manifest", "remove it")
 
 
-def _check_counts(out: Path, manifest: dict[str, Any], found: Verified) -> None:
-    """Rows of the index against manifest and funnel."""
+def _check_counts(out: Path, manifest: dict[str, Any], check: CorpusCheck) -> None:
+    """Check the rows of the index against manifest and funnel."""
     rows = [row for path in index_parts(out, "pictures") for row in read_part(path, ["row", "status", "shard"])]
     again = [row for row, count in Counter(row["row"] for row in rows).items() if count > 1]
     if again:
-        found.add("index", f"{len(again):,} pictures have several rows, such as row {again[0]}")
+        check.add("index", f"{len(again):,} pictures have several rows, such as row {again[0]}")
     in_shards = sum(row["shard"] is not None for row in rows)
     if any((row["status"] == "ok") != (row["shard"] is not None) for row in rows):
-        found.add("index", "pictures that stay without a shard, or the other way round")
+        check.add("index", "some kept pictures have no shard, or some dropped ones have one")
     stay = [
         pair["row"] for path in index_parts(out, "pairs") for pair in read_part(path, ["row", "reason"])
         if pair["reason"] is None
     ]  # fmt: skip
     homeless = set(stay) - {row["row"] for row in rows if row["shard"] is not None}
     if homeless:
-        found.add("index", f"pairs that stay have {len(homeless):,} pictures that do not, such as row {min(homeless)}")
+        check.add("index", f"kept pairs have {len(homeless):,} pictures that were dropped, such as row {min(homeless)}")
     funnel = read_funnel(out / FUNNEL)
     for unit, count in (("pictures", in_shards), ("pairs", len(stay))):
         last = [step for step in funnel.steps if step.unit == unit][-1]
         if count != manifest[unit] or count != last.kept:
             what = f"{count:,} {unit} in the index, {manifest[unit]:,} in the manifest, {last.kept:,} in the funnel"
-            found.add("index", what)
+            check.add("index", what)
 
 
 def _problems_of_shard(path: Path, expected: list[IndexedPicture]) -> Iterator[str]:
@@ -126,11 +127,11 @@ def _problems_of_shard(path: Path, expected: list[IndexedPicture]) -> Iterator[s
         yield damage.removeprefix(f"{path}: ")
     if count != len(expected):
         yield f"{count:,} samples, {len(expected):,} in the index"
-    for place, raw in read_samples(Shard(str(path)), range(min(count, len(expected)))):
-        key = expected[place].row["sample"]
+    for index, raw in read_samples(Shard(str(path)), range(min(count, len(expected)))):
+        key = expected[index].row["sample"]
         if isinstance(raw, str):
             yield f"sample {key} cannot be read"
-        elif what := _problem_of_sample(raw, expected[place]):
+        elif what := _problem_of_sample(raw, expected[index]):
             yield f"sample {key}: {what}"
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 
 def fleiss_kappa(counts_NK: NDArray[np.int64]) -> float:
-    """Kappa of N items that equally many annotators put into K classes; NaN where all say the same of everything.
+    """Fleiss' kappa of N items and K classes; NaN if all answers are equal.
 
     Args:
         counts_NK: how many annotators gave item n the label k.
 
     Raises:
-        ValueError: items have different numbers of answers, or fewer than two; take alpha for those.
+        ValueError: items have different numbers of answers, or fewer than two. Use alpha for these.
     """
     answers = counts_NK.sum(axis=1)
     if not len(answers) or answers.min() != answers.max() or answers[0] < 2:
@@ -33,8 +33,11 @@ def fleiss_kappa(counts_NK: NDArray[np.int64]) -> float:
 
 
 def krippendorff_alpha(items: Sequence[Sequence[Hashable]]) -> float:
-    """Alpha of the labels that each item got, however many; items with one answer say nothing. NaN where nothing
-    differs at all, or nothing can be compared."""
+    """Krippendorff's alpha; NaN if all labels are equal, or if no item has two labels.
+
+    Args:
+        items: the labels of each item, in any number; items with fewer than two do not count.
+    """
     pairable = [Counter(labels) for labels in items if len(labels) > 1]
     totals: Counter[Hashable] = Counter()
     disagreement = 0.0

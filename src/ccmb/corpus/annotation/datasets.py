@@ -1,10 +1,10 @@
-"""What annotators said, as data sets in the published form: ICM and ICR of long texts, IQM and IQR of queries.
+"""The answers of annotators as data sets in the published form: ICM and ICR of long texts, IQM and IQR of queries.
 
 out/{ICM,IQM}/{train,val,test}/{long,short}_itm_{split}.json    JSON lines: text, image_path, label
 out/{ICR,IQR}/{train,val,test}/{long,short}_itr_{split}.json    JSON lines: text, image_path
 out/images/                                                    the pictures of all four
 
-A picture is in one split alone, by the hash of its key, whatever set and round it comes from; the corpus has no copies.
+The hash of its key puts a picture into one split, the same in every set and round. The corpus has no near-duplicates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ccmb.core.files import atomic_write
 from ccmb.corpus.annotation.label_studio import PICTURES
-from ccmb.corpus.annotation.tasks import Task
+from ccmb.corpus.annotation.tasks import AnnotationTask
 from ccmb.corpus.annotation.votes import Votes
 
 SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -27,16 +27,16 @@ MATCHING, RETRIEVAL = {"long": "ICM", "short": "IQM"}, {"long": "ICR", "short": 
 
 def split_of(key: str) -> str:
     """The split of a picture; it is the same in every round and every set."""
-    place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    position = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
     for split, share in SPLITS.items():
-        if place < share:
+        if position < share:
             return split
-        place -= share
+        position -= share
     return "test"
 
 
-def write_sets(tasks: Sequence[Task], votes: Votes, exported: Path, out: Path) -> dict[str, int]:
-    """Write the files; lines by name of set and split."""
+def write_sets(tasks: Sequence[AnnotationTask], votes: Votes, exported: Path, out: Path) -> dict[str, int]:
+    """Write the files, and return the number of lines by set and split."""
     lines: dict[Path, list[dict[str, object]]] = defaultdict(list)
     used: dict[str, None] = {}
     for task in sorted(tasks, key=lambda task: task.id):
@@ -53,10 +53,10 @@ def write_sets(tasks: Sequence[Task], votes: Votes, exported: Path, out: Path) -
                 lines[Path(MATCHING[task.length]) / split / stem].append({**line, "label": label})
             if label != 0:
                 lines[Path(RETRIEVAL[task.length]) / split / f"{task.length}_itr_{split}.json"].append(line)
-    for path, of_file in lines.items():
+    for path, file_lines in lines.items():
         with atomic_write(out / path) as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in of_file)
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in file_lines)
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name in used:
         shutil.copyfile(exported / PICTURES / name, out / "images" / name)
-    return {f"{path.parts[0]} {path.parts[1]}": len(of_file) for path, of_file in sorted(lines.items())}
+    return {f"{path.parts[0]} {path.parts[1]}": len(file_lines) for path, file_lines in sorted(lines.items())}

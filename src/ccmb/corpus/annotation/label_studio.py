@@ -1,7 +1,7 @@
-"""Tasks as Label Studio imports them, and answers as it exports them (JSON).
+"""Tasks in the form that Label Studio imports, and answers in the form that it exports (JSON).
 
-out/tasks.json, out/label-config.xml, out/pictures/    for Label Studio, with its local files pointed to `out`
-out/drawn.json                                         what each task was drawn as; annotators do not see it
+out/tasks.json, out/label-config.xml, out/pictures/    for Label Studio, whose local files are set to `out`
+out/drawn.json                                         the expected label of each task; annotators do not see it
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.corpus.annotation.annotators import Annotators
-from ccmb.corpus.annotation.tasks import Task
+from ccmb.corpus.annotation.tasks import AnnotationTask
 from ccmb.corpus.assembly.write_shards import SHARDS
 from ccmb.data.images.source import ImageSource
 
@@ -36,9 +36,14 @@ _XML = f"""<View>
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one annotator said of one task: a label (None: cannot be judged), or a caption; `named` is False where the
-    export does not say who it was."""
+class AnnotatorAnswer:
+    """The answer of one annotator to one task.
+
+    Attributes:
+        label: of a matching task; None: the annotator could not decide.
+        caption: of a caption task.
+        named: whether the export names the annotator.
+    """
 
     task: str
     annotator: str
@@ -47,8 +52,8 @@ class Answer:
     named: bool = True
 
 
-def export_tasks(corpus: Path, tasks: Sequence[Task], out: Path) -> None:
-    """Write all that Label Studio needs, and what was drawn.
+def export_tasks(corpus: Path, tasks: Sequence[AnnotationTask], out: Path) -> None:
+    """Write everything that Label Studio needs, and the tasks with their expected labels.
 
     Raises:
         CcmbError: `out` holds tasks already, or a shard is missing.
@@ -66,8 +71,8 @@ def export_tasks(corpus: Path, tasks: Sequence[Task], out: Path) -> None:
     write_json(out / DRAWN, [asdict(task) for task in tasks])
 
 
-def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
-    """The tasks for Label Studio, which say nothing of what they were drawn as."""
+def write_tasks(path: Path, tasks: Sequence[AnnotationTask]) -> None:
+    """Write the tasks for Label Studio, without their expected labels."""
     picture = "/data/local-files/?d={}"
     lines = [
         {"data": {"id": task.id, "image": picture.format(f"{PICTURES}/{task.sample}.jpg"), "text": task.text}}
@@ -76,86 +81,90 @@ def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
     write_json(path, lines)
 
 
-def read_tasks(out: Path) -> list[Task]:
-    """What was drawn.
+def read_tasks(out: Path) -> list[AnnotationTask]:
+    """Read the tasks with their expected labels.
 
     Raises:
         CcmbError: the folder holds no tasks.
     """
     if not (out / DRAWN).exists():
         raise CcmbError(f"{out}: no {DRAWN}; give the folder of ccmb corpus annotate export")
-    return [Task(**line) for line in read_json(out / DRAWN)]
+    return [AnnotationTask(**line) for line in read_json(out / DRAWN)]
 
 
-def read_answers(paths: Path | Sequence[Path], tasks: Sequence[Task]) -> list[Answer]:
-    """The answers of one export or of several; skipped and empty ones are left out, and of an annotator's several to a
-    task the last counts.
+def read_answers(paths: Path | Sequence[Path], tasks: Sequence[AnnotationTask]) -> list[AnnotatorAnswer]:
+    """The answers of one export or of several.
+
+    Skipped and empty answers are left out. If an annotator answered a task several times, the last answer counts.
 
     Raises:
-        CcmbError: it is not an export of Label Studio in JSON, or of other tasks.
+        CcmbError: a file is not an export of Label Studio in JSON, or has other tasks.
     """
     known, annotators = {task.id: task for task in tasks}, Annotators()
     lines = [line for path in ([paths] if isinstance(paths, Path) else paths) for line in _lines(path, known)]
-    for _, of_task in lines:
-        for annotation in of_task:
+    for _, task_annotations in lines:
+        for annotation in task_annotations:
             annotators.learn(annotation.get("completed_by"))
-    found: dict[tuple[str, str], Answer] = {}
-    for task, of_task in lines:
+    latest: dict[tuple[str, str], AnnotatorAnswer] = {}
+    for task, task_annotations in lines:
         unnamed = 0
-        for annotation in of_task:
+        for annotation in task_annotations:
             name = annotators.name(annotation.get("completed_by"))
             unnamed += name is None
             if (answer := _answer(task, annotation, name, unnamed)) is not None:
-                found[task.id, answer.annotator] = answer
-    return list(found.values())
+                latest[task.id, answer.annotator] = answer
+    return list(latest.values())
 
 
-def _lines(path: Path, known: dict[str, Task]) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+def _lines(path: Path, known: dict[str, AnnotationTask]) -> Iterator[tuple[AnnotationTask, list[dict[str, Any]]]]:
     """Each task of an export with its annotations."""
     lines = read_json(path)
     if not isinstance(lines, list):
         raise CcmbError(f"{path}: not an export of Label Studio; choose JSON there")
-    for number, line in enumerate(lines, start=1):
+    for task_number, line in enumerate(lines, start=1):
         if isinstance(line, dict) and "annotator" in line and "annotations" not in line:
             raise CcmbError(f"{path}: an export in the form JSON-MIN; choose JSON in Label Studio")
         try:
-            task, of_task = known[line["data"]["id"]], line["annotations"]
+            task, task_annotations = known[line["data"]["id"]], line["annotations"]
         except KeyError as error:
             raise CcmbError(
-                f"{path}: task {number}: unknown or without {error}; is it an export of these tasks?"
+                f"{path}: task {task_number}: unknown or without {error}; is it an export of these tasks?"
             ) from None
         except (TypeError, IndexError):
-            raise _no_task(path, number) from None
-        if not isinstance(of_task, list) or not all(isinstance(of, dict) for of in of_task):
-            raise _no_task(path, number)
-        yield task, of_task
+            raise _no_task(path, task_number) from None
+        if not isinstance(task_annotations, list) or not all(
+            isinstance(annotation, dict) for annotation in task_annotations
+        ):
+            raise _no_task(path, task_number)
+        yield task, task_annotations
 
 
-def _no_task(path: Path, number: int) -> CcmbError:
-    return CcmbError(f"{path}: task {number}: not a task of Label Studio with its annotations")
+def _no_task(path: Path, task_number: int) -> CcmbError:
+    return CcmbError(f"{path}: task {task_number}: not a task of Label Studio with its annotations")
 
 
-def _answer(task: Task, annotation: dict[str, Any], name: str | None, unnamed: int) -> Answer | None:
-    """None where it was skipped or is empty.
+def _answer(task: AnnotationTask, annotation: dict[str, Any], name: str | None, unnamed: int) -> AnnotatorAnswer | None:
+    """The answer of an annotation; None if it was skipped or is empty.
 
     Args:
-        name: of the annotator; without one it is the task's answer number `unnamed` that names nobody.
+        name: the annotator; None if the export names nobody.
+        unnamed: how many answers to the task name nobody so far.
     """
     if annotation.get("was_cancelled"):
         return None
     annotator, named = name or f"unknown-{unnamed}", name is not None
-    results = [of for of in annotation.get("result") or [] if isinstance(of, dict)]
-    values = {of.get("from_name"): of.get("value") or {} for of in results}
+    results = [result for result in annotation.get("result") or [] if isinstance(result, dict)]
+    values = {result.get("from_name"): result.get("value") or {} for result in results}
     if task.question == "caption":
         lines = values.get("caption", {}).get("text") or []
         text = " ".join(map(str, [lines] if isinstance(lines, str) else lines)).strip()
-        return Answer(task.id, annotator, caption=text, named=named) if text else None
+        return AnnotatorAnswer(task.id, annotator, caption=text, named=named) if text else None
     choices = values.get("fits", {}).get("choices") or []
-    return Answer(task.id, annotator, LABELS.get(choices[0]), named=named) if choices else None
+    return AnnotatorAnswer(task.id, annotator, LABELS.get(choices[0]), named=named) if choices else None
 
 
 def needs(out: Path) -> list[str]:
-    """What Label Studio has to be given, for people: the variables of the configuration and of its environment."""
+    """Instructions for people who set up Label Studio: its configuration and its environment variables."""
     root = out.resolve()
     return [
         f"{CONFIG} shows $image and $text, which {TASKS} has for every task",
@@ -166,13 +175,13 @@ def needs(out: Path) -> list[str]:
     ]
 
 
-def as_export(tasks: Sequence[Task], answers: Sequence[Answer]) -> str:
-    """Answers in the form in which Label Studio exports them; for tests and simulations."""
+def as_export(tasks: Sequence[AnnotationTask], answers: Sequence[AnnotatorAnswer]) -> str:
+    """Answers in the form that Label Studio exports; for tests and simulations."""
     names = {1: FITS, 0: DIFFERS, None: UNSURE}
     lines = []
     for task in tasks:
         annotations = []
-        for answer in (of for of in answers if of.task == task.id):
+        for answer in (answer for answer in answers if answer.task == task.id):
             result = (
                 {"from_name": "caption", "to_name": "image", "type": "textarea", "value": {"text": [answer.caption]}}
                 if task.question == "caption"

@@ -1,4 +1,4 @@
-"""From many answers to one: gold questions judge annotators, those who are trusted vote, the rest is asked again."""
+"""From many answers to one: gold questions check annotators, trusted ones vote, undecided tasks are asked again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ccmb.corpus.annotation.agreement import fleiss_kappa, krippendorff_alpha
-from ccmb.corpus.annotation.label_studio import Answer
-from ccmb.corpus.annotation.tasks import Task
+from ccmb.corpus.annotation.label_studio import AnnotatorAnswer
+from ccmb.corpus.annotation.tasks import AnnotationTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class Trust:
     """When an annotator and a vote count. Our choices.
 
     Attributes:
-        gold_share: of gold questions that an annotator has right at least.
-        gold_answers: fewer answered gold questions do not judge anybody.
-        votes: answers that a task needs.
-        majority: least share of the votes for the winner, which needs more than half in any case.
+        gold_share: minimum share of correct gold questions.
+        gold_answers: annotators with fewer answered gold questions are trusted.
+        votes: how many answers a task needs.
+        majority: minimum share of the votes for the winner, which always needs more than half.
     """
 
     gold_share: float = 0.7
@@ -32,8 +32,15 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """What is known of an annotator: answers, gold questions answered and right, agreement with the majority, and
-    whether the answers count."""
+    """The record of an annotator.
+
+    Attributes:
+        answers: how many answers were given.
+        gold_answers: how many gold questions were answered.
+        gold_right: how many of these answers were right.
+        with_majority: share of the labels that agree with the majority; NaN if there are none.
+        trusted: whether the answers count.
+    """
 
     name: str
     answers: int
@@ -45,26 +52,28 @@ class Annotator:
 
 @dataclass(slots=True)
 class Votes:
-    """All that came of the answers.
+    """The result of all answers.
 
     Attributes:
-        labels: by task, where the trusted agree.
+        labels: the label of each task on which trusted annotators agree.
         undecided: tasks that need another round: too few votes, or no majority.
-        captions: by task, the trusted annotators' texts.
-        kappa: Fleiss' of the matching tasks that all trusted annotators answered; NaN where there is none.
-        alpha: Krippendorff's of all trusted answers to matching tasks.
+        captions: the texts of trusted annotators, by task.
+        kappa: Fleiss' kappa of the matching tasks that all trusted annotators answered; NaN if there is none.
+        alpha: Krippendorff's alpha of all trusted answers to matching tasks.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
-    undecided: list[Task] = field(default_factory=list)
+    undecided: list[AnnotationTask] = field(default_factory=list)
     captions: dict[str, list[str]] = field(default_factory=dict)
     annotators: list[Annotator] = field(default_factory=list)
     kappa: float = float("nan")
     alpha: float = float("nan")
 
 
-def count_votes(tasks: Sequence[Task], answers: Sequence[Answer], trust: Trust | None = None) -> Votes:
-    """Judge annotators by the gold questions, then let those who are trusted vote on all others."""
+def count_votes(
+    tasks: Sequence[AnnotationTask], answers: Sequence[AnnotatorAnswer], trust: Trust | None = None
+) -> Votes:
+    """Check annotators by the gold questions, then let the trusted ones vote on all other tasks."""
     trust = trust or Trust()
     gold = {task.id: task.drawn_as for task in tasks if task.gold}
     right: dict[str, list[bool]] = defaultdict(list)
@@ -77,25 +86,27 @@ def count_votes(tasks: Sequence[Task], answers: Sequence[Answer], trust: Trust |
         if len(right[name]) < trust.gold_answers or np.mean(right[name]) >= trust.gold_share
     }  # fmt: skip
     given: dict[str, dict[str, int]] = defaultdict(dict)
-    found = Votes()
+    result = Votes()
     for answer in answers:
         if answer.annotator in trusted and answer.label is not None and answer.task not in gold:
             given[answer.task][answer.annotator] = answer.label
         if answer.annotator in trusted and answer.caption:
-            found.captions.setdefault(answer.task, []).append(answer.caption)
+            result.captions.setdefault(answer.task, []).append(answer.caption)
     for task in tasks:
         if task.question == "matching" and not task.gold:
             label = winner(list(given[task.id].values()), trust)
             if label is None:
-                found.undecided.append(task)
+                result.undecided.append(task)
             else:
-                found.labels[task.id] = label
-        elif task.question == "caption" and task.id not in found.captions:
-            found.undecided.append(task)
-    found.annotators = [_annotator(name, answers, right[name], given, found.labels, name in trusted) for name in names]
-    found.alpha = krippendorff_alpha([list(of.values()) for of in given.values()])
-    found.kappa = _kappa(given)
-    return found
+                result.labels[task.id] = label
+        elif task.question == "caption" and task.id not in result.captions:
+            result.undecided.append(task)
+    result.annotators = [
+        _annotator(name, answers, right[name], given, result.labels, name in trusted) for name in names
+    ]
+    result.alpha = krippendorff_alpha([list(labels.values()) for labels in given.values()])
+    result.kappa = _kappa(given)
+    return result
 
 
 def winner(labels: Sequence[int], trust: Trust) -> int | None:
@@ -107,7 +118,7 @@ def winner(labels: Sequence[int], trust: Trust) -> int | None:
 
 
 def _annotator(
-    name: str, answers: Sequence[Answer], right: Sequence[bool], given: dict[str, dict[str, int]],
+    name: str, answers: Sequence[AnnotatorAnswer], right: Sequence[bool], given: dict[str, dict[str, int]],
     labels: dict[str, int], trusted: bool,
 ) -> Annotator:  # fmt: skip
     own = [answer for answer in answers if answer.annotator == name]
@@ -116,6 +127,8 @@ def _annotator(
 
 
 def _kappa(given: dict[str, dict[str, int]]) -> float:
-    most = max((len(of) for of in given.values()), default=0)
-    rows = [[list(of.values()).count(label) for label in (0, 1)] for of in given.values() if len(of) == most]
+    most = max((len(labels) for labels in given.values()), default=0)
+    rows = [
+        [list(labels.values()).count(label) for label in (0, 1)] for labels in given.values() if len(labels) == most
+    ]
     return fleiss_kappa(np.array(rows)) if most > 1 else float("nan")

@@ -1,11 +1,11 @@
-"""Zero: from logs, pages and link lists to a corpus of shards. All steps in order; each goes on where it was stopped.
+"""Zero: from logs, pages and link lists to a corpus of shards. The steps run in order; each goes on after a stop.
 
 out/recipe.yaml            the recipe, resolved
 out/shards/, out/index/    see `ccmb.corpus.assembly.write_shards`
 out/funnel.json            what each step kept, and what it dropped and why
 out/README.md, .zh.md      the data card
 out/manifest.json          every file with its checksum; written last
-out/work/                  what is kept between steps: pairs, downloads, verdicts; may be removed when all is done
+out/work/                  results of the steps: pairs, downloads, statuses; may be removed when all is done
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ccmb.core.files import read_json, sole_use, write_json
 from ccmb.core.journal import first_difference
 from ccmb.corpus.assembly.clip_scores import Scorer, write_scores
 from ccmb.corpus.assembly.data_card import write_cards
-from ccmb.corpus.assembly.deduplicate_images import write_verdicts
-from ccmb.corpus.assembly.filter_pairs import write_judged_pairs
+from ccmb.corpus.assembly.deduplicate_images import write_image_statuses
+from ccmb.corpus.assembly.filter_pairs import write_filtered_pairs
 from ccmb.corpus.assembly.held_out import HeldOutPictures
-from ccmb.corpus.assembly.manifest import MANIFEST, digest_of_file, read_manifest, write_manifest
+from ccmb.corpus.assembly.manifest import CORPUS_MANIFEST, digest_of_file, read_corpus_manifest, write_corpus_manifest
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, CorpusWriter, Written
-from ccmb.corpus.base.daft_engine import run_apart
+from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, CorpusWriter, WrittenCorpus
+from ccmb.corpus.base.daft_engine import run_in_process
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.corpus.base.recipe import FIELDS
 from ccmb.corpus.download.run import download
@@ -41,12 +41,13 @@ from ccmb.data.images.perceptual_hash import ImageFingerprints, fingerprints_of_
 
 @dataclass(slots=True)
 class Extras:
-    """What a build may have beside its inputs and its recipe.
+    """Optional settings of a build, beside its inputs and its recipe.
 
     Attributes:
-        ray: address of a Ray cluster for the work on tables.
+        ray: address of a Ray cluster that works on the tables.
+        test_pictures: pictures that the corpus must not hold.
         scorer: a model that scores each pair.
-        retry_failed: fetch those links again that failed but may succeed another day.
+        retry_failed: whether to fetch links again that failed but may succeed another day.
     """
 
     ray: str | None = None
@@ -56,9 +57,9 @@ class Extras:
 
 
 def build_corpus(inputs: Inputs, recipe: ZeroRecipe, out: Path, extras: Extras | None = None) -> dict[str, Any]:
-    """Build the corpus, or go on with it, and return its manifest; the same inputs and answers give the same bytes.
+    """Build the corpus, or go on with it, and return its manifest. The same inputs and answers give the same bytes.
 
-    A script that calls it needs the guard `if __name__ == "__main__":`, as all that start processes do.
+    It starts processes. So a script that calls it needs the guard `if __name__ == "__main__":`.
 
     Raises:
         CcmbError: an input cannot be read, nothing is left, or `out` holds another corpus or is in use.
@@ -73,28 +74,28 @@ class _Build:
         self.inputs, self.recipe, self.out, self.extras = inputs, recipe, out, extras
         self.work = out / "work"
         self.downloads = self.work / "downloads"
-        self.verdicts = self.work / "verdicts.parquet"
+        self.statuses_file = self.work / "verdicts.parquet"
 
     def run(self) -> dict[str, Any]:
         self._check_settings()
         self._sweep()
-        build_of_pairs = (self.inputs, self.recipe.of_pairs(), self.work / "pairs", self.extras.ray)
-        run_apart(build_pairs, *build_of_pairs)
+        build_of_pairs = (self.inputs, self.recipe.pair_recipe(), self.work / "pairs", self.extras.ray)
+        run_in_process(build_pairs, *build_of_pairs)
         pairs = self.work / "pairs" / PAIRS
         links = count_links(pairs)
         download(read_links(pairs), links, self.downloads, self.recipe.download, self.extras.retry_failed)
         if self._is_whole():
-            return read_manifest(self.out)
-        if not self.verdicts.exists():
-            write_verdicts(self.downloads, self._test_looks(), self.recipe.copies, self.verdicts)
-        write_judged_pairs(pairs, self.downloads, self.verdicts, self.recipe, self.work / "judged")
+            return read_corpus_manifest(self.out)
+        if not self.statuses_file.exists():
+            write_image_statuses(self.downloads, self._test_fingerprints(), self.recipe.copies, self.statuses_file)
+        write_filtered_pairs(pairs, self.downloads, self.statuses_file, self.recipe, self.work / "judged")
         if (scorer := self.extras.scorer) is not None:
             write_scores(self.work / "judged", self.downloads, scorer, self.recipe.score.batch, self.work / "scores")
         writer = CorpusWriter(self.work, self.out, self.recipe.shards.samples, self.recipe.score.least)
         return self._close(writer.write(), links)
 
-    def _close(self, written: Written, links: int) -> dict[str, Any]:
-        """Funnel, card and manifest."""
+    def _close(self, written: WrittenCorpus, links: int) -> dict[str, Any]:
+        """Write funnel, cards and manifest, and return the manifest."""
         if not written.samples:
             kept = ", ".join(f"{count:,} {status}" for status, count in written.pictures.most_common())
             raise CcmbError(f"{self.out}: no picture is left of {links:,} links ({kept})")
@@ -110,17 +111,20 @@ class _Build:
             "model": self.extras.scorer.name if self.extras.scorer else None,
         }  # fmt: skip
         write_cards(self.out, counts, funnel, self.recipe)
-        write_manifest(self.out, counts)
-        return read_manifest(self.out)
+        write_corpus_manifest(self.out, counts)
+        return read_corpus_manifest(self.out)
 
     def _check_settings(self) -> None:
-        """Note what the corpus depends on, or refuse to mix it with another."""
+        """Note what the corpus depends on. Refuse a folder that holds another corpus."""
         scorer = self.extras.scorer
         settings = {
-            "recipe": self.recipe.deciding(),
-            # Those without patterns are as they were before there were any.
+            "recipe": self.recipe.result_settings(),
+            # Without patterns the key is left out, as in folders that are older than it.
             "inputs": self.inputs.model_dump(mode="json", exclude=None if self.inputs.exclude else {"exclude"}),
-            "test_pictures": [[of.name, len(of.names or of.pictures.names)] for of in self.extras.test_pictures],
+            "test_pictures": [
+                [held_out.name, len(held_out.names or held_out.pictures.names)]
+                for held_out in self.extras.test_pictures
+            ],
             "model": scorer.fingerprint if scorer else None,
         }
         path = self.work / "corpus.json"
@@ -130,36 +134,42 @@ class _Build:
             raise CcmbError(f"{self.out}: holds a corpus with another {difference}; choose another --out or remove it")
 
     def _sweep(self) -> None:
-        """Remove files that a killed process left half written."""
+        """Remove incomplete files of a killed process."""
         for left in self.out.rglob(".*.tmp"):
             if left.is_file():
                 left.unlink()
 
     def _is_whole(self) -> bool:
-        """Whether all is done and of these downloads; what is of others, before more links were fetched, is removed."""
+        """Whether the corpus is finished with the present downloads.
+
+        If more links have been fetched since, the results that depend on the older downloads are removed.
+        """
         parts = sorted(self.downloads.glob("part-*.parquet"))
         digests = {path.name: digest_of_file(path) for path in parts}
         note = self.work / "downloads.json"
         if note.exists() and read_json(note) != digests:
-            (self.out / MANIFEST).unlink(missing_ok=True)
-            self.verdicts.unlink(missing_ok=True)
+            (self.out / CORPUS_MANIFEST).unlink(missing_ok=True)
+            self.statuses_file.unlink(missing_ok=True)
             for folder in (
                 self.out / INDEX,
                 self.out / SHARDS,
-                *(self.work / of for of in ("judged", "scores", "shards")),
+                *(self.work / entry for entry in ("judged", "scores", "shards")),
             ):
                 shutil.rmtree(folder, ignore_errors=True)
         write_json(note, digests)
-        if not (self.out / MANIFEST).exists():
+        if not (self.out / CORPUS_MANIFEST).exists():
             return False
-        files = read_manifest(self.out)["files"]
-        sizes = {path: path.stat().st_size for of in files if (path := self.out / of["name"]).exists()}
-        return all(sizes.get(self.out / of["name"]) == of["bytes"] for of in files)
+        files = read_corpus_manifest(self.out)["files"]
+        sizes = {path: path.stat().st_size for entry in files if (path := self.out / entry["name"]).exists()}
+        return all(sizes.get(self.out / entry["name"]) == entry["bytes"] for entry in files)
 
-    def _test_looks(self) -> ImageFingerprints:
-        found = [fingerprints_of_images(of.pictures, of.names or of.pictures.names) for of in self.extras.test_pictures]
-        if not found:
+    def _test_fingerprints(self) -> ImageFingerprints:
+        fingerprints = [
+            fingerprints_of_images(held_out.pictures, held_out.names or held_out.pictures.names)
+            for held_out in self.extras.test_pictures
+        ]
+        if not fingerprints:
             return join_fingerprints([])
         return ImageFingerprints(
-            *(np.concatenate([getattr(of, name) for of in found]) for name in ("shapes", "colours"))
+            *(np.concatenate([getattr(held_out, name) for held_out in fingerprints]) for name in ("shapes", "colours"))
         )

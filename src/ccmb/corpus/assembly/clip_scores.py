@@ -1,4 +1,4 @@
-"""What a model says of each pair that stays: the cosine of its picture and its text."""
+"""Model scores of the kept pairs: the cosine of picture and text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Scorer(Protocol):
     """A model with two towers.
 
     Attributes:
-        name: what the user calls it.
-        fingerprint: of its weights and settings.
+        name: the name that the user gave.
+        fingerprint: identifies its weights and settings.
     """
 
     name: str
@@ -34,13 +34,15 @@ class Scorer(Protocol):
         """(N, D), L2-normalised."""
 
 
-def write_scores(judged: Path, downloads: Path, scorer: Scorer, batch: int, out: Path) -> None:
-    """For each part of the judged pairs a file of their cosines, one a row, null where a pair is dropped; parts that
-    are there already are left."""
+def write_scores(filtered: Path, downloads: Path, scorer: Scorer, batch: int, out: Path) -> None:
+    """Write a file of cosines for each part of the filtered pairs, with one row for each pair.
+
+    The cosine of a dropped pair is null. Files that exist already are left as they are.
+    """
     import pyarrow as arrow
     from pyarrow import parquet
 
-    parts = sorted(judged.glob("part-*.parquet"))
+    parts = sorted(filtered.glob("part-*.parquet"))
     with progress("score", len(parts), "parts") as advance:
         for part in parts:
             if not (path := out / part.name).exists():
@@ -57,20 +59,20 @@ def write_scores(judged: Path, downloads: Path, scorer: Scorer, batch: int, out:
 
 
 def _cosines(rows: list[int], texts: list[str], tar: Path, scorer: Scorer, batch: int) -> NDArray[np.float32]:
-    """(N,) of N pairs, whose pictures come one after the other."""
+    """(N,) cosines of N pairs. Pairs of a picture follow one another."""
     if not rows:
         return np.zeros(0, np.float32)
     pictures = ImageSource.open(tar)
     distinct = list(dict.fromkeys(rows))
-    place = {row: number for number, row in enumerate(distinct)}
+    index_of = {row: index for index, row in enumerate(distinct)}
 
     def load(row: int) -> Image.Image:
         return pictures.load(f"{row:09d}.jpg")
 
-    images_PD = _in_batches(distinct, batch, lambda of: scorer.encode_images([load(row) for row in of]))
+    images_PD = _in_batches(distinct, batch, lambda batch_rows: scorer.encode_images([load(row) for row in batch_rows]))
     texts_ND = _in_batches(texts, batch, scorer.encode_texts)
-    found: NDArray[np.float32] = (images_PD[[place[row] for row in rows]] * texts_ND).sum(axis=1)
-    return found
+    cosines_N: NDArray[np.float32] = (images_PD[[index_of[row] for row in rows]] * texts_ND).sum(axis=1)
+    return cosines_N
 
 
 def _in_batches(items: list[Any], batch: int, encode: Any) -> NDArray[np.float32]:

@@ -1,5 +1,7 @@
-"""The data card of a corpus, in Chinese and in English: what is in it, where it comes from, what was dropped, and how
-it is read. All figures are those of the corpus itself; the words are in `data_card.md` and `data_card.zh.md`."""
+"""The data card of a corpus, in Chinese and in English: its content, its sources, what was dropped, and how to read it.
+
+All figures are those of the corpus itself; the words are in `data_card.md` and `data_card.zh.md`.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from ccmb.corpus.base.funnel import Funnel
 from ccmb.corpus.base.reasons import in_chinese
 
 Language = Literal["en", "zh"]
-Said = dict[Language, str]
-_FILES: Said = {"en": "README.md", "zh": "README.zh.md"}
-_TEMPLATES: Said = {"en": "data_card.md", "zh": "data_card.zh.md"}
-_HEAD: Said = {"en": "| step | of | rows | dropped | why |", "zh": "| 步骤 | 单位 | 行数 | 去掉 | 原因 |"}
-_SIDES: dict[str, Said] = {
+ByLanguage = dict[Language, str]
+_FILES: ByLanguage = {"en": "README.md", "zh": "README.zh.md"}
+_TEMPLATES: ByLanguage = {"en": "data_card.md", "zh": "data_card.zh.md"}
+_HEAD: ByLanguage = {"en": "| step | of | rows | dropped | why |", "zh": "| 步骤 | 单位 | 行数 | 去掉 | 原因 |"}
+_SIDES: dict[str, ByLanguage] = {
     "short_side": {"en": "a short side of at most {} pixels", "zh": "短边不超过 {} 像素"},
     "long_side": {"en": "a long side of at most {} pixels", "zh": "长边不超过 {} 像素"},
     "crop": {"en": "the form of a square of at most {} pixels a side", "zh": "裁成正方形，边长不超过 {} 像素"},
@@ -25,7 +27,7 @@ _SIDES: dict[str, Said] = {
 
 
 def write_cards(out: Path, counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe) -> None:
-    """`README.md` and `README.zh.md`."""
+    """Write `README.md` and `README.zh.md`."""
     for language, name in _FILES.items():
         template = Template((Path(__file__).parent / _TEMPLATES[language]).read_text(encoding="utf-8"))
         with atomic_write(out / name) as file:
@@ -34,10 +36,10 @@ def write_cards(out: Path, counts: dict[str, Any], funnel: Funnel, recipe: ZeroR
 
 def _values(counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe, language: Language) -> dict[str, str]:
     zh, form = language == "zh", recipe.download.form
-    in_whole: Said = {"en": "the size that they came in", "zh": "保持原尺寸"}
+    in_whole: ByLanguage = {"en": "the size that they came in", "zh": "保持原尺寸"}
     side = in_whole[language] if form.side is None else _SIDES[form.fit][language].format(form.side)
 
-    def either(holds: object, yes: Said, no: Said) -> str:
+    def either(holds: object, yes: ByLanguage, no: ByLanguage) -> str:
         return yes[language] if holds else no[language]
 
     return {
@@ -82,7 +84,7 @@ def _table(funnel: Funnel, language: Language) -> str:
 
 def _score(model: str | None, least: float | None, zh: bool) -> str:
     if model is None:
-        return "没有用模型评判图文对。" if zh else "No model judged the pairs."
+        return "没有用模型评判图文对。" if zh else "No model scored the pairs."
     if zh:
         return f"`model_score` 是 {model} 给出的图文余弦{'' if least is None else f'；低于 {least} 的已去掉'}。"
     dropped = "" if least is None else f"; pairs below {least} were dropped"

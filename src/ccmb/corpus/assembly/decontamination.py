@@ -1,4 +1,4 @@
-"""What a corpus is kept clear of: pictures and texts of downstream sets, and pictures in folders and tars."""
+"""Test data that a corpus must not hold: pictures and texts of downstream sets, and pictures in folders and tars."""
 
 from __future__ import annotations
 
@@ -17,43 +17,46 @@ HELD_OUT = ("val", "test")
 
 
 def open_test_pictures(paths: Sequence[str]) -> list[HeldOutPictures]:
-    """Folders and tars of pictures.
+    """Open folders and tars of pictures.
 
     Raises:
-        CcmbError: there is none of that name.
+        CcmbError: a path does not exist.
     """
     return [HeldOutPictures(path, ImageSource.open(path)) for path in paths]
 
 
 def open_test_sets(specs: Sequence[str], folder: Path) -> tuple[list[HeldOutPictures], list[str]]:
-    """Pictures of the held-out splits of downstream sets, and a file in `folder` with the texts of each.
+    """Open the held-out splits of downstream sets, and write the texts of each set into a file in `folder`.
 
     Args:
-        specs: NAME:FOLDER of each.
+        specs: NAME:FOLDER of each set.
+
+    Returns:
+        The pictures, and the paths of the files of texts.
 
     Raises:
-        UsageError: a spec names no set and folder.
-        CcmbError: none of a set's held-out splits is there.
+        UsageError: a spec does not name a set and a folder.
+        CcmbError: a set has no held-out split in its folder.
     """
     pictures: list[HeldOutPictures] = []
     files: list[str] = []
     for spec in specs:
-        name, _, place = spec.partition(":")
-        if not place:
+        name, _, set_folder = spec.partition(":")
+        if not set_folder:
             raise UsageError(f"--test-set {spec}: write NAME:FOLDER, such as muge:downloads/muge")
         splits = [published.name for published in find_card(name).splits if published.name in HELD_OUT]
         texts: list[str] = []
-        found = len(pictures)
+        before = len(pictures)
         for split in splits:
             try:
-                dataset = open_dataset(name, place, split)
+                dataset = open_dataset(name, set_folder, split)
             except MissingFile:
                 continue
             names = dict.fromkeys([*dataset.gallery, *(sample.image for sample in dataset.samples)])
             pictures.append(HeldOutPictures(f"{name} {split}", dataset.pictures, list(names)))
             texts += [text for sample in dataset.samples for text in sample.texts]
-        if len(pictures) == found:
-            raise CcmbError(f"{place}: no held-out split of {name} is there ({', '.join(splits)})")
+        if len(pictures) == before:
+            raise CcmbError(f"{set_folder}: no held-out split of {name} is there ({', '.join(splits)})")
         path = folder / f"test-texts-{name}.txt"
         with atomic_write(path) as file:
             file.writelines(" ".join(text.split()) + "\n" for text in texts)

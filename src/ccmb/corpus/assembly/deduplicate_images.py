@@ -1,7 +1,7 @@
-"""Which pictures of a download stay: one of each group of copies, and none that is in a test set.
+"""Which pictures of a download stay: one of each group of near-duplicates, and none that is in a test set.
 
-Of a group the largest picture stays. A group one of whose pictures is in a test set goes whole. Looks are 56 bytes a
-picture and all in memory at once.
+The largest picture of a group represents it and stays. If any picture of a group is in a test set, the whole group is
+dropped. The fingerprints take 56 bytes a picture and are all in memory at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ccmb.core.files import atomic_path
-from ccmb.corpus.assembly.recipe import CopyRecipe
+from ccmb.corpus.assembly.recipe import ImageDedupRecipe
 from ccmb.corpus.download.index import fingerprints_of_index, read_index
 from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, representatives
 from ccmb.data.images.perceptual_hash import ImageFingerprints
@@ -20,45 +20,50 @@ from ccmb.data.images.perceptual_hash import ImageFingerprints
 EXACT, NEAR, TEST_PICTURE = "exact_copy", "near_copy", "test_picture"
 
 
-def write_verdicts(downloads: Path, test_pictures: ImageFingerprints, recipe: CopyRecipe, path: Path) -> None:
-    """A row for each of the download: `row`, `status` ("ok", why it was not had, or one of the above) and `copy_of`,
-    the row of the copy that stays."""
+def write_image_statuses(
+    downloads: Path, test_pictures: ImageFingerprints, recipe: ImageDedupRecipe, path: Path
+) -> None:
+    """Write a row for each row of the download, with these columns.
+
+    `row` is its index. `status` is "ok", why the picture could not be fetched, or one of the constants above. `copy_of`
+    is the row of the representative that stays.
+    """
     import pyarrow as arrow
     from pyarrow import parquet
 
     table = read_index(downloads, ["row", "key", "status", "sha256", "width", "height", "shape", "colours"])
     has_picture = np.asarray(table["status"]) == "ok"
     pictures = table.filter(arrow.array(has_picture))
-    statuses, leaders = judge_pictures(pictures, fingerprints_of_index(pictures), test_pictures, recipe)
+    statuses, kept_rows = image_statuses(pictures, fingerprints_of_index(pictures), test_pictures, recipe)
     status = np.array(table["status"].to_pylist(), dtype=object)
     copy_of = np.full(len(table), -1)
-    status[has_picture], copy_of[has_picture] = statuses, leaders
-    found = {
+    status[has_picture], copy_of[has_picture] = statuses, kept_rows
+    columns = {
         "row": table["row"],
         "status": arrow.array(status, arrow.string()),
         "copy_of": arrow.array(copy_of, arrow.int64(), mask=copy_of < 0),
     }
     with atomic_path(path) as temporary:
-        parquet.write_table(arrow.table(found), temporary, compression="zstd")
+        parquet.write_table(arrow.table(columns), temporary, compression="zstd")
 
 
-def judge_pictures(
-    pictures: Any, looks: ImageFingerprints, test_pictures: ImageFingerprints, recipe: CopyRecipe
+def image_statuses(
+    pictures: Any, fingerprints: ImageFingerprints, test_pictures: ImageFingerprints, recipe: ImageDedupRecipe
 ) -> tuple[Any, Any]:
-    """Of N pictures their statuses (N,) and the rows of the copies that stay (N,), -1 where there is none."""
+    """The statuses (N,) of N pictures, and the rows (N,) of the representatives that stay, -1 if there is none."""
     rows = np.asarray(pictures["row"])
-    statuses, leaders = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
-    groups = duplicate_groups(looks, recipe.distance, recipe.colour)
+    statuses, kept_rows = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
+    groups = duplicate_groups(fingerprints, recipe.distance, recipe.colour)
     areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
     kept = representatives(groups, areas, pictures["key"].to_pylist())
-    keeper_of = np.zeros(len(rows), dtype=np.int64)  # by the group's number
-    keeper_of[groups[kept]] = np.flatnonzero(kept)
-    keeper = keeper_of[groups]
+    representative_of_group = np.zeros(len(rows), dtype=np.int64)  # by the index of the group
+    representative_of_group[groups[kept]] = np.flatnonzero(kept)
+    representative = representative_of_group[groups]
     digests = np.asarray(pictures["sha256"])
-    copies = ~kept
-    statuses[copies] = np.where(digests[copies] == digests[keeper[copies]], EXACT, NEAR)
-    leaders[copies] = rows[keeper[copies]]
-    tested = groups[in_test_set(looks, test_pictures, recipe.distance, recipe.colour)]
-    of_test = np.isin(groups, tested)
-    statuses[of_test], leaders[of_test] = TEST_PICTURE, -1
-    return statuses, leaders
+    duplicates = ~kept
+    statuses[duplicates] = np.where(digests[duplicates] == digests[representative[duplicates]], EXACT, NEAR)
+    kept_rows[duplicates] = rows[representative[duplicates]]
+    tested = groups[in_test_set(fingerprints, test_pictures, recipe.distance, recipe.colour)]
+    in_tests = np.isin(groups, tested)
+    statuses[in_tests], kept_rows[in_tests] = TEST_PICTURE, -1
+    return statuses, kept_rows

@@ -1,4 +1,4 @@
-"""Pictures that a corpus must not hold: those of test sets, by their looks."""
+"""Pictures that a corpus must not hold: those of test sets, recognised by their fingerprints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class HeldOutPictures:
     """Pictures that a corpus must not hold, such as those of a downstream test set.
 
     Attributes:
-        name: what the user calls them.
-        names: of those that count; None for all.
+        name: the name that the user gave.
+        names: which of the pictures count; None: all.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the whole of a corpus is built by: the recipe of its pairs, and of its pictures and shards beside it."""
+"""The recipe of a whole corpus: the recipe of its pairs, and the settings of its pictures and shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.recipe_files import RECIPES
 from ccmb.corpus.base.recipe import CorpusRecipe
 from ccmb.corpus.download.run import DownloadOptions
@@ -15,24 +15,31 @@ from ccmb.data.images.near_duplicates import COLOUR, DISTANCE
 CORPUS_RECIPES = RECIPES / "corpus"
 
 
-class CopyRecipe(Part):
-    """Which pictures are copies of each other, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
+class ImageDedupRecipe(ConfigBase):
+    """Which pictures are near-duplicates, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
 
-    distance: int = Field(DISTANCE, ge=0, le=31, description="bits of 64 in which the shapes of copies differ at most")
-    colour: int = Field(COLOUR, ge=0, le=255, description="and any cell of their colours")
-    merge_texts: bool = Field(True, description="the copy that is kept gets the texts of the others; off: they go too")
+    distance: int = Field(
+        DISTANCE,
+        ge=0,
+        le=31,
+        description="maximum number of different bits (of 64) between the shapes of near-duplicates",
+    )
+    colour: int = Field(COLOUR, ge=0, le=255, description="maximum difference in any cell of their colours")
+    merge_texts: bool = Field(
+        True, description="the picture that is kept gets the texts of the others; off: these are dropped"
+    )
 
 
-class ScoreRecipe(Part):
-    """What a model says of each pair: the cosine of picture and text. The model is given when the corpus is built."""
+class ScoreRecipe(ConfigBase):
+    """How a model scores pairs: by the cosine of picture and text. The model is given when the corpus is built."""
 
     least: float | None = Field(
-        None, ge=-1, le=1, description="pairs with a lower one are dropped; without it the score is noted alone"
+        None, ge=-1, le=1, description="pairs with a lower score are dropped; empty: scores are only noted"
     )
-    batch: int = Field(64, gt=0, description="pictures or texts that are encoded together")
+    batch: int = Field(64, gt=0, description="how many pictures or texts are encoded together")
 
 
-class ShardRecipe(Part):
+class ShardRecipe(ConfigBase):
     samples: int = Field(5000, gt=0, description="pictures in each shard but the last")
 
 
@@ -40,22 +47,22 @@ class ZeroRecipe(CorpusRecipe):
     """From logs and pages to shards."""
 
     download: DownloadOptions = DownloadOptions()
-    copies: CopyRecipe = CopyRecipe()
+    copies: ImageDedupRecipe = ImageDedupRecipe()
     score: ScoreRecipe = ScoreRecipe()
     shards: ShardRecipe = ShardRecipe()
 
-    def of_pairs(self) -> CorpusRecipe:
-        """The part that pairs depend on, so that what comes later may change and they stay."""
+    def pair_recipe(self) -> CorpusRecipe:
+        """The settings that the pairs depend on. A change of the others does not rebuild the pairs."""
         return CorpusRecipe.model_validate({name: getattr(self, name) for name in CorpusRecipe.model_fields})
 
-    def deciding(self) -> dict[str, object]:
-        """All that the corpus depends on; how fast pictures are fetched is not among it."""
+    def result_settings(self) -> dict[str, object]:
+        """The settings that the corpus depends on. How fast pictures are fetched is not among them."""
         waits = {"network", "window", "decoders", "deadline"}
         return self.model_dump(mode="json", exclude={"download": waits})
 
 
 def find_corpus_recipe(name: str) -> Path:
-    """A path as given, or a shipped recipe by its name; see `ccmb.core.config.recipe_files.find_recipe`."""
+    """The path of a recipe: as given, or of a shipped one by name; see `ccmb.core.config.recipe_files.find_recipe`."""
     from ccmb.core.config.recipe_files import find_recipe
 
     return find_recipe(name, CORPUS_RECIPES)

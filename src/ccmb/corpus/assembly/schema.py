@@ -8,9 +8,12 @@ from typing import Any
 from ccmb.core.files import atomic_path
 
 
-def judged_schema() -> Any:
-    """Columns: `row` of the picture in the download, `from_row` of the picture that the text came with, `image_key`,
-    `place`, field and text with their evidence, and `reason`, null for pairs that stay."""
+def filtered_schema() -> Any:
+    """The columns of filtered pairs.
+
+    `row` is the row of the picture in the download, `from_row` that of the picture which the text came with. `place` is
+    the sample position. `views`, `clicks` and `bound` are the click statistics. `reason` is null for pairs that stay.
+    """
     import pyarrow as arrow
 
     text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
@@ -40,11 +43,11 @@ def pictures_schema() -> Any:
 def pairs_schema() -> Any:
     import pyarrow as arrow
 
-    return judged_schema().append(arrow.field("model_score", arrow.float32()))
+    return filtered_schema().append(arrow.field("model_score", arrow.float32()))
 
 
 def write_rows(rows: list[dict[str, Any]], schema: Any, path: Path) -> None:
-    """Rows as a Parquet file, atomically."""
+    """Write rows as a Parquet file, atomically."""
     import pyarrow as arrow
     from pyarrow import parquet
 

@@ -1,12 +1,11 @@
-"""The last step: pictures with the texts that stay become samples in shards, and every picture and pair a row of the
-index.
+"""The last step: pictures with their kept texts become samples in shards; each picture and each pair gets an index row.
 
     shards/shard-000000.tar, shards.jsonl    samples, see `ccmb.data.shards.write`; each names its picture by ImageKey
     index/pictures-000000.parquet            a row for each link: status, sizes, hashes, shard, and its key there
-    index/pairs-000000.parquet               a row for each pair: evidence, scores, and why it is dropped
+    index/pairs-000000.parquet               a row for each pair: click statistics, scores and drop reason
 
-Samples are numbered in the order of the links. A shard that is there is not written again, and a killed process leaves
-none half written.
+Samples are numbered in the order of the links. A shard that exists is not written again, and a killed process leaves
+no incomplete shard.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ _OF_DOWNLOAD = (
 
 
 @dataclass(slots=True)
-class Written:
-    """What a corpus holds: samples, pairs by field, and how pictures and pairs ended."""
+class WrittenCorpus:
+    """What a corpus holds: samples, pairs by field, statuses of pictures and drop reasons of pairs."""
 
     shards: int = 0
     samples: int = 0
@@ -49,7 +48,7 @@ class Written:
 
 @dataclass(slots=True)
 class _Sample:
-    number: int
+    index: int
     key: str
     texts: dict[str, list[str]]
     pictures: ImageSource
@@ -57,31 +56,32 @@ class _Sample:
 
 
 class CorpusWriter:
-    """Writes shards and index from what is known of pictures and pairs.
+    """Writes shards and index from the results of the earlier steps.
 
     Args:
-        work: holds `downloads`, `judged`, `verdicts.parquet` and, where a model was asked, `scores`.
-        least_score: of the model; None keeps all pairs.
+        work: the folder with `downloads`, `judged` (the filtered pairs), `verdicts.parquet` (the statuses of pictures)
+            and, if there is a model, `scores`.
+        least_score: pairs that the model scores lower are dropped; None keeps all.
     """
 
     def __init__(self, work: Path, out: Path, samples_per_shard: int, least_score: float | None) -> None:
         self.work, self.out = work, out
         self.samples_per_shard, self.least_score = samples_per_shard, least_score
-        self.written = Written()
+        self.written = WrittenCorpus()
 
-    def write(self) -> Written:
+    def write(self) -> WrittenCorpus:
         samples, shards = self._samples(), []
-        for number in itertools.count():
-            of_shard = list(itertools.islice(samples, self.samples_per_shard))
-            if not of_shard:
+        for shard_index in itertools.count():
+            shard_samples = list(itertools.islice(samples, self.samples_per_shard))
+            if not shard_samples:
                 break
-            shards.append(self._shard(number, of_shard))
+            shards.append(self._shard(shard_index, shard_samples))
         write_manifest(self.out / SHARDS / MANIFEST, shards)
         self.written.shards = len(shards)
         return self.written
 
-    def _shard(self, number: int, samples: list[_Sample]) -> Shard:
-        path, note = self.out / SHARDS / shard_name(number), self.work / "shards" / f"{number:06d}.json"
+    def _shard(self, shard_index: int, samples: list[_Sample]) -> Shard:
+        path, note = self.out / SHARDS / shard_name(shard_index), self.work / "shards" / f"{shard_index:06d}.json"
         if path.exists() and note.exists():
             shard = Shard(**{**read_json(note), "url": str(path)})
             if path.stat().st_size == shard.bytes:
@@ -91,46 +91,46 @@ class CorpusWriter:
         return shard
 
     def _samples(self) -> Iterator[_Sample]:
-        """All samples in order; the index of a part is written once all its samples are taken."""
+        """All samples in order. The index of a part is written after its last sample."""
         from pyarrow import parquet
 
         parts = sorted((self.work / "judged").glob("part-*.parquet"))
-        verdicts = parquet.read_table(self.work / "verdicts.parquet")
+        statuses = parquet.read_table(self.work / "verdicts.parquet")
         with progress("shards", len(parts), "parts") as advance:
-            for number, path in enumerate(parts):
+            for part_index, path in enumerate(parts):
                 pairs = self._pairs_of_part(path)
                 pictures = parquet.read_table(self.work / "downloads" / path.name, columns=list(_OF_DOWNLOAD))
-                of_part = verdicts.slice(pictures["row"][0].as_py(), len(pictures)).to_pylist()
-                rows = [picture | verdict for picture, verdict in zip(pictures.to_pylist(), of_part, strict=True)]
+                part_statuses = statuses.slice(pictures["row"][0].as_py(), len(pictures)).to_pylist()
+                rows = [picture | status for picture, status in zip(pictures.to_pylist(), part_statuses, strict=True)]
                 yield from self._samples_of_part(
                     rows, pairs, ImageSource.open(self.work / "downloads" / f"{path.stem}.tar")
                 )
-                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{number:06d}.parquet")
-                write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{number:06d}.parquet")
+                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
+                write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{part_index:06d}.parquet")
                 advance(1)
 
     def _samples_of_part(
         self, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], pictures: ImageSource
     ) -> Iterator[_Sample]:
-        """The samples of some pictures, whose rows get what the index says beside their verdicts."""
+        """The samples of some pictures. It also completes the index rows of these pictures."""
         texts: dict[int, dict[str, list[str]]] = {}
         for pair in pairs:
             if pair["reason"] is None:
                 texts.setdefault(pair["row"], {}).setdefault(pair["field"], []).append(pair["text"])
         places = {pair["row"]: pair["place"] for pair in pairs}
         for row in rows:
-            number = row["row"]
-            if row["status"] == "ok" and number not in texts:
+            row_index = row["row"]
+            if row["status"] == "ok" and row_index not in texts:
                 row["status"] = NO_TEXT
             sample = self.written.samples if row["status"] == "ok" else None
-            row |= {"place": places.get(number), **place_in_shards(sample, self.samples_per_shard)}
+            row |= {"place": places.get(row_index), **location_in_shards(sample, self.samples_per_shard)}
             self.written.pictures[row["status"]] += 1
             if sample is not None:
                 self.written.samples += 1
-                yield _Sample(sample, row["key"], texts[number], pictures, f"{number:09d}.jpg")
+                yield _Sample(sample, row["key"], texts[row_index], pictures, f"{row_index:09d}.jpg")
 
     def _pairs_of_part(self, path: Path) -> list[dict[str, Any]]:
-        """The judged pairs with their scores, and what those say."""
+        """The filtered pairs with their model scores; pairs with too low a score are dropped."""
         from pyarrow import parquet
 
         pairs: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
@@ -146,27 +146,27 @@ class CorpusWriter:
         return pairs
 
 
-def place_in_shards(sample: int | None, samples_per_shard: int) -> dict[str, Any]:
-    """Shard and key of a sample by its number, as the index has them."""
+def location_in_shards(sample: int | None, samples_per_shard: int) -> dict[str, Any]:
+    """The shard and the key of a sample by its index, as columns of the index of pictures."""
     if sample is None:
         return {"shard": None, "sample": None}
     return {"shard": shard_name(sample // samples_per_shard), "sample": sample_key(sample)}
 
 
-def shard_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
+def shard_name(index: int) -> str:
+    return f"shard-{index:06d}.tar"
 
 
-def sample_key(number: int) -> str:
-    return f"{number:09d}"
+def sample_key(index: int) -> str:
+    return f"{index:09d}"
 
 
 def sample_json(key: str, texts: dict[str, list[str]]) -> bytes:
-    """What stands beside the picture: its key, and its texts by field."""
+    """The JSON beside a picture: its key, and its texts by field."""
     fields = {name: texts[name] for name in FIELDS if name in texts}
     return json.dumps({"image": key, **fields}, ensure_ascii=False).encode()
 
 
 def _files_of(sample: _Sample) -> dict[str, Any]:
     text = sample_json(sample.key, sample.texts)
-    return {"__key__": sample_key(sample.number), "jpg": sample.pictures.raw(sample.picture), "json": text}
+    return {"__key__": sample_key(sample.index), "jpg": sample.pictures.raw(sample.picture), "json": text}

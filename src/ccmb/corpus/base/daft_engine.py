@@ -1,12 +1,13 @@
 """Daft as the steps use it: the runner, tables on disk, and a process of its own.
 
-Daft's native runner holds what a group-by, a join or a sort needs in memory, and does not spill. So a step of many rows
-writes them into buckets by the hash of a key and takes bucket after bucket: memory is that of a bucket, however many
-there are. On a Ray cluster, whose shuffles spill, one large bucket does.
+Daft's native runner holds in memory all that a group-by, a join or a sort needs. It does not spill. So a step of many
+rows writes them into buckets by the hash of a key and works on one bucket after the other. It needs the memory of one
+bucket, however many buckets there are. A Ray cluster spills when it shuffles, so one large bucket is enough there.
 
-Two faults of Daft 0.7.26 are kept away from here. A group-by over several keys loses rows if no aggregate of it is used
-afterwards, as when rows are counted or a key is selected: each is written in full before anything reads it. And the
-native runner at times crashes when the interpreter ends: leave by `run_apart` or `leave`.
+This module works around two faults of Daft 0.7.26. A group-by over several keys loses rows if none of its aggregates is
+used afterwards, for example if rows are only counted or a key is selected. So each group-by is written in full before
+anything reads it. And the native runner at times crashes when the interpreter ends. So end by `run_in_process` or
+`leave`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def use_runner(ray: str | None = None) -> None:
     _set_runner(ray)
 
 
-@cache  # Daft refuses to be told twice
+@cache  # Daft refuses a second call
 def _set_runner(ray: str | None) -> None:
     try:
         if ray is None:
@@ -59,14 +60,16 @@ def _set_runner(ray: str | None) -> None:
         raise CcmbError("a Ray cluster needs ray: pip install 'daft[ray]'") from None
     except Exception as error:
         raise CcmbError(f"Daft's runner could not be set: {one_line(error)}") from None
-    # As many files are read at a time as there are cores: the default, eight, holds eight files' worth of rows.
+    # 0 reads as many files at a time as there are cores. The default, eight, holds the rows of eight files.
     daft.set_execution_config(parquet_target_row_group_size=_ROW_GROUP, scantask_max_parallel=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows in a folder of Parquet files, in one or several buckets. Daft writes no file for no rows, so that a file
-    without rows stands beside them and says the columns."""
+    """Rows in a folder of Parquet files, in one or several buckets.
+
+    Daft writes no file if there are no rows. So a file without rows lies beside the buckets and holds the columns.
+    """
 
     folder: Path
     buckets: int = 1
@@ -77,7 +80,7 @@ class Table:
         return daft.read_parquet([str(file) for file in files])
 
     def rows(self, bucket: int | None = None) -> int:
-        """Counted from what the files say of themselves."""
+        """The number of rows, read from the metadata of the files."""
         return sum(parquet.read_metadata(file).num_rows for file in self._files(bucket))
 
     def _files(self, bucket: int | None) -> list[Path]:
@@ -92,7 +95,7 @@ def write(frame: DataFrame, folder: Path, bucket: int = 0) -> Table:
 
 
 def write_by_hash(frame: DataFrame, folder: Path, key: str, buckets: int) -> Table:
-    """Add rows to a table, each to the bucket that the hash in its column `key` says."""
+    """Add rows to a table; the hash in the column `key` decides the bucket of each row."""
     if buckets == 1:
         return write(frame, folder)
     _write_columns(frame, folder)
@@ -102,8 +105,10 @@ def write_by_hash(frame: DataFrame, folder: Path, key: str, buckets: int) -> Tab
 
 
 def write_in_order(frame: DataFrame, path: Path) -> None:
-    """Write sorted rows as one file, whose bytes the rows alone decide: Daft's own writers on a cluster write several
-    files, and parts of any size."""
+    """Write sorted rows as one file, whose bytes depend on the rows alone.
+
+    Daft's own writers do not guarantee that: on a cluster they write several files, and parts of any size.
+    """
     schema = frame.schema().to_pyarrow_schema()
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         held = schema.empty_table()
@@ -116,7 +121,7 @@ def write_in_order(frame: DataFrame, path: Path) -> None:
 
 
 def each_bucket(table: Table) -> Iterator[tuple[int, DataFrame]]:
-    """The buckets that hold rows, and the first in any case, so that a table without rows gives one."""
+    """The buckets that hold rows, and always the first one, so that a table without rows gives one bucket."""
     for bucket in range(table.buckets):
         if bucket == 0 or table.rows(bucket):
             yield bucket, table.read(bucket)
@@ -130,12 +135,12 @@ def _write_columns(frame: DataFrame, folder: Path) -> None:
 
 
 def bucket_of(hashed: Expression, buckets: int) -> Expression:
-    """Buckets in the order of the hashes, so that rows sorted in each are sorted over all."""
+    """The bucket of each hash. Buckets are in the order of the hashes, so rows sorted in each are sorted over all."""
     return F.shift_right(top_half(hashed) * buckets, daft.lit(32)).cast(DataType.int32())
 
 
 def top_half(hashed: Expression) -> Expression:
-    """The upper 32 bits of a hash, as a signed number, which literals can be compared with."""
+    """The upper 32 bits of a hash, as a signed integer, so that it can be compared with literals."""
     return F.shift_right(hashed, daft.lit(32).cast(DataType.uint64())).cast(DataType.int64())
 
 
@@ -144,12 +149,12 @@ def buckets_for(rows: int, rows_per_bucket: int) -> int:
 
 
 def hashed(*columns: str, seed: int = 0) -> Expression:
-    """64 bits of XXH3 of one column's UTF-8, or of several."""
+    """The 64-bit XXH3 hash of the UTF-8 of one column, or of several columns."""
     return F.hash(*(col(name) for name in columns), seed=seed)
 
 
 def union(frames: Sequence[DataFrame]) -> DataFrame:
-    """Rows of all frames, whose columns are the same."""
+    """The rows of all frames, which have the same columns."""
     first, *others = frames
     for other in others:
         first = first.concat(other.select(*first.column_names))
@@ -157,9 +162,9 @@ def union(frames: Sequence[DataFrame]) -> DataFrame:
 
 
 def counts_by(frame: DataFrame, key: str, *sums: str) -> dict[Any, tuple[int, ...]]:
-    """Rows, and sums of columns, by a key of few values."""
-    found = frame.groupby(key).agg(col(key).count(mode="all").alias("rows"), *(col(name).sum() for name in sums))
-    table = found.to_pydict()
+    """The number of rows, and sums of columns, for each value of a key that has few values."""
+    groups = frame.groupby(key).agg(col(key).count(mode="all").alias("rows"), *(col(name).sum() for name in sums))
+    table = groups.to_pydict()
     return {
         value: (rows, *(table[name][at] or 0 for name in sums))
         for at, (value, rows) in enumerate(zip(table[key], table["rows"], strict=True))
@@ -167,14 +172,16 @@ def counts_by(frame: DataFrame, key: str, *sums: str) -> dict[Any, tuple[int, ..
 
 
 def leave(code: int) -> NoReturn:
-    """End the process after its output is out, without what Daft's threads may crash in."""
+    """Flush the output and end the process at once, so that Daft's threads cannot crash while it ends."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function(*arguments)` returns in a new process; it must be importable, and its result a plain value.
+def run_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function(*arguments)` in a new process and return its result.
+
+    The function must be importable, and its result a plain value.
 
     Raises:
         CcmbError: the function raised one, or the process died.
@@ -198,15 +205,18 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot stop its child, which would go on writing where the next build writes too."""
+    """End this process when its parent ends.
+
+    A parent that is killed cannot stop its child, which would go on writing where the next build writes too.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _of_a_source(error: Exception) -> CcmbError | None:
-    """The error that one of our own sources raised, of which Daft leaves the text alone in an error of its own."""
+def _source_error(error: Exception) -> CcmbError | None:
+    """The error that one of our own sources raised. Daft wraps it in an error of its own and keeps only its text."""
     if _failures:
         return _failures[0]
     raised = re.search(r"\bCcmbError: (.+)", str(error))
@@ -214,14 +224,15 @@ def _of_a_source(error: Exception) -> CcmbError | None:
 
 
 def note_failure(error: CcmbError) -> None:
-    """Of a source of ours, whose errors Daft passes on now and then only as one of its own, or not at all."""
+    """Keep an error of one of our sources. Daft at times replaces such an error by its own, or loses it."""
     _failures.append(error)
 
 
 def check_sources() -> None:
-    """
+    """Raise the error of a source, if one has failed.
+
     Raises:
-        CcmbError: a source of this process has failed since the last call; the first that did.
+        CcmbError: a source of this process has failed since the last call; of several, the first error.
     """
     if failures := _failures.copy():
         _failures.clear()
@@ -236,8 +247,8 @@ def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...
     except CcmbError as error:
         answer = (None, error)
     except Exception as error:
-        answer = (None, _of_a_source(error) or CcmbError(one_line(error)))
-        if _of_a_source(error) is None:
+        answer = (None, _source_error(error) or CcmbError(one_line(error)))
+        if _source_error(error) is None:
             import traceback
 
             traceback.print_exc()

@@ -13,7 +13,7 @@ from ccmb.core.files import read_json, write_json
 
 @dataclass(frozen=True, slots=True)
 class FunnelStep:
-    """One step: rows that came in, what is counted, and rows that were dropped by reason."""
+    """One step: its unit, the rows that came in, and the dropped rows by reason."""
 
     name: str
     unit: str
@@ -32,16 +32,16 @@ class Funnel:
     steps: list[FunnelStep] = field(default_factory=list)
 
     def add(self, name: str, unit: str, counts: Mapping[str | None, int], rows: int | None = None) -> None:
-        """A step, by its rows of each reason (None: kept).
+        """Add a step, given the rows of each reason (None: kept).
 
         Raises:
-            CcmbError: the counts do not add up to the rows that came in, so that some were lost or doubled.
+            CcmbError: the counts do not add up to the rows that came in: some were lost or doubled.
         """
         total = sum(counts.values())
         if rows is not None and rows != total:
             raise CcmbError(f"step '{name}' was given {rows} {unit} and accounts for {total}; the build is not sound")
         dropped = {reason: count for reason, count in counts.items() if reason is not None and count}
-        ordered = dict(sorted(dropped.items(), key=lambda of: (-of[1], of[0])))
+        ordered = dict(sorted(dropped.items(), key=lambda entry: (-entry[1], entry[0])))
         self.steps.append(FunnelStep(name, unit, total, ordered))
 
     def __getitem__(self, name: str) -> FunnelStep:
@@ -52,7 +52,8 @@ class Funnel:
 
 
 def read_funnel(path: Path) -> Funnel:
-    """
+    """Read a funnel that `Funnel.write` wrote.
+
     Raises:
         CcmbError: the file cannot be read.
     """

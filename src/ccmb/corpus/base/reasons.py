@@ -1,4 +1,4 @@
-"""The words of funnels in Chinese, for cards and reports; English ones say themselves."""
+"""The words of funnels in Chinese, for cards and reports. The names in the funnel are the English words."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ _CHINESE = {
 
 
 def in_chinese(words: str) -> str:
-    """The words in Chinese, or themselves where there are none, as for the status of a rare answer."""
+    """The words in Chinese. Words without a translation, such as a rare status, are returned as they are."""
     return _CHINESE.get(words, words)

@@ -1,7 +1,7 @@
-"""What a corpus is built by: thresholds of clicks, texts and pairs, each with where its default comes from.
+"""The recipe of a corpus: thresholds for clicks, texts and pairs, each with the source of its default.
 
-Filters of Zero itself were not published but for "by click-through rate"; a default is "our choice" unless it names a
-source: DanQing (2026), Chinese-CLIP (arXiv 2211.01335).
+The paper does not publish the filters of Zero; it says only "by click-through rate". So a default is "our choice"
+unless it names a source: DanQing (2026) or Chinese-CLIP (arXiv 2211.01335).
 """
 
 from __future__ import annotations
@@ -11,49 +11,61 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.given_keys import Unused
-from ccmb.core.config.part import Part
 
 FieldName = Literal["query", "title", "content", "caption"]
-# Of equal texts of a picture, the one of the first of these fields is kept, and so on.
+# If texts of a picture are equal, the one whose field comes first here is kept.
 FIELDS: tuple[FieldName, ...] = ("query", "caption", "title", "content")
 
 
-class VisitorRecipe(Part):
-    """Which visitors are no people; all their impressions are dropped. Our choices."""
+class VisitorRecipe(ConfigBase):
+    """Which visitors are bots. All their impressions are dropped. Our choices."""
 
     impressions_per_day: int = Field(
-        2000, gt=0, description="more on any day (on the whole log, if it has no times) are no person's"
+        2000, gt=0, description="visitors with more on any day count as bots (on the whole log if it has no times)"
     )
-    click_share: float = Field(0.8, gt=0, le=1, description="a greater share of clicked impressions is no person's")
-    least_impressions: int = Field(20, gt=0, description="visitors with fewer are not judged by their share of clicks")
+    click_share: float = Field(
+        0.8, gt=0, le=1, description="visitors with a greater share of clicked impressions count as bots"
+    )
+    least_impressions: int = Field(
+        20, gt=0, description="the share of clicks is checked only for visitors with at least so many"
+    )
 
 
-class PositionRecipe(Part):
-    """How likely a result is looked at, by its position; estimated from the log itself. Our choices."""
+class PositionRecipe(ConfigBase):
+    """How likely people look at a result, by its position. It is estimated from the log itself. Our choices."""
 
-    correct: bool = Field(True, description="off: every impression counts as looked at, which is the raw rate")
-    positions: int = Field(50, gt=0, le=1000, description="deeper positions count as this one")
+    correct: bool = Field(
+        True, description="correct rates for position; off: the raw rate, as if people looked at every impression"
+    )
+    positions: int = Field(50, gt=0, le=1000, description="the deepest position; deeper ones count as this one")
     least_clicks: int = Field(100, gt=0, description="neighbouring positions are pooled until they have so many")
-    least_examination: float = Field(0.02, gt=0, le=1, description="smaller estimates are raised to this")
-    sample: int = Field(1_000_000, gt=0, description="rows (pair, position) that the estimate reads at most")
+    least_examination: float = Field(
+        0.02, gt=0, le=1, description="smaller estimates of the examination are raised to this"
+    )
+    sample: int = Field(1_000_000, gt=0, description="maximum number of rows (pair, position) that the estimate reads")
 
 
-class ClickRecipe(Part):
-    """Which (query, picture) pairs of the log are kept. Our choices; the paper says only that CTR decides."""
+class ClickRecipe(ConfigBase):
+    """Which (query, picture) pairs of the log are kept. Our choices: the paper says only that the CTR decides."""
 
     visitors: VisitorRecipe = VisitorRecipe()
     position: PositionRecipe = PositionRecipe()
-    least_views: int = Field(5, ge=1, description="visitors that were shown the pair")
-    least_clicks: int = Field(2, ge=1, description="visitors that clicked on it")
+    least_views: int = Field(5, ge=1, description="minimum number of visitors that saw the pair")
+    least_clicks: int = Field(2, ge=1, description="minimum number of visitors that clicked on the pair")
     bound: Literal["wilson", "beta", "none"] = Field(
         "wilson",
-        description="lower confidence bound of the rate: Wilson's, that of a Beta posterior, or the rate itself",
+        description="lower bound of the rate: of Wilson's interval, of a Beta posterior, or the rate itself",
     )
-    deviations: float = Field(1.645, ge=0, description="of the bound, in standard deviations; 1.645 is 95 % one-sided")
+    deviations: float = Field(
+        1.645, ge=0, description="distance of the bound in standard deviations (z); 1.645 is 95 % one-sided"
+    )
     prior: tuple[float, float] = Field((1.0, 9.0), description="clicks and non-clicks of the Beta prior")
-    least_rate: float = Field(0.06, ge=0, le=1, description="pairs whose bound of the rate is lower are dropped")
-    queries_per_image: int = Field(5, gt=0, description="those with the highest bounds are kept")
+    least_rate: float = Field(0.06, ge=0, le=1, description="pairs whose bound of the rate is below this are dropped")
+    queries_per_image: int = Field(
+        5, gt=0, description="maximum number of queries of a picture; those with the highest bounds are kept"
+    )
 
     @field_validator("prior")
     @classmethod
@@ -63,8 +75,8 @@ class ClickRecipe(Part):
         return value
 
 
-class Lengths(Part):
-    """Least and greatest length of a text."""
+class Lengths(ConfigBase):
+    """Minimum and maximum length of a text."""
 
     characters: tuple[int, int]
     words: tuple[int, int]
@@ -77,8 +89,8 @@ class Lengths(Part):
         return value
 
 
-# Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. Queries are shorter (our choice), and the text around a
-# picture is longer: the tokenizer cuts it (our choice).
+# Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. We choose two other limits: queries may be shorter, and
+# the text around a picture may be longer, because the tokenizer cuts it.
 LENGTHS: dict[FieldName, Lengths] = {
     "query": Lengths(characters=(2, 50), words=(2, 50)),
     "caption": Lengths(characters=(5, 256), words=(5, 128)),
@@ -87,24 +99,26 @@ LENGTHS: dict[FieldName, Lengths] = {
 }
 
 
-class TextRecipe(Part):
-    """What is done to texts, and which are dropped."""
+class TextRecipe(ConfigBase):
+    """How texts are cleaned, and which texts are dropped."""
 
     simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
-    lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="of each field")
+    lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="limits of the length of each field")
     han_share: float = Field(
-        0.5, ge=0, le=1, description="least share of Han among words other than numbers; our choice"
+        0.5, ge=0, le=1, description="minimum share of Han among words other than numbers; our choice"
     )
     mojibake: bool = Field(True, description="drop texts that were read in a wrong encoding; our choice")
-    boilerplate: bool = Field(True, description="drop what pages say of themselves and names of files; our choice")
+    boilerplate: bool = Field(True, description="drop phrases about the page itself and names of files; our choice")
     contacts: bool = Field(
         True, description="drop texts with URLs, e-mail addresses, phone or chat numbers; our choice"
     )
-    sensitive_words: str | None = Field(None, description="UTF-8 file, a word a line: texts that hold one are dropped")
+    sensitive_words: str | None = Field(
+        None, description="UTF-8 file with a word in each line; texts with such a word are dropped"
+    )
     texts_per_template: int | None = Field(
         50,
         gt=0,
-        description="more different texts that are equal but for numbers and Latin words are dropped; our choice",
+        description="texts that differ only in numbers and Latin words are dropped if there are more; our choice",
     )
 
     @model_validator(mode="after")
@@ -114,48 +128,57 @@ class TextRecipe(Part):
         return self
 
 
-class DedupRecipe(Part):
-    """Near-duplicates by the Jaccard similarity of character 2-grams. Our choices."""
+class TextDedupRecipe(ConfigBase):
+    """Which texts are near-duplicates, by the Jaccard similarity of character 2-grams. Our choices."""
 
     same_image: float | None = Field(
-        0.7, gt=0, le=1, description="texts of one picture at least so alike are kept once; null: exact ones alone"
+        0.7,
+        gt=0,
+        le=1,
+        description="texts of one picture with at least this similarity are kept once; null: only exact duplicates",
     )
     corpus: float | None = Field(
         0.8,
         gt=0,
         le=1,
-        description="the same across pictures, estimated by MinHash; equal ones are kept once then, too",
+        description="the same across pictures, estimated by MinHash; equal texts are then kept once, too",
     )
     fields: list[FieldName] = Field(
-        ["caption", "title", "content"], description="fields to which `corpus` applies: many pictures share a query"
+        ["caption", "title", "content"],
+        description="fields that `corpus` applies to; not queries, which many pictures share",
     )
-    least_characters: int = Field(8, gt=1, description="shorter texts are alike by chance, and kept")
-    bands: int = Field(16, gt=0)
+    least_characters: int = Field(8, gt=1, description="shorter texts are similar by chance, and kept")
+    bands: int = Field(16, gt=0, description="bands of a MinHash signature")
     rows: int = Field(5, gt=0, description="hashes in a band")
-    test_least_characters: int = Field(6, gt=0, description="shorter test texts are common words, and no leak")
+    test_least_characters: int = Field(6, gt=0, description="shorter test texts are common words and no leak")
 
 
-class PairRecipe(Part):
-    """Which pairs of a picture and a text are kept after all else."""
+class PairRecipe(ConfigBase):
+    """Which pairs of a picture and a text are kept after all other filters."""
 
-    texts_per_image: int = Field(10, gt=0, description="queries by their bounds first; our choice")
-    images_per_text: int = Field(100, gt=0, description="those with the highest bounds are kept; our choice")
+    texts_per_image: int = Field(
+        10, gt=0, description="maximum number; queries with the highest bounds come first; our choice"
+    )
+    images_per_text: int = Field(
+        100, gt=0, description="maximum number; those with the highest bounds are kept; our choice"
+    )
     domain_share: float | None = Field(
-        None, gt=0, le=1, description="greatest share of one domain of pages among the pairs; null: none is capped"
+        None, gt=0, le=1, description="maximum share of one domain among the pairs; null: no limit"
     )
     least_score: float | None = Field(
-        None, description="least `score` (a column of pages or lists), such as 0.26 of Chinese-CLIP; without one: kept"
+        None,
+        description="minimum `score` (a column of pages or lists), such as 0.26; pairs without a score are kept",
     )
 
 
-class CorpusRecipe(Part):
+class CorpusRecipe(ConfigBase):
     """From logs and pages to pairs."""
 
     clicks: ClickRecipe = ClickRecipe()
     text: TextRecipe = TextRecipe()
-    dedup: DedupRecipe = DedupRecipe()
+    dedup: TextDedupRecipe = TextDedupRecipe()
     pairs: PairRecipe = PairRecipe()
-    seed: int = Field(0, ge=0, lt=2**32, description="of the places in subsets")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the sample positions, which decide on subsets")
 
     def unused(self) -> Iterator[Unused]:
         """See `ccmb.core.config.given_keys`."""

@@ -1,7 +1,8 @@
-"""Random subsets by hash: the smaller one lies in the larger, and any machine draws the same.
+"""Random subsets by hash. A smaller subset lies within a larger one, and every machine samples the same pictures.
 
-A picture's place in [0, 1) is the 64-bit XXH3 hash of its ImageKey, with the seed; a subset of a tenth is what is below
-0.1. So 2.3M pictures are drawn within 23M, as those of Zero are, and a corpus that grows keeps its subsets.
+Each picture has a sample position in [0, 1): the 64-bit XXH3 hash of its ImageKey, with the seed. A subset of a tenth
+holds the pictures whose position is below 0.1. So 2.3M pictures are sampled from 23M, as in Zero, and a corpus that
+grows keeps its subsets. The column of the position is called `place`.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from daft import functions as F
 from ccmb.core.errors import UsageError
 from ccmb.corpus.base.daft_engine import hashed
 
-PLACE_BITS = 53  # that a float64 holds exactly
+POSITION_BITS = 53  # a float64 holds so many bits exactly
 
 
-def place_of(hashes: Expression) -> Expression:
-    """A 64-bit hash as a number in [0, 1)."""
-    upper = F.shift_right(hashes, daft.lit(64 - PLACE_BITS).cast(DataType.uint64()))
-    return upper.cast(DataType.float64()) / float(2**PLACE_BITS)
+def sample_position(hashes: Expression) -> Expression:
+    """A 64-bit hash as a position in [0, 1)."""
+    upper = F.shift_right(hashes, daft.lit(64 - POSITION_BITS).cast(DataType.uint64()))
+    return upper.cast(DataType.float64()) / float(2**POSITION_BITS)
 
 
-def with_places(frame: DataFrame, seed: int) -> DataFrame:
-    """Add `place`, by image_key."""
-    return frame.with_column("place", place_of(hashed("image_key", seed=seed)))
+def with_sample_positions(frame: DataFrame, seed: int) -> DataFrame:
+    """Add the column `place`: the sample position of the image_key."""
+    return frame.with_column("place", sample_position(hashed("image_key", seed=seed)))
 
 
 def subset(frame: DataFrame, share: float) -> DataFrame:
-    """The pairs of about that share of the pictures.
+    """The pairs of about a share of the pictures.
 
     Raises:
         UsageError: the share is not in (0, 1].

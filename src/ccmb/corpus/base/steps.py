@@ -1,4 +1,4 @@
-"""Steps whose results lie in a folder: one that is done is not done again, and one that broke off starts anew."""
+"""Steps whose results lie in a folder. A finished step is not run again; an interrupted one starts anew."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ccmb.core.files import atomic_path, read_json, write_json
 from ccmb.core.progress import Advance
 from ccmb.corpus.base.daft_engine import Table, check_sources
 
-_DONE = "_done.json"  # readers of Parquet folders pass over names with an underscore
+_DONE = "_done.json"  # readers of Parquet folders ignore names that begin with an underscore
 
 
 def digest_of(value: Any) -> str:
-    """A name for a value of JSON."""
+    """The digest of a JSON value, which serves as its name."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -28,33 +28,33 @@ class Steps:
 
     Args:
         folder: holds a sub-folder for each step.
-        of: what decides their results, as JSON: inputs, recipe and so on.
-        advance: told of each step that ends.
+        settings: everything that the results depend on, as JSON: inputs, recipe and so on.
+        advance: called after each step.
 
     Attributes:
-        seconds: that each step took which was not done before.
+        seconds: how long each step took, for the steps that were run now.
 
     Raises:
         CcmbError: the folder holds the steps of another build.
     """
 
-    def __init__(self, folder: Path, of: dict[str, Any], advance: Advance | None = None) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], advance: Advance | None = None) -> None:
         self.folder, self.advance = folder, advance
         self.seconds: dict[str, float] = {}
-        digest = digest_of(of)
+        digest = digest_of(settings)
         about = folder / "build.json"
         if not about.exists():
-            write_json(about, {"digest": digest, **of})
+            write_json(about, {"digest": digest, **settings})
         elif read_json(about).get("digest") != digest:
             raise CcmbError(
                 f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out"
             )
 
     def run(self, name: str, work: Callable[[Path], Any], folder: Path | None = None) -> Any:
-        """What `work(folder)` returned, now or when it was done before; it must be a value of JSON.
+        """Run a step, unless it is done, and return what `work(folder)` returned: a JSON value.
 
         Args:
-            folder: where the result lies, if not in the sub-folder `name`.
+            folder: where the result lies; by default the sub-folder `name`.
         """
         folder, start = folder or self.folder / name, time.monotonic()
         if not (folder / _DONE).exists():
@@ -74,5 +74,5 @@ class Steps:
             write_json(temporary / _DONE, value)
 
     def table(self, name: str, buckets: int = 1) -> Table:
-        """Rows that the step `name` wrote; "step/table" where it wrote several tables."""
+        """The rows that the step `name` wrote. If it wrote several tables, give "step/table"."""
         return Table(self.folder / name, buckets)

@@ -1,8 +1,9 @@
 """From impressions to the (query, picture) pairs that people click on.
 
-The log is read twice: once as numbers (hashes of visitor, pair and picture, position, day, click), which are all that
-guards and rates need, and once for the texts of the pairs that are kept. Pairs and visitors are 64-bit hashes: among
-5 billion pairs, one collision is as likely as not.
+The log is read twice. The first reading keeps numbers only: hashes of visitor, pair and picture, position, day and
+click. The bot filter and the rates need no more. The second reading collects the texts of the kept pairs.
+
+Pairs and visitors are 64-bit hashes. Among 5 billion pairs the chance of a collision is about one half.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from ccmb.corpus.clicks.position_bias import examination_by_position
 from ccmb.corpus.clicks.rates import beta_bound, rate, wilson_bound
 
 SECONDS_OF_A_DAY = 86_400
-_PARTS = 2**20  # of an examination
+_PARTS = 2**20  # parts of one examination, so that sums are integers
+# The two reasons of bot traffic.
 CRAWLER, CLICKER = "too many impressions of a visitor", "too many clicks of a visitor"
 AGAIN, DAMAGED = "seen again", "damaged"
 
 
-def write_views(impressions: DataFrame, deepest: int, folder: Path, buckets: int) -> None:
-    """The log as numbers, in buckets by visitor: visitor (null if unknown), pair, image, position, day and clicked.
+def write_impressions(impressions: DataFrame, deepest: int, folder: Path, buckets: int) -> None:
+    """Write the log as numbers, in buckets by visitor: visitor (null if unknown), pair, image, position, day, clicked.
 
-    A damaged row has position 0, so that it is counted where it is not used.
+    A damaged row gets position 0, so that later steps count it and do not use it.
     """
     known = F.not_null(col("visitor"))
     frame = impressions.with_columns(
@@ -51,19 +53,24 @@ def write_views(impressions: DataFrame, deepest: int, folder: Path, buckets: int
     write_by_hash(frame, folder, "place", buckets)
 
 
-def write_counts(views: Table, recipe: VisitorRecipe, folder: Path, buckets: int) -> dict[str, int]:
-    """Visitors that saw, and that clicked on, each pair at each position, in buckets by picture; the rows dropped by
-    reason. What a visitor sees of a pair again counts once: at its best position, as clicked if it ever was."""
+def write_counts(impressions: Table, recipe: VisitorRecipe, folder: Path, buckets: int) -> dict[str, int]:
+    """Count the visitors that saw each pair at each position, and those that clicked, in buckets by picture.
+
+    Repeated impressions of a pair by one visitor count once: at the best position, and as clicked if any of them was.
+
+    Returns:
+        The number of dropped rows by reason.
+    """
     dropped = dict.fromkeys((DAMAGED, CRAWLER, CLICKER, AGAIN), 0)
-    for _, frame in each_bucket(views):
+    for _, frame in each_bucket(impressions):
         dropped[DAMAGED] += _sum(frame.select((col("position") == 0).cast(DataType.int64()).alias("n")), "n")
         frame = frame.where(col("position") > 0)
         people = frame.where(F.not_null(col("visitor")))
-        judged = _judged_visitors(people, recipe).collect()
-        for reason, (_, rows) in counts_by(judged, "reason", "rows").items():
+        visitor_reasons = _bot_reasons(people, recipe).collect()
+        for reason, (_, rows) in counts_by(visitor_reasons, "reason", "rows").items():
             if reason is not None:
                 dropped[reason] += rows
-        bots = judged.where(F.not_null(col("reason"))).select("visitor")
+        bots = visitor_reasons.where(F.not_null(col("reason"))).select("visitor")
         seen = people.join(bots, on="visitor", how="anti").groupby("visitor", "pair", "image")
         once = seen.agg(
             col("position").min(), col("clicked").max(), (col("clicked").count() - 1).alias("again")
@@ -79,8 +86,8 @@ def _sum(frame: DataFrame, column: str) -> int:
     return int(frame.agg(col(column).sum()).to_pydict()[column][0] or 0)
 
 
-def _judged_visitors(people: DataFrame, recipe: VisitorRecipe) -> DataFrame:
-    """Columns visitor, rows and reason (null for a person)."""
+def _bot_reasons(people: DataFrame, recipe: VisitorRecipe) -> DataFrame:
+    """Why each visitor counts as a bot: columns visitor, rows and reason (null for a person)."""
     days = people.groupby("visitor", "day").agg(
         col("clicked").count().alias("rows"), col("clicked").sum().alias("clicks")
     )
@@ -97,14 +104,17 @@ def _counted(frame: DataFrame) -> DataFrame:
 
 
 def write_positions(counts: Table, folder: Path) -> None:
-    """The counts of all visitors together, in the same buckets."""
+    """Sum the counts over all visitors, in the same buckets."""
     for bucket, frame in each_bucket(counts):
         whole = frame.groupby("pair", "image", "position").agg(col("views").sum(), col("clicks").sum())
         write(whole, folder, bucket)
 
 
 def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
-    """Examination by position, from pairs of a sample by hash that were shown at two positions or more."""
+    """Estimate the examination by position.
+
+    The estimate uses a sample of pairs by hash. Only pairs that were shown at two positions or more tell anything.
+    """
     deepest = recipe.position.positions
     if not recipe.position.correct:
         return [1.0] * deepest
@@ -112,15 +122,19 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     rows = positions.read().where(top_half(col("pair")) <= int(share * 2**32)).to_arrow()
     rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
     pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
-    found = examination_by_position(
+    examination = examination_by_position(
         pairs.astype(np.int64), position.astype(np.int64), views.astype(np.int64), clicks.astype(np.int64),
         recipe.position.least_clicks, recipe.position.least_examination,
     )  # fmt: skip
-    return [*found.tolist(), *[float(found[-1])] * (deepest - len(found))]
+    return [*examination.tolist(), *[float(examination[-1])] * (deepest - len(examination))]
 
 
-def write_evidence(positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path) -> None:
-    """Of each pair: image, views, clicks, examinations, rate, bound and why it is dropped (null: kept)."""
+def write_click_statistics(positions: Table, examination: list[float], recipe: ClickRecipe, folder: Path) -> None:
+    """Write the click statistics of each pair: image, views, clicks, examinations, rate, bound and drop reason.
+
+    `views` are impressions, one for each visitor; `bound` is the lower bound of the CTR. The reason of a kept pair is
+    null.
+    """
     # Sums of integers do not depend on the order of the rows.
     parts_looked_at = np.round(_PARTS * np.array([0.0, *examination])).astype(np.int64)
 
@@ -130,7 +144,7 @@ def write_evidence(positions: Table, examination: list[float], recipe: ClickReci
 
     @daft.func.batch(return_dtype=DataType.float64())
     def bound(clicks: daft.Series, examined: daft.Series) -> pa.Array:
-        return pa.array(bound_of(_numbers(clicks), _numbers(examined), recipe))
+        return pa.array(ctr_lower_bound(_numbers(clicks), _numbers(examined), recipe))
 
     @daft.func.batch(return_dtype=DataType.float64())
     def plain_rate(clicks: daft.Series, examined: daft.Series) -> pa.Array:
@@ -154,8 +168,8 @@ def _numbers(series: daft.Series) -> Any:
     return series.to_arrow().to_numpy(zero_copy_only=False)
 
 
-def bound_of(clicks: Any, examinations: Any, recipe: ClickRecipe) -> Any:
-    """What pairs are judged by: the lower bound of their rate that the recipe names."""
+def ctr_lower_bound(clicks: Any, examinations: Any, recipe: ClickRecipe) -> Any:
+    """The lower bound of the click-through rate that the recipe names; pairs are filtered by it."""
     if recipe.bound == "wilson":
         return wilson_bound(clicks, examinations, recipe.deviations)
     if recipe.bound == "beta":
@@ -171,7 +185,7 @@ def _reason(recipe: ClickRecipe) -> daft.Expression:
 
 
 def _best_of_each_image(frame: DataFrame, most: int) -> DataFrame:
-    """Give a reason to pairs of a picture after its first `most` by bound; ties go by the hash of the pair."""
+    """Drop all pairs of a picture after the best `most` by bound; the hash of the pair decides ties."""
     kept = F.is_null(col("reason"))
     window = Window().partition_by("image").order_by(kept, col("bound"), col("pair"), desc=[True, True, False])
     frame = frame.with_column("rank", F.row_number().over(window))
@@ -181,12 +195,12 @@ def _best_of_each_image(frame: DataFrame, most: int) -> DataFrame:
     ).exclude("rank")
 
 
-def write_pair_texts(impressions: DataFrame, evidence: Table, folder: Path, buckets: int) -> None:
-    """Texts of the kept pairs, in buckets by picture: pair, image, query, image_url and page_url.
+def write_pair_texts(impressions: DataFrame, statistics: Table, folder: Path, buckets: int) -> None:
+    """Write the texts of the kept pairs, in buckets by picture: pair, image, query, image_url and page_url.
 
-    Each kept pair was clicked on, so that clicked rows alone will do; of the kept pairs the hashes alone are in memory.
+    Each kept pair was clicked on, so the clicked rows are enough. Only the hashes of the kept pairs are in memory.
     """
-    kept = evidence.read().select("pair", "reason").where(F.is_null(col("reason"))).select("pair")
+    kept = statistics.read().select("pair", "reason").where(F.is_null(col("reason"))).select("pair")
     clicked = impressions.where(~col("damaged") & (col("clicked") == 1)).with_column(
         "pair", hashed("query", "image_url")
     )
@@ -194,12 +208,12 @@ def write_pair_texts(impressions: DataFrame, evidence: Table, folder: Path, buck
     write_by_hash(texts.with_column("image", hashed("image_url")), folder, "image", buckets)
 
 
-# Of all rows of a pair, all but the pages it stood on are equal.
+# The rows of a pair are equal but for the pages that the picture stood on.
 _FIRST_TEXTS = (col("query").min(), col("image_url").min(), col("page_url").min())
 
 
-def write_queries(pair_texts: Table, evidence: Table, folder: Path) -> None:
-    """The kept pairs with their texts and evidence, each once, in the same buckets."""
+def write_queries(pair_texts: Table, statistics: Table, folder: Path) -> None:
+    """Write the kept pairs with their texts and click statistics, each once, in the same buckets."""
     for bucket, frame in each_bucket(pair_texts):
-        judged = evidence.read(bucket).select("pair", "image", "views", "clicks", "bound")
-        write(judged.join(frame.groupby("pair").agg(*_FIRST_TEXTS), on="pair").exclude("pair"), folder, bucket)
+        kept = statistics.read(bucket).select("pair", "image", "views", "clicks", "bound")
+        write(kept.join(frame.groupby("pair").agg(*_FIRST_TEXTS), on="pair").exclude("pair"), folder, bucket)

@@ -1,12 +1,14 @@
-"""How likely a result is looked at, by its position, estimated from pairs that were shown at several positions.
+"""How likely people look at a result, by its position, estimated from pairs that were shown at several positions.
 
-Model: of n_pk visitors that were shown pair p at position k, n_pk * theta_k * gamma_p click, theta being the
-examination and gamma the attraction (the position-based model; Craswell et al., WSDM 2008). Both are fitted together by
-alternating gamma_p = C_p / sum_k n_pk theta_k and theta_k = C_k / sum_p n_pk gamma_p, C being sums of clicks: the
-maximum-likelihood fit of Poisson clicks. It sees only how one and the same pair fares at different positions, so that
-better results at better positions do not bias it, and needs no experiment, as in Wang et al. ("Position bias estimation
-for unbiased learning to rank in personal search", WSDM 2018), whose EM fits the same model to queries with features;
-here a pair is its own feature, and the counts of a group-by are all that is read.
+The position-based model (Craswell et al., WSDM 2008): n_pk visitors were shown pair p at position k, and
+n_pk * theta_k * gamma_p of them click. theta is the examination, gamma the attraction. Both are fitted together by
+alternating gamma_p = C_p / sum_k n_pk theta_k and theta_k = C_k / sum_p n_pk gamma_p, where C are sums of clicks. That
+is the maximum-likelihood fit of Poisson clicks.
+
+The fit only compares a pair with itself at other positions. So it is not biased by better results at better positions,
+and it needs no experiment. Wang et al. ("Position bias estimation for unbiased learning to rank in personal search",
+WSDM 2018) fit the same model by EM to queries with features. Here a pair is its own feature, and the fit reads nothing
+but the counts of a group-by.
 """
 
 from __future__ import annotations
@@ -22,19 +24,19 @@ STEPS, CLOSE = 1000, 1e-6
 def examination_by_position(
     pairs: Integers, positions: Integers, views: Integers, clicks: Integers, least_clicks: int, least: float
 ) -> Floats:
-    """Probability that a result at position 1, 2, .. is looked at, as a multiple of that of the first.
+    """Probability that people look at a result at position 1, 2, .., relative to that of position 1.
 
     Args:
-        pairs: any number that names the pair of each row.
-        positions: from 1; a row is a pair at a position.
-        views: visitors that were shown the pair there.
-        clicks: those of them that clicked.
-        least_clicks: neighbouring positions are taken for one until they have so many clicks.
-        least: smaller values are raised to it.
+        pairs: a number for each row, the same for equal pairs; a row is a pair at a position.
+        positions: the position of each row, from 1.
+        views: how many visitors were shown the pair at the position.
+        clicks: how many of these visitors clicked.
+        least_clicks: neighbouring positions are pooled until they have so many clicks.
+        least: smaller values are raised to this.
 
     Returns:
-        As many values as the deepest position; all 1 if no pair was shown at two positions. Positions that share no
-        pair with the others, so that nothing is known of them, have the value of the position before them.
+        As many values as the deepest position; all 1 if no pair was shown at two positions. If a position shares no
+        pair with the others, nothing is known of it, and it gets the value of the position before it.
     """
     if not len(positions):
         return np.ones(1)
@@ -51,7 +53,7 @@ def examination_by_position(
 
 
 def pooled(clicks_K: Integers, least: int) -> Integers:
-    """The pool of each position, from 0: runs of neighbours that have at least so many clicks together."""
+    """The pool of each position, from 0. A pool is a run of neighbours with at least `least` clicks together."""
     pools, pool, held = np.zeros(len(clicks_K), np.int64), 0, 0
     for position, clicks in enumerate(clicks_K):
         if held >= least:

@@ -1,15 +1,15 @@
-"""Filters of pictures, each a small pure function: None keeps the picture, a word says why it is dropped.
+"""Filters of pictures. Each is a small pure function that returns None to keep a picture, or the drop reason.
 
 | filter | default | source |
 |---|---|---|
 | short side | 100 px | DanQing keeps pictures of more than 100 px |
 | aspect ratio | 3 | DanQing keeps 1:3 to 3:1 |
-| animated | dropped | our choice: a text says nothing of which frame |
-| blank | spread of grey below 3 of 255 | our choice, measured: 9 is the least of 6,000 photographs |
-| bomb | 80,000,000 pixels | that of all pictures here, `ccmb.data.images.source.MAX_PIXELS` |
+| animated | dropped | our choice: a text does not name its frame |
+| blank | spread of grey below 3 of 255 | our choice, measured: the smallest of 6,000 photographs is 9 |
+| bomb | 80,000,000 pixels | the limit of all pictures, `ccmb.data.images.source.MAX_PIXELS` |
 
-Of the Zero corpus itself it is told, second hand, that a picture goes only if both sides are below 100 px or the ratio
-is beyond 1:4 to 4:1; `ZERO` is that.
+Second-hand sources report other limits for the Zero corpus itself: it dropped a picture only if both sides were below
+100 px, or if the ratio was beyond 1:4 to 4:1. `ZERO` has these limits.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class ImageFilters(BaseModel):
     """Which pictures are kept."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    min_short_side: int = Field(100, ge=0, description="pixels of the short side (DanQing)")
-    min_long_side: int = Field(0, ge=0, description="pixels of the long side")
-    max_ratio: float = Field(3.0, ge=1, description="long side over short side (DanQing)")
+    min_short_side: int = Field(100, ge=0, description="minimum pixels of the short side (DanQing)")
+    min_long_side: int = Field(0, ge=0, description="minimum pixels of the long side")
+    max_ratio: float = Field(3.0, ge=1, description="maximum ratio of the long side to the short side (DanQing)")
     animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
     min_spread: float = Field(
         3.0, ge=0, description="standard deviation of grey (0 to 255) below which a picture is blank (our choice)"
     )
 
 
-# What is told of the Zero corpus second hand; not verified in its paper.
+# The limits of the Zero corpus by second-hand sources; not verified in its paper.
 ZERO = ImageFilters(min_short_side=0, min_long_side=100, max_ratio=4.0)
 
 
@@ -52,7 +52,7 @@ def bomb(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> str | None:
 
 
 def animated(image: Image.Image) -> str | None:
-    """Pages of a TIFF and the previews that phones add to a JPEG are no animation."""
+    """Filter animated pictures. Pages of a TIFF, and previews that phones add to a JPEG, are no animation."""
     moves = image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False)
     return "animated" if moves else None
 
@@ -62,12 +62,12 @@ def blank(image: Image.Image, min_spread: float) -> str | None:
 
 
 def spread(image: Image.Image) -> float:
-    """Standard deviation of grey, from 0 to 128, of the picture (RGB) at 32 x 32."""
+    """Standard deviation of grey, from 0 to 128, of an RGB picture at 32 x 32 pixels."""
     return float(np.asarray(fingerprint_pixels(image).convert("L"), dtype=np.float32).std())
 
 
 def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:
-    """Why a picture is dropped by what its header says, before it is decoded."""
+    """The drop reason by the header of a picture, before it is decoded; None keeps it."""
     return (
         bomb(image.size)
         or too_small(image.size, filters.min_short_side, filters.min_long_side)
@@ -77,5 +77,5 @@ def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:
 
 
 def pixel_reason(image: Image.Image, filters: ImageFilters) -> str | None:
-    """Why a picture is dropped by how it looks."""
+    """The drop reason by the pixels of a picture; None keeps it."""
     return blank(image, filters.min_spread)

@@ -1,4 +1,4 @@
-"""The index of a folder of downloads, for what comes after: near duplicates, shards, reports."""
+"""The index of a folder of downloads, as the later steps read it: near-duplicates, shards, reports."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ccmb.data.images.perceptual_hash import COLOUR_BYTES, ImageFingerprints
 
 
 def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bool = False) -> Any:
-    """The rows (see `ccmb.corpus.download.parts.Row`) of all finished parts as a `pyarrow.Table`, in their order.
+    """The rows of all finished parts as a `pyarrow.Table`, in order; see `ccmb.corpus.download.parts.DownloadRow`.
 
     Args:
-        columns: only these.
-        with_picture: only rows whose picture is stored.
+        columns: the columns to read; None: all.
+        with_picture: whether to read only rows whose picture is stored.
 
     Raises:
-        CcmbError: there is none.
+        CcmbError: there is no finished part.
     """
     from pyarrow import concat_tables
     from pyarrow import parquet as files
@@ -34,7 +34,7 @@ def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bo
 
 
 def fingerprints_of_index(table: Any) -> ImageFingerprints:
-    """What the pictures of N rows, all with one, look like."""
+    """The fingerprints of the pictures of N rows, each of which has a stored picture."""
     [colours] = table.select(["colours"]).combine_chunks()["colours"].chunks or [None]
     if colours is None:
         return ImageFingerprints(np.zeros(0, np.uint64), np.zeros((0, COLOUR_BYTES), np.uint8))

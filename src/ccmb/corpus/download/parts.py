@@ -1,15 +1,15 @@
-"""The parts of a download on disk: rows that are done for good, and those of a part at work.
+"""The parts of a download on disk: finished parts, and parts in progress.
 
-A part of the link list becomes, in `out/`:
+A part of the link list becomes these files in `out/`:
 
-    part-000000.parquet     the index, one row for each link, in their order
-    part-000000.tar         the pictures, `000000000.jpg` and so on by the number of the row, in their order
-    times-000000.parquet    how long each row took and in how many attempts: all that a second run may do otherwise
-    part-000000.rows        while the part is at work: finished rows with their pictures, in the order they came
+    part-000000.parquet     the index, one row for each link, in the order of the links
+    part-000000.tar         the pictures in the same order, `000000000.jpg` and so on by the index of the row
+    times-000000.parquet    how long each row took, and its attempts: only these may differ in a second run
+    part-000000.rows        of a part in progress: finished rows with their pictures, in the order they were finished
 
-A row is appended to the last in one write, with a checksum; what a killed process or a power cut leaves at its end is
-cut off. Once all rows are there the other three files are made from it, each atomically, and then it is removed: its
-absence says that the part is finished.
+Each finished row is appended to the `.rows` file in one write, with a checksum. If a process is killed or the power
+fails, an incomplete row at its end is cut off. Once all rows are there, the other three files are made from it, each
+atomically. Then the `.rows` file is removed: a part without it is finished.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from ccmb.fetch.fetcher import is_transient
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A row of the link list: a key of the caller's, such as ImageKey, and the URL of a picture."""
+    """A row of the link list: a key that the caller chooses, such as ImageKey, and the URL of a picture."""
 
     key: str
     url: str
 
 
 @dataclass(slots=True)
-class Row:
-    """A finished row as the index has it, see `Prepared`; `picture` is a name in the tar, `colours` in hexadecimal."""
+class DownloadRow:
+    """A finished row of the index, see `Prepared`; `picture` is a name in the tar, `colours` is hexadecimal."""
 
     row: int
     key: str
@@ -62,69 +62,71 @@ class Row:
     colours: str | None = None
 
 
-_COLUMNS = [field.name for field in fields(Row)]
+_COLUMNS = [field.name for field in fields(DownloadRow)]
 _INTEGERS = {"row", "bytes", "width", "height", "stored_bytes", "stored_width", "stored_height"}
 
 
-def finished_row(number: int, link: Link, status: str, size: int, prepared: Prepared | None) -> Row:
-    """
+def finished_row(row_index: int, link: Link, status: str, size: int, prepared: Prepared | None) -> DownloadRow:
+    """The row of the index for a finished link.
+
     Args:
-        size: bytes that came.
-        prepared: what became of them, if they came.
+        size: how many bytes came.
+        prepared: the result for these bytes; None if none came.
     """
-    row = Row(number, _storable(link.key), _storable(link.url), status)
+    row = DownloadRow(row_index, _storable(link.key), _storable(link.url), status)
     if prepared is None:
         return row
     row.bytes = size
     for name in ("sha256", "format", "width", "height", "stored_sha256", "stored_width", "stored_height", "shape"):
         setattr(row, name, getattr(prepared, name))
     if prepared.status == "ok":
-        row.picture, row.stored_bytes = f"{number:09d}.jpg", len(prepared.picture)
+        row.picture, row.stored_bytes = f"{row_index:09d}.jpg", len(prepared.picture)
         row.colours = (prepared.colours or b"").hex()
     return row
 
 
-class Part:
-    """One part at work or finished. Its methods raise CcmbError if on disk is the part of other links, or if they
-    cannot write.
+class DownloadPart:
+    """One part, in progress or finished.
+
+    Its methods raise CcmbError if the files on disk belong to other links, or if they cannot be written.
 
     Args:
-        number: of the part.
-        first: number of its first row.
-        links: of all its rows.
+        part_index: index of the part among all parts.
+        first: index of its first row among all rows.
+        links: the links of all its rows.
     """
 
-    def __init__(self, out: Path, number: int, first: int, links: Sequence[Link]) -> None:
+    def __init__(self, out: Path, part_index: int, first: int, links: Sequence[Link]) -> None:
         self.first, self.links, self.digest = first, links, _digest(links)
-        self.rows_file, self.index = out / f"part-{number:06d}.rows", out / f"part-{number:06d}.parquet"
-        self.tar, self.times = out / f"part-{number:06d}.tar", out / f"times-{number:06d}.parquet"
+        self.rows_file, self.index = out / f"part-{part_index:06d}.rows", out / f"part-{part_index:06d}.parquet"
+        self.tar, self.times = out / f"part-{part_index:06d}.tar", out / f"times-{part_index:06d}.parquet"
         self._file: IO[bytes] | None = None
-        self._end = 0  # of the whole rows in it
-        # Where the picture of each finished row lies, and its length.
-        self._places: dict[int, tuple[int, int]] = {}
+        self._end = 0  # where the last complete row ends
+        # Position and length of the picture of each finished row.
+        self._locations: dict[int, tuple[int, int]] = {}
         self._rows: dict[int, dict[str, Any]] = {}
 
     @property
     def finished(self) -> bool:
-        """Whether its files are all there for good."""
+        """Whether the part is finished."""
         return self.index.exists() and not self.rows_file.exists()
 
     @property
     def complete(self) -> bool:
-        """Whether all rows are done, and `finish` can be called."""
+        """Whether all rows are done, so that `finish` can be called."""
         return len(self._rows) == len(self.links)
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the rows that are still to be done."""
+        """The indices of the rows that are still to be done."""
         return [row for row in range(self.first, self.first + len(self.links)) if row not in self._rows]
 
     def statuses(self) -> Counter[str]:
-        """How many of a finished part's rows have which status."""
+        """The number of rows with each status, of a finished part."""
         return Counter(_read(self.index, self.digest, ["status"])["status"])
 
     def open(self) -> None:
-        """Take up the part where it was left."""
+        """Begin the part, or go on where it was interrupted."""
         if not self.rows_file.exists():
             with atomic_write(self.rows_file, "wb") as file:
                 file.write(self._header())
@@ -134,7 +136,7 @@ class Part:
         self._file.seek(self._end)
 
     def reopen(self) -> None:
-        """Make a finished part one at work that lacks the rows that failed but may succeed another day."""
+        """Put a finished part in progress again, without the failed rows that may succeed another day."""
         rows = _read(self.index, self.digest, _COLUMNS)
         times = _read(self.times, self.digest, ["seconds", "attempts"])
         pictures = ImageSource.open(self.tar)
@@ -147,8 +149,8 @@ class Part:
                     picture = pictures.raw(row["picture"]) if row["picture"] else b""
                     file.write(_record(row | {name: times[name][at] for name in times}, picture))
 
-    def add(self, row: Row, picture: bytes, seconds: float, attempts: int) -> None:
-        """Note a finished row, in one write."""
+    def add(self, row: DownloadRow, picture: bytes, seconds: float, attempts: int) -> None:
+        """Append a finished row, in one write."""
         assert self._file is not None
         line = {name: getattr(row, name) for name in _COLUMNS} | {"seconds": round(seconds, 3), "attempts": attempts}
         record = _record(line, picture)
@@ -158,10 +160,10 @@ class Part:
         except OSError as error:
             raise CcmbError(f"{self.rows_file}: could not be written ({error})") from None
         self._end += len(record)
-        self._rows[row.row], self._places[row.row] = line, (self._end - len(picture), len(picture))
+        self._rows[row.row], self._locations[row.row] = line, (self._end - len(picture), len(picture))
 
     def finish(self) -> None:
-        """Write the index, the pictures and the times, and remove the rows they are made of."""
+        """Write the index, the pictures and the times, then remove the `.rows` file."""
         self.close()
         rows = [self._rows[row] for row in sorted(self._rows)]
         with atomic_write(self.tar, "wb") as file, open(self.rows_file, "rb") as source:
@@ -170,7 +172,7 @@ class Part:
         self._write_table(self.index, rows, _COLUMNS)
         self.rows_file.unlink()
         sync_folder(self.index.parent)
-        self._rows, self._places = {}, {}
+        self._rows, self._locations = {}, {}
 
     def close(self) -> None:
         if self._file is not None:
@@ -181,7 +183,7 @@ class Part:
         return json.dumps({"rows": len(self.links), "links": self.digest}).encode() + b"\n"
 
     def _read_rows(self) -> None:
-        """Take in the whole records, and note where they end."""
+        """Read the complete records, and note where they end."""
         with open(self.rows_file, "rb") as file:
             if file.readline() != self._header():
                 raise _other_links(self.rows_file)
@@ -189,10 +191,10 @@ class Part:
             while (row := _next_record(file)) is not None:
                 size = row["stored_bytes"] or 0
                 self._end = file.tell()
-                self._rows[row["row"]], self._places[row["row"]] = row, (self._end - size, size)
+                self._rows[row["row"]], self._locations[row["row"]] = row, (self._end - size, size)
 
     def _picture(self, source: IO[bytes], row: int) -> bytes:
-        offset, size = self._places[row]
+        offset, size = self._locations[row]
         source.seek(offset)
         return source.read(size)
 
@@ -210,7 +212,7 @@ class Part:
 
 
 def _storable(text: str) -> str:
-    """The text without halves of characters, which some logs hold and no file can."""
+    """The text without lone surrogates, which some logs hold and no UTF-8 file can."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -221,7 +223,7 @@ def _record(row: dict[str, Any], picture: bytes) -> bytes:
 
 
 def _next_record(file: IO[bytes]) -> dict[str, Any] | None:
-    """The next whole record, or None where there is none."""
+    """The next complete record, or None if there is none."""
     digest, _, line = file.readline().rstrip(b"\n").partition(b" ")
     try:
         row: dict[str, Any] = json.loads(line)
@@ -266,12 +268,12 @@ def _read(path: Path, digest: str, columns: list[str]) -> dict[str, list[Any]]:
         raise CcmbError(f"{path}: cannot be read ({error}); remove it, and the part is fetched again") from None
     if (table.schema.metadata or {}).get(b"links") != digest.encode():
         raise _other_links(path)
-    found: dict[str, list[Any]] = table.to_pydict()
-    return found
+    columns_read: dict[str, list[Any]] = table.to_pydict()
+    return columns_read
 
 
 def _other_links(path: Path) -> CcmbError:
-    return CcmbError(f"{path}: is of other links than those given; choose another folder or remove this one")
+    return CcmbError(f"{path}: belongs to other links; choose another folder or remove this one")
 
 
 def _digest(links: Sequence[Link]) -> str:

@@ -1,7 +1,7 @@
-"""From the bytes of a download to the picture that is stored: checked, made smaller, hashed.
+"""From the bytes of a download to the stored picture: checked, made smaller, hashed.
 
-All of it is a pure function of the bytes and the options, and nearly all of its time is spent in Pillow, which lets
-other threads run meanwhile.
+The result depends only on the bytes and the options. Nearly all the time is spent in Pillow, which lets other threads
+run meanwhile.
 """
 
 from __future__ import annotations
@@ -20,39 +20,44 @@ from ccmb.data.images.decoding import open_image, rgb_of
 from ccmb.data.images.metadata import without_metadata
 from ccmb.data.images.perceptual_hash import fingerprint_pixels, image_fingerprint
 
-# A JPEG is decoded at a half, a quarter or an eighth of its size if that is still as large as what is asked for, and
-# Hamming's filter does the rest. Measured on pictures of 360 to 1,200 pixels: 40 dB from the slowest way (all pixels,
-# Lanczos' filter), which is nearer than the mean over areas of all pixels (39 dB), in two thirds of the time.
+# A JPEG is decoded at a half, a quarter or an eighth of its size if that is still large enough; Hamming's filter does
+# the last step. Measured on pictures of 360 to 1,200 pixels against the slowest way (all pixels, Lanczos' filter): this
+# way has 40 dB, the mean over areas of all pixels 39 dB, and this way takes two thirds of the time.
 _FILTER = Image.Resampling.HAMMING
 
 Fit = Literal["short_side", "long_side", "crop"]
 
 
 class StoredForm(BaseModel):
-    """How pictures are stored. What is small enough is never made larger, and a JPEG then stays as it came but for what
-    it says beside its pixels."""
+    """How pictures are stored.
+
+    A picture that is small enough is never enlarged. If it is a JPEG, its pixels are stored as they came, and only the
+    metadata may be removed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     side: int | None = Field(256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)")
     fit: Fit = Field(
-        "short_side", description="which side that is; crop: the short one, and the middle square is cut out"
+        "short_side", description="the side that `side` limits; crop: the short one, and the middle square is cut out"
     )
-    quality: int = Field(92, ge=1, le=100, description="of the JPEG, its colours at full size (as `ccmb data convert`)")
+    quality: int = Field(
+        92, ge=1, le=100, description="quality of the JPEG, with colours at full resolution (as in `ccmb data convert`)"
+    )
     keep_metadata: bool = Field(
         False,
-        description="leave EXIF (such as the place), XMP and IPTC in JPEGs that stay as they came; otherwise it is "
-        "taken out without a loss, and those that EXIF turns are turned and written anew",
+        description="keep EXIF (such as the place), XMP and IPTC in JPEGs that are stored as they came; otherwise "
+        "they are removed without loss, and JPEGs that EXIF rotates are rotated and encoded again",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What became of the bytes: "ok" and a stored picture, or why there is none and what was found out until then.
+    """The result for some bytes: "ok" and a stored picture, or the drop reason and what was known by then.
 
     Attributes:
-        sha256, format, width, height: of the bytes as they came; width and height of the upright picture,
-            or if it is dropped by its header as that says.
-        picture: the stored file, empty unless ok; `stored_*` are of it.
+        sha256, format, width, height: of the bytes as they came. Width and height are those of the upright picture; if
+            the header is the drop reason, they are those of the header.
+        picture: the stored file, empty unless the status is "ok"; `stored_*` describe it.
         shape, colours: see `ccmb.data.images.perceptual_hash`.
     """
 
@@ -70,7 +75,7 @@ class Prepared:
 
 
 def prepare(data: bytes, form: StoredForm, filters: ImageFilters) -> Prepared:
-    """Never raises for bad data, whatever it is."""
+    """Check, resize and hash a picture. Bad data never raises an error."""
     digest = hashlib.sha256(data).hexdigest()
     try:
         with warnings.catch_warnings():
@@ -109,7 +114,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
 
 
 def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:
-    """The size before a crop; that of the picture itself where it is small enough."""
+    """The size before a crop; a picture that is small enough keeps its size."""
     side = max(size) if form.fit == "long_side" else min(size)
     if form.side is None or side <= form.side:
         return size
@@ -117,7 +122,7 @@ def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:
 
 
 def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Image.Image:
-    """The picture itself where nothing is to be done; `size` is what it had before it was decoded at a part of it."""
+    """The picture in its stored size; `size` is the full size, of which it may have been decoded at a part."""
     target = _target(size, form)
     if target != image.size:
         image = image.resize(target, _FILTER)

@@ -1,8 +1,8 @@
 """From a list of links to pictures on disk: fetched, checked, made smaller, hashed, and filtered.
 
-Each link ends with a status: "ok", why its bytes could not be had (`ccmb.fetch.fetcher`), or why they are not kept
-(`ccmb.corpus.download.filters`, and "not_an_image" or "undecodable"). What is written, and how a killed download goes
-on, is told in `ccmb.corpus.download.parts`. The same links and answers give the same bytes, however often it was
+Each link ends with a status. It is "ok", or why the bytes could not be fetched (`ccmb.fetch.fetcher`), or why they are
+not kept (`ccmb.corpus.download.filters`, "not_an_image" or "undecodable"). `ccmb.corpus.download.parts` describes the
+files and how a killed download goes on. The same links and answers give the same bytes, however often the download was
 interrupted.
 """
 
@@ -26,27 +26,29 @@ from ccmb.core.files import read_json, sole_use, write_json
 from ccmb.core.journal import first_difference
 from ccmb.core.progress import Advance, progress
 from ccmb.corpus.download.filters import ImageFilters
-from ccmb.corpus.download.parts import Link, Part, finished_row
+from ccmb.corpus.download.parts import DownloadPart, Link, finished_row
 from ccmb.corpus.download.resize import Prepared, StoredForm, prepare
-from ccmb.fetch.fetcher import Fetcher, Network, is_transient
+from ccmb.fetch.fetcher import Fetcher, HttpOptions, is_transient
 
 SETTINGS = "download.json"
 
 
 class DownloadOptions(BaseModel):
-    """All that a download can be told."""
+    """All options of a download."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    network: Network = Network()
+    network: HttpOptions = HttpOptions()
     filters: ImageFilters = ImageFilters()
     form: StoredForm = StoredForm()
     rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
     window: int = Field(
-        4096, gt=0, description="links at work at once; most of them wait for their host, the others for a connection"
+        4096,
+        gt=0,
+        description="links in progress at once; most of them wait for their host, the others for a connection",
     )
-    decoders: int | None = Field(None, gt=0, description="threads that decode; without it one for each core")
+    decoders: int | None = Field(None, gt=0, description="threads that decode; empty: one for each core")
     deadline: float | None = Field(
-        None, gt=0, description='seconds after which all that is not done ends with the status "deadline"'
+        None, gt=0, description='seconds after which all unfinished links end with the status "deadline"'
     )
 
 
@@ -55,8 +57,8 @@ class Downloaded:
     """What a folder of downloads holds now.
 
     Attributes:
-        statuses: how many rows ended how, over all calls.
-        asked: links that this call asked for.
+        statuses: the number of rows with each status, over all calls.
+        asked: how many links this call requested.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -75,12 +77,12 @@ def download(
     options: DownloadOptions | None = None,
     retry_failed: bool = False,
 ) -> Downloaded:
-    """Fetch the pictures of all links that are not done yet; call it again to go on after any interruption.
+    """Fetch the pictures of all links that are not done yet. Call it again to go on after any interruption.
 
     Args:
-        links: the same on each call, in the same order; equal URLs are fetched as often as they are there.
-        total: how many links there are, for the progress bar; they may come from a generator.
-        retry_failed: try those again that failed but may succeed another day, see `is_transient`.
+        links: the same links in the same order on each call; a URL that is listed twice is fetched twice.
+        total: how many links there are, for the progress bar; `links` may be a generator.
+        retry_failed: whether to retry links that failed but may succeed another day, see `is_transient`.
 
     Raises:
         CcmbError: the folder holds the downloads of other links or with other settings, is in use, or is full.
@@ -96,14 +98,14 @@ def download(
                 raise errors.exceptions[0] from None
             except* OSError as errors:
                 raise CcmbError(f"{out}: {errors.exceptions[0]}") from None
-        if more := next(out.glob(f"part-{work.found.parts:06d}.*"), None):
-            raise CcmbError(f"{more}: is of a longer list of links; choose another folder or remove this one")
-    return work.found
+        if more := next(out.glob(f"part-{work.result.parts:06d}.*"), None):
+            raise CcmbError(f"{more}: belongs to a longer list of links; choose another folder or remove this one")
+    return work.result
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How a row ended: status, attempts, bytes that came, and what became of them."""
+    """How a row ended: its status, the attempts, how many bytes came, and the result for them."""
 
     status: str
     attempts: int = 0
@@ -116,7 +118,7 @@ class _Work:
 
     def __init__(self, out: Path, options: DownloadOptions, retry_failed: bool) -> None:
         self.out, self.options, self.retry_failed = out, options, retry_failed
-        self.found = Downloaded()
+        self.result = Downloaded()
         self._window = asyncio.Semaphore(options.window)
 
     async def run(self, links: Iterable[Link], advance: Advance) -> None:
@@ -127,15 +129,15 @@ class _Work:
         with ThreadPoolExecutor(threads) as self._decoders:
             async with Fetcher(self.options.network) as self._fetcher, asyncio.TaskGroup() as tasks:
                 for part in _parts(links, self.out, self.options.rows_per_part):
-                    self.found.parts += 1
+                    self.result.parts += 1
                     await self._take_up(part, tasks)
 
-    async def _take_up(self, part: Part, tasks: asyncio.TaskGroup) -> None:
-        """Start all rows that are missing, as fast as others end."""
+    async def _take_up(self, part: DownloadPart, tasks: asyncio.TaskGroup) -> None:
+        """Start all missing rows, as fast as others end."""
         if part.finished:
             statuses = await asyncio.to_thread(part.statuses)
             if not (self.retry_failed and any(map(is_transient, statuses))):
-                self.found.statuses += statuses
+                self.result.statuses += statuses
                 self._advance(len(part.links))
                 return
             await asyncio.to_thread(part.reopen)
@@ -148,10 +150,10 @@ class _Work:
             await self._window.acquire()
             tasks.create_task(self._row(part, row))
 
-    async def _row(self, part: Part, number: int) -> None:
-        link, started = part.links[number - part.first], time.monotonic()
+    async def _row(self, part: DownloadPart, row_index: int) -> None:
+        link, started = part.links[row_index - part.first], time.monotonic()
         ended = await self._in_time(link.url)
-        row = finished_row(number, link, ended.status, ended.size, ended.prepared)
+        row = finished_row(row_index, link, ended.status, ended.size, ended.prepared)
         picture = ended.prepared.picture if ended.prepared else b""
         part.add(row, picture, time.monotonic() - started, ended.attempts)
         if part.complete:
@@ -171,7 +173,7 @@ class _Work:
             return _Ended("deadline")
 
     async def _fetch(self, url: str) -> _Ended:
-        self.found.asked += 1
+        self.result.asked += 1
         fetched = await self._fetcher.fetch(url)
         if fetched.status != "ok":
             return _Ended(fetched.status, fetched.attempts)
@@ -182,15 +184,15 @@ class _Work:
             self._fetcher.done(fetched)
         return _Ended(prepared.status, fetched.attempts, len(fetched.body), prepared)
 
-    async def _finish(self, part: Part) -> None:
+    async def _finish(self, part: DownloadPart) -> None:
         await asyncio.to_thread(part.finish)
-        self.found.statuses += await asyncio.to_thread(part.statuses)
+        self.result.statuses += await asyncio.to_thread(part.statuses)
 
 
-def _parts(links: Iterable[Link], out: Path, rows_per_part: int) -> Iterator[Part]:
-    rest, first = iter(links), 0
-    while rows := list(itertools.islice(rest, rows_per_part)):
-        yield Part(out, first // rows_per_part, first, rows)
+def _parts(links: Iterable[Link], out: Path, rows_per_part: int) -> Iterator[DownloadPart]:
+    remaining, first = iter(links), 0
+    while rows := list(itertools.islice(remaining, rows_per_part)):
+        yield DownloadPart(out, first // rows_per_part, first, rows)
         first += len(rows)
 
 

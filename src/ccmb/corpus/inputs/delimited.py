@@ -1,9 +1,10 @@
-"""CSV by RFC 4180 in ranges of bytes, in which a damaged line costs itself alone; and lines of tabs.
+"""CSV by RFC 4180, read in ranges of bytes, and lines of tabs. A damaged line loses only itself.
 
-A quoted field may hold line breaks. So a record goes on as long as its quotes do not balance; one that does not close,
-or closes with another number of fields, is a damaged line, and what followed it is read again. Where a range begins
-inside a file, the first place is taken from which several lines are faultless records: a line within a quoted field is
-followed by a quote that no faultless record has.
+A quoted field may hold line breaks. So a record goes on as long as its quotes do not balance. If it never closes, or
+closes with another number of fields, its first line is damaged, and the lines after it are read again.
+
+A range may begin inside a file. It then starts at the first line from which several records are faultless. A line
+within a quoted field is no such start: sooner or later a quote follows it that no faultless record has.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import IO, Any
 
 from ccmb.core.text.tables import split_tabs
 
-LONGEST_RECORD = 1 << 20  # bytes after which quotes that do not close are taken for damage
+LONGEST_RECORD = 1 << 20  # bytes; if quotes do not close within so many, the line counts as damaged
 BOM = b"\xef\xbb\xbf"
 _WINDOW, _TRIED, _FAULTLESS, _BLOCK = 1 << 18, 256, 4, 1 << 20
 _FIELD = rb'(?>"(?:[^"]|"")*+"|[^",\r\n]*+)'
@@ -28,10 +29,10 @@ _RECORD = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+\r?\n")
 def csv_values(
     opened: IO[bytes], keys: tuple[str, ...], start: int, end: int | None, codec: str = "utf-8"
 ) -> Iterator[dict[str, Any]]:
-    """The records that begin in a range of bytes, by keys; of a damaged line an empty one.
+    """The records that begin in a range of bytes, as dictionaries by key; an empty one for each damaged line.
 
     Args:
-        end: None: all to the end of a stream, which stands at its beginning.
+        end: where the range ends; None reads a stream from its beginning, where it stands, to its end.
     """
     at, stop = 0, None
     if end is not None:
@@ -48,10 +49,10 @@ def csv_values(
 def csv_records(
     lines: Iterator[bytes], width: int, codec: str = "utf-8", more: Iterator[bytes] = iter(())
 ) -> Iterator[list[str] | None]:
-    """Records of `width` fields each, None of a damaged line.
+    """Records of `width` fields each, and None for each damaged line.
 
     Args:
-        more: lines that are read on where the last record goes on in them.
+        more: lines after `lines`, read only if the last record goes on in them.
     """
     pending: deque[bytes] = deque()
     further = chain(lines, more)
@@ -72,7 +73,7 @@ def csv_records(
 
 
 def _quick(block: bytes, width: int, codec: str) -> list[list[str]] | None:
-    """The records of a block all of which are as they should be, or None."""
+    """The records of a block, or None if any of them is damaged."""
     try:
         rows = list(csv.reader(io.StringIO(block.decode(codec), newline=""), strict=True))
     except (ValueError, csv.Error):
@@ -82,7 +83,7 @@ def _quick(block: bytes, width: int, codec: str) -> list[list[str]] | None:
 
 
 def tab_values(block: bytes, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Lines with another number of fields are damaged."""
+    """The lines of a block as dictionaries by key; an empty one for a line with another number of fields."""
     for line in block.split(b"\n"):
         if not line.strip():
             continue
@@ -103,7 +104,7 @@ def _fields(record: bytes, width: int, codec: str) -> list[str] | None:
 
 
 def _lines_of(block: bytes) -> Iterator[bytes]:
-    """Lines with their ends; those that end with CR alone too, where no quotes can hold it."""
+    """Lines with their ends. A CR alone ends a line too, unless quotes may enclose it."""
     for line in block.split(b"\n"):
         if b"\r" in line[:-1] and b'"' not in line:
             yield from line.splitlines(keepends=True)  # of bytes: at CR, LF and CRLF alone
@@ -112,13 +113,13 @@ def _lines_of(block: bytes) -> Iterator[bytes]:
 
 
 class _Source:
-    """What lies between two places of a file, by blocks of whole lines or by lines."""
+    """The bytes between two positions of a file, as blocks of whole lines or as single lines."""
 
     def __init__(self, opened: IO[bytes], at: int, stop: int | None) -> None:
         self._opened, self._at, self._stop = opened, at, stop
 
     def block(self) -> bytes:
-        """Empty at the end."""
+        """The next block of whole lines; empty at the end."""
         size = _BLOCK if self._stop is None else min(_BLOCK, self._stop - self._at)
         block = self._opened.read(max(0, size))
         if block and not block.endswith(b"\n"):
@@ -133,29 +134,29 @@ class _Source:
 
 
 def _begin(opened: IO[bytes], at: int, width: int) -> int:
-    """Where the first record begins that begins at `at` or later, as near as can be told."""
+    """The position of the first record at `at` or later, as far as the bytes show it."""
     opened.seek(at - 1)
     window = opened.read(_WINDOW)
     first = window.find(b"\n") + 1
     if not first:
         return at - 1 + len(window) + len(opened.readline())
-    place = first
+    position = first
     for _ in range(_TRIED):
-        if not place:
+        if not position:
             break
-        if _is_faultless(window, place, width):
-            return at - 1 + place
-        place = window.find(b"\n", place) + 1
+        if _is_faultless(window, position, width):
+            return at - 1 + position
+        position = window.find(b"\n", position) + 1
     return at - 1 + first
 
 
-def _is_faultless(window: bytes, place: int, width: int) -> bool:
-    """Whether the next records are, or as many as the window holds whole."""
+def _is_faultless(window: bytes, position: int, width: int) -> bool:
+    """Whether the next records from a position are faultless, or as many of them as the window holds in full."""
     for _ in range(_FAULTLESS):
-        match = _RECORD.match(window, place)
+        match = _RECORD.match(window, position)
         if match is None:
-            return b"\n" not in window[place:]
+            return b"\n" not in window[position:]
         if match[0].strip() and _fields(match[0], width, "latin-1") is None:
             return False
-        place = match.end()
+        position = match.end()
     return True

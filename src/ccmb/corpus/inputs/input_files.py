@@ -1,4 +1,4 @@
-"""The files of logs, pages, links and test texts: each once, and none that nobody means."""
+"""The files of logs, pages, links and test texts: each file once, without hidden and system files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _UNREAD = frozenset((
     ".zst", ".xz", ".bz2", ".lz4", ".zip", ".7z", ".rar", ".tgz", ".tar", ".pq", ".parq", ".orc", ".avro", ".arrow",
     ".feather", ".xls", ".xlsx", ".log",
 ))  # fmt: skip
-_COMPARED = 2**20  # bytes of the beginning and of the end by which two files are taken for copies
+_COMPARED = 2**20  # bytes at the beginning and at the end that are compared to find duplicate files
 
 
 def files_of(
     sources: Sequence[str], passed_over: PassedOver, excludes: Excludes | None = None, any_suffix: bool = False
 ) -> list[str]:
-    """All files of some sources, see `find_files`, each once by whatever path it is reached.
+    """All files of some sources, see `find_files`. A file that several paths lead to is listed once.
 
-    Files that look like copies of one another are said on stderr, and read all the same.
+    Files that look like duplicates of one another are reported on stderr, and read all the same.
 
     Raises:
-        CcmbError: a source has no file, or none is left of it.
+        CcmbError: a source has no file, or all its files are passed over.
     """
     files: list[str] = []
     seen: set[object] = set()
@@ -45,7 +45,7 @@ def files_of(
             seen.add(identity)
     if not files:
         raise CcmbError(f"{', '.join(sources)}: no file is left; {passed_over}")
-    _say_copies(files)
+    _warn_of_duplicates(files)
     return files
 
 
@@ -53,11 +53,11 @@ def find_files(source: str, any_suffix: bool = False, passed_over: PassedOver | 
     """The files of a path, folder, glob or URL, in order of their names.
 
     Args:
-        any_suffix: take a file that is named itself whatever its name ends with.
-        passed_over: takes note of hidden files and a system's own in a folder, or found by a glob.
+        any_suffix: whether a file that is named itself may have any suffix.
+        passed_over: collects the hidden files and system files of folders and globs.
 
     Raises:
-        CcmbError: there is none, or a folder cannot be read.
+        CcmbError: there is no file, or a folder cannot be read.
     """
     passed_over = PassedOver() if passed_over is None else passed_over
     if any_suffix and os.path.exists(source) and not os.path.isdir(source):
@@ -66,20 +66,22 @@ def find_files(source: str, any_suffix: bool = False, passed_over: PassedOver | 
         system, path = file_system_of(source)
         if not _has_magic(path):
             return _of_known_kinds([source])
-        found = _meant(system.glob(path), fixed_part(path), passed_over)
-        found = sorted(map(system.unstrip_protocol, found))
+        paths = _meant(system.glob(path), fixed_part(path), passed_over)
+        paths = sorted(map(system.unstrip_protocol, paths))
     elif os.path.isdir(source):
         inside = [name for name in walk_files(source, passed_over) if suffix_of(name) in SUFFIXES]
-        found = sorted(str(Path(source, name)) for name in _meant(inside, "", passed_over))
-        _say_unread(source)
-    elif os.path.lexists(source):  # and be it hidden: it was named
-        found = [source]
+        paths = sorted(str(Path(source, name)) for name in _meant(inside, "", passed_over))
+        _warn_of_unread(source)
+    elif os.path.lexists(source):  # even a hidden file, because it was named
+        paths = [source]
     else:
-        found = sorted(_meant(glob.glob(source, recursive=True), fixed_part(source), passed_over))
-    if not found:
-        said = f"; {passed_over}" if passed_over else ""
-        raise CcmbError(f"{source}: no such file; known are {', '.join(SUFFIXES)}, and all but Parquet with .gz{said}")
-    return _of_known_kinds(found)
+        paths = sorted(_meant(glob.glob(source, recursive=True), fixed_part(source), passed_over))
+    if not paths:
+        note = f"; {passed_over}" if passed_over else ""
+        raise CcmbError(
+            f"{source}: no such file; known suffixes: {', '.join(SUFFIXES)}; .gz too, but for Parquet{note}"
+        )
+    return _of_known_kinds(paths)
 
 
 def _has_magic(path: str) -> bool:
@@ -89,12 +91,12 @@ def _has_magic(path: str) -> bool:
 
 def _of_known_kinds(paths: list[str]) -> list[str]:
     if unknown := next((path for path in paths if suffix_of(path) not in SUFFIXES), None):
-        raise CcmbError(f"{unknown}: not a kind of file that is read here: {', '.join(SUFFIXES)}")
+        raise CcmbError(f"{unknown}: not one of the kinds of files that are read: {', '.join(SUFFIXES)}")
     return paths
 
 
 def _meant(paths: Iterable[str], start: str, passed_over: PassedOver) -> list[str]:
-    """Those of some paths that are neither hidden nor a system's own, by what comes after `start`."""
+    """The paths without hidden and system files; only what comes after `start` is checked."""
     meant = []
     for path in paths:
         inside = path.removeprefix(start).lstrip("/")
@@ -114,23 +116,26 @@ def _within(path: str, source: str) -> tuple[str, str]:
     return os.path.relpath(path, start or "."), os.path.abspath(start)
 
 
-def _say_copies(files: Sequence[str]) -> None:
-    """Whose clicks count twice: files of equal size, beginning and end, and a file beside its compressed self."""
+def _warn_of_duplicates(files: Sequence[str]) -> None:
+    """Report duplicate files, whose clicks count twice.
+
+    Two files look like duplicates if their size, beginning and end are equal, or if one is the other with .gz.
+    """
     sizes: dict[int, list[str]] = {}
     for path in files:
         if os.path.isfile(path):
             sizes.setdefault(os.path.getsize(path), []).append(path)
     known = set(files)
-    twins = [(path.removesuffix(".gz"), path) for path in files if path.endswith(".gz") and path[:-3] in known]
+    duplicates = [(path.removesuffix(".gz"), path) for path in files if path.endswith(".gz") and path[:-3] in known]
     for size, paths in sizes.items():
         first: dict[tuple[bytes, bytes], str] = {}
         for path in paths if size and len(paths) > 1 else ():
             if (other := first.setdefault(_ends(path, size), path)) != path:
-                twins.append((other, path))
-    for one, other in twins[:3]:
-        print(f"{one} and {other} look like copies of one another; both are counted", file=sys.stderr, flush=True)
-    if len(twins) > 3:
-        print(f"... and so do {len(twins) - 3:,} more pairs", file=sys.stderr, flush=True)
+                duplicates.append((other, path))
+    for one, other in duplicates[:3]:
+        print(f"{one} and {other} look like duplicates; both are counted", file=sys.stderr, flush=True)
+    if len(duplicates) > 3:
+        print(f"... and so do {len(duplicates) - 3:,} more pairs", file=sys.stderr, flush=True)
 
 
 def _ends(path: str, size: int) -> tuple[bytes, bytes]:
@@ -143,8 +148,8 @@ def _ends(path: str, size: int) -> tuple[bytes, bytes]:
         raise CcmbError(f"{path}: {error.strerror or error}") from None
 
 
-def _say_unread(folder: str) -> None:
-    """What in a folder is of a kind of data that is not read: its owner may take it for read."""
+def _warn_of_unread(folder: str) -> None:
+    """Report data files in a folder that are of a kind that is not read: their owner may think they are."""
     unread = sorted(path.name for path in Path(folder).rglob("*") if path.suffix.lower() in _UNREAD)
     if unread:
         names = ", ".join(unread[:3]) + (", ..." if unread[3:] else "")
@@ -152,7 +157,7 @@ def _say_unread(folder: str) -> None:
 
 
 def suffix_of(path: str) -> str:
-    """Of what is in the file, in small letters: ".jsonl" for A.JSONL.gz, also before the query of a URL."""
+    """The suffix of a file in small letters, without .gz and without the query of a URL: ".jsonl" for A.JSONL.gz."""
     if is_remote(path):
         path = path.partition("?")[0]
     return os.path.splitext(path.lower().removesuffix(".gz"))[1]

@@ -1,4 +1,4 @@
-"""How a file of lines is to be read: its encoding, whether it can be cut into ranges, and how it begins."""
+"""How to read a file of lines: its encoding, whether it can be cut into ranges, and its first lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ccmb.corpus.inputs.line_source import LONGEST_LINE, LineFile, open_lines
 from ccmb.data.shards.remote import open_file
 
 
-def examine(path: str) -> LineFile:
-    """How the lines of a local or remote file are to be read.
+def inspect_line_file(path: str) -> LineFile:
+    """Find out how to read the lines of a local or remote file.
 
     Raises:
-        CcmbError: it cannot be read, is no text, or its encoding cannot be decided; the message names it.
+        CcmbError: the file cannot be read, is no text, or its encoding is not clear; the message names it.
     """
     try:
         opened = open_file(path)
@@ -34,7 +34,7 @@ def examine(path: str) -> LineFile:
 
 
 def first_lines(file: LineFile, count: int = 1) -> list[bytes]:
-    """The first lines, in UTF-8, each cut to the longest that is read.
+    """The first lines, in UTF-8, each cut to `LONGEST_LINE` bytes.
 
     Raises:
         CcmbError: the file cannot be read; the message names it.
@@ -53,8 +53,10 @@ def first_lines(file: LineFile, count: int = 1) -> list[bytes]:
 
 
 def as_array(file: LineFile) -> LineFile:
-    """The file as one JSON array, if it is: it begins with a bracket, and its first line is no value that others
-    follow."""
+    """The file, marked as a JSON array if it is one.
+
+    It is one if it begins with a bracket and is not JSON lines: its first line is no value, or no second line follows.
+    """
     first, second = first_lines(file, 2)
     if not first.lstrip().startswith(b"["):
         return file
@@ -66,7 +68,7 @@ def as_array(file: LineFile) -> LineFile:
 
 
 def first_of_array(file: LineFile) -> bytes:
-    """The JSON of its first value, or nothing where it is not whole within what is looked at."""
+    """The JSON of the array's first value; empty if that value is longer than what is read."""
     with open_lines(file.path) as opened:
         text = opened.read(4 * LONGEST_LINE).decode("utf-8", "replace").lstrip()[1:].lstrip()
     try:

@@ -1,8 +1,8 @@
-"""JSON lines and delimited text as a source of Daft, in which a damaged line costs itself alone.
+"""JSON lines and delimited text as a source of Daft. A damaged line loses only itself.
 
-Daft's own readers end at the first line that is not UTF-8 or not JSON, which in logs of terabytes there always is.
-Files are read in ranges of bytes, side by side. A block of lines is parsed by Arrow where all of it is as it should be,
-and line by line where not, with the same result.
+Daft's own readers end at the first line that is not UTF-8 or not JSON. A log of terabytes always has such a line.
+Files are read in ranges of bytes, in parallel. Arrow parses a block of lines if all of it is sound. Otherwise the block
+is parsed line by line, with the same result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ccmb.core.text.files import open_utf8
 from ccmb.core.text.forms import GB18030, UTF8
 from ccmb.corpus.base.daft_engine import note_failure
 from ccmb.corpus.inputs.delimited import BOM, csv_values, tab_values
-from ccmb.corpus.inputs.records import Kind, ValueKind, value_of
+from ccmb.corpus.inputs.records import TableKind, ValueKind, value_of
 from ccmb.data.shards.remote import open_file
 
 RANGE, BLOCK, LONGEST_LINE = 256 << 20, 8 << 20, 1 << 20
@@ -41,13 +41,13 @@ class LineFile:
     """A file of lines.
 
     Attributes:
-        separator: None for JSON lines, else what stands between the fields.
-        keys: of a delimited file, the key of each field; empty for JSON lines.
+        separator: what stands between the fields; None for JSON lines.
+        keys: the key of each field of a delimited file; empty for JSON lines.
         header: whether the first line names the fields.
-        bytes: its size; None of one that is packed or of an encoding that cannot be cut anywhere, which is read from
-            its beginning to its end.
-        codec: of a file that has a size, UTF-8 or GB18030.
-        array: whether it is one JSON array of objects and no JSON lines.
+        bytes: the size. None if the file is packed, or if its encoding does not allow a cut at any byte; such a file is
+            read from its beginning to its end.
+        codec: UTF-8 or GB18030, if the file has a size.
+        array: whether the file is one JSON array of objects instead of JSON lines.
     """
 
     path: str
@@ -60,9 +60,9 @@ class LineFile:
 
 
 class LineSource(DataSource):
-    """The lines of files as rows of a kind; a value that cannot be read is null, and so is all of a damaged line."""
+    """The lines of files as rows of a kind. A value that cannot be read is null; a damaged line is a row of nulls."""
 
-    def __init__(self, files: list[LineFile], kind: Kind) -> None:
+    def __init__(self, files: list[LineFile], kind: TableKind) -> None:
         self.files, self.kind = files, kind
 
     @property
@@ -85,7 +85,7 @@ class LineTask(DataSourceTask):
     """The lines of a file that begin in a range of its bytes."""
 
     file: LineFile
-    kind: Kind
+    kind: TableKind
     start: int
     end: int | None
 
@@ -104,11 +104,11 @@ class LineTask(DataSourceTask):
             raise failure from None
 
 
-def arrow_schema(kind: Kind) -> pa.Schema:
+def arrow_schema(kind: TableKind) -> pa.Schema:
     return pa.schema([(column.name, ARROW_TYPES[column.kind]) for column in kind.columns])
 
 
-def tables(file: LineFile, kind: Kind, start: int = 0, end: int | None = None) -> Iterator[pa.Table]:
+def tables(file: LineFile, kind: TableKind, start: int = 0, end: int | None = None) -> Iterator[pa.Table]:
     """The rows of the lines that begin in the range, block by block."""
     with open_file(file.path) if file.bytes is not None else open_lines(file.path) as opened:
         if file.array:
@@ -125,7 +125,7 @@ def tables(file: LineFile, kind: Kind, start: int = 0, end: int | None = None) -
 
 
 def _clean_blocks(opened: IO[bytes], file: LineFile, start: int, end: int | None) -> Iterator[bytes]:
-    """Blocks of UTF-8 with lines that end with LF or CRLF, without mark and header."""
+    """Blocks of UTF-8 without byte order mark and header, whose lines end with LF or CRLF."""
     for block in blocks(opened, start, end):
         if file.codec == GB18030:
             block = block.decode(GB18030, "replace").encode()
@@ -138,7 +138,7 @@ def _clean_blocks(opened: IO[bytes], file: LineFile, start: int, end: int | None
         yield block
 
 
-def _in_tables(values: Iterator[dict[str, Any]], kind: Kind) -> Iterator[pa.Table]:
+def _in_tables(values: Iterator[dict[str, Any]], kind: TableKind) -> Iterator[pa.Table]:
     while taken := list(itertools.islice(values, _ROWS)):
         yield rows_of(iter(taken), kind)
 
@@ -155,7 +155,7 @@ def _array_values(opened: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
 
 
 def open_lines(path: str) -> IO[bytes]:
-    """The bytes of a local or remote file, unpacked, in UTF-8 and without mark.
+    """The bytes of a local or remote file, unpacked, in UTF-8 and without byte order mark.
 
     Raises:
         CcmbError: it cannot be read; the message names it.
@@ -180,17 +180,21 @@ def blocks(opened: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
         yield block
 
 
-def json_rows(block: bytes, kind: Kind) -> pa.Table:
+def json_rows(block: bytes, kind: TableKind) -> pa.Table:
     """Rows of JSON lines."""
-    found = _by_arrow(block, kind)
-    return found if found is not None else rows_of(_json_values(block), kind)
+    table = _by_arrow(block, kind)
+    return table if table is not None else rows_of(_json_values(block), kind)
 
 
-def _by_arrow(block: bytes, kind: Kind) -> pa.Table | None:
-    """Rows of a block all of whose values are of the plain type of their column, or None of any other."""
+def _by_arrow(block: bytes, kind: TableKind) -> pa.Table | None:
+    """The rows of a block whose values all have the plain type of their column; None for any other block."""
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
     # Arrow crashes on a first line of `null`, reads two objects of a line as two rows, and takes lone surrogates.
-    if not block.startswith(b"{") or block.count(b"\n{") != lines - 1 or any(len(of.keys) > 1 for of in kind.columns):
+    if (
+        not block.startswith(b"{")
+        or block.count(b"\n{") != lines - 1
+        or any(len(column.keys) > 1 for column in kind.columns)
+    ):
         return None
     keys = {column.keys[0]: ARROW_TYPES[column.kind] for column in kind.columns}
     try:
@@ -207,8 +211,8 @@ def _by_arrow(block: bytes, kind: Kind) -> pa.Table | None:
         return None
 
 
-def _texts_are_plain(table: pa.Table, kind: Kind) -> bool:
-    """Whether no text is blank; such a one is null."""
+def _texts_are_plain(table: pa.Table, kind: TableKind) -> bool:
+    """Whether no text is blank. A blank text counts as null."""
     import pyarrow.compute as compute
 
     for column in kind.columns:
@@ -230,8 +234,8 @@ def _json_values(block: bytes) -> Iterator[dict[str, Any]]:
         yield value if isinstance(value, dict) else {}
 
 
-def rows_of(lines: Iterator[dict[str, Any]], kind: Kind) -> pa.Table:
-    """Rows of lines by their keys."""
+def rows_of(lines: Iterator[dict[str, Any]], kind: TableKind) -> pa.Table:
+    """The rows of lines that are dictionaries by key."""
     values: list[list[Any]] = [[] for _ in kind.columns]
     for line in lines:
         for column, into in zip(kind.columns, values, strict=True):

@@ -1,4 +1,4 @@
-"""What logs, pages and link lists hold: their columns, by the names that stand in files, and how values are read."""
+"""The columns of logs, pages and link lists, their names in files, and how values are read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: in our tables.
-        keys: in files; the first one that a file has is read.
-        needed: rows that lack it are damaged, and so are files in which no row has it.
-        least, most: bounds of an integer outside which its row is damaged.
+        name: the name in our tables.
+        keys: names in files; the first one that a file has is read.
+        needed: a row without this column is damaged. A file without it is refused.
+        least, most: bounds of an integer; a row outside them is damaged.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TableKind:
     """A kind of table."""
 
     name: str
@@ -42,7 +42,7 @@ class Kind:
         return ", ".join(column.keys[0] for column in self.columns if column.needed)
 
 
-IMPRESSIONS = Kind(
+IMPRESSIONS = TableKind(
     "impressions",
     (
         Column("query", ("query",), needed=True),
@@ -55,7 +55,7 @@ IMPRESSIONS = Kind(
     ),
 )
 # The keys of a record of Zero (zero.so.com/detail.html).
-PAGES = Kind(
+PAGES = TableKind(
     "pages",
     (
         Column("page_url", ("Url",)),
@@ -69,7 +69,7 @@ PAGES = Kind(
     ),
 )
 # Wukong has dir, url and caption, LAION's kin URL and TEXT; a list without a header has a URL and a text.
-LINKS = Kind(
+LINKS = TableKind(
     "links",
     (
         Column("image_url", ("url", "URL", "image_url", "ImageUrl"), needed=True),
@@ -80,27 +80,30 @@ LINKS = Kind(
 
 
 def value_of(kind: ValueKind, value: Any) -> Any:
-    """The value as its kind, or None where it is another: texts are not blank, integers may be written as floats, as
-    texts or as booleans, and times are seconds since 1970 or ISO 8601 (UTC unless they say otherwise)."""
+    """The value as its kind, or None if it is of another kind.
+
+    Texts must not be blank. Integers may be written as floats, texts or booleans. Times are seconds since 1970 or
+    ISO 8601, in UTC unless they name another zone.
+    """
     if kind == "text":
         return _text(value)
     if kind == "time" and isinstance(value, str) and not _is_number(value):
         return _seconds(value)
     try:
-        number = float(value)
+        numeric = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    if not math.isfinite(number):
+    if not math.isfinite(numeric):
         return None
     if kind == "number":
-        return number
-    if abs(number) >= INT64 or (kind == "integer" and not number.is_integer()):
+        return numeric
+    if abs(numeric) >= INT64 or (kind == "integer" and not numeric.is_integer()):
         return None
-    return math.floor(number)
+    return math.floor(numeric)
 
 
 def _text(value: Any) -> str | None:
-    """JSON can escape lone surrogates, which no UTF-8 file takes."""
+    """The text; None if it is blank or holds lone surrogates, which JSON can escape but UTF-8 cannot hold."""
     if not isinstance(value, str) or not value.strip():
         return None
     try:
@@ -120,7 +123,7 @@ def _is_number(text: str) -> bool:
 
 def _seconds(text: str) -> int | None:
     try:
-        found = datetime.fromisoformat(text)
-        return math.floor((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+        moment = datetime.fromisoformat(text)
+        return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         return None

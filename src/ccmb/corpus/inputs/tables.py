@@ -1,4 +1,4 @@
-"""Files of logs, pages and links as tables of Daft, whose damaged rows are marked and counted, not raised."""
+"""Files of logs, pages and links as tables of Daft. Damaged rows are marked and counted; they raise no error."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from daft import DataFrame, DataType, Expression, col
 from daft import functions as F
 from pydantic import Field, model_validator
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import CcmbError, did_you_mean, one_line
 from ccmb.core.passed_over import Excludes, PassedOver
 from ccmb.core.text.tables import TextTable, name_key
 from ccmb.corpus.base.daft_engine import union
 from ccmb.corpus.inputs.input_files import files_of, find_files, suffix_of
-from ccmb.corpus.inputs.line_forms import as_array, examine, first_lines, first_of_array
+from ccmb.corpus.inputs.line_forms import as_array, first_lines, first_of_array, inspect_line_file
 from ccmb.corpus.inputs.line_source import LineFile, LineSource
-from ccmb.corpus.inputs.records import LINKS, Column, Kind, value_of
+from ccmb.corpus.inputs.records import LINKS, Column, TableKind, value_of
 from ccmb.data.shards.remote import is_remote, open_file
 
 __all__ = ["InputTable", "Inputs", "find_files", "read_test_texts"]
-_BYTES_OF_A_LINE = 150  # a guess, for the number of buckets alone
+_BYTES_OF_A_LINE = 150  # a guess; only the number of buckets depends on it
 
 
-class Inputs(Part):
-    """Where the records of a corpus lie: files, folders, globs or URLs, of JSON lines or Parquet, in any number."""
+class Inputs(ConfigBase):
+    """Where the records of a corpus lie: any number of files, folders, globs or URLs, of JSON lines or Parquet."""
 
     impressions: list[str] = Field([], description="logs: query, image_url, page_url, position, clicked, visitor, time")
     pages: list[str] = Field([], description="Url, Title, Content, Keywords, ImageUrl, ImageKey, ImageQuery")
     links: list[str] = Field([], description="released lists of links with captions; also .csv, .tsv and .txt")
     test_texts: list[str] = Field(
-        [], description="texts that no pair may hold: a text a line, or JSON lines with `text`"
+        [], description="texts that no pair may have: one in each line, or JSON lines with `text`"
     )
 
     exclude: list[str] = Field([], description="patterns of files that are passed over, such as '*.bak.jsonl' or tmp")
@@ -55,8 +55,8 @@ class Inputs(Part):
 class InputTable:
     """All files of one kind."""
 
-    def __init__(self, kind: Kind, sources: Sequence[str], exclude: Sequence[str] = ()) -> None:
-        """What is passed over is said on stderr.
+    def __init__(self, kind: TableKind, sources: Sequence[str], exclude: Sequence[str] = ()) -> None:
+        """Find the files and check their columns. Files that are passed over are reported on stderr.
 
         Args:
             exclude: see `Excludes`.
@@ -69,10 +69,10 @@ class InputTable:
         if self.passed_over:
             print(f"{kind.name}: {self.passed_over}", file=sys.stderr, flush=True)
         self.parquet = {path: _check_parquet(path, kind) for path in self.files if _is_parquet(path)}
-        self.lines = {path: _look_into(path, kind) for path in self.files if path not in self.parquet}
+        self.lines = {path: _line_file(path, kind) for path in self.files if path not in self.parquet}
 
     def rows(self) -> int:
-        """About how many; exact for Parquet."""
+        """About how many rows there are; exact for Parquet."""
         return sum(map(self._rows_of, self.files))
 
     def _rows_of(self, path: str) -> int:
@@ -82,15 +82,18 @@ class InputTable:
         return (self.lines[path].bytes or 10 * _BYTES_OF_A_LINE) // _BYTES_OF_A_LINE
 
     def sizes(self) -> list[tuple[str, int]]:
-        """What tells whether the files are still the same."""
+        """Path and size of each file, to recognise whether the files are still the same."""
         return [(path, os.path.getsize(path) if not is_remote(path) else -1) for path in self.files]
 
     def read(self) -> DataFrame:
-        """The columns of the kind, and `damaged`: a needed value is missing or outside its bounds."""
+        """The columns of the kind, and `damaged`: whether a needed value is missing or outside its bounds."""
         return self._read(self.files)
 
     def parts(self, rows: int) -> Iterator[DataFrame]:
-        """The same, so many rows at a time: whole files, of which Daft holds as many as it reads side by side."""
+        """The same columns in parts of whole files with about `rows` rows each.
+
+        Daft holds as many files as it reads in parallel.
+        """
         taken: list[str] = []
         held = 0
         for path in self.files:
@@ -119,7 +122,7 @@ class InputTable:
 
 
 def _is_parquet(path: str) -> bool:
-    """By its content, and else by its name, so that a damaged one is called so."""
+    """Whether a file is Parquet by its content or by its name, so that a damaged Parquet file is reported as one."""
     try:
         with open_file(path) as file:
             return file.read(4) == b"PAR1" or path.lower().endswith(".parquet")
@@ -127,7 +130,7 @@ def _is_parquet(path: str) -> bool:
         raise CcmbError(f"{path}: could not be read ({one_line(error)})") from None
 
 
-def _check_parquet(path: str, kind: Kind) -> parquet.FileMetaData:
+def _check_parquet(path: str, kind: TableKind) -> parquet.FileMetaData:
     try:
         with open_file(path) as file:
             about = parquet.read_metadata(file)
@@ -142,38 +145,40 @@ def _check_parquet(path: str, kind: Kind) -> parquet.FileMetaData:
     return about
 
 
-def _check_keys(path: str, keys: Sequence[str], kind: Kind) -> None:
+def _check_keys(path: str, keys: Sequence[str], kind: TableKind) -> None:
     for column in kind.columns:
         if column.needed and not any(key in keys for key in column.keys):
             hint = did_you_mean(column.keys[0], list(keys)) or f"; it has: {', '.join(list(keys)[:12]) or 'nothing'}"
             raise CcmbError(f"{path}: no column '{column.keys[0]}'{hint}; {kind.name} need {kind.needed}")
 
 
-def _fits(column: Column, found: pa.DataType) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    texts = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    numbers = pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_boolean(found)
-    if pa.types.is_null(found):
+def _fits(column: Column, arrow_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    texts = (
+        pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type) or pa.types.is_string_view(arrow_type)
+    )
+    numbers = pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type) or pa.types.is_boolean(arrow_type)
+    if pa.types.is_null(arrow_type):
         return not column.needed
     if column.kind == "text":
         return texts
-    return numbers or (column.kind == "time" and (texts or pa.types.is_timestamp(found)))
+    return numbers or (column.kind == "time" and (texts or pa.types.is_timestamp(arrow_type)))
 
 
 def _as_kind(frame: DataFrame, column: Column) -> Expression:
-    """The column as its kind, or nulls where the file has none; see records.value_of."""
+    """The column as its kind, or nulls if the file lacks it; see `records.value_of`."""
     key = next((key for key in column.keys if key in frame.column_names), None)
     as_type = {"text": DataType.string(), "number": DataType.float64()}.get(column.kind, DataType.int64())
     if key is None:
         return daft.lit(None).cast(as_type).alias(column.name)
-    value, found = col(key), frame.schema()[key].dtype
+    value, dtype = col(key), frame.schema()[key].dtype
     if column.kind == "text":
         value = value.cast(as_type)
         return F.when(F.length(F.strip(value)) > 0, value).otherwise(None).alias(column.name)
-    if found == DataType.string():
+    if dtype == DataType.string():
         return _seconds(value).alias(column.name)
-    if column.kind == "time" and found.is_timestamp():
+    if column.kind == "time" and dtype.is_timestamp():
         return value.cast(DataType.timestamp("s")).cast(as_type).alias(column.name)
     whole = F.when(F.floor(value.cast(DataType.float64())) == value.cast(DataType.float64()), value).otherwise(None)
     return (whole if column.kind == "integer" else value).cast(as_type).alias(column.name)
@@ -194,9 +199,9 @@ def _is_damaged(column: Column) -> Expression:
     return bad
 
 
-def _look_into(path: str, kind: Kind) -> LineFile:
-    """How a file of lines is read, by its bytes, its name and its first line that can be read."""
-    file, suffix = examine(path), suffix_of(path)
+def _line_file(path: str, kind: TableKind) -> LineFile:
+    """How to read a file of lines, by its bytes, its name and its first line."""
+    file, suffix = inspect_line_file(path), suffix_of(path)
     if suffix in (".jsonl", ".json", ".ndjson"):
         file = as_array(file)
         _check_keys(path, _keys_of_json(file), kind)
@@ -212,12 +217,12 @@ def _look_into(path: str, kind: Kind) -> LineFile:
         _check_keys(path, keys, kind)
         return replace(file, separator=separator, keys=keys, header=True)
     if len(first) != 2:
-        raise CcmbError(f"{path}: its first line names no column, and is not a URL, {separator!r} and a text")
+        raise CcmbError(f"{path}: its first line is neither a header nor a URL, {separator!r} and a text")
     return replace(file, separator=separator, keys=("url", "caption"))
 
 
 def _keys_of_json(file: LineFile) -> list[str]:
-    """The keys of the first hundred lines or of the first object of an array: one line may lack what others have."""
+    """The keys of the first hundred lines, as one line may lack a key, or those of the first object of an array."""
     keys: dict[str, None] = {}
     for line in [first_of_array(file)] if file.array else first_lines(file, 100):
         try:
@@ -229,9 +234,9 @@ def _keys_of_json(file: LineFile) -> list[str]:
 
 
 def read_test_texts(sources: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
-    """The texts of the test sets, in any form that `ccmb.core.text.tables` knows.
+    """The texts of the test sets, in any form that `ccmb.core.text.tables` reads.
 
-    Rows without a text, and files that are passed over, are counted on stderr.
+    Rows without a text, and files that are passed over, are reported on stderr.
 
     Raises:
         CcmbError: a source has no file, or a file cannot be read, has a faulty line, or holds no text.

@@ -1,8 +1,8 @@
 """From logs, pages and link lists to `pairs.parquet`: all steps in order, and what each of them dropped.
 
-out/pairs.parquet/part-00000.parquet ..   a row for each pair, sorted by picture, with evidence and place
+out/pairs.parquet/part-00000.parquet ..   a row for each pair, sorted by picture, with click statistics and place
 out/funnel.json                           rows of each step, kept and dropped by reason
-out/steps/                                what is kept between steps; may be removed when the build is done
+out/steps/                                results of the steps; may be removed when the build is done
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ccmb.corpus.base.daft_engine import (
 )
 from ccmb.corpus.base.funnel import Funnel
 from ccmb.corpus.base.recipe import CorpusRecipe, FieldName
-from ccmb.corpus.base.sampling import with_places
+from ccmb.corpus.base.sampling import with_sample_positions
 from ccmb.corpus.base.steps import Steps, digest_of
 from ccmb.corpus.clicks import aggregate as clicks
 from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, PAGES
@@ -39,7 +39,7 @@ from ccmb.corpus.texts import near_duplicates as text_dedup
 from ccmb.corpus.texts.filters import read_words
 
 LOG_STEPS, STEPS = 7, 21
-TABLES_OF_A_BAND = 4  # a pair of texts that share one has two signatures
+TABLES_OF_A_BAND = 4  # two texts that share a band have two signatures
 PAIRS, FUNNEL = "pairs.parquet", "funnel.json"
 COLUMNS = (
     "image_key", "image_url", "page_url", "domain", "field", "text", "views", "clicks", "bound", "score", "place",
@@ -54,13 +54,13 @@ def build_pairs(
     ray: str | None = None,
     rows_per_bucket: int = ROWS_PER_BUCKET,
 ) -> Funnel:
-    """Write the pairs and the funnel into `out`; a build that broke off goes on after its last whole step.
+    """Write the pairs and the funnel into `out`. An interrupted build goes on after its last finished step.
 
-    End the process by `daft_engine.leave`, or call this through `daft_engine.run_apart`.
+    End the process by `daft_engine.leave`, or call this through `daft_engine.run_in_process`.
 
     Args:
         ray: address of an existing Ray cluster, which sees all files under the same paths; None: this machine.
-        rows_per_bucket: of the log that are in memory at a time; on a cluster, whose shuffles spill, take many.
+        rows_per_bucket: how many rows of the log are in memory at a time. A cluster spills, so take many there.
 
     Raises:
         CcmbError: an input cannot be read, or `out` holds another build.
@@ -113,7 +113,7 @@ class Build:
 
         def views(to: Path) -> None:
             for part in log.parts(self.rows_per_bucket):
-                clicks.write_views(part, recipe.position.positions, to, buckets)
+                clicks.write_impressions(part, recipe.position.positions, to, buckets)
 
         def pair_texts(to: Path) -> None:
             for part in log.parts(self.rows_per_bucket):
@@ -123,7 +123,7 @@ class Build:
         dropped = run("counts", lambda to: clicks.write_counts(table("views"), recipe.visitors, to, buckets))
         run("positions", lambda to: clicks.write_positions(table("counts"), to))
         examination = run("examination", lambda to: clicks.estimate_examination(table("positions"), recipe))
-        run("evidence", lambda to: clicks.write_evidence(table("positions"), examination, recipe, to))
+        run("evidence", lambda to: clicks.write_click_statistics(table("positions"), examination, recipe, to))
         run("pair_texts", pair_texts)
         run("queries", lambda to: clicks.write_queries(table("pair_texts"), table("evidence"), to))
         seen = sum(views for _, views in counts_by(table("positions").read(), "position", "views").values())
@@ -131,7 +131,7 @@ class Build:
         self.funnel.add("clicks", "pairs", reasons(table("evidence")))
 
     def _texts(self) -> None:
-        """Candidates of all sources, each judged by itself; then equal ones of a picture."""
+        """Filter the candidates of all sources one by one, then merge equal texts of a picture."""
 
         def work(to: Path) -> None:
             for records, fields in self._records():
@@ -139,16 +139,16 @@ class Build:
 
         self.steps.run("candidates", work)
         again = self.steps.run("texts", lambda to: write_texts(self.table("candidates"), to))
-        judged = reasons(self.table("candidates"))
-        self.funnel.add("texts", "texts", judged)
-        self.funnel.add("exact duplicates", "texts", {None: self.table("texts").rows(), **again}, judged.get(None, 0))
+        filtered = reasons(self.table("candidates"))
+        self.funnel.add("texts", "texts", filtered)
+        self.funnel.add("exact duplicates", "texts", {None: self.table("texts").rows(), **again}, filtered.get(None, 0))
 
     def _records(self) -> list[tuple[DataFrame, list[FieldName]]]:
-        """Of each source, records with `reason`, and the fields whose texts they hold."""
-        found: list[tuple[DataFrame, list[FieldName]]] = []
+        """The records of each source with `reason`, and the fields whose texts they hold."""
+        sources: list[tuple[DataFrame, list[FieldName]]] = []
         if self.log is not None:
             queries = self.table("queries").read()
-            found.append((queries.with_column("reason", _nothing()), ["query"]))
+            sources.append((queries.with_column("reason", _nothing()), ["query"]))
         if self.pages is not None:
             pages, fields = self.pages.read(), ["title", "content"]
             reason = F.when(col("damaged"), clicks.DAMAGED)
@@ -158,15 +158,15 @@ class Build:
                 reason = reason.when(F.is_null(col("shown")), UNSEEN)
             else:
                 fields = ["query", *fields]
-            found.append((pages.with_column("reason", reason.otherwise(None)), fields))  # type: ignore[arg-type]
+            sources.append((pages.with_column("reason", reason.otherwise(None)), fields))  # type: ignore[arg-type]
         if self.links is not None:
             links = self.links.read()
             reason = F.when(col("damaged"), clicks.DAMAGED)
-            found.append((links.with_column("reason", reason.otherwise(None)), ["caption"]))
-        return found
+            sources.append((links.with_column("reason", reason.otherwise(None)), ["caption"]))
+        return sources
 
     def _corpus(self) -> None:
-        """What the corpus as a whole says of texts, in buckets of their own: each text has many bands and hashes."""
+        """Filter texts by what else the corpus holds. The buckets are smaller: each text has many bands and hashes."""
         recipe, run, dedup = self.recipe, self.steps.run, self.recipe.dedup
         texts = self.table("texts")
         buckets = buckets_for(texts.rows() * dedup.bands * TABLES_OF_A_BAND, self.rows_per_bucket)
@@ -190,28 +190,28 @@ class Build:
             "tests",
             lambda to: text_dedup.write_test_duplicates(tests, signatures, bands, recipe.text, dedup, to, buckets),
         )
-        found = table("by_text"), table("near"), table("tests"), self.steps.table("templates")
-        run("verdicts", lambda to: pair_filters.write_verdicts(*found, recipe, to, self.buckets))
-        run("judged", lambda to: pair_filters.write_judged(texts, self.table("verdicts"), recipe, to))
+        tables = table("by_text"), table("near"), table("tests"), self.steps.table("templates")
+        run("verdicts", lambda to: pair_filters.write_drop_reasons(*tables, recipe, to, self.buckets))
+        run("judged", lambda to: pair_filters.write_filtered(texts, self.table("verdicts"), recipe, to))
 
     def _pairs(self) -> None:
-        judged, share = self.table("judged"), self.recipe.pairs.domain_share
-        shares = pair_filters.kept_shares(pair_filters.domains(judged), share) if share is not None else {}
-        found = self.steps.run("pairs", lambda to: self._write_pairs(judged, shares, to), self.out / PAIRS)
-        counts = {reason or None: count for reason, count in found.items()}
+        filtered, share = self.table("judged"), self.recipe.pairs.domain_share
+        shares = pair_filters.kept_shares(pair_filters.count_domains(filtered), share) if share is not None else {}
+        counted = self.steps.run("pairs", lambda to: self._write_pairs(filtered, shares, to), self.out / PAIRS)
+        counts = {reason or None: count for reason, count in counted.items()}
         self.funnel.add("pairs", "pairs", counts, self.table("texts").rows())
 
-    def _write_pairs(self, judged: Table, shares: Mapping[str | None, float], to: Path) -> dict[str, int]:
-        """The kept pairs of each bucket as one sorted file; the counts by reason, "" for kept."""
-        found: dict[str, int] = {}
-        for bucket, frame in each_bucket(judged):
-            frame = pair_filters.without_too_much(frame, shares).collect()
+    def _write_pairs(self, filtered: Table, shares: Mapping[str | None, float], to: Path) -> dict[str, int]:
+        """Write the kept pairs of each bucket as one sorted file, and return the counts by reason ("" for kept)."""
+        counts: dict[str, int] = {}
+        for bucket, frame in each_bucket(filtered):
+            frame = pair_filters.cap_domains(frame, shares).collect()
             for reason, (count,) in counts_by(frame, "reason").items():
-                found[reason or ""] = found.get(reason or "", 0) + count
-            kept = with_places(frame.where(F.is_null(col("reason"))), self.recipe.seed)
+                counts[reason or ""] = counts.get(reason or "", 0) + count
+            kept = with_sample_positions(frame.where(F.is_null(col("reason"))), self.recipe.seed)
             kept = kept.sort(["image", "rank", "text"]).select(*COLUMNS)
             write_in_order(kept, to / f"part-{bucket:05d}.parquet")
-        return found
+        return counts
 
 
 def _nothing() -> daft.Expression:
@@ -219,6 +219,6 @@ def _nothing() -> daft.Expression:
 
 
 def reasons(table: Table) -> dict[str | None, int]:
-    """Rows by why they are dropped; None: kept."""
-    found: dict[Any, tuple[int, ...]] = counts_by(table.read(), "reason")
-    return {reason: count for reason, (count,) in found.items()}
+    """The number of rows by drop reason; None: kept."""
+    counts: dict[Any, tuple[int, ...]] = counts_by(table.read(), "reason")
+    return {reason: count for reason, (count,) in counts.items()}

@@ -1,6 +1,6 @@
-"""The pairs of a corpus picture by picture, in the order in which `build_pairs` wrote them: by the hash of the URL.
+"""The pairs of a corpus picture by picture, in the order of `build_pairs`: by the hash of the URL.
 
-So equal URLs stand together, hosts are mixed, and the links of a download need no order of their own.
+So equal URLs stand together, hosts are mixed, and the links of a download need no other order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ccmb.corpus.download.parts import Link
 
 @dataclass(slots=True)
 class PictureTexts:
-    """A picture's URL and key, and the rows of its texts as `ccmb.corpus.pairs.build.COLUMNS` has them."""
+    """A picture's URL and key, and the rows of its texts with the columns `ccmb.corpus.pairs.build.COLUMNS`."""
 
     url: str
     key: str
@@ -25,22 +25,23 @@ class PictureTexts:
 
 
 def read_picture_texts(pairs: Path) -> Iterator[PictureTexts]:
-    """All pictures of a `pairs.parquet`, some rows in memory at a time."""
-    for url, of_picture in itertools.groupby(_rows(pairs), lambda row: row["image_url"]):
-        texts = list(of_picture)
+    """All pictures of a `pairs.parquet`, with only some rows in memory at a time."""
+    for url, rows in itertools.groupby(_rows(pairs), lambda row: row["image_url"]):
+        texts = list(rows)
         yield PictureTexts(url, texts[0]["image_key"], texts)
 
 
 def read_links(pairs: Path) -> Iterator[Link]:
     """The link of each picture, in the same order."""
-    for url, of_picture in itertools.groupby(_rows(pairs, ["image_url", "image_key"]), lambda row: row["image_url"]):
-        yield Link(next(of_picture)["image_key"], url)
+    for url, rows in itertools.groupby(_rows(pairs, ["image_url", "image_key"]), lambda row: row["image_url"]):
+        yield Link(next(rows)["image_key"], url)
 
 
 def count_links(pairs: Path) -> int:
-    """
+    """The number of links.
+
     Raises:
-        CcmbError: there is none.
+        CcmbError: there is no link.
     """
     count = sum(1 for _ in read_links(pairs))
     if not count:

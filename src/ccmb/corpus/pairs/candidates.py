@@ -1,4 +1,4 @@
-"""Texts of pictures, from the log's queries, pages and link lists, cleaned and judged one by one."""
+"""Texts of pictures from the log's queries, pages and link lists, cleaned and filtered one by one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ccmb.corpus.texts.normalize import bare, clean, template
 
 DUPLICATE = "exact duplicate"
 TEXT, U64 = DataType.string(), DataType.uint64()
-# What a candidate has beside its text; a source that lacks a column has nulls.
-_EVIDENCE = {
+# The columns of a candidate beside its text. If a source lacks a column, it has nulls there.
+_STATISTICS = {
     "image": U64, "image_url": TEXT, "image_key": TEXT, "page_url": TEXT,
     "views": U64, "clicks": U64, "bound": DataType.float64(), "score": DataType.float64(),
 }  # fmt: skip
 
 
-class Judged(NamedTuple):
-    """A cleaned text, what it is compared by, and why it is dropped; None: it is kept."""
+class CleanedText(NamedTuple):
+    """A cleaned text, the forms it is compared by, and its drop reason (None: it is kept)."""
 
     field: str | None
     text: str | None
@@ -37,55 +37,58 @@ class Judged(NamedTuple):
     reason: str | None
 
 
-class Judge:
+class TextCleaner:
     """Cleans and filters the texts of one record."""
 
     def __init__(self, recipe: TextRecipe) -> None:
-        """
+        """Open the filters of a recipe.
+
         Raises:
             CcmbError: the file of sensitive words cannot be read, or OpenCC is not installed.
         """
         self.recipe = recipe
         self.filters: dict[FieldName, list[TextFilter]] = filters_of(recipe)
-        clean("體", recipe.simplified)  # says now if OpenCC is missing
+        clean("體", recipe.simplified)  # fails now if OpenCC is missing
 
-    def __call__(self, texts: Iterable[tuple[FieldName, str | None]], reason: str | None) -> list[Judged]:
-        """A row for each text of a record; one row for a record that is dropped as a whole, or has no text."""
-        found = [self.judged(field, text) for field, text in texts if text] if reason is None else []
-        return found or [Judged(None, None, None, None, reason or "no text")]
+    def __call__(self, texts: Iterable[tuple[FieldName, str | None]], reason: str | None) -> list[CleanedText]:
+        """A row for each text of a record. A record that is dropped as a whole, or has no text, gets one row."""
+        rows = [self.row_of(field, text) for field, text in texts if text] if reason is None else []
+        return rows or [CleanedText(None, None, None, None, reason or "no text")]
 
-    def judged(self, field: FieldName, text: str) -> Judged:
+    def row_of(self, field: FieldName, text: str) -> CleanedText:
         broken = mojibake(text) if self.recipe.mojibake else None
         cleaned = clean(text, self.recipe.simplified)
         reason = broken or reason_against(cleaned, self.filters[field])
-        return Judged(field, cleaned, bare(cleaned), template(cleaned), reason)
+        return CleanedText(field, cleaned, bare(cleaned), template(cleaned), reason)
 
 
 def write_candidates(
     records: DataFrame, fields: Sequence[FieldName], recipe: TextRecipe, folder: Path, buckets: int
 ) -> None:
-    """A row for each text of the records, in buckets by picture.
+    """Write a row for each text of the records, in buckets by picture.
 
     Args:
-        records: columns of some fields, any of image_url, image_key, page_url, views, clicks, bound and score, and
-            `reason`, null but where a record is dropped as a whole.
+        records: the columns of some fields; any of image_url, image_key, page_url, views, clicks, bound and score; and
+            `reason`, which is null unless the record is dropped as a whole.
     """
-    judge = Judge(recipe)
+    clean_texts = TextCleaner(recipe)
 
-    @daft.func.batch(return_dtype=DataType.list(DataType.struct(dict.fromkeys(Judged._fields, TEXT))))
-    def judged(reasons: daft.Series, *texts: daft.Series) -> pa.Array:
+    @daft.func.batch(return_dtype=DataType.list(DataType.struct(dict.fromkeys(CleanedText._fields, TEXT))))
+    def filtered(reasons: daft.Series, *texts: daft.Series) -> pa.Array:
         rows = zip(reasons.to_pylist(), *(series.to_pylist() for series in texts), strict=True)
-        return _as_lists([judge(zip(fields, of_row, strict=True), reason) for reason, *of_row in rows])
+        return _as_lists([clean_texts(zip(fields, row_texts, strict=True), reason) for reason, *row_texts in rows])
 
     @daft.func.batch(return_dtype=TEXT)
     def domain(pages: daft.Series, images: daft.Series) -> list[str | None]:
         return [domain_of(page or image) for page, image in zip(pages.to_pylist(), images.to_pylist(), strict=True)]
 
     records = records.with_column("image", hashed("image_url"))
-    missing = {name: daft.lit(None).cast(kind) for name, kind in _EVIDENCE.items() if name not in records.column_names}
-    records = records.with_columns({**missing, "said": judged(col("reason"), *(col(name) for name in fields))})
-    kept = [col(name).cast(kind) for name, kind in _EVIDENCE.items()]
-    frame = records.select(*kept, "said").explode("said").select(*_EVIDENCE, F.unnest(col("said")))
+    missing = {
+        name: daft.lit(None).cast(kind) for name, kind in _STATISTICS.items() if name not in records.column_names
+    }
+    records = records.with_columns({**missing, "row": filtered(col("reason"), *(col(name) for name in fields))})
+    kept = [col(name).cast(kind) for name, kind in _STATISTICS.items()]
+    frame = records.select(*kept, "row").explode("row").select(*_STATISTICS, F.unnest(col("row")))
     frame = frame.with_columns(
         {
             "domain": domain(col("page_url"), col("image_url")),
@@ -98,12 +101,12 @@ def write_candidates(
     write_by_hash(frame.with_column("pair", hashed("image", "key")), folder, "image", buckets)
 
 
-def _as_lists(rows: list[list[Judged]]) -> pa.Array:
-    """Arrow builds columns many times faster than Daft reads objects."""
-    columns = list(zip(*(judged for of_record in rows for judged in of_record), strict=True)) or [()] * 5
+def _as_lists(rows: list[list[CleanedText]]) -> pa.Array:
+    """The rows as an Arrow array of lists: Arrow builds columns many times faster than Daft reads objects."""
+    columns = list(zip(*(text for record in rows for text in record), strict=True)) or [()] * 5
     arrays = [pa.array(column, pa.large_string()) for column in columns]
     offsets = pa.array(list(accumulate(map(len, rows), initial=0)), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, Judged._fields))
+    return pa.LargeListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, CleanedText._fields))
 
 
 def domain_of(url: str | None) -> str | None:
@@ -116,19 +119,21 @@ def domain_of(url: str | None) -> str | None:
 
 
 def write_texts(candidates: Table, folder: Path) -> dict[str, int]:
-    """Candidates that are not dropped, equal texts of a picture as one row, with one key for each picture; the number
-    of rows that were dropped for it.
+    """Write the kept candidates, with one row for equal texts of a picture, and with one key for each picture.
 
-    Of equal texts, which may differ in punctuation, the row has the first field, the highest evidence, and of all else
-    what sorts first.
+    Equal texts may differ in punctuation. Their row has the first field of `FIELDS`, the maximum of each click
+    statistic, and the minimum of every other column.
+
+    Returns:
+        The number of rows that were dropped as duplicates, by reason.
     """
     again = 0
     for bucket, frame in each_bucket(candidates):
         frame = frame.where(F.is_null(col("reason")))
-        least = ("image", "key", "template", "image_url", "page_url", "domain", "image_key", "rank", "text", "bare")
-        most = ("views", "clicks", "bound", "score")
+        by_min = ("image", "key", "template", "image_url", "page_url", "domain", "image_key", "rank", "text", "bare")
+        by_max = ("views", "clicks", "bound", "score")
         once = frame.groupby("pair").agg(
-            *(col(name).min() for name in least), *(col(name).max() for name in most),
+            *(col(name).min() for name in by_min), *(col(name).max() for name in by_max),
             (col("key").count() - 1).alias("again"),
         ).collect()  # fmt: skip
         again += int(once.agg(col("again").sum()).to_pydict()["again"][0] or 0)
@@ -147,5 +152,5 @@ def write_texts(candidates: Table, folder: Path) -> dict[str, int]:
 
 @daft.func.batch(return_dtype=TEXT)
 def _key_of(images: daft.Series) -> list[str]:
-    """Pictures that no page gives a key have the hash of their URL."""
+    """The keys of pictures without a key in any page: the hash of the URL."""
     return [f"{image:016x}" for image in images.to_pylist()]

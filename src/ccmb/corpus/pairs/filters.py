@@ -1,4 +1,4 @@
-"""Which pairs are dropped for what else the corpus holds: of their text, their picture and their domain."""
+"""Filters of pairs that depend on the rest of the corpus: on other pairs of the text, the picture and the domain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daft import functions as F
 
 from ccmb.corpus.base.daft_engine import Table, counts_by, each_bucket, hashed, union, write, write_by_hash
 from ccmb.corpus.base.recipe import CorpusRecipe
-from ccmb.corpus.base.sampling import place_of
+from ccmb.corpus.base.sampling import sample_position
 from ccmb.corpus.texts.near_duplicates import alike_within
 
 TEST_TEXT, TEMPLATE, NEAR = "test text", "repeated template", "near-duplicate"
@@ -22,32 +22,32 @@ _MARK = DataType.int32()
 
 
 def write_by_text(texts: Table, folder: Path, buckets: int) -> None:
-    """The texts in buckets by text: pair, image, key, template, field, bound and the bare text."""
+    """Write the texts in buckets by text: pair, image, key, template, field, bound and the bare text."""
     for _, frame in each_bucket(texts):
         kept = frame.select("pair", "image", "key", "template", "field", "bound", "bare")
         write_by_hash(kept, folder, "key", buckets)
 
 
 def write_by_template(by_text: Table, folder: Path, buckets: int) -> None:
-    """Template and key of the texts that have numbers or Latin words, in buckets by template."""
+    """Write template and key of the texts that have numbers or Latin words, in buckets by template."""
     for _, frame in each_bucket(by_text):
         frame = frame.where(F.not_null(col("template"))).select("template", "key")
         write_by_hash(frame, folder, "template", buckets)
 
 
 def write_templates(by_template: Table, most: int, folder: Path) -> None:
-    """The templates that more than `most` different texts fill in."""
+    """Write the templates that more than `most` different texts fill in."""
     for _, frame in each_bucket(by_template):
         counted = frame.groupby("template").agg(col("key").count_distinct().alias("texts"))
         write(counted.where(col("texts") > most), folder)
 
 
-def write_verdicts(
+def write_drop_reasons(
     by_text: Table, near: Table, tests: Table, templates: Table, recipe: CorpusRecipe, folder: Path, buckets: int
 ) -> None:
-    """Pairs that the whole corpus speaks against, in buckets by picture: pair, image and reason.
+    """Write the pairs that are dropped because of the rest of the corpus, in buckets by picture: pair, image, reason.
 
-    A text that may stand once alone, up to small changes, may stand once as it is, too.
+    If near-duplicates of a text are dropped, equal texts are dropped too: the text is kept once.
     """
     dedup = recipe.dedup
     stands_once = col("field").is_in(list(dedup.fields)) & (F.length(col("bare")) >= dedup.least_characters)
@@ -68,18 +68,18 @@ def write_verdicts(
 
 
 def _all_but_first(frame: DataFrame) -> DataFrame:
-    """Of rows of one text, all but that of the smallest pair, as near-duplicates."""
+    """All rows of a text but the one with the smallest pair; they are dropped as near-duplicates."""
     first = frame.groupby("key").agg(col("pair").min().alias("first"))
     again = frame.join(first, on="key").where(col("pair") != col("first"))
     return again.select("pair", "image", daft.lit(NEAR).alias("reason"))
 
 
 def _all_but_best(frame: DataFrame, most: int) -> DataFrame:
-    """Of rows of one text, all after the first `most` by bound."""
+    """The rows of a text after the best `most` by bound; they are dropped."""
     counted = frame.groupby("key").agg(col("pair").count().alias("images"))
     many = frame.join(counted.where(col("images") > most), on="key")
-    of_text = Window().partition_by("key").order_by("bound", "pair", desc=[True, False], nulls_first=[False, False])
-    late = many.with_column("place", F.row_number().over(of_text)).where(col("place") > most)
+    by_bound = Window().partition_by("key").order_by("bound", "pair", desc=[True, False], nulls_first=[False, False])
+    late = many.with_column("place", F.row_number().over(by_bound)).where(col("place") > most)
     return late.select("pair", "image", daft.lit(MANY_IMAGES).alias("reason"))
 
 
@@ -87,77 +87,86 @@ def _marked(frame: DataFrame, key: str, mark: str) -> DataFrame:
     return frame.groupby(key).agg(col(key).count().cast(_MARK).alias(mark))
 
 
-def write_judged(texts: Table, verdicts: Table, recipe: CorpusRecipe, folder: Path) -> None:
-    """All texts with `reason`: what the corpus and the other texts of their picture say."""
+def write_filtered(texts: Table, drop_reasons: Table, recipe: CorpusRecipe, folder: Path) -> None:
+    """Write all texts with `reason`: why the corpus, or the other texts of the picture, drop them (null: kept)."""
     columns = [*texts.read().column_names, "reason"]
     for bucket, frame in each_bucket(texts):
-        frame = frame.join(verdicts.read(bucket).select("pair", "reason"), on="pair", how="left")
+        frame = frame.join(drop_reasons.read(bucket).select("pair", "reason"), on="pair", how="left")
         if (least := recipe.pairs.least_score) is not None:
             low = F.is_null(col("reason")) & F.fill_null(col("score") < least, False)
             frame = frame.with_column("reason", F.when(low, LOW_SCORE).otherwise(col("reason")))
-        of_image = _judged_by_image(frame.where(F.is_null(col("reason"))), recipe)
-        frame = frame.join(of_image, on="pair", how="left")
+        dropped = _dropped_by_image(frame.where(F.is_null(col("reason"))), recipe)
+        frame = frame.join(dropped, on="pair", how="left")
         frame = frame.with_column("reason", F.coalesce(col("reason"), col("among")))
         write(frame.select(*columns), folder, bucket)
 
 
-def _judged_by_image(frame: DataFrame, recipe: CorpusRecipe) -> DataFrame:
-    """Of pairs, the dropped ones and why (`among`): texts of one picture that are alike, or too many."""
+def _dropped_by_image(frame: DataFrame, recipe: CorpusRecipe) -> DataFrame:
+    """The dropped pairs and their reasons (`among`): near-duplicates within a picture, or too many texts of it."""
     names = ("pair", "bare", "rank", "bound")
 
     @daft.func.batch(
         return_dtype=DataType.list(DataType.struct({"pair": DataType.uint64(), "among": DataType.string()}))
     )
-    def judged(*lists: daft.Series) -> list[Any]:
+    def dropped_of(*lists: daft.Series) -> list[Any]:
         images = zip(*(series.to_pylist() for series in lists), strict=True)
         return [
-            dropped_of_image(list(zip(*of_image, strict=True)), recipe.dedup.same_image, recipe.pairs.texts_per_image)
-            for of_image in images
+            dropped_within_image(
+                list(zip(*columns, strict=True)), recipe.dedup.same_image, recipe.pairs.texts_per_image
+            )
+            for columns in images
         ]
 
     lists = frame.groupby("image").agg(*(F.coalesce(col(name), _zero(name)).list_agg().alias(name) for name in names))
     several = lists.where(F.list_count(col("pair")) > 1)
-    found = several.with_column("said", judged(*(col(name) for name in names))).select("said").explode("said")
-    return found.select(F.unnest(col("said"))).where(F.not_null(col("among")))
+    dropped = several.with_column("row", dropped_of(*(col(name) for name in names))).select("row").explode("row")
+    return dropped.select(F.unnest(col("row"))).where(F.not_null(col("among")))
 
 
 def _zero(name: str) -> Expression:
     return daft.lit("") if name == "bare" else daft.lit(0)
 
 
-def dropped_of_image(
+def dropped_within_image(
     texts: Sequence[tuple[int, str, int, float]], similarity: float | None, most: int
 ) -> list[dict[str, Any]]:
-    """Of (pair, bare text, rank of its field, bound) of one picture, the dropped ones: queries by their bounds come
-    first, then the other fields; of equal ones the longer text."""
-    texts = sorted(texts, key=lambda of: (of[2], -of[3], -len(of[1]), of[0]))
-    alike = [False] * len(texts) if similarity is None else alike_within([of[1] for of in texts], similarity)
-    left = [of[0] for of, is_alike in zip(texts, alike, strict=True) if not is_alike]
-    near = [{"pair": of[0], "among": NEAR} for of, is_alike in zip(texts, alike, strict=True) if is_alike]
+    """The dropped texts of one picture.
+
+    Texts are preferred by the rank of their field, then by the higher bound, then by length.
+
+    Args:
+        texts: (pair, bare text, rank of its field, bound) of each text.
+    """
+    texts = sorted(texts, key=lambda entry: (entry[2], -entry[3], -len(entry[1]), entry[0]))
+    alike = [False] * len(texts) if similarity is None else alike_within([entry[1] for entry in texts], similarity)
+    left = [entry[0] for entry, is_alike in zip(texts, alike, strict=True) if not is_alike]
+    near = [{"pair": entry[0], "among": NEAR} for entry, is_alike in zip(texts, alike, strict=True) if is_alike]
     return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[most:]]
 
 
 def kept_shares(pairs_of: Mapping[str | None, int], greatest: float) -> dict[str | None, float]:
-    """Of each domain with more than that share of all pairs, the share of its pairs that brings it down to it. Pages
-    without a domain are no domain."""
+    """The share of its pairs that each too frequent domain keeps.
+
+    A domain is too frequent if it has more than the share `greatest` of all pairs. Pages without a domain never are.
+    """
     most = greatest * sum(pairs_of.values())
     return {domain: most / count for domain, count in pairs_of.items() if domain is not None and count > most}
 
 
-def domains(judged: Table) -> dict[str | None, int]:
-    """Kept pairs of each domain."""
-    found: dict[str | None, int] = {}
-    for _, frame in each_bucket(judged):
+def count_domains(filtered: Table) -> dict[str | None, int]:
+    """The number of kept pairs of each domain."""
+    counts: dict[str | None, int] = {}
+    for _, frame in each_bucket(filtered):
         for domain, (count,) in counts_by(frame.where(F.is_null(col("reason"))), "domain").items():
-            found[domain] = found.get(domain, 0) + count
-    return found
+            counts[domain] = counts.get(domain, 0) + count
+    return counts
 
 
-def without_too_much(frame: DataFrame, shares: Mapping[str | None, float]) -> DataFrame:
-    """Give a reason to pairs of the domains beyond their shares; which ones, the hashes of the pairs say."""
+def cap_domains(frame: DataFrame, shares: Mapping[str | None, float]) -> DataFrame:
+    """Drop the pairs of a domain beyond its share; the hashes of the pairs decide which."""
     if not shares:
         return frame
     limits = daft.from_pydict({"domain": list(shares), "limit": list(shares.values())})
     frame = frame.join(limits, on="domain", how="left").with_column("again", hashed("pair", seed=1))
-    late = F.is_null(col("reason")) & F.fill_null(place_of(col("again")) >= col("limit"), False)
+    late = F.is_null(col("reason")) & F.fill_null(sample_position(col("again")) >= col("limit"), False)
     return frame.with_column("reason", F.when(late, DOMAIN).otherwise(col("reason"))).exclude("limit", "again")

@@ -1,14 +1,14 @@
-"""A simulated search engine over the drawn world: pictures, pages about them, and a click log, with the truth beside.
+"""A simulated search engine over synthetic scenes: pictures, pages about them, a click log, and the ground truth.
 
-    pictures/000123.jpg        what the links point to; dead links point to nothing
+    pictures/000123.jpg        the pictures of the links; dead links have none
     pages.jsonl                Url, Title, Content, Keywords, ImageUrl, ImageKey
     impressions/part-*.parquet query, image_url, page_url, position, clicked, visitor, time
-    truth.parquet              every text that was planted, with its kind
+    truth.parquet              every text of the simulated web, with its kind
     truth.json                 shares, examination by position, bots and dead links
 
-People look at a result with a probability that falls with its position, and click on what they looked at with one that
-its pair has: a position-based model. What is true is known, so that figures on it say how well the steps work; they
-say nothing of real logs.
+The log follows a position-based model. People look at a result with a probability that falls with its position. If they
+look, they click with a probability that depends on the pair. The truth is known, so figures on this log show how well
+the steps work. They tell nothing about real logs.
 """
 
 from __future__ import annotations
@@ -27,61 +27,61 @@ from numpy.typing import NDArray
 from ccmb.core.files import atomic_write, write_json
 from ccmb.core.progress import progress
 from ccmb.corpus.simulation.pages import SimulatedWeb, TextKind, Web, make_web
-from ccmb.scenes.drawing import draw_scene
+from ccmb.scenes.drawing import render_scene
 
 ROWS_PER_FILE = 250_000
 DAY, FIRST_DAY = 86_400, 1_700_006_400
 
 
-def simulate(folder: Path, of: SimulatedWeb) -> None:
-    """Write it all into the folder; the same values write the same bytes."""
-    rng = random.Random(f"web/{of.seed}")
-    web = make_web(of, rng)
-    dead = [rng.random() < of.dead_links for _ in web.urls]
+def simulate(folder: Path, settings: SimulatedWeb) -> None:
+    """Write the whole simulation into a folder; equal settings write equal bytes."""
+    rng = random.Random(f"web/{settings.seed}")
+    web = make_web(settings, rng)
+    dead = [rng.random() < settings.dead_links for _ in web.urls]
     with atomic_write(folder / "pages.jsonl") as file:
         file.writelines(json.dumps(page, ensure_ascii=False) + "\n" for page in web.pages)
-    about = _write_impressions(folder / "impressions", web, of)
+    about = _write_impressions(folder / "impressions", web, settings)
     _write_truth(folder / "truth.parquet", web, dead)
     dead_urls = [url for url, gone in zip(web.urls, dead, strict=True) if gone]
-    write_json(folder / "truth.json", {"web": of.model_dump(), **about, "dead_links": dead_urls})
-    if of.draw:
-        _draw(folder / "pictures", web, dead, of)
+    write_json(folder / "truth.json", {"web": settings.model_dump(), **about, "dead_links": dead_urls})
+    if settings.draw:
+        _render(folder / "pictures", web, dead, settings)
 
 
-def _write_impressions(folder: Path, web: Web, of: SimulatedWeb) -> dict[str, object]:
-    """The log, and what is true of it."""
-    rng = np.random.default_rng([of.seed, 1])
+def _write_impressions(folder: Path, web: Web, settings: SimulatedWeb) -> dict[str, object]:
+    """Write the log, and return the truth about it."""
+    rng = np.random.default_rng([settings.seed, 1])
     true = np.array([true for _, _, true in web.pairs])
-    # What is shown often and what is shown first has little to do with whether it is right.
+    # Whether a pair is true has no influence on how often and how high it is shown.
     attraction = np.where(true, rng.beta(6, 9, len(true)), rng.beta(1, 40, len(true)))
     popularity = rng.lognormal(0, 0.4, len(true))
-    places = np.minimum(rng.geometric(0.18, len(true)), of.positions)
-    examination = np.arange(1, of.positions + 1, dtype=float) ** -of.examination
-    people = max(1, of.impressions // of.visits)
-    files = -(-of.impressions // ROWS_PER_FILE)
-    for number in range(files):
-        count = min(ROWS_PER_FILE, of.impressions - number * ROWS_PER_FILE)
+    places = np.minimum(rng.geometric(0.18, len(true)), settings.positions)
+    examination = np.arange(1, settings.positions + 1, dtype=float) ** -settings.examination
+    people = max(1, settings.impressions // settings.visits)
+    files = -(-settings.impressions // ROWS_PER_FILE)
+    for file_index in range(files):
+        count = min(ROWS_PER_FILE, settings.impressions - file_index * ROWS_PER_FILE)
         pair = rng.choice(len(true), count, p=popularity / popularity.sum())
         visitor = rng.integers(0, people, count)
-        again = rng.random(count) < of.repeated
+        again = rng.random(count) < settings.repeated
         again[0] = False
         pair[again], visitor[again] = pair[np.flatnonzero(again) - 1], visitor[np.flatnonzero(again) - 1]
-        position = np.clip(places[pair] + rng.integers(-3, 4, count), 1, of.positions)
+        position = np.clip(places[pair] + rng.integers(-3, 4, count), 1, settings.positions)
         clicked = rng.random(count) < examination[position - 1] * attraction[pair]
-        rows = Rows(pair, position, clicked, visitor, rng.integers(0, of.days * DAY, count))
-        if number == files - 1:
-            rows = rows + _bots(true, examination, people, of, rng)
-        _write_rows(folder / f"part-{number:05d}.parquet", rows, web)
+        rows = Impressions(pair, position, clicked, visitor, rng.integers(0, settings.days * DAY, count))
+        if file_index == files - 1:
+            rows = rows + _bots(true, examination, people, settings, rng)
+        _write_rows(folder / f"part-{file_index:05d}.parquet", rows, web)
     return {
         "examination": examination.tolist(),
         "people": people,
-        "bots": [_name(people + bot) for bot in range(_bot_count(people, of))],
+        "bots": [_name(people + bot) for bot in range(_bot_count(people, settings))],
     }
 
 
 @dataclass(slots=True)
-class Rows:
-    """Impressions; the pair is a number, and so is the visitor."""
+class Impressions:
+    """Impressions as columns; pairs and visitors are given by index."""
 
     pair: NDArray[np.int64]
     position: NDArray[np.int64]
@@ -89,38 +89,47 @@ class Rows:
     visitor: NDArray[np.int64]
     time: NDArray[np.int64]
 
-    def __add__(self, other: Rows) -> Rows:
-        both = [np.concatenate([getattr(self, of), getattr(other, of)]) for of in self.__slots__]
-        return Rows(*both)
+    def __add__(self, other: Impressions) -> Impressions:
+        both = [np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__slots__]
+        return Impressions(*both)
 
 
-def _bot_count(people: int, of: SimulatedWeb) -> int:
-    return round(of.bots * people)
+def _bot_count(people: int, settings: SimulatedWeb) -> int:
+    return round(settings.bots * people)
 
 
 def _bots(
-    true: NDArray[np.bool_], examination: NDArray[np.float64], people: int, of: SimulatedWeb, rng: np.random.Generator
-) -> Rows:
-    """Crawlers read thousands of results in a day and click on any; others click on false pairs they are paid for."""
+    true: NDArray[np.bool_],
+    examination: NDArray[np.float64],
+    people: int,
+    settings: SimulatedWeb,
+    rng: np.random.Generator,
+) -> Impressions:
+    """The impressions of bots.
+
+    Crawlers see thousands of results in a day and click on any of them. Paid clickers click on false pairs.
+    """
     false = np.flatnonzero(~true)
-    found = []
-    for bot in range(_bot_count(people, of)):
+    bots = []
+    for bot in range(_bot_count(people, settings)):
         crawls = bot % 2 == 0 or not len(false)
         count = int(rng.integers(2500, 4000)) if crawls else int(rng.integers(40, 120))
         pair = rng.integers(0, len(true), count) if crawls else rng.choice(false, count)
         clicked = rng.random(count) < (0.1 if crawls else 0.95)
-        day = int(rng.integers(0, of.days)) * DAY
+        day = int(rng.integers(0, settings.days)) * DAY
         position = rng.integers(1, len(examination) + 1, count)
-        found.append(Rows(pair, position, clicked, np.full(count, people + bot), day + rng.integers(0, DAY, count)))
-    nothing = Rows(*(np.zeros(0, kind) for kind in (np.int64, np.int64, bool, np.int64, np.int64)))
-    return sum(found, nothing)
+        bots.append(
+            Impressions(pair, position, clicked, np.full(count, people + bot), day + rng.integers(0, DAY, count))
+        )
+    nothing = Impressions(*(np.zeros(0, kind) for kind in (np.int64, np.int64, bool, np.int64, np.int64)))
+    return sum(bots, nothing)
 
 
 def _name(visitor: int) -> str:
     return f"v{visitor:08d}"
 
 
-def _write_rows(path: Path, rows: Rows, web: Web) -> None:
+def _write_rows(path: Path, rows: Impressions, web: Web) -> None:
     queries = pa.array([query for _, query, _ in web.pairs])
     urls = pa.array([web.urls[picture] for picture, _, _ in web.pairs])
     # The search engine shows each picture as it stands on the first of its pages.
@@ -145,7 +154,10 @@ def _write_rows(path: Path, rows: Rows, web: Web) -> None:
 
 
 def _write_truth(path: Path, web: Web, dead: list[bool]) -> None:
-    """Columns image_url, field, text, kind, origin (the row whose text it copies, or its own) and dead."""
+    """Write the texts of the ground truth: image_url, field, text, kind, origin and dead.
+
+    `origin` is the row whose text this text copies, or its own row.
+    """
     columns: dict[str, Callable[[tuple[int, str, str, TextKind, int]], object]] = {
         "image_url": lambda row: web.urls[row[0]],
         "field": lambda row: row[1],
@@ -154,12 +166,12 @@ def _write_truth(path: Path, web: Web, dead: list[bool]) -> None:
         "origin": lambda row: row[4],
         "dead": lambda row: dead[row[0]],
     }
-    table = pa.table({name: [of(row) for row in web.truth] for name, of in columns.items()})
+    table = pa.table({name: [value_of(row) for row in web.truth] for name, value_of in columns.items()})
     with atomic_write(path, "wb") as file:
         parquet.write_table(table, file, compression="zstd")
 
 
-def _draw(folder: Path, web: Web, dead: list[bool], of: SimulatedWeb) -> None:
+def _render(folder: Path, web: Web, dead: list[bool], settings: SimulatedWeb) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with progress("draw", len(web.urls), "pictures") as advance:
         for url, scene, gone in zip(web.urls, web.scenes, dead, strict=True):
@@ -168,9 +180,9 @@ def _draw(folder: Path, web: Web, dead: list[bool], of: SimulatedWeb) -> None:
                 # A mirror has the same file; a repost is the same drawing in another size and quality.
                 first, _, kind = name.removesuffix(".jpg").partition("-")
                 repost = kind == "repost"
-                picture = draw_scene(scene, of.size, random.Random(f"{of.seed}/{first}.jpg"))
+                picture = render_scene(scene, settings.size, random.Random(f"{settings.seed}/{first}.jpg"))
                 if repost:
-                    picture = picture.resize((of.size * 7 // 8,) * 2)
+                    picture = picture.resize((settings.size * 7 // 8,) * 2)
                 with atomic_write(folder / name, "wb") as file:
                     picture.save(file, "JPEG", quality=75 if repost else 92)
             advance(1)

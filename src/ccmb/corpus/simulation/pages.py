@@ -1,4 +1,4 @@
-"""What is on the simulated web: pictures of the drawn world, pages about them, and what is false, doubled or spam."""
+"""The content of the simulated web: pictures of synthetic scenes, and pages with good, doubled and spam texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ccmb.core.config.part import Part
+from ccmb.core.config.base import ConfigBase
 from ccmb.corpus.simulation.spam import broken, slightly_changed, spam
 from ccmb.scenes.scene import Scene, scene_groups
 from ccmb.scenes.texts import GROUNDS, describe
@@ -18,96 +18,96 @@ TextKind = Literal["good", "wrong", "exact_duplicate", "near_duplicate", "spam"]
 DOMAINS = ("tu.example.com", "pic.example.cn", "bbs.example.net", "blog.example.org", "shop.example.com")
 
 
-class SimulatedWeb(Part):
-    """How large the world is, and which share of what is planted."""
+class SimulatedWeb(ConfigBase):
+    """The size of the simulated web, and the shares of false, doubled and spam texts in it."""
 
     pictures: int = Field(300, gt=1)
-    impressions: int = Field(200_000, gt=0, description="of people; those of bots come on top")
+    impressions: int = Field(200_000, gt=0, description="impressions of people; those of bots come on top")
     size: int = Field(128, gt=15, description="side of the pictures in pixels; see `draw`")
-    draw: bool = Field(True, description="off: no pictures are written, for logs alone")
-    base_url: str = Field("http://127.0.0.1:8000", description="where `pictures/` is served")
+    draw: bool = Field(True, description="write the pictures; off: only pages and logs")
+    base_url: str = Field("http://127.0.0.1:8000", description="the URL of the folder with `pictures/`")
     queries: int = Field(3, gt=0, description="true queries of each picture")
     wrong_pairs: float = Field(0.4, ge=0, description="pairs with a false query, for each pair with a true one")
-    exact_duplicates: float = Field(
-        0.3, ge=0, le=1, description="share of pages that stand on a second site as they are"
+    exact_duplicates: float = Field(0.3, ge=0, le=1, description="share of pages that a second site copied unchanged")
+    near_duplicates: float = Field(
+        0.3, ge=0, le=1, description="share of pages that a second site copied with small changes"
     )
-    near_duplicates: float = Field(0.3, ge=0, le=1, description="share of pages that a second site changed a little")
-    reposts: float = Field(
-        0.1, ge=0, le=1, description="share of pictures that stand under a second link, texts changed"
-    )
-    spam: float = Field(0.3, ge=0, le=1, description="share of pictures with a page that says nothing, or advertises")
+    reposts: float = Field(0.1, ge=0, le=1, description="share of pictures with a second link and changed texts")
+    spam: float = Field(0.3, ge=0, le=1, description="share of pictures with a page of empty phrases or advertisements")
     dead_links: float = Field(0.1, ge=0, le=1, description="share of links without a picture")
     positions: int = Field(20, gt=0)
-    examination: float = Field(0.8, ge=0, description="a result at position k is looked at with probability k^-this")
+    examination: float = Field(0.8, ge=0, description="people look at a result at position k with probability k^-this")
     visits: int = Field(20, gt=0, description="impressions of a visitor, on average")
     bots: float = Field(0.002, ge=0, le=1, description="bots for each visitor: half crawl, half click on false pairs")
-    repeated: float = Field(0.05, ge=0, le=1, description="impressions that a visitor has of the same pair once more")
+    repeated: float = Field(
+        0.05, ge=0, le=1, description="share of impressions that repeat a pair for the same visitor"
+    )
     days: int = Field(7, gt=0)
     seed: int = Field(0, ge=0, lt=2**32)
 
 
 @dataclass(slots=True)
 class Web:
-    """What is on the simulated web; lists of equal length belong together."""
+    """The content of the simulated web. `urls` and `scenes` have one entry for each picture."""
 
     urls: list[str] = field(default_factory=list)
     scenes: list[Scene] = field(default_factory=list)
     pages: list[dict[str, str]] = field(default_factory=list)
-    # Of each text: picture, field, text, kind, and the number of the text that it copies, or its own.
+    # For each text: picture, field, text, kind, and the index of the text that it copies, or its own.
     truth: list[tuple[int, str, str, TextKind, int]] = field(default_factory=list)
-    # Of each pair of the log: picture, query, whether the query is true.
+    # For each pair of the log: picture, query, whether the query is true.
     pairs: list[tuple[int, str, bool]] = field(default_factory=list)
 
     def add_text(self, picture: int, name: str, text: str, kind: TextKind, origin: int | None = None) -> int:
-        number = len(self.truth)
-        self.truth.append((picture, name, text, kind, number if origin is None else origin))
-        return number
+        index = len(self.truth)
+        self.truth.append((picture, name, text, kind, index if origin is None else origin))
+        return index
 
 
-def make_web(of: SimulatedWeb, rng: random.Random) -> Web:
-    """Pictures, pages and pairs, without the log."""
+def make_web(settings: SimulatedWeb, rng: random.Random) -> Web:
+    """Make pictures, pages and pairs; the log is written elsewhere."""
     web = Web()
-    groups = scene_groups("train", of.seed, 0.0)
-    said: dict[str, tuple[str, str]] = {}  # query -> (colour, kind) of the thing it names
-    for number in range(of.pictures):
+    groups = scene_groups("train", settings.seed, 0.0)
+    named: dict[str, tuple[str, str]] = {}  # query -> (colour, kind) of the thing it names
+    for index in range(settings.pictures):
         first_text = len(web.truth)
-        picture = _add_picture(web, next(groups)[0], f"{number:06d}", of, rng, said)
-        if rng.random() < of.reposts:
-            _add_repost(web, picture, first_text, of, rng)
-    _add_wrong_pairs(web, said, of, rng)
+        picture = _add_picture(web, next(groups)[0], f"{index:06d}", settings, rng, named)
+        if rng.random() < settings.reposts:
+            _add_repost(web, picture, first_text, settings, rng)
+    _add_wrong_pairs(web, named, settings, rng)
     return web
 
 
 def _add_picture(
-    web: Web, scene: Scene, name: str, of: SimulatedWeb, rng: random.Random, said: dict[str, tuple[str, str]]
+    web: Web, scene: Scene, name: str, settings: SimulatedWeb, rng: random.Random, named: dict[str, tuple[str, str]]
 ) -> int:
     picture = len(web.urls)
-    web.urls.append(f"{of.base_url}/pictures/{name}.jpg")
+    web.urls.append(f"{settings.base_url}/pictures/{name}.jpg")
     web.scenes.append(scene)
     queries: dict[str, None] = {}
-    while len(queries) < of.queries:
+    while len(queries) < settings.queries:
         thing = rng.choice(scene.things)
         where = rng.choice(("", *(f"{ground}的" for ground in GROUNDS[scene.background])))
         query = f"{where}{thing.colour}色{thing.kind}{rng.choice(('', '', '图片', '插图'))}"
-        said[query] = (thing.colour, thing.kind)
+        named[query] = (thing.colour, thing.kind)
         queries[query] = None
     for query in queries:
         web.pairs.append((picture, query, True))
         web.add_text(picture, "query", query, "good")
     texts = describe(scene, rng)
-    title, content = (web.add_text(picture, *of_page, "good") for of_page in _of_page(texts.title, texts.content))
+    title, content = (web.add_text(picture, *page_text, "good") for page_text in _of_page(texts.title, texts.content))
     _add_page(web, picture, texts.title, texts.content, rng)
-    if rng.random() < of.exact_duplicates:
+    if rng.random() < settings.exact_duplicates:
         _add_page(web, picture, texts.title, texts.content, rng)
         web.add_text(picture, "title", texts.title, "exact_duplicate", title)
         web.add_text(picture, "content", texts.content, "exact_duplicate", content)
-    if rng.random() < of.near_duplicates:
+    if rng.random() < settings.near_duplicates:
         _add_changed_page(web, picture, title, content, rng)
-    if rng.random() < of.spam:
+    if rng.random() < settings.spam:
         one, other = (rng.choice((spam(rng), broken(texts.title, rng))) for _ in range(2))
         _add_page(web, picture, one, other, rng)
-        for of_page in _of_page(one, other):
-            web.add_text(picture, *of_page, "spam")
+        for page_text in _of_page(one, other):
+            web.add_text(picture, *page_text, "spam")
     return picture
 
 
@@ -115,20 +115,20 @@ def _of_page(title: str, content: str) -> tuple[tuple[str, str], tuple[str, str]
     return ("title", title), ("content", content)
 
 
-def _add_repost(web: Web, of_picture: int, first_text: int, of: SimulatedWeb, rng: random.Random) -> None:
-    """The same picture under another link, found by one of its queries, with its texts changed a little."""
+def _add_repost(web: Web, original: int, first_text: int, settings: SimulatedWeb, rng: random.Random) -> None:
+    """Add the same picture under another link, with slightly changed texts and one of its queries."""
     picture = len(web.urls)
-    web.urls.append(repost_url(web.urls[of_picture]))
-    web.scenes.append(web.scenes[of_picture])
+    web.urls.append(repost_url(web.urls[original]))
+    web.scenes.append(web.scenes[original])
     query = web.truth[first_text][2]
     web.pairs.append((picture, query, True))
     web.add_text(picture, "query", query, "good")
-    title = first_text + of.queries
+    title = first_text + settings.queries
     _add_changed_page(web, picture, title, title + 1, rng)
 
 
 def repost_url(url: str) -> str:
-    """The second link of a picture: to the same file (a mirror) or to a copy in another size, as its name says."""
+    """The second link of a picture. Its name says whether it is the same file (a mirror) or another size (a repost)."""
     name = url.rpartition("/")[2]
     mirror = hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2
     return url.removesuffix(".jpg") + ("-mirror.jpg" if mirror else "-repost.jpg")
@@ -137,8 +137,8 @@ def repost_url(url: str) -> str:
 def _add_changed_page(web: Web, picture: int, title: int, content: int, rng: random.Random) -> None:
     changed = slightly_changed(web.truth[title][2], rng), slightly_changed(web.truth[content][2], rng)
     _add_page(web, picture, changed[0], changed[1], rng)
-    for origin, of_page in zip((title, content), _of_page(*changed), strict=True):
-        web.add_text(picture, *of_page, "near_duplicate", origin)
+    for origin, page_text in zip((title, content), _of_page(*changed), strict=True):
+        web.add_text(picture, *page_text, "near_duplicate", origin)
 
 
 def _add_page(web: Web, picture: int, title: str, content: str, rng: random.Random) -> None:
@@ -155,14 +155,14 @@ def _add_page(web: Web, picture: int, title: str, content: str, rng: random.Rand
     )
 
 
-def _add_wrong_pairs(web: Web, said: dict[str, tuple[str, str]], of: SimulatedWeb, rng: random.Random) -> None:
-    """Queries that name a thing which the picture does not show."""
-    queries = list(said)
-    for _ in range(round(of.wrong_pairs * len(web.pairs))):
+def _add_wrong_pairs(web: Web, named: dict[str, tuple[str, str]], settings: SimulatedWeb, rng: random.Random) -> None:
+    """Add pairs with false queries: they name a thing that the picture does not show."""
+    queries = list(named)
+    for _ in range(round(settings.wrong_pairs * len(web.pairs))):
         picture = rng.randrange(len(web.urls))
         shown = {(thing.colour, thing.kind) for thing in web.scenes[picture].things}
         query = rng.choice(queries)
-        if said[query] not in shown:
+        if named[query] not in shown:
             web.pairs.append((picture, query, False))
     web.pairs = list(dict.fromkeys(web.pairs))
     for picture, query, true in web.pairs:

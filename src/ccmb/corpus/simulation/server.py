@@ -1,7 +1,7 @@
-"""A small web of pictures with faults at known rates, for tests and demos: a folder behind HTTP on this machine.
+"""A local HTTP server of a folder of pictures with faults at known rates, for tests and demos.
 
-Which fault a picture has depends on its name and the seed alone, so that a test knows what each link has to end as.
-The server is a process of its own and speaks just enough HTTP to lie in it.
+The fault of a picture depends only on its name and the seed. So a test knows the status that each link must end with.
+The server runs in its own process and implements just enough HTTP to produce the faults.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WITHOUT_FAULT = "/_plain/"
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Shares of the pictures with each fault; the rest has none."""
+    """The share of pictures with each fault; the remaining pictures have none."""
 
     not_found: float = 0.0
     error_once: float = 0.0  # 500, and the second time the picture
@@ -50,7 +50,7 @@ class Faults:
 
 
 FAULTS = tuple(field.name for field in fields(Faults))
-# What each fault must end as; "ok" where another attempt helps.
+# The status that each fault must end with; "ok" if another attempt helps.
 STATUSES = {
     "not_found": "http_404", "error_once": "ok", "error_always": "http_500", "busy_once": "ok", "reset": "connection",
     "silent": "timeout", "trickle": "too_slow", "redirect": "ok", "redirect_private": "refused_address",
@@ -62,10 +62,10 @@ STATUSES = {
 def fault_of(name: str, faults: Faults, seed: int) -> str | None:
     """The fault of the picture of this name, or None."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
+    position = int.from_bytes(digest, "big") / 2**64
     for fault in FAULTS:
-        place -= getattr(faults, fault)
-        if place < 0:
+        position -= getattr(faults, fault)
+        if position < 0:
             return fault
     return None
 
@@ -79,37 +79,37 @@ def serve(
     private: str = "http://10.0.0.1/",
     port: int = 0,
 ) -> Iterator[str]:
-    """The base URL, with a slash at its end, of the folder's files; the server ends with the block or the process.
+    """Serve a folder, and yield its base URL with a slash at the end. The server ends with the block or the process.
 
-    A script that uses it needs the guard `if __name__ == "__main__":`, as all that start processes do.
+    It starts a process. So a script that uses it needs the guard `if __name__ == "__main__":`.
 
     Args:
         delay: seconds before each answer.
-        private: where `redirect_private` leads.
-        port: on this machine; 0 for any that is free.
+        private: the target of `redirect_private`.
+        port: a port of this machine; 0 for any free port.
 
     Raises:
         CcmbError: the port is in use.
     """
-    ours, theirs = multiprocessing.Pipe()
+    parent_end, child_end = multiprocessing.Pipe()
     server = _Server(folder, faults or Faults(), seed, delay, private, port)
-    child = multiprocessing.get_context("spawn").Process(target=_run, args=(server, theirs), daemon=True)
+    child = multiprocessing.get_context("spawn").Process(target=_run, args=(server, child_end), daemon=True)
     child.start()
-    theirs.close()
+    child_end.close()
     try:
-        if not (found := ours.recv()):
-            raise CcmbError(f"port {port} of 127.0.0.1, which the links name, is in use; free it, or begin anew")
-        yield f"http://127.0.0.1:{found}/"
+        if not (bound_port := parent_end.recv()):
+            raise CcmbError(f"port {port} of 127.0.0.1, which the links name, is in use; free it, or start again")
+        yield f"http://127.0.0.1:{bound_port}/"
     finally:
-        ours.close()
+        parent_end.close()
         child.join()
 
 
 def statistics(base_url: str) -> dict[str, Any]:
-    """What the server has seen: "requests" by name, "most_at_once", "least_gap" in seconds between two requests."""
+    """The statistics of a server: "requests" by name, "most_at_once", and "least_gap" in seconds between requests."""
     with urllib.request.urlopen(base_url.rstrip("/") + _STATISTICS) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
+        counted: dict[str, Any] = json.load(answer)
+    return counted
 
 
 @dataclass
@@ -198,7 +198,7 @@ def _run(server: _Server, parent: Connection) -> None:
         parent.send(listening.sockets[0].getsockname()[1])
         loop.add_reader(parent.fileno(), over.set)  # the parent closed its end, or is dead
         await over.wait()
-        os._exit(0)  # without waiting for those who are still being kept waiting
+        os._exit(0)  # without waiting for open requests, some of which never end
 
     asyncio.run(run())
 
@@ -219,7 +219,7 @@ def _send(
 
 
 async def _reset(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Say nothing."""
+    """Send nothing: the connection is closed without an answer."""
 
 
 async def _stay_silent(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Texts that a good corpus does not hold, and small changes that other sites make, for the simulated web."""
+"""Spam texts and small changes of texts for the simulated web. A good corpus holds neither."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPAM = (
 
 
 def spam(rng: random.Random) -> str:
-    """What stands on a page whatever its pictures, or an advertisement."""
+    """A phrase that stands on any page, whatever its pictures, or an advertisement."""
     return rng.choice(_SPAM).format(n=rng.randrange(1000, 9999), m=rng.randrange(100, 999))
 
 
@@ -35,7 +35,7 @@ def broken(text: str, rng: random.Random) -> str:
 
 
 def slightly_changed(text: str, rng: random.Random) -> str:
-    """Other punctuation or blanks, a word added at an end, or one character left out or written twice."""
+    """The text with one small change: punctuation, a blank, a word added at an end, a character dropped or doubled."""
     at = rng.randrange(1, len(text) - 1)
     return rng.choice(
         (

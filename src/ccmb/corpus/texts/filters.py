@@ -1,4 +1,4 @@
-"""Which texts are dropped: each filter takes a cleaned text and returns None (keep) or the reason."""
+"""Filters of texts: each takes a cleaned text and returns None to keep it, or the reason to drop it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def characters(text: str, least: int, most: int) -> str | None:
-    """Length in characters, blanks and punctuation included."""
+    """Filter by the length in characters, with blanks and punctuation."""
     return "too few characters" if len(text) < least else "too many characters" if len(text) > most else None
 
 
 def words(text: str, least: int, most: int) -> str | None:
-    """Length in words: each Han character is one, and so is each run of other letters and digits, as BERT splits."""
+    """Filter by the length in words. Each Han character is a word; so is each run of other letters and digits, as BERT
+    splits them."""
     count = _length(_HAN_RUN, text) + len(_RUN.findall(_HAN_RUN.sub(" ", text)))
     return "too few words" if count < least else "too many words" if count > most else None
 
 
 def han_share(text: str, least: float) -> str | None:
-    """Share of Han among words, as `words` counts them, but for numbers: they belong to no language."""
+    """Filter by the share of Han among words, as `words` counts them; numbers belong to no language."""
     han = _length(_HAN_RUN, text)
     others = len(_LETTERS.findall(_HAN_RUN.sub(" ", text)))
     return "not Chinese" if not han or han < least * (han + others) else None
 
 
 def _length(runs: re.Pattern[str], text: str) -> int:
-    """How many characters of the text are in such runs."""
+    """How many characters of the text belong to runs of a pattern."""
     return len(text) - len(runs.sub("", text))
 
 
@@ -47,8 +48,10 @@ _CP1252 = {ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte)): byte for 
 
 
 def mojibake(text: str) -> str | None:
-    """Text that was read in another encoding than it was written in. Ask before the text is cleaned: what is left of
-    the bytes is then as it was."""
+    """Filter texts that were read in another encoding than they were written in.
+
+    Call it before the text is cleaned, while the original bytes can still be recovered.
+    """
     if _BROKEN.search(text):
         return "mojibake"
     if _LATIN.search(text) and _is_han_in_utf8(text.translate(_CP1252), "latin-1"):
@@ -57,7 +60,7 @@ def mojibake(text: str) -> str | None:
 
 
 def _is_han_in_utf8(text: str, encoding: str) -> bool:
-    """Whether the text, written in the encoding, is UTF-8 of two Han characters or more, up to a cut last one."""
+    """Whether the text, encoded in `encoding`, is UTF-8 with two Han characters or more; the last may be cut."""
     try:
         written = text.encode(encoding)
     except UnicodeEncodeError:
@@ -71,7 +74,7 @@ def _is_han_in_utf8(text: str, encoding: str) -> bool:
     return _length(_HAN_RUN, read) >= 2
 
 
-# Our choice: what pages say of themselves, of the picture's file and of its rights, not of what it shows.
+# Our choice: phrases about the page, the file or its rights, which do not describe what the picture shows.
 _PHRASES = re.compile(
     # The look-ahead, at what the phrases begin with, makes the search several times faster.
     "(?=[点查图页正数加暂内版未转请立免登注上下返网首联扫识关分责Ii共第无])(?:点击(?:这里|此处)?(?:查看|浏览|放大|进入|下载|加载)(?:大图|原图|更多|全文|详情|图片)?|查看(?:大图|原图|更多|全文|详情)"
@@ -90,11 +93,11 @@ _FILE_NAME = re.compile(
 
 
 def boilerplate(text: str) -> str | None:
-    """Names of files, and texts that say nothing, or less than half, but for phrases that stand on any page."""
+    """Filter names of files, and texts of which more than half are phrases that stand on any page."""
     if _FILE_NAME.fullmatch(text):
         return "name of a file"
-    rest = _PHRASES.sub("", text)
-    return "boilerplate" if rest != text and 2 * _length(_RUN, rest) < _length(_RUN, text) else None
+    remaining = _PHRASES.sub("", text)
+    return "boilerplate" if remaining != text and 2 * _length(_RUN, remaining) < _length(_RUN, text) else None
 
 
 _URL = re.compile(
@@ -120,7 +123,7 @@ def emails(text: str) -> str | None:
 
 
 def phones(text: str) -> str | None:
-    """Mobile and fixed numbers as they are written in China."""
+    """Filter mobile and landline numbers as they are written in China."""
     return "phone number" if _MOBILE.search(text) or _LANDLINE.search(text) else None
 
 
@@ -129,14 +132,14 @@ def chat_accounts(text: str) -> str | None:
 
 
 def contacts(text: str) -> str | None:
-    """All four of the filters above; none finds anything without a Latin letter or a digit."""
+    """Apply the four filters above. None of them matches a text without a Latin letter or a digit."""
     if not _LATIN_OR_DIGIT.search(text):
         return None
     return reason_against(text, [emails, urls, phones, chat_accounts])
 
 
 class SensitiveWords:
-    """Drops texts that hold one of the words, whatever their case; of any number of words, as fast."""
+    """Drops texts that contain one of the words, in any case. Its speed does not depend on how many words there are."""
 
     def __init__(self, listed: list[str]) -> None:
         self._words = {word.lower() for word in listed}
@@ -144,24 +147,24 @@ class SensitiveWords:
 
     def __call__(self, text: str) -> str | None:
         text = text.lower()
-        found = any(text[at : at + n] in self._words for n in self._lengths for at in range(len(text) - n + 1))
-        return "sensitive word" if found else None
+        has_word = any(text[at : at + n] in self._words for n in self._lengths for at in range(len(text) - n + 1))
+        return "sensitive word" if has_word else None
 
 
 def read_words(path: str) -> list[str]:
-    """The words of a file of text, one a line; blank lines and lines that begin with # are passed over.
+    """The words of a text file, one in each line. Blank lines and lines that begin with # are ignored.
 
     Raises:
-        CcmbError: the file cannot be read, is no text or holds no word; the message names it.
+        CcmbError: the file cannot be read, is no text, or has no word; the message names it.
     """
-    found = [line.strip() for line in text_lines(path) if line.strip() and not line.startswith("#")]
-    if not found:
-        raise CcmbError(f"{path}: holds no word")
-    return found
+    listed = [line.strip() for line in text_lines(path) if line.strip() and not line.startswith("#")]
+    if not listed:
+        raise CcmbError(f"{path}: has no word")
+    return listed
 
 
 def filters_of(recipe: TextRecipe) -> dict[FieldName, list[TextFilter]]:
-    """The filters of cleaned texts of each field, in the order in which they are asked.
+    """The filters of each field, in the order in which they are applied to a cleaned text.
 
     Raises:
         CcmbError: the file of sensitive words cannot be read.
@@ -183,5 +186,5 @@ def filters_of(recipe: TextRecipe) -> dict[FieldName, list[TextFilter]]:
 
 
 def reason_against(text: str, filters: list[TextFilter]) -> str | None:
-    """What the first filter that drops the text says."""
-    return next((reason for of in filters if (reason := of(text)) is not None), None)
+    """The reason of the first filter that drops the text; None if all keep it."""
+    return next((reason for text_filter in filters if (reason := text_filter(text)) is not None), None)

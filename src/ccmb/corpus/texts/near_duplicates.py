@@ -1,9 +1,10 @@
-"""Texts that are alike: MinHash over character 2-grams across the corpus, and against texts of test sets.
+"""Near-duplicate texts: MinHash over character 2-grams, within the corpus and against texts of test sets.
 
-A text is dropped if, among the texts that share one of its bands, the one with the smallest hash is another and indeed
-alike. So the result depends on no order, and of each cluster the smallest stays, whatever chain of likenesses leads to
-it: what connected components would keep, from group-bys alone. (Broder, "On the resemblance and containment of
-documents", 1997, for MinHash; bands as in Leskovec et al., "Mining of Massive Datasets", chapter 3.)
+Texts that share a band are compared with the one of them that has the smallest hash. A text is dropped if that one is
+another text and similar enough. So the result does not depend on any order. Of each cluster the smallest text stays,
+whatever chain of similar texts leads to it. Connected components would keep the same, but this needs only group-bys.
+(MinHash: Broder, "On the resemblance and containment of documents", 1997. Bands: Leskovec et al., "Mining of Massive
+Datasets", chapter 3.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from daft import functions as F
 from numpy.typing import NDArray
 
 from ccmb.corpus.base.daft_engine import Table, each_bucket, hashed, union, write, write_by_hash
-from ccmb.corpus.base.recipe import DedupRecipe, TextRecipe
+from ccmb.corpus.base.recipe import TextDedupRecipe, TextRecipe
 from ccmb.corpus.texts.normalize import bare, clean
 
 NGRAM = 2
@@ -27,17 +28,19 @@ _MULTIPLIER, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 
 
 def jaccard(one: str, other: str) -> float:
-    """Share of the character 2-grams of either text that both have; 1 for equal texts."""
-    ours, theirs = grams(one), grams(other)
-    return _overlap(ours, theirs) if ours or theirs else float(one == other)
+    """Jaccard similarity of the character 2-grams of two texts; 1 for equal texts."""
+    one_grams, other_grams = grams(one), grams(other)
+    return _overlap(one_grams, other_grams) if one_grams or other_grams else float(one == other)
 
 
 def grams(text: str) -> set[str]:
     return {text[at : at + NGRAM] for at in range(len(text) - NGRAM + 1)}
 
 
-def write_signatures(texts: Table, recipe: DedupRecipe, folder: Path) -> None:
-    """Of each text that is long enough, once: key, whether likeness across pictures drops it (`near`), MinHash.
+def write_signatures(texts: Table, recipe: TextDedupRecipe, folder: Path) -> None:
+    """Write each text that is long enough once: key, MinHash signature and `near`.
+
+    `near` is 1 if near-duplicates across pictures are dropped for the field of the text, else 0.
 
     Args:
         texts: rows in buckets by key: key, bare, field.
@@ -50,21 +53,24 @@ def write_signatures(texts: Table, recipe: DedupRecipe, folder: Path) -> None:
         write(_signed(once, recipe).exclude("bare"), folder, bucket)
 
 
-def _signed(frame: DataFrame, recipe: DedupRecipe) -> DataFrame:
-    """Daft parts n-grams at blanks, so that one is put between characters; one at the end would be a gram more."""
+def _signed(frame: DataFrame, recipe: TextDedupRecipe) -> DataFrame:
+    """Add the MinHash signature of `bare`.
+
+    Daft builds n-grams of words. So blanks are put between characters, and none at the end, which would add a gram.
+    """
     spaced = F.strip(F.regexp_replace(col("bare"), "(.)", "$1 "))
     count = recipe.bands * recipe.rows
     hashes = F.minhash(spaced, num_hashes=count, ngram_size=NGRAM, hash_function="xxhash3_64")
     return frame.with_column("signature", hashes.cast(DataType.list(DataType.uint32())))
 
 
-def write_bands(signatures: Table, recipe: DedupRecipe, folder: Path, buckets: int) -> None:
-    """A row (band, key, near) for each band of each signature, in buckets by band."""
+def write_bands(signatures: Table, recipe: TextDedupRecipe, folder: Path, buckets: int) -> None:
+    """Write a row (band, key, near) for each band of each signature, in buckets by band."""
     for _, frame in each_bucket(signatures):
         write_by_hash(_banded(frame, recipe), folder, "band", buckets)
 
 
-def _banded(frame: DataFrame, recipe: DedupRecipe) -> DataFrame:
+def _banded(frame: DataFrame, recipe: TextDedupRecipe) -> DataFrame:
     @daft.func.batch(return_dtype=DataType.list(DataType.uint64()))
     def bands(signatures: daft.Series) -> pa.Array:
         hashes = band_hashes(_matrix(signatures), recipe.bands)
@@ -76,22 +82,22 @@ def _banded(frame: DataFrame, recipe: DedupRecipe) -> DataFrame:
 
 
 def _matrix(signatures: daft.Series) -> NDArray[np.uint32]:
-    found = signatures.to_arrow()
-    return np.asarray(found.flatten().to_numpy().reshape(len(found), -1) if len(found) else np.zeros((0, 1), np.uint32))
+    array = signatures.to_arrow()
+    return np.asarray(array.flatten().to_numpy().reshape(len(array), -1) if len(array) else np.zeros((0, 1), np.uint32))
 
 
 def band_hashes(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.uint64]:
-    """One number for each band of each signature: (N, bands). Equal ones, at different places, differ."""
+    """A hash for each band of each signature: (N, bands). Equal bands at different positions have different hashes."""
     parts = signatures.reshape(len(signatures), bands, -1).astype(np.uint64)
-    found = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), parts.shape[:2]) * _MULTIPLIER
+    hashes = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), parts.shape[:2]) * _MULTIPLIER
     for row in range(parts.shape[2]):
-        found = (found ^ parts[:, :, row]) * _MULTIPLIER
-        found = found ^ (found >> _SHIFT)
-    return found
+        hashes = (hashes ^ parts[:, :, row]) * _MULTIPLIER
+        hashes = hashes ^ (hashes >> _SHIFT)
+    return hashes
 
 
 def write_compared(bands: Table, folder: Path, buckets: int) -> None:
-    """Pairs (key, other) of texts that share a band, `other` being the smallest of it, in buckets by key."""
+    """Write pairs (key, other) of texts that share a band, in buckets by key; `other` is the smallest of the band."""
     for _, frame in each_bucket(bands):
         frame = frame.where(col("near") == 1)
         first = frame.groupby("band").agg(col("key").min().alias("other"), col("near").count().alias("texts"))
@@ -100,33 +106,37 @@ def write_compared(bands: Table, folder: Path, buckets: int) -> None:
 
 
 def write_half_signed(compared: Table, signatures: Table, folder: Path, buckets: int) -> None:
-    """The pairs, once each, with the signature of `key`, in buckets by `other`."""
+    """Write each pair once with the signature of `key`, in buckets by `other`."""
     for bucket, frame in each_bucket(compared):
         once = frame.groupby("key", "other").agg(col("key").count().alias("bands")).collect()
-        ours = signatures.read(bucket).select("key", "signature")
-        write_by_hash(once.join(ours, on="key"), folder, "other", buckets)
+        own_signatures = signatures.read(bucket).select("key", "signature")
+        write_by_hash(once.join(own_signatures, on="key"), folder, "other", buckets)
 
 
 def write_near_duplicates(
     half_signed: Table, signatures: Table, similarity: float | None, folder: Path, buckets: int
 ) -> None:
-    """Keys of texts that are alike to a smaller one, in buckets by key; none if no similarity is given."""
+    """Write the keys of texts that are near-duplicates of a smaller one, in buckets by key.
+
+    Args:
+        similarity: of near-duplicates at least; None finds none.
+    """
     for bucket, frame in each_bucket(half_signed):
-        theirs = signatures.read(bucket).select(col("key").alias("other"), col("signature").alias("others"))
-        found = _alike(frame.join(theirs, on="other"), 2.0 if similarity is None else similarity)
-        write_by_hash(found, folder, "key", buckets)
+        other_signatures = signatures.read(bucket).select(col("key").alias("other"), col("signature").alias("others"))
+        duplicates = _alike(frame.join(other_signatures, on="other"), 2.0 if similarity is None else similarity)
+        write_by_hash(duplicates, folder, "key", buckets)
 
 
 @daft.func.batch(return_dtype=DataType.float64())
 def _agreement(one: daft.Series, other: daft.Series) -> pa.Array:
-    """Share of equal hashes of two signatures, which estimates Jaccard."""
+    """Share of equal hashes of two signatures, which estimates the Jaccard similarity."""
     return pa.array((_matrix(one) == _matrix(other)).mean(axis=1, dtype=np.float64))
 
 
 def _alike(pairs: DataFrame, similarity: float) -> DataFrame:
-    """The keys of pairs (key, signature, others) that agree in so large a share."""
-    found = pairs.with_column("agreement", _agreement(col("signature"), col("others")))
-    return found.where(col("agreement") >= similarity).groupby("key").agg(col("agreement").max())
+    """The keys of pairs (key, signature, others) whose signatures agree in at least the share `similarity`."""
+    compared = pairs.with_column("agreement", _agreement(col("signature"), col("others")))
+    return compared.where(col("agreement") >= similarity).groupby("key").agg(col("agreement").max())
 
 
 def write_test_duplicates(
@@ -134,11 +144,11 @@ def write_test_duplicates(
     signatures: Table,
     bands: Table,
     text: TextRecipe,
-    recipe: DedupRecipe,
+    recipe: TextDedupRecipe,
     folder: Path,
     buckets: int,
 ) -> None:
-    """Keys of test texts and of all texts that are alike to one, in buckets by key."""
+    """Write the keys of test texts and of all their near-duplicates, in buckets by key."""
     barely = {bare(clean(one, text.simplified)) for one in test_texts}
     long = sorted(one for one in barely if len(one) >= recipe.test_least_characters)
     tests = daft.from_pydict({"bare": pa.array(long, pa.large_string())}).with_column("key", hashed("bare"))
@@ -150,22 +160,22 @@ def write_test_duplicates(
     test_bands = _banded(tests, recipe).select("band", col("key").alias("other")).collect()
     frames = [frame.join(test_bands, on="band") for _, frame in each_bucket(bands)]
     compared = union(frames).groupby("key", "other").agg(col("near").count().alias("bands")).collect()
-    theirs = tests.select(col("key").alias("other"), col("signature").alias("others"))
-    signed = compared.join(signatures.read().select("key", "signature"), on="key").join(theirs, on="other")
+    test_signatures = tests.select(col("key").alias("other"), col("signature").alias("others"))
+    signed = compared.join(signatures.read().select("key", "signature"), on="key").join(test_signatures, on="other")
     write_by_hash(union([exact, _alike(signed, recipe.corpus)]), folder, "key", buckets)
 
 
 def alike_within(texts: Sequence[str], similarity: float) -> list[bool]:
-    """Of texts in the order in which they are preferred, whether each is alike to a better one that is kept."""
+    """Whether each text is a near-duplicate of an earlier text that is kept. Better texts come first."""
     kept: list[set[str]] = []
-    found = []
+    alike_flags = []
     for text in texts:
-        mine = grams(text)
-        alike = any(_overlap(mine, other) >= similarity for other in kept)
+        text_grams = grams(text)
+        alike = any(_overlap(text_grams, other) >= similarity for other in kept)
         if not alike:
-            kept.append(mine)
-        found.append(alike)
-    return found
+            kept.append(text_grams)
+        alike_flags.append(alike)
+    return alike_flags
 
 
 def _overlap(one: set[str], other: set[str]) -> float:

@@ -1,4 +1,4 @@
-"""How texts of a corpus are cleaned (`ccmb.core.text.cleaning`), and what cleaned texts are compared by."""
+"""How texts of a corpus are cleaned (`ccmb.core.text.cleaning`), and which form of them is compared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FILLED_IN = re.compile(r"[0-9a-z]+(?:[.\-][0-9a-z]+)*")
 
 
 def bare(text: str) -> str:
-    """Letters, digits and Han alone, in lower case: texts with equal ones are the same text."""
+    """The letters, digits and Han of a text, in lower case. Texts with the same bare form count as equal."""
     return _NOT_COMPARED.sub("", text.lower())
 
 
 def template(text: str) -> str | None:
-    """The text with each run of digits and Latin letters written as #, or None if it has none."""
+    """The text with # for each run of digits and Latin letters; None if it has no such run."""
     masked, runs = _FILLED_IN.subn("#", text.lower())
     return masked if runs else None

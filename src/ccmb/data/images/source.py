@@ -119,7 +119,7 @@ class ImageSource(ABC):
         """The file's bytes.
 
         Raises:
-            UnreadablePicture: it is not there, lies outside, is empty, cut short, or larger than MAX_BYTES.
+            UnreadableImageError: it is not there, lies outside, is empty, cut short, or larger than MAX_BYTES.
         """
         inner = inner_name(name)
         if inner is None:
@@ -152,7 +152,7 @@ class ImageSource(ABC):
         """The picture as RGB, see `decode`.
 
         Raises:
-            UnreadablePicture: see `raw` and `decode`.
+            UnreadableImageError: see `raw` and `decode`.
         """
         data = self.raw(name)
         try:
@@ -231,7 +231,7 @@ def load_picture(path: str | Path) -> Image.Image:
     """A picture that the user names by its path, as RGB, see `decode`.
 
     Raises:
-        UnreadablePicture: it is missing or cannot be used; the message names it.
+        UnreadableImageError: it is missing or cannot be used; the message names it.
     """
     path = Path(path)
     if path.is_dir():
@@ -247,7 +247,7 @@ def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
     """A picture that a caller gives as a path, as the bytes of a file or as a PIL object: the same RGB of all three.
 
     Raises:
-        UnreadablePicture: it is missing or cannot be used; the message says why.
+        UnreadableImageError: it is missing or cannot be used; the message says why.
     """
     if isinstance(given, str | Path):
         return load_picture(given)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ccmb.data.grouping import image_key
 from ccmb.datasets.cards import Card
-from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
+from ccmb.datasets.dataset import Dataset, DatasetQuery, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import id_of, read_list, text_of
 from ccmb.datasets.locate import find_file, open_pictures, split_words
 from ccmb.datasets.problems import BAD_LINE, REPEATED_ID, Problems
@@ -22,27 +22,31 @@ def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Datas
     problems = Problems()
     words = split_words(split)
     path = find_file(folder, [f"caption_{word}_annotations_*.json" for word in words])
-    places = sorted(place.name for word in words for place in path.parent.glob(f"caption_{word}_images_*"))
+    places = sorted(folder_path.name for word in words for folder_path in path.parent.glob(f"caption_{word}_images_*"))
     pictures = open_pictures(path.parent if places else folder, images, places)
     queries = present_queries(_captions(path, problems), pictures, problems)
     samples = samples_of_queries(queries, split)
     return Dataset(card, split, samples, pictures, [sample.image for sample in samples], problems, queries)
 
 
-def _captions(path: Path, problems: Problems) -> Iterator[Query]:
-    """Those of a picture that has several entries are numbered on; an entry that says nothing new is a repeated one."""
+def _captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
+    """The captions as queries.
+
+    If a picture has several entries, their captions are numbered consecutively. An entry without a new caption counts
+    as repeated.
+    """
     seen: dict[str, list[object]] = {}
     for where, entry in read_list(path, problems):
         image, captions = id_of(entry.get("image_id")), entry.get("caption")
         if image is None or not isinstance(captions, list):
-            problems.add(BAD_LINE, f'{where}: it needs "image_id" and "caption", a list of texts')
+            problems.add(BAD_LINE, f'{where}: an entry needs "image_id" and "caption", a list of texts')
         else:
             known = seen.setdefault(image_key(image), [])
             first = len(known)
-            new = [(place, caption) for place, caption in enumerate(captions) if not first or caption not in known]
+            new = [(index, caption) for index, caption in enumerate(captions) if not first or caption not in known]
             if first and not new:
-                problems.add(REPEATED_ID, f"{where}: picture {image} is there twice")
-            for number, (place, caption) in enumerate(new, start=first):
+                problems.add(REPEATED_ID, f"{where}: picture {image} occurs twice")
+            for caption_number, (index, caption) in enumerate(new, start=first):
                 known.append(caption)
-                if (text := text_of(caption, f"{where}.caption[{place}]", problems)) is not None:
-                    yield Query(f"{image_key(image)}#{number}", text, (image,), where)
+                if (text := text_of(caption, f"{where}.caption[{index}]", problems)) is not None:
+                    yield DatasetQuery(f"{image_key(image)}#{caption_number}", text, (image,), where)

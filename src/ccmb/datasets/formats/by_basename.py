@@ -1,4 +1,4 @@
-"""Pictures of a folder, tar or pack found by their base name, wherever below they lie."""
+"""Pictures of a folder, tar or pack by their base name, at any depth."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ccmb.data.images.source import Extent, ImageSource
 
 
 class NamedImages(ImageSource):
-    """Other pictures by base name; of equal ones the first by its path counts.
+    """Other pictures by base name. If several have the same name, the first by its path counts.
 
     Attributes:
-        ambiguous: base names of several pictures.
+        ambiguous: base names that several pictures have.
     """
 
     def __init__(self, inner: ImageSource) -> None:
@@ -25,7 +25,7 @@ class NamedImages(ImageSource):
             name = posixpath.basename(path)
             if self._paths.setdefault(name, path) != path:
                 self.ambiguous.add(name)
-        # By the usual form of the ending, and without it; of several the first by its name.
+        # The names by the usual form of their suffix, and without suffix; of several the first one counts.
         self._alike: dict[str, str] = {}
         self._of_stem: dict[str, str] = {}
         for name in filter(is_image_name, self.names):
@@ -37,7 +37,7 @@ class NamedImages(ImageSource):
         return sorted(self._paths)
 
     def resolve(self, written: str) -> str | None:
-        """The name of the picture that a text file means by an id or a path, with or without its suffix, or None."""
+        """The name of the picture that a text file refers to by an id or a path, with or without suffix; or None."""
         name = posixpath.basename(written.replace("\\", "/"))
         if name in self._paths:
             return name
@@ -56,7 +56,7 @@ class NamedImages(ImageSource):
 
 
 def _usual(name: str) -> str:
-    """The name with its ending in small letters, and one of JPEG's as `.jpg`."""
+    """The name with its suffix in small letters, and `.jpg` for any suffix of JPEG."""
     stem, suffix = posixpath.splitext(name)
     suffix = suffix.lower()
     return stem + (".jpg" if suffix in (".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg") else suffix)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ccmb.datasets.cards import Card
-from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
+from ccmb.datasets.dataset import Dataset, DatasetQuery, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import id_of, read_lines, text_of
 from ccmb.datasets.formats.tsv_packs import PackedImages
 from ccmb.datasets.locate import find_all, find_file, split_words
@@ -14,7 +14,7 @@ from ccmb.datasets.problems import BAD_LINE, Problems
 
 
 def read_ecommerce(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """One split; where its pictures are not there, as of a test to be submitted, it has queries alone.
+    """One split. If its pictures do not exist, as in a test set to be submitted, it has only queries.
 
     Raises:
         CcmbError: the texts are missing, or nothing in them can be used.
@@ -27,11 +27,11 @@ def read_ecommerce(card: Card, folder: Path, split: str, images: Path | None) ->
     return Dataset(card, split, samples_of_queries(queries, split), pictures, pictures.names, problems, queries)
 
 
-def _texts(path: Path, problems: Problems, has_pictures: bool) -> Iterator[Query]:
+def _texts(path: Path, problems: Problems, has_pictures: bool) -> Iterator[DatasetQuery]:
     for where, line in read_lines(path, problems):
-        key, tab, rest = line.lstrip("\ufeff").partition("\t")
-        number = id_of(key)
-        if not tab or number is None:
+        key, tab, written = line.lstrip("\ufeff").partition("\t")
+        query_id = id_of(key)
+        if not tab or query_id is None:
             problems.add(BAD_LINE, f"{where}: no tab between id and text")
-        elif (text := text_of(rest, where, problems)) is not None:
-            yield Query(number, text, (number,) if has_pictures else (), where)
+        elif (text := text_of(written, where, problems)) is not None:
+            yield DatasetQuery(query_id, text, (query_id,) if has_pictures else (), where)

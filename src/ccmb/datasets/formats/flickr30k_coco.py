@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ccmb.data.images.content import SUFFIXES
 from ccmb.datasets.cards import Card
-from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
+from ccmb.datasets.dataset import Dataset, DatasetQuery, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import read_lines, text_of
 from ccmb.datasets.formats.word_marks import are_cut, without_marks
 from ccmb.datasets.locate import MissingFile, find_all, find_file, open_pictures, split_words
@@ -23,7 +23,7 @@ _KEY = re.compile(r"(?P<image>[^#]+)#(?:[^#]*#)?\d+")
 
 
 def read_captions(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """One split of any of the three.
+    """One split of any of the three sets.
 
     Raises:
         CcmbError: a file is missing or ambiguous, or nothing in it can be used.
@@ -45,23 +45,23 @@ def _names_of_cna(split: str) -> list[str]:
 
 
 def _files(folder: Path, split: str, problems: Problems) -> tuple[list[Path], set[str] | None]:
-    """The caption files of the split, and the pictures that its list names (None: all of the files are the split's).
+    """The caption files of the split, and the pictures in its list (None: all pictures of the files).
 
-    Where there are several, those not cut into words and those written by people come first.
+    Of several files, those that are not cut into words and those that people wrote are preferred.
     """
     captions = find_all(folder, ["*caption*.txt"])
     if not captions:
         raise MissingFile(f"{folder}: no *caption*.txt in it or up to two folders below")
     words = split_words(split)
-    of_split = [path for path in captions if any(word in path.name.lower() for word in words)]
+    named_after_split = [path for path in captions if any(word in path.name.lower() for word in words)]
     lists = [path for word in words for path in find_all(folder, [f"*{word}.txt"]) if path not in captions]
-    of_any = [path for path in captions if not re.search("train|val|test", path.name.lower())]
-    if of_split:
-        return _preferred(of_split), None
-    if of_any and lists:
+    for_all_splits = [path for path in captions if not re.search("train|val|test", path.name.lower())]
+    if named_after_split:
+        return _preferred(named_after_split), None
+    if for_all_splits and lists:
         if len(lists) > 1:
             find_file(folder, [path.name for path in lists])  # says which
-        return _preferred(of_any), {_stem(line.strip()) for _, line in read_lines(lists[0], problems)}
+        return _preferred(for_all_splits), {_stem(line.strip()) for _, line in read_lines(lists[0], problems)}
     raise MissingFile(f"{folder}: no caption file of '{split}' and no list *{split}.txt of its pictures")
 
 
@@ -72,7 +72,7 @@ def _preferred(paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _captions(path: Path, problems: Problems) -> Iterator[Query]:
+def _captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
     read = list(_read_captions(path, problems))
     cut = are_cut([query.text for query in read])
     for query in read:
@@ -82,7 +82,7 @@ def _captions(path: Path, problems: Problems) -> Iterator[Query]:
         yield query if joined is None else replace(query, text=joined)
 
 
-def _read_captions(path: Path, problems: Problems) -> Iterator[Query]:
+def _read_captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
     for where, line in read_lines(path, problems):
         key, tab, text = line.lstrip("\ufeff").strip("\r\n").partition("\t")
         if not tab:
@@ -91,10 +91,10 @@ def _read_captions(path: Path, problems: Problems) -> Iterator[Query]:
         if match is None:
             problems.add(BAD_LINE, f"{where}: does not begin with IMAGE#N or IMAGE#TAG#N")
         elif (read := text_of(text, where, problems)) is not None:
-            yield Query(key.strip(), read, (match["image"],), where)
+            yield DatasetQuery(key.strip(), read, (match["image"],), where)
 
 
-def _is_wanted(query: Query, wanted: set[str] | None) -> bool:
+def _is_wanted(query: DatasetQuery, wanted: set[str] | None) -> bool:
     return wanted is None or _stem(query.images[0]) in wanted
 
 

@@ -1,4 +1,4 @@
-"""Flickr8k-CN: own pairs, `captions.jsonl` or `pairs.jsonl`, beside `images.tar` or a folder of pictures."""
+"""Flickr8k-CN in the form of custom pairs: `captions.jsonl` or `pairs.jsonl`, with `images.tar` or a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import sample_of_line
 from ccmb.data.sample import Sample
 from ccmb.datasets.cards import Card
-from ccmb.datasets.dataset import Dataset, Query, nothing_left
+from ccmb.datasets.dataset import Dataset, DatasetQuery, nothing_left
 from ccmb.datasets.formats.lenient_lines import read_objects
 from ccmb.datasets.locate import MissingFile, find_file
 from ccmb.datasets.problems import BAD_LINE, NO_PICTURE, Problems
@@ -18,12 +18,11 @@ from ccmb.datasets.problems import BAD_LINE, NO_PICTURE, Problems
 FIELDS = ("captions", "mt_baidu")
 
 
-def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """One split, with the captions that people wrote and the machine's translations as fields of their own.
+def read_custom_form(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
+    """One split. The captions that people wrote and the machine translations are separate fields.
 
-    The queries are those that people wrote.
-
-    A picture may have one line or one line a text, see `merge_by_image`.
+    The queries are the captions that people wrote. A picture may have one line, or one line for each text, see
+    `merge_by_image`.
 
     Raises:
         CcmbError: a file is missing, or nothing in it can be used.
@@ -55,7 +54,7 @@ def read_own_form(card: Card, folder: Path, split: str, images: Path | None) -> 
         raise nothing_left(pictures, problems)
     samples = merge_by_image(lines)
     queries = [
-        Query(f"{sample.image}#{n}", text, (sample.image,), where_of[sample.image])
+        DatasetQuery(f"{sample.image}#{n}", text, (sample.image,), where_of[sample.image])
         for sample in samples
         for n, text in enumerate(sample.fields[0])
     ]

@@ -10,7 +10,7 @@ from ccmb.data.sample import Sample
 from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import (  # fmt: skip
     Dataset,
-    Query,
+    DatasetQuery,
     by_name,
     nothing_left,
     present_queries,
@@ -22,7 +22,7 @@ from ccmb.datasets.formats.tsv_packs import PackedImages
 from ccmb.datasets.locate import find_all, find_file, open_pictures
 from ccmb.datasets.problems import BAD_LINE, Problems
 
-# The five sets' own pictures but Flickr's come as one pack, beside the folders of the sets.
+# The pictures of the paper's own sets, except those of Flickr30k-CNA, come as one pack beside the folders of the sets.
 PACK = "IQR_IQM_ICR_ICM_images"
 _STEMS = {"icm": "long_itm", "iqm": "short_itm", "icr": "long_itr", "iqr": "short_itr"}
 
@@ -50,7 +50,7 @@ def read_matching(card: Card, folder: Path, split: str, images: Path | None) -> 
 
 
 def read_pairs_of_zero(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """ICR or IQR.
+    """One split of ICR or IQR.
 
     Raises:
         CcmbError: a file is missing, or nothing in it can be used.
@@ -59,7 +59,8 @@ def read_pairs_of_zero(card: Card, folder: Path, split: str, images: Path | None
     path = find_file(folder, _patterns(card, split))
     pictures = _pictures(folder, images, problems)
     read = (
-        Query(where.rpartition(":")[2], text, (written,), where) for where, text, written, _ in _pairs(path, problems)
+        DatasetQuery(where.rpartition(":")[2], text, (written,), where)
+        for where, text, written, _ in _pairs(path, problems)
     )
     queries = present_queries(read, pictures, problems)
     samples = samples_of_queries(queries, split)
@@ -74,7 +75,7 @@ def _patterns(card: Card, split: str) -> list[str]:
 def _pictures(folder: Path, images: Path | None, problems: Problems) -> NamedImages:
     """A folder or tar of pictures, or base64 packs in a folder or beside the lines."""
     if images is None:
-        images = next((place for place in (folder / PACK, folder.absolute().parent / PACK) if place.is_dir()), None)
+        images = next((pack for pack in (folder / PACK, folder.absolute().parent / PACK) if pack.is_dir()), None)
     packs = [images] if images and images.suffix == ".tsv" else find_all(images or folder, ["*.tsv"])
     if packs:
         return NamedImages(PackedImages(images or folder, packs, problems))

@@ -1,7 +1,7 @@
-"""ImageNet with Chinese class names: one folder of pictures a class, a class-name file, prompt templates.
+"""ImageNet with Chinese class names: a folder of pictures for each class, a class-name file, and prompt templates.
 
-A line of the class-name file is `FOLDER<TAB>name<TAB>other name`, or the name alone, one for each folder in the order
-of their names. A line of the templates holds {} where the name goes.
+A line of the class-name file is `FOLDER<TAB>name<TAB>other name`. Or each line is only a name, in the order of the
+folder names. A line of the templates holds {} in the place of the name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_class_folders(card: Card, folder: Path, split: str, images: Path | None
     """One split: a sample for each picture of a class that has a name.
 
     Raises:
-        CcmbError: a folder or file is missing, names and folders do not fit, or nothing can be used.
+        CcmbError: a folder or file is missing, the names do not match the folders, or nothing can be used.
     """
     problems = Problems()
     root = images or _root(folder, split)
@@ -34,16 +34,16 @@ def read_class_folders(card: Card, folder: Path, split: str, images: Path | None
     if not folders:
         raise MissingFile(f"{root}: no folders of pictures, one a class, in it")
     names = _class_names(_first(folder, CLASS_FILES), folders, problems)
-    numbers = {of_class: number for number, of_class in enumerate(names)}
+    numbers = {class_folder: index for index, class_folder in enumerate(names)}
     samples = []
     for picture in pictures.names:
-        of_class = picture.split("/")[0]
-        if of_class in numbers:
-            texts = names[of_class]
-            samples.append(Sample(picture, texts, split, extra={"label": numbers[of_class]}, fields=(texts,)))
-    for of_class in folders:
-        if of_class not in numbers:
-            problems.add(NO_CLASS, f"{root}/{of_class}: the class-name file has no such folder")
+        class_folder = picture.split("/")[0]
+        if class_folder in numbers:
+            texts = names[class_folder]
+            samples.append(Sample(picture, texts, split, extra={"label": numbers[class_folder]}, fields=(texts,)))
+    for class_folder in folders:
+        if class_folder not in numbers:
+            problems.add(NO_CLASS, f"{root}/{class_folder}: the class-name file has no such folder")
     if not samples:
         raise nothing_left(pictures, problems)
     return Dataset(
@@ -53,39 +53,39 @@ def read_class_folders(card: Card, folder: Path, split: str, images: Path | None
 
 
 def _root(folder: Path, split: str) -> Path:
-    """The folder of the split, or the whole folder where it has no folders of splits."""
-    found = next((folder / word for word in split_words(split) if (folder / word).is_dir()), None)
-    if found is not None:
-        return found
+    """The folder of the split, or the whole folder if it has no folders of splits."""
+    split_folder = next((folder / word for word in split_words(split) if (folder / word).is_dir()), None)
+    if split_folder is not None:
+        return split_folder
     if split != "val" or any((folder / other).is_dir() for other in ("train", "test")):
         raise MissingFile(f"{folder}: no folder '{split}' in it")
     return folder
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
         raise MissingFile(f"{folder}: no {' or '.join(names)} in it")
-    return found
+    return path
 
 
 def _class_names(path: Path, folders: list[str], problems: Problems) -> dict[str, tuple[str, ...]]:
-    """The names of each class by its folder, in the order of the folders' names."""
+    """The names of each class by its folder, in the order of the folder names."""
     lines = [(where, line.strip().lstrip("\ufeff").split("\t")) for where, line in read_lines(path, problems)]
     if all(len(parts) == 1 for _, parts in lines):
         if len(lines) != len(folders):
             mend = "write FOLDER<TAB>name in each line"
             raise CcmbError(f"{path}: {len(lines)} names for {len(folders)} folders of pictures; {mend}")
-        lines = [(where, [of_class, *parts]) for of_class, (where, parts) in zip(folders, lines, strict=True)]
+        lines = [(where, [class_folder, *parts]) for class_folder, (where, parts) in zip(folders, lines, strict=True)]
     names: dict[str, tuple[str, ...]] = {}
-    for where, (of_class, *parts) in lines:
+    for where, (class_folder, *parts) in lines:
         texts = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
         if not texts:
             problems.add(BAD_LINE, f"{where}: no name after the folder and a tab")
-        elif of_class.strip() in names:
-            problems.add(REPEATED_ID, f"{where}: folder {of_class.strip()} is there twice")
+        elif class_folder.strip() in names:
+            problems.add(REPEATED_ID, f"{where}: folder {class_folder.strip()} occurs twice")
         else:
-            names[of_class.strip()] = texts
+            names[class_folder.strip()] = texts
     return dict(sorted(names.items()))
 
 

@@ -1,6 +1,6 @@
-"""Lines of published files, read leniently: what cannot be read is counted and passed over, never raised.
+"""Lenient reading of published files: a line that cannot be read is counted and skipped, and raises no error.
 
-Files come from anywhere: lines and files have a largest size. What encodings are read, `ccmb.core.text.forms` says.
+Files come from anywhere, so lines and files have a maximum size. See `ccmb.core.text.forms` for the encodings.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_lines(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
-    """Where it stands (file and number from 1) and text of each line that is not blank, without its end.
+    """Each line that is not blank, as (where, text): file and line number from 1, and the text without line end.
 
     Raises:
         CcmbError: the file cannot be read at all.
     """
-    for number, line, whole in _raw_lines(path):
-        where = f"{path}:{number}"
+    for line_number, line, whole in _raw_lines(path):
+        where = f"{path}:{line_number}"
         if not whole:
             problems.add(BAD_LINE, f"{where}: more than the {MAX_LINE:,} bytes allowed")
         elif line.strip():
@@ -40,7 +40,7 @@ def read_lines(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
 
 
 def read_objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where it stands and object of each line of a JSON-lines file.
+    """Each line of a JSON-lines file, as (where, object).
 
     Raises:
         CcmbError: the file cannot be read at all.
@@ -58,7 +58,7 @@ def read_objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str
 
 
 def read_list(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where it stands and object of each entry of a file that is one JSON list.
+    """Each entry of a file that is one JSON list, as (where, object).
 
     Raises:
         CcmbError: the file cannot be read, is no JSON list, or is larger than MAX_JSON_FILE.
@@ -72,8 +72,8 @@ def read_list(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, A
     values = read_json(path)
     if not isinstance(values, list):
         raise CcmbError(f"{path}: expected a JSON list, found {type(values).__name__}; download the file again")
-    for place, value in enumerate(values):
-        where = f"{path}[{place}]"
+    for index, value in enumerate(values):
+        where = f"{path}[{index}]"
         if isinstance(value, dict):
             yield where, value
         else:
@@ -81,20 +81,20 @@ def read_list(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, A
 
 
 def text_of(value: object, where: str, problems: Problems) -> str | None:
-    """The text without blanks around it, or None, counted, where it is no text or an empty one."""
+    """The text without surrounding blanks; None if it is no text or empty, which is counted."""
     if not isinstance(value, str):
         problems.add(BAD_LINE, f"{where}: the text is missing or of type {type(value).__name__}")
     elif not value.strip():
         problems.add(EMPTY_TEXT, f"{where}: the text is empty")
     elif not is_unicode(value):
-        problems.add(BAD_LINE, f"{where}: half a surrogate pair in the text")
+        problems.add(BAD_LINE, f"{where}: the text has half a surrogate pair")
     else:
         return value.strip()
     return None
 
 
 def id_of(value: object) -> str | None:
-    """An id, which may be written as a number, as text; None where it is neither, or empty."""
+    """An id as text; it may be written as a number. None if it is neither a number nor a text, or empty."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value) if abs(value) < 2**63 else None
     if isinstance(value, str) and value.strip() and is_unicode(value):
@@ -103,7 +103,7 @@ def id_of(value: object) -> str | None:
 
 
 def is_unicode(text: str) -> bool:
-    """JSON can escape lone surrogates, which neither tokenizers nor UTF-8 files take."""
+    """Whether a text has no lone surrogates. JSON can escape these, but tokenizers and UTF-8 files refuse them."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -112,16 +112,16 @@ def is_unicode(text: str) -> bool:
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, bytes and whether these are the whole line."""
+    """Each line as (number, bytes, whether these are the whole line)."""
     try:
         with open_utf8(path) as file:
-            number = 0
+            line_number = 0
             while line := file.readline(MAX_LINE):
-                number += 1
+                line_number += 1
                 whole = line.endswith(b"\n") or len(line) < MAX_LINE
-                rest = line
-                while not rest.endswith(b"\n") and len(rest) == MAX_LINE:
-                    rest = file.readline(MAX_LINE)
-                yield number, line.removeprefix(BOM) if number == 1 else line, whole
+                chunk = line
+                while not chunk.endswith(b"\n") and len(chunk) == MAX_LINE:
+                    chunk = file.readline(MAX_LINE)
+                yield line_number, line.removeprefix(BOM) if line_number == 1 else line, whole
     except OSError as error:
         raise CcmbError(f"{path}: {error.strerror or error}") from None

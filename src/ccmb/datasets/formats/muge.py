@@ -1,4 +1,4 @@
-"""MUGE, and Flickr30k-CN and COCO-CN packed like it: queries as JSON lines beside tsv packs of base64 pictures.
+"""MUGE, and Flickr30k-CN and COCO-CN in the same form: queries as JSON lines with tsv packs of base64 pictures.
 
 `{split}_texts.jsonl` has `text_id`, `text`, `image_ids`; `{split}_queries.jsonl` has `query_id`, `query_text`,
 `item_ids`. Either may begin with `MR_`.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ccmb.datasets.cards import Card
-from ccmb.datasets.dataset import Dataset, Query, present_queries, samples_of_queries
+from ccmb.datasets.dataset import Dataset, DatasetQuery, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import id_of, read_objects, text_of
 from ccmb.datasets.formats.tsv_packs import PackedImages
 from ccmb.datasets.locate import find_all, find_file, split_words
@@ -23,7 +23,7 @@ def is_packed(folder: Path, split: str) -> bool:
 
 
 def read_queries(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """One split; queries without `image_ids` have no pictures, and those of the pack are the gallery all the same.
+    """One split. All pictures of the pack are the gallery; queries without `image_ids` have no pictures.
 
     Raises:
         CcmbError: a file is missing or ambiguous, or nothing in it can be used.
@@ -44,17 +44,17 @@ def _query_files(split: str) -> list[str]:
     return [*_names(split, "texts.jsonl"), *_names(split, "queries.jsonl")]
 
 
-def _queries(path: Path, problems: Problems) -> Iterator[Query]:
+def _queries(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
     for where, line in read_objects(path, problems):
-        number = id_of(line.get("text_id", line.get("query_id")))
+        query_id = id_of(line.get("text_id", line.get("query_id")))
         text = text_of(line.get("text", line.get("query_text")), where, problems)
         images = line.get("image_ids", line.get("item_ids", []))
         named = [id_of(image) for image in images] if isinstance(images, list) else [None]
         if text is None:
             continue
-        if number is None:
+        if query_id is None:
             problems.add(BAD_LINE, f'{where}: no "text_id" or "query_id"')
         elif None in named:
-            problems.add(BAD_LINE, f"{where}: the ids of the pictures are no list of ids")
+            problems.add(BAD_LINE, f"{where}: the picture ids are not a list of ids")
         else:
-            yield Query(number, text, tuple(name for name in named if name is not None), where)
+            yield DatasetQuery(query_id, text, tuple(name for name in named if name is not None), where)

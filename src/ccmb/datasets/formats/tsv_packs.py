@@ -1,6 +1,6 @@
-"""Packs of pictures: tsv files of an id, a tab, and the picture in base64, of the plain or the url-safe alphabet.
+"""Packs of pictures: tsv files of an id, a tab, and the picture in base64, in the plain or the URL-safe alphabet.
 
-A pack is read once for the places of its pictures; each is decoded only when it is asked for.
+A pack is read once to index its pictures. A picture is decoded only when it is needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ _PLAIN = bytes.maketrans(b"-_", b"+/")
 
 
 class PackedImages(ImageSource):
-    """The pictures of some packs by id; of equal ids the first counts."""
+    """The pictures of some packs by id. If several have the same id, the first one counts."""
 
     def __init__(self, path: Path, packs: Sequence[Path], problems: Problems) -> None:
-        """Args:
-            path: what messages name.
-            problems: where faulty lines are counted.
+        """Index the packs.
+
+        Args:
+            path: the path for messages.
+            problems: counts the faulty lines.
 
         Raises:
             CcmbError: a pack cannot be read at all.
@@ -40,7 +42,7 @@ class PackedImages(ImageSource):
         for pack in packs:
             for where, name, extent in _read_pack(pack, problems):
                 if name in self._extents:
-                    problems.add(REPEATED_ID, f"{where}: picture {name} is there twice")
+                    problems.add(REPEATED_ID, f"{where}: picture {name} occurs twice")
                 else:
                     self._extents[name] = extent
 
@@ -55,7 +57,7 @@ class PackedImages(ImageSource):
         """The picture's bytes.
 
         Raises:
-            UnreadablePicture: it is not there, or what stands there is not base64.
+            UnreadableImageError: the picture does not exist, or is not base64.
         """
         text = b"".join(super().raw(name).split()).translate(_PLAIN).rstrip(b"=")
         try:
@@ -65,20 +67,20 @@ class PackedImages(ImageSource):
 
 
 def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Extent]]:
-    """Where it stands, id and extent of the base64 of each picture."""
+    """Each picture as (where, id, extent of its base64)."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file, progress(f"index {path.name}", size, "bytes") as advance:
             if _is_packed(file, path):
                 raise CcmbError(f"{path}: is packed with gzip; unpack it first")
             done = 0
-            for number, head, start, end in _lines(file):
+            for line_number, head, start, end in _lines(file):
                 advance(end - done)
                 done = end
-                where = f"{path}:{number}"
+                where = f"{path}:{line_number}"
                 key, tab, _ = head.partition(b"\t")
                 first = start + len(key) + 1
-                name = key.removeprefix(BOM if number == 1 else b"").strip().decode("utf-8", "replace")
+                name = key.removeprefix(BOM if line_number == 1 else b"").strip().decode("utf-8", "replace")
                 if not tab:
                     problems.add(BAD_LINE, f"{where}: no tab between id and picture")
                 elif inner_name(name) != name or "\ufffd" in name:
@@ -94,7 +96,8 @@ def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Exten
 
 
 def _is_packed(file: IO[bytes], path: Path) -> bool:
-    """
+    """Whether a file is packed with gzip.
+
     Raises:
         CcmbError: it is another kind of file.
     """
@@ -105,14 +108,14 @@ def _is_packed(file: IO[bytes], path: Path) -> bool:
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, int, int]]:
-    """Number, first bytes, start and end of each line that is not blank, without its line break."""
-    number = start = 0
+    """Each line that is not blank, as (number, first bytes, start, end), without its line break."""
+    line_number = start = 0
     while block := file.readline(_BLOCK):
-        number, head, size, tail = number + 1, block[: MAX_ID + 1], len(block), block[-2:]
+        line_number, head, size, tail = line_number + 1, block[: MAX_ID + 1], len(block), block[-2:]
         while not block.endswith(b"\n") and len(block) == _BLOCK:
             if block := file.readline(_BLOCK):
                 size, tail = size + len(block), (tail + block[-2:])[-2:]
         end = start + size - (2 if tail == b"\r\n" else 1 if tail.endswith(b"\n") else 0)
         if end - start > len(head) or head[: end - start].strip():
-            yield number, head[: end - start], start, end
+            yield line_number, head[: end - start], start, end
         start += size

@@ -1,7 +1,7 @@
-"""Captions that are cut into words, each with a mark of its part of speech, as in `男孩:n 跑:v`: joined again.
+"""Joins captions that are cut into words with part-of-speech marks, as in `男孩:n 跑:v`.
 
-Published files carry marks of several schemes, with digits and capitals among them (`的:ude1`, `等:udeng`, `人:N`), and
-now and then a word with none. Captions that are not cut may hold colons of their own (`时间12:30`, `他说:ok`).
+Published files have marks of several schemes, some with digits or capitals (`的:ude1`, `等:udeng`, `人:N`). Some words
+have no mark. Captions that are not cut may contain colons, too (`时间12:30`, `他说:ok`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 _MARKED = re.compile(r"(.+)[:/]([A-Za-z]{1,7}[0-9]?)")
-# Of a word in a caption that is cut for certain: anything after the last colon that is no number, as in 人:名词.
+# In a caption that is certainly cut, anything after the last colon is a mark, unless it is a number: 人:名词.
 _LOOSELY = re.compile(r"(.+)[:/](?!\d+$)[^\s:/]{1,8}")
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 # The marks of PKU and ICTCLAS, Boson, jieba and the Chinese Treebank, in lower case and without digits.
@@ -26,11 +26,11 @@ _KNOWN = frozenset(
 
 
 def without_marks(text: str, cut: bool = False) -> str | None:
-    """The joined words of a caption that is cut into marked words, or None of one that is not.
+    """The joined words of a caption that is cut into marked words; None if it is not cut.
 
     Args:
-        cut: the file's captions are: a word in two then need have a mark. Otherwise all must, or three in four of four
-            or more, and half of these marks must be known.
+        cut: whether the captions of the file are cut. Then half of the words must have a mark. Otherwise all words must
+            have one, or three quarters of them if there are at least four words; and half of the marks must be known.
     """
     words = text.split()
     marked = [match for word in words if (match := _MARKED.fullmatch(word))]

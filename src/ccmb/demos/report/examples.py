@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from ccmb.core.device import inference
-from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.inference.stages import R2D2Ranker
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.retrieval.evaluate import Evaluation
 
@@ -86,9 +85,9 @@ def _best_pictures(evaluation: Evaluation, model: R2D2Model, text: int, depth: i
     top = cosine_G.topk(min(depth, len(cosine_G)))
     rows = {"pre_ranking": top.indices[:PICTURES_A_ROW].tolist()}
     if model.can_rank:
-        with inference(model):
-            match = rank_pairs(model, gallery.images, gallery.texts, top.indices, torch.full_like(top.indices, text))
-        order = ranking_scores(model, top.values, match).argsort(descending=True, stable=True)
+        pairs_K = top.indices, torch.full_like(top.indices, text)
+        scores = R2D2Ranker(model).score_pairs(gallery.images, gallery.texts, *pairs_K, top.values)
+        order = scores.ranking.argsort(descending=True, stable=True)
         rows["ranking"] = top.indices[order][:PICTURES_A_ROW].tolist()
     return rows
 

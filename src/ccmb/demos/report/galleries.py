@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ccmb.report.markup import both, escape, paragraph, percent, said, said_apart, section
+from ccmb.report.markup import both, chinese_text, differing_chinese_text, escape, paragraph, percent, section
 
 Uris = Mapping[str, str]
-STAGES = {"pre_ranking": ("预排序", "Pre-ranking"), "ranking": ("排序", "Ranking")}
+STAGES = {"pre_ranking": ("粗排", "Pre-ranking"), "ranking": ("精排", "Ranking")}
 WHY = {
-    "mended": ("排序改对", "mended by ranking"),
+    "mended": ("精排改对", "mended by ranking"),
     "random": ("随机抽取", "drawn at random"),
-    "worsened": ("排序改错", "made worse by ranking"),
+    "worsened": ("精排改错", "made worse by ranking"),
 }
 SWAPS = {"all": "全部", "colour": "颜色", "place": "位置", "amount": "数量"}
 
@@ -36,7 +36,7 @@ def searches_section(searches: Mapping[str, Any], seed: int, uris: Uris) -> str:
     counts = {why: sum(search["why"] == why for search in shown) for why in WHY}
     if ranked:
         how = paragraph(
-            f"在 {queries:,} 条留出查询中，排序把 {mended:,} 条的第一名改对，把 {worsened:,} 条改错。"
+            f"在 {queries:,} 条留出查询中，精排把 {mended:,} 条的第一名改对，把 {worsened:,} 条改错。"
             f"下面的例子不是挑出来的：{counts['mended']} 条抽自改对的，{counts['random']} 条从全部查询中随机抽取，"
             f"{counts['worsened']} 条抽自改错的（随机种子 {seed}）。绿框为正确的图片。",
             f"Of {queries:,} held-out queries, ranking put the right picture first in {mended:,} where pre-ranking had "
@@ -47,7 +47,7 @@ def searches_section(searches: Mapping[str, Any], seed: int, uris: Uris) -> str:
     else:
         how = paragraph(
             f"从 {queries:,} 条留出查询中随机抽取（随机种子 {seed}）。"
-            "模型没有交叉编码器，因此只有预排序。绿框为正确的图片。",
+            "模型没有交叉编码器，因此只有粗排。绿框为正确的图片。",
             f"Drawn at random from {queries:,} held-out queries (seed {seed}). The model has no cross encoders, so "
             "there is pre-ranking alone. The right picture is framed in green.",
         )
@@ -69,7 +69,7 @@ def _search(search: Mapping[str, Any], uris: Uris) -> str:
             f'<div class="tiles">{tiles}</div></div>'
         )
     why = f'<span class="why {search["why"]}">{both(*WHY[search["why"]])}</span>'
-    return f"<article><h3>{said(search['text'])}{why}</h3>{''.join(rows)}</article>"
+    return f"<article><h3>{chinese_text(search['text'])}{why}</h3>{''.join(rows)}</article>"
 
 
 def _tile(name: str, right: bool, place: int, uris: Uris) -> str:
@@ -101,8 +101,8 @@ def minimal_pairs_section(
     kinds = sorted(report["pre_ranking"], key=lambda swap: (swap != "all", swap))
     bars = "".join(_bars(report, swap, stages) for swap in kinds)
     how = paragraph(
-        f"示例：一半抽自排序改对的，一半随机抽取，另加排序改错的（随机种子 {seed}）。"
-        "得分：预排序为余弦，排序为第二阶段的排序分。",
+        f"示例：一半抽自精排改对的，一半随机抽取，另加精排改错的（随机种子 {seed}）。"
+        "得分：粗排为余弦，精排为第二阶段的得分。",
         "Examples: half drawn from those that ranking mended, half at random, then some that it made worse "
         f"(seed {seed}). Scores: cosine for pre-ranking, the second stage's for ranking.",
         "note",
@@ -130,8 +130,8 @@ def _swap(swap: str) -> str:
 def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
     why = f'<span class="why {pair["why"]}">{both(*WHY[pair["why"]])}</span>'
     true, false = both("真", "true"), both("假", "false")
-    texts = f"<dt>{true}</dt><dd>{said(pair['text'])}</dd>"
-    texts += f"<dt>{false}</dt><dd>{said_apart(pair['false_text'], pair['text'])}</dd>"
+    texts = f"<dt>{true}</dt><dd>{chinese_text(pair['text'])}</dd>"
+    texts += f"<dt>{false}</dt><dd>{differing_chinese_text(pair['false_text'], pair['text'])}</dd>"
     rows = ""
     for stage, label in STAGES.items():
         if stage in pair["scores"]:
@@ -173,5 +173,5 @@ def _drawn(line: Mapping[str, Any], uris: Uris) -> str:
         value = line.get(field) or []
         shown = [value] if isinstance(value, str) else value[:2]
         if shown:
-            texts.append(f"<dt>{both(chinese, field)}</dt><dd>{'<br>'.join(map(said, shown))}</dd>")
+            texts.append(f"<dt>{both(chinese, field)}</dt><dd>{'<br>'.join(map(chinese_text, shown))}</dd>")
     return f'<article class="card">{_picture(line["image"], uris, "")}<dl>{"".join(texts)}</dl></article>'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccmb.demos.report.galleries import Uris
-from ccmb.report.markup import both, paragraph, percent, said, said_apart, section, signed, table
+from ccmb.report.markup import both, chinese_text, differing_chinese_text, paragraph, percent, section, signed, table
 
 THINGS = {
     "kind": ("种类正确", "kind right"),
@@ -39,8 +39,8 @@ def captions_section(captions: Mapping[str, Any], uris: Uris) -> str:
     )
     cards = "".join(
         f'<article class="card"><img src="{uris[of["picture"]]}" alt=""><dl><dt>{both("写的", "written")}</dt>'
-        f"<dd>{said_apart(of['text'], of['truth'])}</dd>"
-        f"<dt>{both('参考', 'reference')}</dt><dd>{said(of['truth'])}</dd></dl></article>"
+        f"<dd>{differing_chinese_text(of['text'], of['truth'])}</dd>"
+        f"<dt>{both('参考', 'reference')}</dt><dd>{chinese_text(of['truth'])}</dd></dl></article>"
         for of in captions["shown"]
     )
     return section("看图说话", "Captions", f'{what}{table(head, rows, "figures")}<div class="cards">{cards}</div>')
@@ -67,7 +67,7 @@ def painted_section(painted: Mapping[str, Any], uris: Uris) -> str:
         "program that is not trained. In percent; brackets hold what choosing gains, with its 95 % interval.",
     )
     shown = "".join(
-        f'<article><h3>{said(of["text"])}</h3><div class="tiles">'
+        f'<article><h3>{chinese_text(of["text"])}</h3><div class="tiles">'
         + "".join(f'<div class="tile"><img src="{uris[name]}" alt=""></div>' for name in of["pictures"])
         + "</div></article>"
         for of in painted["shown"]

@@ -78,7 +78,7 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
     gallery = f"{retrieval['gallery']:,}"
     time_zh, time_en = duration(report["seconds"].get("train", 0))
     chinese = (
-        f"预训练 {time_zh}后，在 {gallery} 张从未见过的图片中，预排序（双塔余弦）"
+        f"预训练 {time_zh}后，在 {gallery} 张从未见过的图片中，粗排（双塔余弦）"
         f"使 {percent(before)}% 的描述第一个就找到自己的图片。"
     )
     english = (
@@ -88,7 +88,7 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
     gain = retrieval.get("gain_R@1")
     if not forward.get("ranking") or not gain:
         return (
-            f"{chinese}这个模型没有交叉编码器，因此没有排序阶段。",
+            f"{chinese}这个模型没有交叉编码器，因此没有精排。",
             f"{english} This model has no cross encoders, hence no ranking stage.",
         )
     interval = f"{signed(gain['low'])} … {signed(gain['high'])}"
@@ -99,14 +99,14 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
         verb_zh, verb_en = "降低到", "lowers this to"
     else:
         verb_zh, verb_en = "没有带来可靠的差别：", "makes no reliable difference:"
-    chinese += f"排序（交叉编码器）{verb_zh} {after}%（{signed(gain['mean'])} 个百分点，95% 区间 {interval}）。"
+    chinese += f"精排（交叉编码器）{verb_zh} {after}%（{signed(gain['mean'])} 个百分点，95% 区间 {interval}）。"
     english += (
         f" Ranking (the cross encoders) {verb_en} {after} % ({signed(gain['mean'])} points, 95 % interval {interval})."
     )
     pairs = report.get("minimal_pairs")
     if pairs and "ranking" in pairs:
         towers, cross = percent(pairs["pre_ranking"]["all"]), percent(pairs["ranking"]["all"])
-        chinese += f"在只交换了属性的 {pairs['pairs']:,} 个最小对上，排序认出 {cross}% 的真描述，双塔为 {towers}%。"
+        chinese += f"在只交换了属性的 {pairs['pairs']:,} 个最小对上，精排认出 {cross}% 的真描述，双塔为 {towers}%。"
         english += (
             f" Of {pairs['pairs']:,} minimal pairs, whose false text only swaps attributes, ranking tells the true "
             f"text in {cross} %, the towers alone in {towers} %."
@@ -117,14 +117,14 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
 def _headline_figures(report: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
     forward, gain = report["retrieval"]["text_to_image"], report["retrieval"].get("gain_R@1")
     unit = "<small>%</small>"
-    figures = [(percent(forward["pre_ranking"]["R@1"]) + unit, ("预排序 R@1", "R@1 of pre-ranking"))]
+    figures = [(percent(forward["pre_ranking"]["R@1"]) + unit, ("粗排 R@1", "R@1 of pre-ranking"))]
     if forward.get("ranking"):
-        figures.append((percent(forward["ranking"]["R@1"]) + unit, ("排序 R@1", "R@1 of ranking")))
+        figures.append((percent(forward["ranking"]["R@1"]) + unit, ("精排 R@1", "R@1 of ranking")))
     if gain:
-        figures.append((signed(gain["mean"]), ("排序的提升（百分点）", "points gained by ranking")))
+        figures.append((signed(gain["mean"]), ("精排的提升（百分点）", "points gained by ranking")))
     pairs = report.get("minimal_pairs", {})
     if "ranking" in pairs:
-        figures.append((percent(pairs["ranking"]["all"]) + unit, ("最小对（排序）", "minimal pairs by ranking")))
+        figures.append((percent(pairs["ranking"]["all"]) + unit, ("最小对（精排）", "minimal pairs by ranking")))
     return figures
 
 
@@ -147,7 +147,7 @@ def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
         both("平均召回", "Mean recall"), both("R@1 提升", "Gain in R@1"),
     )  # fmt: skip
     note = paragraph(
-        f"图库 {retrieval['gallery']:,} 张图片、{retrieval['texts']:,} 条文本；排序阶段重排余弦最高的 "
+        f"图库 {retrieval['gallery']:,} 张图片、{retrieval['texts']:,} 条文本；精排阶段重排余弦最高的 "
         f"{retrieval['depth']} 个候选。单位为百分比；方括号内为按图片的 95% 区间。"
         f"相同的文本都算对（{retrieval.get('equal_texts', 0)} 句），其余同分按最不利计（equal_texts）。",
         f"{retrieval['gallery']:,} pictures and {retrieval['texts']:,} texts; ranking re-orders the "
@@ -159,7 +159,7 @@ def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
     warning = ""
     if "FGR" in off and retrieval["text_to_image"].get("ranking"):
         warning = paragraph(
-            "注意：FGR 已关闭，匹配头没有受过训练，排序一行没有意义。",
+            "注意：FGR 已关闭，匹配头没有受过训练，精排一行没有意义。",
             "Note: FGR was off, so nothing trained the match heads, and the ranking rows mean nothing.",
             "warning",
         )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from ccmb.objectives.config import PAPER_NAMES
 from ccmb.report.charts import Point, Range, line_chart
-from ccmb.report.markup import both, escape, number, paragraph, section, table
+from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 
 WHAT_THEY_DO = {
-    "GCPR": ("全局对比预排序：两塔的余弦相似度", "global contrastive pre-ranking: the towers' cosine"),
-    "FGR": ("细粒度排序：交叉编码器判断图文是否相符", "fine-grained ranking: the cross encoders' match or no match"),
+    "GCPR": ("全局对比粗排：两塔的余弦相似度", "global contrastive pre-ranking: the towers' cosine"),
+    "FGR": ("细粒度精排：交叉编码器判断图文是否相符", "fine-grained ranking: the cross encoders' match or no match"),
     "MLM": ("掩码语言模型：看图补词", "masked language modelling: hidden words from the picture"),
     "TgD": ("目标引导蒸馏：教师给出软目标", "target-guided distillation: the teacher's soft targets"),
     "FgD": ("特征引导蒸馏：遮词文本贴近教师特征", "feature-guided distillation: masked text to the teacher's features"),
@@ -64,7 +64,7 @@ def _panel(
 ) -> str:
     points: list[Point] = [(line["step"], line[key]) for line in metrics if isinstance(line.get(key), int | float)]
     if points:
-        change = f"{number(_rounded(points[0][1]))} → {number(_rounded(points[-1][1]))}"
+        change = f"{format_number(_rounded(points[0][1]))} → {format_number(_rounded(points[-1][1]))}"
         body = line_chart(points, x, f"{label}: {change}", smooth)
     else:
         change = ""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from ccmb.r2d2.processing import R2D2Processor
 
 
 def wholly_unknown(processor: R2D2Processor, texts: Sequence[str]) -> list[bool]:
-    """Whether each of the texts has no token but [UNK] and special ones."""
-    return rows_wholly_unknown(processor, processor.texts(texts)["input_ids"]) if texts else []
-
-
-def rows_wholly_unknown(processor: R2D2Processor, input_ids_BT: Tensor) -> list[bool]:
-    """The same of texts that are tokenized. [UNK] is itself a special token, so that no word is left."""
-    known_BT = processor.maskable(input_ids_BT)
+    """Whether each of the texts has no token but [UNK], itself a special one, and other special ones."""
+    if not texts:
+        return []
+    known_BT = processor.maskable(processor.texts(texts)["input_ids"])
     return [not known for known in known_BT.any(1).tolist()]

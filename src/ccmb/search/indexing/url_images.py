@@ -40,10 +40,10 @@ def fetch_pictures(
     if not missing:
         return names, []
     try:
-        from ccmb.fetch.fetcher import Fetcher, Network
+        from ccmb.fetch.fetcher import Fetcher, HttpOptions
     except ImportError:
         raise CcmbError("pictures behind URLs need aiohttp: pip install 'ccmb[corpus]'") from None
-    network = Network(allow_private=tuple(allow_private), proxy_from_environment=proxy_from_environment)
+    network = HttpOptions(allow_private=tuple(allow_private), proxy_from_environment=proxy_from_environment)
     failed: list[str] = []
 
     async def run() -> None:

@@ -42,9 +42,16 @@ function picture(hit, path, loading) {
   return frame;
 }
 
+/** What the second stage says of a hit: a probability, or of a model that is not calibrated its match score. */
+function matchBar(hit) {
+  if (hit.probability !== null) return bar("match", words("match"), hit.probability, percent(hit.probability));
+  return hit.match === null ? null : bar("match", words("matchScore"), hit.match, hit.match.toFixed(3));
+}
+
 export function scoresInWords(hit, place) {
   const parts = [words("place", { n: place }), hit.name, `${words("cosine")} ${hit.cosine.toFixed(3)}`];
   if (hit.probability !== null) parts.push(`${words("probability")} ${percent(hit.probability)}`);
+  else if (hit.match !== null) parts.push(`${words("matchScore")} ${hit.match.toFixed(3)}`);
   return parts.join(", ");
 }
 
@@ -60,7 +67,7 @@ export function card(hit, place, best, on) {
     movement(hit, place),
     make("div", { className: "scores" },
       bar("cosine", words("cosine"), hit.cosine / best, hit.cosine.toFixed(3)),
-      hit.probability === null ? null : bar("match", words("match"), hit.probability, percent(hit.probability))),
+      matchBar(hit)),
     make("div", { className: "under" }, make("span", { className: "name", title: hit.name }, hit.name), like),
     hit.copies.length ? make("span", { className: "copies" }, words("copies", { n: hit.copies.length })) : null);
   item.dataset.key = hit.key;
@@ -80,7 +87,9 @@ export function detail(dialog, hit, place, count, on) {
   const rows = [[words("placeNow"), `${place} / ${count}`]];
   if (hit.match !== null && hit.place) rows.push([words("placeFirst"), String(hit.place)]);
   rows.push([words("cosine"), hit.cosine.toFixed(4)]);
-  if (hit.match !== null) rows.push([words("matchScore"), hit.match.toFixed(4)], [words("probability"), percent(hit.probability)], [words("score"), hit.score.toFixed(4)]);
+  if (hit.match !== null) rows.push([words("matchScore"), hit.match.toFixed(4)]);
+  if (hit.probability !== null) rows.push([words("probability"), percent(hit.probability)]);
+  if (hit.match !== null) rows.push([words("score"), hit.score.toFixed(4)]);
   for (const [name, value] of Object.entries(hit.fields)) if (value !== "") rows.push([words(name), shown(name, value)]);
   const button = (name, text, act, properties = {}) => {
     const element = make("button", { type: "button", className: name, ...properties }, text);
@@ -96,7 +105,7 @@ export function detail(dialog, hit, place, count, on) {
       make("h2", {}, hit.name),
       make("div", { className: "scores" },
         bar("cosine", words("cosine"), hit.cosine, hit.cosine.toFixed(3)),
-        hit.probability === null ? null : bar("match", words("match"), hit.probability, percent(hit.probability))),
+        matchBar(hit)),
       make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
       make("p", { className: "actions" },
         button("go", words("like"), () => on.like(hit)),

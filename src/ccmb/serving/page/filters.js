@@ -46,7 +46,7 @@ export function fillPanel(panel, about, state, apply) {
   const collapse = make("input", { type: "checkbox", checked: state.collapse });
   const form = make("form", {},
     ...controls.map((of) => make("fieldset", {}, make("legend", {}, words(of.field)), ...of.inputs)),
-    about.can_rank ? make("fieldset", {}, make("legend", {}, words("least")), least, figure) : null,
+    about.calibrated ? make("fieldset", {}, make("legend", {}, words("least")), least, figure) : null,
     make("label", { className: "check" }, collapse, words("collapse")),
     make("div", { className: "actions" }, make("button", { className: "go" }, words("apply")), make("button", { type: "reset", className: "quiet" }, words("clear"))));
   form.addEventListener("submit", (event) => {

@@ -82,6 +82,7 @@ function moreLike(hit) {
 /* Drawing */
 
 function drawQuestion() {
+  if (about && !about.calibrated) state.least = 0; // there is no probability to ask for, whatever the address says
   if (document.activeElement !== text || text.value.trim() !== state.text.trim()) text.value = state.text;
   document.title = state.text ? `${state.text} · CCMB` : "CCMB";
   const known = about?.pictures;

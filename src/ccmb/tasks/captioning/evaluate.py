@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ccmb.core.choices import RankingRule
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.progress import progress
 from ccmb.data.pairs import readable_samples
@@ -51,9 +52,17 @@ class Written:
 
 
 def evaluate_captions(
-    model: R2D2Captioner, processor: R2D2Processor, of: RetrievalSet, options: Decoding, rerank: bool = True
+    model: R2D2Captioner,
+    processor: R2D2Processor,
+    of: RetrievalSet,
+    options: Decoding,
+    rerank: bool = True,
+    ranking_rule: RankingRule | None = None,
 ) -> dict[str, Any]:
     """The report of one split; pictures that cannot be read are listed in it.
+
+    Args:
+        ranking_rule: by which candidates are re-ranked; None is the model's own.
 
     Raises:
         UsageError: the set's texts do not belong to single pictures.
@@ -61,10 +70,10 @@ def evaluate_captions(
     """
     started = time.monotonic()
     samples, unreadable = readable_samples(of.samples, of.pictures)
-    written = write_about(model, processor, replace(of, samples=samples), options, rerank)
+    written = write_about(model, processor, replace(of, samples=samples), options, rerank, ranking_rule)
     report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
     if rerank and model.can_rank:
-        report["ranking_rule"] = model.config.ranking_rule
+        report["ranking_rule"] = ranking_rule or model.config.ranking_rule
     return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
 
 
@@ -74,6 +83,7 @@ def write_about(
     of: RetrievalSet,
     options: Decoding,
     rerank: bool = False,
+    ranking_rule: RankingRule | None = None,
 ) -> Written:
     """Captions of all pictures of a set, whose texts are the references; all pictures must be readable.
 
@@ -89,7 +99,9 @@ def write_about(
     with progress("caption", len(names), "pictures") as advance:
         for start in range(0, len(names), BATCH):
             shown = [of.pictures.load(name) for name in names[start : start + BATCH]]
-            captions += caption_pictures(model, processor, shown, options, rerank, BATCH, start)
+            captions += caption_pictures(
+                model, processor, shown, options, rerank, BATCH, start, ranking_rule=ranking_rule
+            )
             advance(len(shown), "")
     return Written(captions, [tuple(texts) for texts in references.values()])
 

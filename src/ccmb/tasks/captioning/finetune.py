@@ -14,6 +14,7 @@ from ccmb.core.errors import UsageError
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
+from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_captioner
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
@@ -63,7 +64,7 @@ class CaptioningTask:
         if self.captioning.pretraining is not None:
             self.captioning.pretraining.after_step()
 
-    def report(self) -> dict[str, float]:
+    def report(self, aux: PretrainAux) -> dict[str, float]:
         return {"temperature": float(self.captioning.model.temperature.detach())}
 
     def describe(self, batch: Batch) -> dict[str, Any]:

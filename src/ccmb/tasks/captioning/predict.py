@@ -18,7 +18,8 @@ import torch
 from ccmb.core.choices import RankingRule
 from ccmb.core.device import inference
 from ccmb.core.errors import UsageError
-from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.stages import RankOptions
 from ccmb.inference.user_images import check_any_read, read_pixels
 from ccmb.r2d2.generative.captioner import CaptionState, R2D2Captioner
 from ccmb.r2d2.modeling import TowerOutput
@@ -78,13 +79,14 @@ def caption_pictures(
     batch: int = 32,
     first: int = 0,
     match_weight: float | None = None,
+    ranking_rule: RankingRule | None = None,
 ) -> list[PictureCaption]:
     """Write about each of some pictures, in their order; those that cannot be read are marked.
 
     Args:
         rerank: let both stages of R2D2 have their say about the candidates.
         first: number of the first picture, by which sampling tells pictures apart.
-        match_weight: see `rank_candidates`.
+        match_weight, ranking_rule: see `rank_candidates`.
 
     Raises:
         UsageError: longer captions are asked for than the model has positions for.
@@ -95,9 +97,8 @@ def caption_pictures(
     found: list[PictureCaption] = []
     with inference(model):
         for start in range(0, len(pictures), batch):
-            found += _caption_batch(
-                model, processor, pictures[start : start + batch], options, rerank, first + start, match_weight
-            )
+            chunk = pictures[start : start + batch]
+            found += _caption_batch(model, processor, chunk, options, rerank, first + start, match_weight, ranking_rule)
     check_any_read([of.error for of in found])
     return found
 
@@ -137,6 +138,7 @@ def _caption_batch(
     rerank: bool,
     first: int,
     match_weight: float | None,
+    ranking_rule: RankingRule | None,
 ) -> list[PictureCaption]:
     places, pixels, errors = read_pixels(processor, pictures)
     found = [PictureCaption(picture, error=errors.get(place)) for place, picture in enumerate(pictures)]
@@ -144,7 +146,9 @@ def _caption_batch(
         return found
     images = model.encode_image(pixels.to(model.device))
     written = write_captions(model, processor, images, options, first)
-    ordered = rank_candidates(model, processor, images.to("cpu"), written, match_weight) if rerank else written
+    ordered: list[list[Candidate]] = written
+    if rerank:
+        ordered = rank_candidates(model, processor, images.to("cpu"), written, match_weight, ranking_rule)
     for place, before, after in zip(places, written, ordered, strict=True):
         decoded = next(of for of in after if of.text == before[0].text)
         found[place] = replace(found[place], text=after[0].text, candidates=tuple(after), decoded=decoded)
@@ -179,26 +183,30 @@ def rank_candidates(
     images: TowerOutput,
     written: Sequence[Sequence[Candidate]],
     match_weight: float | None = None,
+    ranking_rule: RankingRule | None = None,
 ) -> list[list[Candidate]]:
     """The candidates with cosine and match score, ordered by log-probability + `match_weight` * score of the second
     stage, or of the first where there is no other.
 
     Args:
-        match_weight: by default that of the model's ranking rule, see MATCH_WEIGHTS.
+        match_weight: by default that of the ranking rule, see MATCH_WEIGHTS.
+        ranking_rule: of the second stage; by default the model's own.
     """
-    weight = MATCH_WEIGHTS[model.config.ranking_rule] if match_weight is None else match_weight
+    rule = ranking_rule or model.config.ranking_rule
+    weight = MATCH_WEIGHTS[rule] if match_weight is None else match_weight
     flat = [candidate for of in written for candidate in of]
-    encoded = processor.texts([candidate.text for candidate in flat])
-    texts = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
+    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=rule))
+    texts = pipeline.encode_texts([candidate.text for candidate in flat], batch_size=len(flat))
     image_index_N = torch.tensor([place for place, of in enumerate(written) for _ in of])
-    cosine_N = (images.embed[image_index_N] * texts.embed).sum(1)
-    score_N, match_N = cosine_N, [None] * len(flat)
-    if model.can_rank:
-        match = rank_pairs(model, images, texts, image_index_N, torch.arange(len(flat)))
-        score_N, match_N = ranking_scores(model, cosine_N, match), match.score.tolist()
+    scores = pipeline.scorer.score_pairs(images, texts, image_index_N, torch.arange(len(flat))).rows()
     judged = [
-        replace(candidate, cosine=cosine, match_score=of_match, score=candidate.log_probability + weight * score)
-        for score, candidate, cosine, of_match in zip(score_N.tolist(), flat, cosine_N.tolist(), match_N, strict=True)
+        replace(
+            candidate,
+            cosine=pair.cosine,
+            match_score=pair.match_score,
+            score=candidate.log_probability + weight * pair.score,
+        )
+        for candidate, pair in zip(flat, scores, strict=True)
     ]
     ends = torch.tensor([0, *map(len, written)]).cumsum(0).tolist()
     return [sorted(judged[start:end], key=lambda of: -(of.score or 0.0)) for start, end in pairwise(ends)]

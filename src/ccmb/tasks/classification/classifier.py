@@ -1,6 +1,6 @@
 """Zero-shot classification: a picture belongs to the class whose prompts lie nearest to it.
 
-All that is needed of a model is that it encodes pictures and texts (`Encoder`); a second stage (`ClassRanker`) may
+All that is needed of a model is that it encodes pictures and texts (`Encoder`); a second stage (`ScoreClasses`) may
 order the best classes anew. R2D2's of both are in `ccmb.tasks.classification.rerank`.
 
 Shapes: B pictures of a batch, N pictures in all, C classes, D embedding width, K candidates of the second stage.
@@ -9,10 +9,10 @@ Shapes: B pictures of a batch, N pictures in all, C classes, D embedding width, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +28,12 @@ from ccmb.data.images.source import picture_of
 from ccmb.inference.answers import pessimistic_ranks
 from ccmb.inference.stages import Encoder
 from ccmb.inference.user_images import check_any_read
+from ccmb.r2d2.modeling import TowerOutput
 from ccmb.tasks.classification.prompts import TEMPLATES, check_templates, fill
 from ccmb.tasks.common.resampling import score_interval
 
-
-class ClassRanker(Protocol):
-    """A second stage over classes."""
-
-    def __call__(self, images: Any, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
-        """Scores (B, K) of encoded pictures and the classes at `index_BK`, whose cosines are known."""
+# Scores (B, K) of encoded images and the classes at indices (B, K), whose cosines (B, K) are known.
+ScoreClasses = Callable[[TowerOutput, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ class Classifier:
     encoder: Encoder
     classes: Sequence[ImageClass]
     embed_CD: Tensor
-    ranker: ClassRanker | None = None
+    ranker: ScoreClasses | None = None
     depth: int = 10
 
     def scores(self, pictures: Sequence[Any]) -> ClassScores:

@@ -8,11 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import RankingRule
 from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.inference.interface import Network
-from ccmb.inference.stages import Encoder, R2D2Encoder, R2D2Ranker, Ranker
+from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.stages import Encoder, RankOptions, Reranker
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 from ccmb.tasks.classification.classifier import Classifier, PictureClasses, class_embeddings, classify_pictures
@@ -20,7 +22,7 @@ from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
 
 
 class PromptRanker:
-    """The second stage by the model's ranking rule; it reads each class as one prompt of its first name.
+    """The second stage over classes; it reads each class as one prompt of its first name.
 
     More prompts would cost as many passes of the cross encoders each, where the first stage encodes them once for all.
 
@@ -32,7 +34,7 @@ class PromptRanker:
     def __init__(
         self,
         encoder: Encoder,
-        ranker: Ranker,
+        ranker: Reranker,
         classes: Sequence[ImageClass],
         templates: Sequence[str] = TEMPLATES,
         batch: int = 256,
@@ -54,11 +56,13 @@ def r2d2_classifier(
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
     depth: int | None = None,
+    ranking_rule: RankingRule | None = None,
 ) -> Classifier:
     """The classifier of a model and some classes.
 
     Args:
         depth: how many classes the second stage ranks; None leaves it out.
+        ranking_rule: by which it ranks them; None is the model's own.
 
     Raises:
         UsageError: there is a depth for a model without cross encoders.
@@ -66,12 +70,12 @@ def r2d2_classifier(
     """
     if depth is not None and not model.can_rank:
         raise UsageError("--depth needs cross encoders, and this model is of towers alone (PRD2); leave it out")
-    encoder = R2D2Encoder(model, processor)
-    embed_CD = class_embeddings(encoder, classes, templates)
+    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=ranking_rule))
+    embed_CD = class_embeddings(pipeline.encoder, classes, templates)
     if depth is None:
-        return Classifier(encoder, classes, embed_CD)
-    ranker = PromptRanker(encoder, R2D2Ranker(model), classes, templates)
-    return Classifier(encoder, classes, embed_CD, ranker, depth)
+        return Classifier(pipeline.encoder, classes, embed_CD)
+    ranker = PromptRanker(pipeline.encoder, pipeline.scorer, classes, templates)
+    return Classifier(pipeline.encoder, classes, embed_CD, ranker, depth)
 
 
 def classify(
@@ -82,6 +86,7 @@ def classify(
     templates: Sequence[str] = TEMPLATES,
     top: int = 5,
     depth: int | None = None,
+    ranking_rule: RankingRule | None = None,
 ) -> list[PictureClasses]:
     """The best classes of each of some pictures; see `r2d2_classifier` and `classify_pictures` for the rest.
 
@@ -91,7 +96,8 @@ def classify(
         UsageError, CcmbError: see there.
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
-    found = classify_pictures(r2d2_classifier(model, processor, cleaned, templates, depth), pictures, top)
+    classifier = r2d2_classifier(model, processor, cleaned, templates, depth, ranking_rule)
+    found = classify_pictures(classifier, pictures, top)
     return [
         replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
         for of in found

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from ccmb.data.images.source import ImageSource
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.scenes.classification import SCENE_TEMPLATES, Attribute, draw_class_folders, scene_classes
+from ccmb.scenes.classification import SCENE_TEMPLATES, Attribute, scene_classes, write_class_folders
 from ccmb.tasks.classification.evaluate import evaluate_classes
 from ccmb.tasks.classification.rerank import r2d2_classifier
 
@@ -28,7 +28,7 @@ def measure_drawn_classes(
     found: dict[str, Any] = {}
     size = processor.image_size
     for attribute in get_args(Attribute):
-        draw_class_folders(folder / attribute, attribute, per_class[attribute], size, seed)
+        write_class_folders(folder / attribute, attribute, per_class[attribute], size, seed)
         pictures = ImageSource.open(folder / attribute)
         found[attribute] = {
             name: evaluate_classes(

@@ -112,8 +112,8 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
         return samples, ImageSource.open(folder / data.images)
     found = _open_published(data, folder, data.split)
     _check_family(found, folder, family)
-    if found.skipped.found and world().is_main:
-        print(findings_text(found.skipped.found.values()), file=sys.stderr, flush=True)
+    if found.skipped.findings and world().is_main:
+        print(findings_text(found.skipped.findings.values()), file=sys.stderr, flush=True)
     return _with_fields(found, data.fields), found.pictures
 
 

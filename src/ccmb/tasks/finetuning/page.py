@@ -12,8 +12,8 @@ from ccmb.training.runs.page import curves_section
 from ccmb.training.runs.run_folder import Run
 
 FIGURES = {
-    "pre_ranking": ("平均召回，预排序", "mean recall, pre-ranking"),
-    "ranking": ("平均召回，排序", "mean recall, ranking"),
+    "pre_ranking": ("平均召回，粗排", "mean recall, pre-ranking"),
+    "ranking": ("平均召回，精排", "mean recall, ranking"),
     "auc_cosine": ("AUC，余弦", "AUC, cosine"),
     "auc": ("AUC，匹配分", "AUC, match score"),
     **{name: (f"{name}，按字", f"{name} on characters") for name in ("BLEU-4", "ROUGE-L", "CIDEr-D")},

@@ -15,14 +15,15 @@ from ccmb.core.errors import UsageError
 from ccmb.core.progress import progress
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
+from ccmb.inference.pipeline import Pipeline
 from ccmb.r2d2.generative.generator import R2D2Generator
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.scenes.generation import things_painted
+from ccmb.scenes.generation import things_generated
 from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, draw_means, interval
 from ccmb.tasks.generation.features import BATCH, Extractor
 from ccmb.tasks.generation.metrics import distances
-from ccmb.tasks.generation.predict import Candidate, Judge, Painted, Painting, paint_texts
+from ccmb.tasks.generation.predict import Candidate, Painted, Painting, paint_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Figures:
 
     Attributes:
         scores: (N,) of each picture, in percent: the match score, or the cosine of a judge without match heads; and on
-            the drawn world what of its thing is right, see `things_painted`.
+            the drawn world what of its thing is right, see `things_generated`.
         fid, kid: to the pictures that the texts go with.
     """
 
@@ -76,7 +77,7 @@ def evaluate_generation(
     processor: R2D2Processor,
     of: RetrievalSet,
     options: Painting,
-    judge: Judge,
+    judge: Pipeline,
     extractor: Extractor,
 ) -> dict[str, Any]:
     """The report of one split: a picture of the first text of each of its pictures. Pictures that cannot be read are
@@ -99,7 +100,7 @@ def evaluate_generation(
 
 
 def generation_report(
-    painted: Sequence[Painted], of: RetrievalSet, options: Painting, judge: Judge, extractor: Extractor
+    painted: Sequence[Painted], of: RetrievalSet, options: Painting, judge: Pipeline, extractor: Extractor
 ) -> dict[str, Any]:
     """All figures, in percent but for the distances.
 
@@ -136,7 +137,7 @@ def figures_of(
     name = "cosine" if pictures[0].match_score is None else "match_score"
     scores = {name: np.array([100 * candidate.score for candidate in pictures])}
     shown = [candidate.picture for candidate in pictures]
-    things = things_painted(shown, [of.text for of in painted]) or {}
+    things = things_generated(shown, [of.text for of in painted]) or {}
     between = distances(extractor(shown), real_MD)
     return Figures(scores | {name: 100 * of for name, of in things.items()}, between.fid, between.kid)
 

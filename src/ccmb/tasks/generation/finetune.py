@@ -13,6 +13,7 @@ from ccmb.core.config.given_keys import is_given
 from ccmb.core.errors import UsageError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
+from ccmb.inference.pipeline import Pipeline
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.generation import Generation, GenerationOptions
 from ccmb.r2d2.generative.generator import (
@@ -31,7 +32,7 @@ from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement
 from ccmb.tasks.generation.evaluate import figures_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
-from ccmb.tasks.generation.predict import Judge, Painted, Painting, paint_texts
+from ccmb.tasks.generation.predict import Painted, Painting, paint_texts
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, prepare_network
@@ -73,7 +74,7 @@ class GenerationTask:
     def after_step(self) -> None:
         self.generation.after_step()
 
-    def report(self) -> dict[str, float]:
+    def report(self, aux: None) -> dict[str, float]:
         return {}
 
     def describe(self, batch: Batch) -> dict[str, Any]:
@@ -148,10 +149,10 @@ class GenerationFamily(RetrievalFamily):
 
 def _paint(
     model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
-) -> tuple[list[Painted], Judge]:
+) -> tuple[list[Painted], Pipeline]:
     """A picture of each text, with no choice."""
     assert isinstance(model, R2D2Generator)
-    judge = Judge(str(recipe.model.start), model, processor)
+    judge = Pipeline.of(model, processor, name=str(recipe.model.start))
     options = Painting(recipe.generation.steps, recipe.generation.guidance)
     return paint_texts(model, processor, prompts_of(of), options, judge), judge
 

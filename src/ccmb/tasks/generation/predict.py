@@ -20,10 +20,8 @@ from ccmb.core.choices import Solver
 from ccmb.core.device import inference
 from ccmb.core.errors import UsageError
 from ccmb.core.progress import progress
-from ccmb.inference.scoring import rank_pairs
+from ccmb.inference.pipeline import Pipeline
 from ccmb.r2d2.generative.generator import R2D2Generator
-from ccmb.r2d2.loading import load_model
-from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
 BATCH = 32
@@ -49,15 +47,6 @@ class Painting:
 
 
 PLAIN = Painting()
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """The R2D2 whose match score chooses among candidates, and what it is called in results."""
-
-    name: str
-    model: R2D2Model
-    processor: R2D2Processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +87,7 @@ class Painted:
         return next(candidate for candidate in self.candidates if candidate.number == 0)
 
 
-def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R2D2Processor) -> Judge:
+def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R2D2Processor) -> Pipeline:
     """The R2D2 of a name; without one the generator's own.
 
     Args:
@@ -107,7 +96,7 @@ def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R
     Raises:
         CcmbError: there is no such model, or it is damaged.
     """
-    return Judge(source, model, processor) if name is None else Judge(name, *load_model(name))
+    return Pipeline.of(model, processor, name=source) if name is None else Pipeline.from_pretrained(name)
 
 
 def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
@@ -130,13 +119,13 @@ def paint_texts(
     processor: R2D2Processor,
     texts: Sequence[str],
     options: Painting,
-    judge: Judge | None = None,
+    judge: Pipeline | None = None,
     batch: int = BATCH,
 ) -> list[Painted]:
     """Pictures of some texts, in their order.
 
     Args:
-        judge: orders the candidates of each text; without one they stay as they were painted.
+        judge: the R2D2 whose match score orders the candidates of each text; without one they stay as painted.
 
     Raises:
         UsageError: see `check_texts`.
@@ -161,21 +150,11 @@ def paint_texts(
 
 
 def judge_pictures(
-    judge: Judge, pictures: Sequence[Image.Image], texts: Sequence[str]
+    judge: Pipeline, pictures: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[tuple[float | None, float | None]]:
     """Cosine and match score of each picture and its text."""
-    model, processor, different = judge.model, judge.processor, list(dict.fromkeys(texts))
-    place_N = torch.arange(len(pictures))
-    text_N = torch.tensor([different.index(text) for text in texts])
-    with inference(model):
-        images = model.encode_image(processor.images(pictures).to(model.device)).to("cpu")
-        encoded = {name: value.to(model.device) for name, value in processor.texts(different).items()}
-        read = model.encode_text(**encoded).to("cpu")
-        cosine_N = (images.embed * read.embed[text_N]).sum(1).tolist()
-        if not model.can_rank:
-            return [(cosine, None) for cosine in cosine_N]
-        match_N = rank_pairs(model, images, read, place_N, text_N).score.tolist()
-    return list(zip(cosine_N, match_N, strict=True))
+    scores = judge.score(list(zip(texts, pictures, strict=True)), batch_size=len(pictures))
+    return [(pair.cosine, pair.match_score) for pair in scores]
 
 
 def _paint(

@@ -10,6 +10,7 @@ Shapes: N pairs, P texts, each in one match and one non-match.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.interface import Network
 from ccmb.inference.scoring import match_probability
+from ccmb.r2d2.configuration import NOT_CALIBRATED
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.calibration_error import estimate_calibration_error
 from ccmb.tasks.matching.metrics import auc
@@ -92,7 +94,7 @@ def calibrate(
         raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
     half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
     held_out = log_odds_N2[~fitted_N], label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
-    temperature = model.config.match_temperature = fit_match_temperature(log_odds_N2, label_N)
+    temperature = model.config.match_temperature = _as_fitted(fit_match_temperature(log_odds_N2, label_N))
     return {
         "match_temperature": temperature,
         "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
@@ -106,6 +108,11 @@ def calibrate(
         },
         "unreadable": unreadable,
     }
+
+
+def _as_fitted(temperature: float) -> float:
+    """The next number above 1 for 1, which would say that the model is not calibrated."""
+    return math.nextafter(temperature, math.inf) if temperature == NOT_CALIBRATED else temperature
 
 
 def _too_little(pairs: Path, split: str | None, found: int) -> CcmbError:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ccmb.core.device import inference
+from ccmb.core.choices import RankingRule
 from ccmb.inference.interface import Network
 from ccmb.inference.items import Items
-from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.processing import R2D2Processor
 
 
@@ -42,21 +43,28 @@ class MinimalPairScores:
 
 
 def score_minimal_pairs(
-    model: Network, processor: R2D2Processor, images: Items, pairs: Sequence[MinimalPair], batch: int = 256
+    model: Network,
+    processor: R2D2Processor,
+    images: Items,
+    pairs: Sequence[MinimalPair],
+    ranking_rule: RankingRule | None = None,
+    batch: int = 256,
 ) -> MinimalPairScores:
-    """Score both texts of every pair against its picture; `images` are the encoded pictures."""
-    cosines, ranking = [], []
-    with inference(model):
-        for start in range(0, len(pairs), batch):
-            chunk = pairs[start : start + batch]
-            encoded = processor.texts([text for pair in chunk for text in (pair.text, pair.false_text)])
-            texts = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
-            index = torch.tensor([pair.image_index for pair in chunk]).repeat_interleave(2)
-            cosines.append((texts.embed * images.embed[index]).sum(1))
-            if model.can_rank:
-                match = rank_pairs(model, images, texts, index, torch.arange(len(texts)))
-                ranking.append(ranking_scores(model, cosines[-1], match))
-    return MinimalPairScores(torch.cat(cosines).view(-1, 2), torch.cat(ranking).view(-1, 2) if ranking else None)
+    """Score both texts of every pair against its picture; `images` are the encoded pictures.
+
+    Args:
+        ranking_rule: of the second stage; None is the model's own.
+    """
+    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=ranking_rule))
+    parts = []
+    for start in range(0, len(pairs), batch):
+        chunk = pairs[start : start + batch]
+        texts = pipeline.encode_texts([text for pair in chunk for text in (pair.text, pair.false_text)], 2 * batch)
+        image_N = torch.tensor([pair.image_index for pair in chunk]).repeat_interleave(2)
+        parts.append(pipeline.scorer.score_pairs(images, texts, image_N, torch.arange(len(texts))))
+    cosine_P2 = torch.cat([part.cosine for part in parts]).view(-1, 2)
+    ranking_P2 = torch.cat([part.ranking for part in parts]).view(-1, 2)
+    return MinimalPairScores(cosine_P2, ranking_P2 if model.can_rank else None)
 
 
 def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores) -> dict[str, object]:

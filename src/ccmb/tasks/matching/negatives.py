@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ccmb.core.device import inference
 from ccmb.core.progress import progress
 from ccmb.data.equal_texts import text_key
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.interface import Network
-from ccmb.inference.scoring import rank_pairs
+from ccmb.inference.stages import R2D2Ranker
 
 DEPTH = 16  # candidates of the first stage that a non-match is drawn from
 BATCH, CHUNK = 2048, 256  # pairs and texts at a time
@@ -96,10 +95,12 @@ def _draw_wrong(
 def score_pairs(model: Network, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
     """Log-odds (2P, 2) of both heads for the matches, then for the non-matches."""
     image_N, text_N = torch.cat([pairs.right, pairs.wrong]), pairs.text.repeat(2)
-    parts = []
-    with inference(model), progress("match", len(image_N), "pairs") as advance:
+    scorer, parts = R2D2Ranker(model), []
+    with progress("match", len(image_N), "pairs") as advance:
         for start in range(0, len(image_N), BATCH):
             part = slice(start, start + BATCH)
-            parts.append(rank_pairs(model, gallery.images, gallery.texts, image_N[part], text_N[part]).head_log_odds)
+            match = scorer.score_pairs(gallery.images, gallery.texts, image_N[part], text_N[part]).match
+            assert match is not None, "only models with match heads are calibrated"
+            parts.append(match.head_log_odds)
             advance(len(parts[-1]), "")
     return torch.cat(parts)

@@ -1,22 +1,18 @@
-"""Matching: does a text describe a picture? One text against some, and minimal pairs.
-
-Minimal pairs test whether attributes are bound to the right things.
-"""
+"""Matching: does a text describe a picture? One text against some."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from ccmb.core.device import inference
-from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.core.validation import check_min_probability, check_text
 from ccmb.inference.interface import Network
-from ccmb.inference.scoring import rank_pairs
-from ccmb.inference.user_images import check_any_read, read_pixels
+from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.scoring import check_gives_probability
+from ccmb.inference.user_images import check_any_read, encode_readable
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import Picture, R2D2Processor
 
@@ -29,7 +25,7 @@ class PictureMatch:
         picture: as it was given.
         cosine: of the two embeddings, in [-1, 1]; None if the picture could not be read.
         score: match score in [0, 1]; None without cross encoders.
-        probability: calibrated probability of a match, in [0, 1]; None likewise.
+        probability: calibrated probability of a match, in [0, 1]; None likewise, and of a model that is not calibrated.
         match: whether the probability is the least one that counts, or more; None if there is none that counts.
         error: why the picture could not be read.
     """
@@ -59,41 +55,33 @@ def match_pictures(
 
     Raises:
         UsageError: the text is empty or not UTF-8, or there is a `min_probability` outside [0, 1] or for a model
-            without cross encoders.
+            without cross encoders or calibration.
         CcmbError: none of the pictures can be read.
     """
     check_text(text, "to match")
     check_min_probability(min_probability)
-    if min_probability is not None and not model.can_rank:
-        raise UsageError("--min-probability needs cross encoders, and this model is of towers alone (PRD2)")
-    found: list[PictureMatch] = []
-    with inference(model):
-        encoded = processor.texts([clean_query(text)])
-        of_text = model.encode_text(**{name: value.to(model.device) for name, value in encoded.items()}).to("cpu")
-        for start in range(0, len(pictures), batch):
-            found += _match_batch(model, processor, of_text, pictures[start : start + batch], min_probability)
+    if min_probability is not None:
+        check_gives_probability(model)
+    pipeline, found = Pipeline.of(model, processor), list[PictureMatch]()
+    of_text = pipeline.encode_texts([clean_query(text)])
+    for start in range(0, len(pictures), batch):
+        found += _match_batch(pipeline, of_text, pictures[start : start + batch], min_probability)
     check_any_read([of.error for of in found])
     return found
 
 
 def _match_batch(
-    model: Network,
-    processor: R2D2Processor,
-    of_text: TowerOutput,
-    pictures: Sequence[Picture],
-    min_probability: float | None,
+    pipeline: Pipeline, of_text: TowerOutput, pictures: Sequence[Picture], min_probability: float | None
 ) -> list[PictureMatch]:
-    places, pixels, errors = read_pixels(processor, pictures)
-    found = [PictureMatch(picture, error=errors.get(place)) for place, picture in enumerate(pictures)]
-    if not places:
+    read = encode_readable(pipeline.encoder, pictures)
+    found = [PictureMatch(picture, error=read.errors.get(place)) for place, picture in enumerate(pictures)]
+    if read.output is None:
         return found
-    images = model.encode_image(pixels.to(model.device)).to("cpu")
-    for place, cosine in zip(places, (images.embed @ of_text.embed[0]).tolist(), strict=True):
-        found[place] = replace(found[place], cosine=cosine)
-    if model.can_rank:
-        index_N = torch.arange(len(places))
-        match = rank_pairs(model, images, of_text, index_N, torch.zeros_like(index_N))
-        for place, score, chance in zip(places, match.score.tolist(), match.probability.tolist(), strict=True):
-            verdict = None if min_probability is None else chance >= min_probability
-            found[place] = replace(found[place], score=score, probability=chance, match=verdict)
+    image_N = torch.arange(len(read.indices))
+    cosine_N = read.output.embed @ of_text.embed[0]
+    scores = pipeline.scorer.score_pairs(read.output, of_text, image_N, torch.zeros_like(image_N), cosine_N)
+    for place, score in zip(read.indices, scores.rows(), strict=True):
+        chance = score.probability
+        verdict = None if min_probability is None or chance is None else chance >= min_probability
+        found[place] = PictureMatch(pictures[place], score.cosine, score.match_score, chance, verdict)
     return found

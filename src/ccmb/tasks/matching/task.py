@@ -11,9 +11,9 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.loader import BatchPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
+from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.collate import LabelledCollate
-from ccmb.objectives.labelled_batch import LabelledBatch
-from ccmb.objectives.matching import Matching
+from ccmb.objectives.matching import Matching, MatchingAux
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.pretraining.run import CROSS_PARTS
@@ -48,12 +48,9 @@ class MatchingTask:
     def after_step(self) -> None:
         self.matching.model.clamp_temperature()
 
-    def report(self) -> dict[str, float]:
-        """The share of the latest batch that is judged as it is labelled."""
-        if self.matching.judged is None:
-            return {}
-        log_probabilities_B2, labels_B = self.matching.judged
-        return {"match_accuracy": round(float((log_probabilities_B2.argmax(1) == labels_B).float().mean()), 4)}
+    def report(self, aux: MatchingAux) -> dict[str, float]:
+        """The share of the step's pairs that is judged as it is labelled."""
+        return {"match_accuracy": round(float((aux.log_probabilities_B2.argmax(1) == aux.labels_B).float().mean()), 4)}
 
     def describe(self, batch: LabelledBatch) -> dict[str, Any]:
         return {"names": list(batch.names), "texts": list(batch.texts), "labels": batch.labels.tolist()}

@@ -26,7 +26,7 @@ tags: [ccmb, {kind}, image-text-retrieval, chinese]
 
 # {title}
 
-{kind_zh}，用 [CCMB](https://pypi.org/project/ccmb/) 训练。{kind_en}, trained with CCMB.
+{kind_zh}，用 CCMB 训练（[论文](https://arxiv.org/abs/2205.03860)）。{kind_en}, trained with CCMB ([paper](https://arxiv.org/abs/2205.03860)).
 
 ## 用法 · Use
 

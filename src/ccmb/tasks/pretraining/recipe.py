@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.given_keys import Unused
-from ccmb.core.config.part import Part
 from ccmb.objectives.config import Objectives
 from ccmb.tasks.pretraining.unused_keys import unused_in_pretraining
 from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, TrainingRecipe
 
 
-class PretrainRecipe(Part):
+class PretrainRecipe(ConfigBase):
     """All that a pre-training run depends on."""
 
     data: DataRecipe

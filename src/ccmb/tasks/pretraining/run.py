@@ -22,6 +22,7 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import PreTraining, sharding_units
+from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.common_api import checkpoint_layers
 from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.folders.match_temperature import stored_match_temperature
@@ -73,11 +74,13 @@ class PretrainTask:
     def after_step(self) -> None:
         self.pretraining.after_step()
 
-    def report(self) -> dict[str, float]:
-        found = {"temperature": float(self.pretraining.model.temperature.detach())}
-        if self.pretraining.taught is not None:
-            found["teacher_agreement"] = round(float(teacher_agreement(*self.pretraining.taught)), 4)
-        return found
+    def report(self, aux: PretrainAux) -> dict[str, float]:
+        metrics = {"temperature": float(self.pretraining.model.temperature.detach())}
+        if aux.teacher is not None and aux.known is not None:
+            features, known = aux.teacher, aux.known
+            agreement = teacher_agreement(features.image_RD, features.text_RD, known.image_ids_R, known.text_ids_RW)
+            metrics["teacher_agreement"] = round(float(agreement), 4)
+        return metrics
 
     def padding(self, batch: Batch) -> float:
         return 1.0 - float(batch.attention_mask.float().mean())
@@ -88,7 +91,8 @@ class PretrainTask:
     @cached_property
     def _flops(self) -> StepFlops:
         model = self.pretraining.model
-        return StepFlops(model.config, self.pretraining.objectives, is_frozen(model.image_tower))
+        frozen = is_frozen(model.image_tower), is_frozen(model.text_tower)
+        return StepFlops(model.config, self.pretraining.objectives, *frozen)
 
     def describe(self, batch: Batch) -> dict[str, Any]:
         return batch.describe()

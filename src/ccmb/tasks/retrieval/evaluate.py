@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ccmb.core.choices import Convention
-from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import open_pairs, readable_samples
@@ -19,8 +18,7 @@ from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.interface import Network
-from ccmb.inference.scoring import rank_pairs
-from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT, PairScorer, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.calibrate import calibration_report
@@ -60,7 +58,7 @@ def evaluate(
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
         texts_per_image: use only the first so many texts of each picture.
-        options: how the second stage of retrieval is computed; what else is reported is always exact.
+        options: how the second stage of retrieval is computed; what else is reported is always exact, by the same rule.
         source: what the model was loaded from; needed for options of int8.
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
 
@@ -85,16 +83,16 @@ def evaluate(
     ranks = ranks_both_ways(ranker, gallery, depth)
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
-        report["retrieval"] |= asdict(ranker.options)
-        report["ranking_rule"] = model.config.ranking_rule
+        report["retrieval"] |= {"precision": ranker.options.precision, "cascade": ranker.options.cascade}
+        report["ranking_rule"] = options.rule_of(model)
     scores = None
     if minimal_pairs:
-        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs)
+        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs, options.ranking_rule)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
     flat = [text for of_image in texts for text in of_image]
     if model.can_rank and len(gallery.images) > 1:
         calibration = calibration_report(model, gallery, samples, flat)
-        report["matching"] = {"auc": _random_pair_auc(model, gallery), **calibration}
+        report["matching"] = {"auc": _random_pair_auc(ranker, gallery), **calibration}
     report["in_other_splits"] = len(in_other_splits)
     report["unreadable"] = unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
@@ -116,7 +114,7 @@ def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
     return found
 
 
-def _random_pair_auc(model: Network, gallery: Gallery, pairs: int = 2000) -> float | None:
+def _random_pair_auc(scorer: PairScorer, gallery: Gallery, pairs: int = 2000) -> float | None:
     """AUC of the match score on true pairs against the same texts with random wrong pictures.
 
     Of these, pictures that have an equal text are left out; None where none is left.
@@ -135,6 +133,7 @@ def _random_pair_auc(model: Network, gallery: Gallery, pairs: int = 2000) -> flo
         texts = text
     if not len(wrong):
         return None
-    with inference(model):
-        match = rank_pairs(model, gallery.images, gallery.texts, torch.cat([right, wrong]), torch.cat([text, texts]))
+    pairs_N = torch.cat([right, wrong]), torch.cat([text, texts])
+    match = scorer.score_pairs(gallery.images, gallery.texts, *pairs_N).match
+    assert match is not None, "asked of models with a second stage alone"
     return round(auc(match.score, torch.arange(count + len(wrong)) < count), 4)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.interface import Network
-from ccmb.inference.stages import Ranker
+from ccmb.inference.stages import Reranker
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.tasks.common.resampling import DRAWS, draw_means, gain
 
@@ -62,7 +62,7 @@ def bootstrap_gain(
     return gain(float(difference_Q.mean()), drawn, int((count_G > 0).sum()))
 
 
-def retrieval_report(model: Network | Ranker, gallery: Gallery, depth: int) -> dict[str, Any]:
+def retrieval_report(model: Network | Reranker, gallery: Gallery, depth: int) -> dict[str, Any]:
     """Both stages in both directions, mean recall, and what ranking gains."""
     return report_of_ranks(ranks_both_ways(model, gallery, depth), gallery, depth)
 

@@ -12,7 +12,7 @@ from ccmb.core.errors import UsageError
 from ccmb.core.files import atomic_write
 from ccmb.report.charts import Frame, moving_mean, overlay_chart, ticks
 from ccmb.report.document import document
-from ccmb.report.markup import both, escape, number, paragraph, section, table
+from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 from ccmb.training.runs.run_folder import Run
 from ccmb.training.runs.table import LABELS, figures_of, summary
 
@@ -102,15 +102,19 @@ def _panel(draw: ImageDraw.ImageDraw, runs: Sequence[Run], name: str, corner: tu
     frame = Frame(corner[0] + 62, corner[1] + 26, PANEL[0] - 74, PANEL[1] - 50, x, span)
     draw.text(corner, LABELS.get(name, (name, name))[1].replace(" τ", ""), INK, title)
     for mark in marks:
-        _, y = frame.place(x[0], mark)
+        _, y = frame.to_pixels(x[0], mark)
         draw.line((frame.left, y, frame.left + frame.width, y), GRID)
-        draw.text((frame.left - 6, y), number(mark), INK, small, anchor="rm")
+        draw.text((frame.left - 6, y), format_number(mark), INK, small, anchor="rm")
     for step, anchor in ((x[0], "lt"), ((x[0] + x[1]) / 2, "mt"), (x[1], "rt")):
         draw.text(
-            (frame.place(step, 0)[0], frame.top + frame.height + 6), number(round(step)), INK, small, anchor=anchor
+            (frame.to_pixels(step, 0)[0], frame.top + frame.height + 6),
+            format_number(round(step)),
+            INK,
+            small,
+            anchor=anchor,
         )
     for place, points in enumerate(series):
-        path = [frame.place(*point) for point in moving_mean(points, _smoothing(runs))]
+        path = [frame.to_pixels(*point) for point in moving_mean(points, _smoothing(runs))]
         if len(path) > 1:
             draw.line(path, _colour(place), 2, joint="curve")
         if path:
@@ -125,7 +129,7 @@ def _runs_section(runs: Sequence[Run]) -> str:
         name = f'<i class="swatch" style="background:{_colour(place)}"></i>{escape(run.name)}'
         step = f"{found['step']:,}" + (f" / {found['steps']:,}" if found["steps"] else "")
         cells = [found["losses"].get("loss"), found["samples_per_second"], found["hours"]]
-        rows.append((name, step, *("–" if value is None else number(value) for value in cells)))
+        rows.append((name, step, *("–" if value is None else format_number(value) for value in cells)))
     head = (
         both("运行", "Run"), both("步", "Step"), both("损失", "Loss"), both("每秒样本数", "Samples/s"),
         both("小时", "Hours"),

@@ -18,7 +18,7 @@ LABELS = {
     "tgd": ("TgD", "TgD"),
     "fgd": ("FgD", "FgD"),
     "val_mean_recall": ("验证集平均召回", "mean recall of validation"),
-    "val_mean_recall_pre_ranking": ("验证集平均召回（预排序）", "mean recall of validation, pre-ranking"),
+    "val_mean_recall_pre_ranking": ("验证集平均召回（粗排）", "mean recall of validation, pre-ranking"),
     "val_text_to_image_R@1": ("验证集文搜图 R@1", "R@1 of validation, text to image"),
     "temperature": ("温度 τ", "temperature τ"),
     "teacher_agreement": ("教师一致率", "teacher agreement"),

@@ -1,0 +1,73 @@
+"""What one step of pre-training hands from objective to objective.
+
+Shapes: B pairs in the global batch, R rows of this process, D embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.distillation import TeacherFeatures
+from ccmb.objectives.masked_language import MaskedText
+from ccmb.objectives.positives import Identities
+from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.packing import Packing
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What all objectives of one step read.
+
+    Attributes:
+        batch: this process's R pairs.
+        progress: share of the training that is done, in [0, 1).
+        generator: source of the masks and hard negatives.
+        rows: where this process's pairs stand in the global batch.
+        known: which images and texts are the same.
+        positives_RB, image_positives_RB: True where the text of a column fits the image of a row, and where the image
+            of a column fits the text of a row.
+        spared_RB, image_spared_RB: likewise where a column counts for nothing; None where all count.
+        packing: how the batch's texts are packed, or None.
+        images, texts: what the student's towers say of this process's pairs.
+        all_image_BD, all_text_BD: embeddings of the global batch, gathered with gradient.
+    """
+
+    batch: Batch
+    progress: float
+    generator: torch.Generator | None
+    rows: slice
+    known: Identities
+    positives_RB: Tensor
+    image_positives_RB: Tensor
+    spared_RB: Tensor | None
+    image_spared_RB: Tensor | None
+    packing: Packing | None
+    images: TowerOutput
+    texts: TowerOutput
+    all_image_BD: Tensor
+    all_text_BD: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The step's texts with some words hidden, and what the student's tower says of them."""
+
+    words: MaskedText
+    texts: TowerOutput
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainAux:
+    """What a step computes besides its losses, for the log.
+
+    Attributes:
+        teacher: the teacher's features of this process's pairs; None while neither TgD nor FgD is active.
+        known: which images and texts these pairs are, likewise.
+    """
+
+    teacher: TeacherFeatures | None = None
+    known: Identities | None = None

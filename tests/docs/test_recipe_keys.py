@@ -1,0 +1,65 @@
+"""The reference of recipe keys is what the recipes say today, and a recipe takes every key that stands in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, Field
+
+from ccmb.cli.recipe_keys import COMMAND, PAGES, Key, Language, keys_of, page
+from ccmb.corpus.assembly.recipe import ZeroRecipe
+from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from tests.helpers.pages import read
+
+
+@pytest.mark.parametrize("language", PAGES)
+def test_the_page_is_up_to_date(language: Language) -> None:
+    assert read(str(PAGES[language])) == page(language), f"write it anew: {COMMAND}, in the repository's root"
+
+
+def test_both_languages_have_the_same_keys() -> None:
+    english, chinese = (re.findall(r"^\| `([\w.]+)`", page(language), re.MULTILINE) for language in ("en", "zh"))
+    assert english == chinese
+    assert len(english) > 190
+
+
+class Inner(BaseModel):
+    share: float = Field(0.5, gt=0, le=1, description="of it | all")
+
+
+class Outer(BaseModel):
+    count: int
+    names: tuple[str, ...] = ()
+    inner: Inner = Inner(share=0.25)
+    maybe: Inner | None = None
+    switch: bool = False
+
+
+def test_a_recipe_becomes_lines() -> None:
+    assert list(keys_of(Outer)) == [
+        Key("count", "whole number", None, "", ""),
+        Key("names", "list of texts", "`[]`", "", ""),
+        Key("inner.share", "number", "`0.25`", "> 0, ≤ 1", "of it | all"),  # the default of the recipe, not the part's
+        Key("maybe", "keys and values", "empty", "", ""),
+        Key("maybe.share", "number", "`0.5`", "> 0, ≤ 1", "of it | all"),
+        Key("switch", "on or off", "`false`", "", ""),
+    ]
+
+
+@pytest.mark.parametrize("kind", [PretrainRecipe, FinetuneRecipe, ZeroRecipe])
+def test_every_default_is_one_that_the_recipe_takes(kind: type[BaseModel]) -> None:
+    values: dict[str, Any] = {}
+    for key in keys_of(kind):
+        *parents, last = key.name.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {}) if place is not None and place.get(parent, {}) is not None else None
+        if place is not None and key.default is not None:
+            place[last] = None if key.default == "empty" else yaml.safe_load(key.default.strip("`"))
+    if issubclass(kind, PretrainRecipe):
+        values["data"]["folder"], values["training"]["steps"] = "pairs", 10
+    kind.model_validate(values)
