@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.interface import Network
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
+from ccmb.r2d2.common_api import checkpoint_layers
+from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.image_forms import as_tokens
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
@@ -21,9 +25,10 @@ from ccmb.r2d2.onnx.export import export_model
 from ccmb.r2d2.onnx.runtime import load_exported
 from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.resizing import resize
 from tests.helpers.exact import assert_same
 from tests.helpers.sources import BACKBONES, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
@@ -141,6 +146,127 @@ def test_an_export_says_what_a_backbone_says(kind: str, bert: Path, tmp_path: Pa
         pixels, texts = processor.images(tiny_pictures(count)), processor.texts(TEXTS[:count])
         for one, other in zip(said(exported, pixels, texts), said(model, pixels, texts), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max().clamp(min=1)))
+
+
+PREPROCESSED: list[tuple[dict[str, Any], tuple[int, float, float]]] = [
+    ({"image_mean": [0.1] * 3, "image_std": [0.4] * 3, "size": {"height": 96, "width": 96}}, (96, 0.1, 0.4)),
+    ({"size": {"shortest_edge": 80}, "crop_size": {"height": 64, "width": 64}}, (64, 0.485, 0.229)),
+    ({"size": {"shortest_edge": 96}}, (96, 0.485, 0.229)),
+    ({"crop_size": 48, "do_center_crop": False, "size": 128}, (128, 0.485, 0.229)),
+    ({"image_mean": [0.2] * 3, "image_std": [0.3] * 3, "do_normalize": False}, (224, 0.0, 1.0)),
+    ({"image_mean": [0.2] * 3, "image_std": [0.3] * 3, "include_top": True}, (224, 0.2, 0.09)),
+    (
+        {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 1 / 127.5, "rescale_offset": True},
+        (224, 0.5, 0.5),
+    ),
+]
+
+
+@pytest.mark.parametrize(("said_values", "expected"), PREPROCESSED)
+def test_size_and_statistics_are_those_of_the_source(
+    said_values: dict[str, Any], expected: tuple[int, float, float], bert: Path, tmp_path: Path
+) -> None:
+    source = save_backbone(tmp_path / "vision", "resnet")
+    (source / "preprocessor_config.json").write_text(json.dumps(said_values))
+    model, processor = from_towers(source, bert, **SMALL)
+    size, mean, std = expected
+    assert (processor.image_size, model.config.image_size) == (size, size)
+    assert processor.image_mean[0] == pytest.approx(mean)
+    assert processor.image_std[0] == pytest.approx(std)
+    assert model.encode_image(processor.images(tiny_pictures(1))).states.shape[1] == 1 + (-(-size // 32)) ** 2
+
+
+def test_a_tower_of_positions_keeps_the_size_that_its_configuration_names(bert: Path, tmp_path: Path) -> None:
+    source = save_backbone(tmp_path / "vision", "vit")
+    (source / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 96, "width": 96}}))
+    assert from_towers(source, bert, **SMALL)[1].image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("do_flip_channel_order", True), ("do_rescale", False)]
+)  # fmt: skip
+def test_pixels_that_the_processor_does_not_give_are_refused(key: str, value: bool, bert: Path, tmp_path: Path) -> None:
+    source = save_backbone(tmp_path / "vision", "resnet")
+    values = {"image_mean": [0.1] * 3, "image_std": [0.4] * 3, key: value}
+    (source / "preprocessor_config.json").write_text(json.dumps(values))
+    with pytest.raises(CcmbError, match=rf"preprocessor_config.json: {key}"):
+        from_towers(source, bert, **SMALL)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "efficientnet", "pvt_v2", "swin"])
+def test_another_size_gives_another_number_of_cells_and_the_same_weights(kind: str, bert: Path, tmp_path: Path) -> None:
+    model, processor = resize(*built(kind, bert, tmp_path), image_size=96)
+    assert (model.config.image_size, processor.image_size) == (96, 96)
+    with torch.no_grad():
+        states = model.encode_image(processor.images(tiny_pictures(1))).states
+        given = as_tokens(made_backbone(kind)(processor.images(tiny_pictures(1))).last_hidden_state)
+    assert states.shape[1] == given.shape[1] + 1
+    torch.testing.assert_close(states[:, 1:], given, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path / "larger")
+    processor.save_pretrained(tmp_path / "larger")
+    assert load_model(tmp_path / "larger")[0].config.image_size == 96
+
+
+def test_positions_that_cannot_be_interpolated_are_refused(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="image_size cannot be changed: the image tower, pvt, has positions in"):
+        resize(*built("pvt", bert, tmp_path), image_size=96)
+
+
+@pytest.mark.parametrize("kind", ["pvt_v2", "swin", "siglip_vision_model"])
+def test_gradient_checkpointing_changes_no_gradient(kind: str, bert: Path, tmp_path: Path) -> None:
+    model, processor = built(kind, bert, tmp_path)
+    pixels = processor.images(tiny_pictures(2))
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            checkpoint_layers(model)
+        for module in model.train().modules():
+            if isinstance(module, torch.nn.Dropout) or type(module).__name__.endswith("DropPath"):
+                module.eval()
+        model.zero_grad()
+        model.encode_image(pixels).states.square().sum().backward()
+        grads = {name: p.grad.clone() for name, p in model.image_tower.named_parameters() if p.grad is not None}
+        gradients.append(grads)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_poolings_that_a_backbone_has_not_are_refused(bert: Path, tmp_path: Path) -> None:
+    source = save_backbone(tmp_path / "pvt_v2", "pvt_v2")
+    with pytest.raises(UsageError, match="image_pooling is 'first', but a pvt_v2 gives a feature map"):
+        from_towers(source, bert, **SMALL, image_pooling="first")
+    with pytest.raises(UsageError, match="image_pooling is 'tower', but a pvt_v2 has no pooled output"):
+        from_towers(source, bert, **SMALL, image_pooling="tower")
+
+
+def test_an_older_folder_that_says_nothing_of_the_form_opens_as_it_was(tmp_path: Path) -> None:
+    for kind, has_token in (("clip_vision_model", True), ("siglip_vision_model", False)):
+        vision = tiny_model().config.vision_config.to_dict() | {"model_type": kind}
+        model = tiny_model(vision_config=vision)
+        model.save_pretrained(tmp_path / kind)
+        tiny_processor().save_pretrained(tmp_path / kind)
+        file = tmp_path / kind / "config.json"
+        values = json.loads(file.read_text())
+        new = ("image_width", "image_class_token", "text_pooling", "text_prefix", "train_batch_norm")
+        file.write_text(json.dumps({key: value for key, value in values.items() if key not in new}))
+        opened = load_model(tmp_path / kind)[0]
+        assert opened.config.image_class_token is has_token
+        assert all(getattr(opened.config, key) == getattr(model.config, key) for key in new)
+        pixels = tiny_processor().images(tiny_pictures(2))
+        with torch.no_grad():
+            assert torch.equal(opened.encode_image(pixels).states, model.encode_image(pixels).states)
+
+
+def test_a_saved_folder_opens_without_trying_the_backbone_out(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = built("resnet", bert, tmp_path)
+    model.save_pretrained(tmp_path / "r2d2")
+    processor.save_pretrained(tmp_path / "r2d2")
+    values = json.loads((tmp_path / "r2d2" / "config.json").read_text())
+    monkeypatch.setattr("ccmb.r2d2.configuration.image_form", None)
+    assert R2D2Config(**values).image_width == 32
 
 
 def test_every_backbone_has_a_form() -> None:
