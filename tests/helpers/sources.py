@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as hf
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from ccmb.r2d2.loading import load_model
@@ -164,3 +167,41 @@ def assert_works_and_keeps_its_outputs(model: R2D2Model, processor: R2D2Processo
         assert_same(embed.norm(dim=1), torch.ones(2, dtype=torch.double))
         assert not torch.allclose(embed[0], embed[1])
     assert ((before[2] > 0) & (before[2] < 1)).all()
+
+
+def sentencepiece_like() -> hf.PreTrainedTokenizerFast:
+    """XLM-R's form: a unigram model of pieces that begin with ▁, <s> and </s>, and no [CLS] in the vocabulary."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = ["▁", "▁que", "ry", ":", *sorted({character for text in TEXTS for character in text})]
+    scores = [(piece, 0.0) for piece in special] + [(piece, -1.0 - len(piece) / 10) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram([*scores, ("<mask>", 0.0)], 3, False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    named = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
+    options = {f"{name}_token": token for name, token in named.items()}
+    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **options)
+
+
+def save_sentence_encoder(folder: Path, kind: str = "bert", pooling: str | None = None, layers: int = 2) -> Path:
+    """A text tower without a masked-language head, in E5's form.
+
+    Args:
+        pooling: what sentence-transformers' file of it says, if there is one.
+    """
+    tokenizer = sentencepiece_like()
+    fields = TEXT | {"vocab_size": len(tokenizer), "pad_token_id": 1, "max_position_embeddings": 66}
+    fields["num_hidden_layers"] = layers
+    kinds: dict[str, Any] = {
+        "bert": lambda: hf.BertModel(hf.BertConfig(**fields), add_pooling_layer=False),
+        "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**fields), add_pooling_layer=False),
+    }
+    made(kinds[kind]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if pooling:
+        (folder / "1_Pooling").mkdir()
+        modes = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False} | {f"pooling_mode_{pooling}": True}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | modes))
+    return folder

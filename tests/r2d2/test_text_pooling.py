@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
@@ -25,45 +23,12 @@ from ccmb.r2d2.packing import mean_state
 from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
 from tests.helpers.exact import assert_same
-from tests.helpers.sources import SMALL, TEXT, made, save_clip, save_text_tower
+from tests.helpers.sources import SMALL, save_clip, save_sentence_encoder, save_text_tower, sentencepiece_like
 from tests.helpers.tiny import TEXTS, tiny_batch, tiny_model, tiny_pictures, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
 PREFIX = "query: "
-
-
-def sentencepiece_like() -> hf.PreTrainedTokenizerFast:
-    """XLM-R's form: a unigram model of pieces that begin with ▁, <s> and </s>, and no [CLS] in the vocabulary."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    pieces = ["▁", "▁que", "ry", ":", *sorted({character for text in TEXTS for character in text})]
-    scores = [(piece, 0.0) for piece in special] + [(piece, -1.0 - len(piece) / 10) for piece in pieces]
-    tokenizer = Tokenizer(models.Unigram([*scores, ("<mask>", 0.0)], 3, False))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    named = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
-    options = {f"{name}_token": token for name, token in named.items()}
-    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **options)
-
-
-def save_sentence_encoder(folder: Path, kind: str = "bert", pooling: str | None = None) -> Path:
-    """A text tower without a masked-language head, in E5's form."""
-    tokenizer = sentencepiece_like()
-    fields = TEXT | {"vocab_size": len(tokenizer), "pad_token_id": 1, "max_position_embeddings": 66}
-    kinds: dict[str, Any] = {
-        "bert": lambda: hf.BertModel(hf.BertConfig(**fields), add_pooling_layer=False),
-        "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**fields), add_pooling_layer=False),
-    }
-    made(kinds[kind]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if pooling:
-        (folder / "1_Pooling").mkdir()
-        modes = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False} | {f"pooling_mode_{pooling}": True}
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | modes))
-    return folder
 
 
 @pytest.fixture

@@ -112,7 +112,8 @@ class R2D2Config(PreTrainedConfig):
         if pooling is not None:
             one_of("image_pooling", pooling, ImagePooling)
         if width is not None and class_token is not None and pooling is not None:
-            self.image_width, self.image_class_token, self.image_pooling = width, class_token, pooling
+            self.image_width, self.image_class_token = width, class_token
+            self.image_pooling: ImagePooling = pooling
             return
         form = image_form(self.vision_config)
         if pooling is None:
@@ -120,7 +121,7 @@ class R2D2Config(PreTrainedConfig):
         _check_pooling(pooling, form, self.vision_config.model_type)
         self.image_width = form.width if width is None else width
         self.image_class_token = (form.class_token or pooling == "first") if class_token is None else class_token
-        self.image_pooling: ImagePooling = pooling
+        self.image_pooling = pooling
 
     @property
     def is_calibrated(self) -> bool:

@@ -18,8 +18,9 @@ from ccmb.r2d2.folders.checkpoint_files import what_file
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
 from ccmb.r2d2.folders.kinds import check_kind
 from ccmb.r2d2.folders.weights import check_finite, check_loaded, weight_files, weights_path
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.processing import PREPROCESSOR, R2D2Processor
+from ccmb.r2d2.processing import R2D2Processor
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Never code, and no weights in a form that can carry it.

@@ -6,6 +6,7 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +191,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         elif isinstance(module, R2D2Model):
             nn.init.constant_(module.temperature, self.config.initial_temperature)
 
-    def train(self, mode: bool = True) -> R2D2Model:
+    def train(self, mode: bool = True) -> Self:
         """Training mode, but for what is frozen and for batch norm that stays as it is; see `keep_still`."""
         super().train(mode)
         for tower in (self.image_tower, self.text_tower):

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils.hub import cached_file
 
 from ccmb.core.errors import CcmbError, did_you_mean, one_line
-from ccmb.core.files import read_json, write_json
+from ccmb.core.files import write_json
 from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD, normalise
 from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
 from ccmb.r2d2.inputs.image_processing import R2D2ImageProcessor
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR, read_settings
 from ccmb.r2d2.inputs.processor_inputs import (
     CallOptions,
     InputTypeError,
@@ -28,11 +28,6 @@ from ccmb.r2d2.inputs.processor_inputs import (
     call_options,
     check_encodable,
 )
-
-# The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
-PREPROCESSOR = "preprocessor_config.json"
-# Where transformers' own processors keep the same.
-PROCESSOR = "processor_config.json"
 
 
 class R2D2Processor(ProcessorMixin):
@@ -269,7 +264,7 @@ class R2D2Processor(ProcessorMixin):
             hint = did_you_mean(unknown[0], [*HUB_ARGUMENTS, *SIZES])
             raise InputTypeError(f"unknown keyword '{unknown[0]}'{hint}; known: {', '.join((*HUB_ARGUMENTS, *SIZES))}")
         hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
-        path, values = _read_settings(name, hub)
+        path, values = read_settings(name, hub)
         try:
             image_size, max_text_tokens = int(values["size"]["height"]), int(values["max_text_tokens"])
             mean, std = ([float(value) for value in values[key]] for key in ("image_mean", "image_std"))
@@ -295,26 +290,6 @@ class R2D2Processor(ProcessorMixin):
 SIZES = ("image_size", "max_text_tokens", "model_max_length")
 # What generic code of transformers gives to all processors: nothing of it changes what this one does.
 WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "use_fast", "proxies", "user_agent", "config")
-
-
-def _read_settings(name: str | Path, hub: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The file with sizes and statistics and what it holds, in our form or in that of transformers' processors."""
-    file = PREPROCESSOR
-    if (folder := Path(name) / str(hub.get("subfolder") or "")).is_dir():
-        if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():
-            file = PROCESSOR
-        for needed in (file, "tokenizer.json", "tokenizer_config.json"):
-            if not (folder / needed).is_file():
-                raise CcmbError(f"{folder / needed}: missing; the folder is not a whole model folder")
-    try:
-        path = Path(str(cached_file(str(name), file, **hub)))
-    except OSError as error:
-        raise CcmbError(f"{name}: no model folder, nor one on the hub ({one_line(error)})") from None
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise CcmbError(f"{path}: expected keys and values")
-    part = values.get("image_processor")
-    return path, (part if isinstance(part, dict) else {}) | values
 
 
 AutoProcessor.register(R2D2Config, R2D2Processor)

@@ -18,7 +18,7 @@ from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json
 from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD
 from ccmb.r2d2.folders.weights import and_more, check_finite
-from ccmb.r2d2.processing import PREPROCESSOR
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR
 from ccmb.r2d2.tokenizer import load_tokenizer
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

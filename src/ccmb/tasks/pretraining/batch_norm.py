@@ -9,15 +9,19 @@ from ccmb.training.distributed import world
 from ccmb.training.recipe import TrainingRecipe
 
 
-def check_batch_norm(model: R2D2Model, training: TrainingRecipe) -> None:
+def check_batch_norm(model: R2D2Model, given: bool | None, training: TrainingRecipe) -> None:
     """Refuse to train batch norm where its statistics would not be those of a batch.
 
+    Args:
+        given: what the recipe says, if it says so itself.
+
     Raises:
-        UsageError: several processes, chunks or gradient checkpointing.
+        UsageError: several processes, chunks or gradient checkpointing; or there is no batch norm to say so of.
     """
-    if not model.config.train_batch_norm:
-        return
-    if all(is_frozen(tower) or not has_batch_norm(tower) for tower in (model.image_tower, model.text_tower)):
+    norms = [tower for tower in (model.image_tower, model.text_tower) if has_batch_norm(tower)]
+    if given is not None and not norms:
+        raise UsageError("'model.train_batch_norm' would do nothing (no tower has batch norm); leave it out")
+    if not model.config.train_batch_norm or all(map(is_frozen, norms)):
         return
     causes = {"several processes": world().size > 1, "training.chunk": training.chunk is not None} | {
         "training.gradient_checkpointing": training.gradient_checkpointing

@@ -164,7 +164,7 @@ def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
     towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
     for name, frozen in recipe.model.frozen().items():
         freeze(towers[name], frozen, name)
-    check_batch_norm(model, recipe.training)
+    check_batch_norm(model, recipe.model.train_batch_norm, recipe.training)
     if world().is_main and (frozen_words := frozen_parts(model, recipe.model)):
         print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
     model.pack_texts = recipe.training.pack_texts
