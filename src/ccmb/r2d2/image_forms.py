@@ -33,7 +33,7 @@ class ImageForm:
     Attributes:
         width: W of its states.
         class_token: whether its first token is none of the image's places but sums it up.
-        pooled: whether it has a pooled state (B, W).
+        pooled: whether it has a pooled state (B, W), unless another is asked for.
         is_map: whether its states are a feature map (B, W, G, G), which any size of image gives.
     """
 
@@ -107,14 +107,14 @@ def _form(kind: str, fields: str) -> ImageForm:
 def _seen_form(config: PreTrainedConfig, side: int, device: str) -> ImageForm:
     """The form by what comes out of empty images of two sizes."""
     with torch.random.fork_rng(devices=[]), torch.device(device), torch.no_grad(), no_init_weights():
-        tower = new_tower(config, pooler=True).eval()
+        tower = new_tower(config, pooler=None).eval()
         output = _looked_at(tower, side)
         try:
             larger = _looked_at(tower, 2 * side)
         except Exception:  # a backbone for images of its own size alone
             larger_config = type(config).from_dict(config.to_dict())
             set_image_side(larger_config, 2 * side)
-            larger = _looked_at(new_tower(larger_config, pooler=True).eval(), 2 * side)
+            larger = _looked_at(new_tower(larger_config, pooler=None).eval(), 2 * side)
     states = getattr(output, "last_hidden_state", None)
     if not isinstance(states, Tensor):
         raise UsageError(f"the image tower, {config.model_type}, gives no last_hidden_state; give another backbone")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
@@ -27,7 +28,7 @@ from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resizing import resize
 from tests.helpers.exact import assert_same
-from tests.helpers.sources import BACKBONES, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
+from tests.helpers.sources import BACKBONES, EYE, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
 pytestmark = pytest.mark.numeric
@@ -238,6 +239,23 @@ def test_poolings_that_a_backbone_has_not_are_refused(bert: Path, tmp_path: Path
         from_towers(source, bert, **SMALL, image_pooling="first")
     with pytest.raises(UsageError, match="image_pooling is 'tower', but a pvt_v2 has no pooled output"):
         from_towers(source, bert, **SMALL, image_pooling="tower")
+
+
+def test_a_backbone_that_hides_patches_by_chance_is_refused(bert: Path, tmp_path: Path) -> None:
+    hf.ViTMAEModel(hf.ViTMAEConfig(**EYE | {"patch_size": 4})).save_pretrained(tmp_path / "mae")
+    with pytest.raises(UsageError, match="vit_mae says something else of the same image each time"):
+        from_towers(tmp_path / "mae", bert, **SMALL)
+
+
+def test_a_pooling_layer_that_is_not_there_by_default_is_not_asked_for(bert: Path, tmp_path: Path) -> None:
+    hf.IJepaModel(hf.IJepaConfig(**EYE)).save_pretrained(tmp_path / "ijepa")
+    assert from_towers(tmp_path / "ijepa", bert, **SMALL)[0].config.image_pooling == "mean"
+
+
+def test_a_model_that_gives_no_states_is_refused(bert: Path, tmp_path: Path) -> None:
+    hf.HGNetV2Config().save_pretrained(tmp_path / "hgnet")
+    with pytest.raises(UsageError, match="hgnet_v2, gives no last_hidden_state"):
+        from_towers(tmp_path / "hgnet", bert, **SMALL)
 
 
 def test_an_older_folder_that_says_nothing_of_the_form_opens_as_it_was(tmp_path: Path) -> None:

@@ -212,7 +212,12 @@ def _processor(model: R2D2Model, statistics: Statistics | None, text: str | Path
 @torch.no_grad()
 def _try_out(model: R2D2Model, processor: R2D2Processor) -> None:
     """Use every part once: many only notice then that their sizes do not go together."""
-    images = model.encode_image(torch.zeros(1, 3, processor.image_size, processor.image_size))
+    side = processor.image_size
+    pixels = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
+    images = model.encode_image(pixels)
+    if not torch.allclose(images.states, model.encode_image(pixels).states):  # ViT-MAE hides patches by chance
+        kind = model.config.vision_config.model_type
+        raise UsageError(f"{kind} says something else of the same image each time; give a tower that does not")
     texts = model.encode_text(**processor.texts(["图"]))
     first = torch.zeros(1, dtype=torch.long)
     if model.can_rank:
