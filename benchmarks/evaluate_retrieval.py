@@ -24,7 +24,7 @@ from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import ranks_both_ways, two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, unit
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput, l2_normalize
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.tasks.retrieval.metrics import recalls as recalls_of
@@ -55,7 +55,7 @@ def random_sides(config: R2D2Config, count: int, queries: int) -> tuple[TowerOut
     images = torch.randn(count, 1 + side**2, config.image_width, generator=generator)
     texts = torch.randn(queries, int(lengths.max()), config.text_config.hidden_size, generator=generator)
     of_images, of_texts = (
-        unit(torch.randn(items, config.embed_dim, generator=generator)) for items in (count, queries)
+        l2_normalize(torch.randn(items, config.embed_dim, generator=generator)) for items in (count, queries)
     )
     mask = (torch.arange(texts.shape[1]) < lengths[:, None]).long()
     return TowerOutput(of_images, images), TowerOutput(of_texts, texts, mask)

@@ -21,7 +21,7 @@ from ccmb.core.device import inference, native_bf16
 from ccmb.inference.interface import Network, load_network
 from ccmb.inference.scoring import in_bf16
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
-from ccmb.r2d2.loading import fingerprint, load_model, model_folder
+from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.onnx.export import export_model
 from ccmb.tasks.export.compare import compare_recall, workloads
@@ -79,7 +79,7 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
 
 
 def _export(model: str | Path, out: Path, precision: ExportPrecision) -> None:
-    if not is_export(out) or ExportRecord.read(out).fingerprint != fingerprint(model_folder(model)):
+    if not is_export(out) or ExportRecord.read(out).fingerprint != weights_fingerprint(model_folder(model)):
         export_model(model, out, precision)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
 from ccmb.inference.two_stage import two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, unit
+from ccmb.r2d2.modeling import R2D2Model, TowerOutput, l2_normalize
 from paired import peak
 
 WIDTH, IMAGE_TOKENS, TEXT_TOKENS, TEXTS, DEPTH = 64, 17, 12, 256, 64
@@ -36,7 +36,7 @@ class RandomEncoder:
 
 def _random(count: int, tokens: int, seed: int) -> TowerOutput:
     states = torch.randn(count, tokens, WIDTH, generator=torch.Generator().manual_seed(seed))
-    return TowerOutput(unit(states[:, 0]), states)
+    return TowerOutput(l2_normalize(states[:, 0]), states)
 
 
 def small_model() -> R2D2Model:

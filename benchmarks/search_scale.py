@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.search.filters import BUILT_IN, compile_conditions, parse_condition
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.vector_store import Entry, Store, VectorStore
 from paired import claim, peak, write_report
 
@@ -98,7 +98,7 @@ def fill(folder: Path, count: int, with_store: bool) -> float | None:
     folder.mkdir(parents=True, exist_ok=True)
     started = clock()
     with open_store(folder, 0, with_store) as store:
-        mirror = Mirror(store, folder / "mirror.db")
+        mirror = MemoryStore(store, folder / "mirror.db")
         for number in range(len(mirror) // BATCH, count // BATCH):
             mirror.upsert(*batch_of(number))
             if number % FLUSH_EVERY == FLUSH_EVERY - 1:
@@ -146,7 +146,7 @@ def measure_size(folder: Path, count: int, with_store: bool) -> dict[str, Any]:
     before, started = _memory(), clock()
     with open_store(folder, count, with_store) as store:
         opened, held = clock() - started, _memory()
-        mirror = Mirror(store, folder / "mirror.db")
+        mirror = MemoryStore(store, folder / "mirror.db")
         result: dict[str, Any] = {
             "fill_seconds": filled,
             "open_store_seconds": opened,
@@ -195,7 +195,7 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
     from ccmb.scenes.texts import caption
     from ccmb.search.engine import open_engine
     from ccmb.search.indexing.indexer import build_index
-    from ccmb.search.query import Query
+    from ccmb.search.query import SearchQuery
 
     rng = random.Random(0)
     scenes = [random_scene(rng) for _ in range(PICTURES)]
@@ -224,7 +224,7 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
             engine.second_stage.clock = clock
 
             def search(number: int, engine: Any = engine, **asked: Any) -> Any:
-                return engine.search(Query(texts[number % len(texts)], k=10, depth=DEPTH, **asked))
+                return engine.search(SearchQuery(texts[number % len(texts)], k=10, depth=DEPTH, **asked))
 
             result[f"query, states {name}"] = milliseconds(search, ROUNDS if kept else ROUNDS // 4)
             result[f"scores, states {name}"] = [
@@ -240,7 +240,7 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
         if kept:
             with open_engine(out) as engine:
                 for number in range(len(texts)):
-                    engine.search(Query(texts[number], k=10, depth=DEPTH))
+                    engine.search(SearchQuery(texts[number], k=10, depth=DEPTH))
                 result["query, states in memory"] = milliseconds(lambda number: search(number, engine), ROUNDS)
     pairs = zip(result.pop("scores, states anew"), result.pop("scores, states kept in the index"), strict=True)
     result["largest difference of a match score by float16"] = max(

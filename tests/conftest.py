@@ -9,9 +9,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from ccmb.core.logs import lines_on_stderr
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches anything
 
 # A loaded machine is no failure: no deadline, and the same examples every time.
@@ -23,6 +27,13 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage collector need not walk through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def lines() -> Iterator[None]:
+    """Messages are lines on stderr, as they are for the command line."""
+    with lines_on_stderr():
+        yield
 
 
 @pytest.fixture

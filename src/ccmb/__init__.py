@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
-
-from ccmb.auto_classes import register_with_transformers
 
 if TYPE_CHECKING:
     from ccmb.inference.pipeline import Pipeline
@@ -40,4 +39,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'ccmb' has no attribute '{name}'")
 
 
-register_with_transformers()
+# AutoConfig, AutoModel and AutoProcessor know R2D2 once `ccmb.r2d2` is imported, or a name is taken from `ccmb`.
+# A plain `import ccmb` waits for no transformers; where that is there already, it may as well know at once.
+if "transformers" in sys.modules:
+    import ccmb.r2d2  # noqa: F401

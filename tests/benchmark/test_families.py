@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ccmb.benchmark.evaluation import evaluate as measuring
+from ccmb.benchmark.evaluation import classification as measuring
 from ccmb.benchmark.evaluation.classification_sets import ClassSet
-from ccmb.benchmark.evaluation.sets import MatchingSet, open_set
+from ccmb.benchmark.evaluation.matching import MatchingSet
+from ccmb.benchmark.evaluation.sets import open_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import run_benchmark

@@ -21,7 +21,7 @@ import ccmb
 from ccmb.core.errors import CcmbError
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from ccmb.serving.app import make_app
 from ccmb.serving.http.auth import Keys
 from ccmb.serving.http.rate_limit import RateLimiter
@@ -109,7 +109,7 @@ def test_a_captioner_serves_captions_too_and_searches_its_index(shelf: Path, tmp
     for model, captioner in [(tmp_path / "captioner", None), (shelf / "model", str(tmp_path / "captioner"))]:
         with opened(shelf / "index", model, captioner) as (network, index):
             assert index is not None
-            [answer] = index.search_many([Query(TEXTS[0], k=3)])
+            [answer] = index.search_many([SearchQuery(TEXTS[0], k=3)])
             assert len(answer.hits) == 3
             assert network.caption(tiny_pictures(1))[0].text is not None
 

@@ -8,16 +8,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccmb.cli.common.tables import (
-    captioning_table,
-    classification_table,
-    comparison_table,
-    export_table,
-    generation_table,
-    matching_table,
-    retrieval_table,
-)
+from ccmb.cli.common.tables import comparison_table, export_table
 from ccmb.core.aligning import aligned, columns_of
+from ccmb.tasks.captioning.table import captioning_table
+from ccmb.tasks.classification.table import classification_table
+from ccmb.tasks.generation.table import generation_table
+from ccmb.tasks.matching.table import matching_table
+from ccmb.tasks.retrieval.table import retrieval_table
 
 CELLS = st.text(st.sampled_from("ab1.-(图片"), min_size=1, max_size=30)
 

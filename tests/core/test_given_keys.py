@@ -11,16 +11,18 @@ from ccmb.core.config.recipe_files import RECIPES, find_recipe, load_recipe, sav
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import build_network, save_model
+from ccmb.tasks.registry import finetuner_of
 from ccmb.training.model_selection import read_best
 from ccmb.training.recipe import TrainingRecipe
 from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe
 from tests.helpers.sources import save_chinese_clip
 from tests.helpers.tiny import tiny_model, tiny_processor
 from tests.helpers.tuning import recipe_of, save_pairs, save_start, tuned
+
+pytestmark = pytest.mark.usefixtures("lines")
 
 BASE = "data.folder=corpus"
 
@@ -200,7 +202,7 @@ def test_a_chinese_clip_settles_its_width_and_takes_the_rest(tmp_path: Path) -> 
 def test_a_captioner_to_start_from_settles_its_decoder(tmp_path: Path) -> None:
     captioner = R2D2Captioner.from_r2d2(tiny_model(), tiny_processor())
     save_model(tmp_path / "start", captioner, tiny_processor())
-    family = FAMILIES["captioning"]
+    family = finetuner_of("captioning")
     for override, message in (
         ("captioning.text_layers=0", "captioning.text_layers=0: the decoder of"),
         ("model.max_text_tokens=20", "model.max_text_tokens: "),
@@ -228,8 +230,8 @@ def test_the_best_checkpoint_is_by_a_figure_that_the_task_logs(name: str, own: l
     from ccmb.tasks.pretraining.run import check_best
     from ccmb.training.validation import PREFIX
 
-    family = FAMILIES[name]
-    logged = [*family.logged(fine_tuning(name)), *(PREFIX + figure for figure in family.figures)]
+    family = finetuner_of(name)
+    logged = [*family.logged(fine_tuning(name)), *(PREFIX + figure for figure in family.metrics)]
     for figure in own:
         check_best(fine_tuning(name, f"training.best={figure}"), logged)
     for figure in others:

@@ -35,6 +35,8 @@ from ccmb.search.indexing.image_sources import read_urls
 from ccmb.serving.http.auth import Keys
 from ccmb.tasks.classification.prompts import read_templates
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 LINES = ["一只猫在沙发上", "two\u2028one\x85text\x0bof\x0cone line", "", "两只狗"]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "gb18030"]
 

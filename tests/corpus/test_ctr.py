@@ -13,41 +13,41 @@ from ccmb.corpus.clicks.rates import beta_bound, rate, wilson_bound
 counts = st.integers(0, 1000).flatmap(lambda views: st.tuples(st.integers(0, views), st.just(views)))
 
 
-def of_one_pair(function: object, clicks: float, examinations: float, *more: object) -> float:
+def for_one_pair(function: object, clicks: float, examinations: float, *more: object) -> float:
     return float(function(np.array([clicks], float), np.array([examinations], float), *more)[0])  # type: ignore[operator]
 
 
 def test_rates_are_clicks_per_examination_and_at_most_one() -> None:
-    assert of_one_pair(rate, 3, 4) == 0.75
-    assert of_one_pair(rate, 5, 4) == 1
-    assert of_one_pair(rate, 0, 0) == 0
+    assert for_one_pair(rate, 3, 4) == 0.75
+    assert for_one_pair(rate, 5, 4) == 1
+    assert for_one_pair(rate, 0, 0) == 0
 
 
 def test_wilson_bound_by_hand() -> None:
     # 8 of 10 at 1.96: centre (0.8 + 0.19208) / 1.38416, half width 1.96 sqrt(0.016 + 0.009604) / 1.38416.
-    assert of_one_pair(wilson_bound, 8, 10, 1.96) == pytest.approx(0.49016, abs=1e-5)
-    assert of_one_pair(wilson_bound, 1, 1, 1.645) == pytest.approx(1 / (1 + 1.645**2), abs=1e-9)
-    assert of_one_pair(wilson_bound, 0, 50, 1.645) == pytest.approx(0, abs=1e-12)
+    assert for_one_pair(wilson_bound, 8, 10, 1.96) == pytest.approx(0.49016, abs=1e-5)
+    assert for_one_pair(wilson_bound, 1, 1, 1.645) == pytest.approx(1 / (1 + 1.645**2), abs=1e-9)
+    assert for_one_pair(wilson_bound, 0, 50, 1.645) == pytest.approx(0, abs=1e-12)
 
 
 def test_beta_bound_by_hand() -> None:
     # Beta(1 + 3, 9 + 7): mean 0.2, variance 0.2 * 0.8 / 21.
-    assert of_one_pair(beta_bound, 3, 10, 1.0, (1.0, 9.0)) == pytest.approx(0.2 - (0.16 / 21) ** 0.5)
-    assert of_one_pair(beta_bound, 0, 0, 0.0, (1.0, 9.0)) == pytest.approx(0.1)
+    assert for_one_pair(beta_bound, 3, 10, 1.0, (1.0, 9.0)) == pytest.approx(0.2 - (0.16 / 21) ** 0.5)
+    assert for_one_pair(beta_bound, 0, 0, 0.0, (1.0, 9.0)) == pytest.approx(0.1)
 
 
 @given(counts, st.floats(0, 4))
 def test_bounds_are_in_zero_to_one_and_not_above_the_rate(pair: tuple[int, int], z: float) -> None:
-    assert 0 <= of_one_pair(wilson_bound, *pair, z) <= of_one_pair(rate, *pair) + 1e-9
-    assert 0 <= of_one_pair(beta_bound, *pair, z, (1.0, 9.0)) <= 1
+    assert 0 <= for_one_pair(wilson_bound, *pair, z) <= for_one_pair(rate, *pair) + 1e-9
+    assert 0 <= for_one_pair(beta_bound, *pair, z, (1.0, 9.0)) <= 1
 
 
 @given(counts.filter(lambda pair: pair[0] < pair[1]), st.floats(0.5, 3))
 def test_bounds_grow_with_clicks_and_with_evidence(pair: tuple[int, int], z: float) -> None:
     clicks, views = pair
     for bound, more in ((wilson_bound, ()), (beta_bound, ((1.0, 9.0),))):
-        assert of_one_pair(bound, clicks + 1, views, z, *more) >= of_one_pair(bound, clicks, views, z, *more) - 1e-12
-    assert of_one_pair(wilson_bound, 2 * clicks, 2 * views, z) >= of_one_pair(wilson_bound, clicks, views, z) - 1e-12
+        assert for_one_pair(bound, clicks + 1, views, z, *more) >= for_one_pair(bound, clicks, views, z, *more) - 1e-12
+    assert for_one_pair(wilson_bound, 2 * clicks, 2 * views, z) >= for_one_pair(wilson_bound, clicks, views, z) - 1e-12
 
 
 def log(theta: list[float], attraction: list[float], shown: list[list[int]]) -> tuple[np.ndarray, ...]:

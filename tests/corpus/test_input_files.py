@@ -16,6 +16,8 @@ from ccmb.corpus.pairs.build import Build
 from ccmb.data.shards.locate import find_shards
 from ccmb.datasets.locate import find_all
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 ROW = {"query": "红船", "image_url": "http://a/1.jpg", "position": 1, "clicked": 1}
 
 

@@ -22,6 +22,8 @@ from ccmb.corpus.inputs.line_source import LineFile, blocks, json_rows, rows_of,
 from ccmb.corpus.inputs.records import IMPRESSIONS, LINKS, PAGES, TableKind, value_of
 from ccmb.corpus.inputs.tables import InputTable, find_files, read_test_texts
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 ROW = {"query": "红船", "image_url": "http://a/1.jpg", "position": 1, "clicked": 0, "visitor": "v", "time": 1700000000}
 DAY = 1704164645  # 2024-01-02T03:04:05Z
 KINDS = {kind.name: kind for kind in (IMPRESSIONS, PAGES, LINKS)}

@@ -177,8 +177,8 @@ def test_folders_are_called_by_id_label_index_or_chinese_name(tmp_path: Path) ->
         "999/d.png": 999,
         "鹤/e.png": 134,
     }
-    found = labelled_pictures(pictures_in(tmp_path, *names), read_classes("imagenet"))
-    assert {one.name: one.label for one in found} == names
+    result = labelled_pictures(pictures_in(tmp_path, *names), read_classes("imagenet"))
+    assert {one.name: one.label for one in result} == names
 
 
 def test_a_folder_that_names_no_class_is_named(tmp_path: Path) -> None:

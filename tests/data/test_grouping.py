@@ -20,14 +20,16 @@ from ccmb.data.pairs import open_pairs, read_pairs
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
 from ccmb.search.index_folder import IndexRecord
-from ccmb.search.indexing.user_fields import read_own_fields
+from ccmb.search.indexing.user_fields import read_user_fields
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor.run import examine
-from ccmb.tasks.finetuning.run import FAMILIES
 from ccmb.tasks.pretraining.batches import load_pairs
+from ccmb.tasks.registry import finetuner_of
 from tests.helpers.runs import command_line
 from tests.helpers.tiny import tiny_pictures
 from tests.helpers.tuning import recipe_of, save_start
+
+pytestmark = pytest.mark.usefixtures("lines")
 
 SPELLINGS = ("./0.png", "0.png", "a/../0.png", ".//0.png", "a/b/../../0.png")
 
@@ -41,11 +43,11 @@ def line_for_each_text(folder: Path, splits: tuple[str, ...] = ("train", "val", 
     """Own pairs of six images a split, in twelve lines of one text each, the second by another name of the image."""
     (folder / "images").mkdir(parents=True)
     lines = []
-    for number, split in enumerate(splits):
-        for place, picture in enumerate(tiny_pictures(count, number)):
-            picture.save(folder / "images" / f"{split}-{place}.png")
-            for name, text in ((f"{split}-{place}.png", "第一句"), (f"./{split}-{place}.png", "第二句")):
-                lines.append({"image": name, "texts": f"{text}，{split}的第{place}张", "split": split})
+    for index, split in enumerate(splits):
+        for position, picture in enumerate(tiny_pictures(count, index)):
+            picture.save(folder / "images" / f"{split}-{position}.png")
+            for name, text in ((f"{split}-{position}.png", "第一句"), (f"./{split}-{position}.png", "第二句")):
+                lines.append({"image": name, "texts": f"{text}，{split}的第{position}张", "split": split})
     # All first texts, then all second ones: lines of one image need not stand together.
     lines = [*lines[::2], *lines[1::2]]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -81,7 +83,7 @@ def test_texts_of_merged_lines_are_united_in_order_without_duplicates() -> None:
 def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path, command) -> None:
     data, start = line_for_each_text(tmp_path / "data"), save_start(tmp_path / "start")
     recipe = recipe_of(start, data, training__batch=6)
-    family = FAMILIES["retrieval"]
+    family = finetuner_of("retrieval")
     for samples in (
         open_training(recipe.data)[0], family.open_held_out(recipe, "val").samples,
         open_set(f"own={data / 'pairs.jsonl'}").samples, read_pairs(data / "pairs.jsonl", "test"),
@@ -91,7 +93,7 @@ def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path,
     seven = recipe_of(start, data, training__batch=7)
     with pytest.raises(CcmbError, match=r"6 pictures do not fill training\.batch=7"):
         load_pairs(*open_training(seven.data), seven.data, seven.training)
-    [finding] = [found for found in examine(recipe) if found.check == "picture names"]
+    [finding] = [result for result in examine(recipe) if result.check == "picture names"]
     assert "6 pictures with 12 texts" in finding.message
     done = command("evaluate", "--model", start, "--data", data / "pairs.jsonl", "--json", tmp_path / "report.json")
     assert (done.code, done.out.splitlines()[0]) == (0, "6 pictures, 12 texts, top 128 ranked")
@@ -118,12 +120,16 @@ def test_recalls_are_the_same_in_one_line_an_image_and_one_line_a_text(tmp_path:
 def test_images_in_two_splits_are_said_with_their_number(tmp_path: Path, capfd, command) -> None:
     data, start = line_for_each_text(tmp_path / "data"), save_start(tmp_path / "start")
     with open(data / "pairs.jsonl", "a", encoding="utf-8") as file:
-        for place in (1, 4):
-            file.write(json.dumps({"image": f"a/../train-{place}.png", "texts": "也在测试里", "split": "test"}) + "\n")
-    found = open_pairs(data / "pairs.jsonl", "test")
-    assert (len(found.samples), found.in_other_splits) == (8, ("train-1.png", "train-4.png"))
-    said = capfd.readouterr().err
-    assert "2 images are in split 'test' and in another one too ('train'), such as train-1.png, first in line 2" in said
+        for position in (1, 4):
+            file.write(
+                json.dumps({"image": f"a/../train-{position}.png", "texts": "也在测试里", "split": "test"}) + "\n"
+            )
+    result = open_pairs(data / "pairs.jsonl", "test")
+    assert (len(result.samples), result.in_other_splits) == (8, ("train-1.png", "train-4.png"))
+    output = capfd.readouterr().err
+    assert (
+        "2 images are in split 'test' and in another one too ('train'), such as train-1.png, first in line 2" in output
+    )
     assert open_pairs(data / "pairs.jsonl", "val").in_other_splits == ()
     assert capfd.readouterr().err == ""
     done = command("evaluate", "--model", start, "--data", data / "pairs.jsonl", "--json", tmp_path / "report.json")
@@ -166,7 +172,7 @@ def test_fields_of_an_index_may_stand_in_several_lines(tmp_path: Path) -> None:
     path = tmp_path / "fields.jsonl"
     lines = [{"image": "./a//0.png", "year": 2023, "place": "上海"}, {"image": "a/0.png", "year": 2024}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fields = read_own_fields(path, IndexRecord(model="m", fingerprint="f", embed_dim=4))
+    fields = read_user_fields(path, IndexRecord(model="m", fingerprint="f", embed_dim=4))
     assert fields._by_name == {"a/0.png": {"year": 2024, "place": "上海"}}
 
 

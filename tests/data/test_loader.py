@@ -19,10 +19,10 @@ from ccmb.data.sample import Sample
 
 def grouped(sizes: list[int]) -> list[Sample]:
     """One group of each size, their members spread over the list."""
-    members = [(group, place) for group, size in enumerate(sizes) for place in range(size)]
+    members = [(group, position) for group, size in enumerate(sizes) for position in range(size)]
     members.sort(key=lambda member: member[1])
     names = [f"g{group}" if size > 1 else None for group, size in enumerate(sizes)]
-    return [Sample(f"{group}-{place}", ("猫",), group=names[group]) for group, place in members]
+    return [Sample(f"{group}-{position}", ("猫",), group=names[group]) for group, position in members]
 
 
 SIZES = st.lists(st.sampled_from([1, 1, 2, 3, 7]), min_size=2, max_size=30)
@@ -61,9 +61,9 @@ def test_a_group_is_cut_only_where_no_group_that_waits_would_have_fitted(sizes, 
 
 
 def cut_groups(plan: BatchPlan, order: np.ndarray) -> int:
-    batch_of = {int(sample): place // plan.batch for place, sample in enumerate(order)}
-    found = ({batch_of[sample] for sample in group if sample in batch_of} for group in plan.groups)
-    return sum(len(batches) > 1 for batches in found)
+    batch_of = {int(sample): position // plan.batch for position, sample in enumerate(order)}
+    result = ({batch_of[sample] for sample in group if sample in batch_of} for group in plan.groups)
+    return sum(len(batches) > 1 for batches in result)
 
 
 @pytest.mark.parametrize("sizes", [[2] * 24, [2] * 10 + [1] * 28, [4] * 6 + [2] * 6 + [1] * 12])
@@ -226,8 +226,8 @@ class Patient(TrainingSet):
     """A worker that is asked to end, as by Ctrl-C in the terminal."""
 
     def __getitem__(self, key):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(os.getpid(), number)
+        for index in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), index)
         return super().__getitem__(key)
 
 

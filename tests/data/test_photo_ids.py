@@ -42,16 +42,16 @@ def test_other_names_tell_of_no_photograph(name: str) -> None:
 
 
 def test_old_short_numbers_count_where_most_are_as_long_as_flickrs() -> None:
-    flickr30k = ["36979.jpg", *(f"{1000092795 + 7 * place}.jpg" for place in range(9))]
+    flickr30k = ["36979.jpg", *(f"{1000092795 + 7 * position}.jpg" for position in range(9))]
     assert photos_of(flickr30k)["36979.jpg"] == ("flickr", 36979)
-    assert photos_of([f"{10000 + place}.jpg" for place in range(50)]) == {}  # counted, not photographed
+    assert photos_of([f"{10000 + position}.jpg" for position in range(50)]) == {}  # counted, not photographed
 
 
 def test_a_record_says_what_was_read_and_is_read_back(tmp_path: Path) -> None:
     seen = seen_in("flickr8k-cn", "train", ["1000268201_693b08cb0e.jpg", "COCO_train2014_000000000009.jpg", "a.png"])
     assert seen.read == (Read("flickr8k-cn", "train", 3, 2),)
     both = seen | SeenImages((Read("OFA-Sys/model"),)) | seen
-    assert [of.name for of in both.read] == ["flickr8k-cn train", "OFA-Sys/model"]
+    assert [item.name for item in both.read] == ["flickr8k-cn train", "OFA-Sys/model"]
     both.write(tmp_path)
     assert read_seen(tmp_path) == both
     names = ["1000268201.jpg", "1000092795.jpg", "000000000009.jpg"]

@@ -66,7 +66,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     assert report["minimal_pairs"]["pairs"] == 12
     drawn = report["classification"]["drawn"]
     assert report["classification"]["top1"] == drawn["colour"]["trained"]["top1"]
-    assert [drawn[of]["untrained"]["pictures"] for of in ("kind", "colour")] == [26, 8]
+    assert [drawn[item]["untrained"]["pictures"] for item in ("kind", "colour")] == [26, 8]
     assert report["model"]["steps"] == 4
     assert "torch" in report["libraries"]
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_in_full_it_describes_and_paints_too(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     captions, painted = read_json(tmp_path / "captions.json"), read_json(tmp_path / "painted.json")
     assert len(captions["shown"]) == len(painted["shown"]) == 6
-    assert all(f">{of['text']}</span></h3>" in page for of in painted["shown"])
+    assert all(f">{item['text']}</span></h3>" in page for item in painted["shown"])
     assert page.count("<h2>") == 12
     commands = [command["command"] for command in report["next"]]
     assert [command.split()[1] for command in commands[-2:]] == ["caption", "generate"]
@@ -119,7 +119,7 @@ def test_a_stopped_part_is_repeated_and_those_before_it_are_not(tmp_path: Path) 
     path, done = tmp_path / "quickstart.json", []
 
     def run(fail: bool) -> None:
-        with Journal(path, {"size": "a"}) as journal:
+        with Journal(path, {"size": "a"}, "quickstart") as journal:
             for name in ("draw", "train", "report"):
 
                 def work(name: str = name) -> None:
@@ -144,11 +144,11 @@ def test_a_part_whose_output_was_removed_is_done_again(tmp_path: Path) -> None:
         output.touch()
 
     for _ in range(2):
-        with Journal(tmp_path / "quickstart.json", {}) as journal:
+        with Journal(tmp_path / "quickstart.json", {}, "quickstart") as journal:
             journal.part("train", work, [output])
     assert len(done) == 1
     output.unlink()
-    with Journal(tmp_path / "quickstart.json", {}) as journal:
+    with Journal(tmp_path / "quickstart.json", {}, "quickstart") as journal:
         journal.part("train", work, [output])
     assert len(done) == 2
 
@@ -168,17 +168,17 @@ def test_seconds_add_up_over_a_stop_and_finished_parts_add_nothing(tmp_path: Pat
         if fails:
             raise CcmbError("stopped")
 
-    with Journal(path, {}) as journal:
+    with Journal(path, {}, "quickstart") as journal:
         journal.part("draw", lambda: work(5), [])
         with pytest.raises(CcmbError):
             journal.part("train", lambda: work(30, fails=True), [])
-    with Journal(path, {}) as journal:
+    with Journal(path, {}, "quickstart") as journal:
         clock.seconds += 3
         journal.part("draw", lambda: work(1000), [])
         journal.part("train", lambda: work(12), [])
         clock.seconds += 1
         assert journal.seconds() == {"draw": 5, "train": 42, "total": 48}
-    with Journal(path, {}) as journal:
+    with Journal(path, {}, "quickstart") as journal:
         clock.seconds += 60
         journal.part("draw", lambda: work(1000), [])
     assert read_json(path)["seconds"] == {"draw": 5, "train": 42, "total": 48}
@@ -205,19 +205,19 @@ def test_the_file_is_whole_while_a_part_runs_so_that_a_kill_loses_little(
         assert saved.wait(10)
         assert json.loads(path.read_text(encoding="utf-8"))["done"] == []
 
-    with Journal(path, {}) as journal:
+    with Journal(path, {}, "quickstart") as journal:
         journal.part("train", work, [])
 
 
 def test_a_folder_of_another_size_or_a_foreign_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "quickstart.json"
-    with Journal(path, {"size": "quickstart"}) as journal:
+    with Journal(path, {"size": "quickstart"}, "quickstart") as journal:
         journal.part("draw", lambda: None, [])
     with pytest.raises(CcmbError, match=r"another size \('quickstart', now 'quickstart-full'\)"):
-        Journal(path, {"size": "quickstart-full"})
+        Journal(path, {"size": "quickstart-full"}, "quickstart")
     write_json(path, ["something else"])
     with pytest.raises(CcmbError, match="not the file of a quickstart"):
-        Journal(path, {"size": "quickstart"})
+        Journal(path, {"size": "quickstart"}, "quickstart")
 
 
 def test_the_first_difference_is_named_by_its_dotted_key() -> None:

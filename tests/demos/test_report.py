@@ -294,7 +294,7 @@ def _evaluation(ranks: Ranks, scores: MinimalPairScores) -> Evaluation:
     """Three pictures and three texts in the plane; text 0 is nearest to picture 1 by cosine."""
     images = TowerOutput(torch.tensor([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3, 1, 2), None)
     texts = TowerOutput(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3, 1, 2), None)
-    samples = [Sample(f"{number}.jpg", (f"图{number}",)) for number in range(3)]
+    samples = [Sample(f"{index}.jpg", (f"图{index}",)) for index in range(3)]
     pairs = [MinimalPair(2, "真", "假", "place")]
     gallery = Gallery(images, texts, torch.arange(3))
     return Evaluation({}, samples, ["图0", "图1", "图2"], gallery, {"text_to_image": ranks}, pairs, scores)
@@ -312,8 +312,8 @@ def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest
     model.config = SimpleNamespace(ranking_rule="sum")
     ranks = Ranks(torch.tensor([2, 1, 1]), torch.tensor([1, 2, 1]))
     scores = MinimalPairScores(torch.tensor([[0.5, 0.6]]), torch.tensor([[1.4, 0.7]]))
-    found = gather_examples(_evaluation(ranks, scores), model, depth=2, seed=0)
-    searches = found["searches"]
+    result = gather_examples(_evaluation(ranks, scores), model, depth=2, seed=0)
+    searches = result["searches"]
     assert (searches["queries"], searches["mended"], searches["worsened"]) == (3, 1, 1)
     first = searches["shown"][0]
     assert (first["why"], first["text"], first["picture"]) == ("mended", "图0", "0.jpg")
@@ -321,7 +321,7 @@ def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest
     # Only the top two by cosine are ranked: 1.0 + 0.1 against 0.8 + 0.9.
     assert first["pre_ranking"] == ["1.jpg", "0.jpg"]
     assert first["ranking"] == ["0.jpg", "1.jpg"]
-    [pair] = found["minimal_pairs"]
+    [pair] = result["minimal_pairs"]
     assert (pair["why"], pair["picture"], pair["swap"]) == ("mended", "2.jpg", "place")
     assert pair["scores"] == {"pre_ranking": [0.5, 0.6], "ranking": [1.4, 0.7]}
     assert pair["right"] == {"pre_ranking": False, "ranking": True}
@@ -330,10 +330,10 @@ def test_gathered_examples_hold_both_stages_order_and_scores(monkeypatch: pytest
 def test_examples_of_towers_alone_are_random_and_have_one_row() -> None:
     model: Any = SimpleNamespace(can_rank=False)
     scores = MinimalPairScores(torch.tensor([[0.7, 0.6]]), None)
-    found = gather_examples(_evaluation(Ranks(torch.tensor([2, 1, 1]), None), scores), model, depth=2, seed=0)
-    assert {search["why"] for search in found["searches"]["shown"]} == {"random"}
-    assert all("ranking" not in search for search in found["searches"]["shown"])
-    assert found["minimal_pairs"][0]["scores"] == {"pre_ranking": [0.7, 0.6]}
+    result = gather_examples(_evaluation(Ranks(torch.tensor([2, 1, 1]), None), scores), model, depth=2, seed=0)
+    assert {search["why"] for search in result["searches"]["shown"]} == {"random"}
+    assert all("ranking" not in search for search in result["searches"]["shown"])
+    assert result["minimal_pairs"][0]["scores"] == {"pre_ranking": [0.7, 0.6]}
 
 
 def test_each_picture_that_is_shown_is_asked_for_once(examples: Any) -> None:

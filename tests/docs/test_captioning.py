@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.files import read_json
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from tests.helpers.pages import CAPTION_PAGES, VERBS, blocks, read
 from tests.helpers.runs import command_line
 from tests.helpers.tuning import save_what_pages_name

@@ -20,7 +20,8 @@ HAN = r"\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”…"
 WRONG = re.compile(
     rf"[{HAN}]\**[ ]*[,;:?!](?!\[)"  # after Chinese
     rf"|[,;:?!](?!\[)[ ]*\**\n?\**[ ]*[{HAN}]"  # before Chinese, even if it stands on the next line
-    r"|(?<=[\ue000\])])[,;:](?=[^\s\d|:/*-]|$)|(?<=[^\s|\d:-])[,;:](?=[\ue000\[]|$)"  # no space: beside code, a link
+    r"|(?<=[\ue000\])])[,;:](?=[^\s\d|:/*-]|$)|(?<=[^\s|:-])[,;:](?=[\ue000\[])"  # no space: beside code, a link
+    r"|(?<=[^\s|\d:-])[,;:]$"
     rf"|[{HAN}]\.|[{HAN}]\**[ ]*\"|\"[ ]*\**[{HAN}]",
     re.MULTILINE,
 )
@@ -64,7 +65,7 @@ def test_punctuation_beside_chinese_is_full_width(page: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        "检索,匹配", "检索: 匹配", "A,检索", "检索\n用 `a`,\n`b`", "检索;", "检索.", "`a`:`b`", '"检索"',
+        "检索,匹配", "检索: 匹配", "A,检索", "检索\n用 `a`,\n`b`", "检索;", "检索.", "`a`:`b`", "R2D2:`a`", '"检索"',
         "**检索**: 匹配", "A:\n检索", "| 检索, 匹配 |", "分片;[检索](a.md)", "检索(MR)", "R2D2 (检索)", "(MR) 检索",
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,37 @@ def test_targets_and_files_of_the_contribution_page_exist() -> None:
     names = re.findall(r"`((?:tests|benchmarks|docs)[\w./-]*)`", text)
     assert [name for name in names if not (ROOT / name).exists()] == []
     assert len(re.findall(r"^\d+\. ", text.partition("## Style")[2].partition("## Tests")[0], re.MULTILINE)) == 10
+
+
+@pytest.mark.parametrize(("page", "ending"), [("README.md", ".md"), ("README.zh.md", ".zh.md")])
+def test_the_readme_leads_to_every_page(page: str, ending: str) -> None:
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")}
+    own = {name for name in pages if name.endswith(".zh.md") == (ending == ".zh.md")}
+    assert own <= set(re.findall(r"\]\(([^)#]+)", read(page)))
+
+
+def test_every_name_of_the_package_in_a_page_exists() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    names = {
+        name
+        for path in pages
+        if path.name != "CHANGELOG.md"  # which names where modules were before, too
+        for name in re.findall(r"`(ccmb\.[\w.]+)`", path.read_text(encoding="utf-8"))
+    }
+    assert len(names) > 40
+    assert [name for name in sorted(names) if not _is_there(name)] == []
+
+
+def _is_there(name: str) -> bool:
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            place: Any = import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not hasattr(place, part):
+                return False
+            place = getattr(place, part)
+        return True
+    return False

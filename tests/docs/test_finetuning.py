@@ -10,7 +10,7 @@ import pytest
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.files import read_json
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from tests.helpers.downstream_samples import write_flickr8k
 from tests.helpers.pages import TUNING_PAGES, blocks, read
 from tests.helpers.runs import command_line

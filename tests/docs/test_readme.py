@@ -10,7 +10,7 @@ from ccmb.core.config.recipe_files import RECIPES, find_recipe, load_recipe
 from ccmb.data.labelled_pairs import label_of, read_labelled_pairs
 from ccmb.data.pairs import read_pairs
 from ccmb.demos.quickstart import QUICK, Quickstart
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from tests.helpers.pages import (
     CAPTION_PAGES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from ccmb.cli.recipe_keys import COMMAND, PAGES, Key, Language, keys_of, page
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from tests.helpers.pages import read
+from tests.helpers.pages import ROOT, read
 
 
 @pytest.mark.parametrize("language", PAGES)
@@ -32,6 +32,7 @@ class Inner(BaseModel):
 
 
 class Outer(BaseModel):
+    RETIRED: ClassVar = {"number": "count", "names": "names"}
     count: int
     names: tuple[str, ...] = ()
     inner: Inner = Inner(share=0.25)
@@ -41,7 +42,7 @@ class Outer(BaseModel):
 
 def test_a_recipe_becomes_lines() -> None:
     assert list(keys_of(Outer)) == [
-        Key("count", "whole number", None, "", ""),
+        Key("count", "whole number", None, "", "", ("number",)),
         Key("names", "list of texts", "`[]`", "", ""),
         Key("inner.share", "number", "`0.25`", "> 0, ≤ 1", "of it | all"),  # the default of the recipe, not the part's
         Key("maybe", "keys and values", "empty", "", ""),
@@ -63,3 +64,19 @@ def test_every_default_is_one_that_the_recipe_takes(kind: type[BaseModel]) -> No
     if issubclass(kind, PretrainRecipe):
         values["data"]["folder"], values["training"]["steps"] = "pairs", 10
     kind.model_validate(values)
+
+
+def test_every_recipe_key_in_a_page_exists() -> None:
+    known = {key.name for kind in (FinetuneRecipe, ZeroRecipe) for key in keys_of(kind)}
+    parts = {name.rpartition(".")[0] for name in known}
+    sections = "|".join(sorted({name.partition(".")[0] for name in known if "." in name}))
+    named = {
+        key
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+        for code in re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8"))
+        for key in re.findall(rf"(?<![\w./-])((?:{sections})(?:\.[a-z_]+)+)(?![\w/(])", code)
+        if key.rpartition(".")[2] not in ("json", "jsonl", "parquet", "py", "tar", "tsv", "txt", "yaml")
+    }
+    assert len(named) > 50
+    # The configurations of towers are those of transformers.
+    assert sorted(key for key in named if key not in known | parts and not key.startswith("model.vision.")) == []

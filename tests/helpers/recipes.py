@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from tests.helpers.downstream_samples import WRITERS, jpeg, lines, put
 
 TINY = [

@@ -19,7 +19,7 @@ import uvicorn
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
-from ccmb.search.query import Answer, Condition, FieldValue, Hit, Query
+from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult
 from ccmb.serving.app import make_app
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Client, Keys
@@ -40,8 +40,8 @@ class FakeIndex:
     def __init__(self, count: int = 12) -> None:
         self.pictures: dict[str, tuple[str, Image.Image, dict[str, FieldValue]]] = {}
         self.calls: list[int] = []
-        self.queries: list[Query] = []
-        self.before: Callable[[Sequence[Query]], None] = lambda queries: None
+        self.queries: list[SearchQuery] = []
+        self.before: Callable[[Sequence[SearchQuery]], None] = lambda queries: None
         for number, picture in enumerate(tiny_pictures(count)):
             self._keep(
                 f"{number}.png", picture, {"folder": f"{SECRET}/{'夏' if number % 2 else '冬'}", "width": 100 * number}
@@ -52,13 +52,13 @@ class FakeIndex:
         self.pictures[key] = name, picture, dict(fields)
         return key
 
-    def search_many(self, queries: Sequence[Query]) -> list[Answer]:
+    def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
         self.before(queries)
         self.calls.append(len(queries))
         self.queries += queries
         return [self._answer(query) for query in queries]
 
-    def _answer(self, query: Query) -> Answer:
+    def _answer(self, query: SearchQuery) -> SearchResult:
         passing = [
             (key, name, fields)
             for key, (name, _, fields) in self.pictures.items()
@@ -67,7 +67,7 @@ class FakeIndex:
         ranks, last = query.rank and query.text is not None, max(1, len(passing) - 1)
         hits = [
             Hit(
-                key, name, SECRET, cosine=0.9 - 0.5 * place / last, place=place + 1, fields=fields,
+                key=key, name=name, source=SECRET, cosine=0.9 - 0.5 * place / last, place=place + 1, fields=fields,
                 score=1 + place / last if ranks else 0.9 - 0.5 * place / last,
                 match=place / last if ranks else None, probability=place / last if ranks else None,
             )
@@ -78,7 +78,7 @@ class FakeIndex:
         kept = [hit for hit in hits if least is None or (hit.probability or 0) >= least]
         end = query.offset + query.k
         seconds = {"encode": 0.001, "pre_ranking": 0.002, "ranking": 0.003}
-        return Answer(
+        return SearchResult(
             tuple(kept[query.offset : end]), len(hits), len(hits) if ranks else 0, more=len(kept) > end, seconds=seconds
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.finetuning.run import finetune
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor

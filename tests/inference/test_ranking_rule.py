@@ -14,7 +14,7 @@ from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning.predict import Candidate, rank_candidates
 from ccmb.tasks.classification.rerank import classify
 from ccmb.tasks.matching.minimal_pairs import MinimalPair, score_minimal_pairs
-from ccmb.tasks.retrieval.evaluate import evaluate
+from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 from tests.helpers.exact import PROOFS
 from tests.helpers.galleries import gallery_of
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
@@ -79,10 +79,10 @@ def test_the_rules_differ() -> None:
 
 def test_a_report_is_by_the_asked_rule(tmp_path: Path) -> None:
     data = save_pairs(tmp_path / "mine")
-    of_set = data / "pairs.jsonl", data / "images", "val", ["texts"]
+    of_set = open_data(data / "pairs.jsonl", data / "images", "val", ["texts"])
     model = tiny_model()
-    asked = evaluate(model, tiny_processor(), *of_set, options=RankOptions(ranking_rule="log_odds")).report
-    expected = evaluate(tiny_model(ranking_rule="log_odds"), tiny_processor(), *of_set).report
+    asked = evaluate(model, tiny_processor(), of_set, options=RankOptions(ranking_rule="log_odds")).report
+    expected = evaluate(tiny_model(ranking_rule="log_odds"), tiny_processor(), of_set).report
     del asked["seconds"], expected["seconds"]
     assert asked == expected
     assert (asked["ranking_rule"], model.config.ranking_rule) == ("log_odds", "sum")

@@ -10,8 +10,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.errors import UsageError
-from ccmb.objectives.config import PAPER_NAMES, Objectives
+from ccmb.objectives.config import Objectives
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import RankOutput
@@ -201,10 +202,10 @@ def test_the_total_is_the_weighted_sum() -> None:
     assert float(total) == 8.0
 
 
-def test_names_of_the_paper_say_what_is_on_and_off() -> None:
+def test_objectives_are_on_and_off_in_the_order_of_the_paper() -> None:
     objectives = Objectives.model_validate({"fgr": False, "tgd": {"weight": 0}})
-    assert objectives.paper_names(objectives.on()) == ["GCPR", "MLM", "FgD"]
-    assert objectives.paper_names(objectives.off()) == ["FGR", "TgD"]
+    assert objectives.on() == ["gcpr", "mlm", "fgd"]
+    assert objectives.off() == ["fgr", "tgd"]
 
 
 def test_an_unknown_key_is_refused() -> None:

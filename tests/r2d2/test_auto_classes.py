@@ -28,7 +28,8 @@ torch.save((type(model).__name__, type(processor).__name__, model.state_dict(), 
 """
 AUTO = "from transformers import AutoConfig, AutoModel, AutoProcessor"
 ORDERS = {
-    "ccmb first": f"import ccmb\n{AUTO}",
+    "the network first": f"import ccmb.r2d2\n{AUTO}",
+    "the network last": f"{AUTO}\nimport ccmb.r2d2",
     "transformers first": f"{AUTO}\nimport ccmb",
     "a name of ccmb": f"from ccmb import R2D2Config\n{AUTO}",
 }
@@ -78,9 +79,10 @@ def test_the_auto_classes_load_a_model_folder_whatever_is_imported_first(loaded:
     torch.testing.assert_close(scores, expected, rtol=0, atol=TINY_ERROR)
 
 
-def test_importing_ccmb_or_its_corpus_does_not_import_torch() -> None:
+def test_importing_ccmb_or_its_corpus_imports_no_torch_and_changes_no_import() -> None:
     code = (
-        "import sys, ccmb.cli.main, ccmb.corpus.assembly.build; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; before = list(sys.meta_path); import ccmb.cli.main, ccmb.corpus.assembly.build; "
+        "assert not {'torch', 'transformers'} & set(sys.modules); assert sys.meta_path == before"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
@@ -90,9 +92,9 @@ def test_transformers_own_image_processor_reads_the_folder_and_agrees(folder: Pa
     from transformers import AutoImageProcessor, AutoTokenizer
 
     picture = tiny_pictures(1, seed=3)[0].resize((70, 45))
-    theirs = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
+    reference = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
     # A product, a difference and a quotient in float32, of numbers up to 1 / 0.26.
-    ours = tiny_processor().images([picture])
-    torch.testing.assert_close(theirs, ours, rtol=0, atol=product_error(4, 4.0))
+    own = tiny_processor().images([picture])
+    torch.testing.assert_close(reference, own, rtol=0, atol=product_error(4, 4.0))
     ids = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")["input_ids"]
     assert torch.equal(ids, tiny_processor().texts(TEXTS[:1])["input_ids"])

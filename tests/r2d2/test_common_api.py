@@ -61,9 +61,9 @@ def _of_text(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("method", ["get_text_features", "get_image_features"])
 def test_features_take_the_arguments_of_clips(method: str) -> None:
-    ours, clips = (inspect.signature(getattr(kind, method)).parameters for kind in (R2D2Model, CLIPModel))
+    own, clips = (inspect.signature(getattr(kind, method)).parameters for kind in (R2D2Model, CLIPModel))
     shared = [name for name in clips if name in ("input_ids", "attention_mask", "pixel_values")]
-    assert list(ours)[: len(shared) + 1] == ["self", *shared]
+    assert list(own)[: len(shared) + 1] == ["self", *shared]
 
 
 def test_logits_are_cosines_over_the_temperature_and_scores_are_asked_for() -> None:
@@ -248,11 +248,11 @@ def test_a_recipe_switches_gradient_checkpointing_on_in_every_layer_and_its_grad
         pretraining.total({name: loss for name, loss in losses.items() if name != "tgd"}).backward()
         return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
-    found = gradient()
+    result = gradient()
     for part in switched:
         part.gradient_checkpointing = False
-    for ours, plain in zip(found, gradient(), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
+    for own, plain in zip(result, gradient(), strict=True):
+        torch.testing.assert_close(own, plain, rtol=1e-3, atol=1e-5)
 
 
 def layers_of(tower: torch.nn.Module) -> list[Any]:
@@ -289,8 +289,8 @@ class Pairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 8
 
-    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
-        return {name: values[place] for name, values in self.inputs.items()}
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        return {name: values[position] for name, values in self.inputs.items()}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -312,8 +312,8 @@ def test_the_plain_trainer_trains_measures_and_saves(tmp_path: Path, checkpointi
     opened = R2D2Model.from_pretrained(tmp_path / "checkpoint-12").eval()
     with torch.no_grad():
         expected = model.eval().get_text_features(data.inputs["input_ids"], data.inputs["attention_mask"])
-        found = opened.get_text_features(data.inputs["input_ids"], data.inputs["attention_mask"])
-    torch.testing.assert_close(found.pooler_output, expected.pooler_output)
+        result = opened.get_text_features(data.inputs["input_ids"], data.inputs["attention_mask"])
+    torch.testing.assert_close(result.pooler_output, expected.pooler_output)
 
 
 def test_sentence_transformers_encodes_texts_and_images(folder: Path) -> None:

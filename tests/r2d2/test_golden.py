@@ -87,11 +87,11 @@ def network(request: pytest.FixtureRequest) -> Any:
     return name, Outputs(model, name), same
 
 
-def assert_agrees(ours: Tensor, network: str, name: str) -> None:
+def assert_agrees(own: Tensor, network: str, name: str) -> None:
     """Relative error, the largest difference over the largest value, within the network's tolerance."""
     expected = reference(network)[name]
-    assert ours.shape == expected.shape
-    assert float((ours - expected).abs().max() / expected.abs().max()) < TOLERANCE[network], name
+    assert own.shape == expected.shape
+    assert float((own - expected).abs().max() / expected.abs().max()) < TOLERANCE[network], name
 
 
 def test_the_round_trip_gives_back_every_tensor_bit_for_bit(network: Any) -> None:
@@ -138,9 +138,11 @@ def test_gcpr_and_the_weights_of_hard_negatives_agree(network: Any) -> None:
         targets = even_targets(torch.tensor(ids)[:, None] == torch.tensor(ids)[None, :])
         assert_agrees(gcpr_loss(image, text, outputs.temperature, targets), name, loss)
     for rows, columns, weights in ((image, text, "i2t"), (text, image, "t2i")):
-        ours = hard_negative_weights(similarity(rows, columns, outputs.temperature), torch.eye(4, dtype=torch.bool))
-        theirs = reference(name)[f"hard_negative_weights_{weights}"]  # not normalised: drawing does that
-        torch.testing.assert_close(ours, theirs / theirs.sum(1, keepdim=True), rtol=TOLERANCE[name] * 10, atol=1e-6)
+        own = hard_negative_weights(similarity(rows, columns, outputs.temperature), torch.eye(4, dtype=torch.bool))
+        expected_values = reference(name)[f"hard_negative_weights_{weights}"]  # not normalised: drawing does that
+        torch.testing.assert_close(
+            own, expected_values / expected_values.sum(1, keepdim=True), rtol=TOLERANCE[name] * 10, atol=1e-6
+        )
 
 
 def test_token_ids_of_the_official_vocabulary_agree() -> None:

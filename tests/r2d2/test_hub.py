@@ -11,7 +11,9 @@ import torch
 from huggingface_hub import ModelCard, constants
 
 from ccmb.core.errors import CcmbError
+from ccmb.data.seen_images import Read, SeenImages, read_seen
 from ccmb.r2d2.loading import load_model, model_folder
+from ccmb.r2d2.modeling import R2D2Model
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -68,3 +70,12 @@ def test_push_to_hub_uploads_the_files_of_model_and_processor(monkeypatch: pytes
     tiny_processor().push_to_hub("somebody/tiny-r2d2")
     needed = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert needed <= uploaded
+
+
+def test_a_model_takes_along_the_record_of_what_it_was_trained_on(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "new")
+    assert read_seen(tmp_path / "new") is None
+    seen = SeenImages((Read("flickr8k-cn", "train", 2, 1),), frozenset({("flickr", 7)}))
+    seen.write(tmp_path / "new")
+    R2D2Model.from_pretrained(tmp_path / "new").save_pretrained(tmp_path / "copies" / "one")
+    assert read_seen(tmp_path / "copies" / "one") == seen

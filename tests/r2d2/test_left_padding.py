@@ -14,11 +14,11 @@ SHORT_AND_LONG = ["红", "左边是红色的圆,右边是蓝色的方块"]
 def test_the_processor_pads_on_the_right_whatever_the_tokenizers_own_side() -> None:
     processor, other = tiny_processor(), tiny_processor()
     other.tokenizer.padding_side = "left"
-    expected, found = (of.texts(SHORT_AND_LONG) for of in (processor, other))
+    expected, result = (item.texts(SHORT_AND_LONG) for item in (processor, other))
     assert 0 in expected["attention_mask"][0]
     for name in expected:
-        assert torch.equal(found[name], expected[name])
-    assert (found["input_ids"][:, 0] == other.tokenizer.cls_token_id).all()
+        assert torch.equal(result[name], expected[name])
+    assert (result["input_ids"][:, 0] == other.tokenizer.cls_token_id).all()
 
 
 @pytest.mark.parametrize("packs", [True, False])
@@ -32,9 +32,9 @@ def test_a_text_that_is_padded_on_the_left_has_the_embedding_of_its_words(packs:
     images = model.encode_image(processor.images(tiny_pictures(2)).double())
     index = torch.arange(2)
     with torch.inference_mode():
-        expected, found = model.encode_text(**right), model.encode_text(**left)
-        torch.testing.assert_close(found.embed, expected.embed, rtol=0, atol=1e-10)
-        scores = [model.rank(images, texts, index, index).score for texts in (expected, found)]
+        expected, result = model.encode_text(**right), model.encode_text(**left)
+        torch.testing.assert_close(result.embed, expected.embed, rtol=0, atol=1e-10)
+        scores = [model.rank(images, texts, index, index).score for texts in (expected, result)]
     torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=1e-10)
 
 

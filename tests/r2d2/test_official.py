@@ -133,10 +133,10 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str, kept: int) -> No
 
 
 def test_files_without_named_tensors_are_refused(tmp_path: Path) -> None:
-    for number, content in enumerate(([torch.zeros(2)], {"model": {"lr": 0.1}}, {3: torch.zeros(1)})):
-        torch.save(content, tmp_path / f"{number}.pth")
-        with pytest.raises(CcmbError, match=f"{number}.pth: holds no named tensors"):
-            read_checkpoint(tmp_path / f"{number}.pth")
+    for index, content in enumerate(([torch.zeros(2)], {"model": {"lr": 0.1}}, {3: torch.zeros(1)})):
+        torch.save(content, tmp_path / f"{index}.pth")
+        with pytest.raises(CcmbError, match=f"{index}.pth: holds no named tensors"):
+            read_checkpoint(tmp_path / f"{index}.pth")
     with pytest.raises(CcmbError, match=r"none\.pth: no such checkpoint"):
         read_checkpoint(tmp_path / "none.pth")
 
@@ -181,9 +181,9 @@ def test_the_command_converts_there_and_back(
     ccmb = command_line(monkeypatch, capfd)
     state = official_state()
     torch.save({"model": state}, tmp_path / "official.pth")
-    there = ccmb("convert", tmp_path / "official.pth", tmp_path / "ours", "--tokenizer", vocabulary)
-    assert there.code == 0, there.err
-    assert "text_joint_layer.embeddings.word_embeddings.weight" in there.out
+    present = ccmb("convert", tmp_path / "official.pth", tmp_path / "ours", "--tokenizer", vocabulary)
+    assert present.code == 0, present.err
+    assert "text_joint_layer.embeddings.word_embeddings.weight" in present.out
     back = ccmb("convert", tmp_path / "ours", tmp_path / "back.safetensors")
     assert back.code == 0, back.err
     assert same(load_file(tmp_path / "back.safetensors"), state)

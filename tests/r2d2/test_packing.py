@@ -30,15 +30,22 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0
 
 
 def plain_varlen(
-    query: Tensor, key: Tensor, value: Tensor, q_starts: Tensor, k_starts: Tensor, q_most: int, k_most: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    max_queries: int,
+    max_keys: int,
 ) -> Tensor:
     """What varlen attention is to compute: run by run, by two products and a softmax."""
-    assert q_starts.dtype == k_starts.dtype == torch.int32
-    assert q_most >= q_starts.diff().max()
-    assert k_most >= k_starts.diff().max()
+    assert query_starts.dtype == key_starts.dtype == torch.int32
+    assert max_queries >= query_starts.diff().max()
+    assert max_keys >= key_starts.diff().max()
     mixed = torch.zeros_like(query)
-    for run in range(len(q_starts) - 1):
-        q, k = slice(*q_starts[run : run + 2].tolist()), slice(*k_starts[run : run + 2].tolist())
+    for run in range(len(query_starts) - 1):
+        q, k = slice(*query_starts[run : run + 2].tolist()), slice(*key_starts[run : run + 2].tolist())
         scores = torch.einsum("qhd,khd->hqk", query[q], key[k]) / query.shape[-1] ** 0.5
         mixed = mixed.index_copy(
             0,
@@ -69,20 +76,20 @@ def test_the_kernel_computes_what_varlen_attention_is() -> None:
     packed = Packing.from_mask(MASK.cuda())
     assert packing.has_varlen(query)
     starts, weights = packing.starts_of(packed.counts), torch.randn(11, 2, 64, generator=generator, device="cuda")
-    found, expected = (
+    result, expected = (
         (mixed, *torch.autograd.grad((mixed * weights).sum(), (query, key, value)))
         for attention in (packing.varlen_attention, plain_varlen)
-        for mixed in [attention(query, key, value, starts, starts, 5, 5)]
+        for mixed in [attention(query, key, value, query_starts=starts, key_starts=starts, max_queries=5, max_keys=5)]
     )
     # Products are rounded to 8 bits and added in float32: 2^-8 of a weight, a value and their mean each, and as much of
     # the gradient, which a few terms of the size 3 enlarge.
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(result, expected, rtol=0.05, atol=0.05)
 
 
 @needs_gpu
 @pytest.mark.usefixtures("float32")
 def test_a_packed_step_on_a_gpu_equals_the_padded_step_in_bf16() -> None:
-    found = list[dict[str, Tensor]]()
+    result = list[dict[str, Tensor]]()
     for packs in (False, True):
         model = tiny_model()
         model.pack_texts = packs
@@ -92,8 +99,8 @@ def test_a_packed_step_on_a_gpu_equals_the_padded_step_in_bf16() -> None:
             losses, _ = training.losses(uneven_batch(5).to("cuda"), 0.0, generator)
         training.total(losses).backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
-        found.append(losses)
-    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05)  # a few roundings to 8 bits: 2^-8 each
+        result.append(losses)
+    torch.testing.assert_close(result[1], result[0], rtol=0.05, atol=0.05)  # a few roundings to 8 bits: 2^-8 each
 
 
 def test_packing_keeps_the_real_tokens_in_order_and_pads_them_back() -> None:

@@ -14,10 +14,10 @@ from tests.helpers.tiny import tiny_config, tiny_model
 
 
 def test_the_towers_of_the_base_network_cost_what_counting_by_hand_says() -> None:
-    found = cost(preset("r2d2-base"))
+    result = cost(preset("r2d2-base"))
     patches = linear(196, 16 * 16 * 3, 768)
-    assert found.image == patches + 12 * layer(197, 768, 3072) + linear(1, 768, 768)
-    assert found.text == 12 * layer(64, 768, 3072) + linear(1, 768, 768)
+    assert result.image == patches + 12 * layer(197, 768, 3072) + linear(1, 768, 768)
+    assert result.text == 12 * layer(64, 768, 3072) + linear(1, 768, 768)
 
 
 def test_cost_counts_the_parameters_that_use_needs() -> None:

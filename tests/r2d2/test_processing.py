@@ -73,9 +73,9 @@ def write_tokenizer(path: Path) -> None:
 
 def test_the_same_texts_give_the_same_tokenizer_in_another_process(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "here.json")
-    here = (tmp_path / "here.json").read_text(encoding="utf-8")
+    current = (tmp_path / "here.json").read_text(encoding="utf-8")
     assert run_in_a_process(write_tokenizer, tmp_path / "there.json").code == 0  # its hashes have another seed
-    assert (tmp_path / "there.json").read_text(encoding="utf-8") == here
+    assert (tmp_path / "there.json").read_text(encoding="utf-8") == current
 
 
 def test_characters_that_often_stand_together_become_one_token() -> None:

@@ -20,7 +20,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resized_positions import resized, resized_grid, resized_line
 from ccmb.r2d2.resizing import resize
-from ccmb.tasks.captioning.finetune import CaptioningFamily
+from ccmb.tasks.captioning.finetune import CaptioningFinetuner
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from tests.helpers.runs import command_line
@@ -273,6 +273,6 @@ def test_a_captioner_to_start_from_refuses_another_size_by_name(key: str, tmp_pa
     processor.save_pretrained(tmp_path / "captioner")
     recipe = recipe_of(tmp_path / "captioner", tmp_path, "captioning", **{f"model__{key}": 64})
     with pytest.raises(UsageError, match=rf"model\.{key}: .*captioner is a captioner, which keeps its sizes"):
-        CaptioningFamily().network(recipe)
+        CaptioningFinetuner().network(recipe)
     with pytest.raises(UsageError, match="an R2D2Captioner keeps its sizes"):
         resized(captioner, 64)

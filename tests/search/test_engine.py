@@ -14,12 +14,12 @@ from PIL import Image
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference import stages
 from ccmb.r2d2.loading import load_model
-from ccmb.search.blob_store import Blobs
+from ccmb.search.blob_store import BlobStore
 from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.memory_store import Mirror
-from ccmb.search.query import Query
+from ccmb.search.memory_store import MemoryStore
+from ccmb.search.query import SearchQuery
 from ccmb.search.state_cache import StateCache
 from ccmb.search.vector_store import MOST_RESULTS, Entry, VectorStore
 from tests.helpers.disk import full_disk
@@ -36,8 +36,8 @@ def made(tmp_path_factory) -> Path:
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     (root / "pictures").mkdir()
-    for number, image in enumerate(tiny_pictures(COUNT)):
-        image.save(root / f"pictures/{number}.png")
+    for index, image in enumerate(tiny_pictures(COUNT)):
+        image.save(root / f"pictures/{index}.png")
     build(root, "index", states_bytes=2**20)
     return root
 
@@ -75,12 +75,12 @@ def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypat
 
     monkeypatch.setattr(stages, "rank_pairs", slow)
     engine.second_stage.clock = lambda: now[0]
-    whole = engine.search(Query(TEXTS[0], k=COUNT, depth=COUNT))
+    whole = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT))
     assert (whole.ranked, whole.partial) == (COUNT, False)
-    by_cosine = [hit.key for hit in engine.search(Query(TEXTS[0], k=COUNT, rank=False)).hits]
+    by_cosine = [hit.key for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT, rank=False)).hits]
 
     started = now[0]
-    answer = engine.search(Query(TEXTS[0], k=COUNT, depth=COUNT, budget=15))
+    answer = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT, budget=15))
     assert now[0] - started <= 15
     assert answer.partial
     assert 10 <= answer.ranked < 15
@@ -90,15 +90,15 @@ def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypat
     assert [hit.key for hit in answer.hits[answer.ranked :]] == by_cosine[answer.ranked :]
     # Several queries share the time; one without a budget is ranked whole.
     started = now[0]
-    several = engine.search_many([Query(text, k=5, depth=COUNT, budget=12) for text in TEXTS[:3]])
+    several = engine.search_many([SearchQuery(text, k=5, depth=COUNT, budget=12) for text in TEXTS[:3]])
     assert now[0] - started <= 12
     assert all(answer.partial and answer.ranked >= 1 for answer in several)
-    enough = engine.search(Query(TEXTS[0], k=COUNT, depth=COUNT, budget=1000))
+    enough = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT, budget=1000))
     assert (enough.partial, [hit.key for hit in enough.hits]) == (False, [hit.key for hit in whole.hits])
 
 
 def test_pages_never_share_a_hit_even_where_a_budget_cuts_them(own, monkeypatch):
-    query, rounds = Query(TEXTS[2], k=7, depth=12, budget=5.0), iter([3, 9, 12, 12, 12, 12])
+    query, rounds = SearchQuery(TEXTS[2], k=7, depth=12, budget=5.0), iter([3, 9, 12, 12, 12, 12])
     # By the clock each page would have time for another number of candidates.
     monkeypatch.setattr(
         type(own.second_stage), "_share", lambda self, work, works: next(rounds) if not work.done else 0
@@ -119,30 +119,30 @@ def test_near_duplicates_are_one_hit_and_do_not_use_up_a_page(own):
     for _ in range(20):
         noise = np.asarray(image.resize((64, 64)), dtype=int) + np.array([rng.randrange(3)] * 3)
         copies.add(own.add("copy.png", png(Image.fromarray(noise.clip(0, 255).astype(np.uint8)))))
-    query = Query(picture=image, k=5)
+    query = SearchQuery(picture=image, k=5)
     plain, collapsed = own.search(query), own.search(replace(query, collapse=True))
     assert all(hit.key in copies or hit.name == "3.png" for hit in plain.hits)
     assert len(collapsed.hits) == 5
-    first, *rest = collapsed.hits
+    first, *remaining = collapsed.hits
     original = next(hit.key for hit in own.search(replace(query, k=50)).hits if hit.name == "3.png")
     assert {first.key, *first.copies} == copies | {original}
-    assert not copies & {hit.key for hit in rest}
-    assert all(not hit.copies for hit in rest)
+    assert not copies & {hit.key for hit in remaining}
+    assert all(not hit.copies for hit in remaining)
 
 
 def test_filters_come_before_the_depth_and_unknown_fields_are_bad_usage(engine):
-    sizes = {hit.key: hit.fields["bytes"] for hit in engine.search(Query(TEXTS[0], k=COUNT)).hits}
+    sizes = {hit.key: hit.fields["bytes"] for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
     most = sorted(sizes.values())[2]
-    answer = engine.search(Query(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={most}"),)))
+    answer = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={most}"),)))
     assert {hit.key for hit in answer.hits} == {key for key, size in sizes.items() if size <= most}
     assert not answer.more
     with pytest.raises(UsageError, match=r"widht: .* \(did you mean 'width'\?\)"):
-        engine.search(Query(TEXTS[0], where=(parse_condition("widht>1"),)))
-    for query in (Query(TEXTS[0], k=0), Query(TEXTS[0], offset=-1), Query(TEXTS[0], budget=0.0)):
+        engine.search(SearchQuery(TEXTS[0], where=(parse_condition("widht>1"),)))
+    for query in (SearchQuery(TEXTS[0], k=0), SearchQuery(TEXTS[0], offset=-1), SearchQuery(TEXTS[0], budget=0.0)):
         with pytest.raises(UsageError, match="give"):
             engine.search(query)
     with pytest.raises(CcmbError, match="no such picture"):
-        engine.search(Query(like="nothing"))
+        engine.search(SearchQuery(like="nothing"))
 
 
 def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
@@ -150,12 +150,12 @@ def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
     key = own.add("../../x y/猫咪.png", png(image), {"author": "王", "new": True})
     assert len(own) == COUNT + 1
     assert own.fields_known()["author"] is str
-    (hit,) = own.search(Query(picture=image, k=1, where=(parse_condition("author=王"),))).hits
+    (hit,) = own.search(SearchQuery(picture=image, k=1, where=(parse_condition("author=王"),))).hits
     assert (hit.key, hit.fields["author"], hit.fields["new"]) == (key, "王", True)
     assert hit.source == tmp_path / "index/uploads"
     assert hit.name.startswith("猫咪-")
     assert own.picture(key).size == Image.open(io.BytesIO(own.thumbnail(key))).size == (32, 32)
-    assert own.search(Query(TEXTS[0], k=COUNT + 1)).ranked == COUNT + 1
+    assert own.search(SearchQuery(TEXTS[0], k=COUNT + 1)).ranked == COUNT + 1
     held = own.second_stage.states.bytes
     assert own.delete([key, "no such key"]) == 1
     assert len(own) == COUNT
@@ -164,7 +164,10 @@ def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
     for lost in (own.picture, own.thumbnail, own.fields):
         with pytest.raises(CcmbError, match="no such picture"):
             lost(key)
-    for data, fields in [(b"no picture", {}), *((png(image), of) for of in ({"author": 3}, {"width": 3}, {"a": [1]}))]:
+    for data, fields in [
+        (b"no picture", {}),
+        *((png(image), item) for item in ({"author": 3}, {"width": 3}, {"a": [1]})),
+    ]:
         with pytest.raises(UsageError):
             own.add("x.png", data, fields)
     assert len(own) == COUNT
@@ -181,10 +184,10 @@ def test_what_was_added_is_there_after_the_process_was_killed(own, tmp_path):
 def test_kept_states_give_the_same_scores_without_encoding(made, engine, monkeypatch):
     build(made, "plain")
     with open_engine(made / "plain", states_bytes=0) as plain:
-        expected = {hit.key: hit.match for hit in plain.search(Query(TEXTS[0], k=COUNT)).hits}
+        expected = {hit.key: hit.match for hit in plain.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
     monkeypatch.setattr(type(engine.model), "encode_image", None)  # none is called
-    found = {hit.key: hit.match for hit in engine.search(Query(TEXTS[0], k=COUNT)).hits}
-    assert found == pytest.approx(expected, abs=2e-3)
+    result = {hit.key: hit.match for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
+    assert result == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path):
@@ -192,10 +195,10 @@ def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path
         shutil.copytree(made / name, tmp_path / name)
     build(tmp_path, "index", states_bytes=2**20)
     with open_engine(tmp_path / "index") as engine:
-        before = {hit.name: hit.match for hit in engine.search(Query(TEXTS[0], k=COUNT)).hits}
+        before = {hit.name: hit.match for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
         tiny_pictures(1, seed=9)[0].save(tmp_path / "pictures/0.png")
         (tmp_path / "pictures/1.png").unlink()
-        after = {hit.name: hit for hit in engine.search(Query(TEXTS[0], k=COUNT)).hits}
+        after = {hit.name: hit for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
     assert after["0.png"].match != pytest.approx(before["0.png"], abs=1e-4)
     assert after["1.png"].missing
     assert all(
@@ -204,8 +207,8 @@ def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path
 
 
 def test_states_in_memory_are_bounded_and_the_latest_stay(tmp_path):
-    cache = StateCache(Blobs(tmp_path / "states.db"), 8, most_bytes=3 * 5 * 8 * 2)
-    entries, batch = [Entry("/a", str(number), "s", "d") for number in range(6)], torch.randn(6, 5, 8)
+    cache = StateCache(BlobStore(tmp_path / "states.db"), 8, most_bytes=3 * 5 * 8 * 2)
+    entries, batch = [Entry("/a", str(index), "s", "d") for index in range(6)], torch.randn(6, 5, 8)
     for entry, states in zip(entries, batch, strict=True):
         cache.put(entry, states)
         cache.get(entries[:1])
@@ -221,7 +224,7 @@ def test_after_a_full_disk_the_running_index_takes_pictures_again(own):
         own.add("a.png", data)
     assert "\n" not in str(raised.value)
     key = own.add("b.png", data)
-    assert [hit.key for hit in own.search(Query(picture=tiny_pictures(1, seed=6)[0], k=1)).hits] == [key]
+    assert [hit.key for hit in own.search(SearchQuery(picture=tiny_pictures(1, seed=6)[0], k=1)).hits] == [key]
     assert len(own.catalogue.store.store) == len(own) == COUNT + 1
 
 
@@ -240,9 +243,9 @@ def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
         def __len__(self):
             return self.count
 
-    mirror = Mirror(Written(), tmp_path / "mirror.db")
+    mirror = MemoryStore(Written(), tmp_path / "mirror.db")
     count = MOST_RESULTS + 16
-    mirror.upsert([Entry("/a", str(number)) for number in range(count)], torch.eye(4)[torch.arange(count) % 4])
+    mirror.upsert([Entry("/a", str(index)) for index in range(count)], torch.eye(4)[torch.arange(count) % 4])
     (nears,) = mirror.search_many(torch.eye(4)[:1], count)
     assert len({near.key for near in nears}) == count
     mirror.close()
@@ -252,12 +255,16 @@ def test_hits_beyond_the_limit_of_a_server_are_refused_by_name(engine, tmp_path,
     with VectorStore(tmp_path / "vectors.db", 4) as store, pytest.raises(UsageError, match="16,385 hits are more"):
         store.search_many(torch.eye(4)[:1], MOST_RESULTS + 1)
     monkeypatch.setattr(engine.catalogue.store, "most_results", 6, raising=False)
-    for query in (Query(TEXTS[0], k=7), Query(TEXTS[0], k=2, offset=5, rank=False), Query(TEXTS[0], k=2, depth=7)):
+    for query in (
+        SearchQuery(TEXTS[0], k=7),
+        SearchQuery(TEXTS[0], k=2, offset=5, rank=False),
+        SearchQuery(TEXTS[0], k=2, depth=7),
+    ):
         with pytest.raises(UsageError, match="a Milvus server gives the best 6"):
             engine.search(query)
-    whole = engine.search(Query(TEXTS[0], k=6, rank=False))
+    whole = engine.search(SearchQuery(TEXTS[0], k=6, rank=False))
     assert (len(whole.hits), whole.more, whole.cut) == (6, False, True)
-    part = engine.search(Query(TEXTS[0], k=3, rank=False))
+    part = engine.search(SearchQuery(TEXTS[0], k=3, rank=False))
     assert (len(part.hits), part.more, part.cut) == (3, True, False)
-    few = engine.search(Query(TEXTS[0], k=6, rank=False, where=(parse_condition("folder under /nowhere"),)))
+    few = engine.search(SearchQuery(TEXTS[0], k=6, rank=False, where=(parse_condition("folder under /nowhere"),)))
     assert (len(few.hits), few.cut) == (0, False)

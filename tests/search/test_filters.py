@@ -9,7 +9,7 @@ import pytest
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
-from ccmb.search.filters import Numbers, Words, compile_conditions, parse_condition
+from ccmb.search.filters import NumberTest, TextTest, compile_conditions, parse_condition
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.query import Condition
 from ccmb.serving.app import make_app
@@ -21,7 +21,7 @@ KNOWN = {"code": str, "title": str, "n": int, "price": float, "sold": bool, "dat
 
 
 def compiled(*where: str | Condition):
-    conditions = [parse_condition(of) if isinstance(of, str) else of for of in where]
+    conditions = [parse_condition(item) if isinstance(item, str) else item for item in where]
     return compile_conditions(conditions, KNOWN)
 
 
@@ -35,7 +35,7 @@ def compiled(*where: str | Condition):
     ],
 )  # fmt: skip
 def test_a_text_field_is_compared_as_the_text_that_was_written(text, values):
-    assert compiled(text) == (Words("code", tuple(values)),)
+    assert compiled(text) == (TextTest("code", tuple(values)),)
 
 
 @pytest.mark.parametrize(
@@ -49,28 +49,28 @@ def test_a_text_field_is_compared_as_the_text_that_was_written(text, values):
     ],
 )  # fmt: skip
 def test_quotes_protect_commas_and_blanks(text, values):
-    assert compiled(text) == (Words("title", tuple(values)),)
+    assert compiled(text) == (TextTest("title", tuple(values)),)
 
 
 def test_numbers_are_numbers_however_they_are_written():
-    seven = Numbers("n", ((7.0, math.nextafter(7.0, math.inf)),))
+    seven = NumberTest("n", ((7.0, math.nextafter(7.0, math.inf)),))
     for value in (7, "7", "007", "7.0", "７"):
         assert compiled(Condition("n", "==", value)) == (seven,)
     assert compiled("n=007") == compiled("n=7") == compiled('n="7"') == (seven,)
-    assert compiled("price>=1e2") == (Numbers("price", ((100.0, math.inf),)),)
-    assert compiled("price<0.50") == (Numbers("price", ((-math.inf, 0.5),)),)
+    assert compiled("price>=1e2") == (NumberTest("price", ((100.0, math.inf),)),)
+    assert compiled("price<0.50") == (NumberTest("price", ((-math.inf, 0.5),)),)
 
 
 def test_yes_or_no_is_true_or_false():
-    yes = Numbers("sold", ((1.0, math.nextafter(1.0, math.inf)),))
+    yes = NumberTest("sold", ((1.0, math.nextafter(1.0, math.inf)),))
     for value in (True, 1, "true", "True"):
         assert compiled(Condition("sold", "==", value)) == (yes,)
     assert compiled("sold=true") == compiled("sold==1") == (yes,)
 
 
 def test_dates_are_spans_of_time():
-    assert compiled("date=2024-02") == (Numbers("date", ((1706745600, 1709251200),)),)  # 29 days
-    assert compiled(Condition("date", "<", 2024)) == (Numbers("date", ((-math.inf, 1704067200),)),)
+    assert compiled("date=2024-02") == (NumberTest("date", ((1706745600, 1709251200),)),)  # 29 days
+    assert compiled(Condition("date", "<", 2024)) == (NumberTest("date", ((-math.inf, 1704067200),)),)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,7 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
     for name, picture in zip(codes, tiny_pictures(3), strict=True):
         picture.save(tmp_path / "photos" / name)
     lines = [
-        {"name": name, "code": code, "n": number, "sold": number == 1}
-        for number, (name, code) in enumerate(codes.items())
+        {"name": name, "code": code, "n": index, "sold": index == 1} for index, (name, code) in enumerate(codes.items())
     ]
     (tmp_path / "fields.jsonl").write_text("\n".join(map(json.dumps, lines)))
     network, processor = load_model(tmp_path / "model")
@@ -123,8 +122,8 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
     with open_engine(tmp_path / "index") as engine:
         app = make_app(ModelWork(network, processor), engine)
         for where, names in cases:
-            found = post(app, "/search", {"text": TEXTS[0], "where": [where]}).json()
-            assert {hit["name"] for hit in found["hits"]} == names, where
+            result = post(app, "/search", {"text": TEXTS[0], "where": [where]}).json()
+            assert {hit["name"] for hit in result["hits"]} == names, where
         for value, comparison in ((["1", "2"], "<"), ("x", "=="), (True, "==")):
             where = {"field": "n", "comparison": comparison, "value": value}
             assert post(app, "/search", {"text": TEXTS[0], "where": [where]}).status_code == 422

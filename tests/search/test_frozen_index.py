@@ -15,12 +15,14 @@ from ccmb.search import vector_store as store
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.indexing.leaving import forget_sources
-from ccmb.search.query import Answer, Query
+from ccmb.search.query import SearchQuery, SearchResult
 from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
 from tests.helpers.runs import command_line
 from tests.helpers.serving import ADMIN, KEYS, asked, png
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+
+pytestmark = pytest.mark.usefixtures("lines")
 
 COUNT = 12
 
@@ -31,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     (root / "photos").mkdir()
-    for number, image in enumerate(tiny_pictures(COUNT)):
-        image.save(root / f"photos/{number}.png")
+    for index, image in enumerate(tiny_pictures(COUNT)):
+        image.save(root / f"photos/{index}.png")
     build_index([root / "photos"], root / "index", *load_model(root / "model"), root / "model", states_bytes=2**20)
     return root
 
@@ -56,7 +58,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def found(answer: Answer) -> list[tuple[str, float, float | None]]:
+def found(answer: SearchResult) -> list[tuple[str, float, float | None]]:
     return [(hit.key, round(hit.cosine, 5), hit.match and round(hit.match, 5)) for hit in answer.hits]
 
 
@@ -64,7 +66,7 @@ def test_an_index_on_a_read_only_mount_is_searched_without_a_trace(
     made: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_engine(made / "index") as engine:
-        expected = found(engine.search(Query(TEXTS[0], k=COUNT)))
+        expected = found(engine.search(SearchQuery(TEXTS[0], k=COUNT)))
 
     def refuse(uri: str) -> None:
         raise AssertionError("Milvus Lite would write a lock")
@@ -74,8 +76,10 @@ def test_an_index_on_a_read_only_mount_is_searched_without_a_trace(
     with open_engine(index) as engine, open_engine(index) as other:  # several at a time
         assert engine.frozen
         assert len(engine) == COUNT
-        assert found(engine.search(Query(TEXTS[0], k=COUNT))) == found(other.search(Query(TEXTS[0], k=COUNT)))
-        assert found(engine.search(Query(TEXTS[0], k=COUNT))) == expected
+        assert found(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == found(
+            other.search(SearchQuery(TEXTS[0], k=COUNT))
+        )
+        assert found(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == expected
         key = expected[0][0]
         assert engine.thumbnail(key)[:2] == b"\xff\xd8"
         assert engine.picture(key).size == (32, 32)
@@ -103,7 +107,7 @@ def test_a_read_only_index_that_was_not_closed_in_order_is_read_from_a_copy(
     before = snapshot(index)
     with open_engine(index) as engine:
         assert engine.frozen
-        hits = engine.search(Query(TEXTS[0], k=COUNT, rank=False)).hits
+        hits = engine.search(SearchQuery(TEXTS[0], k=COUNT, rank=False)).hits
         assert len(hits) == COUNT
         assert {hit.fields["width"] for hit in hits} == {32}
     assert snapshot(index) == before

@@ -17,7 +17,7 @@ from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.indexing.leaving import IndexReport, forget_sources
-from ccmb.search.query import Condition, Query
+from ccmb.search.query import Condition, SearchQuery
 from tests.helpers.runs import Command, command_line
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -55,7 +55,7 @@ def draw(folder: Path, *names: str, seed: int = 0) -> Path:
 def held(index: Path) -> list[str]:
     """Paths of all pictures of an index, in order."""
     with open_engine(index) as engine:
-        hits = engine.search(Query(TEXTS[0], k=1000, rank=False)).hits
+        hits = engine.search(SearchQuery(TEXTS[0], k=1000, rank=False)).hits
         return sorted(str(hit.source / hit.name) for hit in hits)
 
 
@@ -98,11 +98,11 @@ def test_a_folder_and_its_sub_folder_and_links_are_one(build: Build, tmp_path: P
     (tmp_path / "link").symlink_to(photos)
     (photos / "again").symlink_to(photos / "夏")
     (photos / "冬/a too.png").symlink_to(photos / "a.png")
-    every = sorted(f"{photos}/{name}" for name in ("a.png", "夏/b.png", "夏/c.png", "冬/d.png"))
+    all_items = sorted(f"{photos}/{name}" for name in ("a.png", "夏/b.png", "夏/c.png", "冬/d.png"))
     report = build(photos, photos / "夏", tmp_path / "link", f"{photos}/../photos/冬", photos / "a.png")
     assert report.added == 4
     assert report.passed_over == {"counted once already": 3 + 2 + 2}
-    assert held(tmp_path / "index") == every
+    assert held(tmp_path / "index") == all_items
     assert report.duplicates == []
     # Whatever part comes first or later, nothing is indexed a second time, and what changes is noticed.
     assert build(photos / "夏").added == 0
@@ -294,7 +294,7 @@ def test_fields_keep_every_character_of_a_text(build: Build, tmp_path: Path) -> 
     assert report.fields_left_out == []
     with open_engine(tmp_path / "index") as engine:
         for name, text in texts.items():
-            (hit,) = engine.search(Query(TEXTS[0], where=(Condition(name, "==", text),))).hits
+            (hit,) = engine.search(SearchQuery(TEXTS[0], where=(Condition(name, "==", text),))).hits
             assert hit.fields[name] == text
 
 
@@ -312,4 +312,4 @@ def test_lines_of_fields_that_match_no_picture_are_counted(
     assert "4 names are of no picture" in err
     assert "'a.png'" in err
     with open_engine(tmp_path / "index") as engine:
-        assert [hit.fields["author"] for hit in engine.search(Query(TEXTS[0])).hits] == ["王", "王"]
+        assert [hit.fields["author"] for hit in engine.search(SearchQuery(TEXTS[0])).hits] == ["王", "王"]

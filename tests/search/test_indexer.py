@@ -23,7 +23,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
 from ccmb.search.indexing import indexer as building
 from ccmb.search.indexing.indexer import IndexReport, build_index
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from tests.helpers.disk import full_disk
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.killing import ccmb_killed_when
@@ -49,7 +49,7 @@ def build(model, tmp_path):
 
 def draw(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number}{suffix}" for number in range(count)]
+    paths = [folder / f"{index}{suffix}" for index in range(count)]
     for path, image in zip(paths, tiny_pictures(count, seed), strict=True):
         image.save(path)
     return paths
@@ -58,7 +58,7 @@ def draw(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> list[
 def found(index: Path, *where: str, **asked) -> dict[str, dict]:
     """Fields of all pictures that pass, by name."""
     with open_engine(index) as engine:
-        query = Query(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **asked)
+        query = SearchQuery(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **asked)
         return {hit.name: dict(hit.fields) for hit in engine.search(query).hits}
 
 
@@ -67,12 +67,12 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
     (tmp_path / "folder/夏/notes.txt").write_text("no picture")
     one = draw(tmp_path / "alone", 2, seed=1)[1]
     draw(tmp_path / "folder/夏/inner", 1, seed=6)
-    for number in range(2):
-        with tarfile.open(tmp_path / f"shard-{number:02d}.tar", "w") as tar:
-            for path in draw(tmp_path / f"of {number}", 3, seed=2 + number):
+    for index in range(2):
+        with tarfile.open(tmp_path / f"shard-{index:02d}.tar", "w") as tar:
+            for path in draw(tmp_path / f"of {index}", 3, seed=2 + index):
                 tar.add(path, path.name)
     data = [path.read_bytes() for path in draw(tmp_path / "rows", 5, seed=4)]
-    images = [{"bytes": of, "path": "x.png"} for of in data[:4]] + [None]
+    images = [{"bytes": item, "path": "x.png"} for item in data[:4]] + [None]
     parquet.write_table(pa.table({"image": images, "n": range(5)}), tmp_path / "set.parquet", row_group_size=2)
     named = [
         f"{tmp_path}/folder/**/[0-2]*",
@@ -88,7 +88,7 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
     assert report.duplicates == report.near_duplicates == []
     assert build(*named).skipped_known == 15
     with open_engine(tmp_path / "index") as engine:
-        hits = engine.search(Query(TEXTS[0], k=20)).hits
+        hits = engine.search(SearchQuery(TEXTS[0], k=20)).hits
         assert len(hits) == 15
         assert not any(hit.missing for hit in hits)
         for hit in hits:
@@ -129,7 +129,7 @@ def test_pictures_behind_urls_are_kept_in_the_index_and_private_addresses_refuse
     # They are there without the network, wherever the index lies.
     (tmp_path / "index").rename(tmp_path / "moved")
     with open_engine(tmp_path / "moved") as engine:
-        hits = engine.search(Query(TEXTS[0], where=(parse_condition(f"url={base}2.jpg"),))).hits
+        hits = engine.search(SearchQuery(TEXTS[0], where=(parse_condition(f"url={base}2.jpg"),))).hits
         assert len(hits) == 1
         assert hits[0].match is not None
         assert hits[0].source == tmp_path / "moved/downloads"
@@ -192,7 +192,7 @@ def test_what_is_gone_leaves_the_index_but_not_a_disk_that_is_away(build, tmp_pa
     with open_engine(tmp_path / "index") as engine:
         assert len(engine) == 3
         assert engine.catalogue.thumbnails.size() == sum(
-            len(engine.thumbnail(hit.key)) for hit in engine.search(Query(TEXTS[0])).hits
+            len(engine.thumbnail(hit.key)) for hit in engine.search(SearchQuery(TEXTS[0])).hits
         )
 
 
@@ -243,7 +243,7 @@ def test_an_index_on_a_server_is_the_same_by_one_uri(build, tmp_path):
         answers = []
         for out in ("file", "served-index"):
             with open_engine(tmp_path / out) as engine:
-                query = Query(TEXTS[0], where=(parse_condition("bytes>100"),))
+                query = SearchQuery(TEXTS[0], where=(parse_condition("bytes>100"),))
                 answers.append([(hit.key, round(hit.score, 5)) for hit in engine.search(query).hits])
                 added = engine.add("猫.png", paths[1].read_bytes(), {"author": "王"})
                 assert engine.delete([added]) == 1
@@ -294,6 +294,6 @@ def test_killed_at_ten_moments_an_index_ends_as_never_stopped(model, tmp_path):
     with open_engine(tmp_path / "whole") as one, open_engine(out) as other:
         keys = {entry.key for entry in one.catalogue.store.of_source(str(tmp_path / "pictures"))}
         assert len(keys) == len(one) == len(other) == 600
-        ours, theirs = one.catalogue.store.embeds(list(keys)), other.catalogue.store.embeds(list(keys))
-        assert all(torch.allclose(ours[key], theirs[key], atol=TINY_ERROR) for key in keys)
+        own, reference = one.catalogue.store.embeds(list(keys)), other.catalogue.store.embeds(list(keys))
+        assert all(torch.allclose(own[key], reference[key], atol=TINY_ERROR) for key in keys)
         assert len(one.catalogue.thumbnails.get(list(keys))) == len(other.catalogue.thumbnails.get(list(keys))) == 600

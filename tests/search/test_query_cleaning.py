@@ -16,7 +16,7 @@ from ccmb.data.class_names import classes_of_names
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from ccmb.tasks.classification.rerank import classify
 from ccmb.tasks.matching.predict import match_pictures
 from tests.helpers.runs import Command, command_line
@@ -40,9 +40,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
-    for number, picture in enumerate(tiny_pictures(6)):
+    for row, picture in enumerate(tiny_pictures(6)):
         (folder / "photos").mkdir(exist_ok=True)
-        picture.save(folder / f"photos/{number}.png")
+        picture.save(folder / f"photos/{row}.png")
     build_index([folder / "photos"], folder / "index", *load_model(model), model)
     return folder / "index"
 
@@ -106,12 +106,12 @@ def test_a_text_of_marks_that_cannot_be_seen_is_empty(text: str) -> None:
 
 def test_a_search_finds_the_same_however_the_text_is_spelt(index: Path) -> None:
     with open_engine(index) as engine:
-        plain, *others = engine.search_many([Query(text, k=6) for text in (PLAIN, *SPELLINGS)])
+        plain, *others = engine.search_many([SearchQuery(text, k=6) for text in (PLAIN, *SPELLINGS)])
         assert not plain.unknown
         for answer in others:
             assert [hit.key for hit in answer.hits] == [hit.key for hit in plain.hits]
             assert [hit.score for hit in answer.hits] == pytest.approx([hit.score for hit in plain.hits], abs=1e-5)
-        assert engine.search(Query(UNKNOWN)).unknown
+        assert engine.search(SearchQuery(UNKNOWN)).unknown
 
 
 def test_match_and_classify_read_texts_cleaned_and_name_classes_as_given(model: Path) -> None:
@@ -119,10 +119,10 @@ def test_match_and_classify_read_texts_cleaned_and_name_classes_as_given(model: 
     plain, written = (match_pictures(network, processor, text, tiny_pictures(2))[0] for text in (PLAIN, WRITTEN))
     assert plain.cosine == pytest.approx(written.cosine, abs=1e-6)
     given = ["綠樹", "\u200b足球"]
-    (found,) = classify(network, processor, tiny_pictures(1), classes_of_names(given), ["{}"])
+    (result,) = classify(network, processor, tiny_pictures(1), classes_of_names(given), ["{}"])
     (known,) = classify(network, processor, tiny_pictures(1), classes_of_names(["绿树", "足球"]), ["{}"])
-    assert [of.name for of in found.classes] == [given[of.index] for of in known.classes]
-    assert [of.cosine for of in found.classes] == pytest.approx([of.cosine for of in known.classes], abs=1e-6)
+    assert [item.name for item in result.classes] == [given[item.index] for item in known.classes]
+    assert [item.cosine for item in result.classes] == pytest.approx([item.cosine for item in known.classes], abs=1e-6)
 
 
 def test_the_server_cleans_every_text_and_says_what_it_does_not_know() -> None:

@@ -25,7 +25,7 @@ from ccmb.search.engine import open_engine
 from ccmb.search.index_folder import IndexRecord, open_catalogue
 from ccmb.search.indexing import indexer as indexing
 from ccmb.search.indexing.indexer import IndexReport, build_index
-from ccmb.search.query import Hit, Query
+from ccmb.search.query import Hit, SearchQuery
 from ccmb.search.vector_store import VectorStore
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.processes import run_in_a_process
@@ -46,7 +46,7 @@ def build(pictures: Path, index: Path, model: Path) -> IndexReport:
 
 def search_index(index: Path, model: Path | None = None, text: str | None = None, picture=None, **asked) -> list[Hit]:
     """Open an index and search it once."""
-    query = Query(text, load_picture(picture) if picture else None, **asked)
+    query = SearchQuery(text, load_picture(picture) if picture else None, **asked)
     with open_engine(index, model) as engine:
         return list(engine.search(query).hits)
 
@@ -79,8 +79,8 @@ def towers(tmp_path_factory) -> Path:
 @pytest.fixture
 def pictures(tmp_path) -> Path:
     folder = tmp_path / "图片"
-    for number, image in enumerate(tiny_pictures(COUNT)):
-        path = folder / ("夏" if number % 2 else "冬") / f"{number}.png"
+    for index, image in enumerate(tiny_pictures(COUNT)):
+        path = folder / ("夏" if index % 2 else "冬") / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     return folder
@@ -91,9 +91,9 @@ def shelf(tmp_path_factory, model) -> tuple[Path, Path]:
     """A tar of pictures and its index, for tests that only search."""
     root = tmp_path_factory.mktemp("shelf")
     with tarfile.open(root / "pictures.tar", "w") as tar:
-        for number, image in enumerate(tiny_pictures(COUNT)):
+        for index, image in enumerate(tiny_pictures(COUNT)):
             image.save(root / "picture.png")
-            tar.add(root / "picture.png", f"{number}.png")
+            tar.add(root / "picture.png", f"{index}.png")
     report = build(root / "pictures.tar", root / "index", model)
     assert (report.added, report.unreadable) == (COUNT, [])
     return root / "pictures.tar", root / "index"
@@ -177,26 +177,30 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     assert expected.tolist() != candidates[:k].tolist()  # the second stage changes the order here
 
     with open_engine(shelf[1]) as engine:
-        query = Query(text, picture if with_picture else None, k=k, depth=depth)
+        query = SearchQuery(text, picture if with_picture else None, k=k, depth=depth)
         hits = engine.search(query).hits
         unranked = engine.search(replace(query, rank=False)).hits
 
-    assert [hit.name for hit in hits] == [f"{number}.png" for number in expected]
+    assert [hit.name for hit in hits] == [f"{index}.png" for index in expected]
     assert torch.tensor([hit.cosine for hit in hits]).allclose(cosine[expected], atol=TINY_ERROR)
     assert torch.tensor([hit.match for hit in hits]).allclose(match[expected], atol=TINY_ERROR)
     assert all(hit.score == pytest.approx(hit.cosine + hit.match, abs=TINY_ERROR) for hit in hits)
-    assert [hit.name for hit in unranked] == [f"{number}.png" for number in candidates[:k]]
+    assert [hit.name for hit in unranked] == [f"{index}.png" for index in candidates[:k]]
     assert all(hit.match is None and hit.score == hit.cosine for hit in unranked)
 
 
 def test_several_queries_at_once_are_answered_as_each_alone(shelf):
     picture = tiny_pictures(1, seed=9)[0]
     with open_engine(shelf[1]) as engine:
-        key = engine.search(Query(TEXTS[1])).hits[0].key
+        key = engine.search(SearchQuery(TEXTS[1])).hits[0].key
         queries = [
-            Query(TEXTS[0], k=5, depth=15), Query(picture=picture, k=3), Query(TEXTS[3] * 2, picture, depth=20),
-            Query(TEXTS[0], k=4, rank=False), Query(like=key, k=6), Query(TEXTS[1], k=COUNT, min_probability=0.5),
-        ]  # fmt: skip
+            SearchQuery(TEXTS[0], k=5, depth=15),
+            SearchQuery(picture=picture, k=3),
+            SearchQuery(TEXTS[3] * 2, picture, depth=20),
+            SearchQuery(TEXTS[0], k=4, rank=False),
+            SearchQuery(like=key, k=6),
+            SearchQuery(TEXTS[1], k=COUNT, min_probability=0.5),
+        ]
         together = engine.search_many(queries)
         alone = [engine.search(query) for query in queries]
         assert engine.search_many([]) == []
@@ -211,7 +215,9 @@ def test_several_queries_at_once_are_answered_as_each_alone(shelf):
 def test_pages_are_cut_from_one_order(shelf):
     whole = search_index(shelf[1], text=TEXTS[0], k=COUNT, depth=12)
     with open_engine(shelf[1]) as engine:
-        pages = [engine.search(Query(TEXTS[0], k=8, offset=offset, depth=12)) for offset in range(0, COUNT + 8, 8)]
+        pages = [
+            engine.search(SearchQuery(TEXTS[0], k=8, offset=offset, depth=12)) for offset in range(0, COUNT + 8, 8)
+        ]
     assert [page.more for page in pages] == [True] * 4 + [False] * 2
     assert [len(page.hits) for page in pages] == [8] * 5 + [0]
     paged = [hit.key for page in pages for hit in page.hits]
@@ -229,12 +235,12 @@ def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
 def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
     everything = search_index(shelf[1], text=TEXTS[0], k=COUNT)
     least = sorted(hit.probability for hit in everything)[COUNT // 2]
-    found = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - TINY_ERROR)
-    assert [hit.name for hit in found] == [hit.name for hit in everything if hit.probability >= least - TINY_ERROR]
-    assert len(found) == COUNT - COUNT // 2
+    result = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - TINY_ERROR)
+    assert [hit.name for hit in result] == [hit.name for hit in everything if hit.probability >= least - TINY_ERROR]
+    assert len(result) == COUNT - COUNT // 2
     # Those that are left out make room for more of the depth.
     few = search_index(shelf[1], text=TEXTS[0], k=5, min_probability=least - TINY_ERROR)
-    assert [hit.name for hit in few] == [hit.name for hit in found[:5]]
+    assert [hit.name for hit in few] == [hit.name for hit in result[:5]]
     assert search_index(shelf[1], text=TEXTS[0], min_probability=1.0) == []
     # A temperature written since indexing counts, and the weights are still those of the index.
     warmer = shutil.copytree(model, tmp_path / "warmer")
@@ -257,9 +263,9 @@ def test_a_model_that_is_not_calibrated_gives_no_probability(shelf, model, tmp_p
 def test_a_lost_picture_has_no_probability_and_is_left_out(pictures, model, tmp_path):
     build(pictures, tmp_path / "index", model)
     (pictures / "冬/0.png").unlink()
-    found = search_index(tmp_path / "index", text=TEXTS[0], k=COUNT, min_probability=0)
-    assert len(found) == COUNT - 1
-    assert not any(hit.missing for hit in found)
+    result = search_index(tmp_path / "index", text=TEXTS[0], k=COUNT, min_probability=0)
+    assert len(result) == COUNT - 1
+    assert not any(hit.missing for hit in result)
 
 
 def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_usage(shelf, pictures, towers, tmp_path):
@@ -297,9 +303,9 @@ def test_pictures_gone_since_indexing_keep_their_cosine_and_are_marked(pictures,
     whole = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
     (pictures / "冬/0.png").unlink()
     (pictures / "夏/1.png").write_bytes(b"damaged")
-    found = search_index(index, text=TEXTS[0], k=COUNT)
-    assert [hit.missing for hit in found] == [False] * (COUNT - 2) + [True] * 2  # they come last
-    hits = {hit.name: hit for hit in found}
+    result = search_index(index, text=TEXTS[0], k=COUNT)
+    assert [hit.missing for hit in result] == [False] * (COUNT - 2) + [True] * 2  # they come last
+    hits = {hit.name: hit for hit in result}
     assert {name for name, hit in hits.items() if hit.missing} == {"冬/0.png", "夏/1.png"}
     for name, hit in hits.items():
         assert hit.cosine == pytest.approx(whole[name].cosine, abs=TINY_ERROR)
@@ -451,8 +457,8 @@ def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_p
         (1, "none: no such folder", ["index", none, "--model", model, "--out", tmp_path / "index"]),
         (1, "is a file; an index is a folder", ["index", shelf[0], "--model", model, "--out", shelf[0]]),
     ]:
-        found, out, err = command(*arguments)
-        assert (found, out, err.count("\n")) == (code, "", 1), err
+        result, out, err = command(*arguments)
+        assert (result, out, err.count("\n")) == (code, "", 1), err
         assert err.startswith("ccmb: ")
         assert words in err
         assert not none.exists()
@@ -461,10 +467,13 @@ def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_p
 
 def test_the_contact_sheet_shows_the_hits_and_a_grey_square_for_a_lost_one(tmp_path):
     Image.new("RGB", (40, 20), "red").save(tmp_path / "红.png")
-    hits = [Hit("a", "红.png", tmp_path, 0.5, 1.4, 0.9), Hit("b", "gone.png", tmp_path, 0.4, 0.4, missing=True)]
+    hits = [
+        Hit(key="a", name="红.png", source=tmp_path, cosine=0.5, score=1.4, match=0.9),
+        Hit(key="b", name="gone.png", source=tmp_path, cosine=0.4, score=0.4, missing=True),
+    ]
     contact_sheet(hits, tmp_path / "sheets/sheet.png")
     sheet = Image.open(tmp_path / "sheets/sheet.png")
-    colours = [sheet.getpixel((8 + 96 + place * 200, 8 + 96)) for place in range(2)]
+    colours = [sheet.getpixel((8 + 96 + position * 200, 8 + 96)) for position in range(2)]
     assert colours == [(255, 0, 0), (0xDD, 0xDD, 0xDD)]
 
 

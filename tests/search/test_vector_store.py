@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.search.filters import BUILT_IN, compile_conditions, parse_condition
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.query import Condition
 from ccmb.search.vector_store import Entry, VectorStore
 from tests.helpers.exact import product_error
@@ -34,11 +34,11 @@ def unit(count: int, seed: int = 0) -> torch.Tensor:
 
 def entries(count: int, source: str = "/图片 a") -> list[Entry]:
     """Pictures with all kinds of fields; some lack some."""
-    rng, found = random.Random(0), []
+    rng, result = random.Random(0), []
     for index in range(count):
         own = {"author": rng.choice(["王", '李"\\x', "A%"]), "price": index % 5 / 2, "new": index % 2}
         folder, date = rng.choice(["夏天", "夏天/海", "夏_天", "x"]), 1_700_000_000 + 86_400 * index
-        found.append(
+        result.append(
             Entry(
                 source,
                 f"{folder}/{index}.jpg",
@@ -51,7 +51,7 @@ def entries(count: int, source: str = "/图片 a") -> list[Entry]:
                 own={name: value for name, value in own.items() if rng.random() < 0.7},
             )
         )
-    return found
+    return result
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def opened(kind: str, place: Path, collection: str = "pictures"):
         if kind != "mirror":
             yield store
             return
-        mirror = Mirror(store, place / "mirror.db")
+        mirror = MemoryStore(store, place / "mirror.db")
         yield mirror
         mirror.close()
 
@@ -85,11 +85,11 @@ def test_search_is_an_exact_cosine_search_before_and_after_flush_and_reopening(o
     expected = (query @ embed.T).topk(20)
 
     def check(store):
-        found = store.search_many(query, 20)
-        for number in range(5):
-            keys = [near.key for near in found[number]]
-            assert keys == [all_entries[index].key for index in expected.indices[number]]
-            assert torch.tensor([near.cosine for near in found[number]]).allclose(expected.values[number], atol=WITHIN)
+        result = store.search_many(query, 20)
+        for row in range(5):
+            keys = [near.key for near in result[row]]
+            assert keys == [all_entries[index].key for index in expected.indices[row]]
+            assert torch.tensor([near.cosine for near in result[row]]).allclose(expected.values[row], atol=WITHIN)
         assert store.get(keys) == {entry.key: entry for entry in all_entries if entry.key in set(keys)}
 
     with open_store() as store:
@@ -107,7 +107,7 @@ def test_search_is_an_exact_cosine_search_before_and_after_flush_and_reopening(o
 def passes(entry: Entry, field: str, comparison: str, value) -> bool:
     """What a condition means, said plainly."""
     if comparison == "in":
-        return any(passes(entry, field, "==", of) for of in value)
+        return any(passes(entry, field, "==", item) for item in value)
     if field == "date":
         if entry.date is None:
             return False
@@ -144,13 +144,13 @@ def test_filters_are_exact_however_narrow(open_store):
         answers = store.search_many(query.expand(len(tests), -1), 40, tests)
         cosine = (embed @ query[0]).tolist()
         counts = []
-        for where, found in zip(wheres, answers, strict=True):
+        for where, result in zip(wheres, answers, strict=True):
             passing = [
-                place for place, entry in enumerate(all_entries)
-                if all(passes(entry, of.field, of.comparison, of.value) for of in where)
+                position for position, entry in enumerate(all_entries)
+                if all(passes(entry, item.field, item.comparison, item.value) for item in where)
             ]  # fmt: skip
-            expected = sorted(passing, key=lambda place: -cosine[place])[:40]
-            assert [near.key for near in found] == [all_entries[place].key for place in expected], where
+            expected = sorted(passing, key=lambda position: -cosine[position])[:40]
+            assert [near.key for near in result] == [all_entries[position].key for position in expected], where
             counts.append(len(passing))
         assert 0 in counts
         assert any(0 < count < 10 for count in counts)
@@ -168,7 +168,7 @@ def test_texts_of_any_characters_are_compared_whole(open_store):
         "007",
         "7",
     ]
-    all_entries = [Entry("/a", f"{number}.jpg", own={"author": text}) for number, text in enumerate(texts)]
+    all_entries = [Entry("/a", f"{index}.jpg", own={"author": text}) for index, text in enumerate(texts)]
     with open_store() as store:
         store.upsert(all_entries, unit(len(texts)))
         for entry, text in zip(all_entries, texts, strict=True):
@@ -206,7 +206,7 @@ def test_any_sequence_of_writes_leaves_what_a_dictionary_would_hold(tmp_path, ki
             ]
             embed = unit(len(batch), seed=step)
             store.upsert(batch, embed)
-            expected |= {entry.key: (entry, of) for entry, of in zip(batch, embed, strict=True)}
+            expected |= {entry.key: (entry, item) for entry, item in zip(batch, embed, strict=True)}
         elif action == "delete":
             keys = [*rng.sample(sorted(expected), min(len(expected), rng.randint(0, 5))), "no such key"]
             assert store.delete(keys) == len(keys) - 1
@@ -218,21 +218,21 @@ def test_any_sequence_of_writes_leaves_what_a_dictionary_would_hold(tmp_path, ki
             context.__exit__(None, None, None)
             context = opened(kind, tmp_path)
             store = context.__enter__()
-    found = store.search_many(unit(1), 1000)[0]
+    result = store.search_many(unit(1), 1000)[0]
     narrow = store.search_many(unit(1), 1000, [compile_conditions([parse_condition("width<3")], KNOWN, ())])[0]
     held, embeds, size = store.get([*expected, "none"]), store.embeds([*expected, "none"]), len(store)
     context.__exit__(None, None, None)
-    assert size == len(found) == len(expected)
+    assert size == len(result) == len(expected)
     assert held == {key: entry for key, (entry, _) in expected.items()}
     assert all(torch.equal(embeds[key], embed) for key, (_, embed) in expected.items())
-    for near in found:
+    for near in result:
         assert near.cosine == pytest.approx(float(expected[near.key][1] @ unit(1)[0]), abs=WITHIN)
     assert {near.key for near in narrow} == {key for key, (entry, _) in expected.items() if entry.width < 3}
 
 
 @pytest.mark.parametrize("harm", ["kill before the store", "kill after the store", "lose", "damage", "fall behind"])
 def test_a_mirror_is_brought_up_to_what_the_store_holds(tmp_path, monkeypatch, harm):
-    old, new = entries(20), [Entry("/new", str(number)) for number in range(5)]
+    old, new = entries(20), [Entry("/new", str(index)) for index in range(5)]
     with opened("mirror", tmp_path) as mirror:
         mirror.upsert(old, unit(20))
         dies = {"kill before the store": (mirror.store, "upsert"), "kill after the store": (mirror, "_write")}.get(harm)
@@ -250,12 +250,12 @@ def test_a_mirror_is_brought_up_to_what_the_store_holds(tmp_path, monkeypatch, h
         with opened("file", tmp_path) as store:
             store.upsert(new, unit(5, seed=1))
     with opened("mirror", tmp_path) as mirror, sqlite3.connect(path) as file:
-        told = {entry.key: embed for entry, embed in mirror.store.everything()}
-        found = {near.key: near.cosine for near in mirror.search_many(unit(1), 100)[0]}
-        assert found.keys() == told.keys() == mirror.get(list(told)).keys()
-        assert len(told) == (25 if harm in ("kill after the store", "fall behind") else 20)
-        for key, embed in told.items():
-            assert found[key] == pytest.approx(float(torch.tensor(embed) @ unit(1)[0]), abs=WITHIN)
+        reported = {entry.key: embed for entry, embed in mirror.store.everything()}
+        result = {near.key: near.cosine for near in mirror.search_many(unit(1), 100)[0]}
+        assert result.keys() == reported.keys() == mirror.get(list(reported)).keys()
+        assert len(reported) == (25 if harm in ("kill after the store", "fall behind") else 20)
+        for key, embed in reported.items():
+            assert result[key] == pytest.approx(float(torch.tensor(embed) @ unit(1)[0]), abs=WITHIN)
         assert file.execute("SELECT count(*) FROM notes").fetchone() == (0,)
 
 
@@ -325,11 +325,11 @@ def test_a_vector_of_another_width_is_refused_in_one_quiet_line(tmp_path, capfd)
 
 def test_what_was_added_while_computing_can_be_replaced_and_deleted_after(open_store):
     with open_store() as store:
-        found = entries(100)
-        store.upsert(found[:3], unit(3))
+        result = entries(100)
+        store.upsert(result[:3], unit(3))
         with torch.inference_mode():  # as an engine adds, which encodes the picture
-            store.upsert(found[3:], unit(97, 1))
-        assert store.delete([of.key for of in found[1:5]]) == 4
-        store.upsert(found[:1], unit(1, 2))
+            store.upsert(result[3:], unit(97, 1))
+        assert store.delete([item.key for item in result[1:5]]) == 4
+        store.upsert(result[:1], unit(1, 2))
         [[first]] = store.search_many(unit(1, 2), 1)
-        assert (first.key, len(store)) == (found[0].key, 96)
+        assert (first.key, len(store)) == (result[0].key, 96)

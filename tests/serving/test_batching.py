@@ -44,11 +44,11 @@ def batcher(work: Work, **options: float) -> Batcher[int, int]:
 def test_requests_that_come_together_share_a_call_and_get_their_own_results() -> None:
     async def run() -> None:
         work = Work()
-        of = batcher(work, size=16, wait=0.05)
-        found = await asyncio.gather(*(of.run([number, 10 * number]) for number in range(5)))
-        assert found == [[number**2, 100 * number**2] for number in range(5)]
+        item = batcher(work, size=16, wait=0.05)
+        result = await asyncio.gather(*(item.run([index, 10 * index]) for index in range(5)))
+        assert result == [[index**2, 100 * index**2] for index in range(5)]
         assert [len(call) for call in work.calls] == [10]
-        await of.close()
+        await item.close()
 
     asyncio.run(run())
 
@@ -56,14 +56,14 @@ def test_requests_that_come_together_share_a_call_and_get_their_own_results() ->
 def test_a_call_has_at_most_size_items_and_a_lone_one_waits_no_longer_than_it_must() -> None:
     async def run() -> None:
         work = Work()
-        of = batcher(work, size=4, wait=60)
-        await of.run(list(range(8)))  # two whole calls, without waiting
+        item = batcher(work, size=4, wait=60)
+        await item.run(list(range(8)))  # two whole calls, without waiting
         assert [len(call) for call in work.calls] == [4, 4]
-        of.wait = 0.02
+        item.wait = 0.02
         started = asyncio.get_running_loop().time()
-        assert await of.run([3]) == [9]
+        assert await item.run([3]) == [9]
         assert 0.02 <= asyncio.get_running_loop().time() - started < 50  # of 60
-        await of.close()
+        await item.close()
 
     asyncio.run(run())
 
@@ -71,16 +71,16 @@ def test_a_call_has_at_most_size_items_and_a_lone_one_waits_no_longer_than_it_mu
 def test_what_comes_while_the_worker_is_busy_goes_into_the_next_call() -> None:
     async def run() -> None:
         work = Work()
-        of = batcher(work, size=8, wait=0)
+        item = batcher(work, size=8, wait=0)
         work.go.clear()
-        first = asyncio.create_task(of.run([1]))
+        first = asyncio.create_task(item.run([1]))
         await begun(work)
-        rest = [asyncio.create_task(of.run([number])) for number in range(2, 7)]
+        remaining = [asyncio.create_task(item.run([index])) for index in range(2, 7)]
         await asyncio.sleep(0)
         work.go.set()
-        await asyncio.gather(first, *rest)
+        await asyncio.gather(first, *remaining)
         assert work.calls == [[1], [2, 3, 4, 5, 6]]
-        await of.close()
+        await item.close()
 
     asyncio.run(run())
 
@@ -88,13 +88,13 @@ def test_what_comes_while_the_worker_is_busy_goes_into_the_next_call() -> None:
 def test_an_item_that_cannot_be_worked_on_fails_alone() -> None:
     async def run() -> None:
         work = Work()
-        of = batcher(work, wait=0.02)
-        found = await asyncio.gather(of.run([1]), of.run([2, -5]), of.run([3]), return_exceptions=True)
-        assert found[0] == [1]
-        assert isinstance(found[1], ValueError)
-        assert found[2] == [9]
-        assert await of.run([4]) == [16]
-        await of.close()
+        item = batcher(work, wait=0.02)
+        result = await asyncio.gather(item.run([1]), item.run([2, -5]), item.run([3]), return_exceptions=True)
+        assert result[0] == [1]
+        assert isinstance(result[1], ValueError)
+        assert result[2] == [9]
+        assert await item.run([4]) == [16]
+        await item.close()
 
     asyncio.run(run())
 
@@ -102,18 +102,18 @@ def test_an_item_that_cannot_be_worked_on_fails_alone() -> None:
 def test_a_cancelled_request_leaves_no_work_behind() -> None:
     async def run() -> None:
         work = Work()
-        of = batcher(work, wait=0)
+        item = batcher(work, wait=0)
         work.go.clear()
-        busy = asyncio.create_task(of.run([1]))
+        busy = asyncio.create_task(item.run([1]))
         await begun(work)
-        left, stays = asyncio.create_task(of.run([2])), asyncio.create_task(of.run([3]))
+        left, stays = asyncio.create_task(item.run([2])), asyncio.create_task(item.run([3]))
         await asyncio.sleep(0)
         left.cancel()
         work.go.set()
         assert await stays == [9]
         await busy
         assert work.calls == [[1], [3]]
-        await of.close()
+        await item.close()
 
     asyncio.run(run())
 
@@ -121,20 +121,20 @@ def test_a_cancelled_request_leaves_no_work_behind() -> None:
 def test_a_full_queue_refuses_but_a_large_request_still_finds_a_place() -> None:
     async def run() -> None:
         work = Work()
-        of = batcher(work, size=2, wait=0, queue=3)
+        item = batcher(work, size=2, wait=0, queue=3)
         work.go.clear()
-        busy = asyncio.create_task(of.run([0]))
+        busy = asyncio.create_task(item.run([0]))
         await begun(work)
-        large = asyncio.create_task(of.run([1, 2, 3, 4]))  # the queue is empty
+        large = asyncio.create_task(item.run([1, 2, 3, 4]))  # the queue is empty
         await asyncio.sleep(0)
-        assert len(of) == 4
+        assert len(item) == 4
         with pytest.raises(Overloaded):
-            await of.run([5])
+            await item.run([5])
         work.go.set()
         await busy
         assert await large == [1, 4, 9, 16]
-        assert await of.run([5]) == [25]
-        await of.close()
+        assert await item.run([5]) == [25]
+        await item.close()
 
     asyncio.run(run())
 
@@ -142,11 +142,11 @@ def test_a_full_queue_refuses_but_a_large_request_still_finds_a_place() -> None:
 def test_without_batching_every_item_has_a_call_of_its_own() -> None:
     async def run() -> None:
         work, seen = Work(), list[int]()
-        of = batcher(work, size=1, wait=60)
-        of.observe = lambda items, seconds: seen.append(items)
-        await asyncio.gather(*(of.run([number]) for number in range(4)))
+        item = batcher(work, size=1, wait=60)
+        item.observe = lambda items, seconds: seen.append(items)
+        await asyncio.gather(*(item.run([index]) for index in range(4)))
         assert sorted(work.calls) == [[0], [1], [2], [3]]
         assert seen == [1] * 4
-        await of.close()
+        await item.close()
 
     asyncio.run(run())

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from ccmb.cli.serve import serve
-from ccmb.search.query import Query
+from ccmb.search.query import SearchQuery
 from ccmb.serving.config import ServeOptions
 from tests.helpers.serving import (
     ADMIN,
@@ -96,10 +96,10 @@ def test_a_client_that_asks_too_often_is_slowed_and_no_other() -> None:
     app = tiny_app(FakeIndex(), KEYS, rate=0.001, burst=3)
 
     async def work(http: httpx.AsyncClient) -> None:
-        found = [await http.post("/search", json={"text": "船"}) for _ in range(4)]
-        assert [answer.status_code for answer in found] == [200, 200, 200, 429]
-        assert error_of(found[3]) == (429, "too_many_requests")
-        assert int(found[3].headers["retry-after"]) > 100
+        result = [await http.post("/search", json={"text": "船"}) for _ in range(4)]
+        assert [answer.status_code for answer in result] == [200, 200, 200, 429]
+        assert error_of(result[3]) == (429, "too_many_requests")
+        assert int(result[3].headers["retry-after"]) > 100
         other = {"Authorization": f"Bearer {ADMIN}"}
         assert (await http.post("/search", json={"text": "船"}, headers=other)).status_code == 200
         assert (await http.get("/healthz")).status_code == 200
@@ -110,7 +110,7 @@ def test_a_client_that_asks_too_often_is_slowed_and_no_other() -> None:
 def test_what_takes_too_long_ends_and_is_dropped() -> None:
     index, go = FakeIndex(), threading.Event()
 
-    def hold(queries: Sequence[Query]) -> None:
+    def hold(queries: Sequence[SearchQuery]) -> None:
         assert go.wait(10)
 
     index.before = hold
@@ -132,7 +132,7 @@ def test_what_takes_too_long_ends_and_is_dropped() -> None:
 def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
     index, go, busy = FakeIndex(), threading.Event(), threading.Event()
 
-    def hold(queries: Sequence[Query]) -> None:
+    def hold(queries: Sequence[SearchQuery]) -> None:
         busy.set()
         assert go.wait(60)
 
@@ -145,41 +145,43 @@ def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
         async def work(http: httpx.AsyncClient) -> list[httpx.Response]:
             tasks = [asyncio.create_task(http.post("/search", json={"text": "first"}))]
             assert await asyncio.to_thread(busy.wait, 60)  # it is worked on
-            tasks += [asyncio.create_task(http.post("/search", json={"text": str(place)})) for place in range(5)]
+            tasks += [asyncio.create_task(http.post("/search", json={"text": str(position)})) for position in range(5)]
             async with asyncio.timeout(60):
                 while sum(task.done() for task in tasks) < 3:  # those that are refused
                     await asyncio.sleep(0.01)
             go.set()
             return await asyncio.gather(*tasks)
 
-        found = asked(app, work)
-        assert [answer.status_code for answer in found] == [200] * 3 + [503] * 3
-        assert error_of(found[-1]) == (503, "overloaded")
-        assert found[-1].headers["retry-after"] == "1"
+        result = asked(app, work)
+        assert [answer.status_code for answer in result] == [200] * 3 + [503] * 3
+        assert error_of(result[-1]) == (503, "overloaded")
+        assert result[-1].headers["retry-after"] == "1"
 
 
 def test_what_is_in_flight_when_the_server_is_told_to_stop_is_answered() -> None:
     index, started, go = FakeIndex(), threading.Event(), threading.Event()
 
-    def hold(queries: Sequence[Query]) -> None:
+    def hold(queries: Sequence[SearchQuery]) -> None:
         started.set()
         assert go.wait(10)
 
     index.before = hold
-    found = list[httpx.Response]()
+    result = list[httpx.Response]()
     with listening(tiny_app(index)) as url:
-        asking = threading.Thread(target=lambda: found.append(httpx.post(f"{url}/search", json={"text": "船", "k": 2})))
+        asking = threading.Thread(
+            target=lambda: result.append(httpx.post(f"{url}/search", json={"text": "船", "k": 2}))
+        )
         asking.start()
         assert started.wait(10)
         threading.Timer(0.3, go.set).start()  # well after the server is told to stop
     asking.join()
-    assert len(found[0].json()["hits"]) == 2
+    assert len(result[0].json()["hits"]) == 2
 
 
 def test_a_fault_of_the_server_is_internal_and_names_nothing() -> None:
     index = FakeIndex()
 
-    def fail(queries: Sequence[Query]) -> None:
+    def fail(queries: Sequence[SearchQuery]) -> None:
         if any(query.text == "坏" for query in queries):
             raise RuntimeError(f"{SECRET}/vectors.db is broken")
 
@@ -229,20 +231,20 @@ def test_every_answer_keeps_browsers_safe() -> None:
 
 
 def test_the_description_names_both_forms_of_a_body() -> None:
-    found = asked(tiny_app(keys=KEYS), lambda http: http.get("/openapi.json")).json()
-    assert found["openapi"].startswith("3.1")
-    content = found["paths"]["/search"]["post"]["requestBody"]["content"]
+    result = asked(tiny_app(keys=KEYS), lambda http: http.get("/openapi.json")).json()
+    assert result["openapi"].startswith("3.1")
+    content = result["paths"]["/search"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data"}
     for media in content.values():
         name = media["schema"]["$ref"].rpartition("/")[2]
-        assert "text" in found["components"]["schemas"][name]["properties"]
-    assert found["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+        assert "text" in result["components"]["schemas"][name]["properties"]
+    assert result["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     served = {"/search", "/match", "/embed", "/v1/embeddings", "/rerank", "/caption", "/classify", "/healthz"}
-    assert served <= set(found["paths"])
+    assert served <= set(result["paths"])
 
 
 def test_options_by_default_are_those_of_the_command() -> None:
-    shown = {name: of.default for name, of in inspect.signature(serve).parameters.items()}
+    shown = {name: item.default for name, item in inspect.signature(serve).parameters.items()}
     options = ServeOptions()
     assert (shown["batch"], shown["wait"], shown["queue"]) == (options.batch, 1000 * options.wait, options.queue)
     assert (shown["timeout"], shown["rate"], shown["burst"]) == (options.timeout, options.rate, options.burst)

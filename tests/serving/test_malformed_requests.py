@@ -60,8 +60,8 @@ def described(asker: Asker, examples: int) -> None:
     """Send `examples` requests to each operation of our description that break it somewhere."""
     schemathesis = pytest.importorskip("schemathesis")
     document = asker.runner.run(asker.http.get("/openapi.json")).json()
-    for found in schemathesis.openapi.from_dict(document).get_all_operations():
-        operation = found.ok()
+    for result in schemathesis.openapi.from_dict(document).get_all_operations():
+        operation = result.ok()
         strategy = operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
 
         @given(strategy)
@@ -113,9 +113,9 @@ def bomb(side: int) -> bytes:
 def damaged_pictures(count: int) -> Iterator[bytes]:
     """Files that end too early or have wrong bytes, by chance."""
     rng, whole = random.Random(0), [_as(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")]
-    for number in range(count):
-        data = bytearray(whole[number % len(whole)])
-        if number % 3 == 0:
+    for index in range(count):
+        data = bytearray(whole[index % len(whole)])
+        if index % 3 == 0:
             yield bytes(data[: rng.randrange(len(data) // 2)])
             continue
         for _ in range(rng.randrange(1, 40)):
@@ -136,8 +136,8 @@ def send_pictures(asker: Asker, count: int) -> None:
     for side in (1001, 30_000, 2**31 - 1):
         asker.refused(method="POST", url="/search", json={"picture": b64(bomb(side))})
         asker.refused(method="POST", url="/pictures", files={"picture": bomb(side)}, data={"name": "bomb.png"})
-    for number, data in enumerate(damaged_pictures(count)):
-        path = ("/search", "/embed", "/match", "/pictures")[number % 4]
+    for index, data in enumerate(damaged_pictures(count)):
+        path = ("/search", "/embed", "/match", "/pictures")[index % 4]
         bodies = {
             "/search": {"picture": b64(data)}, "/embed": {"pictures": [b64(data)]},
             "/match": {"text": "船", "pictures": [b64(png()), b64(data)]},
@@ -167,14 +167,14 @@ def send_odd_values(asker: Asker) -> None:
             asker.refused(method="POST", url=path, content=b"--x", headers={"content-type": media})
         many = [("text", (None, "x"))] * 2000
         asker.refused(method="POST", url=path, files=many)
-    for place in ("file:///etc/passwd", "http://169.254.169.254/", "/etc/passwd", "..\\x", "data:image/png;base64,"):
-        asker.refused(method="POST", url="/search", json={"picture": place})
-        asker.refused(method="POST", url="/v1/embeddings", json={"input": {"image": place}})
+    for position in ("file:///etc/passwd", "http://169.254.169.254/", "/etc/passwd", "..\\x", "data:image/png;base64,"):
+        asker.refused(method="POST", url="/search", json={"picture": position})
+        asker.refused(method="POST", url="/v1/embeddings", json={"input": {"image": position}})
     paths = ("..", "%2e%2e%2fetc%2fpasswd", "..%5c..%5cx", "%00", "a" * 5000, "%ff", "x;rm", "0" * 65, "-1", "*")
-    for place in paths:
+    for position in paths:
         for method in ("GET", "DELETE", "POST", "PUT", "PATCH", "HEAD"):
             for start in ("/pictures/", "/thumbnails/", "/", "/page.js/", "//", "/v1/"):
-                asker(method=method, url=f"http://127.0.0.1:8000{start}{place}")
+                asker(method=method, url=f"http://127.0.0.1:8000{start}{position}")
 
 
 def test_requests_that_break_the_description_are_refused(asker: Asker) -> None:

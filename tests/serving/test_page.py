@@ -69,23 +69,23 @@ def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
         context = browser.new_context(**options)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        found = Visit(page, index, url)
-        page.on("pageerror", lambda error: found.errors.append(str(error)))
-        page.on("console", lambda line: found.errors.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda of: found.asked.append(of.url))
+        result = Visit(page, index, url)
+        page.on("pageerror", lambda error: result.errors.append(str(error)))
+        page.on("console", lambda line: result.errors.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda item: result.asked.append(item.url))
         page.goto(url)
         page.wait_for_selector(".say")
-        yield found
+        yield result
         context.close()
     # Browsers log answers of 4xx as errors; scripts and the policy of contents must raise none.
-    assert [line for line in found.errors if "status of 4" not in line and "status of 5" not in line] == []
-    assert all(of.startswith((url, "blob:", "data:")) for of in found.asked)
+    assert [line for line in result.errors if "status of 4" not in line and "status of 5" not in line] == []
+    assert all(item.startswith((url, "blob:", "data:")) for item in result.asked)
 
 
 def test_a_text_finds_pictures_with_both_scores_and_the_stages_show_what_ranking_moves(visit: Visit) -> None:
     page = visit.page
     visit.search("红船")
-    assert visit.names() == [f"{number}.png" for number in range(11, -1, -1)]
+    assert visit.names() == [f"{index}.png" for index in range(11, -1, -1)]
     first = page.locator(CARD).first
     assert first.locator(".bar.cosine b").text_content() == "0.400"
     assert first.locator(".bar.match b").text_content() == "100%"
@@ -96,7 +96,7 @@ def test_a_text_finds_pictures_with_both_scores_and_the_stages_show_what_ranking
 
     page.click("#first")
     visit.until("!document.querySelector('#results .bar.match')")
-    assert visit.names() == [f"{number}.png" for number in range(12)]
+    assert visit.names() == [f"{index}.png" for index in range(12)]
     assert "stage=1" in page.url
     calls = len(visit.index.queries)
     page.keyboard.press("2")
@@ -129,7 +129,7 @@ def test_the_keys_do_all_of_it(visit: Visit) -> None:
     assert page.text_content("dialog h2") == "10.png"
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog[open]", state="detached")
-    assert page.evaluate(focused) == 1
+    visit.until(f"{focused} === 1")  # the focus comes back just after the dialog has gone
     page.keyboard.press("m")
     page.wait_for_selector(".chip")
     visit.until("document.querySelectorAll('#results > li').length === 11")

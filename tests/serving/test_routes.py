@@ -15,7 +15,7 @@ import torch
 from ccmb.core.errors import CcmbError
 from ccmb.data.class_names import classes_of_names
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.search.query import Condition, Query
+from ccmb.search.query import Condition, SearchQuery
 from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
 from ccmb.tasks.captioning.predict import caption_pictures
@@ -46,12 +46,12 @@ def test_searches_that_come_together_are_one_call() -> None:
 
     async def all_at_once(http: httpx.AsyncClient) -> list[httpx.Response]:
         return await asyncio.gather(
-            *(http.post("/search", json={"text": text, "k": 3 + place}) for place, text in enumerate(TEXTS))
+            *(http.post("/search", json={"text": text, "k": 3 + position}) for position, text in enumerate(TEXTS))
         )
 
-    found = asked(app, all_at_once)
-    assert [answer.status_code for answer in found] == [200] * len(TEXTS)
-    assert [len(answer.json()["hits"]) for answer in found] == [3 + place for place in range(len(TEXTS))]
+    result = asked(app, all_at_once)
+    assert [answer.status_code for answer in result] == [200] * len(TEXTS)
+    assert [len(answer.json()["hits"]) for answer in result] == [3 + position for position in range(len(TEXTS))]
     assert index.calls == [len(TEXTS)]
 
 
@@ -88,13 +88,13 @@ def test_every_way_to_ask_reaches_the_index() -> None:
             ),
         ]
 
-    found = asked(app, both)
-    assert [answer.status_code for answer in found] == [200] * 3, [answer.text for answer in found]
+    result = asked(app, both)
+    assert [answer.status_code for answer in result] == [200] * 3, [answer.text for answer in result]
     like, as_json, as_form = index.queries
     assert (like.like, like.rank) == (key, False)
     for query in (as_json, as_form):
         assert query.picture is not None
-        assert torch.equal(*(tiny_network().processor.images([of]) for of in (query.picture, picture)))
+        assert torch.equal(*(tiny_network().processor.images([item]) for item in (query.picture, picture)))
         shown = {name: getattr(query, name) for name in form}
         assert shown == {name: body[name] for name in form}
         assert query.where == (Condition("width", ">=", 300), Condition("folder", "under", "夏"))
@@ -114,6 +114,9 @@ def test_every_way_to_ask_reaches_the_index() -> None:
         ({"text": "船", "offset": -1}, "invalid_request"),
         ({"text": "船", "min_probability": 2}, "invalid_request"),
         ({"text": "船", "rank": False, "min_probability": 0.5}, "invalid_request"),
+        ({"text": "船", "rank": False, "depth": 9}, "invalid_request"),
+        ({"text": "船", "rank": False, "budget": 0.5}, "invalid_request"),
+        ({"like": "0" * 32, "depth": 9}, "invalid_request"),
         ({"text": "船", "where": [{"field": "colour", "comparison": "==", "value": 1}]}, "invalid_request"),
         ({"text": "船", "where": ["width"]}, "invalid_request"),
         ({"text": "船", "where": ["width>=wide"]}, "invalid_request"),
@@ -129,8 +132,8 @@ def test_every_way_to_ask_reaches_the_index() -> None:
     ],
 )
 def test_a_search_that_cannot_be_is_refused(body: dict[str, Any], code: str) -> None:
-    status, found = error_of(post(tiny_app(FakeIndex()), "/search", body))
-    assert found == code
+    status, result = error_of(post(tiny_app(FakeIndex()), "/search", body))
+    assert result == code
     assert status == (404 if code == "no_such_picture" else 422)
 
 
@@ -179,7 +182,7 @@ def test_a_picture_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
     index = FakeIndex()
     key = next(iter(index.pictures))
 
-    def lose(queries: Sequence[Query]) -> None:
+    def lose(queries: Sequence[SearchQuery]) -> None:
         index.delete([key])
         raise CcmbError(f"{SECRET}/{key}: no such picture in the index")
 
@@ -191,17 +194,17 @@ def test_embeddings_are_the_networks_in_both_forms() -> None:
     app, network, picture = tiny_app(), tiny_network(), tiny_pictures(1, seed=5)[0]
     texts = network.embed_texts(TEXTS[:2])
     [of_picture] = network.embed_pictures([picture])
-    found = post(app, "/embed", {"texts": TEXTS[:2], "pictures": [b64(png(picture))]}).json()
-    assert found["dim"] == len(of_picture)
-    torch.testing.assert_close(torch.tensor(found["texts"]), torch.stack(texts), rtol=0, atol=TINY_ERROR)
-    torch.testing.assert_close(torch.tensor(found["pictures"]), of_picture[None], rtol=0, atol=TINY_ERROR)
+    result = post(app, "/embed", {"texts": TEXTS[:2], "pictures": [b64(png(picture))]}).json()
+    assert result["dim"] == len(of_picture)
+    torch.testing.assert_close(torch.tensor(result["texts"]), torch.stack(texts), rtol=0, atol=TINY_ERROR)
+    torch.testing.assert_close(torch.tensor(result["pictures"]), of_picture[None], rtol=0, atol=TINY_ERROR)
 
     mixed = [TEXTS[0], {"image": "data:image/png;base64," + b64(png(picture))}, TEXTS[1]]
     for form in ("float", "base64"):
         answer = post(app, "/v1/embeddings", {"input": mixed, "model": "r2d2", "encoding_format": form}).json()
         assert (answer["object"], answer["model"], answer["usage"]["total_tokens"] > 4) == ("list", "tiny", True)
-        assert [of["index"] for of in answer["data"]] == [0, 1, 2]
-        rows = [of["embedding"] for of in answer["data"]]
+        assert [item["index"] for item in answer["data"]] == [0, 1, 2]
+        rows = [item["embedding"] for item in answer["data"]]
         if form == "base64":
             rows = [struct.unpack(f"<{len(of_picture)}f", base64.b64decode(row)) for row in rows]
         torch.testing.assert_close(
@@ -215,13 +218,13 @@ def test_matching_is_that_of_the_command_line() -> None:
     pictures = tiny_pictures(3, seed=1)
     network = tiny_network()
     expected = match_pictures(network.model, network.processor, TEXTS[0], pictures, 0.5)
-    body = {"text": TEXTS[0], "pictures": [b64(png(of)) for of in pictures], "min_probability": 0.5}
-    found = post(tiny_app(), "/match", body).json()["results"]
-    for of, right in zip(found, expected, strict=True):
-        assert of["cosine"] == pytest.approx(right.cosine, abs=TINY_ERROR)
-        assert of["match"] == pytest.approx(right.score, abs=TINY_ERROR)
-        assert of["probability"] == pytest.approx(right.probability, abs=TINY_ERROR)
-        assert of["is_match"] == right.match
+    body = {"text": TEXTS[0], "pictures": [b64(png(item)) for item in pictures], "min_probability": 0.5}
+    result = post(tiny_app(), "/match", body).json()["results"]
+    for item, right in zip(result, expected, strict=True):
+        assert item["cosine"] == pytest.approx(right.cosine, abs=TINY_ERROR)
+        assert item["match"] == pytest.approx(right.score, abs=TINY_ERROR)
+        assert item["probability"] == pytest.approx(right.probability, abs=TINY_ERROR)
+        assert item["is_match"] == right.match
 
 
 def test_a_model_that_is_not_calibrated_gives_no_probability() -> None:
@@ -242,14 +245,14 @@ def test_reranking_orders_pictures_keys_and_texts() -> None:
     index = FakeIndex()
     app, keys = tiny_app(index), list(index.pictures)[:2]
     pictures = tiny_pictures(4, seed=2)
-    body = {"text": TEXTS[1], "pictures": [b64(png(of)) for of in pictures], "keys": keys}
-    found = post(app, "/rerank", body).json()["results"]
-    assert sorted(of["index"] for of in found) == list(range(6))
-    assert [of["score"] for of in found] == sorted((of["score"] for of in found), reverse=True)
+    body = {"text": TEXTS[1], "pictures": [b64(png(item)) for item in pictures], "keys": keys}
+    result = post(app, "/rerank", body).json()["results"]
+    assert sorted(item["index"] for item in result) == list(range(6))
+    assert [item["score"] for item in result] == sorted((item["score"] for item in result), reverse=True)
     matched = post(app, "/match", {name: body[name] for name in ("text", "pictures")}).json()["results"]
-    for of in found:
-        if of["index"] < 4:
-            assert of["match"] == pytest.approx(matched[of["index"]]["match"], abs=TINY_ERROR)
+    for item in result:
+        if item["index"] < 4:
+            assert item["match"] == pytest.approx(matched[item["index"]]["match"], abs=TINY_ERROR)
     texts = post(app, "/rerank", {"picture": body["pictures"][0], "texts": list(TEXTS), "top": 3}).json()["results"]
     assert len(texts) == 3
     assert error_of(post(app, "/rerank", {"text": "船", "texts": ["船"]}))[0] == 422
@@ -263,18 +266,18 @@ def test_classes_are_those_of_the_command_line(depth: int | None) -> None:
     expected = classify(
         network.model, network.processor, pictures, classes_of_names(names), SETS["plain"], top=3, depth=depth
     )
-    body = {"pictures": [b64(png(of)) for of in pictures], "classes": names, "top": 3, "depth": depth}
-    found = post(tiny_app(), "/classify", body).json()["results"]
-    for of, right in zip(found, expected, strict=True):
-        assert [guess["name"] for guess in of] == [guess.name for guess in right.classes]
-        assert [guess["cosine"] for guess in of] == pytest.approx(
+    body = {"pictures": [b64(png(item)) for item in pictures], "classes": names, "top": 3, "depth": depth}
+    result = post(tiny_app(), "/classify", body).json()["results"]
+    for item, right in zip(result, expected, strict=True):
+        assert [guess["name"] for guess in item] == [guess.name for guess in right.classes]
+        assert [guess["cosine"] for guess in item] == pytest.approx(
             [guess.cosine for guess in right.classes], abs=TINY_ERROR
         )
         if depth:
-            assert of[0]["score"] == pytest.approx(right.classes[0].score, abs=TINY_ERROR)
+            assert item[0]["score"] == pytest.approx(right.classes[0].score, abs=TINY_ERROR)
     assert error_of(post(tiny_app(), "/classify", body | {"classes": ["猫", "猫"]}))[0] == 422
     assert error_of(post(tiny_app(), "/classify", body | {"classes": "/etc/passwd"}))[0] == 422
-    many = body | {"classes": [f"类{number}" for number in range(500)], "templates": "all"}
+    many = body | {"classes": [f"类{index}" for index in range(500)], "templates": "all"}
     assert "prompts" in post(tiny_app(), "/classify", many).json()["error"]["message"]
 
 
@@ -322,8 +325,10 @@ def test_captions_are_those_of_the_command_line() -> None:
     work = ModelWork(plain.model, plain.processor, (captioner, plain.processor))
     pictures = tiny_pictures(2, seed=6)
     expected = caption_pictures(captioner, plain.processor, pictures)
-    found = post(make_app(work), "/caption", {"pictures": [b64(png(of)) for of in pictures]}).json()["results"]
-    assert [[one["text"] for one in of] for of in found] == [[one.text for one in of.candidates] for of in expected]
+    result = post(make_app(work), "/caption", {"pictures": [b64(png(item)) for item in pictures]}).json()["results"]
+    assert [[one["text"] for one in item] for item in result] == [
+        [one.text for one in item.candidates] for item in expected
+    ]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from ccmb.core.errors import CcmbError
 from ccmb.training.checkpoints import FILE_NAME, list_checkpoints, load_latest, save_checkpoint
 from tests.helpers.disk import full_disk
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 STATE = {"weights": torch.arange(1000.0), "optimizer": {"step": 3, "betas": [0.9, 0.98], 0: torch.ones(2)}}
 
 

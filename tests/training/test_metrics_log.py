@@ -10,6 +10,8 @@ from ccmb.training.metrics_log import event_files
 from tests.helpers.disk import full_disk
 from tests.helpers.toy_training import STEPS, run, send
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 
 def shown(folder) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard would draw."""

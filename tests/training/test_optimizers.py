@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.training.optimizers import Muon, ParameterGroup, lr_factor, make_optimizers, orthogonalise, set_learning_rates
 from ccmb.training.recipe import OptimizerRecipe
 from tests.helpers.exact import PROOFS, assert_same, same

@@ -6,31 +6,30 @@ results/features/               encoded galleries; may be deleted at any time
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ccmb.benchmark.evaluation.captioning import BEAMS, CaptionSet
-from ccmb.benchmark.evaluation.classification_sets import ClassSet
-from ccmb.benchmark.evaluation.evaluate import Readable, measure
-from ccmb.benchmark.evaluation.generation import GenerationSet
-from ccmb.benchmark.evaluation.sets import MatchingSet, MeasuredSet
+from ccmb.benchmark.evaluation.measurement import MeasuredSet, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer
 from ccmb.benchmark.models.open_model import label_and_source, open_peer
+from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.provenance import commit, hardware
 from ccmb.benchmark.results.result import Data, Measured, Result, Seen, read_result, result_key, slug
 from ccmb.benchmark.worker_processes import ProcessLost, share
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import write_json
+from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.seen_images import seen_mark
-from ccmb.inference.stages import EXACT
 from ccmb.tasks.common.seen import seen_by
+
+_LOG = logging.getLogger(__name__)
 
 VERSION = 2  # of how results are made; a new one makes all of them anew
 
@@ -82,7 +81,9 @@ class Bench:
         if _is_done(path, key):
             return Outcome(skipped=[path])
         try:
-            result = _result(peer, of, readable, self.out / "features", self.settings, key, seen)
+            result = _result(
+                peer, of, readable=readable, cache=self.out / "features", settings=self.settings, key=key, seen=seen
+            )
             write_json(path, result.model_dump())
         except CcmbError as error:
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
@@ -132,7 +133,7 @@ def run_benchmark(
                 advance(1, bench.name_of(job))
         return outcome
     for number, job in enumerate(jobs, start=1):
-        print(f"[{number}/{len(jobs)}] {bench.name_of(job)}", file=sys.stderr, flush=True)
+        _LOG.info("[%d/%d] %s", number, len(jobs), bench.name_of(job), extra=BARE)
         outcome.add(bench.measure(job))
     return outcome
 
@@ -148,11 +149,7 @@ def _check_names(names: Sequence[str], option: str, form: str) -> None:
 
 def _seen(model: str, of: MeasuredSet) -> Seen | None:
     """How many of a set's images a model was trained on."""
-    if isinstance(of, ClassSet):
-        names = [one.name for one in of.labelled]
-    else:
-        names = [sample.image for sample in of.samples]
-    mark = seen_mark(seen_by(label_and_source(model)[1]), names)
+    mark = seen_mark(seen_by(label_and_source(model)[1]), [sample.image for sample in of.samples])
     return None if mark is None else Seen.model_validate(mark)
 
 
@@ -160,20 +157,7 @@ def _key(peer: Peer, of: MeasuredSet, settings: Settings, seen: Seen | None) -> 
     rest: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
     if seen is not None and seen.images:
         rest["seen"] = seen.images
-    if isinstance(of, MatchingSet):
-        rest |= {"family": "matching", "match_temperature": peer.match_temperature}
-    elif isinstance(of, ClassSet):
-        depth = settings.class_depth if peer.can_rank else None
-        rest |= {"family": "classification", "prompts": of.prompt_set, "depth": depth}
-    elif isinstance(of, CaptionSet):
-        rest |= {"family": "captioning", "beams": BEAMS}
-    elif isinstance(of, GenerationSet):
-        rest |= {"family": "generation", "painting": asdict(settings.painting), "pictures": settings.pictures}
-        rest |= {"judge": settings.judge, "features": settings.features}
-    else:
-        rest |= {"depth": settings.depth if peer.can_rank else None, "convention": settings.convention}
-        if peer.options is not None and peer.options != EXACT:
-            rest["ranking"] = peer.options.to_dict()
+    rest |= BENCHMARKS[of.family].depends_on(peer, of, settings)
     return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
 
 
@@ -187,7 +171,7 @@ def _is_done(path: Path, key: str) -> bool:
 def _result(
     peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settings: Settings, key: str, seen: Seen | None
 ) -> Result:
-    measured = measure(peer, of, readable, cache, settings)
+    measured = BENCHMARKS[of.family].measure(peer, of, readable, cache, settings)
     return Result(
         key=key,
         model=Measured(
@@ -206,7 +190,7 @@ def _result(
         cascade=None if measured.ranking is None else measured.ranking.cascade,
         seed=settings.seed,
         draws=settings.draws,
-        **measured.sections,
+        **{of.family: measured.section},
         drawn_with=measured.drawn_with,
         commit=commit(),
         hardware=hardware(),

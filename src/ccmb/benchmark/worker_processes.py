@@ -7,7 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar
 
@@ -15,6 +15,7 @@ import torch
 
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError
+from ccmb.core.logs import lines_on_stderr, shown_as_lines
 from ccmb.core.progress import silence
 
 
@@ -68,7 +69,7 @@ class _Process:
         self.device = device
         self.pipe, theirs = multiprocessing.Pipe()
         self._child = multiprocessing.get_context("spawn").Process(
-            target=_answer, args=(function, device, cpus, theirs), daemon=True
+            target=_answer, args=(function, device, cpus, theirs, shown_as_lines()), daemon=True
         )
         self._child.start()
         theirs.close()  # only the child holds it, so that its end is seen here
@@ -95,7 +96,12 @@ class _Process:
         self.pipe.close()
 
 
-def _answer(function: Callable[[Any], Any], device: str, cpus: int, pipe: Connection) -> None:
+def _answer(function: Callable[[Any], Any], device: str, cpus: int, pipe: Connection, lines: bool) -> None:
+    with lines_on_stderr() if lines else nullcontext():
+        _answer_all(function, device, cpus, pipe)
+
+
+def _answer_all(function: Callable[[Any], Any], device: str, cpus: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer, which ends this process
     silence()
     os.environ["CUDA_VISIBLE_DEVICES"] = _visible(device)

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccmb.cli.caption import CaptionsFlag
-from ccmb.cli.common.given import given, need_second_stage, refuse_given, refuse_unread
-from ccmb.cli.common.options import (
-    CascadeOption,
-    ConventionOption,
-    ImagesOption,
-    JsonFlag,
-    PrecisionOption,
-    TextFieldOption,
-    print_result,
-)
-from ccmb.cli.evaluate import refuse_unread_set
-from ccmb.cli.generate import (
-    BestOfOption,
-    FeaturesOption,
-    GenerateFlag,
-    GuidanceOption,
-    JudgeOption,
-    LimitOption,
-    StepsOption,
-)
-from ccmb.cli.match import CLASSES_HELP, TemplatesOption
+from ccmb.benchmark.registry import BENCHMARKS
+from ccmb.cli.common.options import JsonFlag, print_result
+from ccmb.cli.common.signature import takes
 from ccmb.core.choices import Setting
-from ccmb.core.errors import UsageError
+from ccmb.core.options import flags_of, refuse_unread
+from ccmb.tasks.options import PairOptions
 
 if TYPE_CHECKING:
-    from ccmb.benchmark.evaluation.sets import MeasuredSet
+    from ccmb.benchmark.evaluation.measurement import MeasuredSet
+    from ccmb.benchmark.runner import Outcome
+
+OF_SETS = ("split", "images", "classes", "templates", "captions", "generate")  # as `open_set` takes them
 
 
-# Which options the sets of each family read; the others would do nothing with them.
-READS = {
-    "retrieval": ("images", "text_field", "depth", "precision", "cascade", "convention", "split"),
-    "matching": ("images", "split"),
-    "classification": ("classes", "templates", "class_depth", "split"),
-    "captioning": ("images", "text_field", "captions", "split"),
-    "generation": (
-        "images", "text_field", "generate", "steps", "guidance", "best_of", "judge", "features", "limit", "split",
-    ),
-}  # fmt: skip
-SECOND_STAGE = ("depth", "class_depth", "precision", "cascade")
-
-
+@takes(*(family.options for family in BENCHMARKS.values()))
 def benchmark(
     context: typer.Context,
     model: Annotated[
@@ -70,38 +44,17 @@ def benchmark(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")] = Path("results"),
-    split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
-    text_field: TextFieldOption = None,
-    images: ImagesOption = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", "-c", help=f"{CLASSES_HELP} By default classes.json of the folder, or ImageNet's."),
-    ] = None,
-    templates: TemplatesOption = "all",
-    class_depth: Annotated[
-        int | None, typer.Option(min=1, help="Classes that the second stage ranks; by default it is left out.")
-    ] = None,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates of the first stage that the second one ranks.")] = 128,
-    captions: CaptionsFlag = False,
-    generate: GenerateFlag = False,
-    steps: StepsOption = 20,
-    guidance: GuidanceOption = 3.0,
-    best_of: BestOfOption = 1,
-    judge: JudgeOption = None,
-    features: FeaturesOption = None,
-    limit: LimitOption = None,
+    *,
     context_length: Annotated[
         int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
     ] = None,
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
-    precision: PrecisionOption = "fp32",
-    cascade: CascadeOption = None,
-    convention: ConventionOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals, and of painted pictures.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
     ] = None,
     as_json: JsonFlag = False,
+    **given: Any,
 ) -> None:
     """Measure any models on any sets of retrieval, matching, classification, captioning and generation, one result file
     each; running it again does only what is missing.
@@ -114,28 +67,20 @@ def benchmark(
 
     Example: ccmb benchmark --model runs/pictures --data ecommerce-t2i=downloads/t2i --split val --best-of 4
     """
-    from ccmb.benchmark.evaluation.sets import open_set
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.open_model import is_exported, may_rank
     from ccmb.benchmark.runner import run_benchmark
     from ccmb.core.signals import orderly_end
-    from ccmb.inference.stages import RankOptions
-    from ccmb.tasks.generation.predict import Painting
 
-    ranking = RankOptions(precision, cascade)
-    settings = Settings(
-        depth, context_length, setting, seed, class_depth=class_depth, ranking=ranking,
-        painting=Painting(steps, guidance, best_of, seed), judge=judge, features=features, pictures=limit,
-        convention=convention or "equal_texts",
-    )  # fmt: skip
+    settings = Settings(context_length=context_length, setting=setting, seed=seed)
+    for family in BENCHMARKS.values():
+        settings = family.settle(settings, family.options.read(given))
     with orderly_end():
-        how = (split, text_field or ["texts"], images, classes, templates, captions, generate)
-        sets = [open_set(spec, *how) for spec in data]
-        _refuse_unread(context, sets, data)
-        need_second_stage(context, any(map(may_rank, model)), ", ".join(model), *SECOND_STAGE)
-        if precision == "fp32" and any(map(is_exported, model)):
-            refuse_given(context, "of networks in torch; an export keeps the one that it was made with", "precision")
-        outcome = run_benchmark(model, sets, out, settings, devices.split(",") if devices else ())
+        sets = _open_sets(model, data, given)
+        _say(run_benchmark(model, sets, out, settings, devices.split(",") if devices else ()), as_json)
+
+
+def _say(outcome: Outcome, as_json: bool) -> None:
+    """Print what became of the measurements, and end with exit code 1 where one failed."""
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
     print_result(values, as_json, "\n".join(lines))
@@ -145,25 +90,28 @@ def benchmark(
         raise typer.Exit(1)
 
 
-def _refuse_unread(context: typer.Context, sets: list[MeasuredSet], data: list[str]) -> None:
-    """Refuse options that none of the sets reads, and a split that a folder of classes has not.
+def _open_sets(models: Sequence[str], data: Sequence[str], given: Mapping[str, Any]) -> list[MeasuredSet]:
+    """Open all sets, and refuse options that none of them, or none of the models, reads.
 
     Raises:
         UsageError: one was given; the message names it.
     """
-    from ccmb.benchmark.evaluation.classification_sets import ClassSet
-    from ccmb.benchmark.evaluation.sets import family_of
+    from ccmb.benchmark.evaluation.sets import open_set
 
-    families = list(dict.fromkeys(map(family_of, sets)))
-    read = {name for family in families for name in READS[family]}
-    refuse_unread(context, " and ".join(families), READS | {" and ".join(families): tuple(read)})
-    refuse_unread_set(context, *data)
-    if flags := given(context, "split"):
-        for spec, of in zip(data, sets, strict=True):
-            if isinstance(of, ClassSet) and of.split == "all":
-                raise UsageError(f"{flags[0]} {context.params['split']}: {spec} has no such folder; leave it out")
-    if "classification" in families and all(of.class_list == "its own" for of in sets if isinstance(of, ClassSet)):
-        refuse_given(context, "of folders without a list of their own", "templates")
+    how = {name: given[name] for name in OF_SETS if name in given}
+    fields = PairOptions.read(given).fields
+    sets = [open_set(spec, fields=fields, **how) for spec in data]
+    names = list(dict.fromkeys(opened.family for opened in sets))
+    options = {name: family.options for name, family in BENCHMARKS.items()}
+    reads = {name: {*one.table()} for name, one in options.items()}
+    mode = " and ".join(names)
+    reads |= {mode: {option for name in names for option in reads[name]}}
+    refuse_unread(flags_of(given, options.values()), mode, reads)
+    PairOptions.read(given).refuse_fields_of_published(*data)
+    for name in names:
+        of_family = {spec: opened for spec, opened in zip(data, sets, strict=True) if opened.family == name}
+        BENCHMARKS[name].check(options[name].read(given), of_family, models)
+    return sets
 
 
 def leaderboard(

@@ -10,8 +10,8 @@ import typer
 from ccmb.cli.common.options import ImagesOption, ModelOption, TextFieldOption
 from ccmb.cli.common.options import say_unreadable as _say_unreadable
 from ccmb.cli.common.tables import calibration_table
-from ccmb.cli.evaluate import folder_for_pairs
 from ccmb.core.errors import UsageError
+from ccmb.tasks.retrieval.family import folder_for_pairs
 
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="A pairs.jsonl file.")]
 

@@ -88,7 +88,16 @@ def convert(
 
         if field:
             raise UsageError("--field goes with a pairs file; a data set is written with all its fields")
-        done, skipped = convert_dataset(name, folder, out, split, images, samples_per_shard, image_size, keep_metadata)
+        done, skipped = convert_dataset(
+            name,
+            folder,
+            out=out,
+            split=split,
+            images=images,
+            samples_per_shard=samples_per_shard,
+            size=image_size,
+            keep_metadata=keep_metadata,
+        )
         say_findings(skipped)
     else:
         from ccmb.data.images.source import ImageSource
@@ -97,7 +106,16 @@ def convert(
         pairs = Path(source)
         pictures = ImageSource.open(images or pairs.parent / "images.tar")
         fields = field or ["texts"]
-        done = convert_pairs(pairs, pictures, out, split, fields, samples_per_shard, image_size, keep_metadata)
+        done = convert_pairs(
+            pairs,
+            pictures,
+            out=out,
+            split=split,
+            fields=fields,
+            samples_per_shard=samples_per_shard,
+            size=image_size,
+            keep_metadata=keep_metadata,
+        )
     say_unreadable(done.unreadable)
     print_result(asdict(done), as_json, f"{out}: {done.samples} samples in {done.shards} shards")
 
@@ -139,7 +157,7 @@ def verify(
     if _names_a_set(targets):
         if len(targets) != 2 or field:
             raise UsageError(f"a data set is verified as: ccmb data verify {targets[0]} FOLDER, without --field")
-        _verify_set(targets[0], targets[1], split, images, against or [], as_json)
+        _verify_set(targets[0], targets[1], split=split, images=images, against=against or [], as_json=as_json)
         return
     if split or images or against:
         raise UsageError(

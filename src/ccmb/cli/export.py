@@ -39,12 +39,12 @@ def export(
     Example: ccmb export --model quickstart/run --out int8 --data quickstart/corpus/pairs.jsonl --text-field captions
     """
     from ccmb.benchmark.models.open_model import may_rank
-    from ccmb.cli.evaluate import folder_for_pairs
     from ccmb.core.files import write_json
     from ccmb.r2d2.loading import load_model
     from ccmb.r2d2.onnx.export import export_model
     from ccmb.r2d2.onnx.runtime import load_exported
     from ccmb.tasks.export.compare import compare_recall, compare_speed
+    from ccmb.tasks.retrieval.family import folder_for_pairs
 
     if data is None:
         refuse_given(context, "of --data", *OF_DATA, instead="give that, or leave {} out")
@@ -55,8 +55,18 @@ def export(
     (network, processor), (exported, _) = load_model(model), load_exported(out)
     report: dict[str, Any] = {"speed": compare_speed(network, exported)}
     if data is not None and pictures is not None:
-        options = (split, text_field or ["texts"], depth, limit_texts)
-        report["recall"] = compare_recall(network, exported, processor, data, pictures, *options)
+        fields = text_field or ["texts"]
+        report["recall"] = compare_recall(
+            network,
+            exported,
+            processor,
+            data,
+            pictures,
+            split=split,
+            fields=fields,
+            depth=depth,
+            texts_per_image=limit_texts,
+        )
         say_unreadable(report["recall"].pop("unreadable"))
     record.measured = report
     record.write(out)

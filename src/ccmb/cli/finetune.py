@@ -46,9 +46,10 @@ def finetune(
     """
     from ccmb.cli.common.tables import comparison_table
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
-    from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
     from ccmb.tasks.finetuning.run import finetune as run_finetuning
     from ccmb.tasks.pretraining.batches import unreadable_pictures
+    from ccmb.tasks.registry import finetuner_of
 
     path = find_recipe(recipe, FINETUNING)
     start = [f"model.start={model}"] if model else []
@@ -58,7 +59,7 @@ def finetune(
     run = out or Path("runs") / f"{path.stem}-finetuned"
     if not also:
         refuse_given(context, "of --also", "also_split", "also_field", instead="give that too, or leave {} out")
-    elif typed.task == "matching" or all(Path(spec.rpartition("=")[2]).is_dir() for spec in also):
+    elif not finetuner_of(typed.task).reads_fields or all(Path(spec.rpartition("=")[2]).is_dir() for spec in also):
         refuse_given(context, "of own pairs with texts, and none is given with --also", "also_field")
     further = [(spec, also_split, also_field or ["texts"]) for spec in also or []]
     with orderly_end():

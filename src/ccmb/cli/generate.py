@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ccmb.cli.common.given import refuse_given
 from ccmb.cli.common.options import JsonFlag, print_result
+from ccmb.cli.common.signature import takes
 from ccmb.core.choices import Solver
-
-StepsOption = Annotated[int, typer.Option(min=1, help="From noise to a picture.")]
-GuidanceOption = Annotated[
-    float, typer.Option(min=0, help="How much the text counts: 1 is as trained, more is more faithful and less varied.")
-]
-BestOfOption = Annotated[
-    int, typer.Option("--best-of", min=1, help="Pictures of each text, the one with the best match score first.")
-]
-SolverOption = Annotated[Solver, typer.Option(help="How a flow is followed; heun takes twice as long a step.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of the noise: equal seeds paint equal pictures.")]
-FeaturesOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Run, model folder or hub id whose features FID and KID compare: R2D2 or any model of transformers that "
-        "reads pictures; by default the model itself."
-    ),
-]
-GenerateFlag = Annotated[bool, typer.Option("--generate", help="Measure pictures painted from the texts of own pairs.")]
-LimitOption = Annotated[
-    int | None, typer.Option(min=2, help="Of --generate: paint the texts of the first N pictures alone.")
-]
-JudgeOption = Annotated[
-    str | None,
-    typer.Option(help="Run, model folder or hub id of the R2D2 that gives match scores; by default the model itself."),
-]
+from ccmb.core.options import Flag
+from ccmb.tasks.generation.family import PaintingOptions
+from ccmb.tasks.options import NoiseSeedOption
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(PaintingOptions):
+    """How pictures are painted and chosen."""
+
+    seed: NoiseSeedOption = 0
+    solver: Annotated[Solver, Flag("How a flow is followed; heun takes twice as long a step.")] = "euler"
+
+
+@takes(GenerateOptions)
 def generate(
     context: typer.Context,
     texts: Annotated[list[str], typer.Argument(help="What the pictures show, in Chinese; a row of the grid each.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A run or model folder of `ccmb finetune generation`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The grid, a PNG file.")] = Path("generated.png"),
-    seed: SeedOption = 0,
-    steps: StepsOption = 20,
-    guidance: GuidanceOption = 3.0,
-    best_of: BestOfOption = 1,
-    solver: SolverOption = "euler",
-    judge: JudgeOption = None,
+    *,
     pictures: Annotated[
         Path | None, typer.Option(help="Also a folder for every picture as a PNG file of its own.")
     ] = None,
     as_json: JsonFlag = False,
+    **given: Any,
 ) -> None:
     """Paint what texts describe: a grid with one row a text, the best first by match score.
 
@@ -61,21 +44,22 @@ def generate(
     from ccmb.r2d2.generative.diffusion import Diffusion
     from ccmb.r2d2.generative.generator import load_generator
     from ccmb.tasks.generation.grid import save_grid, save_pictures
-    from ccmb.tasks.generation.predict import Painting, check_texts, open_judge, paint_texts
+    from ccmb.tasks.generation.predict import check_texts, open_judge, paint_texts
 
+    options = GenerateOptions.read(given)
     network, processor = load_generator(model)
     check_texts(processor, texts)
     if isinstance(network.process, Diffusion):
-        refuse_given(context, "of flow matching, and this model's pipeline is sampled by DDIM", "solver")
-    options = Painting(steps, guidance, best_of, seed, solver)
-    found = paint_texts(network, processor, texts, options, open_judge(judge, model, network, processor))
+        options.refuse("of flow matching, and this model's pipeline is sampled by DDIM", "solver")
+    painting = options.painting(options.seed, solver=options.solver)
+    found = paint_texts(network, processor, texts, painting, open_judge(options.judge, model, network, processor))
     save_grid(found, out)
     if pictures is not None:
         save_pictures(found, pictures)
     values: dict[str, Any] = {
         "grid": str(out),
-        "painting": asdict(options),
-        "judge": judge or model,
+        "painting": asdict(painting),
+        "judge": options.judge or model,
         "texts": [
             {
                 "text": of.text,

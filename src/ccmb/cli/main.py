@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-# Idle OpenMP threads that spin take the core from whoever works; this must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import typer
 
 from ccmb.cli.benchmark import benchmark, leaderboard
@@ -26,7 +22,18 @@ from ccmb.cli.runs import doctor, presets, runs
 from ccmb.cli.search import index, search
 from ccmb.cli.serve import serve
 from ccmb.core.errors import CcmbError, Stopped
+from ccmb.core.logs import lines_on_stderr
 from ccmb.core.terminal import guarded, visible_line
+
+# Of libraries, read when they are first imported, which only the verbs do; what a user has set stays.
+SETTINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the core from whoever works
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DAFT_ANALYTICS_ENABLED": "0",  # no telemetry
+    "DAFT_PROGRESS_BAR": "0",
+}
 
 app = typer.Typer(
     name="ccmb",
@@ -62,15 +69,15 @@ app.command()(serve)
 
 def main() -> None:
     """Entry point: user errors become one line and an exit code of 1 or 2."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     if "--help" in sys.argv:
         _run()  # its colours are our own
         return
     os.environ.setdefault(
         "_TYPER_FORCE_DISABLE_TERMINAL", "1"
     )  # nor does Typer colour usage errors where CI asks it to
-    with guarded():
+    with guarded(), lines_on_stderr():
         _run()
 
 

@@ -10,14 +10,10 @@ import typer
 
 from ccmb.cli.common.options import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
 from ccmb.core.terminal import visible_line
+from ccmb.tasks.classification.family import CLASSES_HELP, TEMPLATES_HELP
 
 if TYPE_CHECKING:
     from ccmb.r2d2.processing import R2D2Processor
-
-CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
-TemplatesOption = Annotated[
-    str, typer.Option(help="Prompts of a class: all, plain, a text with {} for its name, or a file of one a line.")
-]
 
 
 def match(
@@ -61,7 +57,7 @@ def classify(
     model: ModelOption,
     classes: Annotated[str, typer.Option("--classes", "-c", help=CLASSES_HELP)],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
-    templates: TemplatesOption = "all",
+    templates: Annotated[str, typer.Option(help=TEMPLATES_HELP)] = "all",
     depth: Annotated[
         int | None, typer.Option(min=1, help="Let the second stage rank so many of the best classes.")
     ] = None,

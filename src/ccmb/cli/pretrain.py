@@ -10,8 +10,8 @@ import typer
 from ccmb.cli.common.options import JsonFlag
 from ccmb.cli.common.options import print_result as _result
 from ccmb.cli.common.options import say_unreadable as _say_unreadable
-from ccmb.cli.common.tables import retrieval_table
 from ccmb.core.signals import orderly_end
+from ccmb.tasks.retrieval.table import retrieval_table
 
 
 def quickstart(

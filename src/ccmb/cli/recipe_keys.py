@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from ccmb.core.files import atomic_write
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.tasks.family import FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
 Language = Literal["en", "zh"]
@@ -40,6 +40,7 @@ class Key(NamedTuple):
         default: as YAML writes it; None where it must be given.
         bounds: such as "> 0, ≤ 1".
         about: the field's description.
+        before: names that the key had earlier and that still load.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Key(NamedTuple):
     default: str | None
     bounds: str
     about: str
+    before: tuple[str, ...] = ()
 
 
 def keys_of(kind: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> Iterator[Key]:
@@ -56,15 +58,35 @@ def keys_of(kind: type[BaseModel], prefix: str = "", defaults: BaseModel | None 
         prefix: of the part's keys, with its dot.
         defaults: a part as its recipe has it by default, if that differs from the part's own defaults.
     """
+    before = _earlier_names(kind)
     for name, field in kind.model_fields.items():
         default = getattr(defaults, name) if defaults is not None else default_of(field)
         part = part_of(field.annotation)
         if part is None or default is None:
             # What is a part or nothing is a key too, of which nothing is the default.
-            yield Key(f"{prefix}{name}", kind_of(field), written(default), bounds_of(field), field.description or "")
+            about, names = field.description or "", tuple(before.get(name, ()))
+            yield Key(
+                name=f"{prefix}{name}",
+                kind=kind_of(field),
+                default=written(default),
+                bounds=bounds_of(field),
+                about=about,
+                before=names,
+            )
         if part is not None:
             own = default if isinstance(default, BaseModel) else None
             yield from keys_of(type(own) if own is not None else part, f"{prefix}{name}.", own)
+
+
+def _earlier_names(kind: type[BaseModel]) -> dict[str, list[str]]:
+    """By the name of a field, those that the part's table of retired keys lists for it."""
+    names: dict[str, list[str]] = {}
+    for base in kind.__mro__:
+        for old, new in vars(base).get("RETIRED", {}).items():
+            name = new if isinstance(new, str) else new.name
+            if name != old:
+                names.setdefault(name, []).append(old)
+    return names
 
 
 def default_of(field: FieldInfo) -> Any:
@@ -206,6 +228,9 @@ def _table(keys: Iterable[Key], language: Language) -> str:
         if language == "zh":
             takes, default = _in_chinese(takes), _in_chinese(default)
         about = key.about.replace("|", "\\|")
+        if key.before:
+            names = ", ".join(f"`{name}`" for name in key.before)
+            about = f"{about} (before: {names})".strip()
         lines.append(f"| `{key.name}` | {takes} | {default} | {about} |")
     return "\n".join(lines) + "\n"
 

@@ -54,9 +54,9 @@ def doctor(
     Example: ccmb doctor muge data.folder=downloads/muge --model runs/flickr8k
     """
     from ccmb.core.config.recipe_files import load_recipe
-    from ccmb.tasks.doctor.findings import findings_table
+    from ccmb.tasks.doctor.findings import results_table
     from ccmb.tasks.doctor.run import examine
-    from ccmb.tasks.family import FinetuneRecipe, find_any_recipe
+    from ccmb.tasks.finetuning.recipe import FinetuneRecipe, find_any_recipe
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
     path, tunes = find_any_recipe(recipe, bool(model))
@@ -64,7 +64,7 @@ def doctor(
     typed = load_recipe(FinetuneRecipe if tunes else PretrainRecipe, path, changes)
     usual = Path("runs") / (f"{path.stem}-finetuned" if tunes else path.stem)
     findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))
-    print_result([asdict(found) for found in findings], as_json, findings_table(findings))
+    print_result([asdict(found) for found in findings], as_json, results_table(findings))
     if any(found.level == "problem" for found in findings):
         raise typer.Exit(1)
 

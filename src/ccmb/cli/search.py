@@ -30,6 +30,25 @@ WHERE_HELP = "Only pictures such as width>=800, date<2024-05 or 'folder under 20
 
 OF_INDEXING = ("model", "fields", "gone", "store", "states", "allow_private", "exclude", "fast")
 
+FieldsOption = Annotated[
+    Path | None, typer.Option(help='Own fields: JSON lines such as {"name": "a.jpg", "author": "王"}, or Parquet.')
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Pass over what is called so, such as '*.gif', raw or 2019/scans; kept for the next time."),
+]
+ForgetOption = Annotated[
+    list[str] | None, typer.Option(help="Take a folder or file out of the index for good, be it there or not.")
+]
+StoreOption = Annotated[str | None, typer.Option(help="URI of a Milvus server that holds the vectors of a new index.")]
+StatesOption = Annotated[
+    float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
+]
+PrivateOption = Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")]
+ProxyFlag = Annotated[
+    bool, typer.Option("--proxy-from-environment", help="Fetch URLs through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+]
+
 
 def index(
     context: typer.Context,
@@ -38,27 +57,14 @@ def index(
         str | None, typer.Option("--model", "-m", help="A run or model folder; by default the index's own.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The index folder.")] = Path("index"),
-    fields: Annotated[
-        Path | None, typer.Option(help='Own fields: JSON lines such as {"name": "a.jpg", "author": "王"}, or Parquet.')
-    ] = None,
+    fields: FieldsOption = None,
     gone: Annotated[Literal["auto", "remove", "keep"], typer.Option(help=GONE_HELP)] = "auto",
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="Pass over what is called so, such as '*.gif', raw or 2019/scans; kept for the next time."),
-    ] = None,
-    forget: Annotated[
-        list[str] | None, typer.Option(help="Take a folder or file out of the index for good, be it there or not.")
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="URI of a Milvus server that holds the vectors of a new index.")
-    ] = None,
-    states: Annotated[
-        float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
-    ] = 0.0,
-    allow_private: Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")] = None,
-    proxy_from_environment: Annotated[
-        bool, typer.Option("--proxy-from-environment", help="Fetch URLs through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
-    ] = False,
+    exclude: ExcludeOption = None,
+    forget: ForgetOption = None,
+    store: StoreOption = None,
+    states: StatesOption = 0.0,
+    allow_private: PrivateOption = None,
+    proxy_from_environment: ProxyFlag = False,
     fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -86,16 +92,16 @@ def index(
         report = build_index(
             pictures or [],
             out,
-            network,
-            processor,
-            model,
-            store,
-            fields,
-            gone,
-            int(states * 2**30),
-            allow_private or (),
-            exclude,
-            proxy_from_environment,
+            network=network,
+            processor=processor,
+            model=model,
+            store=store,
+            fields=fields,
+            gone=gone,
+            states_bytes=int(states * 2**30),
+            allow_private=allow_private or (),
+            exclude=exclude,
+            proxy_from_environment=proxy_from_environment,
         )
     report.removed += forgotten
     say_unreadable(report.unreadable)
@@ -164,14 +170,14 @@ def search(
     from ccmb.search.contact_sheet import contact_sheet
     from ccmb.search.engine import open_engine
     from ccmb.search.filters import parse_condition
-    from ccmb.search.query import Query, check_query
+    from ccmb.search.query import SearchQuery, check_query
 
     second_stage = "depth", "budget"
     if not rank:
         refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
     elif text is None:
         refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
-    query = Query(
+    query = SearchQuery(
         text, load_picture(picture) if picture else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
         collapse=collapse,

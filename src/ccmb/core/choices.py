@@ -6,6 +6,10 @@ from typing import Any, Literal, get_args
 
 from ccmb.core.errors import UsageError, did_you_mean
 
+# The objectives of pre-training, in the order of the paper, and as it writes them; see `ccmb.objectives.config`.
+ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
+PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
+
 # How the second stage scores a pair; `ccmb.inference.scoring` defines each rule.
 RankingRule = Literal["sum", "log_odds"]
 # Which output of the image tower is projected into the shared space; see `R2D2Config`.

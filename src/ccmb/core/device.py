@@ -46,6 +46,18 @@ def choose_device(name: str, option: str = "training.device") -> torch.device:
 
 
 @contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Within the context, torch computes with so many threads on the CPU; as before if `count` is None."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def precision(device: torch.device, name: str) -> Iterator[None]:
     """Compute in a precision (auto, bf16 or fp32), with the attention that is fastest for short sequences.
 

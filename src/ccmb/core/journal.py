@@ -20,19 +20,21 @@ class Journal:
     It is a context manager, which saves the file every few seconds: a killed process loses no more than those. "total"
     counts the whole time within the context, over all runs that had a part left to do.
 
+    Args:
+        work: what it is called in messages, such as "quickstart".
+
     Raises:
         CcmbError: the file belongs to work with other settings; the message names the first difference.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], work: str) -> None:
         self.path, self.settings = path, settings
         before = read_json(path) if path.exists() else {"settings": settings}
         if not isinstance(before, dict) or not isinstance(before.get("settings"), dict):
-            raise CcmbError(f"{path}: not the file of a quickstart; choose another --out or remove it")
+            raise CcmbError(f"{path}: not the file of a {work}; choose another --out or remove it")
         if difference := first_difference(before["settings"], settings):
             raise CcmbError(
-                f"{path.parent}: holds a quickstart with another {difference}; "
-                "choose another --out or remove the folder"
+                f"{path.parent}: holds a {work} with another {difference}; choose another --out or remove the folder"
             )
         self.done: list[str] = before.get("done", [])
         self._kept: dict[str, float] = before.get("seconds", {})

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+_LOG = logging.getLogger(__name__)
+
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """Within the context, SIGTERM ends the process with exit code 0 and a line on stderr.
+    """Within the context, SIGTERM ends the process with exit code 0 and a line in the log.
 
     It is for work whose results are saved all the time. The training loop must save its step first, so it handles the
     signal itself. Outside the main thread this does nothing.
@@ -22,7 +24,7 @@ def orderly_end() -> Iterator[None]:
         return
 
     def end(signal_number: int, frame: object) -> None:
-        print("ccmb: stopped; run the same command again to go on", file=sys.stderr, flush=True)
+        _LOG.info("stopped; run the same command again to go on")
         raise SystemExit(0)
 
     before = signal.signal(signal.SIGTERM, end)

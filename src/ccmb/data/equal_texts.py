@@ -15,7 +15,7 @@ import numpy as np
 
 from ccmb.data.sample import Sample
 
-KNOWN = 16  # texts of a picture that its pair in a batch tells of, its own included
+KNOWN = 16  # texts of a picture that are listed with its pair in a batch, the pair's own included
 
 
 def text_key(text: str) -> str:
@@ -24,19 +24,19 @@ def text_key(text: str) -> str:
 
 
 def text_id(text: str) -> int:
-    """A number in [0, 2**63) for the text; equal texts have equal ones, in every process."""
+    """An id in [0, 2**63) for the text; equal texts have equal ids, in every process."""
     return int.from_bytes(hashlib.blake2b(text_key(text).encode(), digest_size=8).digest()) >> 1
 
 
 def known_texts(text: str, others: Iterable[int]) -> list[int]:
-    """KNOWN numbers: that of a pair's text, then those of others that its picture has, as many as fit; -1 for none."""
+    """KNOWN text ids: first that of a pair's text, then those of its picture's other texts; -1 fills the end."""
     own = text_id(text)
     ids = [own, *(other for other in dict.fromkeys(others) if other != own)][:KNOWN]
     return ids + [-1] * (KNOWN - len(ids))
 
 
 def shared_texts(samples: Sequence[Sample]) -> dict[int, tuple[int, ...]]:
-    """The numbers of those texts of each sample, by its place, that another image has too."""
+    """For each sample's index, the ids of its texts that another image has too."""
     image_of = {name: index for index, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
     id_T = np.array([text_id(text) for sample in samples for text in sample.texts], dtype=np.int64)
     sample_T = np.repeat(np.arange(len(samples)), [len(sample.texts) for sample in samples])

@@ -1,13 +1,13 @@
 """Which lines of a data file are of one image, and how they become one sample.
 
-`0.png`, `./0.png`, `a/../0.png` and, of an image in a folder, `a/0.png` and `a//0.png` are one image each. People
-write one line for each text as often as one line for each image: both are read alike.
+`0.png`, `./0.png` and `a/../0.png` name the same image, and so do `a/0.png` and `a//0.png`. People write one line for
+each text as often as one line for each image: both are read alike.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,17 +15,19 @@ from typing import Any
 from ccmb.data.images.source import inner_name
 from ccmb.data.sample import Sample
 
+_LOG = logging.getLogger(__name__)
+
 
 def image_key(name: str) -> str:
-    """The name by which an image is known, however it is written; one that leads outside stays as it is."""
+    """The normalised form of an image's name; a name that leads outside stays as it is."""
     return inner_name(name) or name
 
 
 def merge_by_image(samples: Iterable[Sample]) -> list[Sample]:
     """One sample for each image, in the order in which the images first come.
 
-    Texts are united by field, in order; a text that an earlier line of the image has is left out. Of other values the
-    first that is given counts, but lists in `extra` are united too.
+    The texts of each field are joined in order; a text that an earlier line of the image has is left out. Lists in
+    `extra` are joined in the same way. For any other value, the first line that gives it counts.
     """
     of_image: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -45,11 +47,11 @@ def _merged(key: str, lines: Sequence[Sample]) -> Sample:
         next((value for line in lines if (value := getattr(line, name)) is not None), None)
         for name in ("group", "twin")
     )
-    return Sample(key, texts, first.split, group, _extra(lines), fields, twin)
+    return Sample(key, texts, split=first.split, group=group, extra=_extra(lines), fields=fields, twin=twin)
 
 
 def _united(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The first part as it is, and what the others have besides."""
+    """The first part unchanged, followed by the texts that only the other parts have."""
     united = list(parts[0])
     seen = set(united)
     for part in parts[1:]:
@@ -72,11 +74,13 @@ def _extra(lines: Sequence[Sample]) -> dict[str, object] | None:
 
 @dataclass(slots=True)
 class Splits:
-    """Which images stand in which splits of a file; one that stands in two is measured on what it was trained on.
+    """Which images stand in which splits of a file.
+
+    An image in two splits would be measured on after it was trained on.
 
     Attributes:
         first: split and line number of each image's first line.
-        clashes: splits of the images that have several, in order.
+        clashes: for each image that stands in several splits, those splits in order.
     """
 
     first: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -117,6 +121,6 @@ class Splits:
 
 
 def warn(line: str) -> None:
-    """Say on stderr what was found in the data; of several processes that train together the first alone says it."""
+    """Log a warning about the data. Among processes that train together, only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"ccmb: {line}", file=sys.stderr, flush=True)
+        _LOG.warning(line)

@@ -19,10 +19,10 @@ class LabelledPicture:
 
 
 def labelled_pictures(pictures: ImageSource, classes: Sequence[ImageClass]) -> list[LabelledPicture]:
-    """Every picture with the class that a folder above it names: the outermost one that does.
+    """Every picture with its class: the one that the outermost matching folder above it names.
 
-    A folder is called by the class's WordNet id, English label, index or one of its Chinese names. In labels case does
-    not matter, and an underscore or hyphen is a space.
+    A folder is called by the class's WordNet id, English label, index or one of its Chinese names. Case does not matter
+    in labels, and an underscore or hyphen counts as a space.
 
     Raises:
         CcmbError: there are no pictures, or one lies in no folder that names a class; the message names the folder.
@@ -46,8 +46,10 @@ def labelled_pictures(pictures: ImageSource, classes: Sequence[ImageClass]) -> l
 
 
 def folder_names(classes: Sequence[ImageClass]) -> dict[str, int]:
-    """Index of the class that each folder name stands for; where two would share one, it stands for neither, but a
-    WordNet id or index always counts."""
+    """For each folder name, the index of the class that it stands for.
+
+    A name that two classes share stands for neither. A WordNet id or an index always counts.
+    """
     index_of: dict[str, int] = {}
     shared: set[str] = set()
     for index, one in enumerate(classes):

@@ -1,4 +1,4 @@
-"""Own labelled pairs: JSON lines of a picture, a text, and whether they fit each other.
+"""Custom labelled pairs: JSON lines of a picture, a text, and whether they fit each other.
 
 {"image": "cat.jpg", "text": "一只猫", "label": 1, "split": "train"}
 """
@@ -19,7 +19,7 @@ from ccmb.data.sample import Sample
 def read_labelled_pairs(path: str | Path, split: str | None = None) -> list[Sample]:
     """The pairs of one split (or of all): samples of one text each, with `extra["label"]` 1 or 0.
 
-    That pairs have both labels is said on stderr; they count as they stand, and no model can be right about both.
+    A warning on stderr counts the pairs that have both labels. They are kept, and no model can be right about both.
 
     Raises:
         CcmbError: a line lacks its image, its text or its label; the message names file and line. Or the split has no
@@ -56,7 +56,7 @@ def label_of(sample: Sample) -> int:
 
 
 def as_label(value: object) -> int | None:
-    """0 or 1 of a value that means it, in JSON a number or a text; else None."""
+    """The label 0 or 1 that a JSON number or text stands for; None for any other value."""
     if isinstance(value, bool | float) or value not in (0, 1, "0", "1"):
         return None
     return int(str(value))

@@ -24,14 +24,14 @@ from ccmb.data.sample import Sample
 class BatchPlan:
     """Which samples stand in which batch.
 
-    Every epoch is a new permutation of the groups; samples of one group (near-duplicates, see `Sample.group`) stand in
-    one batch, so that the hard ones meet (a group larger than a batch is cut first). The samples at the end of an
-    epoch that do not fill a batch are left out; they are others in each epoch.
+    Every epoch is a new permutation of the groups. Samples of one group (near-duplicates, see `Sample.group`) stand in
+    one batch, so that hard negatives meet; a group larger than a batch is cut first. The samples at the end of an epoch
+    that do not fill a batch are left out; each epoch leaves out different ones.
 
     Args:
-        group_from: the step from which groups stand together; before it each sample stands for itself, since a network
-            that knows nothing yet learns little from near-duplicates.
-        rows: which part of every batch is read here; the others are other processes'.
+        group_from: the step from which groups stand together. Before it each sample stands for itself, since an
+            untrained network learns little from near-duplicates.
+        rows: the part of every batch that this process reads; other processes read the other parts.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class BatchPlan:
 
 
 def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
-    """The members of groups of at most `batch`, in an order in which no group crosses the border of a batch if it can.
+    """The members of groups of at most `batch`, in an order in which few groups cross the border of a batch.
 
-    Each place goes to the first waiting group that fits into the rest of the batch; where none fits, the first one is
-    cut, and its rest begins the next batch.
+    The first waiting group that fits into the room left in the batch comes next. If none fits, the first waiting group
+    is cut, and its remaining members begin the next batch.
     """
     # The groups that wait, by size and in order, each with its position.
     waiting: dict[int, deque[tuple[int, Sequence[int]]]] = {}
@@ -91,11 +91,11 @@ def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class FieldPlan:
-    """From which text field the batch of a step draws: evenly from those that have joined.
+    """Chooses the text field of a step's batch, evenly among the fields that have joined.
 
     Attributes:
         joins: the step at which each field joins; one of them is 0.
-        seed: of the draw.
+        seed: for the random choice.
     """
 
     joins: tuple[int, ...]
@@ -111,12 +111,14 @@ Key = tuple[int, int, int | None]
 
 
 class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
-    """Samples by key: augmented pixels, one of the texts, and the sample's index; or, where the picture cannot be
-    read, its name and why. A sample that has no text of the field gives one of another.
+    """Samples by key: augmented pixels, one of the texts, and the sample's index.
+
+    If the picture cannot be read, the item is a line with its name and the reason. A sample without a text in the field
+    gives a text of another field.
 
     Args:
-        alike: whether all samples of a picture are augmented alike within an epoch, so that a batch in which it stands
-            several times need hold and encode it but once.
+        alike: whether all samples of a picture are augmented alike within an epoch. Then a batch that holds the picture
+            several times needs to store and encode it only once.
     """
 
     def __init__(
@@ -131,8 +133,8 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     ) -> None:
         self.samples, self.pictures, self.size = samples, pictures, size
         self.augmentation, self.seed, self.weights, self.alike = augmentation, seed, weights, alike
-        # The texts of all lines and near-duplicates of a picture count: in a batch they meet as its positives and
-        # negatives.
+        # Texts that speak of left or right. Those of near-duplicates count too: in a batch they are the picture's
+        # positives and negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray, str, int] | str:
@@ -181,7 +183,7 @@ def training_batches(
 
 
 def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What the loader gives.
+    """The items of a loader.
 
     Raises:
         CcmbError: a worker was killed.
@@ -197,8 +199,11 @@ def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
 def choose_text(
     sample: Sample, rng: random.Random, field: int | None = None, weights: Sequence[float] | None = None
 ) -> str:
-    """One of the texts: of the field, if it has any; else of a field drawn by the weights; without them each text is
-    as likely."""
+    """One of a sample's texts at random.
+
+    It is a text of `field`, if the sample has any there. Otherwise `weights` decide the field; without them every text
+    is equally likely.
+    """
     if field is not None and sample.fields[field]:
         return rng.choice(sample.fields[field])
     if weights:
@@ -214,6 +219,9 @@ def _kin(sample: Sample) -> str:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the trainer still needs the batches of the step it is in."""
+    """Make a worker ignore SIGINT and SIGTERM.
+
+    Ctrl-C reaches the whole process group, but the trainer still needs the batches of the current step.
+    """
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)

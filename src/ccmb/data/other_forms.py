@@ -1,4 +1,4 @@
-"""Forms of data that are not read, by name and with what to do instead."""
+"""Forms of data that cannot be read: they are refused by name, with what to do instead."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _DEPTHS = ("", "*/", "*/*/", "*/*/*/")
 
 
 def refuse_other_forms(folder: str | Path) -> None:
-    """Call where nothing of a known form is in a folder.
+    """Refuse a folder that holds data of a form that is recognised but not read. Call it when nothing else was found.
 
     Raises:
-        CcmbError: it holds data of a form that is known by sight only; the message says which and what to do.
+        CcmbError: there is such data; the message says which form it is and what to do.
     """
     folder = Path(folder)
     for depth in _DEPTHS:

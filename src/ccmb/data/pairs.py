@@ -1,4 +1,4 @@
-"""Own pairs: `pairs.jsonl`, one line a picture or one line a text, beside a folder or tar of pictures.
+"""Custom pairs: `pairs.jsonl`, one line a picture or one line a text, beside a folder or tar of pictures.
 
 {"image": "cat.jpg", "captions": ["一只猫", "沙发上的黄猫"], "split": "train"}
 """
@@ -20,12 +20,12 @@ _NOT_TEXTS = ("image", "split", "group", "twin")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What a file says of one split.
+    """The pairs of one split of a file.
 
     Attributes:
-        samples: one for each image, whose lines are merged, see `merge_by_image`.
-        lines: how many lines these were.
-        in_other_splits: names of those images that the file has in another split too.
+        samples: one for each image; lines of the same image are merged, see `merge_by_image`.
+        lines: number of lines before merging.
+        in_other_splits: names of the images that stand in another split of the file too.
     """
 
     samples: list[Sample]
@@ -36,8 +36,8 @@ class Pairs:
 def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> list[Sample]:
     """Read the samples of one split (or of all), with the texts of the named fields joined in order; one an image.
 
-    A field holds one text or a list of texts. `split` None reads every line. That images stand in several splits is
-    said on stderr.
+    A field holds one text or a list of texts. `split` None reads every line. A warning on stderr counts the images that
+    stand in several splits.
 
     Raises:
         CcmbError: a line lacks its image or every named field, or a text is empty; the message names file and line.
@@ -47,7 +47,7 @@ def read_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
 
 
 def open_pairs(path: str | Path, split: str | None = None, fields: Sequence[str] = ("texts",)) -> Pairs:
-    """The same with what there is to say of it."""
+    """Like `read_pairs`, together with the number of lines and the images that other splits share."""
     lines, shared = read_split(path, split, lambda line, where: sample_of_line(line, fields, where))
     return Pairs(merge_by_image(lines), len(lines), shared)
 
@@ -55,8 +55,12 @@ def open_pairs(path: str | Path, split: str | None = None, fields: Sequence[str]
 def read_split(
     path: str | Path, split: str | None, make: Callable[[dict[str, object], str], Sample]
 ) -> tuple[list[Sample], tuple[str, ...]]:
-    """What `make` makes of each line of one split (or of all) and of the line's place, in order; and the names of the
-    images that stand in another split too, which is said on stderr.
+    """The samples of one split (or of all), in order, and the names of the images that stand in another split too.
+
+    A warning on stderr counts these images.
+
+    Args:
+        make: makes a sample of a line and of its place ("FILE:LINE").
 
     Raises:
         CcmbError: a line lacks its image, or `make` refuses it; or the split has no line at all.
@@ -94,11 +98,11 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
     extra = {key: value for key, value in line.items() if key not in {*_NOT_TEXTS, *fields}}
     group, twin = (None if line.get(key) is None else str(line[key]) for key in ("group", "twin"))
     split = str(line.get("split", "train"))
-    return Sample(image, texts, split, group, extra, by_field, twin)
+    return Sample(image, texts, split=split, group=group, extra=extra, fields=by_field, twin=twin)
 
 
 def readable_samples(samples: Sequence[Sample], pictures: ImageSource) -> tuple[list[Sample], list[str]]:
-    """Those samples whose picture can be read, and a line for each picture that cannot.
+    """The samples whose pictures can be read, and a line for each picture that cannot.
 
     Raises:
         CcmbError: none can be read.
@@ -141,7 +145,7 @@ def _text_fields(line: dict[str, object]) -> list[str]:
 
 
 def _texts(line: dict[str, object], fields: Sequence[str], where: str) -> tuple[tuple[str, ...], ...]:
-    """The texts of each field; none of a field that the line lacks."""
+    """The texts of each field; an empty tuple for a field that the line lacks."""
     if not any(field in line for field in fields):
         known = ", ".join(_text_fields(line)) or "none"
         raise CcmbError(f"{where}: no text field '{', '.join(fields)}'; the line has: {known}")
@@ -160,7 +164,7 @@ def _texts_of(value: object, where: str) -> Iterable[str]:
 
 
 def _check_unicode(text: str, where: str) -> None:
-    """JSON can escape lone surrogates, which neither tokenizers nor UTF-8 files take."""
+    """Refuse lone surrogates: JSON can escape them, but neither tokenizers nor UTF-8 files take them."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Which photograph an image is, by the number that Flickr or MS-COCO gave it and that data sets keep in file names.
+"""Photograph ids: the numbers that Flickr or MS-COCO gave to photographs, read from the file names of data sets.
 
 | data set | file name | photograph |
 | --- | --- | --- |
@@ -7,9 +7,9 @@
 | MS-COCO 2014 | `COCO_train2014_000000123456.jpg` | COCO 123456 |
 | MS-COCO 2017 | `000000123456.jpg`, twelve digits that begin with zeros | COCO 123456 |
 
-Flickr30k contains Flickr8k, and both have splits of their own: what one trains on the other tests on. Other file names
-tell of no photograph. A number alone does if most such numbers of the set are as long as Flickr's: products and
-pictures that were just counted have numbers, too.
+Flickr30k contains Flickr8k, and their splits differ: one trains on what the other tests on. File names of other forms
+give no id. A bare number counts as a Flickr id only if most bare numbers of the set are as long as Flickr's, since
+products and merely numbered pictures have numbers too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DIGITS = 8  # of a Flickr number, but for the oldest
 
 
 def photos_of(names: Iterable[str]) -> dict[str, Photo]:
-    """The photographs of a set of images, by the images' names; without those of which the name tells none."""
+    """The photograph of each image, by the image's name; images whose name gives no id are left out."""
     photos: dict[str, Photo] = {}
     bare_numbers: dict[str, int] = {}
     for name in names:

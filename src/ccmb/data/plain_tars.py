@@ -14,12 +14,12 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 
 _BLOCK = 2**20
-# By path, size and time of change: where it lies decompressed, and the process that removes it.
+# From a tar's path, size and time of change to its decompressed file and the process that removes it.
 _plain: dict[tuple[str, int, int], tuple[Path, int]] = {}
 
 
 def plain_tar(path: Path) -> Path:
-    """The file itself, or where it is gzipped a temporary one that holds what it does, until this process ends.
+    """The file itself, or for a gzipped tar a temporary decompressed copy, which lasts until this process ends.
 
     Raises:
         CcmbError: it cannot be read, is damaged, or there is no room for it; the message names it.

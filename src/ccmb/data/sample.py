@@ -1,4 +1,4 @@
-"""What a sample is: a picture by name, the texts that go with it, and where it belongs."""
+"""A sample: the name of a picture, its texts, and the split and groups that it belongs to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Sample:
         texts: at least one text, none of them empty.
         split: "train", "val", "test" or another name the data uses.
         group: samples with equal groups are near-duplicates that a batch should hold together; None stands alone.
-        extra: what else the line of the data file says.
-        fields: the same texts by the field they come from, in the order in which the fields were asked for; a field
-            that the line lacks is empty.
-        twin: samples with equal twins hold the same things, paired otherwise (a red boat and a blue fish, a blue boat
-            and a red fish); None has no twin.
+        extra: the other values of the data file's line.
+        fields: the same texts by field, in the order in which the fields were asked for; a field that the line lacks is
+            empty.
+        twin: samples with equal twins hold the same things with swapped attributes (a red boat and a blue fish, a blue
+            boat and a red fish); None has no twin.
     """
 
     image: str

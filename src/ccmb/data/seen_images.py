@@ -1,9 +1,9 @@
-"""Which photographs a model has been trained on: a small file beside its weights that goes with them wherever they go.
+"""The photographs that a model has been trained on: a small file beside its weights, copied wherever they are copied.
 
 {"read": [{"set": "flickr8k-cn", "split": "train", "images": 6000, "photographs": 6000}, ...],
  "flickr": [1000268201, ...], "coco": [...]}
 
-`read` is the chain: what the run itself read, and before it what the run that it started from did.
+`read` lists the data sets of the run itself and of the runs that it started from.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Read:
     """One data set that was trained on.
 
     Attributes:
-        images: how many; None where nobody counted, as of shards or of a model that somebody else trained.
-        photographs: of how many of these the file name tells which photograph they are; None where nobody looked.
+        images: how many; None if they were not counted, as with shards or a model that somebody else trained.
+        photographs: how many of these have a file name that gives a photograph's id; None if nobody looked.
     """
 
     set: str
@@ -41,7 +41,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class SeenImages:
-    """What a model has been trained on, as far as it is on record."""
+    """The data that a model has been trained on, as far as it is recorded."""
 
     read: tuple[Read, ...] = ()
     photos: frozenset[Photo] = field(default_factory=frozenset)
@@ -50,11 +50,11 @@ class SeenImages:
         return SeenImages(tuple(dict.fromkeys([*self.read, *other.read])), self.photos | other.photos)
 
     def among(self, names: Iterable[str]) -> list[str]:
-        """Those of some images that are photographs which the model has been trained on."""
+        """The images that show photographs which the model has been trained on."""
         return [name for name, photo in photos_of(names).items() if photo in self.photos]
 
     def write(self, folder: Path) -> None:
-        """Write the record into a folder; one that says nothing is not written."""
+        """Write the record into a folder; an empty record is not written."""
         if self.read:
             ids = {
                 archive: sorted(photo_id for photo_archive, photo_id in self.photos if photo_archive == archive)
@@ -64,7 +64,7 @@ class SeenImages:
 
 
 def seen_in(name: str, split: str | None, names: Iterable[str]) -> SeenImages:
-    """The record of one set that is trained on, by the names of its images."""
+    """The record of one training set, by the names of its images."""
     unique = list(dict.fromkeys(names))
     photos = photos_of(unique)
     return SeenImages((Read(name, split, len(unique), len(photos)),), frozenset(photos.values()))
@@ -88,13 +88,15 @@ def read_seen(folder: Path) -> SeenImages | None:
 
 
 def seen_mark_text(count: int) -> str:
-    """How a result on images that the model was trained on is marked; empty where it was on none."""
+    """The mark of a result on images that the model was trained on; empty if there are none."""
     return f"saw {count} test images" if count else ""
 
 
 def seen_mark(seen: SeenImages | None, names: Iterable[str]) -> dict[str, Any] | None:
-    """What a report says of a model that is measured on some images: how many of them it was trained on, the mark, and
-    what it has read; None of a model that has no record."""
+    """What a report says about the test images that a model was trained on; None for a model without a record.
+
+    It gives their count, the mark, and the data sets that the model was trained on.
+    """
     if seen is None:
         return None
     count = len(seen.among(names))
@@ -102,7 +104,7 @@ def seen_mark(seen: SeenImages | None, names: Iterable[str]) -> dict[str, Any] |
 
 
 def seen_warning(mark: Mapping[str, Any] | None) -> str:
-    """A line about a result that is marked; empty for others."""
+    """A line of warning about a marked result; empty for other results."""
     if not mark or not mark["images"]:
         return ""
     return f"{mark['mark']}: it was trained on these photographs, which {', '.join(mark['read'])} contain"

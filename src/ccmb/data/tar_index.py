@@ -1,4 +1,4 @@
-"""Where the files of a tar lie, and which names are names inside a folder or tar."""
+"""The index of a tar's files, and which names stay inside a folder or tar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMPRESSED = (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 
 
 def inner_name(name: str) -> str | None:
-    """The name without `./` and the like, or None where it is not a relative path that stays inside."""
+    """The name without `./` and the like, or None if it is not a relative path that stays inside."""
     clean = posixpath.normpath(name)
     if not name or "\0" in name or clean.startswith("/") or clean == "." or clean.split("/")[0] == "..":
         return None
@@ -21,8 +21,10 @@ def inner_name(name: str) -> str | None:
 
 
 def read_index(plain: Path, path: Path) -> tuple[dict[str, tuple[int, int]], int]:
-    """Offset and size of each regular file of a tar, and how many have the name of a later one: of equal names the last
-    counts, as for tar itself."""
+    """Offset and size of each regular file of a tar, and how many files are hidden by a later one of the same name.
+
+    The last file of a name counts, as for tar itself.
+    """
     repeated = 0
     members: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
@@ -57,7 +59,7 @@ def read_index(plain: Path, path: Path) -> tuple[dict[str, tuple[int, int]], int
 
 
 def _target_of_link(name: str, member: tarfile.TarInfo) -> str | None:
-    """The file in the tar that a hard or symbolic link names, or None: what lies outside it is not looked at."""
+    """The file in the tar that a hard or symbolic link names; None if the link leads outside."""
     if member.islnk():
         return inner_name(member.linkname)
     folder = posixpath.dirname(name)

@@ -82,12 +82,33 @@ _CAPTION_FILES = (
 )
 
 
-def _zero(name: str, title: str, family: Family, stem: str, made: Making | None, total: EnZh, *notes: EnZh) -> Card:
+def _zero(
+    name: str,
+    title: str,
+    *,
+    family: Family,
+    stem: str,
+    total: EnZh,
+    made: Making | None = None,
+    notes: tuple[EnZh, ...] = (),
+) -> Card:
     """One of the four sets of the paper that share a pack."""
     metric = _AUC if family == "matching" else _RECALL
     files = (f"{{split}}/{stem}_{{split}}.json + IQR_IQM_ICR_ICM_images/",)
-    return Card(name, title, (family,), _TRAIN_VAL, metric, files, _PACK, total, made, None, _ZERO,
-                notes, (_PACK_FORM,))  # fmt: skip
+    return Card(
+        name,
+        title,
+        families=(family,),
+        splits=_TRAIN_VAL,
+        metric=metric,
+        files=files,
+        download=_PACK,
+        total=total,
+        made=made,
+        source=_ZERO,
+        notes=notes,
+        unverified=(_PACK_FORM,),
+    )
 
 
 _SHARES_PHOTOS = EnZh(
@@ -107,44 +128,73 @@ _MISSING_PICTURE = EnZh(
 
 _ALL = (
     Card(
-        "flickr30k-cn", "Flickr30k-CN", ("retrieval",), (CardSplit("train"), CardSplit("val"), CardSplit("test", 1000)),
-        _RECALL, _CAPTION_FILES, _FLICKR_PICTURES, made="several", source="github.com/li-xirong/cross-lingual-cap",
+        "flickr30k-cn",
+        "Flickr30k-CN",
+        families=("retrieval",),
+        splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000)),
+        metric=_RECALL,
+        files=_CAPTION_FILES,
+        download=_FLICKR_PICTURES,
+        made="several",
+        source="github.com/li-xirong/cross-lingual-cap",
         notes=(_SHARES_PHOTOS,),
         unverified=(
-            EnZh("texts of train and val are machine translation, those of test human translation",
-                 "train、val 的文本为机器翻译，test 为人工翻译"),
+            EnZh(
+                "texts of train and val are machine translation, those of test human translation",
+                "train、val 的文本为机器翻译，test 为人工翻译",
+            ),
         ),
     ),
     Card(
-        "coco-cn", "COCO-CN", ("retrieval",), (CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 1053)),
-        _RECALL, _CAPTION_FILES,
-        EnZh("the caption files and split lists, and the pictures of MS-COCO",
-             "描述文件和划分列表，以及 MS-COCO 的图片"),
-        made="several", licence=EnZh("MIT, by its authors", "MIT（由作者发布）"),
+        "coco-cn",
+        "COCO-CN",
+        families=("retrieval",),
+        splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 1053)),
+        metric=_RECALL,
+        files=_CAPTION_FILES,
+        download=EnZh(
+            "the caption files and split lists, and the pictures of MS-COCO", "描述文件和划分列表，以及 MS-COCO 的图片"
+        ),
+        made="several",
+        licence=EnZh("MIT, by its authors", "MIT（由作者发布）"),
         source="github.com/li-xirong/coco-cn, huggingface.co/datasets/AIMClab-RUC/COCO-CN",
         notes=(
-            EnZh("there are written, translated and machine-translated captions; of several files the written ones "
-                 "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
-                 "有人工撰写、人工翻译和机器翻译三种描述；有多个文件时读取人工撰写的。"
-                 "另有 1,000 图 5,000 句的翻译版测试集，与人工撰写的不可比较"),
+            EnZh(
+                "there are written, translated and machine-translated captions; of several files the written ones "
+                "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
+                "有人工撰写、人工翻译和机器翻译三种描述；有多个文件时读取人工撰写的。"
+                "另有 1,000 图 5,000 句的翻译版测试集，与人工撰写的不可比较",
+            ),
         ),
     ),
     Card(
-        "aic-icc", "AIC-ICC", ("retrieval", "captioning"), _THREE, _RECALL,
-        ("caption_{split}_annotations_*.json + caption_{split}_images_*/",),
-        EnZh("annotations and pictures of each split", "各划分的标注和图片"),
+        "aic-icc",
+        "AIC-ICC",
+        families=("retrieval", "captioning"),
+        splits=_THREE,
+        metric=_RECALL,
+        files=("caption_{split}_annotations_*.json + caption_{split}_images_*/",),
+        download=EnZh("annotations and pictures of each split", "各划分的标注和图片"),
         unverified=(
-            EnZh("that it is one of the twelve, and the captioning set among them",
-                 "它是十二个数据集之一，且是其中的图像描述集"),
-            EnZh("the name of the picture folder, and CIDEr as the metric of captioning",
-                 "图片文件夹的名称，以及以 CIDEr 为图像描述的指标"),
+            EnZh(
+                "that it is one of the twelve, and the captioning set among them",
+                "它是十二个数据集之一，且是其中的图像描述集",
+            ),
+            EnZh(
+                "the name of the picture folder, and CIDEr as the metric of captioning",
+                "图片文件夹的名称，以及以 CIDEr 为图像描述的指标",
+            ),
         ),
     ),
     Card(
-        "muge", "MUGE", ("retrieval",), _THREE,
-        EnZh("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
-        ("{split}_texts.jsonl + {split}_imgs.tsv", "MR_{split}_queries.jsonl + MR_{split}_imgs.tsv"),
-        EnZh("queries and picture packs of each split", "各划分的查询和图片包"), made="search queries",
+        "muge",
+        "MUGE",
+        families=("retrieval",),
+        splits=_THREE,
+        metric=EnZh("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
+        files=("{split}_texts.jsonl + {split}_imgs.tsv", "MR_{split}_queries.jsonl + MR_{split}_imgs.tsv"),
+        download=EnZh("queries and picture packs of each split", "各划分的查询和图片包"),
+        made="search queries",
         source="tianchi.aliyun.com/dataset/107332",
         notes=(EnZh("results are published for val", "已发表的结果在 val 上测得"),),
         unverified=(
@@ -152,46 +202,96 @@ _ALL = (
         ),
     ),
     Card(
-        "flickr30k-cna", "Flickr30k-CNA", ("retrieval",),
-        (CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 5000)), _RECALL,
-        ("{split}/flickr30k_cna_{split}.txt + flickr30k-images/",), _FLICKR_PICTURES,
-        EnZh("all of Flickr30k", "Flickr30k 全部"), "translated", None, _ZERO, (_SHARES_PHOTOS,),
-        (EnZh("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
+        "flickr30k-cna",
+        "Flickr30k-CNA",
+        families=("retrieval",),
+        splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 5000)),
+        metric=_RECALL,
+        files=("{split}/flickr30k_cna_{split}.txt + flickr30k-images/",),
+        download=_FLICKR_PICTURES,
+        total=EnZh("all of Flickr30k", "Flickr30k 全部"),
+        made="translated",
+        source=_ZERO,
+        notes=(_SHARES_PHOTOS,),
+        unverified=(EnZh("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
     ),
-    _zero("icr", "ICR", "retrieval", "long_itr", None, EnZh("200,000 pairs", "20 万对"), _NO_TEST, _MISSING_PICTURE),
-    _zero("iqr", "IQR", "retrieval", "short_itr", "search queries", EnZh("200,000 pairs", "20 万对"), _NO_TEST),
-    _zero("icm", "ICM", "matching", "long_itm", None, _PAIRS),
-    _zero("iqm", "IQM", "matching", "short_itm", "search queries", _PAIRS),
+    _zero(
+        "icr",
+        "ICR",
+        family="retrieval",
+        stem="long_itr",
+        total=EnZh("200,000 pairs", "20 万对"),
+        notes=(_NO_TEST, _MISSING_PICTURE),
+    ),
+    _zero(
+        "iqr",
+        "IQR",
+        family="retrieval",
+        stem="short_itr",
+        total=EnZh("200,000 pairs", "20 万对"),
+        made="search queries",
+        notes=(_NO_TEST,),
+    ),
+    _zero("icm", "ICM", family="matching", stem="long_itm", total=_PAIRS),
+    _zero("iqm", "IQM", family="matching", stem="short_itm", total=_PAIRS, made="search queries"),
     Card(
-        "ecommerce-t2i", "ECommerce-T2I", ("generation",), _THREE, EnZh("FID", "FID"),
-        ("T2I_{split}.text.tsv + T2I_{split}.img.tsv",), EnZh("texts and picture packs", "文本和图片包"),
+        "ecommerce-t2i",
+        "ECommerce-T2I",
+        families=("generation",),
+        splits=_THREE,
+        metric=EnZh("FID", "FID"),
+        files=("T2I_{split}.text.tsv + T2I_{split}.img.tsv",),
+        download=EnZh("texts and picture packs", "文本和图片包"),
         unverified=(
             EnZh("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一，以及以 FID 为指标"),
             EnZh("whether the test comes with pictures; it is read without them too", "测试集是否附图；无图也可读取"),
         ),
     ),
     Card(
-        "imagenet", "ImageNet-1k (Chinese labels)", ("classification",), (CardSplit("train"), CardSplit("val")),
-        EnZh("top-1 accuracy, zero-shot", "零样本 top-1 准确率"),
-        ("{split}/CLASS/*.JPEG + classes.txt + templates.txt",),
-        EnZh("the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
-             "ImageNet-1k 图片（一类一个文件夹）；中文类名和模板"),
-        EnZh("1,000 classes", "1,000 类"), None, None, None, (),
-        (EnZh("names and form of the class-name and template files are our choice: the paper's were never released",
-              "类名和模板文件的名称与格式由我们选定：论文的从未发布"),),
+        "imagenet",
+        "ImageNet-1k (Chinese labels)",
+        families=("classification",),
+        splits=(CardSplit("train"), CardSplit("val")),
+        metric=EnZh("top-1 accuracy, zero-shot", "零样本 top-1 准确率"),
+        files=("{split}/CLASS/*.JPEG + classes.txt + templates.txt",),
+        download=EnZh(
+            "the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
+            "ImageNet-1k 图片（一类一个文件夹）；中文类名和模板",
+        ),
+        total=EnZh("1,000 classes", "1,000 类"),
+        unverified=(
+            EnZh(
+                "names and form of the class-name and template files are our choice: the paper's were never released",
+                "类名和模板文件的名称与格式由我们选定：论文的从未发布",
+            ),
+        ),
     ),
     Card(
-        "flickr8k-cn", "Flickr8k-CN", ("retrieval",),
-        (CardSplit("train", 6000, 30000), CardSplit("val", 1000, 5000), CardSplit("extra", 91),
-         CardSplit("test", 1000)),
-        _RECALL, ("captions.jsonl + images.tar", "pairs.jsonl + images/"),
-        EnZh("captions and pictures in one folder", "描述和图片，放在同一文件夹"),
-        EnZh("8,091 pictures; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"), "written",
-        EnZh("research use only", "仅供研究"), "github.com/li-xirong/flickr8kcn",
-        (EnZh("machine translations (mt_baidu) are a field of their own, not among the queries",
-              "机器翻译（mt_baidu）为单独字段，不计入查询"), _SHARES_PHOTOS),
+        "flickr8k-cn",
+        "Flickr8k-CN",
+        families=("retrieval",),
+        splits=(
+            CardSplit("train", 6000, 30000),
+            CardSplit("val", 1000, 5000),
+            CardSplit("extra", 91),
+            CardSplit("test", 1000),
+        ),
+        metric=_RECALL,
+        files=("captions.jsonl + images.tar", "pairs.jsonl + images/"),
+        download=EnZh("captions and pictures in one folder", "描述和图片，放在同一文件夹"),
+        total=EnZh("8,091 pictures; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"),
+        made="written",
+        licence=EnZh("research use only", "仅供研究"),
+        source="github.com/li-xirong/flickr8kcn",
+        notes=(
+            EnZh(
+                "machine translations (mt_baidu) are a field of their own, not among the queries",
+                "机器翻译（mt_baidu）为单独字段，不计入查询",
+            ),
+            _SHARES_PHOTOS,
+        ),
     ),
-)  # fmt: skip
+)
 
 CARDS: dict[str, Card] = {card.name: card for card in _ALL}
 

@@ -29,5 +29,13 @@ def convert_dataset(
     if not dataset.samples:
         raise CcmbError(f"{folder}: no text of split '{dataset.split}' names a picture; choose another split")
     fields, pictures = dataset.fields, dataset.pictures
-    done = convert_samples(dataset.samples, pictures, out, fields, samples_per_shard, size, keep_metadata)
+    done = convert_samples(
+        dataset.samples,
+        pictures,
+        out=out,
+        fields=fields,
+        samples_per_shard=samples_per_shard,
+        size=size,
+        keep_metadata=keep_metadata,
+    )
     return done, findings_text(dataset.skipped.findings.values())

@@ -1,1 +1,1 @@
-"""Everything once, offline."""
+"""Demonstrations: the whole pipeline once, offline."""

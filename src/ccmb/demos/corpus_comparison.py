@@ -1,5 +1,8 @@
-"""Does filtering pay? The same small network is trained on a corpus of the simulated web and on as many raw pairs of
-its log and pages, and both are measured on drawn pictures that neither has seen."""
+"""Does filtering pay? A comparison of a filtered corpus with raw pairs.
+
+The same small network is trained on a corpus of the simulated web, and on as many raw pairs of its log and pages. Both
+are measured on drawn pictures that neither has seen.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from ccmb.report.markup import both, paragraph, percent, section, table
 
 GALLERY, SIDE, STEPS = 400, 80, 250
 KINDS = {"corpus": ("过滤后的语料", "the filtered corpus"), "raw": ("未过滤的图文对", "raw pairs")}
-# The towers alone: what the pairs teach them is the question, and it is answered in minutes.
+# Only the towers: the question is what the pairs teach them, and the towers answer it in minutes.
 OVERRIDES = (
     "data.fields=[texts]", "data.field_starts=", "data.group_start=0", "data.workers=0", "model.cross_layers=0",
     "objectives.fgr=off", "objectives.mlm=off", "objectives.tgd=off", "objectives.fgd=off",
@@ -31,17 +34,18 @@ Texts = Mapping[str, list[str]]
 
 
 def compare_corpora(web: Path, corpus: Path, out: Path, steps: int = STEPS) -> dict[str, Any]:
-    """Train and measure both, in `out/comparison`; what is done is not done again.
+    """Train and measure on both, in `out/comparison`; finished parts are not repeated.
 
     Args:
         web: the folder of `ccmb.corpus.simulation.logs.simulate`.
-        corpus: built from it.
+        corpus: the corpus that was built from it.
     """
     folder = out / "comparison"
     held_out = folder / "held-out"
     _draw_held_out(held_out)
     filtered = {
-        of.row["url"]: [text for texts in of.texts.values() for text in texts] for of in indexed_pictures(corpus)
+        picture.row["url"]: [text for texts in picture.texts.values() for text in texts]
+        for picture in indexed_pictures(corpus)
     }
     count = sum(map(len, filtered.values()))
     data = {"corpus": filtered, "raw": draw_raw_pairs(web, count, random.Random(0))}
@@ -57,41 +61,44 @@ def compare_corpora(web: Path, corpus: Path, out: Path, steps: int = STEPS) -> d
 
 
 def draw_raw_pairs(web: Path, count: int, rng: random.Random) -> dict[str, list[str]]:
-    """So many pairs, by the picture's URL: any query that a picture was shown for, any title and content of a page with
-    it, whose picture is there. Nothing is filtered, and what stands on two pages is there twice."""
+    """Sample `count` raw pairs: the texts of each picture, by the picture's URL.
+
+    A picture's texts are the queries that it was shown for, and the titles and contents of the pages with it. Pictures
+    that cannot be fetched are left out. Nothing else is filtered, and a text on two pages counts twice.
+    """
     from pyarrow import parquet
 
     log = parquet.read_table(web / "impressions", columns=["image_url", "query"])
-    shown = log.group_by(["image_url", "query"]).aggregate([]).to_pylist()
-    pairs = [(row["image_url"], row["query"]) for row in shown]
+    impressions = log.group_by(["image_url", "query"]).aggregate([]).to_pylist()
+    pairs = [(row["image_url"], row["query"]) for row in impressions]
     for _, page in read_json_lines(web / "pages.jsonl"):
         pairs += [(page["ImageUrl"], page[name]) for name in ("Title", "Content") if page[name].strip()]
-    there = [pair for pair in pairs if (web / "pictures" / pair[0].rpartition("/")[2]).exists()]
-    found: dict[str, list[str]] = {}
-    for url, text in sorted(rng.sample(sorted(there), min(count, len(there)))):
-        found.setdefault(url, []).append(text)
-    return found
+    available = [pair for pair in pairs if (web / "pictures" / pair[0].rpartition("/")[2]).exists()]
+    texts_by_url: dict[str, list[str]] = {}
+    for url, text in sorted(rng.sample(sorted(available), min(count, len(available)))):
+        texts_by_url.setdefault(url, []).append(text)
+    return texts_by_url
 
 
 def write_pairs(folder: Path, texts: Texts, pictures: Iterable[tuple[str, bytes]]) -> None:
-    """Own pairs: `pairs.jsonl` beside `images.tar`."""
+    """Write custom pairs: `pairs.jsonl` beside `images.tar`."""
     with atomic_write(folder / "images.tar", "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for url, data in pictures:
             member = tarfile.TarInfo(_name(url))
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     with atomic_write(folder / "pairs.jsonl") as file:
-        for url, of_picture in texts.items():
-            file.write(json.dumps({"image": _name(url), "texts": of_picture}, ensure_ascii=False) + "\n")
+        for url, picture_texts in texts.items():
+            file.write(json.dumps({"image": _name(url), "texts": picture_texts}, ensure_ascii=False) + "\n")
 
 
 def comparison_section(comparison: Mapping[str, Any]) -> str:
     rows = []
     for kind, label in KINDS.items():
-        found = comparison["results"][kind]
-        forward, back = (found[direction] for direction in ("text_to_image", "image_to_text"))
-        recalls = [percent(of[f"R@{k}"]) for of in (forward, back) for k in (1, 5, 10)]
-        rows.append((both(*label), f"{found['pictures']:,}", *recalls, percent(found["mean_recall"])))
+        result = comparison["results"][kind]
+        forward, back = (result[direction] for direction in ("text_to_image", "image_to_text"))
+        recalls = [percent(direction_recalls[f"R@{k}"]) for direction_recalls in (forward, back) for k in (1, 5, 10)]
+        rows.append((both(*label), f"{result['pictures']:,}", *recalls, percent(result["mean_recall"])))
     directions = [f"{both(zh, en)} R@{k}" for zh, en in (("文搜图", "text"), ("图搜文", "image")) for k in (1, 5, 10)]
     head = (both("预训练用", "Pre-trained on"), both("图片", "Pictures"), *directions, both("平均召回", "Mean recall"))
     note = paragraph(
@@ -115,23 +122,23 @@ def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> d
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
     from ccmb.tasks.pretraining.run import pretrain
-    from ccmb.tasks.retrieval.evaluate import evaluate
+    from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
     overrides = [f"data.folder={(folder / kind).resolve()}", f"training.steps={steps}", *OVERRIDES]
     pretrain(load_recipe(PretrainRecipe, find_recipe("quickstart"), overrides), folder / f"run-{kind}")
     model, processor = load_model(folder / f"run-{kind}")
     pairs, images = held_out / "pairs.jsonl", held_out / "images.tar"
-    measured = evaluate(model, processor, pairs, images, "test", ["captions"], 1, texts_per_image=1)
+    measured = evaluate(model, processor, open_data(pairs, images, "test", ["captions"]), 1, texts_per_image=1)
     retrieval = measured.report["retrieval"]
-    found = {name: retrieval[name]["pre_ranking"] for name in ("text_to_image", "image_to_text")}
-    return {**found, "mean_recall": retrieval["mean_recall"]["pre_ranking"]}
+    recalls = {name: retrieval[name]["pre_ranking"] for name in ("text_to_image", "image_to_text")}
+    return {**recalls, "mean_recall": retrieval["mean_recall"]["pre_ranking"]}
 
 
 def _pictures_of_corpus(corpus: Path) -> Iterable[tuple[str, bytes]]:
-    for shard, pictures in itertools.groupby(indexed_pictures(corpus), lambda of: of.row["shard"]):
+    for shard, pictures in itertools.groupby(indexed_pictures(corpus), lambda picture: picture.row["shard"]):
         tar = ImageSource.open(corpus / SHARDS / shard)
-        for of in pictures:
-            yield of.row["url"], tar.raw(f"{of.row['sample']}.jpg")
+        for picture in pictures:
+            yield picture.row["url"], tar.raw(f"{picture.row['sample']}.jpg")
 
 
 def _pictures_of_web(web: Path, texts: Texts) -> Iterable[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""`ccmb corpus demo`: the simulated web from end to end on this machine, and what became of what was planted in it."""
+"""`ccmb corpus demo`: a corpus of the simulated web from end to end, and how much of the planted faults it removed."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ LABELS = {
 def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
     """Simulate, build and measure in the folder `out`; the report is also in `report.json` and `stats.html`.
 
-    Running it again goes on. The links name the port of a server, which each run chooses anew, so that the web's links
-    are made to the port of the first run.
+    Running it again continues a stopped demo. The web's links contain the port of the server of the first run, so later
+    runs use the same port.
 
     Raises:
         CcmbError: the folder holds a demo of another size.
@@ -65,7 +65,9 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
         inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
         build_corpus(inputs, recipe, out / "corpus")
     planted = recall_of_filters(web, out / "corpus")
-    report: dict[str, Any] = {"planted": [asdict(of) | {"share": of.share, "target": of.target} for of in planted]}
+    report: dict[str, Any] = {
+        "planted": [asdict(recall) | {"share": recall.share, "target": recall.target} for recall in planted]
+    }
     if compare:
         from ccmb.demos.corpus_comparison import compare_corpora, comparison_section
 
@@ -79,7 +81,7 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
 
 
 def web_of(pictures: int, base: str) -> SimulatedWeb:
-    """A simulated web of so many pictures, each of which is shown often."""
+    """The settings of a simulated web with so many pictures, each of which is shown often."""
     return SimulatedWeb(
         pictures=pictures, impressions=pictures * IMPRESSIONS_OF_A_PICTURE, reposts=REPOSTS, base_url=base.rstrip("/")
     )
@@ -87,12 +89,18 @@ def web_of(pictures: int, base: str) -> SimulatedWeb:
 
 def planted_section(planted: Sequence[FilterRecall]) -> str:
     rows = []
-    for of in planted:
-        relation = "≤" if of.kind == "good_pairs_lost" else "≥"
-        mark = "good" if of.reached else "bad"
-        share = f'<span class="{mark}">{percent(100 * of.share)} %</span>'
+    for recall in planted:
+        relation = "≤" if recall.kind == "good_pairs_lost" else "≥"
+        mark = "good" if recall.reached else "bad"
+        share = f'<span class="{mark}">{percent(100 * recall.share)} %</span>'
         rows.append(
-            (both(*LABELS[of.kind]), f"{of.planted:,}", f"{of.removed:,}", share, f"{relation} {100 * of.target:.0f} %")
+            (
+                both(*LABELS[recall.kind]),
+                f"{recall.planted:,}",
+                f"{recall.removed:,}",
+                share,
+                f"{relation} {100 * recall.target:.0f} %",
+            )
         )
     head = (
         both("种类", "Kind"),
@@ -112,13 +120,17 @@ def planted_section(planted: Sequence[FilterRecall]) -> str:
 
 def closing_words(out: Path, report: dict[str, Any]) -> str:
     rows = [["", "planted", "removed", "share", "   target"]]
-    for of in report["planted"]:
-        relation = "<=" if of["kind"] == "good_pairs_lost" else ">="
-        figures = [f"{of['planted']:,}", f"{of['removed']:,}", f"{100 * of['share']:.1f} %"]
-        rows.append([LABELS[of["kind"]][1], *figures, f"   {relation} {100 * of['target']:.0f} %"])
+    for recall in report["planted"]:
+        relation = "<=" if recall["kind"] == "good_pairs_lost" else ">="
+        figures = [
+            f"{recall['planted']:,}",
+            f"{recall['removed']:,}",
+            f"{100 * recall['share']:.1f} %",
+        ]
+        rows.append([LABELS[recall["kind"]][1], *figures, f"   {relation} {100 * recall['target']:.0f} %"])
     lines = aligned(rows, (28, 9, 9, 9))
-    for kind, found in report.get("comparison", {}).get("results", {}).items():
-        lines.append(f"mean recall after pre-training on {kind}: {found['mean_recall']:.1f} %")
+    for kind, result in report.get("comparison", {}).get("results", {}).items():
+        lines.append(f"mean recall after pre-training on {kind}: {result['mean_recall']:.1f} %")
     corpus = report["corpus"]
     counts = f"{corpus['pictures']:,} pictures, {corpus['pairs']:,} pairs"
     lines.append(f"{out / 'corpus'}: {counts}; page: {out / 'stats.html'}")

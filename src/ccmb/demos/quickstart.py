@@ -56,12 +56,12 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     """Do everything in the folder `out` and return the report, which is also in `report.json` and `report.html`.
 
     Args:
-        full: pre-train two and a half times as long, with what is whose left to the second stage: what it is for; and
-            then describe and paint pictures.
+        full: pre-train two and a half times as long, and leave it to the second stage which attribute belongs to which
+            thing, to show what that stage is for. Then learn to describe and generate pictures.
         overrides: `key=value` changes to the recipe.
 
     Raises:
-        UsageError: diffusers is missing, which painting needs, or an override names other data.
+        UsageError: diffusers is missing, which generating pictures needs, or an override names other data.
         CcmbError: the folder holds a quickstart of another size or recipe.
     """
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
@@ -74,14 +74,14 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     if size.generative is not None:
         from ccmb.r2d2.generative.generator import diffusers_classes
 
-        diffusers_classes()  # said now, not after an hour
+        diffusers_classes()  # fail now, not after an hour
     recipe = load_recipe(PretrainRecipe, find_recipe(size.recipe), overrides)
     # An absolute folder, so that the run can be continued from anywhere.
     data = recipe.data.model_copy(update={"folder": str((out / "corpus").resolve())})
     recipe = recipe.model_copy(update={"data": data})
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
-    with Journal(out / "quickstart.json", settings) as journal:
+    with Journal(out / "quickstart.json", settings, "quickstart") as journal:
         journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
@@ -98,7 +98,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
 
 @dataclass
 class Quickstart:
-    """The parts of the work; each leaves files that the next ones read, and may be repeated."""
+    """The parts of the quickstart. Each writes files that later parts read, and can be repeated."""
 
     out: Path
     size: Size
@@ -145,7 +145,14 @@ class Quickstart:
 
         size, seed, vision = self.size, self.recipe.training.seed, self.recipe.model.vision
         side = int(vision.get("image_size", 96)) if isinstance(vision, dict) else 96
-        write_scene_corpus(self.pairs.parent, size.train_scenes, size.gallery, size.validation, side, seed)
+        write_scene_corpus(
+            self.pairs.parent,
+            train=size.train_scenes,
+            gallery=size.gallery,
+            validation=size.validation,
+            size=side,
+            seed=seed,
+        )
         write_labelled_scenes(self.pairs.parent, self.labelled, seed=seed)
 
     def train(self) -> None:
@@ -154,14 +161,15 @@ class Quickstart:
         pretrain(self.recipe, self.out / "run")
 
     def evaluate(self) -> None:
-        """Measure, and keep the report and the examples, so that the page needs no model."""
+        """Measure, and write the report and the examples, so that the page needs no model."""
         from ccmb.demos.report.examples import gather_examples
         from ccmb.tasks.pretraining.model_card import write_model_card
-        from ccmb.tasks.retrieval.evaluate import evaluate
+        from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
         model, processor = self.model
         depth = self.size.depth
-        evaluation = evaluate(model, processor, self.pairs, self.images, "test", ["captions"], depth, texts_per_image=1)
+        data = open_data(self.pairs, self.images, "test", ["captions"])
+        evaluation = evaluate(model, processor, data, depth, texts_per_image=1)
         kept = {
             "report": {name: value for name, value in evaluation.report.items() if name != "seconds"},
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -173,7 +181,7 @@ class Quickstart:
         write_json(self.evaluation, kept)
 
     def classify(self) -> None:
-        """Measure what the model knows of kinds and colours by their names, beside the same network untrained."""
+        """Measure how well the model recognises kinds and colours by name, beside the same network untrained."""
         import torch
 
         from ccmb.r2d2.modeling import R2D2Model
@@ -188,31 +196,31 @@ class Quickstart:
         write_json(self.classification, measure_drawn_classes(models, processor, self.out / "classes", per_class, seed))
 
     def index(self) -> None:
-        """Lay the held-out pictures out in a folder, where hits can be looked at, and index that."""
+        """Copy the held-out pictures into a folder, where users can look at hits, and index it."""
         from ccmb.data.images.source import ImageSource
         from ccmb.search.indexing.indexer import build_index
 
         pictures, gallery = ImageSource.open(self.images), self.out / "gallery"
         for _, line in read_json_lines(self.pairs):
-            place = gallery / Path(line["image"]).name
-            if line.get("split") == "test" and not place.exists():
-                with atomic_write(place, "wb") as file:
+            target = gallery / Path(line["image"]).name
+            if line.get("split") == "test" and not target.exists():
+                with atomic_write(target, "wb") as file:
                     file.write(pictures.raw(line["image"]))
         model, processor = self.model
-        build_index([gallery], self.out / "index", model, processor, self.out / "run")
+        build_index([gallery], self.out / "index", model, processor, model=self.out / "run")
 
     def caption(self, size: Generative) -> None:
         describe_pictures(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)
 
     def paint(self, size: Generative) -> None:
         run, out, seed = self.out / "run", self.out / "painter", self.recipe.training.seed
-        paint_pictures(run, self.out / "close-ups", out, size, self.painted, seed)
+        paint_pictures(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
+        from ccmb.core.choices import PAPER_NAMES
         from ccmb.data.images.source import ImageSource
         from ccmb.demos.report.galleries import pictures_shown
         from ccmb.demos.report.page import render_page
-        from ccmb.objectives.config import PAPER_NAMES
         from ccmb.report.markup import data_uri
 
         kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)
@@ -222,7 +230,7 @@ class Quickstart:
         generative = None
         if self.size.generative is not None:
             captions, painted = generative = read_json(self.captions), read_json(self.painted)
-            uris |= {of["picture"]: data_uri(pictures.load(of["picture"])) for of in captions["shown"]}
+            uris |= {example["picture"]: data_uri(pictures.load(example["picture"])) for example in captions["shown"]}
             uris |= painted_uris(self.out / "painter", painted)
         metrics = [line for _, line in read_json_lines(self.out / "run" / "metrics.jsonl")]
         objectives = self.recipe.objectives
@@ -240,11 +248,13 @@ class Quickstart:
         if generative is not None:
             report |= {"captioning": generative[0]["figures"], "generation": generative[1]["figures"]}
         with atomic_write(self.out / "report.html") as file:
-            file.write(render_page(report, kept["examples"], metrics, corpus, uris, generative))
+            file.write(
+                render_page(report, kept["examples"], metrics=metrics, corpus=corpus, uris=uris, generative=generative)
+            )
         write_json(self.out / "report.json", report)
 
     def _corpus(self) -> dict[str, Any]:
-        """How many pictures each split has, and some of the training samples, drawn by seed."""
+        """The number of pictures in each split, and some training samples, chosen by the seed."""
         counts: dict[str, int] = {}
         training = []
         for _, line in read_json_lines(self.pairs):
@@ -305,7 +315,7 @@ class Quickstart:
 
 
 def closing_words(out: Path, report: dict[str, Any]) -> str:
-    """Where everything is, how long it took, and what to try next, as lines of text."""
+    """Lines of text: where everything is, how long it took, and what to try next."""
     from ccmb.report.markup import duration
 
     off = report["objectives_off"]
@@ -335,10 +345,10 @@ def _machine(device: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

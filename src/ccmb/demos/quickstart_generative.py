@@ -1,4 +1,4 @@
-"""The generative half of `ccmb quickstart --full`: what the pre-trained model learns to say of pictures, and to paint.
+"""The generative half of `ccmb quickstart --full`: the pre-trained model learns to describe and to generate pictures.
 
 Each part leaves a run folder and one JSON file with its figures and examples, so that the page needs no model.
 """
@@ -14,9 +14,9 @@ from ccmb.core.files import write_json
 
 if TYPE_CHECKING:
     from ccmb.scenes.scene import Split
-    from ccmb.tasks.family import FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 
-SHOWN = 6  # pictures that are described on the page, and texts that are painted
+SHOWN = 6  # pictures with captions on the page, and texts with generated pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Generative:
 
     Attributes:
         caption_changes, paint_changes: `key=value` changes to the recipes drawn-caption and drawn-generation.
-        close_ups: drawn to learn painting from.
-        pictures: held-out ones that are described, and texts that are painted.
-        best_of: painted pictures of a text, of which the match score chooses.
+        close_ups: number of drawn close-ups to train the generator on.
+        pictures: number of held-out pictures to describe, and of held-out texts to generate pictures for.
+        best_of: generated pictures of each text, among which the match score chooses.
     """
 
     caption_changes: tuple[str, ...] = ("training.steps=900",)
@@ -38,7 +38,7 @@ class Generative:
 
 
 def describe_pictures(run: Path, corpus: Path, out: Path, size: Generative, path: Path) -> None:
-    """Train a captioner in the folder `out` and write what it says of held-out pictures to `path`.
+    """Train a captioner in the folder `out`, and write its captions of held-out pictures to `path`.
 
     Args:
         run: the pre-trained model.
@@ -52,18 +52,18 @@ def describe_pictures(run: Path, corpus: Path, out: Path, size: Generative, path
 
     finetune(_recipe("drawn-caption", run, corpus, size.caption_changes), out)
     model, processor = load_captioner(out)
-    of = first_pictures(open_set(str(corpus / "pairs.jsonl"), "test", ["captions"]), size.pictures)
+    held_out = first_pictures(open_set(str(corpus / "pairs.jsonl"), "test", ["captions"]), size.pictures)
     options = decoding_for(model)
-    written = write_about(model, processor, of, options, rerank=True)
+    written = write_about(model, processor, held_out, options, rerank=True)
     shown = [
         {"picture": sample.image, "text": text, "truth": references[0]}
-        for sample, text, references in zip(of.samples, written.chosen, written.references, strict=True)
+        for sample, text, references in zip(held_out.samples, written.chosen, written.references, strict=True)
     ]
     write_json(path, {"figures": captioning_report(written, options, True), "shown": shown[:SHOWN]})
 
 
 def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path: Path, seed: int) -> None:
-    """Draw close-ups, train a painter in the folder `out` and write what it paints of held-out texts to `path`.
+    """Draw close-ups, train a generator in the folder `out`, and write its results for held-out texts to `path`.
 
     Args:
         run: the pre-trained model.
@@ -84,38 +84,38 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
     write_close_ups(close_ups, counts, picture_side(recipe), seed)
     finetune(recipe, out)
     model, processor = load_generator(out)
-    of = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
+    held_out = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
     painting = Painting(recipe.generation.steps, recipe.generation.guidance, size.best_of, seed)
     judge = Pipeline.of(model, processor, name=out.name)
-    painted = paint_texts(model, processor, prompts_of(of), painting, judge)
-    figures = generation_report(painted, of, painting, judge, r2d2_extractor(out.name, model, processor))
+    painted = paint_texts(model, processor, prompts_of(held_out), painting, judge)
+    figures = generation_report(painted, held_out, painting, judge, r2d2_extractor(out.name, model, processor))
     save_pictures(painted[:SHOWN], out / "painted")
     shown = [
-        {"text": of_text.text, "pictures": [f"{row:03d}-{place + 1}.png" for place in range(size.best_of)]}
-        for row, of_text in enumerate(painted[:SHOWN], start=1)
+        {"text": painted_text.text, "pictures": [f"{row:03d}-{index + 1}.png" for index in range(size.best_of)]}
+        for row, painted_text in enumerate(painted[:SHOWN], start=1)
     ]
     write_json(path, {"figures": figures, "shown": shown})
 
 
 def painted_uris(out: Path, painted: dict[str, Any]) -> dict[str, str]:
-    """Data URIs of the pictures that `paint_pictures` left in the folder `out`, enlarged, by their names."""
+    """Data URIs, by name, of the pictures that `paint_pictures` wrote into the folder `out`; they are enlarged."""
     from PIL import Image
 
     from ccmb.report.markup import data_uri
     from ccmb.tasks.generation.grid import enlarged
 
     uris = {}
-    for name in (name for of in painted["shown"] for name in of["pictures"]):
+    for name in (name for example in painted["shown"] for name in example["pictures"]):
         with Image.open(out / "painted" / name) as picture:
             uris[name] = data_uri(enlarged(picture))
     return uris
 
 
 def _recipe(name: str, run: Path, data: Path, changes: Sequence[str]) -> FinetuneRecipe:
-    """Without validation: nothing is chosen, and the report measures on pictures of the test."""
+    """A recipe without validation: no checkpoint is chosen, and the report measures on the test split."""
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
-    from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+    from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 
     # Absolute folders, so that the runs can be continued from anywhere.
-    own = [f"data.folder={data.resolve()}", f"model.start={run.resolve()}", "validation.split="]
-    return load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), [*own, *changes])
+    fixed = [f"data.folder={data.resolve()}", f"model.start={run.resolve()}", "validation.split="]
+    return load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), [*fixed, *changes])

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
 from ccmb.r2d2.loading import load_model, model_folder, read_r2d2_config
@@ -62,16 +63,29 @@ class Network(Protocol):
     def train(self, mode: bool = True) -> Any: ...
 
 
-def load_network(name: str | Path, fast: bool = False) -> tuple[Network, R2D2Processor]:
+def load_network(
+    name: str | Path, fast: bool = False, max_text_tokens: int | None = None
+) -> tuple[Network, R2D2Processor]:
     """The network (in evaluation mode) and processor of a run folder, model folder, hub id or export folder.
 
     Args:
         fast: take the model's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
+        max_text_tokens: cut texts at so many tokens, special ones included; by default at the model's own length.
 
     Raises:
-        UsageError: an export is wanted or given, and ONNX Runtime is not installed.
+        UsageError: an export is wanted or given, and ONNX Runtime is not installed; or there are no positions for
+            `max_text_tokens`, or these are too few for a word.
         CcmbError: something is missing or damaged; the message names the file.
     """
+    model, processor = _opened(name, fast)
+    if max_text_tokens is None:
+        return model, processor
+    if not 3 <= max_text_tokens <= processor.max_text_tokens:
+        raise UsageError(f"max_text_tokens is {max_text_tokens}; give 3 to {processor.max_text_tokens}")
+    return model, processor.resized(max_text_tokens=max_text_tokens)
+
+
+def _opened(name: str | Path, fast: bool) -> tuple[Network, R2D2Processor]:
     folder = fast_export(name) if fast else model_folder(name)
     if not is_export(folder):
         return load_model(folder)

@@ -89,13 +89,11 @@ class Pipeline:
             UsageError: an option that is not of this network, or ONNX Runtime is needed and not installed.
             CcmbError: something is missing or damaged, the message names the file; or there is no such device.
         """
-        model, processor = load_network(name, fast)
+        model, processor = load_network(name, fast, max_text_tokens)
         if device is not None and (where := choose_device(device, "device")) != model.device:
             if not isinstance(model, R2D2Model):
                 raise UsageError(f"device={device} is of networks in torch; an export computes on the CPU")
             model = cast(Network, cast(nn.Module, model).to(where))
-        if max_text_tokens is not None:
-            processor = _shorter(processor, max_text_tokens)
         return cls.of(model, processor, options, name=str(name), source=name)
 
     @classmethod
@@ -247,7 +245,7 @@ class Pipeline:
             items = cast(Items, images)
         else:
             given = images
-            items = self.encode_images(given, batch_size)
+            items = self.encode_images(images, batch_size)
         texts = self.encode_texts([clean_query(text)])
         image_G = torch.arange(len(items))
         cosine_G = pair_cosines(items, texts, image_G, torch.zeros_like(image_G))
@@ -299,14 +297,3 @@ def _starts(items: Sequence[object], batch_size: int, what: str) -> range:
     if not len(items):
         raise CcmbError(f"there are no {what} to encode")
     return range(0, len(items), batch_size)
-
-
-def _shorter(processor: R2D2Processor, max_text_tokens: int) -> R2D2Processor:
-    """The processor for shorter texts; the given one stays as it is.
-
-    Raises:
-        UsageError: the model has no positions for so many tokens, or they are too few for a word.
-    """
-    if not 3 <= max_text_tokens <= processor.max_text_tokens:
-        raise UsageError(f"max_text_tokens is {max_text_tokens}; give 3 to {processor.max_text_tokens}")
-    return processor.resized(max_text_tokens=max_text_tokens)

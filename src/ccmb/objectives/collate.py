@@ -28,6 +28,7 @@ class Collate:
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
         self.processor, self.samples = processor, samples
         self.image_ids: list[int] | None = None
+        self.twin_ids: list[int] | None = None
         self.shared: dict[int, tuple[int, ...]] = {}
         if samples is not None:
             # Samples of one picture share an id, whatever line of the file they stand in.
@@ -55,7 +56,7 @@ class Collate:
             ),
             names=tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
             texts=tuple(texts),
-            twin_ids=torch.tensor([self.twin_ids[index] for index in indices]) if self.samples is not None else None,
+            twin_ids=torch.tensor([self.twin_ids[index] for index in indices]) if self.twin_ids is not None else None,
             text_ids=torch.tensor([known_texts(*of_pair) for of_pair in zip(texts, known, strict=True)]),
         )
         return batch, unreadable

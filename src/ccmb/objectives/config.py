@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ccmb.core.choices import PAPER_NAMES, ObjectiveName
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
-
-ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
-PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
 
 
 class Objective(BaseModel):
@@ -75,10 +70,6 @@ class Objectives(BaseModel):
 
     def off(self) -> list[ObjectiveName]:
         return [name for name in PAPER_NAMES if getattr(self, name).weight == 0]
-
-    @staticmethod
-    def paper_names(names: Iterable[ObjectiveName]) -> list[str]:
-        return [PAPER_NAMES[name] for name in names]
 
 
 def hardness_at(fgr: Ranking, progress: float) -> float:

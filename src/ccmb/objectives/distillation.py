@@ -22,7 +22,7 @@ from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
-from ccmb.r2d2.stillness import is_frozen
+from ccmb.r2d2.towers.stillness import is_frozen
 
 
 class EmaTeacher(TwoTowers, nn.Module):

@@ -1,4 +1,4 @@
-"""A tower's backbone: how it is built, the mask that its attention takes, and how BERT's kind reads packed texts."""
+"""A tower's backbone: building it, the mask for its attention, and packed texts for BERT-like towers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKED = "sdpa_or_packed"
 
 
 def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, bool]]:
-    """A backbone's class and its options; where it is built with or without a pooling layer, `pooler` says which."""
+    """A backbone's class and its options. `pooler` decides on the pooling layer of classes that offer one."""
     kind: Any = MODEL_MAPPING[type(config)]
     optional = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
     return kind, {"add_pooling_layer": pooler} if optional else {}
@@ -33,7 +33,7 @@ def new_tower(config: PreTrainedConfig, pooler: bool | None) -> PreTrainedModel:
 
 
 def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """A text backbone of random weights, which reads packed texts too if it is of BERT's kind."""
+    """A text backbone of random weights. If it is BERT-like, it also reads packed texts."""
     tower = new_tower(config, pooler=False)
     if tower.config.model_type in BERTS_KIND and tower.config._attn_implementation == "sdpa":
         tower.config._attn_implementation = PACKED
@@ -41,7 +41,7 @@ def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def most_tokens(config: PreTrainedConfig) -> int | None:
-    """The longest text that a text tower of this configuration has positions for, or None if any will do."""
+    """The number of tokens that a text tower of this configuration has positions for; None if there is no limit."""
     with torch.device("meta"):
         tower = new_tower(config, pooler=False)
     table = getattr(getattr(tower, "embeddings", None), "position_embeddings", None)
@@ -57,7 +57,7 @@ def is_packable(tower: PreTrainedModel) -> bool:
 
 
 def read_packed(tower: PreTrainedModel, input_ids_BT: Tensor, packing: Packing) -> Tensor:
-    """States (B, T, W) of a packable tower, zeros where no token is real."""
+    """Token states (B, T, W) of packed texts; zeros where there is only padding."""
     table = cast(nn.Embedding, tower.get_submodule("embeddings.position_embeddings"))
     # RoBERTa and its kin count positions from the one after padding's.
     first = 0 if table.padding_idx is None else table.padding_idx + 1
@@ -76,7 +76,7 @@ def _sdpa_or_packed(
     packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls sdpa, and of one row of packed texts their attention; (B, H, T, D) to (B, T, H, D)."""
+    """transformers' sdpa, or for a row of packed texts attention within each text; (B, H, T, D) to (B, T, H, D)."""
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, **options)
     tokens = (states[0].transpose(0, 1) for states in (query, key, value))
@@ -88,13 +88,13 @@ AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
 def mask_for(tower: PreTrainedModel, mask_BT: Tensor) -> Tensor:
-    """A mask (B, T) as a text tower is best given it."""
+    """A mask (B, T) in the form that is fastest for a text tower."""
     return ready_mask(mask_BT) if mask_BT.is_cuda and is_packable(tower) else mask_BT
 
 
 def ready_mask(mask_BT: Tensor) -> Tensor:
-    """What a text tower's attention makes of a mask, (B, 1, 1, T).
+    """A mask in the form (B, 1, 1, T) that attention uses.
 
-    Of one that is not ready transformers asks whether all tokens are real, and so waits for the GPU.
+    For a mask (B, T), transformers first checks whether all tokens are real, and so waits for the GPU.
     """
     return mask_BT.bool()[:, None, None, :]

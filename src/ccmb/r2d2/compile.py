@@ -1,6 +1,6 @@
-"""torch.compile of a network's layers one by one: one compiles in seconds, and all of a kind share what comes out.
+"""torch.compile of a network's layers one by one: a layer compiles in seconds, and layers of one kind share the result.
 
-Names of parameters do not change, so checkpoints are those of the network as it is.
+Names of parameters do not change, so checkpoints fit the network compiled or not.
 """
 
 from __future__ import annotations

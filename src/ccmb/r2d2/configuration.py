@@ -10,9 +10,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from ccmb.core.choices import ImagePooling, RankingRule, TextPooling, one_of
 from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
-from ccmb.r2d2.image_forms import USUAL_SIZE, ImageForm, image_form, image_side, set_image_side
+from ccmb.r2d2.towers.image_forms import USUAL_SIZE, ImageForm, image_form, image_side, set_image_side
 
-# What of the keywords of `from_pretrained` says where a folder on the hub is.
+# The keywords of `from_pretrained` that locate a folder on the hub.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 NOT_CALIBRATED = 1.0  # the match temperature of a network that none was fitted to
 
@@ -37,10 +37,10 @@ class R2D2Config(PreTrainedConfig):
         train_batch_norm: whether batch norm in the towers computes with a batch's statistics in training and gathers
             them, as new networks need it; else with those that it has, as pre-trained towers want it in small batches.
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
-        cross_heads, cross_ffn: shape of the cross encoders, whose width is the text tower's; by default also the
-            text tower's.
-        cross_dropout: dropout behind the layers of the cross encoders; the official ones also have some of attention
-            weights, ours none (our choice).
+        cross_heads, cross_ffn: attention heads and feed-forward width of the cross encoders, by default the text
+            tower's. Their width is always the text tower's.
+        cross_dropout: dropout after the layers of the cross encoders. The official ones also drop attention weights,
+            ours do not (our choice).
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.

@@ -3,11 +3,11 @@
 Shapes: N pairs, U items of the query side (T tokens, width W), V items of the other side (S tokens, width C),
 H heads of width D. Parameter names are BERT's, so that official and BERT checkpoints load layer by layer.
 
-A picture usually stands in several pairs (its match and its hard negatives, or many candidates when ranking), so what
-depends on one side alone is computed once per item and then picked by index: keys and values of the other side in
-every layer, and the self-attention of the first layer. The match heads read the first token alone, so the last layer
-computes the other tokens only of those pairs for which they are asked for. Texts are packed, see `packing.py`: then
-all tokens that ask a picture do so together, and its keys and values are not even copied.
+A picture usually stands in several pairs (its match and its hard negatives, or many candidates when ranking). So
+everything that depends on one side alone is computed once per item and then picked by index: keys and values of the
+other side in every layer, and the self-attention of the first layer. The match heads read only the first token, so the
+last layer computes the other tokens only for pairs whose whole output is wanted. Texts are packed, see `packing.py`:
+then all tokens that attend to a picture do so together, and its keys and values are not even copied.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class MultiHeadAttention(nn.Module):
     def forward(self, states: Tensor, keys: Tensor, values: Tensor, seen: Tensor | Attend | None) -> Tensor:
         """Attend: (N, T, W), or (P, W) of packed tokens.
 
-        `seen` is True (or 1) where a context token may be seen (N, S); a mask of four dimensions, which may differ from
-        token to token, is taken as it is. Of packed tokens it is the function that attends.
+        `seen` (N, S) is True (or 1) where a context token may be seen. A mask of four dimensions, which may differ from
+        token to token, is used unchanged. For packed tokens `seen` is the function that attends.
         """
         queries = self._split(self.query(states))
         if callable(seen) and not isinstance(seen, Tensor):
@@ -100,7 +100,7 @@ class Intermediate(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward; of states (N, T, W), or of packed tokens (P, W)."""
+    """Self-attention, cross-attention and feed-forward of states (N, T, W) or of packed tokens (P, W)."""
 
     def __init__(self, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float) -> None:
         super().__init__()
@@ -110,8 +110,11 @@ class CrossLayer(nn.Module):
         self.output = ResidualOutput(ffn, width, dropout, eps)
 
     def attend_self(self, states: Tensor, seen: Tensor | Attend | None, asking: int | Tensor | None = None) -> Tensor:
-        """Self-attention of some tokens to all: of the first `asking` tokens of each row, of those packed tokens that
-        it names, or (None) of all."""
+        """Self-attention of some tokens to all tokens of their row.
+
+        Args:
+            asking: the first so many tokens of each row, the indices of packed tokens, or None for all tokens.
+        """
         some = states.index_select(0, asking) if isinstance(asking, Tensor) else states[:, :asking]
         return self.attention(states if asking is None else some, *self.attention.keys_values(states), seen)
 
@@ -136,7 +139,7 @@ class CrossOutput:
 
 @dataclass(frozen=True, slots=True)
 class RankOutput:
-    """What the cross encoders say of N pairs.
+    """The cross encoders' outputs for N pairs.
 
     Attributes:
         logits_text_image, logits_image_text: (N, 2) outputs of the match heads; class 1 is "match".
@@ -170,8 +173,8 @@ class RankOutput:
 class CrossEncoder(nn.Module):
     """A stack of one or more cross layers over N pairs picked by index from U query-side and V other-side items."""
 
-    # transformers sets both where checkpointing is enabled: what a layer computes is then computed anew in the
-    # backward pass, and not kept.
+    # transformers sets both when checkpointing is enabled: activations are then computed again in the backward pass
+    # instead of being kept.
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Any] = checkpoint
 
@@ -179,10 +182,13 @@ class CrossEncoder(nn.Module):
         self, layers: int, width: int, heads: int, ffn: int, context_width: int, dropout: float, eps: float = 1e-12
     ) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(CrossLayer(width, heads, ffn, context_width, dropout, eps) for _ in range(layers))
+        self.layer = nn.ModuleList(
+            CrossLayer(width=width, heads=heads, ffn=ffn, context_width=context_width, dropout=dropout, eps=eps)
+            for _ in range(layers)
+        )
 
     def _run(self, step: Callable[..., Tensor], *values: Any) -> Tensor:
-        """What a step of one layer makes of the values, checkpointed in training if that is enabled."""
+        """The output of one layer's step, checkpointed in training if that is enabled."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return cast(Tensor, self._gradient_checkpointing_func(step, *values))
         return step(*values)
@@ -204,12 +210,12 @@ class CrossEncoder(nn.Module):
             states_UTW, mask_UT: query-side tokens; mask True where a token is real, or None.
             context_VSC, mask_VS: tokens of the other side and their mask.
             state_index_N, context_index_N: which items make each pair.
-            whole: M, of how many pairs (the first ones) all tokens are wanted after the last layer.
-            packed: how the same texts, pictures and pairs are packed; all tokens of the other side are real.
+            whole: M: for the first M pairs, all tokens are computed after the last layer.
+            packed: the packing of the same texts, pictures and pairs; all tokens of the other side must be real.
         """
         if packed is not None:
             return self._forward_packed(packed, states_UTW, context_VSC)
-        # Until the first cross-attention nothing of the other side has come in: items become pairs here.
+        # Up to the first cross-attention nothing depends on the other side: items become pairs only after it.
         *before, last = cast(list[CrossLayer], list(self.layer))
         states_UTW = self._run((before or [last])[0].attend_self, states_UTW, mask_UT)
         states, mask = _pick(states_UTW, state_index_N), _pick(mask_UT, state_index_N)
@@ -256,12 +262,12 @@ def _look(states: Tensor, context_VSC: Tensor, layer: CrossLayer, index_N: Tenso
 
 
 def _look_packed(states: Tensor, pictures_VSC: Tensor, layer: CrossLayer, seen: Attend) -> Tensor:
-    """The same of packed tokens."""
+    """The second half of a layer for packed tokens."""
     return layer.attend_other(states, *layer.crossattention.keys_values(pictures_VSC), seen)
 
 
 def _spread(keys: Tensor, values: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (N, H, S, D) of each pair's other side, of those (V, H, S, D) of all."""
+    """Keys and values (N, H, S, D) of each pair's other side, picked from those of all items (V, H, S, D)."""
     if len(keys) == 1:  # nothing to pick, and nothing is copied
         return keys.expand(len(index_N), -1, -1, -1), values.expand(len(index_N), -1, -1, -1)
     return keys.index_select(0, index_N), values.index_select(0, index_N)
@@ -274,6 +280,6 @@ def _pick(values: None, index: Tensor | slice) -> None: ...
 def _pick(values: Tensor | None, index: Tensor | slice) -> Tensor | None:
     if values is None:
         return None
-    # Several pairs share an item. The gradient of plain indexing adds them up in an order that the threads decide;
-    # that of index_select in the order of the pairs, so that runs repeat bit for bit.
+    # Several pairs share an item. The gradient of plain indexing adds them up in an order that depends on the threads;
+    # the gradient of index_select adds them up in the order of the pairs, so that runs repeat bit for bit.
     return values.index_select(0, index) if isinstance(index, Tensor) else values[index]

@@ -1,8 +1,7 @@
-"""Open a model by what a user calls it: a run folder, a model folder, or its id on the Hugging Face hub."""
+"""Open a model by name: a run folder, a model folder, or an id on the Hugging Face hub."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from ccmb.core.errors import CcmbError, one_line
+from ccmb.core.hashing import sha256_of_files
 from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.checkpoint_files import what_file
@@ -23,7 +23,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# Never code, and no weights in a form that can carry it.
+# The files that are downloaded: no code, and no weights in a form that can carry code.
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -31,7 +31,7 @@ def model_folder(name: str | Path, any_kind: bool = False) -> Path:
     """The folder with the weights: the given one, `model` inside a run folder, or the local copy of a hub model.
 
     Args:
-        any_kind: whether it may be another's than R2D2's, such as a Chinese-CLIP's.
+        any_kind: whether models of other kinds, such as a Chinese-CLIP, are accepted too.
 
     Raises:
         CcmbError: there is no such folder or model, it is of another kind, or a file of it is missing; the message
@@ -70,10 +70,10 @@ def load_model(
     """Model (in evaluation mode) and processor of a run folder, model folder or hub id.
 
     Args:
-        dtype: of the weights. By default they become torch's default type, float32 unless the program has set another,
-            whatever they were saved in: in half precision most steps of a training are too small to move a weight, and
-            float16 overflows. "auto" keeps the file's.
-        changes: fields of R2D2Config to set to other values than the folder's; the weights must suit them.
+        dtype: of the weights. By default torch's default type, float32 unless the program has set another, whatever the
+            weights were saved in: in half precision most steps of a training are too small to move a weight, and
+            float16 overflows. "auto" keeps the file's type.
+        changes: fields of R2D2Config that override the folder's; the weights must suit them.
 
     Raises:
         CcmbError: something is missing or damaged, files do not belong together, a weight is not finite, or it is an
@@ -118,12 +118,11 @@ def read_r2d2_config(folder: Path) -> R2D2Config:
 
 
 def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) -> None:
-    """Whether a folder's tokenizer and picture sizes are those of its network.
+    """Check that a folder's tokenizer and picture size suit its network.
 
     Raises:
-        CcmbError: the tokenizer has tokens that the network has no embedding for or pads with none, texts may be longer
-            than there are positions or begin otherwise, or pictures are of another size; the message names file and
-            key.
+        CcmbError: the tokenizer has tokens without an embedding or has no padding token, texts may be longer than there
+            are positions or have another prefix, or the pictures have another size; the message names file and key.
     """
     vocabulary, tokenizer = config.text_config.vocab_size, processor.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -157,20 +156,12 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         )
 
 
-def fingerprint(model: Path) -> str:
-    """SHA-256 of a model folder's weights, of shards one after another; of an export, of the weights that it was made
-    of.
+def weights_fingerprint(model: Path) -> str:
+    """SHA-256 of a model folder's weights (all shards in order), or of the weights that an export was made of.
 
     Raises:
         CcmbError: a file of weights cannot be read.
     """
     if is_export(model):
         return ExportRecord.read(model).fingerprint
-    digest = hashlib.sha256()
-    for path in weight_files(model):
-        try:
-            with open(path, "rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        except OSError as error:
-            raise CcmbError(f"{path}: {error.strerror or error}") from None
-    return digest.hexdigest()
+    return sha256_of_files(weight_files(model))

@@ -19,20 +19,20 @@ from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
-from ccmb.r2d2.image_forms import as_tokens, pooled_state
 from ccmb.r2d2.packing import PackedPairs, Packing, mean_state, padded_right
-from ccmb.r2d2.stillness import keep_still
+from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
+from ccmb.r2d2.towers.stillness import keep_still
 
 
 @dataclass(frozen=True, slots=True)
 class TowerOutput:
-    """What a tower says of a batch.
+    """A tower's outputs for a batch of images or texts.
 
     Attributes:
-        embed: (B, D), L2-normalised; cosine of an image's and a text's is the pre-ranking score.
+        embed: (B, D), L2-normalised; the cosine of an image's and a text's embedding is the pre-ranking score.
         states: (B, tokens, W), the token states that the cross encoders read.
-        mask: (B, tokens), 1 where a token is real; None where all are.
-        pooled: (B, W), of pictures fresh from the tower, what the projection makes the embedding of.
+        mask: (B, tokens), 1 where a token is real; None if all tokens are.
+        pooled: (B, W), the input of the projection; only for images that come directly from the tower.
     """
 
     embed: Tensor
@@ -47,11 +47,11 @@ class TowerOutput:
         return TowerOutput(self.embed[index], self.states[index], None if self.mask is None else self.mask[index])
 
     def embeds(self, rows: slice) -> Tensor:
-        """(B, D) embeddings of a run of items."""
+        """(B, D) embeddings of a slice of the items."""
         return self.embed[rows]
 
     def lengths(self, index: Tensor) -> Tensor:
-        """(B,) real tokens of the items of these indices."""
+        """(B,) the number of real tokens of each indexed item."""
         if self.mask is None:
             return torch.full_like(index, self.states.shape[1])
         return self.mask[index].sum(1)
@@ -60,7 +60,7 @@ class TowerOutput:
         return TowerOutput(self.embed.detach(), self.states.detach(), self.mask)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TowerOutput:
-        """On a device; with `dtype` the token states in that precision."""
+        """The same outputs on a device; `dtype` is the precision of the token states."""
         mask = None if self.mask is None else self.mask.to(device)
         return TowerOutput(self.embed.to(device), self.states.to(device, dtype), mask)
 
@@ -94,7 +94,7 @@ class MaskedLanguageHead(nn.Module):
 
 
 class TwoTowers:
-    """How a module that carries the four parts of both towers encodes: the model, and its teacher in distillation."""
+    """The encoding methods of a module with both towers and projections: the model or its teacher."""
 
     image_tower: PreTrainedModel
     text_tower: PreTrainedModel
@@ -103,22 +103,22 @@ class TwoTowers:
     image_pooling: ImagePooling
     image_class_token: bool
     text_pooling: TextPooling
-    pack_texts: bool = True  # compute no token that is none, see packing.py
+    pack_texts: bool = True  # do not compute padding, see packing.py
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised pictures (B, 3, S, S)."""
         output = self.image_tower(pixel_values=pixel_values)
         states = as_tokens(output.last_hidden_state)
         pooled = pooled_state(self.image_pooling, output, states)
-        if not self.image_class_token:  # the match heads read the first token: let it be one that sums up
+        if not self.image_class_token:  # the match heads read the first token, so it has to summarise the picture
             states = torch.cat([pooled[:, None], states], 1)
         return TowerOutput(l2_normalize(self.image_projection(pooled)), states, pooled=pooled)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens.
 
-        Texts that are padded on the left are moved to the front, for it is the first token that is read; the mask that
-        comes back is that of the moved ones.
+        Texts that are padded on the left are moved to the front, since the first token is read; the returned mask is
+        that of the moved tokens.
         """
         if attention_mask is not None and not torch.jit.is_tracing():
             input_ids, attention_mask = padded_right(input_ids, attention_mask)
@@ -126,7 +126,7 @@ class TwoTowers:
         return self.encode_packed(input_ids, attention_mask, packing)
 
     def encode_packed(self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> TowerOutput:
-        """The same where `packing` has been asked already; None computes the texts as they are."""
+        """Like `encode_text` for padded-right texts whose `packing` is known; None computes the padding too."""
         if packing is not None:
             states = read_packed(self.text_tower, input_ids, packing)
         else:
@@ -136,11 +136,11 @@ class TwoTowers:
         return TowerOutput(l2_normalize(self.text_projection(pooled)), states, attention_mask)
 
     def packing(self, mask_BT: Tensor) -> Packing | None:
-        """How the text tower packs texts of this mask; None where it computes them as they are. Waits for a GPU."""
+        """The packing of texts with this mask; None if the text tower computes the padding too. Waits for a GPU."""
         return Packing.from_mask(mask_BT) if self._packs() and is_packable(self.text_tower) else None
 
     def _packs(self) -> bool:
-        return self.pack_texts and not torch.jit.is_tracing()  # a traced graph is for texts of any lengths
+        return self.pack_texts and not torch.jit.is_tracing()  # a traced graph must take texts of any length
 
 
 class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  # from_pretrained: more keywords
@@ -178,7 +178,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The towers are PreTrainedModels and initialise themselves; these are the layers of our own (as BERT's).
+        # The towers are PreTrainedModels and initialise themselves; these are our own layers, initialised as BERT's.
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", 0.02))
             if module.bias is not None:
@@ -205,16 +205,20 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
 
     @property
     def cross_dtype(self) -> torch.dtype:
-        """In which the cross encoders take token states."""
+        """The type in which the cross encoders take token states."""
         return self.image_to_cross.weight.dtype
 
     def check_can_rank(self) -> None:
-        """Raise a ValueError if the network has no cross encoders."""
+        """Refuse a network without cross encoders.
+
+        Raises:
+            ValueError: the network can only pre-rank (PRD2).
+        """
         if not self.can_rank:
             raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
 
     def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
-        """States (N, T, W) of the text-image cross encoder: each pair's text, read in sight of its picture."""
+        """Token states (N, T, W) of each pair's text after the text-image cross encoder."""
         return self._text_image(images, texts, image_index, text_index, len(text_index)).whole
 
     def _text_image(
@@ -244,16 +248,17 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         """Match the N pairs (image_index[n], text_index[n]) with both cross encoders.
 
         Args:
-            read: M, of how many pairs (the first ones) the text's token states are wanted too.
+            read: M: for the first M pairs, the text's token states are returned too.
 
         Raises:
             ValueError: the network has no cross encoders.
         """
         self.check_can_rank()
-        # To pack waits for a GPU: first of all, and then the long pass, while which the short one is prepared.
+        # Packing waits for a GPU, so it comes first; the long pass comes next, so that the short one can be prepared
+        # while it runs.
         pairs = self._packed_pairs(images, texts, image_index, text_index, read)
         image_text = self.match_image_text(images, texts, image_index, text_index)
-        text_image = self._text_image(images, texts, image_index, text_index, read, pairs)
+        text_image = self._text_image(images, texts, image_index, text_index, whole=read, pairs=pairs)
         return RankOutput(self._head(self.text_image_match, text_image.first), image_text, text_image.whole)
 
     def match_text_image(
@@ -272,7 +277,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
 
     @staticmethod
     def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:
-        # The encoders may be of a lower precision than their heads.
+        # The encoders may have a lower precision than their heads.
         return at_least_float32(head(first_NW.to(head.weight.dtype)))
 
     def mlm_logits(self, states_MW: Tensor) -> Tensor:
@@ -299,7 +304,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
 
 
 def l2_normalize(embed_BD: Tensor) -> Tensor:
-    """L2-normalised rows."""
+    """The rows (B, D), L2-normalised, in float32 or more."""
     # float32 whatever the autocast type: cosine differences between near neighbours are small.
     return F.normalize(at_least_float32(embed_BD), dim=-1)
 

@@ -1,8 +1,8 @@
 """Official R2D2 and PRD2 checkpoints <-> R2D2Model (names as in yuxie11/R2D2 at c7127fa).
 
-The official network carries tensors that it never reads: the embeddings of both cross encoders, whose input is the
-towers' states, and BERT's pooler. `from_official` keeps them aside on the model as `official_unused`, so that
-`to_official` gives back every tensor bit for bit.
+The official network carries tensors that it never reads: BERT's pooler, and the embeddings of both cross encoders,
+whose input is the towers' states. `from_official` keeps these tensors on the model as `official_unused`, so that
+`to_official` returns every tensor bit for bit.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ UNUSED = re.compile(r"(text|img)_joint_layer\.embeddings\.|text_encoder\.pooler\
 UNUSED_FILE = "official_unused.safetensors"
 TOKENIZER = "hfl/chinese-roberta-wwm-ext"  # the official text tower's
 MAX_TEXT_TOKENS = 64
-ANCHOR = "visual_encoder.embeddings.patch_embedding.weight"  # which every network has
+ANCHOR = "visual_encoder.embeddings.patch_embedding.weight"  # a tensor of every official network
 HEAD_WIDTH = 64  # of every attention head in all official networks
 
 
 def from_official(state: Mapping[str, Tensor]) -> R2D2Model:
     """The network of an official state dict, in evaluation mode; without cross encoders if it is PRD2's.
 
-    Its shape is read off the tensors. Those that no network reads are kept in `model.official_unused`.
+    Its shape is read off the tensors. Tensors that no network reads are kept in `model.official_unused`.
 
     Raises:
         CcmbError: a tensor is missing, unknown or of another shape than the rest asks for; the message names it.
@@ -81,7 +81,7 @@ def from_official(state: Mapping[str, Tensor]) -> R2D2Model:
 def to_official(model: R2D2Model, unused: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The official state dict of a network with a CLIP image tower and a BERT text tower.
 
-    Its masked-language head has no place there and is left out.
+    The official network has no masked-language head, so ours is left out.
 
     Args:
         unused: the tensors that the official code holds but never reads; by default those that the model came with.
@@ -106,13 +106,13 @@ def to_official(model: R2D2Model, unused: Mapping[str, Tensor] | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The weights of a checkpoint that were chosen.
+    """The weights that were chosen from a checkpoint.
 
     Attributes:
         state: tensors by the official names.
-        place: where in the checkpoint they stand, such as "model" or "model_ema"; "" is the top.
-        others: where further weights of the same network stand.
-        left_out: how many tensors besides there are, of optimisers and losses.
+        where: their location in the checkpoint, such as "model" or "model_ema"; "" is the top.
+        others: the locations of further weights of the same network.
+        left_out: the number of all other tensors, such as those of optimisers and losses.
     """
 
     state: dict[str, Tensor]
@@ -125,7 +125,7 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
     """The weights in a `.pth` file (read without running any code in it) or a safetensors file, unwrapped.
 
     Args:
-        key: where they stand, if there are several; by default those that were trained, not an average of them.
+        key: the location of the weights, if there are several; by default the trained weights, not their average.
 
     Raises:
         CcmbError: see `read_file`; or there are no such weights, and the message says what there is.
@@ -147,7 +147,7 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> Checkpoint:
 
 
 def other_model_kind(names: Sequence[str]) -> str:
-    """What a checkpoint is that is not R2D2's, by the names of its tensors; for a message, or nothing."""
+    """A description of a checkpoint that is not R2D2's, by its tensors' names, for a message; "" if unknown."""
     kinds = {
         r".*\.lora_": "an adapter (LoRA), which is no model by itself; merge it into its model first",
         r"(.*\.)?image_tower\.": "of this package; give its run or model folder, which needs no converting",
@@ -170,7 +170,7 @@ def convert_from_official(
 
     Args:
         tokenizer: the text tower's: a `vocab.txt`, a folder or a hub id.
-        key: which of several weights, see `read_checkpoint`.
+        key: the location of the weights, see `read_checkpoint`.
 
     Raises:
         CcmbError: see `read_checkpoint`, `from_official` and `load_tokenizer`; or the tokenizer is another model's.
@@ -274,7 +274,7 @@ def _official_name(own_name: str) -> str:
 
 
 def _stand_ins(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the official code expects to find but never reads."""
+    """Stand-ins for the tensors that the official code expects but never reads."""
     width = state["text_proj.weight"].shape[1]
     unused = {"text_encoder.pooler.dense.weight": torch.zeros(width, width)}
     unused["text_encoder.pooler.dense.bias"] = torch.zeros(width)

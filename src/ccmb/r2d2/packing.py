@@ -1,8 +1,8 @@
-"""Texts without their padding: the real tokens laid end to end, so that no layer computes a token that is none.
+"""Texts without their padding: the real tokens are laid end to end, so that no layer computes padding.
 
-All of a layer but attention works token by token, and so on packed tokens as they are. Attention goes from row to row:
-on a GPU in half precision by torch's varlen attention, which reads packed rows; elsewhere rows are padded for the
-attention alone, which is a few per cent of a layer's work.
+All of a layer but attention works token by token, and so works on packed tokens unchanged. Attention works row by row.
+On a GPU in half precision, torch's varlen attention reads packed rows. Elsewhere the rows are padded for the attention
+alone, which is a few per cent of a layer's work.
 
 Shapes: N rows (texts or pairs) of at most T tokens, P real tokens in all, W width, H heads of width D, V pictures of S
 tokens.
@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Queries (P, H, D) and keys and values, as the maker of the function says, to what is attended to (P, H, D).
+# Attention of queries (P, H, D) to keys and values, whose shapes the maker of the function defines; gives (P, H, D).
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where the real tokens of padded rows stand. A row without any counts as one of one token.
+    """The positions of the real tokens of padded rows. A row without any counts as a row of one token.
 
     Attributes:
         mask: (N, T) True where a token is real.
-        positions: (P,) where the real tokens stand among the N * T, in order.
+        positions: (P,) the indices of the real tokens among all N * T, in order.
     """
 
     mask: Tensor
@@ -39,7 +39,7 @@ class Packing:
 
     @staticmethod
     def from_mask(mask_NT: Tensor) -> Packing:
-        """Of rows whose real tokens are True or 1. On a GPU this waits for it, since the number of tokens is asked."""
+        """The packing of rows whose real tokens are True or 1 in the mask. It waits for a GPU, to count the tokens."""
         mask = mask_NT.bool()
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
         return Packing(mask, mask.flatten().nonzero().squeeze(1))
@@ -51,46 +51,49 @@ class Packing:
 
     @property
     def columns(self) -> Tensor:
-        """(P,) at which place of its row each token stands."""
+        """(P,) the position of each token in its row."""
         return self.positions % self.mask.shape[1]
 
     @property
     def firsts(self) -> Tensor:
-        """(N,) which of the P tokens is the first of each row."""
+        """(N,) the index of each row's first token among the P tokens."""
         return starts_of(self.counts)[:-1].long()
 
     def pack(self, padded_NTW: Tensor) -> Tensor:
-        """(P, ...) the real tokens of (N, T, ...)."""
+        """(P, ...) the real tokens of padded rows (N, T, ...)."""
         return padded_NTW.flatten(0, 1).index_select(0, self.positions)
 
     def pad(self, packed_PW: Tensor) -> Tensor:
-        """(N, T, ...) with zeros where no token is real."""
+        """(N, T, ...) padded rows of packed tokens, with zeros as padding."""
         rows, tokens = self.mask.shape
         padded = packed_PW.new_zeros(rows * tokens, *packed_PW.shape[1:]).index_copy(0, self.positions, packed_PW)
         return padded.unflatten(0, (rows, tokens))
 
     def pick(self, index_M: Tensor) -> tuple[Packing, Tensor]:
-        """The packing of M rows of these indices, and which of the P tokens they are made of."""
+        """The packing of the M indexed rows, and the indices of their tokens among the P tokens."""
         picked = Packing.from_mask(self.mask.index_select(0, index_M))
         return picked, picked.pack(self._numbers().index_select(0, index_M))
 
     def narrow(self, keep_NT: Tensor) -> tuple[Packing, Tensor]:
-        """The packing of the rows with fewer tokens, each with its first, and which of the P tokens these are."""
+        """The packing of the rows with only the kept tokens, and the indices of these among the P tokens.
+
+        The first token of each row is always kept.
+        """
         narrow = Packing.from_mask(self.mask & keep_NT)
         return narrow, narrow.pack(self._numbers())
 
     def _numbers(self) -> Tensor:
-        """(N, T) the number of each real token among the P."""
+        """(N, T) the index of each real token among the P tokens."""
         return (self.mask.flatten().cumsum(0) - 1).view(self.mask.shape)
 
 
 def starts_of(counts_N: Tensor) -> Tensor:
-    """(N + 1,) int32, where runs of so many tokens start, and where the last ends."""
+    """(N + 1,) int32: the starts of consecutive runs with these counts of tokens, and the end of the last run."""
     return F.pad(counts_N.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def padded_right(input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and mask with each row's padding on its left, if there is any, moved to its end."""
+    """Tokens and mask with padding on the left of a row moved to its end."""
     leading_B = (mask_BT.cumsum(1) == 0).sum(1)
     length = mask_BT.shape[1]
     source_BT = (torch.arange(length, device=mask_BT.device) + leading_B[:, None]) % max(1, length)
@@ -107,14 +110,21 @@ def mean_state(states_BTW: Tensor, mask_BT: Tensor | None) -> Tensor:
 
 
 def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> Attend:
-    """Attention of the packed rows of `queries` to the rows of `context`, whose keys and values are (P, H, D) too."""
+    """Attention of each packed row of `queries` to the same row of `context`, with keys and values (P, H, D)."""
 
     @torch.compiler.disable
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not dropout and has_varlen(query):  # varlen attention has no dropout
             longest = queries.mask.shape[1]
-            starts = starts_of(queries.counts), starts_of(context.counts)
-            return varlen_attention(query, key, value, *starts, longest, longest)
+            return varlen_attention(
+                query,
+                key,
+                value,
+                query_starts=starts_of(queries.counts),
+                key_starts=starts_of(context.counts),
+                max_queries=longest,
+                max_keys=longest,
+            )
         padded = queries.pad(query), context.pad(key), context.pad(value)
         q, k, v = (tokens.transpose(1, 2) for tokens in padded)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask[:, None, None, :], dropout_p=dropout)
@@ -124,10 +134,10 @@ def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> A
 
 
 def picture_attention(queries: Packing, picture_N: Tensor, pictures: int) -> Attend:
-    """Attention of packed rows to pictures, whose keys and values are (V, H, S, D) and nowhere copied.
+    """Attention of packed rows to pictures, with keys and values (V, H, S, D) that are never copied.
 
     Args:
-        picture_N: each row's picture, ascending: the tokens of all rows of a picture ask it together.
+        picture_N: each row's picture, ascending: the tokens of all rows of a picture attend to it together.
         pictures: V.
     """
     counts_V = torch.zeros(pictures, dtype=torch.long, device=picture_N.device)
@@ -139,15 +149,25 @@ def picture_attention(queries: Packing, picture_N: Tensor, pictures: int) -> Att
         if has_varlen(query):
             tokens = keys.shape[2]
             key, value = (states.transpose(1, 2).flatten(0, 1) for states in (keys, values))
-            starts = starts_of(counts_V), starts_of(torch.full_like(counts_V, tokens))
-            return varlen_attention(query, key, value, *starts, max(sizes), tokens)
+            return varlen_attention(
+                query,
+                key,
+                value,
+                query_starts=starts_of(counts_V),
+                key_starts=starts_of(torch.full_like(counts_V, tokens)),
+                max_queries=max(sizes),
+                max_keys=tokens,
+            )
         return _picture_by_picture(query, keys, values, sizes)
 
     return attend
 
 
 def _picture_by_picture(query_PHD: Tensor, keys: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The same without varlen attention: a call for each picture, or one for all that are asked by equally many."""
+    """Attention to pictures without varlen attention: a call for each picture, or a single one.
+
+    A single call is enough if every picture has equally many queries.
+    """
     if len({*sizes}) == 1:
         asking = query_PHD.unflatten(0, (len(sizes), -1)).transpose(1, 2)
         return F.scaled_dot_product_attention(asking, keys, values).transpose(1, 2).flatten(0, 1)
@@ -166,33 +186,45 @@ def has_varlen(query: Tensor) -> bool:
 
 @cache
 def _gpu_has_varlen(device: torch.device) -> bool:
-    """It is of torch 2.10 and later, and of GPUs since Ampere."""
+    """Whether torch (2.10 or later) and the GPU (Ampere or later) have varlen attention."""
     has_module = importlib.util.find_spec("torch.nn.attention.varlen") is not None
     return has_module and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, key_starts: Tensor, most_queries: int, most: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    max_queries: int,
+    max_keys: int,
 ) -> Tensor:
-    """Attention (P, H, D) of runs of packed tokens to runs of others; where each starts, and tokens of the longest."""
+    """Attention (P, H, D) of runs of packed tokens to other such runs.
+
+    Args:
+        query_starts, key_starts: see `starts_of`.
+        most_queries, most: the number of tokens of the longest run of queries and of keys.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    return cast(Tensor, varlen_attn(query, key, value, query_starts, key_starts, most_queries, most))
+    return cast(Tensor, varlen_attn(query, key, value, query_starts, key_starts, max_queries, max_keys))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedPairs:
-    """N pairs of packed texts with pictures, ordered by picture, and how their tokens attend.
+    """N pairs of packed texts with pictures, ordered by picture, and the attention of their tokens.
 
     Attributes:
         texts: the packing of the U texts.
-        tokens: which of the texts' tokens those of the pairs are, one pair after the other.
-        asking: which of the pairs' tokens the last layer computes.
-        last: the packing of these.
-        back: (N,) where each pair stands in the order by picture.
-        whole: of how many pairs all tokens are wanted.
+        tokens: for each token of the pairs, its index among the texts' tokens; pair after pair.
+        asking: indices of the pairs' tokens that the last layer computes.
+        last: the packing of these tokens.
+        back: (N,) the position of each pair in the order by picture.
+        whole: number of pairs whose tokens are all computed by the last layer.
         read_texts, read_pairs, read_last: self-attention, of the texts, of the pairs and in the last layer.
-        read_pictures, read_pictures_last: attention to the pictures, and in the last layer.
+        read_pictures, read_pictures_last: attention to the pictures, in all other layers and in the last layer.
     """
 
     texts: Packing
@@ -211,21 +243,37 @@ class PackedPairs:
     def from_indices(
         mask_UT: Tensor, pictures: int, text_index_N: Tensor, picture_index_N: Tensor, whole: int
     ) -> PackedPairs:
-        """Of texts whose real tokens the mask tells, and so many pictures. On a GPU this waits for it."""
+        """Pack the pairs (text_index[n], picture_index[n]). It waits for a GPU.
+
+        Args:
+            mask_UT: True or 1 where a text's token is real.
+            pictures: the number V of pictures.
+            whole: see `PackedPairs`.
+        """
         order = picture_index_N.argsort(stable=True)
         texts = Packing.from_mask(mask_UT)
         pairs, tokens = texts.pick(text_index_N[order])
         last, asking = pairs.narrow((order < whole)[:, None].expand_as(pairs.mask))
         pictures_N = picture_index_N[order]
         return PackedPairs(
-            texts, tokens, asking, last, order.argsort(), whole,
-            row_attention(texts, texts), row_attention(pairs, pairs), row_attention(last, pairs),
-            picture_attention(pairs, pictures_N, pictures), picture_attention(last, pictures_N, pictures),
-        )  # fmt: skip
+            texts=texts,
+            tokens=tokens,
+            asking=asking,
+            last=last,
+            back=order.argsort(),
+            whole=whole,
+            read_texts=row_attention(texts, texts),
+            read_pairs=row_attention(pairs, pairs),
+            read_last=row_attention(last, pairs),
+            read_pictures=picture_attention(pairs, pictures_N, pictures),
+            read_pictures_last=picture_attention(last, pictures_N, pictures),
+        )
 
     def output(self, states_PW: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the states that the last layer computes the first token of every pair (N, W), and all of the first `whole`
-        pairs (whole, T, W)."""
+        """The last layer's states: the first token of every pair (N, W), and all tokens of the first `whole` pairs.
+
+        The latter are (whole, T, W).
+        """
         first = states_PW.index_select(0, self.last.firsts.index_select(0, self.back))
         if not self.whole:
             return first, states_PW.new_empty(0, self.last.mask.shape[1], states_PW.shape[1])

@@ -68,7 +68,7 @@ class Cost:
     Attributes:
         parameters: of the whole network without the masked-language head, which only training uses.
         image, text, pair: floating-point operations (two per multiply-add) to encode a picture, to encode a text of
-            the greatest length, and to rank one pair of both already encoded; `pair` is None without cross encoders.
+            the greatest length, and to rank one encoded pair; `pair` is None without cross encoders.
     """
 
     parameters: int

@@ -1,4 +1,4 @@
-"""R2D2Processor: pictures and texts to the tensors that R2D2Model takes."""
+"""R2D2Processor: turns pictures and texts into the tensors that R2D2Model takes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class R2D2Processor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """Names of the parts, as transformers asks for them."""
+        """The names of the parts, in the form of transformers."""
         return ["image_processor", "tokenizer"]
 
     @property
@@ -102,7 +102,7 @@ class R2D2Processor(ProcessorMixin):
 
         Args:
             padding: up to the longest text of the batch ("longest"), or to `max_text_tokens` ("max_length").
-            warn: say how many texts were too long and lost their end.
+            warn: warn how many texts were too long and lost their end.
 
         Raises:
             InputTypeError: something is no text.
@@ -232,10 +232,10 @@ class R2D2Processor(ProcessorMixin):
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.model_max_length = longest
         side = image_size or self.image_size
-        return R2D2Processor(tokenizer, side, longest, self.image_mean, self.image_std, self.text_prefix)
+        return R2D2Processor(tokenizer, side, longest, self.image_mean, self.image_std, text_prefix=self.text_prefix)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a folder keeps beside the tokenizer."""
+        """The settings that a folder stores beside the tokenizer."""
         prefix = {"text_prefix": self.text_prefix} if self.text_prefix else {}
         return self.image_processor.to_dict() | {"max_text_tokens": self.max_text_tokens} | prefix
 
@@ -279,7 +279,7 @@ class R2D2Processor(ProcessorMixin):
         prefix = values.get("text_prefix", "")
         if not isinstance(prefix, str):
             raise CcmbError(f"{path}: text_prefix is {prefix!r}; give a text")
-        processor = cls(tokenizer, image_size, max_text_tokens, mean, std, prefix)
+        processor = cls(tokenizer, image_size, max_text_tokens, mean, std, text_prefix=prefix)
         if kwargs.get("image_size") or kwargs.get("max_text_tokens"):
             processor = processor.resized(kwargs.get("image_size"), kwargs.get("max_text_tokens"))
         if kwargs.get("model_max_length"):
@@ -288,7 +288,7 @@ class R2D2Processor(ProcessorMixin):
 
 
 SIZES = ("image_size", "max_text_tokens", "model_max_length")
-# What generic code of transformers gives to all processors: nothing of it changes what this one does.
+# Arguments that generic code of transformers gives to all processors; they have no effect on this one.
 WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "use_fast", "proxies", "user_agent", "config")
 
 

@@ -1,7 +1,7 @@
 """Positions of other sizes in an existing network, interpolated as open_clip does.
 
-Those of the image tower are interpolated as a grid, bicubic, with a class token's kept; those of texts along the line,
-linear, and only where more are wanted than there are. All other weights are kept.
+Positions of the image tower are interpolated as a grid (bicubic); that of a class token is kept. Positions of texts are
+interpolated along the line (linear), and only if more are needed than there are. All other weights are kept.
 
 Shapes: P positions, G the side of a grid of patches, W tower width.
 """
@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.image_forms import image_form
+from ccmb.r2d2.towers.image_forms import image_form
 
 # Tables that hold one vector for each patch, by their names in CLIP's and SigLIP's, ViT's and DINOv2's, and our tower.
 IMAGE_TABLES = re.compile(r"(.+\.)?(position_embedding\.weight|position_embeddings|places\.weight)$")
@@ -30,7 +30,7 @@ M = TypeVar("M", bound=Any)
 
 @torch.no_grad()
 def resized(model: M, image_size: int | None = None, max_text_tokens: int | None = None) -> M:
-    """The network for images and texts of other sizes; the given one itself where nothing changes.
+    """The network for images and texts of other sizes; the same object if nothing changes.
 
     Args:
         model: an R2D2Model.
@@ -61,7 +61,7 @@ def resized(model: M, image_size: int | None = None, max_text_tokens: int | None
 
 
 def _config(before: R2D2Config, image_size: int | None, max_text_tokens: int | None) -> R2D2Config | None:
-    """The configuration of the new sizes, or None where they are the old ones."""
+    """The configuration with the new sizes, or None if they are the old ones."""
     config = R2D2Config.from_dict(before.to_dict())
     if before._attn_implementation != "sdpa":  # the default, which towers without it make eager by themselves
         config._attn_implementation = before._attn_implementation
@@ -125,7 +125,7 @@ def _resized_table(name: str, old: Tensor, shape: torch.Size, before: R2D2Config
 
 
 def resized_grid(table_PW: Tensor, side: int, new_side: int) -> Tensor:
-    """Positions of another grid of patches, bicubic; what stands before the first patch is kept as it is.
+    """Positions interpolated to another grid of patches (bicubic); positions before the first patch are kept.
 
     Args:
         table_PW: (extra + side^2, W), row by row, such as one for a class token and one for each patch.
@@ -133,7 +133,7 @@ def resized_grid(table_PW: Tensor, side: int, new_side: int) -> Tensor:
     """
     extra = table_PW.shape[0] - side * side
     grid_WGG = table_PW[extra:].float().T.unflatten(1, (side, side))
-    # Antialiasing changes nothing where a grid grows; where it shrinks, all old positions count.
+    # Antialiasing changes nothing when a grid grows; when it shrinks, it lets all old positions count.
     grid_WGG = F.interpolate(
         grid_WGG[None], size=(new_side, new_side), mode="bicubic", antialias=True, align_corners=False
     )[0]

@@ -1,9 +1,10 @@
 """Other sizes for an existing network: larger or smaller images, longer or shorter texts.
 
-All weights are kept but the tables of positions, which are interpolated as open_clip does: those of the image tower as
-a grid, bicubic, with a class token's kept; those of texts along the line, linear, and only where more are wanted than
-there are. The cross encoders have no positions of their own and take any number of tokens. A network wants some
-fine-tuning at its new size: interpolated positions are near to what it knows, not the same.
+All weights are kept except the tables of positions, which are interpolated as in open_clip. Positions of the image
+tower are interpolated as a grid (bicubic); that of a class token is kept. Positions of texts are interpolated along the
+line (linear), and only if more are needed than there are. The cross encoders have no positions of their own and take
+any number of tokens. A network needs some fine-tuning at its new size: interpolated positions are close to the learned
+ones, but not the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sines and cosines as a start for learned positions.
+"""Sines and cosines as initial values of learned positions.
 
-Towers that start from nothing on little data are slow to learn where things are: random positions say nothing of
-neighbourhood. With sines (Vaswani et al. 2017, arXiv 1706.03762), distance is there from the first step.
+Towers trained from scratch on little data are slow to learn where things are, since random positions do not show which
+patches are neighbours. With sines (Vaswani et al. 2017, arXiv 1706.03762), distances are there from the first step.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ def sine_positions(length: int, width: int, longest: float | None = None) -> Ten
 
 
 def grid_positions(side: int, width: int) -> Tensor:
-    """(1 + side^2, width) positions of a square of patches: half for the row, half for the column; the first token,
-    which is nowhere, has zeros. Width must be a multiple of 4."""
+    """(1 + side^2, width) positions of a square of patches: half of the width for the row, half for the column.
+
+    The first token has no position, and gets zeros. Width must be a multiple of 4.
+    """
     waves = sine_positions(side, width // 2)
     patches = torch.cat([waves.repeat_interleave(side, 0), waves.repeat(side, 1)], 1)
     return torch.cat([torch.zeros(1, width), patches])

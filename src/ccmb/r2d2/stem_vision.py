@@ -1,10 +1,13 @@
 """A small vision transformer with a convolutional stem, for training from scratch on few pictures.
 
-It is transformers' CLIP vision tower with three changes: a few 3x3 convolutions of stride 2 in place of the one
-big patch convolution (early convolutions help small transformers see better, Xiao et al. 2021, arXiv 2106.14881); since
-no large pre-training shapes the states here, the final layer norm on every token and the maximum over the patches added
-to the first token, which alone learns too slowly where to look; and each patch's place added to its state once more, as
-in DETR (Carion et al. 2020, arXiv 2005.12872), so that the cross encoders soon find what a text says is on the left.
+It is transformers' CLIP vision tower with three changes:
+
+* A few 3x3 convolutions of stride 2 replace the one big patch convolution: early convolutions help small transformers
+  to see better (Xiao et al. 2021, arXiv 2106.14881).
+* The final layer norm is applied to every token, and the maximum over the patches is added to the first token. Without
+  a large pre-training, the first token alone learns too slowly where to look.
+* Each patch's position is added to its state once more, as in DETR (Carion et al. 2020, arXiv 2005.12872), so that the
+  cross encoders soon find what a text places on the left.
 """
 
 from __future__ import annotations
@@ -41,12 +44,12 @@ class ConvStem(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """The last convolution's weight: CLIP's embedding layer asks for it to learn the type."""
+        """The last convolution's weight: CLIP's embedding layer reads its data type."""
         return self[-1].weight  # type: ignore[return-value]
 
 
 class Places(nn.Embedding):
-    """(patches, width) what is added to the state of the patch at each place."""
+    """(patches, width) learned positions that are added to the states of the patches."""
 
 
 class StemVisionModel(CLIPVisionModel):
@@ -76,7 +79,7 @@ class StemVisionModel(CLIPVisionModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, CLIPVisionEmbeddings):
-            # Random positions of CLIP's size are drowned by the convolutions.
+            # Random positions of CLIP's scale would be lost beside the output of the convolutions.
             side = math.isqrt(module.num_patches)
             initialization.copy_(module.position_embedding.weight, grid_positions(side, module.embed_dim))
         elif isinstance(module, Places):

@@ -1,4 +1,4 @@
-"""Tokenizers: published ones, and for runs from scratch one that is trained offline on the run's own texts."""
+"""Tokenizers: published ones, and one that is trained offline on the texts of a run from scratch."""
 
 from __future__ import annotations
 
@@ -45,15 +45,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def straighten_quotes(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer that reads “ and ” as ", as Chinese-CLIP's training and evaluation do: BERT's Chinese vocabulary has
-    no curly quotes. One that transformers does not compute by tokenizers stays as it is."""
+    """A tokenizer that reads “ and ” as ", as Chinese-CLIP's training and evaluation do.
+
+    BERT's Chinese vocabulary has no curly quotes. A slow tokenizer, without a backend of `tokenizers`, stays unchanged.
+    """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or straightens_quotes(tokenizer):
         return tokenizer
     made = Tokenizer.from_str(backend.to_str())
     before = [] if made.normalizer is None else [made.normalizer]
     made.normalizer = normalizers.Sequence([*(normalizers.Replace(curly, '"') for curly in _CURLY), *before])
-    # Of no model's own class, which would forget this when it is read again.
+    # A generic class: a model's own class would lose this normalizer when it is read again.
     special = {name: getattr(tokenizer, name) for name in SPECIAL if getattr(tokenizer, name) is not None}
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **special)
 
@@ -70,12 +72,12 @@ def straightens_quotes(tokenizer: PreTrainedTokenizerBase) -> bool:
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
     """A unigram tokenizer over words and characters of the texts.
 
-    Unlike BERT's, which takes every Chinese character for itself, it joins characters that often stand together
-    (红色, 左边), so that sequences are about half as long. Every character of the texts stays a token of its own, so
-    no word made of seen characters is unknown. The same texts give the same tokenizer.
+    BERT's tokenizer makes every Chinese character a token. This one joins characters that often stand together (红色,
+    左边), so that sequences are about half as long. Every single character of the texts is a token too, so no word made
+    of seen characters is unknown. The same texts give the same tokenizer.
 
     Args:
-        vocabulary: most tokens, special ones and single characters included.
+        vocabulary: the maximum number of tokens, special ones and single characters included.
         max_length: longest text in tokens, special ones included.
     """
     texts = list(texts)
@@ -106,11 +108,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
 
 
 def _repeatable(tokenizer: Tokenizer, characters: int) -> models.Unigram:
-    """The trained model without what differs from run to run.
+    """The trained model in a form that is the same in every run.
 
-    The trainer appends characters that stand only inside longer pieces in the order of a randomly seeded hash table,
-    each LADDER_STEP above the last, and breaks ties of all other pieces by the same order. Here those characters share
-    the lowest score, and ties are broken by the piece.
+    The trainer appends characters that occur only inside longer pieces. Their order is that of a randomly seeded hash
+    table, each scores LADDER_STEP above the last, and ties of all other pieces are broken by the same order. Here those
+    characters share the lowest score instead, and ties are broken by the piece.
     """
     trained = json.loads(tokenizer.to_str())["model"]
     special, pieces = trained["vocab"][: len(SPECIAL)], trained["vocab"][len(SPECIAL) :]

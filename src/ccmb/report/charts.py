@@ -98,7 +98,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 def _axes(values: Sequence[float], x: Range, label: str) -> tuple[Frame, list[str]]:
     """The frame that holds all values, and the beginning of the SVG: opening tag, grid and numbers."""
     marks = ticks(min(values), max(values))
-    frame = Frame(44, 10, 264, 104, x, (min(marks[0], *values), max(marks[-1], *values)))
+    frame = Frame(left=44, top=10, width=264, height=104, x=x, y=(min(marks[0], *values), max(marks[-1], *values)))
     right, bottom = frame.left + frame.width, frame.top + frame.height
     parts = [f'<svg class="chart" viewBox="0 0 320 136" role="img" aria-label="{escape(label)}">']
     for mark in marks:

@@ -31,7 +31,7 @@ def write_close_ups(folder: Path, counts: dict[Split, int], size: int, seed: int
     """
     wanted: dict[str, object] = {"close_ups": 1, "size": size, "seed": seed, "counts": counts}
     scenes = {split: itertools.islice(_scenes(split, seed), count) for split, count in counts.items()}
-    write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
+    write_scenes(folder, wanted, scenes=scenes, counts=counts, size=size, seed=seed, texts=_texts)
 
 
 def _scenes(split: Split, seed: int) -> Iterator[tuple[Scene, dict[str, object]]]:

@@ -43,7 +43,7 @@ def write_scene_corpus(folder: Path, train: int, gallery: int, validation: int, 
     }
     counts: dict[Split, int] = {"train": train, "val": validation, "test": gallery}
     scenes = {split: _numbered_scenes(split, count, seed) for split, count in counts.items()}
-    write_scenes(folder, wanted, scenes, counts, size, seed, _texts)
+    write_scenes(folder, wanted, scenes=scenes, counts=counts, size=size, seed=seed, texts=_texts)
 
 
 def write_scenes(

@@ -168,8 +168,8 @@ def _balloon(pen: Pen) -> None:
 
 def _umbrella(pen: Pen) -> None:
     pen.stroke((0, -0.1), (0, 0.8), (0.12, 0.95), (0.32, 0.85), width=2)
-    pen.pie(-0.98, -0.85, 0.98, 0.95, 180, 360)
-    pen.pie(-0.5, -0.85, 0.5, 0.95, 180, 360, accent=True)
+    pen.pie(-0.98, -0.85, 0.98, 0.95, start=180, end=360)
+    pen.pie(-0.5, -0.85, 0.5, 0.95, start=180, end=360, accent=True)
 
 
 def _cup(pen: Pen) -> None:
@@ -192,7 +192,7 @@ def _flag(pen: Pen) -> None:
 
 def _mushroom(pen: Pen) -> None:
     pen.polygon((-0.4, 0.0), (0.4, 0.0), (0.5, 0.98), (-0.5, 0.98), accent=True)
-    pen.pie(-0.98, -0.95, 0.98, 1.0, 180, 360)
+    pen.pie(-0.98, -0.95, 0.98, 1.0, start=180, end=360)
     pen.ellipse(-0.55, -0.5, -0.15, -0.12, accent=True)
     pen.ellipse(0.1, -0.68, 0.5, -0.28, accent=True)
 
@@ -289,7 +289,16 @@ def render_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
         (x, y), reach = stand(thing.place)
         x, y = x + rng.uniform(-SHIFT, SHIFT), y + rng.uniform(-SHIFT, SHIFT)
         paint = (FILLS[thing.colour], ACCENTS[thing.kind], line_of(thing.colour))
-        render_copies(draw, side, thing.kind, thing.amount, (x, y), reach, rng.uniform(*SCALES), paint)
+        render_copies(
+            draw,
+            side,
+            kind=thing.kind,
+            amount=thing.amount,
+            centre=(x, y),
+            reach=reach,
+            scale=rng.uniform(*SCALES),
+            paint=paint,
+        )
     return image.reduce(OVERSAMPLING)
 
 
@@ -301,6 +310,7 @@ def stand(place: Place) -> tuple[Point, float]:
 def render_copies(
     draw: ImageDraw.ImageDraw,
     side: int,
+    *,
     kind: str,
     amount: Amount,
     centre: Point,

@@ -147,7 +147,17 @@ def _masks(side: int, place: Place) -> _Masks:
     names, parts = list[tuple[str, Amount]](), list[Tensor]()
     for kind, amount, size in product(KINDS, AMOUNTS, np.linspace(*SCALES, SIZES)):
         image = Image.new("RGB", (side * OVERSAMPLING,) * 2)
-        render_copies(ImageDraw.Draw(image), image.width, kind, amount, *stand(place), float(size), PAINT)
+        centre, reach = stand(place)
+        render_copies(
+            ImageDraw.Draw(image),
+            image.width,
+            kind=kind,
+            amount=amount,
+            centre=centre,
+            reach=reach,
+            scale=float(size),
+            paint=PAINT,
+        )
         names.append((kind, amount))
         parts.append(_pixels(image.reduce(OVERSAMPLING)))
     parts_M3SS = torch.stack(parts)

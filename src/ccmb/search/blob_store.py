@@ -1,4 +1,4 @@
-"""Bytes by key in one SQLite file: thumbnails, and token states of pictures. It can be lost without harm."""
+"""Blob store: bytes by key in one SQLite file, for thumbnails and token states. Losing the file does no harm."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ _AT_ONCE = 500
 
 
 def connect_frozen(path: Path) -> sqlite3.Connection:
-    """A file of SQLite that nobody writes to: without locks and without the files that it else puts beside it."""
+    """Open an SQLite file that nobody writes to, without locks and without further files beside it."""
     uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
     return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
 
 
-class Blobs:
-    """Open one; it is made on the first write. Several threads may use it. What is written survives a kill.
+class BlobStore:
+    """Bytes by key in a file, which is created on the first write.
+
+    Several threads may use it, and finished writes survive a kill.
 
     Args:
         frozen: the file cannot be written to, and is only read.
@@ -60,24 +62,24 @@ class Blobs:
         return file
 
     def get(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Those of these keys that there are; none if the file cannot be read."""
+        """The stored blobs among the given keys; none if the file cannot be read."""
         return dict(self._select("key, data", keys))
 
     def keys(self, keys: Sequence[str]) -> set[str]:
-        """Which of these keys there are."""
+        """The given keys that are stored."""
         return {key for (key,) in self._select("key", keys)}
 
     def _select(self, what: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         if self._file is not None:
             with self._turn, suppress(sqlite3.DatabaseError):
                 for part in batched(keys, _AT_ONCE):
                     marks = ",".join("?" * len(part))
-                    found += self._file.execute(f"SELECT {what} FROM blobs WHERE key IN ({marks})", part)
-        return found
+                    rows += self._file.execute(f"SELECT {what} FROM blobs WHERE key IN ({marks})", part)
+        return rows
 
     def put(self, blobs: Mapping[str, bytes]) -> None:
-        """Write some, all or none of them.
+        """Write blobs: either all of them or none.
 
         Raises:
             CcmbError: the file cannot be written.
@@ -96,7 +98,7 @@ class Blobs:
             file.executemany(statement, rows)
 
     def size(self) -> int:
-        """Bytes of all that is in it."""
+        """The total number of bytes stored."""
         if self._file is None:
             return 0
         with self._turn, suppress(sqlite3.DatabaseError):

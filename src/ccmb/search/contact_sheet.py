@@ -18,9 +18,9 @@ PAPER, INK, GONE = "white", "#222222", "#dddddd"
 
 
 def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
-    """Draw hits, best first in rows of five, each over its place and scores, into the PNG file `path`.
+    """Draw hits into the PNG file `path`: best first in rows of five, each above its rank and scores.
 
-    A picture that is gone is left as a grey square.
+    A missing picture becomes a grey square.
     """
     columns = max(1, min(MOST_COLUMNS, len(hits)))
     rows = max(1, math.ceil(len(hits) / columns))
@@ -28,17 +28,17 @@ def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
     sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
     draw, sources = ImageDraw.Draw(sheet), Sources()
     large, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    for place, hit in enumerate(hits):
-        left, top = MARGIN + place % columns * width, MARGIN + place // columns * height
+    for index, hit in enumerate(hits):
+        left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
         sheet.paste(_thumbnail(sources, hit), (left, top))
-        draw.text((left, top + SIDE + 4), f"{place + 1}   {hit.score:.3f}", INK, large)
+        draw.text((left, top + SIDE + 4), f"{index + 1}   {hit.score:.3f}", INK, large)
         draw.text((left, top + SIDE + 22), caption(hit), INK, small)
     with atomic_write(path, "wb") as file:
         sheet.save(file, "PNG")
 
 
 def caption(hit: Hit) -> str:
-    """The parts of a hit's score in a few words."""
+    """The cosine and match score of a hit, as text."""
     if hit.missing:
         return f"cosine {hit.cosine:.3f}  picture is gone"
     return f"cosine {hit.cosine:.3f}" + (f"  match {hit.match:.3f}" if hit.match is not None else "")

@@ -24,15 +24,15 @@ from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.search.asked import Asked, collapse, identity_of
 from ccmb.search.filters import Test, compile_conditions
 from ccmb.search.frozen import refuse_writing
 from ccmb.search.index_folder import Catalogue, IndexRecord, model_of, open_catalogue
 from ccmb.search.indexing.image_metadata import examine
 from ccmb.search.indexing.image_sources import UPLOADS
 from ccmb.search.indexing.indexer import must_match
-from ccmb.search.indexing.user_fields import check_own, storable
-from ccmb.search.query import Answer, FieldValue, Hit, Query, check_query
+from ccmb.search.indexing.user_fields import check_user_fields, storable
+from ccmb.search.pending_query import PendingQuery, collapse, identity_of
+from ccmb.search.query import FieldValue, Hit, SearchQuery, SearchResult, check_query
 from ccmb.search.reranker import Candidate, SecondStage, Work
 from ccmb.search.state_cache import StateCache
 from ccmb.search.vector_store import Entry, is_local
@@ -59,13 +59,13 @@ class SearchEngine:
         states = StateCache(catalogue.states, width, states_bytes)
         self.second_stage = SecondStage(self.encoder, scorer, catalogue.sources, states)
         self._turn = threading.RLock()
-        self._orders: OrderedDict[object, Asked] = OrderedDict()
+        self._orders: OrderedDict[object, PendingQuery] = OrderedDict()
 
-    def search(self, query: Query) -> Answer:
+    def search(self, query: SearchQuery) -> SearchResult:
         """The answer to one query; see `search_many`."""
         return self.search_many([query])[0]
 
-    def search_many(self, queries: Sequence[Query]) -> list[Answer]:
+    def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
         """The answers to several queries, each what it would be alone, and together cheaper.
 
         A text is pre-ranked by cosine, and the best `depth` are ranked by the model's rule. A picture alone is
@@ -89,14 +89,14 @@ class SearchEngine:
             self._check_reach(query)
         with self._turn, inference(self.model):
             started = self.second_stage.clock()
-            asked = [Asked(query, self._tests(query)) for query in queries]
+            asked = [PendingQuery(query, self._tests(query)) for query in queries]
             for of in asked:
                 of.before = self._orders.get(identity_of(of.query)) if of.query.offset else None
             fresh = [of for of in asked if of.before is None or not of.before.serves(of)]
             seconds = self._answer_anew(fresh, started) if fresh else {}
             return [self._answer(of if of in fresh else of.before or of, of.query, seconds) for of in asked]
 
-    def _check_reach(self, query: Query) -> None:
+    def _check_reach(self, query: SearchQuery) -> None:
         """
         Raises:
             UsageError: hits are asked for that lie beyond what the store ever gives.
@@ -109,7 +109,7 @@ class SearchEngine:
                     "by conditions"
                 )
 
-    def _answer_anew(self, asked: Sequence[Asked], started: float) -> dict[str, float]:
+    def _answer_anew(self, asked: Sequence[PendingQuery], started: float) -> dict[str, float]:
         """Find and order the candidates; returns the seconds of each part."""
         texts, embed_QD = self._encode(asked)
         encoded = self.second_stage.clock()
@@ -124,19 +124,19 @@ class SearchEngine:
             self._remember(of)
         return {"encode": encoded - started, "pre_ranking": found - encoded, "ranking": ended - found}
 
-    def _remember(self, of: Asked) -> None:
+    def _remember(self, of: PendingQuery) -> None:
         self._orders.pop(identity_of(of.query), None)
         if len(of.candidates) <= _LONGEST_REMEMBERED:
             self._orders[identity_of(of.query)] = of
         if len(self._orders) > _REMEMBERED:
             self._orders.popitem(last=False)
 
-    def _tests(self, query: Query) -> tuple[Test, ...]:
+    def _tests(self, query: SearchQuery) -> tuple[Test, ...]:
         if not query.where:
             return ()
         return compile_conditions(query.where, self.fields_known(), self.catalogue.record.sources)
 
-    def _encode(self, asked: Sequence[Asked]) -> tuple[TowerOutput | None, Tensor]:
+    def _encode(self, asked: Sequence[PendingQuery]) -> tuple[TowerOutput | None, Tensor]:
         """All texts encoded, and (Q, D) unit vectors to search by."""
         parts: list[list[Tensor]] = [[] for _ in asked]
         texts = None
@@ -161,7 +161,7 @@ class SearchEngine:
                 part.append(liked[of.query.like])
         return texts, F.normalize(torch.stack([torch.stack(part).mean(0) for part in parts]), dim=1)
 
-    def _find(self, asked: Sequence[Asked], embed_QD: Tensor) -> None:
+    def _find(self, asked: Sequence[PendingQuery], embed_QD: Tensor) -> None:
         """Candidates of the first stage, best first. Where near duplicates are collapsed more may be needed."""
         limit = self.catalogue.store.most_results or sys.maxsize
         places, most = list(range(len(asked))), min(max(of.wanted for of in asked) + 1, limit)
@@ -186,7 +186,7 @@ class SearchEngine:
                     candidate.place = number
             places, most = again, min(4 * most, limit)
 
-    def _rank(self, asked: Sequence[Asked], texts: TowerOutput, now: float) -> None:
+    def _rank(self, asked: Sequence[PendingQuery], texts: TowerOutput, now: float) -> None:
         """Give the best candidates of each query their match scores and probabilities, and put them in order."""
         ranking = [of for of in asked if of.ranks and of.before is None]
         works = [
@@ -200,25 +200,33 @@ class SearchEngine:
             of.ranked = sum(candidate.match is not None for candidate in of.candidates)
             of.candidates.sort(key=lambda found: (found.missing, found.match is None, -found.score))
 
-    def _answer(self, of: Asked, query: Query, seconds: Mapping[str, float]) -> Answer:
+    def _answer(self, of: PendingQuery, query: SearchQuery, seconds: Mapping[str, float]) -> SearchResult:
         """A page of an order."""
         candidates = of.candidates
         if (least := query.min_probability) is not None:
             candidates = [found for found in candidates if found.probability is not None and found.probability >= least]
         end = query.offset + query.k
-        return Answer(
+        return SearchResult(
             tuple(self._hit(found, of) for found in candidates[query.offset : end]),
             candidates=len(of.candidates), ranked=of.ranked, partial=of.partial, more=len(candidates) > end,
             unknown=of.unknown, cut=of.cut and len(candidates) <= end, seconds=seconds,
         )  # fmt: skip
 
-    def _hit(self, found: Candidate, of: Asked) -> Hit:
+    def _hit(self, found: Candidate, of: PendingQuery) -> Hit:
         entry = found.entry
         return Hit(
-            entry.key, entry.name, self.catalogue.sources.path(entry.source), found.cosine, found.score, found.match,
-            found.probability, found.missing, self.catalogue.fields(entry), tuple(of.copies.get(entry.key, ())),
-            found.place,
-        )  # fmt: skip
+            key=entry.key,
+            name=entry.name,
+            source=self.catalogue.sources.path(entry.source),
+            cosine=found.cosine,
+            score=found.score,
+            match=found.match,
+            probability=found.probability,
+            missing=found.missing,
+            fields=self.catalogue.fields(entry),
+            copies=tuple(of.copies.get(entry.key, ())),
+            place=found.place,
+        )
 
     def picture(self, key: str) -> Image.Image:
         """See `Catalogue.picture`."""
@@ -258,7 +266,7 @@ class SearchEngine:
             CcmbError: the index cannot be written.
         """
         self._must_be_writable()
-        own = check_own(fields or {})
+        own = check_user_fields(fields or {})
         try:
             examined = examine(Entry(UPLOADS, name), data)
         except ValueError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccmb.search.filters import Numbers, Test, holds_for
+from ccmb.search.filters import NumberTest, Test, holds_for
 from ccmb.search.query import FieldValue
 
 
@@ -31,8 +31,8 @@ class NumberColumn:
         self._values[to] = self._values[row]
 
     def mask(self, test: Test, count: int) -> NDArray[np.bool_]:
-        """(N,) which of the first `count` pass."""
-        assert isinstance(test, Numbers)
+        """(N,) True for each of the first `count` rows that passes."""
+        assert isinstance(test, NumberTest)
         values = self._values[:count]
         passed = np.zeros(count, dtype=bool)
         for low, high in test.ranges:
@@ -40,8 +40,8 @@ class NumberColumn:
         return (~passed if test.negated else passed) & ~np.isnan(values)
 
 
-class WordColumn:
-    """Texts as numbers of a dictionary, -1 where a picture has none; a text stays in it when no row has it any more."""
+class TextColumn:
+    """Texts as codes of a dictionary, -1 where a picture has none. Texts that no row has any more stay in it."""
 
     def __init__(self) -> None:
         self._codes: NDArray[np.int32] = np.empty(0, dtype=np.int32)
@@ -70,8 +70,8 @@ class WordColumn:
         self._codes[to] = self._codes[row]
 
     def mask(self, test: Test, count: int) -> NDArray[np.bool_]:
-        """(N,) which of the first `count` pass."""
-        assert not isinstance(test, Numbers)
+        """(N,) True for each of the first `count` rows that passes."""
+        assert not isinstance(test, NumberTest)
         if test.under:
             holds = holds_for(test)
             passing = [code for code, word in enumerate(self._words) if holds(word)]
@@ -89,7 +89,7 @@ class Columns:
     """All fields of the rows of a table."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, NumberColumn | WordColumn] = {}
+        self._columns: dict[str, NumberColumn | TextColumn] = {}
         self._capacity = 0
 
     def reserve(self, capacity: int) -> None:
@@ -98,7 +98,7 @@ class Columns:
             column.reserve(capacity)
 
     def put(self, row: int, fields: Mapping[str, FieldValue]) -> None:
-        """Set all fields of a row; those that are not named it has not."""
+        """Set all fields of a row; it has no others."""
         for name, value in fields.items():
             self._column(name, value)
         for name, column in self._columns.items():
@@ -111,9 +111,9 @@ class Columns:
             if value is not None:
                 self._column(name, value).fill(start, values)
 
-    def _column(self, name: str, value: FieldValue) -> NumberColumn | WordColumn:
+    def _column(self, name: str, value: FieldValue) -> NumberColumn | TextColumn:
         if name not in self._columns:
-            self._columns[name] = WordColumn() if isinstance(value, str) else NumberColumn()
+            self._columns[name] = TextColumn() if isinstance(value, str) else NumberColumn()
             self._columns[name].reserve(self._capacity)
         return self._columns[name]
 
@@ -122,7 +122,7 @@ class Columns:
             column.move(row, to)
 
     def mask(self, tests: Sequence[Test], count: int) -> NDArray[np.bool_]:
-        """(N,) which of the first `count` rows pass all tests."""
+        """(N,) True for each of the first `count` rows that passes all tests."""
         passed = np.ones(count, dtype=bool)
         for test in tests:
             column = self._columns.get(test.field)

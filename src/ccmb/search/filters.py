@@ -1,4 +1,4 @@
-"""Filters: from what a user writes to what a table of columns, or a Milvus server, can be asked.
+"""Filters: conditions as users write them, compiled to tests of columns and to expressions of Milvus.
 
 A picture that lacks a field passes no condition on it, not even "!=", as in SQL.
 """
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.search.query import Comparison, Condition, FieldValue
 
-# Also "source", which users have no need of: folders within it are found by "folder".
+# Stores also have "source", which users do not need: folders within it are found by "folder".
 BUILT_IN: Mapping[str, type] = {"folder": str, "date": str, "width": int, "height": int, "bytes": int}
 _FORM = re.compile(
     r"\s*(?P<field>[^\s=!<>]+)\s*(?:(?P<sign>==|!=|<=|>=|=|<|>)|\b(?P<word>in|under)\b)(?P<value>.*)", re.S
@@ -30,11 +30,11 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """A test of a number: that it is in one of some ranges, or, negated, in none.
+class NumberTest:
+    """A test of a number: it is in one of the ranges; negated, in none of them.
 
     Attributes:
-        ranges: each from its first number on and below its second.
+        ranges: each includes its first number and excludes its second.
     """
 
     field: str
@@ -43,8 +43,8 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A test of a text: that it is one of some, or in one of some folders; or, negated, that it is none of them."""
+class TextTest:
+    """A test of a text: it is one of the values, or in one of the folders `under`; negated, neither."""
 
     field: str
     values: tuple[str, ...]
@@ -52,54 +52,56 @@ class Words:
     negated: bool = False
 
 
-Test = Numbers | Words
+Test = NumberTest | TextTest
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition as it is written: `width>=800`, `folder under 2024/夏天`, `author in 王,"李,张"`, `title="1984"`.
+    """Parse a condition such as `width>=800`, `folder under 2024/夏天`, `author in 王,"李,张"` or `title="1984"`.
 
-    The type of the field decides what a value is (see `compile_conditions`), so that `code=007` stays "007" where code
-    is a text. Double quotes keep commas and blanks of a value; a double quote within them is written twice.
+    The type of the field decides how a value is read (see `compile_conditions`), so `code=007` stays "007" if `code` is
+    a text. Double quotes keep commas and blanks of a value; a double quote within them is written twice.
 
     Raises:
-        UsageError: it is no such condition.
+        UsageError: the text is not a condition.
     """
-    found = _FORM.fullmatch(text)
-    value = found["value"].strip() if found else ""
-    if found is None or not value:
+    match = _FORM.fullmatch(text)
+    value = match["value"].strip() if match else ""
+    if match is None or not value:
         raise UsageError(
             f"{text!r} is not a condition; write one such as width>=800, date<2024-05, author in 王,李 or "
             "folder under 2024/夏天"
         )
-    sign = found["word"] or found["sign"]
+    sign = match["word"] or match["sign"]
     comparison: Comparison = "==" if sign == "=" else sign  # type: ignore[assignment]
     if comparison == "in":
-        return Condition(found["field"], "in", _list_of(value))
-    return Condition(found["field"], comparison, _unquoted(value) or value if comparison == "under" else _value(value))
+        return Condition(match["field"], "in", _list_of(value))
+    return Condition(match["field"], comparison, _unquoted(value) or value if comparison == "under" else _value(value))
 
 
 def _list_of(text: str) -> tuple[FieldValue, ...]:
-    """The values between commas; one in double quotes may hold commas.
+    """The values between commas; a value in double quotes may contain commas.
 
     Raises:
-        UsageError: there is none, or a quote is not closed.
+        UsageError: there is no value, or a quote is not closed.
     """
-    values, rest = list[FieldValue](), text
-    while rest := rest.strip().removeprefix(",").lstrip():
-        part = _PART.match(rest)
+    values, remaining = list[FieldValue](), text
+    while remaining := remaining.strip().removeprefix(",").lstrip():
+        part = _PART.match(remaining)
         if part is None:
-            raise UsageError(f"{text!r}: a double quote is not closed, or something stands behind it")
+            raise UsageError(f"{text!r}: a double quote is not closed, or is followed by more than a comma")
         if part[0].strip():
             values.append(_value(part[0].strip()))
-        rest = rest[part.end() :]
+        remaining = remaining[part.end() :]
     if not values:
         raise UsageError(f"{text!r}: no value; write such as author in 王,李")
     return tuple(values)
 
 
 def _value(text: str) -> FieldValue:
-    """A number or true or false only where it is written as it would be printed: "007" and "1e3" stay texts, which
-    `_point` takes for numbers where the field is one."""
+    """A value as number, true or false if it is written exactly as Python prints it; otherwise as text.
+
+    "007" and "1e3" stay texts; `_point` reads them as numbers if the field is a number.
+    """
     if (quoted := _unquoted(text)) is not None:
         return quoted
     if text in ("true", "false"):
@@ -116,7 +118,7 @@ def _unquoted(text: str) -> str | None:
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that a text is, with digits of any width; None if it is none."""
+    """The finite number that a text stands for, with digits of any width; None if it is not a number."""
     plain = unicodedata.normalize("NFKC", text).strip()
     number = float(plain) if _NUMBER.fullmatch(plain) else math.inf
     return number if math.isfinite(number) else None
@@ -125,17 +127,17 @@ def number_of(text: str) -> float | None:
 def compile_conditions(
     where: Sequence[Condition], known: Mapping[str, type], sources: Iterable[str] = ()
 ) -> tuple[Test, ...]:
-    """What the conditions come to.
+    """Compile conditions to tests.
 
-    The type of a field decides how a value is read: a text is compared as it is written, a number as the number that
-    it says, yes or no as true or false, and a date as the year, month, day, minute or second that it names.
+    The type of a field decides how a value is read. Texts are compared as written, numbers by value, yes or no as true
+    or false, and a date covers the whole year, month, day, minute or second that it names.
 
     Args:
         known: fields of the index and their types.
         sources: folders that a relative folder may be within.
 
     Raises:
-        UsageError: there is no such field, or it cannot be compared so; the message names it.
+        UsageError: the index has no such field, or its type does not allow the comparison; the message names it.
     """
     return tuple(_test_of(condition, known, sources) for condition in where)
 
@@ -152,7 +154,7 @@ def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[
     if comparison == "under":
         if known[name] is not str or name == "date":
             raise UsageError(f"{name} under ...: only folders have something under them")
-        return Words(
+        return TextTest(
             name, (), tuple(dict.fromkeys(folder for value in values for folder in _within(str(value), sources)))
         )
     if name == "date":
@@ -165,7 +167,7 @@ def _test_of(condition: Condition, known: Mapping[str, type], sources: Iterable[
         return _compare(name, comparison, [_point(name, value) for value in values])
     if comparison not in ("==", "!=", "in"):
         raise UsageError(f"{name} {comparison} ...: {name} is a text; compare it by ==, != or in")
-    return Words(name, tuple(map(_text, values)), negated=comparison == "!=")
+    return TextTest(name, tuple(map(_text, values)), negated=comparison == "!=")
 
 
 def _text(value: FieldValue) -> str:
@@ -188,20 +190,20 @@ def _point(name: str, value: FieldValue) -> tuple[float, float]:
 
 
 def _truth(name: str, value: FieldValue) -> tuple[float, float]:
-    """As stores hold them: yes is 1, no is 0."""
-    says = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
-    if says is None:
+    """The range of yes (1) or no (0), as stores hold them."""
+    truth = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(_text(value).strip().lower())
+    if truth is None:
         raise UsageError(f"{name} is yes or no; write true or false, not {_text(value)!r}")
-    return says, math.nextafter(says, math.inf)
+    return truth, math.nextafter(truth, math.inf)
 
 
 def _period(value: str) -> tuple[float, float]:
     """Seconds from the beginning of a year, month, day, minute or second to its end."""
-    found = _DATE.fullmatch(value.strip())
+    match = _DATE.fullmatch(value.strip())
     try:
-        if found is None:
+        if match is None:
             raise ValueError
-        parts = [int(part) for part in found.groups() if part is not None]
+        parts = [int(part) for part in match.groups() if part is not None]
         start = seconds_of(datetime(*(parts + [1, 1][len(parts) - 1 :])[: max(3, len(parts))]))  # type: ignore[arg-type]
     except ValueError:
         raise UsageError(f"{value!r} is not a date; write 2024, 2024-05, 2024-05-01 or 2024-05-01T18:30") from None
@@ -219,11 +221,11 @@ def iso_date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
-def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, float]]) -> Numbers:
+def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, float]]) -> NumberTest:
     if comparison in ("==", "!=", "in"):
-        return Numbers(name, tuple(spans), comparison == "!=")
+        return NumberTest(name, tuple(spans), comparison == "!=")
     ((start, end),) = spans
-    return Numbers(
+    return NumberTest(
         name,
         {
             "<": ((-math.inf, start),),
@@ -235,14 +237,14 @@ def _compare(name: str, comparison: Comparison, spans: Sequence[tuple[float, flo
 
 
 def expression(tests: Sequence[Test]) -> str:
-    """The tests as Milvus writes filters."""
+    """The tests as a filter expression of Milvus."""
     return " and ".join(map(_expression, tests))
 
 
 def _expression(test: Test) -> str:
     column = test.field if test.field in (*BUILT_IN, "source") else f"own[{_quoted(test.field)}]"
-    if isinstance(test, Numbers):
-        parts = [_in_range(column, *of) for of in test.ranges]
+    if isinstance(test, NumberTest):
+        parts = [_in_range(column, *bounds) for bounds in test.ranges]
     else:
         parts = [f"{column} == {_quoted(value)}" for value in test.values]
         parts += [_is_under(column, folder) for folder in test.under]
@@ -251,7 +253,7 @@ def _expression(test: Test) -> str:
 
 
 def _is_under(column: str, folder: str) -> str:
-    # What lies in /a/b begins with "/a/b/", and "0" follows "/": a range needs no escapes as a pattern would.
+    # Folders in /a/b begin with "/a/b/", and "0" follows "/" in ASCII. Unlike a pattern, a range needs no escapes.
     first, end = _slash(folder), _slash(folder)[:-1] + "0"
     return f"{column} == {_quoted(folder)} or ({column} >= {_quoted(first)} and {column} < {_quoted(end)})"
 
@@ -268,11 +270,11 @@ def _in_range(column: str, low: float, high: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As Milvus writes texts; of JSON's escapes it does not know all."""
+    """A text literal of Milvus, which does not know all of JSON's escapes."""
     return f'"{text.translate(_ESCAPES)}"'
 
 
-def holds_for(test: Words) -> Callable[[str], bool]:
-    """Whether a text is one of those, before any negation."""
+def holds_for(test: TextTest) -> Callable[[str], bool]:
+    """A function that says whether a text is among the values or folders of a test, before negation."""
     values, prefixes = set(test.values) | set(test.under), tuple(map(_slash, test.under))
     return lambda value: value in values or (bool(prefixes) and value.startswith(prefixes))

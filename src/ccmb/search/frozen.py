@@ -1,15 +1,15 @@
-"""An index in a folder that cannot be written to: a read-only mount, or one of another user.
+"""Reading an index in a folder that cannot be written to: a read-only mount, or another user's folder.
 
-Milvus Lite has to lock and to log, and cannot open it. The mirror holds all that the store does, and can be read where
-it is; any number of processes may do so.
+Milvus Lite must write locks and logs, so it cannot open the store there. The memory store's file (`mirror.db`) holds
+the same data and can be read in place, by any number of processes.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,26 +18,30 @@ from pathlib import Path
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
+from ccmb.core.logs import BARE
 from ccmb.search.blob_store import connect_frozen
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.vector_store import Entry, Store, VectorStore
+
+_LOG = logging.getLogger(__name__)
 
 MIRROR = "mirror.db"
 
 
 def is_frozen(folder: Path) -> bool:
-    """Whether an index's folder, or a file in it that changes with every opening, cannot be written to."""
+    """Whether an index's folder cannot be written to, or a file in it that changes with every opening."""
     written = [folder, *(path for path in (folder / MIRROR, folder / "vectors.db") if path.exists())]
     return not all(os.access(path, os.W_OK) for path in written)
 
 
-class FrozenMirror(Mirror):
-    """The mirror of an index that cannot be written to, without its store."""
+class FrozenMemoryStore(MemoryStore):
+    """The memory store of an index that cannot be written to, without the store behind it."""
 
     def __init__(self, path: Path, dim: int) -> None:
-        """
+        """Load the file into memory.
+
         Raises:
-            ValueError: it does not hold all that the store does, or is damaged.
+            ValueError: the file is damaged, or does not hold everything that the store holds.
         """
         self.path, self.dim = path, dim
         self._clear()
@@ -46,8 +50,10 @@ class FrozenMirror(Mirror):
             if not path.exists() or (log.exists() and log.stat().st_size):
                 raise ValueError("not there, or not closed in order")
             self._file = connect_frozen(path)
-            whole, noted = (self._file.execute(f"SELECT count(*) FROM {of}").fetchone()[0] for of in ("whole", "notes"))
-            if not whole or noted:
+            complete, noted = (
+                self._file.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("whole", "notes")
+            )
+            if not complete or noted:
                 raise ValueError("behind its store")
             self._read()
         except (OSError, sqlite3.DatabaseError, KeyError, TypeError) as error:
@@ -60,7 +66,7 @@ class FrozenMirror(Mirror):
         raise refuse_writing(self.path.parent)
 
     def flush(self) -> None:
-        """There is nothing to write."""
+        """Do nothing: there is nothing to write."""
 
 
 def refuse_writing(folder: Path) -> CcmbError:
@@ -69,13 +75,16 @@ def refuse_writing(folder: Path) -> CcmbError:
 
 @contextmanager
 def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator[Store]:
-    """The local store of an index that cannot be written to: its mirror, or a copy of both where that has not all.
+    """Open the local store of an index that cannot be written to.
+
+    Its memory store's file is read in place. If that file is incomplete, a temporary copy of it and of the store is
+    opened.
 
     Raises:
         CcmbError: they cannot be read or copied.
     """
     try:
-        frozen: FrozenMirror | None = FrozenMirror(folder / MIRROR, dim)
+        frozen: FrozenMemoryStore | None = FrozenMemoryStore(folder / MIRROR, dim)
     except ValueError:
         frozen = None
     if frozen is not None:
@@ -86,13 +95,15 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
         return
     with tempfile.TemporaryDirectory(prefix="ccmb-index-") as temporary:
         copy = Path(temporary)
-        print(f"{folder}: cannot be written to and was not closed in order; a copy in {copy} is read", file=sys.stderr)
+        _LOG.warning(
+            "%s: cannot be written to and was not closed in order; a copy in %s is read", folder, copy, extra=BARE
+        )
         try:
             _copy(folder, copy, store)
         except OSError as error:
             raise CcmbError(f"{folder}: could not be copied to {copy} ({error.strerror or error})") from None
         with VectorStore(copy / store, dim, collection) as whole:
-            mirror = Mirror(whole, copy / MIRROR)
+            mirror = MemoryStore(whole, copy / MIRROR)
             try:
                 yield mirror
             finally:
@@ -100,7 +111,7 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
 
 
 def _copy(folder: Path, copy: Path, store: str) -> None:
-    """The store and what there is of its mirror, writable; the lock of another process stays behind."""
+    """Copy the store and the memory store's files, writable; the lock of another process is not copied."""
     for path in [folder / store, *folder.glob(f"{MIRROR}*")]:
         if path.is_dir():
             shutil.copytree(path, copy / path.name, copy_function=shutil.copyfile)

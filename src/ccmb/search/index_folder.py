@@ -1,7 +1,7 @@
-"""An index folder, open: its store, thumbnails and own pictures.
+"""An open index folder: its store, its thumbnails and its own pictures.
 
-index.json       which model made it, where its store is, which fields of the user's it has
-vectors.db/      the store, where that is local, and mirror.db, from which it is loaded into memory
+index.json       the model that made it, the place of its store, the user fields that it has
+vectors.db/      the store, if it is local; with mirror.db, from which it is loaded into memory
 thumbnails.db    small JPEGs
 states.db        token states of pictures for the second stage, if asked for
 downloads/       pictures that came from URLs
@@ -23,12 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.r2d2.loading import model_folder
-from ccmb.search.blob_store import Blobs
+from ccmb.search.blob_store import BlobStore
 from ccmb.search.filters import BUILT_IN, iso_date
 from ccmb.search.frozen import is_frozen, open_frozen, refuse_writing
-from ccmb.search.indexing.image_metadata import Examined, suffix_of, thumbnail
+from ccmb.search.indexing.image_metadata import ExaminedImage, suffix_of, thumbnail
 from ccmb.search.indexing.image_sources import UPLOADS, Sources
-from ccmb.search.memory_store import Mirror
+from ccmb.search.memory_store import MemoryStore
 from ccmb.search.query import FieldValue
 from ccmb.search.vector_store import COLLECTION, Entry, Store, VectorStore, is_local
 
@@ -38,7 +38,7 @@ _FIELD_NAME = re.compile(r"[^\s=!<>\"]{1,64}")
 
 
 class IndexRecord(BaseModel):
-    """What `index.json` holds."""
+    """The content of `index.json`."""
 
     model_config = ConfigDict(extra="forbid")
     form: int = Field(default=1, description="version of the folder's form")
@@ -75,11 +75,11 @@ class IndexRecord(BaseModel):
 
     @property
     def types(self) -> dict[str, type]:
-        """Of all fields that conditions can be put on."""
+        """The types of all fields that conditions can name."""
         return {**BUILT_IN, **{name: TYPES[kind] for name, kind in self.fields.items()}}
 
     def learn_fields(self, own: Mapping[str, FieldValue], where: str) -> bool:
-        """Take note of the types of a picture's own fields; whether there was anything new.
+        """Record the types of a picture's user fields, and return whether any was new.
 
         Raises:
             UsageError: a name cannot be used, or a value is not of the type that the field has; the message begins
@@ -99,7 +99,7 @@ class IndexRecord(BaseModel):
 
 
 def model_of(index: Path, model: str | Path | None = None) -> Path:
-    """The folder of the model that made an index, or of the one that is named.
+    """The folder of the given model, by default of the model that made the index.
 
     Raises:
         CcmbError: there is no index, or no such model.
@@ -116,47 +116,53 @@ class Catalogue:
     def __init__(self, folder: Path, record: IndexRecord, store: Store, frozen: bool = False) -> None:
         self.folder, self.record, self.store, self.frozen = folder, record, store, frozen
         self.sources = Sources(folder)
-        self.thumbnails, self.states = Blobs(folder / "thumbnails.db", frozen), Blobs(folder / "states.db", frozen)
+        self.thumbnails, self.states = (
+            BlobStore(folder / "thumbnails.db", frozen),
+            BlobStore(folder / "states.db", frozen),
+        )
 
     def entry(self, key: str) -> Entry:
-        """
+        """The entry of a key.
+
         Raises:
-            CcmbError: there is none of this key.
+            CcmbError: the index has no picture of this key.
         """
-        found = self.store.get([key])
-        if key not in found:
+        entries = self.store.get([key])
+        if key not in entries:
             raise CcmbError(f"{key}: no such picture in the index")
-        return found[key]
+        return entries[key]
 
     def picture(self, key: str) -> Image.Image:
-        """A picture, as RGB.
+        """The picture of a key as RGB.
 
         Raises:
-            CcmbError: there is none of this key, or it is gone or unreadable now.
+            CcmbError: the index has no picture of this key, or the picture is gone or unreadable now.
         """
         entry = self.entry(key)
         return self.sources.load(entry.source, entry.name)
 
     def thumbnail(self, key: str) -> bytes:
-        """A picture, small, as JPEG; even of one that is gone.
+        """A small JPEG of a picture, even if the picture is gone.
 
         Raises:
-            CcmbError: there is none of this key; or its thumbnail is lost, and so is the picture.
+            CcmbError: the index has no picture of this key, or both the thumbnail and the picture are lost.
         """
-        found = self.thumbnails.get([key])
-        return found[key] if key in found else thumbnail(self.picture(key))
+        blobs = self.thumbnails.get([key])
+        return blobs[key] if key in blobs else thumbnail(self.picture(key))
 
     def fields(self, entry: Entry) -> dict[str, FieldValue]:
-        """What is known of a picture, as users see it: dates in ISO 8601, yes or no as such."""
+        """The fields of a picture as users see them: dates in ISO 8601, yes or no as true or false."""
         types = self.record.types
-        found = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
-        return found | ({} if entry.date is None else {"date": iso_date(entry.date)})
+        fields = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
+        return fields | ({} if entry.date is None else {"date": iso_date(entry.date)})
 
-    def upload(self, examined: Examined, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
-        """Keep a picture in the index's own folder, under a name that no other has; its entry, not yet in the store.
+    def upload(self, examined: ExaminedImage, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
+        """Save a picture in the index's own folder, under a unique name, and return its entry.
+
+        The entry is not yet in the store.
 
         Raises:
-            CcmbError: it cannot be written.
+            CcmbError: the file cannot be written.
         """
         stem, dot, suffix = Path(examined.entry.name.replace("\\", "/")).name.rpartition(".")
         stem = re.sub(r"[^\w.-]+", "_", stem if dot else suffix).strip("._")[:60] or "picture"
@@ -168,7 +174,7 @@ class Catalogue:
         return replace(examined.entry, source=UPLOADS, name=name, stamp=stamp, own=own)
 
     def forget(self, keys: Sequence[str]) -> int:
-        """Remove pictures from the index, and the files that are its own; how many there were."""
+        """Remove pictures from the index, with files that the index owns, and return how many there were."""
         entries = self.store.get(keys)
         count = self.store.delete(keys)
         for blobs in (self.thumbnails, self.states):
@@ -188,11 +194,11 @@ class Catalogue:
 def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> Iterator[Catalogue]:
     """Open the index of a folder.
 
-    A local store is held by this process alone, and mirrored in memory. A server is asked itself: others may write
-    there, and what it holds may be more than fits in memory.
+    A local store is held by this process alone, and copied into memory. A server is queried directly: others may write
+    to it, and its data may not fit in memory.
 
     Args:
-        to_write: refuse a folder that cannot be written to; without it such a one is read by what it has.
+        to_write: refuse a folder that cannot be written to; otherwise such a folder is opened for reading only.
 
     Raises:
         CcmbError: the store is missing, damaged, out of reach, in use by another process, or cannot be written to.
@@ -210,7 +216,7 @@ def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> 
         return
     uri = folder / record.store if local else record.store
     with VectorStore(uri, record.embed_dim, record.collection) as store:
-        mirror = Mirror(store, folder / "mirror.db") if local else None
+        mirror = MemoryStore(store, folder / "mirror.db") if local else None
         # An empty mirror is false.
         catalogue = Catalogue(folder, record, store if mirror is None else mirror, frozen)
         try:

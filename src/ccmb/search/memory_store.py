@@ -1,9 +1,9 @@
 """A copy of a local store in memory, for searches without the store's overhead of some 50 ms.
 
-The store stays what counts. A second copy, one SQLite file, is what the mirror is read from when the index is opened,
-since a Milvus Lite file takes minutes to give out a million vectors. Every write goes to the store first. Before it,
-the file notes which rows are about to change; with the new rows, the note goes. So a file that still holds notes was
-left by a killed process, and those rows are asked of the store again; a file that is damaged or missing is made anew.
+The store remains the authority. When an index is opened, the memory is loaded from a second copy, one SQLite file,
+since Milvus Lite takes minutes to return a million vectors. A write has three steps: the file notes the rows that are
+about to change, the store is written, and the file gets the new rows and drops the notes. So a file with notes was left
+by a killed process, and those rows are read from the store again. A file that is damaged or missing is made anew.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ccmb.search.vector_store import Entry, Neighbour, VectorStore, batched, fol
 _AT_ONCE = 500
 _READ_AT_ONCE = 5000
 _QUERIES_AT_ONCE = 16
-_NARROW = 0.1  # of the rows: where fewer pass, their vectors are picked out
-_FIELDS = tuple(of.name for of in fields(Entry))
+_NARROW = 0.1  # share of the rows: if fewer pass, only their vectors are multiplied
+_FIELDS = tuple(field.name for field in fields(Entry))
 _ENTRY = ", ".join(_FIELDS)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, {_ENTRY}, embed BLOB);
@@ -40,13 +40,13 @@ CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
 """
 
 
-class Mirror:
+class MemoryStore:
     """A `Store` whose reads are from memory. It and the store belong to one process."""
 
     most_results: int | None = None
 
     def __init__(self, store: VectorStore, path: Path) -> None:
-        """Open the mirror of a store, made anew if need be.
+        """Load a store into memory, and make its file anew if needed.
 
         Raises:
             CcmbError: the store fails, or the file cannot be written.
@@ -69,7 +69,7 @@ class Mirror:
         with self._one_line_errors():
             self._file = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         self._file.execute("PRAGMA journal_mode = WAL")
-        # What a power cut takes from the file is noticed by its count of rows, at worst.
+        # Rows that a power cut takes from the file are noticed by the count of rows, at worst.
         self._file.execute("PRAGMA synchronous = NORMAL")
         self._file.executescript(_TABLES)
 
@@ -86,7 +86,7 @@ class Mirror:
             raise CcmbError(f"{self.path}: could not be written ({error})") from None
 
     def _load(self) -> None:
-        """Bring file and memory up to what the store holds."""
+        """Update the file and the memory from the store."""
         noted = [key for (key,) in self._file.execute("SELECT key FROM notes")]
         if noted:
             self._write(noted, *self._stored(noted))
@@ -96,11 +96,11 @@ class Mirror:
         self._read()
 
     def _read(self) -> None:
-        """Bring the memory up to the file."""
+        """Update the memory from the file."""
         (count,) = self._file.execute("SELECT count(*) FROM entries").fetchone()
         self._reserve(count)
-        found = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
-        while rows := found.fetchmany(_READ_AT_ONCE):
+        cursor = self._file.execute("SELECT key, source, name, date, width, height, bytes, own, embed FROM entries")
+        while rows := cursor.fetchmany(_READ_AT_ONCE):
             key, source, name, date, width, height, size, own, embed = zip(*rows, strict=True)
             start, end = len(self._keys), len(self._keys) + len(rows)
             self._keys += key
@@ -108,11 +108,11 @@ class Mirror:
             self._embed_CD[start:end] = torch.frombuffer(bytearray(b"".join(embed)), dtype=torch.float32).view(
                 len(rows), -1
             )
-            folder = [folder_of(*of) for of in zip(source, name, strict=True)]
+            folder = [folder_of(*path) for path in zip(source, name, strict=True)]
             columns = {"folder": folder, "date": date, "width": width, "height": height, "bytes": size}
-            owned = {place: json.loads(text) for place, text in enumerate(own) if text != "{}"}
-            for field in {field for of in owned.values() for field in of}:
-                columns[field] = [owned.get(place, {}).get(field) for place in range(len(rows))]
+            owned = {index: json.loads(text) for index, text in enumerate(own) if text != "{}"}
+            for field in {field for path in owned.values() for field in path}:
+                columns[field] = [owned.get(index, {}).get(field) for index in range(len(rows))]
             self._columns.fill(start, columns)
 
     def _stored(self, keys: Sequence[str]) -> tuple[list[Entry], Tensor]:
@@ -167,13 +167,13 @@ class Mirror:
 
     def get(self, keys: Sequence[str]) -> dict[str, Entry]:
         """See `Store.get`."""
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         for part in batched(keys, _AT_ONCE):
             marks = ",".join("?" * len(part))
             with self._one_line_errors():
                 rows = self._file.execute(f"SELECT key, {_ENTRY} FROM entries WHERE key IN ({marks})", part).fetchall()
-            found |= {row[0]: _entry(row[1:]) for row in rows}
-        return found
+            entries |= {row[0]: _entry(row[1:]) for row in rows}
+        return entries
 
     def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """See `Store.embeds`."""
@@ -191,20 +191,22 @@ class Mirror:
         """See `Store.search_many`."""
         count, answers = len(self._keys), []
         masks: dict[tuple[Test, ...], Tensor] = {}
-        for of in set(tests or ()) - {()}:
-            masks[of] = torch.from_numpy(self._columns.mask(of, count))
+        for query_tests in set(tests or ()) - {()}:
+            masks[query_tests] = torch.from_numpy(self._columns.mask(query_tests, count))
         for start in range(0, len(embed_QD), _QUERIES_AT_ONCE):
             part_QD = embed_QD[start : start + _QUERIES_AT_ONCE].float()
-            wanted = [masks.get(of) for of in (tests or [()] * len(embed_QD))[start : start + len(part_QD)]]
+            wanted = [
+                masks.get(query_tests) for query_tests in (tests or [()] * len(embed_QD))[start : start + len(part_QD)]
+            ]
             narrow = [mask is not None and int(mask.sum()) < _NARROW * count for mask in wanted]
-            whole = [place for place, alone in enumerate(narrow) if not alone]
+            whole = [index for index, alone in enumerate(narrow) if not alone]
             cosine_QN = dict(zip(whole, _cosines(self._embed_CD[:count], part_QD[whole]), strict=True))
-            for place, mask in enumerate(wanted):
-                rows = mask.nonzero().squeeze(1) if mask is not None and narrow[place] else None
+            for index, mask in enumerate(wanted):
+                rows = mask.nonzero().squeeze(1) if mask is not None and narrow[index] else None
                 if rows is not None:
-                    cosine = self._embed_CD[rows] @ part_QD[place]
+                    cosine = self._embed_CD[rows] @ part_QD[index]
                 else:
-                    cosine = cosine_QN[place]
+                    cosine = cosine_QN[index]
                     if mask is not None:
                         cosine = cosine.masked_fill(~mask, -torch.inf)
                 answers.append(self._best(cosine, rows, k))
@@ -226,7 +228,7 @@ class Mirror:
         return len(self._keys)
 
     def close(self) -> None:
-        """Close the file; the store is closed by who opened it."""
+        """Close the file; whoever opened the store closes it."""
         self._file.close()
 
     def _note(self, keys: Iterable[str]) -> None:
@@ -234,7 +236,7 @@ class Mirror:
             self._file.executemany("INSERT OR IGNORE INTO notes VALUES (?)", [(key,) for key in keys])
 
     def _write(self, noted: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
-        """Replace rows of the file, and forget what was noted of them."""
+        """Replace rows of the file, and delete their notes."""
         rows = [
             (entry.key, *(getattr(entry, name) for name in _FIELDS[:-1]), json.dumps(entry.own), embed.tobytes())
             for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
@@ -245,7 +247,7 @@ class Mirror:
             self._file.executemany("DELETE FROM notes WHERE key = ?", [(key,) for key in noted])
 
     def _place(self, keys: Sequence[str], entries: Sequence[Entry], embed_BD: Tensor) -> None:
-        """The same in memory."""
+        """Replace or add rows in memory."""
         self._reserve(len(self._keys) + len(keys))
         rows = []
         for key, entry in zip(keys, entries, strict=True):
@@ -259,7 +261,7 @@ class Mirror:
     def _reserve(self, count: int) -> None:
         if count > len(self._embed_CD):
             capacity = max(count, 3 * len(self._embed_CD) // 2, 64)
-            with torch.inference_mode(False):  # what grows during a search's computing is written to after it as well
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside it
                 grown_CD = torch.empty(capacity, self.dim)
             grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
             self._embed_CD = grown_CD
@@ -280,7 +282,7 @@ class Mirror:
 
 
 def _cosines(embed_ND: Tensor, query_QD: Tensor) -> Tensor:
-    """(Q, N); for one query a product with a vector, which reads the matrix once and nothing more."""
+    """(Q, N) cosines; for one query by a product with a vector, which reads the matrix only once."""
     if len(query_QD) == 1:
         return (embed_ND @ query_QD[0])[None]
     return query_QD @ embed_ND.T

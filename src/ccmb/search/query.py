@@ -1,4 +1,4 @@
-"""What is asked of an index, and what it answers."""
+"""Queries to an index, and their answers."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """What to look for: a text, a picture, both, or what is like a picture of the index.
+class SearchQuery:
+    """A query by a text, a picture, both, or a picture of the index.
 
     Attributes:
         text: Chinese text; it is cleaned as the texts of a corpus are (`ccmb.core.text.cleaning`).
         picture: RGB.
         like: key of a picture of the index ("more like this").
         k: hits of a page.
-        offset: hits of the pages before; pages of one query never share a hit.
-        depth: how many candidates of the first stage the second one ranks.
-        rank: whether the second stage ranks at all; without it hits are ordered by cosine.
-        min_probability: leave out hits whose calibrated probability of a match is less or unknown, be it all of them.
-        where: filters; exact, however few pictures pass.
-        budget: seconds for the second stage. It ranks as many candidates as it takes to be fairly sure of keeping
-            within, best first, and the answer says so.
+        offset: hits of the earlier pages; pages of one query never share a hit.
+        depth: number of first-stage candidates that the second stage ranks.
+        rank: whether the second stage is used; without it hits are ordered by cosine.
+        min_probability: leave out hits whose calibrated probability of a match is lower or unknown, even if none is
+        left.
+        where: filters; they are exact, however few pictures pass.
+        budget: seconds for the second stage. It ranks the best candidates first, and only as many as will very likely
+            fit; the answer is then marked as partial.
         collapse: show near duplicates as one hit, the best by cosine; the others are not ranked.
     """
 
@@ -62,22 +63,23 @@ class Query:
     collapse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A picture that was found.
+    """A picture among the results of a query.
 
     Attributes:
         key: of the picture within the index; stable as long as its source and name are.
         name, source: its name within the folder or tar `source`.
-        cosine: of its embedding with the query's, in [-1, 1].
-        score: what hits are ordered by: the cosine, or where the second stage ranked it, its score by the model's rule.
-        match: match score with the query text in [0, 1]; None where the second stage did not rank it.
-        probability: calibrated one of a match with the text, in [0, 1]; None likewise, and of a model that is not
-            calibrated.
-        missing: the picture was to be ranked, but it is gone or unreadable now.
-        fields: what the index knows of it: folder, date, width, height, bytes and the user's own.
-        copies: keys of its near duplicates among the candidates, where the query collapses them.
-        place: among the candidates of the first stage, from 1.
+        cosine: of its embedding and the query's, in [-1, 1].
+        score: the value that orders the hits: the second stage's score by the model's rule, or the cosine for pictures
+            that were not ranked.
+        match: match score with the query text in [0, 1]; None if the second stage did not rank it.
+        probability: calibrated probability of a match with the text, in [0, 1]; None if it was not ranked, or if the
+            model is not calibrated.
+        missing: whether the picture was to be ranked, but is gone or unreadable now.
+        fields: its fields in the index: folder, date, width, height, bytes and the user fields.
+        copies: keys of its near duplicates among the candidates, if the query collapses them.
+        place: its rank among the candidates of the first stage, from 1.
     """
 
     key: str
@@ -94,18 +96,18 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Hits of one query, best first.
+class SearchResult:
+    """The hits of one query, best first.
 
     Attributes:
         hits: at most k.
-        candidates: what the first stage found, before paging and thresholds.
-        ranked: how many of them the second stage ranked.
-        partial: the budget ended before all `depth` candidates were ranked; those that were not come after, by cosine.
-        more: there is a next page.
-        unknown: the model knows no word of the text, so that the order says nothing.
-        cut: this is the end of what a Milvus server gives for one query (16,384), and there may be more pictures.
-        seconds: of each part: "encode", "pre_ranking", "ranking".
+        candidates: number of candidates of the first stage, before paging and thresholds.
+        ranked: number of candidates that the second stage ranked.
+        partial: whether the budget ended before all `depth` candidates were ranked; the others follow, by cosine.
+        more: whether there is a next page.
+        unknown: whether the model knows no word of the text, so that the order is meaningless.
+        cut: whether this is the end of what a Milvus server returns for one query (16,384); there may be more pictures.
+        seconds: time of each part: "encode", "pre_ranking", "ranking".
     """
 
     hits: tuple[Hit, ...]
@@ -119,12 +121,12 @@ class Answer:
 
     @property
     def no_match(self) -> bool:
-        """Nothing in the index is likely enough to be what was asked for."""
+        """Whether nothing in the index is likely enough to match the query."""
         return not self.hits
 
 
-def check_query(query: Query) -> None:
-    """Refuse a query that cannot be asked of any index.
+def check_query(query: SearchQuery) -> None:
+    """Refuse a query that no index can answer.
 
     Raises:
         UsageError: there is nothing to look for, its text is empty or not UTF-8, a number is out of its range, or
@@ -134,9 +136,9 @@ def check_query(query: Query) -> None:
         raise UsageError("nothing to search for: give a text, a picture or both")
     if query.text is not None:
         check_text(query.text, "to search for")
-    for name, value, least in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
-        if value < least:
-            raise UsageError(f"{name} is {value}; give at least {least}")
+    for name, value, minimum in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
+        if value < minimum:
+            raise UsageError(f"{name} is {value}; give at least {minimum}")
     if query.budget is not None and not query.budget > 0:
         raise UsageError(f"budget is {query.budget}; give seconds, more than 0")
     check_min_probability(query.min_probability)

@@ -1,8 +1,8 @@
-"""Token states of pictures, kept so that the second stage need not read and encode a candidate again.
+"""A cache of pictures' token states, so that the second stage need not read and encode a candidate again.
 
-They are many times larger than the embeddings (float16: 76 KB a picture for ViT-Ti/16 at 224 pixels, 303 KB for
-ViT-B/16), so they are bounded: in memory the least recently used go first, and in the index are those that the
-indexing was given room for.
+The states are many times larger than the embeddings (float16: 76 KB a picture for ViT-Ti/16 at 224 pixels, 303 KB for
+ViT-B/16), so both caches are bounded. The memory drops the least recently used states; the index stores states until
+the room that indexing was given is full.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccmb.search.blob_store import Blobs
+from ccmb.search.blob_store import BlobStore
 from ccmb.search.vector_store import Entry
 
 
 def pack_states(entry: Entry, states_SW: Tensor) -> bytes:
-    """As bytes that say which picture they are of."""
+    """The states as bytes, preceded by the digest of their picture."""
     return entry.digest.encode() + states_SW.to(torch.float16).cpu().numpy().tobytes()
 
 
 def unpack_states(entry: Entry, data: bytes, width: int) -> Tensor | None:
-    """(S, W) float16; None if they are of the picture as it was before."""
+    """The states (S, W) in float16; None if the picture has changed since they were packed."""
     head = entry.digest.encode()
     if not head or not data.startswith(head) or (len(data) - len(head)) % (2 * width):
         return None
@@ -32,41 +32,41 @@ def unpack_states(entry: Entry, data: bytes, width: int) -> Tensor | None:
 
 
 class StateCache:
-    """States (S, W) in float16 by picture, in memory and behind that in the index.
+    """The states (S, W) of pictures in float16: in memory, and behind that in the index.
 
     Args:
         most_bytes: in memory.
         width: W of the image tower.
     """
 
-    def __init__(self, blobs: Blobs, width: int, most_bytes: int) -> None:
+    def __init__(self, blobs: BlobStore, width: int, most_bytes: int) -> None:
         self.blobs, self.width, self.most_bytes = blobs, width, most_bytes
         self.bytes = 0
         self._held: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
     def get(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
-        """Of those pictures that there are any of, by key."""
-        found: dict[str, Tensor] = {}
+        """The states of the pictures that have any, by key."""
+        states: dict[str, Tensor] = {}
         for entry in entries:
             mark = (entry.key, entry.stamp)
             if mark in self._held:
                 self._held.move_to_end(mark)
-                found[entry.key] = self._held[mark]
-        missing = {entry.key: entry for entry in entries if entry.key not in found}
+                states[entry.key] = self._held[mark]
+        missing = {entry.key: entry for entry in entries if entry.key not in states}
         for key, data in self.blobs.get(list(missing)).items():
             states_SW = unpack_states(missing[key], data, self.width)
             if states_SW is not None:
-                found[key] = states_SW
+                states[key] = states_SW
                 self.put(missing[key], states_SW)
-        return found
+        return states
 
     def has(self, entries: Sequence[Entry]) -> list[bool]:
-        """Whether there are any of each picture, as it was indexed."""
+        """Whether each picture has states, as it was when it was indexed."""
         behind = self.blobs.keys([entry.key for entry in entries if (entry.key, entry.stamp) not in self._held])
         return [(entry.key, entry.stamp) in self._held or entry.key in behind for entry in entries]
 
     def put(self, entry: Entry, states_SW: Tensor) -> None:
-        """Keep those of a picture; the least recently used make room."""
+        """Keep a picture's states in memory; the least recently used states make room."""
         mark, half = (entry.key, entry.stamp), states_SW.to("cpu", torch.float16)
         if mark in self._held or half.nbytes > self.most_bytes:
             return
@@ -76,6 +76,6 @@ class StateCache:
             self.bytes -= self._held.popitem(last=False)[1].nbytes
 
     def drop(self, keys: Set[str]) -> None:
-        """Let go of pictures that are in the index no more: they would keep their room until others need it."""
+        """Forget pictures that have left the index, so that they no longer take room."""
         for mark in [mark for mark in self._held if mark[0] in keys]:
             self.bytes -= self._held.pop(mark).nbytes

@@ -1,11 +1,10 @@
-"""Where the vectors of an index live: a Milvus Lite file in its folder, or a Milvus server behind a URI.
+"""The vector store of an index: a Milvus Lite file in its folder, or a Milvus server behind a URI.
 
-Both speak through the same client, so nothing else in the package knows which one it is.
+Both have the same client, so nothing else in the package depends on which one it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +18,13 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_path
-from ccmb.search.filters import Test, Words, expression
+from ccmb.core.hashing import sha256_of_bytes
+from ccmb.search.filters import Test, TextTest, expression
 from ccmb.search.query import FieldValue
 
 COLLECTION = "pictures"
-MOST_RESULTS = 16_384  # what a Milvus server returns at most
-SECONDS = 30.0  # that a server has for an answer
+MOST_RESULTS = 16_384  # the most results that a Milvus server returns
+SECONDS = 30.0  # the time that a server has for an answer
 _LONGEST_PATH = 4096  # bytes
 _AT_ONCE = 1000  # rows asked for by key
 _COLUMNS = (
@@ -37,15 +37,15 @@ class Entry:
     """One picture of an index.
 
     Attributes:
-        source: absolute path of its folder, tar or Parquet file; relative to the index where the index keeps it itself.
-        name: its name in there.
+        source: absolute path of its folder, tar or Parquet file; relative to the index for the index's own copies.
+        name: its name within the source.
         stamp: changes when the file does.
         digest: of its bytes.
-        looks: shape and colours (`ccmb.data.images.perceptual_hash`) in hexadecimal digits.
-        date: when it was taken, or its file changed, in seconds; None if nothing says so.
+        looks: its fingerprint (`ccmb.data.images.perceptual_hash`) in hexadecimal digits.
+        date: when it was taken, or its file changed, in seconds; None if unknown.
         width, height: in pixels, upright.
         bytes: of its file.
-        own: the user's fields.
+        own: the user fields.
     """
 
     source: str
@@ -61,17 +61,17 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """Primary key: the same picture always takes the same row, so that writing it twice makes no double."""
+        """The primary key: the same picture always gets the same row, so writing it twice makes no duplicate."""
         return key_of(self.source, self.name)
 
     @property
     def folder(self) -> str:
-        """Of the picture: its source, and the folders in there."""
+        """The folder of the picture: its source and the folders within."""
         return folder_of(self.source, self.name)
 
     @property
     def columns(self) -> dict[str, FieldValue]:
-        """Fields that conditions can be put on, as they are stored: the date in seconds."""
+        """The fields that conditions can name, as they are stored: the date in seconds."""
         dated = {} if self.date is None else {"date": self.date}
         sizes = {"width": self.width, "height": self.height, "bytes": self.bytes}
         return {**self.own, "folder": self.folder, **dated, **sizes}
@@ -83,24 +83,24 @@ def folder_of(source: str, name: str) -> str:
 
 
 def key_of(source: str, name: str) -> str:
-    return hashlib.sha256(f"{source}\0{name}".encode()).hexdigest()[:32]
+    return sha256_of_bytes(f"{source}\0{name}".encode())[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A picture that was found, and the cosine of its embedding with the query's."""
+    """The key of a similar picture, and the cosine of its embedding and the query's."""
 
     key: str
     cosine: float
 
 
 class Store(Protocol):
-    """What holds the entries and vectors of an index: `VectorStore`, or the `Mirror` of one.
+    """A store of the entries and vectors of an index: a `VectorStore`, or a `MemoryStore` in front of one.
 
     Every method raises a CcmbError if the store cannot be reached or fails.
 
     Attributes:
-        most_results: how many entries a search gives at most; None for any number.
+        most_results: the most entries that a search returns; None for no limit.
     """
 
     most_results: int | None
@@ -141,9 +141,8 @@ class Store(Protocol):
 class VectorStore:
     """Unit vectors of pictures, searched exactly by cosine (flat index). Close it, or use it in a `with` statement.
 
-    A file takes one process at a time, and within it one VectorStore.
-
-    What `upsert` has returned from survives a crash; `flush` makes it fast to search.
+    A file can be open in one process at a time, and there in one VectorStore. Rows survive a crash once `upsert` has
+    returned; `flush` makes them fast to search.
 
     Raises:
         CcmbError: from any method, if the store is held by another process, damaged, or cannot be reached.
@@ -155,15 +154,15 @@ class VectorStore:
         """Open the store, or create it.
 
         Args:
-            uri: path of a file ending in ".db", or `http://host:port` of a Milvus server; where that wants a token, or
-                "user:password", $MILVUS_TOKEN has it.
+            uri: path of a file ending in ".db", or `http://host:port` of a Milvus server; if that needs a token or
+                "user:password", set $MILVUS_TOKEN.
             dim: width D of the vectors.
-            collection: name among those of the server.
+            collection: name of the collection on the server.
         """
         self.uri, self.dim, self.collection = str(uri), dim, collection
         self._failed = False
         if is_local(self.uri) and not os.path.exists(self.uri):
-            # Milvus Lite never gets over a collection that it was killed, or out of disk, while making.
+            # Milvus Lite cannot open a file if it was killed or ran out of disk while creating its collection.
             with atomic_path(self.uri) as temporary:
                 self._open(f"{temporary}.db")
                 self._close(f"{temporary}.db")
@@ -200,7 +199,7 @@ class VectorStore:
         self._client.create_collection(self.collection, schema=schema, index_params=index, consistency_level="Strong")
 
     def _check_form(self) -> None:
-        columns = {of["name"]: of for of in self._client.describe_collection(self.collection)["fields"]}
+        columns = {column["name"]: column for column in self._client.describe_collection(self.collection)["fields"]}
         if not {*_COLUMNS, "embed"} <= columns.keys():
             raise CcmbError(f"{self.uri}: an index of another form or version; index the pictures into a new folder")
         if (dim := int(columns["embed"]["params"]["dim"])) != self.dim:
@@ -240,7 +239,7 @@ class VectorStore:
 
     def of_source(self, source: str) -> Iterator[Entry]:
         """All entries of a folder or file."""
-        yield from map(_entry, self._all(expression([Words("source", (source,))]), _COLUMNS))
+        yield from map(_entry, self._all(expression([TextTest("source", (source,))]), _COLUMNS))
 
     def everything(self) -> Iterator[tuple[Entry, Sequence[float]]]:
         """All entries with their vectors."""
@@ -249,33 +248,33 @@ class VectorStore:
 
     def _all(self, only: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         with self._one_line_errors():
-            found = self._client.query_iterator(
+            iterator = self._client.query_iterator(
                 self.collection, batch_size=_AT_ONCE, filter=only, output_fields=list(columns), timeout=SECONDS
             )
             try:
-                while rows := found.next():
+                while rows := iterator.next():
                     yield from rows
             finally:
-                found.close()
+                iterator.close()
 
     def search_many(
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
     ) -> list[list[Neighbour]]:
-        """See `Store.search_many`. Vectors with the same tests go in one call, which is far cheaper than one each."""
+        """See `Store.search_many`. Vectors with the same tests share one call, which is far cheaper."""
         if k > MOST_RESULTS:
             raise UsageError(f"{k:,} hits are more than the {MOST_RESULTS:,} that Milvus gives; ask for fewer")
         answers: list[list[Neighbour]] = [[] for _ in embed_QD]
         groups: dict[str, list[int]] = {}
-        for place in range(len(embed_QD)):
-            groups.setdefault(expression(tests[place]) if tests else "", []).append(place)
-        for only, places in groups.items():
+        for index in range(len(embed_QD)):
+            groups.setdefault(expression(tests[index]) if tests else "", []).append(index)
+        for only, indices in groups.items():
             with self._one_line_errors():
-                found = self._client.search(
-                    self.collection, embed_QD[places].float().tolist(), filter=only, limit=k,
+                results = self._client.search(
+                    self.collection, embed_QD[indices].float().tolist(), filter=only, limit=k,
                     output_fields=["key"], timeout=SECONDS,
                 )  # fmt: skip
-            for place, rows in zip(places, found, strict=True):
-                answers[place] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
+            for index, rows in zip(indices, results, strict=True):
+                answers[index] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
         return answers
 
     def flush(self) -> None:
@@ -289,7 +288,7 @@ class VectorStore:
         return int(row["count(*)"])
 
     def close(self) -> None:
-        """Let go of the store; other processes can open it then."""
+        """Close the store, so that other processes can open it."""
         self._close(self.uri)
 
     def _close(self, uri: str) -> None:
@@ -311,7 +310,8 @@ class VectorStore:
         from pymilvus.exceptions import MilvusException
 
         if self._failed:
-            # A server may be back. After a full disk, what is written behind half a row would be lost in a crash.
+            # Open it again: a server may be back, and rows written after half a row (a full disk) would be lost in a
+            # crash.
             self._failed = False
             self.close()
             self._open(self.uri)
@@ -337,7 +337,7 @@ def is_local(uri: str) -> bool:
 
 
 def _connect(uri: str) -> Any:
-    """A MilvusClient that logs nothing: what goes wrong is raised, in one line."""
+    """A MilvusClient that logs nothing; errors are raised in one line."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import milvus_lite  # noqa: F401
@@ -351,7 +351,7 @@ def _connect(uri: str) -> Any:
         try:
             return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
         except (MilvusException, OSError) as error:
-            # The client says no more than that opening failed; the embedded server's log has the cause.
+            # The client only says that opening failed; the embedded server's log has the cause.
             cause = logged[0] if logged else error
     if type(cause).__name__ == "DataDirLockedError":
         raise CcmbError(f"{uri}: in use by another process; wait until it has finished")

@@ -1,4 +1,4 @@
-"""The application: its addresses, its page and its description, behind the reception."""
+"""The application: its routes, its page and its OpenAPI description, behind the middleware."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp
 
-from ccmb.serving import requests
-from ccmb.serving import responses as answers
+from ccmb.serving import requests, responses
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Keys
 from ccmb.serving.http.caching import cached
 from ccmb.serving.http.errors import handle_errors
-from ccmb.serving.http.middleware import Reception, client_of
+from ccmb.serving.http.middleware import Middleware, client_of
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_routes import add_model_routes
 from ccmb.serving.model_worker import ModelWork
@@ -61,8 +60,8 @@ def make_app(
     """The whole server as an ASGI application.
 
     Args:
-        keys: of the clients; None lets everybody ask and nobody write.
-        model_name: what clients are told of the model; a name, not a path.
+        keys: the clients' keys; None lets everybody ask and nobody write.
+        model_name: the model's name for clients; not a path.
     """
     options, metrics = options or ServeOptions(), Metrics()
     service = Service(work, index, options, metrics)
@@ -75,22 +74,22 @@ def make_app(
     app = FastAPI(
         title="CCMB", version=version("ccmb"), summary="Chinese image-text search, matching and embeddings",
         lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
-        responses={status: {"model": answers.ErrorAnswer, "description": of} for status, of in _MISTAKES.items()},
+        responses={status: {"model": responses.ErrorAnswer, "description": text} for status, text in _MISTAKES.items()},
     )  # fmt: skip
     handle_errors(app)
     add_search_routes(app, service)
     add_model_routes(app, service, model_name)
-    _add_house_routes(app, service, metrics, model_name)
+    _add_status_routes(app, service, metrics, model_name)
     _add_page(app)
     _describe(app, keys is not None)
-    return Reception(app, options, keys, metrics, _OPEN)
+    return Middleware(app, options, keys, metrics, _OPEN)
 
 
-def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_name: str) -> None:
+def _add_status_routes(app: FastAPI, service: Service, metrics: Metrics, model_name: str) -> None:
     @app.get("/healthz", tags=["house"])
-    async def healthz() -> answers.HealthAnswer:
+    async def healthz() -> responses.HealthAnswer:
         """Whether the server works; it takes no key."""
-        return answers.HealthAnswer(version=app.version)
+        return responses.HealthAnswer(version=app.version)
 
     @app.get("/metrics", tags=["house"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
@@ -99,11 +98,11 @@ def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_na
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/about", tags=["house"])
-    async def about(request: Request) -> answers.AboutAnswer:
+    async def about(request: Request) -> responses.AboutAnswer:
         """What this server can do for whoever asks."""
         index, work, options = service.index, service.work, service.options
         known = {} if index is None else await asyncio.to_thread(index.fields_known)
-        return answers.AboutAnswer(
+        return responses.AboutAnswer(
             version=app.version,
             model=model_name,
             dim=work.model.config.embed_dim,
@@ -123,7 +122,7 @@ def _add_house_routes(app: FastAPI, service: Service, metrics: Metrics, model_na
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page's files, read once: no path of a client ever becomes one of a file."""
+    """Serve the page's files, which are read once: no path from a client ever becomes a file path."""
     folder = files("ccmb.serving") / "page"
     for path, (name, media) in PAGE.items():
         _add_file(app, path, (folder / name).read_bytes(), media)
@@ -136,7 +135,7 @@ def _add_file(app: FastAPI, path: str, data: bytes, media: str) -> None:
 
 
 def _describe(app: FastAPI, has_keys: bool) -> None:
-    """OpenAPI with the bodies that may come as JSON or as a form."""
+    """Describe in OpenAPI the bodies that may come as JSON or as a form."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -157,13 +156,13 @@ def _describe(app: FastAPI, has_keys: bool) -> None:
 
 
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same values as parts of a form, where pictures are files."""
+    """The schema of the same values as parts of a form, in which pictures are files."""
 
     def as_part(value: Any) -> Any:
         if isinstance(value, dict):
             if value.get("contentEncoding") == "base64":
                 return {"type": "string", "format": "binary", "description": "a picture file"}
-            return {key: as_part(of) for key, of in value.items()}
-        return [as_part(of) for of in value] if isinstance(value, list) else value
+            return {key: as_part(item) for key, item in value.items()}
+        return [as_part(item) for item in value] if isinstance(value, list) else value
 
     return as_part(schema)

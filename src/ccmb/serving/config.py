@@ -1,4 +1,4 @@
-"""What `ccmb serve` can be told."""
+"""The options of `ccmb serve`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class ServeOptions:
     """Limits and switches of a server.
 
     Attributes:
-        host, port: where it listens; port 0 is any that is free.
-        names: host names besides that it may be asked by, with the port where pages come from another than a scheme's
-            own; without any, a server of this machine alone (a loopback
-            host) is asked by loopback names, and any other by every name.
-        api_keys: file of keys, see `auth.Keys.read`; without one everybody may ask, and nobody write.
+        host, port: the address to listen at; port 0 is any free port.
+        names: further host names under which the server may be reached, with a port if pages come from another port
+            than the scheme's own. Without any, a server on a loopback host accepts only loopback names, and any other
+            server accepts every name.
+        api_keys: file of keys, see `auth.Keys.read`; without one everybody may ask, and nobody may write.
         batch: most items of a call of the network; 1 is no batching.
         wait: seconds that the first item of a call waits for others.
-        queue: items of each kind of work that may wait.
-        timeout: seconds that a request may take, from its last byte.
-        upload_timeout: seconds that a request's body may take to come.
+        queue: the most items of each kind of work that may wait.
+        timeout: seconds that a request may take after its last byte has come.
+        upload_timeout: seconds in which a request's body has to come.
         max_bytes: of a request's body.
         max_pixels: of a picture.
-        max_requests: that are in the house at once.
+        max_requests: the most requests in flight.
         rate, burst: requests per second of a client, and how many at once; rate 0 is no limit.
-        proxy: addresses or networks, with commas between, of proxies whose Forwarded and X-Forwarded-For, -Host, -Port
-            and -Prefix are believed.
-        prefix: path below which a proxy serves it, such as /pictures; the proxy may pass it on or take it away.
+        proxy: addresses or networks of trusted proxies, separated by commas. Their headers Forwarded and
+            X-Forwarded-For, -Host, -Port and -Prefix are believed.
+        prefix: path below which a proxy serves this server, such as /pictures; the proxy may pass it on or remove it.
     """
 
     host: str = "127.0.0.1"
@@ -51,9 +51,10 @@ class ServeOptions:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        """
+        """Check the options about proxies.
+
         Raises:
-            UsageError: `proxy` names no address, or `prefix` is no path.
+            UsageError: `proxy` names no address, or `prefix` is not a path.
         """
         TrustedProxies(self.proxy)
         if self.prefix.rstrip("/") and not PREFIX.fullmatch(self.prefix.rstrip("/")):

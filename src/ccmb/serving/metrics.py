@@ -1,4 +1,4 @@
-"""What Prometheus reads of a server. Labels come from short fixed lists, never from what a client sends."""
+"""Metrics for Prometheus. Labels come from short fixed lists, never from what a client sends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def calls_of(self, work: str, waiting: Callable[[], int]) -> Observe:
-        """What a batcher of this kind of work reports to; `waiting` tells how long its queue is."""
+        """The observer for a batcher of this kind of work; `waiting` returns the length of its queue."""
         self._waiting.labels(work).set_function(waiting)
         items, seconds = self._call_items.labels(work), self._call_seconds.labels(work)
 
@@ -57,18 +57,18 @@ class Metrics:
         return observe
 
     def search(self, seconds: Mapping[str, float]) -> None:
-        """Seconds of each part of one search."""
+        """Record the seconds of each part of one search."""
         for stage, took in seconds.items():
             self._stage_seconds.labels(stage).observe(took)
 
     def watch_requests(self, inside: Callable[[], int]) -> None:
-        """Read the number of requests in the house whenever somebody asks."""
+        """Read the number of requests in flight whenever metrics are asked for."""
         self._inside.set_function(inside)
 
     def watch_pictures(self, pictures: Callable[[], int]) -> None:
-        """Read the number of pictures likewise."""
+        """Read the number of pictures whenever metrics are asked for."""
         self._pictures.set_function(pictures)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text form."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -25,6 +25,12 @@ from ccmb.tasks.classification.prompts import SETS
 
 def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
     """`/embed`, `/v1/embeddings`, `/match`, `/rerank`, `/classify` and `/caption`."""
+    _add_embedding_routes(app, service, model_name)
+    _add_matching_routes(app, service)
+    _add_classify_and_caption(app, service)
+
+
+def _add_embedding_routes(app: FastAPI, service: Service, model_name: str) -> None:
     dim = service.work.model.config.embed_dim
 
     @app.post("/embed", openapi_extra=content_of(requests.EmbedRequest), tags=["model"])
@@ -60,6 +66,8 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
             usage=answers.UsageAnswer(prompt_tokens=tokens, total_tokens=tokens),
         )
 
+
+def _add_matching_routes(app: FastAPI, service: Service) -> None:
     @app.post("/match", openapi_extra=content_of(requests.MatchRequest), tags=["model"])
     async def match(
         asked: Annotated[requests.MatchRequest, Depends(body_of(requests.MatchRequest))],
@@ -89,6 +97,8 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
         found = [_pair_answer(place, of) for place, of in enumerate(await service.score_pairs(pairs))]
         return answers.RerankAnswer(results=sorted(found, key=lambda of: -of.score)[: asked.top])
 
+
+def _add_classify_and_caption(app: FastAPI, service: Service) -> None:
     @app.post("/classify", openapi_extra=content_of(requests.ClassifyRequest), tags=["model"])
     async def classify(
         asked: Annotated[requests.ClassifyRequest, Depends(body_of(requests.ClassifyRequest))],
@@ -139,7 +149,7 @@ def _classes(asked: str | Sequence[str]) -> list[ImageClass]:
     """The classes of a shipped list, or of names; a name is never taken for a file.
 
     Raises:
-        Fault: a name is empty or there twice.
+        ApiError: a name is empty or there twice.
     """
     if isinstance(asked, str):
         return read_classes(asked)

@@ -1,4 +1,4 @@
-"""What clients may ask: types, limits and words of every request."""
+"""The requests of clients: the types, limits and descriptions of their values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MOST_TEXTS, MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 256, 64, 256, 1000
 
 
 def _cleaned(text: str) -> str:
-    """As the texts of a corpus are.
+    """A text, cleaned as the texts of a corpus are.
 
     Raises:
-        ValueError: nothing that can be seen is left.
+        ValueError: no visible character is left.
     """
     if not (cleaned := clean_query(text)):
         raise ValueError("the text is empty but for marks that cannot be seen")
@@ -30,7 +30,7 @@ Value = Annotated[str, StringConstraints(max_length=1000)] | bool | Annotated[in
 
 
 class Request(BaseModel):
-    """What all requests have in common: no unknown names, no infinite numbers."""
+    """The base of all requests: unknown names and infinite numbers are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -66,6 +66,16 @@ class SearchRequest(Request):
             raise ValueError("give a text, a picture, or `like`")
         if self.like is not None and self.picture is not None:
             raise ValueError("give a picture or `like`, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _second_stage_is_there(self) -> SearchRequest:
+        if self.rank and self.text is not None:
+            return self
+        why = "ranks by a text alone" if self.rank else "`rank` leaves out"
+        for name in ("depth", "budget"):
+            if name in self.model_fields_set:
+                raise ValueError(f"`{name}` is of the second stage, which {why}; leave it out")
         return self
 
 

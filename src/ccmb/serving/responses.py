@@ -1,4 +1,4 @@
-"""What the server answers. No answer names a path of the server."""
+"""The responses of the server. None of them contains a path of the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The addresses of the index: search, and the pictures in it."""
+"""The routes of the index: search, and the pictures in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from fastapi import Depends, FastAPI, Path, Request, Response
 
 from ccmb.core.errors import UsageError
 from ccmb.search.filters import compile_conditions, parse_condition
-from ccmb.search.query import Answer, Condition, Hit, Query
-from ccmb.serving import requests
-from ccmb.serving import responses as answers
+from ccmb.search.query import Condition, Hit, SearchQuery, SearchResult
+from ccmb.serving import requests, responses
 from ccmb.serving.http.caching import cached
-from ccmb.serving.http.errors import Fault, invalid
+from ccmb.serving.http.errors import ApiError, invalid
 from ccmb.serving.http.middleware import client_of
 from ccmb.serving.http.request_body import body_of, content_of
 from ccmb.serving.service import Index, Service
@@ -28,7 +27,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     @app.post("/search", openapi_extra=content_of(requests.SearchRequest), tags=["index"])
     async def search(
         asked: Annotated[requests.SearchRequest, Depends(body_of(requests.SearchRequest))],
-    ) -> answers.SearchAnswer:
+    ) -> responses.SearchAnswer:
         """Find pictures by a Chinese text, a picture or both, or by what is like a picture of the index."""
         where = _conditions(service.opened, asked.where)
         if asked.min_probability is not None:
@@ -36,7 +35,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                 raise invalid("min_probability: needs a text and the second stage")
             service.must_give_probability()
         pictures = await service.read([asked.picture] if asked.picture is not None else [])
-        query = Query(
+        query = SearchQuery(
             text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,
             offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,
             where=where, budget=asked.budget, collapse=asked.collapse,
@@ -46,22 +45,22 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     @app.post("/pictures", status_code=201, openapi_extra=content_of(requests.PictureRequest), tags=["index"])
     async def add(
         request: Request, asked: Annotated[requests.PictureRequest, Depends(body_of(requests.PictureRequest))]
-    ) -> answers.PictureAnswer:
+    ) -> responses.PictureAnswer:
         """Add a picture to the index; searches find it from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
         _must_be_writable(service)
         key = await service.add(asked.name, asked.picture, asked.fields)
-        return answers.PictureAnswer(key=key)
+        return responses.PictureAnswer(key=key)
 
     @app.delete("/pictures/{key}", tags=["index"])
-    async def delete(request: Request, key: Key) -> answers.DeletedAnswer:
+    async def delete(request: Request, key: Key) -> responses.DeletedAnswer:
         """Take a picture out of the index; searches find it no more from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
         _must_be_writable(service)
         deleted = await service.delete(key)
         if not deleted:
-            raise Fault(404, "no_such_picture", "no such picture in the index")
-        return answers.DeletedAnswer(deleted=deleted)
+            raise ApiError(404, "no_such_picture", "no such picture in the index")
+        return responses.DeletedAnswer(deleted=deleted)
 
     @app.get("/pictures/{key}", tags=["index"], response_class=Response, responses=_JPEG)
     async def picture(request: Request, key: Key) -> Response:
@@ -74,42 +73,42 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         return _image(request, await service.thumbnail(key))
 
 
-def _conditions(index: Index, where: Sequence[requests.Filter | str]) -> tuple[Condition, ...]:
-    """Filters as the index takes them.
+def _conditions(opened: Index, where: Sequence[requests.Filter | str]) -> tuple[Condition, ...]:
+    """The filters of a request as conditions of the index.
 
     Raises:
-        Fault: one cannot be read, names a field that the index does not know, or asks for a folder by its whole path.
+        ApiError: a filter cannot be read, names an unknown field, or gives a folder by its whole path.
     """
-    found = list[Condition]()
-    for place, one in enumerate(where):
+    conditions = list[Condition]()
+    for index, given in enumerate(where):
         try:
-            if isinstance(one, str):
-                condition = parse_condition(one)
+            if isinstance(given, str):
+                condition = parse_condition(given)
             else:
-                value = tuple(one.value) if isinstance(one.value, list) else one.value
-                condition = Condition(one.field, one.comparison, value)
-            compile_conditions([condition], index.fields_known())
+                value = tuple(given.value) if isinstance(given.value, list) else given.value
+                condition = Condition(given.field, given.comparison, value)
+            compile_conditions([condition], opened.fields_known())
         except UsageError as error:
-            raise invalid(f"where.{place}: {error}") from None
-        # Folders are stored with their whole paths, which clients are neither told nor let guess.
+            raise invalid(f"where.{index}: {error}") from None
+        # Folders are stored with their whole paths, which clients must neither see nor guess.
         if condition.field == "folder" and (condition.comparison != "under" or "/" in str(condition.value)[:1]):
-            raise invalid(f"where.{place}: give `under` and a folder within what was indexed, such as 2024/夏天")
-        found.append(condition)
-    return tuple(found)
+            raise invalid(f"where.{index}: give `under` and a folder within what was indexed, such as 2024/夏天")
+        conditions.append(condition)
+    return tuple(conditions)
 
 
 def _must_be_admin(request: Request) -> None:
     if not client_of(request.scope).admin:
-        raise Fault(403, "not_admin", "adding and deleting takes a key of an admin; see ccmb serve --api-keys")
+        raise ApiError(403, "not_admin", "adding and deleting takes a key of an admin; see ccmb serve --api-keys")
 
 
 def _must_be_writable(service: Service) -> None:
     if getattr(service.opened, "frozen", False):
-        raise Fault(403, "read_only", "the index of this server cannot be written to")
+        raise ApiError(403, "read_only", "the index of this server cannot be written to")
 
 
-def _search_answer(answer: Answer) -> answers.SearchAnswer:
-    return answers.SearchAnswer(
+def _search_answer(answer: SearchResult) -> responses.SearchAnswer:
+    return responses.SearchAnswer(
         hits=[_hit_answer(hit) for hit in answer.hits],
         no_match=answer.no_match,
         candidates=answer.candidates,
@@ -122,16 +121,16 @@ def _search_answer(answer: Answer) -> answers.SearchAnswer:
     )
 
 
-def _hit_answer(hit: Hit) -> answers.HitAnswer:
+def _hit_answer(hit: Hit) -> responses.HitAnswer:
     fields = dict(hit.fields)
     if "folder" in fields:  # within its source alone
         fields["folder"] = str(fields["folder"]).removeprefix(str(hit.source)).strip("/")
-    return answers.HitAnswer(
+    return responses.HitAnswer(
         key=hit.key, name=hit.name, cosine=hit.cosine, score=hit.score, match=hit.match, probability=hit.probability,
         missing=hit.missing, place=hit.place, fields=fields, copies=list(hit.copies),
     )  # fmt: skip
 
 
 def _image(request: Request, data: bytes) -> Response:
-    """A JPEG that a browser may keep, but asks for again each time, since a key may get another picture."""
+    """A JPEG that a browser may keep but must revalidate each time, since the picture of a key may change."""
     return cached(request, data, "image/jpeg", "private, no-cache")

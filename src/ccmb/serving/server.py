@@ -1,11 +1,10 @@
-"""From a model and an index to a server that listens until it is told to stop."""
+"""Running a server of a model and an index until it is stopped."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,24 +25,26 @@ from ccmb.serving.http.auth import Keys
 from ccmb.serving.model_worker import ModelWork
 from ccmb.serving.service import Index
 
-_LAST_ANSWERS = 5.0  # seconds, beyond a request's time, in which what is in flight ends
+_LOG = logging.getLogger(__name__)
+
+_LAST_ANSWERS = 5.0  # seconds, beyond a request's time, for requests in flight to end
 
 
 def serve(
     index: Path | None, model: str | None, captioner: str | None, options: ServeOptions, fast: bool = False
 ) -> None:
-    """Serve an index, or a model alone, until SIGTERM or Ctrl-C; what is in flight then is finished.
+    """Serve an index, or a model alone, until SIGTERM or Ctrl-C; requests in flight are then finished.
 
     Args:
         index: folder of `ccmb index`; None serves no search.
-        model: run or model folder, or hub id; by default the one that made the index.
-        captioner: a model that writes captions; by default the model itself, if it does.
-        fast: compute all but captions with the model's int8 export.
+        model: run or model folder, or hub id; by default the model that made the index.
+        captioner: a model that writes captions; by default the model itself, if it can.
+        fast: compute everything but captions with the model's int8 export.
 
     Raises:
         UsageError: there is neither index nor model.
         CcmbError: index, model or keys are missing or damaged, or the address is taken.
-        Stopped: it was asked to end, and has.
+        Stopped: the server was asked to stop, and has.
     """
     keys = None if options.api_keys is None else Keys.read(options.api_keys)
     folder = _model_of(index, model)
@@ -58,7 +59,7 @@ def serve(
 def opened(
     index: Path | None, model: Path, captioner: str | None = None, fast: bool = False
 ) -> Iterator[tuple[ModelWork, Index | None]]:
-    """What a server is made of: the network, with a captioner if there is one, and the index.
+    """Open what a server needs: the network, with a captioner if there is one, and the index.
 
     Raises:
         CcmbError: see `serve`.
@@ -107,26 +108,29 @@ def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that a client gets wrong
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"ccmb: serving at http://{shown}:{port}", file=sys.stderr, flush=True)
+    _LOG.info("serving at http://%s:%d", shown, port)
     with _orderly_stop():
         uvicorn.Server(config).run([listening])
 
 
 @contextmanager
 def _orderly_stop() -> Iterator[None]:
-    """uvicorn answers SIGTERM and Ctrl-C, finishes what is in flight, and then sends the signal again: to these."""
+    """Raise `Stopped` after an orderly stop.
 
-    def stop(number: int, frame: object) -> None:
-        raise Stopped("stopped; what was in flight is answered", by_user=number == signal.SIGINT)
+    On SIGTERM or Ctrl-C uvicorn finishes the requests in flight and then raises the signal again, for these handlers.
+    """
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def stop(signal_number: int, frame: object) -> None:
+        raise Stopped("stopped; what was in flight is answered", by_user=signal_number == signal.SIGINT)
+
+    before = {signal_number: signal.signal(signal_number, stop) for signal_number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
 
 def _name_of(folder: Path) -> str:
-    """What clients are told of a model: the name of its run or folder."""
+    """A model's name for clients: the name of its run or folder."""
     return folder.resolve().parent.name if folder.name == "model" else folder.resolve().name

@@ -21,10 +21,10 @@ from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import decode
 from ccmb.data.images.transforms import square
 from ccmb.inference.scoring import PairScore, check_gives_probability
-from ccmb.search.query import Answer, FieldValue, Query
+from ccmb.search.query import FieldValue, SearchQuery, SearchResult
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
-from ccmb.serving.http.errors import Fault, invalid
+from ccmb.serving.http.errors import ApiError, invalid
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_worker import ModelWork, Pair
 from ccmb.tasks.captioning.predict import PictureCaption
@@ -42,7 +42,7 @@ _KEPT_CLASS_SETS = 16
 class Index(Protocol):
     """What the server asks of a `SearchEngine`."""
 
-    def search_many(self, queries: Sequence[Query]) -> list[Answer]: ...
+    def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]: ...
     def picture(self, key: str) -> Image.Image: ...
     def thumbnail(self, key: str) -> bytes: ...
     def fields(self, key: str) -> Mapping[str, FieldValue]: ...
@@ -67,7 +67,7 @@ class Service:
         self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_pictures, 2)
         self._pairs: Batcher[Pair, PairScore] = self._batcher("pairs", work.score_pairs, 4)
         self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", work.caption, 1)
-        self._searches: Batcher[Query, Answer] = self._batcher("searches", self._search_many, 1)
+        self._searches: Batcher[SearchQuery, SearchResult] = self._batcher("searches", self._search_many, 1)
         self._class_sets: OrderedDict[tuple[tuple[ImageClass, ...], tuple[str, ...]], Tensor] = OrderedDict()
         if index is not None:
             metrics.watch_pictures(lambda: len(index))
@@ -93,7 +93,7 @@ class Service:
         """Pictures of files' bytes, as large as the network sees them, so that many of them can wait in a queue.
 
         Raises:
-            Fault: one is no picture, damaged or too large; the message says which and why.
+            ApiError: one is no picture, damaged or too large; the message says which and why.
         """
         return await asyncio.gather(*(self._reading(self._read, data, place) for place, data in enumerate(pictures)))
 
@@ -102,14 +102,14 @@ class Service:
             picture = decode(data, self.options.max_pixels)
         except ValueError as error:
             reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
-            raise Fault(422, "unreadable_picture", f"picture {place}: {reason}") from None
+            raise ApiError(422, "unreadable_picture", f"picture {place}: {reason}") from None
         return Image.fromarray(square(picture, self.work.processor.image_size))
 
-    async def search(self, query: Query) -> Answer:
+    async def search(self, query: SearchQuery) -> SearchResult:
         """Search the index, together with whoever else asks.
 
         Raises:
-            Fault: the picture to be like is not there.
+            ApiError: the picture to be like is not there.
         """
         if query.like is not None:
             await self.must_have(query.like)
@@ -122,7 +122,7 @@ class Service:
         self.metrics.search(answer.seconds)
         return answer
 
-    def _search_many(self, queries: Sequence[Query]) -> list[Answer]:
+    def _search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
         return self.opened.search_many(queries)
 
     async def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:
@@ -151,10 +151,10 @@ class Service:
         """The captions of each picture.
 
         Raises:
-            Fault: there is no captioner.
+            ApiError: there is no captioner.
         """
         if self.work.captioner is None:
-            raise Fault(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
+            raise ApiError(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
         return await self._captions.run(pictures)
 
     async def classify(
@@ -170,7 +170,7 @@ class Service:
         The second stage reads each class as the plain prompt of its first name, see `rerank.PromptRanker`.
 
         Raises:
-            Fault: there are too many prompts, or a depth without a second stage.
+            ApiError: there are too many prompts, or a depth without a second stage.
         """
         if depth is not None and not self.work.model.can_rank:
             raise invalid("depth: this model has no cross encoders; leave it out")
@@ -219,17 +219,17 @@ class Service:
         """The index.
 
         Raises:
-            Fault: there is none.
+            ApiError: there is none.
         """
         if self.index is None:
-            raise Fault(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
+            raise ApiError(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
         return self.index
 
     async def picture(self, key: str) -> Image.Image:
         """A picture of the index, as large as the network sees it.
 
         Raises:
-            Fault: there is no such picture, or it cannot be read any more.
+            ApiError: there is no such picture, or it cannot be read any more.
         """
         return await self._stored(lambda index: self._small(index.picture(key)))
 
@@ -240,7 +240,7 @@ class Service:
         """A picture of the index as a JPEG to look at, without what else its file may say.
 
         Raises:
-            Fault: see `picture`.
+            ApiError: see `picture`.
         """
         return await self._stored(lambda index: _jpeg(index.picture(key)))
 
@@ -248,14 +248,14 @@ class Service:
         """A small JPEG.
 
         Raises:
-            Fault: see `picture`.
+            ApiError: see `picture`.
         """
         return await self._stored(lambda index: index.thumbnail(key))
 
     async def must_have(self, key: str) -> None:
         """
         Raises:
-            Fault: there is no such picture in the index.
+            ApiError: there is no such picture in the index.
         """
         await self._stored(lambda index: index.fields(key))
 
@@ -263,7 +263,7 @@ class Service:
         """Add a picture to the index: its key; searches find it from now on.
 
         Raises:
-            Fault: it cannot be read, or a field has another type than in the index.
+            ApiError: it cannot be read, or a field has another type than in the index.
         """
         await self.read([data])  # refuse it before it waits for the worker
         return await self._working(self.opened.add, name, data, fields)
@@ -279,7 +279,9 @@ class Service:
             try:
                 return read(index)
             except (CcmbError, KeyError):
-                raise Fault(404, "no_such_picture", "no such picture in the index, or it cannot be read now") from None
+                raise ApiError(
+                    404, "no_such_picture", "no such picture in the index, or it cannot be read now"
+                ) from None
 
         return await self._reading(attempt)
 

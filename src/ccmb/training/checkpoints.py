@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write, sync_folder
 from ccmb.training.model_selection import best_step
+
+_LOG = logging.getLogger(__name__)
 
 FILE_NAME = "state.pt"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -82,7 +84,7 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
             continue
         for bad, reason in damaged:
             _set_aside(folder, bad)
-            print(f"ccmb: {reason}; going on from step {step}", file=sys.stderr, flush=True)
+            _LOG.warning("%s; going on from step %d", reason, step)
         return step, state
     if damaged:
         newest, reason = damaged[0]

@@ -5,15 +5,17 @@ Records are written at once: the usual writers do it in a thread, which a full d
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_LOG = logging.getLogger(__name__)
 
 Board = Callable[[Mapping[str, float]], None]
 
@@ -40,7 +42,7 @@ def event_files(folder: Path, step: int, wanted: bool = True) -> Iterator[Board]
         except OSError as error:
             reason = f"{folder}: no more event files ({error.strerror})"
         wanted = False
-        print(f"ccmb: {reason}", file=sys.stderr, flush=True)
+        _LOG.warning(reason)
 
     try:
         yield board

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from ccmb.core.choices import Strategy
 from ccmb.core.floats import at_least_float32
 from ccmb.training.distributed import average_gradients, world
 
+_LOG = logging.getLogger(__name__)
 # What DDP calls its broadcast of buffers before each forward pass, in newer and in older releases.
 SYNC_BUFFERS = next(
     name
@@ -84,6 +86,10 @@ class Alone:
 def parallelise(module: nn.Module, strategy: Strategy, units: Iterable[nn.Module]) -> Alone | Replicated | Sharded:
     """The module as a callable that all ranks of the world use together, on the device where it is."""
     if world().size == 1:
+        if strategy != "ddp":
+            _LOG.warning(
+                "training.parallel=%s: one process has nothing to share; start several with torchrun", strategy
+            )
         return Alone(module)
     return Replicated(module) if strategy == "ddp" else Sharded(module, units)
 

@@ -81,8 +81,6 @@ class Trainer:
         # Whether it is by held-out data that the best checkpoint is chosen.
         self.chooses = bool(validation and recipe.best and recipe.best.figure.startswith(PREFIX))
         self.world, self.device = world(), choose_device(recipe.device)
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
         widen(task.module).to(self.device)
         self.module = parallelise(task.module, recipe.parallel, task.units())
         self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
@@ -213,7 +211,9 @@ class Trainer:
         if not math.isfinite(norm + total(loss)):
             named = self.recipe.precision
             mend = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
-            raise save_evidence(self.out, self.task, self.step, batch, losses, norm, seed, mend)
+            raise save_evidence(
+                self.out, self.task, self.step, batch=batch, losses=losses, norm=norm, seed=seed, mend=mend
+            )
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

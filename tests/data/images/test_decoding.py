@@ -199,9 +199,9 @@ def test_very_thin_pictures_are_made_smaller_by_all_who_do(size):
 
 def test_very_thin_hits_are_drawn_on_the_contact_sheet(tmp_path):
     hits = []
-    for place, size in enumerate([(1, 5000), (5000, 1)]):
-        Image.new("RGB", size, "red").save(tmp_path / f"{place}.png")
-        hits.append(Hit(key=str(place), source=str(tmp_path), name=f"{place}.png", score=0.5, cosine=0.5))
+    for position, size in enumerate([(1, 5000), (5000, 1)]):
+        Image.new("RGB", size, "red").save(tmp_path / f"{position}.png")
+        hits.append(Hit(key=str(position), source=str(tmp_path), name=f"{position}.png", score=0.5, cosine=0.5))
     contact_sheet(hits, tmp_path / "sheet.png")
     red = np.all(np.asarray(Image.open(tmp_path / "sheet.png")) == (255, 0, 0), axis=2)
     tall, wide = (red[MARGIN : MARGIN + SIDE, left : left + SIDE] for left in (MARGIN, 2 * MARGIN + SIDE))

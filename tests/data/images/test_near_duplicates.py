@@ -96,31 +96,31 @@ def shares_found(pictures: list[Image.Image], **limits: int) -> dict[str, float]
     """Of each kind of copy, the share that counts as a near duplicate of its picture."""
     rng = random.Random(0)
     originals = join_fingerprints(map(image_fingerprint, pictures))
-    found = {}
+    result = {}
     for name, copy in COPIES.items():
         copies = join_fingerprints(image_fingerprint(copy(picture, rng)) for picture in pictures)
         pairs = {pair for block in near_pairs(originals, copies, **limits) for pair in zip(*block, strict=True)}
-        found[name] = sum((number, number) in pairs for number in range(len(pictures))) / len(pictures)
-    return found
+        result[name] = sum((index, index) in pairs for index in range(len(pictures))) / len(pictures)
+    return result
 
 
 @pytest.mark.parametrize("draw", [scenes, photographs])
 def test_copies_are_found(draw: Callable[[int], list[Image.Image]]) -> None:
-    found = shares_found(draw(300))
-    assert found["the same"] == 1.0
-    assert min(found.values()) >= 0.9, found
+    result = shares_found(draw(300))
+    assert result["the same"] == 1.0
+    assert min(result.values()) >= 0.9, result
 
 
 def test_copies_of_drawn_scenes_are_found_though_scenes_are_alike() -> None:
-    found = shares_found(scenes(300), **DRAWN)
-    assert found["the same"] == found["half as large"] == found["quality 50"] == 1.0
-    assert found["cropped by 2 %"] >= 0.9, found
+    result = shares_found(scenes(300), **DRAWN)
+    assert result["the same"] == result["half as large"] == result["quality 50"] == 1.0
+    assert result["cropped by 2 %"] >= 0.9, result
 
 
 def wrong_pairs(pictures: list[Image.Image], **limits: int) -> set[tuple[int, int]]:
     """Pairs of pictures that count as near duplicates of each other though their files differ."""
-    found = join_fingerprints(map(image_fingerprint, pictures))
-    blocks = near_pairs(found, None, **limits)
+    result = join_fingerprints(map(image_fingerprint, pictures))
+    blocks = near_pairs(result, None, **limits)
     return {(min(pair), max(pair)) for block in blocks for pair in zip(*(side.tolist() for side in block), strict=True)}
 
 
@@ -174,12 +174,12 @@ def test_no_pair_within_the_distance_is_missed(seed: int, count: int, distance: 
     for within in (False, True):
         against = ones if within else others
         blocks = near_pairs(ones, None if within else others, distance, colour)
-        found = {pair for block in blocks for pair in zip(*(side.tolist() for side in block), strict=True)}
+        result = {pair for block in blocks for pair in zip(*(side.tolist() for side in block), strict=True)}
         expected = every_near_pair(ones, against, distance, colour)
         if within:
-            assert {(min(pair), max(pair)) for pair in found} == {pair for pair in expected if pair[0] < pair[1]}
+            assert {(min(pair), max(pair)) for pair in result} == {pair for pair in expected if pair[0] < pair[1]}
         else:
-            assert found == expected
+            assert result == expected
         mask = in_test_set(ones, against, distance, colour)
         assert set(np.flatnonzero(mask).tolist()) == {one for one, _ in expected}
 
@@ -187,42 +187,42 @@ def test_no_pair_within_the_distance_is_missed(seed: int, count: int, distance: 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(0, 12))
 def test_groups_are_what_chains_of_pairs_reach(seed: int, count: int, distance: int) -> None:
     rng = np.random.default_rng(seed)
-    of = some_looks(rng, count, 5, flips=6)
+    item = some_looks(rng, count, 5, flips=6)
     expected = list(range(count))  # the plain way: spread the least index until nothing changes
-    pairs = every_near_pair(of, of, distance, 255)
+    pairs = every_near_pair(item, item, distance, 255)
     for _ in range(count):
         for one, other in pairs:
             expected[one] = min(expected[one], expected[other])
-    assert duplicate_groups(of, distance, 255).tolist() == expected
+    assert duplicate_groups(item, distance, 255).tolist() == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
 def test_what_is_kept_does_not_depend_on_the_order(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    of = some_looks(rng, count, 5, flips=6)
-    areas, keys = rng.integers(1, 4, count), [f"key {number}" for number in rng.permutation(count)]
-    kept = representatives(duplicate_groups(of), areas, keys)
+    item = some_looks(rng, count, 5, flips=6)
+    areas, keys = rng.integers(1, 4, count), [f"key {index}" for index in rng.permutation(count)]
+    kept = representatives(duplicate_groups(item), areas, keys)
     order = rng.permutation(count)
     again = representatives(
-        duplicate_groups(select_fingerprints(of, order)), areas[order], [keys[number] for number in order]
+        duplicate_groups(select_fingerprints(item, order)), areas[order], [keys[index] for index in order]
     )
     assert kept[order].tolist() == again.tolist()
-    groups = duplicate_groups(of)
+    groups = duplicate_groups(item)
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        [winner] = [number for number in members if kept[number]]
-        assert winner == min(members, key=lambda number: (-areas[number], keys[number]))
+        [winner] = [index for index in members if kept[index]]
+        assert winner == min(members, key=lambda index: (-areas[index], keys[index]))
 
 
 def test_looks_of_a_folder_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
     pictures = scenes(3)
-    for number, picture in enumerate(pictures):
-        picture.save(tmp_path / f"{number}.png")
+    for index, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{index}.png")
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     folder = ImageSource.open(tmp_path)
-    found = fingerprints_of_images(folder, folder.names)
-    assert found.shapes.tolist() == [image_fingerprint(picture)[0] for picture in pictures]
-    assert in_test_set(found, select_fingerprints(found, np.array([1]))).tolist() == [False, True, False]
+    result = fingerprints_of_images(folder, folder.names)
+    assert result.shapes.tolist() == [image_fingerprint(picture)[0] for picture in pictures]
+    assert in_test_set(result, select_fingerprints(result, np.array([1]))).tolist() == [False, True, False]
 
 
 def test_nothing_is_near_nothing() -> None:
@@ -234,14 +234,14 @@ def test_nothing_is_near_nothing() -> None:
 
 def test_a_hundred_thousand_take_seconds() -> None:
     shapes = some_looks(np.random.default_rng(0), 100_000, 50_000, flips=4).shapes
-    of = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
+    item = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
     began = time.process_time()
-    groups = duplicate_groups(of)
+    groups = duplicate_groups(item)
     assert time.process_time() - began < 15
     assert abs(len(np.unique(groups)) - 43_233) < 300  # so many of the 50,000 are drawn, and no copies are 9 bits apart
 
 
 def test_many_copies_of_one_picture_are_no_square() -> None:
     shapes = np.full(200_000, 7, dtype=np.uint64)
-    of = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
-    assert duplicate_groups(of).tolist() == [0] * len(shapes)
+    item = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
+    assert duplicate_groups(item).tolist() == [0] * len(shapes)

@@ -39,10 +39,10 @@ def test_the_same_seed_gives_the_same_picture(seed: int, operations: int, magnit
 def test_every_operation_is_drawn_about_as_often(monkeypatch: pytest.MonkeyPatch, noise: Image.Image) -> None:
     counts = [0] * len(OPERATIONS)
 
-    def counting(place: int) -> Operation:
+    def counting(position: int) -> Operation:
         def count(image: Image.Image, strength: float) -> Image.Image:
             assert abs(strength) == 0.5
-            counts[place] += 1
+            counts[position] += 1
             return image
 
         return count
@@ -65,7 +65,7 @@ def test_at_magnitude_nothing_no_operation_moves_the_picture(operation: Operatio
 @pytest.mark.parametrize("name", ["_brightness", "_sharpness"])
 def test_brightness_and_sharpness_are_those_of_the_official_code(name: str, noise: Image.Image) -> None:
     """There the factor is magnitude / 10 * 1.8 + 0.1 whatever the sign: 1, and so nothing, at magnitude 5."""
-    operation = next(of for of in OPERATIONS if of.__name__ == name)
+    operation = next(item for item in OPERATIONS if item.__name__ == name)
     enhancer = {"_brightness": ImageEnhance.Brightness, "_sharpness": ImageEnhance.Sharpness}[name](noise)
     for strength in (0.5, -0.5):
         np.testing.assert_array_equal(pixels(operation(noise, strength)), pixels(noise))

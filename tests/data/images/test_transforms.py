@@ -116,8 +116,8 @@ def test_half_of_the_pictures_are_mirrored_where_they_may_be():
 @given(st.text(), st.sampled_from("左右"), st.text())
 def test_every_text_with_left_or_right_speaks_of_sides(before, side, after):
     assert speaks_of_sides(before + side + after)
-    rest = (before + after).replace("左", "").replace("右", "")
-    assert not speaks_of_sides(rest)
+    remaining = (before + after).replace("左", "").replace("右", "")
+    assert not speaks_of_sides(remaining)
 
 
 def test_a_shift_repeats_the_edges_and_reaches_its_limit():

@@ -20,6 +20,8 @@ from tests.helpers.runs import command_line
 from tests.helpers.shard_folders import open_folder, png, texts_of, write_tar
 from tests.helpers.tuning import save_start
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 
 def noted(key: str, caption: str) -> bytes:
     """The JSON that img2dataset writes beside picture and caption."""
@@ -43,10 +45,10 @@ def img2dataset(folder, compressed=False, count=6):
     folder.mkdir()
     for shard in range(2):
         files = {}
-        for number in range(count // 2):
-            key = f"{shard:05d}{number:04d}"
+        for index in range(count // 2):
+            key = f"{shard:05d}{index:04d}"
             files |= {
-                f"{key}.jpg": png(number),
+                f"{key}.jpg": png(index),
                 f"{key}.json": noted(key, f"文{key}"),
                 f"{key}.txt": f"文{key}".encode(),
             }
@@ -63,7 +65,7 @@ def img2dataset(folder, compressed=False, count=6):
 def test_img2dataset_gives_the_caption_alone_as_text(tmp_path, fields):
     folder = img2dataset(tmp_path / "shards")
     samples = samples_of(folder / "00000.tar", fields)
-    assert [sample.texts for sample in samples] == [(f"文00000{number:04d}",) for number in range(3)]
+    assert [sample.texts for sample in samples] == [(f"文00000{index:04d}",) for index in range(3)]
     assert {sample.split for sample in samples} == {"train"}
 
 
@@ -71,14 +73,14 @@ def test_img2dataset_gives_the_caption_alone_as_text(tmp_path, fields):
 def test_a_folder_of_img2dataset_is_trained_on_and_verified(tmp_path, compressed):
     folder = img2dataset(tmp_path / "shards", compressed)
     assert [shard.name for shard in find_shards([str(folder)])] == [
-        f"{number:05d}.tar" + (".gz" if compressed else "") for number in range(2)
+        f"{index:05d}.tar" + (".gz" if compressed else "") for index in range(2)
     ]
     assert len(find_shards([f"{folder}/*"])) == 2
-    found = verify_shards([str(folder)])
-    assert (found.shards, found.samples, found.problems, found.repeated_keys) == (2, 6, [], 0)
+    result = verify_shards([str(folder)])
+    assert (result.shards, result.samples, result.problems, result.repeated_keys) == (2, 6, [], 0)
     texts = texts_of(open_folder(folder, 3, 1, sizes=[3, 3]), 0, 2)
     assert sorted(text for batch in texts for text in batch) == sorted(
-        f"文{shard:05d}{number:04d}" for shard in range(2) for number in range(3)
+        f"文{shard:05d}{index:04d}" for shard in range(2) for index in range(3)
     )
 
 
@@ -98,8 +100,8 @@ def test_lines_of_a_text_are_texts_of_their_own_unless_the_json_has_them_as_one(
 
 
 def test_our_json_counts_before_a_text_beside_it(tmp_path):
-    ours = json.dumps({"image": "a.png", "title": ["题"], "texts": ["文"]}).encode()
-    path = write_tar(tmp_path / "a.tar", {"0.png": png(), "0.json": ours, "0.txt": b"other"})
+    own = json.dumps({"image": "a.png", "title": ["题"], "texts": ["文"]}).encode()
+    path = write_tar(tmp_path / "a.tar", {"0.png": png(), "0.json": own, "0.txt": b"other"})
     assert samples_of(path, ["texts"])[0].texts == ("文",)
     assert samples_of(path, ["title", "txt"])[0].fields == (("题",), ("other",))
 
@@ -121,8 +123,8 @@ def test_a_picture_of_an_unknown_ending_is_one_by_its_content(tmp_path):
 def test_the_same_key_twice_in_a_shard_is_refused_and_counted(tmp_path):
     files = [("0.png", png()), ("0.txt", b"a"), ("1.png", png(1)), ("1.txt", b"b"), ("0.png", png(2)), ("0.txt", b"c")]
     path = write_pairs_of(tmp_path / "a.tar", files)
-    found = verify_shards([str(path)])
-    assert found.problems == [
+    result = verify_shards([str(path)])
+    assert result.problems == [
         f"{path}/0: the key stands in the shard before; write the files of a sample in a row, as tar --sort=name does, "
         "and give no two samples the same key"
     ]
@@ -149,8 +151,8 @@ def test_the_same_key_in_several_shards_is_counted_and_names_another_picture(tmp
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "00000.tar", {"0.png": png(colour), "0.txt": b"x"})
     both = [str(tmp_path / "a"), str(tmp_path / "b")]
-    found = verify_shards(both)
-    assert (found.problems, found.repeated_keys) == ([], 1)
+    result = verify_shards(both)
+    assert (result.problems, result.repeated_keys) == ([], 1)
     first, second = (samples_of(shard.url)[0].image for shard in find_shards(both))
     assert first != second, "else they would be positives of each other"
 
@@ -185,9 +187,12 @@ def test_a_cut_gzip_and_other_compressions_are_said(tmp_path):
 def test_shards_are_a_set_to_tune_and_to_measure_on(tmp_path, compressed):
     folder = img2dataset(tmp_path / "shards", compressed)
     data = DataRecipe(shards=[str(folder)])
-    for samples, pictures in (open_training(data), (lambda of: (of.samples, of.pictures))(open_set(f"mine={folder}"))):
+    for samples, pictures in (
+        open_training(data),
+        (lambda item: (item.samples, item.pictures))(open_set(f"mine={folder}")),
+    ):
         assert [sample.texts for sample in samples] == [
-            (f"文{shard:05d}{number:04d}",) for shard in range(2) for number in range(3)
+            (f"文{shard:05d}{index:04d}",) for shard in range(2) for index in range(3)
         ]
         assert [pictures.load(sample.image).getpixel((0, 0))[0] for sample in samples] == [0, 1, 2, 0, 1, 2]
         assert all(sample.image in pictures for sample in samples)
@@ -202,8 +207,8 @@ def test_however_the_path_of_a_shard_is_written_its_pictures_are_found(tmp_path,
     img2dataset(tmp_path / "shards")
     monkeypatch.chdir(tmp_path)
     for data in ("shards", "./shards", "../" + tmp_path.name + "/shards//00000.tar"):
-        found = open_set(f"mine={data}")
-        assert found.pictures.load(found.samples[2].image).getpixel((0, 0)) == (2, 0, 0)
+        result = open_set(f"mine={data}")
+        assert result.pictures.load(result.samples[2].image).getpixel((0, 0)) == (2, 0, 0)
 
 
 def test_samples_of_a_set_that_cannot_be_used_are_said(tmp_path, capsys):
@@ -218,8 +223,8 @@ def test_samples_of_a_set_that_cannot_be_used_are_said(tmp_path, capsys):
         "3.json": line,
     }
     path = write_tar(tmp_path / "a.tar", files)
-    found = open_set(f"mine={path}")
-    assert [sample.texts for sample in found.samples] == [("a",), ("x",)]
+    result = open_set(f"mine={path}")
+    assert [sample.texts for sample in result.samples] == [("a",), ("x",)]
     assert f"2 samples left out, the first: {path}/1: no text" in capsys.readouterr().err
 
 

@@ -31,11 +31,11 @@ def lane_of(order, epoch, lane):
 
 @given(order=orders(), epoch=st.integers(0, 3))
 def test_an_epoch_holds_every_sample_once_but_for_those_that_fill_no_batch(order, epoch):
-    seen = Counter(place for lane in range(order.lanes) for place in lane_of(order, epoch, lane))
-    every = {(shard, sample) for shard, size in enumerate(order.sizes) for sample in range(size)}
-    assert set(seen) <= every
+    seen = Counter(position for lane in range(order.lanes) for position in lane_of(order, epoch, lane))
+    all_items = {(shard, sample) for shard, size in enumerate(order.sizes) for sample in range(size)}
+    assert set(seen) <= all_items
     assert set(seen.values()) == {1}
-    assert len(seen) == len(every) // order.batch * order.batch
+    assert len(seen) == len(all_items) // order.batch * order.batch
 
 
 @given(order=orders(per_epoch=st.integers(16, 40)))
@@ -59,20 +59,20 @@ def test_draws_can_be_skipped_and_say_what_is_still_to_come(count, size, seed, s
 @given(count=st.integers(0, 60), size=st.integers(1, 20), seed=st.integers(0, 99))
 def test_nothing_is_drawn_before_the_buffer_can_hold_it(count, size, seed):
     drawn = list(Draws(count, size, random.Random(seed)))
-    assert all(number < place + size for place, number in enumerate(drawn))
+    assert all(index < position + size for position, index in enumerate(drawn))
     if size == 1:
         assert drawn == list(range(count))
 
 
 def test_seeds_epochs_and_lanes_have_orders_of_their_own():
     orders = [StreamOrder((20, 20, 20), 6, 2, 10, seed) for seed in range(3)]
-    found = {tuple(lane_of(order, epoch, lane)) for order in orders for epoch in range(3) for lane in range(2)}
-    assert len(found) == 18
+    result = {tuple(lane_of(order, epoch, lane)) for order in orders for epoch in range(3) for lane in range(2)}
+    assert len(result) == 18
 
 
 def test_every_sample_is_seen_equally_often_though_ends_of_epochs_are_left_out():
     order = StreamOrder((5, 7, 3), 8, 2, 4, 0)
-    seen = Counter(place for epoch in range(2000) for lane in range(2) for place in lane_of(order, epoch, lane))
+    seen = Counter(position for epoch in range(2000) for lane in range(2) for position in lane_of(order, epoch, lane))
     assert len(seen) == 15
     assert min(seen.values()) > 0.85 * max(seen.values())
 

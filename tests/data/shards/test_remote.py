@@ -117,8 +117,8 @@ def test_shards_that_fail_for_good_are_lost_by_name_and_the_rest_goes_on(server:
     items = joined(stream_batches(stream, SIZE, 0, 5, list, joined))
     (server.folder / "gone").rename(server.folder / "shard-000006.tar")
     whole = joined(texts_of(open_folder(server.folder, 8, 4), 0, 5))
-    there = [(item[1], text) for item, text in zip(items, whole, strict=True) if not isinstance(item, str)]
-    assert all(one == other for one, other in there)
+    present = [(item[1], text) for item, text in zip(items, whole, strict=True) if not isinstance(item, str)]
+    assert all(one == other for one, other in present)
     lost = sorted({item.removeprefix(f"{server.url}/") for item in items if isinstance(item, str)})
     expected = [
         r"shard-000003\.tar: (broke off at byte [\d,]+|could not be opened), and 3 further attempts failed too \(.+\)"
@@ -130,7 +130,7 @@ def test_shards_that_fail_for_good_are_lost_by_name_and_the_rest_goes_on(server:
     assert all(any(re.fullmatch(pattern, line) for line in lost) for pattern in expected), lost
     expected.append(r"shard-000003\.tar/\d+: (\.\w+ is cut short|the shard breaks off in it)")
     assert all(any(re.fullmatch(pattern, line) for pattern in expected) for line in lost), lost
-    assert len(there) >= 25
+    assert len(present) >= 25
 
 
 def test_a_server_that_comes_back_costs_nothing(server: Server) -> None:

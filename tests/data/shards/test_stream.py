@@ -45,12 +45,12 @@ def test_an_epoch_reads_every_sample_once(folder, lanes, share, buffer, sizes, s
     sizes = [*sizes, 7, 5]
     stream = open_folder(folder, lanes * share, lanes, buffer, seed, sizes=sizes)
     steps = stream.order.steps_per_epoch
-    every = {f"样本{shard * 7 + place}" for shard, size in enumerate(sizes) for place in range(size)}
+    all_items = {f"样本{shard * 7 + position}" for shard, size in enumerate(sizes) for position in range(size)}
     for epoch in range(2):
         seen = Counter(joined(texts_of(stream, epoch * steps, (epoch + 1) * steps)))
         assert set(seen.values()) == {1}
-        assert set(seen) <= every
-        assert len(seen) == len(every) // (lanes * share) * lanes * share
+        assert set(seen) <= all_items
+        assert len(seen) == len(all_items) // (lanes * share) * lanes * share
 
 
 @settings(max_examples=6)
@@ -65,9 +65,9 @@ def test_workers_change_neither_order_nor_pixels(folder, share, buffer, seed, st
         helped = batches(start, workers)
         assert len(helped) == 14 - start
         for one, other in zip(alone[start:], helped, strict=True):
-            for (pixels, *told), (same_pixels, *same_told) in zip(one, other, strict=True):
+            for (pixels, *reported), (same_pixels, *same_told) in zip(one, other, strict=True):
                 np.testing.assert_array_equal(pixels, same_pixels)
-                assert told == same_told
+                assert reported == same_told
 
 
 @given(seed=SEEDS, start=st.integers(0, 12), world=st.sampled_from([2, 4]))
@@ -89,20 +89,20 @@ def test_two_ranks_with_a_worker_each_make_the_batch_of_one_process(folder):
     start=st.integers(0, 12),
 )
 def test_damaged_bytes_never_crash_and_never_move_a_sample(tmp_path_factory, folder, damage, cut, seed, start):
-    shards = {number: bytearray(path.read_bytes()) for number, path in enumerate(sorted(folder.glob("*.tar")))}
-    for number, where, flip in damage:
-        shards[number][int(where * len(shards[number]))] ^= flip
+    shards = {index: bytearray(path.read_bytes()) for index, path in enumerate(sorted(folder.glob("*.tar")))}
+    for index, where, flip in damage:
+        shards[index][int(where * len(shards[index]))] ^= flip
     if cut:
         del shards[cut[0]][int(cut[1] * len(shards[cut[0]])) :]
     damaged = tmp_path_factory.mktemp("damaged")
-    for number, data in shards.items():
-        (damaged / f"shard-{number:06d}.tar").write_bytes(data)
+    for index, data in shards.items():
+        (damaged / f"shard-{index:06d}.tar").write_bytes(data)
     (damaged / "shards.jsonl").write_bytes((folder / "shards.jsonl").read_bytes())
 
     def keys(folder, start):
         stream = open_folder(folder, 6, 2, 9, seed)
-        found = (item for lane in range(2) for item in stream.places(lane, start, 14))
-        return [(epoch, place, None if isinstance(raw, str) else raw.key) for epoch, place, raw in found]
+        result = (item for lane in range(2) for item in stream.places(lane, start, 14))
+        return [(epoch, position, None if isinstance(raw, str) else raw.key) for epoch, position, raw in result]
 
     for start_at in (0, start):
         pairs = list(zip(keys(damaged, start_at), keys(folder, start_at), strict=True))
@@ -119,7 +119,7 @@ def test_a_missing_shard_is_lost_and_counted_and_the_rest_goes_on(tmp_path):
     (folder / "shard-000001.tar").unlink()
     stream = open_folder(folder, 4, 2)
     assert texts_of(stream, 0, 10) == [
-        [None if text in {f"样本{number}" for number in range(10, 20)} else text for text in batch] for batch in whole
+        [None if text in {f"样本{index}" for index in range(10, 20)} else text for text in batch] for batch in whole
     ]
     lost = {item for batch in stream_batches(stream, SIZE, 0, 10, list, joined) for item in batch if type(item) is str}
     assert lost == {f"{folder}/shard-000001.tar: no such file after 0 of 10 samples; the others are lost"}
@@ -143,8 +143,8 @@ def stream_of(shard, weights=None, **augmentation):
 
 def shard_of(path, *lines):
     files = {}
-    for number, line in enumerate(lines):
-        files |= {f"{number}.png": half_white(), f"{number}.json": line}
+    for index, line in enumerate(lines):
+        files |= {f"{index}.png": half_white(), f"{index}.json": line}
     return Shard(str(write_tar(path, files)), len(lines))
 
 
@@ -216,7 +216,7 @@ def test_samples_without_a_picture_or_a_text_keep_their_place(tmp_path):
 
 
 def test_equal_names_are_one_picture():
-    names = [f"{random.Random(number).random()}.jpg" for number in range(1000)]
+    names = [f"{random.Random(index).random()}.jpg" for index in range(1000)]
     assert len(set(map(image_id, names))) == 1000
     assert all(0 <= image_id(name) < 2**63 for name in names)
     assert image_id("猫.jpg") == image_id("猫.jpg")
@@ -224,7 +224,7 @@ def test_equal_names_are_one_picture():
 
 def test_the_first_samples_are_those_of_the_first_shards(folder):
     stream = open_folder(folder, 4, 2)
-    assert [sample.texts for sample in stream.first_samples(9)] == [(f"样本{number}",) for number in range(9)]
+    assert [sample.texts for sample in stream.first_samples(9)] == [(f"样本{index}",) for index in range(9)]
     assert len(list(stream.first_samples(10**6))) == COUNT
 
 

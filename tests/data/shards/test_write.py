@@ -36,7 +36,7 @@ def test_the_same_pairs_give_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 10**9)
     second = write_shards(tmp_path / "b", 11, 4)
     assert files_of(first) == files_of(second)
-    assert list(files_of(first)) == [*(f"shard-{number:06d}.tar" for number in range(3)), "shards.jsonl"]
+    assert list(files_of(first)) == [*(f"shard-{index:06d}.tar" for index in range(3)), "shards.jsonl"]
 
 
 @settings(max_examples=20)
@@ -52,8 +52,8 @@ def test_what_is_written_is_read_back(tmp_path_factory, samples, per_shard):
     folder = tmp_path_factory.mktemp("round")
     write_pairs(folder, len(samples))
     lines = [
-        {"image": f"{number}.png", "texts": texts, "title": "题", "group": group}
-        for number, (texts, group) in enumerate(samples)
+        {"image": f"{index}.png", "texts": texts, "title": "题", "group": group}
+        for index, (texts, group) in enumerate(samples)
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     pictures = ImageSource.open(folder / "images")
@@ -62,13 +62,13 @@ def test_what_is_written_is_read_back(tmp_path_factory, samples, per_shard):
     read = []
     for shard in find_shards([str(folder / "out")]):
         raws = [raw for _, raw in read_samples(shard, range(shard.samples))]
-        assert [raw.picture for raw in raws] == [png(len(read) + place) for place in range(len(raws))]
+        assert [raw.picture for raw in raws] == [png(len(read) + position) for position in range(len(raws))]
         read += [parse_sample(raw, ["title", "texts"]) for raw in raws]
     assert [(sample.fields[1], sample.group) for sample in read] == [
         (tuple(text.strip() for text in texts), group) for texts, group in samples
     ]
     assert [(sample.image, sample.fields[0]) for sample in read] == [
-        (f"{number}.png", ("题",)) for number in range(len(samples))
+        (f"{index}.png", ("题",)) for index in range(len(samples))
     ]
     assert verify_shards([str(folder / "out")]).problems == []
 
@@ -77,8 +77,8 @@ def test_webdataset_itself_reads_them(tmp_path):
     folder = write_shards(tmp_path, 5, 3)
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     read = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
-    assert [sample["json"]["texts"] for sample in read] == [[f"样本{number}"] for number in range(5)]
-    assert [sample["png"] for sample in read] == [png(number) for number in range(5)]
+    assert [sample["json"]["texts"] for sample in read] == [[f"样本{index}"] for index in range(5)]
+    assert [sample["png"] for sample in read] == [png(index) for index in range(5)]
 
 
 def test_larger_pictures_are_made_smaller_and_smaller_ones_are_left(tmp_path):
@@ -111,7 +111,7 @@ def test_a_folder_of_shards_is_not_written_over(tmp_path):
 
 def test_verify_lists_whatever_is_wrong(tmp_path):
     folder = write_shards(tmp_path, 12, 2)
-    changed, cut, gone = (folder / f"shard-{number:06d}.tar" for number in (0, 1, 2))
+    changed, cut, gone = (folder / f"shard-{index:06d}.tar" for index in (0, 1, 2))
     data = bytearray(changed.read_bytes())
     data[data.index(b"PNG")] ^= 0xFF
     changed.write_bytes(data)
@@ -119,9 +119,9 @@ def test_verify_lists_whatever_is_wrong(tmp_path):
     gone.unlink()
     write_tar(folder / "shard-000003.tar", {"0.png": png(), "1.json": TEXT})
     write_tar(folder / "more.tar", {})
-    found = verify_shards([str(folder)])
-    problems = [line.removeprefix(f"{folder}/") for line in found.problems]
-    assert found.shards == 6
+    result = verify_shards([str(folder)])
+    problems = [line.removeprefix(f"{folder}/") for line in result.problems]
+    assert result.shards == 6
     for problem in (
         "shard-000000.tar: not the file of the manifest: another checksum",
         "shard-000000.tar/000000000.png: not a picture",
@@ -148,8 +148,8 @@ def test_nothing_of_a_hostile_tar_is_unpacked_or_unpickled(tmp_path):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member)
-    found = verify_shards([str(path)])
-    assert (found.samples, found.problems) == (2, [])
+    result = verify_shards([str(path)])
+    assert (result.samples, result.problems) == (2, [])
     assert sorted(inside.name for inside in tmp_path.iterdir()) == ["a.tar"]
 
 
@@ -175,18 +175,18 @@ def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path, name):
 def test_shards_are_found_by_folder_glob_and_braces(tmp_path, monkeypatch):
     folder = write_shards(tmp_path, 10, 2)
     (folder / "stray.tar").write_bytes(b"")
-    every = [Shard(f"{folder}/shard-{number:06d}.tar", 2) for number in range(5)]
+    all_items = [Shard(f"{folder}/shard-{index:06d}.tar", 2) for index in range(5)]
 
     def found(*sources):
         return [Shard(shard.url, shard.samples) for shard in find_shards(sources)]
 
-    assert found(str(folder)) == every
-    assert found(f"{folder}/shard-*.tar") == every
-    assert found(f"{folder}/shard-{{000003..000001}}.tar") == every[3:0:-1]
-    assert found(f"{folder}/shard-000001.tar", str(folder)) == [every[1], every[0], *every[2:]]
+    assert found(str(folder)) == all_items
+    assert found(f"{folder}/shard-*.tar") == all_items
+    assert found(f"{folder}/shard-{{000003..000001}}.tar") == all_items[3:0:-1]
+    assert found(f"{folder}/shard-000001.tar", str(folder)) == [all_items[1], all_items[0], *all_items[2:]]
     assert found(str(folder / "stray.tar")) == [Shard(f"{folder}/stray.tar")]
     monkeypatch.setenv("CCMB_DATA", str(tmp_path))
-    assert found("shards") == every
+    assert found("shards") == all_items
     (folder / "shards.jsonl").unlink()
     assert [shard.name for shard in found("shards")][-2:] == ["shard-000004.tar", "stray.tar"]
 
@@ -225,9 +225,9 @@ def test_the_command_line_converts_and_verifies(tmp_path, command):
     assert json.loads(done.out) == {"shards": 2, "samples": 6, "unreadable": []}
     assert command("data", "verify", out).out == "6 samples in 2 shards; no problems\n"
     write_tar(out / "shard-000001.tar", {})
-    found = command("data", "verify", out, "--json")
-    assert found.code == 1
-    assert len(json.loads(found.out)["problems"]) == 2
+    result = command("data", "verify", out, "--json")
+    assert result.code == 1
+    assert len(json.loads(result.out)["problems"]) == 2
     again = command("data", "convert", pairs, out, "--images", tmp_path / "images")
     assert (again.code, again.err.count("\n")) == (1, 1)
     assert "choose another one" in again.err

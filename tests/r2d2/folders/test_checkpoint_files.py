@@ -69,9 +69,9 @@ OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
 )
 def test_what_trainers_wrap_around_weights_is_taken_off(tmp_path: Path, content: Any, place: str) -> None:
     torch.save(content, tmp_path / "checkpoint.pth")
-    found = read_checkpoint(tmp_path / "checkpoint.pth")
-    assert found.where == place
-    assert same(found.state, STATE)
+    result = read_checkpoint(tmp_path / "checkpoint.pth")
+    assert result.where == place
+    assert same(result.state, STATE)
 
 
 def test_an_average_is_taken_where_it_is_asked_for(

@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from ccmb.core.errors import CcmbError
 from ccmb.r2d2.generative.captioner import R2D2Captioner, load_captioner
-from ccmb.r2d2.loading import fingerprint, load_model, model_folder
+from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import from_chinese_clip, from_towers
 from ccmb.tasks.finetuning.interpolate import mix
@@ -36,10 +36,10 @@ def change(folder: Path, file: str, **values: Any) -> None:
     content = json.loads(path.read_text())
     for key, value in values.items():
         *parents, last = key.split("__")
-        place = content
+        position = content
         for parent in parents:
-            place = place[parent]
-        place[last] = value
+            position = position[parent]
+        position[last] = value
     path.write_text(json.dumps(content))
 
 
@@ -272,11 +272,11 @@ def test_sharded_folders_load_as_whole_ones_do(tmp_path: Path) -> None:
     assert not (folder / "model.safetensors").exists()
     loaded, _ = load_model(folder)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert fingerprint(folder) == fingerprint(folder)
+    assert weights_fingerprint(folder) == weights_fingerprint(folder)
     first = sorted(folder.glob("model-*.safetensors"))[0]
-    before = fingerprint(folder)
+    before = weights_fingerprint(folder)
     save_file({name: tensor + 1 for name, tensor in load_file(first).items()}, first, metadata={"format": "pt"})
-    assert fingerprint(folder) != before
+    assert weights_fingerprint(folder) != before
     first.unlink()
     assert f"{first}: missing" in refusal(folder)
     change(folder, "model.safetensors.index.json", weight_map={"a": "../secret.safetensors"})
@@ -292,7 +292,9 @@ def test_a_sharded_captioner_and_chinese_clip_load_too(tmp_path: Path) -> None:
     whole, sharded = save_chinese_clip(tmp_path / "whole"), tmp_path / "sharded"
     made(chinese_clip).save_pretrained(sharded, max_shard_size="20KB")
     tiny_processor().tokenizer.save_pretrained(sharded)
-    one, other = (from_chinese_clip(of, cross_layers=0, max_text_tokens=24)[0].state_dict() for of in (whole, sharded))
+    one, other = (
+        from_chinese_clip(item, cross_layers=0, max_text_tokens=24)[0].state_dict() for item in (whole, sharded)
+    )
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
@@ -334,9 +336,11 @@ def test_published_towers_in_half_precision_become_float32(tmp_path: Path, dtype
 def test_fine_tuning_of_a_half_precision_model_moves_its_weights(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
     start, data = halved(tmp_path / "start", dtype), save_pairs(tmp_path / "data", copies=2)
     lines = [json.loads(line) | {"label": 1} for line in (data / "pairs.jsonl").read_text().splitlines()]
-    labelled = [{"image": of["image"], "split": of["split"], "text": of["texts"][0], "label": 1} for of in lines]
-    labelled += [of | {"text": TEXTS[3], "label": 0} for of in labelled if of["text"] != TEXTS[3]]
-    (data / "labelled.jsonl").write_text("".join(json.dumps(of) + "\n" for of in labelled))
+    labelled = [
+        {"image": item["image"], "split": item["split"], "text": item["texts"][0], "label": 1} for item in lines
+    ]
+    labelled += [item | {"text": TEXTS[3], "label": 0} for item in labelled if item["text"] != TEXTS[3]]
+    (data / "labelled.jsonl").write_text("".join(json.dumps(item) + "\n" for item in labelled))
     small = {"optimizer__lr": 1e-5, "training__steps": 2, "optimizer__warmup": 0, "optimizer__warmup_from": 0}
     tuned(start, data, tmp_path / "run", name=name, **small, validation__split="")
     before, after = load_model(start)[0].state_dict(), load_model(tmp_path / "run")[0].state_dict()

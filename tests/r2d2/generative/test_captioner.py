@@ -91,17 +91,17 @@ def test_decoding_with_a_cache_is_decoding_without(options: Decoding) -> None:
         )
         alone = [
             decode_captions(
-                CaptionState(model.decoder, model.look(images[[place]])), 1, vocabulary, options, first=place
+                CaptionState(model.decoder, model.look(images[[position]])), 1, vocabulary, options, first=position
             )[0]
-            for place in range(3)
+            for position in range(3)
         ]
-    assert any(len(of.tokens) > 3 for captions in fast for of in captions)
+    assert any(len(item.tokens) > 3 for captions in fast for item in captions)
     for other in (slow, alone):
-        assert [[of.tokens for of in captions] for captions in fast] == [
-            [of.tokens for of in captions] for captions in other
+        assert [[item.tokens for item in captions] for captions in fast] == [
+            [item.tokens for item in captions] for captions in other
         ]
-        for ours, theirs in zip(fast, other, strict=True):
-            assert [of.log_probability for of in ours] == same([of.log_probability for of in theirs])
+        for own, reference in zip(fast, other, strict=True):
+            assert [item.log_probability for item in own] == same([item.log_probability for item in reference])
 
 
 def test_the_log_probability_is_that_of_the_whole_caption() -> None:
@@ -110,16 +110,16 @@ def test_the_log_probability_is_that_of_the_whole_caption() -> None:
     vocabulary = Vocabulary(shape.start_id, shape.end_id, shape.never_ids)
     with torch.inference_mode():
         seen = model.look(images)
-        found = decode_captions(
+        result = decode_captions(
             CaptionState(model.decoder, seen), 1, vocabulary, Decoding("sample", candidates=5, max_length=9)
         )[0]
-        for of in found:
-            assert not {*of.tokens} & {shape.start_id, shape.end_id, *shape.never_ids}
-            whole = torch.tensor([[shape.start_id, *of.tokens, shape.end_id]])
+        for item in result:
+            assert not {*item.tokens} & {shape.start_id, shape.end_id, *shape.never_ids}
+            whole = torch.tensor([[shape.start_id, *item.tokens, shape.end_id]])
             logits = model.decoder.logits(model.decoder(whole[:, :-1], seen)[0])[0]
             logits[:, list(shape.never_ids)] = -torch.inf
-            said = logits.log_softmax(1)[torch.arange(whole.shape[1] - 1), whole[0, 1:]]
-            assert of.log_probability == same(float(said.sum()))
+            output = logits.log_softmax(1)[torch.arange(whole.shape[1] - 1), whole[0, 1:]]
+            assert item.log_probability == same(float(output.sum()))
 
 
 def test_a_folder_keeps_captioner_and_r2d2(tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_the_benchmark_finds_the_same_captions_with_and_without_a_cache(
 
     file = tmp_path / "report.json"
     arguments = ["--shape", "test", "--length", "6", "--beams", "3", "--rounds", "2", "--json", str(file)]
-    found = decode_captions.main(arguments)
-    assert [of["target"] for of in found["claims"]] == [3.0, None]
+    result = decode_captions.main(arguments)
+    assert [item["target"] for item in result["claims"]] == [3.0, None]
     assert file.is_file()
 
 

@@ -17,8 +17,8 @@ import torch
 
 from ccmb.benchmark import runner
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.leaderboard.own_results import stage_words
 from ccmb.benchmark.models.open_model import open_peer
+from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.result import read_result
 from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
@@ -28,13 +28,13 @@ from ccmb.inference.scoring import rank_pairs, ranking_scores
 from ccmb.inference.stages import R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Candidates, candidate_scores
 from ccmb.r2d2.folders.export_manifest import ExportRecord
-from ccmb.r2d2.loading import fingerprint, load_model
+from ccmb.r2d2.loading import load_model, weights_fingerprint
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.onnx.export import FAST, export_model, fast_export
 from ccmb.r2d2.onnx.runtime import ExportedR2D2, load_exported
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.query import Hit, Query
+from ccmb.search.query import Hit, SearchQuery
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.galleries import gallery_of
@@ -111,17 +111,17 @@ def assert_says_the_same(one: R2D2Model, other: ExportedR2D2) -> None:
             ids, mask = texts_of(count, tokens)
             with inference(one):
                 images, texts = one.encode_image(pixels), one.encode_text(ids, mask)
-                theirs = other.encode_image(pixels), other.encode_text(ids, mask)
-                for mine, its in zip((images, texts), theirs, strict=True):
-                    torch.testing.assert_close(its.embed, mine.embed, atol=TINY_ERROR, rtol=0)
-                    real = slice(None) if mine.mask is None else mine.mask.bool()
-                    torch.testing.assert_close(its.states[real], mine.states[real], atol=TINY_ERROR, rtol=TINY_ERROR)
+                reference = other.encode_image(pixels), other.encode_text(ids, mask)
+                for own, its in zip((images, texts), reference, strict=True):
+                    torch.testing.assert_close(its.embed, own.embed, atol=TINY_ERROR, rtol=0)
+                    real = slice(None) if own.mask is None else own.mask.bool()
+                    torch.testing.assert_close(its.states[real], own.states[real], atol=TINY_ERROR, rtol=TINY_ERROR)
                 if one.can_rank:  # some pictures in one pair, some in several, out of order
                     image_index = torch.arange(2 * count) % (count // 2 + 1)
                     text_index = torch.arange(2 * count).flip(0) % count
-                    mine, its = (rank_pairs(of, images, texts, image_index, text_index) for of in (one, other))
-                    torch.testing.assert_close(its.head_log_odds, mine.head_log_odds, atol=20 * TINY_ERROR, rtol=0)
-                    scores = [ranking_scores(of, torch.zeros(2 * count), mine) for of in (one, other)]
+                    own, its = (rank_pairs(item, images, texts, image_index, text_index) for item in (one, other))
+                    torch.testing.assert_close(its.head_log_odds, own.head_log_odds, atol=20 * TINY_ERROR, rtol=0)
+                    scores = [ranking_scores(item, torch.zeros(2 * count), own) for item in (one, other)]
                     torch.testing.assert_close(*scores, atol=5 * TINY_ERROR, rtol=0)
 
 
@@ -148,19 +148,19 @@ def test_int8_is_close_and_smaller(model: Path, exports: dict[str, Path]) -> Non
     (network, processor), (exported, _) = load_model(model), load_exported(exports["int8"])
     pixels, words = processor.images(tiny_pictures(8)), processor.texts(TEXTS)
     with inference(network):
-        for mine, its in (
+        for own, its in (
             (network.encode_image(pixels), exported.encode_image(pixels)),
             (network.encode_text(**words), exported.encode_text(**words)),
         ):
-            cosine = (mine.embed * its.embed).sum(1)
+            cosine = (own.embed * its.embed).sum(1)
             # Weights and inputs of eight bits are off by 1/254 of the largest each, whatever multiplies them, which
             # after a handful of layers one on the other is a few per cent; a cosine of 0.99 is 14 % aside.
             assert float(cosine.min()) > 0.99
-            assert float((mine.embed - its.embed).abs().max()) > 1e-6  # it is quantised indeed
+            assert float((own.embed - its.embed).abs().max()) > 1e-6  # it is quantised indeed
         images, texts, pairs = network.encode_image(pixels), network.encode_text(**words), torch.arange(8)
-        scores = [rank_pairs(of, images, texts, pairs, pairs.flip(0)).score for of in (network, exported)]
+        scores = [rank_pairs(item, images, texts, pairs, pairs.flip(0)).score for item in (network, exported)]
     torch.testing.assert_close(*scores, atol=0.1, rtol=0)  # a quarter of as much of logits of the size 3
-    sizes = [(exports[of] / "image_text_encoder.onnx").stat().st_size for of in ("int8", "fp32")]
+    sizes = [(exports[item] / "image_text_encoder.onnx").stat().st_size for item in ("int8", "fp32")]
     assert sizes[0] < sizes[1]  # the larger the network, the nearer to a quarter
 
 
@@ -216,19 +216,19 @@ def test_int8_chooses_what_the_model_orders(
     gallery, depth = gallery_of(cast(R2D2Model, network)), 5
     ranker, keep = R2D2Ranker(network, RankOptions("int8", cascade), source=with_export), cascade or 3
     by_torch = R2D2Ranker(network, RankOptions(cascade=depth)).cascade if cascade else None
-    found = Candidates.empty(torch.arange(len(gallery.texts)), depth)
-    found.item_QK[:] = torch.arange(depth)
-    found.cosine_QK[:] = torch.rand(found.cosine_QK.shape, generator=torch.Generator().manual_seed(0))
-    pairs = found.item_QK.flatten(), found.query_Q.repeat_interleave(depth), found.cosine_QK.flatten()
+    result = Candidates.empty(torch.arange(len(gallery.texts)), depth)
+    result.item_QK[:] = torch.arange(depth)
+    result.cosine_QK[:] = torch.rand(result.cosine_QK.shape, generator=torch.Generator().manual_seed(0))
+    pairs = result.item_QK.flatten(), result.query_Q.repeat_interleave(depth), result.cosine_QK.flatten()
     exact = R2D2Ranker(network).rank_scores(gallery.images, gallery.texts, *pairs)
     assert ranker.cascade is not None
     cheap = ranker.cascade.scores(gallery.images, gallery.texts, *pairs)
     wanted = by_torch.scores(gallery.images, gallery.texts, *pairs) if by_torch else exact
     assert 0 < (cheap - wanted).abs().mean() < 0.4  # of random weights; what they score varies by several
-    scores_QK = candidate_scores(ranker, gallery, True, found, lambda count, note: None)
+    scores_QK = candidate_scores(ranker, gallery, True, result, lambda count, note: None)
     chosen_QF = cheap.view_as(scores_QK).topk(keep).indices
     assert torch.equal(scores_QK.topk(keep).indices.sort().values, chosen_QF.sort().values)
-    kept, right = (of.view_as(scores_QK).gather(1, chosen_QF) for of in (scores_QK, exact))
+    kept, right = (item.view_as(scores_QK).gather(1, chosen_QF) for item in (scores_QK, exact))
     torch.testing.assert_close(kept, right, atol=20 * TINY_ERROR, rtol=TINY_ERROR)
 
 
@@ -239,12 +239,12 @@ def test_the_verbs_say_that_int8_chose(
     asked = ["--model", with_export, "--text-field", "captions", "--precision", "int8", "--cascade", 2]
     made = command("evaluate", *asked, "--data", corpus / "pairs.jsonl", "--json", report)
     assert (made.code, made.err) == (0, "")
-    said = json.loads(report.read_text())["retrieval"]
-    assert (said["precision"], said["cascade"]) == ("int8", 2)
+    output = json.loads(report.read_text())["retrieval"]
+    assert (output["precision"], output["cascade"]) == ("int8", 2)
     made = command("benchmark", *asked, "--data", f"drawn={corpus / 'pairs.jsonl'}", "--out", tmp_path / "results")
     assert made.code == 0, made.err
     [path] = (tmp_path / "results").glob("drawn.*/*.json")
-    assert stage_words(read_result(path), "ranking") == "ranking, top 128, int8, cascade 2"
+    assert BENCHMARKS["retrieval"].stage_words(read_result(path), "ranking") == "ranking, top 128, int8, cascade 2"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     failed = command("evaluate", *asked, "--data", corpus / "pairs.jsonl")
     assert (failed.code, failed.err.count("\n")) == (2, 1)
@@ -274,20 +274,20 @@ def test_an_index_is_searched_by_the_model_or_its_export(model: Path, exports: d
     own = Path(shutil.copytree(model, tmp_path / "model"))
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for number, picture in enumerate(tiny_pictures(5)):
-        picture.save(folder / f"{number}.png")
+    for index, picture in enumerate(tiny_pictures(5)):
+        picture.save(folder / f"{index}.png")
     network, processor = load_network(own, fast=True)
     assert isinstance(network, ExportedR2D2)
     assert build_index([folder], tmp_path / "index", network, processor, own).added == 5
-    found = hits_of(tmp_path / "index", fast=True)
-    assert [hit.name for hit in hits_of(tmp_path / "index", exports["int8"])] == [hit.name for hit in found]
+    result = hits_of(tmp_path / "index", fast=True)
+    assert [hit.name for hit in hits_of(tmp_path / "index", exports["int8"])] == [hit.name for hit in result]
     exact = {hit.name: hit.score for hit in hits_of(tmp_path / "index")}
-    assert {hit.name: hit.score for hit in found} == pytest.approx(exact, abs=0.1)
+    assert {hit.name: hit.score for hit in result} == pytest.approx(exact, abs=0.1)
 
 
 def hits_of(index: Path, model: Path | None = None, fast: bool = False) -> tuple[Hit, ...]:
     with open_engine(index, model, fast) as engine:
-        return engine.search(Query(TEXTS[0])).hits
+        return engine.search(SearchQuery(TEXTS[0])).hits
 
 
 def test_the_fast_export_is_made_once_and_anew_when_the_weights_change(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_the_fast_export_is_made_once_and_anew_when_the_weights_change(tmp_path:
     assert (tmp_path / FAST / "export.json").stat().st_mtime_ns == made
     save(tmp_path, cross_layers=0, seed=1)
     fast_export(tmp_path)
-    assert ExportRecord.read(tmp_path / FAST).fingerprint == fingerprint(tmp_path)
+    assert ExportRecord.read(tmp_path / FAST).fingerprint == weights_fingerprint(tmp_path)
     assert (tmp_path / FAST / "export.json").stat().st_mtime_ns > made
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -374,8 +374,8 @@ def edit_record(**changes: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, r"text_tower.onnx: not the file that export.json tells of"),
-        (mix, r"text_tower.onnx: not the file that export.json tells of"),
+        (truncate, r"text_tower.onnx: not the file that export.json describes"),
+        (mix, r"text_tower.onnx: not the file that export.json describes"),
         (
             lambda folder: (folder / "image_text_encoder.onnx").unlink(),
             r"image_text_encoder.onnx: missing; export anew",
@@ -390,7 +390,7 @@ def edit_record(**changes: Any) -> Callable[[Path], None]:
         (edit_record(fingerprint="short"), r"export.json: fingerprint: "),
         (edit_record(temperature=float("nan")), r"export.json: temperature: "),
         (edit_record(version=2), r"export.json: version: "),
-        (edit_record(files={"../x.onnx": "0"}), r"image_tower.onnx: not the file that export.json tells of"),
+        (edit_record(files={"../x.onnx": "0"}), r"image_tower.onnx: not the file that export.json describes"),
         (lambda folder: (folder / "export.json").write_text("{"), r"export.json: not valid JSON"),
     ],
 )
@@ -408,7 +408,7 @@ def test_graphs_that_are_links_are_read_where_they_are_those_of_the_record(expor
     point_out(export)
     load_network(export)
     (export.parent / "elsewhere.onnx").write_bytes(b"root:x:0:0")
-    with pytest.raises(CcmbError, match=r"text_tower.onnx: not the file that export.json tells of"):
+    with pytest.raises(CcmbError, match=r"text_tower.onnx: not the file that export.json describes"):
         load_network(export)
 
 
@@ -443,10 +443,10 @@ def test_the_command_reports_speed_and_recall_and_keeps_both(
         assert line in made.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert json.loads((out / "export.json").read_text())["measured"] == report
-    of = report["recall"]["difference"]["ranking"]["mean_recall"]
+    item = report["recall"]["difference"]["ranking"]["mean_recall"]
     means = [report["recall"][name]["mean_recall"]["ranking"] for name in ("torch", "export")]
-    assert of["points"] == pytest.approx(means[1] - means[0], abs=0.02)
-    assert of["low"] <= of["points"] <= of["high"]
+    assert item["points"] == pytest.approx(means[1] - means[0], abs=0.02)
+    assert item["low"] <= item["points"] <= item["high"]
     assert command("export", "--model", model, "--out", tmp_path / "x", "--limit-texts", 1).code == 2
     assert command("evaluate", "--model", out, *data).code == 0
 

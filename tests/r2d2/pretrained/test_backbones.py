@@ -19,7 +19,6 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.common_api import checkpoint_layers
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.image_forms import as_tokens
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.onnx.export import export_model
@@ -27,6 +26,7 @@ from ccmb.r2d2.onnx.runtime import load_exported
 from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resizing import resize
+from ccmb.r2d2.towers.image_forms import as_tokens
 from tests.helpers.exact import assert_same
 from tests.helpers.sources import BACKBONES, EYE, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor

@@ -43,9 +43,9 @@ def test_a_chinese_clip_starts_with_its_own_embeddings(cross_layers: int, folder
     with torch.no_grad():
         images = original.get_image_features(inputs["pixel_values"].double()).pooler_output
         texts = original.get_text_features(**words).pooler_output
-        ours = network.encode_image(inputs["pixel_values"]).embed, network.encode_text(**words).embed
-    for mine, theirs in zip(ours, (images, texts), strict=True):
-        assert_same(mine, theirs / theirs.norm(dim=1, keepdim=True))
+        actual = network.encode_image(inputs["pixel_values"]).embed, network.encode_text(**words).embed
+    for own, reference in zip(actual, (images, texts), strict=True):
+        assert_same(own, reference / reference.norm(dim=1, keepdim=True))
     scale = float(original.logit_scale.detach().exp())
     assert float(1 / model.temperature.detach()) == pytest.approx(scale, rel=product_error(3))  # exp, 1 / x twice
     for tower, prefix in ((model.image_tower, "vision_model."), (model.text_tower, "text_model.")):

@@ -109,7 +109,7 @@ def test_the_report_tells_what_re_ranking_changed(
         seen.append(TEXTS[len(seen)])
         return [[Candidate("一只猫", -1.0), Candidate(seen[-1], -2.0)]]
 
-    def rank(_: Any, __: Any, ___: Any, written: Sequence[Sequence[Candidate]], *____: Any) -> list[list[Candidate]]:
+    def rank(_: Any, __: Any, ___: Any, written: Sequence[Sequence[Candidate]], **____: Any) -> list[list[Candidate]]:
         return [[replace(of, match_score=0.5 + place / 2, cosine=0.0) for place, of in enumerate(written[0])][::-1]]
 
     monkeypatch.setattr(captioning, "write_captions", write)

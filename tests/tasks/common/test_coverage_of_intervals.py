@@ -26,8 +26,8 @@ from ccmb.tasks.classification.classifier import accuracy_report
 from ccmb.tasks.common import resampling
 from ccmb.tasks.common.resampling import interval
 from ccmb.tasks.export.compare import _difference
-from ccmb.tasks.family import Measurement
 from ccmb.tasks.finetuning.compare import compare
+from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 from ccmb.tasks.generation.evaluate import Figures
 from ccmb.tasks.matching.calibration_error import estimate_calibration_error
 from ccmb.tasks.matching.metrics import matching_report
@@ -142,11 +142,11 @@ def _planted_gain(rng: np.random.Generator, images: int) -> np.ndarray:
 def test_differences_of_an_export_and_gains_of_fine_tuning_hold_as_often_as_they_say() -> None:
     images, ease = 100, 0.3
 
-    def measured(ranks: dict[str, Tensor]) -> Measurement:
+    def measured(ranks: dict[str, Tensor]) -> DrawnMetrics:
         drawn = bootstrap_recalls(*hits_by_image(ranks, unit), DRAWS)  # type: ignore[arg-type]
         mean = mean_recall(ranks.values())
         assert mean is not None
-        return Measurement({"ranking": mean}, {"ranking": drawn.mean((1, 2))}, {}, images, counted=True)
+        return DrawnMetrics({"ranking": mean}, {"ranking": drawn.mean((1, 2))}, {}, images, counted=True)
 
     unit = gallery_of(images).image_of_text
 

@@ -12,7 +12,7 @@ from ccmb.data.images.source import ImageSource
 from ccmb.tasks.doctor import data_checks as data
 from ccmb.tasks.doctor import training_checks as training
 from ccmb.tasks.doctor.data_checks import Line
-from ccmb.tasks.doctor.findings import Finding, findings_table
+from ccmb.tasks.doctor.findings import CheckResult, results_table
 from ccmb.training.recipe import OptimizerRecipe
 from tests.helpers.runs import TRAIN, command_line, damage_pictures, tiny_corpus, tiny_recipe
 
@@ -26,7 +26,7 @@ def lines(*images_and_texts: tuple[str, list[str]], split: str = "train") -> lis
     return [Line(n, image, split, tuple(texts), 0) for n, (image, texts) in enumerate(images_and_texts, start=1)]
 
 
-def good(finding: Finding) -> bool:
+def good(finding: CheckResult) -> bool:
     assert bool(finding.mend) == (finding.level != "ok"), finding
     return finding.level == "ok"
 
@@ -40,15 +40,15 @@ def test_lines_that_cannot_be_used_are_counted_and_the_first_is_named(tmp_path):
         '{"image": "a.jpg", "texts": ["一", " ", ""]}\n{"texts": ["二"]}\n{"image": "b.jpg", "other": "三"}\n'
         '{"image": "c.jpg", "texts": []}\n{"image": "d.jpg", "texts": "四", "split": "val"}\n{"image": \n{}\n'
     )
-    found, faults = data.read_lines(path, ["texts"])
-    assert found == [
+    result, faults = data.read_lines(path, ["texts"])
+    assert result == [
         Line(1, "a.jpg", "train", ("一",), 2), Line(4, "c.jpg", "train", (), 1), Line(5, "d.jpg", "val", ("四",), 0),
     ]  # fmt: skip
     assert [fault.split(": ", 1)[0] for fault in faults] == [f"{path}:{n}" for n in (2, 3, 6)]
     finding = data.check_faults(faults, 3)
     assert (finding.level, finding.message) == ("problem", f'3 lines cannot be used: {path}:2: no "image"')
     assert good(data.check_faults([], 3))
-    empty = data.check_empty_texts(found)
+    empty = data.check_empty_texts(result)
     assert (empty.level, empty.message) == ("problem", "3, the first in line 1")
     assert good(data.check_empty_texts(SOUND))
 
@@ -202,10 +202,10 @@ def test_waiting_and_time():
     assert training.check_waiting([], 1) is None
     finding = training.check_waiting(log(1.0, 50), 1)
     assert (finding.level, finding.mend) == ("warning", "set data.workers=3, or smaller pictures")
-    found = training.check_time(1000, 400, 60, 10.0, 100, measured=True)
-    assert good(found)
-    assert found.message == "600 steps to go in 60.0 min at 10 samples/s; a checkpoint every 10.0 min"
-    slow = training.check_time(1000, 0, 60, 1.0, 100, measured=False)
+    result = training.check_time(1000, done=400, batch=60, rate=10.0, checkpoint_every=100, measured=True)
+    assert good(result)
+    assert result.message == "600 steps to go in 60.0 min at 10 samples/s; a checkpoint every 10.0 min"
+    slow = training.check_time(1000, done=0, batch=60, rate=1.0, checkpoint_every=100, measured=False)
     assert (slow.level, slow.mend.split(":")[0]) == ("warning", "set training.checkpoint_every to 30")
     assert slow.message.startswith("very roughly, ")
 
@@ -216,7 +216,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def levels(out: str) -> dict[str, str]:
-    return {found["check"]: found["level"] for found in json.loads(out)}
+    return {result["check"]: result["level"] for result in json.loads(out)}
 
 
 def test_the_command_on_sound_data_and_on_a_flat_run(command, corpus, tmp_path, monkeypatch):
@@ -225,12 +225,12 @@ def test_the_command_on_sound_data_and_on_a_flat_run(command, corpus, tmp_path, 
     arguments = ["doctor", *tiny_recipe(corpus), "training.batch=4", "optimizer.warmup=0", "--json"]
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
-    found = levels(out)
-    assert {name for name, level in found.items() if level == "ok"} >= {
+    result = levels(out)
+    assert {name for name, level in result.items() if level == "ok"} >= {
         "lines", "empty texts", "picture names", "splits", "unreadable", "equal files", "network", "disk",
         "text length", "learning rate", "processor", "time",
     }  # fmt: skip
-    assert found["warm-up"] == "warning"
+    assert result["warm-up"] == "warning"
     assert not list(tmp_path.iterdir())
     run = tmp_path / "runs" / "quickstart"
     run.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_the_command_on_missing_data_and_a_wrong_network(command, corpus, tmp_pa
 
 
 def test_the_table():
-    table = findings_table([Finding("a", "ok", "fine"), Finding("long name", "warning", "3 of 4", "lower it")])
+    table = results_table([CheckResult("a", "ok", "fine"), CheckResult("long name", "warning", "3 of 4", "lower it")])
     assert table.splitlines() == [
         "ok       a          fine", "warning  long name  3 of 4", " " * 20 + "-> lower it", "0 problems, 1 warning",
     ]  # fmt: skip

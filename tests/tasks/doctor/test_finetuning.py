@@ -6,7 +6,7 @@ import pytest
 
 from ccmb.core.config.recipe_files import RECIPES
 from ccmb.core.errors import UsageError
-from ccmb.tasks.family import FINETUNING, find_any_recipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, find_any_recipe
 from tests.helpers.runs import command_line
 from tests.helpers.tuning import arguments, save_labelled, save_pairs, save_start
 
@@ -17,7 +17,7 @@ def command(monkeypatch, capfd):
 
 
 def levels(out: str) -> dict[str, str]:
-    return {found["check"]: found["level"] for found in json.loads(out)}
+    return {result["check"]: result["level"] for result in json.loads(out)}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FINETUNING.glob("*.yaml")))

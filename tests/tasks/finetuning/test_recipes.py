@@ -11,12 +11,14 @@ from ccmb.core.errors import UsageError
 from ccmb.core.files import read_json_lines
 from ccmb.datasets import CARDS, open_dataset
 from ccmb.tasks.common.datasets import open_held_out, open_training
-from ccmb.tasks.family import FINETUNING
+from ccmb.tasks.finetuning.recipe import FINETUNING
 from ccmb.tasks.finetuning.run import finetune
 from ccmb.training.recipe import DataRecipe
 from tests.helpers.downstream_samples import write_flickr8k, write_muge
 from tests.helpers.recipes import TINY, _append, load, write_sample
 from tests.helpers.tuning import save_start
+
+pytestmark = pytest.mark.usefixtures("lines")
 
 SHIPPED = sorted(path.stem for path in FINETUNING.glob("*.yaml"))
 OFFICIAL = ("flickr30k-cna", "icr", "iqr")

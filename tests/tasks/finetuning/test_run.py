@@ -16,8 +16,9 @@ from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, read_json_lines
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES, finetune, resolve
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.run import finetune, resolve
+from ccmb.tasks.registry import finetuner_of
 from ccmb.training.checkpoints import list_checkpoints, load_checkpoint
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.throughput import MEASURED
@@ -187,7 +188,7 @@ def test_the_saved_recipe_is_resolved(start: Path, data: Path, tmp_path: Path) -
 
 def test_what_the_user_says_of_the_best_stays(start: Path, data: Path) -> None:
     recipe = recipe_of(start, data, training__best="gcpr")
-    family = FAMILIES["retrieval"]
+    family = finetuner_of("retrieval")
     samples, _ = family.open_training(recipe.data)
     assert resolve(recipe, family, samples).training.best == recipe.training.best
     off = resolve(recipe_of(start, data, validation__every=0), family, samples)

@@ -27,7 +27,7 @@ from ccmb.tasks.matching.calibration_error import calibration_error, estimate_ca
 from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.negatives import DrawnPairs, score_pairs
 from ccmb.tasks.matching.temperature import fit_match_temperature, match_nll
-from ccmb.tasks.retrieval.evaluate import evaluate
+from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 from tests.helpers.exact import PROOFS, same
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
 
@@ -174,7 +174,7 @@ def test_a_model_that_is_sure_of_every_pair_is_made_to_doubt(data: Path) -> None
         head.bias.data = torch.tensor([0.0, 6.0])
     errors = []
     for _ in range(2):
-        evaluation = evaluate(model, tiny_processor(), data, data.parent / "images", "val", ["texts"])
+        evaluation = evaluate(model, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"]))
         errors.append(evaluation.report["matching"]["calibration_error"])
         calibrated(model, data)
     assert model.config.match_temperature == same(20)
@@ -184,15 +184,15 @@ def test_a_model_that_is_sure_of_every_pair_is_made_to_doubt(data: Path) -> None
 
 def test_evaluation_reports_error_and_temperature_of_the_model_as_it_is(data: Path) -> None:
     model = tiny_model(match_temperature=2.0)
-    report = evaluate(model, tiny_processor(), data, data.parent / "images", "val", ["texts"]).report
+    report = evaluate(model, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"])).report
     assert set(report["matching"]) == {"auc", "calibration_error", "match_temperature"}
     assert report["matching"]["match_temperature"] == 2.0
     colder = tiny_model()
-    plain = evaluate(colder, tiny_processor(), data, data.parent / "images", "val", ["texts"]).report
+    plain = evaluate(colder, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"])).report
     assert plain["matching"]["auc"] == report["matching"]["auc"]  # of the match score, as ever
     assert plain["retrieval"] == report["retrieval"]
     towers = tiny_model(cross_layers=0)
-    report = evaluate(towers, tiny_processor(), data, data.parent / "images", "val", ["texts"]).report
+    report = evaluate(towers, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"])).report
     assert "matching" not in report
 
 

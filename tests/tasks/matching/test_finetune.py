@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
-from ccmb.tasks.family import FINETUNING, FinetuneRecipe
+from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.finetuning.run import finetune
 from tests.helpers.downstream_samples import write_matching
 from tests.helpers.tiny import TEXTS

@@ -162,9 +162,9 @@ def test_an_image_of_an_equal_text_is_no_wrong_one_for_the_match_score(shared_pa
     lines = [json.loads(line) | {"texts": ["都一样"]} for line in shared_pairs.read_text("utf-8").splitlines()]
     shared_pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     from ccmb.r2d2.loading import load_model
-    from ccmb.tasks.retrieval.evaluate import evaluate
+    from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
     model = load_model(save_start(tmp_path / "start"))
-    report = evaluate(*model, shared_pairs, shared_pairs.parent / "images", "test", ["texts"]).report
+    report = evaluate(*model, open_data(shared_pairs, shared_pairs.parent / "images", "test", ["texts"])).report
     assert report["matching"]["auc"] is None  # no picture is wrong for any text
     assert report["retrieval"]["image_to_text"]["ranking"]["R@1"] == 100

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
+from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer
 from ccmb.benchmark.models.r2d2 import R2D2Peer
@@ -52,6 +55,24 @@ class SetOfTexts:
 @dataclass(frozen=True, slots=True)
 class CaptionSet(SetOfTexts):
     """One split of pictures that are to be written about, with texts that people wrote."""
+
+    family: ClassVar[str] = "captioning"
+
+
+def measure(peer: Peer, opened: CaptionSet, readable: Readable, settings: Settings) -> Measurement[Captioning]:
+    """All metrics of a model on a set; see `BenchmarkFamily`."""
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    section = captioning_of(peer, opened, samples, settings)
+    count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
+    return Measurement(
+        section=section,
+        drawn_with=list(range(count)),
+        images=count,
+        texts=section.references,
+        unreadable=unreadable,
+        seconds=seconds,
+    )
 
 
 def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.data.class_names import ImageClass, read_classes
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
 from ccmb.data.images.source import ImageSource
@@ -31,6 +32,7 @@ class ClassSet:
         revision: hexadecimal SHA-256 of all classes' names and of all pictures with their labels.
     """
 
+    family: ClassVar[str] = "classification"
     name: str
     split: str
     classes: list[ImageClass]
@@ -40,6 +42,11 @@ class ClassSet:
     prompt_set: str
     pictures: ImageSource
     revision: str
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The pictures with the names of their classes."""
+        return [Sample(one.name, self.classes[one.label].names) for one in self.labelled]
 
 
 def open_class_set(name: str, path: Path, split: str, classes: str | None, templates: str) -> ClassSet:
@@ -69,11 +76,18 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
     samples = [Sample(one.name, known[one.label].names) for one in labelled]
     told = json.dumps([one.names for one in known], ensure_ascii=False).encode()
     return ClassSet(
-        name, split, known, class_list, labelled, prompts, _prompt_set(called, prompts), pictures,
-        revision(samples, told, pictures),
-    )  # fmt: skip
+        name=name,
+        split=split,
+        classes=known,
+        class_list=class_list,
+        labelled=labelled,
+        templates=prompts,
+        prompt_set=_prompt_set(called, prompts),
+        pictures=pictures,
+        revision=revision(samples, told, pictures),
+    )
 
 
 def _prompt_set(called: str, templates: tuple[str, ...]) -> str:
-    digest = hashlib.sha256("\n".join(templates).encode()).hexdigest()
+    digest = sha256_of_bytes("\n".join(templates).encode())
     return f"{called} ({len(templates)}) {digest[:8]}"

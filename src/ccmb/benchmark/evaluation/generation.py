@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 from ccmb.benchmark.evaluation.captioning import SetOfTexts
+from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer, network_fingerprint
 from ccmb.benchmark.models.r2d2 import R2D2Peer
@@ -20,6 +23,24 @@ from ccmb.tasks.generation.predict import Candidate, open_judge, paint_texts
 @dataclass(frozen=True, slots=True)
 class GenerationSet(SetOfTexts):
     """One split of texts to be painted, with the pictures that they go with."""
+
+    family: ClassVar[str] = "generation"
+
+
+def measure(peer: Peer, opened: GenerationSet, readable: Readable, settings: Settings) -> Measurement[Generation]:
+    """All metrics of a model on a set; see `BenchmarkFamily`."""
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    section = generation_of(peer, opened, samples, settings)
+    count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
+    return Measurement(
+        section=section,
+        drawn_with=list(range(count)),
+        images=count,
+        texts=count,
+        unreadable=unreadable,
+        seconds=seconds,
+    )
 
 
 def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings: Settings) -> Generation:

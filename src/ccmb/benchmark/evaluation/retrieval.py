@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
+from ccmb.benchmark.evaluation.feature_cache import discard_if_large, open_gallery, store_gallery
+from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer
 from ccmb.benchmark.results.result import STAGES, Retrieval
@@ -17,7 +19,7 @@ from ccmb.core.choices import Convention
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.two_stage import Direction, Ranks
+from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.tasks.common.datasets import RetrievalSet, texts_and_pairs
 from ccmb.tasks.common.resampling import bounded_interval
 from ccmb.tasks.retrieval.metrics import (
@@ -29,6 +31,32 @@ from ccmb.tasks.retrieval.metrics import (
     raw_recalls,
     report_of_ranks,
 )
+
+
+def measure(
+    peer: Peer, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
+) -> Measurement[Retrieval]:
+    """All metrics of a model on a set; see `BenchmarkFamily`."""
+    samples, unreadable = readable.samples
+    started = time.monotonic()
+    path = gallery_file(peer, opened, cache)
+    gallery, kept = encoded_gallery(peer, opened, samples, path, settings.convention)
+    encoded = time.monotonic()
+    ranks = ranks_both_ways(peer, gallery, settings.depth)
+    discard_if_large(path)
+    section = retrieval_of_ranks(ranks, gallery, settings)
+    seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
+    return Measurement(
+        section=section,
+        drawn_with=drawn_with(gallery).tolist(),
+        images=len(gallery.images),
+        texts=len(gallery.texts),
+        unreadable=unreadable,
+        seconds=seconds | {"total": round(time.monotonic() - started, 2)},
+        depth=settings.depth if peer.can_rank else None,
+        ranking=peer.options,
+        features_kept=kept,
+    )
 
 
 def gallery_file(peer: Peer, of: RetrievalSet, cache: Path) -> Path:

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ccmb.benchmark.evaluation.captioning import CaptionSet
-from ccmb.benchmark.evaluation.classification_sets import ClassSet, open_class_set
-from ccmb.benchmark.evaluation.generation import GenerationSet
+from ccmb.benchmark.evaluation.measurement import MeasuredSet
+from ccmb.benchmark.family import Asked
+from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.core.errors import UsageError
-from ccmb.data.images.source import ImageSource
-from ccmb.data.labelled_pairs import is_labelled, label_of
-from ccmb.data.sample import Sample
+from ccmb.data.labelled_pairs import is_labelled
 from ccmb.data.shards.shard_set import is_shards
 from ccmb.datasets import CARDS
-from ccmb.datasets.matching import open_labelled
-from ccmb.tasks.common.datasets import RetrievalSet, name_and_path, revision
-from ccmb.tasks.common.datasets import open_set as open_retrieval_set
-
-MEASURED = ("retrieval", "matching", "classification", "generation")
-
-
-@dataclass(frozen=True, slots=True)
-class MatchingSet:
-    """One split of labelled pairs; see `RetrievalSet`, but that the revision is of the labels too."""
-
-    name: str
-    split: str
-    samples: list[Sample]
-    pictures: ImageSource
-    revision: str
-
-
-MeasuredSet = RetrievalSet | MatchingSet | ClassSet | CaptionSet | GenerationSet
-
-
-def family_of(of: MeasuredSet) -> str:
-    """What a set is measured for."""
-    families = {
-        MatchingSet: "matching", ClassSet: "classification", CaptionSet: "captioning", GenerationSet: "generation",
-    }  # fmt: skip
-    return families.get(type(of), "retrieval")
+from ccmb.tasks.common.datasets import name_and_path
+from ccmb.tasks.registry import FAMILIES
 
 
 def open_set(
@@ -73,16 +44,15 @@ def open_set(
     """
     name, path = name_and_path(spec, "--data")
     family = _family(name, path, classes)
-    if family == "classification":
-        return open_class_set(name, path, split, classes, templates)
-    if family == "matching":
-        samples, pictures = open_labelled(path, split, images, name)
-        labels = json.dumps([label_of(sample) for sample in samples]).encode()
-        return MatchingSet(name, split, samples, pictures, revision(samples, labels, pictures))
-    if generate or family == "generation":
-        return GenerationSet(open_retrieval_set(spec, split, fields, images, family="generation"))
-    found = open_retrieval_set(spec, split, fields, images)
-    return CaptionSet(found) if captions else found
+    asked_for = {"captions": captions, "generate": generate}
+    for other in reversed(BENCHMARKS.values()):
+        if other.instead_of == family and asked_for.get(FAMILIES[other.name].asked_by or ""):
+            family = other.name
+    asked = Asked(
+        spec=spec, name=name, path=path, split=split, fields=fields, images=images, classes=classes, templates=templates
+    )
+    opened: MeasuredSet = BENCHMARKS[family].open_set(asked)
+    return opened
 
 
 def _family(name: str, path: Path, classes: str | None) -> str:
@@ -94,9 +64,10 @@ def _family(name: str, path: Path, classes: str | None) -> str:
         return "retrieval"  # whose reader says that it is not there
     if name.lower() in CARDS and path.is_dir():
         card = CARDS[name.lower()]
-        family = next((family for family in card.families if family in MEASURED), None)
+        measured = [name for name, family in BENCHMARKS.items() if family.is_of_cards]
+        family = next((family for family in card.families if family in measured), None)
         if family is None:
-            raise UsageError(f"{path}: {card.title} is for {card.families[0]}, and {', '.join(MEASURED)} are measured")
+            raise UsageError(f"{path}: {card.title} is for {card.families[0]}, and {', '.join(measured)} are measured")
         return family
     if classes or (path / "classes.json").is_file():
         return "classification"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ccmb.benchmark.leaderboard.columns import NOTHING, VIEWS, View
+from ccmb.benchmark.family import View
+from ccmb.benchmark.leaderboard.columns import NOTHING, VIEWS
 from ccmb.benchmark.leaderboard.markdown import MARKS, MARKS_SAID_EN, MARKS_SAID_ZH, figure, note_numbers
 from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import Difference, Row

@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ccmb.benchmark.leaderboard.columns import VIEWS
-from ccmb.benchmark.results.result import Family
 from ccmb.core.choices import Setting
 from ccmb.tasks.retrieval.metrics import RECALLS
 
@@ -34,7 +33,7 @@ class Note(_Part):
 class PublishedRow(_Part):
     """One model on one set, in percent, as its sources print it."""
 
-    family: Family = "retrieval"
+    family: str = "retrieval"
     model: str
     set: str
     variant: str = Field(description="which split and which texts of the set")
@@ -65,6 +64,11 @@ class PublishedRow(_Part):
         return sum(values) / len(values) if len(values) == len(ways) * len(RECALLS) else None
 
     @property
+    def is_partial(self) -> bool:
+        """Whether the main metric is the mean of recalls of which some are not known."""
+        return self.family == "retrieval" and self.recomputed is None
+
+    @property
     def differs(self) -> bool:
         """Whether the mean recall as given cannot be that of the recalls as given."""
         if self.mean_recall is None or self.recomputed is None:
@@ -82,6 +86,8 @@ class Published(_Part):
     @model_validator(mode="after")
     def _names_are_known(self) -> Published:
         for row in self.rows:
+            if row.family not in VIEWS:
+                raise ValueError(f"{row.model} on {row.set}: no such family: {row.family}")
             view = VIEWS[row.family]
             if not row.all_figures or row.all_figures.keys() - {*view.columns, view.main}:
                 raise ValueError(f"{row.model} on {row.set}: no figures, or others than of {row.family}")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ccmb.benchmark.leaderboard.columns import VIEWS, Words
+from ccmb.benchmark.family import Words
+from ccmb.benchmark.leaderboard.columns import VIEWS
 from ccmb.benchmark.leaderboard.markdown import figure
 from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import SETS, Row, leaderboard, read_results

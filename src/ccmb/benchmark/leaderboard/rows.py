@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ccmb.benchmark.leaderboard.columns import VIEWS
-from ccmb.benchmark.leaderboard.own_results import drawn_main, own_figures, raw_main, stage_words, variant
 from ccmb.benchmark.leaderboard.published import PublishedRow, published
-from ccmb.benchmark.results.result import FAMILIES, Family, Result, Stage, read_result
+from ccmb.benchmark.registry import BENCHMARKS
+from ccmb.benchmark.results.result import Result, Stage, read_result
 from ccmb.core.choices import Setting
 from ccmb.core.errors import CcmbError
 from ccmb.core.passed_over import why_passed_over
@@ -71,7 +71,7 @@ class Row:
     """
 
     origin: Literal["ours", "published"]
-    family: Family
+    family: str
     model: str
     set: str
     variant: str
@@ -120,17 +120,16 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for result in results:
         # Only these are compared with each other: the same pictures and texts, and models in the same setting.
-        judged = result.generation and (result.generation.judge_fingerprint, result.generation.features)
-        answers = result.retrieval and result.retrieval.convention
-        asked = result.family, result.prompt_set, result.setting, judged, answers
+        alike = BENCHMARKS[result.family].comparable_by(result)
+        asked = result.family, result.prompt_set, result.setting, alike
         groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
     ours = [row for group in groups.values() for row in _marked(group)]
     theirs = [_published_row(row, results, ours) for row in published().rows]
-    order = list(SETS)
+    order, families = list(SETS), list(BENCHMARKS)
     return sorted(
         [*ours, *theirs],
         key=lambda row: (
-            FAMILIES.index(row.family),
+            families.index(row.family),
             order.index(row.set) if row.set in order else -1,
             row.set,
             SETTINGS.index(row.setting),
@@ -147,8 +146,9 @@ def _marked(group: Sequence[Result]) -> list[Row]:
     for result in group:
         for stage in result.stages:
             rows.append(_own_row(result, stage))
-            drawn.append(drawn_main(result, stage))
-            raw.append(raw_main(result, stage))
+            family = BENCHMARKS[result.family]
+            drawn.append(family.drawn_main(result, stage))
+            raw.append(family.raw_main(result, stage))
     best = max(range(len(rows)), key=lambda place: rows[place].main or 0.0)
     marked = []
     for place, row in enumerate(rows):
@@ -165,21 +165,20 @@ def _marked(group: Sequence[Result]) -> list[Row]:
 def _own_row(result: Result, stage: Stage) -> Row:
     context = "" if result.model.context_length is None else f", context {result.model.context_length}"
     source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
-    if result.retrieval is not None and result.retrieval.convention is not None:
-        source += f", convention {result.retrieval.convention}"
-    figures, bounds = own_figures(result, stage)
+    family = BENCHMARKS[result.family]
+    figures, bounds = family.metrics(result, stage)
     return Row(
         origin="ours",
         family=result.family,
         model=result.model.name,
         set=result.data.name,
-        variant=variant(result),
+        variant=family.variant(result),
         setting=result.setting,
         kind=result.model.kind,
-        stage=stage_words(result, stage),
+        stage=family.stage_words(result, stage),
         figures=figures,
         interval=bounds,
-        sources=(source,),
+        sources=(source + family.measured_how(result),),
         seen="" if result.seen is None else result.seen.mark,
     )
 
@@ -207,10 +206,9 @@ def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[
 def _against_ours(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Mark:
     """Where a published main figure lies to the interval of the best of ours on what seems to be the same data."""
     main = row.all_figures.get(VIEWS[row.family].main)
-    partial = row.family == "retrieval" and row.recomputed is None
-    if main is None or partial or row.images is None:
+    if main is None or row.is_partial or row.images is None:
         return ""
-    variants = {variant(result) for result in results if _comparable(row, result)}
+    variants = {BENCHMARKS[result.family].variant(result) for result in results if _comparable(row, result)}
     rivals = [
         of for of in ours if (of.set, of.setting) == (row.set, row.setting) and of.variant in variants and of.interval
     ]

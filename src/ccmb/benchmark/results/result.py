@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ccmb.core.choices import Convention, Setting
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json
+from ccmb.core.hashing import sha256_of_json
 from ccmb.inference.two_stage import Direction
+from ccmb.tasks.registry import FAMILIES
 
 Stage = Literal["pre_ranking", "ranking"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STAGES: tuple[Stage, ...] = get_args(Stage)
-Family = Literal["retrieval", "matching", "classification", "captioning", "generation"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
 Interval = tuple[float, float]
 # Figures by stage; None of a stage that the model does not have.
 Recalls = dict[Stage, dict[str, float] | None]
@@ -58,7 +56,15 @@ class Seen(_Part):
     read: list[str] = Field(description="data sets and splits that the model was trained on")
 
 
-class Retrieval(_Part):
+class Section(_Part):
+    """What a family of tasks says of a model on a set."""
+
+    def stages_of(self, model: Measured) -> tuple[Stage, ...]:
+        """Those that there are metrics of."""
+        return STAGES[: model.stages]
+
+
+class Retrieval(Section):
     """Recalls in percent by direction and stage, and 95 % intervals over pictures."""
 
     text_to_image: Recalls
@@ -98,7 +104,7 @@ class MatchingFigures(_Part):
     fitted: Fitted | None
 
 
-class Matching(MatchingFigures):
+class Matching(MatchingFigures, Section):
     """Figures of the match score or, where there is none, of the cosine."""
 
     pairs: int
@@ -110,8 +116,7 @@ class Matching(MatchingFigures):
     labels: list[int]
     scores: dict[Stage, list[float]] = Field(description="of each pair; for paired tests")
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES if self.stage == "ranking" else STAGES[:1]
 
     def of(self, stage: Stage) -> MatchingFigures:
@@ -131,7 +136,7 @@ class RankedAccuracy(Accuracy):
     depth: int = Field(description="classes that the second stage ranks")
 
 
-class Classification(Accuracy):
+class Classification(Accuracy, Section):
     """Of the first stage, and of the second one where it was asked for."""
 
     pictures: int
@@ -141,8 +146,7 @@ class Classification(Accuracy):
     ranking: RankedAccuracy | None = None
     ranks: dict[Stage, list[int]] = Field(description="of each picture's class, from 1; for paired tests")
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES[: 1 if self.ranking is None else 2]
 
     def of(self, stage: Stage) -> Accuracy:
@@ -160,7 +164,7 @@ class CaptionFigures(_Part):
     interval: Interval = Field(description="of CIDEr-D: 95 %, over pictures")
 
 
-class Captioning(_Part):
+class Captioning(Section):
     """The first stage is what the decoder puts first, the second what is re-ranked to the first place."""
 
     pictures: int
@@ -169,6 +173,9 @@ class Captioning(_Part):
     figures: dict[Stage, CaptionFigures]
     cider: dict[Stage, list[float]] = Field(description="CIDEr-D of each picture, in [0, 10]; for paired tests")
     captions: dict[Stage, list[str]]
+
+    def stages_of(self, model: Measured) -> tuple[Stage, ...]:
+        return STAGES
 
 
 class GenerationFigures(_Part):
@@ -181,7 +188,7 @@ class GenerationFigures(_Part):
     interval: Interval = Field(description="of the match score: 95 %, over texts")
 
 
-class Generation(_Part):
+class Generation(Section):
     """The first stage is the picture that was painted first, the second the one that the judge chose among several."""
 
     pictures: int
@@ -192,9 +199,12 @@ class Generation(_Part):
     figures: dict[Stage, GenerationFigures]
     scores: dict[Stage, list[float]] = Field(description="match score of each picture, in percent; for paired tests")
 
+    def stages_of(self, model: Measured) -> tuple[Stage, ...]:
+        return tuple(stage for stage in STAGES if stage in self.figures)
+
 
 class Result(_Part):
-    """The whole file: one of the five families is there."""
+    """The whole file: one of the families is there."""
 
     key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
     model: Measured
@@ -228,17 +238,13 @@ class Result(_Part):
         return self
 
     @property
-    def family(self) -> Family:
+    def family(self) -> str:
         return next(family for family in FAMILIES if getattr(self, family) is not None)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        if self.captioning is not None:
-            return STAGES
-        if self.generation is not None:
-            return tuple(stage for stage in STAGES if stage in self.generation.figures)
-        section = self.matching or self.classification
-        return STAGES[: self.model.stages] if section is None else section.stages
+        section: Section = getattr(self, self.family)
+        return section.stages_of(self.model)
 
 
 def read_result(path: Path) -> Result:
@@ -257,7 +263,7 @@ def read_result(path: Path) -> Result:
 
 def result_key(**values: Any) -> str:
     """SHA-256 of all that a result depends on."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(values)
 
 
 def slug(name: str) -> str:

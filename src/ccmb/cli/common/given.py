@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-
 import typer
 
-from ccmb.core.errors import UsageError
+from ccmb.core.options import refuse
 
 GIVEN = ("COMMANDLINE", "ENVIRONMENT")  # where click says that a value is from
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the running command was given the option of this parameter of its function."""
+    return getattr(context.get_parameter_source(name), "name", "") in GIVEN
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
@@ -18,26 +21,12 @@ def given(context: typer.Context, *names: str) -> list[str]:
         names: of the command function's parameters.
     """
     flags = {str(of.name): _flag(of, context.params) for of in context.command.params}
-    return [flags[name] for name in names if getattr(context.get_parameter_source(name), "name", "") in GIVEN]
+    return [flags[name] for name in names if was_given(context, name)]
 
 
 def refuse_given(context: typer.Context, what_they_are: str, *names: str, instead: str = "leave {} out") -> None:
-    """Raise a UsageError that names those of some options that were given, if one was.
-
-    Args:
-        what_they_are: such as "of captions".
-        instead: what to do, with a place for "it" or "them".
-    """
+    """Raise a UsageError that names those of some options that were given, if one was; see `refuse`."""
     refuse(given(context, *names), what_they_are, instead)
-
-
-def refuse(flags: Iterable[str], what_they_are: str, instead: str = "leave {} out") -> None:
-    """Raise a UsageError that names some options, if there is one."""
-    flags = list(flags)
-    if flags:
-        one = len(flags) == 1
-        names = flags[0] if one else f"{', '.join(flags[:-1])} and {flags[-1]}"
-        raise UsageError(f"{names} {'is' if one else 'are'} {what_they_are}; {instead.format('it' if one else 'them')}")
 
 
 def _flag(parameter: object, values: dict[str, object]) -> str:
@@ -46,22 +35,6 @@ def _flag(parameter: object, values: dict[str, object]) -> str:
     off: list[str] = list(getattr(parameter, "secondary_opts", ()))
     forms = off if off and values.get(str(getattr(parameter, "name", ""))) is False else plain
     return max(forms, key=len, default=str(getattr(parameter, "name", "")))
-
-
-def refuse_unread(context: typer.Context, mode: str, reads: Mapping[str, Collection[str]]) -> None:
-    """Raise a UsageError that names the options that were given and that a mode does not read, if there are any.
-
-    Args:
-        mode: one of `reads`, in words that follow "of".
-        reads: the options of each mode; those of no mode are of all.
-    """
-    others = {name for names in reads.values() for name in names} - {*reads[mode]}
-    for name in sorted(others):
-        flags = given(context, name)
-        modes = [other for other, names in reads.items() if name in names]
-        add = " or ".join(other for other in modes if other.startswith("--"))
-        instead = "leave {} out" + (f", or add {add}" if add else "")
-        refuse(flags, f"of {' and of '.join(modes)}, and does nothing with {mode}", instead)
 
 
 def need_second_stage(context: typer.Context, can_rank: bool, model: str, *names: str) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ccmb.core.choices import Convention, Precision
 from ccmb.core.terminal import visible_line
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
@@ -19,26 +18,6 @@ ImagesOption = Annotated[
     Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data.")
 ]
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
-PrecisionOption = Annotated[
-    Precision,
-    typer.Option(
-        help="bf16: the best candidates are chosen in bf16 and ordered in fp32; auto: where the processor has bf16; "
-        "int8: chosen by the model's int8 export, which is made at its first use."
-    ),
-]
-CascadeOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="The text-image encoder chooses N candidates of each query, and both encoders order these."
-    ),
-]
-ConventionOption = Annotated[
-    Convention | None,
-    typer.Option(
-        help="Which answers of retrieval are right: equal_texts (by default: an equal text is right, ties count "
-        "against the model) or official (its own texts alone, ties by order)."
-    ),
-]
 FastFlag = Annotated[
     bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")
 ]

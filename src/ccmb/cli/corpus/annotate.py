@@ -46,7 +46,15 @@ def export_round(
     from ccmb.corpus.annotation.label_studio import CONFIG, TASKS, export_tasks, needs
     from ccmb.corpus.annotation.tasks import sample_tasks
 
-    tasks = sample_tasks(corpus, length, pairs, captions, gold, seed, open_scorer(model) if model else None)
+    tasks = sample_tasks(
+        corpus,
+        length=length,
+        pairs=pairs,
+        captions=captions,
+        gold=gold,
+        seed=seed,
+        scorer=open_scorer(model) if model else None,
+    )
     export_tasks(corpus, tasks, out)
     text = f"{out}: {len(tasks)} tasks; import {TASKS} into a project of Label Studio with {CONFIG}"
     report = {"tasks": len(tasks), "folder": str(out), "needs": needs(out)}

@@ -23,6 +23,27 @@ corpus_app.add_typer(annotate_app)
 Sources = Annotated[list[str] | None, typer.Option(help="Files, folders, globs or URLs; may be given several times.")]
 CorpusArgument = Annotated[Path, typer.Argument(help="The folder of a corpus.")]
 
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option(help="Pattern of input files to pass over, such as '*.bak.jsonl', tmp or 2019/raw.")
+]
+TestPictures = Annotated[
+    list[str] | None, typer.Option(help="Folder or tar of pictures that the corpus must not hold.")
+]
+TestSets = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME:FOLDER of a downstream set whose val and test the corpus must not hold."),
+]
+ScoreModel = Annotated[
+    str | None, typer.Option(help="A run, folder or hub id of R2D2 or Chinese-CLIP that scores each pair.")
+]
+RayOption = Annotated[str | None, typer.Option(help="Address of a Ray cluster that works on the tables.")]
+RetryFlag = Annotated[
+    bool, typer.Option("--retry-failed", help="Fetch links again that failed but may succeed another day.")
+]
+ProxyFlag = Annotated[
+    bool, typer.Option("--proxy-from-environment", help="Fetch through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+]
+
 
 @corpus_app.command()
 def build(
@@ -33,27 +54,13 @@ def build(
     pages: Sources = None,
     links: Sources = None,
     test_texts: Sources = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="Pattern of input files to pass over, such as '*.bak.jsonl', tmp or 2019/raw."),
-    ] = None,
-    test_pictures: Annotated[
-        list[str] | None, typer.Option(help="Folder or tar of pictures that the corpus must not hold.")
-    ] = None,
-    test_set: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME:FOLDER of a downstream set whose val and test the corpus must not hold."),
-    ] = None,
-    score_model: Annotated[
-        str | None, typer.Option(help="A run, folder or hub id of R2D2 or Chinese-CLIP that scores each pair.")
-    ] = None,
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that works on the tables.")] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Fetch links again that failed but may succeed another day.")
-    ] = False,
-    proxy_from_environment: Annotated[
-        bool, typer.Option("--proxy-from-environment", help="Fetch through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
-    ] = False,
+    exclude: ExcludeOption = None,
+    test_pictures: TestPictures = None,
+    test_set: TestSets = None,
+    score_model: ScoreModel = None,
+    ray: RayOption = None,
+    retry_failed: RetryFlag = False,
+    proxy_from_environment: ProxyFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a corpus from logs, pages and link lists; after any stop run it again to go on.

@@ -6,8 +6,8 @@ shipped recipe describes a network, which `model.start=RUN` replaces. A key of a
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 from pydantic import BaseModel
 
 from ccmb.core.errors import UsageError
+
+_LOG = logging.getLogger(__name__)
 
 
 class Unused(NamedTuple):
@@ -75,7 +77,7 @@ def settle(recipe: R, path: Path, overrides: Sequence[str]) -> R:
     if gone and os.environ.get("RANK", "0") == "0":
         cause = ", ".join(dict.fromkeys(causes[0] for causes in gone.values()))
         verb = "gives way" if len(gone) == 1 else "give way"
-        print(f"ccmb: {path.name}: {', '.join(gone)} {verb} to {cause}", file=sys.stderr, flush=True)
+        _LOG.warning("%s: %s %s to %s", path.name, ", ".join(gone), verb, cause)
     return recipe
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import re
-import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import IO
 
 from ccmb.core.errors import CcmbError
+from ccmb.core.logs import BARE
 from ccmb.core.text.streams import FIX, Gunzip
+
+_LOG = logging.getLogger(__name__)
 
 HEAD = 1 << 20  # the bytes at the beginning that decide the form of a file
 UTF8, GB18030 = "utf-8", "gb18030"
@@ -270,5 +273,5 @@ def _common() -> frozenset[str]:
 
 @cache
 def _say(line: str) -> None:
-    """Print a line on stderr, once in a process."""
-    print(line, file=sys.stderr, flush=True)
+    """Log a line, once in a process."""
+    _LOG.warning(line, extra=BARE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ccmb.core.errors import CcmbError
+from ccmb.core.hashing import sha256_of_bytes, sha256_of_file
 from ccmb.core.progress import progress
 from ccmb.corpus.analysis.reader import IndexedPicture, index_parts, indexed_pictures, read_part
-from ccmb.corpus.assembly.manifest import digest_of_file, files_of_corpus, read_corpus_manifest
+from ccmb.corpus.assembly.manifest import files_of_corpus, read_corpus_manifest
 from ccmb.corpus.assembly.write_shards import SHARDS, sample_json
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.corpus.pairs.build import FUNNEL
@@ -86,7 +86,7 @@ def _check_files(out: Path, files: list[dict[str, Any]], check: CorpusCheck) -> 
                 check.add(name, "no such file", "run the build again")
             elif path.stat().st_size != entry["bytes"]:
                 check.add(name, f"{path.stat().st_size:,} bytes instead of {entry['bytes']:,}")
-            elif digest_of_file(path) != entry["sha256"]:
+            elif sha256_of_file(path) != entry["sha256"]:
                 check.add(name, "another checksum than the manifest's")
             advance(1)
     for path in files_of_corpus(out):
@@ -139,7 +139,7 @@ def _problem_of_sample(raw: RawSample, expected: IndexedPicture) -> str | None:
     row = expected.row
     if raw.key != row["sample"]:
         return f"has the key {raw.key}"
-    if hashlib.sha256(raw.picture or b"").hexdigest() != row["stored_sha256"]:
+    if sha256_of_bytes(raw.picture or b"") != row["stored_sha256"]:
         return "another picture than the index's"
     if raw.text is None or json.loads(raw.text) != json.loads(sample_json(row["key"], expected.texts)):
         return "other texts than the index's"

@@ -104,8 +104,9 @@ def _surest(picture: IndexedPicture, length: Length) -> tuple[str, float]:
 
 
 def _matching(picture: IndexedPicture, length: Length, text: str, drawn_as: int, gold: bool = False) -> AnnotationTask:
+    number, (key, shard, sample) = f"{length[0]}-{picture.row['sample']}", _location(picture)
     return AnnotationTask(
-        f"{length[0]}-{picture.row['sample']}", "matching", length, *_location(picture), text, drawn_as, gold
+        number, "matching", length, key=key, shard=shard, sample=sample, text=text, drawn_as=drawn_as, gold=gold
     )
 
 

@@ -102,7 +102,8 @@ def count_votes(
         elif task.question == "caption" and task.id not in result.captions:
             result.undecided.append(task)
     result.annotators = [
-        _annotator(name, answers, right[name], given, result.labels, name in trusted) for name in names
+        _annotator(name, answers, right=right[name], given=given, labels=result.labels, trusted=name in trusted)
+        for name in names
     ]
     result.alpha = krippendorff_alpha([list(labels.values()) for labels in given.values()])
     result.kappa = _kappa(given)
@@ -123,7 +124,14 @@ def _annotator(
 ) -> Annotator:  # fmt: skip
     own = [answer for answer in answers if answer.annotator == name]
     same = [answer.label == labels[answer.task] for answer in own if answer.task in labels and answer.label is not None]
-    return Annotator(name, len(own), len(right), sum(right), float(np.mean(same)) if same else float("nan"), trusted)
+    return Annotator(
+        name=name,
+        answers=len(own),
+        gold_answers=len(right),
+        gold_right=sum(right),
+        with_majority=float(np.mean(same)) if same else float("nan"),
+        trusted=trusted,
+    )
 
 
 def _kappa(given: dict[str, dict[str, int]]) -> float:

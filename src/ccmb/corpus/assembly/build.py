@@ -20,13 +20,14 @@ import numpy as np
 from ccmb.core.config.recipe_files import save_recipe
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, sole_use, write_json
+from ccmb.core.hashing import sha256_of_file
 from ccmb.core.journal import first_difference
 from ccmb.corpus.assembly.clip_scores import Scorer, write_scores
 from ccmb.corpus.assembly.data_card import write_cards
 from ccmb.corpus.assembly.deduplicate_images import write_image_statuses
 from ccmb.corpus.assembly.filter_pairs import write_filtered_pairs
 from ccmb.corpus.assembly.held_out import HeldOutPictures
-from ccmb.corpus.assembly.manifest import CORPUS_MANIFEST, digest_of_file, read_corpus_manifest, write_corpus_manifest
+from ccmb.corpus.assembly.manifest import CORPUS_MANIFEST, read_corpus_manifest, write_corpus_manifest
 from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, CorpusWriter, WrittenCorpus
 from ccmb.corpus.base.daft_engine import run_in_process
@@ -145,7 +146,7 @@ class _Build:
         If more links have been fetched since, the results that depend on the older downloads are removed.
         """
         parts = sorted(self.downloads.glob("part-*.parquet"))
-        digests = {path.name: digest_of_file(path) for path in parts}
+        digests = {path.name: sha256_of_file(path) for path in parts}
         note = self.work / "downloads.json"
         if note.exists() and read_json(note) != digests:
             (self.out / CORPUS_MANIFEST).unlink(missing_ok=True)

@@ -5,12 +5,12 @@ It is written last: a corpus without it is incomplete.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, write_json
+from ccmb.core.hashing import sha256_of_file
 
 CORPUS_MANIFEST = "manifest.json"
 FORMAT = 1
@@ -19,7 +19,7 @@ FORMAT = 1
 def write_corpus_manifest(out: Path, counts: dict[str, Any]) -> None:
     """Write the manifest of a corpus; the same corpus has the same manifest."""
     files = [
-        {"name": str(path.relative_to(out)), "bytes": path.stat().st_size, "sha256": digest_of_file(path)}
+        {"name": str(path.relative_to(out)), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
         for path in files_of_corpus(out)
     ]
     write_json(out / CORPUS_MANIFEST, {"format": FORMAT, **counts, "files": files})
@@ -52,8 +52,3 @@ def files_of_corpus(out: Path) -> list[Path]:
         path for pattern in ("shards/*.tar", "shards/shards.jsonl", "index/*.parquet") for path in out.glob(pattern)
     ]
     return sorted(path for path in [*single, *many] if path.exists())
-
-
-def digest_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

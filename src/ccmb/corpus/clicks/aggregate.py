@@ -123,8 +123,8 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
     pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
     examination = examination_by_position(
-        pairs.astype(np.int64), position.astype(np.int64), views.astype(np.int64), clicks.astype(np.int64),
-        recipe.position.least_clicks, recipe.position.least_examination,
+        pairs.astype(np.int64), position.astype(np.int64), views=views.astype(np.int64), clicks=clicks.astype(np.int64),
+        least_clicks=recipe.position.least_clicks, least=recipe.position.least_examination,
     )  # fmt: skip
     return [*examination.tolist(), *[float(examination[-1])] * (deepest - len(examination))]
 

@@ -6,7 +6,6 @@ run meanwhile.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.corpus.download.filters import ImageFilters, header_reason, pixel_reason
 from ccmb.data.images.decoding import open_image, rgb_of
 from ccmb.data.images.metadata import without_metadata
@@ -76,7 +76,7 @@ class Prepared:
 
 def prepare(data: bytes, form: StoredForm, filters: ImageFilters) -> Prepared:
     """Check, resize and hash a picture. Bad data never raises an error."""
-    digest = hashlib.sha256(data).hexdigest()
+    digest = sha256_of_bytes(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -108,9 +108,21 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     if format in ("JPEG", "MPO") and stored.size == (width, height):
         kept = data if form.keep_metadata else without_metadata(data)
     picture = _jpeg(stored, form.quality) if kept is None else kept
-    stored_digest = digest if picture is data else hashlib.sha256(picture).hexdigest()
+    stored_digest = digest if picture is data else sha256_of_bytes(picture)
     shape, colours = image_fingerprint(small)
-    return Prepared("ok", digest, format, width, height, picture, stored_digest, *stored.size, shape, colours)
+    return Prepared(
+        "ok",
+        digest,
+        format,
+        width,
+        height,
+        picture=picture,
+        stored_sha256=stored_digest,
+        stored_width=stored.width,
+        stored_height=stored.height,
+        shape=shape,
+        colours=colours,
+    )
 
 
 def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import file_identity, walk_files
+from ccmb.core.logs import BARE
 from ccmb.core.passed_over import EXCLUDED, TWICE, Excludes, PassedOver, fixed_part, why_passed_over
 from ccmb.data.shards.remote import file_system_of, is_remote
+
+_LOG = logging.getLogger(__name__)
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt")
 _UNREAD = frozenset((
@@ -133,9 +136,9 @@ def _warn_of_duplicates(files: Sequence[str]) -> None:
             if (other := first.setdefault(_ends(path, size), path)) != path:
                 duplicates.append((other, path))
     for one, other in duplicates[:3]:
-        print(f"{one} and {other} look like duplicates; both are counted", file=sys.stderr, flush=True)
+        _LOG.warning("%s and %s look like duplicates; both are counted", one, other, extra=BARE)
     if len(duplicates) > 3:
-        print(f"... and so do {len(duplicates) - 3:,} more pairs", file=sys.stderr, flush=True)
+        _LOG.warning(f"... and so do {len(duplicates) - 3:,} more pairs", extra=BARE)
 
 
 def _ends(path: str, size: int) -> tuple[bytes, bytes]:
@@ -153,7 +156,7 @@ def _warn_of_unread(folder: str) -> None:
     unread = sorted(path.name for path in Path(folder).rglob("*") if path.suffix.lower() in _UNREAD)
     if unread:
         names = ", ".join(unread[:3]) + (", ..." if unread[3:] else "")
-        print(f"{folder}: {len(unread):,} files are of kinds that are not read: {names}", file=sys.stderr, flush=True)
+        _LOG.warning(f"{folder}: {len(unread):,} files are of kinds that are not read: {names}", extra=BARE)
 
 
 def suffix_of(path: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import logging
 import operator
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import CcmbError, did_you_mean, one_line
+from ccmb.core.logs import BARE
 from ccmb.core.passed_over import Excludes, PassedOver
 from ccmb.core.text.tables import TextTable, name_key
 from ccmb.corpus.base.daft_engine import union
@@ -28,6 +29,8 @@ from ccmb.corpus.inputs.line_forms import as_array, first_lines, first_of_array,
 from ccmb.corpus.inputs.line_source import LineFile, LineSource
 from ccmb.corpus.inputs.records import LINKS, Column, TableKind, value_of
 from ccmb.data.shards.remote import is_remote, open_file
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["InputTable", "Inputs", "find_files", "read_test_texts"]
 _BYTES_OF_A_LINE = 150  # a guess; only the number of buckets depends on it
@@ -67,7 +70,7 @@ class InputTable:
         self.kind, self.passed_over = kind, PassedOver()
         self.files = files_of(sources, self.passed_over, Excludes(exclude))
         if self.passed_over:
-            print(f"{kind.name}: {self.passed_over}", file=sys.stderr, flush=True)
+            _LOG.warning("%s: %s", kind.name, self.passed_over, extra=BARE)
         self.parquet = {path: _check_parquet(path, kind) for path in self.files if _is_parquet(path)}
         self.lines = {path: _line_file(path, kind) for path in self.files if path not in self.parquet}
 
@@ -245,7 +248,7 @@ def read_test_texts(sources: Sequence[str], exclude: Sequence[str] = ()) -> list
     passed_over = PassedOver()
     files = files_of(sources, passed_over, Excludes(exclude), any_suffix=True) if sources else []
     if passed_over:
-        print(f"test texts: {passed_over}", file=sys.stderr, flush=True)
+        _LOG.warning("test texts: %s", passed_over, extra=BARE)
     for path in files:
         table = TextTable(path, open_file(path))
         if not table.texts:
@@ -254,6 +257,6 @@ def read_test_texts(sources: Sequence[str], exclude: Sequence[str] = ()) -> list
                 "column 'text', 'caption' or 'query'"
             )
         if table.empty:
-            print(f"{path}: {table.empty:,} of {table.rows:,} rows hold no text", file=sys.stderr, flush=True)
+            _LOG.warning(f"{path}: {table.empty:,} of {table.rows:,} rows hold no text", extra=BARE)
         texts += table.texts
     return texts

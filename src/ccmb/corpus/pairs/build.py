@@ -188,7 +188,9 @@ class Build:
         tests = self.test_texts
         run(
             "tests",
-            lambda to: text_dedup.write_test_duplicates(tests, signatures, bands, recipe.text, dedup, to, buckets),
+            lambda to: text_dedup.write_test_duplicates(
+                tests, signatures, bands=bands, text=recipe.text, recipe=dedup, folder=to, buckets=buckets
+            ),
         )
         tables = table("by_text"), table("near"), table("tests"), self.steps.table("templates")
         run("verdicts", lambda to: pair_filters.write_drop_reasons(*tables, recipe, to, self.buckets))

@@ -71,7 +71,7 @@ def make_web(settings: SimulatedWeb, rng: random.Random) -> Web:
     named: dict[str, tuple[str, str]] = {}  # query -> (colour, kind) of the thing it names
     for index in range(settings.pictures):
         first_text = len(web.truth)
-        picture = _add_picture(web, next(groups)[0], f"{index:06d}", settings, rng, named)
+        picture = _add_picture(web, next(groups)[0], name=f"{index:06d}", settings=settings, rng=rng, named=named)
         if rng.random() < settings.reposts:
             _add_repost(web, picture, first_text, settings, rng)
     _add_wrong_pairs(web, named, settings, rng)

@@ -92,7 +92,7 @@ def serve(
         CcmbError: the port is in use.
     """
     parent_end, child_end = multiprocessing.Pipe()
-    server = _Server(folder, faults or Faults(), seed, delay, private, port)
+    server = _Server(folder=folder, faults=faults or Faults(), seed=seed, delay=delay, private=private, port=port)
     child = multiprocessing.get_context("spawn").Process(target=_run, args=(server, child_end), daemon=True)
     child.start()
     child_end.close()

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: an image of which format, or what else was found in an image's place."""
+"""The kind of a file by its first bytes: an image and its format, or something else that lies among images."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def image_format(head: bytes) -> str | None:
 
 
 def _format_of_brands(head: bytes) -> str | None:
-    """Of the boxed formats; a still AVIF may name a brand of HEIF first and its own among the compatible ones."""
+    """AVIF, HEIF or None, by the brands of a boxed file.
+
+    A still AVIF may name a brand of HEIF first, and its own among the compatible brands.
+    """
     length = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, length, 4))]
     return next((format for format, known in _BRANDS.items() if any(brand in known for brand in brands)), None)
@@ -77,7 +80,7 @@ def is_image_name(name: str) -> bool:
 
 
 def may_be_image(name: str) -> bool:
-    """Whether the content has to decide: the name ends neither as an image's nor as that of some other known kind."""
+    """Whether only the content can decide: the name has neither an image's ending nor another known one."""
     return not name.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES))
 
 
@@ -87,7 +90,7 @@ def suffix_of_format(format: str) -> str:
 
 
 def suffix_for(name: str, data: bytes) -> str:
-    """The ending under which a shard holds an image: that of its format, whatever its name says."""
+    """The ending under which a shard stores an image. The image's format decides, not its name."""
     ending = "." + name.lower().rpartition(".")[2]
     format = image_format(data[:HEAD_BYTES])
     if format == "JPEG":
@@ -96,7 +99,7 @@ def suffix_for(name: str, data: bytes) -> str:
 
 
 def why_not_an_image(data: bytes, known: tuple[str, ...]) -> str:
-    """What to say of bytes that Pillow knows nothing of.
+    """The reason why bytes cannot be read as an image, for a message.
 
     Args:
         known: the formats that are read.
@@ -115,7 +118,7 @@ def why_not_an_image(data: bytes, known: tuple[str, ...]) -> str:
 
 
 def add_heif() -> bool:
-    """Let Pillow read HEIC, where the package for it is installed; whether it can."""
+    """Let Pillow read HEIC if pillow-heif is installed, and return whether it is."""
     if find_spec("pillow_heif") is None:
         return False
     import_module("pillow_heif").register_heif_opener()

@@ -1,6 +1,6 @@
-"""One way from an image, be it the bytes of a file or a PIL object, to upright sRGB of 8 bits.
+"""Decoding: the bytes of an image file, or a PIL object, become upright sRGB of 8 bits.
 
-Of animated images and files of several pages the first frame counts.
+Animated images and files of several pages give their first frame.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG20
 MAX_PIXELS = 80_000_000
 
 ORIENTATION = 0x0112
-# White of deep grey: of a 16-bit file, and of whole numbers beyond it.
+# The possible values of white in deep grey, by Pillow's mode: integers (16-bit files, then 32-bit ones), floats.
 _WHITES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
-# Levels of 255. Profiles that differ less are sRGB by another hand, and their images stay as they are.
+# In levels of 255. A profile that differs from sRGB by no more is taken for sRGB, and its images stay unchanged.
 _SAME = 2
 
 
@@ -63,12 +63,12 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def rgb_of(image: Image.Image) -> Image.Image:
-    """The image as sRGB: turned as its EXIF says, converted by its colour profile, transparency on white, deep grey
-    scaled to 8 bits.
+    """The image as upright sRGB of 8 bits.
 
-    White of mode I is 65,535 (the greatest 32-bit number where pixels exceed it), of mode F it is 1, or 255 or 65,535
-    where pixels exceed twice the smaller one. What is RGB, upright and without a profile may come back itself. The
-    result says no more of profile and EXIF, so that nothing is applied twice.
+    It is turned as its EXIF says and converted by its colour profile, transparency becomes white, and deep grey is
+    scaled to 8 bits. White is 65,535 in mode I, or the greatest 32-bit number if pixels exceed that. White is 1 in
+    mode F, or 255 or 65,535 if pixels exceed twice the smaller value. An image that is RGB, upright and without a
+    profile may be returned itself. The result carries neither profile nor EXIF, so that nothing is applied twice.
 
     Raises:
         Exception: what decoders raise on damaged data.
@@ -92,7 +92,7 @@ def rgb_of(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says; the image itself where that is not to turn it."""
+    """The image turned as its EXIF says; the same object where nothing is to be turned."""
     try:
         if image.getexif().get(ORIENTATION, 1) == 1:
             return image
@@ -102,7 +102,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colours as L, RGB, CMYK or LAB, and what is transparent, as L, or None where nothing is."""
+    """The colours (mode L, RGB, CMYK or LAB) and the alpha channel (mode L), or None where nothing is transparent."""
     if image.mode.startswith(("I", "F")):
         return _shallow(image), None
     if image.mode in ("La", "RGBa"):
@@ -118,7 +118,7 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _shallow(image: Image.Image) -> Image.Image:
-    """Deep grey as 8 bits."""
+    """Deep grey (modes I and F) scaled to 8 bits."""
     grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
     whites = _WHITES["F" if image.mode == "F" else "I"]
     brightest = float(grey.max(initial=0))
@@ -127,7 +127,7 @@ def _shallow(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Any of the modes of `_split` as RGB; a profile that is damaged or of another kind of colours does not count."""
+    """An image in a mode of `_split` as RGB. A damaged profile, or one of another colour space, is ignored."""
     mode = image.mode
     if mode == "LAB":
         transform = _lab_transform()
@@ -144,7 +144,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> Any:
-    """From a profile to sRGB by the profile's default intent, or None where the images can stay as they are."""
+    """The transform from a profile to sRGB by the profile's default intent; None if images can stay unchanged."""
     try:
         from PIL import ImageCms
 
@@ -170,6 +170,6 @@ def _lab_transform() -> Any:
 
 
 def _probe() -> np.ndarray:
-    """(8, 64, 3) uint8, all colours of eight levels each."""
+    """(8, 64, 3) uint8: every combination of eight levels of red, green and blue."""
     levels = np.linspace(0, 255, 8).round().astype(np.uint8)
     return np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(8, 64, 3)

@@ -1,7 +1,7 @@
-"""What an image file says beside its pixels (place, camera, owner, edits, previews) taken out of it without a loss.
+"""Removing metadata (place, camera, owner, edits, previews) from an image file without a loss.
 
-Colour profiles stay, since the colours need them. A file that is to be turned by its EXIF, or of a format that is not
-taken apart here, has to be written anew.
+Colour profiles stay, since the colours need them. A file whose EXIF turns it, or whose format is not handled here, has
+to be written anew by the caller.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ _PNG_KEPT = {
 }  # fmt: skip
 _WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
 _WEBP_EXIF_AND_XMP = 0b1100
-# Of JPEG: restarts and the two markers that stand alone.
+# Markers of JPEG without a segment: the restarts and TEM.
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """The same image with its pixels and colour profile as they are and nothing else; None where that cannot be done
-    without decoding it.
+    """The file reduced to its pixels and colour profile, unchanged; None where that would need decoding.
 
     Args:
         data: a file that is known to decode.
@@ -47,7 +46,10 @@ def _is_turned(data: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> bytes:
-    """Without comments and application segments, but for JFIF's, Adobe's and the profile; ends where the image does."""
+    """A JPEG up to the end of its image, without comments and without application segments.
+
+    The segments of JFIF, Adobe and the colour profile stay.
+    """
     kept, at = [data[:2]], 2
     while True:
         if data[at] != 0xFF:
@@ -82,7 +84,7 @@ def _names_no_colours(marker: int, head: bytes) -> bool:
 
 
 def _end_of_scan(data: bytes, at: int) -> int:
-    """Where the next marker is that is neither a restart nor a byte of the pixels."""
+    """The offset of the marker that ends a scan: neither a restart nor an escaped byte of the pixels."""
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         if data[at + 1] not in (0x00, 0xFF, *range(0xD0, 0xD8)):
             return at
@@ -120,7 +122,11 @@ def _webp(data: bytes) -> bytes:
 
 
 def _gif(data: bytes) -> bytes:
-    """As it is unless it may hold a comment or XMP."""
+    """A GIF unchanged.
+
+    Raises:
+        ValueError: it may hold a comment or XMP.
+    """
     if b"\x21\xfe" in data or b"XMP Data" in data:
         raise ValueError("written anew")
     return data

@@ -1,10 +1,10 @@
 """Near duplicates among pictures, and pictures of a corpus that are in a test set.
 
 Two pictures are near duplicates if their shapes differ in at most `distance` of 64 bits and no cell of their colour
-grids differs by more than `colour` of 255. Of N pictures there are N² / 2 pairs, so candidates come from bands: the
-bits are cut into B bands, and of two shapes that differ in few bits at least one band differs in at most
-`distance // B`. Every band is looked up with so many of its bits flipped (multi-index hashing: Norouzi, Punjani and
-Fleet, CVPR 2012). No pair within the distance is missed.
+grids differs by more than `colour` of 255. N pictures make N² / 2 pairs, too many to compare one by one. So the 64 bits
+are cut into B bands: two shapes within the distance have at least one band that differs in at most `distance // B`
+bits. Each band is looked up with up to that many of its bits flipped (multi-index hashing: Norouzi, Punjani and Fleet,
+CVPR 2012). No pair within the distance is missed.
 
 Shapes: N pictures, P pairs.
 """
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from ccmb.data.images.perceptual_hash import ImageFingerprints
 
-# Our choice, by measurement. Of copies that are resized, recompressed or brighter all are found, of those cropped by up
-# to 3 % on each side 93 % (drawn scenes) and 97 % (photographs). Among 6,000 photographs, which are 18 million pairs,
-# no two different ones are taken for copies. Drawn scenes are alike by design: of 4.5 million pairs 98 are, with a
-# distance of 6 and a colour of 12 only 4, and then 80 % of the copies cropped by up to 3 % are found.
+# Our choice, by measurement. All copies that are resized, recompressed or brighter are found. So are 93 % (drawn
+# scenes) and 97 % (photographs) of the copies cropped by up to 3 % on each side. Among the 18 million pairs of 6,000
+# photographs, no two different ones are taken for copies. Drawn scenes are alike by design: 98 of 4.5 million pairs are
+# taken for copies. With a distance of 6 and a colour of 12 only 4 are, but then only 80 % of the copies cropped by up
+# to 3 % are found.
 DISTANCE, COLOUR = 8, 18
 _BITS = 64
 _PAIRS_AT_ONCE = 2**21
@@ -32,7 +33,10 @@ Indices = NDArray[np.int64]
 
 
 def duplicate_groups(fingerprints: ImageFingerprints, distance: int = DISTANCE, colour: int = COLOUR) -> Indices:
-    """(N,) for each picture the least index of its group: all that near duplicates of near duplicates reach."""
+    """(N,) the smallest index in each picture's group.
+
+    A group holds everything that is reached through near duplicates of near duplicates.
+    """
     first, which = _unique(fingerprints)
     leader = np.arange(len(first))
     held: list[tuple[Indices, Indices]] = []
@@ -49,9 +53,10 @@ def duplicate_groups(fingerprints: ImageFingerprints, distance: int = DISTANCE, 
 
 
 def representatives(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]) -> NDArray[np.bool_]:
-    """(N,) True for the one picture of each group that is kept: the largest, and of equal ones that of the least key.
+    """(N,) True for the one picture of each group that is kept.
 
-    Which it is does not depend on the order of the pictures.
+    The largest picture is kept; among equally large ones, the one with the smallest key. So the choice does not depend
+    on the order of the pictures.
     """
     names = np.asarray(keys)
     order = np.lexsort((names, -np.asarray(areas, dtype=np.int64), groups))
@@ -63,7 +68,7 @@ def representatives(groups: Indices, areas: Sequence[int] | Indices, keys: Seque
 def in_test_set(
     corpus: ImageFingerprints, test_set: ImageFingerprints, distance: int = DISTANCE, colour: int = COLOUR
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """(N,) True for each picture of the corpus that is a near duplicate of one of the test set."""
+    """(N,) True for each picture of the corpus that is a near duplicate of a picture of the test set."""
     is_near = np.zeros(len(corpus), dtype=bool)
     for corpus_indices, _ in near_pairs(corpus, test_set, distance, colour):
         is_near[corpus_indices] = True
@@ -73,10 +78,10 @@ def in_test_set(
 def near_pairs(
     ones: ImageFingerprints, others: ImageFingerprints | None, distance: int = DISTANCE, colour: int = COLOUR
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Blocks of pairs (P,), (P,) of indices that are near in shape and colours; a pair may come more than once.
+    """Blocks of index pairs, (P,) and (P,), that are near in shape and colours; a pair may come more than once.
 
     Args:
-        others: None for pairs within `ones`, each with the first index below the second or the other way round.
+        others: the right sides of the pairs; None for pairs within `ones`, each pair in either order.
     """
     within = others is None
     others = ones if others is None else others
@@ -109,7 +114,7 @@ def select_fingerprints(fingerprints: ImageFingerprints, indices: Indices) -> Im
 
 
 class _Table:
-    """Indices by the value of their band; a plain array of starts, since a band has few bits."""
+    """Indices by the value of their band. The starts of the values fit in a plain array, since a band has few bits."""
 
     def __init__(self, values: NDArray[np.int32], bits: int) -> None:
         self.order = np.argsort(values, kind="stable")
@@ -118,7 +123,7 @@ class _Table:
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
     def look_up(self, values: NDArray[np.int32]) -> Iterator[tuple[Indices, Indices]]:
-        """Blocks of (position among the asked, index in the table) of equal values."""
+        """Blocks of pairs of equal values: the position in `values`, and the index in the table."""
         asked = np.flatnonzero(self.occupied[values])
         begin = self.starts[values[asked]]
         count = self.starts[values[asked] + 1] - begin
@@ -163,7 +168,7 @@ def _colour_difference(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> ND
 
 
 def _unique(fingerprints: ImageFingerprints) -> tuple[Indices, Indices]:
-    """The first index of each distinct looks, and (N,) which of them each picture has."""
+    """The first index of each distinct fingerprint, and (N,) which of these each picture has."""
     rows = np.concatenate([fingerprints.shapes[:, None].view(np.uint8), fingerprints.colours], axis=1)
     as_one = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
     _, first, which = np.unique(as_one, return_index=True, return_inverse=True)
@@ -171,7 +176,7 @@ def _unique(fingerprints: ImageFingerprints) -> tuple[Indices, Indices]:
 
 
 def _join(leader: Indices, ones: Indices, others: Indices) -> None:
-    """Union-find on arrays: the leaders of joined pairs become the lesser of the two, until nothing changes."""
+    """Union-find on arrays: both sides of a pair take the smaller of their two leaders, until nothing changes."""
     while True:
         one, other = leader[ones], leader[others]
         apart = one != other

@@ -1,11 +1,11 @@
-"""What a picture looks like in 56 bytes, so that copies of it can be found: shape in 64 bits, colours in 48 bytes.
+"""Image fingerprints of 56 bytes, by which copies are found: shape in 64 bits, colours in 48 bytes.
 
 The shape is the perceptual hash pHash: which of the 64 lowest frequencies of the grey picture (a discrete cosine
 transform at 32 x 32) are above their median. It hardly changes with size, JPEG quality, brightness and contrast.
 
-It is blind to colour, and to what is small: of two drawn scenes with other things on the same ground, or of two offers
-of a shirt in red and in blue, it says the same. So the mean colours of a 4 x 4 grid go with it, and a near duplicate
-has to be near in both (see `ccmb.data.images.near_duplicates`).
+The shape is blind to colour and to small things. Two offers of a shirt in red and in blue have the same shape, and so
+have two drawn scenes with different things on the same ground. Therefore the mean colours of a 4 x 4 grid go with it,
+and a near duplicate has to be near in both (see `ccmb.data.images.near_duplicates`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _GREY = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True, slots=True)
 class ImageFingerprints:
-    """Of N pictures.
+    """The fingerprints of N pictures.
 
     Attributes:
         shapes: (N,) uint64.
-        colours: (N, 48) uint8, mean red, green and blue of each cell of the grid, after the mean over all is moved to
-            the middle, so that brightness does not count.
+        colours: (N, 48) uint8, mean red, green and blue of each cell of the grid. The overall mean is moved to the
+            middle first, so that brightness does not count.
     """
 
     shapes: NDArray[np.uint64]
@@ -45,12 +45,12 @@ class ImageFingerprints:
 
 
 def fingerprint_pixels(image: Image.Image) -> Image.Image:
-    """The picture (RGB) at 32 x 32, which is all that counts for its looks; it may be given in the picture's place."""
+    """The picture (RGB) at 32 x 32. The fingerprint depends on these pixels alone, and is the same for both."""
     return image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 def image_fingerprint(image: Image.Image) -> tuple[int, bytes]:
-    """Shape and colours of one picture (RGB); a blank one has them too, but they say nothing."""
+    """Shape and colours of one picture (RGB); those of a blank picture are meaningless."""
     pixels = np.asarray(fingerprint_pixels(image), dtype=np.float64)
     low = (_COSINES @ (pixels @ _GREY) @ _COSINES.T).ravel()
     shape = np.packbits(low > np.median(low[1:]))
@@ -61,6 +61,7 @@ def image_fingerprint(image: Image.Image) -> tuple[int, bytes]:
 
 
 def join_fingerprints(fingerprints: Iterable[tuple[int, bytes]]) -> ImageFingerprints:
+    """Collect the fingerprints of single pictures."""
     pairs = list(fingerprints)
     shapes = np.array([shape for shape, _ in pairs], dtype=np.uint64)
     colours = np.frombuffer(b"".join(colour for _, colour in pairs), dtype=np.uint8)
@@ -68,7 +69,10 @@ def join_fingerprints(fingerprints: Iterable[tuple[int, bytes]]) -> ImageFingerp
 
 
 def fingerprints_of_images(pictures: ImageSource, names: Iterable[str]) -> ImageFingerprints:
-    """Of the pictures of a downstream set, so that a corpus can be kept clear of them; unreadable ones are left out."""
+    """The fingerprints of a test set's pictures, so that a corpus can be kept clear of them.
+
+    Unreadable pictures are left out.
+    """
     names, fingerprints = list(names), []
     with progress("looks", len(names), "pictures") as advance:
         for name in names:

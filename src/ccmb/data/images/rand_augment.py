@@ -1,12 +1,12 @@
-"""RandAugment (Cubuk et al. 2020): some operations, drawn evenly, each of one magnitude for the whole training.
+"""RandAugment (Cubuk et al. 2020): a few operations, sampled evenly, all of one magnitude for the whole training.
 
-The ten operations, how far each goes at a magnitude, and that a drawn one is left out half of the time are those of
-the official fine-tuning (yuxie11/R2D2, data/randaugment.py). There brightness and sharpness go from 0.1 at magnitude 0
-over 1, which changes nothing, at magnitude 5, that of the official recipes, to 1.9 at magnitude 10. None of the
-operations mirrors, so that left stays left.
+Three things are those of the official fine-tuning (yuxie11/R2D2, data/randaugment.py): the ten operations, how far each
+goes at a magnitude, and that a sampled operation is left out half of the time. Brightness and sharpness have the factor
+0.1 at magnitude 0, 1 (no change) at magnitude 5, which the official recipes use, and 1.9 at magnitude 10. No operation
+mirrors, so left stays left.
 
-Deliberately otherwise: a translation is a share of the side, which is the official ten pixels at 224 pixels alone; and
-Pillow samples between pixels, not OpenCV, which differs by a fraction of a pixel.
+Two things are deliberately different. A translation is a share of the side; it equals the official ten pixels at 224
+pixels only. And Pillow samples between pixels instead of OpenCV, which differs by a fraction of a pixel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHEAR, TRANSLATE, ROTATE = 0.3, 10 / 224, 30.0
 
 
 class RandAugment(BaseModel):
-    """How many operations, and how far each goes."""
+    """How many operations are applied, and how far each goes."""
 
     model_config = ConfigDict(extra="forbid")
     operations: int = Field(2, gt=0, description="drawn for each picture, with replacement")
@@ -68,7 +68,7 @@ def _sharpness(image: Image.Image, strength: float) -> Image.Image:
 
 
 def _enhancement(strength: float) -> float:
-    """The factor, in [0.1, 1.9]; unlike slopes and angles it has no sign."""
+    """The factor of an enhancement, in [0.1, 1.9]; unlike slopes and angles it has no sign."""
     return 0.1 + 1.8 * abs(strength)
 
 
@@ -93,7 +93,7 @@ def _rotate(image: Image.Image, strength: float) -> Image.Image:
 
 
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    """Each point of the result comes from (a x + b y + c, d x + e y + f) of the picture."""
+    """The picture transformed: point (x, y) of the result is point (a x + b y + c, d x + e y + f) of the picture."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY)
 
 

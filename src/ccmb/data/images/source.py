@@ -50,7 +50,7 @@ class Listing:
 
     Attributes:
         names: see `ImageSource.names`.
-        passed_over: pictures, and folders with all that is in them, that nobody means.
+        passed_over: pictures and whole folders that nobody means, such as hidden ones.
         unreadable: names of folders in it that cannot be read; "." is the folder itself.
     """
 
@@ -60,10 +60,10 @@ class Listing:
 
 
 class ImageSource(ABC):
-    """Pictures by name. A name is a relative path with forward slashes; those that lead outside are refused.
+    """Pictures by name. A name is a relative path with forward slashes; one that leads outside is refused.
 
     Attributes:
-        repeated: how many files have the name of another one, which hides them.
+        repeated: how many files are hidden by another file of the same name.
     """
 
     repeated = 0
@@ -79,7 +79,7 @@ class ImageSource(ABC):
             CcmbError: there is no such folder or file, or it is not a whole tar.
         """
         path = Path(path)
-        if os.path.isdir(path):  # what the methods of a path raise where it may not be looked at, this does not
+        if os.path.isdir(path):  # Path.is_dir raises where the path may not be looked at; this does not
             return FolderImages(path)
         if os.path.isfile(path):
             return TarImages(path)
@@ -88,9 +88,9 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the pictures, sorted; hidden ones and a system's own are left out, see `ccmb.core.passed_over`.
+        """Names of the pictures, sorted; hidden files and a system's own are left out, see `ccmb.core.passed_over`.
 
-        Files that end as pictures do count as such, and of other or no endings those that begin as pictures do.
+        A file counts as a picture by its ending; a file of an unknown ending or none, by its first bytes.
 
         Raises:
             CcmbError: a folder cannot be read; the message names it.
@@ -111,7 +111,10 @@ class ImageSource(ABC):
         return inner is not None and self._find_any_form(inner) is not None
 
     def _find_any_form(self, name: str) -> Extent | None:
-        """Systems write one and the same letter in one or in two characters; as it stands comes first."""
+        """The file of a name in any Unicode form: systems write the same letter in one or two characters.
+
+        The name as it stands is tried first.
+        """
         forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
         return next((extent for form in forms if (extent := self._find(form)) is not None), None)
 
@@ -131,7 +134,7 @@ class ImageSource(ABC):
         return self._read(name, extent, self._why_missing(inner) if extent is None else "")
 
     def _read(self, name: str, extent: Extent | None, why_missing: str = "no such picture") -> bytes:
-        """The bytes of a picture that lies there."""
+        """The bytes of the picture at an extent."""
         if extent is None:
             raise self._unreadable(name, why_missing)
         try:
@@ -169,8 +172,11 @@ class ImageSource(ABC):
 
 
 class FolderImages(ImageSource):
-    """Pictures in a folder. Symbolic links in it are the user's own and may lead anywhere, as those of the hub's cache,
-    of DVC and of git-annex do; names never do, see `inner_name`."""
+    """Pictures in a folder.
+
+    Symbolic links in the folder are the user's own and may lead anywhere, as those of the hub's cache, DVC and
+    git-annex do. Names may not lead outside, see `inner_name`.
+    """
 
     @property
     def names(self) -> list[str]:
@@ -197,7 +203,7 @@ class FolderImages(ImageSource):
 
 
 class TarImages(ImageSource):
-    """Pictures in a tar, whose headers are read once; a gzipped one is decompressed into a temporary file."""
+    """Pictures in a tar. Its headers are read once; a gzipped tar is decompressed into a temporary file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -228,7 +234,7 @@ class TarImages(ImageSource):
 
 
 def load_picture(path: str | Path) -> Image.Image:
-    """A picture that the user names by its path, as RGB, see `decode`.
+    """The picture at a path that the user gives, as RGB, see `decode`.
 
     Raises:
         UnreadableImageError: it is missing or cannot be used; the message names it.
@@ -236,7 +242,7 @@ def load_picture(path: str | Path) -> Image.Image:
     path = Path(path)
     if path.is_dir():
         raise UnreadableImageError(f"{path}: a folder; name a picture in it")
-    # The folder is taken as it is and the last part as a name in it: a link may point anywhere, the user names it.
+    # The path may be a link to anywhere, since the user gives it: the last part is a name in the folder before it.
     try:
         return FolderImages(path.parent).load(path.name)
     except UnreadableImageError as error:
@@ -244,7 +250,7 @@ def load_picture(path: str | Path) -> Image.Image:
 
 
 def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
-    """A picture that a caller gives as a path, as the bytes of a file or as a PIL object: the same RGB of all three.
+    """A picture given as a path, as the bytes of a file or as a PIL object; all three give the same RGB.
 
     Raises:
         UnreadableImageError: it is missing or cannot be used; the message says why.
@@ -266,7 +272,7 @@ def is_picture_file(path: Path) -> bool:
 
 
 def head_of(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
+    """The first bytes of a file; b"" where it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
@@ -275,7 +281,7 @@ def head_of(path: Path) -> bytes:
 
 
 def _why_not_there(path: Path) -> str:
-    """What the system says of a path that can be neither folder nor file; "" where there is no such."""
+    """The system's reason why a path cannot be opened; "" where it does not exist."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -286,7 +292,7 @@ def _why_not_there(path: Path) -> str:
 
 
 def _broken_link(path: Path) -> str:
-    """Where a symbolic link leads that leads nowhere; "" where the path is none."""
+    """The target of a broken symbolic link and how to get it, for a message; "" where the path is no link."""
     if not path.is_symlink():
         return ""
     target = os.readlink(path)

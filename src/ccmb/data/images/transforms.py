@@ -50,7 +50,7 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def within(image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-    """The image made so small that no side is longer than `side`, and none shorter than a pixel however thin it is."""
+    """The image shrunk until no side is longer than `side`. Even a very thin image keeps at least one pixel a side."""
     longest = max(image.size)
     if longest <= side:
         return image
@@ -96,7 +96,7 @@ def normalise(pixels_BSSC: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Seque
 
 
 def _random_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) of at least `smallest` of the area, stretched by at most 4/3 either way."""
+    """A box (left, top, right, bottom) of at least the share `smallest` of the area, stretched by at most 4/3."""
     area = rng.uniform(smallest, 1.0)
     widest = math.log(min(4 / 3, 1 / area))  # wider boxes would not fit
     aspect = math.exp(rng.uniform(-widest, widest))
@@ -107,10 +107,11 @@ def _random_box(width: int, height: int, smallest: float, rng: random.Random) ->
 
 
 def _random_square_box(width: int, height: int, smallest: float, rng: random.Random) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) of at least `smallest` of the area, whose own sides are 3 : 4 to 4 : 3.
+    """A box (left, top, right, bottom) of at least the share `smallest` of the area, with sides of 3 : 4 to 4 : 3.
 
-    Drawn as RandomResizedCrop of torchvision draws it, which the official code uses: area and shape up to ten times,
-    until the box fits; else the middle of the picture, in the shape that is nearest to its own.
+    It is sampled as torchvision's RandomResizedCrop does, which the official code uses: area and shape are sampled up
+    to ten times, until the box fits. If none fits, it is the middle of the picture, in the allowed shape nearest to the
+    picture's own.
     """
     for _ in range(10):
         area = width * height * rng.uniform(smallest, 1.0)

@@ -1,4 +1,4 @@
-"""Where shards lie: folders, globs, brace ranges and URLs, and what a manifest says of them."""
+"""Where shards lie (folders, globs, brace ranges and URLs), and their manifests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Shard:
 
     Attributes:
         url: a path or a URL.
-        samples: how many it holds; None where no manifest says so.
-        bytes, sha256: of the whole file, where a manifest says so.
+        samples: how many it holds; None without a manifest.
+        bytes, sha256: of the whole file; None where no manifest gives them.
     """
 
     url: str
@@ -39,15 +39,15 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Without the folder, and without what follows the path of a URL."""
+        """The file name, without the folder and without a URL's query."""
         return posixpath.basename(path_of(self.url))
 
 
 def find_shards(sources: Sequence[str]) -> list[Shard]:
-    """The shards of some sources, in order, with what the manifest beside them says.
+    """The shards of some sources, in order, each with its manifest's counts and checksum.
 
     A source is a folder (local, or a URL that ends in a slash), a tar, a glob, or any of these with brace ranges such
-    as `shard-{000000..000099}.tar`. Local ones are also looked for under $CCMB_DATA.
+    as `shard-{000000..000099}.tar`. Local sources are also looked for under $CCMB_DATA.
 
     Raises:
         UsageError: a source is malformed, or its kind of URL is not known here.
@@ -64,7 +64,7 @@ def find_shards(sources: Sequence[str]) -> list[Shard]:
 
 
 def read_manifest(folder: str) -> list[Shard] | None:
-    """What the manifest of a folder or URL says of its shards, or None where there is none.
+    """The shards that the manifest of a folder or URL lists, or None where there is no manifest.
 
     Raises:
         CcmbError: it cannot be read, or a line of it is faulty.
@@ -121,7 +121,7 @@ def _expand(source: str) -> list[str]:
 
 
 def _meant(paths: Iterable[str], start: str) -> list[str]:
-    """Without hidden files and a system's own, by what comes after `start`."""
+    """The paths without hidden files and a system's own files; only the part after `start` decides."""
     return [path for path in paths if not why_passed_over(path.removeprefix(start).strip("/"))]
 
 
@@ -175,7 +175,7 @@ def _folder_of(url: str) -> str:
 
 
 def path_of(url: str) -> str:
-    """A path, or a URL without what follows its path."""
+    """A path unchanged, or a URL without its query."""
     return url.split("?")[0] if is_remote(url) else url
 
 

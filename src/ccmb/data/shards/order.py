@@ -1,13 +1,14 @@
 """The order in which shards are streamed: a function of the seed and the step alone, made of whole numbers.
 
-Each epoch puts the shards into a new order and cuts the row of their samples into `lanes` parts of equal length. A
-lane reads its part from front to end into a buffer, from which its samples are drawn; each batch takes equally many
-samples from every lane. So the order depends on seed, batch, lanes and buffer, and not on how many processes read:
-rank r of W reads the r-th W-th of the lanes, and the batch of a step is that of rank 0, then that of rank 1 and so on.
+Each epoch puts the shards into a new order and cuts the sequence of their samples into `lanes` parts of equal length. A
+lane reads its part from front to end into a buffer, from which its samples are drawn at random; each batch takes
+equally many samples from every lane. So the order depends on seed, batch, lanes and buffer, but not on how many
+processes read. Of W ranks, rank r reads the lanes of the r-th of W equal parts, and the batch of a step is that of rank
+0, then that of rank 1, and so on.
 
-A stream that begins in the middle of an epoch repeats that epoch's draws, which are numbers (0.4 s for a million), and
-reads only what is still to come. The oldest sample in a full buffer of n was read about n ln n samples ago, so a lane
-also passes over the headers of so many samples (0.07 s for a thousand), wherever in the epoch it begins.
+A stream that begins in the middle of an epoch repeats that epoch's draws, which are only numbers (0.4 s for a million),
+and reads only the samples still to come. The oldest sample in a full buffer of n was read about n ln n samples ago, so
+a lane also passes over the headers of that many samples (0.07 s for a thousand), wherever in the epoch it begins.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class SampleRange(NamedTuple):
 
 
 class SamplePosition(NamedTuple):
-    """A sample: its shard, and its place in it."""
+    """Where a sample lies: the shard's index, and the sample's index in the shard."""
 
     shard: int
     sample: int
@@ -42,7 +43,7 @@ class SamplePosition(NamedTuple):
 class StreamOrder:
     """Which samples stand in which batch.
 
-    The samples at the end of an epoch that do not fill a batch are left out; they are others in each epoch.
+    The samples at the end of an epoch that do not fill a batch are left out; each epoch leaves out different ones.
 
     Attributes:
         sizes: samples of each shard.
@@ -88,7 +89,7 @@ class StreamOrder:
         return Draws(self.steps_per_epoch * self.share, self.buffer, rng)
 
     def _row(self, epoch: int) -> Iterator[SampleRange]:
-        """The shards in the order of an epoch, which begins anywhere in the first one and ends there."""
+        """The shards in the order of an epoch. It begins somewhere in the first shard and ends at the same sample."""
         rng = random.Random(f"{self.seed}/shards/{epoch}")
         shards = range(len(self.sizes))
         first_shard = rng.choices(shards, self.sizes)[0]  # by size, so that each sample is as likely to be left out
@@ -99,8 +100,7 @@ class StreamOrder:
 
 
 class Draws:
-    """The numbers 0 .. count - 1 in the order in which a buffer of `size` that is filled from front to end gives them
-    away."""
+    """The order in which a shuffle buffer of `size` gives away the numbers 0 .. count - 1 that are read in order."""
 
     def __init__(self, count: int, size: int, rng: random.Random) -> None:
         self.count, self._random = count, rng.random
@@ -133,7 +133,7 @@ class Draws:
 
 
 class Positions:
-    """Where the samples of a lane lie: a number from 0 on in the order of its runs, and back."""
+    """The samples of a lane, numbered from 0 in the order of its ranges, and where each of them lies."""
 
     def __init__(self, runs: Sequence[SampleRange]) -> None:
         self.runs = runs
@@ -149,12 +149,12 @@ class Positions:
 
 
 def share_of(lanes: Sequence[int], part: int, parts: int) -> Sequence[int]:
-    """The lanes of one of several processes, as evenly as can be and in order."""
+    """The lanes of process `part` of `parts`: in order, and divided as evenly as possible."""
     return lanes[len(lanes) * part // parts : len(lanes) * (part + 1) // parts]
 
 
 def check_lanes(order: StreamOrder, world: int, workers: int) -> None:
-    """Whether so many ranks with so many workers each can share the lanes.
+    """Check that `world` ranks with so many workers each can share the lanes.
 
     Raises:
         UsageError: there are too few shards or lanes, or they do not divide evenly; the message has the arithmetic.

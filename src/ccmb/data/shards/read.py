@@ -1,7 +1,7 @@
-"""The samples in a tar: files in a row that have a key in common, one of them the picture, others its texts.
+"""The samples in a tar: consecutive files with the same key, one of them the picture, the others its texts.
 
 A tar may be gzipped. Shards come from anywhere: nothing is unpacked to disk, nothing but JSON is parsed, sizes are
-bounded. What the text files say: `ccmb.data.shards.texts`.
+bounded. `ccmb.data.shards.texts` reads the text files.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _LONG_HEADERS = (
 
 @dataclass(slots=True)
 class RawSample:
-    """What a shard holds of one sample, as yet unchecked.
+    """The files of one sample in a shard, not yet checked.
 
     Attributes:
         url: of the shard.
-        key: what the names of its files have in common.
-        picture: the file's bytes, or None where there is none.
-        text: the JSON's bytes, or None.
-        caption: those of the `.txt`, or None.
+        key: the common part of its files' names.
+        picture: the picture file's bytes, or None.
+        text: the JSON file's bytes, or None.
+        caption: the bytes of the `.txt`, or None.
         suffix: of the picture's name.
-        extent: of `read_texts`, which leaves the picture where it is: where its bytes lie in the tar, and how many.
-        problem: why it cannot be used though it is there.
+        extent: offset and size of the picture in the tar; set by `read_texts`, which does not read the picture.
+        problem: why the sample cannot be used although it is there.
     """
 
     url: str
@@ -61,9 +61,9 @@ class RawSample:
 
 
 def read_samples(shard: Shard, wanted: Iterable[int]) -> Iterator[tuple[int, RawSample | str]]:
-    """The samples at the wanted places of a shard (from 0, increasing), each with its place.
+    """The samples at the wanted indices of a shard (from 0, increasing), each with its index.
 
-    There is an item for every wanted place: where the shard is missing, damaged or too short, a line that says so.
+    There is an item for every wanted index: if the shard is missing, damaged or too short, a line that says so.
     """
     remaining = iter(wanted)
     wanted_index, count, reason = next(remaining, None), 0, "it ends"
@@ -87,7 +87,7 @@ def read_samples(shard: Shard, wanted: Iterable[int]) -> Iterator[tuple[int, Raw
 
 
 def read_texts(plain: str, url: str) -> Iterator[RawSample]:
-    """All samples of a local tar that is not compressed, with their texts but of the pictures only the extents.
+    """All samples of a local, uncompressed tar: the texts are read, of the pictures only the extents.
 
     Args:
         url: the shard's, for names and messages.
@@ -105,7 +105,7 @@ def read_texts(plain: str, url: str) -> Iterator[RawSample]:
 
 
 def count_samples(url: str) -> tuple[int, str | None]:
-    """The number of samples in a shard by its headers, and a line where it is damaged behind them.
+    """The number of samples that a shard's headers show, and a line if the shard is damaged after them.
 
     Raises:
         CcmbError: it is missing or cannot be reached.
@@ -125,7 +125,7 @@ def count_samples(url: str) -> tuple[int, str | None]:
 
 
 def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
-    """The checked sample, whose texts are those of the named fields (None: of every one). The picture is not decoded.
+    """The checked sample with the texts of the named fields (None: of all fields). The picture is not decoded.
 
     Raises:
         CcmbError: it is lost, lacks picture or text, or its JSON is faulty; the message names shard and key.
@@ -148,7 +148,7 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
 def _samples(
     tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool], pictures: bool = True
 ) -> Iterator[tuple[int, RawSample]]:
-    """Every sample with its place; only the wanted ones have their files read, of pictures without `pictures` none."""
+    """Every sample with its index. Only files of wanted samples are read, and pictures only if `pictures` is set."""
     index, raw, keys, endings = -1, None, set[str](), set[str]()
     try:
         for member in tar:
@@ -169,7 +169,7 @@ def _samples(
             if wanted(index):
                 _read_file(tar, member, ending, raw, pictures)
     except Exception:
-        if raw is not None:  # what stands before the damage may be whole
+        if raw is not None:  # the sample before the damage may be whole
             if raw.picture is None or (raw.text is None and raw.caption is None):
                 raw.problem = raw.problem or "the shard breaks off in it"
             yield index, raw
@@ -179,7 +179,7 @@ def _samples(
 
 
 def _key_and_ending(member: tarfile.TarInfo) -> tuple[str, str] | None:
-    """a/b.PNG is a/b and .png; None for what belongs to no sample."""
+    """Key and ending of a file: a/b and .png for a/b.PNG; None for a member that belongs to no sample."""
     folder, name = posixpath.split(member.name)
     stem, dot, ending = name.partition(".")
     if not member.isreg() or member.issparse() or not stem or not dot:
@@ -230,7 +230,7 @@ def _open_tar(url: str) -> Iterator[tarfile.TarFile]:
 
 @contextmanager
 def _plain(file: IO[bytes], url: str) -> Iterator[IO[bytes]]:
-    """The file, or where it is gzipped what it holds; its name does not count."""
+    """The file, decompressed if its first bytes are gzip's; its name does not count."""
     head = file.read(4)
     file.seek(0)
     if head.startswith(b"\x1f\x8b"):
@@ -243,7 +243,7 @@ def _plain(file: IO[bytes], url: str) -> Iterator[IO[bytes]]:
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the tar and reads long ones whole; this one does neither."""
+    """Headers that are checked: tarfile takes a damaged header for the end of the tar, and reads long headers whole."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:

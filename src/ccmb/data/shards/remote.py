@@ -1,4 +1,4 @@
-"""Files by path or URL, read on though the network fails now and then."""
+"""Files by path or URL; reading goes on after a failure of the network."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 
 class BrokenFile(CcmbError):
-    """A file, or the rest of it, cannot be read; the message is one line that names it and says why."""
+    """A file cannot be read, or not to its end; the message is one line that names it and says why."""
 
 
 class ForbiddenFile(BrokenFile):
-    """A file that the server does not give to us; some servers say so of files that do not exist."""
+    """The server refuses to give a file; some servers say the same about files that do not exist."""
 
 
 def open_file(url: str) -> IO[bytes]:
-    """The bytes of a local or remote file, which can be sought.
+    """Open a local or remote file for reading; it is seekable.
 
-    Reading a remote one goes on where it broke off, after longer and longer waits; when the last attempt fails too,
-    BrokenFile is raised.
+    Reading a remote file goes on where it broke off, after longer and longer waits; when the last attempt fails too,
+    reading raises BrokenFile.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -124,7 +124,7 @@ class _Patient(io.RawIOBase):
         return data
 
     def _go_to(self, offset: int) -> None:
-        """By a jump, or where the server knows no ranges by reading what lies between."""
+        """Seek to an offset; if the server knows no ranges, by reading up to it."""
         try:
             self._inner.seek(offset)
             if self._inner.tell() == offset:
@@ -149,7 +149,10 @@ class _Patient(io.RawIOBase):
 
 
 def _raise_if_final(error: Exception, url: str) -> None:
-    """Where another attempt is in vain; fsspec makes FileNotFoundError also of a server that cannot answer."""
+    """Raise if another attempt is in vain.
+
+    fsspec raises FileNotFoundError also for a server that cannot answer, so its cause decides.
+    """
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     status = getattr(cause, "status", None)
     if isinstance(error, PermissionError) or status in (401, 403):

@@ -1,6 +1,6 @@
-"""Shards as a set whose pictures are drawn in any order, to fine-tune and to measure on.
+"""Shards as a data set with random access, for fine-tuning and measuring.
 
-The texts are read at once, the pictures when they are asked for.
+All texts are read at the start, each picture when it is asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOKED_AT = 64  # members of a tar, to see what it is
 
 
 class ShardImages(ImageSource):
-    """The pictures of some shards by the names that their samples have."""
+    """The pictures of some shards, by the names in their samples."""
 
     def __init__(self, path: Path, extents: dict[str, Extent]) -> None:
         super().__init__(path)
@@ -43,7 +43,7 @@ class ShardImages(ImageSource):
         return image_key(name) in self._extents
 
     def raw(self, name: str) -> bytes:
-        """See `ImageSource.raw`; the names of shards may be whole paths, and are but keys here."""
+        """See `ImageSource.raw`. Names in shards may be whole paths; here they are only keys."""
         return self._read(name, self._extents.get(image_key(name)))
 
 
@@ -56,8 +56,10 @@ def is_shards(path: Path) -> bool:
 
 
 def _pairs_texts(path: Path) -> bool:
-    """Whether a tar's first members are images with texts of the same key, and not images alone, as of folders of
-    classes; what cannot be looked at, or holds nothing, is for the reader of shards to name."""
+    """Whether a tar's first members are images with texts of the same key, not images alone.
+
+    True also for a tar that is empty or cannot be read: the reader of shards then names the problem.
+    """
     texts, others = set[str](), set[str]()
     try:
         with tarfile.open(path, "r|*") as tar:

@@ -1,6 +1,6 @@
 """Training batches from shards, read from front to end, in an order that resumes exactly (see `order`).
 
-A sample that is damaged or lost leaves its place in the batch empty and never moves another one.
+A damaged or lost sample leaves its row of the batch empty; it never moves another sample.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ccmb.data.shards.order import Positions, SamplePosition, StreamOrder, share
 from ccmb.data.shards.read import RawSample, parse_sample, read_samples
 from ccmb.data.shards.write import decode_sample
 
-# Augmented pixels, one of the texts, the picture's id, and the numbers of all of its texts; or why the sample cannot be
-# used.
+# Augmented pixels, one of the texts, the picture's id, and the ids of all of its texts; or a line that says why the
+# sample cannot be used.
 Item = tuple[np.ndarray, str, int, tuple[int, ...]] | str
 
 
@@ -35,10 +35,10 @@ class ShardStream:
     """The training samples of some shards.
 
     Attributes:
-        order: of the samples; its sizes are those of `shards`.
+        order: the order of the samples; its sizes are those of `shards`.
         fields: text fields that are trained on together.
         weights: how often each field is drawn from; without them each text is as likely.
-        rank, world: this process among those that train together; it gets its part of each batch.
+        rank, world: this process among those that train together; it reads its part of each batch.
     """
 
     shards: Sequence[Shard]
@@ -52,11 +52,11 @@ class ShardStream:
 
     @property
     def lanes(self) -> Sequence[int]:
-        """Those that this rank reads."""
+        """The lanes that this rank reads."""
         return share_of(range(self.order.lanes), self.rank, self.world)
 
     def places(self, lane: int, start: int, stop: int) -> Iterator[tuple[int, SamplePosition, RawSample | str]]:
-        """What a lane gives to the batches of steps start .. stop - 1: epoch, place and sample, or why it is lost."""
+        """A lane's samples for steps start .. stop - 1: epoch, position, and the sample or why it is lost."""
         steps, share = self.order.steps_per_epoch, self.order.share
         for epoch in range(start // steps, -(-stop // steps)):
             first, last = max(start - epoch * steps, 0) * share, min(stop - epoch * steps, steps) * share
@@ -73,7 +73,7 @@ class ShardStream:
     def item(
         self, epoch: int, location: SamplePosition, raw: RawSample | str, size: int, field: int | None = None
     ) -> Item:
-        """A sample as it is trained on, with pixels (size, size, 3) and a text of the field (None: of any)."""
+        """A sample ready for training, with pixels (size, size, 3) and a text of the field (None: of any field)."""
         if isinstance(raw, str):
             return raw
         try:
@@ -124,8 +124,9 @@ def stream_batches(
     workers: int = 0,
     field_of: Callable[[int], int] | None = None,
 ) -> Iterator[Any]:
-    """The collated batches of steps start .. stop - 1 of this rank; `workers` processes read ahead, each its lanes,
-    without changing the order.
+    """The collated batches of steps start .. stop - 1 of this rank.
+
+    `workers` processes read ahead, each from its own lanes, without changing the order.
 
     Args:
         merge: makes one batch of the collated parts of several workers, in order.
@@ -150,7 +151,7 @@ def stream_batches(
 
 
 class _Lanes(IterableDataset[list[Item]]):
-    """The items of each step from those lanes that are this worker's."""
+    """The items of each step from the lanes of this worker."""
 
     def __init__(
         self, stream: ShardStream, size: int, start: int, stop: int, field_of: Callable[[int], int] | None
@@ -172,5 +173,5 @@ class _Lanes(IterableDataset[list[Item]]):
 
 
 def image_id(name: str) -> int:
-    """A number for the picture of this name; equal names have equal ones."""
+    """An id for the picture of this name; equal names have equal ids."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1

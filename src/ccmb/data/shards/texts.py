@@ -1,9 +1,9 @@
-"""What the text files of a sample in a shard say: our JSON, or the `.txt` and the `.json` that img2dataset writes.
+"""The text files of a sample in a shard: our JSON, or the `.txt` and the `.json` that img2dataset writes.
 
     KEY.json    ours: {"image": name, "<field>": [text, ...], "group": .., "label": ..}
-    KEY.txt     a caption, or one a line; then a JSON without "image" is only what was noted of the download
+    KEY.txt     a caption, or one a line; a JSON without "image" beside it is only a note about the download
 
-Texts of a `.txt` are the fields "txt" and, unless the JSON has fields of its own, "texts".
+The texts of a `.txt` form the field "txt" and, unless the JSON has text fields, also the field "texts".
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ccmb.data.pairs import sample_of_line
 from ccmb.data.sample import Sample
 
 CAPTION_ENDINGS = (".txt", ".text", ".caption")
-# Keys of the JSON that img2dataset writes; none of them but the caption is a text for a picture.
+# Keys by which img2dataset's JSON is known; in it only "caption" is a text for the picture.
 _NOTED = {"url", "status", "error_message", "original_width"}
 
 
 def sample_of_texts(
     note: bytes | None, caption: bytes | None, image: str, fields: Sequence[str] | None, where: str
 ) -> Sample:
-    """The sample whose texts are those of the named fields (None: of all fields that are texts for the picture).
+    """The sample with the texts of the named fields (None: of all fields that are texts for the picture).
 
     Args:
-        note: the JSON's bytes, or None where there is none.
-        caption: those of the `.txt`, or None.
-        image: the picture's name where the JSON has none.
+        note: the JSON's bytes, or None.
+        caption: the bytes of the `.txt`, or None.
+        image: the picture's name if the JSON gives none.
         where: shard and key, for messages.
 
     Raises:
@@ -64,7 +64,7 @@ def _object(note: bytes, where: str) -> dict[str, Any]:
 
 
 def _texts(caption: bytes, noted: object, where: str) -> list[str]:
-    """One text a line, or the whole where the JSON has it as one."""
+    """One text a line, or the whole file as one text if the JSON's caption is the same."""
     text = decode_text(caption, f"{where}.txt")
     if isinstance(noted, str) and noted.strip() == text.strip():
         texts = [" ".join(text.split("\n"))]

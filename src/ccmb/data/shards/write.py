@@ -1,4 +1,4 @@
-"""WebDataset shards: own pairs written as tars of samples beside a manifest, and shards checked whole.
+"""WebDataset shards: custom pairs are written as tars of samples beside a manifest, and shards are verified.
 
 A sample is `KEY.jpg` (or another picture) and `KEY.json`, {"image": name, "<field>": [text, ...], "group": ..,
 "label": ..}.
@@ -34,7 +34,7 @@ from ccmb.data.shards.remote import BrokenFile, is_remote, open_file
 
 @dataclass(slots=True)
 class Converted:
-    """What was written, and a line for each picture that was left out because it cannot be read."""
+    """The number of shards and samples written, and a line for each picture that could not be read."""
 
     shards: int = 0
     samples: int = 0
@@ -43,10 +43,10 @@ class Converted:
 
 @dataclass(slots=True)
 class ShardCheck:
-    """What was looked at, and a line for each thing that is wrong.
+    """The number of shards and samples checked, and a line for each problem.
 
     Attributes:
-        repeated_keys: samples whose key stands in a shard before, too, which alone is no problem.
+        repeated_keys: samples whose key stands in an earlier shard too, which alone is no problem.
     """
 
     shards: int = 0
@@ -65,19 +65,25 @@ def convert_pairs(
     size: int | None = None,
     keep_metadata: bool = False,
 ) -> Converted:
-    """Write own pairs as shards, `shard-000000.tar` and so on, and their manifest; equal input gives equal bytes.
+    """Write custom pairs as shards, `shard-000000.tar` and so on, and their manifest; equal input gives equal bytes.
 
     Args:
-        size: make larger pictures so small that their short side is this; they become JPEGs.
-        keep_metadata: leave in the files what they say beside their pixels, such as the place (EXIF, XMP, IPTC);
-            otherwise it is taken out, without a loss where `without_metadata` can and by writing them anew elsewhere.
+        size: shrink larger pictures until their short side is this many pixels; they become JPEGs.
+        keep_metadata: keep the files' metadata, such as the place (EXIF, XMP, IPTC). Otherwise it is removed: without a
+            loss where `without_metadata` can do so, and by writing the picture anew elsewhere.
 
     Raises:
         CcmbError: faulty pairs, a folder that holds shards already, or a disk that is full.
     """
     _check_new(out)
     return convert_samples(
-        read_pairs(pairs, split, fields), pictures, out, fields, samples_per_shard, size, keep_metadata
+        read_pairs(pairs, split, fields),
+        pictures,
+        out=out,
+        fields=fields,
+        samples_per_shard=samples_per_shard,
+        size=size,
+        keep_metadata=keep_metadata,
     )
 
 
@@ -90,7 +96,7 @@ def convert_samples(
     size: int | None = None,
     keep_metadata: bool = False,
 ) -> Converted:
-    """Write samples as shards, see `convert_pairs`; their fields are called as given.
+    """Write samples as shards, see `convert_pairs`. `fields` are the names of their text fields.
 
     Raises:
         CcmbError: a folder that holds shards already, no picture that can be read, or a disk that is full.
@@ -130,10 +136,12 @@ def write_manifest(path: Path, shards: Iterable[Shard]) -> None:
 
 
 def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -> ShardCheck:
-    """Read all shards whole: are they the manifest's, does each sample have its texts and a picture that decodes?
+    """Read all shards to their end and check them.
+
+    Is each the file of the manifest, and has each sample its texts and a picture that decodes?
 
     Args:
-        fields: text fields of which each sample needs one; by default any.
+        fields: text fields; each sample needs at least one of them. By default any field will do.
 
     Raises:
         CcmbError: see `find_shards`.
@@ -152,7 +160,7 @@ def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -
 
 @dataclass(slots=True)
 class _Seen:
-    """Of all shards so far: the keys, each with its shard, and the digests of pictures by their names."""
+    """Records of the shards so far: the shard of each key, and the digest of each picture by name."""
 
     keys: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
@@ -211,7 +219,7 @@ def _files(
     unreadable: list[str],
     advance: Any,
 ) -> Iterator[dict[str, Any]]:
-    """What is written of each sample, as `webdataset` names it; keys count the samples."""
+    """The files of each sample under the names that `webdataset` expects; keys count the samples."""
     sample_index = 0
     for sample in samples:
         try:
@@ -256,6 +264,7 @@ def _written(image: Image.Image, kind: str) -> bytes:
 
 
 def write_shard(path: Path, files: Iterable[dict[str, Any]]) -> Shard:
+    """Write one shard of the given samples' files, atomically."""
     from webdataset import TarWriter
 
     count = 0

@@ -26,7 +26,15 @@ def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Datas
     pictures = open_pictures(path.parent if places else folder, images, places)
     queries = present_queries(_captions(path, problems), pictures, problems)
     samples = samples_of_queries(queries, split)
-    return Dataset(card, split, samples, pictures, [sample.image for sample in samples], problems, queries)
+    return Dataset(
+        card,
+        split,
+        samples=samples,
+        pictures=pictures,
+        gallery=[sample.image for sample in samples],
+        skipped=problems,
+        queries=queries,
+    )
 
 
 def _captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:

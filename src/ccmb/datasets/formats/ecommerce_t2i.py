@@ -24,7 +24,15 @@ def read_ecommerce(card: Card, folder: Path, split: str, images: Path | None) ->
     packs = [images] if images else find_all(folder, [f"T2I_{word}.img.tsv" for word in split_words(split)])
     pictures = PackedImages(packs[0] if packs else folder, packs, problems)
     queries = present_queries(_texts(path, problems, bool(packs)), pictures, problems)
-    return Dataset(card, split, samples_of_queries(queries, split), pictures, pictures.names, problems, queries)
+    return Dataset(
+        card,
+        split,
+        samples=samples_of_queries(queries, split),
+        pictures=pictures,
+        gallery=pictures.names,
+        skipped=problems,
+        queries=queries,
+    )
 
 
 def _texts(path: Path, problems: Problems, has_pictures: bool) -> Iterator[DatasetQuery]:

@@ -37,7 +37,15 @@ def read_captions(card: Card, folder: Path, split: str, images: Path | None) -> 
     read = (query for path in files for query in _captions(path, problems) if _is_wanted(query, wanted))
     queries = present_queries(read, pictures, problems)
     samples = samples_of_queries(queries, split)
-    return Dataset(card, split, samples, pictures, [sample.image for sample in samples], problems, queries)
+    return Dataset(
+        card,
+        split,
+        samples=samples,
+        pictures=pictures,
+        gallery=[sample.image for sample in samples],
+        skipped=problems,
+        queries=queries,
+    )
 
 
 def _names_of_cna(split: str) -> list[str]:

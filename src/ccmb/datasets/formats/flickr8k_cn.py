@@ -58,4 +58,13 @@ def read_custom_form(card: Card, folder: Path, split: str, images: Path | None) 
         for sample in samples
         for n, text in enumerate(sample.fields[0])
     ]
-    return Dataset(card, split, samples, pictures, list(where_of), problems, queries, FIELDS)
+    return Dataset(
+        card,
+        split,
+        samples=samples,
+        pictures=pictures,
+        gallery=list(where_of),
+        skipped=problems,
+        queries=queries,
+        fields=FIELDS,
+    )

@@ -46,7 +46,7 @@ def read_matching(card: Card, folder: Path, split: str, images: Path | None) -> 
     if not samples:
         raise nothing_left(pictures, problems)
     gallery = list(dict.fromkeys(sample.image for sample in samples))
-    return Dataset(card, split, samples, pictures, gallery, problems)
+    return Dataset(card, split, samples=samples, pictures=pictures, gallery=gallery, skipped=problems)
 
 
 def read_pairs_of_zero(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
@@ -64,7 +64,15 @@ def read_pairs_of_zero(card: Card, folder: Path, split: str, images: Path | None
     )
     queries = present_queries(read, pictures, problems)
     samples = samples_of_queries(queries, split)
-    return Dataset(card, split, samples, pictures, [sample.image for sample in samples], problems, queries)
+    return Dataset(
+        card,
+        split,
+        samples=samples,
+        pictures=pictures,
+        gallery=[sample.image for sample in samples],
+        skipped=problems,
+        queries=queries,
+    )
 
 
 def _patterns(card: Card, split: str) -> list[str]:

@@ -47,7 +47,7 @@ def read_class_folders(card: Card, folder: Path, split: str, images: Path | None
     if not samples:
         raise nothing_left(pictures, problems)
     return Dataset(
-        card, split, samples, pictures, [sample.image for sample in samples], problems,
+        card, split, samples=samples, pictures=pictures, gallery=[sample.image for sample in samples], skipped=problems,
         classes=list(names.values()), templates=_templates(folder, problems),
     )  # fmt: skip
 

@@ -33,7 +33,15 @@ def read_queries(card: Card, folder: Path, split: str, images: Path | None) -> D
     pack = images or find_file(folder, _names(split, "imgs.tsv"))
     pictures = PackedImages(pack, [pack], problems)
     queries = present_queries(_queries(path, problems), pictures, problems)
-    return Dataset(card, split, samples_of_queries(queries, split), pictures, pictures.names, problems, queries)
+    return Dataset(
+        card,
+        split,
+        samples=samples_of_queries(queries, split),
+        pictures=pictures,
+        gallery=pictures.names,
+        skipped=problems,
+        queries=queries,
+    )
 
 
 def _names(split: str, end: str) -> list[str]:

@@ -14,8 +14,8 @@ STATES = {"trained": ("训练后", "trained"), "untrained": ("训练前", "untra
 def classes_section(drawn: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Accuracies with their intervals, by attribute and by state of the network."""
     rows = []
-    for attribute, of_states in drawn.items():
-        for state, figures in of_states.items():
+    for attribute, by_state in drawn.items():
+        for state, figures in by_state.items():
             classes = both(f"{ATTRIBUTES[attribute][0]}（{figures['classes']} 类）",
                            f"{figures['classes']} {ATTRIBUTES[attribute][1]}")  # fmt: skip
             rows.append(

@@ -18,7 +18,7 @@ SWAPS = {"all": "全部", "colour": "颜色", "place": "位置", "amount": "数�
 
 
 def pictures_shown(examples: Mapping[str, Any], corpus: Mapping[str, Any]) -> list[str]:
-    """Names of all pictures that the page needs, each once."""
+    """The names of all pictures on the page, each once."""
     names: list[str] = [line["image"] for line in corpus["shown"]]
     for search in examples["searches"]["shown"]:
         names += [*search["pre_ranking"], *search.get("ranking", [])]
@@ -60,7 +60,7 @@ def _search(search: Mapping[str, Any], uris: Uris) -> str:
         if stage not in search:
             continue
         right = search["picture"]
-        tiles = "".join(_tile(name, name == right, place, uris) for place, name in enumerate(search[stage], 1))
+        tiles = "".join(_tile(name, name == right, position, uris) for position, name in enumerate(search[stage], 1))
         rank = search["rank"][stage]
         kind = "good" if rank == 1 else "bad"
         rows.append(
@@ -72,9 +72,9 @@ def _search(search: Mapping[str, Any], uris: Uris) -> str:
     return f"<article><h3>{chinese_text(search['text'])}{why}</h3>{''.join(rows)}</article>"
 
 
-def _tile(name: str, right: bool, place: int, uris: Uris) -> str:
+def _tile(name: str, right: bool, position: int, uris: Uris) -> str:
     mark = '<i class="tick">✓</i>' if right else ""
-    return f'<div class="tile{" right" if right else ""}">{_picture(name, uris, str(place))}{mark}</div>'
+    return f'<div class="tile{" right" if right else ""}">{_picture(name, uris, str(position))}{mark}</div>'
 
 
 def _picture(name: str, uris: Uris, alternative: str) -> str:
@@ -149,7 +149,7 @@ def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
 
 
 def corpus_section(corpus: Mapping[str, Any], uris: Uris) -> str:
-    """How much was drawn, that it is drawn, and some samples with all their kinds of text."""
+    """The number of pictures, a note that they are drawn by a program, and some samples with all their texts."""
     counts = {name: f"{count:,}" for name, count in corpus["counts"].items()}
     train, val, test = (counts.get(name, "0") for name in ("train", "val", "test"))
     body = paragraph(

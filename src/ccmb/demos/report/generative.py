@@ -1,4 +1,4 @@
-"""The report's parts on captions and painted pictures."""
+"""The report's parts on captions and generated pictures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MATCH = ("匹配分", "match score")
 
 
 def captions_section(captions: Mapping[str, Any], uris: Uris) -> str:
-    """Figures as decoded and as re-ranked by the match score, then the first held-out pictures."""
+    """The figures of captions, as decoded and as re-ranked by the match score, then the first held-out pictures."""
     figures = captions["figures"]
     states = {("解码器排第一的", "first by the decoder"): figures["before_reranking"], ("重排后", "re-ranked"): figures}
     rows = [
         (
             both(*state),
-            f"{of['CIDEr-D'] / 100:.2f}",
-            *(percent(of["things"][name]) for name in THINGS),
-            "–" if of["match_score"] is None else f"{of['match_score']:.3f}",
+            f"{entry['CIDEr-D'] / 100:.2f}",
+            *(percent(entry["things"][name]) for name in THINGS),
+            "–" if entry["match_score"] is None else f"{entry['match_score']:.3f}",
         )
-        for state, of in states.items()
+        for state, entry in states.items()
     ]
     head = (both("描述", "Caption"), "CIDEr-D", *(both(*label) for label in THINGS.values()), both(*MATCH))
     what = paragraph(
@@ -38,16 +38,16 @@ def captions_section(captions: Mapping[str, Any], uris: Uris) -> str:
         "10 at the most.",
     )
     cards = "".join(
-        f'<article class="card"><img src="{uris[of["picture"]]}" alt=""><dl><dt>{both("写的", "written")}</dt>'
-        f"<dd>{differing_chinese_text(of['text'], of['truth'])}</dd>"
-        f"<dt>{both('参考', 'reference')}</dt><dd>{chinese_text(of['truth'])}</dd></dl></article>"
-        for of in captions["shown"]
+        f'<article class="card"><img src="{uris[entry["picture"]]}" alt=""><dl><dt>{both("写的", "written")}</dt>'
+        f"<dd>{differing_chinese_text(entry['text'], entry['truth'])}</dd>"
+        f"<dt>{both('参考', 'reference')}</dt><dd>{chinese_text(entry['truth'])}</dd></dl></article>"
+        for entry in captions["shown"]
     )
     return section("看图说话", "Captions", f'{what}{table(head, rows, "figures")}<div class="cards">{cards}</div>')
 
 
 def painted_section(painted: Mapping[str, Any], uris: Uris) -> str:
-    """Figures of the first picture of each text and of the chosen one, then the first texts with all of theirs."""
+    """The figures of the first and of the chosen picture of each text, then the first texts with all their pictures."""
     figures = painted["figures"]
     best_of, names = figures["painting"]["best_of"], [name for name in ("match_score", *THINGS) if name in figures]
     rows = [
@@ -67,10 +67,10 @@ def painted_section(painted: Mapping[str, Any], uris: Uris) -> str:
         "program that is not trained. In percent; brackets hold what choosing gains, with its 95 % interval.",
     )
     shown = "".join(
-        f'<article><h3>{chinese_text(of["text"])}</h3><div class="tiles">'
-        + "".join(f'<div class="tile"><img src="{uris[name]}" alt=""></div>' for name in of["pictures"])
+        f'<article><h3>{chinese_text(entry["text"])}</h3><div class="tiles">'
+        + "".join(f'<div class="tile"><img src="{uris[name]}" alt=""></div>' for name in entry["pictures"])
         + "</div></article>"
-        for of in painted["shown"]
+        for entry in painted["shown"]
     )
     note = paragraph("每行最左为匹配分最高的一张。", "The leftmost picture has the highest match score.", "note")
     return section("文生图", "Text to image", what + table(head, rows, "figures") + note + shown)

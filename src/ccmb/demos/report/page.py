@@ -1,4 +1,4 @@
-"""`report.html`: one file that needs nothing else, made of plain values and pictures."""
+"""`report.html`: one self-contained file, made from plain values and pictures."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def render_page(
     """The whole page.
 
     Args:
-        report: what `report.json` holds.
-        examples: of `ccmb.demos.report.examples.gather_examples`.
+        report: the content of `report.json`.
+        examples: the result of `ccmb.demos.report.examples.gather_examples`.
         metrics: the lines of the run's `metrics.jsonl`.
         corpus: `counts` of pictures by split, and the lines of some samples as `shown`.
         uris: data URIs of the pictures by name.
-        generative: figures and examples of captions and of painted pictures, where there are any.
+        generative: figures and examples of captions and of generated pictures, if there are any.
     """
     captions, painted = generative or (None, None)
     off = report.get("objectives_off", [])
@@ -129,7 +129,7 @@ def _headline_figures(report: Mapping[str, Any]) -> list[tuple[str, tuple[str, s
 
 
 def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
-    """Both stages in both directions, and what ranking gains."""
+    """Recalls of both stages in both directions, and the gain of ranking."""
     rows = []
     stages = {stage: f'<i class="swatch {stage}"></i>{both(*label)}' for stage, label in STAGES.items()}
     for direction, label in DIRECTIONS.items():

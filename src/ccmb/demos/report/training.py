@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ccmb.objectives.config import PAPER_NAMES
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.report.charts import Point, Range, line_chart
 from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 
@@ -23,12 +23,15 @@ FURTHER = {
 
 
 def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], steps: int) -> str:
-    """One small chart for each objective, then the sum, the temperature and the speed."""
+    """One small chart for each objective, then for the sum, the temperature and the speed."""
     if not metrics:
         return section("训练曲线", "Training", paragraph("没有训练记录。", "There is no training log."))
     x = (0, steps)
     smooth = max(1, len(metrics) // 16)
-    panels = [_panel(metrics, key, name, name, x, name in off, smooth) for key, name in PAPER_NAMES.items()]
+    panels = [
+        _panel(metrics, key, title=name, label=name, x=x, off=name in off, smooth=smooth)
+        for key, name in PAPER_NAMES.items()
+    ]
     # The sum and the speed jump where an objective joins, which a moving mean would blur.
     panels += [_panel(metrics, key, both(*label), label[1], x) for key, label in FURTHER.items()]
     note = paragraph(
@@ -41,7 +44,7 @@ def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], step
 
 
 def objectives_section(on: Sequence[str], off: Sequence[str], metrics: Sequence[dict[str, float]]) -> str:
-    """The paper's five objectives: on, since which step, or off."""
+    """The state of the paper's five objectives: on (and since which step) or off."""
     rows = []
     for key, name in PAPER_NAMES.items():
         if name in off:

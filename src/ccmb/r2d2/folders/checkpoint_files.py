@@ -1,5 +1,7 @@
-"""Files of weights from elsewhere: what a file is by its first bytes, its tensors without running any code in it, and
-those of one network among all that a trainer wraps around them."""
+"""Weight files of other programs: recognise a file, read its tensors safely, and find a network's weights in it.
+
+A file is recognised by its first bytes, no code in it is run, and names that trainers wrap around weights are removed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ BEGINNINGS = {
     b"%PDF": "a PDF document",
 }
 PAGE = re.compile(rb"\s*(<!doctype|<html|<head|<\?xml|<script)", re.IGNORECASE)
-# What trainers call the weights in a checkpoint, those that were trained before those that follow them.
+# The keys under which trainers save weights: trained weights, and averages that follow them.
 TRAINED = ("model", "state_dict", "model_state_dict", "module", "net", "network", "student", "weights", "params")
 FOLLOWING = ("model_ema", "ema", "ema_model", "ema_state_dict", "state_dict_ema", "teacher")
 # What DDP, FSDP, torch.compile and gradient checkpointing put into names, in front or in between.
@@ -43,7 +45,7 @@ WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 
 
 def what_file(path: Path) -> str:
-    """What a file is, by its content: a checkpoint of torch, safetensors, or what was taken for one."""
+    """A description of a file by its content, for a message: "a checkpoint of torch", "a web page, ..." and so on."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(1024)
@@ -71,7 +73,7 @@ def what_file(path: Path) -> str:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """What a `.pth` file (read without running any code in it) or a safetensors file holds, whatever its suffix says.
+    """The content of a `.pth` or safetensors file, whatever its suffix; no code in it is run.
 
     Raises:
         CcmbError: the file is missing, damaged, something else, or holds more than tensors and plain values; the
@@ -114,13 +116,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def state_dicts(content: Mapping[str, Any], anchor: str) -> dict[str, dict[str, Tensor]]:
-    """The weights of all networks of one kind in a checkpoint, by where they stand, those that were trained first.
+    """The weights of all networks of one kind in a checkpoint, by their locations; trained weights come first.
 
-    Where they stand is the keys of dicts and the beginnings of names that trainers wrap around weights: `model`,
-    `state_dict`, `module.` of DDP, `model.` of Lightning, `model_ema`; "" is the top.
+    A location joins the keys of dicts and the prefixes of names that trainers put around weights: `model`,
+    `state_dict`, `module.` of DDP, `model.` of Lightning, `model_ema`. "" is the top.
 
     Args:
-        anchor: a tensor's name that each network of the kind has.
+        anchor: the name of a tensor that every network of the kind has.
     """
     networks: dict[str, dict[str, Tensor]] = {}
     for where, tensors in _tables(content, ""):
@@ -138,12 +140,12 @@ def state_dicts(content: Mapping[str, Any], anchor: str) -> dict[str, dict[str, 
 
 
 def tensor_names(content: Mapping[str, Any]) -> list[str]:
-    """The names of all tensors of a checkpoint, without what wraps them."""
+    """The names of all tensors of a checkpoint, without the prefixes of wrappers."""
     return [WRAPPERS.sub("", name) for _, tensors in _tables(content, "") for name in tensors]
 
 
 def _tables(content: Any, where: str, depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dict of named tensors within a checkpoint, and the keys that lead there."""
+    """Every dict of named tensors within a checkpoint, each with the keys that lead to it."""
     tensors = _tensors(content)
     if tensors:
         yield where, tensors
@@ -160,7 +162,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _preference(location: str) -> tuple[int, int, int, str]:
-    """Trained weights before those that follow them, and each in the order in which trainers are likely to mean it."""
+    """A sort key for locations: trained weights before their averages, then the more usual keys first."""
     parts = location.split(".") if location else []
     follows = any(part in FOLLOWING or "ema" in part.split("_") for part in parts)
     known = [TRAINED.index(part) if part in TRAINED else len(TRAINED) for part in parts]
@@ -168,7 +170,7 @@ def _preference(location: str) -> tuple[int, int, int, str]:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A length of eight bytes, and JSON."""
+    """Whether a file begins as safetensors do: a length of eight bytes, then JSON."""
     return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 
@@ -207,7 +209,7 @@ def _refusal(error: Exception, path: Path) -> str:
 
 
 def _first_class(path: Path) -> str | None:
-    """The first class or function that a plain pickle names, by reading its operations without running them."""
+    """The first class or function that a plain pickle names; its operations are read, not run."""
     texts: list[str] = []
     try:
         with open(path, "rb") as file:

@@ -1,12 +1,12 @@
-"""What an export folder says of itself, and the files that it may hold.
+"""The record of an export folder, and checks of the files in it.
 
-A folder is somebody's download as often as one's own work: names of files are fixed, so that none can point elsewhere,
-what links lead to counts as the record tells of it, and graphs that would read further files are refused.
+A folder is somebody's download as often as the user's own work. So the names of its files are fixed and cannot point
+elsewhere, every file must have the checksum in the record, even behind a link, and graphs that would read further
+files are refused.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ccmb.core.choices import ExportPrecision
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, write_json
+from ccmb.core.hashing import sha256_of_bytes
 
 RECORD = "export.json"
 MOST_BYTES = 2**31  # what one ONNX file can hold
 
 
 class ExportRecord(BaseModel):
-    """What `export.json` holds."""
+    """The content of `export.json`."""
 
     model_config = ConfigDict(extra="forbid")
     version: Literal[1] = 1
@@ -63,9 +64,9 @@ class ExportRecord(BaseModel):
         if path.stat().st_size > MOST_BYTES:
             raise CcmbError(f"{path}: over 2 GB, which no ONNX file has; export anew")
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.files.get(file):
+        if sha256_of_bytes(data) != self.files.get(file):
             raise CcmbError(
-                f"{path}: not the file that {RECORD} tells of (cut short, or of another export); export anew"
+                f"{path}: not the file that {RECORD} describes (cut short, or of another export); export anew"
             )
         if outside := _outside_file(data, path):
             raise CcmbError(f"{path}: keeps weights in another file, {outside!r}, which is not read; export anew")
@@ -106,7 +107,7 @@ def _outside_file(data: bytes, path: Path) -> str | None:
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """All tensors of a graph or function, of the graphs within its nodes too."""
+    """All tensors of a graph or function, including those of the graphs within its nodes."""
     yield from getattr(graph, "initializer", ())
     for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)

@@ -1,4 +1,4 @@
-"""What a folder or file is that was given for a model and is none of R2D2's, and which command takes it."""
+"""Folders and files that are given for a model but are not R2D2's: what they are, and which command takes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWO_TOWERS = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "altcli
 IMAGE_TOWERS = (
     "clip_vision_model", "siglip_vision_model", "vit", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit",
 )  # fmt: skip
-# Files by which a folder without a config.json of its own is known, the more telling first.
+# Files by which a folder without a config.json is recognised, the more specific first.
 MARKS = {
     "model_index.json": "a pipeline of diffusers; `ccmb finetune generation generation.pipeline=` takes it",
     "adapter_config.json": "an adapter of PEFT (LoRA), which is no model by itself; merge it into its model first",
@@ -33,7 +33,9 @@ MARKS = {
 
 
 def other_kind(folder: Path) -> str | None:
-    """What a folder is that is no R2D2's, with the command that takes it; None if it is, or if nothing tells.
+    """A description of a folder that is not R2D2's, with the command that takes it.
+
+    None if the folder is R2D2's or cannot be recognised.
 
     Raises:
         CcmbError: its config.json is not readable.
@@ -51,7 +53,7 @@ def other_kind(folder: Path) -> str | None:
 
 
 def kind_of(model_type: str) -> str:
-    """What a `model_type` of transformers is to this package."""
+    """A description of transformers' `model_type`, with the command that takes it."""
     if model_type == "chinese_clip":
         return f"a Chinese-CLIP; {START}"
     if model_type in TWO_TOWERS:
@@ -64,13 +66,17 @@ def kind_of(model_type: str) -> str:
 
 
 def check_kind(folder: Path) -> None:
-    """Raise a CcmbError that says what a folder is and which command takes it, if it is no R2D2's."""
+    """Refuse a folder that is not R2D2's.
+
+    Raises:
+        CcmbError: the folder is of another kind; the message says which, and which command takes it.
+    """
     if kind := other_kind(folder):
         raise CcmbError(f"{folder}: not an R2D2 but {kind}")
 
 
 def _of_checkpoints(folder: Path) -> str | None:
-    """The same of a folder that holds files of a trainer."""
+    """A description of a folder that holds a trainer's files."""
     if (folder / ".metadata").is_file() and any(folder.glob("*.distcp")):
         return (
             "a sharded checkpoint of torch; make one file of it (python -m torch.distributed.checkpoint.format_utils "

@@ -8,7 +8,7 @@ from ccmb.core.files import read_json, write_json
 
 
 def store_match_temperature(folder: Path, temperature: float) -> None:
-    """Write the temperature into a model folder's `config.json`, in which nothing else changes."""
+    """Write the temperature into a model folder's `config.json`; its other values stay."""
     write_json(folder / "config.json", read_json(folder / "config.json") | {"match_temperature": temperature})
 
 

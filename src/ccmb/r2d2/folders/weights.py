@@ -1,4 +1,4 @@
-"""Weights as they lie in a folder, in one file or in shards, and whether what was loaded is what the folder says."""
+"""The weight files of a model folder, one file or shards, and checks that they belong to its configuration."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Buffers that older releases of transformers saved, and that no network reads.
+# Buffers that older releases of transformers saved and that no network reads.
 NO_MATTER = re.compile(r".*position_ids$")
-# Which key of config.json says how many layers there are, by what their tensors' names begin with.
+# From the prefix of tensors' names to the key of config.json that decides how many such layers there are.
 LAYER_KEYS = {
     "image_tower.": "vision_config.num_hidden_layers",
     "text_tower.": "text_config.num_hidden_layers",
@@ -28,13 +28,8 @@ LAYER_KEYS = {
 }
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a folder has the form of one that `save_pretrained` wrote; its shards may still be missing."""
-    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
-
-
 def weight_files(folder: Path) -> list[Path]:
-    """The file of a folder's weights, or those of its shards in the order of their names.
+    """The file of a folder's weights, or the files of its shards, sorted by name.
 
     Raises:
         CcmbError: a file is missing, or the list of the shards is damaged; the message names it.
@@ -56,15 +51,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_path(folder: Path) -> Path:
-    """What messages about a folder's weights name: the file, or the list of its shards."""
+    """The file that messages about a folder's weights name: the weights, or the list of shards."""
     return folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
 
 
 def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Whether the weights are those of the network that config.json describes: all of them and no others.
+    """Check that the weights are exactly those of the network that config.json describes.
 
     Args:
-        info: what `from_pretrained` says with `output_loading_info=True` and `ignore_mismatched_sizes=True`.
+        info: the report of `from_pretrained` with `output_loading_info=True` and `ignore_mismatched_sizes=True`.
         config: of the network.
 
     Raises:
@@ -87,7 +82,7 @@ def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any
 
 
 def check_finite(where: str | Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse weights that are not numbers: whatever is computed with them is none either.
+    """Refuse weights that are not finite, since nothing computed with them is finite either.
 
     Raises:
         CcmbError: a tensor holds NaN or infinity; the message names it and where it is from.
@@ -102,12 +97,12 @@ def check_finite(where: str | Path, tensors: Iterable[tuple[str, Tensor]]) -> No
 
 
 def and_more(names: Collection[object]) -> str:
-    """How many there are beside the first, for a message."""
+    """The count of names after the first, for a message: " and 3 more"."""
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _said(name: str, config: Mapping[str, Any]) -> str:
-    """What config.json says of the part that a tensor is of."""
+    """The value in config.json that decides about a tensor's part, for a message."""
     key = next((key for prefix, key in LAYER_KEYS.items() if name.startswith(prefix)), None)
     if key == "cross_layers" and config.get("cross_layers") and not config.get("match_heads"):
         key = "match_heads"  # without which there is no such encoder at all

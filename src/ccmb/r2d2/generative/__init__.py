@@ -1,1 +1,1 @@
-"""Heads that write captions and paint images."""
+"""Heads that write captions and generate images."""

@@ -1,9 +1,9 @@
-"""R2D2Captioner: an R2D2 with a decoder that writes about a picture, word by word.
+"""R2D2Captioner: an R2D2 with a decoder that writes captions of a picture, token by token.
 
-The decoder begins as a copy of what R2D2 has for it: the token embeddings of the text tower, its layers made causal,
-the layers of the text-image cross encoder with a causal mask on their self-attention, and the masked-language head.
-[CLS] starts a caption and [SEP] ends it. The paper names no decoder; this one is our choice. R2D2 itself stays whole
-beside it, so that its match score can say which of several captions fits best.
+The decoder starts as a copy of parts of R2D2: the token embeddings of the text tower, its layers made causal, the
+layers of the text-image cross encoder with a causal mask on their self-attention, and the masked-language head. [CLS]
+starts a caption and [SEP] ends it. The paper names no decoder; this one is our choice. The R2D2 itself is kept
+unchanged beside it, so that its match score can choose among several captions.
 
 Shapes: V pictures, N = V * R captions in progress (the R of one picture side by side), T tokens, S image tokens,
 W width, H heads of width D.
@@ -41,9 +41,9 @@ class CaptionerConfig:
     """The shape of a decoder beside that of its R2D2.
 
     Attributes:
-        text_layers: layers of the text tower that it begins with, made causal.
+        text_layers: number of the text tower's layers that the decoder copies and makes causal.
         start_id, end_id: tokens that start and end a caption.
-        never_ids: the other special tokens, none of which a caption holds.
+        never_ids: the other special tokens, which no caption contains.
     """
 
     text_layers: int
@@ -53,7 +53,7 @@ class CaptionerConfig:
 
 
 class TextLayer(nn.Module):
-    """Self-attention, feed-forward: a BERT layer under BERT's names."""
+    """A BERT layer under BERT's names: self-attention and feed-forward."""
 
     def __init__(self, width: int, heads: int, ffn: int, dropout: float, eps: float) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class TextLayer(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Token embeddings, causal layers and the head that says what comes next."""
+    """Token embeddings, causal layers and the head that predicts the next token."""
 
     def __init__(self, config: R2D2Config, shape: CaptionerConfig) -> None:
         super().__init__()
@@ -82,13 +82,18 @@ class CaptionDecoder(nn.Module):
         )
         context = config.image_width
         self.cross_layers = CrossEncoder(
-            config.cross_layers, width, config.cross_heads, config.cross_ffn, context, config.cross_dropout
+            layers=config.cross_layers,
+            width=width,
+            heads=config.cross_heads,
+            ffn=config.cross_ffn,
+            context_width=context,
+            dropout=config.cross_dropout,
         ).layer
         self.head = MaskedLanguageHead(width, text.vocab_size)
 
     @torch.no_grad()
     def begin(self, model: R2D2Model) -> None:
-        """Take over an R2D2's weights; without a masked-language head in it the head stays as it is.
+        """Copy an R2D2's weights; if it has no masked-language head, the decoder's head stays unchanged.
 
         Raises:
             UsageError: its text tower is not BERT's kind.
@@ -121,7 +126,7 @@ class CaptionDecoder(nn.Module):
 
         Args:
             seen: of the pictures; see `see`.
-            before: what this returned for the tokens before these; of none at the start of a caption.
+            before: the keys and values that the previous call returned; empty at the start of a caption.
         """
         count, tokens = input_ids_NT.shape
         done = before[0][0].shape[2] if before else 0
@@ -166,11 +171,12 @@ class R2D2Captioner(R2D2Model):
 
     @classmethod
     def from_r2d2(cls, model: R2D2Model, processor: R2D2Processor, text_layers: int | None = None) -> R2D2Captioner:
-        """A captioner whose decoder begins with a model's own weights; a model without a masked-language head gets a
-        new one, from torch's global generator.
+        """A captioner whose decoder starts with a model's own weights.
+
+        A model without a masked-language head gets a new one, from torch's global generator.
 
         Args:
-            text_layers: layers of the text tower to take, from its first; by default all.
+            text_layers: how many of the text tower's layers to take, from the first on; by default all.
 
         Raises:
             UsageError: the model has no cross encoders, or a text tower that is not BERT's kind.
@@ -195,7 +201,7 @@ class R2D2Captioner(R2D2Model):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
-        """Write a whole R2D2 model folder, and the decoder into two files more."""
+        """Write a whole R2D2 model folder, with the decoder in two further files."""
         state = self.state_dict() if state_dict is None else state_dict
         decoder_state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
         model_state = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
@@ -211,17 +217,17 @@ class R2D2Captioner(R2D2Model):
         return load_captioner(*args, **kwargs)[0]
 
     def look(self, pixel_values: Tensor) -> list[KeysValues]:
-        """What the decoder reads of normalised pictures (V, 3, S, S)."""
+        """The keys and values that the decoder reads of normalised pictures (V, 3, S, S)."""
         return self.decoder.see(self.encode_image(pixel_values).states)
 
 
 class CaptionState:
-    """Captions in progress: tells of each what may come next, and can drop some and double others.
+    """Captions in progress: it predicts the next token of each, and can drop captions and duplicate others.
 
     Args:
-        seen: of V pictures, see `CaptionDecoder.see`; each begins with one caption.
-        cached: keep keys and values of the tokens so far; without it all tokens are computed anew for each further one,
-            which is the reference.
+        seen: keys and values of V pictures, see `CaptionDecoder.see`; each picture starts with one caption.
+        cached: keep keys and values of the tokens so far. Without it all tokens are computed again for each further
+            token, which is the reference.
     """
 
     def __init__(self, decoder: CaptionDecoder, seen: Sequence[KeysValues], cached: bool = True) -> None:
@@ -240,7 +246,7 @@ class CaptionState:
         return self.decoder.logits(states[:, -1])
 
     def choose(self, index_M: Tensor) -> None:
-        """Go on with these captions alone, as many of each picture, those of one picture side by side."""
+        """Go on with these captions only: equally many of each picture, and those of one picture side by side."""
         self._before = [
             (keys.index_select(0, index_M), values.index_select(0, index_M)) for keys, values in self._before
         ]

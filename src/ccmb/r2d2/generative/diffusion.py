@@ -1,4 +1,4 @@
-"""How pictures become noise and noise becomes pictures again: flow matching, or what a published network learned.
+"""Diffusion processes, from pictures to noise and back: flow matching, or the process of a published network.
 
 Shapes: B pictures, C channels, H x W.
 """
@@ -18,53 +18,54 @@ from ccmb.core.choices import Solver
 from ccmb.core.errors import UsageError, one_line
 from ccmb.core.floats import at_least_float32
 
-# What a network says of pictures at a time (B,).
+# A network's prediction for noisy pictures (B, C, H, W) at times (B,).
 Predict = Callable[[Tensor, Tensor], Tensor]
 
-LEAST_TIME = 0.2  # below which the error of a speed would drown all others
-SHIFT = 4.0  # of networks of ours
+LEAST_TIME = 0.2  # below it, the error of the velocity would outweigh all others
+SHIFT = 4.0  # of our own networks
 
 
 class DiffusionProcess(Protocol):
-    """A way from pictures to noise and back. Times are as the network was trained to read them."""
+    """A way from pictures to noise and back. Times are in the unit that the network was trained with."""
 
     def sample_timesteps(self, count: int, device: torch.device) -> Tensor:
-        """(B,) at which to train, from torch's global generator."""
+        """(B,) random times for training, from torch's global generator."""
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        """The pictures at these times."""
+        """The noisy pictures (B, C, H, W) at these times."""
 
     def loss(self, prediction_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        """Mean squared error (scalar) of what the network says of them."""
+        """Mean squared error (scalar) of the network's prediction."""
 
     def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
-        """From noise to pictures in so many steps."""
+        """Generate pictures from noise in so many steps."""
 
 
 class FlowMatching:
-    """Straight lines from pictures to noise: x = (1 - t) picture + t noise, whose speed is noise - picture (Lipman et
-    al. 2022, arXiv 2210.02747; Liu et al. 2022, arXiv 2209.03003).
+    """Flow matching: straight lines from pictures to noise (Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022,
+    arXiv 2209.03003).
 
-    A network of ours says the picture and not the speed: pictures are simpler than noise, and the blocks of pixels that
-    it sees hold more numbers of noise than a small network passes on (Li and He 2025, arXiv 2511.13720). The error is
-    that of the speed, (x - picture) / t, all the same. Networks read t in thousandths, or as the scheduler says.
+    The line is x = (1 - t) picture + t noise, with the velocity noise - picture. Our own networks predict the picture,
+    not the velocity: pictures are simpler than noise, and a block of pixels holds more numbers of noise than a small
+    network can pass on (Li and He 2025, arXiv 2511.13720). The loss is still the error of the velocity, which is
+    (x - picture) / t. Networks read t in thousandths, or in the unit of the published scheduler.
 
-    Times are even but for the shift, in training and in sampling: t' = shift t / (1 + (shift - 1) t). Where neighbours
-    are alike, a picture shines through much noise, and it is only beyond that the text decides (Esser et al. 2024,
-    arXiv 2403.03206).
+    In training and in sampling, evenly spaced times t are shifted to shift t / (1 + (shift - 1) t). Since neighbouring
+    pixels are alike, a picture can be seen through much noise; the text decides only where there is even more noise
+    (Esser et al. 2024, arXiv 2403.03206).
 
-    A published network, which says the speed, is sampled at the times of diffusers' FlowMatchEulerDiscreteScheduler:
-    even from 1 to the least time of its training, shifted a second time, then 0. For networks of ours they stay
-    deliberately even from 1 to 0, with one shift alone: diffusers' last step, from a few thousandths of noise, would
-    change next to nothing.
+    A published network predicts the velocity. It is sampled at the times of diffusers' FlowMatchEulerDiscreteScheduler:
+    even from 1 to the smallest time of its training, shifted a second time, then 0. For our own networks the times
+    are deliberately even from 1 to 0 and shifted once: diffusers' last step, which starts from a few thousandths of
+    noise, would change next to nothing.
 
     Args:
         shift: above 1 moves times towards noise.
-        says_speed: the network says the speed, as published ones do.
-        scheduler: configuration of the published network's, which then also gives the shift.
+        predicts_velocity: whether the network predicts the velocity, as published ones do.
+        scheduler: configuration of a published network's scheduler, which then also gives the shift.
 
     Raises:
-        UsageError: the scheduler asks for something that is not done here; the message names it.
+        UsageError: the scheduler needs something that is not supported; the message names it.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class FlowMatching:
         )
 
     def times(self, steps: int) -> Tensor:
-        """(steps + 1,) from 1, noise, to 0.
+        """(steps + 1,) times of sampling, from 1 (noise) to 0.
 
         Raises:
             UsageError: the published scheduler has no times for so few steps.
@@ -109,7 +110,7 @@ class FlowMatching:
         return self.shift * time / (1 + (self.shift - 1) * time)
 
     def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
-        """Euler's method; or Heun's, which asks the network twice a step, but for the last."""
+        """Generate pictures by Euler's method, or by Heun's with two calls in each step but the last."""
         x, times = noise_BCHW, self.times(steps).to(noise_BCHW)
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
@@ -124,12 +125,12 @@ class FlowMatching:
         return x
 
     def _share(self, time_B: Tensor) -> Tensor:
-        """(B, 1, 1, 1) of noise."""
+        """(B, 1, 1, 1) the share of noise at these times."""
         return (time_B / self.time_scale)[:, None, None, None]
 
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")  # both have the same times
-# What a flow's scheduler may ask for beyond its times, and that is not done here.
+# Options of a flow's scheduler beyond its times that are not supported.
 NOT_DONE = ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling")
 
 
@@ -148,13 +149,13 @@ def _flow_scheduler(config: dict[str, Any]) -> Any:
 
 
 class Diffusion:
-    """The noise of a published network, by diffusers' own schedulers; it is sampled by DDIM.
+    """The diffusion process of a published network, by diffusers' own schedulers; it is sampled by DDIM.
 
     Args:
         config: of the pipeline's scheduler.
 
     Raises:
-        UsageError: it is none of diffusion.
+        UsageError: it is not a scheduler of diffusion.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -163,7 +164,7 @@ class Diffusion:
 
         try:
             self.training = DDPMScheduler.from_config(config)
-            # Pictures of a latent network have no range to be cut at.
+            # Latents have no range at which they could be clipped.
             self.sampling = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
         except Exception as error:  # whatever diffusers makes of a wrong configuration
             raise UsageError(f"scheduler: not one of diffusion ({one_line(error)})") from None
@@ -190,7 +191,7 @@ class Diffusion:
 
 
 def diffusion_process_of(config: dict[str, Any] | None) -> DiffusionProcess:
-    """Of a pipeline's scheduler; flow matching where there is none."""
+    """The diffusion process of a pipeline's scheduler; flow matching if there is no scheduler."""
     if config is None:
         return FlowMatching(SHIFT)
     if str(config.get("_class_name", "")).startswith("FlowMatch"):

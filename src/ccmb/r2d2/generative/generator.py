@@ -1,12 +1,12 @@
-"""R2D2Generator: an R2D2 with a network that paints what a text says.
+"""R2D2Generator: an R2D2 with a denoiser that generates pictures from texts.
 
-The network is a UNet of diffusers whose cross-attention reads all token states of R2D2's text tower, through one linear
-layer. It paints pixels, folded into blocks so that there is less to compute, or the latent of a published pipeline,
-whose text encoder that tower then replaces. R2D2 itself stays whole beside it, so that its match score can say which of
-several pictures fits best.
+The denoiser is a UNet of diffusers. Its cross-attention reads all token states of R2D2's text tower through one linear
+layer. It generates either pixels, folded into blocks so that there is less to compute, or the latents of a published
+pipeline, whose text encoder the tower then replaces. The R2D2 itself is kept unchanged beside it, so that its match
+score can choose among several pictures.
 
-Shapes: B pictures, S their side in pixels, C channels of what is painted and its H x W, T text tokens, W the text
-tower's width, X the width of cross-attention.
+Shapes: B pictures, S their side in pixels, C x H x W the generated latent, T text tokens, W the text tower's width, X
+the width of cross-attention.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
 CONFIG, WEIGHTS = "generator.json", "generator.safetensors"  # beside the R2D2's own files
-OWN = ("painter.", "autoencoder.")  # parts that R2D2 has not
+OWN = ("painter.", "autoencoder.")  # prefixes of the tensors that a plain R2D2 does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class GeneratorConfig:
     """The shape of a generator beside that of its R2D2.
 
     Attributes:
-        side: of its pictures in pixels.
-        unet: configuration of diffusers' UNet2DConditionModel; a new one takes two channels more than it gives.
-        fold: side of the blocks of pixels that become channels; 1 beside an autoencoder.
-        autoencoder: configuration of diffusers' AutoencoderKL; without one pixels are painted.
-        scheduler: configuration of a published pipeline's scheduler; without one it is flow matching.
+        side: of the pictures, in pixels.
+        unet: configuration of diffusers' UNet2DConditionModel; a new one has two input channels more than outputs.
+        fold: side of the blocks of pixels that become channels; 1 with an autoencoder.
+        autoencoder: configuration of diffusers' AutoencoderKL; without one pixels are generated.
+        scheduler: configuration of a published pipeline's scheduler; without one flow matching is used.
     """
 
     side: int
@@ -55,14 +55,14 @@ class GeneratorConfig:
 
 
 class Denoiser(nn.Module):
-    """The UNet, and how it reads a text.
+    """The UNet with its text conditioning.
 
-    A new one, of our own shape, is told more than a published one: the mean of the text in all its layers, and the
-    place of each block of pixels, since convolutions alone hardly know left from right.
+    A new UNet, of our own shape, has two inputs more than a published one: the mean of the text in all its layers, and
+    the position of each block of pixels, since convolutions alone hardly know left from right.
 
     Attributes:
-        read: token states to what cross-attention reads.
-        nothing: (X,) what it reads where there is no text.
+        read: projects token states to the width of cross-attention.
+        nothing: (X,) the null embedding, which is read in place of a dropped text; its name is that of stored weights.
     """
 
     def __init__(self, unet: Any, text_width: int) -> None:
@@ -75,10 +75,10 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, drop_condition_B: Tensor | None = None
     ) -> Tensor:
-        """What the UNet says of noisy pictures.
+        """The UNet's prediction for noisy pictures.
 
         Args:
-            silent_B: True where the text is not to be read.
+            drop_condition_B: True where the null embedding is read in place of the text.
         """
         states_BTX, mask_BT = self.read(texts.states), texts.mask
         if mask_BT is None:
@@ -100,7 +100,7 @@ def _places(like_BCHW: Tensor) -> Tensor:
 
 
 class R2D2Generator(R2D2Model):
-    """An R2D2, the painter beside it, and the autoencoder of a published pipeline."""
+    """An R2D2 with a denoiser (`painter`) and, for a published pipeline, its autoencoder."""
 
     resizable = False
 
@@ -122,7 +122,7 @@ class R2D2Generator(R2D2Model):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what is painted."""
+        """Channels, height and width of the generated latent."""
         side = self.shape.side // self.shape.fold
         if self.autoencoder is not None:
             side = self.shape.side // _scale(self.autoencoder.config)
@@ -130,7 +130,7 @@ class R2D2Generator(R2D2Model):
 
     @torch.no_grad()
     def to_latent(self, pixels_B3SS: Tensor) -> Tensor:
-        """Pictures in [-1, 1] as they are painted (B, C, H, W)."""
+        """Pictures (B, 3, S, S) in [-1, 1] as latents (B, C, H, W)."""
         if self.autoencoder is None:
             return F.pixel_unshuffle(pixels_B3SS, self.shape.fold)
         config: Any = self.autoencoder.config
@@ -139,7 +139,7 @@ class R2D2Generator(R2D2Model):
 
     @torch.no_grad()
     def to_pixels(self, latent_BCHW: Tensor) -> Tensor:
-        """What was painted as pictures (B, 3, S, S) in [-1, 1]."""
+        """Latents (B, C, H, W) as pictures (B, 3, S, S) in [-1, 1]."""
         if self.autoencoder is None:
             return F.pixel_shuffle(latent_BCHW, self.shape.fold).clamp(-1, 1)
         config: Any = self.autoencoder.config
@@ -151,12 +151,12 @@ class R2D2Generator(R2D2Model):
     def sample_images(
         self, texts: TowerOutput, noise_BCHW: Tensor, steps: int, guidance: float, solver: Solver = "euler"
     ) -> Tensor:
-        """Pictures (B, 3, S, S) in [-1, 1] of texts that the text tower has read.
+        """Generate pictures (B, 3, S, S) in [-1, 1] for encoded texts.
 
         Args:
-            noise_BCHW: what they begin with.
-            guidance: how far to go from what is painted without the text to what is painted with it, and beyond where
-                it is above 1 (classifier-free guidance; Ho and Salimans 2022, arXiv 2207.12598).
+            noise_BCHW: the starting noise.
+            guidance: how far to go from the prediction without the text to the one with it: 1 is the latter, larger
+                values go beyond (classifier-free guidance; Ho and Salimans 2022, arXiv 2207.12598).
         """
         drop_condition_2B = torch.arange(2 * len(noise_BCHW), device=noise_BCHW.device) >= len(noise_BCHW)
         twice = TowerOutput.cat([texts, texts])
@@ -167,29 +167,29 @@ class R2D2Generator(R2D2Model):
             both = self.painter(x_BCHW.repeat(2, 1, 1, 1), time_B.repeat(2), twice, drop_condition_2B)
             with_text, without_text = both.chunk(2)
             prediction = without_text.lerp(with_text, guidance)
-            # Beyond what was learned there may be no such pixels.
+            # Guidance may leave the range of pixels.
             return prediction.clamp(-1, 1) if self.autoencoder is None else prediction
 
         return self.to_pixels(self.process.sample(predict, noise_BCHW, steps, solver))
 
     @classmethod
     def from_r2d2(cls, model: R2D2Model, shape: GeneratorConfig) -> R2D2Generator:
-        """A generator with a new painter, from torch's global generator."""
+        """A generator with a new denoiser, from torch's global generator."""
         made = cls(model.config, shape)
         made.load_state_dict(model.state_dict(), strict=False)
         return made.train(model.training)
 
     @classmethod
     def from_pipeline(cls, model: R2D2Model, name: str, side: int | None = None) -> R2D2Generator:
-        """A generator that begins with the UNet and autoencoder of a published pipeline of diffusers.
+        """A generator that starts with the UNet and autoencoder of a published pipeline of diffusers.
 
         Args:
             name: folder or hub id.
-            side: of its pictures; by default the pipeline's own.
+            side: of the pictures, in pixels; by default the pipeline's own.
 
         Raises:
-            UsageError: the pipeline is not one of a UNet, an autoencoder and a scheduler.
-            CcmbError: something of it is missing or damaged.
+            UsageError: `side` does not suit the pipeline, or diffusers is not installed.
+            CcmbError: it is not a pipeline of a UNet, an autoencoder and a scheduler, or a file is missing or damaged.
         """
         unet, autoencoder, scheduler = _open_pipeline(name)
         scale = _scale(autoencoder.config)
@@ -207,7 +207,7 @@ class R2D2Generator(R2D2Model):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
-        """Write a whole R2D2 model folder, and the generator into two files more."""
+        """Write a whole R2D2 model folder, with the generator in two further files."""
         state = self.state_dict() if state_dict is None else state_dict
         own = {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(OWN)}
         folder = Path(save_directory)
@@ -229,9 +229,11 @@ def pipeline_side(name: str) -> int:
 
 
 def generator_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
-    """What reads pictures and texts for the painter: pixels in [-1, 1] at its side."""
+    """The processor of a generator's pictures and texts: pixels in [-1, 1] at the generator's side."""
     half = (0.5,) * 3
-    return R2D2Processor(processor.tokenizer, side, processor.max_text_tokens, half, half, processor.text_prefix)
+    return R2D2Processor(
+        processor.tokenizer, side, processor.max_text_tokens, half, half, text_prefix=processor.text_prefix
+    )
 
 
 def has_generator(name: str | Path) -> bool:
@@ -316,5 +318,5 @@ def _open_pipeline(name: str) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _scale(config: Any) -> int:
-    """Pixels of a picture beside each of its latent's."""
+    """The number of pixels along the side of one cell of the latent."""
     return int(2 ** (len(config["block_out_channels"]) - 1))

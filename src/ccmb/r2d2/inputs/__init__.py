@@ -1,1 +1,1 @@
-"""What the processor takes."""
+"""The inputs of the processor: images, texts and options."""

@@ -45,7 +45,7 @@ class R2D2ImageProcessor(ImageProcessingMixin):
     preprocess = __call__
 
     def to_dict(self) -> dict[str, Any]:
-        """What transformers' own image processor of vision transformers needs to do the same."""
+        """The settings with which transformers' ViTImageProcessor does the same."""
         return {
             "processor_class": "R2D2Processor",
             "image_processor_type": "ViTImageProcessor",

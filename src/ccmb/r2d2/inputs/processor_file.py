@@ -12,12 +12,12 @@ from ccmb.core.files import read_json
 
 # The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
 PREPROCESSOR = "preprocessor_config.json"
-# Where transformers' own processors keep the same.
+# The file in which transformers' own processors keep the same settings.
 PROCESSOR = "processor_config.json"
 
 
 def read_settings(name: str | Path, hub: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The file with sizes and statistics and what it holds, in our form or in that of transformers' processors."""
+    """The file of sizes and statistics with its content, in our form or in that of transformers' processors."""
     file = PREPROCESSOR
     if (folder := Path(name) / str(hub.get("subfolder") or "")).is_dir():
         if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():

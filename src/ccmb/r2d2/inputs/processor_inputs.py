@@ -1,6 +1,6 @@
-"""What the processor is given: images and texts in any form that is unambiguous, and the options of a call.
+"""Inputs of the processor: images and texts in any unambiguous form, and the options of a call.
 
-What is given is used, or refused by an error that names it and says what is accepted.
+Every input is either used, or refused by an error that names it and says what is accepted.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
 
 IMAGES = "PIL images, paths, bytes of image files, arrays (H, W, 3) or tensors (3, H, W), one or a flat list"
 TEXTS = "a str or a list of str"
-# By which names generic code groups options; of audio and videos there are none, so that theirs concern nothing.
+# The names under which generic code groups options. Groups of audio and videos are accepted, but hold nothing of use.
 GROUPS = ("common_kwargs", "text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")
 OPTIONS = ("padding", "truncation", "max_length", "return_tensors")
-# Options of other processors that this one has no choice in, with what it does.
+# Options of other processors that are fixed in this one, with their only values.
 FIXED: dict[str, Any] = {
     "add_special_tokens": True,
     "return_attention_mask": True,
@@ -46,20 +46,20 @@ TENSORS = {None: None, "pt": "pt", "np": "np"}
 
 
 class InputTypeError(CcmbError, TypeError):
-    """Something of a type that the processor does not take, or an unknown keyword."""
+    """An input of a type that the processor does not take, or an unknown keyword."""
 
 
 class InputValueError(CcmbError, ValueError):
-    """Something of the right type that the processor cannot use."""
+    """An input of the right type that the processor cannot use."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """How texts are made of equal length, and of what kind the results are.
+    """How texts are made equally long, and the type of the results.
 
     Attributes:
         padding: "longest", "max_length" or False.
-        truncation: whether texts are cut at the longest length; None, where nothing is said, cuts them with a warning.
+        truncation: whether texts are cut at the maximum length; None (not given) cuts them with a warning.
         max_length: tokens, special ones included; None is as many as the network reads.
         return_tensors: "pt" for torch, "np" for numpy, None for lists.
     """
@@ -71,11 +71,11 @@ class CallOptions:
 
 
 def call_options(given: Mapping[str, Any]) -> CallOptions:
-    """The options among the keywords of a call, be they given by themselves or in groups such as `text_kwargs`.
+    """The options among the keywords of a call, given directly or in groups such as `text_kwargs`.
 
     Raises:
         InputTypeError: a keyword is unknown, or of a wrong type.
-        InputValueError: it has a value that is not known, or is given twice with different ones.
+        InputValueError: a keyword has an unknown value, or is given twice with different values.
     """
     options: dict[str, Any] = {}
     alone = {key: value for key, value in given.items() if key not in GROUPS}
@@ -109,7 +109,7 @@ def _chosen(key: str, value: Any, choices: Mapping[Any, Any]) -> Any:
 
 
 def as_kind(tensor: Tensor, kind: str | None) -> Any:
-    """A batch as torch's tensor ("pt"), as numpy's array ("np"), or (None) as a list of arrays, one for each item."""
+    """A batch as a tensor of torch ("pt"), an array of numpy ("np"), or (None) a list of one array for each item."""
     if kind == "pt":
         return tensor
     return tensor.numpy() if kind == "np" else list(tensor.numpy())
@@ -124,11 +124,11 @@ def _length(value: Any) -> int | None:
 
 
 def as_texts(texts: Any) -> list[str]:
-    """Texts in a list, of one if one is given.
+    """One or many texts as a list.
 
     Raises:
-        InputTypeError: they are none; the message names the first that is not.
-        InputValueError: there are none at all.
+        InputTypeError: something is not a text; the message names the first such item.
+        InputValueError: the list is empty.
     """
     if isinstance(texts, str):
         return [texts]
@@ -145,7 +145,11 @@ def as_texts(texts: Any) -> list[str]:
 
 
 def check_encodable(texts: Sequence[str]) -> None:
-    """Raise an InputValueError that names the first text with half of a character, as broken JSON leaves it."""
+    """Refuse texts with half of a character (a lone surrogate), as broken JSON leaves them.
+
+    Raises:
+        InputValueError: there is such a text; the message names the first.
+    """
     for index, text in enumerate(texts):
         try:
             text.encode()
@@ -154,11 +158,11 @@ def check_encodable(texts: Sequence[str]) -> None:
 
 
 def as_images(images: Any) -> Sequence[Picture] | np.ndarray | Tensor:
-    """Images that can be looped over, of one if one is given.
+    """One or many images as a sequence or batch.
 
     Raises:
-        InputTypeError: they are none; the message names the first that is not.
-        InputValueError: there are none at all.
+        InputTypeError: something is not an image; the message names the first such item.
+        InputValueError: the sequence is empty.
     """
     if isinstance(images, np.ndarray | Tensor):
         batch = images if images.ndim == 4 else images[None]

@@ -1,4 +1,4 @@
-"""Texts of which a model knows no word: whatever it makes of them says nothing."""
+"""Texts of unknown words only: a model's output for them is meaningless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ccmb.r2d2.processing import R2D2Processor
 
 
 def wholly_unknown(processor: R2D2Processor, texts: Sequence[str]) -> list[bool]:
-    """Whether each of the texts has no token but [UNK], itself a special one, and other special ones."""
+    """Whether each text has no tokens other than [UNK] and special tokens. [UNK] is itself a special token."""
     if not texts:
         return []
     known_BT = processor.maskable(processor.texts(texts)["input_ids"])

@@ -1,18 +1,20 @@
-"""Texts of like length computed together, where what computes them takes texts of one length (an export's graphs).
+"""Bucketing: an export's graphs take texts of one length, so texts of similar length are computed together.
 
-What a network of torch computes is packed, see packing.py.
+Networks of torch pack texts instead, see packing.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-CALL_TOKENS = 64  # a further part must save more than this: what its calls cost, counted in tokens
+CALL_TOKENS = 64  # the cost of a further part's calls, counted in tokens; a part must save more than this
 
 
 def cut(lengths: Sequence[int], most: int, call_tokens: int) -> list[int]:
-    """Where the parts of ascending lengths end (the last at their number): at most `most` parts, with the least
-    computed tokens, each part counting `call_tokens` more."""
+    """Cut ascending lengths into at most `most` parts of least cost, and return the end index of each part.
+
+    Every text of a part costs as many tokens as the part's longest, and each part costs `call_tokens` more.
+    """
     # Parts of one length are never cut: only the last of each length can end a part.
     ends = [at + 1 for at, length in enumerate(lengths) if at + 1 == len(lengths) or lengths[at + 1] != length]
     # best[end]: the least cost of all up to `end` in so many parts, and where these end.

@@ -1,27 +1,27 @@
-"""Making an export folder of a model."""
+"""Exporting a model into a folder of ONNX graphs."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ccmb.core.choices import ExportPrecision
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_files, sole_use
+from ccmb.core.hashing import sha256_of_file
 from ccmb.core.progress import progress
 from ccmb.data.seen_images import read_seen
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export, needs_runtime
-from ccmb.r2d2.loading import fingerprint, load_model, model_folder
+from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.onnx.graphs import graphs, write_graph
 
 FAST = "fast"  # the export inside the model folder that it was made of
-LOCK = ".lock"  # all that an export leaves that has not come to its end
+LOCK = ".lock"  # the only file that an unfinished export leaves
 
 
 def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8") -> ExportRecord:
     """Write the graphs of a run folder, model folder or hub id, with its configuration and processor, into `out`.
 
-    An export that is there already is replaced.
+    An existing export in `out` is replaced.
 
     Raises:
         UsageError: ONNX Runtime is not installed, the model is itself an export, or `out` holds something else.
@@ -39,23 +39,22 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
         with progress("export", len(parts), "parts") as advance:
             for graph in parts:
                 write_graph(network, graph, fresh / graph.file, precision)
-                with open(fresh / graph.file, "rb") as file:
-                    files[graph.file] = hashlib.file_digest(file, "sha256").hexdigest()
+                files[graph.file] = sha256_of_file(fresh / graph.file)
                 advance(1, graph.name)
         network.config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         record = ExportRecord(
-            source=str(name), fingerprint=fingerprint(folder), precision=precision,
+            source=str(name), fingerprint=weights_fingerprint(folder), precision=precision,
             temperature=float(network.temperature.detach()), files=files,
         )  # fmt: skip
         record.write(fresh)
-        if (seen := read_seen(folder)) is not None:  # what a result is marked by goes with the model
+        if (seen := read_seen(folder)) is not None:  # the record of seen images goes with the model
             seen.write(fresh)
     return record
 
 
 def fast_export(name: str | Path) -> Path:
-    """The int8 export beside a model's weights; it is made at its first use and anew when they have changed.
+    """The int8 export beside a model's weights, made at its first use and again whenever the weights have changed.
 
     Raises:
         UsageError, CcmbError: see `export_model`.
@@ -67,7 +66,7 @@ def fast_export(name: str | Path) -> Path:
         return folder
     out = folder / FAST
     try:
-        if ExportRecord.read(out).fingerprint == fingerprint(folder):
+        if ExportRecord.read(out).fingerprint == weights_fingerprint(folder):
             return out
     except CcmbError:
         pass  # there is none, or nothing whole

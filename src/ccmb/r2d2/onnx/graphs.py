@@ -1,11 +1,11 @@
 """The four graphs of an export: both towers and both cross encoders with their match heads, as ONNX files.
 
-Shapes: B items, I pictures of S tokens of width C, U texts of T tokens of width W, N pairs, P texts a picture. All may
-differ from call to call but widths, S and the size of a picture.
+Shapes: B items, I pictures of S tokens of width C, U texts of T tokens of width W, N pairs, P texts a picture. Only the
+widths, S and the size of a picture are fixed; the others may differ from call to call.
 
-A graph is the network's own layers, so that it says what they say; int8 quantises the weights of matrix products by
-output channel, and what is multiplied with them when it comes. Embeddings, norms, softmax and the last product of each
-graph, which makes the embedding or the logits, stay in float32.
+A graph consists of the network's own layers, so its outputs are theirs. int8 quantises the weights of matrix products
+by output channel in advance, and their other inputs at run time. Embeddings, norms, softmax and the last product of
+each graph, which makes the embedding or the logits, stay in float32.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
 class TextImage(nn.Module):
     """The text-image encoder on pairs of I pictures with P texts each.
 
-    So the tokens of all texts of a picture ask its tokens together, whose keys and values are nowhere copied.
+    The tokens of all texts of a picture attend to it together, so the picture's keys and values are never copied.
     """
 
     def __init__(self, model: R2D2Model) -> None:
@@ -76,14 +76,14 @@ class TextImage(nn.Module):
 
 
 def _ask_each(layer: CrossLayer, states_NTW: Tensor, image_states: Tensor) -> Tensor:
-    """Cross-attention of N = I * P texts to I pictures, P to each, and the feed-forward layer."""
+    """Cross-attention of N = I * P texts to I pictures, P texts to each, and the feed-forward layer."""
     keys, values = layer.crossattention.keys_values(image_states)
     asking = states_NTW.reshape(image_states.shape[0], -1, states_NTW.shape[2])
     return layer.attend_other(asking, keys, values, None).reshape(states_NTW.shape)
 
 
 class ImageText(nn.Module):
-    """The image-text encoder on N pairs picked by index; of a text, keys and values are few and soon copied."""
+    """The image-text encoder on N pairs picked by index; a text has few keys and values, so copying them is cheap."""
 
     def __init__(self, model: R2D2Model) -> None:
         super().__init__()
@@ -117,9 +117,9 @@ class Graph:
 
     Attributes:
         name: of its file, without the suffix.
-        inputs: and which of their dimensions may differ from call to call, under names.
-        outputs: in the order of the network's.
-        module: what computes it, made of a network.
+        inputs: names of the inputs, each with the names of the dimensions that may differ from call to call.
+        outputs: names of the outputs, in the network's order.
+        module: makes the module that computes the graph from a network.
     """
 
     name: str
@@ -157,7 +157,7 @@ def write_graph(model: R2D2Model, graph: Graph, path: Path, precision: ExportPre
     """Write one part of a network as an ONNX file.
 
     Raises:
-        CcmbError: torch cannot make a graph of it, or it has more than the 2 GB that one file can hold.
+        CcmbError: torch cannot make a graph of the part, or it is larger than the 2 GB that one file can hold.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -165,13 +165,13 @@ def write_graph(model: R2D2Model, graph: Graph, path: Path, precision: ExportPre
     exact = path if precision == "fp32" else path.with_suffix(".fp32")
     with _quiet():
         try:
-            # By tracing, which takes a fifteenth of the time of torch.export and comes to the same graph.
+            # Tracing takes a fifteenth of the time of torch.export and gives the same graph.
             torch.onnx.export(
                 module, inputs, exact, dynamo=False, input_names=list(graph.inputs), output_names=list(graph.outputs),
                 dynamic_axes=graph.inputs, opset_version=OPSET,
             )  # fmt: skip
             if precision == "int8":
-                # Weights of 7 bits: of 8, processors without VNNI cut the sum of two products off at 16 bits.
+                # Weights of 7 bits: with 8 bits, processors without VNNI saturate the sum of two products at 16 bits.
                 quantize_dynamic(
                     exact, path, op_types_to_quantize=list(PRODUCTS), per_channel=True, reduce_range=True,
                     weight_type=QuantType.QInt8, nodes_to_exclude=[_last_product(exact)],
@@ -182,7 +182,7 @@ def write_graph(model: R2D2Model, graph: Graph, path: Path, precision: ExportPre
 
 
 def example_inputs(model: R2D2Model, graph: Graph) -> tuple[Tensor, ...]:
-    """Inputs of a graph, in order; of every dimension that may differ another size, and none of one."""
+    """Example inputs of a graph, in order. Dimensions that may differ have different sizes, none of them 1."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     size = config.image_size
     pixels = torch.randn(2, 3, size, size, generator=generator)
@@ -209,7 +209,7 @@ def _last_product(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters print and warn of."""
+    """Silence the prints, logs and warnings of the exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -20,21 +20,21 @@ from ccmb.r2d2.onnx.bucketing import CALL_TOKENS, cut
 from ccmb.r2d2.onnx.graphs import IMAGE_TEXT, IMAGE_TOWER, TEXT_IMAGE, TEXT_TOWER, Graph, graphs
 from ccmb.r2d2.processing import R2D2Processor
 
-PARTS = 4  # of texts of like length, at most
-TEXT_PRODUCTS, IMAGE_PRODUCTS = 14, 2  # of a text's token and of a picture's with weights, in a layer, in W * W
+PARTS = 4  # the most parts into which texts of similar length are cut
+TEXT_PRODUCTS, IMAGE_PRODUCTS = 14, 2  # multiply-adds of a layer's weights for one token, in units of W * W
 Run = Callable[..., tuple[Tensor, ...]]
 
 
 class ExportedR2D2(nn.Module):
     """Both towers and, where there are any, both cross encoders; see `ccmb.inference.interface.Network`.
 
-    int8 takes the range of what it quantises from the whole batch: what is said of an item depends a little on the
-    others beside it.
+    int8 takes the range of what it quantises from the whole batch, so the outputs for an item depend a little on the
+    other items of the batch.
 
     Args:
         config: of the network that was exported.
         record: of the export.
-        parts: what computes each graph.
+        parts: the function that computes each graph.
     """
 
     temperature: Tensor
@@ -56,11 +56,15 @@ class ExportedR2D2(nn.Module):
 
     @property
     def cross_dtype(self) -> torch.dtype:
-        """In which the cross encoders take token states."""
+        """The type in which the cross encoders take token states."""
         return torch.float32
 
     def check_can_rank(self) -> None:
-        """Raise a ValueError if there are no cross encoders."""
+        """Refuse a network without cross encoders.
+
+        Raises:
+            ValueError: the network can only pre-rank (PRD2).
+        """
         if not self.can_rank:
             raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
 
@@ -108,15 +112,16 @@ def _mask(texts: TowerOutput) -> Tensor:
 
 
 def _lengths(texts: TowerOutput) -> Tensor:
-    """(B,) where the last real token of each text ends."""
+    """(B,) the end of each text's last real token."""
     mask = _mask(texts)
     return (mask.bool() * torch.arange(1, mask.shape[1] + 1)).amax(1)
 
 
 def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int) -> list[Tensor]:
-    """Pairs as one part, or as up to PARTS of texts of like length, whichever is less work.
+    """The pairs as one part, or as up to PARTS parts of similar text length, whichever is less work.
 
-    A pair costs its part's longest text, and a picture of `tokens` its keys and values anew in each part.
+    Every pair costs as much as its part's longest text. The keys and values of a picture's `tokens` are computed anew
+    in each part.
     """
     order_N = length_N.argsort(stable=True)
     ends = cut(length_N[order_N].tolist(), PARTS, CALL_TOKENS)
@@ -136,7 +141,7 @@ def load_exported(folder: Path) -> tuple[ExportedR2D2, R2D2Processor]:
 
     Raises:
         UsageError: ONNX Runtime is not installed.
-        CcmbError: something is missing, damaged, of another export or not to be trusted; the message names the file.
+        CcmbError: a file is missing, damaged, of another export, or not to be trusted; the message names it.
     """
     needs_runtime()
     record, processor = ExportRecord.read(folder), R2D2Processor.from_pretrained(folder)
@@ -173,7 +178,7 @@ def _runner(folder: Path, record: ExportRecord, graph: Graph) -> Run:
 
 @torch.no_grad()
 def _try_out(folder: Path, model: ExportedR2D2, processor: R2D2Processor) -> None:
-    """Use every part once: only then is seen whether they go together."""
+    """Use every part once, since only this shows whether they go together."""
     config, first = model.config, torch.zeros(1, dtype=torch.long)
     try:
         images = model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))

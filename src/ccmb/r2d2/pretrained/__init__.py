@@ -1,1 +1,1 @@
-"""R2D2 from other people's towers."""
+"""R2D2 from published towers."""

@@ -1,4 +1,4 @@
-"""What a pre-trained tower's source, a local folder or hub id, holds: configuration, weights, tokenizer, statistics."""
+"""The source of a pre-trained tower, a local folder or hub id: its configuration, weights, tokenizer and statistics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 CLIP: Statistics = (CLIP_MEAN, CLIP_STD)
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Pixel statistics of sources that do not tell theirs, by model_type; ImageNet's for all others.
+# Pixel statistics by model_type for sources that do not give their own; ImageNet's for all other types.
 FAMILIES = {
     "clip_vision_model": CLIP,
     "siglip_vision_model": HALF,
@@ -39,7 +39,7 @@ FAMILIES = {
 
 POOLING = "1_Pooling/config.json"  # where sentence-transformers keeps it
 _POOLINGS: dict[str, TextPooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-LAYER = re.compile(r"\.layers?\.\d+\.")  # of a stack of them, in a tensor's name
+LAYER = re.compile(r"\.layers?\.\d+\.")  # a layer of a stack, in a tensor's name
 
 
 def read_config(name: str | Path) -> Any:
@@ -59,13 +59,13 @@ def read_config(name: str | Path) -> Any:
 def load_weights(
     name: str | Path, kind: Any, config: PreTrainedConfig, optional: str, left: str | None = None, **options: Any
 ) -> Any:
-    """A float32 model of the class `kind`, with its weights from the source, whatever precision these have there.
+    """A float32 model of the class `kind` with the source's weights, whatever their precision.
 
     Args:
-        optional: names of the tensors that the source may lack, as a regular expression; they are drawn at random.
-        left: names of layers that the source may hold besides, likewise; all others are the model's own and must be
-            in it. Without it the source may hold whatever it likes.
-        options: what `kind.from_pretrained` takes.
+        optional: a regular expression for the tensors that the source may lack; these start at random.
+        left: a regular expression for layers that the source may have in addition; a further layer of any other name is
+            an error. None allows any further layers.
+        options: arguments of `kind.from_pretrained`.
 
     Raises:
         CcmbError: there are no weights, they are damaged, of another shape or not finite, lack a tensor, or have more
@@ -186,10 +186,10 @@ def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTr
 
     Args:
         vocabulary: number of the tower's word embeddings.
-        masks: whether a mask token is wanted.
+        masks: whether a mask token is needed.
 
     Raises:
-        CcmbError: its files are missing or damaged, it has more tokens than the tower, or lacks one that is wanted.
+        CcmbError: its files are missing or damaged, it has more tokens than the tower, or it lacks a special token.
     """
     tokenizer = load_tokenizer(name)
     # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.

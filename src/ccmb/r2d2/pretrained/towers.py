@@ -1,6 +1,6 @@
 """R2D2 from pre-trained towers: any pair of hub ids or local folders, or a whole Chinese-CLIP.
 
-Only what the sources do not hold starts at random: cross encoders, heads and, for a pair, the projections.
+Only the parts that the sources lack start at random: cross encoders, heads and, for a pair, the projections.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING, BertConfig,
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.r2d2.backbones import most_tokens, tower_class
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.image_forms import USUAL_SIZE, image_form, image_side, set_image_side
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.sources import (
     FAMILIES,
@@ -32,16 +31,17 @@ from ccmb.r2d2.pretrained.sources import (
 )
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import straighten_quotes
+from ccmb.r2d2.towers.image_forms import USUAL_SIZE, image_form, image_side, set_image_side
 
 FROM_CHINESE_CLIP = ("embed_dim", "image_pooling", "initial_temperature", "text_pooling", "text_prefix")
-# Chinese-CLIP's names -> ours; of the temperature it holds the logarithm of the inverse.
+# Chinese-CLIP's names -> ours. It stores the temperature as the logarithm of its inverse.
 CHINESE_CLIP_NAMES = {
     r"^vision_model\.": "image_tower.",
     r"^text_model\.": "text_tower.",
     r"^visual_projection\.": "image_projection.",
     r"^logit_scale$": "temperature",
 }
-# What of ours it does not hold.
+# Our tensors that a Chinese-CLIP does not hold.
 NOT_CHINESE_CLIPS = r"(?!image_tower\.|text_tower\.|(image|text)_projection\.weight|temperature)"
 
 
@@ -77,7 +77,7 @@ def from_towers(vision: str | Path, text: str | Path, **config: Any) -> tuple[R2
 def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2Processor]:
     """Network (in evaluation mode, float32) and processor of a Chinese-CLIP in transformers' form.
 
-    Both towers, their projections and the temperature are the checkpoint's, so that the embeddings are too; cross
+    Both towers, their projections and the temperature come from the checkpoint, so the embeddings are the same. Cross
     encoders and heads are new, drawn from torch's global generator. `cross_layers=0` leaves them out.
 
     Args:
@@ -129,7 +129,7 @@ def is_chinese_clip(name: str | Path) -> bool:
 
 @contextmanager
 def _sizes_checked(sources: str) -> Iterator[None]:
-    """Turn whatever the towers make of sizes that do not go together into one line."""
+    """Turn any error of the towers about sizes that do not go together into one line."""
     try:
         yield
     except CcmbError:
@@ -177,7 +177,7 @@ def _text_config(name: str | Path) -> PreTrainedConfig:
 
 
 def _same_shape(config: PreTrainedConfig, other: PreTrainedConfig) -> PreTrainedConfig:
-    """`config` with the values of another kind's for all fields of its own."""
+    """`config` with all of its fields that `other` has set to the values of `other`."""
     fields = other.to_dict()
     shared_fields = {key: fields[key] for key in config.to_dict() if key in fields and key != "model_type"}
     return type(config)(**shared_fields | {"dtype": torch.float32})
@@ -185,7 +185,7 @@ def _same_shape(config: PreTrainedConfig, other: PreTrainedConfig) -> PreTrained
 
 def _tower_state(name: str | Path, config: PreTrainedConfig, pooler: bool) -> dict[str, Tensor]:
     kind, options = tower_class(config, pooler)
-    # Of a whole CLIP the other half is left.
+    # A whole CLIP's other half is left out.
     return load_weights(name, kind, config, r"(?!)" if pooler else r"pooler\.", r"text_model\.", **options).state_dict()
 
 
@@ -204,14 +204,16 @@ def _processor(model: R2D2Model, statistics: Statistics | None, text: str | Path
         raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {most} tokens")
     mean, std = statistics or FAMILIES.get(config.vision_config.model_type, IMAGENET)
     tokenizer = load_text_tokenizer(text, config.text_config.vocab_size, config.mlm_head)
-    processor = R2D2Processor(tokenizer, config.image_size, config.max_text_tokens, mean, std, config.text_prefix)
+    processor = R2D2Processor(
+        tokenizer, config.image_size, config.max_text_tokens, mean, std, text_prefix=config.text_prefix
+    )
     _try_out(model, processor)
     return processor
 
 
 @torch.no_grad()
 def _try_out(model: R2D2Model, processor: R2D2Processor) -> None:
-    """Use every part once: many only notice then that their sizes do not go together."""
+    """Use every part once: many parts fail only then if their sizes do not go together."""
     side = processor.image_size
     pixels = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
     images = model.encode_image(pixels)

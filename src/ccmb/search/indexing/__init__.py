@@ -1,1 +1,1 @@
-"""From folders, tars, tables and URLs of images to the entries of an index."""
+"""Building an index: folders, tars, tables and URLs of images become entries."""

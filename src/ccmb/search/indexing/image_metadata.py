@@ -1,8 +1,7 @@
-"""What an index keeps of a picture besides its vector: sizes, date, looks, a thumbnail."""
+"""The metadata of a picture in an index: sizes, date, fingerprint, thumbnail."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from datetime import datetime
 import numpy as np
 from PIL import Image
 
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.data.images.content import suffix_of_format
 from ccmb.data.images.decoding import decode, open_image
 from ccmb.data.images.near_duplicates import COLOUR, DISTANCE, select_fingerprints
@@ -25,8 +25,8 @@ _EXIF, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # the block with DateTimeOrigi
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """An entry that is complete, with the picture (RGB) and its thumbnail (JPEG)."""
+class ExaminedImage:
+    """A complete entry, with the picture (RGB) and its thumbnail (JPEG)."""
 
     entry: Entry
     image: Image.Image
@@ -34,14 +34,14 @@ class Examined:
 
 
 def digest_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+    return sha256_of_bytes(data)[:32]
 
 
-def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
+def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedImage:
     """Complete an entry from the bytes of its file.
 
     Args:
-        changed: when the file was changed; counts where the picture does not say when it was taken.
+        changed: when the file was changed, in seconds; used if the picture does not say when it was taken.
 
     Raises:
         ValueError: the bytes are not a readable picture; the message says why.
@@ -52,18 +52,18 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> Examined:
         entry, digest=digest_of(data), looks=f"{shape:016x}{colours.hex()}",
         date=_date_taken(data) or changed, width=image.width, height=image.height, bytes=len(data),
     )  # fmt: skip
-    return Examined(whole, image, thumbnail(image))
+    return ExaminedImage(whole, image, thumbnail(image))
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A small copy as JPEG."""
+    """The bytes of a small JPEG copy."""
     small, file = within(image, THUMBNAIL, Image.Resampling.BILINEAR), io.BytesIO()
     small.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
 def suffix_of(data: bytes) -> str | None:
-    """Suffix of a picture's format; None if it is not one of a known format."""
+    """The suffix of a picture's format; None if its format is unknown."""
     try:
         with open_image(data) as image:
             return suffix_of_format(image.format or "")
@@ -71,35 +71,38 @@ def suffix_of(data: bytes) -> str | None:
         return None
 
 
-def looks_of(texts: Sequence[str]) -> ImageFingerprints:
-    """Of entries' `looks`."""
+def fingerprints_of(texts: Sequence[str]) -> ImageFingerprints:
+    """The fingerprints in the `looks` fields of entries."""
     return join_fingerprints((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
-def groups_of_near(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
-    """For each of some entries' `looks`, in order, its number and that of the first one that it is a near duplicate
-    of, which is its own if there is none; ends when there are `most` groups."""
-    found = looks_of(texts)
-    firsts: list[int] = []
-    for number in range(len(found)):
-        ours, ones = (
-            select_fingerprints(found, np.array([number])),
-            select_fingerprints(found, np.array(firsts, dtype=np.int64)),
+def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
+    """Pairs of an index and the index of its group's first picture, in order, by entries' `looks`.
+
+    A picture joins the first earlier group whose first picture it is a near duplicate of; if there is none, it begins
+    a group. Stops when there are `most` groups.
+    """
+    fingerprints = fingerprints_of(texts)
+    leader_indices: list[int] = []
+    for index in range(len(fingerprints)):
+        fingerprint, leaders = (
+            select_fingerprints(fingerprints, np.array([index])),
+            select_fingerprints(fingerprints, np.array(leader_indices, dtype=np.int64)),
         )
-        shapes = np.bitwise_count(ones.shapes ^ ours.shapes) <= DISTANCE
-        colours = np.abs(ones.colours.astype(np.int16) - ours.colours).max(axis=1, initial=0) <= COLOUR
+        shapes = np.bitwise_count(leaders.shapes ^ fingerprint.shapes) <= DISTANCE
+        colours = np.abs(leaders.colours.astype(np.int16) - fingerprint.colours).max(axis=1, initial=0) <= COLOUR
         near = np.flatnonzero(shapes & colours)
         if len(near):
-            yield number, firsts[near[0]]
-        elif len(firsts) == most:
+            yield index, leader_indices[near[0]]
+        elif len(leader_indices) == most:
             return
         else:
-            firsts.append(number)
-            yield number, number
+            leader_indices.append(index)
+            yield index, index
 
 
 def _date_taken(data: bytes) -> int | None:
-    """What the EXIF of a picture says, in seconds."""
+    """When a picture was taken, or else changed, by its EXIF, in seconds; None if unknown."""
     try:
         with open_image(data) as image:
             exif = image.getexif()

@@ -1,8 +1,8 @@
-"""Where the pictures of an index come from, and how they are found again.
+"""The sources of an index's pictures.
 
-A source is a folder, a tar (a shard is one) or a Parquet file. What the user names may also be a picture, a glob, a
-brace range of shards, a URL, or a list of URLs; pictures behind URLs are copied into the index, and so are those that
-are handed to a running one. Sources of the index's own are relative paths, so that an index can be moved.
+A source is a folder, a tar (such as a shard) or a Parquet file. Users may also name a picture, a glob, a brace range of
+shards, a URL, or a list of URLs. Pictures behind URLs, and pictures that are handed to a running index, are copied into
+the index. The index's own sources are relative paths, so that an index can be moved.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """Pictures of one source that the user named: all of them, or some.
+class ListedSource:
+    """The pictures of one source that the user named: all or some of them.
 
     Attributes:
         source: as in `Entry.source`.
         pictures: the source, open.
         names: of the pictures.
-        whole: the source was named itself, so that these are all its pictures.
+        whole: whether the source itself was named, so that these are all its pictures.
         unreadable: see `Listing`.
         dropped: names that are passed over although they were listed.
     """
@@ -51,10 +51,10 @@ class Listed:
 
 
 class Sources:
-    """Folders and files of pictures, each opened once and only when a picture of it is asked for.
+    """Folders and files of pictures. Each is opened once, when a picture of it is first asked for.
 
     Args:
-        index: the index folder, which sources of its own are within.
+        index: the index folder, which contains the index's own sources.
     """
 
     def __init__(self, index: Path | None = None) -> None:
@@ -67,9 +67,10 @@ class Sources:
         return (self.index or Path()) / source
 
     def open(self, source: str | Path) -> ImageSource:
-        """
+        """The pictures of a source.
+
         Raises:
-            CcmbError: it is gone or damaged.
+            CcmbError: the source is gone or damaged.
         """
         key = str(source)
         with self._turn:
@@ -86,7 +87,7 @@ class Sources:
         return self.open(source).load(name)
 
     def stamp(self, source: str | Path, name: str) -> str:
-        """See `stamp`."""
+        """See the function `stamp`."""
         return stamp(self.path(source), name)
 
 
@@ -106,19 +107,19 @@ def find_sources(
     passed_over: PassedOver,
     known: Collection[str] = (),
     away: dict[str, str] | None = None,
-) -> tuple[list[Listed], list[str]]:
-    """The pictures in folders and files that the user named, and the URLs of the rest.
+) -> tuple[list[ListedSource], list[str]]:
+    """The pictures in folders and files that the user named, and the named URLs.
 
     Args:
-        passed_over: takes note of pictures that nobody means.
-        known: sources that an index has.
-        away: takes those of them that cannot be read, and why.
+        passed_over: records pictures that nobody means.
+        known: the sources of the index.
+        away: records known sources that cannot be read, each with the reason.
 
     Raises:
         UsageError: a brace range is malformed.
         CcmbError: there is no such folder or file, a glob finds nothing, or what is there is not whole.
     """
-    listed: dict[str, Listed] = {}
+    listed: dict[str, ListedSource] = {}
     seen: set[tuple[str, str]] = set()
     away = {} if away is None else away
     urls: list[str] = []
@@ -137,25 +138,25 @@ def find_sources(
                         if str(source) not in known:
                             raise
                         away[str(source)] = str(error).removeprefix(f"{source}: ")
-    for of in list(listed.values()):
-        if isinstance(of.pictures, ParquetImages) and of.pictures.holds_urls:
-            urls += of.pictures.urls()
-            del listed[of.source]
+    for listed_source in list(listed.values()):
+        if isinstance(listed_source.pictures, ParquetImages) and listed_source.pictures.holds_urls:
+            urls += listed_source.pictures.urls()
+            del listed[listed_source.source]
     return list(listed.values()), list(dict.fromkeys(urls))
 
 
 def _source_of(path: Path) -> Path:
-    # The last part as it is: the file behind a link, as in the hub's cache, has neither its name nor its ending.
+    # The last part stays a link: the file behind it, as in the hub's cache, has another name and ending.
     return Path(os.path.realpath(path)) if os.path.isdir(path) else Path(os.path.realpath(path.parent)) / path.name
 
 
-def _add(listed: dict[str, Listed], seen: set[tuple[str, str]], path: Path, passed_over: PassedOver) -> None:
+def _add(listed: dict[str, ListedSource], seen: set[tuple[str, str]], path: Path, passed_over: PassedOver) -> None:
     if is_picture_file(path):
         source = str(path.parent)
-        found = listed.setdefault(source, Listed(source, open_pictures(path.parent), []))
+        listed_source = listed.setdefault(source, ListedSource(source, open_pictures(path.parent), []))
         if (source, path.name) not in seen:
             seen.add((source, path.name))
-            found.names.append(path.name)
+            listed_source.names.append(path.name)
         return
     source = str(path)
     pictures = listed[source].pictures if source in listed else open_pictures(path)
@@ -164,12 +165,12 @@ def _add(listed: dict[str, Listed], seen: set[tuple[str, str]], path: Path, pass
         raise CcmbError(f"{path}: the folder cannot be read")
     if not listing.names and os.path.isdir(path):
         refuse_other_forms(path)
-    found = listed.setdefault(source, Listed(source, pictures, []))
-    if not found.whole:
+    listed_source = listed.setdefault(source, ListedSource(source, pictures, []))
+    if not listed_source.whole:
         passed_over.update(listing.passed_over)
-        found.names.extend(name for name in listing.names if (source, name) not in seen)
+        listed_source.names.extend(name for name in listing.names if (source, name) not in seen)
         seen.update((source, name) for name in listing.names)
-        listed[source] = replace(found, whole=True, unreadable=listing.unreadable)
+        listed[source] = replace(listed_source, whole=True, unreadable=listing.unreadable)
 
 
 def _braces(text: str) -> list[str]:
@@ -184,23 +185,23 @@ def _braces(text: str) -> list[str]:
 def _expand(text: str, passed_over: PassedOver) -> list[str]:
     if _is_url(text) or os.path.exists(text) or not glob.has_magic(text):
         return [text]
-    found = sorted(glob.glob(text, recursive=True))
-    if not found:
+    paths = sorted(glob.glob(text, recursive=True))
+    if not paths:
         raise CcmbError(f"{text}: nothing is called so")
-    found = [path for path in found if not _is_passed_over(path, fixed_part(text), passed_over)]
-    # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds itself.
+    paths = [path for path in paths if not _is_passed_over(path, fixed_part(text), passed_over)]
+    # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds anyway.
     meant = [
         path
-        for path in found
+        for path in paths
         if (os.path.isdir(path) and "**" not in text)
         or path.lower().endswith((*PARQUET, ".tar"))
         or is_picture_file(Path(path))
     ]
-    return meant or found
+    return meant or paths
 
 
 def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
-    """Whether what a glob finds is nobody's, by what comes after `start`, which the user wrote out."""
+    """Whether a path that a glob found is to be left out. Only the part after `start` decides: the user wrote that."""
     inside = os.path.relpath(path, start or ".")
     reason = why_passed_over(inside) if inside != "." else None
     folder = os.path.dirname(inside)
@@ -213,17 +214,17 @@ def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:
 
 
 def read_urls(path: Path) -> list[str]:
-    """URLs of a text file, one a line; blank lines and those that begin with # are passed over.
+    """The URLs of a text file, one a line; blank lines and lines that begin with # are skipped.
 
     Raises:
-        CcmbError: it cannot be read, or a line is no URL; the message names it.
+        CcmbError: the file cannot be read, or a line is not a URL; the message names it.
     """
     urls = []
-    for number, line in enumerate(text_lines(path), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         line = line.strip()
         if line and not line.startswith("#"):
             if not (_is_url(line) or line.startswith("//")):
-                raise CcmbError(f"{path}:{number}: not a URL of http or https: {line[:60]!r}")
+                raise CcmbError(f"{path}:{line_number}: not a URL of http or https: {line[:60]!r}")
             urls.append(line)
     return urls
 
@@ -233,7 +234,7 @@ def _is_url(text: str) -> bool:
 
 
 def stamp(source: Path, name: str) -> str:
-    """Size and time of change of a file in a folder, or of the whole file of pictures; empty if there is none."""
+    """Size and time of change of a file in a folder, or of a whole tar or Parquet file; "" if there is none."""
     try:
         if not source.is_dir():
             status = os.stat(source)
@@ -247,7 +248,7 @@ def stamp(source: Path, name: str) -> str:
 
 
 def changed_seconds(source: Path, name: str) -> int | None:
-    """When a file in a folder was changed; None in a file of pictures, whose own time says nothing of theirs."""
+    """When a file in a folder was changed, in seconds; None for pictures in a tar or Parquet file."""
     from datetime import datetime
 
     from ccmb.search.filters import seconds_of

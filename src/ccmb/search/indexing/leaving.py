@@ -1,4 +1,4 @@
-"""What leaves an index, and what a run says that it did."""
+"""Pictures and sources that leave an index, and the report of a run."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Literal
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.search.index_folder import Catalogue, IndexRecord, open_catalogue
-from ccmb.search.indexing.image_sources import Listed
+from ccmb.search.indexing.image_sources import ListedSource
 
 Gone = Literal["auto", "remove", "keep"]
 
 
 @dataclass(slots=True)
 class IndexReport:
-    """What one run of `build_index` did.
+    """The report of one run of `build_index`.
 
     Attributes:
         added, updated, skipped_known, removed: counts of pictures.
         kept_gone: pictures that are gone from their source and still in the index.
-        away: a line for each folder that cannot be read or has nothing in it, though the index has pictures of it.
-        passed_over: how many files, and folders with all that is in them, were left out, by reason.
+        away: a line for each folder of indexed pictures that is now empty or cannot be read.
+        passed_over: how many files and whole folders were left out, by reason.
         passed_over_line: the same in words, with some of their names.
         unreadable: a line for each picture that could not be read or fetched.
         duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
-        near_duplicates: of those that only look alike, one of each set of equal ones.
-        repeated: files in tars that another one of the same name hides.
-        fields_left_out: names of fields whose values are neither text nor number, nor true or false.
-        fields_unmatched: names in the file of fields that are of no picture of this run.
+        near_duplicates: paths of pictures that only look alike; one path stands for a set of equal files.
+        repeated: files in tars that are hidden by another file of the same name.
+        fields_left_out: names of fields whose values are neither text, number, true nor false.
+        fields_unmatched: names in the file of fields that match no picture of this run.
     """
 
     added: int = 0
@@ -50,22 +50,22 @@ class IndexReport:
 
 
 def leave_away(
-    catalogue: Catalogue, listed: Sequence[Listed], away: Mapping[str, str], gone: Gone, report: IndexReport
-) -> list[Listed]:
-    """Decide what becomes of sources that are out of reach, or have no picture any more, though the index has some.
+    catalogue: Catalogue, listed: Sequence[ListedSource], away: Mapping[str, str], gone: Gone, report: IndexReport
+) -> list[ListedSource]:
+    """Keep or remove the pictures of sources that cannot be read, or that have no pictures any more.
 
-    Those that are out of reach and whose pictures are removed are no sources of the index any more.
+    A source that cannot be read and whose pictures are removed is no longer a source of the index.
 
     Returns:
-        the sources that are left to be indexed.
+        The sources that remain to be indexed.
 
     Raises:
-        CcmbError: there is one, and `gone` does not say what is meant; nothing has been changed.
+        CcmbError: there is such a source and `gone` is "auto"; nothing has been changed.
     """
     reasons = dict(away)
-    for of in listed:
-        if of.whole and not of.names:
-            reasons[of.source] = "no picture in it now"
+    for listed_source in listed:
+        if listed_source.whole and not listed_source.names:
+            reasons[listed_source.source] = "no picture in it now"
     held = {source: [entry.key for entry in catalogue.store.of_source(source)] for source in reasons}
     refused = next((source for source, keys in held.items() if keys or source in away), None)
     if gone == "auto" and refused is not None:
@@ -82,12 +82,13 @@ def leave_away(
             report.away.append(f"{source}: {reasons[source]}; {len(keys):,} pictures of it stay")
     if gone == "remove":
         catalogue.record.sources = [name for name in catalogue.record.sources if name not in away]
-    return [of for of in listed if not held.get(of.source)]
+    return [listed_source for listed_source in listed if not held.get(listed_source.source)]
 
 
 def forget_sources(index: Path, sources: Sequence[str]) -> int:
-    """Take sources out of an index for good, be they there or not; how many pictures they had. Files are not touched,
-    but for the index's own copies.
+    """Remove sources from an index for good, whether they exist or not, and return how many pictures they had.
+
+    Only the index's own copies are deleted; no other files are touched.
 
     Raises:
         UsageError: the index has no such source; the message says which it has.
@@ -100,7 +101,12 @@ def forget_sources(index: Path, sources: Sequence[str]) -> int:
     for source in sources:
         plain = source.rstrip("/") or source
         name = next(
-            (known[one] for one in (plain, os.path.abspath(plain), os.path.realpath(plain)) if one in known), None
+            (
+                known[spelling]
+                for spelling in (plain, os.path.abspath(plain), os.path.realpath(plain))
+                if spelling in known
+            ),
+            None,
         )
         if name is None:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Pictures in a column of a Parquet file, as data sets on the Hugging Face hub hold them, or URLs of pictures."""
+"""Pictures, or URLs of pictures, in a column of a Parquet file, as in data sets on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ URL_COLUMNS = ("url", "URL", "image_url", "ImageUrl", "imageurl")
 
 
 class ParquetImages(ImageSource):
-    """Pictures by the number of their row, such as "00000012".
+    """Pictures named by the index of their row, such as "00000012".
 
-    The column is a binary one, or a struct with a binary field `bytes`; else one of strings that are URLs.
+    The column is binary, or a struct with a binary field `bytes`; otherwise it holds strings that are URLs.
     """
 
     def __init__(self, path: Path) -> None:
-        """
+        """Open a Parquet file.
+
         Raises:
             CcmbError: it is not Parquet, or no column holds pictures or URLs.
         """
@@ -37,8 +38,8 @@ class ParquetImages(ImageSource):
         self.column, self.holds_urls = self._find_column()
         self._turn = threading.Lock()
         self._group: tuple[int, Any] = (-1, None)  # number and values of the row group in memory
-        counts = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
-        self._starts = [sum(counts[:number]) for number in range(len(counts) + 1)]
+        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = [sum(counts[:group]) for group in range(len(counts) + 1)]
 
     def _find_column(self) -> tuple[str, bool]:
         import pyarrow as pa
@@ -68,16 +69,16 @@ class ParquetImages(ImageSource):
         return [f"{row:08d}" for row in range(self._starts[-1])]
 
     def urls(self) -> list[str]:
-        """Of all rows that have one.
+        """The URLs of all rows that have one.
 
         Raises:
             CcmbError: the file is damaged.
         """
         try:
-            found = self._file.read(columns=[self.column]).column(0).to_pylist()
+            values = self._file.read(columns=[self.column]).column(0).to_pylist()
         except Exception as error:
             raise CcmbError(f"{self.path}: cannot be read ({one_line(error)})") from None
-        return [url for url in found if isinstance(url, str) and url]
+        return [url for url in values if isinstance(url, str) and url]
 
     def _find(self, name: str) -> Extent | None:
         known = name.isascii() and name.isdigit() and int(name) < self._starts[-1] and name == f"{int(name):08d}"
@@ -87,7 +88,7 @@ class ParquetImages(ImageSource):
         if self._find(name) is None:
             raise self._unreadable(name, "no such row")
         row = int(name)
-        group = next(number for number, start in enumerate(self._starts[1:]) if row < start)
+        group = next(index for index, start in enumerate(self._starts[1:]) if row < start)
         with self._turn:
             if self._group[0] != group:
                 try:

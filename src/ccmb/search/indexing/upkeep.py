@@ -1,7 +1,7 @@
-"""What of a source is to be indexed: each file once, by whatever path it is reached; and what has left it.
+"""Which pictures of a source are to be indexed, each file once, and which have left the source.
 
-Nothing leaves an index because its source could not be read: a disk may not be mounted, and what is then left of it is
-a folder that is missing, empty or refused.
+No picture leaves an index because its source could not be read. A disk may not be mounted, and then its folder is
+missing, empty or unreadable.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ccmb.core.passed_over import EXCLUDED, TWICE, Excludes, PassedOver
-from ccmb.search.indexing.image_sources import Listed, open_pictures
+from ccmb.search.indexing.image_sources import ListedSource, open_pictures
 from ccmb.search.vector_store import Entry, Store
 
 Identity = tuple[object, str]
 
 
 @dataclass(slots=True)
-class Left:
-    """Keys of pictures of a source that the index has and that are not to be indexed now.
+class LeavingEntries:
+    """Keys of a source's pictures that are in the index but are not to be indexed now.
 
     Attributes:
-        lost: their files are not there, though the folders that they were in can be read.
-        away: they were in a folder that cannot be read or has nothing in it, by that folder.
-        unwanted: their files are there, but are passed over.
+        lost: pictures whose files are gone, although their folders can be read.
+        away: pictures in a folder that is now empty or cannot be read, by that folder.
+        unwanted: pictures whose files exist but are excluded.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -33,16 +33,23 @@ class Left:
     unwanted: list[str] = field(default_factory=list)
 
 
-def left_of(listed: Listed, known: Iterable[Entry], excludes: Excludes) -> Left:
-    """What the index has of a source beyond what is listed of it."""
-    left, names, states = Left(), set(listed.names), dict[str, bool]()
+def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excludes) -> LeavingEntries:
+    """The entries of a source in the index that are not among its listed pictures."""
+    left, names, states = LeavingEntries(), set(listed.names), dict[str, bool]()
     for entry in known:
         if entry.name in names:
             continue
-        if folder := next((one for one in listed.unreadable if one == "." or entry.name.startswith(f"{one}/")), None):
+        if folder := next(
+            (
+                unreadable
+                for unreadable in listed.unreadable
+                if unreadable == "." or entry.name.startswith(f"{unreadable}/")
+            ),
+            None,
+        ):
             left.away.setdefault(folder, []).append(entry.key)
         elif entry.name in listed.pictures:
-            # What a glob does not name is not unwanted.
+            # A picture that a glob did not name is still wanted.
             if listed.whole or entry.name in listed.dropped or excludes.match(entry.name, entry.source):
                 left.unwanted.append(entry.key)
         elif folder := _folder_away(listed.pictures.path, entry.name, states):
@@ -53,7 +60,7 @@ def left_of(listed: Listed, known: Iterable[Entry], excludes: Excludes) -> Left:
 
 
 def _folder_away(source: Path, name: str, states: dict[str, bool]) -> str:
-    """The nearest folder of a file that is there, if it cannot be read or is empty; else "" ("." is the source)."""
+    """The nearest existing folder of a missing file, if it is empty or cannot be read; else "". "." is the source."""
     if not source.is_dir():
         return ""
     folder = os.path.dirname(name)
@@ -61,21 +68,28 @@ def _folder_away(source: Path, name: str, states: dict[str, bool]) -> str:
         folder = os.path.dirname(folder)
     if folder not in states:
         try:
-            with os.scandir(source / folder) as found:
-                states[folder] = next(found, None) is None
+            with os.scandir(source / folder) as entries:
+                states[folder] = next(entries, None) is None
         except OSError:
             states[folder] = True
     return (folder or ".") if states[folder] else ""
 
 
-def with_overlapping(listed: Sequence[Listed], sources: Iterable[str], store: Store) -> list[Listed]:
-    """Before the listed sources, those that the index has and that lie within one of them or hold one, each with the
-    pictures that it has of what they share: so these are brought up to date where they are."""
-    ours = {of.source for of in listed}
-    folders = [(os.path.realpath(of.source), of.whole) for of in listed if os.path.isdir(of.source)]
-    before: list[Listed] = []
+def with_overlapping(listed: Sequence[ListedSource], sources: Iterable[str], store: Store) -> list[ListedSource]:
+    """The listed sources, preceded by sources of the index that overlap with them.
+
+    Two sources overlap if one lies within the other. Each added source lists its pictures in the shared folders, so
+    that these are updated under the names by which the index has them.
+    """
+    listed_names = {listed_source.source for listed_source in listed}
+    folders = [
+        (os.path.realpath(listed_source.source), listed_source.whole)
+        for listed_source in listed
+        if os.path.isdir(listed_source.source)
+    ]
+    before: list[ListedSource] = []
     for source in sources:
-        if source in ours or not os.path.isabs(source) or not os.path.isdir(source):
+        if source in listed_names or not os.path.isabs(source) or not os.path.isdir(source):
             continue
         real = os.path.realpath(source)
         held_in = any(whole and _is_within(real, folder) for folder, whole in folders)
@@ -88,7 +102,7 @@ def with_overlapping(listed: Sequence[Listed], sources: Iterable[str], store: St
             for entry in store.of_source(source)
             if (held_in or entry.name.startswith(tuple(shared)) or "./" in shared) and entry.name in pictures
         ]
-        before.append(Listed(source, pictures, names))
+        before.append(ListedSource(source, pictures, names))
     return [*before, *listed]
 
 
@@ -97,57 +111,59 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def each_once(
-    listed: Sequence[Listed], known: Mapping[str, Iterable[str]], excludes: Excludes, passed_over: PassedOver
-) -> list[Listed]:
-    """The sources with the names of what is to be indexed: nothing that is excluded, and no file a second time.
+    listed: Sequence[ListedSource], known: Mapping[str, Iterable[str]], excludes: Excludes, passed_over: PassedOver
+) -> list[ListedSource]:
+    """The sources with the names to be indexed: no excluded pictures, and no file twice.
 
-    A file that is reached by several paths (a folder and its sub-folder, links, the same folder mounted twice) keeps
-    that by which the index has it, else that without links, else the first.
+    Several paths may lead to the same file: a folder and its sub-folder, links, a folder that is mounted twice. The
+    file keeps the path by which the index has it, else a path without links, else the first.
 
     Args:
         known: names that the index has, by source.
-        passed_over: takes note of the others.
+        passed_over: records the names that are left out.
     """
     best: dict[Identity, tuple[tuple[bool, bool], int, str]] = {}
     identities = _Identities()
     wanted: list[list[str]] = []
     links: list[tuple[int, str, Identity]] = []
-    for place, of in enumerate(listed):
-        names = [name for name in of.names if not excludes.match(name, of.source)]
+    for index, listed_source in enumerate(listed):
+        names = [name for name in listed_source.names if not excludes.match(name, listed_source.source)]
         wanted.append(names)
-        held = set(known.get(of.source, ()))
-        if len(names) < len(of.names):
+        held = set(known.get(listed_source.source, ()))
+        if len(names) < len(listed_source.names):
             kept = set(names)
-            for name in of.names:
+            for name in listed_source.names:
                 if name not in kept:
-                    of.dropped.add(name)
-                    passed_over.add(f"{of.source}/{name}", EXCLUDED)
-        if not os.path.isdir(of.pictures.path):  # a tar or a Parquet file, of which each is listed once
+                    listed_source.dropped.add(name)
+                    passed_over.add(f"{listed_source.source}/{name}", EXCLUDED)
+        if not os.path.isdir(listed_source.pictures.path):  # each tar or Parquet file is listed once
             continue
         for name in names:
-            path = os.path.join(of.pictures.path, name)
+            path = os.path.join(listed_source.pictures.path, name)
             if os.path.islink(path):
-                links.append((place, name, identities.of(os.path.realpath(path))))
+                links.append((index, name, identities.of(os.path.realpath(path))))
                 continue
             identity, rank = identities.of(path), (name not in held, identities.is_linked(path))
             if identity not in best or rank < best[identity][0]:
-                best[identity] = rank, place, name
-    chosen = {(place, name) for _, place, name in best.values()}
+                best[identity] = rank, index, name
+    chosen = {(index, name) for _, index, name in best.values()}
     # A link to a file that has its own place; two links to one file elsewhere are two pictures.
-    chosen |= {(place, name) for place, name, target in links if target not in best}
-    once = []
-    for place, of in enumerate(listed):
-        if os.path.isdir(of.pictures.path):
-            for name in wanted[place]:
-                if (place, name) not in chosen:
-                    of.dropped.add(name)
-                    passed_over.add(f"{of.source}/{name}", TWICE)
-        once.append(replace(of, names=[name for name in wanted[place] if name not in of.dropped]))
-    return once
+    chosen |= {(index, name) for index, name, target in links if target not in best}
+    result = []
+    for index, listed_source in enumerate(listed):
+        if os.path.isdir(listed_source.pictures.path):
+            for name in wanted[index]:
+                if (index, name) not in chosen:
+                    listed_source.dropped.add(name)
+                    passed_over.add(f"{listed_source.source}/{name}", TWICE)
+        result.append(
+            replace(listed_source, names=[name for name in wanted[index] if name not in listed_source.dropped])
+        )
+    return result
 
 
 class _Identities:
-    """Files by their folder, whatever it is called, and their name in it."""
+    """The identity of files: their folder (by device and inode), and their name in it."""
 
     def __init__(self) -> None:
         self._folders: dict[str, tuple[object, bool]] = {}

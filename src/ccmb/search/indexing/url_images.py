@@ -1,15 +1,15 @@
-"""Pictures behind URLs, copied into a folder of the index, so that they can be ranked and shown without the network."""
+"""Copies of the pictures behind URLs in a folder of the index, so that ranking and showing them needs no network."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.core.progress import progress
 from ccmb.search.indexing.image_metadata import suffix_of
 
@@ -22,16 +22,17 @@ _AT_ONCE = 256
 def fetch_pictures(
     urls: Sequence[str], folder: Path, allow_private: Sequence[str] = (), proxy_from_environment: bool = False
 ) -> tuple[dict[str, str], list[str]]:
-    """The name in `folder` of the picture behind each URL, and a line for each that cannot be had.
+    """Fetch the pictures behind URLs: the name of each in `folder`, and a line for each that failed.
 
-    What is there already is not asked for again. Only public addresses are talked to, see `ccmb.fetch.address_guard`.
+    Pictures that are in the folder are not fetched again. Only public addresses are contacted, see
+    `ccmb.fetch.address_guard`.
 
     Args:
-        allow_private: addresses or networks that may be talked to although they are private.
-        proxy_from_environment: go through the proxies that the environment names, see `ccmb.fetch.proxies`.
+        allow_private: private addresses or networks that may be contacted too.
+        proxy_from_environment: use the proxies that the environment names, see `ccmb.fetch.proxies`.
 
     Raises:
-        UsageError: one of these is no address.
+        UsageError: an item of `allow_private` is not an address.
         CcmbError: the network client is not installed, or the folder cannot be written.
     """
     held = {path.stem: path.name for path in folder.glob("*.*")} if folder.is_dir() else {}
@@ -52,7 +53,9 @@ def fetch_pictures(
                 for start in range(0, len(missing), _AT_ONCE):
                     part = missing[start : start + _AT_ONCE]
                     for url, result in zip(
-                        part, await asyncio.gather(*(_fetch(fetcher, of, folder) for of in part)), strict=True
+                        part,
+                        await asyncio.gather(*(_fetch(fetcher, part_url, folder) for part_url in part)),
+                        strict=True,
                     ):
                         if result.startswith("!"):
                             failed.append(f"{url}: {result[1:]}")
@@ -65,12 +68,12 @@ def fetch_pictures(
 
 
 def name_of(url: str) -> str:
-    """Of the file that holds the picture, without what its format adds."""
-    return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    """The name of the picture's file, without the suffix."""
+    return sha256_of_bytes(url.encode("utf-8", "surrogateescape"))[:32]
 
 
 async def _fetch(fetcher: Fetcher, url: str, folder: Path) -> str:
-    """The file's name; or an exclamation mark and why there is none."""
+    """The file's name; or "!" and the reason of the failure."""
     fetched = await fetcher.fetch(url)
     try:
         if fetched.status != "ok":

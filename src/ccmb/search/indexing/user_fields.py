@@ -1,4 +1,4 @@
-"""Fields that a user gives pictures: a file of JSON lines or a Parquet file beside them."""
+"""User fields: values that users give to pictures, in a file of JSON lines or a Parquet file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _HALF = re.compile("[\ud800-\udfff]")
 _LONGEST = 4096  # characters of a text
 
 
-class OwnFields:
-    """The fields of pictures by what a line calls them: the name within the source, a whole path, or a URL."""
+class UserFields:
+    """The user fields of pictures, by the name in their line: the name within the source, a whole path, or a URL."""
 
     def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
         self._by_name, self.left_out = by_name, left_out
         self._matched: set[str] = set()
 
     def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
-        """Those of a picture, yes or no as 1 or 0; None if the file has no line about it."""
+        """The fields of a picture, with yes or no as 1 or 0; None if the file has no line about it."""
         for name in (url, f"{entry.source}/{entry.name}", entry.name):
             if name is not None and (name := _plain_name(name)) in self._by_name:
                 self._matched.add(name)
@@ -38,15 +38,15 @@ class OwnFields:
         return None
 
     def unmatched(self) -> list[str]:
-        """Names in the file that no picture had that was asked about."""
+        """The names in the file that matched no picture so far."""
         return [name for name in self._by_name if name not in self._matched]
 
 
-def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
-    """Read them; of several lines about a picture the last that has a field counts. The record takes note of their
-    types.
+def read_user_fields(path: Path, record: IndexRecord) -> UserFields:
+    """Read a file of user fields, and record their types in `record`.
 
-    Values other than texts, numbers, true and false are left out, and so are nulls.
+    If several lines are about the same picture, the last line with a field counts. Values other than texts, numbers,
+    true and false are left out, and so are nulls.
 
     Raises:
         UsageError: a field has values of several types, or a name that cannot be used.
@@ -54,47 +54,50 @@ def read_own_fields(path: Path, record: IndexRecord) -> OwnFields:
     """
     by_name: dict[str, dict[str, FieldValue]] = {}
     left_out: set[str] = set()
-    for number, line in _lines(path):
+    for line_number, line in _lines(path):
         key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
         if key is None:
-            raise CcmbError(f"{path}:{number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
+            raise CcmbError(f"{path}:{line_number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
         name = _plain_name(str(line.pop(key)))
-        own = {field: value for field, value in line.items() if _is_plain(value)}
-        left_out |= {field for field, value in line.items() if value is not None} - own.keys()
-        record.learn_fields(own, f"{path}:{number}")
-        by_name.setdefault(name, {}).update(storable(own))
-    return OwnFields(by_name, left_out)
+        user_fields = {field: value for field, value in line.items() if _is_plain(value)}
+        left_out |= {field for field, value in line.items() if value is not None} - user_fields.keys()
+        record.learn_fields(user_fields, f"{path}:{line_number}")
+        by_name.setdefault(name, {}).update(storable(user_fields))
+    return UserFields(by_name, left_out)
 
 
 def _plain_name(name: str) -> str:
-    """`./a//0.jpg` is a/0.jpg; a URL stays as it is. Systems write one and the same letter in one or in two characters,
-    and slashes the one or the other way."""
+    """A name in normal form: `./a//0.jpg` becomes a/0.jpg, and a URL stays unchanged.
+
+    Systems write the same letter in one or two characters, and use slashes or backslashes.
+    """
     if "://" not in name and "/" not in name:
         name = name.replace("\\", "/")
     return unicodedata.normalize("NFC", name if "://" in name or not name else posixpath.normpath(name))
 
 
-def storable(own: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
-    """As stores hold them: yes or no as 1 or 0, which compare alike in all of them."""
-    return {name: int(value) if isinstance(value, bool) else value for name, value in own.items()}
+def storable(user_fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
+    """User fields as stores hold them: yes or no as 1 or 0, which compare alike in every store."""
+    return {name: int(value) if isinstance(value, bool) else value for name, value in user_fields.items()}
 
 
-def check_own(own: Mapping[str, object]) -> dict[str, FieldValue]:
-    """
+def check_user_fields(user_fields: Mapping[str, object]) -> dict[str, FieldValue]:
+    """Check the values of user fields.
+
     Raises:
         UsageError: a value is not a text, a number, true or false.
     """
-    for name, value in own.items():
+    for name, value in user_fields.items():
         if not _is_plain(value):
             raise UsageError(
                 f"{name}: {str(value)[:40]!r} is not a text of up to {_LONGEST} characters, a number, true or false"
             )
-    return dict(own)  # type: ignore[arg-type]
+    return dict(user_fields)  # type: ignore[arg-type]
 
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, str):
-        # Blanks of any width, joiners and line breaks are of the text; half a surrogate no store can hold.
+        # Blanks of any width, joiners and line breaks are allowed; no store can hold half a surrogate pair.
         return len(value) <= _LONGEST and "\0" not in value and not _HALF.search(value)
     return isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53)
 
@@ -106,11 +109,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow.parquet as parquet
 
-        number = 0
+        row_number = 0
         for batch in parquet.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                number += 1
-                yield number, row
+                row_number += 1
+                yield row_number, row
     except ImportError:
         raise CcmbError("reading Parquet needs pyarrow: pip install 'ccmb[search]'") from None
     except Exception as error:  # what Arrow makes of a damaged or missing file

@@ -1,1 +1,1 @@
-"""What every request passes: proxies, keys, rates, bodies, errors."""
+"""The HTTP layer of every request: proxies, keys, rate limits, bodies, errors."""

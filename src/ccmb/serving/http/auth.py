@@ -1,4 +1,4 @@
-"""Who may ask for what: keys of clients from a file."""
+"""Authorization: the keys of clients, read from a file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHORTEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks: its name counts for the rate limit. An admin may add and delete pictures."""
+    """A client. Its name counts for the rate limit; an admin may add and delete pictures."""
 
     name: str
     admin: bool = False
 
 
 class Keys:
-    """The clients of some keys, by the keys' digests, so that a look-up takes as long whatever key is tried."""
+    """Clients by the digests of their keys, so that the time of a look-up does not depend on the key."""
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = {_digest(key): client for key, client in clients.items()}
@@ -33,14 +33,11 @@ class Keys:
         """The client that a key belongs to."""
         return self._clients.get(_digest(key))
 
-    @property
-    def any_admin(self) -> bool:
-        """Whether somebody may write."""
-        return any(client.admin for client in self._clients.values())
-
     @staticmethod
     def read(path: Path) -> Keys:
-        """Keys of a text file: a line is `NAME search KEY` or `NAME admin KEY`; empty lines and `#` are passed over.
+        """Read keys from a text file whose lines are `NAME search KEY` or `NAME admin KEY`.
+
+        Empty lines and lines that begin with `#` are skipped.
 
         Raises:
             CcmbError: the file cannot be read, or a line is not of this form; the message names file and line, but
@@ -49,17 +46,17 @@ class Keys:
         lines = text_lines(path, fix="give a file of keys, one `NAME search|admin KEY` a line")
         clients: dict[str, Client] = {}
         names: set[str] = set()
-        for number, line in enumerate(lines, start=1):
+        for line_number, line in enumerate(lines, start=1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
             if len(words) != 3 or words[1] not in ("search", "admin"):
-                raise CcmbError(f"{path}:{number}: a line is `NAME search KEY` or `NAME admin KEY`")
+                raise CcmbError(f"{path}:{line_number}: a line is `NAME search KEY` or `NAME admin KEY`")
             name, role, key = words
             if len(key) < _SHORTEST or not key.isascii():
-                raise CcmbError(f"{path}:{number}: the key must have {_SHORTEST} or more ASCII characters")
+                raise CcmbError(f"{path}:{line_number}: the key must have {_SHORTEST} or more ASCII characters")
             if name in names or key in clients:
-                raise CcmbError(f"{path}:{number}: name or key is there twice")
+                raise CcmbError(f"{path}:{line_number}: name or key is there twice")
             names.add(name)
             clients[key] = Client(name, role == "admin")
         if not clients:

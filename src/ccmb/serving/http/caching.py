@@ -1,4 +1,4 @@
-"""Answers that a browser or a proxy may keep and ask for again with their ETag."""
+"""Responses that a browser or a proxy may keep and revalidate with their ETag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
 def cached(request: Request, data: bytes, media_type: str, cache_control: str) -> Response:
-    """The data with its ETag, or 304 without it where the client has it already."""
+    """The data with its ETag; or a 304 response if the client already has the data."""
     tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
     headers = {"ETag": tag, "Cache-Control": cache_control}
     if _has(request.headers.getlist("if-none-match"), tag):

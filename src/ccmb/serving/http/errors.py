@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong: `{"error": {"message", "code"}}`, and never a path of the server."""
+"""Errors for clients: `{"error": {"message", "code"}}`, which never contain a path of the server."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _MESSAGES = {404: "nothing is served at this address", 405: "this address does n
 _LONGEST = 300
 
 
-class Fault(Exception):
-    """An answer that is an error. The message is one line for the client; it names no path."""
+class ApiError(Exception):
+    """An error response. The message is one line for the client; it names no path."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -34,27 +34,27 @@ class Fault(Exception):
 
 
 def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The one form of all errors."""
+    """A response in the form that all errors have."""
     line = " ".join(message.split())[:_LONGEST].encode("utf-8", "replace").decode()
     return JSONResponse({"error": {"message": line, "code": code}}, status, dict(headers or {}))
 
 
-def busy(retry_after: int = 1) -> Fault:
-    """The server has more to do than it will take on."""
-    return Fault(503, "overloaded", "the server is busy; try again", {"Retry-After": str(retry_after)})
+def busy(retry_after: int = 1) -> ApiError:
+    """The error of a server with too much to do."""
+    return ApiError(503, "overloaded", "the server is busy; try again", {"Retry-After": str(retry_after)})
 
 
-def invalid(message: str) -> Fault:
-    """The request is well formed, but a value of it cannot be."""
-    return Fault(422, "invalid_request", message)
+def invalid(message: str) -> ApiError:
+    """The error of a request that is well formed but has a value that is not allowed."""
+    return ApiError(422, "invalid_request", message)
 
 
-def say_invalid(error: ValidationError | RequestValidationError) -> Fault:
-    """What is wrong with the first values that are; a body that is no JSON is a bad request."""
-    found = list(error.errors())
-    if found and found[0]["type"] in ("json_invalid", "json_type"):
-        return Fault(400, "invalid_json", f"the body is not JSON: {_reason(found[0])}")
-    lines = [f"{'.'.join(map(str, of['loc']))[:80]}: {_reason(of)}" for of in found[:3]]
+def invalid_values(error: ValidationError | RequestValidationError) -> ApiError:
+    """The error of invalid values, which names the first three; a body that is not JSON is a bad request."""
+    problems = list(error.errors())
+    if problems and problems[0]["type"] in ("json_invalid", "json_type"):
+        return ApiError(400, "invalid_json", f"the body is not JSON: {_reason(problems[0])}")
+    lines = [f"{'.'.join(map(str, problem['loc']))[:80]}: {_reason(problem)}" for problem in problems[:3]]
     return invalid("; ".join(lines))
 
 
@@ -63,10 +63,10 @@ def _reason(error: Mapping[str, Any]) -> str:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Give every error its form. What nobody foresaw is logged here and is "internal" to the client."""
+    """Register the handlers that turn every error into a response; unexpected errors are "internal" to the client."""
 
-    @app.exception_handler(Fault)
-    async def fault(request: Request, error: Fault) -> JSONResponse:
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
     @app.exception_handler(Overloaded)
@@ -74,30 +74,30 @@ def handle_errors(app: FastAPI) -> None:
         return busy(error.retry_after).response()
 
     @app.exception_handler(RequestValidationError)
-    async def of_fastapi(request: Request, error: RequestValidationError) -> JSONResponse:
-        return say_invalid(error).response()
+    async def request_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return invalid_values(error).response()
 
     @app.exception_handler(ValidationError)
-    async def of_pydantic(request: Request, error: ValidationError) -> JSONResponse:
-        return say_invalid(error).response()
+    async def values_invalid(request: Request, error: ValidationError) -> JSONResponse:
+        return invalid_values(error).response()
 
     @app.exception_handler(HTTPException)
-    async def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         status = error.status_code
         message = _MESSAGES.get(status, "the request cannot be read")
         return error_response(status, _CODES.get(status, "bad_request"), message, error.headers)
 
     @app.exception_handler(UsageError)
-    async def of_usage(request: Request, error: UsageError) -> JSONResponse:
-        return invalid(str(error)).response()  # the index speaks of the query alone
+    async def usage_error(request: Request, error: UsageError) -> JSONResponse:
+        return invalid(str(error)).response()  # usage errors of the index are about the query only
 
     @app.exception_handler(CcmbError)
-    async def of_ours(request: Request, error: CcmbError) -> JSONResponse:
+    async def ccmb_error(request: Request, error: CcmbError) -> JSONResponse:
         where = visible_line(request.url.path[:80])
         _log.error("%s %s: %s", request.method, where, visible_line(error))  # it may name files
         return error_response(500, "internal", "the server could not do this; its log says why")
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        # Starlette raises it on, and uvicorn logs it with its traceback.
+        # Starlette raises the error again, and uvicorn logs it with its traceback.
         return error_response(500, "internal", "the server could not do this; its log says why")

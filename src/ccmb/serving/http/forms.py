@@ -1,7 +1,7 @@
-"""Forms (multipart/form-data) that lie in memory: files as bytes, texts in UTF-8 or refused.
+"""Forms (multipart/form-data) in memory: files are bytes, and texts that are not UTF-8 are refused.
 
-Starlette's parser takes a part that names its file by `filename*` alone for a text, and reads texts that are no UTF-8
-as Latin-1: GBK would arrive as other words without an error.
+Starlette's parser takes a part that names its file only by `filename*` for a text. It also reads texts that are not
+UTF-8 as Latin-1, so GBK would arrive as other words without an error.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from ccmb.serving.http.errors import Fault
+from ccmb.serving.http.errors import ApiError
 
 _ENCODINGS = ("utf-8", "ascii")
 
 
 @dataclass(slots=True)
-class _Part:
+class _FormPart:
     headers: dict[bytes, bytes] = field(default_factory=dict)
     data: bytearray = field(default_factory=bytearray)
 
 
 def read_form(content_type: str, body: bytes, max_parts: int) -> dict[str, list[str | bytes]]:
-    """The values of each field in their order; a file is its bytes, whatever it is called.
+    """The values of each field, in order; a file is given as its bytes, whatever its name.
 
     Raises:
-        Fault: the form cannot be read, ends too early, has too many parts, or a text is not UTF-8.
+        ApiError: the form cannot be read, ends too early, has too many parts, or a text is not UTF-8.
     """
     _, options = parse_options_header(content_type)
     check_charset(options.get(b"charset", b"utf-8").decode("latin-1"))
@@ -45,19 +45,20 @@ def read_form(content_type: str, body: bytes, max_parts: int) -> dict[str, list[
 
 
 def check_charset(name: str) -> None:
-    """
+    """Refuse a charset other than UTF-8.
+
     Raises:
-        Fault: texts are said to be in another encoding than UTF-8.
+        ApiError: texts are declared to be in another encoding.
     """
     try:
         known = codecs.lookup(name.strip("'\" ")).name
     except LookupError:
         known = ""
     if known not in _ENCODINGS:
-        raise Fault(400, "not_utf8", f"texts must be UTF-8, not {name[:40]}")
+        raise ApiError(400, "not_utf8", f"texts must be UTF-8, not {name[:40]}")
 
 
-def _text(part: _Part, name: str) -> str:
+def _text(part: _FormPart, name: str) -> str:
     _, options = parse_options_header(part.headers.get(b"content-type", b""))
     check_charset(options.get(b"charset", b"utf-8").decode("latin-1"))
     return _decoded(bytes(part.data), name)
@@ -67,17 +68,17 @@ def _decoded(data: bytes, what: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Fault(400, "not_utf8", f"{what[:80]}: the text is not UTF-8; send it as UTF-8") from None
+        raise ApiError(400, "not_utf8", f"{what[:80]}: the text is not UTF-8; send it as UTF-8") from None
 
 
-def _parts(boundary: bytes, body: bytes, max_parts: int) -> list[_Part]:
-    parts, name, value = list[_Part](), bytearray(), bytearray()
+def _parts(boundary: bytes, body: bytes, max_parts: int) -> list[_FormPart]:
+    parts, name, value = list[_FormPart](), bytearray(), bytearray()
     is_whole = False
 
     def begin() -> None:
         if len(parts) == max_parts:
             raise _unreadable(f"it has more than {max_parts} parts")
-        parts.append(_Part())
+        parts.append(_FormPart())
 
     def header_end() -> None:
         parts[-1].headers[bytes(name).lower()] = bytes(value)
@@ -109,5 +110,5 @@ def _parts(boundary: bytes, body: bytes, max_parts: int) -> list[_Part]:
     return parts
 
 
-def _unreadable(reason: str) -> Fault:
-    return Fault(400, "invalid_form", f"the form cannot be read: {reason}")
+def _unreadable(reason: str) -> ApiError:
+    return ApiError(400, "invalid_form", f"the form cannot be read: {reason}")

@@ -1,4 +1,4 @@
-"""What every request passes before and after its handler: who asks, how much, how often and for how long."""
+"""The middleware around all handlers: who asks, and limits of size, rate and time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Client, Keys
-from ccmb.serving.http.errors import Fault, busy
+from ccmb.serving.http.errors import ApiError, busy
 from ccmb.serving.http.proxy import Forwarded, TrustedProxies, same_origin, split_host
 from ccmb.serving.http.rate_limit import RateLimiter
 from ccmb.serving.metrics import Metrics
 
 _PICTURE_COST = 0.1  # of a request: a page of results asks for dozens of small pictures
-_GONE = 499  # what the log and the metrics call a client that went away
+_GONE = 499  # the status, in metrics, of a client that went away
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "manifest-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -34,11 +34,13 @@ _HEADERS = {
 }
 
 
-class Reception:
-    """Around the whole application: refuses, counts, reads bodies within limits and ends what takes too long.
+class Middleware:
+    """The middleware around the whole application.
+
+    It refuses and counts requests, reads their bodies within limits, and ends requests that take too long.
 
     Args:
-        public: paths that need no key and cost nothing: the page's own files and the check of health.
+        public: paths that need no key and have no rate limit: the page's own files and the health check.
     """
 
     def __init__(
@@ -56,19 +58,19 @@ class Reception:
             await self.app(scope, receive, send)
             return
         method, started = scope["method"], time.perf_counter()
-        answer = _Answer(send, headers_alone=method == "HEAD")
+        response = _ResponseSender(send, headers_alone=method == "HEAD")
         if method == "HEAD":  # it is answered wherever GET is
             scope = {**scope, "method": "GET"}
         try:
-            await self._serve(scope, receive, answer)
-        except Fault as fault:
-            await fault.response()(scope, receive, answer.send)
+            await self._serve(scope, receive, response)
+        except ApiError as fault:
+            await fault.response()(scope, receive, response.send)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            status = answer.status or _GONE
+            status = response.status or _GONE
             self.metrics.request(route, method, status, time.perf_counter() - started)
 
-    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
         self._admit(scope)
         if self.inside >= self.options.max_requests:
             raise busy()
@@ -76,15 +78,16 @@ class Reception:
         try:
             body = await _read(receive, Headers(scope=scope), self.options)
             if body is not None:
-                await self._handle(scope, body, receive, answer)
+                await self._handle(scope, body, receive, response)
         finally:
             self.inside -= 1
 
     def _admit(self, scope: Scope) -> None:
-        """Let the request in, with its client in `scope["ccmb.client"]`.
+        """Admit the request, and put its client into `scope["ccmb.client"]`.
 
         Raises:
-            Fault: it comes by a strange name or from a strange page, has no valid key, or comes too often.
+            ApiError: it uses an unknown host name, comes from a page of another origin, has no valid key, or comes too
+                often.
         """
         headers, forwarded = Headers(scope=scope), self._proxies.read(scope)
         self._check_names(headers, forwarded)
@@ -93,67 +96,68 @@ class Reception:
         if path in self.public:
             scope["ccmb.client"] = Client(address)
             return
-        found = Client(address) if self.keys is None else self.keys.find(_key(headers))
+        client = Client(address) if self.keys is None else self.keys.find(_key(headers))
         cost = _PICTURE_COST if path.startswith("/thumbnails/") else 1.0
-        if wait := self._rates.wait(found.name if found else address, cost):
-            raise Fault(429, "too_many_requests", "too many requests; slow down", {"Retry-After": str(wait)})
-        if found is None:
+        if wait := self._rates.wait(client.name if client else address, cost):
+            raise ApiError(429, "too_many_requests", "too many requests; slow down", {"Retry-After": str(wait)})
+        if client is None:
             message = "give a valid key: Authorization: Bearer KEY"
-            raise Fault(401, "no_key", message, {"WWW-Authenticate": "Bearer"})
-        scope["ccmb.client"] = found
+            raise ApiError(401, "no_key", message, {"WWW-Authenticate": "Bearer"})
+        scope["ccmb.client"] = client
 
     def _check_names(self, headers: Headers, forwarded: Forwarded) -> None:
-        """
+        """Check the host name and the origin of a request.
+
         Raises:
-            Fault: the server is asked by a strange name, or by a page of another origin.
+            ApiError: the host name is unknown, or the request comes from a page of another origin.
         """
         host = headers.get("host", "")
         if self._names is not None and _name(host) not in self._names:
-            raise Fault(421, "wrong_host", "this server is not reached by this name; see ccmb serve --name")
+            raise ApiError(421, "wrong_host", "this server is not reached by this name; see ccmb serve --name")
         origin = headers.get("origin")
         if origin is None or headers.get("sec-fetch-site") == "same-origin":  # no page can set the latter itself
             return
         hosts = [name for name in (host, forwarded.host) if name] + [name for name in self.options.names if ":" in name]
         if not same_origin(origin, hosts, forwarded.port):
             message = "pages of other origins may not ask this server; behind a proxy see ccmb serve --proxy and --name"
-            raise Fault(403, "cross_origin", message)
+            raise ApiError(403, "cross_origin", message)
 
     def _within_prefix(self, scope: Scope, forwarded: Forwarded) -> str:
-        """The path below the prefix, which becomes that of the request; a proxy may have taken the prefix away.
+        """The path below the prefix, which becomes the request's path. A proxy may already have removed the prefix.
 
         Raises:
-            Fault: the path is the prefix without its slash, from which the page's addresses would lead elsewhere.
+            ApiError: the path is the prefix without its slash, from which the page's relative addresses would be wrong.
         """
         prefix = forwarded.prefix or self.options.prefix.rstrip("/")
         scope["ccmb.prefix"] = prefix
         path: str = scope["path"]
         if prefix and path == prefix:
             query = scope["query_string"].decode("latin-1")
-            raise Fault(308, "moved", f"this server is at {prefix}/", {"Location": f"{prefix}/?{query}".rstrip("?")})
+            raise ApiError(308, "moved", f"this server is at {prefix}/", {"Location": f"{prefix}/?{query}".rstrip("?")})
         if prefix and path.startswith(f"{prefix}/"):
             scope["path"] = path = path.removeprefix(prefix)
         return path
 
-    async def _handle(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
-        """Run the application on a body that has come, unless the client goes away or the time ends.
+    async def _handle(self, scope: Scope, body: bytes, receive: Receive, response: _ResponseSender) -> None:
+        """Run the application on a complete body, until it has answered, the client goes away, or the time ends.
 
         Raises:
-            Fault: the time ended before there was an answer.
+            ApiError: the time ended before there was an answer.
         """
-        given = False
+        replayed = False
 
         async def replay() -> Message:
-            nonlocal given
-            if given:
+            nonlocal replayed
+            if replayed:
                 await asyncio.Event().wait()
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        work = asyncio.ensure_future(self.app(scope, replay, answer.send))
+        work = asyncio.ensure_future(self.app(scope, replay, response.send))
         gone = asyncio.ensure_future(receive())  # nothing but the end of the connection can come
         try:
             await asyncio.wait({work, gone}, timeout=self.options.timeout, return_when=asyncio.FIRST_COMPLETED)
-            if work.done() or answer.finished:
+            if work.done() or response.finished:
                 await work
                 return
             went_away = gone.done()
@@ -162,12 +166,12 @@ class Reception:
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(work, gone, return_exceptions=True)
-        if not went_away and not answer.status:
-            raise Fault(504, "too_slow", f"no answer within {self.options.timeout:g} s")
+        if not went_away and not response.status:
+            raise ApiError(504, "too_slow", f"no answer within {self.options.timeout:g} s")
 
 
-class _Answer:
-    """Sends an answer on with the headers of all, and knows how far it has come; for HEAD, without its body."""
+class _ResponseSender:
+    """Sends a response with the common headers and records its progress; for HEAD, it leaves out the body."""
 
     def __init__(self, send: Send, headers_alone: bool) -> None:
         self.status, self.finished, self._send, self._headers_alone = 0, False, send, headers_alone
@@ -188,12 +192,12 @@ class _Answer:
 
 
 async def _read(receive: Receive, headers: Headers, options: ServeOptions) -> bytes | None:
-    """The body; None if the client went away before its end.
+    """The request's body; None if the client went away before its end.
 
     Raises:
-        Fault: it is too large, or takes too long to come.
+        ApiError: the body is too large, or takes too long to come.
     """
-    too_large = Fault(413, "too_large", f"the body has more than the {options.max_bytes:,} bytes allowed")
+    too_large = ApiError(413, "too_large", f"the body has more than the {options.max_bytes:,} bytes allowed")
     length = headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and len(length) < 20 and int(length) > options.max_bytes:
         raise too_large
@@ -211,11 +215,11 @@ async def _read(receive: Receive, headers: Headers, options: ServeOptions) -> by
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError:
-        raise Fault(408, "upload_too_slow", f"the body did not come within {options.upload_timeout:g} s") from None
+        raise ApiError(408, "upload_too_slow", f"the body did not come within {options.upload_timeout:g} s") from None
 
 
 def client_of(scope: Scope) -> Client:
-    """Who asks; see `Reception`."""
+    """The client of a request, see `Middleware`."""
     client: Any = scope["ccmb.client"]
     assert isinstance(client, Client)
     return client
@@ -227,9 +231,9 @@ def _key(headers: Headers) -> str:
 
 
 def _host_names(options: ServeOptions) -> frozenset[str] | None:
-    """The names that the server may be asked by; None for any.
+    """The host names under which the server may be reached; None for any name.
 
-    A page of another site cannot ask a server of this machine by letting its own name lead to a loopback address.
+    This keeps a page of another site from reaching a local server by resolving its own name to a loopback address.
     """
     own = {options.host.strip("[]").lower(), "localhost", "127.0.0.1", "::1"}
     if options.names or _is_loopback(options.host):

@@ -1,6 +1,6 @@
-"""What a proxy in front says of a request: who asks, by which name, and below which path.
+"""Headers of proxies in front of the server: the client's address, the host name and the path prefix.
 
-Only a proxy that is named (`ccmb serve --proxy`) is believed: anyone can send these headers.
+Only a proxy that is named (`ccmb serve --proxy`) is believed, since anyone can send these headers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FORWARDED_PAIR = re.compile(r'\s*([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]*)')
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """How the client reached the proxy; None or empty where the proxy does not say.
+    """How the client reached the proxy; None or empty if the proxy does not say.
 
     Attributes:
-        client: address of who asks.
-        host: name, with the port where one was given.
-        port: of the proxy, for a `host` without one.
+        client: the client's address.
+        host: the host name, with the port if one was given.
+        port: the proxy's port, for a `host` without one.
         prefix: path below which the proxy serves this server, such as `/pictures`.
     """
 
@@ -41,7 +41,7 @@ class TrustedProxies:
     """The proxies whose headers are believed.
 
     Args:
-        names: addresses or networks with commas between, `localhost`, or `*` for whoever asks; None trusts nobody.
+        names: addresses, networks, `localhost` or `*` (anyone), separated by commas; None trusts nobody.
 
     Raises:
         UsageError: a name is none of these.
@@ -63,7 +63,7 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def read(self, scope: Scope) -> Forwarded:
-        """What the headers of a request say; nothing if it does not come from a trusted proxy."""
+        """The forwarding headers of a request; empty if it does not come from a trusted proxy."""
         peer = scope["client"][0] if scope.get("client") else None
         if not self.trusts(peer):
             return Forwarded()
@@ -83,31 +83,31 @@ class TrustedProxies:
         )
 
     def _client(self, addresses: Sequence[str]) -> str | None:
-        """The last address that is no trusted proxy's: all before it may have been made up by the client."""
+        """The last address that is not a trusted proxy's: the client may have invented all addresses before it."""
         plain = [_without_port(address) for address in addresses]
         strange = [address for address in plain if not self.trusts(address)]
         return strange[-1] if strange else plain[0] if plain else None
 
 
 def same_origin(origin: str, hosts: Sequence[str], port: int | None = None) -> bool:
-    """Whether a page's Origin (`SCHEME://HOST[:PORT]`) is one of the hosts that this server was asked by.
+    """Whether a page's Origin (`SCHEME://HOST[:PORT]`) is one of the request's hosts.
 
     A scheme's own port may be left out on either side.
 
     Args:
         hosts: values of Host and X-Forwarded-Host.
-        port: of hosts that name none; None is the one of the origin's scheme.
+        port: for hosts without a port; None is the default of the origin's scheme.
     """
-    scheme, separator, place = origin.partition("://")
+    scheme, separator, host_and_port = origin.partition("://")
     default = _DEFAULT_PORTS.get(scheme.lower())
     if not separator or default is None:
         return False
-    asked = split_host(place, default)
+    asked = split_host(host_and_port, default)
     return asked is not None and any(asked == split_host(host, port or default) for host in hosts)
 
 
 def split_host(host: str, default_port: int) -> tuple[str, int] | None:
-    """Name in lower case, without brackets or a last dot, and port; None if it is no host."""
+    """The name in lower case, without brackets or a last dot, and the port; None if it is not a host."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/?#@\s]+)(?::(\d{0,5}))?", host)
     if match is None:
         return None
@@ -129,13 +129,13 @@ def _listed(values: Sequence[str]) -> list[str]:
 
 
 def _forwarded(values: Sequence[str]) -> list[dict[str, str]]:
-    """The elements of `Forwarded` headers (RFC 7239), one a proxy, in their order."""
+    """The elements of `Forwarded` headers (RFC 7239), one for each proxy, in order."""
     elements = [element for value in values for element in re.split(r',(?=(?:[^"]*"[^"]*")*[^"]*$)', value)]
     return [{key.lower(): text.strip('"') for key, text in _FORWARDED_PAIR.findall(element)} for element in elements]
 
 
 def _without_port(address: str) -> str:
-    """`1.2.3.4:5` and `[::1]:5` without what stands behind the address."""
+    """The address in `1.2.3.4:5` or `[::1]:5`, without port and brackets."""
     if address.startswith("["):
         return address[1:].partition("]")[0]
     return address.partition(":")[0] if address.count(":") == 1 else address

@@ -1,4 +1,4 @@
-"""How often a client may ask: a token bucket for each."""
+"""The rate limit: a token bucket for each client."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 
 class RateLimiter:
-    """Each client's bucket holds `burst` tokens and gains `rate` a second; a request takes one, or some of one.
+    """Token buckets: each holds up to `burst` tokens and gains `rate` a second; a request takes one or a part of one.
 
     Args:
         rate: requests per second in the long run; 0 is no limit.
-        burst: how many at once.
-        most: buckets that are kept; of more clients the one that asked longest ago is forgotten, with a full bucket.
+        burst: requests at once.
+        most: the number of buckets to keep; beyond it, the client that asked longest ago is forgotten.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was
 
     def wait(self, client: str, cost: float = 1.0) -> int:
-        """Take `cost` tokens: 0 if they were there, else whole seconds after which they will be (and none is taken)."""
+        """Take `cost` tokens and return 0; if there are too few, take none and return the whole seconds to wait."""
         if not self.rate:
             return 0
         now = self._clock()

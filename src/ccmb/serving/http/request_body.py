@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, or a form with pictures as files; both end as the same typed request."""
+"""Bodies of requests: JSON, or a form with pictures as files. Both become the same typed request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, WithJsonSchema
 
-from ccmb.serving.http.errors import Fault
+from ccmb.serving.http.errors import ApiError
 from ccmb.serving.http.forms import check_charset, read_form
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -37,7 +37,7 @@ def _from_base64(value: Any) -> bytes:
 
 
 def _any_base64(text: bytes) -> bytes:
-    """Base64 in either alphabet (RFC 4648, 4 and 5), with or without padding, in one line or in many."""
+    """Decode base64 in either alphabet (RFC 4648, 4 and 5), with or without padding and line breaks."""
     plain = b"".join(text.split()).translate(_STANDARD_ALPHABET).rstrip(b"=")
     try:
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
@@ -68,31 +68,38 @@ def body_of(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
             return kind.model_validate_json(_json_text(content_type, await request.body()))
         if media == "multipart/form-data":
             return kind.model_validate(_form(read_form(content_type, await request.body(), _MOST_PARTS), kind))
-        raise Fault(415, "unsupported_media_type", "send application/json or multipart/form-data")
+        raise ApiError(415, "unsupported_media_type", "send application/json or multipart/form-data")
 
     return read
 
 
 def _json_text(content_type: str, body: bytes) -> str:
-    """
+    """The text of a JSON body.
+
     Raises:
-        Fault: the text is not UTF-8, or is said not to be.
+        ApiError: the text is not UTF-8, or is declared not to be.
     """
     if charset := re.search(r"charset\s*=\s*([^;\s]+)", content_type, re.IGNORECASE):
         check_charset(charset[1])
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Fault(400, "not_utf8", "the body is not UTF-8; JSON is sent as UTF-8") from None
+        raise ApiError(400, "not_utf8", "the body is not UTF-8; JSON is sent as UTF-8") from None
 
 
 def _form(parts: Mapping[str, Sequence[str | bytes]], kind: type[BaseModel]) -> dict[str, Any]:
-    """The values of a form: files as bytes, fields of several values as lists, and fields that hold objects as JSON."""
+    """The values of a form: files are bytes, fields of several values are lists, and objects are read from JSON."""
     values: dict[str, Any] = {}
-    for name, every in parts.items():
+    for name, parts_of_field in parts.items():
         field = kind.model_fields.get(name)
         origin = get_origin(field.annotation) if field is not None else None
-        values[name] = list(every) if origin is list else _object(every[-1]) if origin is dict else every[-1]
+        values[name] = (
+            list(parts_of_field)
+            if origin is list
+            else _object(parts_of_field[-1])
+            if origin is dict
+            else parts_of_field[-1]
+        )
     return values
 
 
@@ -100,11 +107,11 @@ def _object(value: str | bytes) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        return value  # which is no object, as the check of types will say
+        return value  # not an object; the check of types will refuse it
 
 
 def content_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of a body that may come either way."""
+    """The OpenAPI description of a body that may be JSON or a form."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     form = {"$ref": f"#/components/schemas/{kind.__name__}Form"}
     content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}

@@ -70,7 +70,9 @@ def evaluate_captions(
     """
     started = time.monotonic()
     samples, unreadable = readable_samples(of.samples, of.pictures)
-    written = write_about(model, processor, replace(of, samples=samples), options, rerank, ranking_rule)
+    written = write_about(
+        model, processor, replace(of, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
+    )
     report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
     if rerank and model.can_rank:
         report["ranking_rule"] = ranking_rule or model.config.ranking_rule
@@ -100,7 +102,14 @@ def write_about(
         for start in range(0, len(names), BATCH):
             shown = [of.pictures.load(name) for name in names[start : start + BATCH]]
             captions += caption_pictures(
-                model, processor, shown, options, rerank, BATCH, start, ranking_rule=ranking_rule
+                model,
+                processor,
+                shown,
+                options=options,
+                rerank=rerank,
+                batch=BATCH,
+                first=start,
+                ranking_rule=ranking_rule,
             )
             advance(len(shown), "")
     return Written(captions, [tuple(texts) for texts in references.values()])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -16,17 +16,17 @@ from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_captioner
-from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.captioning.decoding import Decoding
 from ccmb.tasks.captioning.evaluate import Written, captioning_report, drawn_figures, write_about
 from ccmb.tasks.captioning.predict import decoding_for, longest_caption
 from ccmb.tasks.common.datasets import RetrievalSet
-from ccmb.tasks.family import FinetuneRecipe, Measurement
+from ccmb.tasks.finetuning.finetuner import DrawnMetrics
+from ccmb.tasks.finetuning.pairs import PairFinetuner
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, make_pretraining, parameter_groups, prepare_network
-from ccmb.tasks.retrieval.finetune import RetrievalFamily
 from ccmb.training.optimizers import ParameterGroup
 
 MAIN = "CIDEr-D"
@@ -71,15 +71,18 @@ class CaptioningTask:
         return batch.describe()
 
 
-class CaptioningFamily(RetrievalFamily):
-    """See `ccmb.tasks.family.Family`. The data is that of retrieval: pictures with texts of their own."""
+class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
+    """See `Finetuner`. The data is that of retrieval: pictures with texts of their own."""
 
-    figures: tuple[str, ...] = (MAIN, "BLEU-4", "ROUGE-L")
+    metrics = (MAIN, "BLEU-4", "ROUGE-L")
+    labels: ClassVar[Mapping[str, tuple[str, str]]] = {
+        name: (f"{name}，按字", f"{name} on characters") for name in ("BLEU-4", "ROUGE-L", MAIN)
+    }
 
     def logged(self, recipe: FinetuneRecipe) -> list[str]:
         return ["captioning", "temperature", *recipe.objectives.on()]
 
-    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Captioner, R2D2Processor]:
         start = str(recipe.model.start)
         if self.knows(start):
             refuse_sizes(recipe.model, "a captioner")
@@ -92,7 +95,7 @@ class CaptioningFamily(RetrievalFamily):
         model, processor = build_network(recipe, ())
         return R2D2Captioner.from_r2d2(model, processor, recipe.captioning.text_layers), processor
 
-    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+    def load(self, out: Path) -> tuple[R2D2Captioner, R2D2Processor]:
         return load_captioner(out)
 
     def knows(self, start: str) -> bool:
@@ -104,28 +107,32 @@ class CaptioningFamily(RetrievalFamily):
     def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
         return _several(super().open_also(spec, split, fields))
 
-    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
+    def task(self, model: R2D2Captioner, processor: R2D2Processor, recipe: FinetuneRecipe) -> CaptioningTask:
         prepare_network(model, recipe)
         pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
-        assert isinstance(model, R2D2Captioner)
         return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)
 
     def validate(
-        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+        self, model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        figures = _write(model, processor, of, _decoding(model, recipe, "greedy")).scores().figures()
-        return {name: figures[name] for name in self.figures}
+        figures = _write(model, processor, held_out, _decoding(model, recipe, "greedy")).scores().figures()
+        return {name: figures[name] for name in self.metrics}
 
     def measure(
-        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe, heads: bool = True
-    ) -> Measurement:
+        self,
+        model: R2D2Captioner,
+        processor: R2D2Processor,
+        held_out: RetrievalSet,
+        recipe: FinetuneRecipe,
+        heads: bool = True,
+    ) -> DrawnMetrics:
         if not heads:  # a decoder that was never trained
-            return Measurement({}, {}, {})
+            return DrawnMetrics({}, {}, {})
         options = _decoding(model, recipe, "beam")
-        written = _write(model, processor, of, options)
-        scores, names = written.scores(), tuple(reversed(self.figures))  # the main one last
+        written = _write(model, processor, held_out, options)
+        scores, names = written.scores(), tuple(reversed(self.metrics))  # the main one last
         drawn, values = drawn_figures(scores), scores.figures()
-        return Measurement(
+        return DrawnMetrics(
             {name: values[name] for name in names},
             {name: drawn[name] for name in names},
             captioning_report(written, options, reranked=False),
@@ -144,12 +151,10 @@ def _several(of: RetrievalSet) -> RetrievalSet:
     return of
 
 
-def _decoding(model: R2D2Model, recipe: FinetuneRecipe, decode: Decode) -> Decoding:
-    assert isinstance(model, R2D2Captioner)
+def _decoding(model: R2D2Captioner, recipe: FinetuneRecipe, decode: Decode) -> Decoding:
     longest = min(recipe.captioning.max_length, longest_caption(model))
     return decoding_for(model, longest, decode=decode)
 
 
-def _write(model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, options: Decoding) -> Written:
-    assert isinstance(model, R2D2Captioner)
-    return write_about(model, processor, of, options)
+def _write(model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, options: Decoding) -> Written:
+    return write_about(model, processor, held_out, options)

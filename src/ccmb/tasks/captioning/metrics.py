@@ -105,12 +105,12 @@ def score_captions(captions: Sequence[Tokens], references: Sequence[Sequence[Tok
         min((abs(len(one) - length), len(one)) for one in of)[1] for length, of in zip(lengths, references, strict=True)
     ]
     return CaptionScores(
-        np.array([right for right, _ in counts], dtype=float),
-        np.array([said for _, said in counts], dtype=float),
-        np.array(lengths, dtype=float),
-        np.array(nearest, dtype=float),
-        np.array([rouge_l(caption, of) for caption, of in zip(captions, references, strict=True)]),
-        np.array(_cider(grams, reference_grams)),
+        right=np.array([right for right, _ in counts], dtype=float),
+        said=np.array([said for _, said in counts], dtype=float),
+        length=np.array(lengths, dtype=float),
+        reference=np.array(nearest, dtype=float),
+        rouge=np.array([rouge_l(caption, of) for caption, of in zip(captions, references, strict=True)]),
+        cider=np.array(_cider(grams, reference_grams)),
     )
 
 

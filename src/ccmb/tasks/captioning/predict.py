@@ -98,7 +98,16 @@ def caption_pictures(
     with inference(model):
         for start in range(0, len(pictures), batch):
             chunk = pictures[start : start + batch]
-            found += _caption_batch(model, processor, chunk, options, rerank, first + start, match_weight, ranking_rule)
+            found += _caption_batch(
+                model,
+                processor,
+                chunk,
+                options=options,
+                rerank=rerank,
+                first=first + start,
+                match_weight=match_weight,
+                ranking_rule=ranking_rule,
+            )
     check_any_read([of.error for of in found])
     return found
 
@@ -148,7 +157,9 @@ def _caption_batch(
     written = write_captions(model, processor, images, options, first)
     ordered: list[list[Candidate]] = written
     if rerank:
-        ordered = rank_candidates(model, processor, images.to("cpu"), written, match_weight, ranking_rule)
+        ordered = rank_candidates(
+            model, processor, images.to("cpu"), written=written, match_weight=match_weight, ranking_rule=ranking_rule
+        )
     for place, before, after in zip(places, written, ordered, strict=True):
         decoded = next(of for of in after if of.text == before[0].text)
         found[place] = replace(found[place], text=after[0].text, candidates=tuple(after), decoded=decoded)

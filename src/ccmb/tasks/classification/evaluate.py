@@ -13,9 +13,19 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
+from ccmb.data.class_names import ImageClass
 from ccmb.data.image_folders import LabelledPicture, labelled_pictures
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.tasks.classification.classifier import Classifier, accuracy_report, label_ranks
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFolders:
+    """Folders of pictures, one a class, the classes' names, and the prompts that ask for them."""
+
+    classes: list[ImageClass]
+    templates: tuple[str, ...]
+    pictures: ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +48,15 @@ def evaluate_classes(classifier: Classifier, pictures: ImageSource, batch: int =
         CcmbError: a folder names no class, there are no pictures, or none can be read.
     """
     started = time.monotonic()
-    ranks = class_ranks(classifier, labelled_pictures(pictures, classifier.classes), pictures, batch)
+    ranks = predict(classifier, pictures, batch)
     report = class_report(ranks, classifier)
     seconds = {"evaluate": round(time.monotonic() - started, 1)}
     return {"classification": report, "unreadable": ranks.unreadable, "seconds": seconds}
+
+
+def predict(classifier: Classifier, pictures: ImageSource, batch: int = 64) -> ClassRanks:
+    """The rank of each picture's own class, which its folder names."""
+    return class_ranks(classifier, labelled_pictures(pictures, classifier.classes), pictures, batch)
 
 
 def class_ranks(

@@ -96,7 +96,7 @@ def classify(
         UsageError, CcmbError: see there.
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
-    classifier = r2d2_classifier(model, processor, cleaned, templates, depth, ranking_rule)
+    classifier = r2d2_classifier(model, processor, cleaned, templates=templates, depth=depth, ranking_rule=ranking_rule)
     found = classify_pictures(classifier, pictures, top)
     return [
         replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.other_forms import refuse_other_forms
@@ -28,6 +30,8 @@ from ccmb.datasets.dataset import samples_of_queries
 from ccmb.datasets.problems import findings_text
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
+
+_LOG = logging.getLogger(__name__)
 
 NAME = re.compile(r"[\w.-]+")
 Queries = list[tuple[str, tuple[str, ...]]]
@@ -45,6 +49,7 @@ class RetrievalSet:
         pictures: where the pictures lie.
     """
 
+    family: ClassVar[str] = "retrieval"
     name: str
     split: str
     samples: list[Sample]
@@ -113,7 +118,7 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
     found = _open_published(data, folder, data.split)
     _check_family(found, folder, family)
     if found.skipped.findings and world().is_main:
-        print(findings_text(found.skipped.findings.values()), file=sys.stderr, flush=True)
+        _LOG.warning(findings_text(found.skipped.findings.values()), extra=BARE)
     return _with_fields(found, data.fields), found.pictures
 
 
@@ -141,7 +146,7 @@ def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[s
     """All samples of some shards, which have no splits; those that cannot be used are counted on stderr."""
     samples, pictures, faults = open_shard_set(sources, fields)
     if faults and world().is_main:
-        print(f"ccmb: {len(faults):,} samples left out, the first: {faults[0]}", file=sys.stderr, flush=True)
+        _LOG.warning(f"{len(faults):,} samples left out, the first: {faults[0]}")
     return RetrievalSet(name, split, samples, None, pictures)
 
 

@@ -6,7 +6,7 @@ says what it read, and its data may still be there.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,8 @@ from ccmb.data.shards.locate import find_shards
 from ccmb.r2d2.loading import HUB_ID
 from ccmb.tasks.common.datasets import open_training
 from ccmb.training.recipe import DataRecipe
+
+_LOG = logging.getLogger(__name__)
 
 _LONGEST_CHAIN = 20  # of runs without records
 
@@ -63,7 +65,7 @@ def seen_in_training(data: DataRecipe, samples: Iterable[Sample], start: str | N
 
 
 def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
-    """Say on stderr, before a training, on which images that are measured it or the model it starts from is trained.
+    """Log, before a training, on which images that are measured it or the model it starts from is trained.
 
     Args:
         sets: each with its name, its split and its samples.
@@ -74,11 +76,9 @@ def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
         if among:
             where = f"{one.name}, split {one.split}: {len(among):,} of its {len(names):,} images"
             read = ", ".join(of.name for of in seen.read)
-            print(
-                f"ccmb: {where} are photographs that are trained on ({read}), such as {among[0]}; results on it are "
-                f'marked "saw {len(among)} test images"',
-                file=sys.stderr,
-                flush=True,
+            _LOG.warning(
+                f"{where} are photographs that are trained on ({read}), such as {among[0]}; results on it are "
+                f'marked "saw {len(among)} test images"'
             )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a run's pairs and pictures before training. Each is a function of plain values that returns a finding."""
+"""Checks of a run's pairs and pictures before training. Each is a function of plain values that returns a result."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ccmb.core.files import read_json_lines
 from ccmb.data.equal_texts import text_key
 from ccmb.data.grouping import image_key
 from ccmb.data.images.source import ImageSource, UnreadableImageError
-from ccmb.tasks.doctor.findings import Finding, graded, in_percent, share
+from ccmb.tasks.doctor.findings import CheckResult, graded, in_percent, share
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a line of the pairs file says.
+    """A line of the pairs file.
 
     Attributes:
         number: of the line, from 1.
-        texts: those of the trained fields that are not empty.
-        empty: how many are.
+        texts: the texts of the trained fields, without empty ones.
+        empty: the number of empty texts.
     """
 
     number: int
@@ -36,132 +36,141 @@ class Line:
 
 
 def read_lines(path: Path, fields: Sequence[str]) -> tuple[list[Line], list[str]]:
-    """All lines of a pairs file that can be used, and why others cannot; training would stop at the first of those."""
+    """The usable lines of a pairs file, and a message for each other line, at which training would stop."""
     lines, faults = [], []
     try:
-        for number, values in read_json_lines(path):
+        for line_number, values in read_json_lines(path):
             image = values.get("image")
-            found = [values[name] for name in fields if name in values]
-            texts = [text for value in found for text in (value if isinstance(value, list) else [value])]
+            field_values = [values[name] for name in fields if name in values]
+            texts = [text for value in field_values for text in (value if isinstance(value, list) else [value])]
             if not isinstance(image, str) or not image:
-                faults.append(f'{path}:{number}: no "image"')
-            elif not found or not all(isinstance(text, str) for text in texts):
-                faults.append(f"{path}:{number}: no texts in '{', '.join(fields)}'")
+                faults.append(f'{path}:{line_number}: no "image"')
+            elif not field_values or not all(isinstance(text, str) for text in texts):
+                faults.append(f"{path}:{line_number}: no texts in '{', '.join(fields)}'")
             else:
                 full = tuple(text.strip() for text in texts if text.strip())
                 split = str(values.get("split", "train"))
-                lines.append(Line(number, image_key(image), split, full, max(1, len(texts)) - len(full)))
+                lines.append(Line(line_number, image_key(image), split, full, max(1, len(texts)) - len(full)))
     except CcmbError as error:  # not JSON: nothing after it can be read
         faults.append(str(error))
     return lines, faults
 
 
 def merged(lines: Sequence[Line]) -> list[Line]:
-    """One line for each picture, as training reads them: with the texts of all its lines, each once."""
-    of_image: dict[str, list[Line]] = defaultdict(list)
+    """One line for each picture, as training reads it: with the texts of all its lines, each text once."""
+    lines_by_image: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        of_image[line.image].append(line)
+        lines_by_image[line.image].append(line)
     return [
         first
         if not others
         else replace(first, texts=tuple(dict.fromkeys(text for line in (first, *others) for text in line.texts)))
-        for first, *others in of_image.values()
+        for first, *others in lines_by_image.values()
     ]
 
 
 def unreadable_of(pictures: ImageSource, names: Iterable[str]) -> list[str]:
     """A line for each picture that cannot be read and decoded."""
-    found = []
+    lines = []
     for name in names:
         try:
             pictures.load(name)
         except UnreadableImageError as error:
-            found.append(str(error))
-    return found
+            lines.append(str(error))
+    return lines
 
 
 def digests_of(pictures: ImageSource, names: Iterable[str]) -> dict[str, str]:
-    """A hash of the bytes of each picture that is there, by name."""
-    found = {}
+    """A hash of the bytes of each readable picture, by name."""
+    digests = {}
     for name in names:
         with suppress(UnreadableImageError):
-            found[name] = hashlib.blake2b(pictures.raw(name), digest_size=16).hexdigest()
-    return found
+            digests[name] = hashlib.blake2b(pictures.raw(name), digest_size=16).hexdigest()
+    return digests
 
 
-def check_faults(faults: Sequence[str], count: int) -> Finding:
-    """Lines that cannot be read."""
+def check_faults(faults: Sequence[str], count: int) -> CheckResult:
+    """Check whether all lines can be read."""
     if not faults:
-        return Finding("lines", "ok", f"{count:,} lines")
-    return Finding("lines", "problem", f"{len(faults):,} lines cannot be used: {faults[0]}", "correct or remove them")
+        return CheckResult("lines", "ok", f"{count:,} lines")
+    return CheckResult(
+        "lines", "problem", f"{len(faults):,} lines cannot be used: {faults[0]}", "correct or remove them"
+    )
 
 
-def check_empty_texts(lines: Sequence[Line]) -> Finding:
-    """Texts without a character."""
+def check_empty_texts(lines: Sequence[Line]) -> CheckResult:
+    """Check for texts without a character."""
     empty = [line for line in lines if line.empty]
     if not empty:
-        return Finding("empty texts", "ok", "none")
+        return CheckResult("empty texts", "ok", "none")
     count = sum(line.empty for line in empty)
-    return Finding("empty texts", "problem", f"{count:,}, the first in line {empty[0].number}", "remove them")
+    return CheckResult("empty texts", "problem", f"{count:,}, the first in line {empty[0].number}", "remove them")
 
 
-def check_repeated_names(lines: Sequence[Line]) -> Finding:
-    """Pictures that stand in several lines, which training reads as one; and how much is trained on."""
+def check_repeated_names(lines: Sequence[Line]) -> CheckResult:
+    """Count the pictures and texts that are trained on, and the pictures that stand in several lines.
+
+    Training reads such lines as one.
+    """
     counts = Counter(line.image for line in lines)
     several = sum(count > 1 for count in counts.values())
     texts = sum(len(line.texts) for line in merged(lines))
     message = f"{len(counts):,} pictures with {texts:,} texts"
     if several:
         message += f"; {several:,} of them stand in several lines ({len(lines):,} in all), which are read as one"
-    return Finding("picture names", "ok", message)
+    return CheckResult("picture names", "ok", message)
 
 
-def check_leaks(lines: Sequence[Line], split: str) -> Finding:
-    """Pictures of the training split that stand in another one too."""
+def check_leaks(lines: Sequence[Line], split: str) -> CheckResult:
+    """Check for pictures of the training split that stand in another split too."""
     trained = {line.image for line in lines if line.split == split}
     leaked = sorted({line.image for line in lines if line.split != split} & trained)
     if not leaked:
-        return Finding("splits", "ok", f"no picture of '{split}' is in another split")
+        return CheckResult("splits", "ok", f"no picture of '{split}' is in another split")
     message = f"{len(leaked):,} pictures of '{split}' are in another split too, such as {leaked[0]}"
-    return Finding("splits", "problem", message, "keep each in one split: measured on them, any figure is too good")
+    return CheckResult("splits", "problem", message, "keep each in one split: measured on them, any figure is too good")
 
 
-def check_same_bytes(digests: dict[str, str], sampled: bool) -> Finding:
-    """Pictures with other names but the same bytes: negatives of each other that cannot be told apart."""
+def check_same_bytes(digests: dict[str, str], sampled: bool) -> CheckResult:
+    """Check for pictures with different names but the same bytes: indistinguishable negatives of each other."""
     names = defaultdict(list)
     for name, digest in digests.items():
         names[digest].append(name)
     twins = sorted((same for same in names.values() if len(same) > 1), key=len, reverse=True)
     extra = sum(len(same) - 1 for same in twins)
-    of = f"{len(digests):,} pictures" + (" of a sample" if sampled else "")
+    examined = f"{len(digests):,} pictures" + (" of a sample" if sampled else "")
     if not twins:
-        return Finding("equal files", "ok", f"none among {of}")
-    message = f"{extra:,} of {of} are copies under another name, such as {' = '.join(twins[0][:3])}"
+        return CheckResult("equal files", "ok", f"none among {examined}")
+    message = f"{extra:,} of {examined} are copies under another name, such as {' = '.join(twins[0][:3])}"
     mend = "give copies one name: then they are positives of each other instead of negatives"
-    return graded("equal files", share(extra, len(digests)), 0.0, 0.2, message, mend)
+    return graded("equal files", value=share(extra, len(digests)), warning=0.0, problem=0.2, message=message, mend=mend)
 
 
-def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> Finding:
-    """Pictures, of `count` that were tried, that cannot be read; training leaves them out."""
-    of = f"{count:,} pictures" + (" of a sample" if sampled else "")
+def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> CheckResult:
+    """Check for pictures that cannot be read, among `count` that were tried; training leaves them out."""
+    examined = f"{count:,} pictures" + (" of a sample" if sampled else "")
     if not unreadable:
-        return Finding("unreadable", "ok", f"none among {of}")
-    message = f"{len(unreadable):,} of {of}: {unreadable[0]}"
+        return CheckResult("unreadable", "ok", f"none among {examined}")
+    message = f"{len(unreadable):,} of {examined}: {unreadable[0]}"
     mend = "mend or remove them; training leaves them out, and batches become smaller"
-    return graded("unreadable", share(len(unreadable), count), 0.0, 0.2, message, mend)
+    return graded(
+        "unreadable", value=share(len(unreadable), count), warning=0.0, problem=0.2, message=message, mend=mend
+    )
 
 
-def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Finding:
-    """Texts that several pictures have, see `text_key`: in a batch they are positives of each other, not negatives."""
+def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> CheckResult:
+    """Check for texts that several pictures share, see `text_key`: in a batch these pictures are no negatives."""
     pictures: dict[str, set[str]] = defaultdict(set)
     mass: dict[str, float] = defaultdict(float)  # how often a text is drawn in an epoch
     for line in lines:
         for text in line.texts:
             pictures[text_key(text)].add(line.image)
             mass[text_key(text)] += 1 / len(line.texts)
-    shared = sorted((text for text, of in pictures.items() if len(of) > 1), key=lambda text: -len(pictures[text]))
+    shared = sorted(
+        (text for text, images in pictures.items() if len(images) > 1), key=lambda text: -len(pictures[text])
+    )
     if not shared:
-        return Finding("shared texts", "ok", f"{len(pictures):,} texts, no two pictures have the same")
+        return CheckResult("shared texts", "ok", f"{len(pictures):,} texts, no two pictures have the same")
     rows = share(
         sum(mass[t] * _meets(mass[t] * (1 - 1 / len(pictures[t])) / len(lines), batch) for t in shared), len(lines)
     )
@@ -171,13 +180,15 @@ def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> Fin
         f"in a batch of {batch} {in_percent(rows)} of the rows have another right answer; most often: {examples}"
     )
     mend = "write more particular texts: equal ones are positives of each other, from which no stage learns to choose"
-    return graded("shared texts", rows, 0.05, 0.95, message, mend)
+    return graded("shared texts", value=rows, warning=0.05, problem=0.95, message=message, mend=mend)
 
 
-def check_lengths(lengths: Sequence[int], context: int) -> Finding:
-    """Texts, in tokens with the special ones, against the context."""
+def check_lengths(lengths: Sequence[int], context: int) -> CheckResult:
+    """Check the texts' lengths, in tokens with the special ones, against the context."""
     if not lengths:
-        return Finding("text length", "problem", "there are no texts", "name the fields that hold them: data.fields")
+        return CheckResult(
+            "text length", "problem", "there are no texts", "name the fields that hold them: data.fields"
+        )
     ordered = sorted(lengths)
     cut = share(sum(length > context for length in ordered), len(ordered))
     p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
@@ -185,26 +196,35 @@ def check_lengths(lengths: Sequence[int], context: int) -> Finding:
         f"{in_percent(cut)} are longer than model.max_text_tokens={context} and lose their end; "
         f"95 % have at most {p95} tokens, the longest has {ordered[-1]}"
     )
-    return graded("text length", cut, 0.05, 0.5, message, f"set model.max_text_tokens={p95} or shorten the texts")
+    return graded(
+        "text length",
+        value=cut,
+        warning=0.05,
+        problem=0.5,
+        message=message,
+        mend=f"set model.max_text_tokens={p95} or shorten the texts",
+    )
 
 
-def check_batch(count: int, batch: int, steps: int) -> Finding:
-    """The batch against the number of pictures."""
+def check_batch(count: int, batch: int, steps: int) -> CheckResult:
+    """Check the batch against the number of pictures."""
     if count < batch:
         message = f"{count:,} pictures do not fill training.batch={batch}"
-        return Finding("batch", "problem", message, f"set training.batch to at most {max(2, count // 4)}")
+        return CheckResult("batch", "problem", message, f"set training.batch to at most {max(2, count // 4)}")
     epochs = steps / (count // batch)
     message = f"{count:,} pictures, {count // batch:,} steps an epoch, {epochs:.3g} epochs in {steps:,} steps"
     if count < 4 * batch:
         mend = f"lower training.batch to {max(2, count // 16)}: negatives are nearly the same in each step"
-        return Finding("batch", "warning", message, mend)
+        return CheckResult("batch", "warning", message, mend)
     if epochs < 1:
-        return Finding("batch", "warning", message, f"set training.steps to {count // batch} or more, to see all once")
+        return CheckResult(
+            "batch", "warning", message, f"set training.steps to {count // batch} or more, to see all once"
+        )
     if epochs > 300:
-        return Finding("batch", "warning", message, "so many epochs overfit: lower training.steps, or add pictures")
-    return Finding("batch", "ok", message)
+        return CheckResult("batch", "warning", message, "so many epochs overfit: lower training.steps, or add pictures")
+    return CheckResult("batch", "ok", message)
 
 
 def _meets(chance: float, batch: int) -> float:
-    """Probability that at least one of a batch's other rows is such, where each is with `chance`."""
+    """The probability that an event of probability `chance` happens in at least one of a batch's other rows."""
     return 1 - (1 - min(1.0, chance)) ** (batch - 1)

@@ -1,4 +1,4 @@
-"""What a check before training has found."""
+"""The results of checks before training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Level = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One check's result.
 
     Attributes:
         check: its name in a word or two.
         level: a problem stops the run or makes it worthless; a warning costs quality or time.
-        message: what was found, with the figure.
-        mend: what to do; empty where all is well.
+        message: the result in words, with the figure.
+        mend: what to do; empty if all is well.
     """
 
     check: str
@@ -26,26 +26,26 @@ class Finding:
     mend: str = ""
 
 
-def graded(check: str, value: float, warning: float, problem: float, message: str, mend: str) -> Finding:
-    """A finding whose level grows with a value: from `warning` on a warning, from `problem` on a problem."""
+def graded(check: str, value: float, *, warning: float, problem: float, message: str, mend: str) -> CheckResult:
+    """A result whose level depends on a value: a warning from `warning` on, a problem from `problem` on."""
     level: Level = "problem" if value >= problem else "warning" if value >= warning else "ok"
-    return Finding(check, level, message, "" if level == "ok" else mend)
+    return CheckResult(check, level, message, "" if level == "ok" else mend)
 
 
-def findings_table(findings: Sequence[Finding]) -> str:
-    """The findings as lines of text, each with its mend below."""
-    width = max((len(found.check) for found in findings), default=0)
+def results_table(findings: Sequence[CheckResult]) -> str:
+    """The results as lines of text, each with its mend below."""
+    width = max((len(finding.check) for finding in findings), default=0)
     lines = []
-    for found in findings:
-        lines.append(f"{found.level:8} {found.check:{width}}  {found.message}")
-        if found.mend:
-            lines.append(f"{'':8} {'':{width}}  -> {found.mend}")
-    counts = [(sum(found.level == level for found in findings), level) for level in ("problem", "warning")]
+    for finding in findings:
+        lines.append(f"{finding.level:8} {finding.check:{width}}  {finding.message}")
+        if finding.mend:
+            lines.append(f"{'':8} {'':{width}}  -> {finding.mend}")
+    counts = [(sum(finding.level == level for finding in findings), level) for level in ("problem", "warning")]
     return "\n".join([*lines, ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for count, level in counts)])
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, 0 of nothing."""
+    """part / whole; 0 if the whole is 0."""
     return part / whole if whole else 0.0
 
 

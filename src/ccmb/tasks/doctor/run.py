@@ -1,4 +1,4 @@
-"""Checks before training of what most often makes it fail or learn nothing, each with the figure and the mend."""
+"""Checks before training: the usual causes of failure or of learning nothing, each with its figure and mend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -18,71 +17,74 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.progress import Advance, progress
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
+from ccmb.data.shards.locate import find_shards
 from ccmb.objectives.flops import StepFlops
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor import data_checks, training_checks
 from ccmb.tasks.doctor.data_checks import Line
-from ccmb.tasks.doctor.findings import Finding
-from ccmb.tasks.family import FinetuneRecipe
-from ccmb.tasks.finetuning.run import FAMILIES
+from ccmb.tasks.doctor.findings import CheckResult
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.registry import finetuner_of
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.runs.run_folder import read_run
 
-# How many pictures are decoded, files compared and texts counted at most; the recipe's seed decides which.
+# The most pictures to decode, files to compare and texts to count; the recipe's seed decides which.
 PICTURES, FILES, TEXTS = 500, 5000, 20_000
 EFFICIENCY = 0.35  # share of the speed of a plain matrix product that training reaches
 
 
-def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[Finding]:
-    """All checks of a recipe, its data and, where there is one, its run so far."""
-    findings: list[Finding] = []
+def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[CheckResult]:
+    """All checks of a recipe, its data and, if there is one, its run so far."""
+    findings: list[CheckResult] = []
     log = [] if run is None else read_run(run).lines
     lines: list[Line] = []
     if recipe.data.shards and not isinstance(recipe, FinetuneRecipe):
-        findings.append(_of_shards(recipe, recipe.data.shards))
+        findings.append(_check_shards(recipe, recipe.data.shards))
     else:
-        found, lines = _of_pairs(recipe)
-        findings += found
+        new, lines = _check_pairs(recipe)
+        findings += new
     rate = _logged_rate(log)
     if isinstance(recipe, FinetuneRecipe):
-        findings += _of_validation(recipe)
+        findings += _check_validation(recipe)
     if lines:
-        found, guess = _of_network(recipe, lines, run)
-        findings += found
+        new, guess = _check_network(recipe, lines, run)
+        findings += new
         rate = rate or guess
     recipe = recipe.model_copy(update={"training": _in_steps(recipe, lines)})
-    return findings + list(_of_training(recipe, log, rate))
+    return findings + list(_check_training(recipe, log, rate))
 
 
 def _in_steps(recipe: PretrainRecipe, lines: Sequence[Line]) -> TrainingRecipe:
     return recipe.training.in_steps(sum(len(line.texts) for line in lines))
 
 
-def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
+def _check_pairs(recipe: PretrainRecipe) -> tuple[list[CheckResult], list[Line]]:
     """Checks of the pairs and pictures, and the lines of the trained split."""
     data, batch = recipe.data, recipe.training.batch
     try:
         if data.set or data.shards or _task_of(recipe) == "matching":
             samples, pictures = _open_training(recipe)
-            every = [Line(place, of.image, of.split, of.texts, 0) for place, of in enumerate(samples, start=1)]
+            all_lines = [
+                Line(row, sample.image, sample.split, sample.texts, 0) for row, sample in enumerate(samples, start=1)
+            ]
             faults: list[str] = []
         else:
             folder = data_folder(str(data.folder))
-            every, faults = data_checks.read_lines(folder / data.pairs, data.fields)
+            all_lines, faults = data_checks.read_lines(folder / data.pairs, data.fields)
             pictures = ImageSource.open(folder / data.images)
     except CcmbError as error:
-        return [Finding("data", "problem", str(error), "without data nothing else can be checked")], []
-    read = [line for line in every if line.split == data.split]
+        return [CheckResult("data", "problem", str(error), "without data nothing else can be checked")], []
+    read = [line for line in all_lines if line.split == data.split]
     lines = data_checks.merged(read)
-    if not lines and every:
-        splits = ", ".join(sorted({line.split for line in every}))
+    if not lines and all_lines:
+        splits = ", ".join(sorted({line.split for line in all_lines}))
         return [
-            Finding("data", "problem", f"no line is of split '{data.split}'", f"data.split is one of: {splits}")
+            CheckResult("data", "problem", f"no line is of split '{data.split}'", f"data.split is one of: {splits}")
         ], []
     names = sorted({line.image for line in lines})
     names = Random(recipe.training.seed).sample(names, len(names))
@@ -91,11 +93,11 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
         unreadable = data_checks.unreadable_of(pictures, _advancing(tried, advance))
         digests = data_checks.digests_of(pictures, _advancing(compared, advance))
     return [
-        data_checks.check_faults(faults, len(every)),
+        data_checks.check_faults(faults, len(all_lines)),
         data_checks.check_empty_texts(read),
         data_checks.check_batch(len(lines), batch, _in_steps(recipe, lines).steps),
         data_checks.check_repeated_names(read),
-        data_checks.check_leaks(every, data.split),
+        data_checks.check_leaks(all_lines, data.split),
         data_checks.check_unreadable(unreadable, len(tried), len(tried) < len(names)),
         data_checks.check_same_bytes(digests, len(compared) < len(names)),
         data_checks.check_shared_texts(lines, batch),
@@ -103,29 +105,29 @@ def _of_pairs(recipe: PretrainRecipe) -> tuple[list[Finding], list[Line]]:
 
 
 def _task_of(recipe: PretrainRecipe) -> str | None:
-    """Of a fine-tuning recipe; None of pre-training."""
+    """The task of a fine-tuning recipe; None for pre-training."""
     return recipe.task if isinstance(recipe, FinetuneRecipe) else None
 
 
 def _open_training(recipe: PretrainRecipe) -> tuple[list[Sample], ImageSource]:
     if isinstance(recipe, FinetuneRecipe):
-        return FAMILIES[recipe.task].open_training(recipe.data)
+        return finetuner_of(recipe.task).open_training(recipe.data)
     return open_training(recipe.data)
 
 
-def _of_validation(recipe: FinetuneRecipe) -> Iterator[Finding]:
-    """Whether what the best checkpoint is chosen by can be opened."""
+def _check_validation(recipe: FinetuneRecipe) -> Iterator[CheckResult]:
+    """Check whether the validation data, by which the best checkpoint is chosen, can be opened."""
     split = recipe.validation.split
     if split is None:
-        yield Finding("validation", "warning", "none: nothing is measured or chosen", "set validation.split")
+        yield CheckResult("validation", "warning", "none: nothing is measured or chosen", "set validation.split")
     elif split == recipe.data.split:
-        yield Finding("validation", "problem", f"'{split}' is what is trained on", "set another validation.split")
+        yield CheckResult("validation", "problem", f"'{split}' is what is trained on", "set another validation.split")
     else:
         try:
-            FAMILIES[recipe.task].open_held_out(recipe, split)
-            yield Finding("validation", "ok", f"split '{split}' can be read")
+            finetuner_of(recipe.task).open_held_out(recipe, split)
+            yield CheckResult("validation", "ok", f"split '{split}' can be read")
         except CcmbError as error:
-            yield Finding("validation", "problem", str(error), "name another with validation.split, or none by =")
+            yield CheckResult("validation", "problem", str(error), "name another with validation.split, or none by =")
 
 
 def _advancing(names: Sequence[str], advance: Advance) -> Iterator[str]:
@@ -134,43 +136,43 @@ def _advancing(names: Sequence[str], advance: Advance) -> Iterator[str]:
         advance()
 
 
-def _of_shards(recipe: PretrainRecipe, sources: Sequence[str]) -> Finding:
+def _check_shards(recipe: PretrainRecipe, sources: Sequence[str]) -> CheckResult:
     try:
-        count = len(import_module("ccmb.data.shards.locate").find_shards(sources))
+        count = len(find_shards(sources))
     except CcmbError as error:
-        return Finding("shards", "problem", str(error), "data.shards names folders, tars or globs of them")
-    except ImportError:
-        count = len(sources)
-    return training_checks.check_shards(count, getattr(recipe.data, "lanes", None), recipe.data.workers)
+        return CheckResult("shards", "problem", str(error), "data.shards names folders, tars or globs of them")
+    return training_checks.check_shards(count, recipe.data.lanes, recipe.data.workers)
 
 
-def _of_network(recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None) -> tuple[list[Finding], float | None]:
-    """Checks that need the network and its tokenizer, and samples per second as reckoned from its operations."""
+def _check_network(
+    recipe: PretrainRecipe, lines: Sequence[Line], run: Path | None
+) -> tuple[list[CheckResult], float | None]:
+    """Checks that need the network and its tokenizer, and samples per second as estimated from its operations."""
     rng = Random(recipe.training.seed)
     some = rng.sample(lines, min(TEXTS, len(lines)))
     samples = [Sample(line.image, line.texts) for line in some if line.texts]
     torch.manual_seed(recipe.training.seed)
     if isinstance(recipe, FinetuneRecipe) and not recipe.model.start:
-        return [Finding("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
+        return [CheckResult("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
     try:
         if isinstance(recipe, FinetuneRecipe):
-            model, processor = FAMILIES[recipe.task].network(recipe)
+            model, processor = finetuner_of(recipe.task).network(recipe)
         else:
             model, processor = build_model(recipe.model, recipe.objectives, samples)
     except CcmbError as error:
-        return [Finding("network", "problem", str(error), "correct the recipe's part model")], None
+        return [CheckResult("network", "problem", str(error), "correct the recipe's part model")], None
     lengths = text_lengths(processor, [text for sample in samples for text in sample.texts][:TEXTS])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     findings = [
-        Finding("network", "ok", f"{parameters / 1e6:,.1f} M parameters"),
-        _of_disk(recipe, parameters, run),
+        CheckResult("network", "ok", f"{parameters / 1e6:,.1f} M parameters"),
+        _check_disk(recipe, parameters, run),
         data_checks.check_lengths(lengths, processor.max_text_tokens),
     ]
-    # Of the other tasks the operations are not known.
+    # The operations of other tasks are not known.
     return findings, reckoned_rate(recipe, model, lengths) if _task_of(recipe) in (None, "retrieval") else None
 
 
-def _of_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Finding:
+def _check_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> CheckResult:
     training, objectives = recipe.training, recipe.objectives
     # The weights and two moments of AdamW, and the teacher, which is about the two towers.
     copies = 4 if objectives.tgd.weight or objectives.fgd.weight else 3
@@ -180,25 +182,23 @@ def _of_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Findi
 
 
 def text_lengths(processor: R2D2Processor, texts: list[str]) -> list[int]:
-    """How many tokens each text has, special ones included, before it is cut."""
+    """The number of tokens of each text, special ones included, before it is cut."""
     return processor.lengths(texts)
 
 
 def reckoned_rate(recipe: PretrainRecipe, model: R2D2Model, lengths: Sequence[int]) -> float | None:
-    """Samples per second from the operations of a step and the speed of a matrix product on the run's device."""
+    """Samples per second, estimated from the operations of a step and the speed of a matrix product on the device."""
     if not lengths:
         return None
-    typical = [
-        min(lengths[place % len(lengths)], model.config.max_text_tokens) for place in range(recipe.training.batch)
-    ]
+    typical = [min(lengths[row % len(lengths)], model.config.max_text_tokens) for row in range(recipe.training.batch)]
     flops = StepFlops(model.config, recipe.objectives)
     words = sum(typical) - 2 * len(typical)
-    mean = sum(flops(typical, words, place / 10) for place in range(10)) / 10
+    mean = sum(flops(typical, words, row / 10) for row in range(10)) / 10
     return EFFICIENCY * _product_speed(recipe) * len(typical) / mean
 
 
 def _product_speed(recipe: PretrainRecipe, side: int = 768, seconds: float = 0.2) -> float:
-    """Operations per second of a matrix product."""
+    """Measured operations per second of a matrix product."""
     device = choose_device(recipe.training.device)
     gpu = device.type == "cuda"
     square = torch.ones(side * (8 if gpu else 1), side, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
@@ -213,7 +213,9 @@ def _product_speed(recipe: PretrainRecipe, side: int = 768, seconds: float = 0.2
     return rounds * 2 * square.shape[0] ** 2 * side / (time.perf_counter() - began)
 
 
-def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: float | None) -> Iterator[Finding]:
+def _check_training(
+    recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: float | None
+) -> Iterator[CheckResult]:
     options, training, workers = recipe.optimizer, recipe.training, recipe.data.workers
     trained = bool(recipe.model.start) or isinstance(recipe.model.vision, str)
     yield training_checks.check_lr(options, training.batch, trained)
@@ -222,19 +224,24 @@ def _of_training(recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: 
     try:
         device = choose_device(training.device)
     except CcmbError as error:
-        yield Finding("device", "problem", str(error), "set training.device=auto")
+        yield CheckResult("device", "problem", str(error), "set training.device=auto")
     gpu = device.type == "cuda"
     mend = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
     yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
-    if found := training_checks.check_gcpr(log, training.batch, options.warmup, mend):
-        yield found
-    if found := training_checks.check_waiting(log, workers):
-        yield found
+    if finding := training_checks.check_gcpr(log, training.batch, options.warmup, mend):
+        yield finding
+    if finding := training_checks.check_waiting(log, workers):
+        yield finding
     if rate:
         done = int(log[-1]["step"]) if log else 0
         measured = _logged_rate(log) is not None
         yield training_checks.check_time(
-            training.steps, done, training.batch, rate, training.checkpoint_every, measured
+            training.steps,
+            done=done,
+            batch=training.batch,
+            rate=rate,
+            checkpoint_every=training.checkpoint_every,
+            measured=measured,
         )
 
 

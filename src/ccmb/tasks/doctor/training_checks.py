@@ -1,4 +1,4 @@
-"""Checks of a recipe and of what its run has logged so far. Each is a function of plain values."""
+"""Checks of a recipe and of its run's log so far. Each is a function of plain values."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from ccmb.tasks.doctor.findings import Finding, graded, in_percent
+from ccmb.tasks.doctor.findings import CheckResult, graded, in_percent
 from ccmb.training.recipe import OptimizerRecipe
 
-# Peaks of AdamW beyond which training from nothing, or from trained weights, is known to go wrong; the latter at a
-# batch of 128, and growing with the root of the batch.
+# Peak learning rates of AdamW (low, high, wrong) for training from nothing and from trained weights. The latter are for
+# a batch of 128, and grow with the square root of the batch.
 SCRATCH_LR, TRAINED_LR = (1e-5, 5e-3, 2e-2), (1e-7, 1e-4, 1e-3)
 MUON_LR = (2e-2, 1e-1)
 STEPS_TO_JUDGE = 200
 
 
-def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> Finding:
-    """The learning rates, of AdamW and of Muon, from nothing or from trained weights."""
+def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult:
+    """Check the learning rates of AdamW and Muon, for training from nothing or from trained weights."""
     low, high, wrong = TRAINED_LR if trained else SCRATCH_LR
     factor = math.sqrt(batch / 128) if trained else 1.0
     lr = max(options.lr, options.cross_lr or 0.0)
@@ -27,60 +27,76 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> Finding:
         message += f"; Muon at {lr * options.muon:g}"
         if not trained and lr * options.muon >= MUON_LR[0]:
             mend = f"lower optimizer.muon to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
-            return graded("learning rate", lr * options.muon, *MUON_LR, message, mend)
+            warning, problem = MUON_LR
+            return graded(
+                "learning rate", lr * options.muon, warning=warning, problem=problem, message=message, mend=mend
+            )
     if lr < low * factor:
-        return Finding("learning rate", "warning", f"{message}: so low that little is learned", "raise optimizer.lr")
+        return CheckResult(
+            "learning rate", "warning", f"{message}: so low that little is learned", "raise optimizer.lr"
+        )
     mend = f"set optimizer.lr to {high * factor / 2:.2g} or lower"
     mend += ", or trained weights are lost" if trained else ""
-    return graded("learning rate", lr, math.nextafter(high * factor, 1), wrong * factor, message, mend)
+    return graded(
+        "learning rate",
+        lr,
+        warning=math.nextafter(high * factor, 1),
+        problem=wrong * factor,
+        message=message,
+        mend=mend,
+    )
 
 
-def check_warmup(warmup: int, steps: int) -> Finding:
-    """The share of the training in which the learning rate grows."""
+def check_warmup(warmup: int, steps: int) -> CheckResult:
+    """Check the share of the training in which the learning rate grows."""
     part = warmup / steps
     message = f"{warmup} of {steps:,} steps ({in_percent(part)})"
     mend = f"set optimizer.warmup to some {max(1, round(0.05 * steps))}"
     if not warmup:
-        return Finding("warm-up", "warning", f"{message}: the first steps are full ones", mend)
-    return graded("warm-up", part, 0.3, 1.0, message, mend)
+        return CheckResult("warm-up", "warning", f"{message}: the first steps are full ones", mend)
+    return graded("warm-up", part, warning=0.3, problem=1.0, message=message, mend=mend)
 
 
-def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> Finding:
-    """Threads and reading processes against the processor's cores."""
+def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> CheckResult:
+    """Check threads and reading processes against the processor's cores."""
     message = f"{cores} cores, {workers} reading processes"
     if gpu:
         if not workers:
-            return Finding(
+            return CheckResult(
                 "processor", "warning", message, "set data.workers to 4 or more, or the GPU waits for pictures"
             )
         mend = f"set data.workers to {max(1, cores - 1)}"
-        return graded("processor", workers / cores, math.nextafter(1, 2), math.inf, message, mend)
+        return graded(
+            "processor", workers / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend
+        )
     used = threads or cores
     message += f", {used} training threads" + ("" if threads else " (all)")
     mend = f"set training.threads to {max(1, cores - 1)} or fewer"
-    return graded("processor", used / cores, math.nextafter(1, 2), math.inf, message, mend)
+    return graded("processor", used / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend)
 
 
-def check_shards(shards: int, lanes: int | None, workers: int) -> Finding:
-    """Shards against what reads them side by side: who gets none waits for ever, or reads the same as another."""
+def check_shards(shards: int, lanes: int | None, workers: int) -> CheckResult:
+    """Check that there are enough shards for all that read at the same time, and that they share them evenly."""
     readers = max(workers, lanes or 1)
     message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} lanes" if lanes else "")
     if shards < readers:
-        return Finding(
+        return CheckResult(
             "shards", "problem", message, f"write at least {readers} shards, or lower data.workers and lanes"
         )
     if shards < 4 * readers:
-        return Finding("shards", "warning", message, f"with some {4 * readers} shards the readers end about together")
-    return Finding("shards", "ok", message)
+        return CheckResult(
+            "shards", "warning", message, f"with some {4 * readers} shards the readers end about together"
+        )
+    return CheckResult("shards", "ok", message)
 
 
 def check_gcpr(
     log: Sequence[dict[str, float]], batch: int, warmup: int, mend: str = "lower optimizer.lr"
-) -> Finding | None:
-    """GCPR against ln(batch), its value where all pairs look alike; None where it is not logged.
+) -> CheckResult | None:
+    """Check GCPR against ln(batch), its value if all pairs look alike; None if it is not logged.
 
     Args:
-        mend: what to do where it is not finite.
+        mend: what to do if GCPR is not finite.
     """
     points = [(line["step"], line["gcpr"]) for line in log if "gcpr" in line]
     if not points:
@@ -89,53 +105,57 @@ def check_gcpr(
     latest = sum(value for _, value in points[-5:]) / len(points[-5:])
     message = f"GCPR {latest:.3f} at step {step:,}; ln({batch}) = {chance:.3f} is chance"
     if not math.isfinite(latest):
-        return Finding("loss", "problem", message, mend)
+        return CheckResult("loss", "problem", message, mend)
     if step < max(STEPS_TO_JUDGE, 2 * warmup):
-        return Finding("loss", "ok", f"{message}; too early to tell")
+        return CheckResult("loss", "ok", f"{message}; too early to tell")
     if latest < 0.95 * chance:
-        return Finding("loss", "ok", message)
+        return CheckResult("loss", "ok", message)
     meaning = "flat at chance: all pairs look alike to the towers" if latest < 1.1 * chance else "worse than chance"
     mend = (
         "try a tenth of optimizer.lr (the towers have collapsed), then ten times (they have not moved); if neither "
         "helps, see whether texts and pictures belong together"
     )
-    return Finding("loss", "problem", f"{message}: {meaning}", mend)
+    return CheckResult("loss", "problem", f"{message}: {meaning}", mend)
 
 
-def check_waiting(log: Sequence[dict[str, float]], workers: int) -> Finding | None:
-    """Time spent waiting for data; None where it is not logged."""
+def check_waiting(log: Sequence[dict[str, float]], workers: int) -> CheckResult | None:
+    """Check the share of time spent waiting for data; None if it is not logged."""
     waits = [line["data_wait"] for line in log[-20:] if "data_wait" in line]
     if not waits:
         return None
     message = f"{in_percent(median(waits))} of the time, with data.workers={workers}"
     return graded(
-        "data wait", median(waits), 0.1, math.inf, message, f"set data.workers={workers + 2}, or smaller pictures"
+        "data wait",
+        median(waits),
+        warning=0.1,
+        problem=math.inf,
+        message=message,
+        mend=f"set data.workers={workers + 2}, or smaller pictures",
     )
 
 
-def check_disk(size: int, kept: int, free: int) -> Finding:
-    """Free bytes against as many checkpoints of `size` bytes as there may be at a time."""
+def check_disk(size: int, kept: int, free: int) -> CheckResult:
+    """Check the free bytes against the most checkpoints, of `size` bytes each, that exist at a time."""
     message = f"{kept} checkpoints of some {size / 2**30:.2f} GiB at a time, {free / 2**30:,.1f} GiB free"
     mend = "free some space, or set a lower training.keep"
-    return graded("disk", kept * size / max(1, free), 0.5, 1.0, message, mend)
+    return graded("disk", kept * size / max(1, free), warning=0.5, problem=1.0, message=message, mend=mend)
 
 
-def check_time(steps: int, done: int, batch: int, rate: float, every: int, measured: bool) -> Finding:
-    """How long the training takes, and how much a crash would cost.
+def check_time(steps: int, done: int, batch: int, rate: float, checkpoint_every: int, measured: bool) -> CheckResult:
+    """Report how long the training takes, and check how much time a crash would cost.
 
     Args:
-        rate: samples per second, `measured` in the run or only reckoned.
+        rate: samples per second, `measured` in the run or only estimated.
     """
-    left, lost = (steps - done) * batch / rate / 60, every * batch / rate / 60
+    left, lost = (steps - done) * batch / rate / 60, checkpoint_every * batch / rate / 60
     about = "" if measured else "very roughly, "
     message = (
         f"{about}{steps - done:,} steps to go in {_minutes(left)} at {rate:,.3g} samples/s; "
         f"a checkpoint every {_minutes(lost)}"
     )
-    mend = (
-        f"set training.checkpoint_every to {max(1, round(every * 30 / max(lost, 1e-9)))}: a crash loses what is since"
-    )
-    return graded("time", lost, 60, math.inf, message, mend)
+    suggested = max(1, round(checkpoint_every * 30 / max(lost, 1e-9)))
+    mend = f"set training.checkpoint_every to {suggested}: a crash loses what is since"
+    return graded("time", lost, warning=60, problem=math.inf, message=message, mend=mend)
 
 
 def _minutes(minutes: float) -> str:

@@ -1,1 +1,1 @@
-"""What an export gains and costs."""
+"""The gains and costs of an export."""

@@ -1,4 +1,4 @@
-"""What an export is worth: its speed beside the network's in torch, and what it costs in recall.
+"""Comparing an export with its network in torch: speed and recall.
 
 Shapes: B items, N pairs.
 """
@@ -28,12 +28,12 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.resampling import gain
 from ccmb.tasks.retrieval.metrics import bootstrap_recalls, drawn_with, hits_by_image, report_of_ranks
 
-TOKENS = 16  # of a text, as Chinese captions have on average
+TOKENS = 16  # tokens of a text: the average of Chinese captions
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Something that a network does with `count` items of a `unit`."""
+class Workload:
+    """A computation of a network on `count` items of a `unit`."""
 
     name: str
     unit: str
@@ -41,18 +41,18 @@ class Work:
     run: Callable[[Network], Any]
 
 
-def workloads(network: Network, pictures: int = 8, texts: int = 32, depth: int = 32) -> list[Work]:
-    """What is timed: both towers, and the cross encoders on a text and `depth` pictures, as a search ranks them.
+def workloads(network: Network, pictures: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
+    """The computations to time: both towers, and the cross encoders on one text and `depth` pictures, as in a search.
 
-    Pixels, words and states are random, which changes no work.
+    Pixels, tokens and states are random, which does not change the amount of work.
     """
     config, generator = network.config, torch.Generator().manual_seed(0)
     pixels = torch.randn(pictures, 3, config.image_size, config.image_size, generator=generator)
     ids = torch.randint(config.text_config.vocab_size, (texts, TOKENS), generator=generator)
     mask = torch.ones_like(ids)
     work = [
-        Work("image tower", "images", pictures, lambda of: of.encode_image(pixels)),
-        Work("text tower", "texts", texts, lambda of: of.encode_text(ids, mask)),
+        Workload("image tower", "images", pictures, lambda model: model.encode_image(pixels)),
+        Workload("text tower", "texts", texts, lambda model: model.encode_text(ids, mask)),
     ]
     if not network.can_rank:
         return work
@@ -64,31 +64,33 @@ def workloads(network: Network, pictures: int = 8, texts: int = 32, depth: int =
     text, pairs = TowerOutput(states[:, 0], states, mask[:1]), (torch.arange(depth), torch.zeros(depth).long())
     return [
         *work,
-        Work("text-image encoder", "pairs", depth, lambda of: rank_pairs(of, images, text, *pairs, preview=True)),
-        Work("both cross encoders", "pairs", depth, lambda of: rank_pairs(of, images, text, *pairs)),
+        Workload(
+            "text-image encoder", "pairs", depth, lambda model: rank_pairs(model, images, text, *pairs, preview=True)
+        ),
+        Workload("both cross encoders", "pairs", depth, lambda model: rank_pairs(model, images, text, *pairs)),
     ]
 
 
 def compare_speed(network: Network, exported: Network, rounds: int = 3) -> dict[str, Any]:
-    """Items per second of both, by work: medians of rounds in which they take turns."""
-    found: dict[str, Any] = {}
+    """Items per second of both, by workload: medians of rounds in which they take turns."""
+    report: dict[str, Any] = {}
     work = workloads(network)
     with inference(network), progress("time", len(work), "parts") as advance:
-        for one in work:
+        for workload in work:
             seconds: dict[str, list[float]] = {"torch": [], "export": []}
-            for number in range(1 + rounds):  # the first one warms up
-                for name, of in (("torch", network), ("export", exported)):
+            for repetition in range(1 + rounds):  # the first one warms up
+                for name, model in (("torch", network), ("export", exported)):
                     started = time.perf_counter()
-                    one.run(of)
-                    if number:
+                    workload.run(model)
+                    if repetition:
                         seconds[name].append(time.perf_counter() - started)
-            medians = {name: statistics.median(of) for name, of in seconds.items()}
-            found[one.name] = {"unit": f"{one.unit}/s"} | {
-                name: float(f"{one.count / of:.3g}") for name, of in medians.items()
+            medians = {name: statistics.median(runs) for name, runs in seconds.items()}
+            report[workload.name] = {"unit": f"{workload.unit}/s"} | {
+                name: float(f"{workload.count / median:.3g}") for name, median in medians.items()
             }
-            found[one.name]["times"] = round(medians["torch"] / medians["export"], 2)
-            advance(1, one.name)
-    return found
+            report[workload.name]["times"] = round(medians["torch"] / medians["export"], 2)
+            advance(1, workload.name)
+    return report
 
 
 def compare_recall(
@@ -102,7 +104,7 @@ def compare_recall(
     depth: int = 64,
     texts_per_image: int | None = None,
 ) -> dict[str, Any]:
-    """Recalls of both on one split of own pairs, and their difference with a 95 % interval over pictures.
+    """Recalls of both on one split of custom pairs, and their difference with a 95 % interval over pictures.
 
     Raises:
         CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
@@ -112,9 +114,9 @@ def compare_recall(
     texts = [sample.texts[:texts_per_image] for sample in samples]
     report: dict[str, Any] = {"data": str(pairs), "split": split}
     ranks: dict[str, dict[Direction, Ranks]] = {}
-    for name, of in (("torch", network), ("export", exported)):
-        gallery = encode_gallery(of, processor, [sample.image for sample in samples], texts, pictures.load)
-        ranks[name] = ranks_both_ways(of, gallery, depth)
+    for name, model in (("torch", network), ("export", exported)):
+        gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
+        ranks[name] = ranks_both_ways(model, gallery, depth)
         report[name] = report_of_ranks(ranks[name], gallery, depth)
     stages = ("pre_ranking", "ranking") if network.can_rank else ("pre_ranking",)
     report["difference"] = {stage: _difference(ranks["torch"], ranks["export"], gallery, stage) for stage in stages}
@@ -124,10 +126,10 @@ def compare_recall(
 def _difference(
     before: dict[Direction, Ranks], after: dict[Direction, Ranks], gallery: Gallery, stage: str
 ) -> dict[str, dict[str, float]]:
-    """In points, of the mean recall and of R@1 each way, with 95 % intervals of the paired bootstrap."""
+    """Differences of the mean recall and of R@1 in each direction, in points, with 95 % paired-bootstrap intervals."""
     drawn, recalls = drawn_with(gallery), []
-    for of in (before, after):
-        ranks_of = {direction: getattr(ranks, stage) for direction, ranks in of.items()}
+    for ranks_by_direction in (before, after):
+        ranks_of = {direction: getattr(ranks, stage) for direction, ranks in ranks_by_direction.items()}
         hits, queries = hits_by_image(ranks_of, drawn)
         exact = 100 * hits.sum(1) / queries.sum(1)[:, None]
         recalls.append(np.concatenate([exact[None], bootstrap_recalls(hits, queries)]))
@@ -135,5 +137,12 @@ def _difference(
     columns = {"mean_recall": gained.mean((1, 2))}
     columns |= {f"{direction} R@1": gained[:, at, 0] for at, direction in enumerate(before)}
     units = int(drawn.max()) + 1
-    found = {name: gain(float(values[0]), values[1:], units) for name, values in columns.items()}
-    return {name: {"points": of["mean"], "low": of["low"], "high": of["high"]} for name, of in found.items()}
+    gains = {name: gain(float(values[0]), values[1:], units) for name, values in columns.items()}
+    return {
+        name: {
+            "points": ranks_by_direction["mean"],
+            "low": ranks_by_direction["low"],
+            "high": ranks_by_direction["high"],
+        }
+        for name, ranks_by_direction in gains.items()
+    }

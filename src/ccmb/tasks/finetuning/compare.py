@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccmb.tasks.common.resampling import bounded_interval, bounds_of, gain, interval
-from ccmb.tasks.family import Measurement
+from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 
 Figure = dict[str, float]
 
 
-def compare(found: Mapping[float, Measurement]) -> dict[str, Any]:
+def compare(found: Mapping[float, DrawnMetrics]) -> dict[str, Any]:
     """The model before (share 0), the one after (share 1) and those between, as plain values.
 
     Returns:
@@ -31,7 +31,7 @@ def compare(found: Mapping[float, Measurement]) -> dict[str, Any]:
     return {"figures": figures, "details": {"before": before.details, "after": after.details}}
 
 
-def _figure(measured: Measurement, name: str) -> Figure | None:
+def _figure(measured: DrawnMetrics, name: str) -> Figure | None:
     if name not in measured.values:
         return None
     value = measured.values[name]
@@ -39,7 +39,7 @@ def _figure(measured: Measurement, name: str) -> Figure | None:
     return {"value": round(value, 2), "low": low, "high": high}
 
 
-def _gain(before: Measurement, after: Measurement, name: str) -> Figure | None:
+def _gain(before: DrawnMetrics, after: DrawnMetrics, name: str) -> Figure | None:
     if name not in before.values or name not in after.values:
         return None
     value, draws = after.values[name] - before.values[name], after.draws[name] - before.draws[name]

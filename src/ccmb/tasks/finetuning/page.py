@@ -11,34 +11,29 @@ from ccmb.report.markup import both, duration, escape, paragraph, percent, secti
 from ccmb.training.runs.page import curves_section
 from ccmb.training.runs.run_folder import Run
 
-FIGURES = {
-    "pre_ranking": ("平均召回，粗排", "mean recall, pre-ranking"),
-    "ranking": ("平均召回，精排", "mean recall, ranking"),
-    "auc_cosine": ("AUC，余弦", "AUC, cosine"),
-    "auc": ("AUC，匹配分", "AUC, match score"),
-    **{name: (f"{name}，按字", f"{name} on characters") for name in ("BLEU-4", "ROUGE-L", "CIDEr-D")},
-}
+Labels = Mapping[str, tuple[str, str]]
 
 
-def finetuned_page(report: Mapping[str, Any], run: Run) -> str:
+def finetuned_page(report: Mapping[str, Any], run: Run, labels: Labels) -> str:
     """The whole page.
 
     Args:
         report: what `finetune.json` holds.
         run: the log.
+        labels: what people read for the names of metrics, in Chinese and English.
     """
-    body = [_summary(report), _figures_section(report)]
+    body = [_summary(report, labels), _figures_section(report, labels)]
     if any(_shares(of) for of in report["sets"]):
-        body.append(_shares_section(report))
+        body.append(_shares_section(report, labels))
     return document("CCMB finetune", [*body, curves_section([run])])
 
 
-def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
+def result_in_words(report: Mapping[str, Any], labels: Labels) -> tuple[str, str]:
     """What happened on each set, in Chinese and in English; a gain or a loss only where the interval allows it."""
     chinese, english = [], []
     for of in report["sets"]:
         name, figure = _last(of)
-        place, zh, en = escape(_place(of)), *FIGURES.get(name, (name, name))
+        place, zh, en = escape(_place(of)), *labels.get(name, (name, name))
         before, after, gain = (figure[key] for key in ("before", "after", "gain"))
         if before is None or gain is None:
             chinese.append(f"{place}：{zh} {percent(after['value'])}%（起点模型没有这一阶段）。")
@@ -57,13 +52,13 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
     return "".join(chinese), " ".join(english)
 
 
-def _summary(report: Mapping[str, Any]) -> str:
+def _summary(report: Mapping[str, Any], labels: Labels) -> str:
     title = f"<h1>{both('微调报告', 'Fine-tuning')}</h1>"
     time_zh, time_en = duration(report["seconds"]["train"] or 0.0)
     model, steps, chosen = escape(report["before"]), f"{report['steps']:,}", report["chosen"]
     of_zh = f"，取验证集上最好的第 {chosen['step']:,} 步" if chosen else ""
     of_en = f"; the weights are those of step {chosen['step']:,}, the best on validation" if chosen else ""
-    words = result_in_words(report)
+    words = result_in_words(report, labels)
     return (
         f"<header>{title}"
         + paragraph(f"起点 {model}，{steps} 步，{time_zh}{of_zh}。", f"From {model}, {steps} steps, {time_en}{of_en}.")
@@ -72,11 +67,11 @@ def _summary(report: Mapping[str, Any]) -> str:
     )
 
 
-def _figures_section(report: Mapping[str, Any]) -> str:
+def _figures_section(report: Mapping[str, Any], labels: Labels) -> str:
     rows = []
     for of in report["sets"]:
         for name, figure in of["figures"].items():
-            label = both(*FIGURES.get(name, (name, name)))
+            label = both(*labels.get(name, (name, name)))
             cells = (_cell(figure["before"]), _cell(figure["after"]), _cell(figure["gain"], signed))
             rows.append((escape(_place(of)), label, *cells))
     head = (
@@ -96,12 +91,12 @@ def _figures_section(report: Mapping[str, Any]) -> str:
     return section("微调前后", "Before and after", table(head, rows, "figures") + note)
 
 
-def _shares_section(report: Mapping[str, Any]) -> str:
+def _shares_section(report: Mapping[str, Any], labels: Labels) -> str:
     shares = next(list(found) for of in report["sets"] if (found := _shares(of)))
     rows = []
     for of in report["sets"]:
         for name, figure in of["figures"].items():
-            label = both(*FIGURES.get(name, (name, name)))
+            label = both(*labels.get(name, (name, name)))
             rows.append((escape(_place(of)), label, *(_cell(figure["shares"].get(share)) for share in shares)))
     head = (both("数据", "Data"), both("指标", "Figure"), *shares)
     command = f"ccmb mix {shlex.quote(report['before'])} {shlex.quote(report['after'])} --share 0.5 --out mixed"

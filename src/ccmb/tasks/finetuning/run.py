@@ -1,6 +1,6 @@
 """Fine-tuning: from a model, a recipe and data to a run folder, with what it gained and what it cost.
 
-One core for all families of tasks; what differs between them is in the table `FAMILIES`.
+One core for all families of tasks; what differs between them is in their `Finetuner`s.
 
 The run folder holds what every run's does, and `finetune.json` and `report.html` with the figures before and after.
 """
@@ -13,36 +13,27 @@ from typing import Any
 
 from torch import nn
 
-from ccmb.core.device import choose_device
+from ccmb.core.device import choose_device, cpu_threads
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import seen_mark
-from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.captioning.finetune import CaptioningFamily
 from ccmb.tasks.common.seen import seen_by, seen_in_training, warn_of_seen
-from ccmb.tasks.family import Family, FinetuneRecipe, MeasuredOn, Measurement
 from ccmb.tasks.finetuning.compare import compare
+from ccmb.tasks.finetuning.finetuner import DrawnMetrics, Finetuner, HeldOutT, ModelT
 from ccmb.tasks.finetuning.interpolate import interpolate
 from ccmb.tasks.finetuning.page import finetuned_page
-from ccmb.tasks.generation.finetune import GenerationFamily
-from ccmb.tasks.matching.finetune import MatchingFamily
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model_card import write_model_card
 from ccmb.tasks.pretraining.run import check_batch, check_best, in_steps, train_model
-from ccmb.tasks.retrieval.finetune import RetrievalFamily
+from ccmb.tasks.registry import finetuner_of
 from ccmb.training.distributed import World, process_group
 from ccmb.training.model_selection import read_best
 from ccmb.training.recipe import BestRecipe
 from ccmb.training.runs.run_folder import read_run
 from ccmb.training.validation import PREFIX, Validation
 
-FAMILIES: dict[str, Family] = {
-    "retrieval": RetrievalFamily(),
-    "matching": MatchingFamily(),
-    "captioning": CaptioningFamily(),
-    "generation": GenerationFamily(),
-}
 MIXES = (0.25, 0.5, 0.75)
 
 
@@ -64,15 +55,13 @@ def finetune(
         What `finetune.json` holds; None on all ranks of a world but the first.
 
     Raises:
-        UsageError: the recipe names no model or no known family, or what is asked for cannot be measured.
+        UsageError: the recipe names no model, or what is asked for cannot be measured.
         CcmbError: missing or faulty data or model, or a run folder that another recipe made.
     """
-    family = FAMILIES.get(recipe.task)
-    if family is None:
-        raise UsageError(f"task={recipe.task}: cannot be fine-tuned yet; there is: {', '.join(FAMILIES)}")
+    family = finetuner_of(recipe.task)
     if not recipe.model.start:
         raise UsageError("nothing to start from; give --model with a run, a model folder or a hub id")
-    with process_group() as joined:
+    with cpu_threads(recipe.training.threads), process_group() as joined:
         sets = _open_sets(family, recipe, also, test)
         recipe = _train(family, recipe, out, sets, joined)
         if not joined.is_main:
@@ -81,21 +70,27 @@ def finetune(
     path, (model, processor) = out / "finetune.json", family.load(out)
     report = read_json(path) if path.exists() else {}
     if report.get("asked") != asked:
-        report = {"asked": asked, **_measure(family, recipe, model, processor, sets, out, mixes)}
+        report = {
+            "asked": asked,
+            **_measure(family, recipe, model=model, processor=processor, sets=sets, out=out, mixes=mixes),
+        }
         write_json(path, report)
     if recipe.validation.split is not None:
-        retrieval = report["sets"][0]["details"]["after"] if recipe.task == "retrieval" else None
-        write_model_card(out / "model", model, recipe, out, retrieval)
+        shown = report["sets"][0]["details"]["after"] if family.in_model_card else None
+        write_model_card(out / "model", model, recipe, out, shown)
     with atomic_write(out / "report.html") as page:
-        page.write(finetuned_page(report, read_run(out)))
+        page.write(finetuned_page(report, read_run(out), family.labels))
     return report
 
 
 def _open_sets(
-    family: Family, recipe: FinetuneRecipe, also: Sequence[tuple[str, str, Sequence[str]]], test: bool
-) -> list[MeasuredOn]:
+    family: Finetuner[ModelT, HeldOutT],
+    recipe: FinetuneRecipe,
+    also: Sequence[tuple[str, str, Sequence[str]]],
+    test: bool,
+) -> list[HeldOutT]:
     """All that is measured on, validation first; opened before the training, so that its faults are known then."""
-    split, sets = recipe.validation.split, list[MeasuredOn]()
+    split, sets = recipe.validation.split, list[HeldOutT]()
     if split is not None:
         if split == recipe.data.split:
             raise UsageError(f"validation.split={split}: that is what is trained on; name another split")
@@ -110,7 +105,7 @@ def _open_sets(
 
 
 def _train(
-    family: Family, recipe: FinetuneRecipe, out: Path, sets: Sequence[MeasuredOn], joined: World
+    family: Finetuner[ModelT, HeldOutT], recipe: FinetuneRecipe, out: Path, sets: Sequence[HeldOutT], joined: World
 ) -> FinetuneRecipe:
     """Train, or go on, and return the recipe as it was resolved."""
     check_batch(recipe, joined)
@@ -122,7 +117,7 @@ def _train(
     every = recipe.validation.every
     if every and joined.size > 1 and recipe.training.parallel == "fsdp":
         raise UsageError("validation needs all weights on one process; set training.parallel=ddp or validation.every=0")
-    measured = [PREFIX + name for name in family.figures] if every else []
+    measured = [PREFIX + name for name in family.metrics] if every else []
     check_best(recipe, [*family.logged(recipe), *measured])
     model, processor = family.network(recipe)
     task = family.task(model, processor, recipe)
@@ -130,11 +125,11 @@ def _train(
     validation = None
     if every:
         validation = Validation(every, lambda: family.validate(model, processor, sets[0], recipe))
-    train_model(task, model, processor, recipe, out, batches, validation=validation, seen=seen)
+    train_model(task, model, processor, recipe, out, batches=batches, validation=validation, seen=seen)
     return recipe
 
 
-def resolve(recipe: FinetuneRecipe, family: Family, samples: Sequence[Sample]) -> FinetuneRecipe:
+def resolve(recipe: FinetuneRecipe, family: Finetuner[ModelT, HeldOutT], samples: Sequence[Sample]) -> FinetuneRecipe:
     """The recipe with nothing left open that depends on the data."""
     texts = sum(len(sample.texts) for sample in samples)
     recipe = in_steps(recipe, samples)
@@ -146,7 +141,7 @@ def resolve(recipe: FinetuneRecipe, family: Family, samples: Sequence[Sample]) -
     else:
         every = validation.every
     if every and training.best is None:
-        best = BestRecipe(figure=PREFIX + family.figures[0], lower=False)
+        best = BestRecipe(figure=PREFIX + family.metrics[0], lower=False)
         training = training.model_copy(update={"best": best})
     validation = validation.model_copy(update={"every": every})
     return recipe.model_copy(update={"training": training, "validation": validation})
@@ -160,11 +155,11 @@ def _chosen(recipe: FinetuneRecipe, out: Path) -> dict[str, Any] | None:
 
 
 def _measure(
-    family: Family,
+    family: Finetuner[ModelT, HeldOutT],
     recipe: FinetuneRecipe,
-    model: R2D2Model,
+    model: ModelT,
     processor: R2D2Processor,
-    sets: Sequence[MeasuredOn],
+    sets: Sequence[HeldOutT],
     out: Path,
     mixes: bool,
 ) -> dict[str, Any]:
@@ -174,10 +169,10 @@ def _measure(
     known = family.knows(str(recipe.model.start))
     module: nn.Module = model
     module.to(choose_device(recipe.training.device))
-    found: dict[float, list[Measurement]] = {}
+    measured: dict[float, list[DrawnMetrics]] = {}
     for share in sorted({0.0, 1.0, *(MIXES if mixes else ())}):
         model.load_state_dict(interpolate(before, after, share))
-        found[share] = [family.measure(model, processor, of, recipe, share > 0 or known) for of in sets]
+        measured[share] = [family.measure(model, processor, one, recipe, share > 0 or known) for one in sets]
     run = read_run(out)
     marks = [("before", seen_by(str(recipe.model.start))), ("after", seen_by(out))]
     return {
@@ -191,7 +186,7 @@ def _measure(
                 "name": of.name,
                 "split": of.split,
                 "seen": {name: seen_mark(seen, [sample.image for sample in of.samples]) for name, seen in marks},
-                **compare({share: of_share[place] for share, of_share in found.items()}),
+                **compare({share: of_share[place] for share, of_share in measured.items()}),
             }
             for place, of in enumerate(sets)
         ],

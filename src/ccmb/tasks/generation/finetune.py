@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,18 +26,18 @@ from ccmb.r2d2.generative.generator import (
     pipeline_side,
     read_shape,
 )
-from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import RetrievalSet
-from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement
+from ccmb.tasks.finetuning.finetuner import Batches, DrawnMetrics
+from ccmb.tasks.finetuning.pairs import PairFinetuner
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.generation.evaluate import figures_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
 from ccmb.tasks.generation.predict import Painted, Painting, paint_texts
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, prepare_network
-from ccmb.tasks.retrieval.finetune import RetrievalFamily
 from ccmb.training.distributed import world
 from ccmb.training.optimizers import ParameterGroup
 
@@ -81,16 +82,17 @@ class GenerationTask:
         return batch.describe()
 
 
-class GenerationFamily(RetrievalFamily):
-    """See `ccmb.tasks.family.Family`. The data is that of retrieval: pictures with texts of their own."""
+class GenerationFinetuner(PairFinetuner[R2D2Generator]):
+    """See `Finetuner`. The data is that of retrieval: pictures with texts of their own."""
 
     family = "generation"
-    figures: tuple[str, ...] = (MAIN,)
+    metrics = (MAIN,)
+    labels: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def logged(self, recipe: FinetuneRecipe) -> list[str]:
         return ["generation"]
 
-    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Generator, R2D2Processor]:
         start, options = str(recipe.model.start), recipe.generation
         if recipe.training.gradient_checkpointing:
             raise UsageError("training.gradient_checkpointing: the painter of generation has none; leave it out")
@@ -107,14 +109,13 @@ class GenerationFamily(RetrievalFamily):
             return R2D2Generator.from_pipeline(model, options.pipeline, options.side), processor
         return R2D2Generator.from_r2d2(model, new_shape(options)), processor
 
-    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+    def load(self, out: Path) -> tuple[R2D2Generator, R2D2Processor]:
         return load_generator(out)
 
     def knows(self, start: str) -> bool:
         return not is_chinese_clip(start) and has_generator(start)
 
-    def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> Any:
-        assert isinstance(model, R2D2Generator)
+    def task(self, model: R2D2Generator, processor: R2D2Processor, recipe: FinetuneRecipe) -> GenerationTask:
         prepare_network(model, recipe)
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
@@ -126,35 +127,41 @@ class GenerationFamily(RetrievalFamily):
         return run_batches(partial(load, reader), out, recipe.training.batch // world().size)
 
     def validate(
-        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+        self, model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        painted, _ = _paint(model, processor, of, recipe)
+        painted, _ = _paint(model, processor, held_out, recipe)
         return {MAIN: float(np.mean([100 * of_text.first.score for of_text in painted]))}
 
     def measure(
-        self, model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe, heads: bool = True
-    ) -> Measurement:
+        self,
+        model: R2D2Generator,
+        processor: R2D2Processor,
+        held_out: RetrievalSet,
+        recipe: FinetuneRecipe,
+        heads: bool = True,
+    ) -> DrawnMetrics:
         if not heads:  # a painter that was never trained
-            return Measurement({}, {}, {})
-        painted, judge = _paint(model, processor, of, recipe)
+            return DrawnMetrics({}, {}, {})
+        painted, judge = _paint(model, processor, held_out, recipe)
         extractor = r2d2_extractor(judge.name, model, processor)
-        figures = figures_of([of_text.first for of_text in painted], painted, real_features(of, extractor), extractor)
+        figures = figures_of(
+            [of_text.first for of_text in painted], painted, real_features(held_out, extractor), extractor
+        )
         values = figures.values()
         # The main one last.
         names = sorted(figures.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
         drawn = figures.draws()
         values = {name: values[name] for name in names}
-        return Measurement(values, {name: drawn[name] for name in names}, figures.values(), len(painted))
+        return DrawnMetrics(values, {name: drawn[name] for name in names}, figures.values(), len(painted))
 
 
 def _paint(
-    model: R2D2Model, processor: R2D2Processor, of: RetrievalSet, recipe: FinetuneRecipe
+    model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
 ) -> tuple[list[Painted], Pipeline]:
     """A picture of each text, with no choice."""
-    assert isinstance(model, R2D2Generator)
     judge = Pipeline.of(model, processor, name=str(recipe.model.start))
     options = Painting(recipe.generation.steps, recipe.generation.guidance)
-    return paint_texts(model, processor, prompts_of(of), options, judge), judge
+    return paint_texts(model, processor, prompts_of(held_out), options, judge), judge
 
 
 def picture_side(recipe: FinetuneRecipe) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ccmb.data.images.source import ImageSource
@@ -16,6 +17,14 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.metrics import matching_report
 
 Labelled = tuple[Sequence[Sample], ImageSource]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPairs:
+    """Those that are scored, and those of another split, to fit threshold and temperature on."""
+
+    scored: Labelled
+    fit: Labelled | None = None
 
 
 def evaluate_matching(
@@ -31,13 +40,14 @@ def evaluate_matching(
         CcmbError: no picture can be read, or all pairs have one label.
     """
     started = time.monotonic()
-    scores, unreadable = _scores(model, processor, labelled)
-    fitted_on = None if fit is None else _scores(model, processor, fit)[0]
+    scores, unreadable = predict(model, processor, labelled)
+    fitted_on = None if fit is None else predict(model, processor, fit)[0]
     report = matching_report(scores, model.config.match_temperature, fitted_on)
     seconds = {"evaluate": round(time.monotonic() - started, 1)}
     return {"matching": report, "unreadable": unreadable, "seconds": seconds}
 
 
-def _scores(model: Network, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+def predict(model: Network, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+    """Scores of all pairs whose pictures can be read, and a line for each other picture."""
     samples, unreadable = readable_samples(*labelled)
     return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable

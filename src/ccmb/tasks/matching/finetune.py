@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import UsageError
@@ -21,7 +22,9 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import name_and_path
 from ccmb.tasks.common.resampling import draw_figures
-from ccmb.tasks.family import Batches, FinetuneRecipe, Measurement, OfR2D2
+from ccmb.tasks.finetuning.finetuner import Batches, DrawnMetrics, Finetuner
+from ccmb.tasks.finetuning.pairs import OfR2D2
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.matching.metrics import auc, matching_report, weighted_auc
 from ccmb.tasks.matching.task import LabelledLoader, MatchingTask
 from ccmb.tasks.pretraining.batches import run_batches
@@ -40,10 +43,15 @@ class LabelledSet:
     pictures: ImageSource
 
 
-class MatchingFamily(OfR2D2):
-    """See `ccmb.tasks.family.Family`."""
+class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
+    """See `Finetuner`."""
 
-    figures: tuple[str, ...] = ("auc", "accuracy", "auc_cosine")
+    metrics = ("auc", "accuracy", "auc_cosine")
+    labels: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "auc_cosine": ("AUC，余弦", "AUC, cosine"),
+        "auc": ("AUC，匹配分", "AUC, match score"),
+    }
+    reads_fields = False
 
     def logged(self, recipe: FinetuneRecipe) -> list[str]:
         return ["matching", *(["gcpr"] if recipe.matching.gcpr else []), "match_accuracy"]
@@ -74,23 +82,28 @@ class MatchingFamily(OfR2D2):
         return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
 
     def validate(
-        self, model: R2D2Model, processor: R2D2Processor, of: LabelledSet, recipe: FinetuneRecipe
+        self, model: R2D2Model, processor: R2D2Processor, held_out: LabelledSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        scores = _scores(model, processor, of)
+        scores = _scores(model, processor, held_out)
         right = (scores.score >= 0.5) == (scores.label == 1)
         figures = auc(scores.score, scores.label), float(right.double().mean()), auc(scores.cosine, scores.label)
-        return {name: 100 * value for name, value in zip(self.figures, figures, strict=True)}
+        return {name: 100 * value for name, value in zip(self.metrics, figures, strict=True)}
 
     def measure(
-        self, model: R2D2Model, processor: R2D2Processor, of: LabelledSet, recipe: FinetuneRecipe, heads: bool = True
-    ) -> Measurement:
-        scores = _scores(model, processor, of, heads)
+        self,
+        model: R2D2Model,
+        processor: R2D2Processor,
+        held_out: LabelledSet,
+        recipe: FinetuneRecipe,
+        heads: bool = True,
+    ) -> DrawnMetrics:
+        scores = _scores(model, processor, held_out, heads)
         by_stage = {"auc_cosine": scores.cosine} | ({"auc": scores.score} if heads else {})
         values, draws = {}, {}
         for name, score_N in by_stage.items():
             values[name] = 100 * auc(score_N, scores.label)
             draws[name] = 100 * draw_figures([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
-        return Measurement(
+        return DrawnMetrics(
             values, draws, matching_report(scores, model.config.match_temperature), len(scores.picture.unique())
         )
 
@@ -105,5 +118,7 @@ def _open(data: DataRecipe, split: str) -> tuple[list[Sample], ImageSource]:
     return read_labelled_pairs(folder / data.pairs, split), ImageSource.open(images)
 
 
-def _scores(model: R2D2Model, processor: R2D2Processor, of: LabelledSet, heads: bool = True) -> PairScores:
-    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model, ranks=heads), of.samples, of.pictures.load)
+def _scores(model: R2D2Model, processor: R2D2Processor, held_out: LabelledSet, heads: bool = True) -> PairScores:
+    return score_labelled(
+        R2D2Encoder(model, processor), R2D2Ranker(model, ranks=heads), held_out.samples, held_out.pictures.load
+    )

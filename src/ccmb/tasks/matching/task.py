@@ -79,4 +79,4 @@ class LabelledLoader:
         augmentation, seed = self.data.augmentation, self.training.seed
         dataset = TrainingSet(self.samples, self.pictures, processor.image_size, augmentation, seed, alike=True)
         collate = LabelledCollate(processor, self.samples)
-        return training_batches(dataset, self.plan, start, stop, collate, self.data.workers)
+        return training_batches(dataset, self.plan, start=start, stop=stop, collate=collate, workers=self.data.workers)

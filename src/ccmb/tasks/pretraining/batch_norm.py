@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.stillness import has_batch_norm, is_frozen
+from ccmb.r2d2.towers.stillness import has_batch_norm, is_frozen
 from ccmb.training.distributed import world
 from ccmb.training.recipe import TrainingRecipe
 

@@ -54,9 +54,24 @@ def load_pairs(samples: list[Sample], pictures: ImageSource, data: DataRecipe, t
     plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)
 
     def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
-        dataset = TrainingSet(samples, pictures, processor.image_size, data.augmentation, seed, data.field_weights)
+        dataset = TrainingSet(
+            samples,
+            pictures,
+            size=processor.image_size,
+            augmentation=data.augmentation,
+            seed=seed,
+            weights=data.field_weights,
+        )
         collate = Collate(processor, samples)
-        return training_batches(dataset, plan, start, stop, collate, data.workers, _field_plan(data, training))
+        return training_batches(
+            dataset,
+            plan,
+            start=start,
+            stop=stop,
+            collate=collate,
+            workers=data.workers,
+            field_of=_field_plan(data, training),
+        )
 
     return load
 
@@ -71,7 +86,16 @@ def open_shards(
     def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
         collate, workers = Collate(processor), data.workers
         field_of = _field_plan(data, training)
-        return stream_batches(stream, processor.image_size, start, stop, collate, collate.merge, workers, field_of)
+        return stream_batches(
+            stream,
+            size=processor.image_size,
+            start=start,
+            stop=stop,
+            collate=collate,
+            merge=collate.merge,
+            workers=workers,
+            field_of=field_of,
+        )
 
     def begin() -> None:
         record_shards(stream, out)

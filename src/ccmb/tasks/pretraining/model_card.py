@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
-from ccmb.objectives.config import PAPER_NAMES
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.stillness import in_words, layers_of
+from ccmb.r2d2.towers.stillness import in_words, layers_of
 from ccmb.training.recipe import ModelRecipe
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ tags: [ccmb, {kind}, image-text-retrieval, chinese]
 ## 用法 · Use
 
 ```python
-import ccmb  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
+import ccmb.r2d2  # 让 Auto 类认识 R2D2 · lets the Auto classes know R2D2
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID").eval()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ccmb.core.config.recipe_files import load_recipe, save_recipe
+from ccmb.core.device import cpu_threads
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.core.files import atomic_files
 from ccmb.data.sample import Sample
@@ -28,7 +29,7 @@ from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.folders.match_temperature import stored_match_temperature
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.stillness import freeze, is_frozen
+from ccmb.r2d2.towers.stillness import freeze, is_frozen
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
 from ccmb.tasks.pretraining.batch_norm import check_batch_norm
@@ -107,7 +108,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
     check_best(recipe, pretraining_log(recipe.objectives))
-    with process_group() as joined:
+    with cpu_threads(recipe.training.threads), process_group() as joined:
         return _pretrain(recipe, out, joined)
 
 
@@ -125,7 +126,7 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
     seen = seen_in_training(recipe.data, samples, recipe.model.start)
-    return train_model(task, model, processor, recipe, out, batches, begin, seen=seen)
+    return train_model(task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen)
 
 
 def _nothing() -> None:

@@ -37,10 +37,26 @@ def open_stream(
     if len(empty) == len(shards):
         raise CcmbError(f"{empty[0].url}: no samples in it, nor in the other shards")
     sizes = tuple(shard.samples or 0 for shard in shards)
-    order = StreamOrder(sizes, training.batch, data.lanes, data.shuffle, training.seed, data.samples_per_epoch)
+    order = StreamOrder(
+        sizes=sizes,
+        batch=training.batch,
+        lanes=data.lanes,
+        buffer=data.shuffle,
+        seed=training.seed,
+        per_epoch=data.samples_per_epoch,
+    )
     check_lanes(order, world, data.workers)
     weights, seed = data.field_weights, training.seed
-    return ShardStream(shards, order, data.fields, weights, data.augmentation, seed, rank, world), damaged
+    return ShardStream(
+        shards=shards,
+        order=order,
+        fields=data.fields,
+        weights=weights,
+        augmentation=data.augmentation,
+        seed=seed,
+        rank=rank,
+        world=world,
+    ), damaged
 
 
 class FirstSamples:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.config.given_keys import Unused
-from ccmb.objectives.config import PAPER_NAMES, Objectives
+from ccmb.objectives.config import Objectives
 from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, is_chinese_clip
 from ccmb.tasks.pretraining.model import CHANGED, SETTLED
 from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe

@@ -40,20 +40,93 @@ class Evaluation:
     minimal_pair_scores: MinimalPairScores | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pictures with texts, as they were found.
+
+    Attributes:
+        place: of the file or the shards, for messages.
+        faults: a line for each sample of shards that was left out.
+        in_other_splits: names of pictures that other splits have too.
+    """
+
+    place: Path
+    samples: list[Sample]
+    pictures: ImageSource
+    faults: list[str]
+    in_other_splits: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model says of pairs: the ranks of right answers, and what they were made from.
+
+    Attributes:
+        unreadable: a line for each picture that was left out.
+        options: how the second stage was computed.
+        minimal_pairs: those of the data, which are yet to be scored.
+    """
+
+    samples: list[Sample]
+    unreadable: list[str]
+    gallery: Gallery
+    ranks: dict[Direction, Ranks]
+    options: RankOptions
+    minimal_pairs: list[MinimalPair]
+
+
+def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str]) -> Pairs:
+    """One split of own pairs, or all samples of shards, which have no splits.
+
+    Raises:
+        CcmbError: faulty data.
+    """
+    if is_shards(pairs):
+        samples, pictures, faults = open_shard_set([str(pairs)], fields)
+        return Pairs(pairs, samples, pictures, faults, ())
+    read = open_pairs(pairs, split, fields)
+    return Pairs(pairs, read.samples, ImageSource.open(images), [], read.in_other_splits)
+
+
+def predict(
+    model: Network,
+    processor: R2D2Processor,
+    data: Pairs,
+    depth: int = 128,
+    texts_per_image: int | None = None,
+    options: RankOptions = EXACT,
+    source: str | Path | None = None,
+    convention: Convention = "equal_texts",
+) -> Predictions:
+    """Rank the pictures that can be read for each text, and the other way; see `evaluate`."""
+    samples, unreadable = readable_samples(data.samples, data.pictures)
+    minimal_pairs = _minimal_pairs(samples, data.place)
+    texts = [sample.texts[:texts_per_image] for sample in samples]
+    ranker = R2D2Ranker(model, options, source=source)
+    names = [sample.image for sample in samples]
+    gallery = encode_gallery(model, processor, names, texts, data.pictures.load, convention=convention)
+    ranks = ranks_both_ways(ranker, gallery, depth)
+    return Predictions(
+        samples=samples,
+        unreadable=[*data.faults, *unreadable],
+        gallery=gallery,
+        ranks=ranks,
+        options=ranker.options,
+        minimal_pairs=minimal_pairs,
+    )
+
+
 def evaluate(
     model: Network,
     processor: R2D2Processor,
-    pairs: Path,
-    images: Path,
-    split: str | None,
-    fields: Sequence[str],
+    data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
     options: RankOptions = EXACT,
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Evaluation:
-    """Evaluate on one split of own pairs, or on all samples of shards, which have no splits.
+    """Rank, and measure both stages.
 
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
@@ -64,39 +137,44 @@ def evaluate(
 
     Raises:
         UsageError: options that are not of this network, see `R2D2Ranker`.
-        CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
+        CcmbError: no readable picture. Pictures that cannot be read are listed in the report.
     """
     started = time.monotonic()
-    faults, in_other_splits = list[str](), tuple[str, ...]()
-    if is_shards(pairs):
-        every, pictures, faults = open_shard_set([str(pairs)], fields)
-    else:
-        read = open_pairs(pairs, split, fields)
-        every, pictures, in_other_splits = read.samples, ImageSource.open(images), read.in_other_splits
-    samples, unreadable = readable_samples(every, pictures)
-    unreadable = [*faults, *unreadable]
-    minimal_pairs = _minimal_pairs(samples, pairs)
-    texts = [sample.texts[:texts_per_image] for sample in samples]
-    ranker = R2D2Ranker(model, options, source=source)
-    names = [sample.image for sample in samples]
-    gallery = encode_gallery(model, processor, names, texts, pictures.load, convention=convention)
-    ranks = ranks_both_ways(ranker, gallery, depth)
+    predicted = predict(
+        model,
+        processor,
+        data,
+        depth=depth,
+        texts_per_image=texts_per_image,
+        options=options,
+        source=source,
+        convention=convention,
+    )
+    samples, gallery, ranks = predicted.samples, predicted.gallery, predicted.ranks
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
     if model.can_rank:
-        report["retrieval"] |= {"precision": ranker.options.precision, "cascade": ranker.options.cascade}
+        report["retrieval"] |= {"precision": predicted.options.precision, "cascade": predicted.options.cascade}
         report["ranking_rule"] = options.rule_of(model)
-    scores = None
+    minimal_pairs, scores = predicted.minimal_pairs, None
     if minimal_pairs:
         scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs, options.ranking_rule)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
-    flat = [text for of_image in texts for text in of_image]
+    texts = [text for sample in samples for text in sample.texts[:texts_per_image]]
     if model.can_rank and len(gallery.images) > 1:
-        calibration = calibration_report(model, gallery, samples, flat)
-        report["matching"] = {"auc": _random_pair_auc(ranker, gallery), **calibration}
-    report["in_other_splits"] = len(in_other_splits)
-    report["unreadable"] = unreadable
+        calibration = calibration_report(model, gallery, samples, texts)
+        report["matching"] = {"auc": _random_pair_auc(R2D2Ranker(model), gallery), **calibration}
+    report["in_other_splits"] = len(data.in_other_splits)
+    report["unreadable"] = predicted.unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
-    return Evaluation(report, samples, flat, gallery, ranks, minimal_pairs, scores)
+    return Evaluation(
+        report=report,
+        samples=samples,
+        texts=texts,
+        gallery=gallery,
+        ranks=ranks,
+        minimal_pairs=minimal_pairs,
+        minimal_pair_scores=scores,
+    )
 
 
 def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:

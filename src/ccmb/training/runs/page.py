@@ -99,7 +99,7 @@ def _panel(draw: ImageDraw.ImageDraw, runs: Sequence[Run], name: str, corner: tu
     values, x = [value for points in series for _, value in points], _span(runs)
     marks = ticks(min(values), max(values))
     span = min(marks[0], *values), max(marks[-1], *values)
-    frame = Frame(corner[0] + 62, corner[1] + 26, PANEL[0] - 74, PANEL[1] - 50, x, span)
+    frame = Frame(left=corner[0] + 62, top=corner[1] + 26, width=PANEL[0] - 74, height=PANEL[1] - 50, x=x, y=span)
     draw.text(corner, LABELS.get(name, (name, name))[1].replace(" τ", ""), INK, title)
     for mark in marks:
         _, y = frame.to_pixels(x[0], mark)

@@ -15,7 +15,7 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.stillness import Frozen, freeze, in_words, layers_of
+from ccmb.r2d2.towers.stillness import Frozen, freeze, in_words, layers_of
 from ccmb.training.distributed import total, world
 from ccmb.training.parallel import parallelise, put_together
 from tests.helpers.exact import PROOFS, assert_same

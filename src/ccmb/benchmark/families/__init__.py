@@ -1,0 +1,1 @@
+"""The families of tasks as the benchmark sees them, a file each."""

@@ -1,0 +1,81 @@
+"""Captioning in the benchmark: what the decoder puts first, and what R2D2 then chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ccmb.benchmark.families.options import PairBenchOptions
+from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words
+from ccmb.tasks.captioning.family import CaptionsFlag
+
+if TYPE_CHECKING:
+    from ccmb.benchmark.evaluation.captioning import CaptionSet
+    from ccmb.benchmark.evaluation.measurement import Measurement, Readable
+    from ccmb.benchmark.evaluation.settings import Settings
+    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.results.result import Captioning, Result, Stage
+    from ccmb.tasks.common.resampling import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptioningBenchOptions(PairBenchOptions):
+    """See `BenchmarkFamily`."""
+
+    captions: CaptionsFlag = False
+
+
+class CaptioningBenchmark(BenchmarkFamily[CaptioningBenchOptions, "CaptionSet", "Captioning"]):
+    """See `BenchmarkFamily`."""
+
+    name = "captioning"
+    options = CaptioningBenchOptions
+    is_of_cards = False
+    instead_of = "retrieval"
+    view: ClassVar[View] = View(
+        Words("图像描述（按字）", "Captioning, on characters"),
+        {
+            "bleu_1": Words("BLEU-1", "BLEU-1"),
+            "bleu_4": Words("BLEU-4", "BLEU-4"),
+            "rouge_l": Words("ROUGE-L", "ROUGE-L"),
+            "match_score": Words("匹配分", "match score"),
+        },
+        "cider_d",
+        Words("CIDEr-D", "CIDEr-D"),
+    )
+
+    def open_set(self, asked: Asked) -> CaptionSet:
+        from ccmb.benchmark.evaluation.captioning import CaptionSet
+        from ccmb.tasks.common.datasets import open_set
+
+        return CaptionSet(open_set(asked.spec, asked.split, asked.fields, asked.images))
+
+    def depends_on(self, peer: Peer, opened: CaptionSet, settings: Settings) -> dict[str, Any]:
+        from ccmb.benchmark.evaluation.captioning import BEAMS
+
+        return {"family": self.name, "beams": BEAMS}
+
+    def measure(
+        self, peer: Peer, opened: CaptionSet, readable: Readable, cache: Path, settings: Settings
+    ) -> Measurement[Captioning]:
+        from ccmb.benchmark.evaluation.captioning import measure
+
+        return measure(peer, opened, readable, settings)
+
+    def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
+        values = self.section(result).figures[stage]
+        return self.view.of_fields(values), values.interval
+
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+        import torch
+
+        from ccmb.tasks.matching.metrics import weighted_mean
+
+        return weighted_mean(torch.tensor(self.section(result).cider[stage], dtype=torch.double)), 100
+
+    def variant(self, result: Result) -> str:
+        return f"{result.data.split}, {result.data.images} images, {result.data.texts} references"
+
+    def stage_words(self, result: Result, stage: Stage) -> str:
+        return f"beam {self.section(result).decoding['beams']}" + (", re-ranked" if stage == "ranking" else "")

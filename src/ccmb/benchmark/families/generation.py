@@ -1,0 +1,98 @@
+"""Generation in the benchmark: the picture that is painted first, and the one that a judge chooses among several."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from ccmb.benchmark.families.options import PairBenchOptions
+from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words
+from ccmb.core.options import Flag
+from ccmb.tasks.generation.family import GenerateFlag, MeasuredPaintingOptions
+
+if TYPE_CHECKING:
+    from ccmb.benchmark.evaluation.generation import GenerationSet
+    from ccmb.benchmark.evaluation.measurement import Measurement, Readable
+    from ccmb.benchmark.evaluation.settings import Settings
+    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.results.result import Generation, Result, Stage
+    from ccmb.tasks.common.resampling import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationBenchOptions(MeasuredPaintingOptions, PairBenchOptions):
+    """See `BenchmarkFamily`."""
+
+    generate: GenerateFlag = False
+    limit: Annotated[int | None, Flag("Of --generate: paint the texts of the first N pictures alone.", min=2)] = None
+
+
+class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet", "Generation"]):
+    """See `BenchmarkFamily`."""
+
+    name = "generation"
+    options = GenerationBenchOptions
+    instead_of = "retrieval"
+    view: ClassVar[View] = View(
+        Words("文生图", "Text-to-image"),
+        {
+            "FID": Words("FID", "FID"),
+            "KID": Words("KID", "KID"),
+            "kind_and_colour": Words("种类与颜色", "kind and colour"),
+            "amount": Words("数量", "amount"),
+            "place": Words("位置", "place"),
+        },
+        "match_score",
+        Words("匹配分", "match score"),
+    )
+
+    def settle(self, settings: Settings, options: GenerationBenchOptions) -> Settings:
+        painting = options.painting(settings.seed)
+        return replace(
+            settings, painting=painting, judge=options.judge, features=options.features, pictures=options.limit
+        )
+
+    def open_set(self, asked: Asked) -> GenerationSet:
+        from ccmb.benchmark.evaluation.generation import GenerationSet
+        from ccmb.tasks.common.datasets import open_set
+
+        return GenerationSet(open_set(asked.spec, asked.split, asked.fields, asked.images, family=self.name))
+
+    def depends_on(self, peer: Peer, opened: GenerationSet, settings: Settings) -> dict[str, Any]:
+        return {
+            "family": self.name,
+            "painting": asdict(settings.painting),
+            "pictures": settings.pictures,
+            "judge": settings.judge,
+            "features": settings.features,
+        }
+
+    def measure(
+        self, peer: Peer, opened: GenerationSet, readable: Readable, cache: Path, settings: Settings
+    ) -> Measurement[Generation]:
+        from ccmb.benchmark.evaluation.generation import measure
+
+        return measure(peer, opened, readable, settings)
+
+    def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
+        values = self.section(result).figures[stage]
+        known = {"match_score": values.match_score, "FID": values.fid, "KID": values.kid, **(values.things or {})}
+        return {key: known[key] for key in self.view.keys if key in known}, values.interval
+
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+        import torch
+
+        from ccmb.tasks.matching.metrics import weighted_mean
+
+        return weighted_mean(torch.tensor(self.section(result).scores[stage], dtype=torch.double)), 1
+
+    def variant(self, result: Result) -> str:
+        data, section = result.data, self.section(result)
+        return f"{data.split}, {data.texts} texts; judge: {section.judge}; features: {section.features}"
+
+    def stage_words(self, result: Result, stage: Stage) -> str:
+        return "one picture" if stage == "pre_ranking" else f"best of {self.section(result).painting['best_of']}"
+
+    def comparable_by(self, result: Result) -> object:
+        return self.section(result).judge_fingerprint, self.section(result).features

@@ -1,0 +1,68 @@
+"""Matching in the benchmark: labelled pairs, told apart by the cosine or by the match score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ccmb.benchmark.families.options import PictureBenchOptions
+from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words, rounded
+
+if TYPE_CHECKING:
+    from ccmb.benchmark.evaluation.matching import MatchingSet
+    from ccmb.benchmark.evaluation.measurement import Measurement, Readable
+    from ccmb.benchmark.evaluation.settings import Settings
+    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.results.result import Matching, Result, Stage
+    from ccmb.tasks.common.resampling import Figure
+
+
+class MatchingBenchmark(BenchmarkFamily[PictureBenchOptions, "MatchingSet", "Matching"]):
+    """See `BenchmarkFamily`."""
+
+    name = "matching"
+    options = PictureBenchOptions
+    view: ClassVar[View] = View(
+        Words("图文匹配", "Image-text matching"),
+        {
+            "accuracy": Words("准确率", "accuracy"),
+            "accuracy_fitted": Words("准确率（拟合阈值）", "accuracy, fitted"),
+            "calibration_error": Words("校准误差", "ECE"),
+            "calibration_error_fitted": Words("校准误差（拟合温度）", "ECE, fitted"),
+        },
+        "auc",
+        Words("AUC", "AUC"),
+    )
+
+    def open_set(self, asked: Asked) -> MatchingSet:
+        from ccmb.benchmark.evaluation.matching import open_matching_set
+
+        return open_matching_set(asked.name, asked.path, asked.split, asked.images)
+
+    def depends_on(self, peer: Peer, opened: MatchingSet, settings: Settings) -> dict[str, Any]:
+        return {"family": self.name, "match_temperature": peer.match_temperature}
+
+    def measure(
+        self, peer: Peer, opened: MatchingSet, readable: Readable, cache: Path, settings: Settings
+    ) -> Measurement[Matching]:
+        from ccmb.benchmark.evaluation.matching import measure
+
+        return measure(peer, opened, readable, settings)
+
+    def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
+        values = self.section(result).of(stage)
+        return rounded(self.view.of_fields(values), values.interval[self.view.main], 100)
+
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+        import torch
+
+        from ccmb.tasks.matching.metrics import weighted_auc
+
+        section = self.section(result)
+        return weighted_auc(torch.tensor(section.scores[stage]), torch.tensor(section.labels)), 100
+
+    def variant(self, result: Result) -> str:
+        return f"{result.data.split}, {self.section(result).pairs} pairs of {result.data.images} images"
+
+    def stage_words(self, result: Result, stage: Stage) -> str:
+        return "cosine" if result.model.stages == 1 or stage == "pre_ranking" else "match score"

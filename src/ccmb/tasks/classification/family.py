@@ -1,0 +1,111 @@
+"""Zero-shot classification: which of some classes a picture shows, by their Chinese names alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ccmb.core.errors import UsageError
+from ccmb.core.options import Flag, Options
+from ccmb.tasks.classification.table import classification_table
+from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
+from ccmb.tasks.options import ClassDepthOption, RankingRuleOption, SplitOption
+
+if TYPE_CHECKING:
+    from ccmb.inference.interface import Network
+    from ccmb.tasks.classification.classifier import Classifier
+    from ccmb.tasks.classification.evaluate import ClassFolders, ClassRanks
+
+CLASSES_HELP = "Classes: imagenet, cifar10, cifar100, a JSON or text file, or names such as 猫/猫咪,狗."
+
+
+TEMPLATES_HELP = "Prompts of a class: all, plain, a text with {} for its name, or a file of one a line."
+TemplatesOption = Annotated[str, Flag(TEMPLATES_HELP)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationEvalOptions(Options):
+    """What `ccmb evaluate --classes` reads."""
+
+    classes: Annotated[
+        str | None, Flag(f"Measure zero-shot classification. {CLASSES_HELP}", forms=("--classes", "-c"))
+    ] = None
+    templates: TemplatesOption = "all"
+    split: SplitOption = "test"
+    depth: ClassDepthOption = None
+    ranking_rule: RankingRuleOption = None
+
+
+class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders", "Network", "ClassRanks"]):
+    """See `TaskFamily`."""
+
+    name = "classification"
+    mode = "--classes"
+    asked_by = "classes"
+    options = ClassificationEvalOptions
+
+    def check(self, spec: str, options: ClassificationEvalOptions) -> None:
+        if options.depth is None:
+            options.refuse("of the second stage, which --depth lets rank classes", "ranking_rule")
+
+    def open_dataset(self, spec: str, options: ClassificationEvalOptions) -> ClassFolders:
+        from ccmb.data.class_names import read_classes
+        from ccmb.data.images.source import ImageSource
+        from ccmb.tasks.classification.evaluate import ClassFolders
+        from ccmb.tasks.classification.prompts import read_templates
+
+        _, place = name_and_place(spec)
+        if options.is_given("split"):
+            place = _folder_of_split(place, options.split)
+        return ClassFolders(
+            read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(place)
+        )
+
+    def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[Network]:
+        from ccmb.inference.interface import load_network
+
+        return Loaded(source, *load_network(source))
+
+    def predict(self, loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> ClassRanks:
+        from ccmb.tasks.classification.evaluate import predict
+
+        return predict(_classifier(loaded, data, options), data.pictures)
+
+    def evaluate(self, loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> Report:
+        from ccmb.tasks.classification.evaluate import evaluate_classes
+
+        values = evaluate_classes(_classifier(loaded, data, options), data.pictures)
+        values[self.name] |= {"class_list": options.classes, "templates": options.templates}
+        if options.depth is not None:
+            values["ranking_rule"] = options.ranking_rule or loaded.model.config.ranking_rule
+        return Report(self.name, values)
+
+    def table(self, metrics: dict[str, Any]) -> str:
+        return classification_table(metrics)
+
+
+def _classifier(loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> Classifier:
+    from ccmb.tasks.classification.rerank import r2d2_classifier
+
+    return r2d2_classifier(
+        loaded.model,
+        loaded.processor,
+        data.classes,
+        templates=data.templates,
+        depth=options.depth,
+        ranking_rule=options.ranking_rule,
+    )
+
+
+def _folder_of_split(place: Path, split: str) -> Path:
+    """The folder of a split within a folder of such folders.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not (place / split).is_dir():
+        raise UsageError(
+            f"--split {split}: {place} has no folder {split} in it; leave it out, or give the folder itself"
+        )
+    return place / split

@@ -1,0 +1,78 @@
+"""Fine-tuning on pictures with texts of their own: what retrieval, captioning and generation have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from ccmb.data.images.source import ImageSource
+from ccmb.data.pairs import readable_samples
+from ccmb.data.sample import Sample
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.pretrained.towers import is_chinese_clip
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.tasks.common.datasets import RetrievalSet, first_pictures, open_held_out, open_set, open_training
+from ccmb.tasks.finetuning.finetuner import Batches, Finetuner
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
+from ccmb.tasks.pretraining.batches import load_pairs, run_batches
+from ccmb.tasks.pretraining.run import build_network
+from ccmb.training.distributed import world
+from ccmb.training.recipe import DataRecipe
+
+_LOG = logging.getLogger(__name__)
+
+ModelT = TypeVar("ModelT", bound=R2D2Model)
+
+
+class OfR2D2:
+    """Of a family whose networks are R2D2s alone."""
+
+    def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
+        return build_network(recipe, ())
+
+    def load(self, out: Path) -> tuple[R2D2Model, R2D2Processor]:
+        return load_model(out)
+
+    def knows(self, start: str) -> bool:
+        return not is_chinese_clip(start)  # which has no cross encoders of its own
+
+
+class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
+    """See `Finetuner`.
+
+    Attributes:
+        family: what a published set must be for.
+    """
+
+    family: ClassVar[str] = "retrieval"
+
+    def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
+        return open_training(data, self.family)
+
+    def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
+        validation = recipe.validation
+        opened = open_held_out(recipe.data, split, validation.fields, self.family)
+        return _readable(first_pictures(opened, validation.pictures if split == validation.split else None))
+
+    def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
+        return _readable(open_set(spec, split, fields, option="--also", family=self.family))
+
+    def batches(
+        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+    ) -> Batches:
+        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+        return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
+
+
+def _readable(opened: RetrievalSet) -> RetrievalSet:
+    """The set without pictures that cannot be read, each of which is told on stderr."""
+    samples, unreadable = readable_samples(opened.samples, opened.pictures)
+    if world().is_main:
+        for line in unreadable:
+            _LOG.warning("left out of %s, split %s: %s", opened.name, opened.split, line)
+    return replace(opened, samples=samples)

@@ -1,0 +1,129 @@
+"""Generation: a picture of what a text describes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ccmb.core.options import Flag, Options
+from ccmb.tasks.family import Loaded, Report, TaskFamily
+from ccmb.tasks.generation.table import generation_table
+from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions
+
+if TYPE_CHECKING:
+    from ccmb.inference.pipeline import Pipeline
+    from ccmb.r2d2.generative.generator import R2D2Generator
+    from ccmb.tasks.common.datasets import RetrievalSet
+    from ccmb.tasks.generation.finetune import GenerationFinetuner
+    from ccmb.tasks.generation.predict import Painted, Painting
+
+
+GenerateFlag = Annotated[bool, Flag("Measure pictures painted from the texts of own pairs.", forms=("--generate",))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintingOptions(Options):
+    """How pictures are painted, and which model gives their match scores."""
+
+    steps: Annotated[int, Flag("From noise to a picture.", min=1)] = 20
+    guidance: Annotated[
+        float, Flag("How much the text counts: 1 is as trained, more is more faithful and less varied.", min=0)
+    ] = 3.0
+    best_of: Annotated[int, Flag("Pictures of each text, the one with the best match score first.", min=1)] = 1
+    judge: Annotated[
+        str | None,
+        Flag("Run, model folder or hub id of the R2D2 that gives match scores; by default the model itself."),
+    ] = None
+
+    def painting(self, seed: int, **values: Any) -> Painting:
+        """The same as a painter takes it.
+
+        Args:
+            values: further ones of `Painting`.
+        """
+        from ccmb.tasks.generation.predict import Painting
+
+        return Painting(self.steps, self.guidance, self.best_of, seed, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPaintingOptions(PaintingOptions):
+    """The same, and what the pictures are compared by."""
+
+    features: Annotated[
+        str | None,
+        Flag(
+            "Run, model folder or hub id whose features FID and KID compare: R2D2 or any model of transformers that "
+            "reads pictures; by default the model itself."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationEvalOptions(MeasuredPaintingOptions, PairOptions):
+    """What `ccmb evaluate --generate` reads."""
+
+    generate: GenerateFlag = False
+    limit: LimitOption = None
+    seed: NoiseSeedOption = 0
+
+
+class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Generator", "list[Painted]"]):
+    """See `TaskFamily`."""
+
+    name = "generation"
+    mode = "--generate"
+    asked_by = "generate"
+    options = GenerationEvalOptions
+
+    def open_dataset(self, spec: str, options: GenerationEvalOptions) -> RetrievalSet:
+        from ccmb.tasks.common.datasets import first_pictures, open_set
+
+        options.refuse_fields_of_published(spec)
+        opened = open_set(spec, options.split, options.fields, options.images, family=self.name)
+        return first_pictures(opened, options.limit)
+
+    def load(self, source: str, options: GenerationEvalOptions) -> Loaded[R2D2Generator]:
+        from ccmb.r2d2.generative.generator import load_generator
+
+        return Loaded(source, *load_generator(source))
+
+    def predict(
+        self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions
+    ) -> list[Painted]:
+        from ccmb.data.pairs import readable_samples
+        from ccmb.tasks.generation.evaluate import prompts_of
+        from ccmb.tasks.generation.predict import paint_texts
+
+        texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.pictures)[0]))
+        painting, judge = options.painting(options.seed), _judge(loaded, options)
+        return paint_texts(loaded.model, loaded.processor, texts, painting, judge)
+
+    def evaluate(self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions) -> Report:
+        from ccmb.tasks.generation.evaluate import evaluate_generation
+        from ccmb.tasks.generation.features import open_extractor, r2d2_extractor
+
+        judge = _judge(loaded, options)
+        if options.features:
+            extractor = open_extractor(options.features)
+        else:
+            extractor = r2d2_extractor(loaded.source, loaded.model, loaded.processor)
+        painting = options.painting(options.seed)
+        values = evaluate_generation(
+            loaded.model, loaded.processor, data, options=painting, judge=judge, extractor=extractor
+        )
+        return self.report(values, loaded.source, data.samples)
+
+    def table(self, metrics: dict[str, Any]) -> str:
+        return generation_table(metrics)
+
+    def finetuner(self) -> GenerationFinetuner:
+        from ccmb.tasks.generation.finetune import GenerationFinetuner
+
+        return GenerationFinetuner()
+
+
+def _judge(loaded: Loaded[R2D2Generator], options: GenerationEvalOptions) -> Pipeline:
+    from ccmb.tasks.generation.predict import open_judge
+
+    return open_judge(options.judge, loaded.source, loaded.model, loaded.processor)

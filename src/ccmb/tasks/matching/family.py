@@ -1,0 +1,89 @@
+"""Matching: whether a text fits a picture, on labelled pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ccmb.core.errors import UsageError
+from ccmb.core.options import Flag
+from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
+from ccmb.tasks.matching.table import matching_table
+from ccmb.tasks.options import PictureOptions
+
+if TYPE_CHECKING:
+    from ccmb.inference.interface import Network
+    from ccmb.inference.pair_scores import PairScores
+    from ccmb.tasks.matching.evaluate import LabelledPairs
+    from ccmb.tasks.matching.finetune import MatchingFinetuner
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingEvalOptions(PictureOptions):
+    """What `ccmb evaluate` reads on labelled pairs."""
+
+    fit_split: Annotated[
+        str | None,
+        Flag(
+            "Of labelled pairs: the split that a threshold and a temperature are fitted on; by default the other half "
+            "of the pictures."
+        ),
+    ] = None
+
+
+class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network", "PairScores"]):
+    """See `TaskFamily`."""
+
+    name = "matching"
+    mode = "labelled pairs"
+    options = MatchingEvalOptions
+
+    def is_of(self, spec: str) -> bool:
+        from ccmb.data.labelled_pairs import is_labelled
+        from ccmb.data.shards.shard_set import is_shards
+
+        name, place = name_and_place(spec)
+        return bool(name) or (place.is_file() and not is_shards(place) and is_labelled(place))
+
+    def check(self, spec: str, options: MatchingEvalOptions) -> None:
+        if options.fit_split == options.split:
+            raise UsageError(
+                f"--fit-split {options.fit_split}: the split that is scored; fit on another one, or leave it out"
+            )
+
+    def open_dataset(self, spec: str, options: MatchingEvalOptions) -> LabelledPairs:
+        from ccmb.datasets.matching import open_labelled
+        from ccmb.tasks.matching.evaluate import LabelledPairs
+
+        name, place = name_and_place(spec)
+        if not place.exists():
+            raise UsageError(f"--data {name}={place}: no such file or folder")
+        scored = open_labelled(place, options.split, options.images, name)
+        fit_split = options.fit_split
+        return LabelledPairs(
+            scored, None if fit_split is None else open_labelled(place, fit_split, options.images, name)
+        )
+
+    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[Network]:
+        from ccmb.inference.interface import load_network
+
+        return Loaded(source, *load_network(source))
+
+    def predict(self, loaded: Loaded[Network], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
+        from ccmb.tasks.matching.evaluate import predict
+
+        return predict(loaded.model, loaded.processor, data.scored)[0]
+
+    def evaluate(self, loaded: Loaded[Network], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
+        from ccmb.tasks.matching.evaluate import evaluate_matching
+
+        values = evaluate_matching(loaded.model, loaded.processor, data.scored, data.fit)
+        return self.report(values, loaded.source, data.scored[0])
+
+    def table(self, metrics: dict[str, Any]) -> str:
+        return matching_table(metrics)
+
+    def finetuner(self) -> MatchingFinetuner:
+        from ccmb.tasks.matching.finetune import MatchingFinetuner
+
+        return MatchingFinetuner()

@@ -1,0 +1,118 @@
+"""Retrieval: which picture a text describes, and which text a picture shows, among many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ccmb.core.errors import UsageError
+from ccmb.core.options import Flag
+from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
+from ccmb.tasks.options import DepthOption, PairOptions, RankingRuleOption, RankOptionsGiven
+from ccmb.tasks.retrieval.table import retrieval_table
+
+if TYPE_CHECKING:
+    from ccmb.inference.interface import Network
+    from ccmb.tasks.retrieval.evaluate import Pairs, Predictions
+    from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
+
+SECOND_STAGE = ("depth", "ranking_rule", "precision", "cascade")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
+    """What `ccmb evaluate` reads on own pairs and shards."""
+
+    depth: DepthOption = 128
+    limit_texts: Annotated[int | None, Flag("Use only the first N texts of each picture.", min=1)] = None
+    ranking_rule: RankingRuleOption = None
+
+
+class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Predictions"]):
+    """See `TaskFamily`."""
+
+    name = "retrieval"
+    mode = "retrieval"
+    options = RetrievalEvalOptions
+
+    def is_of(self, spec: str) -> bool:
+        return True  # unless another family asks for it first
+
+    def check(self, spec: str, options: RetrievalEvalOptions) -> None:
+        from ccmb.data.shards.shard_set import is_shards
+
+        _, place = name_and_place(spec)
+        if is_shards(place):
+            options.refuse("of pairs; shards hold their pictures and have no splits", "images", "split")
+        elif options.images is None:
+            folder_for_pairs(place)
+
+    def open_dataset(self, spec: str, options: RetrievalEvalOptions) -> Pairs:
+        from ccmb.data.shards.shard_set import is_shards
+        from ccmb.tasks.retrieval.evaluate import open_data
+
+        _, place = name_and_place(spec)
+        if is_shards(place):
+            return open_data(place, place, None, options.fields)
+        return open_data(place, options.images or folder_for_pairs(place), options.split, options.fields)
+
+    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[Network]:
+        from ccmb.inference.interface import load_network
+        from ccmb.r2d2.modeling import R2D2Model
+
+        network, processor = load_network(source)
+        options.need_second_stage(network.can_rank, source, *SECOND_STAGE)
+        if options.precision == "fp32" and not isinstance(network, R2D2Model):
+            options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
+        return Loaded(source, network, processor)
+
+    def predict(self, loaded: Loaded[Network], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
+        from ccmb.tasks.retrieval.evaluate import predict
+
+        return predict(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
+
+    def evaluate(self, loaded: Loaded[Network], data: Pairs, options: RetrievalEvalOptions) -> Report:
+        from ccmb.tasks.retrieval.evaluate import evaluate
+
+        done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
+        return self.report(done.report, loaded.source, done.samples)
+
+    def run(self, source: str, spec: str, options: RetrievalEvalOptions) -> Report:
+        self.check(spec, options)
+        loaded = self.load(source, options)  # first: there may be many pairs to read in vain
+        return self.evaluate(loaded, self.open_dataset(spec, options), options)
+
+    def table(self, metrics: dict[str, Any]) -> str:
+        return retrieval_table(metrics)
+
+    def finetuner(self) -> RetrievalFinetuner:
+        from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
+
+        return RetrievalFinetuner()
+
+
+def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
+    """As `ccmb.tasks.retrieval.evaluate.evaluate` takes it."""
+    from ccmb.inference.stages import RankOptions
+
+    return {
+        "depth": options.depth,
+        "texts_per_image": options.limit_texts,
+        "options": RankOptions(options.precision, options.cascade, options.ranking_rule),
+        "convention": options.convention,
+    }
+
+
+def folder_for_pairs(data: Path) -> Path:
+    """Where the pictures of a file of pairs are, if nobody says.
+
+    Raises:
+        UsageError: it is a folder.
+        CcmbError: there are no pictures beside it.
+    """
+    from ccmb.data.pairs import pictures_beside
+
+    if data.is_dir():
+        raise UsageError(f"{data}: a folder; give a pairs.jsonl file, or say with --classes what its folders show")
+    return pictures_beside(data)
