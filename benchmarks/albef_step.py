@@ -85,7 +85,7 @@ class AlbefStep:
         else:
             with torch.no_grad():
                 negatives = self.draw(images.embed @ texts.embed.T / temperature, positives)
-        match = self.match(images, masked_texts if self.objectives.fgr.masked else texts, *negatives)
+        match = self.match(images, masked_texts if self.objectives.fgr.enhanced_training else texts, *negatives)
         losses["fgr"] = self.fgr_loss(match)
         losses["mlm"] = self.mlm_loss(images, masked_texts, masked, batch, match.states)
         return losses
@@ -154,7 +154,7 @@ class AlbefStep:
     def after_step(self) -> None:
         """The temperature's clamp, and the teacher's average parameter by parameter."""
         self.model.clamp_temperature()
-        rate = self.objectives.ema
+        rate = self.objectives.ema_decay
         with torch.no_grad():
             for name in self.teacher.parts:
                 students = self.model.get_submodule(name).parameters()

@@ -66,8 +66,10 @@ class Runner:
 
 def ours(links: str, out: str) -> None:
     urls = Path(links).read_text().splitlines()
-    network = HttpOptions(connections=AT_ONCE, per_host=AT_ONCE, host_delay=0, allow_private=("127.0.0.1",))
-    options = DownloadOptions(network=network, form=StoredForm(side=SIDE, quality=QUALITY), decoders=1)
+    network = HttpOptions(connections=AT_ONCE, connections_per_host=AT_ONCE, host_delay=0, allow_private=("127.0.0.1",))
+    options = DownloadOptions(
+        network=network, resize=StoredForm(image_size=SIDE, jpeg_quality=QUALITY), decode_threads=1
+    )
     download([Link(str(row), url) for row, url in enumerate(urls)], len(urls), Path(out), options)
 
 

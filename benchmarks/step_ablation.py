@@ -57,7 +57,7 @@ class SwitchedStep(AlbefStep):
         if "index" not in self.items:
             assert texts.mask is not None
             return self.rank(images.states[image_index], texts.states[text_index], texts.mask[text_index])
-        shared = "enhanced" in self.items and self.objectives.fgr.masked
+        shared = "enhanced" in self.items and self.objectives.fgr.enhanced_training
         ranked = self.model.rank(images, texts, image_index, text_index, read=len(rows) if shared else 0)
         return Match(ranked.logits_text_image, ranked.logits_image_text, ranked.states if shared else None)
 

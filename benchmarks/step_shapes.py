@@ -47,7 +47,7 @@ def new_training(shape: str, queue: int, device: torch.device, freeze: bool = Fa
     torch.manual_seed(0)
     model = R2D2Model(shape_config(shape))
     model.image_tower.requires_grad_(not freeze)
-    objectives = Objectives.model_validate({"tgd": {"queue": queue}})
+    objectives = Objectives.model_validate({"tgd": {"queue_size": queue}})
     return PreTraining(model, objectives, MASK_ID).train().to(device)
 
 

@@ -38,7 +38,7 @@ UPTO = [frozenset(list(ITEMS)[:count]) for count in range(len(ITEMS) - 1)]
 
 
 def training(**objectives: Any) -> PreTraining:
-    values = Objectives.model_validate({"tgd": {"queue": 6}} | objectives)
+    values = Objectives.model_validate({"tgd": {"queue_size": 6}} | objectives)
     return PreTraining(tiny_model(), values, tiny_processor().tokenizer.mask_token_id).train()
 
 
@@ -47,7 +47,7 @@ def training(**objectives: Any) -> PreTraining:
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("items", UPTO, ids=lambda items: f"{len(items)} items")
 def test_the_plain_step_has_our_losses_and_gradients(items: frozenset[str], masked: bool) -> None:
-    ours, plain = training(fgr={"masked": masked}), training(fgr={"masked": masked})
+    ours, plain = training(fgr={"enhanced_training": masked}), training(fgr={"enhanced_training": masked})
     batch = tiny_batch(5, image_ids=[0, 1, 2, 1, 3])
     # A second step: the queue is filled, and the teacher is no longer the student.
     for one in (ours, plain):

@@ -46,6 +46,7 @@ def test_classify_names_the_best_classes_of_each_picture(command: Command, model
         named = [f"{guess['name']} {guess['cosine']:.3f}" for guess in result["classes"]]
         assert line == "  ".join([result["picture"], *named])
     ranked = command(*arguments, "--depth", 3, "--templates", "左边是{}").out.splitlines()
+    assert command(*arguments, "--rerank-k", 3, "--templates", "左边是{}").out.splitlines() == ranked
     assert all(line.count("(cosine ") == 2 for line in ranked)
 
 

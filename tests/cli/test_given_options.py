@@ -85,21 +85,21 @@ R2D2, PRD2, CAPTIONER = (("--model", f"{{}}/{name}") for name in ("r2d2", "prd2"
         (("benchmark", *PRD2, "--data", f"mine={PAIRS}", "--depth", 4), "--depth"),
         (("benchmark", *PRD2, "--data", f"mine={PAIRS}", "--precision", "fp32"), "--precision"),
         (("export", *R2D2, "--out", "{}/onnx", "--split", "val"), "--split"),
-        (("export", *R2D2, "--out", "{}/onnx", "--depth", 64), "--depth"),
-        (("export", *PRD2, "--out", "{}/onnx", "--data", PAIRS, "--depth", 4), "--depth"),
-        (("search", "猫", "--no-rank", "--depth", 64), "--depth"),
+        (("export", *R2D2, "--out", "{}/onnx", "--depth", 64), "--rerank-k"),
+        (("export", *PRD2, "--out", "{}/onnx", "--data", PAIRS, "--rerank-k", 4), "--rerank-k"),
+        (("search", "猫", "--no-rank", "--depth", 64), "--rerank-k"),
         (("search", "猫", "--no-rank", "--budget", 1), "--budget"),
-        (("search", "--picture", "{}/a.png", "--depth", 4), "--depth"),
+        (("search", "--picture", "{}/a.png", "--rerank-k", 4), "--rerank-k"),
         (("search", "--picture", "{}/a.png", "--rank"), "--rank"),
         (("index", "{}/classes", *PRD2, "--out", "{}/index", "--states", 1), "--states"),
         (("index", "{}/classes", *R2D2, "--out", "{}/index", "--allow-private", "10.0.0.1"), "--allow-private"),
         (("serve", *R2D2, "--burst", 20), "--burst"),
         (("finetune", "retrieval", "data.folder={}/data", *R2D2, "--also-split", "val"), "--also-split"),
         (("finetune", "retrieval", "data.folder={}/data", *R2D2, "--also-field", "texts"), "--also-field"),
-        (("finetune", "retrieval", "data.folder={}/data", "model.start=x", *R2D2), "--model and model.start="),
+        (("finetune", "retrieval", "data.folder={}/data", "model.init_from=x", *R2D2), "--model and model.init_from="),
         (("quickstart", "data.folder=mine"), "override 'data.folder=mine'"),
-        (("corpus", "build", "zero", "score.least=0.2", "--links", "{}/a.csv"), "'score.least'"),
-        (("corpus", "build", "zero", "clicks.least_views=5", "--links", "{}/a.csv"), "'clicks.least_views'"),
+        (("corpus", "build", "zero", "score.min_score=0.2", "--links", "{}/a.csv"), "'score.min_score'"),
+        (("corpus", "build", "zero", "clicks.min_impressions=5", "--links", "{}/a.csv"), "'clicks.min_impressions'"),
         (("corpus", "build", "zero", "clicks.prior=[1, 2]", "--impressions", "{}/a"), "override 'clicks.prior=[1, 2]'"),
         (("serve", *R2D2, "--batch", 1, "--wait", 5), "--wait"),
     ],
@@ -129,7 +129,7 @@ def test_the_split_of_class_folders_is_the_folder_of_its_name(command: Command, 
 def test_several_names_stand_in_one_line(command: Command, root: Path) -> None:
     outcome = command("search", "猫", "--no-rank", "--depth", 3, "--budget", 1)
     assert outcome.err == (
-        "ccmb: --depth and --budget are of the second stage, which --no-rank leaves out; leave them out\n"
+        "ccmb: --rerank-k and --budget are of the second stage, which --no-rank leaves out; leave them out\n"
     )
 
 

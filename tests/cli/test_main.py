@@ -113,7 +113,7 @@ def test_pretraining_runs_to_its_end_without_any_one_objective(command, corpus, 
 def test_without_gcpr_another_objective_must_be_on_from_the_start(fails, corpus, tmp_path):
     # In the quickstart's recipe all others join later.
     arguments = [*tiny_recipe(corpus), "objectives.gcpr=off", "--out", tmp_path / "run"]
-    fails(2, ["no objective is on from the start", "start: 0"], "pretrain", *arguments)
+    fails(2, ["no objective is on from the start", "start_at: 0"], "pretrain", *arguments)
     assert not (tmp_path / "run").exists()
 
 
@@ -165,7 +165,7 @@ def test_missing_data_and_a_run_folder_that_cannot_be_made_are_named(
     tiny = tiny_recipe(corpus)
     fails(1, [corpus / "none.jsonl", "no such file"], "pretrain", *tiny, "data.pairs=none.jsonl", *run)
     fails(1, [corpus / "none.tar", "no such folder or tar"], "pretrain", *tiny, "data.images=none.tar", *run)
-    fails(1, [corpus / "pairs.jsonl", "training.batch=99"], "pretrain", *tiny, "training.batch=99", *run)
+    fails(1, [corpus / "pairs.jsonl", "training.batch_size=99"], "pretrain", *tiny, "training.batch_size=99", *run)
     fails(1, ["none: no such model folder"], "pretrain", *starting_from(tiny, tmp_path / "none"), *run)
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
@@ -458,7 +458,7 @@ def test_unreadable_pictures_are_counted_and_listed_and_the_rest_goes_on(command
 def test_a_batch_of_which_no_or_one_picture_can_be_read(command, fails, tmp_path):
     corpus = tiny_corpus(tmp_path / "corpus")
     damage_pictures(corpus, [f"train-{index:06d}.jpg" for index in range(1, TRAIN)])
-    pretrain = ["pretrain", *tiny_recipe(corpus), "training.batch=24", "--out", tmp_path / "run"]
+    pretrain = ["pretrain", *tiny_recipe(corpus), "training.batch_size=24", "--out", tmp_path / "run"]
     code, _, err = command(*pretrain)
     assert code == 0
     assert err.splitlines()[0] == f"{TRAIN - 1} pictures could not be read:"

@@ -103,7 +103,7 @@ def test_a_wrong_override_is_named_with_its_key(load, override, message):
 
 def test_a_wrong_key_of_the_file_is_named_with_the_file_though_other_keys_are_overridden(load):
     with pytest.raises(UsageError, match=r"small\.yaml: unknown key 'training\.stepps'"):
-        load("training.batch=8", content=SMALL + "\n".join(["training: {steps: 5, stepps: 5}"]))
+        load("training.batch_size=8", content=SMALL + "\n".join(["training: {steps: 5, stepps: 5}"]))
 
 
 def test_a_missing_key_is_named(load):

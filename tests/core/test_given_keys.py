@@ -45,27 +45,27 @@ def refused(load: Any, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["data.lanes=2"], "data.lanes"),
-        (["data.shuffle=1000"], "data.shuffle"),  # the default is given all the same
+        (["data.streams=2"], "data.streams"),
+        (["data.shuffle_buffer=1000"], "data.shuffle_buffer"),  # the default is given all the same
         (["data.samples_per_epoch=9"], "data.samples_per_epoch"),
         (["data.folder=", "data.shards=x.tar", "data.group_start=0.5"], "data.group_start"),
         (["data.folder=", "data.shards=x.tar", "data.split=val"], "data.split"),
-        (["data.set=muge", "data.pairs=x.jsonl"], "data.pairs"),
-        (["optimizer.schedule=triangular", "optimizer.stairs=3"], "optimizer.stairs"),
-        (["optimizer.schedule=triangular", "optimizer.warmup_from=0.1"], "optimizer.warmup_from"),
-        (["objectives.tgd=off", "objectives.tgd.queue=9", "objectives.tgd.weight=0"], "objectives.tgd.queue"),
+        (["data.dataset=muge", "data.pairs=x.jsonl"], "data.pairs"),
+        (["optimizer.schedule=triangular", "optimizer.lr_decay_stages=3"], "optimizer.lr_decay_stages"),
+        (["optimizer.schedule=triangular", "optimizer.warmup_start_factor=0.1"], "optimizer.warmup_start_factor"),
+        (["objectives.tgd=off", "objectives.tgd.queue_size=9", "objectives.tgd.weight=0"], "objectives.tgd.queue_size"),
         (
             ["objectives.mlm=off", "objectives.fgd=off", "objectives.mlm={weight: 0, probability: 0.2}"],
             "objectives.mlm.p",
         ),
-        (["objectives.mlm=off", "objectives.fgr.masked=true"], "objectives.fgr.masked"),
-        (["objectives.tgd=off", "objectives.fgd=off", "objectives.ema=0.9"], "objectives.ema"),
-        (["objectives.fgr.start=0.5", "objectives.fgr.harden_until=0.4"], "objectives.fgr.harden_until"),
+        (["objectives.mlm=off", "objectives.fgr.enhanced_training=true"], "objectives.fgr.enhanced_training"),
+        (["objectives.tgd=off", "objectives.fgd=off", "objectives.ema_decay=0.9"], "objectives.ema_decay"),
+        (["objectives.fgr.start_at=0.5", "objectives.fgr.harden_until=0.4"], "objectives.fgr.harden_until"),
         (["model.preset=r2d2-tiny", "model.cross_layers=1"], "model.cross_layers"),
         (["model.preset=r2d2-tiny", "model.embed_dim=768"], "model.embed_dim"),
-        (["model.start=runs/x", "model.vocabulary=99"], "model.vocabulary"),
-        (["model.start=runs/x", "model.preset=r2d2-tiny"], "model.preset"),
-        (["model.vision=a/b", "model.text=c/d", "model.vocabulary=99"], "model.vocabulary"),
+        (["model.init_from=runs/x", "model.vocab_size=99"], "model.vocab_size"),
+        (["model.init_from=runs/x", "model.preset=r2d2-tiny"], "model.preset"),
+        (["model.vision=a/b", "model.text=c/d", "model.vocab_size=99"], "model.vocab_size"),
         (["model.cross_layers=0", "optimizer.cross_lr=1e-3"], "optimizer.cross_lr"),
         (["model.cross_layers=0", "model.cross_dropout=0.3"], "model.cross_dropout"),
     ],
@@ -83,18 +83,18 @@ def test_a_key_of_pre_training_that_would_do_nothing_is_refused_by_name(override
     [
         ("retrieval", "matching.loss=official"),
         ("retrieval", "captioning.max_length=9"),
-        ("retrieval", "generation.steps=9"),
-        ("retrieval", "data.lanes=9"),
+        ("retrieval", "generation.sampling_steps=9"),
+        ("retrieval", "data.streams=9"),
         ("matching", "objectives.fgr.weight=2"),
-        ("matching", "objectives.gcpr.spare_twins=true"),
-        ("matching", "validation.depth=9"),
+        ("matching", "objectives.gcpr.ignore_swapped=true"),
+        ("matching", "validation.rerank_k=9"),
         ("matching", "data.fields=[captions]"),
         ("matching", "training.peak_tflops=9"),
-        ("captioning", "validation.depth=9"),
-        ("captioning", "generation.ema=0.9"),
-        ("generation", "training.chunk=4"),
-        ("generation", "objectives.ema=0.9"),
-        ("generation", "validation.depth=9"),
+        ("captioning", "validation.rerank_k=9"),
+        ("captioning", "generation.ema_decay=0.9"),
+        ("generation", "training.grad_cache_chunk=4"),
+        ("generation", "objectives.ema_decay=0.9"),
+        ("generation", "validation.rerank_k=9"),
         ("muge", "validation.fields=[texts]"),
     ],
 )
@@ -106,13 +106,13 @@ def test_a_key_of_another_task_is_refused_by_name(name: str, override: str) -> N
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["generation.pipeline=x/y", "generation.fold=2"], "generation.fold"),
+        (["generation.pipeline=x/y", "generation.patch_size=2"], "generation.patch_size"),
         (
             ["objectives.gcpr=off", "objectives.fgr=off", "captioning.owns_image_tower=true"],
             "captioning.owns_image_tower",
         ),
         (["validation.split=", "validation.every=9"], "validation.every"),
-        (["validation.split=", "validation.pictures=9"], "validation.pictures"),
+        (["validation.split=", "validation.images=9"], "validation.images"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -125,9 +125,9 @@ def test_keys_that_another_key_leaves_without_use_are_refused(overrides: list[st
 
 def test_a_file_that_gives_a_key_without_use_is_refused_and_one_that_gives_the_default_is_not(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text("data: {folder: x, lanes: 2}\ntraining: {steps: 1}\n")
-    assert refused(load_recipe, PretrainRecipe, path).startswith(f"{path}: 'data.lanes' would do nothing")
-    path.write_text("data: {folder: x, lanes: 4}\ntraining: {steps: 1}\n")
+    path.write_text("data: {folder: x, streams: 2}\ntraining: {steps: 1}\n")
+    assert refused(load_recipe, PretrainRecipe, path).startswith(f"{path}: 'data.streams' would do nothing")
+    path.write_text("data: {folder: x, streams: 4}\ntraining: {steps: 1}\n")
     load_recipe(PretrainRecipe, path)
 
 
@@ -152,7 +152,7 @@ def test_every_shipped_recipe_and_every_resolved_one_is_its_own_recipe_again(tmp
 
 
 def started(start: Path, *overrides: str) -> Any:
-    recipe = pretraining(f"model.start={start}", *overrides)
+    recipe = pretraining(f"model.init_from={start}", *overrides)
     return build_network(recipe, ())
 
 
@@ -180,7 +180,7 @@ def test_ccmb_pretrain_refuses_what_a_start_settles(
     start, corpus = save_start(tmp_path / "start"), tiny_corpus(tmp_path / "corpus")
     command = command_line(monkeypatch, capfd)
     run_overrides = [one for one in tiny_recipe(corpus, 1) if not one.startswith("model.")]
-    arguments = "pretrain", *run_overrides, f"model.start={start}", "--out", tmp_path / "run"
+    arguments = "pretrain", *run_overrides, f"model.init_from={start}", "--out", tmp_path / "run"
     outcome = command(*arguments, "model.cross_layers=99")
     assert outcome.code == 2
     assert (
@@ -208,9 +208,9 @@ def test_a_captioner_to_start_from_settles_its_decoder(tmp_path: Path) -> None:
         ("model.max_text_tokens=20", "model.max_text_tokens: "),
         ("model.cross_layers=3", "theirs is 2"),
     ):
-        recipe = fine_tuning("captioning", f"model.start={tmp_path / 'start'}", override)
+        recipe = fine_tuning("captioning", f"model.init_from={tmp_path / 'start'}", override)
         assert message in refused(family.network, recipe)
-    recipe = fine_tuning("captioning", f"model.start={tmp_path / 'start'}", "model.ranking_rule=log_odds")
+    recipe = fine_tuning("captioning", f"model.init_from={tmp_path / 'start'}", "model.ranking_rule=log_odds")
     assert family.network(recipe)[0].config.ranking_rule == "log_odds"
 
 
@@ -235,25 +235,26 @@ def test_the_best_checkpoint_is_by_a_figure_that_the_task_logs(name: str, own: l
     for figure in own:
         check_best(fine_tuning(name, f"training.best={figure}"), logged)
     for figure in others:
-        with pytest.raises(UsageError, match=rf"training\.best\.figure={figure}: not in the log of this run"):
+        with pytest.raises(UsageError, match=rf"training\.best\.metric={figure}: not in the log of this run"):
             check_best(fine_tuning(name, f"training.best={figure}"), logged)
 
 
 @pytest.mark.parametrize(
-    ("figure", "lower"),
-    [("gcpr", True), ("loss", True), ("val_mean_recall", False), ("val_auc", False), ("match_accuracy", False)],
+    ("metric", "mode"),
+    [("gcpr", "min"), ("loss", "min"), ("val_mean_recall", "max"), ("val_auc", "max"), ("match_accuracy", "max")],
 )
-def test_which_way_is_better_follows_from_the_figure(figure: str, lower: bool) -> None:
-    assert TrainingRecipe(steps=1, best=figure).best.lower == lower  # type: ignore[arg-type, union-attr]
-    assert TrainingRecipe(steps=1, best={"figure": figure}).best.lower == lower  # type: ignore[arg-type, union-attr]
-    explicit = TrainingRecipe(steps=1, best={"figure": figure, "lower": not lower})  # type: ignore[arg-type]
-    assert explicit.best.lower != lower  # type: ignore[union-attr]
+def test_which_way_is_better_follows_from_the_metric(metric: str, mode: str) -> None:
+    other = {"min": "max", "max": "min"}[mode]
+    assert TrainingRecipe(steps=1, best=metric).best.mode == mode  # type: ignore[arg-type, union-attr]
+    assert TrainingRecipe(steps=1, best={"metric": metric}).best.mode == mode  # type: ignore[arg-type, union-attr]
+    given = TrainingRecipe(steps=1, best={"metric": metric, "mode": other})  # type: ignore[arg-type]
+    assert given.best.mode == other  # type: ignore[union-attr]
 
 
 def test_a_best_step_that_validation_did_not_choose_is_not_said_to_be_the_model(tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "data", copies=2)
     report = tuned(
-        start, data, tmp_path / "run", training__best="{figure: gcpr, lower: false}", training__steps=6,
+        start, data, tmp_path / "run", training__best="{metric: gcpr, mode: max}", training__steps=6,
         training__checkpoint_every=2, validation__every=2,
     )  # fmt: skip
     marked = read_best(tmp_path / "run" / "checkpoints")

@@ -178,7 +178,7 @@ def test_a_build_that_broke_off_goes_on_to_the_same_bytes(
 
 
 def test_a_folder_of_another_build_is_not_touched(web: Path, built: tuple[Path, Funnel]) -> None:
-    other = CorpusRecipe.model_validate({"clicks": {"least_rate": 0.5}})
+    other = CorpusRecipe.model_validate({"clicks": {"min_ctr": 0.5}})
     with pytest.raises(CcmbError, match="holds steps of other inputs or another recipe"):
         run_in_process(build_pairs, inputs_of(web), other, built[0])
 
@@ -211,7 +211,7 @@ def test_filters_of_the_whole_corpus(tmp_path: Path) -> None:
     links += [link(300, "一条小狗在沙发上睡觉的样子"), link(301, "一条小狗在沙发上睡觉的样子啊")]
     links += [link(400, "测试集里的一句很长的描述文字"), link(401, "测试集里的一句很长的描述文字呀")]
     links += [link(500, "分数很低的一张风景照片", score=0.1), link(501, "分数很高的城市夜景照片", score=0.9)]
-    recipe = {"text": {"texts_per_template": 5}, "pairs": {"images_per_text": 4, "least_score": 0.2}}
+    recipe = {"text": {"max_texts_per_template": 5}, "pairs": {"max_images_per_text": 4, "min_score": 0.2}}
     kept_rows, funnel = build_of_lists(tmp_path, links, recipe, ["测试集里的一句很长的描述文字", "海边"])
     assert funnel["texts"].rows == len(links)
     dropped = funnel["pairs"].dropped
@@ -237,7 +237,7 @@ def test_no_domain_has_too_much(tmp_path: Path) -> None:
             (town, thing, other) for town in PLACES for thing in THINGS for other in THINGS
         )
     ]
-    recipe = {"pairs": {"domain_share": 0.25}, "dedup": {"corpus": None}}
+    recipe = {"pairs": {"max_domain_share": 0.25}, "dedup": {"corpus_threshold": None}}
     kept_rows, funnel = build_of_lists(tmp_path, links, recipe, [])
     from_big = sum(row["domain"] == "big.com" for row in kept_rows)
     assert from_big == pytest.approx(len(links) / 4, rel=0.25)

@@ -69,7 +69,7 @@ def test_every_fault_ends_as_it_must(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_stored_is_what_the_index_says(folder: Path, web: str, tmp_path: Path) -> None:
-    download(links(web, 20), 20, tmp_path, options(form={"side": 64, "fit": "short_side"}))
+    download(links(web, 20), 20, tmp_path, options(resize={"image_size": 64, "mode": "short_side"}))
     for row in index(tmp_path):
         data = ImageSource.open(tmp_path / f"part-{row['row'] // 16:06d}.tar").raw(row["picture"])
         original = (folder / f"{row['row']}.jpg").read_bytes()
@@ -94,16 +94,16 @@ def test_looks_in_the_index_are_those_of_the_files(folder: Path, tmp_path: Path)
 
 
 def test_no_host_is_asked_more_often_than_it_may_be(web: str, tmp_path: Path) -> None:
-    download(links(web, 60), 60, tmp_path / "many", options(per_host=5))
+    download(links(web, 60), 60, tmp_path / "many", options(connections_per_host=5))
     assert statistics(web)["most_at_once"] <= 5
     began = time.monotonic()
-    download(links(web, 20), 20, tmp_path / "slow", options(per_host=5, host_delay=0.05))
+    download(links(web, 20), 20, tmp_path / "slow", options(connections_per_host=5, host_delay=0.05))
     assert time.monotonic() - began >= 19 * 0.05
 
 
 def test_politeness_is_what_limits(folder: Path, tmp_path: Path) -> None:
     with serve(folder, delay=0.05) as base:
-        download(links(base, 60), 60, tmp_path, options(per_host=5))
+        download(links(base, 60), 60, tmp_path, options(connections_per_host=5))
         assert statistics(base)["most_at_once"] == 5
 
 
@@ -113,7 +113,7 @@ def test_a_busy_host_is_left_alone_for_as_long_as_it_asks(folder: Path, tmp_path
         done = download(links(base, 1), 1, tmp_path / "one", options())
         assert time.monotonic() - began >= 1.0
         assert done.statuses == {"ok": 1}
-        done = download(links(base, 3)[1:], 2, tmp_path / "two", options(longest_pause=0.5, per_host=1))
+        done = download(links(base, 3)[1:], 2, tmp_path / "two", options(max_host_pause=0.5, connections_per_host=1))
         assert done.statuses == {"host_paused": 2}
         assert statistics(base)["requests"] == {"0.jpg": 2, "1.jpg": 1}  # the other was never asked for
 
@@ -209,7 +209,7 @@ def test_bodies_never_outnumber_the_connections(folder: Path, tmp_path: Path, mo
     monkeypatch.setattr(Fetcher, "done", counted_done)
     monkeypatch.setattr("ccmb.corpus.download.run.prepare", _slowly)
     with serve(folder) as base:
-        download(links(base, 40), 40, tmp_path, options(connections=3, decoders=1))
+        download(links(base, 40), 40, tmp_path, options(connections=3, decode_threads=1))
     assert max(waiting) == 3
     assert waiting[-1] == 0
 
@@ -225,8 +225,8 @@ def test_other_links_and_other_settings_are_refused(web: str, tmp_path: Path) ->
         download(links(web, 40)[::-1], 40, tmp_path, options())
     with pytest.raises(CcmbError, match=r"part-000002\..*: belongs to a longer list of links"):
         download(links(web, 32), 32, tmp_path, options())
-    with pytest.raises(CcmbError, match=r"another form\.side \(256, now 64\)"):
-        download(links(web, 40), 40, tmp_path, options(form={"side": 64}))
+    with pytest.raises(CcmbError, match=r"another resize\.image_size \(256, now 64\)"):
+        download(links(web, 40), 40, tmp_path, options(resize={"image_size": 64}))
     with pytest.raises(CcmbError, match=r"another rows_per_part \(16, now 8\)"):
         download(links(web, 40), 40, tmp_path, options(rows_per_part=8))
 

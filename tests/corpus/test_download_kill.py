@@ -42,7 +42,7 @@ def trials(folder: Path) -> dict[str, Any]:
         all_links = links(base, COUNT)
 
         def run(out: Path) -> None:
-            download(all_links, COUNT, out, options(ROWS_PER_PART, {"side": 96}, connections=8))
+            download(all_links, COUNT, out, options(ROWS_PER_PART, {"image_size": 96}, connections=8))
 
         pyarrow.table({"imports": [1]})  # pandas among others, once, here: a trial is a fork
         assert in_a_child(lambda: run(folder / "warm")) == 0

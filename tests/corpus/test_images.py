@@ -19,7 +19,7 @@ from ccmb.scenes.drawing import render_scene
 from ccmb.scenes.scene import random_scene
 
 SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
-ANY = ImageFilters(min_short_side=0, max_ratio=1000, animated=True, min_spread=0)
+ANY = ImageFilters(min_short_side=0, max_aspect_ratio=1000, keep_animated=True, min_gray_std=0)
 
 
 def scene(size: int = 160, seed: int = 0) -> Image.Image:
@@ -65,7 +65,7 @@ def test_animations_are_found_by_their_frames(format: str) -> None:
     assert animated(Image.open(io.BytesIO(moving))) == "animated"
     assert animated(Image.open(io.BytesIO(still))) is None
     assert prepare(moving, StoredForm(), ImageFilters()).status == "animated"
-    assert prepare(moving, StoredForm(), ImageFilters(animated=True)).status == "ok"
+    assert prepare(moving, StoredForm(), ImageFilters(keep_animated=True)).status == "ok"
 
 
 def test_pages_and_previews_are_no_animation() -> None:
@@ -111,7 +111,7 @@ def test_bytes_of_any_kind_are_a_status(garbage: bytes, cut: int) -> None:
 )  # fmt: skip
 def test_stored_pictures_have_the_size_asked_for(size: tuple[int, int], side: int, fit: str, format: str) -> None:
     image = scene().resize(size)
-    form = StoredForm.model_validate({"side": side, "fit": fit})
+    form = StoredForm.model_validate({"image_size": side, "mode": fit})
     prepared = prepare(encoded(image, format), form, ANY)
     stored = decode(prepared.picture)
     assert stored.size == (prepared.stored_width, prepared.stored_height)
@@ -131,12 +131,12 @@ def test_a_small_jpeg_stays_as_it_came_and_all_else_becomes_one() -> None:
     jpeg, png = encoded(scene(), quality=71), encoded(scene(), "PNG")
     assert prepare(jpeg, StoredForm(), ImageFilters()).picture == jpeg
     assert Image.open(io.BytesIO(prepare(png, StoredForm(), ImageFilters()).picture)).format == "JPEG"
-    assert prepare(jpeg, StoredForm(side=None), ImageFilters()).picture == jpeg
+    assert prepare(jpeg, StoredForm(image_size=None), ImageFilters()).picture == jpeg
 
 
 def test_a_jpeg_decoded_at_a_part_of_its_size_looks_the_same() -> None:
     image = scene(1600)
-    fast = decode(prepare(encoded(image, quality=95), StoredForm(side=200), ImageFilters()).picture)
+    fast = decode(prepare(encoded(image, quality=95), StoredForm(image_size=200), ImageFilters()).picture)
     plain = image.resize((200, 200), Image.Resampling.BICUBIC)
     difference = np.asarray(fast, dtype=float) - np.asarray(plain, dtype=float)
     assert np.sqrt((difference**2).mean()) < 4
@@ -145,7 +145,7 @@ def test_a_jpeg_decoded_at_a_part_of_its_size_looks_the_same() -> None:
 def test_a_photograph_that_lies_on_its_side_is_stored_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    prepared = prepare(encoded(scene(400).resize((400, 200)), exif=exif), StoredForm(side=100), ImageFilters())
+    prepared = prepare(encoded(scene(400).resize((400, 200)), exif=exif), StoredForm(image_size=100), ImageFilters())
     assert (prepared.width, prepared.height, prepared.stored_width, prepared.stored_height) == (200, 400, 100, 200)
 
 

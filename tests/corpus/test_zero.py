@@ -20,6 +20,7 @@ from PIL import Image
 
 from ccmb.benchmark.models.corpus_scorer import PeerScorer
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.files import read_json, write_json
 from ccmb.corpus.analysis.reader import indexed_pictures
 from ccmb.corpus.analysis.statistics import random_pictures, statistics
 from ccmb.corpus.analysis.subset import sample_corpus
@@ -28,7 +29,11 @@ from ccmb.corpus.assembly.build import Extras, build_corpus
 from ccmb.corpus.assembly.decontamination import open_test_sets
 from ccmb.corpus.assembly.deduplicate_images import EXACT, NEAR
 from ccmb.corpus.assembly.held_out import HeldOutPictures
+from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.base.funnel import read_funnel
+from ccmb.corpus.base.recipe import CorpusRecipe
+from ccmb.corpus.base.steps import digest_of
+from ccmb.corpus.download.run import DownloadOptions
 from ccmb.corpus.simulation.server import Faults, serve
 from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.write import verify_shards
@@ -36,6 +41,7 @@ from ccmb.datasets import open_dataset
 from tests.helpers.corpus_web import draw_web, files_of, links_of, recipe
 from tests.helpers.downstream_samples import write_flickr8k
 from tests.helpers.exact import TINY_ERROR
+from tests.helpers.old_names import by_old_names
 from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
 
 COUNT = 40
@@ -111,7 +117,7 @@ def test_a_copy_goes_and_its_texts_stay(built: Path) -> None:
 
 
 def test_texts_of_copies_go_where_the_recipe_says_so(web: Path, base: str, built: Path, tmp_path: Path) -> None:
-    apart = recipe(copies={"distance": 6, "colour": 12, "merge_texts": False})
+    apart = recipe(image_dedup={"max_hamming_distance": 6, "max_color_difference": 12, "merge_texts": False})
     build_corpus(links_of(web, base), apart, tmp_path / "out")
     reasons = [pair["reason"] for pair in index(tmp_path / "out", "pairs")]
     moved = [pair for pair in index(built, "pairs") if pair["row"] != pair["from_row"]]
@@ -200,7 +206,7 @@ class Judge:
 
 def test_pairs_with_a_low_cosine_are_dropped(web: Path, base: str, tmp_path: Path) -> None:
     extras, out = Extras(scorer=Judge()), tmp_path / "out"
-    build_corpus(links_of(web, base), recipe(score={"least": 0.45, "batch": 3}), out, extras)
+    build_corpus(links_of(web, base), recipe(score={"min_score": 0.45, "batch_size": 3}), out, extras)
     judged = [pair for pair in index(out, "pairs") if pair["model_score"] is not None]
     assert [pair["model_score"] for pair in judged] == pytest.approx([Judge.cosine(pair["text"]) for pair in judged])
     assert {pair["reason"] for pair in judged if pair["model_score"] < 0.45} == {"model score too low"}
@@ -213,12 +219,34 @@ def test_pairs_with_a_low_cosine_are_dropped(web: Path, base: str, tmp_path: Pat
 
 
 def test_another_recipe_or_a_second_process_is_refused(web: Path, base: str, copy: Path) -> None:
-    with pytest.raises(CcmbError, match=r"another recipe.shards.samples \(10, now 11\)"):
-        build_corpus(links_of(web, base), recipe(shards={"samples": 11}), copy)
+    with pytest.raises(CcmbError, match=r"another recipe.shards.samples_per_shard \(10, now 11\)"):
+        build_corpus(links_of(web, base), recipe(shards={"samples_per_shard": 11}), copy)
     with open(copy / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(CcmbError, match="another process builds"):
             build_corpus(links_of(web, base), recipe(), copy)
+
+
+def test_a_corpus_that_an_older_version_began_goes_on(web: Path, base: str, copy: Path) -> None:
+    pairs, downloads = copy / "work" / "pairs" / "steps" / "build.json", copy / "work" / "downloads" / "download.json"
+    whole, steps = files_of(copy), sorted(copy.rglob("_done.json"))
+    times = [path.stat().st_mtime_ns for path in steps]
+    for path, kind in ((copy / "work" / "corpus.json", ZeroRecipe), (pairs, CorpusRecipe)):
+        record = read_json(path)
+        record["recipe"] = by_old_names(kind, record["recipe"])
+        if "digest" in record:
+            record["digest"] = digest_of({key: value for key, value in record.items() if key != "digest"})
+        write_json(path, record)
+    write_json(downloads, by_old_names(DownloadOptions, read_json(downloads)))
+    assert "copies" in read_json(copy / "work" / "corpus.json")["recipe"]
+    assert "form" in read_json(downloads)
+    (copy / "manifest.json").unlink()
+    build_corpus(links_of(web, base), recipe(), copy)
+    assert files_of(copy) == whole
+    assert [path.stat().st_mtime_ns for path in steps] == times
+    other = recipe(image_dedup={"max_hamming_distance": 6, "max_color_difference": 11})
+    with pytest.raises(CcmbError, match=r"another recipe.image_dedup.max_color_difference \(12, now 11\)"):
+        build_corpus(links_of(web, base), other, copy)
 
 
 def test_nothing_left_is_one_line(web: Path, tmp_path: Path) -> None:

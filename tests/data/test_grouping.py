@@ -82,7 +82,7 @@ def test_texts_of_merged_lines_are_united_in_order_without_duplicates() -> None:
 
 def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path, command) -> None:
     data, start = line_for_each_text(tmp_path / "data"), save_start(tmp_path / "start")
-    recipe = recipe_of(start, data, training__batch=6)
+    recipe = recipe_of(start, data, training__batch_size=6)
     family = finetuner_of("retrieval")
     for samples in (
         open_training(recipe.data)[0], family.open_held_out(recipe, "val").samples,
@@ -90,8 +90,8 @@ def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path,
     ):  # fmt: skip
         assert [len(samples), sum(len(sample.texts) for sample in samples)] == [6, 12]
     load_pairs(*open_training(recipe.data), recipe.data, recipe.training)  # six images fill a batch of six
-    seven = recipe_of(start, data, training__batch=7)
-    with pytest.raises(CcmbError, match=r"6 pictures do not fill training\.batch=7"):
+    seven = recipe_of(start, data, training__batch_size=7)
+    with pytest.raises(CcmbError, match=r"6 pictures do not fill training\.batch_size=7"):
         load_pairs(*open_training(seven.data), seven.data, seven.training)
     [finding] = [result for result in examine(recipe) if result.check == "picture names"]
     assert "6 pictures with 12 texts" in finding.message

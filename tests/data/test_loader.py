@@ -139,7 +139,7 @@ def pictures(tmp_path):
 
 def test_workers_change_nothing(pictures):
     samples = [Sample(f"{n}.png", ("一", "二", "三")) for n in range(12)]
-    dataset = TrainingSet(samples, pictures, 8, Augmentation(flip=True, crop=0.3, colour=0.4), seed=3)
+    dataset = TrainingSet(samples, pictures, 8, Augmentation(flip=True, min_crop_scale=0.3, color_jitter=0.4), seed=3)
     plan = BatchPlan(samples, 4, seed=3)
     alone = list(training_batches(dataset, plan, 2, 9, list))
     helped = list(training_batches(dataset, plan, 2, 9, list, workers=2))
@@ -218,7 +218,7 @@ def test_a_killed_worker_is_one_clear_error(pictures):
     batches = training_batches(
         Killer(samples, pictures, 8, Augmentation(), 0), BatchPlan(samples, 4, 0), 0, 3, list, workers=1
     )
-    with pytest.raises(CcmbError, match=r"lower data\.workers"):
+    with pytest.raises(CcmbError, match=r"lower data\.num_workers"):
         next(batches)
 
 

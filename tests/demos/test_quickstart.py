@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, read_json_lines, write_json
 from ccmb.core.journal import Journal, first_difference
 from ccmb.demos import quickstart
-from ccmb.demos.quickstart import Quickstart, Size, closing_words, run_quickstart
+from ccmb.demos.quickstart import Quickstart, Size, closing_words, run_quickstart, settings_as_now
 from ccmb.demos.quickstart_generative import Generative
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from tests.helpers.old_names import by_old_names
 
 TINY = Size("quickstart", 48, gallery=12, validation=4, depth=4, pictures_per_kind=1, pictures_per_colour=1)
 TOWER = "hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2"
@@ -25,13 +28,13 @@ OVERRIDES = [
     f"model.text={{model_type: bert, {TOWER}}}",
     "model.embed_dim=16",
     "model.cross_layers=1",
-    "objectives.tgd.queue=64",
+    "objectives.tgd.queue_size=64",
     "objectives.fgd=off",
     "training.steps=4",
-    "training.batch=16",
+    "training.batch_size=16",
     "training.log_every=1",
     "training.precision=fp32",
-    "data.workers=0",
+    "data.num_workers=0",
 ]
 
 
@@ -97,8 +100,13 @@ def test_in_full_it_describes_and_paints_too(
     tmp_path: Path, indexed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("diffusers")
-    few = ("training.steps=2", "training.batch=8", "data.workers=0")
-    paint = ("generation.side=16", "generation.channels=[16,32]", "generation.heads=8", "generation.steps=2")
+    few = ("training.steps=2", "training.batch_size=8", "data.num_workers=0")
+    paint = (
+        "generation.image_size=16",
+        "generation.channels=[16,32]",
+        "generation.attention_head_dim=8",
+        "generation.sampling_steps=2",
+    )
     generative = Generative(few, (*few, *paint), close_ups=12, pictures=8, best_of=2)
     monkeypatch.setattr(quickstart, "FULL", replace(TINY, generative=generative))
     report = run_quickstart(tmp_path, full=True, overrides=OVERRIDES)
@@ -225,3 +233,16 @@ def test_the_first_difference_is_named_by_its_dotted_key() -> None:
     assert first_difference(before, {"a": {"b": 1, "c": [1, 2]}, "d": None}) is None
     assert first_difference(before, {"a": {"b": 1, "c": [1, 3]}, "d": None}) == "a.c ([1, 2], now [1, 3])"
     assert first_difference(before, {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": 2}) == "e (None, now 2)"
+
+
+def test_a_quickstart_that_an_older_version_began_goes_on_and_another_recipe_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe(PretrainRecipe, find_recipe("quickstart"))
+    settings = {"size": "quickstart", **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
+    path = tmp_path / "quickstart.json"
+    with Journal(path, by_old_names(PretrainRecipe, settings)) as journal:
+        journal.part("draw", lambda: None, [])
+    assert "batch" in json.loads(path.read_text(encoding="utf-8"))["settings"]["training"]
+    assert Journal(path, settings, settings_as_now).done == ["draw"]
+    settings["training"]["batch_size"] += 1
+    with pytest.raises(CcmbError, match=r"another training\.batch_size \(64, now 65\)"):
+        Journal(path, settings, settings_as_now)

@@ -36,7 +36,8 @@ def test_the_commands_run_one_after_the_other(
     save_what_pages_name()
     command = command_line(monkeypatch, capfd)
     train, *others = blocks("docs/generation.md", "bash")[0].splitlines()
-    tiny = "generation.side=16 generation.channels=[16,16] generation.heads=16 generation.steps=2"
+    tiny = "generation.image_size=16 generation.channels=[16,16] generation.attention_head_dim=16"
+    tiny += " generation.sampling_steps=2"
     for line in (train.replace("training.epochs=2", f"training.epochs=1 {tiny}"), *others):
         found = command(*shlex.split(line)[1:])
         assert found.code == 0, found.err

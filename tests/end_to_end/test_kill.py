@@ -12,7 +12,12 @@ def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_lo
     corpus = tiny_corpus(tmp_path / "corpus")
     damage_pictures(corpus, [f"train-{number:06d}.jpg" for number in range(0, TRAIN, 3)])
     # All objectives from the middle on, with dropout and random crops: whatever chance there is must repeat.
-    changes = ["data.augmentation.crop=0.5", "data.workers=1", "model.cross_dropout=0.1", "training.checkpoint_every=3"]
+    changes = [
+        "data.augmentation.min_crop_scale=0.5",
+        "data.num_workers=1",
+        "model.cross_dropout=0.1",
+        "training.checkpoint_every=3",
+    ]
     pretrain = ["pretrain", *tiny_recipe(corpus, steps=8), *changes, "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 

@@ -46,7 +46,7 @@ def trials(folder: Path) -> dict[str, Any]:
     disable_progress_bar()
     save_start(folder / "any")  # what transformers makes once in a process, with the first model that it saves
     tiny_corpus(folder / "corpus")
-    changes = ["training.checkpoint_every=2", "training.keep=1", "training.best=gcpr"]
+    changes = ["training.checkpoint_every=2", "training.save_total_limit=1", "training.best=gcpr"]
     name, *overrides = [*tiny_recipe(folder / "corpus", STEPS), *changes, "model.cross_dropout=0.1"]
     recipe = load_recipe(PretrainRecipe, find_recipe(name), overrides)
     assert in_a_child(lambda: pretrain(recipe, folder / "warm")) == 0

@@ -131,7 +131,7 @@ def test_the_figure_of_the_best_checkpoint_must_be_one_that_is_logged(command, c
     run = ["--out", tmp_path / "run"]
     code, _, err = command("pretrain", *tiny_recipe(corpus), "training.best=gcrp", *run)
     assert (code, err.count("\n")) == (2, 1)
-    assert "training.best.figure=gcrp: not in the log of this run (did you mean 'gcpr'?); known: loss, gcpr" in err
+    assert "training.best.metric=gcrp: not in the log of this run (did you mean 'gcpr'?); known: loss, gcpr" in err
     code, _, err = command("pretrain", *tiny_recipe(corpus), "training.best=fgr", "objectives.fgr=off", *run)
     assert code == 2
     assert "known: loss, gcpr, mlm, tgd, fgd, temperature, teacher_agreement, gradient_norm" in err

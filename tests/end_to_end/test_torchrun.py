@@ -24,11 +24,11 @@ pytestmark = PROOFS
 
 # Dropout is each process's own, and a share of the rows would be another share.
 COMPARABLE = [
-    "objectives.fgr.rows=1.0",
+    "objectives.fgr.batch_share=1.0",
     "model.text.hidden_dropout_prob=0.0",
     "model.text.attention_probs_dropout_prob=0.0",
     "training.checkpoint_every=2",
-    "optimizer.warmup=1",
+    "optimizer.warmup_steps=1",
 ]
 
 
@@ -96,6 +96,6 @@ def test_two_processes_end_where_one_does_and_either_continues_the_other(
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line(corpus: Path, tmp_path: Path) -> None:
-    run = ccmb(*words_of(corpus, tmp_path / "run", "training.batch=7"), processes=2)
+    run = ccmb(*words_of(corpus, tmp_path / "run", "training.batch_size=7"), processes=2)
     assert (run.code, run.err.count("\n")) == (2, 1)
-    assert run.err.startswith("ccmb: training.batch=7 cannot be shared evenly by 2 processes")
+    assert run.err.startswith("ccmb: training.batch_size=7 cannot be shared evenly by 2 processes")

@@ -16,14 +16,14 @@ from ccmb.scenes.texts import describe
 RECIPE: dict[str, Any] = {
     "download": {
         "network": {
-            "allow_private": ["127.0.0.1"], "per_host": 32, "host_delay": 0.0, "retries": 1, "backoff": 0.05,
-            "silent_seconds": 1.0, "total_seconds": 10.0, "max_bytes": 2**20,
+            "allow_private": ["127.0.0.1"], "connections_per_host": 32, "host_delay": 0.0, "retries": 1,
+            "backoff": 0.05, "read_timeout": 1.0, "total_timeout": 10.0, "max_bytes": 2**20,
         },
         "rows_per_part": 16,
-        "form": {"side": 64},
+        "resize": {"image_size": 64},
     },
-    "copies": {"distance": 6, "colour": 12},
-    "shards": {"samples": 10},
+    "image_dedup": {"max_hamming_distance": 6, "max_color_difference": 12},
+    "shards": {"samples_per_shard": 10},
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from ccmb.r2d2.generative.generator import R2D2Generator
 from ccmb.tasks.generation.finetune import new_shape
 from tests.helpers.tiny import tiny_model
 
-SMALL = GenerationOptions(side=16, fold=4, channels=[16, 32], heads=8)
+SMALL = GenerationOptions(image_size=16, patch_size=4, channels=[16, 32], attention_head_dim=8)
 
 
 def tiny_generator(seed: int = 0) -> R2D2Generator:

@@ -30,8 +30,8 @@ def links(base: str, count: int) -> list[Link]:
 
 def network(**changes: Any) -> HttpOptions:
     quick = {
-        "allow_private": (HOST,), "per_host": 32, "host_delay": 0.0, "retries": 1, "backoff": 0.05,
-        "silent_seconds": 0.5, "slow_after": 0.5, "total_seconds": 10.0, "max_bytes": 2**20, "robot": "ccmb",
+        "allow_private": (HOST,), "connections_per_host": 32, "host_delay": 0.0, "retries": 1, "backoff": 0.05,
+        "read_timeout": 0.5, "slow_after": 0.5, "total_timeout": 10.0, "max_bytes": 2**20, "robot_name": "ccmb",
     }  # fmt: skip
     return HttpOptions.model_validate(quick | changes)
 

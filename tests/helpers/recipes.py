@@ -9,11 +9,11 @@ from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from tests.helpers.downstream_samples import WRITERS, jpeg, lines, put
 
 TINY = [
-    "data.workers=0",
+    "data.num_workers=0",
     "training.epochs=",
     "training.steps=2",
-    "optimizer.stairs=",
-    "training.batch=2",
+    "optimizer.lr_decay_stages=",
+    "training.batch_size=2",
     "training.threads=1",
 ]
 

@@ -57,14 +57,14 @@ def tiny_recipe(corpus: Path, steps: int = 3) -> list[str]:
     vision = f"model_type: stem_vision, image_size: {SIZE}, patch_size: 16, stem_channels: [4, 4, 8], {_TOWER}"
     values = {
         "data.folder": corpus,
-        "data.workers": 0,
+        "data.num_workers": 0,
         "model.vision": f"{{{vision}}}",
         "model.text": f"{{model_type: bert, {_TOWER}}}",
         "model.embed_dim": 16,
         "model.cross_layers": 1,
-        "objectives.tgd.queue": 32,
+        "objectives.tgd.queue_size": 32,
         "training.steps": steps,
-        "training.batch": 8,
+        "training.batch_size": 8,
         "training.log_every": 1,
         "training.precision": "fp32",
         "training.threads": 1,
@@ -74,7 +74,7 @@ def tiny_recipe(corpus: Path, steps: int = 3) -> list[str]:
 
 def starting_from(arguments: list[str], start: object) -> list[str]:
     """The same from a model, which has a network of its own."""
-    return [*(one for one in arguments if not one.startswith("model.")), f"model.start={start}"]
+    return [*(one for one in arguments if not one.startswith("model.")), f"model.init_from={start}"]
 
 
 def damage_pictures(corpus: Path, names: list[str]) -> None:

@@ -71,7 +71,7 @@ def open_folder(
     if sizes is not None:
         shards = [replace(shard, samples=size) for shard, size in zip(shards, sizes, strict=False)]
     order = StreamOrder(tuple(shard.samples or 0 for shard in shards), batch, lanes, buffer, seed)
-    return ShardStream(shards, order, ["texts"], None, Augmentation(flip=True, crop=0.5), seed, rank, world)
+    return ShardStream(shards, order, ["texts"], None, Augmentation(flip=True, min_crop_scale=0.5), seed, rank, world)
 
 
 def texts_of(stream: ShardStream, start: int, stop: int, workers: int = 0) -> list[list[str | None]]:

@@ -75,10 +75,10 @@ def make(
     """Where there is `validate`, the module is validated every three steps."""
     out.mkdir(exist_ok=True)
     task = ToyTask(at)
-    values = {"steps": STEPS, "batch": 6, "log_every": 2, "checkpoint_every": 5, "precision": precision, **recipe}
+    values = {"steps": STEPS, "batch_size": 6, "log_every": 2, "checkpoint_every": 5, "precision": precision, **recipe}
     training = TrainingRecipe.model_validate({"device": "cpu", **values})
     validation = None if validate is None else Validation(3, lambda: validate(task.module))
-    return Trainer(task, OptimizerRecipe(warmup=3, muon=muon), training, out, validation)
+    return Trainer(task, OptimizerRecipe(warmup_steps=3, muon_lr_scale=muon), training, out, validation)
 
 
 def run(out: Path, at: dict[int, object] | None = None, **recipe: object) -> Trainer:

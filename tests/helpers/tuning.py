@@ -56,10 +56,10 @@ def save_what_pages_name() -> None:
 def arguments(data: Path, **changes: Any) -> list[str]:
     """Overrides that make the recipe of own data tiny; `None` leaves one out."""
     values = {
-        "data.folder": data, "data.images": "images", "data.workers": 0, "data.augmentation.flip": "off",
-        "data.augmentation.crop": 0.9, "optimizer.lr": 5e-3, "optimizer.warmup": 3, "training.epochs": "",
-        "training.steps": 24, "training.batch": 8, "training.log_every": 4, "training.precision": "fp32",
-        "training.threads": 1, "validation.every": 8,
+        "data.folder": data, "data.images": "images", "data.num_workers": 0, "data.augmentation.flip": "off",
+        "data.augmentation.min_crop_scale": 0.9, "optimizer.lr": 5e-3, "optimizer.warmup_steps": 3,
+        "training.epochs": "", "training.steps": 24, "training.batch_size": 8, "training.log_every": 4,
+        "training.precision": "fp32", "training.threads": 1, "validation.every": 8,
     }  # fmt: skip
     values |= {key.replace("__", "."): value for key, value in changes.items()}
     if values.get("validation.split") == "" and "validation__every" not in changes:
@@ -68,7 +68,7 @@ def arguments(data: Path, **changes: Any) -> list[str]:
 
 
 def recipe_of(start: Path, data: Path, name: str = "retrieval", **changes: Any) -> FinetuneRecipe:
-    overrides = [*arguments(data, **changes), f"model.start={start}"]
+    overrides = [*arguments(data, **changes), f"model.init_from={start}"]
     return load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), overrides)
 
 

@@ -215,7 +215,7 @@ def two_steps() -> dict[str, Tensor]:
     batch, ranks = batch_of(), world().size
     rows = world().rows(len(SHOWN) // ranks)
     batch = batch.rows(list(range(rows.start, rows.stop)))
-    objectives = Objectives.model_validate({"tgd": {"queue": 6}})
+    objectives = Objectives.model_validate({"tgd": {"queue_size": 6}})
     training = PreTraining(tiny_model(seed=1), objectives, tiny_processor().tokenizer.mask_token_id).train()
     for seed in (3, 4):
         losses, _ = training.losses(batch, 0.5, torch.Generator().manual_seed(seed))

@@ -69,7 +69,7 @@ def test_a_step_of_the_towers_alone(flops):
 
 
 def test_the_teacher_costs_its_forward_pass_and_joins_in_time(flops):
-    of = flops(gcpr=True, tgd={"start": 0.5})
+    of = flops(gcpr=True, tgd={"start_at": 0.5})
     towers = sum(IMAGE + text(tokens) for tokens in LENGTHS)
     assert of(LENGTHS, 40, 0.4) == 3 * towers
     assert of(LENGTHS, 40, 0.5) == 4 * towers
@@ -82,7 +82,7 @@ def test_a_frozen_image_tower_costs_its_forward_pass_and_no_teacher():
 
 
 def test_fgr_costs_both_cross_encoders(flops):
-    of, tokens = flops(gcpr=True, fgr={"rows": 0.5}), 9
+    of, tokens = flops(gcpr=True, fgr={"batch_share": 0.5}), 9
     towers = COUNT * (IMAGE + text(tokens))
     assert of([tokens] * COUNT, 40, 0.0) == 3 * (towers + both(tokens, rows=2, count=COUNT))
 
@@ -98,7 +98,7 @@ def test_mlm_costs_the_masked_text_its_reading_and_its_words(flops):
 def test_in_enhanced_training_fgr_and_mlm_share_a_pass(flops):
     tokens, words = 9, 0
     shared = flops(gcpr=True, fgr=True, mlm=True)([tokens] * COUNT, words, 0.0)
-    apart = flops(gcpr=True, fgr={"masked": False}, mlm=True)([tokens] * COUNT, words, 0.0)
+    apart = flops(gcpr=True, fgr={"enhanced_training": False}, mlm=True)([tokens] * COUNT, words, 0.0)
     towers = COUNT * (IMAGE + 2 * text(tokens))
     assert shared == 3 * (towers + both(tokens, COUNT, COUNT, whole=COUNT))
     assert apart == 3 * (towers + both(tokens, COUNT, COUNT) + cross(tokens, S, COUNT, COUNT, COUNT, COUNT))
@@ -111,7 +111,7 @@ def test_the_quadratic_is_exact_at_lengths_it_was_not_fitted_to(flops):
 
 
 def test_the_log_of_a_run_says_how_well_the_machine_is_used(monkeypatch):
-    objectives = Objectives.model_validate({"tgd": {"queue": 8}})
+    objectives = Objectives.model_validate({"tgd": {"queue_size": 8}})
     task, batch = PretrainTask(PreTraining(tiny_model(), objectives, 4), RECIPE), tiny_batch(4)
     now = iter([0.0, 1.0, 3.0, 4.0, 7.0, 10.0, 10.0])  # made; waited 1 .. 3 and 4 .. 7; read at 10
     monkeypatch.setattr(meters, "time", type("", (), {"monotonic": staticmethod(lambda: next(now))}))
@@ -146,7 +146,7 @@ def test_the_teacher_agrees_where_its_nearest_is_a_positive():
 
 
 def test_the_log_says_how_far_the_teacher_agrees_once_it_has_joined():
-    objectives = Objectives.model_validate({"tgd": {"queue": 8, "start": 0.5}, "fgd": False})
+    objectives = Objectives.model_validate({"tgd": {"queue_size": 8, "start_at": 0.5}, "fgd": False})
     pretraining = PreTraining(tiny_model(), objectives, 4)
     task, batch = PretrainTask(pretraining, RECIPE), tiny_batch(4)
     _, before = pretraining(batch, 0.0, torch.Generator())

@@ -21,7 +21,7 @@ IDS = [0, 1, 1, 3, 4, 3, 6]
 
 def losses_and_gradients(chunk: int | None, objectives: dict[str, Any]) -> dict[str, Tensor]:
     options = Objectives.model_validate(objectives)
-    options.tgd.queue = 16
+    options.tgd.queue_size = 16
     model = tiny_model(cross_dropout=0.0)
     pretraining = PreTraining(model, options, tiny_processor().tokenizer.mask_token_id, chunk)
     batch = tiny_batch(len(IDS), seed=3, image_ids=IDS)
@@ -35,7 +35,7 @@ def losses_and_gradients(chunk: int | None, objectives: dict[str, Any]) -> dict[
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("rows", [1.0, 0.5])
 def test_chunks_change_neither_losses_nor_gradients(chunk: int, masked: bool, rows: float) -> None:
-    objectives = {"fgr": {"masked": masked, "rows": rows}}
+    objectives = {"fgr": {"enhanced_training": masked, "batch_share": rows}}
     plain, chunked = losses_and_gradients(None, objectives), losses_and_gradients(chunk, objectives)
     assert set(plain) == set(chunked) > {"loss tgd", "model.temperature"}
     for name, expected in plain.items():

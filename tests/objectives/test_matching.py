@@ -140,7 +140,7 @@ def test_gcpr_of_labelled_pairs_is_that_of_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 99])
 def test_in_chunks_losses_and_gradients_are_the_same(chunk: int) -> None:
-    whole, parts = (_step(MatchingOptions(gcpr=0.5), size) for size in (None, chunk))
+    whole, parts = (_step(MatchingOptions(gcpr_weight=0.5), size) for size in (None, chunk))
     assert whole.keys() == parts.keys()
     for name, expected in whole.items():
         assert_same(parts[name], expected, msg=name)
@@ -189,7 +189,7 @@ def test_a_network_without_match_heads_is_refused() -> None:
 SETTINGS = {
     "matching alone": MatchingOptions(),
     "official": MatchingOptions(loss="official"),
-    "with GCPR": MatchingOptions(gcpr=0.5),
+    "with GCPR": MatchingOptions(gcpr_weight=0.5),
 }
 
 

@@ -27,7 +27,7 @@ MASK_ID = tiny_processor().tokenizer.mask_token_id
 
 
 def pretraining(cross_layers: int = 1, **objectives: Any) -> PreTraining:
-    values: dict[str, Any] = {"tgd": {"queue": 6}} | objectives
+    values: dict[str, Any] = {"tgd": {"queue_size": 6}} | objectives
     model = tiny_model(cross_layers=cross_layers)
     return PreTraining(model, Objectives.model_validate(values), MASK_ID).train()
 
@@ -57,7 +57,9 @@ def test_an_objective_that_is_off_is_absent_and_the_step_works(off: list[str]) -
 
 @pytest.mark.parametrize("only", ALL)
 def test_each_objective_alone_trains_what_it_is_about(only: str) -> None:
-    training = pretraining(**{name: name == only and {"queue": 6} if name == "tgd" else name == only for name in ALL})
+    training = pretraining(
+        **{name: name == only and {"queue_size": 6} if name == "tgd" else name == only for name in ALL}
+    )
     training.total(training.losses(tiny_batch(4), 0.0, seeded())[0]).backward()
     touched = {
         name.split(".")[0]
@@ -78,7 +80,9 @@ def test_each_objective_alone_trains_what_it_is_about(only: str) -> None:
 
 
 def test_objectives_join_at_their_start() -> None:
-    training = pretraining(fgr={"start": 0.5}, mlm={"start": 0.2}, tgd={"start": 0.5, "queue": 6}, fgd={"start": 0.9})
+    training = pretraining(
+        fgr={"start_at": 0.5}, mlm={"start_at": 0.2}, tgd={"start_at": 0.5, "queue_size": 6}, fgd={"start_at": 0.9}
+    )
     assert list(take_step(training, 0.1)) == ["gcpr"]
     assert sorted(take_step(training, 0.2)) == ["gcpr", "mlm"]
     assert sorted(take_step(training, 0.9)) == sorted(ALL)
@@ -94,8 +98,8 @@ def test_prd2_trains_on_its_towers_alone() -> None:
     [
         ({"cross_layers": 0}, "set objectives.fgr=off objectives.mlm=off"),
         ({"cross_layers": 0, "fgr": False}, "set objectives.mlm=off"),
-        ({"gcpr": False, **{name: {"start": 0.5} for name in ALL[1:]}}, "start: 0"),
-        (dict.fromkeys(ALL, False), "start: 0"),
+        ({"gcpr": False, **{name: {"start_at": 0.5} for name in ALL[1:]}}, "start_at: 0"),
+        (dict.fromkeys(ALL, False), "start_at: 0"),
     ],
 )
 def test_objectives_that_the_network_cannot_train_are_one_clear_error(changes: dict[str, Any], message: str) -> None:
@@ -110,7 +114,7 @@ def test_a_network_without_mlm_head_cannot_train_mlm() -> None:
 
 @pytest.mark.parametrize("rows", [0.5, 1.0])
 def test_enhanced_training_gives_the_mlm_loss_of_a_pass_of_its_own(rows: float) -> None:
-    batch, shared = tiny_batch(4), pretraining(fgr={"rows": rows})
+    batch, shared = tiny_batch(4), pretraining(fgr={"batch_share": rows})
     model = shared.model
     loss = shared.losses(batch, 0.0, seeded())[0]["mlm"]
 
@@ -148,7 +152,7 @@ def test_fgr_reads_the_masked_texts_only_while_it_shares_them_with_mlm() -> None
 
     clean = tiny_model(cross_layers=1).encode_text(batch.input_ids, batch.attention_mask).embed
     assert_same(texts_ranked(mlm=False), clean)
-    assert_same(texts_ranked(fgr={"masked": False}), clean)
+    assert_same(texts_ranked(fgr={"enhanced_training": False}), clean)
     assert not torch.allclose(texts_ranked(), clean, atol=1e-3)
 
 
@@ -188,7 +192,7 @@ def test_after_a_step_the_temperature_is_within_its_range() -> None:
 
 
 def test_the_teacher_follows_after_each_step() -> None:
-    training = pretraining(ema=0.9)
+    training = pretraining(ema_decay=0.9)
     assert training.teacher is not None
     before = training.teacher.text_projection.weight.clone()
     take_step(training)
@@ -217,7 +221,7 @@ def test_spared_twins_are_negatives_of_fgr_alone() -> None:
     batch = replace(tiny_batch(4), twin_ids=torch.tensor([0, 0, 1, 1]))
 
     def losses(spare: bool) -> dict[str, Tensor]:
-        return pretraining(gcpr={"spare_twins": spare}).losses(batch, 0.0, seeded())[0]
+        return pretraining(gcpr={"ignore_swapped": spare}).losses(batch, 0.0, seeded())[0]
 
     spared, plain = losses(True), losses(False)
     assert spared["gcpr"] < plain["gcpr"]
@@ -225,4 +229,4 @@ def test_spared_twins_are_negatives_of_fgr_alone() -> None:
     for name in ("fgr", "mlm", "fgd"):
         assert spared[name] == plain[name]
     everything = replace(batch, twin_ids=torch.zeros(4, dtype=torch.long))
-    assert pretraining(gcpr={"spare_twins": True}).losses(everything, 0.0, seeded())[0]["gcpr"] == 0
+    assert pretraining(gcpr={"ignore_swapped": True}).losses(everything, 0.0, seeded())[0]["gcpr"] == 0

@@ -137,6 +137,6 @@ def test_match_loss_and_gradients_equal_the_plain_weighted_mean(labels: list[int
 
 
 def test_hardness_grows_from_the_start_to_its_full_value() -> None:
-    fgr = Ranking(start=0.2, harden_until=0.6, hardness=0.8)
+    fgr = Ranking(start_at=0.2, harden_until=0.6, hardness=0.8)
     assert [hardness_at(fgr, p) for p in (0.2, 0.4, 0.6, 0.9)] == same([0.0, 0.4, 0.8, 0.8])
-    assert hardness_at(Ranking(start=0.2), 0.2) == 1.0
+    assert hardness_at(Ranking(start_at=0.2), 0.2) == 1.0

@@ -21,15 +21,15 @@ pytestmark = PROOFS
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "all": {},
-    "twins spared": {"gcpr": {"spare_twins": True}},
-    "clean texts ranked": {"fgr": {"masked": False, "hardness": 0.5}},
-    "half ranked": {"fgr": {"rows": 0.5}},
+    "twins spared": {"gcpr": {"ignore_swapped": True}},
+    "clean texts ranked": {"fgr": {"enhanced_training": False, "hardness": 0.5}},
+    "half ranked": {"fgr": {"batch_share": 0.5}},
     "in chunks": {},
     "frozen": {},
     "no mlm": {"mlm": False},
     "no fgd": {"fgd": False},
     "no gcpr": {"gcpr": False},
-    "late": {"fgr": {"start": 0.6}, "tgd": {"start": 0.6, "queue": 6}},
+    "late": {"fgr": {"start_at": 0.6}, "tgd": {"start_at": 0.6, "queue_size": 6}},
 }
 # Of the second step, when the queue is filled and the teacher is no longer the student.
 RECORDED = {
@@ -125,7 +125,7 @@ def test_losses_and_gradient_are_as_recorded(name: str) -> None:
     fill(model)
     if name == "frozen":
         model.image_tower.requires_grad_(False)
-    objectives = Objectives.model_validate({"tgd": {"queue": 6}} | OBJECTIVES[name])
+    objectives = Objectives.model_validate({"tgd": {"queue_size": 6}} | OBJECTIVES[name])
     mask_id = tiny_processor().tokenizer.mask_token_id
     training = PreTraining(model, objectives, mask_id, 2 if name == "in chunks" else None).train()
     batch = replace(tiny_batch(5, image_ids=[0, 1, 2, 1, 3]), twin_ids=torch.tensor([0, 0, 1, 0, 2]))

@@ -233,7 +233,7 @@ def test_gradient_checkpointing_gives_equal_gradients(vision: Any, packed: bool,
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_recipe_switches_gradient_checkpointing_on_in_every_layer_and_its_gradients_are_the_same(on: bool) -> None:
-    objectives = {"tgd": {"queue": 8}}
+    objectives = {"tgd": {"queue_size": 8}}
     values = {"data": {"folder": "x"}, "training": {"steps": 1, "gradient_checkpointing": on}, "objectives": objectives}
     recipe, model = check_recipe(PretrainRecipe, values, "small.yaml"), tiny_model().train()
     pretraining = make_pretraining(model, tiny_processor(), recipe).train()

@@ -93,7 +93,7 @@ def test_a_packed_step_on_a_gpu_equals_the_padded_step_in_bf16() -> None:
     for packs in (False, True):
         model = tiny_model()
         model.pack_texts = packs
-        training = PreTraining(model, Objectives.model_validate({"tgd": {"queue": 6}}), MASK_ID).train().cuda()
+        training = PreTraining(model, Objectives.model_validate({"tgd": {"queue_size": 6}}), MASK_ID).train().cuda()
         with torch.autocast("cuda", torch.bfloat16):
             generator = torch.Generator("cuda").manual_seed(0)
             losses, _ = training.losses(uneven_batch(5).to("cuda"), 0.0, generator)
@@ -202,12 +202,14 @@ def uneven_batch(count: int, **options: Any) -> Batch:
 
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("chunk", [None, 2])
-@pytest.mark.parametrize("changes", [{}, {"fgr": {"masked": False}}, {"fgr": {"rows": 0.5}}, {"fgr": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"fgr": {"enhanced_training": False}}, {"fgr": {"batch_share": 0.5}}, {"fgr": False}]
+)
 def test_a_packed_step_equals_the_padded_step_in_losses_and_gradients(
     changes: dict[str, Any], chunk: int | None
 ) -> None:
     batch = uneven_batch(5, image_ids=[0, 1, 2, 1, 3])
-    objectives = Objectives.model_validate({"tgd": {"queue": 6}} | changes)
+    objectives = Objectives.model_validate({"tgd": {"queue_size": 6}} | changes)
     runs = []
     for packs in (False, True):
         model = tiny_model()

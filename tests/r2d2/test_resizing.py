@@ -236,14 +236,14 @@ def built(**model: Any) -> tuple[R2D2Model, R2D2Processor]:
 
 def test_a_recipe_that_starts_from_an_r2d2_applies_both_sizes(tmp_path: Path) -> None:
     small = str(save_small(tmp_path))
-    model, processor = built(start=small, image_size=64, max_text_tokens=40)
+    model, processor = built(init_from=small, image_size=64, max_text_tokens=40)
     expected = resized(tiny_model(), 64, 40).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
     assert (processor.image_size, processor.max_text_tokens) == (64, 40)
-    model, processor = built(start=small)  # what is not said stays as it is
+    model, processor = built(init_from=small)  # what is not said stays as it is
     assert (model.config.image_size, model.config.max_text_tokens, processor.max_text_tokens) == (SIZE, 24, 24)
     with pytest.raises(UsageError, match="image_size is 40; give a multiple"):
-        built(start=small, image_size=40)
+        built(init_from=small, image_size=40)
 
 
 def test_a_recipe_gives_new_networks_and_other_starts_their_size_too(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_recipe_gives_new_networks_and_other_starts_their_size_too(tmp_path: P
     size = 2 * built(vision=str(clip), text=str(text), **SMALL)[0].config.image_size
     model, processor = built(vision=str(clip), text=str(text), image_size=size, **SMALL)
     assert model.config.image_size == processor.image_size == size
-    model, processor = built(preset="r2d2-tiny", image_size=32, vocabulary=60)
+    model, processor = built(preset="r2d2-tiny", image_size=32, vocab_size=60)
     assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (32, 32, 64)
     with pytest.raises(UsageError, match=r"model\.image_size=64, but model\.vision\.image_size=32; give one"):
         built(vision=TOWER | IMAGE | {"model_type": "vit"}, text=TOWER | {"model_type": "bert"}, image_size=64)

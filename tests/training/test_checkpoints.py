@@ -227,7 +227,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_really_full_is_one_line_with_the_mend_and_leaves_the_rest(small_disk):
     save_checkpoint(small_disk, 1, {"step": 1, "weights": torch.zeros(6000)})
     with pytest.raises(
-        CcmbError, match=r"No space left.*free some space or set a lower training\.keep.*intact"
+        CcmbError, match=r"No space left.*free some space or set a lower training\.save_total_limit.*intact"
     ) as caught:
         save_checkpoint(small_disk, 2, {"step": 2, "weights": torch.zeros(12000)})
     assert "\n" not in str(caught.value)

@@ -26,7 +26,7 @@ OFF = {name: {"weight": 0.0} for name in ("gcpr", "fgr", "mlm", "tgd", "fgd")}
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: OFF | {name: {}} for name in OFF},
     "all": {},
-    "all, FGR on clean texts": {"fgr": {"masked": False}},
+    "all, FGR on clean texts": {"fgr": {"enhanced_training": False}},
     "all, in chunks": {},
 }
 CHUNK = {"all, in chunks": 2}  # of the two processes' three rows each, against all rows at once of one
@@ -49,7 +49,7 @@ def half(batch: Batch) -> Batch:
 def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = None, steps: int = 2) -> dict[str, Any]:
     """Losses, gradients and what they leave behind after some steps of plain gradient descent."""
     options = Objectives.model_validate(objectives)
-    options.tgd.queue = 16
+    options.tgd.queue_size = 16
     pretraining = PreTraining(tiny_model(), options, tiny_processor().tokenizer.mask_token_id, chunk)
     module = parallelise(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
     result: dict[str, Any] = {}

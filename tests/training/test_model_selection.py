@@ -14,7 +14,7 @@ from tests.helpers.toy_training import ToyTask, assert_same_run, losses_of, make
 
 # The figure `seen` of the toy task at steps 2, 4, 6, 8, 10, 12: best at step 8 if lower is better.
 SEEN = {2: 5.0, 4: 4.0, 6: 3.0, 8: 1.0, 10: 2.0, 12: 6.0}
-OPTIONS = {"checkpoint_every": 2, "keep": 1, "best": {"figure": "seen"}}
+OPTIONS = {"checkpoint_every": 2, "save_total_limit": 1, "best": {"metric": "seen"}}
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def checkpoints(out):
 def test_the_best_stays_beside_the_newest_and_is_marked(tmp_path):
     run(tmp_path / "run", **OPTIONS)
     assert checkpoints(tmp_path / "run") == ([8, 12], {"step": 8, "figure": "seen", "value": 1.0})
-    run(tmp_path / "higher", **OPTIONS | {"best": {"figure": "seen", "lower": False}})
+    run(tmp_path / "higher", **OPTIONS | {"best": {"metric": "seen", "mode": "max"}})
     assert checkpoints(tmp_path / "higher") == ([12], {"step": 12, "figure": "seen", "value": 6.0})
     run(tmp_path / "none", **OPTIONS | {"best": None})
     assert checkpoints(tmp_path / "none") == ([12], None)
@@ -63,9 +63,9 @@ def test_death_between_saving_and_judging_loses_no_mark(tmp_path, monkeypatch):
 
 def test_a_damaged_best_checkpoint_is_no_longer_the_best(tmp_path):
     with pytest.raises(Stopped):
-        run(tmp_path / "run", {7: send(signal.SIGTERM)}, **OPTIONS | {"keep": 2})
+        run(tmp_path / "run", {7: send(signal.SIGTERM)}, **OPTIONS | {"save_total_limit": 2})
     (tmp_path / "run" / "checkpoints" / "step-8" / "state.pt").write_bytes(b"cut")
-    run(tmp_path / "run", **OPTIONS | {"keep": 2})
+    run(tmp_path / "run", **OPTIONS | {"save_total_limit": 2})
     assert checkpoints(tmp_path / "run") == ([8, 10, 12], {"step": 8, "figure": "seen", "value": 1.0})
 
 
@@ -73,25 +73,25 @@ def test_a_checkpoint_is_judged_by_the_mean_of_its_last_steps(tmp_path):
     log, folder = tmp_path / "metrics.jsonl", tmp_path / "checkpoints"
     values = [9.0, 1.0, 5.0, 4.0, 5.0, float("nan"), 3.0, 7.0]
     log.write_text("".join(json.dumps({"step": n, "gcpr": v}) + "\n" for n, v in enumerate(values, start=1)))
-    rule = BestRecipe(figure="gcpr")
+    rule = BestRecipe(metric="gcpr")
     assert judge(folder, log, 4, 2, rule)
     assert read_best(folder)["value"] == 4.5
     assert judge(folder, log, 2, 2, rule) is False  # 5.0
     assert judge(folder, log, 7, 2, rule)  # what is not finite is left out: 3.0
     assert judge(folder, log, 8, 2, rule) is False
-    assert judge(folder, log, 8, 2, BestRecipe(figure="gone")) is False
+    assert judge(folder, log, 8, 2, BestRecipe(metric="gone")) is False
     assert read_best(folder) == {"step": 7, "figure": "gcpr", "value": 3.0}
 
 
 def test_the_recipe_takes_a_figure_alone():
-    assert TrainingRecipe(steps=1, best="gcpr").best == BestRecipe(figure="gcpr", lower=True)
+    assert TrainingRecipe(steps=1, best="gcpr").best == BestRecipe(metric="gcpr", mode="min")
     with pytest.raises(ValidationError):
-        TrainingRecipe(steps=1, best={"figur": "gcpr"})
+        TrainingRecipe(steps=1, best={"metrc": "gcpr"})
 
 
 # By held-out data: the best is step 6, which no checkpoint_every asks for.
 DISTANCE = {3: 5.0, 6: 1.0, 9: 2.0, 12: 1.5}
-CHOSEN = {"keep": 1, "checkpoint_every": 100, "best": {"figure": "val_distance"}}
+CHOSEN = {"save_total_limit": 1, "checkpoint_every": 100, "best": {"metric": "val_distance"}}
 
 
 def distance(module):
@@ -123,7 +123,7 @@ def test_the_best_by_held_out_data_is_kept_and_gone_back_to(tmp_path):
 
 @pytest.mark.usefixtures("plain")
 def test_a_figure_of_the_training_chooses_a_checkpoint_but_no_model(tmp_path):
-    trainer = run(tmp_path / "run", validate=distance, **CHOSEN | {"best": {"figure": "square"}, "checkpoint_every": 4})
+    trainer = run(tmp_path / "run", validate=distance, **CHOSEN | {"best": {"metric": "square"}, "checkpoint_every": 4})
     trainer.load_best()
     assert trainer.task.module.seen == 12
 

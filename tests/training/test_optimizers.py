@@ -86,7 +86,7 @@ def test_a_step_is_as_long_as_one_of_adamw():
 def test_muon_moves_matrices_and_adamw_tables_and_vectors():
     net = network()
     groups = [ParameterGroup(list(net.parameters()), 0.1)]
-    adamw, muon = make_optimizers(groups, OptimizerRecipe(muon=3.0), net)
+    adamw, muon = make_optimizers(groups, OptimizerRecipe(muon_lr_scale=3.0), net)
     moved_by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
     assert moved_by_muon == {id(net["stem"].weight), id(net["up"].weight)}
     assert [group["peak"] for group in muon.param_groups] == [same(0.3)]
@@ -101,7 +101,7 @@ def test_weight_decay_is_on_matrices_only(muon):
     net["norm"].requires_grad_(False)
     groups = [ParameterGroup(list(net.parameters()), 0.1)]
     seen: set[int] = set()
-    for optimizer in make_optimizers(groups, OptimizerRecipe(muon=muon), net):
+    for optimizer in make_optimizers(groups, OptimizerRecipe(muon_lr_scale=muon), net):
         for group in optimizer.param_groups:
             assert {parameter.dim() > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
             seen |= {id(parameter) for parameter in group["params"]}
@@ -109,7 +109,7 @@ def test_weight_decay_is_on_matrices_only(muon):
 
 
 def test_the_learning_rate_warms_up_and_falls_from_the_start_of_its_group():
-    options = OptimizerRecipe(warmup=10, final_lr=0.1)
+    options = OptimizerRecipe(warmup_steps=10, min_lr_factor=0.1)
     factors = [lr_factor(step, 200, 0.5, options) for step in range(200)]
     assert factors[:100] == [0.0] * 100
     assert factors[100] == same(0.1)
@@ -121,7 +121,7 @@ def test_the_learning_rate_warms_up_and_falls_from_the_start_of_its_group():
 
 
 def test_every_group_follows_its_own_schedule():
-    net, options = network(), OptimizerRecipe(muon=2.0, warmup=1)
+    net, options = network(), OptimizerRecipe(muon_lr_scale=2.0, warmup_steps=1)
     groups = [ParameterGroup([net["up"].weight], 0.1), ParameterGroup([net["norm"].weight], 0.2, start=0.5)]
     optimizers = make_optimizers(groups, options, net)
     for step in (0, 3, 5, 9):
@@ -132,14 +132,14 @@ def test_every_group_follows_its_own_schedule():
 
 
 def test_the_vocabulary_of_the_official_recipes_leaves_the_usual_schedule_as_it_was():
-    usual = OptimizerRecipe(warmup=7, final_lr=0.1)
+    usual = OptimizerRecipe(warmup_steps=7, min_lr_factor=0.1)
     for step in range(100):
         warm, cosine = min(1.0, (step + 1) / 7), (1 + math.cos(math.pi * step / 100)) / 2
         assert lr_factor(step, 100, 0.0, usual) == warm * (0.1 + 0.9 * cosine)
 
 
 def test_the_warm_up_may_begin_above_nothing():
-    options = OptimizerRecipe(warmup=10, warmup_from=0.1, final_lr=1.0)
+    options = OptimizerRecipe(warmup_steps=10, warmup_start_factor=0.1, min_lr_factor=1.0)
     assert [lr_factor(step, 100, 0.0, options) for step in (0, 4, 9, 50)] == same([0.1, 0.46, 0.91, 1])
 
 
@@ -190,11 +190,11 @@ def test_weight_decay_covers_what_it_covers_in_the_official_code(name, decays):
     for key, parameter in net.named_parameters():
         assert found[id(parameter)] == (0.0 if name == "icm" and "bias" in key else max(decays)), key
     assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.999)}  # AdamW's own, which the code leaves
-    assert recipe.optimizer.clip is None
+    assert recipe.optimizer.max_grad_norm is None
 
 
 def test_in_stairs_the_cosine_stays_the_same_for_an_epoch_and_falls_to_the_next():
-    options = OptimizerRecipe(warmup=0, stairs=4)
+    options = OptimizerRecipe(warmup_steps=0, lr_decay_stages=4)
     factors = [lr_factor(step, 42, 0.0, options) for step in range(42)]
     levels = [(1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
     assert sorted(set(factors), reverse=True) == levels
@@ -202,7 +202,7 @@ def test_in_stairs_the_cosine_stays_the_same_for_an_epoch_and_falls_to_the_next(
 
 
 def test_triangles_go_up_and_down_between_the_floor_and_the_peak():
-    options = OptimizerRecipe(schedule="triangular", warmup=10, final_lr=0.05)
+    options = OptimizerRecipe(schedule="triangular", warmup_steps=10, min_lr_factor=0.05)
     factors = [lr_factor(step, 1000, 0.0, options) for step in range(41)]
     assert factors[::10] == same([0.05, 1, 0.05, 1, 0.05])
     assert factors[5] == factors[15] == factors[25] == same(0.525)
@@ -210,7 +210,7 @@ def test_triangles_go_up_and_down_between_the_floor_and_the_peak():
 
 def test_biases_may_learn_faster_and_decay_and_norms_do_not():
     net = network()
-    options = OptimizerRecipe(weight_decay=0.01, bias_lr=2.0, bias_decay=0.02)
+    options = OptimizerRecipe(weight_decay=0.01, bias_lr_scale=2.0, bias_weight_decay=0.02)
     [adamw] = make_optimizers([ParameterGroup(list(net.parameters()), 0.1)], options, net)
     found = {id(p): (group["peak"], group["weight_decay"]) for group in adamw.param_groups for p in group["params"]}
     assert len(found) == len(list(net.parameters()))

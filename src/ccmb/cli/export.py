@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ccmb.cli.common.given import given, need_second_stage, refuse_given
-from ccmb.cli.common.options import ImagesOption, ModelOption, TextFieldOption, say_unreadable
+from ccmb.cli.common.options import ImagesOption, ModelOption, RerankKOption, TextFieldOption, say_unreadable
 from ccmb.cli.common.tables import export_table
 from ccmb.core.choices import ExportPrecision
 
@@ -28,7 +28,7 @@ def export(
     images: ImagesOption = None,
     split: Annotated[str, typer.Option(help="Which split of the pairs.")] = "val",
     text_field: TextFieldOption = None,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
+    depth: RerankKOption = 64,
     limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
@@ -55,18 +55,9 @@ def export(
     (network, processor), (exported, _) = load_model(model), load_exported(out)
     report: dict[str, Any] = {"speed": compare_speed(network, exported)}
     if data is not None and pictures is not None:
-        fields = text_field or ["texts"]
-        report["recall"] = compare_recall(
-            network,
-            exported,
-            processor,
-            data,
-            pictures,
-            split=split,
-            fields=fields,
-            depth=depth,
-            texts_per_image=limit_texts,
-        )
+        how: dict[str, Any] = {"split": split, "fields": text_field or ["texts"], "depth": depth}
+        how["texts_per_image"] = limit_texts
+        report["recall"] = compare_recall(network, exported, processor, data, pictures, **how)
         say_unreadable(report["recall"].pop("unreadable"))
     record.measured = report
     record.write(out)

@@ -52,9 +52,9 @@ def finetune(
     from ccmb.tasks.registry import finetuner_of
 
     path = find_recipe(recipe, FINETUNING)
-    start = [f"model.start={model}"] if model else []
-    if model and any(text.startswith("model.start=") for text in overrides or []):
-        raise UsageError("--model and model.start= say the same; give one of them")
+    start = [f"model.init_from={model}"] if model else []
+    if model and any(text.startswith(("model.init_from=", "model.start=")) for text in overrides or []):
+        raise UsageError("--model and model.init_from= say the same; give one of them")
     typed = load_recipe(FinetuneRecipe, path, [*(overrides or []), *start])
     run = out or Path("runs") / f"{path.stem}-finetuned"
     if not also:

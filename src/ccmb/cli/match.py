@@ -59,7 +59,8 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     templates: Annotated[str, typer.Option(help=TEMPLATES_HELP)] = "all",
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Let the second stage rank so many of the best classes.")
+        int | None,
+        typer.Option("--rerank-k", "--depth", min=1, help="Let the second stage rank so many of the best classes."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ccmb.core.config.retired_keys import part_in
 from ccmb.core.files import atomic_write
 from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
@@ -61,7 +62,7 @@ def keys_of(kind: type[BaseModel], prefix: str = "", defaults: BaseModel | None 
     before = _earlier_names(kind)
     for name, field in kind.model_fields.items():
         default = getattr(defaults, name) if defaults is not None else default_of(field)
-        part = part_of(field.annotation)
+        part = part_in(field.annotation)
         if part is None or default is None:
             # What is a part or nothing is a key too, of which nothing is the default.
             about, names = field.description or "", tuple(before.get(name, ()))
@@ -97,15 +98,6 @@ def default_of(field: FieldInfo) -> Any:
     # A field whose default is None but whose type is not optional is one that a validator asks for.
     optional = type(None) in get_args(field.annotation) or field.annotation is type(None)
     return default if default is not None or optional else PydanticUndefined
-
-
-def part_of(annotation: Any) -> type[BaseModel] | None:
-    """The part that a field holds, or may hold; None where it holds a value."""
-    if hasattr(annotation, "__metadata__"):
-        return part_of(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((part for inner in get_args(annotation) if (part := part_of(inner)) is not None), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def kind_of(field: FieldInfo) -> str:

@@ -49,7 +49,7 @@ def doctor(
 
     Exit code 1 if there is a problem. Nothing is written.
 
-    Example: ccmb doctor flickr8k-cn training.batch=256 --run runs/flickr8k-cn
+    Example: ccmb doctor flickr8k-cn training.batch_size=256 --run runs/flickr8k-cn
 
     Example: ccmb doctor muge data.folder=downloads/muge --model runs/flickr8k
     """
@@ -60,7 +60,7 @@ def doctor(
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
     path, tunes = find_any_recipe(recipe, bool(model))
-    changes = [*(overrides or []), *([f"model.start={model}"] if model else [])]
+    changes = [*(overrides or []), *([f"model.init_from={model}"] if model else [])]
     typed = load_recipe(FinetuneRecipe if tunes else PretrainRecipe, path, changes)
     usual = Path("runs") / (f"{path.stem}-finetuned" if tunes else path.stem)
     findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))

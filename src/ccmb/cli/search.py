@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ccmb.cli.common.given import need_second_stage, refuse_given
-from ccmb.cli.common.options import FastFlag, JsonFlag, MinProbabilityOption, print_result, say_unreadable
+from ccmb.cli.common.options import (
+    FastFlag,
+    JsonFlag,
+    MinProbabilityOption,
+    RerankKOption,
+    print_result,
+    say_unreadable,
+)
 from ccmb.core.signals import orderly_end
 from ccmb.core.terminal import visible_line
 
@@ -152,7 +159,7 @@ def search(
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Pass over so many of the best: further pages.")] = 0,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates that the second stage ranks.")] = 64,
+    depth: RerankKOption = 64,
     rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
     min_probability: MinProbabilityOption = None,
     where: Annotated[list[str] | None, typer.Option("--where", "-w", help=WHERE_HELP)] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class CcmbError(Exception):
     """The user's input or machine stops the work. The command line prints the message and exits."""
@@ -27,12 +29,16 @@ class Stopped(CcmbError):
         self.exit_code = 130 if by_user else 0
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint such as ` (did you mean 'steps'?)`, or an empty string."""
+def did_you_mean(word: str, known: list[str], name: Callable[[str], str] = str) -> str:
+    """A hint such as ` (did you mean 'steps'?)`, or an empty string.
+
+    Args:
+        name: how the word that is nearest is called in the hint.
+    """
     import difflib
 
     close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    return f" (did you mean '{name(close[0])}'?)" if close else ""
 
 
 def one_line(error: Exception, length: int = 200) -> str:

@@ -17,6 +17,9 @@ SECONDS_BETWEEN_SAVES = 5.0
 class Journal:
     """A small JSON file with the settings of the work, its finished parts, and the seconds of each.
 
+    Args:
+        as_now: gives the settings that an older version wrote the names of today.
+
     It is a context manager, which saves the file every few seconds: a killed process loses no more than those. "total"
     counts the whole time within the context, over all runs that had a part left to do.
 
@@ -27,12 +30,18 @@ class Journal:
         CcmbError: the file belongs to work with other settings; the message names the first difference.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], work: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        work: str,
+        as_now: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> None:
         self.path, self.settings = path, settings
         before = read_json(path) if path.exists() else {"settings": settings}
         if not isinstance(before, dict) or not isinstance(before.get("settings"), dict):
             raise CcmbError(f"{path}: not the file of a {work}; choose another --out or remove it")
-        if difference := first_difference(before["settings"], settings):
+        if difference := first_difference(as_now(before["settings"]), settings):
             raise CcmbError(
                 f"{path.parent}: holds a {work} with another {difference}; choose another --out or remove the folder"
             )

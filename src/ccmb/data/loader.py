@@ -193,7 +193,9 @@ def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "exited unexpectedly" not in str(error):
             raise
-        raise CcmbError("a process that reads pictures was killed, perhaps for memory; lower data.workers") from None
+        raise CcmbError(
+            "a process that reads pictures was killed, perhaps for memory; lower data.num_workers"
+        ) from None
 
 
 def choose_text(

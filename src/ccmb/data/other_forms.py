@@ -22,7 +22,7 @@ def refuse_other_forms(folder: str | Path) -> None:
                 raise CcmbError(
                     f"{databases[0].parent}: an LMDB, as Chinese-CLIP packs its data, which is not read here. Give the "
                     "folder of the files it was made of, such as train_imgs.tsv and train_texts.jsonl, as a set of its "
-                    "name (muge=FOLDER, data.set=muge), or own pairs (pairs.jsonl beside images)"
+                    "name (muge=FOLDER, data.dataset=muge), or own pairs (pairs.jsonl beside images)"
                 )
         except OSError:
             return

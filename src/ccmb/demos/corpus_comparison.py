@@ -25,7 +25,7 @@ GALLERY, SIDE, STEPS = 400, 80, 250
 KINDS = {"corpus": ("过滤后的语料", "the filtered corpus"), "raw": ("未过滤的图文对", "raw pairs")}
 # Only the towers: the question is what the pairs teach them, and the towers answer it in minutes.
 OVERRIDES = (
-    "data.fields=[texts]", "data.field_starts=", "data.group_start=0", "data.workers=0", "model.cross_layers=0",
+    "data.fields=[texts]", "data.field_starts=", "data.group_start=0", "data.num_workers=0", "model.cross_layers=0",
     "objectives.fgr=off", "objectives.mlm=off", "objectives.tgd=off", "objectives.fgd=off",
     "training.tensorboard=false", "training.checkpoint_every=10000",
 )  # fmt: skip

@@ -29,9 +29,9 @@ FAULTS = Faults(
 )  # fmt: skip
 # The server has one host and one name, and drawn scenes are alike by design (`ccmb.data.images.near_duplicates`).
 OVERRIDES = (
-    "download.network.allow_private=[127.0.0.1]", "download.network.per_host=32", "download.network.host_delay=0",
-    "download.network.backoff=0.1", "download.network.retries=2", "copies.distance=6", "copies.colour=12",
-    "shards.samples=500",
+    "download.network.allow_private=[127.0.0.1]", "download.network.connections_per_host=32",
+    "download.network.host_delay=0", "download.network.backoff=0.1", "download.network.retries=2",
+    "image_dedup.max_hamming_distance=6", "image_dedup.max_color_difference=12", "shards.samples_per_shard=500",
 )  # fmt: skip
 IMPRESSIONS_OF_A_PICTURE, REPOSTS, SHOWN = 600, 0.3, 24
 LABELS = {

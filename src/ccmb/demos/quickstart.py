@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ccmb.core.config.retired_keys import renamed_overrides, renamed_values
 from ccmb.core.errors import UsageError
 from ccmb.core.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.core.journal import Journal
@@ -48,7 +49,7 @@ QUICK = Size("quickstart", train_scenes=30_000)
 FULL = Size("quickstart-full", train_scenes=60_000, generative=Generative())
 SAMPLES_SHOWN = 4
 # Keys of the corpus, which is drawn.
-DRAWN = ("data", *(f"data.{key}" for key in ("set", "folder", "shards", "pairs", "images", "split")))
+DRAWN = ("data", *(f"data.{key}" for key in ("dataset", "folder", "shards", "pairs", "images", "split")))
 LIBRARIES = ("ccmb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pymilvus", "milvus-lite")
 
 
@@ -67,8 +68,8 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
-    for text in overrides:
-        if text.partition("=")[0] in DRAWN:
+    for text, by_name_of_today in zip(overrides, renamed_overrides(PretrainRecipe, overrides)[0], strict=True):
+        if by_name_of_today.partition("=")[0] in DRAWN:
             raise UsageError(f"override '{text}': quickstart draws its own corpus; for other data take `ccmb pretrain`")
     size = FULL if full else QUICK
     if size.generative is not None:
@@ -81,7 +82,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     recipe = recipe.model_copy(update={"data": data})
     work = Quickstart(out, size, recipe, full)
     settings = {"size": size.recipe, **recipe.model_dump(mode="json", exclude={"data": {"folder"}})}
-    with Journal(out / "quickstart.json", settings, "quickstart") as journal:
+    with Journal(out / "quickstart.json", settings, "quickstart", settings_as_now) as journal:
         journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
@@ -94,6 +95,14 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
     report = read_json(out / "report.json")
     assert isinstance(report, dict)
     return report
+
+
+def settings_as_now(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a quickstart that an older version began."""
+    from ccmb.tasks.pretraining.recipe import PretrainRecipe
+
+    renamed, _ = renamed_values(PretrainRecipe, settings)
+    return renamed
 
 
 @dataclass

@@ -85,7 +85,7 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
     finetune(recipe, out)
     model, processor = load_generator(out)
     held_out = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
-    painting = Painting(recipe.generation.steps, recipe.generation.guidance, size.best_of, seed)
+    painting = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale, size.best_of, seed)
     judge = Pipeline.of(model, processor, name=out.name)
     painted = paint_texts(model, processor, prompts_of(held_out), painting, judge)
     figures = generation_report(painted, held_out, painting, judge, r2d2_extractor(out.name, model, processor))
@@ -117,5 +117,5 @@ def _recipe(name: str, run: Path, data: Path, changes: Sequence[str]) -> Finetun
     from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 
     # Absolute folders, so that the runs can be continued from anywhere.
-    fixed = [f"data.folder={data.resolve()}", f"model.start={run.resolve()}", "validation.split="]
+    fixed = [f"data.folder={data.resolve()}", f"model.init_from={run.resolve()}", "validation.split="]
     return load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), [*fixed, *changes])

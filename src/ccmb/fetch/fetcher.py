@@ -26,12 +26,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from yarl import URL
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.fetch.address_guard import AddressGuard
 from ccmb.fetch.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.fetch.host_limits import HostPaused, Hosts
@@ -44,34 +45,45 @@ _TRANSIENT_HTTP = {408, 425, 429}
 _BUSY = {429, 503}
 
 
-class HttpOptions(BaseModel):
+class HttpOptions(ConfigBase):
     """How pictures are requested over HTTP. The default values are our choice."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(frozen=True)
+    RETIRED: ClassVar = {
+        "per_host": "connections_per_host",
+        "longest_pause": "max_host_pause",
+        "connect_seconds": "connect_timeout",
+        "silent_seconds": "read_timeout",
+        "total_seconds": "total_timeout",
+        "least_rate": "min_bytes_per_second",
+        "robot": "robot_name",
+        "check_certificates": "verify_tls",
+        "name_threads": "dns_threads",
+    }
     connections: int = Field(128, gt=0, description="pictures at once that are being fetched or wait to be decoded")
-    per_host: int = Field(4, gt=0, description="requests to one host at once")
+    connections_per_host: int = Field(4, gt=0, description="requests to one host at once")
     host_delay: float = Field(0.05, ge=0, description="seconds between the starts of two requests to one host")
-    longest_pause: float = Field(120.0, ge=0, description="maximum wait in seconds for a host that sends Retry-After")
+    max_host_pause: float = Field(120.0, ge=0, description="maximum wait in seconds for a host that sends Retry-After")
     retries: int = Field(3, ge=0, description="more attempts after a failure that may be temporary")
     backoff: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled for each further one")
-    connect_seconds: float = Field(10.0, gt=0, description="time limit for a connection")
-    silent_seconds: float = Field(10.0, gt=0, description="time limit without a byte")
-    total_seconds: float = Field(60.0, gt=0, description="time limit for one whole answer")
+    connect_timeout: float = Field(10.0, gt=0, description="time limit for a connection")
+    read_timeout: float = Field(10.0, gt=0, description="time limit without a byte")
+    total_timeout: float = Field(60.0, gt=0, description="time limit for one whole answer")
     slow_after: float = Field(
-        5.0, ge=0, description="seconds after which the mean rate of an answer must be `least_rate`"
+        5.0, ge=0, description="seconds after which the mean rate of an answer must be `min_bytes_per_second`"
     )
-    least_rate: float = Field(2048.0, ge=0, description="minimum rate in bytes a second")
+    min_bytes_per_second: float = Field(2048.0, ge=0, description="minimum rate in bytes a second")
     max_bytes: int = Field(20 * 2**20, gt=0, description="maximum bytes of one picture")
     max_redirects: int = Field(5, ge=0, description="maximum number of redirects")
     user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="User-Agent of the requests")
-    robot: str = Field("ccmb", description="our name in X-Robots-Tag headers for single robots")
+    robot_name: str = Field("ccmb", description="our name in X-Robots-Tag headers for single robots")
     obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.fetch.opt_outs")
-    check_certificates: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
+    verify_tls: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
     allow_private: tuple[str, ...] = Field((), description="private addresses or networks that are allowed")
     proxy_from_environment: bool = Field(
         False, description="use HTTP_PROXY and HTTPS_PROXY, except for hosts of NO_PROXY; see ccmb.fetch.proxies"
     )
-    name_threads: int = Field(32, gt=0, description="how many host names are looked up at once")
+    dns_threads: int = Field(32, gt=0, description="how many host names are looked up at once")
 
 
 def is_transient(status: str) -> bool:
@@ -109,7 +121,7 @@ class Fetcher:
 
     def __init__(self, network: HttpOptions) -> None:
         self.network = network
-        self.hosts = Hosts(network.per_host, network.host_delay, network.longest_pause)
+        self.hosts = Hosts(network.connections_per_host, network.host_delay, network.max_host_pause)
         self._in_hand = asyncio.Semaphore(network.connections)
         self._guard = AddressGuard(network.allow_private)
         self._proxies = Proxies(network.proxy_from_environment)
@@ -123,14 +135,14 @@ class Fetcher:
         network = self.network
         connector = aiohttp.TCPConnector(
             limit=0, ttl_dns_cache=300, resolver=aiohttp.ThreadedResolver(),
-            socket_factory=make_socket, ssl=network.check_certificates,
+            socket_factory=make_socket, ssl=network.verify_tls,
         )  # fmt: skip
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers={"User-Agent": network.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(sock_connect=network.connect_seconds, sock_read=network.silent_seconds),
+            timeout=aiohttp.ClientTimeout(sock_connect=network.connect_timeout, sock_read=network.read_timeout),
         )
 
     async def __aexit__(
@@ -184,7 +196,7 @@ class Fetcher:
             await self._in_hand.acquire()
             answer: bytes | URL | None = None
             try:
-                async with asyncio.timeout(self.network.total_seconds):
+                async with asyncio.timeout(self.network.total_timeout):
                     answer = await self._get(url)
                 return answer
             except Failure as failure:
@@ -207,7 +219,7 @@ class Fetcher:
                 return _redirected(url, response.headers)
             if response.status != 200:
                 raise Failure(f"http_{response.status}", self._asked_wait(response))
-            if self.network.obey_robots and opted_out(response.headers, self.network.robot):
+            if self.network.obey_robots and opted_out(response.headers, self.network.robot_name):
                 raise Failure("opted_out")
             return _unpacked(await self._read(response), response.headers, self.network.max_bytes)
 
@@ -221,7 +233,7 @@ class Fetcher:
             if len(body) > network.max_bytes:
                 raise Failure("too_large")
             seconds = time.monotonic() - started
-            if seconds > network.slow_after and len(body) < seconds * network.least_rate:
+            if seconds > network.slow_after and len(body) < seconds * network.min_bytes_per_second:
                 raise Failure("too_slow")
         if not body:
             raise Failure("empty")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import ClassVar
+
+from pydantic import Field, model_validator
 
 from ccmb.core.choices import PAPER_NAMES, ObjectiveName
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
 
 
-class Objective(BaseModel):
+class Objective(ConfigBase):
     """One objective's share in the sum."""
 
-    model_config = ConfigDict(extra="forbid")
+    RETIRED: ClassVar = {"start": "start_at"}
     weight: float = Field(1.0, ge=0, description="factor in the sum; 0 (or off) switches the objective off")
-    start: float = Field(0.0, ge=0, lt=1, description="share of the training after which it joins")
+    start_at: float = Field(0.0, ge=0, lt=1, description="share of the training after which it joins")
 
     @model_validator(mode="before")
     @classmethod
@@ -24,7 +27,8 @@ class Objective(BaseModel):
 
 
 class PreRanking(Objective):
-    spare_twins: bool = Field(
+    RETIRED: ClassVar = {"spare_twins": "ignore_swapped"}
+    ignore_swapped: bool = Field(
         False,
         description="the towers need not tell twins apart (see Sample.twin): neither GCPR nor TgD counts them as "
         "negatives, FGR alone does (our choice)",
@@ -32,14 +36,15 @@ class PreRanking(Objective):
 
 
 class Ranking(Objective):
+    RETIRED: ClassVar = {"rows": "batch_share", "masked": "enhanced_training"}
     hardness: float = Field(
         1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper"
     )
     harden_until: float = Field(
         0.0, ge=0, le=1, description="share of the training by which hardness has grown from 0 to its value"
     )
-    rows: float = Field(1.0, gt=0, le=1, description="share of the batch that is ranked")
-    masked: bool = Field(
+    batch_share: float = Field(1.0, gt=0, le=1, description="share of the batch that is ranked")
+    enhanced_training: bool = Field(
         True, description="enhanced training: while MLM is on, FGR shares its forward pass of the masked text"
     )
 
@@ -49,21 +54,24 @@ class MaskedLanguage(Objective):
 
 
 class TargetGuided(Objective):
+    RETIRED: ClassVar = {"queue": "queue_size", "decay": "queue_decay"}
     alpha: float = Field(0.4, ge=0, le=1, description="trust in the teacher's targets (our choice)")
-    queue: int = Field(36864, gt=0, description="features kept of each side (our choice)")
-    decay: float = Field(0.99, gt=0, le=1, description="what a queued feature's weight is multiplied by each step")
+    queue_size: int = Field(36864, gt=0, description="features kept of each side (our choice)")
+    queue_decay: float = Field(
+        0.99, gt=0, le=1, description="what a queued feature's weight is multiplied by each step"
+    )
 
 
-class Objectives(BaseModel):
+class Objectives(ConfigBase):
     """The objectives of a run, in the words of the paper."""
 
-    model_config = ConfigDict(extra="forbid")
+    RETIRED: ClassVar = {"ema": "ema_decay"}
     gcpr: PreRanking = PreRanking()
     fgr: Ranking = Ranking()
     mlm: MaskedLanguage = MaskedLanguage()
     tgd: TargetGuided = TargetGuided()
     fgd: Objective = Objective()
-    ema: float = Field(0.995, ge=0, lt=1, description="rate of the teacher's moving average (our choice)")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="rate of the teacher's moving average (our choice)")
 
     def on(self) -> list[ObjectiveName]:
         return [name for name in PAPER_NAMES if getattr(self, name).weight > 0]
@@ -74,9 +82,9 @@ class Objectives(BaseModel):
 
 def hardness_at(fgr: Ranking, progress: float) -> float:
     """Hardness of the negatives: grows from 0 at the objective's start to its full value at `harden_until`."""
-    if fgr.harden_until <= fgr.start:
+    if fgr.harden_until <= fgr.start_at:
         return fgr.hardness
-    return fgr.hardness * min(1.0, max(0.0, progress - fgr.start) / (fgr.harden_until - fgr.start))
+    return fgr.hardness * min(1.0, max(0.0, progress - fgr.start_at) / (fgr.harden_until - fgr.start_at))
 
 
 def check_objectives(objectives: Objectives, config: R2D2Config, beside: bool = False) -> None:
@@ -96,5 +104,5 @@ def check_objectives(objectives: Objectives, config: R2D2Config, beside: bool = 
         raise UsageError("the network has no match heads; set objectives.fgr=off")
     if "mlm" in on and not config.mlm_head:
         raise UsageError("the network has no masked-language head; set objectives.mlm=off")
-    if not beside and all(getattr(objectives, name).start > 0 for name in on):
-        raise UsageError("no objective is on from the start of the training; give one of them start: 0")
+    if not beside and all(getattr(objectives, name).start_at > 0 for name in on):
+        raise UsageError("no objective is on from the start of the training; give one of them start_at: 0")

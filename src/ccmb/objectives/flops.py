@@ -83,7 +83,7 @@ class StepFlops:
             progress: share of the training that is done, which decides what objectives have joined.
         """
         options, count = self.objectives, len(lengths)
-        active = frozenset(name for name in options.on() if progress >= getattr(options, name).start)
+        active = frozenset(name for name in options.on() if progress >= getattr(options, name).start_at)
         text = self.text.sum(lengths)
         student = read = text * (2 if active & {"mlm", "fgd"} else 1)
         if active & {"fgr", "mlm"}:
@@ -97,8 +97,8 @@ class StepFlops:
     def _cross(self, count: int, fgr: bool, mlm: bool) -> Quadratic:
         """Of all the cross encoders' work on `count` pairs, all of one length."""
         model = self.model
-        rows = max(1, round(count * self.objectives.fgr.rows)) if fgr else 0
-        read = rows if mlm and self.objectives.fgr.masked else 0
+        rows = max(1, round(count * self.objectives.fgr.batch_share)) if fgr else 0
+        read = rows if mlm and self.objectives.fgr.enhanced_training else 0
         size = model.config.image_size
         with torch.no_grad():
             image = model.encode_image(torch.empty(1, 3, size, size, device="meta"))

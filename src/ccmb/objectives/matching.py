@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import LabelledBatch
@@ -26,16 +27,16 @@ from ccmb.training.distributed import gather, global_mean
 MatchingLoss = Literal["likelihood", "official"]
 
 
-class MatchingOptions(BaseModel):
+class MatchingOptions(ConfigBase):
     """How labelled pairs become a loss."""
 
-    model_config = ConfigDict(extra="forbid")
+    RETIRED: ClassVar = {"gcpr": "gcpr_weight"}
     loss: MatchingLoss = Field(
         "likelihood",
         description="likelihood is the cross-entropy of the match score (our choice); official applies a second "
         "softmax to it, as the released code does",
     )
-    gcpr: float = Field(
+    gcpr_weight: float = Field(
         0.0, ge=0, description="weight of GCPR over the batch's matches; 0, as in the released code, leaves it out"
     )
 
@@ -126,7 +127,7 @@ class Matching(nn.Module):
         texts = encode_texts(self.model, batch.input_ids, batch.attention_mask, self.chunk)
         logits = self._rank(images, texts, batch.image_index)
         losses = {"matching": matching_loss(*logits, batch.labels, self.options.loss)}
-        if self.options.gcpr:
+        if self.options.gcpr_weight:
             embed_BD = images.embed[batch.image_index]
             losses["gcpr"] = labelled_gcpr_loss(
                 embed_BD,
@@ -157,4 +158,4 @@ class Matching(nn.Module):
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
-        return losses["matching"] + (self.options.gcpr * losses["gcpr"] if "gcpr" in losses else 0.0)
+        return losses["matching"] + (self.options.gcpr_weight * losses["gcpr"] if "gcpr" in losses else 0.0)

@@ -69,7 +69,7 @@ class PreTraining(nn.Module):
         self.vocabulary = model.config.text_config.vocab_size
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
-        self.queue = FeatureQueue(tgd.queue, model.config.embed_dim, tgd.decay) if tgd.weight else None
+        self.queue = FeatureQueue(tgd.queue_size, model.config.embed_dim, tgd.queue_decay) if tgd.weight else None
 
     def losses(
         self,
@@ -85,7 +85,7 @@ class PreTraining(nn.Module):
             generator: source of the masks and hard negatives; the same state gives the same losses.
             images: the batch's images, where they are encoded already.
         """
-        active = frozenset(name for name in self.objectives.on() if progress >= getattr(self.objectives, name).start)
+        active = frozenset(name for name in self.objectives.on() if progress >= getattr(self.objectives, name).start_at)
         if not active:
             return {}, PretrainAux()
         step = self._encode(level(batch), progress, generator, images)
@@ -97,7 +97,7 @@ class PreTraining(nn.Module):
         masked = self._mask(step) if active & {"mlm", "fgd"} else None
         if "fgr" in active:
             # Enhanced training: the positives' pass serves MLM too.
-            shared = masked if self.objectives.fgr.masked and "mlm" in active else None
+            shared = masked if self.objectives.fgr.enhanced_training and "mlm" in active else None
             losses["fgr"], states_RTW = self._fgr(step, shared)
         if "mlm" in active and masked is not None:
             losses["mlm"] = self._mlm(step, masked, states_RTW)
@@ -121,7 +121,7 @@ class PreTraining(nn.Module):
         known = identities(batch)
         positives_RB, image_positives_RB = known.texts_of_images(), known.images_of_texts()
         twins_RB = None
-        if self.objectives.gcpr.spare_twins and batch.twin_ids is not None:
+        if self.objectives.gcpr.ignore_swapped and batch.twin_ids is not None:
             twins_RB = same_image(batch.twin_ids, gather(batch.twin_ids))
         # First of all, since it waits for a GPU: then the images' long pass, while which the texts' are prepared.
         packing = self.model.packing(batch.attention_mask) if self.chunk is None else None
@@ -188,7 +188,7 @@ class PreTraining(nn.Module):
     def _hard_negatives(self, step: Step) -> MatchPairs:
         """The pairs that are ranked: positives, and negatives drawn by the similarity of the towers."""
         count, device = len(step.images), step.positives_RB.device
-        rows = torch.arange(count, device=device)[: max(1, round(count * self.objectives.fgr.rows))]
+        rows = torch.arange(count, device=device)[: max(1, round(count * self.objectives.fgr.batch_share))]
         with torch.no_grad():
             image_rows = similarity(step.images.embed[rows], step.all_text_BD, self.model.temperature)
             text_rows = similarity(step.texts.embed[rows], step.all_image_BD, self.model.temperature)
@@ -259,4 +259,4 @@ class PreTraining(nn.Module):
         """What follows each optimiser step: the temperature's clamp and the teacher's update."""
         self.model.clamp_temperature()
         if self.teacher is not None:
-            self.teacher.update(self.model, self.objectives.ema)
+            self.teacher.update(self.model, self.objectives.ema_decay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -37,7 +37,8 @@ class FreezeRecipe(ConfigBase):
 class ModelRecipe(ConfigBase):
     """The network: a model to start from, two towers to start from, or the shape of a new one."""
 
-    start: str | None = Field(
+    RETIRED: ClassVar = {"start": "init_from", "vocabulary": "vocab_size"}
+    init_from: str | None = Field(
         None, description="model folder, or Chinese-CLIP folder or hub id, to start from; its tokenizer is taken too"
     )
     preset: str | None = Field(
@@ -91,12 +92,12 @@ class ModelRecipe(ConfigBase):
     )
     initial_temperature: float = Field(0.07, gt=0)
     temperature_min: float = Field(0.001, gt=0)
-    vocabulary: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
+    vocab_size: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
 
     @field_validator("max_text_tokens")
     @classmethod
     def _of_a_new_network(cls, length: int | None, info: ValidationInfo) -> int | None:
-        return LONGEST if length is None and not info.data.get("start") else length
+        return LONGEST if length is None and not info.data.get("init_from") else length
 
     @field_validator("text")
     @classmethod

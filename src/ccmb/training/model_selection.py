@@ -37,16 +37,16 @@ def judge(folder: Path, log: Path, step: int, window: int, rule: BestRecipe) -> 
     A single step's figure is mostly noise, so a checkpoint's is the mean over the lines of the last `window` steps. It
     is read from the log, so that a run that was stopped marks the same checkpoints as one that was not.
     """
-    values = list(_values(log, rule.figure, step - window, step))
+    values = list(_values(log, rule.metric, step - window, step))
     if not values:
         return False
     value = sum(values) / len(values)
     before = read_best(folder)
-    if before and before["figure"] == rule.figure and before["step"] != step:
-        better = value < before["value"] if rule.lower else value > before["value"]
+    if before and before["figure"] == rule.metric and before["step"] != step:
+        better = value < before["value"] if rule.mode == "min" else value > before["value"]
         if not better:
             return False
-    write_json(folder / FILE_NAME, {"step": step, "figure": rule.figure, "value": value})
+    write_json(folder / FILE_NAME, {"step": step, "figure": rule.metric, "value": value})
     return True
 
 

@@ -90,7 +90,11 @@ def make_optimizers(
     Each of the optimisers' groups has `peak` and `start`, which `set_learning_rates` reads.
     """
     tables = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
-    biases = _biases(module) if options.bias_lr != 1 or options.bias_decay != options.vector_decay else set()
+    biases = (
+        _biases(module)
+        if options.bias_lr_scale != 1 or options.bias_weight_decay != options.vector_weight_decay
+        else set()
+    )
     adamw: list[dict[str, Any]] = []
     muon: list[dict[str, Any]] = []
 
@@ -101,16 +105,16 @@ def make_optimizers(
     for group in groups:
         trained = [p for p in group.parameters if p.requires_grad]
         wide = [p for p in trained if p.dim() > 1]
-        matrices = [p for p in wide if p not in tables] if options.muon else []
+        matrices = [p for p in wide if p not in tables] if options.muon_lr_scale else []
         decay = options.weight_decay
-        add(adamw, [p for p in wide if not options.muon or p in tables], group.lr, decay, group.start)
+        add(adamw, [p for p in wide if not options.muon_lr_scale or p in tables], group.lr, decay, group.start)
         vectors = [p for p in trained if p.dim() == 1 and p not in biases]
-        add(adamw, vectors, group.lr, options.vector_decay, group.start)
+        add(adamw, vectors, group.lr, options.vector_weight_decay, group.start)
         own = [p for p in trained if p in biases]
-        add(adamw, own, group.lr * options.bias_lr, options.bias_decay, group.start)
+        add(adamw, own, group.lr * options.bias_lr_scale, options.bias_weight_decay, group.start)
         # Scalars are never sharded, and an optimiser takes no sharded and whole weights together.
-        add(adamw, [p for p in trained if p.dim() == 0], group.lr, options.vector_decay, group.start)
-        add(muon, matrices, group.lr * (options.muon or 1.0), decay, group.start)
+        add(adamw, [p for p in trained if p.dim() == 0], group.lr, options.vector_weight_decay, group.start)
+        add(muon, matrices, group.lr * (options.muon_lr_scale or 1.0), decay, group.start)
     made: list[torch.optim.Optimizer] = []
     if adamw:
         made.append(torch.optim.AdamW(adamw, betas=options.betas, fused=True))
@@ -135,18 +139,18 @@ def set_learning_rates(
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
     """The share of the peak at which a group learns, counted from the group's own start; 0 before it.
 
-    Linear warm-up, then cosine to `final_lr`, smooth or in stairs; or triangles between `final_lr` and the peak. A
+    Linear warm-up, then cosine to `final_lr`, smooth or in stages; or triangles between `final_lr` and the peak. A
     warm-up from nothing is one step ahead, so that the first step moves the weights; one from `warmup_from` is not.
     """
     begin = round(start * steps)
     if step < begin:
         return 0.0
-    done, whole, rise = step - begin, max(1, steps - begin), max(1, options.warmup)
+    done, whole, rise = step - begin, max(1, steps - begin), max(1, options.warmup_steps)
     if options.schedule == "triangular":
-        return options.final_lr + (1 - options.final_lr) * (1 - abs(done / rise % 2 - 1))
-    risen = done if options.warmup_from else done + 1
-    warm = options.warmup_from + (1 - options.warmup_from) * min(1.0, risen / rise)
-    if options.stairs:
-        done, whole = done * options.stairs // whole, options.stairs
+        return options.min_lr_factor + (1 - options.min_lr_factor) * (1 - abs(done / rise % 2 - 1))
+    risen = done if options.warmup_start_factor else done + 1
+    warm = options.warmup_start_factor + (1 - options.warmup_start_factor) * min(1.0, risen / rise)
+    if options.lr_decay_stages:
+        done, whole = done * options.lr_decay_stages // whole, options.lr_decay_stages
     cosine = (1 + math.cos(math.pi * done / whole)) / 2
-    return warm * (options.final_lr + (1 - options.final_lr) * cosine)
+    return warm * (options.min_lr_factor + (1 - options.min_lr_factor) * cosine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -12,12 +12,14 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from ccmb.core.choices import Strategy
 from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.recipe_files import RECIPES, check_recipe, find_recipe, load_recipe, save_recipe
+from ccmb.core.config.retired_keys import Retired, renamed_here
 from ccmb.data.images.transforms import Augmentation
 from ccmb.training.model_recipe import ModelRecipe
 
@@ -43,7 +45,8 @@ def _one_or_several(value: Any) -> Any:
 class DataRecipe(ConfigBase):
     """What is trained on: own pairs in a folder, a published set in its folder, or shards."""
 
-    set: str | None = Field(
+    RETIRED: ClassVar = {"set": "dataset", "lanes": "streams", "shuffle": "shuffle_buffer", "workers": "num_workers"}
+    dataset: str | None = Field(
         None, description="name of the published set that is in the folder, see `ccmb data list`; without it own pairs"
     )
     folder: str | None = Field(None, description="folder of own pairs or of the set; also looked for under $CCMB_DATA")
@@ -53,13 +56,13 @@ class DataRecipe(ConfigBase):
         description="instead of a folder: folders, tars, globs, brace ranges or URLs of WebDataset shards; local ones "
         "are also looked for under $CCMB_DATA",
     )
-    lanes: int = Field(
+    streams: int = Field(
         4,
         gt=0,
         description="of shards: parts that are read side by side, with equally many samples in each batch; the order "
         "depends on their number, not on that of ranks and workers",
     )
-    shuffle: int = Field(1000, gt=0, description="of shards: samples that each lane holds to draw from")
+    shuffle_buffer: int = Field(1000, gt=0, description="of shards: samples that each stream holds to draw from")
     samples_per_epoch: int | None = Field(None, gt=0, description="of shards: end an epoch after so many samples")
     pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
     images: str = Field(
@@ -83,7 +86,9 @@ class DataRecipe(ConfigBase):
         le=1,
         description="of a folder: share of the training after which near-duplicates stand together in a batch",
     )
-    workers: int = Field(1, ge=0, description="processes that read and augment ahead; 0 reads in the training process")
+    num_workers: int = Field(
+        1, ge=0, description="processes that read and augment ahead; 0 reads in the training process"
+    )
     augmentation: Augmentation = Augmentation()
 
     @field_validator("shards")
@@ -114,56 +119,75 @@ class DataRecipe(ConfigBase):
     @property
     def name(self) -> str:
         """What a person would call the data."""
-        if self.set:
-            return self.set
+        if self.dataset:
+            return self.dataset
         return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
 class OptimizerRecipe(ConfigBase):
+    RETIRED: ClassVar = {
+        "muon": "muon_lr_scale",
+        "vector_decay": "vector_weight_decay",
+        "bias_lr": "bias_lr_scale",
+        "bias_decay": "bias_weight_decay",
+        "warmup": "warmup_steps",
+        "warmup_from": "warmup_start_factor",
+        "stairs": "lr_decay_stages",
+        "final_lr": "min_lr_factor",
+        "clip": "max_grad_norm",
+    }
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
     cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
-    muon: float | None = Field(
+    muon_lr_scale: float | None = Field(
         None,
         gt=0,
         description="train the matrices with Muon, at this multiple of their learning rate; without it all is AdamW's",
     )
     weight_decay: float = Field(0.05, ge=0, description="of matrices and lookup tables")
-    vector_decay: float = Field(0.0, ge=0, description="weight decay of norms and other weights that are no matrices")
-    bias_lr: float = Field(1.0, gt=0, description="multiple of the learning rate for biases")
-    bias_decay: float = Field(0.0, ge=0, description="weight decay of biases")
+    vector_weight_decay: float = Field(
+        0.0, ge=0, description="weight decay of norms and other weights that are no matrices"
+    )
+    bias_lr_scale: float = Field(1.0, gt=0, description="multiple of the learning rate for biases")
+    bias_weight_decay: float = Field(0.0, ge=0, description="weight decay of biases")
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["cosine", "triangular"] = Field(
         "cosine",
-        description="after the warm-up a cosine to the end; or over and over, up in warmup steps and down in as many",
+        description="after the warm-up a cosine to the end; or over and over, up in warmup_steps and down in as many",
     )
-    warmup: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")
-    warmup_from: float = Field(0.0, ge=0, le=1, description="share of the peak at which the warm-up begins")
-    stairs: int | None = Field(
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up, for each group from its own start")
+    warmup_start_factor: float = Field(0.0, ge=0, le=1, description="share of the peak at which the warm-up begins")
+    lr_decay_stages: int | None = Field(
         None,
         gt=0,
-        description="let the cosine fall in so many stairs, one an epoch in the official code, instead of every step",
+        description="let the cosine fall in so many stages, one an epoch in the official code, instead of every step",
     )
-    final_lr: float = Field(
+    min_lr_factor: float = Field(
         0.0, ge=0, le=1, description="share of the peak at which the cosine ends, or to which the triangles go down"
     )
-    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; empty for none")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; empty for none")
 
 
-class BestRecipe(ConfigBase):
-    figure: str = Field("loss", description="name of a figure of metrics.jsonl")
-    lower: bool = Field(True, description="whether a lower figure is a better one; by default so of losses")
-
-
-# Figures of which more is better, whatever `val_` stands before them; of losses less is.
+# Metrics of which more is better, whatever `val_` stands before them; of losses less is.
 HIGHER = re.compile(r"recall|R@|auc|accuracy|agreement|CIDEr|BLEU|ROUGE|match_score|samples_per_second")
 
 
-def _figure_alone(value: Any) -> Any:
-    """`gcpr` for {figure: gcpr}; which way is better follows from the figure, unless it is said."""
-    value = {"figure": value} if isinstance(value, str) else value
-    if isinstance(value, dict) and isinstance(value.get("figure"), str) and "lower" not in value:
-        value = value | {"lower": not HIGHER.search(value["figure"])}
-    return value
+class BestRecipe(ConfigBase):
+    RETIRED: ClassVar = {"figure": "metric", "lower": Retired("mode", {True: "min", False: "max"})}
+    metric: str = Field("loss", description="name of a metric of metrics.jsonl")
+    mode: Literal["min", "max"] = Field(
+        "min", description="whether the lowest or the highest is best; by default what it is of such a metric"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_alone(cls, values: Any) -> Any:
+        """`gcpr` for {metric: gcpr}; which way is better follows from the metric, unless it is given."""
+        values = {"metric": values} if isinstance(values, str) else values
+        if isinstance(values, dict):
+            values, _ = renamed_here(cls, values)
+            if isinstance(values.get("metric"), str) and "mode" not in values:
+                values |= {"mode": "max" if HIGHER.search(values["metric"]) else "min"}
+        return values
 
 
 # The default of what must be given unless something else is.
@@ -171,6 +195,7 @@ UNSAID: Any = None
 
 
 class TrainingRecipe(ConfigBase):
+    RETIRED: ClassVar = {"batch": "batch_size", "chunk": "grad_cache_chunk", "keep": "save_total_limit"}
     epochs: float | None = Field(
         None,
         gt=0,
@@ -178,8 +203,8 @@ class TrainingRecipe(ConfigBase):
         "before the run",
     )
     steps: int = Field(UNSAID, gt=0, validate_default=True, description="optimiser steps")
-    batch: int = Field(128, gt=1)
-    chunk: int | None = Field(
+    batch_size: int = Field(128, gt=1)
+    grad_cache_chunk: int | None = Field(
         None,
         gt=0,
         description="pairs whose activations are held at a time; each chunk is computed anew in the backward pass, so "
@@ -206,10 +231,10 @@ class TrainingRecipe(ConfigBase):
     compile: bool = Field(False, description="compile the layers of towers and cross encoders, each by itself")
     log_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(500, gt=0)
-    keep: int = Field(2, gt=0, description="newest checkpoints kept")
-    best: Annotated[BestRecipe, BeforeValidator(_figure_alone)] | None = Field(
+    save_total_limit: int = Field(2, gt=0, description="newest checkpoints kept")
+    best: BestRecipe | None = Field(
         None,
-        description="the checkpoint with the best figure is kept too, as in {figure: gcpr, lower: true}, or gcpr for "
+        description="the checkpoint with the best metric is kept too, as in {metric: gcpr, mode: min}, or gcpr for "
         "short; the sum of the losses grows where an objective joins, so name one that is on from the start",
     )
     tensorboard: bool = Field(True, description="write event files for TensorBoard into the run folder")
@@ -235,5 +260,5 @@ class TrainingRecipe(ConfigBase):
         the official code."""
         if self.epochs is None:
             return self
-        steps = max(1, round(self.epochs * max(1, texts // self.batch)))
+        steps = max(1, round(self.epochs * max(1, texts // self.batch_size)))
         return self.model_copy(update={"epochs": None, "steps": steps})

@@ -79,7 +79,7 @@ class Trainer:
         self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
         self.validation = validation
         # Whether it is by held-out data that the best checkpoint is chosen.
-        self.chooses = bool(validation and recipe.best and recipe.best.figure.startswith(PREFIX))
+        self.chooses = bool(validation and recipe.best and recipe.best.metric.startswith(PREFIX))
         self.world, self.device = world(), choose_device(recipe.device)
         widen(task.module).to(self.device)
         self.module = parallelise(task.module, recipe.parallel, task.units())
@@ -121,7 +121,7 @@ class Trainer:
         recipe = self.recipe
         self.task.module.train()
         with (
-            progress("train", recipe.steps * recipe.batch, "samples", self.step * recipe.batch) as advance,
+            progress("train", recipe.steps * recipe.batch_size, "samples", self.step * recipe.batch_size) as advance,
             stop_signals() as stop,
             event_files(self.out / "tensorboard", self.step, recipe.tensorboard) as board,
         ):
@@ -134,7 +134,7 @@ class Trainer:
                 validated = bool(self.validation and self.validation.is_due(self.step, recipe.steps))
                 if self.step % recipe.log_every == 0 or self.step == recipe.steps or validated:
                     now = time.monotonic()
-                    rate = (self.step - logged) * recipe.batch / max(1e-9, now - clock)
+                    rate = (self.step - logged) * recipe.batch_size / max(1e-9, now - clock)
                     clock, logged = now, self.step
                     losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
                     if self.world.is_main:
@@ -146,7 +146,7 @@ class Trainer:
                         self._log(line)
                         board(line)
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
-                advance(recipe.batch, note)
+                advance(recipe.batch_size, note)
                 finished = self.step == recipe.steps
                 asked = largest(stop.signal)  # once, and of all ranks: a signal may come at any moment
                 if self.step % recipe.checkpoint_every == 0 or finished or asked or (validated and self.chooses):
@@ -172,7 +172,7 @@ class Trainer:
             "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
         }
         if self.world.is_main:
-            save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.keep)
+            save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.save_total_limit)
             self._judge()
         meet()
 
@@ -185,7 +185,7 @@ class Trainer:
             return
         folder, window = self.out / "checkpoints", 1 if self.chooses else every
         if judge(folder, self.out / "metrics.jsonl", self.step, window, recipe.best):
-            remove_old(folder, recipe.keep)  # the one that was best before
+            remove_old(folder, recipe.save_total_limit)  # the one that was best before
 
     def _validate(self) -> dict[str, float]:
         assert self.validation is not None
@@ -206,7 +206,7 @@ class Trainer:
         self.module.after_backward()
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
-        norm = clip_gradients(parameters, self.options.clip or math.inf)
+        norm = clip_gradients(parameters, self.options.max_grad_norm or math.inf)
         # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
         if not math.isfinite(norm + total(loss)):
             named = self.recipe.precision

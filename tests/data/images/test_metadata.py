@@ -118,7 +118,7 @@ def test_metadata_is_kept_where_that_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_a_corpus_stores_small_jpegs_without_metadata_and_upright(orientation):
-    data, filters = jpeg(orientation), ImageFilters(min_short_side=0, max_ratio=1000, min_spread=0)
+    data, filters = jpeg(orientation), ImageFilters(min_short_side=0, max_aspect_ratio=1000, min_gray_std=0)
     prepared = prepare(data, StoredForm(), filters)
     assert prepared.status == "ok"
     assert PLACE.encode() not in prepared.picture

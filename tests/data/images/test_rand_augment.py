@@ -30,7 +30,7 @@ def noise() -> Image.Image:
 @given(seed=st.integers(0, 10**6), operations=st.integers(1, 4), magnitude=st.floats(0, 10))
 def test_the_same_seed_gives_the_same_picture(seed: int, operations: int, magnitude: float) -> None:
     image = Image.effect_noise((37, 23), 80).convert("RGB")
-    options = Augmentation(crop=0.5, rand_augment=RandAugment(operations=operations, magnitude=magnitude))
+    options = Augmentation(min_crop_scale=0.5, rand_augment=RandAugment(num_ops=operations, magnitude=magnitude))
     one, other = (augment(image, 16, options, random.Random(seed)) for _ in range(2))
     assert one.shape == (16, 16, 3)
     np.testing.assert_array_equal(one, other)
@@ -50,7 +50,7 @@ def test_every_operation_is_drawn_about_as_often(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ccmb.data.images.rand_augment.OPERATIONS", tuple(map(counting, range(10))))
     rng = random.Random(0)
     for _ in range(2000):
-        rand_augment(noise, RandAugment(operations=2, magnitude=5), rng)
+        rand_augment(noise, RandAugment(num_ops=2, magnitude=5), rng)
     assert sum(counts) == pytest.approx(2000, rel=0.05)  # of two drawn one is applied
     assert min(counts) > 150
     assert max(counts) < 250

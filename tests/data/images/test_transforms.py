@@ -62,7 +62,7 @@ def test_any_augmentation_of_any_picture_has_the_size_and_repeats_by_seed(
     width, height, crop, flip, colour, shift, seed
 ):
     image = Image.effect_noise((width, height), 80).convert("RGB")
-    options = Augmentation(crop=crop, flip=flip, colour=colour, shift=shift)
+    options = Augmentation(min_crop_scale=crop, flip=flip, color_jitter=colour, shift=shift)
     pixels = augment(image, 16, options, random.Random(seed))
     assert pixels.shape == (16, 16, 3)
     assert pixels.dtype == np.uint8
@@ -100,7 +100,7 @@ def test_square_crops_are_those_of_the_official_code():
     assert _random_square_box(400, 100, 0.5, rng) == (133, 0, 266, 100)
     assert _random_square_box(100, 400, 0.5, rng) == (0, 133, 100, 266)
     wide = Image.effect_noise((400, 100), 80).convert("RGB")
-    options = Augmentation(crop=0.5, crop_shape="square")
+    options = Augmentation(min_crop_scale=0.5, crop_shape="square")
     middle = square(wide.crop((133, 0, 266, 100)), 16)
     np.testing.assert_array_equal(augment(wide, 16, options, random.Random(0)), middle)
 
@@ -126,7 +126,9 @@ def test_a_shift_repeats_the_edges_and_reaches_its_limit():
     assert set(edges) == {2, 3, 4, 5, 6}
 
 
-@pytest.mark.parametrize("wrong", [{"crop": 0}, {"crop": 1.1}, {"colour": 1}, {"shift": 0.5}, {"flips": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"min_crop_scale": 0}, {"min_crop_scale": 1.1}, {"color_jitter": 1}, {"shift": 0.5}, {"flips": True}]
+)
 def test_augmentation_refuses_values_out_of_range(wrong):
     with pytest.raises(ValidationError):
         Augmentation(**wrong)

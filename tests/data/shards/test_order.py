@@ -87,12 +87,19 @@ def test_lanes_are_shared_out_in_order_and_evenly(lanes, parts):
 @pytest.mark.parametrize(
     ("shards", "batch", "lanes", "world", "workers", "message"),
     [
-        (6, 16, 8, 2, 4, "6 shards < 2 ranks x 4 workers = 8 processes that read; lower data.workers"),
-        (9, 16, 4, 2, 4, "data.lanes=4 < 2 ranks x 4 workers = 8 processes that read; set data.lanes to a multiple of"),
-        (7, 16, 8, 1, 1, "7 shards < data.lanes=8; set data.lanes=4, or write the data into more shards"),
-        (9, 16, 4, 3, 1, "data.lanes=4 / 3 ranks is not whole; set data.lanes to a multiple of 3"),
-        (9, 18, 4, 1, 0, "training.batch=18 / data.lanes=4 is not whole"),
-        (9, 64, 4, 1, 0, "45 samples an epoch do not fill training.batch=64"),
+        (6, 16, 8, 2, 4, "6 shards < 2 ranks x 4 workers = 8 processes that read; lower data.num_workers"),
+        (
+            9,
+            16,
+            4,
+            2,
+            4,
+            "data.streams=4 < 2 ranks x 4 workers = 8 processes that read; set data.streams to a multiple of",
+        ),
+        (7, 16, 8, 1, 1, "7 shards < data.streams=8; set data.streams=4, or write the data into more shards"),
+        (9, 16, 4, 3, 1, "data.streams=4 / 3 ranks is not whole; set data.streams to a multiple of 3"),
+        (9, 18, 4, 1, 0, "training.batch_size=18 / data.streams=4 is not whole"),
+        (9, 64, 4, 1, 0, "45 samples an epoch do not fill training.batch_size=64"),
     ],
 )
 def test_what_does_not_divide_is_refused_with_the_arithmetic(shards, batch, lanes, world, workers, message):

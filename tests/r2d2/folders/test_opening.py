@@ -194,7 +194,7 @@ def test_towers_whose_weights_do_not_suit_their_config_are_refused(tmp_path: Pat
     [
         (
             save_chinese_clip,
-            "not an R2D2 but a Chinese-CLIP; `ccmb finetune --model`, `ccmb pretrain RECIPE model.start=",
+            "not an R2D2 but a Chinese-CLIP; `ccmb finetune --model`, `ccmb pretrain RECIPE model.init_from=",
         ),
         (lambda path: save_peer(path, "clip"), "not an R2D2 but a CLIP (clip); `ccmb benchmark --model` takes it"),
         (
@@ -341,7 +341,12 @@ def test_fine_tuning_of_a_half_precision_model_moves_its_weights(tmp_path: Path,
     ]
     labelled += [item | {"text": TEXTS[3], "label": 0} for item in labelled if item["text"] != TEXTS[3]]
     (data / "labelled.jsonl").write_text("".join(json.dumps(item) + "\n" for item in labelled))
-    small = {"optimizer__lr": 1e-5, "training__steps": 2, "optimizer__warmup": 0, "optimizer__warmup_from": 0}
+    small = {
+        "optimizer__lr": 1e-5,
+        "training__steps": 2,
+        "optimizer__warmup_steps": 0,
+        "optimizer__warmup_start_factor": 0,
+    }
     tuned(start, data, tmp_path / "run", name=name, **small, validation__split="")
     before, after = load_model(start)[0].state_dict(), load_model(tmp_path / "run")[0].state_dict()
     wide = [key for key, tensor in after.items() if tensor.dim() > 1 and "embeddings" not in key and "mlm" not in key]

@@ -26,7 +26,7 @@ def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
         "training.steps": 80,
         "validation.every": 40,
         "objectives.fgr": "off",
-        "optimizer.muon": 2.5,
+        "optimizer.muon_lr_scale": 2.5,
         "optimizer.cross_lr": "",
         "data.fields": "[words]",
     }
@@ -51,12 +51,12 @@ def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_pat
     recipe = f"{name}-caption"
     if name == "flickr8k-cn":
         with pytest.raises(UsageError, match="flickr8k-cn, split val: one picture; CIDEr-D needs two or more"):
-            finetune(load(recipe, *TINY, f"data.folder={data}", f"model.start={start}"), tmp_path / "alone")
+            finetune(load(recipe, *TINY, f"data.folder={data}", f"model.init_from={start}"), tmp_path / "alone")
         row = {"image": "84.jpg", "split": "val", "captions": ["山"], "mt_baidu": ["山"]}
         with (data / "captions.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         put(data / "images" / "84.jpg", jpeg(84))
-    recipe = load(recipe, *TINY, f"data.folder={data}", f"model.start={start}", "validation.every=1")
+    recipe = load(recipe, *TINY, f"data.folder={data}", f"model.init_from={start}", "validation.every=1")
     assert recipe.task == "captioning"
     report = finetune(recipe, tmp_path / "run")
     assert report is not None

@@ -125,7 +125,7 @@ def test_texts_longer_than_the_context():
     ("count", "batch", "steps", "level", "words"),
     [
         (6000, 128, 900, "ok", "46 steps an epoch, 19.6 epochs"),
-        (100, 128, 900, "problem", "do not fill training.batch=128"),
+        (100, 128, 900, "problem", "do not fill training.batch_size=128"),
         (300, 128, 900, "warning", "2 steps an epoch"),
         (60000, 128, 100, "warning", "0.214 epochs"),
         (6000, 128, 90000, "warning", "1.96e+03 epochs"),
@@ -140,13 +140,13 @@ def test_the_batch_against_the_data(count, batch, steps, level, words):
 @pytest.mark.parametrize(
     ("options", "batch", "trained", "level"),
     [
-        ({"lr": 2e-3, "muon": 2.5}, 64, False, "ok"),  # the quickstart's
+        ({"lr": 2e-3, "muon_lr_scale": 2.5}, 64, False, "ok"),  # the quickstart's
         ({"lr": 5e-4}, 1024, False, "ok"),
         ({"lr": 8e-3}, 128, False, "warning"),
         ({"lr": 5e-4, "cross_lr": 5e-2}, 128, False, "problem"),
         ({"lr": 1e-6}, 128, False, "warning"),
-        ({"lr": 2e-3, "muon": 20}, 64, False, "warning"),
-        ({"lr": 2e-3, "muon": 100}, 64, False, "problem"),
+        ({"lr": 2e-3, "muon_lr_scale": 20}, 64, False, "warning"),
+        ({"lr": 2e-3, "muon_lr_scale": 100}, 64, False, "problem"),
         ({"lr": 2e-5}, 128, True, "ok"),
         ({"lr": 5e-4}, 128, True, "warning"),
         ({"lr": 2e-4}, 1024, True, "ok"),  # a larger batch bears more
@@ -201,7 +201,7 @@ def test_waiting_and_time():
     assert training.check_gcpr([{"step": 10, "mlm": 1.0}], 64, 0) is None
     assert training.check_waiting([], 1) is None
     finding = training.check_waiting(log(1.0, 50), 1)
-    assert (finding.level, finding.mend) == ("warning", "set data.workers=3, or smaller pictures")
+    assert (finding.level, finding.mend) == ("warning", "set data.num_workers=3, or smaller pictures")
     result = training.check_time(1000, done=400, batch=60, rate=10.0, checkpoint_every=100, measured=True)
     assert good(result)
     assert result.message == "600 steps to go in 60.0 min at 10 samples/s; a checkpoint every 10.0 min"
@@ -222,7 +222,7 @@ def levels(out: str) -> dict[str, str]:
 def test_the_command_on_sound_data_and_on_a_flat_run(command, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # So small a corpus has shared details, and hardly four batches.
-    arguments = ["doctor", *tiny_recipe(corpus), "training.batch=4", "optimizer.warmup=0", "--json"]
+    arguments = ["doctor", *tiny_recipe(corpus), "training.batch_size=4", "optimizer.warmup_steps=0", "--json"]
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
     result = levels(out)

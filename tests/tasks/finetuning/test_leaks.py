@@ -21,6 +21,8 @@ from ccmb.data.seen_images import FILE, read_seen
 from ccmb.datasets.verify import checked_text, verify_dataset
 from ccmb.tasks.common.seen import seen_by
 from ccmb.tasks.finetuning.interpolate import mix
+from ccmb.tasks.finetuning.recipe import FinetuneRecipe
+from tests.helpers.old_names import rewrite_by_old_names
 from tests.helpers.runs import command_line
 from tests.helpers.tiny import TEXTS, tiny_pictures
 from tests.helpers.tuning import arguments, save_pairs, save_start
@@ -100,6 +102,9 @@ def test_a_run_from_before_the_record_is_read_from_its_recipe(runs: Path, tmp_pa
             path.unlink()
     recipe = tmp_path / "again" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(str(runs / "tuned"), str(tmp_path / "tuned")))
+    assert seen_by(tmp_path / "again" / "model") == known
+    for name in ("tuned", "again"):
+        rewrite_by_old_names(FinetuneRecipe, tmp_path / name / "recipe.yaml")
     assert seen_by(tmp_path / "again" / "model") == known
     shutil.rmtree(tmp_path / "tuned")
     assert seen_by(tmp_path / "start") is None

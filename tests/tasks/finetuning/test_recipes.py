@@ -40,23 +40,27 @@ def test_official_settings_are_those_of_the_released_code(name: str) -> None:
     epochs, depth = (20, 128) if name == "flickr30k-cna" else (10, 64)
     assert recipe.objectives.on() == ["gcpr", "fgr"]
     assert recipe.objectives.gcpr.weight == recipe.objectives.fgr.weight == 1
-    assert recipe.training.epochs == recipe.optimizer.stairs == epochs
-    assert (recipe.training.batch, recipe.training.precision, recipe.training.seed) == (256, "fp32", 42)
+    assert recipe.training.epochs == recipe.optimizer.lr_decay_stages == epochs
+    assert (recipe.training.batch_size, recipe.training.precision, recipe.training.seed) == (256, "fp32", 42)
     optimizer = recipe.optimizer
-    assert (optimizer.lr, optimizer.lr * optimizer.warmup_from, optimizer.warmup) == (1e-5, pytest.approx(1e-6), 500)
-    assert (optimizer.weight_decay, optimizer.final_lr, optimizer.schedule) == (0.05, 0.0, "cosine")
+    assert (optimizer.lr, optimizer.lr * optimizer.warmup_start_factor, optimizer.warmup_steps) == (
+        1e-5,
+        pytest.approx(1e-6),
+        500,
+    )
+    assert (optimizer.weight_decay, optimizer.min_lr_factor, optimizer.schedule) == (0.05, 0.0, "cosine")
     assert recipe.model.freeze_image_tower
     augmentation = recipe.data.augmentation
     assert augmentation.rand_augment is not None
-    assert (augmentation.crop, augmentation.crop_shape, augmentation.flip) == (0.5, "square", True)
-    assert (augmentation.rand_augment.operations, augmentation.rand_augment.magnitude) == (2, 5)
-    assert recipe.validation.depth == depth
+    assert (augmentation.min_crop_scale, augmentation.crop_shape, augmentation.flip) == (0.5, "square", True)
+    assert (augmentation.rand_augment.num_ops, augmentation.rand_augment.magnitude) == (2, 5)
+    assert recipe.validation.rerank_k == depth
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_each_trains_on_its_set_as_published(name: str, start: Path, tmp_path: Path) -> None:
     folder = write_sample(name, tmp_path / "data")
-    recipe = load(name, *TINY, f"data.folder={folder}", f"model.start={start}")
+    recipe = load(name, *TINY, f"data.folder={folder}", f"model.init_from={start}")
     report = finetune(recipe, tmp_path / "run")
     assert report is not None
     [of] = report["sets"]
@@ -69,7 +73,7 @@ def test_each_trains_on_its_set_as_published(name: str, start: Path, tmp_path: P
 
 def test_muge_is_measured_by_text_alone_over_the_whole_gallery(start: Path, tmp_path: Path) -> None:
     folder = write_muge(tmp_path / "data")
-    recipe = load("muge", *TINY, f"data.folder={folder}", f"model.start={start}")
+    recipe = load("muge", *TINY, f"data.folder={folder}", f"model.init_from={start}")
     report = finetune(recipe, tmp_path / "run")
     assert report is not None
     details = report["sets"][0]["details"]["after"]
@@ -81,7 +85,7 @@ def test_muge_is_measured_by_text_alone_over_the_whole_gallery(start: Path, tmp_
 
 def test_a_set_without_a_test_split_says_so_before_anything_is_trained(start: Path, tmp_path: Path) -> None:
     folder = write_sample("icr", tmp_path / "data")
-    recipe = load("icr", *TINY, f"data.folder={folder}", f"model.start={start}")
+    recipe = load("icr", *TINY, f"data.folder={folder}", f"model.init_from={start}")
     with pytest.raises(UsageError, match=r"ICR has no split 'test'.*published splits: train, val"):
         finetune(recipe, tmp_path / "run", test=True)
     assert not (tmp_path / "run").exists()
@@ -93,19 +97,19 @@ def test_fields_of_a_published_set_are_chosen_by_name(tmp_path: Path) -> None:
         (["captions"], ("一只狗", "跑步的狗")),
         (["mt_baidu", "captions"], ("一条狗在跑", "一只狗", "跑步的狗")),
     ):
-        [sample], _ = open_training(DataRecipe(set="flickr8k-cn", folder=folder, fields=fields))
+        [sample], _ = open_training(DataRecipe(dataset="flickr8k-cn", folder=folder, fields=fields))
         assert sample.texts == texts
         assert [text for field in sample.fields for text in field] == list(texts)
     with pytest.raises(UsageError, match=r"data\.fields: Flickr8k-CN has no 'texts'; it has: captions, mt_baidu"):
-        open_training(DataRecipe(set="flickr8k-cn", folder=folder))
+        open_training(DataRecipe(dataset="flickr8k-cn", folder=folder))
     # Measured is what people wrote.
-    assert open_held_out(DataRecipe(set="flickr8k-cn", folder=folder), "val").samples[0].texts == ("海边的人",)
+    assert open_held_out(DataRecipe(dataset="flickr8k-cn", folder=folder), "val").samples[0].texts == ("海边的人",)
 
 
 def test_pictures_of_a_set_may_lie_in_a_named_place_of_its_folder(tmp_path: Path) -> None:
     folder = write_flickr8k(tmp_path)
     (folder / "images").rename(folder / "elsewhere")
-    data = DataRecipe(set="flickr8k-cn", folder=str(folder), images="elsewhere", fields=["captions"])
+    data = DataRecipe(dataset="flickr8k-cn", folder=str(folder), images="elsewhere", fields=["captions"])
     samples, pictures = open_training(data)
     assert samples[0].image in pictures
 
@@ -115,6 +119,6 @@ def test_what_is_wrong_with_lines_of_a_set_is_told_and_left_out(
 ) -> None:
     folder = write_sample("iqr", tmp_path)
     _append(folder / "train" / "short_itr_train.json", json.dumps({"text": "无图", "image_path": "9.jpg"}).encode())
-    samples, _ = open_training(DataRecipe(set="iqr", folder=str(folder)))
+    samples, _ = open_training(DataRecipe(dataset="iqr", folder=str(folder)))
     assert len(samples) == 2
     assert "no picture 9.jpg" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_the_finished_model_is_the_best_by_validation_and_is_measured_as_it_was_
 ) -> None:
     # The lowest recall counts as the best: it rises, so that this is not the last whatever the seed and the processor.
     out = tmp_path / "run"
-    report = tuned(start, data, out, training__best="{figure: val_mean_recall, lower: true}")
+    report = tuned(start, data, out, training__best="{metric: val_mean_recall, mode: min}")
     validated = {line["step"]: line["val_mean_recall"] for line in log_of(out) if "val_mean_recall" in line}
     assert list(validated) == [8, 16, 24]
     best = min(validated, key=lambda step: (validated[step], step))
@@ -170,9 +170,9 @@ def test_validation_changes_nothing_of_the_training(frozen: str, data: Path, tmp
 
 def test_epochs_are_passes_over_all_texts_and_become_steps() -> None:
     for texts, batch, epochs, steps in ((1000, 10, 3, 300), (1009, 10, 3, 300), (1000, 10, 0.5, 50), (5, 10, 2, 2)):
-        training = TrainingRecipe(epochs=epochs, batch=batch)
+        training = TrainingRecipe(epochs=epochs, batch_size=batch)
         assert training.steps == 0
-        assert training.in_steps(texts) == TrainingRecipe(steps=steps, batch=batch)
+        assert training.in_steps(texts) == TrainingRecipe(steps=steps, batch_size=batch)
     assert TrainingRecipe(steps=7).in_steps(1000) == TrainingRecipe(steps=7)
 
 
@@ -182,7 +182,7 @@ def test_the_saved_recipe_is_resolved(start: Path, data: Path, tmp_path: Path) -
     assert (saved.training.epochs, saved.training.steps) == (None, 2 * (2 * len(TEXTS) // 8))
     assert saved.validation.every == 2 * len(TEXTS) // 8
     assert saved.training.best is not None
-    assert (saved.training.best.figure, saved.training.best.lower) == ("val_mean_recall", False)
+    assert (saved.training.best.metric, saved.training.best.mode) == ("val_mean_recall", "max")
     assert [line["step"] for line in log_of(tmp_path / "run") if "val_mean_recall" in line] == [2, 4]
 
 
@@ -205,7 +205,7 @@ def test_without_validation_the_last_weights_are_the_model_and_nothing_is_measur
 
 
 def test_validation_may_be_limited_to_the_first_pictures(start: Path, data: Path, tmp_path: Path) -> None:
-    report = tuned(start, data, tmp_path / "run", validation__pictures=3, training__steps=2)
+    report = tuned(start, data, tmp_path / "run", validation__images=3, training__steps=2)
     assert report["sets"][0]["details"]["after"]["gallery"] == 3
     assert report["sets"][0]["details"]["after"]["texts"] == 6
 
@@ -239,13 +239,13 @@ def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_p
             r"no pictures in split 'dev'; it has: test, train, val; name another",
         ),
         ({"validation__split": "train"}, UsageError, "that is what is trained on"),
-        ({"data__set": "muga"}, UsageError, r"no data set 'muga' \(did you mean 'muge'"),
-        ({"data__set": "icm"}, CcmbError, "no .*long_itm_val|ICM is no set for retrieval"),
+        ({"data__dataset": "muga"}, UsageError, r"no data set 'muga' \(did you mean 'muge'"),
+        ({"data__dataset": "icm"}, CcmbError, "no .*long_itm_val|ICM is no set for retrieval"),
         ({"data__folder": "nowhere"}, CcmbError, "nowhere: no such folder"),
         ({"training__best": "val_recall"}, UsageError, r"val_recall: not in the log .*val_mean_recall"),
         ({"training__best": "val_mean_recall", "validation__every": 0}, UsageError, "not in the log"),
         ({"objectives__fgr": "off", "objectives__gcpr": "off"}, UsageError, "no objective"),
-        ({"training__batch": 9}, CcmbError, r"pairs\.jsonl: 8 pictures do not fill training\.batch=9"),
+        ({"training__batch_size": 9}, CcmbError, r"pairs\.jsonl: 8 pictures do not fill training\.batch_size=9"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line_and_leaves_no_folder(

@@ -25,12 +25,12 @@ from tests.helpers.tuning import recipe_of, save_pairs, save_start
 pytest.importorskip("diffusers")
 
 FEW = {
-    "training.steps": 4, "validation.every": 0, "generation.side": 16, "generation.channels": "[16,32]",
-    "generation.heads": 8, "generation.steps": 2, "data.augmentation.crop": 1.0,
+    "training.steps": 4, "validation.every": 0, "generation.image_size": 16, "generation.channels": "[16,32]",
+    "generation.attention_head_dim": 8, "generation.sampling_steps": 2, "data.augmentation.min_crop_scale": 1.0,
 }  # fmt: skip
 
 # A pipeline has a painter of its own, whose shape nothing else may give.
-OF_A_PAINTER = ("generation.channels", "generation.heads", "generation.side")
+OF_A_PAINTER = ("generation.channels", "generation.attention_head_dim", "generation.image_size")
 OF_A_PIPELINE = {key: value for key, value in FEW.items() if key not in OF_A_PAINTER}
 
 
@@ -67,7 +67,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.numeric
 @pytest.mark.usefixtures("float64")  # rounding does not lead it astray
 def test_a_painter_learns_to_paint_what_texts_say(start: Path, data: Path, tmp_path: Path) -> None:
-    values = FEW | {"training.steps": 150, "generation.steps": 6, "generation.ema": 0.95, "data.fields": "[words]"}
+    values = FEW | {
+        "training.steps": 150,
+        "generation.sampling_steps": 6,
+        "generation.ema_decay": 0.95,
+        "data.fields": "[words]",
+    }
     report = finetune(recipe_of(start, data, "generation", **values), tmp_path / "run")
     assert report is not None
     [of] = report["sets"]
@@ -104,8 +109,8 @@ def test_a_published_pipeline_takes_the_chinese_text_tower(
     prediction: str, start: Path, data: Path, tmp_path: Path
 ) -> None:
     pipeline = save_pipeline(tmp_path / "pipeline", prediction)
-    few = OF_A_PIPELINE | {"training.steps": 2, "validation.pictures": 2}
-    values = few | {"generation.pipeline": pipeline, "generation.trained": "attention"}
+    few = OF_A_PIPELINE | {"training.steps": 2, "validation.images": 2}
+    values = few | {"generation.pipeline": pipeline, "generation.trainable": "attention"}
     report = finetune(recipe_of(start, data, "generation", **values), tmp_path / "run")
     assert report is not None
     model, processor = load_generator(tmp_path / "run")
@@ -127,8 +132,8 @@ def test_a_published_pipeline_takes_the_chinese_text_tower(
 def test_ecommerce_t2i_is_trained_and_measured_as_published(start: Path, tmp_path: Path) -> None:
     data = write_sample("ecommerce-t2i", tmp_path / "data")
     pipeline = save_pipeline(tmp_path / "pipeline")
-    overrides = [*TINY, f"data.folder={data}", f"model.start={start}", f"generation.pipeline={pipeline}"]
-    report = finetune(load("ecommerce-t2i", *overrides, "generation.steps=2"), tmp_path / "run")
+    overrides = [*TINY, f"data.folder={data}", f"model.init_from={start}", f"generation.pipeline={pipeline}"]
+    report = finetune(load("ecommerce-t2i", *overrides, "generation.sampling_steps=2"), tmp_path / "run")
     assert report is not None
     [of] = report["sets"]
     assert (of["name"], of["split"]) == ("ecommerce-t2i", "val")
@@ -145,7 +150,7 @@ def test_of_the_drawn_world_it_is_told_what_is_right(start: Path, tmp_path: Path
 def test_what_cannot_begin_is_refused_before_the_training(start: Path, data: Path, tmp_path: Path) -> None:
     for values, error, words in (
         (OF_A_PIPELINE | {"generation.pipeline": tmp_path}, CcmbError, "not a pipeline of diffusers"),
-        (FEW | {"generation.side": 18}, UsageError, "generation.side=18: not a multiple of 8"),
+        (FEW | {"generation.image_size": 18}, UsageError, "generation.image_size=18: not a multiple of 8"),
         (FEW | {"generation.channels": "[20,32]"}, UsageError, "generation.channels"),
     ):
         with pytest.raises(error, match=words):

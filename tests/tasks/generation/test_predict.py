@@ -260,7 +260,7 @@ def test_the_average_paints_and_only_the_painter_learns() -> None:
     torch.manual_seed(0)
     generator = tiny_generator()
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    task = Generation(generator, SMALL.model_copy(update={"ema": 0.5}))
+    task = Generation(generator, SMALL.model_copy(update={"ema_decay": 0.5}))
     batch = tiny_batch()
     batch = replace(batch, pixel_values=torch.rand(4, 3, 16, 16) * 2 - 1)
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], 0.1)
@@ -275,7 +275,7 @@ def test_the_average_paints_and_only_the_painter_learns() -> None:
     name = "painter.read.weight"
     expected = rate * before[name] + (1 - rate) * task.student.read.weight
     assert_same(after[name], expected)
-    half = Generation(tiny_generator(), SMALL.model_copy(update={"trained": "attention"}))
+    half = Generation(tiny_generator(), SMALL.model_copy(update={"trainable": "attention"}))
     trained = {name for name, parameter in half.student.named_parameters() if parameter.requires_grad}
     assert "read.weight" in trained
     assert all(".attn2." in name or not name.startswith("unet.") for name in trained)

@@ -18,7 +18,7 @@ from tests.helpers.tuning import recipe_of, save_labelled, save_start
 
 def recipe(tmp_path: Path, **changes: Any) -> FinetuneRecipe:
     start, data = save_start(tmp_path / "start"), save_labelled(tmp_path / "mine")
-    values = {"optimizer.muon": 2.5, "training.steps": 60, "validation.every": 20} | changes
+    values = {"optimizer.muon_lr_scale": 2.5, "training.steps": 60, "validation.every": 20} | changes
     return recipe_of(start, data, task="matching", **values)
 
 
@@ -53,13 +53,13 @@ def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: 
 def test_the_official_recipe_reads_the_published_set(name: str, stem: str, tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), write_matching(tmp_path / "zero", stem, name.upper())
     shipped = load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), ["data.folder=x"])
-    assert (shipped.task, shipped.data.set, shipped.training.batch, shipped.training.epochs) == (
+    assert (shipped.task, shipped.data.dataset, shipped.training.batch_size, shipped.training.epochs) == (
         "matching",
         name,
         512,
         20,
     )
-    few = {"data.images": None, "training.steps": 2, "training.batch": 2, "validation.every": 1}
+    few = {"data.images": None, "training.steps": 2, "training.batch_size": 2, "validation.every": 1}
     report = finetune(recipe_of(start, data, name, **few), tmp_path / "run")
     assert report is not None
     [of] = report["sets"]

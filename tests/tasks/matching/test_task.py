@@ -91,8 +91,10 @@ def test_retrieval_pairs_are_not_labelled(tmp_path: Path) -> None:
 
 def loader(folder: Path, steps: int = 9, batch: int = 8, workers: int = 0) -> LabelledLoader:
     samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
-    data = DataRecipe(folder=str(folder), workers=workers, augmentation=Augmentation(crop=0.5, colour=0.3))
-    return LabelledLoader(samples, pictures, data, TrainingRecipe(steps=steps, batch=batch, seed=3))
+    data = DataRecipe(
+        folder=str(folder), num_workers=workers, augmentation=Augmentation(min_crop_scale=0.5, color_jitter=0.3)
+    )
+    return LabelledLoader(samples, pictures, data, TrainingRecipe(steps=steps, batch_size=batch, seed=3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -148,7 +150,7 @@ def test_what_cannot_be_read_is_left_out_and_listed_once(folder: Path, tmp_path:
 
 
 def test_too_few_pairs_are_refused_in_one_line(folder: Path) -> None:
-    with pytest.raises(CcmbError, match=r"24 pairs do not fill training\.batch=99"):
+    with pytest.raises(CcmbError, match=r"24 pairs do not fill training\.batch_size=99"):
         loader(folder, batch=99)
 
 
@@ -158,11 +160,11 @@ def test_too_few_pairs_are_refused_in_one_line(folder: Path) -> None:
 def train(folder: Path, out: Path, options: MatchingOptions, steps: int, stop: int | None = None) -> Trainer:
     samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
     recipe = TrainingRecipe(
-        steps=steps, batch=8, seed=3, log_every=5, checkpoint_every=4, precision="fp32", device="cpu",
+        steps=steps, batch_size=8, seed=3, log_every=5, checkpoint_every=4, precision="fp32", device="cpu",
         tensorboard=False,
     )  # fmt: skip
-    load = LabelledLoader(samples, pictures, DataRecipe(folder=str(folder), workers=0), recipe)
-    optimizer = OptimizerRecipe(lr=2e-3, cross_lr=4e-3, muon=2.5, warmup=5)
+    load = LabelledLoader(samples, pictures, DataRecipe(folder=str(folder), num_workers=0), recipe)
+    optimizer = OptimizerRecipe(lr=2e-3, cross_lr=4e-3, muon_lr_scale=2.5, warmup_steps=5)
     task = MatchingTask(Matching(tiny_model(), options), optimizer)
     out.mkdir(exist_ok=True)
     trainer = Trainer(task, optimizer, recipe, out)
@@ -182,7 +184,7 @@ def _until(batches, count):  # type: ignore[no-untyped-def]
     raise RuntimeError("pulled")
 
 
-OPTIONS = pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions(loss="official", gcpr=0.5)])
+OPTIONS = pytest.mark.parametrize("options", [MatchingOptions(), MatchingOptions(loss="official", gcpr_weight=0.5)])
 
 
 @pytest.mark.numeric
@@ -194,7 +196,7 @@ def test_a_run_learns_the_labels(folder: Path, tmp_path: Path, options: Matching
     # 0.875; who guesses has 0.69 and 0.5.
     assert _mean(lines[-4:], "matching") < 0.55
     assert _mean(lines[-4:], "match_accuracy") > 0.75
-    assert ("gcpr" in lines[0]) == bool(options.gcpr)
+    assert ("gcpr" in lines[0]) == bool(options.gcpr_weight)
 
 
 @OPTIONS

@@ -30,7 +30,7 @@ pytestmark = PROOFS
 
 MASK_ID = tiny_processor().tokenizer.mask_token_id
 FREEZE = "model.freeze_image_tower=true"
-OBJECTIVES = Objectives.model_validate({"tgd": {"queue": 6}})
+OBJECTIVES = Objectives.model_validate({"tgd": {"queue_size": 6}})
 
 
 def seeded(seed: int = 0) -> torch.Generator:

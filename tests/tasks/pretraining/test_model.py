@@ -52,17 +52,17 @@ def test_a_recipe_may_start_from_two_towers(clip: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> None:
     chinese_clip = save_chinese_clip(tmp_path / "chinese_clip")
-    model, _ = built(recipe({"mlm": False}, start=str(chinese_clip), embed_dim=12))
+    model, _ = built(recipe({"mlm": False}, init_from=str(chinese_clip), embed_dim=12))
     assert_arrived(model.text_tower, chinese_clip, "text_model.")
     assert (model.config.embed_dim, model.config.cross_layers, model.config.mlm_head) == (12, 1, False)
     for folder in (tmp_path / "run" / "model", tmp_path / "plain"):
         tiny_model().save_pretrained(folder)
         tiny_processor().save_pretrained(folder)
     for name in ("run", "plain"):
-        started = built(recipe(start=str(tmp_path / name), cross_layers=2))[0].state_dict()
+        started = built(recipe(init_from=str(tmp_path / name), cross_layers=2))[0].state_dict()
         assert all(torch.equal(tensor, started[key]) for key, tensor in tiny_model().state_dict().items())
     with pytest.raises(CcmbError, match="nowhere: no such model folder"):
-        built(recipe(start=str(tmp_path / "nowhere")))
+        built(recipe(init_from=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_run_trains_from_two_towers(
 
 
 def test_a_recipe_may_name_a_preset() -> None:
-    model, processor = built(recipe(preset="r2d2-tiny", vocabulary=60, max_text_tokens=32))
+    model, processor = built(recipe(preset="r2d2-tiny", vocab_size=60, max_text_tokens=32))
     config, named = model.config, preset("r2d2-tiny")
     assert (config.embed_dim, config.cross_layers, config.image_size) == (256, 2, 224)
     assert config.vision_config.hidden_size == named.vision_config.hidden_size
@@ -124,7 +124,7 @@ def test_batch_norm_is_trained_in_new_networks_alone(tmp_path: Path) -> None:
     assert not built(resnet(train_batch_norm=False))[0].config.train_batch_norm
     model.save_pretrained(tmp_path / "new")
     processor.save_pretrained(tmp_path / "new")
-    start = {"start": str(tmp_path / "new")}
+    start = {"init_from": str(tmp_path / "new")}
     values = {"data": {"folder": "x"}, "training": {"steps": 1}, "model": start}
     for given, trained in (({}, False), ({"train_batch_norm": True}, True)):
         again = check_recipe(PretrainRecipe, values | {"model": start | given}, "again.yaml")
@@ -163,7 +163,7 @@ def test_poolings_and_prefixes_of_a_start_are_settled(tmp_path: Path) -> None:
         values = {
             "data": {"folder": "x"},
             "training": {"steps": 1},
-            "model": {"start": str(tmp_path / "start"), key: value},
+            "model": {"init_from": str(tmp_path / "start"), key: value},
         }
         with pytest.raises(UsageError, match=f"model.{key}={value}: the weights of .* settle it"):
             built(check_recipe(PretrainRecipe, values, "start.yaml"))

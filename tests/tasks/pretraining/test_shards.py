@@ -39,12 +39,29 @@ def shards(tmp_path, command):
 def recipe_of(shards, steps=3, *changes):
     arguments = [text for text in tiny_recipe(shards, steps) if not text.startswith("data.folder=")]
     fields = "data.fields=[captions, query]"
-    return [*arguments, "data.folder=", f"data.shards={shards}", fields, "data.field_starts=", "data.lanes=4", *changes]
+    return [
+        *arguments,
+        "data.folder=",
+        f"data.shards={shards}",
+        fields,
+        "data.field_starts=",
+        "data.streams=4",
+        *changes,
+    ]
 
 
 def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_losses(tmp_path, shards, command):
-    changes = ["data.augmentation.crop=0.5", "data.shuffle=3", "data.field_weights=[2, 1]", "model.cross_dropout=0.1"]
-    pretrain = ["pretrain", *recipe_of(shards, 8, *changes, "training.checkpoint_every=3", "data.workers=2"), "--out"]
+    changes = [
+        "data.augmentation.min_crop_scale=0.5",
+        "data.shuffle_buffer=3",
+        "data.field_weights=[2, 1]",
+        "model.cross_dropout=0.1",
+    ]
+    pretrain = [
+        "pretrain",
+        *recipe_of(shards, 8, *changes, "training.checkpoint_every=3", "data.num_workers=2"),
+        "--out",
+    ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
     assert ccmb(*pretrain, killed, prepare=partial(die_after_logging, 7)).code == -signal.SIGKILL
@@ -64,7 +81,7 @@ def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_lo
 def test_the_number_of_workers_changes_no_loss(tmp_path, shards, command):
     runs = [tmp_path / f"run-{workers}" for workers in range(3)]
     for workers, run in enumerate(runs):
-        assert command("pretrain", *recipe_of(shards), f"data.workers={workers}", "--out", run).code == 0
+        assert command("pretrain", *recipe_of(shards), f"data.num_workers={workers}", "--out", run).code == 0
     assert lines_of(runs[0]) == lines_of(runs[1]) == lines_of(runs[2])
 
 
@@ -101,11 +118,11 @@ def test_a_run_goes_on_only_with_the_shards_it_began_with(tmp_path, shards, comm
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ("data.workers=7", 2, "6 shards < 1 ranks x 7 workers = 7 processes that read"),
-        ("data.workers=5", 2, "data.lanes=4 < 1 ranks x 5 workers = 5 processes"),
-        ("data.lanes=8", 2, "6 shards < data.lanes=8; set data.lanes=4"),
-        ("training.batch=6", 2, "training.batch=6 / data.lanes=4 is not whole"),
-        ("training.batch=32", 2, f"{TRAIN} samples an epoch do not fill training.batch=32"),
+        ("data.num_workers=7", 2, "6 shards < 1 ranks x 7 workers = 7 processes that read"),
+        ("data.num_workers=5", 2, "data.streams=4 < 1 ranks x 5 workers = 5 processes"),
+        ("data.streams=8", 2, "6 shards < data.streams=8; set data.streams=4"),
+        ("training.batch_size=6", 2, "training.batch_size=6 / data.streams=4 is not whole"),
+        ("training.batch_size=32", 2, f"{TRAIN} samples an epoch do not fill training.batch_size=32"),
         ("data.folder=x", 2, "give either data.folder or data.shards"),
         ("data.shards=", 2, "'data.shards' = None"),
         ("data.shards=[]", 2, "give either data.folder or data.shards"),
@@ -127,7 +144,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_run(tmp_path, shards, comma
 
 def test_shards_without_samples_are_named(tmp_path, command):
     path = write_tar(tmp_path / "a.tar", {"README": b"", ".hidden": b""})
-    found = command("pretrain", *recipe_of(path), "data.lanes=1", "--out", tmp_path / "run")
+    found = command("pretrain", *recipe_of(path), "data.streams=1", "--out", tmp_path / "run")
     line = f"ccmb: {path}: no samples in it, nor in the other shards"
     assert (found.code, found.err.splitlines()[-1]) == (1, line)
 

@@ -24,7 +24,7 @@ def command(monkeypatch, capfd):
 def write_run(folder: Path, steps: int = 40, joins: int = 20, rate: float = 80.0) -> Path:
     """A run of batches of 8, logged every tenth step, whose MLM joins late."""
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text("training: {steps: 40, batch: 8}\n")
+    (folder / "recipe.yaml").write_text("training: {steps: 40, batch_size: 8}\n")
     lines = []
     for step in range(10, steps + 1, 10):
         line = {"step": step, "loss": 3.0 - step / 100, "gcpr": 2.0, "lr": 0.001, "samples_per_second": rate}
@@ -33,8 +33,11 @@ def write_run(folder: Path, steps: int = 40, joins: int = 20, rate: float = 80.0
     return folder
 
 
-def test_a_run_in_figures(tmp_path):
-    run = read_run(write_run(tmp_path / "run"))
+@pytest.mark.parametrize("batch", ["batch_size", "batch"])  # its name now, and in runs of older versions
+def test_a_run_in_figures(batch, tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "recipe.yaml").write_text(f"training: {{steps: 40, {batch}: 8}}\n")
+    run = read_run(folder)
     assert summary(run) == {
         "run": str(tmp_path / "run"), "step": 40, "steps": 40, "losses": {"loss": 2.6, "gcpr": 2.0, "mlm": 1.5},
         "samples_per_second": 80.0, "hours": round(40 * 8 / 80 / 3600, 3),

@@ -18,6 +18,9 @@ ImagesOption = Annotated[
     Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data.")
 ]
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
+RerankKOption = Annotated[
+    int, typer.Option("--rerank-k", "--depth", min=1, help="Candidates that the second stage ranks.")
+]
 FastFlag = Annotated[
     bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")
 ]

@@ -70,7 +70,7 @@ def build(
 
     Example: ccmb corpus build zero --impressions logs --pages pages.jsonl --out zero
 
-    Example: ccmb corpus build zero pairs.least_score=0.26 --links 'wukong/*.csv' --test-set muge:downloads/muge
+    Example: ccmb corpus build zero pairs.min_score=0.26 --links 'wukong/*.csv' --test-set muge:downloads/muge
     """
     need_extra()
     from ccmb.core.config.given_keys import refuse_keys

@@ -1,7 +1,7 @@
 """Which keys of a recipe were given. A given key that would do nothing is refused by name.
 
 A key of the recipe's file gives way to an override that makes it useless, and a message reports that. For example, a
-shipped recipe describes a network, which `model.start=RUN` replaces. A key of an override is obeyed or refused.
+shipped recipe describes a network, which `model.init_from=RUN` replaces. A key of an override is obeyed or refused.
 """
 
 from __future__ import annotations

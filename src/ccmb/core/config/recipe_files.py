@@ -14,6 +14,13 @@ from pydantic import (
 )
 
 from ccmb.core.config.given_keys import settle, touches
+from ccmb.core.config.retired_keys import (
+    part_of,
+    renamed_overrides,
+    renamed_values,
+    retired_keys,
+    say_renamed,
+)
 from ccmb.core.config.yaml_values import override_key, parse_yaml
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.core.files import atomic_write
@@ -42,12 +49,13 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
     """Read a recipe and apply overrides such as `objectives.fgr=off` or `training.steps=200`.
 
     Args:
-        settled: whether to refuse keys that would do nothing, and to note which keys were given; see
-            `given_keys.settle`.
+        settled: whether to refuse keys that would do nothing, to note which keys were given (see `given_keys.settle`),
+            and to report keys that have another name now. Without it the file is one that a run saved, maybe by an
+            older version.
 
     Raises:
-        UsageError: an unknown key, a wrong value, a malformed override or a key that would do nothing; the message
-            names the key.
+        UsageError: an unknown key, a wrong value, a malformed override, a key that would do nothing, or one that is
+            given by an old name and by that of today; the message names the key.
         CcmbError: the file cannot be read or is not YAML.
     """
     try:
@@ -58,6 +66,14 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
         values = {}
     if not isinstance(values, dict):
         raise CcmbError(f"{path}: expected keys and values")
+    try:
+        values, renamed = renamed_values(kind, values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    overrides, renamed_by_hand = renamed_overrides(kind, overrides)
+    if settled:
+        say_renamed(renamed, path.name)
+        say_renamed(renamed_by_hand, "overrides")
     for override in overrides:
         override_key(values, override)
     recipe = check_recipe(kind, values, str(path), overrides)
@@ -81,8 +97,7 @@ def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: S
             where,
         )
         if first["type"] == "extra_forbidden":
-            known = _known_keys(kind, first["loc"][:-1])
-            hint = did_you_mean(str(first["loc"][-1]), known) or f"; known keys: {', '.join(known)}"
+            hint = _hint(kind, first["loc"])
             raise UsageError(f"{where}: unknown key '{key}'{hint}") from None
         if first["type"] == "missing":
             raise UsageError(f"{where}: key '{key}' is missing") from None
@@ -111,11 +126,14 @@ def data_folder(name: str) -> Path:
     raise CcmbError(f"{looked}: no such folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
 
 
-def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    for part in location:
-        field = kind.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
+def _hint(kind: type[BaseModel], location: Sequence[int | str]) -> str:
+    """What an unknown key may have been meant for; one that is like an old name, for the name of today."""
+    for name in location[:-1]:
+        inner = part_of(kind, str(name))
+        if inner is None:
+            return ""
         kind = inner
-    return list(kind.model_fields)
+    known, retired = list(kind.model_fields), retired_keys(kind)
+    wrong = str(location[-1])
+    hint = did_you_mean(wrong, known) or did_you_mean(wrong, list(retired), lambda old: retired[old].name)
+    return hint or f"; known keys: {', '.join(known)}"

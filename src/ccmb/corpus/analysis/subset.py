@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ccmb.core.config.recipe_files import load_recipe
+from ccmb.core.config.recipe_files import load_recipe, save_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import sole_use
 from ccmb.core.progress import progress
@@ -43,7 +43,8 @@ def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
         UsageError: the share is not in (0, 1], or greater than the share of `corpus`.
         CcmbError: `corpus` is incomplete, `out` holds a corpus already, or no picture is in the subset.
     """
-    manifest, recipe = read_corpus_manifest(corpus), load_recipe(ZeroRecipe, corpus / "recipe.yaml")
+    manifest = read_corpus_manifest(corpus)
+    recipe = load_recipe(ZeroRecipe, corpus / "recipe.yaml", settled=False)
     whole = manifest.get("share", 1.0)
     if not 0 < share <= whole:
         raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, the share of this corpus")
@@ -65,7 +66,7 @@ class _Subset:
     def write(self, manifest: dict[str, Any]) -> dict[str, Any]:
         shards, chosen = [], self._chosen(manifest["pictures"])
         for shard_index in itertools.count():
-            files = [files for _, files in itertools.islice(chosen, self.recipe.shards.samples)]
+            files = [files for _, files in itertools.islice(chosen, self.recipe.shards.samples_per_shard)]
             if not files:
                 break
             shards.append(write_shard(self.out / SHARDS / shard_name(shard_index), files))
@@ -77,7 +78,7 @@ class _Subset:
         funnel.add("subset", "pictures", {None: self.pictures, OUTSIDE: manifest["pictures"] - self.pictures})
         funnel.add("pairs of the subset", "pairs", {None: pairs, OUTSIDE: manifest["pairs"] - pairs})
         funnel.write(self.out / "funnel.json")
-        shutil.copyfile(self.corpus / "recipe.yaml", self.out / "recipe.yaml")
+        save_recipe(self.recipe, self.out / "recipe.yaml")
         counts = {
             "pictures": self.pictures, "pairs": pairs, "shards": len(shards),
             "pairs_by_field": {name: self.fields[name] for name in manifest["pairs_by_field"] if self.fields[name]},
@@ -96,7 +97,7 @@ class _Subset:
                 if not part:
                     return
                 for picture in part:
-                    location = location_in_shards(self.pictures, self.recipe.shards.samples)
+                    location = location_in_shards(self.pictures, self.recipe.shards.samples_per_shard)
                     yield picture, self._files(picture, location["sample"])
                     picture.row.update(location)
                     self.pictures += 1

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ccmb.core.config.recipe_files import save_recipe
+from ccmb.core.config.retired_keys import renamed_recipe
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, sole_use, write_json
 from ccmb.core.hashing import sha256_of_file
@@ -88,11 +89,13 @@ class _Build:
         if self._is_whole():
             return read_corpus_manifest(self.out)
         if not self.statuses_file.exists():
-            write_image_statuses(self.downloads, self._test_fingerprints(), self.recipe.copies, self.statuses_file)
+            write_image_statuses(self.downloads, self._test_fingerprints(), self.recipe.image_dedup, self.statuses_file)
         write_filtered_pairs(pairs, self.downloads, self.statuses_file, self.recipe, self.work / "judged")
         if (scorer := self.extras.scorer) is not None:
-            write_scores(self.work / "judged", self.downloads, scorer, self.recipe.score.batch, self.work / "scores")
-        writer = CorpusWriter(self.work, self.out, self.recipe.shards.samples, self.recipe.score.least)
+            write_scores(
+                self.work / "judged", self.downloads, scorer, self.recipe.score.batch_size, self.work / "scores"
+            )
+        writer = CorpusWriter(self.work, self.out, self.recipe.shards.samples_per_shard, self.recipe.score.min_score)
         return self._close(writer.write(), links)
 
     def _close(self, written: WrittenCorpus, links: int) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class _Build:
         path = self.work / "corpus.json"
         if not path.exists():
             write_json(path, settings)
-        elif difference := first_difference(read_json(path), settings):
+        elif difference := first_difference(renamed_recipe(ZeroRecipe, read_json(path)), settings):
             raise CcmbError(f"{self.out}: holds a corpus with another {difference}; choose another --out or remove it")
 
     def _sweep(self) -> None:

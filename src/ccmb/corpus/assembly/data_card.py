@@ -35,9 +35,9 @@ def write_cards(out: Path, counts: dict[str, Any], funnel: Funnel, recipe: ZeroR
 
 
 def _values(counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe, language: Language) -> dict[str, str]:
-    zh, form = language == "zh", recipe.download.form
+    zh, form = language == "zh", recipe.download.resize
     in_whole: ByLanguage = {"en": "the size that they came in", "zh": "保持原尺寸"}
-    side = in_whole[language] if form.side is None else _SIDES[form.fit][language].format(form.side)
+    side = in_whole[language] if form.image_size is None else _SIDES[form.mode][language].format(form.image_size)
 
     def either(holds: object, yes: ByLanguage, no: ByLanguage) -> str:
         return yes[language] if holds else no[language]
@@ -48,14 +48,14 @@ def _values(counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe, language
         "names": ",".join(counts["pairs_by_field"]),
         "side": side,
         "funnel": _table(funnel, language),
-        "score": _score(counts["model"], recipe.score.least, zh),
+        "score": _score(counts["model"], recipe.score.min_score, zh),
         "script": either(
-            recipe.text.simplified,
+            recipe.text.to_simplified,
             {"en": "written in simplified characters", "zh": "已转为简体"},
             {"en": "in the characters they came in", "zh": "保持原来的字形"},
         ),
         "clicks": either(
-            recipe.clicks.position.correct,
+            recipe.clicks.position.debias,
             {"en": "corrected for their position", "zh": "按位置偏差校正"},
             {"en": "not corrected for their position", "zh": "未按位置校正"},
         ),
@@ -64,7 +64,7 @@ def _values(counts: dict[str, Any], funnel: Funnel, recipe: ZeroRecipe, language
             {"en": "respected", "zh": "已遵守"},
             {"en": "NOT respected", "zh": "未遵守"},
         ),
-        "contacts": either(recipe.text.contacts, {"en": "dropped", "zh": "已去掉"}, {"en": "kept", "zh": "保留"}),
+        "contacts": either(recipe.text.drop_contacts, {"en": "dropped", "zh": "已去掉"}, {"en": "kept", "zh": "保留"}),
         "words": either(
             recipe.text.sensitive_words,
             {"en": "dropped by the list of the recipe", "zh": "按配方中的词表去掉"},

@@ -53,7 +53,7 @@ def image_statuses(
     """The statuses (N,) of N pictures, and the rows (N,) of the representatives that stay, -1 if there is none."""
     rows = np.asarray(pictures["row"])
     statuses, kept_rows = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
-    groups = duplicate_groups(fingerprints, recipe.distance, recipe.colour)
+    groups = duplicate_groups(fingerprints, recipe.max_hamming_distance, recipe.max_color_difference)
     areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
     kept = representatives(groups, areas, pictures["key"].to_pylist())
     representative_of_group = np.zeros(len(rows), dtype=np.int64)  # by the index of the group
@@ -63,7 +63,7 @@ def image_statuses(
     duplicates = ~kept
     statuses[duplicates] = np.where(digests[duplicates] == digests[representative[duplicates]], EXACT, NEAR)
     kept_rows[duplicates] = rows[representative[duplicates]]
-    tested = groups[in_test_set(fingerprints, test_pictures, recipe.distance, recipe.colour)]
+    tested = groups[in_test_set(fingerprints, test_pictures, recipe.max_hamming_distance, recipe.max_color_difference)]
     in_tests = np.isin(groups, tested)
     statuses[in_tests], kept_rows[in_tests] = TEST_PICTURE, -1
     return statuses, kept_rows

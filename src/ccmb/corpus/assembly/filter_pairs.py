@@ -35,7 +35,7 @@ def write_filtered_pairs(pairs: Path, downloads: Path, statuses: Path, recipe: Z
     from pyarrow import parquet
 
     decisions = parquet.read_table(statuses).to_pydict()
-    duplicate_texts = _texts_of_duplicates(pairs, decisions) if recipe.copies.merge_texts else {}
+    duplicate_texts = _texts_of_duplicates(pairs, decisions) if recipe.image_dedup.merge_texts else {}
     pictures, first = read_picture_texts(pairs), 0
     parts = sorted(downloads.glob("part-*.parquet"))
     with progress("pairs", len(parts), "parts") as advance:
@@ -79,7 +79,7 @@ def _rows_of_part(
             texts = own + duplicate_texts.get(row, [])
             reasons = _reasons_among(texts, recipe) if len(texts) > len(own) else [None] * len(own)
         elif decisions["copy_of"][row] is not None:
-            texts = own if not recipe.copies.merge_texts else []
+            texts = own if not recipe.image_dedup.merge_texts else []
             reasons = [COPY] * len(texts)
         else:
             texts, reasons = own, [TEST_PICTURE if status == "test_picture" else NO_PICTURE] * len(own)
@@ -101,6 +101,6 @@ def _reasons_among(texts: list[tuple[int, dict[str, Any]]], recipe: ZeroRecipe) 
     once = [
         (at, compared[at], rank[texts[at][1]["field"]], texts[at][1]["bound"] or 0.0) for at in sorted(best.values())
     ]
-    dropped_rows = dropped_within_image(once, recipe.dedup.same_image, recipe.pairs.texts_per_image)
+    dropped_rows = dropped_within_image(once, recipe.dedup.same_image_threshold, recipe.pairs.max_texts_per_image)
     dropped = {row["pair"]: row["among"] for row in dropped_rows}
     return [dropped.get(at) if best[compared[at]] == at else DUPLICATE for at in range(len(texts))]

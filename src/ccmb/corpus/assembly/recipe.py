@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -18,13 +19,16 @@ CORPUS_RECIPES = RECIPES / "corpus"
 class ImageDedupRecipe(ConfigBase):
     """Which pictures are near-duplicates, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
 
-    distance: int = Field(
+    RETIRED: ClassVar = {"distance": "max_hamming_distance", "colour": "max_color_difference"}
+    max_hamming_distance: int = Field(
         DISTANCE,
         ge=0,
         le=31,
         description="maximum number of different bits (of 64) between the shapes of near-duplicates",
     )
-    colour: int = Field(COLOUR, ge=0, le=255, description="maximum difference in any cell of their colours")
+    max_color_difference: int = Field(
+        COLOUR, ge=0, le=255, description="maximum difference in any cell of their colours"
+    )
     merge_texts: bool = Field(
         True, description="the picture that is kept gets the texts of the others; off: these are dropped"
     )
@@ -33,21 +37,24 @@ class ImageDedupRecipe(ConfigBase):
 class ScoreRecipe(ConfigBase):
     """How a model scores pairs: by the cosine of picture and text. The model is given when the corpus is built."""
 
-    least: float | None = Field(
+    RETIRED: ClassVar = {"least": "min_score", "batch": "batch_size"}
+    min_score: float | None = Field(
         None, ge=-1, le=1, description="pairs with a lower score are dropped; empty: scores are only noted"
     )
-    batch: int = Field(64, gt=0, description="how many pictures or texts are encoded together")
+    batch_size: int = Field(64, gt=0, description="how many pictures or texts are encoded together")
 
 
 class ShardRecipe(ConfigBase):
-    samples: int = Field(5000, gt=0, description="pictures in each shard but the last")
+    RETIRED: ClassVar = {"samples": "samples_per_shard"}
+    samples_per_shard: int = Field(5000, gt=0, description="pictures in each shard but the last")
 
 
 class ZeroRecipe(CorpusRecipe):
     """From logs and pages to shards."""
 
+    RETIRED: ClassVar = {"copies": "image_dedup"}
     download: DownloadOptions = DownloadOptions()
-    copies: ImageDedupRecipe = ImageDedupRecipe()
+    image_dedup: ImageDedupRecipe = ImageDedupRecipe()
     score: ScoreRecipe = ScoreRecipe()
     shards: ShardRecipe = ShardRecipe()
 
@@ -57,7 +64,7 @@ class ZeroRecipe(CorpusRecipe):
 
     def result_settings(self) -> dict[str, object]:
         """The settings that the corpus depends on. How fast pictures are fetched is not among them."""
-        waits = {"network", "window", "decoders", "deadline"}
+        waits = {"network", "max_pending", "decode_threads", "deadline"}
         return self.model_dump(mode="json", exclude={"download": waits})
 
 

@@ -7,7 +7,7 @@ unless it names a source: DanQing (2026) or Chinese-CLIP (arXiv 2211.01335).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,13 +22,18 @@ FIELDS: tuple[FieldName, ...] = ("query", "caption", "title", "content")
 class VisitorRecipe(ConfigBase):
     """Which visitors are bots. All their impressions are dropped. Our choices."""
 
-    impressions_per_day: int = Field(
+    RETIRED: ClassVar = {
+        "impressions_per_day": "max_impressions_per_day",
+        "click_share": "max_click_share",
+        "least_impressions": "min_impressions",
+    }
+    max_impressions_per_day: int = Field(
         2000, gt=0, description="visitors with more on any day count as bots (on the whole log if it has no times)"
     )
-    click_share: float = Field(
+    max_click_share: float = Field(
         0.8, gt=0, le=1, description="visitors with a greater share of clicked impressions count as bots"
     )
-    least_impressions: int = Field(
+    min_impressions: int = Field(
         20, gt=0, description="the share of clicks is checked only for visitors with at least so many"
     )
 
@@ -36,34 +41,51 @@ class VisitorRecipe(ConfigBase):
 class PositionRecipe(ConfigBase):
     """How likely people look at a result, by its position. It is estimated from the log itself. Our choices."""
 
-    correct: bool = Field(
+    RETIRED: ClassVar = {
+        "correct": "debias",
+        "positions": "max_position",
+        "least_clicks": "min_clicks",
+        "least_examination": "min_examination",
+        "sample": "max_rows",
+    }
+    debias: bool = Field(
         True, description="correct rates for position; off: the raw rate, as if people looked at every impression"
     )
-    positions: int = Field(50, gt=0, le=1000, description="the deepest position; deeper ones count as this one")
-    least_clicks: int = Field(100, gt=0, description="neighbouring positions are pooled until they have so many")
-    least_examination: float = Field(
+    max_position: int = Field(50, gt=0, le=1000, description="the deepest position; deeper ones count as this one")
+    min_clicks: int = Field(100, gt=0, description="neighbouring positions are pooled until they have so many")
+    min_examination: float = Field(
         0.02, gt=0, le=1, description="smaller estimates of the examination are raised to this"
     )
-    sample: int = Field(1_000_000, gt=0, description="maximum number of rows (pair, position) that the estimate reads")
+    max_rows: int = Field(
+        1_000_000, gt=0, description="maximum number of rows (pair, position) that the estimate reads"
+    )
 
 
 class ClickRecipe(ConfigBase):
     """Which (query, picture) pairs of the log are kept. Our choices: the paper says only that the CTR decides."""
 
+    RETIRED: ClassVar = {
+        "least_views": "min_impressions",
+        "least_clicks": "min_clicks",
+        "bound": "ctr_lower_bound",
+        "deviations": "z",
+        "least_rate": "min_ctr",
+        "queries_per_image": "max_queries_per_image",
+    }
     visitors: VisitorRecipe = VisitorRecipe()
     position: PositionRecipe = PositionRecipe()
-    least_views: int = Field(5, ge=1, description="minimum number of visitors that saw the pair")
-    least_clicks: int = Field(2, ge=1, description="minimum number of visitors that clicked on the pair")
-    bound: Literal["wilson", "beta", "none"] = Field(
+    min_impressions: int = Field(5, ge=1, description="minimum number of visitors that saw the pair")
+    min_clicks: int = Field(2, ge=1, description="minimum number of visitors that clicked on the pair")
+    ctr_lower_bound: Literal["wilson", "beta", "none"] = Field(
         "wilson",
         description="lower bound of the rate: of Wilson's interval, of a Beta posterior, or the rate itself",
     )
-    deviations: float = Field(
+    z: float = Field(
         1.645, ge=0, description="distance of the bound in standard deviations (z); 1.645 is 95 % one-sided"
     )
     prior: tuple[float, float] = Field((1.0, 9.0), description="clicks and non-clicks of the Beta prior")
-    least_rate: float = Field(0.06, ge=0, le=1, description="pairs whose bound of the rate is below this are dropped")
-    queries_per_image: int = Field(
+    min_ctr: float = Field(0.06, ge=0, le=1, description="pairs whose bound of the rate is below this are dropped")
+    max_queries_per_image: int = Field(
         5, gt=0, description="maximum number of queries of a picture; those with the highest bounds are kept"
     )
 
@@ -102,20 +124,30 @@ LENGTHS: dict[FieldName, Lengths] = {
 class TextRecipe(ConfigBase):
     """How texts are cleaned, and which texts are dropped."""
 
-    simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
+    RETIRED: ClassVar = {
+        "simplified": "to_simplified",
+        "han_share": "min_han_share",
+        "mojibake": "drop_mojibake",
+        "boilerplate": "drop_boilerplate",
+        "contacts": "drop_contacts",
+        "texts_per_template": "max_texts_per_template",
+    }
+    to_simplified: bool = Field(True, description="write traditional characters as simplified ones, as DanQing does")
     lengths: dict[FieldName, Lengths] = Field(LENGTHS, description="limits of the length of each field")
-    han_share: float = Field(
+    min_han_share: float = Field(
         0.5, ge=0, le=1, description="minimum share of Han among words other than numbers; our choice"
     )
-    mojibake: bool = Field(True, description="drop texts that were read in a wrong encoding; our choice")
-    boilerplate: bool = Field(True, description="drop phrases about the page itself and names of files; our choice")
-    contacts: bool = Field(
+    drop_mojibake: bool = Field(True, description="drop texts that were read in a wrong encoding; our choice")
+    drop_boilerplate: bool = Field(
+        True, description="drop phrases about the page itself and names of files; our choice"
+    )
+    drop_contacts: bool = Field(
         True, description="drop texts with URLs, e-mail addresses, phone or chat numbers; our choice"
     )
     sensitive_words: str | None = Field(
         None, description="UTF-8 file with a word in each line; texts with such a word are dropped"
     )
-    texts_per_template: int | None = Field(
+    max_texts_per_template: int | None = Field(
         50,
         gt=0,
         description="texts that differ only in numbers and Latin words are dropped if there are more; our choice",
@@ -131,13 +163,20 @@ class TextRecipe(ConfigBase):
 class TextDedupRecipe(ConfigBase):
     """Which texts are near-duplicates, by the Jaccard similarity of character 2-grams. Our choices."""
 
-    same_image: float | None = Field(
+    RETIRED: ClassVar = {
+        "same_image": "same_image_threshold",
+        "corpus": "corpus_threshold",
+        "least_characters": "min_characters",
+        "rows": "rows_per_band",
+        "test_least_characters": "min_test_characters",
+    }
+    same_image_threshold: float | None = Field(
         0.7,
         gt=0,
         le=1,
         description="texts of one picture with at least this similarity are kept once; null: only exact duplicates",
     )
-    corpus: float | None = Field(
+    corpus_threshold: float | None = Field(
         0.8,
         gt=0,
         le=1,
@@ -145,27 +184,33 @@ class TextDedupRecipe(ConfigBase):
     )
     fields: list[FieldName] = Field(
         ["caption", "title", "content"],
-        description="fields that `corpus` applies to; not queries, which many pictures share",
+        description="fields that `corpus_threshold` applies to; not queries, which many pictures share",
     )
-    least_characters: int = Field(8, gt=1, description="shorter texts are similar by chance, and kept")
+    min_characters: int = Field(8, gt=1, description="shorter texts are similar by chance, and kept")
     bands: int = Field(16, gt=0, description="bands of a MinHash signature")
-    rows: int = Field(5, gt=0, description="hashes in a band")
-    test_least_characters: int = Field(6, gt=0, description="shorter test texts are common words and no leak")
+    rows_per_band: int = Field(5, gt=0, description="hashes in a band")
+    min_test_characters: int = Field(6, gt=0, description="shorter test texts are common words and no leak")
 
 
 class PairRecipe(ConfigBase):
     """Which pairs of a picture and a text are kept after all other filters."""
 
-    texts_per_image: int = Field(
+    RETIRED: ClassVar = {
+        "texts_per_image": "max_texts_per_image",
+        "images_per_text": "max_images_per_text",
+        "domain_share": "max_domain_share",
+        "least_score": "min_score",
+    }
+    max_texts_per_image: int = Field(
         10, gt=0, description="maximum number; queries with the highest bounds come first; our choice"
     )
-    images_per_text: int = Field(
+    max_images_per_text: int = Field(
         100, gt=0, description="maximum number; those with the highest bounds are kept; our choice"
     )
-    domain_share: float | None = Field(
+    max_domain_share: float | None = Field(
         None, gt=0, le=1, description="maximum share of one domain among the pairs; null: no limit"
     )
-    least_score: float | None = Field(
+    min_score: float | None = Field(
         None,
         description="minimum `score` (a column of pages or lists), such as 0.26; pairs without a score are kept",
     )
@@ -183,13 +228,13 @@ class CorpusRecipe(ConfigBase):
     def unused(self) -> Iterator[Unused]:
         """See `ccmb.core.config.given_keys`."""
         clicks, dedup = self.clicks, self.dedup
-        if not clicks.position.correct:
-            keys = tuple(f"clicks.position.{key}" for key in PositionRecipe.model_fields if key != "correct")
-            yield Unused(keys, "clicks.position.correct is off", ("clicks.position.correct",))
-        if clicks.bound != "beta":
-            yield Unused(("clicks.prior",), "of the bound beta", ("clicks.bound",))
-        if clicks.bound == "none":
-            yield Unused(("clicks.deviations",), "clicks.bound is none", ("clicks.bound",))
-        if dedup.corpus is None:
-            keys = "dedup.fields", "dedup.least_characters"
-            yield Unused(keys, "dedup.corpus is null", ("dedup.corpus",))
+        if not clicks.position.debias:
+            keys = tuple(f"clicks.position.{key}" for key in PositionRecipe.model_fields if key != "debias")
+            yield Unused(keys, "clicks.position.debias is off", ("clicks.position.debias",))
+        if clicks.ctr_lower_bound != "beta":
+            yield Unused(("clicks.prior",), "of the bound beta", ("clicks.ctr_lower_bound",))
+        if clicks.ctr_lower_bound == "none":
+            yield Unused(("clicks.z",), "clicks.ctr_lower_bound is none", ("clicks.ctr_lower_bound",))
+        if dedup.corpus_threshold is None:
+            keys = "dedup.fields", "dedup.min_characters"
+            yield Unused(keys, "dedup.corpus_threshold is null", ("dedup.corpus_threshold",))

@@ -30,6 +30,7 @@ class Steps:
         folder: holds a sub-folder for each step.
         settings: everything that the results depend on, as JSON: inputs, recipe and so on.
         advance: called after each step.
+        as_now: gives the settings that an older version wrote the names of today.
 
     Attributes:
         seconds: how long each step took, for the steps that were run now.
@@ -38,14 +39,20 @@ class Steps:
         CcmbError: the folder holds the steps of another build.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], advance: Advance | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        advance: Advance | None = None,
+        as_now: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> None:
         self.folder, self.advance = folder, advance
         self.seconds: dict[str, float] = {}
         digest = digest_of(settings)
         about = folder / "build.json"
         if not about.exists():
             write_json(about, {"digest": digest, **settings})
-        elif read_json(about).get("digest") != digest:
+        elif (before := read_json(about)).pop("digest", None) != digest and digest_of(as_now(before)) != digest:
             raise CcmbError(
                 f"{folder}: holds steps of other inputs or another recipe; remove it, or choose another --out"
             )

@@ -92,8 +92,8 @@ def _bot_reasons(people: DataFrame, recipe: VisitorRecipe) -> DataFrame:
         col("clicked").count().alias("rows"), col("clicked").sum().alias("clicks")
     )
     visitors = days.groupby("visitor").agg(col("rows").sum(), col("clicks").sum(), col("rows").max().alias("busiest"))
-    crawls = col("busiest") > recipe.impressions_per_day
-    clicks = (col("rows") >= recipe.least_impressions) & (col("clicks") > recipe.click_share * col("rows"))
+    crawls = col("busiest") > recipe.max_impressions_per_day
+    clicks = (col("rows") >= recipe.min_impressions) & (col("clicks") > recipe.max_click_share * col("rows"))
     return visitors.with_column("reason", F.when(crawls, CRAWLER).when(clicks, CLICKER).otherwise(None))
 
 
@@ -115,16 +115,16 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
 
     The estimate uses a sample of pairs by hash. Only pairs that were shown at two positions or more tell anything.
     """
-    deepest = recipe.position.positions
-    if not recipe.position.correct:
+    deepest = recipe.position.max_position
+    if not recipe.position.debias:
         return [1.0] * deepest
-    share = min(1.0, recipe.position.sample / max(1, positions.rows()))
+    share = min(1.0, recipe.position.max_rows / max(1, positions.rows()))
     rows = positions.read().where(top_half(col("pair")) <= int(share * 2**32)).to_arrow()
     rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
     pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
     examination = examination_by_position(
         pairs.astype(np.int64), position.astype(np.int64), views=views.astype(np.int64), clicks=clicks.astype(np.int64),
-        least_clicks=recipe.position.least_clicks, least=recipe.position.least_examination,
+        least_clicks=recipe.position.min_clicks, least=recipe.position.min_examination,
     )  # fmt: skip
     return [*examination.tolist(), *[float(examination[-1])] * (deepest - len(examination))]
 
@@ -160,7 +160,7 @@ def write_click_statistics(positions: Table, examination: list[float], recipe: C
                 "bound": bound(col("clicks"), col("examinations")),
             }
         )
-        frame = _best_of_each_image(frame.with_column("reason", _reason(recipe)), recipe.queries_per_image)
+        frame = _best_of_each_image(frame.with_column("reason", _reason(recipe)), recipe.max_queries_per_image)
         write(frame, folder, bucket)
 
 
@@ -170,16 +170,16 @@ def _numbers(series: daft.Series) -> Any:
 
 def ctr_lower_bound(clicks: Any, examinations: Any, recipe: ClickRecipe) -> Any:
     """The lower bound of the click-through rate that the recipe names; pairs are filtered by it."""
-    if recipe.bound == "wilson":
-        return wilson_bound(clicks, examinations, recipe.deviations)
-    if recipe.bound == "beta":
-        return beta_bound(clicks, examinations, recipe.deviations, recipe.prior)
+    if recipe.ctr_lower_bound == "wilson":
+        return wilson_bound(clicks, examinations, recipe.z)
+    if recipe.ctr_lower_bound == "beta":
+        return beta_bound(clicks, examinations, recipe.z, recipe.prior)
     return rate(clicks, examinations)
 
 
 def _reason(recipe: ClickRecipe) -> daft.Expression:
-    few_views, few_clicks = col("views") < recipe.least_views, col("clicks") < recipe.least_clicks
-    unsure = col("bound") < recipe.least_rate
+    few_views, few_clicks = col("views") < recipe.min_impressions, col("clicks") < recipe.min_clicks
+    unsure = col("bound") < recipe.min_ctr
     reasons = F.when(few_views, "too few views").when(few_clicks, "too few clicks")
     return reasons.when(unsure, "rate too low").otherwise(None)
 

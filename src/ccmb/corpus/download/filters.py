@@ -14,29 +14,33 @@ Second-hand sources report other limits for the Zero corpus itself: it dropped a
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.data.images.perceptual_hash import fingerprint_pixels
 from ccmb.data.images.source import MAX_PIXELS
 
 
-class ImageFilters(BaseModel):
+class ImageFilters(ConfigBase):
     """Which pictures are kept."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(frozen=True)
+    RETIRED: ClassVar = {"max_ratio": "max_aspect_ratio", "animated": "keep_animated", "min_spread": "min_gray_std"}
     min_short_side: int = Field(100, ge=0, description="minimum pixels of the short side (DanQing)")
     min_long_side: int = Field(0, ge=0, description="minimum pixels of the long side")
-    max_ratio: float = Field(3.0, ge=1, description="maximum ratio of the long side to the short side (DanQing)")
-    animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
-    min_spread: float = Field(
+    max_aspect_ratio: float = Field(3.0, ge=1, description="maximum ratio of the long side to the short side (DanQing)")
+    keep_animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
+    min_gray_std: float = Field(
         3.0, ge=0, description="standard deviation of grey (0 to 255) below which a picture is blank (our choice)"
     )
 
 
 # The limits of the Zero corpus by second-hand sources; not verified in its paper.
-ZERO = ImageFilters(min_short_side=0, min_long_side=100, max_ratio=4.0)
+ZERO = ImageFilters(min_short_side=0, min_long_side=100, max_aspect_ratio=4.0)
 
 
 def too_small(size: tuple[int, int], min_short_side: int, min_long_side: int = 0) -> str | None:
@@ -71,11 +75,11 @@ def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:
     return (
         bomb(image.size)
         or too_small(image.size, filters.min_short_side, filters.min_long_side)
-        or too_long(image.size, filters.max_ratio)
-        or (None if filters.animated else animated(image))
+        or too_long(image.size, filters.max_aspect_ratio)
+        or (None if filters.keep_animated else animated(image))
     )
 
 
 def pixel_reason(image: Image.Image, filters: ImageFilters) -> str | None:
     """The drop reason by the pixels of a picture; None keeps it."""
-    return blank(image, filters.min_spread)
+    return blank(image, filters.min_gray_std)

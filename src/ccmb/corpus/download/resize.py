@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ccmb.core.config.base import ConfigBase
 from ccmb.core.hashing import sha256_of_bytes
 from ccmb.corpus.download.filters import ImageFilters, header_reason, pixel_reason
 from ccmb.data.images.decoding import open_image, rgb_of
@@ -28,19 +29,23 @@ _FILTER = Image.Resampling.HAMMING
 Fit = Literal["short_side", "long_side", "crop"]
 
 
-class StoredForm(BaseModel):
+class StoredForm(ConfigBase):
     """How pictures are stored.
 
     A picture that is small enough is never enlarged. If it is a JPEG, its pixels are stored as they came, and only the
     metadata may be removed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    side: int | None = Field(256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)")
-    fit: Fit = Field(
-        "short_side", description="the side that `side` limits; crop: the short one, and the middle square is cut out"
+    model_config = ConfigDict(frozen=True)
+    RETIRED: ClassVar = {"side": "image_size", "fit": "mode", "quality": "jpeg_quality"}
+    image_size: int | None = Field(
+        256, gt=0, description="pixels; by default a little over the 224 of R2D2 (our choice)"
     )
-    quality: int = Field(
+    mode: Fit = Field(
+        "short_side",
+        description="the side that `image_size` limits; crop: the short one, and the middle square is cut out",
+    )
+    jpeg_quality: int = Field(
         92, ge=1, le=100, description="quality of the JPEG, with colours at full resolution (as in `ccmb data convert`)"
     )
     keep_metadata: bool = Field(
@@ -107,7 +112,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     kept = None
     if format in ("JPEG", "MPO") and stored.size == (width, height):
         kept = data if form.keep_metadata else without_metadata(data)
-    picture = _jpeg(stored, form.quality) if kept is None else kept
+    picture = _jpeg(stored, form.jpeg_quality) if kept is None else kept
     stored_digest = digest if picture is data else sha256_of_bytes(picture)
     shape, colours = image_fingerprint(small)
     return Prepared(
@@ -127,10 +132,10 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
 
 def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:
     """The size before a crop; a picture that is small enough keeps its size."""
-    side = max(size) if form.fit == "long_side" else min(size)
-    if form.side is None or side <= form.side:
+    side = max(size) if form.mode == "long_side" else min(size)
+    if form.image_size is None or side <= form.image_size:
         return size
-    return max(1, round(size[0] * form.side / side)), max(1, round(size[1] * form.side / side))
+    return max(1, round(size[0] * form.image_size / side)), max(1, round(size[1] * form.image_size / side))
 
 
 def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Image.Image:
@@ -138,7 +143,7 @@ def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Ima
     target = _target(size, form)
     if target != image.size:
         image = image.resize(target, _FILTER)
-    if form.fit == "crop" and target[0] != target[1]:
+    if form.mode == "crop" and target[0] != target[1]:
         side = min(target)
         left, top = (target[0] - side) // 2, (target[1] - side) // 2
         image = image.crop((left, top, left + side, top + side))

@@ -18,9 +18,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ccmb.core.config.base import ConfigBase
+from ccmb.core.config.retired_keys import renamed_values
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, sole_use, write_json
 from ccmb.core.journal import first_difference
@@ -33,20 +36,21 @@ from ccmb.fetch.fetcher import Fetcher, HttpOptions, is_transient
 SETTINGS = "download.json"
 
 
-class DownloadOptions(BaseModel):
+class DownloadOptions(ConfigBase):
     """All options of a download."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(frozen=True)
+    RETIRED: ClassVar = {"form": "resize", "window": "max_pending", "decoders": "decode_threads"}
     network: HttpOptions = HttpOptions()
     filters: ImageFilters = ImageFilters()
-    form: StoredForm = StoredForm()
+    resize: StoredForm = StoredForm()
     rows_per_part: int = Field(10_000, gt=0, description="links whose results share an index and a tar")
-    window: int = Field(
+    max_pending: int = Field(
         4096,
         gt=0,
         description="links in progress at once; most of them wait for their host, the others for a connection",
     )
-    decoders: int | None = Field(None, gt=0, description="threads that decode; empty: one for each core")
+    decode_threads: int | None = Field(None, gt=0, description="threads that decode; empty: one for each core")
     deadline: float | None = Field(
         None, gt=0, description='seconds after which all unfinished links end with the status "deadline"'
     )
@@ -119,12 +123,12 @@ class _Work:
     def __init__(self, out: Path, options: DownloadOptions, retry_failed: bool) -> None:
         self.out, self.options, self.retry_failed = out, options, retry_failed
         self.result = Downloaded()
-        self._window = asyncio.Semaphore(options.window)
+        self._window = asyncio.Semaphore(options.max_pending)
 
     async def run(self, links: Iterable[Link], advance: Advance) -> None:
         self._advance = advance
-        loop, threads = asyncio.get_running_loop(), self.options.decoders or len(os.sched_getaffinity(0))
-        loop.set_default_executor(ThreadPoolExecutor(self.options.network.name_threads))
+        loop, threads = asyncio.get_running_loop(), self.options.decode_threads or len(os.sched_getaffinity(0))
+        loop.set_default_executor(ThreadPoolExecutor(self.options.network.dns_threads))
         self._deadline = loop.time() + self.options.deadline if self.options.deadline else None
         with ThreadPoolExecutor(threads) as self._decoders:
             async with Fetcher(self.options.network) as self._fetcher, asyncio.TaskGroup() as tasks:
@@ -177,7 +181,7 @@ class _Work:
         fetched = await self._fetcher.fetch(url)
         if fetched.status != "ok":
             return _Ended(fetched.status, fetched.attempts)
-        work = functools.partial(prepare, fetched.body, self.options.form, self.options.filters)
+        work = functools.partial(prepare, fetched.body, self.options.resize, self.options.filters)
         try:
             prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         finally:
@@ -198,9 +202,9 @@ def _parts(links: Iterable[Link], out: Path, rows_per_part: int) -> Iterator[Dow
 
 def _check_settings(out: Path, options: DownloadOptions) -> None:
     """Note what the stored pictures depend on, or refuse to mix them with others."""
-    settings = options.model_dump(mode="json", include={"filters", "form", "rows_per_part"})
+    settings = options.model_dump(mode="json", include={"filters", "resize", "rows_per_part"})
     path = out / SETTINGS
     if not path.exists():
         write_json(path, settings)
-    elif difference := first_difference(read_json(path), settings):
+    elif difference := first_difference(renamed_values(DownloadOptions, read_json(path))[0], settings):
         raise CcmbError(f"{out}: holds a download with another {difference}; choose another folder or remove this one")

@@ -8,6 +8,7 @@ out/steps/                                results of the steps; may be removed w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import daft
 from daft import DataFrame, DataType, col
 from daft import functions as F
 
+from ccmb.core.config.retired_keys import renamed_recipe
 from ccmb.core.progress import Advance, progress
 from ccmb.corpus.base.daft_engine import (
     ROWS_PER_BUCKET,
@@ -87,7 +89,7 @@ class Build:
         listed = recipe.text.sensitive_words
         words = digest_of([*self.test_texts, "", *(read_words(listed) if listed is not None else [])])
         about = {"files": sizes, "words": words, "recipe": recipe.model_dump(mode="json"), "rows": rows_per_bucket}
-        self.steps = Steps(out / "steps", about, advance)
+        self.steps = Steps(out / "steps", about, advance, partial(renamed_recipe, CorpusRecipe))
         self.buckets = buckets_for(max(table.rows() for table in tables), rows_per_bucket)
         self.funnel = Funnel()
         for table in tables:
@@ -113,7 +115,7 @@ class Build:
 
         def views(to: Path) -> None:
             for part in log.parts(self.rows_per_bucket):
-                clicks.write_impressions(part, recipe.position.positions, to, buckets)
+                clicks.write_impressions(part, recipe.position.max_position, to, buckets)
 
         def pair_texts(to: Path) -> None:
             for part in log.parts(self.rows_per_bucket):
@@ -174,7 +176,7 @@ class Build:
         def table(name: str) -> Table:
             return self.steps.table(name, buckets)
 
-        most = recipe.text.texts_per_template or 2**62
+        most = recipe.text.max_texts_per_template or 2**62
         run("by_text", lambda to: pair_filters.write_by_text(texts, to, buckets))
         run("by_template", lambda to: pair_filters.write_by_template(table("by_text"), to, buckets))
         run("templates", lambda to: pair_filters.write_templates(table("by_template"), most, to))
@@ -184,7 +186,10 @@ class Build:
         run("compared", lambda to: text_dedup.write_compared(bands, to, buckets))
         run("half_signed", lambda to: text_dedup.write_half_signed(table("compared"), signatures, to, buckets))
         half_signed = table("half_signed")
-        run("near", lambda to: text_dedup.write_near_duplicates(half_signed, signatures, dedup.corpus, to, buckets))
+        run(
+            "near",
+            lambda to: text_dedup.write_near_duplicates(half_signed, signatures, dedup.corpus_threshold, to, buckets),
+        )
         tests = self.test_texts
         run(
             "tests",
@@ -197,7 +202,7 @@ class Build:
         run("judged", lambda to: pair_filters.write_filtered(texts, self.table("verdicts"), recipe, to))
 
     def _pairs(self) -> None:
-        filtered, share = self.table("judged"), self.recipe.pairs.domain_share
+        filtered, share = self.table("judged"), self.recipe.pairs.max_domain_share
         shares = pair_filters.kept_shares(pair_filters.count_domains(filtered), share) if share is not None else {}
         counted = self.steps.run("pairs", lambda to: self._write_pairs(filtered, shares, to), self.out / PAIRS)
         counts = {reason or None: count for reason, count in counted.items()}

@@ -48,7 +48,7 @@ class TextCleaner:
         """
         self.recipe = recipe
         self.filters: dict[FieldName, list[TextFilter]] = filters_of(recipe)
-        clean("體", recipe.simplified)  # fails now if OpenCC is missing
+        clean("體", recipe.to_simplified)  # fails now if OpenCC is missing
 
     def __call__(self, texts: Iterable[tuple[FieldName, str | None]], reason: str | None) -> list[CleanedText]:
         """A row for each text of a record. A record that is dropped as a whole, or has no text, gets one row."""
@@ -56,8 +56,8 @@ class TextCleaner:
         return rows or [CleanedText(None, None, None, None, reason or "no text")]
 
     def row_of(self, field: FieldName, text: str) -> CleanedText:
-        broken = mojibake(text) if self.recipe.mojibake else None
-        cleaned = clean(text, self.recipe.simplified)
+        broken = mojibake(text) if self.recipe.drop_mojibake else None
+        cleaned = clean(text, self.recipe.to_simplified)
         reason = broken or reason_against(cleaned, self.filters[field])
         return CleanedText(field, cleaned, bare(cleaned), template(cleaned), reason)
 

@@ -50,20 +50,20 @@ def write_drop_reasons(
     If near-duplicates of a text are dropped, equal texts are dropped too: the text is kept once.
     """
     dedup = recipe.dedup
-    stands_once = col("field").is_in(list(dedup.fields)) & (F.length(col("bare")) >= dedup.least_characters)
+    stands_once = col("field").is_in(list(dedup.fields)) & (F.length(col("bare")) >= dedup.min_characters)
     repeated = _marked(templates.read(), "template", "is_repeated")
     for bucket, frame in each_bucket(by_text):
         frame = frame.join(_marked(tests.read(bucket), "key", "is_test"), on="key", how="left")
         frame = frame.join(_marked(near.read(bucket), "key", "is_near"), on="key", how="left")
         frame = frame.join(repeated, on="template", how="left")
-        frame = frame.with_column("once", stands_once & daft.lit(dedup.corpus is not None))
+        frame = frame.with_column("once", stands_once & daft.lit(dedup.corpus_threshold is not None))
         reason = F.when(F.not_null(col("is_test")), TEST_TEXT).when(F.not_null(col("is_repeated")), TEMPLATE)
         reason = reason.when(col("once") & F.not_null(col("is_near")), NEAR).otherwise(None)
         frame = frame.select("pair", "image", "key", "bound", "once", reason.alias("reason")).collect()
         dropped = frame.where(F.not_null(col("reason"))).select("pair", "image", "reason")
         left = frame.where(F.is_null(col("reason")))
         again = _all_but_first(left.where(col("once")))
-        late = _all_but_best(left.where(~col("once")), recipe.pairs.images_per_text)
+        late = _all_but_best(left.where(~col("once")), recipe.pairs.max_images_per_text)
         write_by_hash(union([dropped, again, late]), folder, "image", buckets)
 
 
@@ -92,7 +92,7 @@ def write_filtered(texts: Table, drop_reasons: Table, recipe: CorpusRecipe, fold
     columns = [*texts.read().column_names, "reason"]
     for bucket, frame in each_bucket(texts):
         frame = frame.join(drop_reasons.read(bucket).select("pair", "reason"), on="pair", how="left")
-        if (least := recipe.pairs.least_score) is not None:
+        if (least := recipe.pairs.min_score) is not None:
             low = F.is_null(col("reason")) & F.fill_null(col("score") < least, False)
             frame = frame.with_column("reason", F.when(low, LOW_SCORE).otherwise(col("reason")))
         dropped = _dropped_by_image(frame.where(F.is_null(col("reason"))), recipe)
@@ -112,7 +112,7 @@ def _dropped_by_image(frame: DataFrame, recipe: CorpusRecipe) -> DataFrame:
         images = zip(*(series.to_pylist() for series in lists), strict=True)
         return [
             dropped_within_image(
-                list(zip(*columns, strict=True)), recipe.dedup.same_image, recipe.pairs.texts_per_image
+                list(zip(*columns, strict=True)), recipe.dedup.same_image_threshold, recipe.pairs.max_texts_per_image
             )
             for columns in images
         ]

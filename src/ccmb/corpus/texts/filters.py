@@ -170,10 +170,10 @@ def filters_of(recipe: TextRecipe) -> dict[FieldName, list[TextFilter]]:
         CcmbError: the file of sensitive words cannot be read.
     """
     common: list[TextFilter] = []
-    common.append(lambda text: han_share(text, recipe.han_share))
-    if recipe.boilerplate:
+    common.append(lambda text: han_share(text, recipe.min_han_share))
+    if recipe.drop_boilerplate:
         common.append(boilerplate)
-    if recipe.contacts:
+    if recipe.drop_contacts:
         common.append(contacts)
     if recipe.sensitive_words is not None:
         common.append(SensitiveWords(read_words(recipe.sensitive_words)))

@@ -46,8 +46,8 @@ def write_signatures(texts: Table, recipe: TextDedupRecipe, folder: Path) -> Non
         texts: rows in buckets by key: key, bare, field.
     """
     for bucket, frame in each_bucket(texts):
-        long = frame.where(F.length(col("bare")) >= min(recipe.least_characters, recipe.test_least_characters))
-        near = col("field").is_in(list(recipe.fields)) & (F.length(col("bare")) >= recipe.least_characters)
+        long = frame.where(F.length(col("bare")) >= min(recipe.min_characters, recipe.min_test_characters))
+        near = col("field").is_in(list(recipe.fields)) & (F.length(col("bare")) >= recipe.min_characters)
         once = long.with_column("near", near.cast(DataType.int32())).groupby("key")
         once = once.agg(col("bare").min(), col("near").max())
         write(_signed(once, recipe).exclude("bare"), folder, bucket)
@@ -59,7 +59,7 @@ def _signed(frame: DataFrame, recipe: TextDedupRecipe) -> DataFrame:
     Daft builds n-grams of words. So blanks are put between characters, and none at the end, which would add a gram.
     """
     spaced = F.strip(F.regexp_replace(col("bare"), "(.)", "$1 "))
-    count = recipe.bands * recipe.rows
+    count = recipe.bands * recipe.rows_per_band
     hashes = F.minhash(spaced, num_hashes=count, ngram_size=NGRAM, hash_function="xxhash3_64")
     return frame.with_column("signature", hashes.cast(DataType.list(DataType.uint32())))
 
@@ -149,11 +149,11 @@ def write_test_duplicates(
     buckets: int,
 ) -> None:
     """Write the keys of test texts and of all their near-duplicates, in buckets by key."""
-    barely = {bare(clean(one, text.simplified)) for one in test_texts}
-    long = sorted(one for one in barely if len(one) >= recipe.test_least_characters)
+    barely = {bare(clean(one, text.to_simplified)) for one in test_texts}
+    long = sorted(one for one in barely if len(one) >= recipe.min_test_characters)
     tests = daft.from_pydict({"bare": pa.array(long, pa.large_string())}).with_column("key", hashed("bare"))
     exact = tests.select("key", daft.lit(1.0).alias("agreement"))
-    if recipe.corpus is None or not long:
+    if recipe.corpus_threshold is None or not long:
         write_by_hash(exact, folder, "key", buckets)
         return
     tests = _signed(tests, recipe).exclude("bare").with_column("near", daft.lit(1).cast(DataType.int32())).collect()
@@ -162,7 +162,7 @@ def write_test_duplicates(
     compared = union(frames).groupby("key", "other").agg(col("near").count().alias("bands")).collect()
     test_signatures = tests.select(col("key").alias("other"), col("signature").alias("others"))
     signed = compared.join(signatures.read().select("key", "signature"), on="key").join(test_signatures, on="other")
-    write_by_hash(union([exact, _alike(signed, recipe.corpus)]), folder, "key", buckets)
+    write_by_hash(union([exact, _alike(signed, recipe.corpus_threshold)]), folder, "key", buckets)
 
 
 def alike_within(texts: Sequence[str], similarity: float) -> list[bool]:

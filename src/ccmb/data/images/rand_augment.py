@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import ClassVar
 
 from PIL import Image, ImageEnhance, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ccmb.core.config.base import ConfigBase
 
 GREY = (128, 128, 128)  # what fills the corners
 HIGHEST = 10.0
@@ -23,11 +26,11 @@ HIGHEST = 10.0
 SHEAR, TRANSLATE, ROTATE = 0.3, 10 / 224, 30.0
 
 
-class RandAugment(BaseModel):
+class RandAugment(ConfigBase):
     """How many operations are applied, and how far each goes."""
 
-    model_config = ConfigDict(extra="forbid")
-    operations: int = Field(2, gt=0, description="drawn for each picture, with replacement")
+    RETIRED: ClassVar = {"operations": "num_ops"}
+    num_ops: int = Field(2, gt=0, description="drawn for each picture, with replacement")
     magnitude: float = Field(
         5.0, ge=0, le=HIGHEST, description="of each, from 0 to 10; at 5 brightness and sharpness stay as they are"
     )
@@ -36,7 +39,7 @@ class RandAugment(BaseModel):
 
 def rand_augment(image: Image.Image, options: RandAugment, rng: random.Random) -> Image.Image:
     """A random variation of an RGB picture, of the same size."""
-    for _ in range(options.operations):
+    for _ in range(options.num_ops):
         operation, sign = rng.choice(OPERATIONS), rng.choice((-1, 1))
         if rng.random() < options.probability:
             image = operation(image, sign * options.magnitude / HIGHEST)

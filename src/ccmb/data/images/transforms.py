@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ccmb.core.config.base import ConfigBase
+from ccmb.core.config.retired_keys import Retired
 from ccmb.data.images.rand_augment import RandAugment, rand_augment
 
 if TYPE_CHECKING:
@@ -24,21 +26,27 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Augmentation(BaseModel):
+class Augmentation(ConfigBase):
     """How training pictures are varied."""
 
-    model_config = ConfigDict(extra="forbid")
-    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 is no crop")
-    crop_shape: Literal["picture", "square"] = Field(
-        "picture",
+    RETIRED: ClassVar = {
+        "crop": "min_crop_scale",
+        "crop_shape": Retired("crop_shape", {"picture": "image"}),
+        "colour": "color_jitter",
+    }
+    min_crop_scale: float = Field(
+        1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 is no crop"
+    )
+    crop_shape: Literal["image", "square"] = Field(
+        "image",
         description="what crops are stretched from, by at most 4/3 either way: the picture's own shape, in which "
         "evaluation sees it (our choice), or a square, as in the official code",
     )
     flip: bool = Field(False, description="mirror half of the pictures, but none whose texts say left or right")
-    colour: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
+    color_jitter: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
     shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
     rand_augment: RandAugment | None = Field(
-        None, description="further operations at random, as in {operations: 2, magnitude: 5}; none of them mirrors"
+        None, description="further operations at random, as in {num_ops: 2, magnitude: 5}; none of them mirrors"
     )
 
 
@@ -66,14 +74,14 @@ def augment(
     Args:
         may_mirror: False where a text of the picture speaks of left or right.
     """
-    if options.crop < 1:
-        draw_box = _random_box if options.crop_shape == "picture" else _random_square_box
-        image = image.crop(draw_box(image.width, image.height, options.crop, rng))
+    if options.min_crop_scale < 1:
+        draw_box = _random_box if options.crop_shape == "image" else _random_square_box
+        image = image.crop(draw_box(image.width, image.height, options.min_crop_scale, rng))
     if options.flip and may_mirror and rng.random() < 0.5:
         image = ImageOps.mirror(image)
-    if options.colour:
+    if options.color_jitter:
         for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            image = enhancer(image).enhance(1 + rng.uniform(-options.colour, options.colour))
+            image = enhancer(image).enhance(1 + rng.uniform(-options.color_jitter, options.color_jitter))
     if options.rand_augment:
         small = image.resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
         image = rand_augment(small, options.rand_augment, rng)

@@ -161,20 +161,20 @@ def check_lanes(order: StreamOrder, world: int, workers: int) -> None:
     """
     shards, readers = len(order.sizes), world * max(1, workers)
     reading = f"{world} ranks x {max(1, workers)} workers = {readers} processes that read"
-    lanes = f"data.lanes={order.lanes}"
+    lanes = f"data.streams={order.lanes}"
     if shards < readers:
-        raise UsageError(f"{shards} shards < {reading}; lower data.workers, or write the data into more shards")
+        raise UsageError(f"{shards} shards < {reading}; lower data.num_workers, or write the data into more shards")
     if order.lanes < readers:
-        raise UsageError(f"{lanes} < {reading}; set data.lanes to a multiple of {readers}, or lower data.workers")
+        raise UsageError(f"{lanes} < {reading}; set data.streams to a multiple of {readers}, or lower data.num_workers")
     if shards < order.lanes:
         fitting = max(n for n in range(1, shards + 1) if order.batch % n == 0)
-        raise UsageError(f"{shards} shards < {lanes}; set data.lanes={fitting}, or write the data into more shards")
+        raise UsageError(f"{shards} shards < {lanes}; set data.streams={fitting}, or write the data into more shards")
     if order.lanes % world:
-        raise UsageError(f"{lanes} / {world} ranks is not whole; set data.lanes to a multiple of {world}")
+        raise UsageError(f"{lanes} / {world} ranks is not whole; set data.streams to a multiple of {world}")
     if order.batch % order.lanes:
         raise UsageError(
-            f"training.batch={order.batch} / {lanes} is not whole; set data.lanes to a divisor of the batch"
+            f"training.batch_size={order.batch} / {lanes} is not whole; set data.streams to a divisor of the batch"
         )
     if not order.steps_per_epoch:
         total = min(sum(order.sizes), order.per_epoch or sum(order.sizes))
-        raise UsageError(f"{total} samples an epoch do not fill training.batch={order.batch}")
+        raise UsageError(f"{total} samples an epoch do not fill training.batch_size={order.batch}")

@@ -10,7 +10,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json
 
 MODEL_TYPE = "r2d2"
-START = "`ccmb finetune --model`, `ccmb pretrain RECIPE model.start=` and `ccmb benchmark --model` take it"
+START = "`ccmb finetune --model`, `ccmb pretrain RECIPE model.init_from=` and `ccmb benchmark --model` take it"
 MEASURED = "`ccmb benchmark --model` takes it"
 VISION = "`ccmb pretrain RECIPE model.vision=... model.text=...` takes it for the image tower"
 TEXT = "`ccmb pretrain RECIPE model.vision=... model.text=...` takes it for the text tower"

@@ -196,7 +196,7 @@ class R2D2Generator(R2D2Model):
         side = side or int(unet.config.sample_size) * scale
         multiple = scale * 2 ** (len(unet.config.block_out_channels) - 1)
         if side % multiple:
-            raise UsageError(f"generation.side={side}: pictures of {name} have a multiple of {multiple} pixels")
+            raise UsageError(f"generation.image_size={side}: pictures of {name} have a multiple of {multiple} pixels")
         shape = GeneratorConfig(side, dict(unet.config), 1, dict(autoencoder.config), scheduler)
         made = cls.from_r2d2(model, shape)
         assert made.autoencoder is not None

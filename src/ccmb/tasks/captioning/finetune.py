@@ -83,7 +83,7 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
         return ["captioning", "temperature", *recipe.objectives.on()]
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Captioner, R2D2Processor]:
-        start = str(recipe.model.start)
+        start = str(recipe.model.init_from)
         if self.knows(start):
             refuse_sizes(recipe.model, "a captioner")
             captioner, processor = load_start(recipe.model, load_captioner)
@@ -110,7 +110,9 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
     def task(self, model: R2D2Captioner, processor: R2D2Processor, recipe: FinetuneRecipe) -> CaptioningTask:
         prepare_network(model, recipe)
         pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
-        return CaptioningTask(Captioning(model, recipe.captioning, pretraining, recipe.training.chunk), recipe)
+        return CaptioningTask(
+            Captioning(model, recipe.captioning, pretraining, recipe.training.grad_cache_chunk), recipe
+        )
 
     def validate(
         self, model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe

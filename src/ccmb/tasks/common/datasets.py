@@ -110,7 +110,7 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
         of_shards = _of_shards(data.name, data.shards, data.split, data.fields)
         return of_shards.samples, of_shards.pictures
     folder = data_folder(str(data.folder))
-    if data.set is None:
+    if data.dataset is None:
         if not (folder / data.pairs).exists():
             refuse_other_forms(folder)
         samples = read_pairs(folder / data.pairs, data.split, data.fields)
@@ -136,7 +136,7 @@ def open_held_out(
     if data.shards:
         raise CcmbError("data.shards: shards have no splits; measure on other data with --also")
     folder = data_folder(str(data.folder))
-    if data.set is not None:
+    if data.dataset is not None:
         return _published(_open_published(data, folder, split), folder, family)
     samples = read_pairs(folder / data.pairs, split, fields or data.fields)
     return RetrievalSet(data.name, split, samples, None, ImageSource.open(folder / data.images))
@@ -163,7 +163,7 @@ def first_pictures(of: RetrievalSet, count: int | None) -> RetrievalSet:
 
 def _open_published(data: DataRecipe, folder: Path, split: str) -> Dataset:
     images = folder / data.images
-    return open_dataset(str(data.set), folder, split, images if images.exists() else None)
+    return open_dataset(str(data.dataset), folder, split, images if images.exists() else None)
 
 
 def _with_fields(found: Dataset, wanted: Sequence[str]) -> list[Sample]:

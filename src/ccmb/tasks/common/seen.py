@@ -16,13 +16,14 @@ import yaml
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 
+from ccmb.core.config.retired_keys import renamed_values
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import FILE, Read, SeenImages, read_seen, seen_in
 from ccmb.data.shards.locate import find_shards
 from ccmb.r2d2.loading import HUB_ID
 from ccmb.tasks.common.datasets import open_training
-from ccmb.training.recipe import DataRecipe
+from ccmb.training.recipe import DataRecipe, ModelRecipe
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +98,9 @@ def _of_recipe(path: Path, depth: int) -> SeenImages | None:
     """What the recipe of a run without a record says, as far as its data is still there."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        data, start = DataRecipe.model_validate(values["data"]), (values.get("model") or {}).get("start")
+        data = DataRecipe.model_validate(values["data"])
+        model, _ = renamed_values(ModelRecipe, values.get("model") or {})
+        start = model.get("init_from")
         if data.shards:
             seen = _of_shards(data)
         else:

@@ -209,12 +209,12 @@ def check_lengths(lengths: Sequence[int], context: int) -> CheckResult:
 def check_batch(count: int, batch: int, steps: int) -> CheckResult:
     """Check the batch against the number of pictures."""
     if count < batch:
-        message = f"{count:,} pictures do not fill training.batch={batch}"
-        return CheckResult("batch", "problem", message, f"set training.batch to at most {max(2, count // 4)}")
+        message = f"{count:,} pictures do not fill training.batch_size={batch}"
+        return CheckResult("batch", "problem", message, f"set training.batch_size to at most {max(2, count // 4)}")
     epochs = steps / (count // batch)
     message = f"{count:,} pictures, {count // batch:,} steps an epoch, {epochs:.3g} epochs in {steps:,} steps"
     if count < 4 * batch:
-        mend = f"lower training.batch to {max(2, count // 16)}: negatives are nearly the same in each step"
+        mend = f"lower training.batch_size to {max(2, count // 16)}: negatives are nearly the same in each step"
         return CheckResult("batch", "warning", message, mend)
     if epochs < 1:
         return CheckResult(

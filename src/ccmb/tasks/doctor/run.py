@@ -65,9 +65,9 @@ def _in_steps(recipe: PretrainRecipe, lines: Sequence[Line]) -> TrainingRecipe:
 
 def _check_pairs(recipe: PretrainRecipe) -> tuple[list[CheckResult], list[Line]]:
     """Checks of the pairs and pictures, and the lines of the trained split."""
-    data, batch = recipe.data, recipe.training.batch
+    data, batch = recipe.data, recipe.training.batch_size
     try:
-        if data.set or data.shards or _task_of(recipe) == "matching":
+        if data.dataset or data.shards or _task_of(recipe) == "matching":
             samples, pictures = _open_training(recipe)
             all_lines = [
                 Line(row, sample.image, sample.split, sample.texts, 0) for row, sample in enumerate(samples, start=1)
@@ -141,7 +141,7 @@ def _check_shards(recipe: PretrainRecipe, sources: Sequence[str]) -> CheckResult
         count = len(find_shards(sources))
     except CcmbError as error:
         return CheckResult("shards", "problem", str(error), "data.shards names folders, tars or globs of them")
-    return training_checks.check_shards(count, recipe.data.lanes, recipe.data.workers)
+    return training_checks.check_shards(count, recipe.data.streams, recipe.data.num_workers)
 
 
 def _check_network(
@@ -152,8 +152,10 @@ def _check_network(
     some = rng.sample(lines, min(TEXTS, len(lines)))
     samples = [Sample(line.image, line.texts) for line in some if line.texts]
     torch.manual_seed(recipe.training.seed)
-    if isinstance(recipe, FinetuneRecipe) and not recipe.model.start:
-        return [CheckResult("network", "problem", "nothing to start from", "give --model, or model.start=MODEL")], None
+    if isinstance(recipe, FinetuneRecipe) and not recipe.model.init_from:
+        return [
+            CheckResult("network", "problem", "nothing to start from", "give --model, or model.init_from=MODEL")
+        ], None
     try:
         if isinstance(recipe, FinetuneRecipe):
             model, processor = finetuner_of(recipe.task).network(recipe)
@@ -176,7 +178,7 @@ def _check_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Ch
     training, objectives = recipe.training, recipe.objectives
     # The weights and two moments of AdamW, and the teacher, which is about the two towers.
     copies = 4 if objectives.tgd.weight or objectives.fgd.weight else 3
-    kept = training.keep + 1 + (training.best is not None)  # one more while it is written
+    kept = training.save_total_limit + 1 + (training.best is not None)  # one more while it is written
     free = shutil.disk_usage(run or ".").free
     return training_checks.check_disk(4 * copies * parameters, kept, free)
 
@@ -190,7 +192,9 @@ def reckoned_rate(recipe: PretrainRecipe, model: R2D2Model, lengths: Sequence[in
     """Samples per second, estimated from the operations of a step and the speed of a matrix product on the device."""
     if not lengths:
         return None
-    typical = [min(lengths[row % len(lengths)], model.config.max_text_tokens) for row in range(recipe.training.batch)]
+    typical = [
+        min(lengths[row % len(lengths)], model.config.max_text_tokens) for row in range(recipe.training.batch_size)
+    ]
     flops = StepFlops(model.config, recipe.objectives)
     words = sum(typical) - 2 * len(typical)
     mean = sum(flops(typical, words, row / 10) for row in range(10)) / 10
@@ -216,10 +220,10 @@ def _product_speed(recipe: PretrainRecipe, side: int = 768, seconds: float = 0.2
 def _check_training(
     recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: float | None
 ) -> Iterator[CheckResult]:
-    options, training, workers = recipe.optimizer, recipe.training, recipe.data.workers
-    trained = bool(recipe.model.start) or isinstance(recipe.model.vision, str)
-    yield training_checks.check_lr(options, training.batch, trained)
-    yield training_checks.check_warmup(options.warmup, training.steps)
+    options, training, workers = recipe.optimizer, recipe.training, recipe.data.num_workers
+    trained = bool(recipe.model.init_from) or isinstance(recipe.model.vision, str)
+    yield training_checks.check_lr(options, training.batch_size, trained)
+    yield training_checks.check_warmup(options.warmup_steps, training.steps)
     device = torch.device("cpu")
     try:
         device = choose_device(training.device)
@@ -228,7 +232,7 @@ def _check_training(
     gpu = device.type == "cuda"
     mend = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
     yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
-    if finding := training_checks.check_gcpr(log, training.batch, options.warmup, mend):
+    if finding := training_checks.check_gcpr(log, training.batch_size, options.warmup_steps, mend):
         yield finding
     if finding := training_checks.check_waiting(log, workers):
         yield finding
@@ -238,7 +242,7 @@ def _check_training(
         yield training_checks.check_time(
             training.steps,
             done=done,
-            batch=training.batch,
+            batch=training.batch_size,
             rate=rate,
             checkpoint_every=training.checkpoint_every,
             measured=measured,

@@ -23,13 +23,18 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult
     lr = max(options.lr, options.cross_lr or 0.0)
     start = "from trained weights" if trained else "from nothing"
     message = f"lr {lr:g} {start} at a batch of {batch}"
-    if options.muon:
-        message += f"; Muon at {lr * options.muon:g}"
-        if not trained and lr * options.muon >= MUON_LR[0]:
-            mend = f"lower optimizer.muon to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
+    if options.muon_lr_scale:
+        message += f"; Muon at {lr * options.muon_lr_scale:g}"
+        if not trained and lr * options.muon_lr_scale >= MUON_LR[0]:
+            mend = f"lower optimizer.muon_lr_scale to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
             warning, problem = MUON_LR
             return graded(
-                "learning rate", lr * options.muon, warning=warning, problem=problem, message=message, mend=mend
+                "learning rate",
+                lr * options.muon_lr_scale,
+                warning=warning,
+                problem=problem,
+                message=message,
+                mend=mend,
             )
     if lr < low * factor:
         return CheckResult(
@@ -51,7 +56,7 @@ def check_warmup(warmup: int, steps: int) -> CheckResult:
     """Check the share of the training in which the learning rate grows."""
     part = warmup / steps
     message = f"{warmup} of {steps:,} steps ({in_percent(part)})"
-    mend = f"set optimizer.warmup to some {max(1, round(0.05 * steps))}"
+    mend = f"set optimizer.warmup_steps to some {max(1, round(0.05 * steps))}"
     if not warmup:
         return CheckResult("warm-up", "warning", f"{message}: the first steps are full ones", mend)
     return graded("warm-up", part, warning=0.3, problem=1.0, message=message, mend=mend)
@@ -63,9 +68,9 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> C
     if gpu:
         if not workers:
             return CheckResult(
-                "processor", "warning", message, "set data.workers to 4 or more, or the GPU waits for pictures"
+                "processor", "warning", message, "set data.num_workers to 4 or more, or the GPU waits for pictures"
             )
-        mend = f"set data.workers to {max(1, cores - 1)}"
+        mend = f"set data.num_workers to {max(1, cores - 1)}"
         return graded(
             "processor", workers / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend
         )
@@ -78,10 +83,10 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> C
 def check_shards(shards: int, lanes: int | None, workers: int) -> CheckResult:
     """Check that there are enough shards for all that read at the same time, and that they share them evenly."""
     readers = max(workers, lanes or 1)
-    message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} lanes" if lanes else "")
+    message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} streams" if lanes else "")
     if shards < readers:
         return CheckResult(
-            "shards", "problem", message, f"write at least {readers} shards, or lower data.workers and lanes"
+            "shards", "problem", message, f"write at least {readers} shards, or lower data.num_workers and lanes"
         )
     if shards < 4 * readers:
         return CheckResult(
@@ -123,21 +128,21 @@ def check_waiting(log: Sequence[dict[str, float]], workers: int) -> CheckResult 
     waits = [line["data_wait"] for line in log[-20:] if "data_wait" in line]
     if not waits:
         return None
-    message = f"{in_percent(median(waits))} of the time, with data.workers={workers}"
+    message = f"{in_percent(median(waits))} of the time, with data.num_workers={workers}"
     return graded(
         "data wait",
         median(waits),
         warning=0.1,
         problem=math.inf,
         message=message,
-        mend=f"set data.workers={workers + 2}, or smaller pictures",
+        mend=f"set data.num_workers={workers + 2}, or smaller pictures",
     )
 
 
 def check_disk(size: int, kept: int, free: int) -> CheckResult:
     """Check the free bytes against the most checkpoints, of `size` bytes each, that exist at a time."""
     message = f"{kept} checkpoints of some {size / 2**30:.2f} GiB at a time, {free / 2**30:,.1f} GiB free"
-    mend = "free some space, or set a lower training.keep"
+    mend = "free some space, or set a lower training.save_total_limit"
     return graded("disk", kept * size / max(1, free), warning=0.5, problem=1.0, message=message, mend=mend)
 
 

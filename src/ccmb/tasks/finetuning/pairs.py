@@ -57,7 +57,7 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
         validation = recipe.validation
         opened = open_held_out(recipe.data, split, validation.fields, self.family)
-        return _readable(first_pictures(opened, validation.pictures if split == validation.split else None))
+        return _readable(first_pictures(opened, validation.images if split == validation.split else None))
 
     def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
         return _readable(open_set(spec, split, fields, option="--also", family=self.family))
@@ -66,7 +66,7 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
         self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
-        return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
+        return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)
 
 
 def _readable(opened: RetrievalSet) -> RetrievalSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,19 +36,20 @@ class FinetuneObjectives(Objectives):
 class ValidationRecipe(ConfigBase):
     """What the best checkpoint is chosen by, and both models are measured on in the end. Never the test split."""
 
+    RETIRED: ClassVar = {"pictures": "images", "depth": "rerank_k"}
     split: str | None = Field("val", description="of the data; without one nothing is measured or chosen")
     every: int | None = Field(
         None,
         ge=0,
         description="steps from one validation to the next; by default what a pass over all texts takes, 0 for none",
     )
-    pictures: int | None = Field(None, gt=0, description="use only the first so many pictures and their texts")
+    images: int | None = Field(None, gt=0, description="use only the first so many pictures and their texts")
     fields: list[str] | None = Field(None, min_length=1, description="text fields of own pairs; by default data.fields")
-    depth: int = Field(128, gt=0, description="candidates of the first stage that the second one ranks")
+    rerank_k: int = Field(128, gt=0, description="candidates of the first stage that the second one ranks")
 
 
 class FinetuneRecipe(PretrainRecipe):
-    """All that a fine-tuning run depends on; `model.start` is what it begins with."""
+    """All that a fine-tuning run depends on; `model.init_from` is what it begins with."""
 
     task: TaskName = "retrieval"
     objectives: FinetuneObjectives = FinetuneObjectives()

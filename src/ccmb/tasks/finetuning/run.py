@@ -59,7 +59,7 @@ def finetune(
         CcmbError: missing or faulty data or model, or a run folder that another recipe made.
     """
     family = finetuner_of(recipe.task)
-    if not recipe.model.start:
+    if not recipe.model.init_from:
         raise UsageError("nothing to start from; give --model with a run, a model folder or a hub id")
     with cpu_threads(recipe.training.threads), process_group() as joined:
         sets = _open_sets(family, recipe, also, test)
@@ -111,7 +111,7 @@ def _train(
     check_batch(recipe, joined)
     samples, pictures = family.open_training(recipe.data)
     recipe = resolve(recipe, family, samples)
-    seen = seen_in_training(recipe.data, samples, recipe.model.start)
+    seen = seen_in_training(recipe.data, samples, recipe.model.init_from)
     if joined.is_main:
         warn_of_seen(seen, sets)
     every = recipe.validation.every
@@ -137,11 +137,11 @@ def resolve(recipe: FinetuneRecipe, family: Finetuner[ModelT, HeldOutT], samples
     if validation.split is None:
         every = 0
     elif validation.every is None:
-        every = min(training.steps, max(1, texts // training.batch))
+        every = min(training.steps, max(1, texts // training.batch_size))
     else:
         every = validation.every
     if every and training.best is None:
-        best = BestRecipe(figure=PREFIX + family.metrics[0], lower=False)
+        best = BestRecipe(metric=PREFIX + family.metrics[0], mode="max")
         training = training.model_copy(update={"best": best})
     validation = validation.model_copy(update={"every": every})
     return recipe.model_copy(update={"training": training, "validation": validation})
@@ -166,7 +166,7 @@ def _measure(
     """The model before, the finished one, and if asked for weights between them, on all sets."""
     first, _ = family.network(recipe)
     before, after = first.state_dict(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    known = family.knows(str(recipe.model.start))
+    known = family.knows(str(recipe.model.init_from))
     module: nn.Module = model
     module.to(choose_device(recipe.training.device))
     measured: dict[float, list[DrawnMetrics]] = {}
@@ -174,10 +174,10 @@ def _measure(
         model.load_state_dict(interpolate(before, after, share))
         measured[share] = [family.measure(model, processor, one, recipe, share > 0 or known) for one in sets]
     run = read_run(out)
-    marks = [("before", seen_by(str(recipe.model.start))), ("after", seen_by(out))]
+    marks = [("before", seen_by(str(recipe.model.init_from))), ("after", seen_by(out))]
     return {
         "task": recipe.task,
-        "before": recipe.model.start,
+        "before": recipe.model.init_from,
         "after": str(out / "model"),
         "steps": recipe.training.steps,
         "chosen": _chosen(recipe, out),

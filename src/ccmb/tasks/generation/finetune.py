@@ -44,7 +44,14 @@ from ccmb.training.optimizers import ParameterGroup
 SIDE = 48  # of a new painter's pictures, in pixels
 GROUPS = 16  # of channels that are normalised together
 MAIN = "match_score"
-SHAPE = ("pipeline", "side", "fold", "channels", "layers", "heads")  # options that a painter is made by
+SHAPE = (
+    "pipeline",
+    "image_size",
+    "patch_size",
+    "channels",
+    "layers_per_block",
+    "attention_head_dim",
+)  # options that a painter is made by
 # Which of the figures models are compared by, where there are several: the last that is there.
 MAINS = ("cosine", MAIN, "kind_and_colour")
 
@@ -93,7 +100,7 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
         return ["generation"]
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Generator, R2D2Processor]:
-        start, options = str(recipe.model.start), recipe.generation
+        start, options = str(recipe.model.init_from), recipe.generation
         if recipe.training.gradient_checkpointing:
             raise UsageError("training.gradient_checkpointing: the painter of generation has none; leave it out")
         if self.knows(start):
@@ -106,7 +113,7 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
             return generator, processor
         model, processor = build_network(recipe, ())
         if options.pipeline is not None:
-            return R2D2Generator.from_pipeline(model, options.pipeline, options.side), processor
+            return R2D2Generator.from_pipeline(model, options.pipeline, options.image_size), processor
         return R2D2Generator.from_r2d2(model, new_shape(options)), processor
 
     def load(self, out: Path) -> tuple[R2D2Generator, R2D2Processor]:
@@ -124,7 +131,7 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
     ) -> Batches:
         reader = generator_processor(processor, picture_side(recipe))
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
-        return run_batches(partial(load, reader), out, recipe.training.batch // world().size)
+        return run_batches(partial(load, reader), out, recipe.training.batch_size // world().size)
 
     def validate(
         self, model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
@@ -159,18 +166,18 @@ def _paint(
     model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
 ) -> tuple[list[Painted], Pipeline]:
     """A picture of each text, with no choice."""
-    judge = Pipeline.of(model, processor, name=str(recipe.model.start))
-    options = Painting(recipe.generation.steps, recipe.generation.guidance)
+    judge = Pipeline.of(model, processor, name=str(recipe.model.init_from))
+    options = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale)
     return paint_texts(model, processor, prompts_of(held_out), options, judge), judge
 
 
 def picture_side(recipe: FinetuneRecipe) -> int:
     """Side in pixels of the pictures that a run's generator paints."""
-    start, options = str(recipe.model.start), recipe.generation
+    start, options = str(recipe.model.init_from), recipe.generation
     if not is_chinese_clip(start) and has_generator(start):
         return read_shape(start).side
-    if options.pipeline is None or options.side is not None:
-        return options.side or SIDE
+    if options.pipeline is None or options.image_size is not None:
+        return options.image_size or SIDE
     return pipeline_side(options.pipeline)
 
 
@@ -180,28 +187,30 @@ def new_shape(options: GenerationOptions) -> GeneratorConfig:
     Raises:
         UsageError: the sizes do not go together.
     """
-    side, channels = options.side or SIDE, 3 * options.fold**2
+    side, channels = options.image_size or SIDE, 3 * options.patch_size**2
     levels = len(options.channels)
-    if side % (least := options.fold * 2 ** (levels - 1)):
-        raise UsageError(f"generation.side={side}: not a multiple of {least}, the fold doubled for each further level")
-    if any(width % GROUPS or width % options.heads for width in options.channels):
-        wanted = f"multiples of {GROUPS} and of generation.heads={options.heads}"
+    if side % (least := options.patch_size * 2 ** (levels - 1)):
+        raise UsageError(
+            f"generation.image_size={side}: not a multiple of {least}, the fold doubled for each further level"
+        )
+    if any(width % GROUPS or width % options.attention_head_dim for width in options.channels):
+        wanted = f"multiples of {GROUPS} and of generation.attention_head_dim={options.attention_head_dim}"
         raise UsageError(f"generation.channels={options.channels}: not {wanted}")
     first = 1 if levels > 1 else 0
     width = options.channels[-1]
     unet = {
-        "sample_size": side // options.fold,
+        "sample_size": side // options.patch_size,
         "in_channels": channels + 2,
         "out_channels": channels,
         "block_out_channels": options.channels,
         "down_block_types": ["DownBlock2D"] * first + ["CrossAttnDownBlock2D"] * (levels - first),
         "up_block_types": ["CrossAttnUpBlock2D"] * (levels - first) + ["UpBlock2D"] * first,
-        "layers_per_block": options.layers,
-        "attention_head_dim": options.heads,
+        "layers_per_block": options.layers_per_block,
+        "attention_head_dim": options.attention_head_dim,
         "norm_num_groups": GROUPS,
         "cross_attention_dim": width,
         "class_embed_type": "simple_projection",
         "projection_class_embeddings_input_dim": width,
         "resnet_time_scale_shift": "scale_shift",
     }
-    return GeneratorConfig(side, unet, options.fold)
+    return GeneratorConfig(side, unet, options.patch_size)

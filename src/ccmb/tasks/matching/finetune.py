@@ -54,15 +54,15 @@ class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
     reads_fields = False
 
     def logged(self, recipe: FinetuneRecipe) -> list[str]:
-        return ["matching", *(["gcpr"] if recipe.matching.gcpr else []), "match_accuracy"]
+        return ["matching", *(["gcpr"] if recipe.matching.gcpr_weight else []), "match_accuracy"]
 
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
         return _open(data, data.split)
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> LabelledSet:
         samples, pictures = _open(recipe.data, split)
-        if split == recipe.validation.split and recipe.validation.pictures is not None:
-            kept = set(list(dict.fromkeys(sample.image for sample in samples))[: recipe.validation.pictures])
+        if split == recipe.validation.split and recipe.validation.images is not None:
+            kept = set(list(dict.fromkeys(sample.image for sample in samples))[: recipe.validation.images])
             samples = [sample for sample in samples if sample.image in kept]
         return LabelledSet(recipe.data.name, split, readable_samples(samples, pictures)[0], pictures)
 
@@ -73,13 +73,13 @@ class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> MatchingTask:
         prepare_network(model, recipe)
-        return MatchingTask(Matching(model, recipe.matching, recipe.training.chunk), recipe.optimizer)
+        return MatchingTask(Matching(model, recipe.matching, recipe.training.grad_cache_chunk), recipe.optimizer)
 
     def batches(
         self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         load = LabelledLoader(samples, pictures, recipe.data, recipe.training)
-        return run_batches(partial(load, processor), out, recipe.training.batch // world().size)
+        return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)
 
     def validate(
         self, model: R2D2Model, processor: R2D2Processor, held_out: LabelledSet, recipe: FinetuneRecipe
@@ -113,8 +113,8 @@ def _open(data: DataRecipe, split: str) -> tuple[list[Sample], ImageSource]:
         raise UsageError("data.shards: labelled pairs are read from a folder; give data.folder")
     folder = data_folder(str(data.folder))
     images = folder / data.images
-    if data.set is not None:
-        return open_labelled(folder, split, images if images.exists() else None, data.set)
+    if data.dataset is not None:
+        return open_labelled(folder, split, images if images.exists() else None, data.dataset)
     return read_labelled_pairs(folder / data.pairs, split), ImageSource.open(images)
 
 

@@ -66,12 +66,14 @@ class LabelledLoader:
     def __init__(
         self, samples: Sequence[Sample], pictures: ImageSource, data: DataRecipe, training: TrainingRecipe
     ) -> None:
-        if len(samples) < training.batch:
-            raise CcmbError(f"{pictures.path}: {len(samples)} pairs do not fill training.batch={training.batch}")
+        if len(samples) < training.batch_size:
+            raise CcmbError(
+                f"{pictures.path}: {len(samples)} pairs do not fill training.batch_size={training.batch_size}"
+            )
         self.samples, self.pictures, self.data, self.training = samples, pictures, data, training
-        rows = world().rows(training.batch // world().size)
+        rows = world().rows(training.batch_size // world().size)
         group_from = round(data.group_start * training.steps)
-        self.plan = BatchPlan(samples, training.batch, training.seed, group_from, rows)
+        self.plan = BatchPlan(samples, training.batch_size, training.seed, group_from, rows)
 
     def __call__(
         self, processor: R2D2Processor, start: int, stop: int
@@ -79,4 +81,6 @@ class LabelledLoader:
         augmentation, seed = self.data.augmentation, self.training.seed
         dataset = TrainingSet(self.samples, self.pictures, processor.image_size, augmentation, seed, alike=True)
         collate = LabelledCollate(processor, self.samples)
-        return training_batches(dataset, self.plan, start=start, stop=stop, collate=collate, workers=self.data.workers)
+        return training_batches(
+            dataset, self.plan, start=start, stop=stop, collate=collate, workers=self.data.num_workers
+        )

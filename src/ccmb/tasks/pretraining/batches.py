@@ -47,11 +47,11 @@ Load = Callable[[R2D2Processor, int, int], Loaded]
 def load_pairs(samples: list[Sample], pictures: ImageSource, data: DataRecipe, training: TrainingRecipe) -> Load:
     """How batches of pairs in a folder are loaded."""
     seed = training.seed
-    if len(samples) < training.batch:
-        where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.set else data.pairs)
-        raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch={training.batch}")
-    rows = world().rows(training.batch // world().size)
-    plan = BatchPlan(samples, training.batch, seed, round(data.group_start * training.steps), rows)
+    if len(samples) < training.batch_size:
+        where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
+        raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch_size={training.batch_size}")
+    rows = world().rows(training.batch_size // world().size)
+    plan = BatchPlan(samples, training.batch_size, seed, round(data.group_start * training.steps), rows)
 
     def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
         dataset = TrainingSet(
@@ -69,7 +69,7 @@ def load_pairs(samples: list[Sample], pictures: ImageSource, data: DataRecipe, t
             start=start,
             stop=stop,
             collate=collate,
-            workers=data.workers,
+            workers=data.num_workers,
             field_of=_field_plan(data, training),
         )
 
@@ -84,7 +84,7 @@ def open_shards(
     samples = FirstSamples(stream, out)
 
     def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
-        collate, workers = Collate(processor), data.workers
+        collate, workers = Collate(processor), data.num_workers
         field_of = _field_plan(data, training)
         return stream_batches(
             stream,

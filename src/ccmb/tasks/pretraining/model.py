@@ -26,7 +26,7 @@ from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.training.model_recipe import LONGEST, ModelRecipe
 
 # Keys of a recipe that are not R2D2Config's.
-NO_FIELDS = {"start", "preset", "vision", "text", "vocabulary", "freeze_image_tower", "freeze", "image_size"}
+NO_FIELDS = {"init_from", "preset", "vision", "text", "vocab_size", "freeze_image_tower", "freeze", "image_size"}
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
 SETTLED = ("embed_dim", "cross_layers", "initial_temperature", "image_pooling", "text_pooling", "text_prefix")
@@ -47,15 +47,15 @@ def build_model(
     """
     fields = shape.model_dump(exclude=NO_FIELDS)
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
-    pre_trained = bool(shape.start) or isinstance(shape.vision, str)
+    pre_trained = bool(shape.init_from) or isinstance(shape.vision, str)
     fields["train_batch_norm"] = not pre_trained if shape.train_batch_norm is None else shape.train_batch_norm
-    if shape.start and is_chinese_clip(shape.start):
+    if shape.init_from and is_chinese_clip(shape.init_from):
         fields["max_text_tokens"] = shape.max_text_tokens or LONGEST
         fields = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
-        model, processor = from_chinese_clip(shape.start, **fields)
+        model, processor = from_chinese_clip(shape.init_from, **fields)
         _check_settled(shape, model.config, ("embed_dim", "initial_temperature"))
         return resize(model, processor, shape.image_size)
-    if shape.start:
+    if shape.init_from:
         return resize(*load_start(shape, load_model), shape.image_size, shape.max_text_tokens)
     if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
         return resize(*from_towers(str(shape.vision), str(shape.text), **fields), shape.image_size)
@@ -63,8 +63,8 @@ def build_model(
         named = preset(shape.preset)
         fields |= {"embed_dim": named.embed_dim, "cross_layers": named.cross_layers}
         vision, text = named.vision_config.to_dict() | {"image_size": named.image_size}, named.text_config.to_dict()
-        return _new(_of_size(vision, shape.image_size, False), text, shape.vocabulary, fields, samples)
-    return _new(_of_size(shape.vision, shape.image_size, True), shape.text, shape.vocabulary, fields, samples)
+        return _new(_of_size(vision, shape.image_size, False), text, shape.vocab_size, fields, samples)
+    return _new(_of_size(shape.vision, shape.image_size, True), shape.text, shape.vocab_size, fields, samples)
 
 
 def refuse_sizes(shape: ModelRecipe, what: str) -> None:
@@ -76,7 +76,7 @@ def refuse_sizes(shape: ModelRecipe, what: str) -> None:
     for key in ("image_size", "max_text_tokens"):
         if getattr(shape, key) is not None:
             raise UsageError(
-                f"model.{key}: {shape.start} is {what}, which keeps its sizes; start from the R2D2 it was made of"
+                f"model.{key}: {shape.init_from} is {what}, which keeps its sizes; start from the R2D2 it was made of"
             )
 
 
@@ -101,7 +101,7 @@ def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]])
     """
     changes = {key: getattr(shape, key) for key in is_given(shape, *CHANGED)}
     changes["train_batch_norm"] = bool(shape.train_batch_norm)
-    model, processor = load(str(shape.start), changes=changes)
+    model, processor = load(str(shape.init_from), changes=changes)
     _check_settled(shape, model.config, SETTLED)
     return model, processor
 
@@ -114,7 +114,7 @@ def _check_settled(shape: ModelRecipe, config: R2D2Config, keys: Sequence[str]) 
             continue
         wanted, its = (value if isinstance(value, str) else f"{value:g}" for value in (wanted, its))
         raise UsageError(
-            f"model.{key}={wanted}: the weights of {shape.start} settle it, and theirs is {its}; leave it out"
+            f"model.{key}={wanted}: the weights of {shape.init_from} settle it, and theirs is {its}; leave it out"
         )
 
 

@@ -101,7 +101,7 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
     return {
         "data": f"{recipe.data.name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
         "started from": _origin(recipe.model),
-        "steps x batch": f"{training.steps:,} x {training.batch}",
+        "steps x batch": f"{training.steps:,} x {training.batch_size}",
         "objectives": ", ".join(PAPER_NAMES[name] for name in objectives.on()),
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
@@ -117,8 +117,8 @@ def frozen_parts(model: R2D2Model, recipe: ModelRecipe) -> str:
 
 
 def _origin(model: ModelRecipe) -> str:
-    if model.start or not isinstance(model.vision, str):
-        return model.start or "random weights"
+    if model.init_from or not isinstance(model.vision, str):
+        return model.init_from or "random weights"
     return f"{model.vision} and {model.text}"
 
 

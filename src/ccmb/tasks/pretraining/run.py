@@ -124,8 +124,8 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
         load = load_pairs(samples, pictures, recipe.data, recipe.training)
     model, processor = build_network(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
-    batches = run_batches(partial(load, processor), out, recipe.training.batch // joined.size)
-    seen = seen_in_training(recipe.data, samples, recipe.model.start)
+    batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
+    seen = seen_in_training(recipe.data, samples, recipe.model.init_from)
     return train_model(task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen)
 
 
@@ -139,9 +139,9 @@ def check_batch(recipe: PretrainRecipe, joined: World) -> None:
     Raises:
         UsageError: not evenly.
     """
-    batch = recipe.training.batch
+    batch = recipe.training.batch_size
     if batch % joined.size:
-        raise UsageError(f"training.batch={batch} cannot be shared evenly by {joined.size} processes")
+        raise UsageError(f"training.batch_size={batch} cannot be shared evenly by {joined.size} processes")
 
 
 def in_steps(recipe: P, samples: Sequence[Sample]) -> P:
@@ -179,7 +179,7 @@ def make_pretraining(
     """The network with the recipe's objectives and all that they need; see `PreTraining`."""
     prepare_network(model, recipe)
     training, mask_id = recipe.training, processor.tokenizer.mask_token_id
-    return PreTraining(model, recipe.objectives, mask_id, training.chunk, beside)
+    return PreTraining(model, recipe.objectives, mask_id, training.grad_cache_chunk, beside)
 
 
 def train_model(
@@ -266,10 +266,10 @@ def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
         UsageError: it will not; the message lists those that will.
     """
     best, known = recipe.training.best, ["loss", *logged, "gradient_norm"]
-    if best and best.figure not in known:
-        hint = did_you_mean(best.figure, known)
+    if best and best.metric not in known:
+        hint = did_you_mean(best.metric, known)
         raise UsageError(
-            f"training.best.figure={best.figure}: not in the log of this run{hint}; known: {', '.join(known)}"
+            f"training.best.metric={best.metric}: not in the log of this run{hint}; known: {', '.join(known)}"
         )
 
 
@@ -293,6 +293,6 @@ def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[Parameter
     cross = [p for name, p in model.named_parameters() if name.startswith(CROSS_PARTS)]
     towers = [p for name, p in model.named_parameters() if not name.startswith(CROSS_PARTS)]
     ranking = [o for o in (recipe.objectives.fgr, recipe.objectives.mlm) if o.weight]
-    start = min((objective.start for objective in ranking), default=0.0)
+    start = min((objective.start_at for objective in ranking), default=0.0)
     lr = recipe.optimizer.lr
     return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]

@@ -39,13 +39,13 @@ def open_stream(
     sizes = tuple(shard.samples or 0 for shard in shards)
     order = StreamOrder(
         sizes=sizes,
-        batch=training.batch,
-        lanes=data.lanes,
-        buffer=data.shuffle,
+        batch=training.batch_size,
+        lanes=data.streams,
+        buffer=data.shuffle_buffer,
         seed=training.seed,
         per_epoch=data.samples_per_epoch,
     )
-    check_lanes(order, world, data.workers)
+    check_lanes(order, world, data.num_workers)
     weights, seed = data.field_weights, training.seed
     return ShardStream(
         shards=shards,

@@ -41,7 +41,7 @@ def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
     yield from _of_network(recipe.model)
     yield from _of_objectives(recipe.objectives)
     if recipe.optimizer.schedule == "triangular":
-        keys = "optimizer.warmup_from", "optimizer.stairs"
+        keys = "optimizer.warmup_start_factor", "optimizer.lr_decay_stages"
         yield Unused(keys, "of the schedule cosine", ("optimizer.schedule",))
 
 
@@ -58,55 +58,59 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
             for key in type(getattr(recipe.objectives, name)).model_fields
             if key != "weight" or getattr(recipe.objectives, name).weight
         )
-        yield Unused((*objectives, "objectives.ema"), f"the task {task} has a loss of its own", ("task",))
+        yield Unused((*objectives, "objectives.ema_decay"), f"the task {task} has a loss of its own", ("task",))
     if task == "matching":
         fields = "data.fields", "data.field_starts", "data.field_weights", "validation.fields"
         yield Unused(fields, "a labelled pair has one text", ("task",))
     if task == "generation":
-        yield Unused(("training.chunk",), "the task generation computes a batch at once", ("task",))
+        yield Unused(("training.grad_cache_chunk",), "the task generation computes a batch at once", ("task",))
     if task != "retrieval":
-        yield Unused(("validation.depth",), "of the task retrieval", ("task",))
+        yield Unused(("validation.rerank_k",), "of the task retrieval", ("task",))
         yield Unused(("training.peak_tflops",), f"operations of the task {task} are not counted", ("task",))
     if task == "captioning" and not recipe.objectives.on():
         yield Unused(("captioning.owns_image_tower",), "no other objective is on", ("objectives", "task"))
     if recipe.generation.pipeline is not None:
-        keys = tuple(f"generation.{key}" for key in ("fold", "channels", "layers", "heads"))
+        keys = tuple(
+            f"generation.{key}" for key in ("patch_size", "channels", "layers_per_block", "attention_head_dim")
+        )
         yield Unused(keys, "of a new painter, and the pipeline has its own", ("generation.pipeline",))
     if recipe.data.shards:
         yield Unused(("data.shards",), "fine-tuning reads folders; give data.folder", ())
-    if recipe.data.set is not None:
-        yield Unused(("validation.fields",), "of own pairs, and data.set is given", ("data.set",))
+    if recipe.data.dataset is not None:
+        yield Unused(("validation.fields",), "of own pairs, and data.dataset is given", ("data.dataset",))
     if recipe.validation.split is None:
-        keys = "validation.every", "validation.pictures"
+        keys = "validation.every", "validation.images"
         yield Unused(keys, "there is no validation.split to measure on", ("validation.split",))
 
 
 def _of_data(data: DataRecipe) -> Iterator[Unused]:
     if data.shards:
-        keys = tuple(f"data.{key}" for key in ("set", "pairs", "images", "split", "group_start"))
+        keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start"))
         yield Unused(keys, "of a folder, and data.shards is given", ("data.shards",))
     else:
-        keys = tuple(f"data.{key}" for key in ("lanes", "shuffle", "samples_per_epoch"))
+        keys = tuple(f"data.{key}" for key in ("streams", "shuffle_buffer", "samples_per_epoch"))
         yield Unused(keys, "of shards, and data.folder is given", ("data.folder",))
-    if data.set is not None:
-        yield Unused(("data.pairs",), "of own pairs, and data.set is given", ("data.set",))
+    if data.dataset is not None:
+        yield Unused(("data.pairs",), "of own pairs, and data.dataset is given", ("data.dataset",))
 
 
 def _of_network(model: ModelRecipe) -> Iterator[Unused]:
-    if model.start:
-        shape = "model.preset", "model.vision", "model.text", "model.vocabulary"
-        yield Unused(shape, "the model of model.start has its own", ("model.start",))
+    if model.init_from:
+        shape = "model.preset", "model.vision", "model.text", "model.vocab_size"
+        yield Unused(shape, "the model of model.init_from has its own", ("model.init_from",))
         own = (
-            FROM_CHINESE_CLIP if is_chinese_clip(model.start) else (*CHANGED, *SETTLED, "max_text_tokens", "image_size")
+            FROM_CHINESE_CLIP
+            if is_chinese_clip(model.init_from)
+            else (*CHANGED, *SETTLED, "max_text_tokens", "image_size")
         )
-        yield Unused(tuple(f"model.{key}" for key in own), "", ("model.start",), obeyed=True)
+        yield Unused(tuple(f"model.{key}" for key in own), "", ("model.init_from",), obeyed=True)
     elif isinstance(model.vision, str):
-        new = "model.preset", "model.vocabulary"
+        new = "model.preset", "model.vocab_size"
         yield Unused(new, "of a new network, and the towers are given", ("model.vision", "model.text"))
     elif model.preset:
         towers = "model.vision", "model.text", "model.embed_dim", "model.cross_layers"
         yield Unused(towers, "model.preset gives it", ("model.preset",))
-    by_preset = model.preset is not None and not model.start
+    by_preset = model.preset is not None and not model.init_from
     if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
         cross = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
         yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
@@ -122,10 +126,12 @@ def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
         yield Unused(
             tuple(f"objectives.{name}.{key}" for key in keys), f"{name} is off", (f"objectives.{name}.weight",)
         )
-    if objectives.fgr.masked and not objectives.mlm.weight:
-        yield Unused(("objectives.fgr.masked",), "mlm is off", ("objectives.mlm.weight",))
+    if objectives.fgr.enhanced_training and not objectives.mlm.weight:
+        yield Unused(("objectives.fgr.enhanced_training",), "mlm is off", ("objectives.mlm.weight",))
     if not (objectives.tgd.weight or objectives.fgd.weight):
-        yield Unused(("objectives.ema",), "tgd and fgd are off", ("objectives.tgd.weight", "objectives.fgd.weight"))
-    if objectives.fgr.weight and 0 < objectives.fgr.harden_until <= objectives.fgr.start:
+        yield Unused(
+            ("objectives.ema_decay",), "tgd and fgd are off", ("objectives.tgd.weight", "objectives.fgd.weight")
+        )
+    if objectives.fgr.weight and 0 < objectives.fgr.harden_until <= objectives.fgr.start_at:
         why = "it is over before fgr starts"
-        yield Unused(("objectives.fgr.harden_until",), why, ("objectives.fgr.start",))
+        yield Unused(("objectives.fgr.harden_until",), why, ("objectives.fgr.start_at",))

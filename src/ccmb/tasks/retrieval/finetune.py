@@ -43,8 +43,8 @@ class RetrievalFinetuner(OfR2D2, PairFinetuner[R2D2Model]):
     def validate(
         self, model: R2D2Model, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        gallery, ranks = _ranked(model, processor, held_out, recipe.validation.depth)
-        report = report_of_ranks(ranks, gallery, recipe.validation.depth)
+        gallery, ranks = _ranked(model, processor, held_out, recipe.validation.rerank_k)
+        report = report_of_ranks(ranks, gallery, recipe.validation.rerank_k)
         last = "pre_ranking" if report["mean_recall"]["ranking"] is None else "ranking"
         means = report["mean_recall"]
         values = (means[last], means["pre_ranking"], report["text_to_image"][last]["R@1"])
@@ -58,8 +58,8 @@ class RetrievalFinetuner(OfR2D2, PairFinetuner[R2D2Model]):
         recipe: FinetuneRecipe,
         heads: bool = True,
     ) -> DrawnMetrics:
-        gallery, ranks_of = _ranked(model, processor, held_out, recipe.validation.depth, heads)
-        report = report_of_ranks(ranks_of, gallery, recipe.validation.depth)
+        gallery, ranks_of = _ranked(model, processor, held_out, recipe.validation.rerank_k, heads)
+        report = report_of_ranks(ranks_of, gallery, recipe.validation.rerank_k)
         values, draws, unit_N = {}, {}, drawn_with(gallery)
         for stage in STAGES:
             known = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}

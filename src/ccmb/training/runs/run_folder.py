@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
-from ccmb.core.errors import CcmbError
+from ccmb.core.config.retired_keys import renamed_values
+from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.files import split_lines
 from ccmb.report.charts import Point
+from ccmb.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,13 @@ def read_run(path: Path) -> Run:
         hint = f"; it holds: {', '.join(inside)}" if inside else "; a run has one once its first steps are logged"
         raise CcmbError(f"{path}: no run folder (no metrics.jsonl in it){hint}")
     training: dict[str, Any] = {}
-    with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-        training = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["training"]
+    with suppress(OSError, yaml.YAMLError, KeyError, TypeError, UsageError):
+        saved = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["training"]
+        training, _ = renamed_values(TrainingRecipe, saved)
     lines = []
     for text in split_lines(log.read_text(encoding="utf-8", errors="replace")):
         with suppress(ValueError):  # the last line of a run that is writing just now may be cut short
             line = json.loads(text)
             if isinstance(line, dict) and "step" in line:
                 lines.append(line)
-    return Run(str(path), lines, training.get("steps"), training.get("batch"))
+    return Run(str(path), lines, training.get("steps"), training.get("batch_size"))
