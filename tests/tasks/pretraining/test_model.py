@@ -139,7 +139,7 @@ def test_batch_norm_that_there_is_not_is_not_trained() -> None:
         prepare_network(built(given)[0], given)
 
 
-@pytest.mark.parametrize("key", ["chunk", "gradient_checkpointing"])
+@pytest.mark.parametrize("key", ["grad_cache_chunk", "gradient_checkpointing"])
 def test_batch_norm_is_not_trained_where_its_statistics_would_be_others(key: str) -> None:
     wrong = resnet()
     wrong = wrong.model_copy(update={"training": wrong.training.model_copy(update={key: 2})})

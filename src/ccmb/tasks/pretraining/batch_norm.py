@@ -23,9 +23,10 @@ def check_batch_norm(model: R2D2Model, given: bool | None, training: TrainingRec
         raise UsageError("'model.train_batch_norm' would do nothing (no tower has batch norm); leave it out")
     if not model.config.train_batch_norm or all(map(is_frozen, norms)):
         return
-    causes = {"several processes": world().size > 1, "training.chunk": training.chunk is not None} | {
-        "training.gradient_checkpointing": training.gradient_checkpointing
-    }
+    causes = {
+        "several processes": world().size > 1,
+        "training.grad_cache_chunk": training.grad_cache_chunk is not None,
+    } | {"training.gradient_checkpointing": training.gradient_checkpointing}
     if cause := next((name for name, holds in causes.items() if holds), None):
         raise UsageError(
             f"model.train_batch_norm: with {cause} its statistics would not be those of a whole batch; give "

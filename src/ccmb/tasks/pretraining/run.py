@@ -166,8 +166,6 @@ def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
     for name, frozen in recipe.model.frozen().items():
         freeze(towers[name], frozen, name)
     check_batch_norm(model, recipe.model.train_batch_norm, recipe.training)
-    if world().is_main and (frozen_words := frozen_parts(model, recipe.model)):
-        print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
     model.pack_texts = recipe.training.pack_texts
     if recipe.training.gradient_checkpointing:
         checkpoint_layers(model)
@@ -211,6 +209,8 @@ def train_model(
         if seen is not None:
             seen.write(out)
         begin()
+        if frozen_words := frozen_parts(model, recipe.model):
+            print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
     meet()
     if training.compile:
         compile_blocks(task.module)
