@@ -26,7 +26,8 @@ def check_batch_norm(model: R2D2Model, given: bool | None, training: TrainingRec
     causes = {
         "several processes": world().size > 1,
         "training.grad_cache_chunk": training.grad_cache_chunk is not None,
-    } | {"training.gradient_checkpointing": training.gradient_checkpointing}
+        "training.gradient_checkpointing": training.gradient_checkpointing,
+    }
     if cause := next((name for name, holds in causes.items() if holds), None):
         raise UsageError(
             f"model.train_batch_norm: with {cause} its statistics would not be those of a whole batch; give "
