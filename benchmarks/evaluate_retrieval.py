@@ -52,7 +52,7 @@ def random_sides(config: R2D2Config, count: int, queries: int) -> tuple[TowerOut
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor(draw_lengths(queries, config.max_text_tokens, 0))
     side = config.vision_config.image_size // config.vision_config.patch_size
-    images = torch.randn(count, 1 + side**2, config.vision_config.hidden_size, generator=generator)
+    images = torch.randn(count, 1 + side**2, config.image_width, generator=generator)
     texts = torch.randn(queries, int(lengths.max()), config.text_config.hidden_size, generator=generator)
     of_images, of_texts = (
         l2_normalize(torch.randn(items, config.embed_dim, generator=generator)) for items in (count, queries)

@@ -55,7 +55,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     tiny_processor().save_pretrained(model)
     for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
         picture.save(name)
-    use, *_, build = blocks(PAGES[0], "python")  # the others: tests/docs/test_r2d2.py
+    use, *_, build, _ = blocks(PAGES[0], "python")  # the others: tests/docs/test_r2d2.py
     values: dict[str, Any] = {}
     exec(use, values)
     assert values["scores"].shape == (1, 2)

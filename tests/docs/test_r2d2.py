@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ccmb.r2d2.loading import load_model
-from tests.helpers.runs import command_line
+from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe
+from tests.helpers.sources import made_backbone, save_backbone, save_sentence_encoder
 from tests.helpers.tiny import tiny_pictures
 from tests.helpers.tuning import arguments, save_pairs, save_start
 
 DOCS = Path(__file__).parents[2] / "docs"
+BACKBONES = {"docs/r2d2.md": "## Other backbones", "docs/r2d2.zh.md": "## 其他主干"}
 PAGES = {"docs/r2d2.md": "## Other sizes", "docs/r2d2.zh.md": "## 其他尺寸"}
 
 
@@ -63,6 +67,34 @@ def test_both_pages_have_the_same_examples() -> None:
         return [re.sub(r"#.*", "", example) for example in examples(page)]
 
     assert code("docs/r2d2.md") == code("docs/r2d2.zh.md")
+
+
+@pytest.mark.parametrize("page", BACKBONES)
+def test_the_examples_of_other_backbones_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("google/efficientnet-b0", "efficientnet-b0"):
+        save_backbone(tmp_path / name, "efficientnet")
+    for name in ("intfloat/multilingual-e5-small", "multilingual-e5-small"):
+        save_sentence_encoder(tmp_path / name, layers=6)
+    text = (DOCS.parent / page).read_text(encoding="utf-8").split(BACKBONES[page], 1)[1]
+    values: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], values)
+    assert values["model"].config.text_pooling == "mean"
+    assert values["processor"].text_prefix == "query: "
+    _, verb, _, *changes = shlex.split(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)[0])
+    given = {change.partition("=")[0] for change in changes}
+    tiny = [one for one in tiny_recipe(tiny_corpus(tmp_path / "corpus"), 1) if one.partition("=")[0] not in given]
+    done = command_line(monkeypatch, capfd)(verb, *tiny, *changes, "model.max_text_tokens=24", "--out", "run")
+    assert done.code == 0, done.err
+    assert "ccmb: frozen: image tower: all; text tower: the lowest 6 of 6 layers" in done.err
+    model, processor = load_model(tmp_path / "run")
+    assert (model.config.text_pooling, processor.text_prefix) == ("mean", "query: ")
+    assert torch.equal(model.image_tower.encoder.top_conv.weight, made_backbone("efficientnet").encoder.top_conv.weight)
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| frozen | image tower: all; text tower: the lowest 6 of 6 layers |" in card
+    assert "| image tower | efficientnet, 8 layers of 256, 64 x 64 pixels |" in card
 
 
 @pytest.mark.parametrize("page", PAGES)

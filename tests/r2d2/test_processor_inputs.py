@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from ccmb.core.errors import CcmbError
-from ccmb.r2d2.processing import PREPROCESSOR, PROCESSOR, R2D2Processor
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR, PROCESSOR
+from ccmb.r2d2.processing import R2D2Processor
 from tests.helpers.tiny import TEXTS, tiny_pictures, tiny_processor
 
 LONG, SHORT = "左边是绿树,右边是一座白色的房子", "灯"

@@ -13,7 +13,9 @@ PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "M
 # How the second stage scores a pair; `ccmb.inference.scoring` defines each rule.
 RankingRule = Literal["sum", "log_odds"]
 # Which output of the image tower is projected into the shared space; see `R2D2Config`.
-ImagePooling = Literal["first", "tower"]
+ImagePooling = Literal["first", "tower", "mean"]
+# And which of the text tower.
+TextPooling = Literal["first", "mean"]
 
 # The precision in which the second stage chooses; auto is bf16 if the processor computes it natively, else fp32.
 Precision = Literal["auto", "fp32", "bf16", "int8"]

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.distillation import rest_if_frozen
 from ccmb.objectives.forward import encode_images
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
@@ -68,11 +67,6 @@ class Captioning(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.options, self.pretraining, self.chunk = captioner, options, pretraining, chunk
-
-    def train(self, mode: bool = True) -> Captioning:
-        super().train(mode)
-        rest_if_frozen(self.model.image_tower)
-        return self
 
     def losses(
         self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None

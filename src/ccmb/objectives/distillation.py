@@ -22,6 +22,7 @@ from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
+from ccmb.r2d2.towers.stillness import is_frozen
 
 
 class EmaTeacher(TwoTowers, nn.Module):
@@ -35,7 +36,7 @@ class EmaTeacher(TwoTowers, nn.Module):
     def __init__(self, student: R2D2Model) -> None:
         super().__init__()
         self.image_pooling, self.image_class_token = student.image_pooling, student.image_class_token
-        self.pack_texts = student.pack_texts
+        self.text_pooling, self.pack_texts = student.text_pooling, student.pack_texts
         self.shares_image_tower = is_frozen(student.image_tower)
         self.parts = [name for name in self.PARTS if name != "image_tower" or not self.shares_image_tower]
         for name in self.parts:
@@ -70,17 +71,6 @@ class EmaTeacher(TwoTowers, nn.Module):
 def move_average(averages: list[nn.Parameter], latest: list[nn.Parameter], rate: float) -> None:
     """averages = rate * averages + (1 - rate) * latest, all in one call."""
     get_ema_multi_avg_fn(rate)(averages, latest, None)
-
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether none of its parameters is trained."""
-    return not any(parameter.requires_grad for parameter in module.parameters())
-
-
-def rest_if_frozen(module: nn.Module) -> None:
-    """Put a frozen module into evaluation mode: no dropout, no running statistics."""
-    if is_frozen(module):
-        module.eval()
 
 
 class FeatureQueue(nn.Module):

@@ -49,11 +49,15 @@ class StepFlops:
     two agree where negatives are as long as other texts. Of masked words the expected number counts.
 
     Args:
-        frozen: whether the image tower is not trained, and so is its own teacher.
+        frozen: whether the image tower is not trained, and so is its own teacher. Where some of its layers alone are
+            frozen, it counts as trained.
+        frozen_text: whether the text tower is not trained.
     """
 
-    def __init__(self, config: R2D2Config, objectives: Objectives, frozen: bool = False) -> None:
-        self.objectives, self.frozen = objectives, frozen
+    def __init__(
+        self, config: R2D2Config, objectives: Objectives, frozen: bool = False, frozen_text: bool = False
+    ) -> None:
+        self.objectives, self.frozen, self.frozen_text = objectives, frozen, frozen_text
         with torch.device("meta"):
             self.model = R2D2Model(config).eval().requires_grad_(False)
         text = config.text_config
@@ -81,14 +85,14 @@ class StepFlops:
         options, count = self.objectives, len(lengths)
         active = frozenset(name for name in options.on() if progress >= getattr(options, name).start_at)
         text = self.text.sum(lengths)
-        student = text * (2 if active & {"mlm", "fgd"} else 1)
+        student = read = text * (2 if active & {"mlm", "fgd"} else 1)
         if active & {"fgr", "mlm"}:
             student += self.cross(count, "fgr" in active, "mlm" in active).sum(lengths) / count
         if "mlm" in active:
             student += options.mlm.probability * words * self.word
         taught = bool(active & {"tgd", "fgd"})
         images = count * self.image * (1 if self.frozen else 3 + taught)
-        return images + 3 * student + text * taught
+        return images + 3 * student + text * taught - (2 * read if self.frozen_text else 0)
 
     def _cross(self, count: int, fgr: bool, mlm: bool) -> Quadratic:
         """Of all the cross encoders' work on `count` pairs, all of one length."""

@@ -18,7 +18,6 @@ from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import LabelledBatch
-from ccmb.objectives.distillation import rest_if_frozen
 from ccmb.objectives.forward import encode_images, encode_texts
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pre_ranking import even_targets, similarity
@@ -118,11 +117,6 @@ class Matching(nn.Module):
         if not model.can_rank:
             raise UsageError("the network has no match heads (PRD2), which is what matching trains; start from R2D2")
         self.model, self.options, self.chunk = model, options, chunk
-
-    def train(self, mode: bool = True) -> Matching:
-        super().train(mode)
-        rest_if_frozen(self.model.image_tower)
-        return self
 
     def losses(
         self, batch: LabelledBatch, progress: float = 0.0, generator: torch.Generator | None = None

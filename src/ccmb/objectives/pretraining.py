@@ -16,7 +16,6 @@ from ccmb.objectives.distillation import (
     FeatureQueue,
     TeacherFeatures,
     fgd_loss,
-    rest_if_frozen,
     tgd_loss,
 )
 from ccmb.objectives.forward import encode_images, encode_texts, rank_rows, read_own
@@ -38,7 +37,7 @@ def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[
     for towers in filter(None, (model, teacher)):
         for tower in (towers.image_tower, towers.text_tower):
             stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-            units += [layer for stack in stacks for layer in stack]
+            units += [layer for stack in stacks for layer in stack if not isinstance(layer, nn.ModuleList)]
     units += [part for part in model.children() if isinstance(part, CrossEncoder)]
     return list(dict.fromkeys(units))  # a frozen tower is the student's and the teacher's
 
@@ -71,11 +70,6 @@ class PreTraining(nn.Module):
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
         self.queue = FeatureQueue(tgd.queue_size, model.config.embed_dim, tgd.queue_decay) if tgd.weight else None
-
-    def train(self, mode: bool = True) -> PreTraining:
-        super().train(mode)
-        rest_if_frozen(self.model.image_tower)  # the teacher reads it too
-        return self
 
     def losses(
         self,

@@ -24,9 +24,11 @@ def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, 
     return kind, {"add_pooling_layer": pooler} if optional else {}
 
 
-def new_tower(config: PreTrainedConfig, pooler: bool) -> PreTrainedModel:
-    """A backbone of random weights, see `tower_class`."""
-    kind, options = tower_class(config, pooler)
+def new_tower(config: PreTrainedConfig, pooler: bool | None) -> PreTrainedModel:
+    """A backbone of random weights, see `tower_class`; with its own default of a pooling layer if `pooler` is None."""
+    kind, options = tower_class(config, bool(pooler))
+    if pooler is None:
+        options = {}
     return kind._from_config(config, **options)
 
 

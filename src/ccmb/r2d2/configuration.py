@@ -7,13 +7,13 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from ccmb.core.choices import ImagePooling, RankingRule, one_of
+from ccmb.core.choices import ImagePooling, RankingRule, TextPooling, one_of
 from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
+from ccmb.r2d2.towers.image_forms import USUAL_SIZE, ImageForm, image_form, image_side, set_image_side
 
 # The keywords of `from_pretrained` that locate a folder on the hub.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
-NO_CLASS_TOKEN = ("siglip_vision_model",)
 NOT_CALIBRATED = 1.0  # the match temperature of a network that none was fitted to
 
 
@@ -24,9 +24,18 @@ class R2D2Config(PreTrainedConfig):
         vision_config, text_config: configurations of the towers, of any backbone that transformers knows
             (the paper's are a CLIP vision transformer and BERT-base). Dictionaries need a "model_type".
         embed_dim: width D of the shared embedding space (768 in the paper).
-        image_pooling: the output of the image tower that is projected into that space: "first" (the paper: its raw
-            first token) or "tower" (its own pooled output: CLIP's first token after the last norm, SigLIP's attention
-            pooling). By default "first", but "tower" for backbones without a class token.
+        image_width: width of the image tower's states; by default what the backbone gives.
+        image_class_token: whether the image tower's first token sums the image up; all of SigLIP's or of a feature map
+            are places of the image. By default what the backbone gives; "first" below takes the first for such a token.
+        image_pooling: what of the image tower is projected into that space: "first" (the paper: its raw first token),
+            "tower" (its own pooled output: CLIP's first token after the last norm, SigLIP's attention pooling, the
+            normed mean of a convolutional network's cells), or "mean" (of all its tokens or cells). By default "first";
+            for backbones without a class token "tower", and "mean" where they have no pooled output.
+        text_pooling: what of the text tower is projected: "first" (the paper) or "mean" (of the states of a text's real
+            tokens, as in E5 and GTE).
+        text_prefix: what the processor puts before every text, such as E5's "query: ".
+        train_batch_norm: whether batch norm in the towers computes with a batch's statistics in training and gathers
+            them, as new networks need it; else with those that it has, as pre-trained towers want it in small batches.
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
         cross_heads, cross_ffn: attention heads and feed-forward width of the cross encoders, by default the text
             tower's. Their width is always the text tower's.
@@ -55,7 +64,12 @@ class R2D2Config(PreTrainedConfig):
         vision_config: PreTrainedConfig | dict[str, Any] | None = None,
         text_config: PreTrainedConfig | dict[str, Any] | None = None,
         embed_dim: int = 768,
+        image_width: int | None = None,
+        image_class_token: bool | None = None,
         image_pooling: ImagePooling | None = None,
+        text_pooling: TextPooling = "first",
+        text_prefix: str = "",
+        train_batch_norm: bool = True,
         cross_layers: int = 6,
         cross_heads: int | None = None,
         cross_ffn: int | None = None,
@@ -72,9 +86,13 @@ class R2D2Config(PreTrainedConfig):
     ) -> None:
         self.vision_config = _as_config("vision", vision_config, {"model_type": "clip_vision_model"})
         self.text_config = _as_config("text", text_config, {"model_type": "bert", "vocab_size": 21128})
+        if image_side(self.vision_config) is None:
+            set_image_side(self.vision_config, USUAL_SIZE)
         self.embed_dim = embed_dim
-        image_pooling = image_pooling or ("first" if self.image_class_token else "tower")
-        self.image_pooling: ImagePooling = one_of("image_pooling", image_pooling, ImagePooling)
+        self._set_image_form(image_width, image_class_token, image_pooling)
+        self.text_pooling: TextPooling = one_of("text_pooling", text_pooling, TextPooling)
+        self.text_prefix = text_prefix
+        self.train_batch_norm = train_batch_norm
         self.cross_layers = cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
@@ -89,24 +107,35 @@ class R2D2Config(PreTrainedConfig):
         self.temperature_max = temperature_max
         super().__init__(**kwargs)
 
+    def _set_image_form(self, width: int | None, class_token: bool | None, pooling: ImagePooling | None) -> None:
+        """What the image tower gives: as a folder's file says, so that nothing is tried out, or as it does itself."""
+        if pooling is not None:
+            one_of("image_pooling", pooling, ImagePooling)
+        if width is not None and class_token is not None and pooling is not None:
+            self.image_width, self.image_class_token = width, class_token
+            self.image_pooling: ImagePooling = pooling
+            return
+        form = image_form(self.vision_config)
+        if pooling is None:
+            pooling = "first" if form.class_token else "tower" if form.pooled else "mean"
+        _check_pooling(pooling, form, self.vision_config.model_type)
+        self.image_width = form.width if width is None else width
+        self.image_class_token = (form.class_token or pooling == "first") if class_token is None else class_token
+        self.image_pooling = pooling
+
     @property
     def is_calibrated(self) -> bool:
         """Whether a match temperature was fitted, so that there is a probability of a match."""
         return self.match_temperature != NOT_CALIBRATED
 
     @property
-    def image_class_token(self) -> bool:
-        """Whether the image tower's first token summarises the picture; SigLIP's tokens are all patches."""
-        return self.vision_config.model_type not in NO_CLASS_TOKEN
-
-    @property
     def image_size(self) -> int:
         """Side of the square input picture, in pixels."""
-        return int(self.vision_config.image_size)
+        return image_side(self.vision_config) or USUAL_SIZE
 
     @image_size.setter
     def image_size(self, value: int) -> None:
-        self.vision_config.image_size = value
+        set_image_side(self.vision_config, value)
 
 
 def _as_config(
@@ -123,6 +152,13 @@ def _as_config(
             f"such as {default['model_type']}{did_you_mean(str(kind), known)}"
         )
     return CONFIG_MAPPING[kind](**fields)
+
+
+def _check_pooling(pooling: ImagePooling, form: ImageForm, kind: str) -> None:
+    if pooling == "first" and form.is_map:
+        raise UsageError(f"image_pooling is 'first', but a {kind} gives a feature map; give 'tower' or 'mean'")
+    if pooling == "tower" and not form.pooled:
+        raise UsageError(f"image_pooling is 'tower', but a {kind} has no pooled output; give 'first' or 'mean'")
 
 
 def _positive(key: str, value: Any) -> float:

@@ -18,8 +18,9 @@ from ccmb.r2d2.folders.checkpoint_files import what_file
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
 from ccmb.r2d2.folders.kinds import check_kind
 from ccmb.r2d2.folders.weights import check_finite, check_loaded, weight_files, weights_path
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.processing import PREPROCESSOR, R2D2Processor
+from ccmb.r2d2.processing import R2D2Processor
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The files that are downloaded: no code, and no weights in a form that can carry code.
@@ -121,7 +122,7 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
 
     Raises:
         CcmbError: the tokenizer has tokens without an embedding or has no padding token, texts may be longer than there
-            are positions, or the pictures have another size; the message names file and key.
+            are positions or have another prefix, or the pictures have another size; the message names file and key.
     """
     vocabulary, tokenizer = config.text_config.vocab_size, processor.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -142,6 +143,11 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         raise CcmbError(
             f"{folder / PREPROCESSOR}: max_text_tokens is {processor.max_text_tokens}, but that of config.json is "
             f"{config.max_text_tokens}; take the file that belongs to the model"
+        )
+    if processor.text_prefix != config.text_prefix:
+        raise CcmbError(
+            f"{folder / PREPROCESSOR}: text_prefix is {processor.text_prefix!r}, but that of config.json is "
+            f"{config.text_prefix!r}; take the file that belongs to the model"
         )
     if processor.image_size != config.image_size:
         raise CcmbError(

@@ -6,19 +6,22 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
-from ccmb.core.choices import ImagePooling
+from ccmb.core.choices import ImagePooling, TextPooling
 from ccmb.core.floats import at_least_float32
 from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
-from ccmb.r2d2.packing import PackedPairs, Packing, padded_right
+from ccmb.r2d2.packing import PackedPairs, Packing, mean_state, padded_right
+from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
+from ccmb.r2d2.towers.stillness import keep_still
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,14 @@ class TwoTowers:
     text_projection: nn.Module
     image_pooling: ImagePooling
     image_class_token: bool
+    text_pooling: TextPooling
     pack_texts: bool = True  # do not compute padding, see packing.py
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised pictures (B, 3, S, S)."""
         output = self.image_tower(pixel_values=pixel_values)
-        states = output.last_hidden_state
-        pooled = states[:, 0] if self.image_pooling == "first" else output.pooler_output
+        states = as_tokens(output.last_hidden_state)
+        pooled = pooled_state(self.image_pooling, output, states)
         if not self.image_class_token:  # the match heads read the first token, so it has to summarise the picture
             states = torch.cat([pooled[:, None], states], 1)
         return TowerOutput(l2_normalize(self.image_projection(pooled)), states, pooled=pooled)
@@ -128,7 +132,8 @@ class TwoTowers:
         else:
             mask = None if attention_mask is None else mask_for(self.text_tower, attention_mask)
             states = self.text_tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        return TowerOutput(l2_normalize(self.text_projection(states[:, 0])), states, attention_mask)
+        pooled = states[:, 0] if self.text_pooling == "first" else mean_state(states, attention_mask)
+        return TowerOutput(l2_normalize(self.text_projection(pooled)), states, attention_mask)
 
     def packing(self, mask_BT: Tensor) -> Packing | None:
         """The packing of texts with this mask; None if the text tower computes the padding too. Waits for a GPU."""
@@ -152,17 +157,18 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         self.image_pooling, self.image_class_token = config.image_pooling, config.image_class_token
+        self.text_pooling = config.text_pooling
         self.image_tower = new_tower(vision, pooler=config.image_pooling == "tower")
         self.text_tower = new_text_tower(text)
-        self.image_projection = nn.Linear(vision.hidden_size, config.embed_dim)
+        self.image_projection = nn.Linear(config.image_width, config.embed_dim)
         self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
         cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
         if config.match_heads or config.mlm_head:
-            self.text_image_encoder = CrossEncoder(*cross, vision.hidden_size, config.cross_dropout)
+            self.text_image_encoder = CrossEncoder(*cross, config.image_width, config.cross_dropout)
         if config.match_heads:
-            self.image_to_cross = nn.Linear(vision.hidden_size, width)
+            self.image_to_cross = nn.Linear(config.image_width, width)
             self.image_text_encoder = CrossEncoder(*cross, width, config.cross_dropout)
             self.text_image_match = nn.Linear(width, 2)
             self.image_text_match = nn.Linear(width, 2)
@@ -184,6 +190,13 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
             nn.init.zeros_(module.bias)
         elif isinstance(module, R2D2Model):
             nn.init.constant_(module.temperature, self.config.initial_temperature)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for what is frozen and for batch norm that stays as it is; see `keep_still`."""
+        super().train(mode)
+        for tower in (self.image_tower, self.text_tower):
+            keep_still(tower, batch_norm=not self.config.train_batch_norm)
+        return self
 
     @property
     def can_rank(self) -> bool:

@@ -100,6 +100,15 @@ def padded_right(input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]
     return input_ids_BT.gather(1, source_BT), mask_BT.gather(1, source_BT)
 
 
+def mean_state(states_BTW: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """(B, W) mean of the states of each row's real tokens; a row without any counts as one of one token."""
+    if mask_BT is None:
+        return states_BTW.mean(1)
+    real_BT = torch.cat([torch.ones_like(mask_BT[:, :1]), mask_BT[:, 1:]], 1).bool()
+    summed_BW = states_BTW.masked_fill(~real_BT[:, :, None], 0.0).sum(1)
+    return summed_BW / real_BT.sum(1)[:, None].to(states_BTW.dtype)
+
+
 def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> Attend:
     """Attention of each packed row of `queries` to the same row of `context`, with keys and values (P, H, D)."""
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils.hub import cached_file
 
 from ccmb.core.errors import CcmbError, did_you_mean, one_line
-from ccmb.core.files import read_json, write_json
+from ccmb.core.files import write_json
 from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD, normalise
 from ccmb.r2d2.configuration import HUB_ARGUMENTS, R2D2Config
 from ccmb.r2d2.inputs.image_processing import R2D2ImageProcessor
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR, read_settings
 from ccmb.r2d2.inputs.processor_inputs import (
     CallOptions,
     InputTypeError,
@@ -29,11 +29,6 @@ from ccmb.r2d2.inputs.processor_inputs import (
     check_encodable,
 )
 
-# The name and form that transformers' own image processors read, so that AutoImageProcessor understands the folder.
-PREPROCESSOR = "preprocessor_config.json"
-# The file in which transformers' own processors keep the same settings.
-PROCESSOR = "processor_config.json"
-
 
 class R2D2Processor(ProcessorMixin):
     """Pictures (resized to a square, normalised) and texts (tokenized, cut at the context length).
@@ -43,6 +38,7 @@ class R2D2Processor(ProcessorMixin):
         image_size: side of the square S, in pixels.
         max_text_tokens: longest text, special tokens included.
         image_mean, image_std: statistics of RGB in [0, 1] that the image tower was trained with; by default CLIP's.
+        text_prefix: what is put before every text, such as E5's "query: "; its tokens count in a text's length.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -55,9 +51,11 @@ class R2D2Processor(ProcessorMixin):
         max_text_tokens: int = 64,
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
+        text_prefix: str = "",
     ) -> None:
         super().__init__(image_processor=R2D2ImageProcessor(image_size, image_mean, image_std), tokenizer=tokenizer)
         self.max_text_tokens = max_text_tokens
+        self.text_prefix = text_prefix
         self._tokenizer_length = tokenizer.model_max_length
 
     @classmethod
@@ -114,6 +112,7 @@ class R2D2Processor(ProcessorMixin):
 
     def _encode(self, texts: list[str], options: CallOptions, warn: bool) -> dict[str, Any]:
         longest = self._longest(options.max_length)
+        texts = [self.text_prefix + text for text in texts]
         cuts = options.truncation is not False
         try:
             encoded = self.tokenizer(
@@ -141,13 +140,24 @@ class R2D2Processor(ProcessorMixin):
             longest = min(longest, int(self.tokenizer.model_max_length))
         if asked is None:
             return longest
-        fewest = self.tokenizer.num_special_tokens_to_add() + 1
+        fewest = self._shortest
         if not fewest <= asked <= self.max_text_tokens:
             raise InputValueError(
                 f"max_length is {asked}; give {fewest} to {self.max_text_tokens}, which is the most that the network "
                 "reads (max_text_tokens)"
             )
         return asked
+
+    @property
+    def _shortest(self) -> int:
+        """Fewest tokens that leave room for one of a text."""
+        return self.tokenizer.num_special_tokens_to_add() + len(self._prefix_ids) + 1
+
+    @property
+    def _prefix_ids(self) -> list[int]:
+        """What the prefix is in tokens, special ones not counted; a space at its end is part of the first word."""
+        prefix = self.text_prefix.rstrip()
+        return self.tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
 
     @staticmethod
     def _of_kind(rows: Any, options: CallOptions) -> Any:
@@ -170,9 +180,18 @@ class R2D2Processor(ProcessorMixin):
         return sum(length > longest for length in lengths)
 
     def maskable(self, input_ids_BT: Tensor) -> Tensor:
-        """(B, T) True where a token is a word: not padding, [CLS], [SEP] or another special token."""
+        """(B, T) True where a token is a word of the text: not of the prefix, and not padding, [CLS], [SEP] or another
+        special token."""
         special = torch.tensor(self.tokenizer.all_special_ids, device=input_ids_BT.device)
-        return ~torch.isin(input_ids_BT, special)
+        words_BT = ~torch.isin(input_ids_BT, special)
+        if prefix := sum(token not in self.tokenizer.all_special_ids for token in self._prefix_ids):
+            words_BT &= words_BT.cumsum(1) > prefix
+        return words_BT
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before it is cut, prefix and special ones included."""
+        whole = [self.text_prefix + text for text in texts]
+        return [len(ids) for ids in self.tokenizer(whole, verbose=False)["input_ids"]] if whole else []
 
     def __call__(
         self,
@@ -212,11 +231,13 @@ class R2D2Processor(ProcessorMixin):
         if tokenizer.model_max_length < longest:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.model_max_length = longest
-        return R2D2Processor(tokenizer, image_size or self.image_size, longest, self.image_mean, self.image_std)
+        side = image_size or self.image_size
+        return R2D2Processor(tokenizer, side, longest, self.image_mean, self.image_std, text_prefix=self.text_prefix)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that a folder stores beside the tokenizer."""
-        return self.image_processor.to_dict() | {"max_text_tokens": self.max_text_tokens}
+        prefix = {"text_prefix": self.text_prefix} if self.text_prefix else {}
+        return self.image_processor.to_dict() | {"max_text_tokens": self.max_text_tokens} | prefix
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the tokenizer, the sizes and the statistics into a model folder; `push_to_hub` uploads them too."""
@@ -243,7 +264,7 @@ class R2D2Processor(ProcessorMixin):
             hint = did_you_mean(unknown[0], [*HUB_ARGUMENTS, *SIZES])
             raise InputTypeError(f"unknown keyword '{unknown[0]}'{hint}; known: {', '.join((*HUB_ARGUMENTS, *SIZES))}")
         hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
-        path, values = _read_settings(name, hub)
+        path, values = read_settings(name, hub)
         try:
             image_size, max_text_tokens = int(values["size"]["height"]), int(values["max_text_tokens"])
             mean, std = ([float(value) for value in values[key]] for key in ("image_mean", "image_std"))
@@ -255,7 +276,10 @@ class R2D2Processor(ProcessorMixin):
             raise CcmbError(
                 f"{name}: tokenizer.json or tokenizer_config.json is not a readable tokenizer ({one_line(error)})"
             ) from None
-        processor = cls(tokenizer, image_size, max_text_tokens, mean, std)
+        prefix = values.get("text_prefix", "")
+        if not isinstance(prefix, str):
+            raise CcmbError(f"{path}: text_prefix is {prefix!r}; give a text")
+        processor = cls(tokenizer, image_size, max_text_tokens, mean, std, text_prefix=prefix)
         if kwargs.get("image_size") or kwargs.get("max_text_tokens"):
             processor = processor.resized(kwargs.get("image_size"), kwargs.get("max_text_tokens"))
         if kwargs.get("model_max_length"):
@@ -266,26 +290,6 @@ class R2D2Processor(ProcessorMixin):
 SIZES = ("image_size", "max_text_tokens", "model_max_length")
 # Arguments that generic code of transformers gives to all processors; they have no effect on this one.
 WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "use_fast", "proxies", "user_agent", "config")
-
-
-def _read_settings(name: str | Path, hub: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The file of sizes and statistics with its content, in our form or in that of transformers' processors."""
-    file = PREPROCESSOR
-    if (folder := Path(name) / str(hub.get("subfolder") or "")).is_dir():
-        if not (folder / PREPROCESSOR).is_file() and (folder / PROCESSOR).is_file():
-            file = PROCESSOR
-        for needed in (file, "tokenizer.json", "tokenizer_config.json"):
-            if not (folder / needed).is_file():
-                raise CcmbError(f"{folder / needed}: missing; the folder is not a whole model folder")
-    try:
-        path = Path(str(cached_file(str(name), file, **hub)))
-    except OSError as error:
-        raise CcmbError(f"{name}: no model folder, nor one on the hub ({one_line(error)})") from None
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise CcmbError(f"{path}: expected keys and values")
-    part = values.get("image_processor")
-    return path, (part if isinstance(part, dict) else {}) | values
 
 
 AutoProcessor.register(R2D2Config, R2D2Processor)

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.backbones import most_tokens
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.towers.image_forms import image_form
 
 # Tables that hold one vector for each patch, by their names in CLIP's and SigLIP's, ViT's and DINOv2's, and our tower.
 IMAGE_TABLES = re.compile(r"(.+\.)?(position_embedding\.weight|position_embeddings|places\.weight)$")
@@ -33,7 +34,7 @@ def resized(model: M, image_size: int | None = None, max_text_tokens: int | None
 
     Args:
         model: an R2D2Model.
-        image_size: side of the square input image, in pixels, a multiple of the image tower's patches.
+        image_size: side of the square input image, in pixels, a multiple of the image tower's patches, if it has any.
         max_text_tokens: longest text, special tokens included. Fewer than before leave all weights as they are.
 
     Raises:
@@ -71,7 +72,9 @@ def _config(before: R2D2Config, image_size: int | None, max_text_tokens: int | N
             )
     if image_size is not None and image_size != before.image_size:
         _check_patches(before.vision_config, image_size)
-        config.vision_config.image_size = image_size
+        config.image_size = image_size
+        if not _has_patches(before.vision_config):
+            image_form(config.vision_config)  # tries it out
     if max_text_tokens is not None and max_text_tokens != before.max_text_tokens:
         config.max_text_tokens = max_text_tokens
         most = most_tokens(before.text_config)
@@ -84,10 +87,14 @@ def _config(before: R2D2Config, image_size: int | None, max_text_tokens: int | N
     return None if config.to_dict() == before.to_dict() else config
 
 
+def _has_patches(vision: PreTrainedConfig) -> bool:
+    return isinstance(getattr(vision, "patch_size", None), int)
+
+
 def _check_patches(vision: PreTrainedConfig, image_size: int) -> None:
-    patch = getattr(vision, "patch_size", None)
-    if not isinstance(patch, int):
-        raise UsageError(f"the image tower, {vision.model_type}, is not of square patches; its size cannot be changed")
+    if not _has_patches(vision):  # such as convolutional networks, most of which take any size
+        return
+    patch = vision.patch_size
     if image_size % patch or image_size < patch:
         below = max(patch, image_size // patch * patch)
         raise UsageError(
@@ -98,7 +105,7 @@ def _check_patches(vision: PreTrainedConfig, image_size: int) -> None:
 
 def _resized_table(name: str, old: Tensor, shape: torch.Size, before: R2D2Config, after: R2D2Config) -> Tensor:
     tower, _, inner = name.partition(".")
-    if tower == "image_tower" and IMAGE_TABLES.match(inner):
+    if tower == "image_tower" and IMAGE_TABLES.match(inner) and _has_patches(before.vision_config):
         sides = (
             sized_config.image_size // int(sized_config.vision_config.patch_size) for sized_config in (before, after)
         )

@@ -55,7 +55,7 @@ class SearchEngine:
     ) -> None:
         self.catalogue, self.model, self.processor = catalogue, model, processor
         self.encoder, scorer = R2D2Encoder(model, processor), R2D2Ranker(model)
-        width = model.config.vision_config.hidden_size
+        width = model.config.image_width
         states = StateCache(catalogue.states, width, states_bytes)
         self.second_stage = SecondStage(self.encoder, scorer, catalogue.sources, states)
         self._turn = threading.RLock()

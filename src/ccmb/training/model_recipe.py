@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from ccmb.core.choices import RankingRule
+from ccmb.core.choices import ImagePooling, RankingRule, TextPooling
 from ccmb.core.config.base import ConfigBase
 
 LONGEST = 64  # tokens of a text, where nothing else is said
@@ -19,6 +19,19 @@ def _shape_or_source(tower: Any) -> Any:
 
 
 Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
+
+Frozen = Literal["all"] | Annotated[int, Field(gt=0)]
+
+
+class FreezeRecipe(ConfigBase):
+    """What of the towers is not trained: no gradients, no dropout, batch norm as it is."""
+
+    image: Frozen | None = Field(
+        None,
+        description="all, or so many of the image tower's lowest layers (blocks, or stages where it has stages), and "
+        "what stands before them",
+    )
+    text: Frozen | None = Field(None, description="all, or so many of the text tower's lowest layers, likewise")
 
 
 class ModelRecipe(ConfigBase):
@@ -41,6 +54,17 @@ class ModelRecipe(ConfigBase):
         "tokenizer is taken too",
     )
     embed_dim: int = Field(768, gt=0)
+    image_pooling: ImagePooling | None = Field(
+        None,
+        description="what of the image tower the embedding is made of: first token, the tower's own pooled output, or "
+        "mean; by default the first where it is a class token, else the pooled output, else the mean",
+    )
+    text_pooling: TextPooling | None = Field(
+        None,
+        description="the same of the text tower: first token, or mean of the real ones; by default as the sentence "
+        "encoder to start from says, else first",
+    )
+    text_prefix: str = Field("", description="what stands before every text, such as E5's `query: `")
     cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
     cross_dropout: float = Field(0.1, ge=0, lt=1)
     image_size: int | None = Field(
@@ -60,6 +84,12 @@ class ModelRecipe(ConfigBase):
     freeze_image_tower: bool = Field(
         False, description="train all but the image tower; its teacher is then the tower itself"
     )
+    freeze: FreezeRecipe = FreezeRecipe()
+    train_batch_norm: bool | None = Field(
+        None,
+        description="whether batch norm computes with a batch's statistics and gathers them; by default in new "
+        "networks alone: pre-trained towers keep theirs",
+    )
     initial_temperature: float = Field(0.07, gt=0)
     temperature_min: float = Field(0.001, gt=0)
     vocab_size: int = Field(8000, gt=10, description="size of the tokenizer trained on the run's texts, if it is")
@@ -75,3 +105,15 @@ class ModelRecipe(ConfigBase):
         if "vision" in info.data and isinstance(text, str) != isinstance(info.data["vision"], str):
             raise ValueError("model.vision and model.text must both be mappings, or both folders or hub ids")
         return text
+
+    @field_validator("freeze")
+    @classmethod
+    def _once(cls, freeze: FreezeRecipe, info: ValidationInfo) -> FreezeRecipe:
+        if info.data.get("freeze_image_tower") and freeze.image is not None:
+            raise ValueError("model.freeze_image_tower and model.freeze.image say the same; give one")
+        return freeze
+
+    def frozen(self) -> dict[str, Literal["all"] | int]:
+        """What is frozen of each tower, by its name; towers that are trained as a whole are left out."""
+        frozen = {"image": "all" if self.freeze_image_tower else self.freeze.image, "text": self.freeze.text}
+        return {name: part for name, part in frozen.items() if part is not None}

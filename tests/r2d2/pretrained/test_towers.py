@@ -214,7 +214,7 @@ def test_naflex_and_other_kinds_of_models_are_refused(clip: Path, bert: Path, tm
     assert_refused(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
     hf.Siglip2Config(vision_config=eye).save_pretrained(tmp_path / "naflex")
     assert_refused(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
-    assert_refused(UsageError, "bert is no image tower; give one of clip_vision_model", bert, bert)
+    assert_refused(UsageError, "bert is no image tower; give one such as clip_vision_model", bert, bert)
     assert_refused(UsageError, "clip is no BERT-like text encoder", clip, clip)
 
 

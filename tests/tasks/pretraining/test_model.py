@@ -17,8 +17,9 @@ from ccmb.r2d2.presets import preset
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.run import prepare_network
 from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe
-from tests.helpers.sources import SMALL, assert_arrived, save_chinese_clip, save_clip, save_text_tower
+from tests.helpers.sources import SMALL, STAGES, TOWER, assert_arrived, save_chinese_clip, save_clip, save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_model, tiny_processor
 
 
@@ -99,3 +100,70 @@ def test_a_recipe_may_name_a_preset() -> None:
     assert config.text_config.vocab_size == len(processor.tokenizer)
     with pytest.raises(UsageError, match="no such preset"):
         built(recipe(preset="r2d2-huge"))
+
+
+def test_the_image_tower_is_frozen_by_one_key() -> None:
+    assert recipe(freeze={"image": 2, "text": "all"}).model.frozen() == {"image": 2, "text": "all"}
+    assert recipe(freeze_image_tower=True, freeze={"text": 1}).model.frozen() == {"image": "all", "text": 1}
+    assert recipe().model.frozen() == {}
+    with pytest.raises(UsageError, match=r"freeze_image_tower and model\.freeze\.image say the same; give one"):
+        recipe(freeze_image_tower=True, freeze={"image": "all"})
+    for wrong in (0, -1, "some"):
+        with pytest.raises(UsageError, match="freeze"):
+            recipe(freeze={"image": wrong})
+
+
+def resnet(**model: Any) -> PretrainRecipe:
+    text = {"model_type": "bert"} | TOWER
+    return recipe(vision={"model_type": "resnet", "image_size": 32, "embedding_size": 8} | STAGES, text=text, **model)
+
+
+def test_batch_norm_is_trained_in_new_networks_alone(tmp_path: Path) -> None:
+    model, processor = built(resnet())
+    assert model.config.train_batch_norm
+    assert not built(resnet(train_batch_norm=False))[0].config.train_batch_norm
+    model.save_pretrained(tmp_path / "new")
+    processor.save_pretrained(tmp_path / "new")
+    start = {"init_from": str(tmp_path / "new")}
+    values = {"data": {"folder": "x"}, "training": {"steps": 1}, "model": start}
+    for given, trained in (({}, False), ({"train_batch_norm": True}, True)):
+        again = check_recipe(PretrainRecipe, values | {"model": start | given}, "again.yaml")
+        assert built(again)[0].config.train_batch_norm is trained
+
+
+def test_batch_norm_that_there_is_not_is_not_trained() -> None:
+    text = {"model_type": "bert"} | TOWER
+    vision = {"model_type": "vit", "image_size": 32} | TOWER
+    given = recipe(vision=vision, text=text, train_batch_norm=True)
+    with pytest.raises(UsageError, match=r"'model\.train_batch_norm' would do nothing \(no tower has batch norm\)"):
+        prepare_network(built(given)[0], given)
+
+
+@pytest.mark.parametrize("key", ["grad_cache_chunk", "gradient_checkpointing"])
+def test_batch_norm_is_not_trained_where_its_statistics_would_be_others(key: str) -> None:
+    wrong = resnet()
+    wrong = wrong.model_copy(update={"training": wrong.training.model_copy(update={key: 2})})
+    with pytest.raises(UsageError, match=f"model.train_batch_norm: with training.{key} .* model.train_batch_norm=off"):
+        prepare_network(built(wrong)[0], wrong)
+    still = wrong.model_copy(update={"model": wrong.model.model_copy(update={"train_batch_norm": False})})
+    prepare_network(built(still)[0], still)
+
+
+def test_a_new_network_may_pool_by_mean_and_have_a_prefix() -> None:
+    model, processor = built(resnet(text_pooling="mean", text_prefix="查询: "))
+    assert (model.text_pooling, processor.text_prefix) == ("mean", "查询: ")
+    assert processor.tokenizer.unk_token_id not in processor.texts(TEXTS)["input_ids"]
+    assert not processor.maskable(processor.texts(TEXTS)["input_ids"])[:, 1].any()
+
+
+def test_poolings_and_prefixes_of_a_start_are_settled(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "start")
+    tiny_processor().save_pretrained(tmp_path / "start")
+    for key, value in {"text_pooling": "mean", "text_prefix": "query: ", "image_pooling": "tower"}.items():
+        values = {
+            "data": {"folder": "x"},
+            "training": {"steps": 1},
+            "model": {"init_from": str(tmp_path / "start"), key: value},
+        }
+        with pytest.raises(UsageError, match=f"model.{key}={value}: the weights of .* settle it"):
+            built(check_recipe(PretrainRecipe, values, "start.yaml"))

@@ -80,7 +80,7 @@ class CaptionDecoder(nn.Module):
             TextLayer(width, text.num_attention_heads, text.intermediate_size, dropout, eps)
             for _ in range(shape.text_layers)
         )
-        context = config.vision_config.hidden_size
+        context = config.image_width
         self.cross_layers = CrossEncoder(
             layers=config.cross_layers,
             width=width,

@@ -230,7 +230,10 @@ def pipeline_side(name: str) -> int:
 
 def generator_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
     """The processor of a generator's pictures and texts: pixels in [-1, 1] at the generator's side."""
-    return R2D2Processor(processor.tokenizer, side, processor.max_text_tokens, (0.5,) * 3, (0.5,) * 3)
+    half = (0.5,) * 3
+    return R2D2Processor(
+        processor.tokenizer, side, processor.max_text_tokens, half, half, text_prefix=processor.text_prefix
+    )
 
 
 def has_generator(name: str | Path) -> bool:

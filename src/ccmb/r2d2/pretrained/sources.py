@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,12 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from ccmb.core.errors import CcmbError, one_line
+from ccmb.core.choices import TextPooling
+from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json
 from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD
 from ccmb.r2d2.folders.weights import and_more, check_finite
-from ccmb.r2d2.processing import PREPROCESSOR
+from ccmb.r2d2.inputs.processor_file import PREPROCESSOR
 from ccmb.r2d2.tokenizer import load_tokenizer
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -22,18 +26,19 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 CLIP: Statistics = (CLIP_MEAN, CLIP_STD)
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Image towers by model_type, with the pixel statistics for sources that do not give their own.
+# Pixel statistics by model_type for sources that do not give their own; ImageNet's for all other types.
 FAMILIES = {
     "clip_vision_model": CLIP,
     "siglip_vision_model": HALF,
     "vit": HALF,
     "beit": HALF,
-    "dinov2": IMAGENET,
-    "dinov2_with_registers": IMAGENET,
-    "dinov3_vit": IMAGENET,
+    "mobilenet_v1": HALF,
+    "mobilenet_v2": HALF,
 }
 
 
+POOLING = "1_Pooling/config.json"  # where sentence-transformers keeps it
+_POOLINGS: dict[str, TextPooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
 LAYER = re.compile(r"\.layers?\.\d+\.")  # a layer of a stack, in a tensor's name
 
 
@@ -94,12 +99,26 @@ def load_weights(
     return model
 
 
-def pixel_statistics(name: str | Path, family: str) -> Statistics:
-    """Mean and standard deviation of RGB in [0, 1] of the source's training; by default those of its family.
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a source's preprocessor makes of an image.
+
+    Attributes:
+        mean, std: of RGB in [0, 1], which are subtracted and divided by; None where the source tells none.
+        size: side in pixels of what a square image becomes; None likewise.
+    """
+
+    statistics: Statistics | None = None
+    size: int | None = None
+
+
+def preprocessing(name: str | Path) -> Preprocessing:
+    """What the source's file of preprocessing says, if there is one.
 
     Raises:
-        CcmbError: the source's file of statistics is damaged; the message names it.
+        CcmbError: the file is damaged, or asks for what R2D2's processor does not do; the message names it.
     """
+    statistics = size = None
     for file in (PREPROCESSOR, "processor_config.json"):
         try:
             path = Path(str(cached_file(str(name), file)))
@@ -107,14 +126,59 @@ def pixel_statistics(name: str | Path, family: str) -> Statistics:
             continue
         values = read_json(path)
         values = values.get("image_processor", values)
-        if "image_mean" not in values or "image_std" not in values:
-            continue
-        try:
-            mean, std = (tuple(map(float, values[key])) for key in ("image_mean", "image_std"))
-        except (TypeError, ValueError):
-            raise CcmbError(f"{path}: needs image_mean and image_std, three numbers each") from None
+        if values.get("do_flip_channel_order"):
+            raise CcmbError(f"{path}: do_flip_channel_order: the tower wants blue first, which R2D2 does not give")
+        size = size or _size_in(values)
+        statistics = statistics or _statistics_in(values, path)
+    return Preprocessing(statistics, size)
+
+
+def _size_in(values: Mapping[str, Any]) -> int | None:
+    cropped = values.get("crop_size") if values.get("do_center_crop", True) else None
+    for size in (cropped, values.get("size")):
+        sides = list(size.values()) if isinstance(size, dict) else size if isinstance(size, list) else [size]
+        if sides and isinstance(sides[0], int):
+            return sides[0]
+    return None
+
+
+def _statistics_in(values: Mapping[str, Any], path: Path) -> Statistics | None:
+    """Mean and standard deviation, be they told so or by how transformers' image processors use them."""
+    if "image_mean" not in values or "image_std" not in values:
+        return None
+    try:
+        mean, std = (tuple(map(float, values[key])) for key in ("image_mean", "image_std"))
+    except (TypeError, ValueError):
+        raise CcmbError(f"{path}: needs image_mean and image_std, three numbers each") from None
+    if values.get("do_normalize", True) is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if values.get("include_top"):  # EfficientNet's divides by the deviation twice
+        std = tuple(value * value for value in std)
+    if values.get("do_rescale", True) is False:
+        raise CcmbError(f"{path}: do_rescale is off: the tower wants pixels in [0, 255]; R2D2 gives them in [0, 1]")
+    # Pixels p in [0, 1] become (p * whole - offset - mean) / std.
+    whole, offset = 255 * float(values.get("rescale_factor", 1 / 255)), float(bool(values.get("rescale_offset")))
+    if math.isclose(whole, 1) and not offset:
         return mean, std
-    return FAMILIES[family]
+    return tuple((value + offset) / whole for value in mean), tuple(value / whole for value in std)
+
+
+def text_pooling(name: str | Path) -> TextPooling:
+    """How a sentence encoder pools its tokens by the source's file of it; "first" where there is none.
+
+    Raises:
+        UsageError: in another way; the message names the file.
+    """
+    try:
+        path = Path(str(cached_file(str(name), POOLING)))
+    except OSError:
+        return "first"
+    values = read_json(path)
+    modes = {key for key, value in values.items() if key.startswith("pooling_mode_") and value is True}
+    for mode, pooling in _POOLINGS.items():
+        if modes == {mode}:
+            return pooling
+    raise UsageError(f"{path}: {', '.join(sorted(modes)) or 'no pooling'}; say text_pooling=first or text_pooling=mean")
 
 
 def load_text_tokenizer(name: str | Path, vocabulary: int, masks: bool) -> PreTrainedTokenizerBase:

@@ -13,17 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.r2d2.backbones import most_tokens, tower_class
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.pretrained.sources import FAMILIES, load_text_tokenizer, load_weights, pixel_statistics, read_config
+from ccmb.r2d2.pretrained.sources import (
+    FAMILIES,
+    IMAGENET,
+    Statistics,
+    load_text_tokenizer,
+    load_weights,
+    preprocessing,
+    read_config,
+    text_pooling,
+)
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import straighten_quotes
+from ccmb.r2d2.towers.image_forms import USUAL_SIZE, image_form, image_side, set_image_side
 
-FROM_CHINESE_CLIP = ("embed_dim", "image_pooling", "initial_temperature")
+FROM_CHINESE_CLIP = ("embed_dim", "image_pooling", "initial_temperature", "text_pooling", "text_prefix")
 # Chinese-CLIP's names -> ours. It stores the temperature as the logarithm of its inverse.
 CHINESE_CLIP_NAMES = {
     r"^vision_model\.": "image_tower.",
@@ -41,22 +51,27 @@ def from_towers(vision: str | Path, text: str | Path, **config: Any) -> tuple[R2
     Projections, cross encoders and heads are new, drawn from torch's global generator.
 
     Args:
-        vision: local folder or hub id of an image model (CLIP, SigLIP, DINOv2, DINOv3, ViT, BEiT), or of a whole CLIP
-            or SigLIP, whose image half is taken.
-        text: local folder or hub id of a BERT-like encoder (BERT, RoBERTa, XLM-R, ERNIE, ...) with its tokenizer.
-        config: further fields of R2D2Config.
+        vision: local folder or hub id of an image model that gives tokens or a feature map (CLIP, SigLIP, DINO, ViT,
+            ResNet, EfficientNet, ConvNeXt, Swin, PVT, ...), or of a whole CLIP or SigLIP, whose image half is taken.
+        text: local folder or hub id of a BERT-like encoder (BERT, RoBERTa, XLM-R, ERNIE, E5, ...) with its tokenizer.
+        config: further fields of R2D2Config. By default texts are pooled as a sentence encoder's folder says, and batch
+            norm keeps to its statistics.
 
     Raises:
         UsageError: a tower of an unknown kind, an unknown field, or values that do not go together.
         CcmbError: a source is not there, or its weights or tokenizer are not whole; the message names it.
     """
     _check_fields(config)
-    image_config, text_config = _vision_config(vision), _text_config(text)
+    given = preprocessing(vision)
+    image_config, text_config = _vision_config(vision, given.size), _text_config(text)
+    config = {"train_batch_norm": False} | config
+    if config.get("text_pooling") is None:
+        config["text_pooling"] = text_pooling(text)
     with _sizes_checked(f"{vision} and {text}"):
         shape = R2D2Config(vision_config=image_config, text_config=text_config, **config)
         image_state = _tower_state(vision, image_config, pooler=shape.image_pooling == "tower")
         model = _network(shape, image_state, _tower_state(text, text_config, pooler=False))
-        return model, _processor(model, vision, text)
+        return model, _processor(model, given.statistics, text)
 
 
 def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2Processor]:
@@ -95,7 +110,7 @@ def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2P
         shape.initial_temperature = float(state["temperature"])
         model = R2D2Model(shape)  # a new one, for the loaded one would be saved under Chinese-CLIP's names
         model.load_state_dict(state)
-        processor = _processor(model, name, name)
+        processor = _processor(model, preprocessing(name).statistics, name)
         processor.tokenizer = straighten_quotes(processor.tokenizer)
         return model.eval(), processor
 
@@ -130,7 +145,12 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise UsageError(f"{unknown[0]} is no field of R2D2Config that can be given here{hint}")
 
 
-def _vision_config(name: str | Path) -> PreTrainedConfig:
+def _vision_config(name: str | Path, preprocessed: int | None) -> PreTrainedConfig:
+    """The image tower's configuration.
+
+    Args:
+        preprocessed: side of the images that the source's preprocessor makes. A feature map comes of any size.
+    """
     config = read_config(name)
     config = getattr(config, "vision_config", config)
     if config.model_type == "siglip2_vision_model":
@@ -138,9 +158,13 @@ def _vision_config(name: str | Path) -> PreTrainedConfig:
             f"{name}: a NaFlex SigLIP 2 takes pictures of any shape; "
             "use a SigLIP 2 of fixed resolution, such as google/siglip2-base-patch16-224 (model_type siglip)"
         )
-    if config.model_type not in FAMILIES:
-        raise UsageError(f"{name}: {config.model_type} is no image tower; give one of {', '.join(FAMILIES)}")
+    kind: Any = MODEL_MAPPING.get(type(config), None)
+    if kind is None or kind.main_input_name != "pixel_values":
+        raise UsageError(f"{name}: {config.model_type} is no image tower; give one such as clip_vision_model or resnet")
     config.dtype = torch.float32
+    size = preprocessed if image_form(config).is_map else None  # of others the configuration names it
+    if size or image_side(config) is None:
+        set_image_side(config, size or preprocessed or USUAL_SIZE)
     return config
 
 
@@ -172,15 +196,17 @@ def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: 
     return model.eval()
 
 
-def _processor(model: R2D2Model, vision: str | Path, text: str | Path) -> R2D2Processor:
+def _processor(model: R2D2Model, statistics: Statistics | None, text: str | Path) -> R2D2Processor:
     """The processor of both sources, tried out with the network."""
     config = model.config
     most = most_tokens(config.text_config)
     if most is not None and config.max_text_tokens > most:
         raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {most} tokens")
-    mean, std = pixel_statistics(vision, config.vision_config.model_type)
+    mean, std = statistics or FAMILIES.get(config.vision_config.model_type, IMAGENET)
     tokenizer = load_text_tokenizer(text, config.text_config.vocab_size, config.mlm_head)
-    processor = R2D2Processor(tokenizer, config.image_size, config.max_text_tokens, mean, std)
+    processor = R2D2Processor(
+        tokenizer, config.image_size, config.max_text_tokens, mean, std, text_prefix=config.text_prefix
+    )
     _try_out(model, processor)
     return processor
 
@@ -188,7 +214,12 @@ def _processor(model: R2D2Model, vision: str | Path, text: str | Path) -> R2D2Pr
 @torch.no_grad()
 def _try_out(model: R2D2Model, processor: R2D2Processor) -> None:
     """Use every part once: many parts fail only then if their sizes do not go together."""
-    images = model.encode_image(torch.zeros(1, 3, processor.image_size, processor.image_size))
+    side = processor.image_size
+    pixels = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
+    images = model.encode_image(pixels)
+    if not torch.allclose(images.states, model.encode_image(pixels).states):  # ViT-MAE hides patches by chance
+        kind = model.config.vision_config.model_type
+        raise UsageError(f"{kind} says something else of the same image each time; give a tower that does not")
     texts = model.encode_text(**processor.texts(["图"]))
     first = torch.zeros(1, dtype=torch.long)
     if model.can_rank:

@@ -182,6 +182,7 @@ def write_captions(
         texts: dict[str, Candidate] = {}
         for of in decoded:
             text = SPACE.sub("", str(processor.tokenizer.decode(list(of.tokens), skip_special_tokens=True)))
+            text = text.removeprefix(SPACE.sub("", processor.text_prefix.strip())).strip()
             texts.setdefault(text, Candidate(text, round(of.log_probability, 4)))
         found.append(list(texts.values()))
     return found

@@ -185,7 +185,7 @@ def _check_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> Ch
 
 def text_lengths(processor: R2D2Processor, texts: list[str]) -> list[int]:
     """The number of tokens of each text, special ones included, before it is cut."""
-    return [len(ids) for ids in processor.tokenizer(texts, verbose=False)["input_ids"]] if texts else []
+    return processor.lengths(texts)
 
 
 def reckoned_rate(recipe: PretrainRecipe, model: R2D2Model, lengths: Sequence[int]) -> float | None:

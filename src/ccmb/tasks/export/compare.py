@@ -58,7 +58,7 @@ def workloads(network: Network, pictures: int = 8, texts: int = 32, depth: int =
         return work
     with inference(network):
         tokens = network.encode_image(pixels[:1]).states.shape[1]
-    states = torch.randn(depth, tokens, config.vision_config.hidden_size, generator=generator)
+    states = torch.randn(depth, tokens, config.image_width, generator=generator)
     images = TowerOutput(states[:, 0], states)
     states = torch.randn(1, TOKENS, config.text_config.hidden_size, generator=generator)
     text, pairs = TowerOutput(states[:, 0], states, mask[:1]), (torch.arange(depth), torch.zeros(depth).long())

@@ -108,7 +108,7 @@ def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
     for text in texts:
         if not text.strip():
             raise UsageError("a text to paint is empty; say what the picture shall show")
-        count = len(processor.tokenizer(text, verbose=False)["input_ids"])
+        (count,) = processor.lengths([text])
         if count > processor.max_text_tokens:
             shown = text[:SHOWN] + ("…" if len(text) > SHOWN else "")
             raise UsageError(f"'{shown}' has {count} tokens; this model reads up to {processor.max_text_tokens}")

@@ -26,10 +26,10 @@ from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.training.model_recipe import LONGEST, ModelRecipe
 
 # Keys of a recipe that are not R2D2Config's.
-NO_FIELDS = {"init_from", "preset", "vision", "text", "vocab_size", "freeze_image_tower", "image_size"}
+NO_FIELDS = {"init_from", "preset", "vision", "text", "vocab_size", "freeze_image_tower", "freeze", "image_size"}
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
-SETTLED = ("embed_dim", "cross_layers", "initial_temperature")
+SETTLED = ("embed_dim", "cross_layers", "initial_temperature", "image_pooling", "text_pooling", "text_prefix")
 M = TypeVar("M", bound=R2D2Model)
 
 
@@ -47,6 +47,8 @@ def build_model(
     """
     fields = shape.model_dump(exclude=NO_FIELDS)
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
+    pre_trained = bool(shape.init_from) or isinstance(shape.vision, str)
+    fields["train_batch_norm"] = not pre_trained if shape.train_batch_norm is None else shape.train_batch_norm
     if shape.init_from and is_chinese_clip(shape.init_from):
         fields["max_text_tokens"] = shape.max_text_tokens or LONGEST
         fields = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
@@ -98,6 +100,7 @@ def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]])
         CcmbError: see `load_model`.
     """
     changes = {key: getattr(shape, key) for key in is_given(shape, *CHANGED)}
+    changes["train_batch_norm"] = bool(shape.train_batch_norm)
     model, processor = load(str(shape.init_from), changes=changes)
     _check_settled(shape, model.config, SETTLED)
     return model, processor
@@ -107,11 +110,12 @@ def _check_settled(shape: ModelRecipe, config: R2D2Config, keys: Sequence[str]) 
     """Refuse other values than those that the weights to start from settle."""
     for key in is_given(shape, *keys):
         its, wanted = getattr(config, key), getattr(shape, key)
-        if not math.isclose(its, wanted):
-            raise UsageError(
-                f"model.{key}={wanted:g}: the weights of {shape.init_from} settle it, "
-                f"and theirs is {its:g}; leave it out"
-            )
+        if its == wanted if isinstance(its, str) else math.isclose(its, wanted):
+            continue
+        wanted, its = (value if isinstance(value, str) else f"{value:g}" for value in (wanted, its))
+        raise UsageError(
+            f"model.{key}={wanted}: the weights of {shape.init_from} settle it, and theirs is {its}; leave it out"
+        )
 
 
 def _new(
@@ -119,12 +123,13 @@ def _new(
 ) -> tuple[R2D2Model, R2D2Processor]:
     """A network of random weights, with a tokenizer of the run's texts."""
     texts, longest = [text for sample in samples for text in sample.texts], fields["max_text_tokens"]
-    tokenizer = train_tokenizer(texts, vocabulary, longest)
+    prefix, pooling = fields["text_prefix"], fields["text_pooling"] or "first"
+    tokenizer = train_tokenizer([prefix + text for text in texts], vocabulary, longest)
     text = text | {"vocab_size": len(tokenizer), "max_position_embeddings": longest}
     text |= {"pad_token_id": tokenizer.pad_token_id}
     try:
-        config = R2D2Config(vision_config=vision, text_config=text, **fields)
-        model, processor = R2D2Model(config), R2D2Processor(tokenizer, config.image_size, longest)
+        config = R2D2Config(vision_config=vision, text_config=text, **fields | {"text_pooling": pooling})
+        model, processor = R2D2Model(config), R2D2Processor(tokenizer, config.image_size, longest, text_prefix=prefix)
         with inference(model):  # many towers only notice when they are used that their sizes do not go together
             model.encode_image(torch.zeros(1, 3, config.image_size, config.image_size))
             model.encode_text(**processor.texts(texts[:1]))

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.stillness import in_words, layers_of
 from ccmb.training.recipe import ModelRecipe
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ def write_model_card(
         kind_zh="中文图文双塔与两个交叉编码器" if model.can_rank else "中文图文双塔",
         kind_en="Two Chinese image-text towers" + (" and two cross encoders" if model.can_rank else ""),
         network=_table(_network(model)),
-        training=_table(_training(recipe, run)),
+        training=_table(_training(model, recipe, run)),
         figures=_figures(retrieval) if retrieval else "此卡尚无评测结果。 No evaluation is recorded here yet.\n",
     )
     with atomic_write(folder / "README.md") as file:
@@ -80,7 +83,7 @@ def _network(model: R2D2Model) -> dict[str, object]:
     vision, words = config.vision_config, config.text_config
     return {
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "image tower": f"{vision.model_type}, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
+        "image tower": f"{vision.model_type}, {len(layers_of(model.image_tower))} layers of {config.image_width}, "
         f"{config.image_size} x {config.image_size} pixels",
         "text tower": f"{words.model_type}, {words.num_hidden_layers} layers of {words.hidden_size}, "
         f"{words.vocab_size:,} tokens, texts of up to {config.max_text_tokens}",
@@ -90,7 +93,7 @@ def _network(model: R2D2Model) -> dict[str, object]:
     }
 
 
-def _training(recipe: PretrainRecipe, run: Path) -> dict[str, object]:
+def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, object]:
     training, objectives = recipe.training, recipe.objectives
     lines = [line for _, line in read_json_lines(run / "metrics.jsonl")]
     last = lines[-1] if lines else {}
@@ -103,7 +106,14 @@ def _training(recipe: PretrainRecipe, run: Path) -> dict[str, object]:
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
+        **({"frozen": said} if (said := frozen_parts(model, recipe.model)) else {}),
     }
+
+
+def frozen_parts(model: R2D2Model, recipe: ModelRecipe) -> str:
+    """What a recipe freezes of a network, for people; nothing where it freezes nothing."""
+    towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
+    return "; ".join(f"{name} tower: {in_words(towers[name], frozen)}" for name, frozen in recipe.frozen().items())
 
 
 def _origin(model: ModelRecipe) -> str:

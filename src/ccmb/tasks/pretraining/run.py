@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from ccmb.data.sample import Sample
 from ccmb.data.seen_images import SeenImages
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
-from ccmb.objectives.distillation import is_frozen, teacher_agreement
+from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.objectives.step import PretrainAux
@@ -28,11 +29,13 @@ from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.folders.match_temperature import stored_match_temperature
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.stillness import freeze, is_frozen
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
+from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.pretraining.model import build_model
-from ccmb.tasks.pretraining.model_card import write_model_card
+from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
 from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
 from ccmb.training.distributed import World, meet, process_group, world
 from ccmb.training.optimizers import ParameterGroup
@@ -89,7 +92,8 @@ class PretrainTask:
     @cached_property
     def _flops(self) -> StepFlops:
         model = self.pretraining.model
-        return StepFlops(model.config, self.pretraining.objectives, is_frozen(model.image_tower))
+        frozen = is_frozen(model.image_tower), is_frozen(model.text_tower)
+        return StepFlops(model.config, self.pretraining.objectives, *frozen)
 
     def describe(self, batch: Batch) -> dict[str, Any]:
         return batch.describe()
@@ -153,9 +157,15 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
 
 
 def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
-    """Freeze what the recipe freezes, and compute as it says."""
-    if recipe.model.freeze_image_tower:
-        model.image_tower.requires_grad_(False)
+    """Freeze what the recipe freezes, and compute as it says.
+
+    Raises:
+        UsageError: there are fewer layers to freeze, or batch norm cannot be trained as the recipe trains.
+    """
+    towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
+    for name, frozen in recipe.model.frozen().items():
+        freeze(towers[name], frozen, name)
+    check_batch_norm(model, recipe.model.train_batch_norm, recipe.training)
     model.pack_texts = recipe.training.pack_texts
     if recipe.training.gradient_checkpointing:
         checkpoint_layers(model)
@@ -199,6 +209,8 @@ def train_model(
         if seen is not None:
             seen.write(out)
         begin()
+        if frozen_words := frozen_parts(model, recipe.model):
+            print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
     meet()
     if training.compile:
         compile_blocks(task.module)

@@ -1,0 +1,95 @@
+"""What of a tower is not trained: layers that are frozen, and batch norm that keeps to the statistics it has.
+
+A frozen layer has no gradients, and computes as in evaluation: without dropout, its batch norm with running statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ccmb.core.errors import UsageError
+
+Frozen = Literal["all"] | int  # the whole tower, or its lowest layers
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether none of its parameters is trained."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def keep_still(tower: nn.Module, batch_norm: bool) -> None:
+    """Put what is frozen of a tower into evaluation mode; with `batch_norm` all of its batch norm too."""
+    for module in tower.modules():
+        holds = next(module.parameters(), None) is not None
+        if (batch_norm and isinstance(module, _BatchNorm)) or (holds and is_frozen(module)):
+            module.eval()
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether batch norm is part of it."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def layers_of(tower: nn.Module) -> list[list[nn.Module]]:
+    """A tower's layers from the lowest up, each as the modules it is made of: blocks of a transformer or of a
+    convolutional network, or stages where the backbone keeps its blocks in stages.
+
+    They are the outermost list of modules, the largest if there are several; lists of equal length are parts of the
+    same layers, such as the patch embeddings and the blocks of each stage.
+    """
+    stacks = list(_outermost_lists(tower))
+    if not stacks:
+        return []
+    largest = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()))
+    return [list(layer) for layer in zip(*(stack for stack in stacks if len(stack) == len(largest)), strict=True)]
+
+
+def _outermost_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _outermost_lists(child)
+
+
+def freeze(tower: nn.Module, frozen: Frozen, name: str) -> None:
+    """Freeze a tower, or its lowest layers with all that stands before them.
+
+    Args:
+        frozen: "all", or N of its layers, see `layers_of`.
+        name: of the tower, for messages.
+
+    Raises:
+        UsageError: it has fewer layers.
+    """
+    if frozen == "all":
+        tower.requires_grad_(False)
+        return
+    layers = layers_of(tower)
+    if not 0 < frozen <= len(layers):
+        raise UsageError(
+            f"model.freeze.{name}={frozen}: the {name} tower has {len(layers)} layers; give all"
+            + (f", or 1 to {len(layers)}" if layers else "")
+        )
+    for parameter in _upto(tower, layers, frozen):
+        parameter.requires_grad_(False)
+
+
+def _upto(tower: nn.Module, layers: list[list[nn.Module]], count: int) -> Iterator[nn.Parameter]:
+    """Parameters of the lowest layers, and those that the tower holds before all layers."""
+    of_layers = {id(p) for layer in layers for part in layer for p in part.parameters()}
+    for parameter in tower.parameters():
+        if id(parameter) in of_layers:
+            break
+        yield parameter
+    yield from chain.from_iterable(part.parameters() for layer in layers[:count] for part in layer)
+
+
+def in_words(tower: nn.Module, frozen: Frozen) -> str:
+    """What `freeze` freezes of a tower, for people."""
+    return "all" if frozen == "all" else f"the lowest {frozen} of {len(layers_of(tower))} layers"
