@@ -120,7 +120,11 @@ class R2D2Config(PreTrainedConfig):
             pooling = "first" if form.class_token else "tower" if form.pooled else "mean"
         _check_pooling(pooling, form, self.vision_config.model_type)
         self.image_width = form.width if width is None else width
-        self.image_class_token = (form.class_token or pooling == "first") if class_token is None else class_token
+        if class_token is None:
+            # "first" takes the first token for such a one, but SigLIP's folders were always read as without.
+            first = pooling == "first" and self.vision_config.model_type != "siglip_vision_model"
+            class_token = form.class_token or first
+        self.image_class_token = class_token
         self.image_pooling = pooling
 
     @property

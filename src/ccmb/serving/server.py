@@ -68,7 +68,8 @@ def opened(
     writer = load_captioner(captioner) if captioner is not None else own
     shared = None if fast else own
     if index is None:
-        yield ModelWork(*(shared or load_network(model, fast)), writer), None
+        network, processor = shared or load_network(model, fast)
+        yield ModelWork(network, processor, writer), None
         return
     with open_engine(index, model, fast, shared and shared[0]) as engine:
         yield ModelWork(engine.model, engine.processor, writer), engine
