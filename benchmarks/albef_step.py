@@ -101,7 +101,7 @@ class AlbefStep:
         )
 
     def draw(self, similarity_BB: Tensor, positives_BB: Tensor) -> tuple[Tensor, Tensor]:
-        """A wrong picture and a wrong text (B,) for each row."""
+        """A wrong image and a wrong text (B,) for each row."""
         wrong_images, wrong_texts = [], []
         for row in range(len(similarity_BB)):
             weights = similarity_BB[row].softmax(0).masked_fill(positives_BB[row], 0) + 1e-12 * ~positives_BB[row]

@@ -33,7 +33,7 @@ from paired import claim, peak, write_report
 
 ROWS_PER_SECOND = 100_000.0
 FLAT = 1.5  # memory of the largest log, in times that of the smallest
-IMPRESSIONS_OF_A_PICTURE = 800
+IMPRESSIONS_OF_A_IMAGE = 800
 CPU = torch.device("cpu")
 
 
@@ -72,15 +72,15 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def measure_log(folder: Path, impressions: int, options: argparse.Namespace) -> dict[str, Any]:
     web = folder / f"web-{impressions}"
-    pictures = max(2, impressions // IMPRESSIONS_OF_A_PICTURE)
+    images = max(2, impressions // IMPRESSIONS_OF_A_IMAGE)
     if not (web / "truth.json").exists():
-        simulate(web, SimulatedWeb(pictures=pictures, impressions=impressions, draw=False))
+        simulate(web, SimulatedWeb(images=images, impressions=impressions, draw=False))
     inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
     return {"impressions": impressions, **measure(folder, inputs, options)}
 
 
 def measure_texts(folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Five captions of each picture."""
+    """Five captions of each image."""
     path, rng = folder / f"links-{count}.tsv", random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
         for number in range(-(-count // 5)):

@@ -1,4 +1,4 @@
-"""What a corpus of 5 billion candidate pairs costs, from figures of one core: what docs/corpus-at-scale.md rests on.
+"""What a corpus of 5 billion candidate pairs costs, from metrics of one core: what docs/corpus-at-scale.md rests on.
 
     python benchmarks/corpus_cost.py machines=32 cores=32
 
@@ -25,20 +25,20 @@ class Input(NamedTuple):
 
 INPUTS = {
     "pairs": Input(5e9, "candidate pairs", "the paper"),
-    "pictures": Input(2.5e8, "pictures in the end", "the paper"),
+    "pictures": Input(2.5e8, "images in the end", "the paper"),
     "texts": Input(7.5e8, "texts in the end", "the paper"),
     "impressions_of_a_pair": Input(20, "rows of the log", "assumed"),
     "texts_of_a_link": Input(6, "candidate texts", "assumed: three fields, and as many that are dropped"),
     "links_that_come": Input(0.6, "share", "DanQing: about 60 % of Zero's links still download"),
     "pictures_that_stay": Input(0.8, "share of those that come", "assumed: filters and copies take a fifth"),
     "row_bytes": Input(25, "bytes of a log row in Parquet", "assumed"),
-    "picture_bytes": Input(150e3, "bytes of a picture on the web", "assumed"),
-    "stored_bytes": Input(40e3, "bytes of a picture of 256 pixels", "assumed"),
+    "picture_bytes": Input(150e3, "bytes of an image on the web", "assumed"),
+    "stored_bytes": Input(40e3, "bytes of an image of 256 pixels", "assumed"),
     "log_rows": Input(122e3, "rows/s of a core", "measured: benchmarks/corpus.py, 243,900 on two busy cores"),
     "text_rows": Input(2.4e3, "texts/s of a core", "measured: benchmarks/corpus.py, 4,847 on two busy cores"),
     "downloads": Input(184, "pictures/s of a core", "measured: benchmarks/corpus_download.py, 480 to 1600 pixels"),
-    "copies_linear": Input(5.0, "core seconds of 1M pictures", "measured: fit to 0.5 and 1 million, random looks"),
-    "copies_square": Input(8.0, "core seconds of (1M pictures)²", "measured: the same fit"),
+    "copies_linear": Input(5.0, "core seconds of 1M images", "measured: fit to 0.5 and 1 million, random looks"),
+    "copies_square": Input(8.0, "core seconds of (1M images)²", "measured: the same fit"),
     "cores": Input(32, "cores of a machine", "assumed"),
     "machines": Input(16, "machines", "assumed"),
     "network": Input(10e9, "bit/s of a machine", "assumed"),
@@ -78,7 +78,7 @@ def stages(of: dict[str, float]) -> list[Stage]:
         Stage("clicks", f"{rows / 1e9:,.0f}G rows of the log", rows / of["log_rows"] / HOUR, everything),
         Stage("texts", f"{texts / 1e6:,.0f}M texts", texts / of["text_rows"] / HOUR, everything),
         download,
-        Stage("copies", f"{come:,.0f}M pictures", copies / HOUR, 1),
+        Stage("copies", f"{come:,.0f}M images", copies / HOUR, 1),
     ]
 
 

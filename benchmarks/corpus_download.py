@@ -1,11 +1,11 @@
-"""Pictures a core downloads, makes smaller and stores in a second, beside img2dataset, from one server on this machine.
+"""Images a core downloads, makes smaller and stores in a second, beside img2dataset, from one server on this machine.
 
     python -m venv elsewhere && elsewhere/bin/pip install img2dataset
     python benchmarks/corpus_download.py --img2dataset elsewhere/bin/python --json corpus_download.json
 
 Both do the same: fetch over HTTP, decode, make the short side 256, encode as JPEG of quality 92, hash by SHA-256, write
 tars and a Parquet index. Without --img2dataset its loop is run as a plain reference: urllib in a pool of threads, each
-picture decoded whole by Pillow. Each runs as a process of its own; what counts is that process's seconds of CPU (those
+image decoded whole by Pillow. Each runs as a process of its own; what counts is that process's seconds of CPU (those
 of the server do not), and of a long run less those of a short one, so that imports and starting do not count either.
 """
 
@@ -55,7 +55,7 @@ class Runner:
     Attributes:
         cpu: its seconds are those of the CPU, of the long runs less those of the short ones.
         wall: likewise, by the clock.
-        files: pictures stored by the last long run.
+        files: images stored by the last long run.
     """
 
     command: list[str]
@@ -102,8 +102,8 @@ def img2dataset(links: str, out: str) -> None:
     )  # fmt: skip
 
 
-def draw_pictures(folder: Path, count: int) -> None:
-    """Drawn scenes at the sizes of pictures on the web, with the grain of a camera, which JPEG cannot do without."""
+def draw_images(folder: Path, count: int) -> None:
+    """Drawn scenes at the sizes of images on the web, with the grain of a camera, which JPEG cannot do without."""
     rng, grain = random.Random(0), np.random.default_rng(0)
     for number in range(count):
         size = SIZES[number % len(SIZES)]
@@ -123,11 +123,11 @@ def time_run(runner: Runner, links: Path) -> tuple[float, float]:
         if process.returncode:
             raise SystemExit(f"{runner.cpu.name} ended with {process.returncode}")
         seconds = time.perf_counter() - start
-        runner.files = stored_pictures(out)
+        runner.files = stored_images(out)
         return used.ru_utime + used.ru_stime, seconds
 
 
-def stored_pictures(out: Path) -> int:
+def stored_images(out: Path) -> int:
     found = sum(1 for _ in out.glob("*.jpg"))
     for path in out.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -136,7 +136,7 @@ def stored_pictures(out: Path) -> int:
 
 
 def measure(runners: Sequence[Runner], base: str, folder: Path, options: argparse.Namespace) -> None:
-    """Let all take turns; the rounds' seconds are of `count` pictures."""
+    """Let all take turns; the rounds' seconds are of `count` images."""
     lists = []
     for count in (SHORT, SHORT + options.count):
         lists.append(folder / f"{count}.txt")
@@ -145,7 +145,7 @@ def measure(runners: Sequence[Runner], base: str, folder: Path, options: argpars
         for runner in runners if number % 2 else reversed(runners):
             (short_cpu, short), (long_cpu, long) = (time_run(runner, links) for links in lists)
             if runner.files != SHORT + options.count:
-                raise SystemExit(f"{runner.cpu.name} stored {runner.files} of {SHORT + options.count} pictures")
+                raise SystemExit(f"{runner.cpu.name} stored {runner.files} of {SHORT + options.count} images")
             runner.cpu.seconds.append(long_cpu - short_cpu)
             runner.wall.append(long - short)
 
@@ -162,8 +162,8 @@ def runner_of(name: str, python: str, function: str) -> Runner:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--img2dataset", help="a Python that has img2dataset, in an environment of its own")
-    parser.add_argument("--count", type=int, default=400, help="pictures of a run")
-    parser.add_argument("--files", type=int, default=40, help="different pictures, which the links go through")
+    parser.add_argument("--count", type=int, default=400, help="images of a run")
+    parser.add_argument("--files", type=int, default=40, help="different images, which the links go through")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--json", type=Path, help="file to write")
     return parser.parse_args(arguments)
@@ -176,12 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         other = ("plain loop (urllib in threads, Pillow)", sys.executable, "plain_loop")
     runners = [runner_of("ours", sys.executable, "ours"), runner_of(*other)]
     with tempfile.TemporaryDirectory() as temporary:
-        pictures = Path(temporary) / "pictures"
-        pictures.mkdir()
-        draw_pictures(pictures, options.files)
-        with serve(pictures) as base:
+        images = Path(temporary) / "pictures"
+        images.mkdir()
+        draw_images(images, options.files)
+        with serve(images) as base:
             measure(runners, base, Path(temporary), options)
-        mean_bytes = sum(path.stat().st_size for path in pictures.iterdir()) / options.files
+        mean_bytes = sum(path.stat().st_size for path in images.iterdir()) / options.files
     lines = [report_line(runner, options.count) for runner in runners]
     ratio, low, high = median_ratio(runners[1].cpu, runners[0].cpu)
     claims = [

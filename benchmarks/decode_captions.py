@@ -1,9 +1,9 @@
 """How much faster captions are decoded with keys and values kept: beam search to a fixed length, paired.
 
 Three contestants search the same beams and must find the same captions:
-    kept      keys and values of all tokens so far and of the picture
-    picture   those of the picture alone: all tokens are computed anew for each further one
-    nothing   not even those: the picture is projected anew for each further token, once a beam
+    kept      keys and values of all tokens so far and of the image
+    image   those of the image alone: all tokens are computed anew for each further one
+    nothing   not even those: the image is projected anew for each further token, once a beam
 
     python benchmarks/decode_captions.py --shape base --json results.json
 """
@@ -45,7 +45,7 @@ class NothingKept(CaptionState):
 
 
 def new_captioner(shape: str, device: torch.device) -> R2D2Captioner:
-    """A random network whose words differ from picture to picture."""
+    """A random network whose words differ from image to image."""
     torch.manual_seed(0)
     config = shape_config(shape)
     vocabulary = config.text_config.vocab_size
@@ -67,7 +67,7 @@ def same(ours: Sequence[Sequence[Decoded]], others: Sequence[Sequence[Decoded]])
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time beam search with and without kept keys and values.")
     parser.add_argument("--shape", choices=["test", "tiny", "base"], default="base", help="a preset's")
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--images", "--pictures", type=int, default=4)
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--length", type=int, default=30, help="tokens of every caption")
     parser.add_argument("--rounds", type=int, default=5)
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parse(arguments)
     device = torch.device(options.device)
     model = new_captioner(options.shape, device)
-    size, count = model.config.image_size, options.pictures
+    size, count = model.config.image_size, options.images
     states_VSC = model.encode_image(torch.randn(count, 3, size, size, device=device)).states
     how = Decoding("beam", options.beams, options.beams, max_length=options.length, min_length=options.length)
 
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         claims.append(claim(words, ratio, target, "x"))
     for contestant in contestants.values():
         results[contestant.name] = {"median_seconds": contestant.median, "seconds": contestant.seconds}
-    settings = {name: getattr(options, name) for name in ("shape", "pictures", "beams", "length", "rounds")}
+    settings = {name: getattr(options, name) for name in ("shape", "images", "beams", "length", "rounds")}
     write_report(options.json, claims, settings | results, device)
     return {"claims": claims, "results": results}
 

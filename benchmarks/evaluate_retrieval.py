@@ -48,7 +48,7 @@ CLOSE, POINTS, FLAT = 1e-4, 0.1, 1.1
 
 
 def random_sides(config: R2D2Config, count: int, queries: int) -> tuple[TowerOutput, TowerOutput]:
-    """Pictures and texts of random states, the texts of real lengths."""
+    """Images and texts of random states, the texts of real lengths."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor(draw_lengths(queries, config.max_text_tokens, 0))
     side = config.vision_config.image_size // config.vision_config.patch_size
@@ -138,9 +138,9 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     samples = read_pairs(options.data, options.split, [options.text_field])
-    pictures = ImageSource.open(options.data.parent / "images.tar")
+    images = ImageSource.open(options.data.parent / "images.tar")
     texts = [sample.texts[: options.limit_texts] for sample in samples]
-    gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
+    gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, images.load)
     model.config.ranking_rule = "sum"  # the official one
     reports, claims = {"official": official_recalls(model, gallery, options.recall_depth)}, []
     for name, of in ways(options.bf16).items():
@@ -178,10 +178,10 @@ def memory(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, An
     for count in options.galleries:
         for what, of in peaks.items():
             of[count] = peak_of(what, folder / f"{count}.safetensors", count)
-            print(f"{what} {count} pictures: {of[count]:.0f} MiB at the most", flush=True)
+            print(f"{what} {count} images: {of[count]:.0f} MiB at the most", flush=True)
     small, large = min(options.galleries), max(options.galleries)
     claims = [
-        claim(f"memory to {what} {large} pictures over {small}", of[large] / of[small], FLAT, "x")
+        claim(f"memory to {what} {large} images over {small}", of[large] / of[small], FLAT, "x")
         for what, of in peaks.items()
     ]
     return claims, peaks

@@ -1,7 +1,7 @@
 """Inference on a CPU: images, texts and pairs per second of a network in torch and of its exports, and their recalls.
 
 Speed is of a network of a preset's shape with random weights, which changes no work. Pairs are of a text with 32
-pictures, as a search ranks them. Recalls are of a trained model, where one is given; of random weights int8 tells
+images, as a search ranks them. Recalls are of a trained model, where one is given; of random weights int8 tells
 nothing, since the outliers that it cuts come with training.
 """
 
@@ -46,7 +46,7 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
         networks[f"export, {precision}"] = load_network(folder / precision)[0]
     claims: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
-    for work in workloads(model, options.pictures, options.texts, options.depth):
+    for work in workloads(model, options.images, options.texts, options.depth):
         said: dict[str, Any] = {}
 
         def contestant(name: str, of: Network, run: Any = work.run, said: dict[str, Any] = said) -> Contestant:
@@ -107,9 +107,9 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="base", help="a preset's, for speed; none leaves speed out")
-    parser.add_argument("--pictures", type=int, default=8, help="that the image tower takes at a time")
+    parser.add_argument("--images", "--pictures", type=int, default=8, help="that the image tower takes at a time")
     parser.add_argument("--texts", type=int, default=32, help="that the text tower takes at a time")
-    parser.add_argument("--depth", type=int, default=32, help="pictures that a text is ranked with")
+    parser.add_argument("--depth", type=int, default=32, help="images that a text is ranked with")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are timed")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--cpu-seconds", action="store_true", help="of the process, for busy machines, with one thread")
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, part in parts.items():
             found, results[name] = part(options, options.folder or Path(folder))
             claims += found
-    asked = {name: getattr(options, name) for name in ("shape", "pictures", "texts", "depth", "cpu_seconds")}
+    asked = {name: getattr(options, name) for name in ("shape", "images", "texts", "depth", "cpu_seconds")}
     results |= {"instructions": instructions(), "options": asked}
     write_report(options.json, claims, results, torch.device("cpu"))
     return {"claims": claims, "results": results}

@@ -1,6 +1,6 @@
-"""The most memory that one process needs to encode a gallery to disk, or to rank its pictures for some texts.
+"""The most memory that one process needs to encode a gallery to disk, or to rank its images for some texts.
 
-Features are small, so that large galleries fit on any disk, and random: 17 tokens of width 64 a picture. The network
+Features are small, so that large galleries fit on any disk, and random: 17 tokens of width 64 an image. The network
 that ranks them is small too, so that what the gallery needs would show.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/large_batch.py --shape tiny --json memory.json
 
-Each figure is a process of its own that does one step (forward and backward): its peak resident memory less what it
+Each metric is a process of its own that does one step (forward and backward): its peak resident memory less what it
 held before. Both ways must come to the same losses.
 """
 

@@ -2,9 +2,9 @@
 
     python benchmarks/mixed_load.py --minutes 30 --json results.json
 
-Searchers ask by text, by picture and for more like a hit, with and without ranking and filters, and look at the small
-pictures of what they find. A keeper adds drawn pictures with a field of its own and deletes the oldest of them. What
-was added before a search began and not yet deleted must be found by its own picture, and what was deleted before a
+Searchers ask by text, by image and for more like a hit, with and without ranking and filters, and look at the small
+images of what they find. A keeper adds drawn images with a field of its own and deletes the oldest of them. What
+was added before a search began and not yet deleted must be found by its own image, and what was deleted before a
 search began must not be found. Memory is that of the server's process: its median in the last tenth of the time
 beside that in the second, since caches fill in the first.
 """
@@ -35,7 +35,7 @@ from paired import claim, write_report
 from server_process import DRAWN, Shelf, open_shelf, quantile, resident, serving, shelf_options
 
 ADMIN = "admin-key-of-the-benchmark"
-MOST_GROWTH = 5.0  # percent
+MAX_GROWTH = 5.0  # percent
 EVERY = 2.0  # seconds between two looks at the memory
 
 
@@ -44,7 +44,7 @@ class Load:
     """Everything that asks the server, and what came of it.
 
     Attributes:
-        live: keys of added pictures with their files; `gone` holds those that were deleted, and when.
+        live: keys of added images with their files; `gone` holds those that were deleted, and when.
         errors, stale: a line for each.
         seconds: of searches.
         memory: bytes of the server's process, and when.
@@ -96,7 +96,7 @@ class Load:
             await self.search(like=key, k=20)
 
     async def keeper(self) -> None:
-        """Add a picture, see that it is found, and delete the oldest once there are enough."""
+        """Add an image, see that it is found, and delete the oldest once there are enough."""
         self.added += 1
         data, tag = scene(self.rng), f"tag{self.added}"
         body = {"picture": encoded(data), "name": f"{tag}.png", "fields": {"tag": tag}}
@@ -106,7 +106,7 @@ class Load:
             return
         key = answer.json()["key"]
         self.live.append((key, data))
-        if key not in await self.search(picture=encoded(data), where=[f"tag=={tag}"], rank=False):
+        if key not in await self.search(image=encoded(data), where=[f"tag=={tag}"], rank=False):
             self.stale.append(f"{key}: not found after it was added")
         if len(self.live) <= self.kept:
             return
@@ -116,7 +116,7 @@ class Load:
             self.errors.append(f"delete: {answer.status_code} {answer.text[:200]}")
             return
         self.gone[key] = time.monotonic()
-        await self.search(picture=encoded(data), k=5, rank=False)
+        await self.search(image=encoded(data), k=5, rank=False)
 
     async def again(self, work: Callable[[], Awaitable[None]], pause: float = 0.0) -> None:
         while time.monotonic() < self.until:
@@ -163,9 +163,9 @@ def growth(memory: Sequence[tuple[float, int]]) -> tuple[float, int, int]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Search, add and delete at once, and watch the server.")
     parser.add_argument("--minutes", type=float, default=30)
-    shelf_options(parser, pictures=500)
+    shelf_options(parser, images=500)
     parser.add_argument("--clients", type=int, default=4, help="searchers")
-    parser.add_argument("--kept", type=int, default=20, help="added pictures that are there at a time")
+    parser.add_argument("--kept", type=int, default=20, help="added images that are there at a time")
     parser.add_argument("--threads", type=int, default=1, help="of the server's network")
     parser.add_argument("--server", nargs="*", default=[], help="more options of `ccmb serve`")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     percent, first, last = growth(load.memory)
     of = f"{options.minutes:g} minutes, {shown}"
     claims = [
-        claim(f"{of}: growth of memory", percent, MOST_GROWTH, "%"),
+        claim(f"{of}: growth of memory", percent, MAX_GROWTH, "%"),
         claim(f"{of}: errors", len(load.errors), 0, "requests"),
         claim(f"{of}: stale results", len(load.stale), 0, "results"),
         claim(f"{of}: searches", len(load.seconds) / (60 * options.minutes), None, "queries/s"),

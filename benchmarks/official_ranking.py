@@ -1,6 +1,6 @@
 """The second stage as the official evaluation computes it: one query at a time, its k candidates side by side.
 
-Texts are padded to 64 tokens, a picture's states are repeated for every pair, every pair projects its own keys and
+Texts are padded to 64 tokens, an image's states are repeated for every pair, every pair projects its own keys and
 values, and all tokens pass all layers. The best k by cosine get cosine + match score, all others -100.
 
 Shapes: Q queries, G items, N pairs, S image tokens, T text tokens, V and W widths.
@@ -21,7 +21,7 @@ PADDED = 64
 def official_scores(
     model: R2D2Model, images: TowerOutput, texts: TowerOutput, by_text: bool, depth: int, queries: int | None = None
 ) -> Tensor:
-    """(Q, G) scores of the first `queries` texts with all pictures, or of pictures with all texts."""
+    """(Q, G) scores of the first `queries` texts with all images, or of images with all texts."""
     texts_NTW, mask_NT = padded(texts)
     sides = (texts, images) if by_text else (images, texts)
     cosine_QG = (sides[0].embed @ sides[1].embed.T)[:queries]

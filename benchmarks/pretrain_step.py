@@ -44,14 +44,14 @@ class Bench:
         self.device = choose_device(options.device)
         self.training = new_training(options.shape, options.queue, self.device, options.freeze_image_tower)
         config = self.training.model.config
-        most = config.max_text_tokens
+        maximum = config.max_text_tokens
         self.count = options.batch or DEFAULT_BATCH[options.shape]
         total = self.count * BATCHES
         self.lengths = (
-            read_lengths(options.lengths, total, most, 0) if options.lengths else draw_lengths(total, most, 0)
+            read_lengths(options.lengths, total, maximum, 0) if options.lengths else draw_lengths(total, maximum, 0)
         )
         parts = [self.lengths[at : at + self.count] for at in range(0, total, self.count)]
-        self.padded = [make_batch(config, part, most, seed).to(self.device) for seed, part in enumerate(parts)]
+        self.padded = [make_batch(config, part, maximum, seed).to(self.device) for seed, part in enumerate(parts)]
         self.trimmed = [make_batch(config, part, max(part), seed).to(self.device) for seed, part in enumerate(parts)]
         parameters = [p for p in self.training.model.parameters() if p.requires_grad]
         self.parameters = parameters

@@ -35,7 +35,7 @@ from paired import Contestant, claim, median_ratio, take_turns, write_report
 from server_process import Shelf, open_shelf, quantile, serving, shelf_options
 
 TARGET = 2.0
-P95 = 300.0  # ms, of one client whose queries rank 32 pictures with r2d2-tiny, on two cores
+P95 = 300.0  # ms, of one client whose queries rank 32 images with r2d2-tiny, on two cores
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Load:
         self.rounds.clear()
 
     @property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Queries per second of all rounds, and milliseconds of one of two and of nineteen of twenty requests."""
         return {
             "queries_per_second": len(self.seconds) / sum(self.rounds),
@@ -104,7 +104,7 @@ def compare(
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load a server with and without batching.")
-    shelf_options(parser, pictures=1000)
+    shelf_options(parser, images=1000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16, help="most searches of a call")
     parser.add_argument(
@@ -131,17 +131,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             found = compare(shelf, servers, body, options)
             of = f"{shown}, {f'depth {depth}' if depth else 'first stage alone'}, {options.clients} clients"
             alone, *others = found
-            figures = {name: load.figures for name, (_, load) in found.items()}
+            metrics = {name: load.metrics for name, (_, load) in found.items()}
             for name in others:
                 ratio, low, high = median_ratio(found[alone][0], found[name][0])
                 target = TARGET if name == others[-1] and options.clients > 1 else None
                 claims.append(claim(f"{of}: queries/s {name} / alone", ratio, target, "x"))
-                figures[name] |= {"ratio": ratio, "low": low, "high": high}
+                metrics[name] |= {"ratio": ratio, "low": low, "high": high}
             if options.clients == 1:
                 target = P95 if (options.shape, depth) == ("tiny", 32) else None
-                claims += [claim(f"{of}: p95 {name}", figures[name]["p95_ms"], target, "ms") for name in found]
-            results[f"depth {depth}"] = figures
-            print(of, json.dumps(figures), flush=True)
+                claims += [claim(f"{of}: p95 {name}", metrics[name]["p95_ms"], target, "ms") for name in found]
+            results[f"depth {depth}"] = metrics
+            print(of, json.dumps(metrics), flush=True)
     names = ("shape", "pictures", "clients", "batch", "requests", "rounds", "threads")
     write_report(options.json, claims, {name: getattr(options, name) for name in names} | results, torch.device("cpu"))
     return {"claims": claims, "results": results}

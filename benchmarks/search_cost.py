@@ -1,6 +1,6 @@
-"""What search for many costs, from figures of one core: what docs/search-at-scale.md rests on.
+"""What search for many costs, from metrics of one core: what docs/search-at-scale.md rests on.
 
-    python benchmarks/search_cost.py pictures=5e6 queries=50
+    python benchmarks/search_cost.py images=5e6 queries=50
 
 Every input can be given anew as key=value. Measured ones come from this folder's benchmarks; assumed ones say so.
 """
@@ -15,14 +15,14 @@ _SPEED = "measured: docs/fast.md, base, int8, AVX2 without VNNI"
 INPUTS = {
     "pictures": Input(1e6, "pictures", "assumed"),
     "queries": Input(10, "texts/s at the most", "assumed"),
-    "depth": Input(64, "pictures that are ranked", "the default of search"),
+    "depth": Input(64, "images that are ranked", "the default of search"),
     "images_per_core": Input(3.0, "images/s of a core", _SPEED),
     "texts_per_core": Input(36, "texts/s of a core", "assumed: by its share of the image tower's products"),
     "pairs_per_core": Input(4.86, "pairs/s of a core", _SPEED),
     "opened_per_core": Input(50, "pictures/s of a core", "assumed: JPEGs of some megapixels"),
     "states_held": Input(0.9, "share of candidates", "assumed: those whose token states were kept"),
     "embed_dim": Input(768, "numbers of a vector", "the paper"),
-    "state_bytes": Input(302592, "bytes of a picture's token states", "197 tokens of 768 numbers in float16"),
+    "state_bytes": Input(302592, "bytes of an image's token states", "197 tokens of 768 numbers in float16"),
     "thumbnail_bytes": Input(8e3, "bytes of a thumbnail", "assumed"),
     "scan": Input(15e9, "bytes/s that a flat index reads", "assumed: memory of one socket, all cores"),
     "scanned_together": Input(8, "queries in one scan", "assumed"),
@@ -48,11 +48,11 @@ def tables(of: dict[str, float]) -> str:
         "",
         "| | |",
         "| --- | ---: |",
-        f"| indexing all pictures | {hours:,.0f} core hours, {hours / of['cores']:,.1f} hours of a machine |",
+        f"| indexing all images | {hours:,.0f} core hours, {hours / of['cores']:,.1f} hours of a machine |",
         f"| vectors, in the memory of Milvus | {bytes_of(vectors)} |",
         f"| one scan of them | {scan:,.2f} s |",
         f"| queries/s that the scans allow | {of['scanned_together'] / scan:,.0f} |",
-        f"| token states of all pictures | {bytes_of(of['pictures'] * of['state_bytes'])} |",
+        f"| token states of all images | {bytes_of(of['pictures'] * of['state_bytes'])} |",
         f"| thumbnails | {bytes_of(of['pictures'] * of['thumbnail_bytes'])} |",
     ]
     return "\n".join(lines)

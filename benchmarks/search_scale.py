@@ -2,11 +2,11 @@
 
     python benchmarks/search_scale.py --folder scale --json search_scale.json
 
-Vectors: 256 numbers, clustered (800 centres), random. Filters pass 5 % and 0.1 % of the pictures. Stores are kept in
+Vectors: 256 numbers, clustered (800 centres), random. Filters pass 5 % and 0.1 % of the images. Stores are kept in
 `--folder` and used again. Above `--store-up-to` the mirror stands alone, since it is what a search reads, and Milvus
 Lite takes hours to be filled with a million vectors. Every size is measured in a process of its own.
 
-Pictures are drawn scenes of 640 x 480, JPEG, or those of `--pictures`; the network is r2d2-tiny with random weights,
+Images are drawn scenes of 640 x 480, JPEG, or those of `--pictures`; the network is r2d2-tiny with random weights,
 which costs what a trained one does.
 
 On a machine that others use, `--cpu-seconds` counts the processor's time in place of the clock's; with `--threads 1`
@@ -39,7 +39,7 @@ DIM, CENTRES, SPREAD, TOP, QUERIES = 256, 800, 0.7, 100, 200
 SIZES = (10_000, 100_000, 1_000_000)
 FILTERS = {"plain": "", "filter 5 %": "width<50", "filter 0.1 %": "width==500"}
 BATCH, FLUSH_EVERY = 2_000, 50
-PICTURES, DEPTH, ROUNDS = 256, 32, 40
+IMAGES, DEPTH, ROUNDS = 256, 32, 40
 clock = time.perf_counter
 
 
@@ -184,8 +184,8 @@ def _memory() -> float:
     return peak(torch.device("cpu")) / 2**20
 
 
-def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
-    """Whole queries with the second stage: pictures read and encoded anew, or their states kept."""
+def measure_queries(folder: Path, images: Path | None) -> dict[str, Any]:
+    """Whole queries with the second stage: images read and encoded anew, or their states kept."""
     from ccmb.r2d2.modeling import R2D2Model
     from ccmb.r2d2.presets import preset
     from ccmb.r2d2.processing import R2D2Processor
@@ -198,13 +198,13 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
     from ccmb.search.query import SearchQuery
 
     rng = random.Random(0)
-    scenes = [random_scene(rng) for _ in range(PICTURES)]
+    scenes = [random_scene(rng) for _ in range(IMAGES)]
     texts = [caption(scene, 0, rng) for scene in scenes]
-    if pictures is None:
-        pictures = folder / "pictures"
-        pictures.mkdir(parents=True, exist_ok=True)
+    if images is None:
+        images = folder / "pictures"
+        images.mkdir(parents=True, exist_ok=True)
         for number, scene in enumerate(scenes):
-            render_scene(scene, 640, rng).crop((0, 80, 640, 560)).save(pictures / f"{number:04d}.jpg", quality=90)
+            render_scene(scene, 640, rng).crop((0, 80, 640, 560)).save(images / f"{number:04d}.jpg", quality=90)
     torch.manual_seed(0)
     tokenizer = train_tokenizer(texts, vocabulary=1000, max_length=64)
     model = R2D2Model(preset("r2d2-tiny")).eval()
@@ -215,7 +215,7 @@ def measure_queries(folder: Path, pictures: Path | None) -> dict[str, Any]:
     for name, kept in (("anew", 0), ("kept in the index", 2**30)):
         out = folder / f"index {name}"
         started = clock()
-        report = build_index([pictures], out, model, processor, folder / "model", states_bytes=kept)
+        report = build_index([images], out, model, processor, folder / "model", states_bytes=kept)
         result[f"index, states {name}"] = {
             "pictures_per_second": report.added / (clock() - started),
             "mib": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20,
@@ -273,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("scale"))
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
-    parser.add_argument("--pictures", type=Path, help="folder or tar of photographs")
+    parser.add_argument("--images", "--pictures", type=Path, help="folder or tar of photographs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--store-up-to", type=int, default=100_000, help="largest size with Milvus behind the mirror")
     parser.add_argument("--json", type=Path)
@@ -285,7 +285,7 @@ def main() -> None:
         global clock
         clock = time.process_time
     if options.one == "queries":
-        print(json.dumps(measure_queries(options.folder / "queries", options.pictures)))
+        print(json.dumps(measure_queries(options.folder / "queries", options.images)))
         return
     if options.one:
         count = int(options.one)
@@ -304,7 +304,7 @@ def main() -> None:
             part,
         ]
         words += ["--store-up-to", str(options.store_up_to), *(["--cpu-seconds"] if options.cpu_seconds else [])]
-        words += ["--pictures", str(options.pictures)] if options.pictures else []
+        words += ["--pictures", str(options.images)] if options.images else []
         found = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
         print(part, json.dumps(found), file=sys.stderr, flush=True)
         if part == "queries":

@@ -26,7 +26,7 @@ from ccmb.search.indexing.indexer import build_index
 from step_shapes import shape_config
 
 SOURCE = Path(__file__).parent.parent / "src"
-DRAWN = 96  # side of a drawn picture, in pixels
+DRAWN = 96  # side of a drawn image, in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Shelf:
     texts: list[str]
 
 
-def shelf_options(parser: argparse.ArgumentParser, pictures: int) -> None:
+def shelf_options(parser: argparse.ArgumentParser, images: int) -> None:
     """What `open_shelf` reads."""
     parser.add_argument("--shape", choices=["test", "tiny", "base"], default="tiny", help="a preset's")
-    parser.add_argument("--pictures", type=int, default=pictures, help="drawn and indexed")
+    parser.add_argument("--images", "--pictures", type=int, default=images, help="drawn and indexed")
     parser.add_argument("--index", type=Path, help="an index to be served instead, of which a copy is made")
     parser.add_argument("--pairs", type=Path, help="pairs.jsonl of a drawn corpus, whose captions it is asked for")
     parser.add_argument("--keep", type=Path, help="folder in which what is drawn and indexed is kept for another time")
@@ -56,16 +56,16 @@ def open_shelf(options: argparse.Namespace, folder: Path) -> tuple[Shelf, str]:
         raise SystemExit("give --index and --pairs together")
     if options.index is not None:
         return Shelf(options.index, read_texts(options.pairs)), options.index.resolve().parent.name
-    return draw_shelf(options.keep or folder, options.shape, options.pictures), options.shape
+    return draw_shelf(options.keep or folder, options.shape, options.images), options.shape
 
 
-def draw_shelf(folder: Path, shape: str, pictures: int) -> Shelf:
+def draw_shelf(folder: Path, shape: str, images: int) -> Shelf:
     """Drawn scenes, indexed by a random network of a preset's shape; what was made before is taken as it is.
 
     Random weights cost what trained ones do; what is found means nothing.
     """
-    model, corpus, index = folder / shape, folder / f"scenes-{pictures}", folder / f"{shape}-{pictures}"
-    write_scene_corpus(corpus, 0, pictures, 0, DRAWN)
+    model, corpus, index = folder / shape, folder / f"scenes-{images}", folder / f"{shape}-{images}"
+    write_scene_corpus(corpus, 0, images, 0, DRAWN)
     texts = read_texts(corpus / "pairs.jsonl")
     if not (model / "model.safetensors").is_file():
         torch.manual_seed(0)

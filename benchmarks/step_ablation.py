@@ -21,7 +21,7 @@ ITEMS = {
     "trim": "texts padded to the batch's longest, not to the network's greatest length",
     "draw": "hard negatives of all rows in one draw",
     "one call": "one pass of each cross encoder for all 3B pairs",
-    "index": "keys, values and first self-attention once per picture and text; last layer for the first token alone",
+    "index": "keys, values and first self-attention once per image and text; last layer for the first token alone",
     "enhanced": "FGR's pass of the masked texts serves MLM too",
     "masked only": "MLM logits at masked positions alone",
     "attention": "fused attention",

@@ -1,6 +1,6 @@
 """What the step is measured on: networks of the presets' shapes, batches of captions of real lengths, and their work.
 
-Pictures and words are random, since neither changes the work; the lengths of the texts do. By default they are drawn
+Images and words are random, since neither changes the work; the lengths of the texts do. By default they are drawn
 from a gamma distribution with mean 15 and deviation 6 tokens, [CLS] and [SEP] included: between the captions that
 people wrote for Flickr8k-CN (11 +- 2) and those translated for it (19 +- 6).
 """
@@ -51,24 +51,24 @@ def new_training(shape: str, queue: int, device: torch.device, freeze: bool = Fa
     return PreTraining(model, objectives, MASK_ID).train().to(device)
 
 
-def draw_lengths(count: int, most: int, seed: int) -> list[int]:
+def draw_lengths(count: int, maximum: int, seed: int) -> list[int]:
     """Tokens of `count` captions, see above."""
     rng = random.Random(seed)
     shape = (MEAN / DEVIATION) ** 2
-    return [min(most, max(SHORTEST, round(rng.gammavariate(shape, MEAN / shape)))) for _ in range(count)]
+    return [min(maximum, max(SHORTEST, round(rng.gammavariate(shape, MEAN / shape)))) for _ in range(count)]
 
 
-def read_lengths(path: Path, count: int, most: int, seed: int) -> list[int]:
+def read_lengths(path: Path, count: int, maximum: int, seed: int) -> list[int]:
     """Tokens of `count` captions drawn from a JSON-lines file with `texts` (or another list of texts) a line."""
     lengths: list[int] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         texts = next((value for value in json.loads(line).values() if isinstance(value, list)), [])
-        lengths += [min(most, len(text) + 2) for text in texts]  # a Chinese character is a token
+        lengths += [min(maximum, len(text) + 2) for text in texts]  # a Chinese character is a token
     return random.Random(seed).choices(lengths, k=count)
 
 
 def make_batch(config: R2D2Config, lengths: Sequence[int], tokens: int, seed: int) -> Batch:
-    """A batch of texts of these lengths, padded to `tokens`; every picture is another one."""
+    """A batch of texts of these lengths, padded to `tokens`; every image is another one."""
     generator = torch.Generator().manual_seed(seed)
     size, count = config.image_size, len(lengths)
     pixels = torch.randn(count, 3, size, size, generator=generator)

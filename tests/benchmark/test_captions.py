@@ -33,10 +33,10 @@ def test_a_captioner_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Pa
     result = read_result(path)
     section = result.captioning
     assert section is not None
-    assert (result.family, section.pictures, section.references, result.data.texts) == ("captioning", 8, 16, 16)
+    assert (result.family, section.images, section.references, result.data.texts) == ("captioning", 8, 16, 16)
     for stage in ("pre_ranking", "ranking"):
-        figures = section.figures[stage]
-        assert figures.cider_d == pytest.approx(100 * sum(section.cider[stage]) / 8, abs=0.01)
+        metrics = section.metrics[stage]
+        assert metrics.cider_d == pytest.approx(100 * sum(section.cider[stage]) / 8, abs=0.01)
         assert len(section.captions[stage]) == 8
     rows = [row for row in leaderboard(read_results([out])) if row.origin == "ours"]
     assert {row.stage for row in rows} == {"beam 5", "beam 5, re-ranked"}

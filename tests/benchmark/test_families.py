@@ -34,20 +34,20 @@ from tests.helpers.benchmark_data import save_set
 from tests.helpers.downstream_samples import write_imagenet, write_matching
 from tests.helpers.peers import save_peer, save_r2d2
 from tests.helpers.runs import Command, command_line
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 
-PICTURES = 6
+IMAGES = 6
 FEW = Settings(draws=40)
 
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Labelled pairs of the splits val and test, beside their pictures."""
+    """Labelled pairs of the splits val and test, beside their images."""
     folder = tmp_path / "mine"
     (folder / "images").mkdir(parents=True)
     lines = []
-    for place, picture in enumerate(tiny_pictures(PICTURES)):
-        picture.save(folder / "images" / f"{place}.png")
+    for place, image in enumerate(tiny_images(IMAGES)):
+        image.save(folder / "images" / f"{place}.png")
         for step in range(4):
             line = {"image": f"{place}.png", "text": TEXTS[(place + step) % len(TEXTS)], "label": int(step % 3 == 0)}
             lines.append(line | {"split": "test" if place % 2 else "val"})
@@ -73,7 +73,7 @@ def test_sets_are_told_apart_by_what_is_in_them(labelled: Path, tmp_path: Path) 
     write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
     matching = open_set(f"mine={labelled}", "val")
     assert isinstance(matching, MatchingSet)
-    assert (matching.name, len(matching.samples)) == ("mine", 4 * PICTURES // 2)
+    assert (matching.name, len(matching.samples)) == ("mine", 4 * IMAGES // 2)
     assert isinstance(open_set(str(save_set(tmp_path / "drawn"))), RetrievalSet)
     assert isinstance(open_set(f"icm={write_matching(tmp_path / 'zero')}", "val"), MatchingSet)
     kinds = open_set(str(tmp_path / "kinds"))
@@ -114,7 +114,7 @@ def test_the_revision_of_labelled_pairs_is_of_their_labels_too(labelled: Path) -
 # --- matching
 
 
-def test_matching_figures_are_those_of_evaluate_and_of_the_scores_kept(
+def test_matching_metrics_are_those_of_evaluate_and_of_the_scores_kept(
     labelled: Path, r2d2: str, tmp_path: Path
 ) -> None:
     [path] = run_benchmark([r2d2], [open_set(f"mine={labelled}")], tmp_path / "out", Settings()).measured
@@ -125,7 +125,7 @@ def test_matching_figures_are_those_of_evaluate_and_of_the_scores_kept(
         "matching", ("pre_ranking", "ranking"), None, None,
     )  # fmt: skip
     report = evaluate_matching(*load_model(r2d2), open_labelled(labelled, "test"))["matching"]
-    told = section.model_dump(exclude={"labels", "scores"}, exclude_defaults=False)
+    told = section.model_dump(by_alias=True, exclude={"labels", "scores"}, exclude_defaults=False)
     for name, value in report.items():
         if name not in ("interval", "fitted", "pre_ranking"):
             assert told[name] == value, name
@@ -169,7 +169,7 @@ def test_another_temperature_is_another_probability_and_is_measured_anew(
 # --- classification
 
 
-def test_classification_figures_are_those_of_evaluate(r2d2: str, clip: str, tmp_path: Path) -> None:
+def test_classification_metrics_are_those_of_evaluate(r2d2: str, clip: str, tmp_path: Path) -> None:
     write_class_folders(tmp_path / "colours", "colour", per_class=2, size=32)
     of = open_set(str(tmp_path / "colours"), templates="plain")
     assert isinstance(of, ClassSet)
@@ -180,7 +180,7 @@ def test_classification_figures_are_those_of_evaluate(r2d2: str, clip: str, tmp_
     assert section is not None
     classifier = r2d2_classifier(*load_model(r2d2), of.classes, of.templates, 3)
     report = evaluate_classes(classifier, ImageSource.open(tmp_path / "colours"))["classification"]
-    told = json.loads(json.dumps(section.model_dump(exclude={"ranks", "class_list"})))
+    told = json.loads(json.dumps(section.model_dump(by_alias=True, exclude={"ranks", "class_list"})))
     assert told == json.loads(json.dumps(report))
     assert (result.prompt_set, result.depth, result.stages) == (of.prompt_set, 3, ("pre_ranking", "ranking"))
     assert (result.data.images, result.data.texts) == (2 * len(COLOURS), len(COLOURS))
@@ -224,17 +224,17 @@ def test_stored_features_cannot_classify_and_say_so_in_one_line(labelled: Path, 
     from tests.helpers.model_features import save_features
 
     write_class_folders(tmp_path / "kinds", "kind", per_class=1, size=32)
-    names = [f"{place}.png" for place in range(PICTURES)]
+    names = [f"{place}.png" for place in range(IMAGES)]
     features = save_features(tmp_path / "features", torch.eye(6, 8), torch.eye(8), names, list(TEXTS))
     sets = [open_set(str(tmp_path / "kinds")), open_set(f"mine={labelled}")]
     outcome = run_benchmark([str(features)], sets, tmp_path / "out", FEW)
     assert outcome.failed == [
-        "features on kinds: stored features cannot classify: it takes a model that encodes pictures and prompts"
+        "features on kinds: stored features cannot classify: it takes a model that encodes images and prompts"
     ]
     [path] = outcome.measured
     matching = read_result(path).matching
     assert matching is not None
-    # One-hot features: the text at a picture's own place, which fits, and no other has a cosine of 1.
+    # One-hot features: the text at an image's own place, which fits, and no other has a cosine of 1.
     assert matching.auc == pytest.approx(0.5 + 0.5 / 2)
 
 
@@ -310,7 +310,7 @@ def test_evaluate_scores_labelled_pairs(command: Command, labelled: Path, r2d2: 
         "calibration_error", "calibration_error_plain", "calibration_error_fitted", "interval", "fitted", "pre_ranking",
     }  # fmt: skip
     assert (matching["pairs"], matching["pictures"], matching["fitted"]["on"]) == (12, 3, "another split")
-    assert out.splitlines()[0] == "12 pairs of 3 pictures, 6 of them matches"
+    assert out.splitlines()[0] == "12 pairs of 3 images, 6 of them matches"
     low, high = matching["interval"]["auc"]
     [line] = [line for line in out.splitlines() if line.startswith("AUC")]
     assert f"{100 * matching['auc']:.1f} ({100 * low:.1f} to {100 * high:.1f})" in line
@@ -323,7 +323,7 @@ def test_evaluate_scores_icm_as_published_and_says_what_towers_alone_cannot(comm
     code, out, err = command("evaluate", "--model", towers, "--data", f"icm={folder}", "--split", "val")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "2 pairs of 1 pictures, 1 of them matches; no cross encoders, so the cosine alone scores them"
+    assert lines[0] == "2 pairs of 1 images, 1 of them matches; no cross encoders, so the cosine alone scores them"
     assert [line.split("  ")[0] for line in lines[2:]] == ["AUC", "too little of both labels to fit a threshold on"]
 
 
@@ -334,8 +334,8 @@ def test_evaluate_scores_icm_as_published_and_says_what_towers_alone_cannot(comm
         (["--cascade", 3], 2, "is of retrieval"),
         (["--precision", "bf16"], 2, "is of retrieval"),
         (["--fit-split", "test"], 2, "the split that is scored"),
-        (["--split", "tset"], 1, "no pictures in split 'tset' (did you mean 'test'?)"),
-        (["--fit-split", "train"], 1, "no pictures in split 'train'"),
+        (["--split", "tset"], 1, "no images in split 'tset' (did you mean 'test'?)"),
+        (["--fit-split", "train"], 1, "no images in split 'train'"),
         (["--data", "icm=nowhere"], 2, "--data icm=nowhere: no such file or folder"),
     ],
 )

@@ -19,7 +19,7 @@ from ccmb.inference.stages import R2D2Encoder
 from ccmb.inference.two_stage import two_stage_ranks
 from ccmb.r2d2.modeling import TowerOutput
 from tests.helpers.exact import PROOFS, assert_same
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
@@ -31,7 +31,7 @@ IMAGE_OF_TEXT = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4])
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("features") / "made" / "a.safetensors"
     encoder = R2D2Encoder(tiny_model(), tiny_processor())
-    store_gallery(path, encoder, range(5), TEXTS, tiny_pictures(5).__getitem__, batch=3)
+    store_gallery(path, encoder, range(5), TEXTS, tiny_images(5).__getitem__, batch=3)
     return path
 
 
@@ -45,7 +45,7 @@ def stored(path: Path) -> Gallery:
 @pytest.fixture(scope="module")
 def held() -> Gallery:
     encoder = R2D2Encoder(tiny_model(), tiny_processor())
-    return encode_gallery_with(encoder, range(5), TEXTS_OF, tiny_pictures(5).__getitem__, batch=3)
+    return encode_gallery_with(encoder, range(5), TEXTS_OF, tiny_images(5).__getitem__, batch=3)
 
 
 def sides(gallery: Gallery) -> tuple[Items, Items]:
@@ -140,10 +140,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_not_a_crash(path: Path
 
 def test_an_encoder_that_fails_leaves_no_file(tmp_path: Path) -> None:
     def load(name: int) -> object:
-        raise CcmbError(f"{name}: no picture")
+        raise CcmbError(f"{name}: no image")
 
     encoder = R2D2Encoder(tiny_model(), tiny_processor())
-    with pytest.raises(CcmbError, match="0: no picture"):
+    with pytest.raises(CcmbError, match="0: no image"):
         store_gallery(tmp_path / "a.safetensors", encoder, range(5), TEXTS, load)
     assert list(tmp_path.iterdir()) == []
 
@@ -153,6 +153,6 @@ def test_only_large_files_are_discarded(path: Path, tmp_path: Path, monkeypatch:
     copy.write_bytes(path.read_bytes())
     discard_if_large(copy)
     assert copy.exists()
-    monkeypatch.setattr("ccmb.benchmark.evaluation.feature_cache.MOST_BYTES", copy.stat().st_size - 1)
+    monkeypatch.setattr("ccmb.benchmark.evaluation.feature_cache.MAX_BYTES", copy.stat().st_size - 1)
     discard_if_large(copy)
     assert not copy.exists()

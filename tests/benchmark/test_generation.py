@@ -32,20 +32,20 @@ def test_a_painter_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Path
     models = [str(tmp_path / "painter"), str(plain)]
     outcome = run_benchmark(models, sets, out, SETTINGS)
     [path], [failed] = outcome.measured, outcome.failed
-    assert failed.startswith("plain on things: this model paints no pictures")
+    assert failed.startswith("plain on things: this model paints no images")
     assert run_benchmark(models[:1], sets, out, SETTINGS).skipped == [path]
     again = Settings(draws=50, painting=Painting(steps=2, best_of=3, seed=1))
     assert run_benchmark(models[:1], sets, out, again).measured == [path]
     result = read_result(path)
     section = result.generation
     assert section is not None
-    assert (result.family, section.pictures, section.judge) == ("generation", 6, "painter")
+    assert (result.family, section.images, section.judge) == ("generation", 6, "painter")
     assert section.features == "R2D2 painter, image tower"
-    first, best = (section.figures[stage].match_score for stage in ("pre_ranking", "ranking"))
+    first, best = (section.metrics[stage].match_score for stage in ("pre_ranking", "ranking"))
     assert best >= first == pytest.approx(sum(section.scores["pre_ranking"]) / 6, abs=0.01)
     rows = [row for row in leaderboard(read_results([out])) if row.origin == "ours"]
     assert {row.stage for row in rows} == {"one picture", "best of 3"}
-    assert all({"FID", "KID"} <= row.figures.keys() for row in rows)
+    assert all({"FID", "KID"} <= row.metrics.keys() for row in rows)
     for text in (markdown(rows), as_csv(rows), render_leaderboard(rows)):
         assert "best of 3" in text
 
@@ -57,4 +57,4 @@ def test_ecommerce_t2i_is_measured_as_published(tmp_path: Path) -> None:
     assert outcome.failed == []
     section = read_result(outcome.measured[0]).generation
     assert section is not None
-    assert section.figures["pre_ranking"].things is None
+    assert section.metrics["pre_ranking"].things is None

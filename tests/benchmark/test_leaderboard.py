@@ -13,7 +13,7 @@ import pytest
 
 from ccmb.benchmark.leaderboard.columns import NOTHING
 from ccmb.benchmark.leaderboard.html import render_leaderboard
-from ccmb.benchmark.leaderboard.markdown import COLUMNS, FIGURES, as_csv, markdown
+from ccmb.benchmark.leaderboard.markdown import COLUMNS, METRICS, as_csv, markdown
 from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import SETS, Row, leaderboard, read_results
 from ccmb.core.errors import CcmbError
@@ -76,7 +76,7 @@ def test_published_rows_are_set_against_the_interval_of_ours_on_like_data() -> N
     assert mine.mark == ""
     for row in rows:
         if row.origin == "published":
-            counts = row.set == "flickr30k-cn" and row.setting == "zero-shot" and len(row.figures) == 7
+            counts = row.set == "flickr30k-cn" and row.setting == "zero-shot" and len(row.metrics) == 7
             if not counts or row.main is None:
                 assert row.mark == ""
             elif row.main > mine.interval[1]:
@@ -104,7 +104,7 @@ def test_rows_come_by_set_and_setting_and_by_falling_mean_recall() -> None:
         assert means[: len(known)] == known  # those without one come last
 
 
-def test_csv_holds_every_figure() -> None:
+def test_csv_holds_every_metric() -> None:
     rows = leaderboard([result("a", 0.5, 0.7), result('b,"c"', 0.4)])
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert len(read) == len(rows)
@@ -112,8 +112,8 @@ def test_csv_holds_every_figure() -> None:
     for line, row in zip(read, rows, strict=True):
         assert (line["model"], line["origin"], line["mark"]) == (row.model, row.origin, row.mark)
         assert (line["family"], line["setting"]) == (row.family, row.setting)
-        for key in FIGURES:
-            assert line[key] == str(row.figures.get(key, ""))
+        for key in METRICS:
+            assert line[key] == str(row.metrics.get(key, ""))
         assert bool(line["low"]) == (row.origin == "ours")
 
 
@@ -183,7 +183,7 @@ def test_the_page_is_whole_needs_nothing_else_and_tells_ours_from_published() ->
     assert [line["class"] for line in lines] == [row.origin for row in rows]
     assert [line["data-set"] for line in lines] == [row.set for row in rows]
     assert [line["data-family"] for line in lines] == [row.family for row in rows]
-    for part in text.split("<table")[1:]:  # columns of figures hold figures, or nothing
+    for part in text.split("<table")[1:]:  # columns of metrics hold metrics, or nothing
         table = _Cells(part)
         assert table.cells
         assert len(table.cells) % len(table.heads) == 0

@@ -14,8 +14,8 @@ from ccmb.benchmark.leaderboard.html import render_leaderboard
 from ccmb.benchmark.leaderboard.markdown import as_csv, markdown
 from ccmb.benchmark.leaderboard.rows import Row, leaderboard, read_results
 from ccmb.benchmark.results.result import (
-    CaptionFigures,
     Captioning,
+    CaptionMetrics,
     Classification,
     Data,
     Result,
@@ -32,7 +32,7 @@ def classification(model: str, right: float, seed: int = 0, **changes: object) -
     luck = torch.rand(COUNT, generator=torch.Generator().manual_seed(seed))
     ranks = 1 + (luck >= right).long()
     section = Classification(
-        pictures=COUNT, classes=10, classes_with_pictures=10, class_list="x", ranks={"pre_ranking": ranks.tolist()},
+        images=COUNT, classes=10, classes_with_images=10, class_list="x", ranks={"pre_ranking": ranks.tolist()},
         **accuracy_report(ranks, torch.arange(COUNT) % 10),
     )  # fmt: skip
     return around("classification", section, model, **{"prompt_set": "all", **changes})
@@ -42,8 +42,8 @@ def captioning(model: str, gain: float) -> Result:
     """Luck, of which re-ranking makes so much more."""
     luck = torch.rand(COUNT, generator=torch.Generator().manual_seed(0))
     cider: dict[Stage, list[float]] = {"pre_ranking": luck.tolist(), "ranking": (luck + gain).tolist()}
-    figures: dict[Stage, CaptionFigures] = {
-        stage: CaptionFigures(
+    metrics: dict[Stage, CaptionMetrics] = {
+        stage: CaptionMetrics(
             cider_d=round(100 * sum(of) / COUNT, 2),
             bleu_1=50,
             bleu_4=20,
@@ -54,7 +54,7 @@ def captioning(model: str, gain: float) -> Result:
         for stage, of in cider.items()
     }
     section = Captioning(
-        pictures=COUNT, references=COUNT, decoding={"beams": 5}, figures=figures, cider=cider, captions={}
+        images=COUNT, references=COUNT, decoding={"beams": 5}, metrics=metrics, cider=cider, captions={}
     )
     return around("captioning", section, model)
 
@@ -78,7 +78,7 @@ def test_matching_rows_are_of_both_stages_and_marked_by_a_paired_bootstrap() -> 
     assert worse.mark == "worse"
     assert worse.difference is not None
     assert worse.difference.low < worse.difference.mean < worse.difference.high < 0
-    assert "accuracy" not in rows["cosine", "cosine"].figures
+    assert "accuracy" not in rows["cosine", "cosine"].metrics
     # Of equal noise a small difference is a sure one; of other noise it is not.
     assert ours([matching("a", 1.0), matching("b", 0.95)])["b", "match score"].mark == "worse"
     assert ours([matching("a", 1.0), matching("b", 0.95, seed=1)])["b", "match score"].mark == "even"
@@ -88,7 +88,7 @@ def test_classification_is_compared_only_under_the_same_prompts() -> None:
     rows = ours([classification("good", 0.8), classification("bad", 0.5), classification("other", 0.1, prompt_set="x")])
     assert {model: row.mark for (model, _), row in rows.items()} == {"good": "best", "bad": "worse", "other": ""}
     good = rows["good", "pre-ranking"]
-    assert good.figures["top5"] == 100.0
+    assert good.metrics["top5"] == 100.0
     assert good.variant == f"test, {COUNT} images, 10 classes (x), prompts: all"
 
 
@@ -98,7 +98,7 @@ def test_families_are_never_compared_with_each_other() -> None:
 
 
 @pytest.mark.parametrize(("right", "mark"), [(0.999, "worse"), (0.2, "better")])
-def test_published_accuracies_are_set_against_ours_on_as_many_pictures(right: float, mark: str) -> None:
+def test_published_accuracies_are_set_against_ours_on_as_many_images(right: float, mark: str) -> None:
     whole = Data(name="imagenet", split="val", revision="a", images=50_000, texts=1, unreadable=[])
     rows = leaderboard([classification("mine", right, data=whole)])
     theirs = [row for row in rows if row.origin == "published" and row.set == "imagenet"]
@@ -108,7 +108,7 @@ def test_published_accuracies_are_set_against_ours_on_as_many_pictures(right: fl
     assert not any(row.mark for row in leaderboard([classification("mine", right, data=part)]) if row.set == "imagenet")
 
 
-def test_re_ranked_captions_are_set_against_those_of_the_beam_picture_by_picture() -> None:
+def test_re_ranked_captions_are_set_against_those_of_the_beam_image_by_image() -> None:
     rows = ours([captioning("w", 0.1)])
     assert rows["w", "beam 5, re-ranked"].mark == "best"
     beam = rows["w", "beam 5"]

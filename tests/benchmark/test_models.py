@@ -23,11 +23,11 @@ from tests.helpers.exact import TINY_ERROR
 from tests.helpers.model_features import save_features
 from tests.helpers.peers import BUILDS, save_peer, save_r2d2
 from tests.helpers.sources import save_text_tower
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
-PICTURES = tiny_pictures(3)
+IMAGES = tiny_images(3)
 USUAL = {"chinese_clip": 52, "altclip": 65, "siglip": 20, "clip": 24}
 
 
@@ -46,11 +46,11 @@ def library_texts(folder: Path, kind: str, length: int) -> Tensor:
 def test_embeddings_are_the_librarys_features_normalised(kind: str, tmp_path: Path) -> None:
     folder = save_peer(tmp_path / kind, kind)
     peer = open_peer(str(folder))
-    pixels = AutoImageProcessor.from_pretrained(folder)(images=PICTURES, return_tensors="pt")
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=IMAGES, return_tensors="pt")
     with torch.no_grad():
         images = AutoModel.from_pretrained(folder).eval().get_image_features(**pixels).pooler_output
     assert (peer.kind, peer.can_rank, peer.name) == (kind, False, kind)
-    found, texts = peer.encode_images(range(3), PICTURES.__getitem__).embed, peer.encode_texts(TEXTS).embed
+    found, texts = peer.encode_images(range(3), IMAGES.__getitem__).embed, peer.encode_texts(TEXTS).embed
     assert min(found.std(0).max(), texts.std(0).max()) > 0.001  # items differ by far more than the tolerance
     torch.testing.assert_close(found, normalize(images, dim=-1), rtol=0, atol=TINY_ERROR)
     torch.testing.assert_close(texts, library_texts(folder, kind, USUAL[kind]), rtol=0, atol=TINY_ERROR)
@@ -83,12 +83,12 @@ def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
     peer = open_peer(str(save_r2d2(tmp_path / "run" / "model").parent))  # a run folder
     model, processor = tiny_model(), tiny_processor()
     with torch.no_grad():
-        images = model.encode_image(processor.images(PICTURES))
+        images = model.encode_image(processor.images(IMAGES))
         texts = model.encode_text(**processor.texts(TEXTS[:2]))
         index = torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1])
         cosine = (images.embed[index[0]] * texts.embed[index[1]]).sum(1)
         expected = cosine + model.rank(images, texts, *index).score
-    mine = peer.encode_images(range(3), PICTURES.__getitem__), peer.encode_texts(TEXTS[:2])
+    mine = peer.encode_images(range(3), IMAGES.__getitem__), peer.encode_texts(TEXTS[:2])
     for found, wanted in zip(mine, (images, texts), strict=True):
         torch.testing.assert_close(found.embed, wanted.embed, rtol=0, atol=TINY_ERROR)
         torch.testing.assert_close(found.states, wanted.states, rtol=TINY_ERROR, atol=TINY_ERROR)
@@ -155,7 +155,7 @@ def test_features_are_looked_up_by_name_and_text(tmp_path: Path) -> None:
     peer = open_peer(str(features(tmp_path)))
 
     def load(name: str) -> Image.Image:
-        raise AssertionError("no picture is opened")
+        raise AssertionError("no image is opened")
 
     stored = torch.from_numpy(np.load(tmp_path / "images.npy"))
     found = peer.encode_images(["c.jpg", "a.jpg"], load).embed
@@ -246,7 +246,7 @@ def test_open_clip_by_architecture_and_weights(monkeypatch: pytest.MonkeyPatch) 
 
     def create(architecture: str, pretrained: str | None) -> tuple[object, None, object]:
         asked.append((architecture, pretrained))
-        return _FakeOpenClip(), None, lambda picture: torch.tensor(picture.getpixel((0, 0))).float()
+        return _FakeOpenClip(), None, lambda image: torch.tensor(image.getpixel((0, 0))).float()
 
     def tokenizer(texts: list[str], context_length: int) -> Tensor:
         return torch.tensor([[len(text)] * context_length for text in texts])
@@ -255,9 +255,9 @@ def test_open_clip_by_architecture_and_weights(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "open_clip", fake)
     peer = open_peer("open_clip:ViT-B-32/laion2b")
     assert (asked, peer.kind, peer.context_length, peer.can_rank) == ([("ViT-B-32", "laion2b")], "open_clip", 8, False)
-    pixels = torch.tensor([PICTURES[place].getpixel((0, 0)) for place in (2, 0)]).float()
+    pixels = torch.tensor([IMAGES[place].getpixel((0, 0)) for place in (2, 0)]).float()
     torch.testing.assert_close(
-        peer.encode_images([2, 0], PICTURES.__getitem__).embed, normalize(pixels, dim=-1), rtol=0, atol=TINY_ERROR
+        peer.encode_images([2, 0], IMAGES.__getitem__).embed, normalize(pixels, dim=-1), rtol=0, atol=TINY_ERROR
     )
     assert peer.encode_texts(["一只猫"]).embed.shape == (1, 8)
     fake.create_model_and_transforms = None

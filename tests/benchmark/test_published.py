@@ -1,4 +1,4 @@
-"""What was published: figures as printed, what does not fit flagged, and every known trap on its rows."""
+"""What was published: metrics as printed, what does not fit flagged, and every known trap on its rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def find(model: str, set_name: str, variant: str = "", setting: str = "zero-shot
     return row
 
 
-def test_figures_are_those_of_their_sources() -> None:
+def test_metrics_are_those_of_their_sources() -> None:
     row = find("R2D2 ViT-L/14, 250M", "flickr30k-cn")
     assert row.image_to_text == {"R@1": 77.6, "R@5": 96.7, "R@10": 98.9}
     assert row.text_to_image == {"R@1": 60.9, "R@5": 86.8, "R@10": 92.7}
@@ -46,8 +46,8 @@ def test_figures_are_those_of_their_sources() -> None:
     assert find("CN-CLIP H/14", "muge", setting="fine-tuned").text_to_image == {"R@1": 68.9, "R@5": 88.7, "R@10": 93.1}
     assert find("FG-CLIP 2 So/16", "docci-cn").text_to_image == {"R@1": 84.0}
     assert find("M2-Encoder 10B", "coco-cn").image_to_text == {"R@1": 80.9}
-    assert find("AltCLIP ViT-L", "imagenet").figures == {"top1": 59.6}
-    assert find("M2-Encoder 10B", "imagenet").figures == {"top1": 80.7}
+    assert find("AltCLIP ViT-L", "imagenet").metrics == {"top1": 59.6}
+    assert find("M2-Encoder 10B", "imagenet").metrics == {"top1": 80.7}
     counts = {name: sum(row.set == name for row in published().rows) for name in SETS}
     few = {"flickr30k-cna": 11, "lit-cn": 11, "dci-cn": 11, "docci-cn": 11, "aic-icc": 4, "imagenet": 17}
     none = dict.fromkeys(("icr", "iqr", "icm", "iqm", "ecommerce-t2i"), 0)
@@ -55,7 +55,7 @@ def test_figures_are_those_of_their_sources() -> None:
 
 
 def test_all_five_chinese_clip_models_have_the_recalls_of_their_repository() -> None:
-    """Figures of OFA-Sys/Chinese-CLIP, Results.md."""
+    """Metrics of OFA-Sys/Chinese-CLIP, Results.md."""
     rows = [
         ("RN50", "muge", "zero-shot", None, (42.6, 68.6, 77.9), 63.0),
         ("RN50", "muge", "fine-tuned", None, (48.6, 75.1, 84.0), 69.2),
@@ -74,7 +74,7 @@ def test_all_five_chinese_clip_models_have_the_recalls_of_their_repository() -> 
         assert row.mean_recall == mean
     models = [f"CN-CLIP {model}" for model in ("RN50", "B/16", "L/14", "L/14@336", "H/14")]
     top1 = {
-        name: [find(model, name).figures["top1"] for model in models] for name in ("imagenet", "cifar10", "cifar100")
+        name: [find(model, name).metrics["top1"] for model in models] for name in ("imagenet", "cifar10", "cifar100")
     }
     assert top1["imagenet"] == [33.5, 48.4, 54.7, 56.7, 59.6]  # B/16 is 48.4 in the paper, 48.3 in the repository
     assert top1["cifar10"] == [72.7, 92.0, 94.9, 94.1, 96.0]
@@ -89,7 +89,7 @@ def test_conflicting_sources_stand_beside_each_other() -> None:
     wukong = {"Wukong": 55.0, "Wukong ViT-L/14 (token-wise)": 54.43, "Wukong ViT-L/14 (global)": 57.54}
     for model, top1 in wukong.items():
         row = find(model, "imagenet")
-        assert row.figures == {"top1": top1}
+        assert row.metrics == {"top1": top1}
         assert "wukong-imagenet-conflict" in row.notes
     written = [row for row in published().rows if row.set == "coco-cn" and "written" in row.variant]
     assert {row.texts for row in written} == {1053}
@@ -106,12 +106,12 @@ def test_rows_of_classification_carry_the_trap_of_other_class_names_and_what_is_
     assert all("setting-not-said" in row.notes for row in unsure)
 
 
-def test_a_row_without_a_figure_of_its_family_is_refused() -> None:
+def test_a_row_without_a_metric_of_its_family_is_refused() -> None:
     read = published()
     row = find("AltCLIP ViT-L", "imagenet")
-    for figures in ({}, {"auc": 50.0}):
-        with pytest.raises(ValueError, match="no figures, or others than of classification"):
-            Published(sources=read.sources, notes=read.notes, rows=[row.model_copy(update={"figures": figures})])
+    for metrics in ({}, {"auc": 50.0}):
+        with pytest.raises(ValueError, match="no metrics, or others than of classification"):
+            Published(sources=read.sources, notes=read.notes, rows=[row.model_copy(update={"figures": metrics})])
 
 
 def test_the_seven_traps_stand_on_the_rows_they_concern() -> None:

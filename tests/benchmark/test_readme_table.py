@@ -26,7 +26,7 @@ def cells(table: str, beginning: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith(f"| {beginning}")]
 
 
-def test_published_rows_stand_with_their_figures_and_without_a_column_of_nothing_measured() -> None:
+def test_published_rows_stand_with_their_metrics_and_without_a_column_of_nothing_measured() -> None:
     table = readme_table(leaderboard([]), "en")
     [line] = cells(table, "Flickr30k-CN, zero-shot")
     assert line == [

@@ -49,7 +49,7 @@ def run(models: list[str], pairs: Path, out: Path, settings: Settings = FEW) -> 
     return run_benchmark(models, [open_set(f"drawn={pairs}")], out, settings)
 
 
-def test_figures_are_those_of_evaluate(pairs: Path, r2d2: str, tmp_path: Path) -> None:
+def test_metrics_are_those_of_evaluate(pairs: Path, r2d2: str, tmp_path: Path) -> None:
     [path] = run([r2d2], pairs, tmp_path / "out").measured
     result = read_result(path)
     report = evaluate(*load_model(r2d2), open_data(pairs, pairs.parent / "images", "test", ["texts"]), 3).report[
@@ -162,12 +162,12 @@ def test_results_say_how_the_second_stage_was_computed(pairs: Path, r2d2: str, c
 def test_very_large_galleries_are_not_kept(
     pairs: Path, r2d2: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ccmb.benchmark.evaluation.feature_cache.MOST_BYTES", 100)
+    monkeypatch.setattr("ccmb.benchmark.evaluation.feature_cache.MAX_BYTES", 100)
     run([r2d2], pairs, tmp_path / "out")
     assert list((tmp_path / "out" / "features").iterdir()) == []
 
 
-def test_the_revision_is_of_names_texts_and_pictures(pairs: Path) -> None:
+def test_the_revision_is_of_names_texts_and_images(pairs: Path) -> None:
     first = open_set(f"a={pairs}").revision
     assert open_set(f"b={pairs}").revision == first
     whole = pairs.read_text(encoding="utf-8")
@@ -177,12 +177,12 @@ def test_the_revision_is_of_names_texts_and_pictures(pairs: Path) -> None:
     pairs.write_text(whole.replace("0.png", "./0.png"), encoding="utf-8")  # the same image
     assert open_set(f"a={pairs}").revision == first
     pairs.write_text(whole, encoding="utf-8")
-    picture = pairs.parent / "images" / "0.png"
-    picture.write_bytes(picture.read_bytes() + b"\0")
+    image = pairs.parent / "images" / "0.png"
+    image.write_bytes(image.read_bytes() + b"\0")
     assert open_set(f"a={pairs}").revision != first
 
 
-def test_unreadable_pictures_are_left_out_and_listed(pairs: Path, clip: str, tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_and_listed(pairs: Path, clip: str, tmp_path: Path) -> None:
     (pairs.parent / "images" / "2.png").write_bytes(b"no picture")
     (pairs.parent / "images" / "3.png").unlink()
     data = read_result(run([clip], pairs, tmp_path / "out").measured[0]).data
@@ -221,7 +221,7 @@ def test_sets_by_name_and_place(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(CcmbError, match=r"pairs.jsonl: no such file|no such folder or tar"):
         open_set(f"a={tmp_path / 'nowhere' / 'pairs.jsonl'}")
     (pairs.parent / "images").rename(pairs.parent / "pictures")
-    with pytest.raises(CcmbError, match="say with --images where the pictures are"):
+    with pytest.raises(CcmbError, match="say with --images where the images are"):
         open_set(f"a={pairs}")
 
 
@@ -240,12 +240,12 @@ def test_a_published_set_is_opened_by_name_and_folder(clip: str, tmp_path: Path)
         UsageError, match=r"no file of pairs; call a folder by a published set's name .* or say with --classes"
     ):
         open_set(f"mine={folder}")
-    with pytest.raises(CcmbError, match="do not say which pictures are right"):
+    with pytest.raises(CcmbError, match="do not say which images are right"):
         open_set(f"muge={write_muge(tmp_path / 'muge')}", "test")
 
 
 @pytest.mark.parametrize("kind", ["r2d2", "clip"])
-def test_texts_of_several_pictures_find_any_of_them_among_all(
+def test_texts_of_several_images_find_any_of_them_among_all(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     model = request.getfixturevalue(kind)
@@ -259,7 +259,7 @@ def test_texts_of_several_pictures_find_any_of_them_among_all(
         assert (result.data.images, result.data.texts, result.retrieval.image_to_text) == (3, 2, {})
         peer = open_peer(model)
         names = [sample.image for sample in of.samples]
-        images = peer.encode_images(names, of.pictures.load)
+        images = peer.encode_images(names, of.images.load)
         texts = peer.encode_texts([text for text, _ in of.queries])
         cosine = texts.embed @ images.embed.T
         ranks = result.retrieval.ranks["text_to_image"]["pre_ranking"]
@@ -271,7 +271,7 @@ def test_texts_of_several_pictures_find_any_of_them_among_all(
         assert means is not None
         assert result.retrieval.mean_recall["pre_ranking"] == pytest.approx(sum(means.values()) / 3, abs=0.006)
     assert {
-        row.model for row in leaderboard([result]) if row.origin == "ours" and "image_to_text_R@1" not in row.figures
+        row.model for row in leaderboard([result]) if row.origin == "ours" and "image_to_text_R@1" not in row.metrics
     } == {kind}
 
 
@@ -304,7 +304,7 @@ def test_the_verb_fails_with_a_line_for_each_failure(command: Command, pairs: Pa
     assert f"ccmb: {tmp_path}/no: no such model folder" in found.err
     found = command("benchmark", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out", "--split", "tset")
     assert (found.code, found.err.count("\n")) == (1, 1)
-    assert "no pictures in split 'tset' (did you mean 'test'?)" in found.err
+    assert "no images in split 'tset' (did you mean 'test'?)" in found.err
 
 
 def test_a_peer_and_its_features_on_disk_score_alike(pairs: Path, clip: str, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_peer_and_its_features_on_disk_score_alike(pairs: Path, clip: str, tmp
 
     of, peer = open_set(f"drawn={pairs}"), open_peer(clip)
     names, texts = [sample.image for sample in of.samples], sorted({text for s in of.samples for text in s.texts})
-    images = peer.encode_images(names, of.pictures.load).embed
+    images = peer.encode_images(names, of.images.load).embed
     folder = save_features(tmp_path / "features", images, peer.encode_texts(texts).embed, names, texts)
     first, second = (read_result(path) for path in run([clip, str(folder)], pairs, tmp_path / "out").measured)
     assert first.retrieval == second.retrieval

@@ -10,7 +10,7 @@ import pytest
 from ccmb.scenes.classification import write_class_folders
 from ccmb.scenes.scene import KINDS
 from tests.helpers.runs import Command, command_line
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{index}.png" for index in range(2)]
-    for path, picture in zip(paths, tiny_pictures(2), strict=True):
-        picture.save(path)
+    for path, image in zip(paths, tiny_images(2), strict=True):
+        image.save(path)
     return paths
 
 
-def test_classify_names_the_best_classes_of_each_picture(command: Command, model: Path, photos: list[Path]) -> None:
+def test_classify_names_the_best_classes_of_each_image(command: Command, model: Path, photos: list[Path]) -> None:
     arguments = ["classify", *photos, "--model", model, "--classes", "猫/猫咪,足球,苹果", "--top", 2]
     code, out, err = command(*arguments, "--json")
     assert (code, err) == (0, "")
@@ -56,7 +56,7 @@ def test_classify_lists_what_it_cannot_read_and_says_what_is_wrong(
     gone = tmp_path / "gone.png"
     code, out, err = command("classify", gone, photos[0], "--model", model, "--classes", "cifar10")
     assert (code, len(out.splitlines())) == (0, 1)
-    assert err == f"1 pictures could not be read:\n  {gone}: no such picture\n"
+    assert err == f"1 images could not be read:\n  {gone}: no such image\n"
     none = tmp_path / "none"
     code, _, err = command("classify", photos[0], "--model", none, "--classes", "imagnet")
     assert (code, err.count("\n")) == (2, 1)
@@ -78,7 +78,7 @@ def test_evaluate_measures_classification_on_folders(command: Command, model: Pa
         "pictures", "classes", "classes_with_pictures", "top1", "top5", "mean_per_class", "interval",
         "class_list", "templates",
     }  # fmt: skip
-    assert out.splitlines()[0] == f"{len(KINDS)} pictures, {len(KINDS)} classes"
+    assert out.splitlines()[0] == f"{len(KINDS)} images, {len(KINDS)} classes"
     assert f"{outcome['top1']:.1f} (" in out.splitlines()[2]
 
     code, out, _ = command(*evaluate, "--depth", 3, "--ranking-rule", "log_odds", "--json", report_file)
@@ -98,4 +98,4 @@ def test_evaluate_says_what_does_not_go_together(command: Command, model: Path, 
         code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes, *pairs_arguments)
         assert (code, "and does nothing with --classes; leave it out" in err) == (2, True)
     code, _, err = command("evaluate", "--model", model, "--data", tmp_path, *classes)
-    assert (code, err) == (1, f"ccmb: {tmp_path}: no pictures; there must be one folder of pictures a class\n")
+    assert (code, err) == (1, f"ccmb: {tmp_path}: no images; there must be one folder of images a class\n")

@@ -18,13 +18,13 @@ from ccmb.demos.corpus_comparison import compare_corpora, comparison_section, dr
 from ccmb.demos.corpus_demo import run_demo
 from tests.helpers.runs import command_line
 
-PICTURES = 200
+IMAGES = 200
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
-    run_demo(out, PICTURES, compare=False)
+    run_demo(out, IMAGES, compare=False)
     return out
 
 
@@ -47,28 +47,28 @@ def test_the_demo_goes_on_and_refuses_another_size(
 ) -> None:
     command = command_line(monkeypatch, capfd)
     before = (demo / "corpus" / "manifest.json").read_bytes()
-    outcome = command("corpus", "demo", "--out", demo, "--pictures", PICTURES)
+    outcome = command("corpus", "demo", "--out", demo, "--pictures", IMAGES)
     assert outcome.code == 0
     assert re.search(r"wrong pairs +\d+ +\d+ +9\d\.\d %   >= 95 %", outcome.out)
     assert (demo / "corpus" / "manifest.json").read_bytes() == before
-    other = command("corpus", "demo", "--out", demo, "--pictures", PICTURES + 1)
+    other = command("corpus", "demo", "--out", demo, "--pictures", IMAGES + 1)
     assert (other.code, other.err.count("\n")) == (1, 1)
-    assert "holds a demo of 200 pictures" in other.err
+    assert "holds a demo of 200 images" in other.err
 
 
-def test_stats_writes_a_page_with_pictures(
+def test_stats_writes_a_page_with_images(
     demo: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = command_line(monkeypatch, capfd)
     outcome = command("corpus", "stats", demo / "corpus", "--pictures", 5, "--json")
     assert outcome.code == 0
-    figures = json.loads(outcome.out)
+    metrics = json.loads(outcome.out)
     page = (demo / "corpus" / "stats.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 5
-    assert page.count("<svg") == len(figures["characters"]) + 3
-    for step in figures["funnel"]:
+    assert page.count("<svg") == len(metrics["characters"]) + 3
+    for step in metrics["funnel"]:
         assert f"<td>{step['rows']:,}</td><td>{step['kept']:,}</td>" in page
-    assert sum(figures["bounds"]["count"]) > 100
+    assert sum(metrics["bounds"]["count"]) > 100
     assert not re.search(r"(src|href)=\"https?:", page)
 
 
@@ -77,7 +77,7 @@ def test_raw_pairs_are_as_many_and_unfiltered(demo: Path) -> None:
     assert sum(map(len, texts.values())) == 500
     truth = parquet.read_table(demo / "web" / "truth.parquet").to_pylist()
     kinds = {(row["image_url"], row["text"]): row["kind"] for row in truth}
-    texts_found = [kinds[url, text] for url, picture_texts in texts.items() for text in picture_texts]
+    texts_found = [kinds[url, text] for url, image_texts in texts.items() for text in image_texts]
     planted = [row["kind"] for row in truth if not row["dead"]]
     for kind in ("wrong", "spam"):
         assert texts_found.count(kind) / 500 == pytest.approx(planted.count(kind) / len(planted), abs=0.06)

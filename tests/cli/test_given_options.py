@@ -10,7 +10,7 @@ import pytest
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.runs import Command, command_line
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs, save_start
 
 
@@ -21,7 +21,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, pairs, labelled pairs, folders of classes, a picture."""
+    """Models, pairs, labelled pairs, folders of classes, an image."""
     root = tmp_path_factory.mktemp("given")
     save_start(root / "r2d2")
     save_start(root / "prd2", cross_layers=0)
@@ -29,14 +29,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pairs(root / "data")
     lines = [{"image": f"val-{n}.png", "split": "val", "text": "一只红色的小船", "label": n % 2} for n in range(8)]
     (root / "data" / "labelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for index, picture in enumerate(tiny_pictures(4)):
+    for index, image in enumerate(tiny_images(4)):
         folder = root / "classes" / ("猫", "狗")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{index}.png")
+        image.save(folder / f"{index}.png")
         folder = root / "split-classes" / ("train", "val")[index % 2] / "猫"
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{index}.png")
-    tiny_pictures(1)[0].save(root / "a.png")
+        image.save(folder / f"{index}.png")
+    tiny_images(1)[0].save(root / "a.png")
     return root
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results, and one line that says what is wrong and how to mend it."""
+"""The command line as a user meets it: results, and one line that says what is wrong and how to fix it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 import ccmb
 from ccmb.core.files import read_json_lines
-from tests.helpers.runs import TRAIN, Command, command_line, damage_pictures, starting_from, tiny_corpus, tiny_recipe
+from tests.helpers.runs import TRAIN, Command, command_line, damage_images, starting_from, tiny_corpus, tiny_recipe
 
 MODEL_FILES = [
     "config.json",
@@ -197,7 +197,7 @@ def test_wrong_data_to_evaluate_on_is_named_with_its_line(fails, trained, corpus
     good = {"image": "test-000000.jpg", "texts": ["红色的船"]}
     evaluate = ["evaluate", "--model", trained, "--images", corpus / "images.tar", "--data"]
     fails(1, [f"{tmp_path / 'none'}: no such file"], *evaluate, tmp_path / "none")
-    fails(1, [f"{pairs(good)}: no pictures in split 'test'", "it has: train"], *evaluate, pairs(good))
+    fails(1, [f"{pairs(good)}: no images in split 'test'", "it has: train"], *evaluate, pairs(good))
     fails(1, ["no text field 'texts'", "captions"], *evaluate, corpus / "pairs.jsonl")
     empty = pairs(good, {"image": "test-000001.jpg", "texts": ["蓝色的船", " \u3000"]})
     fails(1, [f'{empty}:2: "texts"[1]', "empty"], *evaluate, empty, "--split", "train")
@@ -207,10 +207,10 @@ def test_wrong_data_to_evaluate_on_is_named_with_its_line(fails, trained, corpus
         lame = pairs(good | {"minimal_pairs": [wrong]})
         fails(1, [f'{lame}: "minimal_pairs" of test-000000.jpg', '"swap"'], *evaluate, lame, "--split", "train")
     gone = pairs({"image": "gone.jpg", "texts": ["船"]})
-    fails(1, [corpus / "images.tar", "gone.jpg: no such picture"], *evaluate, gone, "--split", "train")
+    fails(1, [corpus / "images.tar", "gone.jpg: no such image"], *evaluate, gone, "--split", "train")
 
 
-def test_missing_pictures_to_evaluate_on_are_named_and_how_to_say_where_they_are(fails, trained, tmp_path, pairs):
+def test_missing_images_to_evaluate_on_are_named_and_how_to_say_where_they_are(fails, trained, tmp_path, pairs):
     evaluate = ["evaluate", "--model", trained, "--data", pairs({"image": "a.jpg", "texts": ["船"], "split": "test"})]
     fails(1, [f"{tmp_path / 'images.tar'}: no such tar", "--images"], *evaluate)
     fails(1, [f"{tmp_path / 'none'}: no such folder or tar"], *evaluate, "--images", tmp_path / "none")
@@ -220,7 +220,7 @@ def test_missing_pictures_to_evaluate_on_are_named_and_how_to_say_where_they_are
 
 def test_a_search_that_cannot_be_done_says_why(fails, tmp_path):
     fails(2, ["the text to search for is empty"], "search", "\u3000", "--index", tmp_path)
-    fails(2, ["give a text, a picture or both"], "search", "--index", tmp_path)
+    fails(2, ["give a text, an image or both"], "search", "--index", tmp_path)
     fails(2, ["the text to search for is not UTF-8"], "search", "\udcba\udcec", "--index", tmp_path)
     fails(2, ["a least probability needs the second stage"], "search", "船", "--no-rank", "--min-probability", 0.5)
     fails(1, [f"{tmp_path}: no index here", "ccmb index"], "search", "船", "--index", tmp_path)
@@ -262,7 +262,7 @@ def test_the_other_verbs_follow_from_a_trained_run_and_their_json_parses(command
         for stage, recalls in report["retrieval"][direction].items():
             [line] = [line for line in out.splitlines() if line.startswith(direction.replace("_", " ")) and
                       f" {stage.replace('_', '-')} " in line]  # fmt: skip
-            assert [float(figure) for figure in line.split()[-3:]] == [round(value, 1) for value in recalls.values()]
+            assert [float(metric) for metric in line.split()[-3:]] == [round(value, 1) for value in recalls.values()]
     assert (report["retrieval"]["precision"], report["retrieval"]["cascade"]) == ("fp32", None)
     code, _, err = command(*evaluate, "--precision", "bf16", "--cascade", 2, "--json", report_file)
     cheap = json.loads(report_file.read_text(encoding="utf-8"))["retrieval"]
@@ -280,9 +280,9 @@ def test_the_other_verbs_follow_from_a_trained_run_and_their_json_parses(command
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert len({hit["name"] for hit in hits}) == 5
 
-    no_picture = tmp_path / "note.txt"
-    no_picture.write_text("一艘帆船")
-    fails(1, [no_picture, "not a picture"], "search", "--picture", no_picture, "--index", index)
+    no_image = tmp_path / "note.txt"
+    no_image.write_text("一艘帆船")
+    fails(1, [no_image, "not an image"], "search", "--picture", no_image, "--index", index)
     fails(1, [tmp_path / "none.png"], "search", "--picture", tmp_path / "none.png", "--index", index)
 
 
@@ -331,7 +331,7 @@ def test_what_cannot_be_calibrated_is_named_and_the_model_stays_as_it_is(fails, 
     before = (copied / "config.json").read_bytes()
     calibrate = ["calibrate", "--data", corpus / "pairs.jsonl", "--text-field", "captions", "--model"]
     fails(1, [f"{corpus / 'pairs.jsonl'}: split 'val' has", "calibration needs 20 or more"], *calibrate, copied)
-    fails(1, ["no pictures in split 'vla'", "did you mean 'val'?"], *calibrate, copied, "--split", "vla")
+    fails(1, ["no images in split 'vla'", "did you mean 'val'?"], *calibrate, copied, "--split", "vla")
     fails(1, [f"{tmp_path / 'none'}: no such model folder"], *calibrate, tmp_path / "none")
     assert (copied / "config.json").read_bytes() == before
     tiny_model(cross_layers=0).save_pretrained(tmp_path / "towers")
@@ -354,15 +354,15 @@ def test_a_finished_run_keeps_its_calibration_when_its_command_is_given_again(co
 
 @pytest.fixture
 def photos(tmp_path) -> list[Path]:
-    from tests.helpers.tiny import tiny_pictures
+    from tests.helpers.tiny import tiny_images
 
     paths = [tmp_path / f"{index}.png" for index in range(3)]
-    for path, picture in zip(paths, tiny_pictures(3), strict=True):
-        picture.save(path)
+    for path, image in zip(paths, tiny_images(3), strict=True):
+        image.save(path)
     return paths
 
 
-def test_match_says_of_each_picture_how_well_the_text_describes_it(command, copied, photos):
+def test_match_says_of_each_image_how_well_the_text_describes_it(command, copied, photos):
     from ccmb.r2d2.folders.match_temperature import store_match_temperature
 
     store_match_temperature(copied, 2.0)
@@ -376,13 +376,13 @@ def test_match_says_of_each_picture_how_well_the_text_describes_it(command, copi
     code, out, err = command("match", "一艘红色的帆船", *photos, "--model", copied)
     assert (code, err) == (0, "")
     for line, result in zip(out.splitlines(), results, strict=True):
-        figures = (
+        metrics = (
             f"cosine {result['cosine']:.3f}  match score {result['score']:.3f}  probability {result['probability']:.3f}"
         )
-        assert line == f"{result['picture']}  {figures}"
+        assert line == f"{result['picture']}  {metrics}"
 
-    for least, verdict in ((0, "match"), (1, "no match")):
-        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", least]
+    for minimum, verdict in ((0, "match"), (1, "no match")):
+        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", minimum]
         assert command(*arguments).out.rstrip("\n").split("  ")[-1] == verdict
         assert [result["match"] for result in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
 
@@ -400,16 +400,16 @@ def test_a_match_score_that_is_not_calibrated_is_called_no_probability(command, 
           *match, "--min-probability", 0.5)  # fmt: skip
 
 
-def test_match_lists_pictures_that_it_cannot_read_and_goes_on(command, fails, trained, photos, tmp_path):
+def test_match_lists_images_that_it_cannot_read_and_goes_on(command, fails, trained, photos, tmp_path):
     gone, bad = tmp_path / "gone.jpg", tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     code, out, err = command("match", "船", gone, photos[0], bad, "--model", trained, "--json")
     assert code == 0
-    assert err.splitlines()[:2] == ["2 pictures could not be read:", f"  {gone}: no such picture"]
+    assert err.splitlines()[:2] == ["2 images could not be read:", f"  {gone}: no such image"]
     assert [bool(result["error"]) for result in json.loads(out)] == [True, False, True]
     assert len(command("match", "船", gone, photos[0], "--model", trained).out.splitlines()) == 1
-    fails(1, [f"ccmb: {gone}: no such picture\n"], "match", "船", gone, "--model", trained)
-    fails(1, [f"none of the pictures could be read ({gone}"], "match", "船", gone, bad, "--model", trained)
+    fails(1, [f"ccmb: {gone}: no such image\n"], "match", "船", gone, "--model", trained)
+    fails(1, [f"none of the images could be read ({gone}"], "match", "船", gone, bad, "--model", trained)
 
 
 def test_match_without_a_text_a_model_or_cross_encoders(command, fails, photos, tmp_path):
@@ -427,15 +427,15 @@ def test_match_without_a_text_a_model_or_cross_encoders(command, fails, photos, 
     fails(2, ["needs cross encoders"], "match", "船", photos[0], "--model", towers, "--min-probability", 0.5)
 
 
-def test_unreadable_pictures_are_counted_and_listed_and_the_rest_goes_on(command, trained, tmp_path):
+def test_unreadable_images_are_counted_and_listed_and_the_rest_goes_on(command, trained, tmp_path):
     corpus = tiny_corpus(tmp_path / "corpus")
     bad = ["train-000003.jpg", "train-000017.jpg", "test-000002.jpg"]
-    damage_pictures(corpus, bad)
+    damage_images(corpus, bad)
     tar, run, report_file = corpus / "images.tar", tmp_path / "run", tmp_path / "report.json"
 
     code, out, err = command("pretrain", *tiny_recipe(corpus, steps=4), "--out", run)
     assert (code, out) == (0, f"model: {run / 'model'}\n")
-    assert err.splitlines()[0] == "2 pictures could not be read:"
+    assert err.splitlines()[0] == "2 images could not be read:"
     listed = (run / "unreadable.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split(": ")[0] for line in listed] == [f"{tar}/{name}" for name in bad[:2]]
     assert [line.strip() for line in err.splitlines()[1:]] == listed
@@ -443,25 +443,25 @@ def test_unreadable_pictures_are_counted_and_listed_and_the_rest_goes_on(command
     evaluate = ["evaluate", "--model", run, "--data", corpus / "pairs.jsonl", "--text-field", "captions"]
     code, out, err = command(*evaluate, "--json", report_file)
     assert code == 0
-    assert err.splitlines()[0] == "1 pictures could not be read:"
+    assert err.splitlines()[0] == "1 images could not be read:"
     report = json.loads(report_file.read_text(encoding="utf-8"))
     assert [line.split(": ")[0] for line in report["unreadable"]] == [f"{tar}/{bad[2]}"]
     assert report["retrieval"]["gallery"] == 5
 
     code, out, err = command("index", tar, "--model", run, "--out", tmp_path / "index", "--json")
     assert code == 0
-    assert err.splitlines()[0] == "3 pictures could not be read:"
+    assert err.splitlines()[0] == "3 images could not be read:"
     result = json.loads(out)
     assert (result["added"], len(result["unreadable"])) == (TRAIN + 8 - 3, 3)
 
 
-def test_a_batch_of_which_no_or_one_picture_can_be_read(command, fails, tmp_path):
+def test_a_batch_of_which_no_or_one_image_can_be_read(command, fails, tmp_path):
     corpus = tiny_corpus(tmp_path / "corpus")
-    damage_pictures(corpus, [f"train-{index:06d}.jpg" for index in range(1, TRAIN)])
+    damage_images(corpus, [f"train-{index:06d}.jpg" for index in range(1, TRAIN)])
     pretrain = ["pretrain", *tiny_recipe(corpus), "training.batch_size=24", "--out", tmp_path / "run"]
     code, _, err = command(*pretrain)
     assert code == 0
-    assert err.splitlines()[0] == f"{TRAIN - 1} pictures could not be read:"
+    assert err.splitlines()[0] == f"{TRAIN - 1} images could not be read:"
     assert err.splitlines()[-1] == f"  ... and {TRAIN - 1 - 5} more"
-    damage_pictures(corpus, ["train-000000.jpg"])
-    fails(1, ["no picture of a whole batch", tmp_path / "none" / "unreadable.txt"], *pretrain[:-1], tmp_path / "none")
+    damage_images(corpus, ["train-000000.jpg"])
+    fails(1, ["no image of a whole batch", tmp_path / "none" / "unreadable.txt"], *pretrain[:-1], tmp_path / "none")

@@ -28,18 +28,18 @@ from ccmb.serving.http.rate_limit import RateLimiter
 from ccmb.serving.server import opened
 from tests.helpers.runs import command_line
 from tests.helpers.serving import client
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 SOURCE = str(Path(ccmb.__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, pictures and their index."""
+    """A folder with a model, images and their index."""
     root = tmp_path_factory.mktemp("shelf")
     (root / "pictures").mkdir()
-    for index, picture in enumerate(tiny_pictures(12)):
-        picture.save(root / "pictures" / f"{index}.png")
+    for index, image in enumerate(tiny_images(12)):
+        image.save(root / "pictures" / f"{index}.png")
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     build_index([root / "pictures"], root / "index", tiny_model(), tiny_processor(), root / "model")
@@ -111,7 +111,7 @@ def test_a_captioner_serves_captions_too_and_searches_its_index(shelf: Path, tmp
             assert index is not None
             [answer] = index.search_many([SearchQuery(TEXTS[0], k=3)])
             assert len(answer.hits) == 3
-            assert network.caption(tiny_pictures(1))[0].text is not None
+            assert network.caption(tiny_images(1))[0].text is not None
 
 
 def test_what_cannot_be_served_is_said_in_one_line(
@@ -163,7 +163,7 @@ def test_keys_are_read_with_their_roles_and_never_shown(tmp_path: Path) -> None:
 
 def test_a_bucket_fills_at_its_rate_and_no_further_than_its_brim() -> None:
     now = 0.0
-    limiter = RateLimiter(2.0, 3, most=2, clock=lambda: now)
+    limiter = RateLimiter(2.0, 3, maximum=2, clock=lambda: now)
     assert [limiter.wait("a") for _ in range(4)] == [0, 0, 0, 1]
     now = 0.5
     assert [limiter.wait("a"), limiter.wait("a")] == [0, 1]

@@ -35,14 +35,14 @@ def cells(line: str) -> list[str]:
 LONG = "a-very-long-name-of-an-own-data-set"
 
 
-def test_figures_before_and_after_of_sets_with_long_names_stand_apart() -> None:
-    figure = {"value": 1234.5, "low": 1100.1, "high": 1399.9}
+def test_metrics_before_and_after_of_sets_with_long_names_stand_apart() -> None:
+    metric = {"value": 1234.5, "low": 1100.1, "high": 1399.9}
     gain = {"value": -1034.5, "low": -1200.1, "high": -899.9}
-    figures = {
-        "mean_recall_pre_ranking": {"before": figure, "after": figure, "gain": gain, "shares": {}},
-        "CIDEr-D": {"before": None, "after": figure, "gain": None, "shares": {}},
+    metrics = {
+        "mean_recall_pre_ranking": {"before": metric, "after": metric, "gain": gain, "shares": {}},
+        "CIDEr-D": {"before": None, "after": metric, "gain": None, "shares": {}},
     }
-    report = {"sets": [{"name": name, "split": "validation", "figures": figures} for name in (LONG, "电商图片检索")]}
+    report = {"sets": [{"name": name, "split": "validation", "figures": metrics} for name in (LONG, "电商图片检索")]}
     lines = comparison_table(report | {"chosen": None}).splitlines()
     shown = "1234.5 [1100.1, 1399.9]"
     assert cells(lines[1]) == [
@@ -54,8 +54,8 @@ def test_figures_before_and_after_of_sets_with_long_names_stand_apart() -> None:
 
 def test_shares_between_stand_apart() -> None:
     share = {"value": 100.0, "low": 99.0, "high": 100.0}
-    figure = {"before": share, "after": share, "gain": share, "shares": {"0": share, "0.123456789": share, "1": share}}
-    report = {"sets": [{"name": "mine", "split": "val", "figures": {"ranking": figure}}], "chosen": None}
+    metric = {"before": share, "after": share, "gain": share, "shares": {"0": share, "0.123456789": share, "1": share}}
+    report = {"sets": [{"name": "mine", "split": "val", "figures": {"ranking": metric}}], "chosen": None}
     lines = comparison_table(report).splitlines()
     assert cells(lines[-2]) == ["share of the weights after", "0", "0.123456789", "1"]
     assert cells(lines[-1]) == ["mine val ranking", "100.0", "100.0", "100.0"]
@@ -74,13 +74,13 @@ def test_intervals_of_three_digits_stand_apart() -> None:
     assert cells(table[2]) == ["AUC", "100.0 (100.0 to 100.0)", "100.0 (100.0 to 100.0)"]
 
 
-def test_figures_of_captions_and_paintings_stand_apart() -> None:
+def test_metrics_of_captions_and_paintings_stand_apart() -> None:
     scores = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
-    figures: dict[str, Any] = {**dict.fromkeys(scores, 1000000.0), "words": None, "distinct-1": 1.0, "distinct-2": 1.0}
-    figures |= {"length": 9.0, "match_score": None, "cosine": None}
+    metrics: dict[str, Any] = {**dict.fromkeys(scores, 1000000.0), "words": None, "distinct-1": 1.0, "distinct-2": 1.0}
+    metrics |= {"length": 9.0, "match_score": None, "cosine": None}
     report = {
-        "pictures": 2, "references": 2, "decoding": {"decode": "a long name of a decoding"}, **figures,
-        "before_reranking": figures, "interval": dict.fromkeys(scores, (0.0, 1000000.0)),
+        "pictures": 2, "references": 2, "decoding": {"decode": "a long name of a decoding"}, **metrics,
+        "before_reranking": metrics, "interval": dict.fromkeys(scores, (0.0, 1000000.0)),
     }  # fmt: skip
     lines = captioning_table(report).splitlines()
     assert cells(lines[1]) == ["a long name of a decoding", "re-ranked"]
@@ -100,7 +100,7 @@ def test_speeds_of_an_export_stand_apart() -> None:
     assert cells(line) == ["a network with a long name", "1.23e+12", "1.23e+12", "12345.67", "pairs/s"]
 
 
-def test_where_pictures_are_not_searched_from_the_table_has_one_way() -> None:
+def test_where_images_are_not_searched_from_the_table_has_one_way() -> None:
     values = {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0}
     report = {
         "gallery": 3, "texts": 4, "depth": 2, "text_to_image": {"pre_ranking": values, "ranking": None},
@@ -112,12 +112,12 @@ def test_where_pictures_are_not_searched_from_the_table_has_one_way() -> None:
     assert lines[-1] == "mean recall: pre-ranking 0.0"
 
 
-def test_a_single_picture_has_no_cider_and_the_table_says_so() -> None:
+def test_a_single_image_has_no_cider_and_the_table_says_so() -> None:
     names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L")
     report: dict[str, Any] = {**dict.fromkeys(names, 50.0), "CIDEr-D": None, "words": None}
     report |= {"distinct-1": 1.0, "distinct-2": 1.0, "length": 9.0, "match_score": None, "cosine": None}
     report |= {"pictures": 1, "references": 1, "decoding": {"decode": "beam"}}
     report["interval"] = dict.fromkeys(names, (1.0, 99.0))
     text = captioning_table(report)
-    assert text.splitlines()[-1].startswith("CIDEr-D needs two pictures or more")
+    assert text.splitlines()[-1].startswith("CIDEr-D needs two images or more")
     assert sum(line.startswith("CIDEr-D") for line in text.splitlines()) == 1

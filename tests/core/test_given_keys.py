@@ -226,17 +226,17 @@ def test_a_captioner_to_start_from_settles_its_decoder(tmp_path: Path) -> None:
         ("retrieval", ["fgr", "temperature", "val_mean_recall"], ["matching", "captioning", "mlm"]),
     ],
 )
-def test_the_best_checkpoint_is_by_a_figure_that_the_task_logs(name: str, own: list[str], others: list[str]) -> None:
+def test_the_best_checkpoint_is_by_a_metric_that_the_task_logs(name: str, own: list[str], others: list[str]) -> None:
     from ccmb.tasks.pretraining.run import check_best
     from ccmb.training.validation import PREFIX
 
     family = finetuner_of(name)
-    logged = [*family.logged(fine_tuning(name)), *(PREFIX + figure for figure in family.metrics)]
-    for figure in own:
-        check_best(fine_tuning(name, f"training.best={figure}"), logged)
-    for figure in others:
-        with pytest.raises(UsageError, match=rf"training\.best\.metric={figure}: not in the log of this run"):
-            check_best(fine_tuning(name, f"training.best={figure}"), logged)
+    logged = [*family.logged(fine_tuning(name)), *(PREFIX + metric for metric in family.metrics)]
+    for metric in own:
+        check_best(fine_tuning(name, f"training.best={metric}"), logged)
+    for metric in others:
+        with pytest.raises(UsageError, match=rf"training\.best\.metric={metric}: not in the log of this run"):
+            check_best(fine_tuning(name, f"training.best={metric}"), logged)
 
 
 @pytest.mark.parametrize(

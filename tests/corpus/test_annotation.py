@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.core.errors import CcmbError
-from ccmb.corpus.analysis.reader import indexed_pictures
+from ccmb.corpus.analysis.reader import indexed_images
 from ccmb.corpus.analysis.verify import verify_corpus
 from ccmb.corpus.annotation.agreement import fleiss_kappa, krippendorff_alpha
 from ccmb.corpus.annotation.datasets import split_of, write_sets
@@ -141,7 +141,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "corpus"
 
 
-def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus: Path) -> None:
+def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_images(corpus: Path) -> None:
     tasks = sample_tasks(corpus, "long", pairs=40, captions=5, gold=8)
     assert sample_tasks(corpus, "long", pairs=40, captions=5, gold=8) == tasks
     asked = [task for task in tasks if task.question == "matching"]
@@ -151,7 +151,7 @@ def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus
     assert sum(task.gold for task in asked) == pytest.approx(8, abs=1)
     assert len({task.key for task in asked}) == len(asked)
     assert sum(task.question == "caption" for task in tasks) == 5
-    own = {picture.row["key"]: {pair["text"] for pair in picture.pairs} for picture in indexed_pictures(corpus)}
+    own = {image.row["key"]: {pair["text"] for pair in image.pairs} for image in indexed_images(corpus)}
     for task in asked:
         assert (task.text in own[task.key]) == bool(task.drawn_as)
 
@@ -164,8 +164,8 @@ def test_tasks_are_half_and_half_and_hard_negatives_are_of_other_pictures(corpus
     assert np.mean(hard) > np.mean(easy) + 0.2
 
 
-def test_too_few_pictures_are_one_line(corpus: Path) -> None:
-    with pytest.raises(CcmbError, match=r"pictures have a short text, 10 are asked for"):
+def test_too_few_images_are_one_line(corpus: Path) -> None:
+    with pytest.raises(CcmbError, match=r"images have a short text, 10 are asked for"):
         sample_tasks(corpus, "short", pairs=10)
 
 
@@ -209,7 +209,7 @@ def test_a_round_from_export_to_data_sets(
     assert not dataset.skipped.findings
 
 
-def test_no_picture_is_in_two_splits(corpus: Path, tmp_path: Path) -> None:
+def test_no_image_is_in_two_splits(corpus: Path, tmp_path: Path) -> None:
     """Whatever set and round it comes from."""
     where: dict[str, set[str]] = defaultdict(set)
     for seed in (0, 1):

@@ -24,7 +24,7 @@ from ccmb.corpus.simulation.logs import simulate
 from ccmb.corpus.simulation.pages import SimulatedWeb
 from ccmb.corpus.texts.normalize import clean
 
-WEB = SimulatedWeb(pictures=250, impressions=150_000, draw=False)
+WEB = SimulatedWeb(images=250, impressions=150_000, draw=False)
 Row = dict[str, Any]
 
 
@@ -274,10 +274,10 @@ def shares(folder: Path) -> dict[float, set[str]]:
 
 def test_subsets_are_nested_and_of_the_asked_size(built: tuple[Path, Funnel]) -> None:
     keys = run_in_process(shares, built[0])
-    pictures = {row["image_key"] for row in rows(built[0] / PAIRS)}
-    assert keys[0.1] < keys[0.5] < keys[1.0] == pictures
-    assert len(keys[0.1]) == pytest.approx(0.1 * len(pictures), abs=4 * (0.09 * len(pictures)) ** 0.5)
-    assert len(keys[0.5]) == pytest.approx(0.5 * len(pictures), abs=4 * (0.25 * len(pictures)) ** 0.5)
+    images = {row["image_key"] for row in rows(built[0] / PAIRS)}
+    assert keys[0.1] < keys[0.5] < keys[1.0] == images
+    assert len(keys[0.1]) == pytest.approx(0.1 * len(images), abs=4 * (0.09 * len(images)) ** 0.5)
+    assert len(keys[0.5]) == pytest.approx(0.5 * len(images), abs=4 * (0.25 * len(images)) ** 0.5)
 
 
 def test_places_are_those_of_the_published_hash() -> None:

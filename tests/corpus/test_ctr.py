@@ -106,8 +106,8 @@ def test_positions_are_pooled_until_they_have_enough_clicks() -> None:
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=30), st.integers(1, 20))
-def test_pools_are_runs_with_enough_clicks(clicks: list[int], least: int) -> None:
-    pools = pooled(np.array(clicks), least)
+def test_pools_are_runs_with_enough_clicks(clicks: list[int], minimum: int) -> None:
+    pools = pooled(np.array(clicks), minimum)
     assert pools[0] == 0
     assert set(np.diff(pools)) <= {0, 1}
-    assert sum(clicks) < least or np.bincount(pools, clicks).min() >= least
+    assert sum(clicks) < minimum or np.bincount(pools, clicks).min() >= minimum

@@ -29,7 +29,7 @@ from ccmb.data.images.source import ImageSource
 from ccmb.fetch.fetcher import Fetcher, is_transient, retry_after
 from ccmb.fetch.host_limits import HostPaused, Hosts
 from ccmb.fetch.opt_outs import opted_out, robots_refuse, tdm_reserved
-from tests.helpers.picture_web import HOST, draw_folder, index, links, network, options, results
+from tests.helpers.image_web import HOST, draw_folder, index, links, network, options, results
 
 COUNT, SEED = 120, 3
 FAULTY = Faults(**dict.fromkeys(FAULTS, 0.05))
@@ -82,7 +82,7 @@ def test_what_is_stored_is_what_the_index_says(folder: Path, web: str, tmp_path:
 def test_looks_in_the_index_are_those_of_the_files(folder: Path, tmp_path: Path) -> None:
     with serve(folder, Faults(not_found=0.3), SEED) as base:
         download(links(base, 40), 40, tmp_path, options())
-    table = read_index(tmp_path, ["picture", "url", "shape", "colours"], with_picture=True)
+    table = read_index(tmp_path, ["picture", "url", "shape", "colours"], with_image=True)
     names = [url.rsplit("/", 1)[1] for url in table["url"].to_pylist()]
     assert 0 < len(names) < 40
     expected, fingerprints = fingerprints_of_images(ImageSource.open(folder), names), fingerprints_of_index(table)
@@ -131,11 +131,11 @@ def test_pauses_hold_for_those_who_wait_already() -> None:
         waiting = [asyncio.create_task(turn()) for _ in range(3)]
         await asyncio.sleep(0.02)
         hosts.pause("a", 0.6)
-        least = min(await asyncio.gather(*waiting))
+        minimum = min(await asyncio.gather(*waiting))
         hosts.pause("a", 11.0)
         with pytest.raises(HostPaused):
             await turn()
-        return least
+        return minimum
 
     assert asyncio.run(run()) >= 0.62
 
@@ -255,11 +255,11 @@ def test_rows_cut_off_anywhere_are_done_again(
     part.open()
     ends = [part.rows_file.stat().st_size]
     for row_index in range(4):
-        picture = bytes([10, row_index] * 20)
+        image = bytes([10, row_index] * 20)
         row = DownloadRow(
-            row_index, str(row_index), "http://a.cn/", "ok", picture=f"{row_index}.jpg", stored_bytes=len(picture)
+            row_index, str(row_index), "http://a.cn/", "ok", image=f"{row_index}.jpg", stored_bytes=len(image)
         )
-        part.add(row, picture, 0.5, 1)
+        part.add(row, image, 0.5, 1)
         ends.append(part.rows_file.stat().st_size)
     part.close()
     whole = part.rows_file.read_bytes()
@@ -273,7 +273,7 @@ def test_rows_cut_off_anywhere_are_done_again(
     assert again.rows_file.read_bytes() == whole[: ends[kept]]
 
 
-def test_a_tar_of_pictures_is_an_ordinary_one(web: str, tmp_path: Path) -> None:
+def test_a_tar_of_images_is_an_ordinary_one(web: str, tmp_path: Path) -> None:
     download(links(web, 4), 4, tmp_path, options())
     with tarfile.open(tmp_path / "part-000000.tar") as tar:
         names = tar.getnames()

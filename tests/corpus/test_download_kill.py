@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.image_web import draw_folder, links, options, results
 from tests.helpers.killing import in_a_child, kill_in_a_child, trials_apart
-from tests.helpers.picture_web import draw_folder, links, options, results
 
 TRIALS, COUNT, ROWS_PER_PART = 10, 120, 20
 

@@ -1,4 +1,4 @@
-"""Filters of pictures, and what is stored of a download: small functions with plain truths."""
+"""Filters of images, and what is stored of a download: small functions with plain truths."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_default_filters(image: Image.Image, status: str) -> None:
     prepared = prepare(encoded(image), StoredForm(), ImageFilters())
     assert prepared.status == status
     assert (prepared.width, prepared.height) == image.size
-    assert bool(prepared.picture) is (status == "ok")
+    assert bool(prepared.image) is (status == "ok")
 
 
 def test_bombs_are_refused_by_their_header() -> None:
@@ -109,13 +109,13 @@ def test_bytes_of_any_kind_are_a_status(garbage: bytes, cut: int) -> None:
     st.tuples(st.integers(16, 600), st.integers(16, 600)), st.integers(8, 300),
     st.sampled_from(["short_side", "long_side", "crop"]), st.sampled_from(["JPEG", "PNG"]),
 )  # fmt: skip
-def test_stored_pictures_have_the_size_asked_for(size: tuple[int, int], side: int, fit: str, format: str) -> None:
+def test_stored_images_have_the_size_asked_for(size: tuple[int, int], side: int, fit: str, format: str) -> None:
     image = scene().resize(size)
     form = StoredForm.model_validate({"image_size": side, "mode": fit})
     prepared = prepare(encoded(image, format), form, ANY)
-    stored = decode(prepared.picture)
+    stored = decode(prepared.image)
     assert stored.size == (prepared.stored_width, prepared.stored_height)
-    assert prepared.stored_sha256 == hashlib.sha256(prepared.picture).hexdigest()
+    assert prepared.stored_sha256 == hashlib.sha256(prepared.image).hexdigest()
     short, long = min(size), max(size)
     if fit == "crop":
         assert stored.size == (min(short, side),) * 2
@@ -129,14 +129,14 @@ def test_stored_pictures_have_the_size_asked_for(size: tuple[int, int], side: in
 
 def test_a_small_jpeg_stays_as_it_came_and_all_else_becomes_one() -> None:
     jpeg, png = encoded(scene(), quality=71), encoded(scene(), "PNG")
-    assert prepare(jpeg, StoredForm(), ImageFilters()).picture == jpeg
-    assert Image.open(io.BytesIO(prepare(png, StoredForm(), ImageFilters()).picture)).format == "JPEG"
-    assert prepare(jpeg, StoredForm(image_size=None), ImageFilters()).picture == jpeg
+    assert prepare(jpeg, StoredForm(), ImageFilters()).image == jpeg
+    assert Image.open(io.BytesIO(prepare(png, StoredForm(), ImageFilters()).image)).format == "JPEG"
+    assert prepare(jpeg, StoredForm(image_size=None), ImageFilters()).image == jpeg
 
 
 def test_a_jpeg_decoded_at_a_part_of_its_size_looks_the_same() -> None:
     image = scene(1600)
-    fast = decode(prepare(encoded(image, quality=95), StoredForm(image_size=200), ImageFilters()).picture)
+    fast = decode(prepare(encoded(image, quality=95), StoredForm(image_size=200), ImageFilters()).image)
     plain = image.resize((200, 200), Image.Resampling.BICUBIC)
     difference = np.asarray(fast, dtype=float) - np.asarray(plain, dtype=float)
     assert np.sqrt((difference**2).mean()) < 4
@@ -149,6 +149,6 @@ def test_a_photograph_that_lies_on_its_side_is_stored_upright() -> None:
     assert (prepared.width, prepared.height, prepared.stored_width, prepared.stored_height) == (200, 400, 100, 200)
 
 
-def test_damaged_exif_does_not_cost_a_picture() -> None:
+def test_damaged_exif_does_not_cost_an_image() -> None:
     data = encoded(scene(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert prepare(data, StoredForm(), ImageFilters()).status == "ok"

@@ -21,7 +21,7 @@ from tests.helpers.processes import free_port
 
 ray = pytest.importorskip("ray", reason="a cluster needs ray: pip install 'daft[ray]'")
 
-PICTURES, IMPRESSIONS = 80, 60_000
+IMAGES, IMPRESSIONS = 80, 60_000
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def cluster() -> Iterator[str]:
 def test_a_cluster_of_two_nodes_builds_the_same_corpus(cluster: str, tmp_path: Path) -> None:
     web = tmp_path / "web"
     with serve(web, Faults(), seed=3) as base:
-        simulate(web, SimulatedWeb(pictures=PICTURES, impressions=IMPRESSIONS, base_url=base.rstrip("/")))
+        simulate(web, SimulatedWeb(images=IMAGES, impressions=IMPRESSIONS, base_url=base.rstrip("/")))
         (web / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
 
         def build(name: str, *options: str) -> Path:

@@ -26,7 +26,7 @@ def test_jaccard_by_hand() -> None:
 
 
 @given(texts, st.floats(0.1, 1))
-def test_what_is_kept_of_a_picture_is_unlike_and_speaks_for_all(listed: list[str], similarity: float) -> None:
+def test_what_is_kept_of_an_image_is_unlike_and_speaks_for_all(listed: list[str], similarity: float) -> None:
     alike = alike_within(listed, similarity)
     kept = [text for text, dropped in zip(listed, alike, strict=True) if not dropped]
     assert all(
@@ -51,7 +51,7 @@ def test_bands_are_equal_where_all_their_hashes_are() -> None:
     assert len(np.unique(band_hashes(np.ones((1, 12), np.uint32), 4))) == 4
 
 
-def test_the_best_texts_of_a_picture_are_kept() -> None:
+def test_the_best_texts_of_an_image_are_kept() -> None:
     queries = [(1, "红色帆船", 0, 0.2), (2, "海边的落日", 0, 0.9)]
     others = [(3, "一艘大船停在港口", 2, 0.0), (4, "红色帆船", 3, 0.0)]
     for order in itertools.permutations(queries + others):

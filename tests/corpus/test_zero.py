@@ -21,14 +21,14 @@ from PIL import Image
 from ccmb.benchmark.models.corpus_scorer import PeerScorer
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, write_json
-from ccmb.corpus.analysis.reader import indexed_pictures
-from ccmb.corpus.analysis.statistics import random_pictures, statistics
+from ccmb.corpus.analysis.reader import indexed_images
+from ccmb.corpus.analysis.statistics import random_images, statistics
 from ccmb.corpus.analysis.subset import sample_corpus
 from ccmb.corpus.analysis.verify import verify_corpus
 from ccmb.corpus.assembly.build import Extras, build_corpus
 from ccmb.corpus.assembly.decontamination import open_test_sets
 from ccmb.corpus.assembly.deduplicate_images import EXACT, NEAR
-from ccmb.corpus.assembly.held_out import HeldOutPictures
+from ccmb.corpus.assembly.held_out import HeldOutImages
 from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.corpus.base.recipe import CorpusRecipe
@@ -42,7 +42,7 @@ from tests.helpers.corpus_web import draw_web, files_of, links_of, recipe
 from tests.helpers.downstream_samples import write_flickr8k
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.old_names import by_old_names
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 COUNT = 40
 FAULTS = Faults(not_found=0.1, error_once=0.1, html=0.05, damaged=0.05)
@@ -78,16 +78,16 @@ def index(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_every_link_and_every_pair_has_one_row(built: Path) -> None:
-    pictures, pairs = index(built, "pictures"), index(built, "pairs")
-    assert [row["row"] for row in pictures] == list(range(COUNT))
+    images, pairs = index(built, "pictures"), index(built, "pairs")
+    assert [row["row"] for row in images] == list(range(COUNT))
     kept = parquet.read_table(built / "work" / "pairs" / "pairs.parquet").to_pylist()
     assert sorted(pair["text"] for pair in pairs) == sorted(pair["text"] for pair in kept)
-    statuses = {row["status"] for row in pictures}
+    statuses = {row["status"] for row in images}
     assert {"ok", EXACT, NEAR, "http_404", "not_an_image", "undecodable"} >= statuses > {"ok", EXACT, NEAR}
     funnel = read_funnel(built / "funnel.json")
     assert funnel["pictures"].rows == COUNT
     assert funnel["pairs with pictures"].rows == len(pairs)
-    assert funnel["pictures"].kept == sum(row["status"] == "ok" for row in pictures)
+    assert funnel["pictures"].kept == sum(row["status"] == "ok" for row in images)
     assert sum(step.rows == 0 for step in funnel.steps) == 0
 
 
@@ -97,18 +97,18 @@ def test_shards_hold_what_the_index_says(built: Path) -> None:
     assert samples_found.samples == sum(row["status"] == "ok" for row in index(built, "pictures"))
     assert samples_found.shards == -(-samples_found.samples // 10)
     tar = ImageSource.open(built / "shards" / "shard-000001.tar")
-    for picture in (entry for entry in indexed_pictures(built) if entry.row["shard"] == "shard-000001.tar"):
-        data = tar.raw(f"{picture.row['sample']}.jpg")
-        assert hashlib.sha256(data).hexdigest() == picture.row["stored_sha256"]
-        assert picture.texts["caption"]
+    for image in (entry for entry in indexed_images(built) if entry.row["shard"] == "shard-000001.tar"):
+        data = tar.raw(f"{image.row['sample']}.jpg")
+        assert hashlib.sha256(data).hexdigest() == image.row["stored_sha256"]
+        assert image.texts["caption"]
 
 
 def test_a_copy_goes_and_its_texts_stay(built: Path) -> None:
-    pictures = {row["row"]: row for row in index(built, "pictures")}
-    copies = [row for row in pictures.values() if row["status"] in (EXACT, NEAR)]
+    images = {row["row"]: row for row in index(built, "pictures")}
+    copies = [row for row in images.values() if row["status"] in (EXACT, NEAR)]
     assert len(copies) == 2
     for copied in copies:
-        leader = pictures[copied["copy_of"]]
+        leader = images[copied["copy_of"]]
         assert leader["status"] == "ok"
         assert leader["width"] >= copied["width"]
         moved = [pair for pair in index(built, "pairs") if pair["from_row"] == copied["row"]]
@@ -170,15 +170,15 @@ def test_links_that_failed_are_fetched_another_day(web: Path, tmp_path: Path) ->
     assert files_of(tmp_path / "late") == files_of(tmp_path / "at once")
 
 
-def test_pictures_of_a_test_set_are_kept_out(web: Path, base: str, built: Path, tmp_path: Path) -> None:
+def test_images_of_a_test_set_are_kept_out(web: Path, base: str, built: Path, tmp_path: Path) -> None:
     known = [row for row in index(built, "pictures") if row["status"] == "ok"][:3]
     folder = tmp_path / "test"
     folder.mkdir()
     for row in known:  # in another size and quality
         name = row["url"].rpartition("/")[2]
-        with Image.open(web / "pictures" / name) as picture:
-            picture.resize((112, 112)).save(folder / name, quality=70)
-    extras = Extras(test_pictures=[HeldOutPictures("test", ImageSource.open(folder))])
+        with Image.open(web / "pictures" / name) as image:
+            image.resize((112, 112)).save(folder / name, quality=70)
+    extras = Extras(test_images=[HeldOutImages("test", ImageSource.open(folder))])
     build_corpus(links_of(web, base), recipe(), tmp_path / "out", extras)
     statuses_found = {row["row"] for row in index(tmp_path / "out", "pictures") if row["status"] == "test_picture"}
     assert statuses_found >= {row["row"] for row in known}
@@ -187,13 +187,13 @@ def test_pictures_of_a_test_set_are_kept_out(web: Path, base: str, built: Path, 
 
 
 class Judge:
-    """A model whose cosine of any picture and a text is decided by the text alone."""
+    """A model whose cosine of any image and a text is decided by the text alone."""
 
     name, fingerprint = "judge", "0123"
 
-    def encode_images(self, pictures: list[Image.Image]) -> np.ndarray:
-        assert all(picture.mode == "RGB" for picture in pictures)
-        return np.tile(np.array([1, 0], np.float32), (len(pictures), 1))
+    def encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        assert all(image.mode == "RGB" for image in images)
+        return np.tile(np.array([1, 0], np.float32), (len(images), 1))
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         cosines = np.array([self.cosine(text) for text in texts], np.float32)
@@ -252,7 +252,7 @@ def test_a_corpus_that_an_older_version_began_goes_on(web: Path, base: str, copy
 def test_nothing_left_is_one_line(web: Path, tmp_path: Path) -> None:
     with (
         serve(web, Faults(not_found=1.0)) as base,
-        pytest.raises(CcmbError, match=r"no picture is left of 40 links .40 http_404"),
+        pytest.raises(CcmbError, match=r"no image is left of 40 links .40 http_404"),
     ):
         build_corpus(links_of(web, base), recipe(), tmp_path / "out")
 
@@ -277,18 +277,18 @@ def change_text(path: Path) -> None:
     parquet.write_table(rows.set_column(rows.schema.get_field_index("text"), "text", pa.array(texts)), path)
 
 
-def damage_picture(out: Path) -> None:
+def damage_image(out: Path) -> None:
     path = out / "shards" / "shard-000000.tar"
-    first = next(indexed_pictures(out)).row
-    picture = ImageSource.open(path).raw(f"{first['sample']}.jpg")
-    flip(path, path.read_bytes().index(picture) + len(picture) // 2)
+    first = next(indexed_images(out)).row
+    image = ImageSource.open(path).raw(f"{first['sample']}.jpg")
+    flip(path, path.read_bytes().index(image) + len(image) // 2)
 
 
 @pytest.mark.parametrize(
     ("damage", "file", "what"),
     [
         (lambda out: (out / "shards/shard-000001.tar").unlink(), "shards/shard-000001.tar", "no such file"),
-        (damage_picture, "shards/shard-000000.tar", "another picture than the index's"),
+        (damage_image, "shards/shard-000000.tar", "another image than the index's"),
         (lambda out: flip(out / "shards/shard-000000.tar", 0), "shards/shard-000000.tar", "checksum"),
         (lambda out: drop_row(out / "index/pictures-000000.parquet"), "index", "in the index"),
         (lambda out: change_text(out / "index/pairs-000000.parquet"), "shards/shard-000000.tar", "other texts"),
@@ -301,11 +301,11 @@ def test_verify_finds_what_is_damaged(copy: Path, damage: Callable[[Path], objec
     damage(copy)
     problems = verify_corpus(copy).problems
     assert any(problem.file == file and what in problem.what for problem in problems), problems
-    assert all(problem.mend for problem in problems)
+    assert all(problem.fix for problem in problems)
 
 
-def test_what_verify_says_mends(web: Path, base: str, built: Path, copy: Path) -> None:
-    damage_picture(copy)
+def test_what_verify_says_fixes(web: Path, base: str, built: Path, copy: Path) -> None:
+    damage_image(copy)
     for file in {problem.file for problem in verify_corpus(copy).problems}:
         (copy / file).unlink()
     build_corpus(links_of(web, base), recipe(), copy)
@@ -318,7 +318,7 @@ def test_subsets_are_corpora_and_nested(built: Path, tmp_path: Path) -> None:
         sample_corpus(built, share, tmp_path / str(share))
         assert verify_corpus(tmp_path / str(share)).problems == []
         keys[share] = {row["key"] for row in index(tmp_path / str(share), "pictures")}
-    assert keys[0.3] < keys[0.6] < keys[1.0] == {picture.row["key"] for picture in indexed_pictures(built)}
+    assert keys[0.3] < keys[0.6] < keys[1.0] == {image.row["key"] for image in indexed_images(built)}
     again = sample_corpus(tmp_path / "0.6", 0.3, tmp_path / "again")
     assert files_of(tmp_path / "again").keys() == files_of(tmp_path / "0.3").keys()
     assert {row["key"] for row in index(tmp_path / "again", "pictures")} == keys[0.3]
@@ -329,13 +329,13 @@ def test_subsets_are_corpora_and_nested(built: Path, tmp_path: Path) -> None:
         sample_corpus(built, 0.3, tmp_path / "0.3")
 
 
-def test_figures_are_those_of_the_index(built: Path) -> None:
-    figures, pairs = statistics(built), [pair for pair in index(built, "pairs") if pair["reason"] is None]
-    assert figures["pairs"] == len(pairs) == sum(figures["characters"]["caption"]["count"])
-    assert sum(figures["short_sides"]["count"]) == figures["pictures"] == sum(figures["texts_per_picture"]["count"])
-    assert sum(figures["statuses"].values()) == COUNT
-    assert figures["domains"] == {"127.0.0.1": len(pairs)}
-    chosen = [picture.row["place"] for picture in random_pictures(built, 5)]
+def test_metrics_are_those_of_the_index(built: Path) -> None:
+    metrics, pairs = statistics(built), [pair for pair in index(built, "pairs") if pair["reason"] is None]
+    assert metrics["pairs"] == len(pairs) == sum(metrics["characters"]["caption"]["count"])
+    assert sum(metrics["short_sides"]["count"]) == metrics["pictures"] == sum(metrics["texts_per_picture"]["count"])
+    assert sum(metrics["statuses"].values()) == COUNT
+    assert metrics["domains"] == {"127.0.0.1": len(pairs)}
+    chosen = [image.row["place"] for image in random_images(built, 5)]
     assert chosen == sorted(row["place"] for row in index(built, "pictures") if row["shard"])[:5]
 
 
@@ -349,10 +349,10 @@ def test_the_manifest_lists_every_file_with_its_checksum(built: Path) -> None:
 
 def test_held_out_splits_of_a_downstream_set_are_kept_out(tmp_path: Path) -> None:
     write_flickr8k(tmp_path / "flickr8k-cn")
-    pictures, [texts] = open_test_sets([f"flickr8k-cn:{tmp_path / 'flickr8k-cn'}"], tmp_path / "work")
+    images, [texts] = open_test_sets([f"flickr8k-cn:{tmp_path / 'flickr8k-cn'}"], tmp_path / "work")
     dataset = open_dataset("flickr8k-cn", tmp_path / "flickr8k-cn", "val")
-    assert "flickr8k-cn val" in [held_out.name for held_out in pictures]
-    assert set(pictures[0].names or []) == {sample.image for sample in dataset.samples}
+    assert "flickr8k-cn val" in [held_out.name for held_out in images]
+    assert set(images[0].names or []) == {sample.image for sample in dataset.samples}
     lines = Path(texts).read_text(encoding="utf-8").splitlines()
     assert set(lines) >= {text for sample in dataset.samples for text in sample.texts}
     with pytest.raises(UsageError, match="write NAME:FOLDER"):
@@ -363,10 +363,10 @@ def test_a_model_of_the_benchmark_scores(tmp_path: Path) -> None:
     model, processor = tiny_model(), tiny_processor()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    scorer, pictures, texts = PeerScorer(str(tmp_path / "model")), tiny_pictures(3), ["一只猫", "红色的船"]
+    scorer, images, texts = PeerScorer(str(tmp_path / "model")), tiny_images(3), ["一只猫", "红色的船"]
     assert len(scorer.fingerprint) == 64
-    images_ID, texts_TD = scorer.encode_images(list(pictures)), scorer.encode_texts(texts)
+    images_ID, texts_TD = scorer.encode_images(list(images)), scorer.encode_texts(texts)
     with torch.inference_mode():
-        expected = model.eval().encode_image(processor.images(list(pictures))).embed
+        expected = model.eval().encode_image(processor.images(list(images))).embed
     np.testing.assert_allclose(images_ID, expected.numpy(), atol=TINY_ERROR)
     np.testing.assert_allclose(np.linalg.norm(texts_TD, axis=1), 1, atol=TINY_ERROR)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import SHIPPED, ImageClass, read_classes
-from ccmb.data.image_folders import folder_names, labelled_pictures
+from ccmb.data.image_folders import folder_names, labelled_images
 from ccmb.data.images.source import ImageSource
 from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill, read_templates
 
@@ -162,7 +162,7 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
 # --- folders
 
 
-def pictures_in(root: Path, *names: str) -> ImageSource:
+def images_in(root: Path, *names: str) -> ImageSource:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(root / name)
@@ -177,17 +177,17 @@ def test_folders_are_called_by_id_label_index_or_chinese_name(tmp_path: Path) ->
         "999/d.png": 999,
         "鹤/e.png": 134,
     }
-    result = labelled_pictures(pictures_in(tmp_path, *names), read_classes("imagenet"))
+    result = labelled_images(images_in(tmp_path, *names), read_classes("imagenet"))
     assert {one.name: one.label for one in result} == names
 
 
 def test_a_folder_that_names_no_class_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CcmbError, match="no pictures; there must be one folder of pictures a class"):
-        labelled_pictures(pictures_in(tmp_path), read_classes("cifar10"))
+    with pytest.raises(CcmbError, match="no images; there must be one folder of images a class"):
+        labelled_images(images_in(tmp_path), read_classes("cifar10"))
     with pytest.raises(CcmbError, match=r"air_plan: names none of the 10 classes \(did you mean 'airplane'\?\)"):
-        labelled_pictures(pictures_in(tmp_path / "one", "air_plan/a.png"), read_classes("cifar10"))
+        labelled_images(images_in(tmp_path / "one", "air_plan/a.png"), read_classes("cifar10"))
     with pytest.raises(CcmbError, match="two: names none of the 10 classes; call each folder by"):
-        labelled_pictures(pictures_in(tmp_path / "two", "a.png", "cat/b.png"), read_classes("cifar10"))
+        labelled_images(images_in(tmp_path / "two", "a.png", "cat/b.png"), read_classes("cifar10"))
 
 
 def test_a_name_that_two_classes_share_stands_for_neither() -> None:

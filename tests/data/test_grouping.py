@@ -26,7 +26,7 @@ from ccmb.tasks.doctor.run import examine
 from ccmb.tasks.pretraining.batches import load_pairs
 from ccmb.tasks.registry import finetuner_of
 from tests.helpers.runs import command_line
-from tests.helpers.tiny import tiny_pictures
+from tests.helpers.tiny import tiny_images
 from tests.helpers.tuning import recipe_of, save_start
 
 pytestmark = pytest.mark.usefixtures("lines")
@@ -44,8 +44,8 @@ def line_for_each_text(folder: Path, splits: tuple[str, ...] = ("train", "val", 
     (folder / "images").mkdir(parents=True)
     lines = []
     for index, split in enumerate(splits):
-        for position, picture in enumerate(tiny_pictures(count, index)):
-            picture.save(folder / "images" / f"{split}-{position}.png")
+        for position, image in enumerate(tiny_images(count, index)):
+            image.save(folder / "images" / f"{split}-{position}.png")
             for name, text in ((f"{split}-{position}.png", "第一句"), (f"./{split}-{position}.png", "第二句")):
                 lines.append({"image": name, "texts": f"{text}，{split}的第{position}张", "split": split})
     # All first texts, then all second ones: lines of one image need not stand together.
@@ -91,12 +91,12 @@ def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path,
         assert [len(samples), sum(len(sample.texts) for sample in samples)] == [6, 12]
     load_pairs(*open_training(recipe.data), recipe.data, recipe.training)  # six images fill a batch of six
     seven = recipe_of(start, data, training__batch_size=7)
-    with pytest.raises(CcmbError, match=r"6 pictures do not fill training\.batch_size=7"):
+    with pytest.raises(CcmbError, match=r"6 images do not fill training\.batch_size=7"):
         load_pairs(*open_training(seven.data), seven.data, seven.training)
-    [finding] = [result for result in examine(recipe) if result.check == "picture names"]
-    assert "6 pictures with 12 texts" in finding.message
+    [finding] = [result for result in examine(recipe) if result.check == "image names"]
+    assert "6 images with 12 texts" in finding.message
     done = command("evaluate", "--model", start, "--data", data / "pairs.jsonl", "--json", tmp_path / "report.json")
-    assert (done.code, done.out.splitlines()[0]) == (0, "6 pictures, 12 texts, top 128 ranked")
+    assert (done.code, done.out.splitlines()[0]) == (0, "6 images, 12 texts, top 128 ranked")
     report = read_json(tmp_path / "report.json")
     assert (report["retrieval"]["gallery"], report["retrieval"]["texts"]) == (6, 12)
     assert report["in_other_splits"] == 0
@@ -160,7 +160,7 @@ def test_labelled_pairs_that_contradict_each_other_are_said(tmp_path: Path, capf
 
 def test_flickr8k_may_have_one_line_for_each_text(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    tiny_pictures(1)[0].save(tmp_path / "images" / "0.png")
+    tiny_images(1)[0].save(tmp_path / "images" / "0.png")
     lines = [{"image": name, "captions": [f"第{n}句"], "split": "val"} for n, name in enumerate(SPELLINGS)]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     dataset = open_dataset("flickr8k-cn", tmp_path, "val")

@@ -127,7 +127,7 @@ def test_too_few_samples_for_a_batch_are_refused():
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """Black on the left and white on the right, under any name but bad.png."""
     for n in range(12):
         image = Image.new("RGB", (8, 8))
@@ -137,9 +137,9 @@ def pictures(tmp_path):
     return ImageSource.open(tmp_path)
 
 
-def test_workers_change_nothing(pictures):
+def test_workers_change_nothing(images):
     samples = [Sample(f"{n}.png", ("一", "二", "三")) for n in range(12)]
-    dataset = TrainingSet(samples, pictures, 8, Augmentation(flip=True, min_crop_scale=0.3, color_jitter=0.4), seed=3)
+    dataset = TrainingSet(samples, images, 8, Augmentation(flip=True, min_crop_scale=0.3, color_jitter=0.4), seed=3)
     plan = BatchPlan(samples, 4, seed=3)
     alone = list(training_batches(dataset, plan, 2, 9, list))
     helped = list(training_batches(dataset, plan, 2, 9, list, workers=2))
@@ -150,18 +150,18 @@ def test_workers_change_nothing(pictures):
             assert (text, index) == (same_text, same_index)
 
 
-def test_epochs_vary_pixels_and_texts(pictures):
-    dataset = TrainingSet([Sample("0.png", ("一", "二", "三"))], pictures, 8, Augmentation(flip=True), seed=0)
+def test_epochs_vary_pixels_and_texts(images):
+    dataset = TrainingSet([Sample("0.png", ("一", "二", "三"))], images, 8, Augmentation(flip=True), seed=0)
     items = [dataset[epoch, 0, None] for epoch in range(40)]
     assert {text for _, text, _ in items} == {"一", "二", "三"}
     assert {int(pixels[0, 0, 0]) for pixels, _, _ in items} == {0, 255}
 
 
-def test_a_batch_draws_from_the_field_of_its_step(pictures):
+def test_a_batch_draws_from_the_field_of_its_step(images):
     by_field = (("长",), ("短",))
     samples = [Sample(f"{n}.png", ("长", "短"), fields=by_field) for n in range(11)]
     samples.append(Sample("0.png", ("长",), fields=(("长",), ())))
-    dataset = TrainingSet(samples, pictures, 8, Augmentation(), seed=0)
+    dataset = TrainingSet(samples, images, 8, Augmentation(), seed=0)
     batches = training_batches(dataset, BatchPlan(samples, 12, 0), 0, 6, list, field_of=lambda step: step % 2)
     for step, batch in enumerate(batches):
         for _, text, index in batch:
@@ -178,14 +178,14 @@ def test_fields_join_at_their_steps_and_share_the_rest_evenly(first, second, see
     assert all(60 < drawn[100:].count(field) < 140 for field in range(3))
 
 
-def test_an_unreadable_picture_becomes_its_reason(pictures):
-    dataset = TrainingSet([Sample("bad.png", ("猫",))], pictures, 8, Augmentation(), seed=0)
-    assert "bad.png: not a picture" in dataset[0, 0, None]
+def test_an_unreadable_image_becomes_its_reason(images):
+    dataset = TrainingSet([Sample("bad.png", ("猫",))], images, 8, Augmentation(), seed=0)
+    assert "bad.png: not an image" in dataset[0, 0, None]
 
 
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.text("左右边的船在 ", min_size=1), min_size=1, max_size=3), seed=st.integers(0, 2**32))
-def test_a_picture_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tmp_path_factory, texts, seed):
+def test_an_image_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tmp_path_factory, texts, seed):
     folder = tmp_path_factory.mktemp("pictures")
     image = Image.new("RGB", (8, 8))
     image.paste((255, 255, 255), (4, 0, 8, 8))
@@ -195,7 +195,7 @@ def test_a_picture_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tm
     assert mirrored == ({False} if any(map(speaks_of_sides, texts)) else {False, True})
 
 
-def test_other_lines_and_near_duplicates_keep_a_picture_from_being_mirrored(pictures):
+def test_other_lines_and_near_duplicates_keep_an_image_from_being_mirrored(images):
     samples = [
         Sample("0.png", ("船",)),
         Sample("0.png", ("船在左边",)),
@@ -203,7 +203,7 @@ def test_other_lines_and_near_duplicates_keep_a_picture_from_being_mirrored(pict
         Sample("2.png", ("船在右边",), group="twins"),
         Sample("3.png", ("船",)),
     ]
-    dataset = TrainingSet(samples, pictures, 8, Augmentation(flip=True), seed=0)
+    dataset = TrainingSet(samples, images, 8, Augmentation(flip=True), seed=0)
     mirrored = [any(dataset[epoch, index, None][0][0, 0, 0] for epoch in range(30)) for index in range(5)]
     assert mirrored == [False, False, False, False, True]
 
@@ -213,10 +213,10 @@ class Killer(TrainingSet):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_one_clear_error(pictures):
+def test_a_killed_worker_is_one_clear_error(images):
     samples = [Sample(f"{n}.png", ("猫",)) for n in range(12)]
     batches = training_batches(
-        Killer(samples, pictures, 8, Augmentation(), 0), BatchPlan(samples, 4, 0), 0, 3, list, workers=1
+        Killer(samples, images, 8, Augmentation(), 0), BatchPlan(samples, 4, 0), 0, 3, list, workers=1
     )
     with pytest.raises(CcmbError, match=r"lower data\.num_workers"):
         next(batches)
@@ -231,7 +231,7 @@ class Patient(TrainingSet):
         return super().__getitem__(key)
 
 
-def test_workers_leave_signals_to_the_trainer(pictures):
+def test_workers_leave_signals_to_the_trainer(images):
     samples = [Sample(f"{n}.png", ("猫",)) for n in range(12)]
-    dataset = Patient(samples, pictures, 8, Augmentation(), 0)
+    dataset = Patient(samples, images, 8, Augmentation(), 0)
     assert len(list(training_batches(dataset, BatchPlan(samples, 4, 0), 0, 3, list, workers=1))) == 3

@@ -53,7 +53,7 @@ def test_every_line_becomes_the_sample_it_describes(tmp_path_factory, lines, asc
         assert read_pairs(path, split) == [sample for sample in expected if sample.split == split]
 
 
-def test_lines_of_one_picture_are_one_sample(tmp_path):
+def test_lines_of_one_image_are_one_sample(tmp_path):
     path = write(tmp_path / "p.jsonl", {"image": "a.jpg", "texts": "一只猫"}, {"image": "a.jpg", "texts": ["猫"]})
     assert [(s.image, s.texts) for s in read_pairs(path)] == [("a.jpg", ("一只猫", "猫"))]
 
@@ -104,7 +104,7 @@ def test_faults_in_other_splits_do_not_stand_in_the_way(tmp_path):
 
 def test_a_missing_split_lists_those_there_are(tmp_path):
     path = write(tmp_path / "p.jsonl", {"image": "a", "texts": "猫"}, {"image": "b", "texts": "狗", "split": "test"})
-    with pytest.raises(CcmbError, match=r"no pictures in split 'tset' \(did you mean 'test'\?\); it has: test, train"):
+    with pytest.raises(CcmbError, match=r"no images in split 'tset' \(did you mean 'test'\?\); it has: test, train"):
         read_pairs(path, "tset")
 
 

@@ -106,7 +106,7 @@ def use(name: str, folder: object, split: str) -> None:
         json.dumps([sample.image, *sample.texts], ensure_ascii=False).encode()
     for name in {*dataset.gallery, *(image for query in dataset.queries for image in query.images)}:
         try:
-            assert dataset.pictures.load(name).mode == "RGB"
+            assert dataset.images.load(name).mode == "RGB"
         except UnreadableImageError as error:
             check_message(error)
 

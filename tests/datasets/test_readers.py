@@ -17,14 +17,14 @@ from ccmb.datasets.problems import (
     EMPTY_TEXT,
     JOINED_TEXT,
     NO_CLASS,
-    NO_PICTURE,
+    NO_IMAGE,
     REPEATED_ID,
-    TWO_PICTURES,
+    TWO_IMAGES,
 )
 from tests.helpers.downstream_samples import WRITERS, jpeg, lines, packed, put
 
 BOM = b"\xef\xbb\xbf"
-# Those of which the sample has such a split, with its pictures and texts.
+# Those of which the sample has such a split, with its images and texts.
 SPLITS = {
     "flickr30k-cn": {"train": (1, 2), "val": (1, 1), "test": (1, 1)},
     "coco-cn": {"train": (1, 1), "val": (1, 1), "test": (1, 2)},
@@ -46,19 +46,19 @@ def texts(dataset):
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_every_split_is_read_with_pictures_that_open(name, tmp_path):
+def test_every_split_is_read_with_images_that_open(name, tmp_path):
     folder = WRITERS[name](tmp_path)
-    for split, (pictures, queries) in SPLITS[name].items():
+    for split, (images, queries) in SPLITS[name].items():
         dataset = open_dataset(name, folder, split)
-        assert (len(dataset.gallery), len(dataset.queries)) == (pictures, queries)
+        assert (len(dataset.gallery), len(dataset.queries)) == (images, queries)
         assert dataset.skipped.count() == dataset.skipped.count(JOINED_TEXT)
-        assert {dataset.pictures.load(image).size for image in dataset.gallery} <= {(4, 4)}
-        assert set(dataset.gallery) <= set(dataset.pictures.names)
+        assert {dataset.images.load(image).size for image in dataset.gallery} <= {(4, 4)}
+        assert set(dataset.gallery) <= set(dataset.images.names)
         assert all(image in dataset.gallery for query in dataset.queries for image in query.images)
         assert all(len(sample.fields) == len(dataset.fields) for sample in dataset.samples)
         assert {sample.split for sample in dataset.samples} <= {split}
-        copy = pickle.loads(pickle.dumps(dataset.pictures))
-        assert [copy.raw(image) for image in dataset.gallery] == [dataset.pictures.raw(i) for i in dataset.gallery]
+        copy = pickle.loads(pickle.dumps(dataset.images))
+        assert [copy.raw(image) for image in dataset.gallery] == [dataset.images.raw(i) for i in dataset.gallery]
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -69,7 +69,7 @@ def test_a_folder_without_the_files_says_what_is_needed(name, tmp_path):
         open_dataset(name, tmp_path / "none", "train")
 
 
-def test_unknown_names_splits_and_pictures_are_named(tmp_path):
+def test_unknown_names_splits_and_images_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"no data set 'mugee' \(did you mean 'muge'\?\)"):
         open_dataset("mugee", tmp_path, "train")
     with pytest.raises(UsageError, match="ICR has no split 'test'; published splits: train, val"):
@@ -105,11 +105,11 @@ def test_faulty_records_of_the_four_sets_are_counted(tmp_path):
     put(folder / "val" / "long_itm_val.json", BOM + lines(*rows, end="\r\n\r\n") + b'{"text": "\xff"}\r\n{"tex')
     dataset = open_dataset("icm", folder, "val")
     assert [(s.texts, s.extra["label"]) for s in dataset.samples] == [(("好",), 1)]
-    assert {kind.what: dataset.skipped.count(kind) for kind in (NO_PICTURE, EMPTY_TEXT, BAD_LINE)} == {
+    assert {kind.what: dataset.skipped.count(kind) for kind in (NO_IMAGE, EMPTY_TEXT, BAD_LINE)} == {
         "missing pictures": 1, "empty texts": 1, "unreadable lines": 7,
     }  # fmt: skip
-    assert dataset.skipped.findings[NO_PICTURE].examples == [
-        f"{folder}/val/long_itm_val.json:3: no picture 9.jpg in {tmp_path}/IQR_IQM_ICR_ICM_images"
+    assert dataset.skipped.findings[NO_IMAGE].examples == [
+        f"{folder}/val/long_itm_val.json:3: no image 9.jpg in {tmp_path}/IQR_IQM_ICR_ICM_images"
     ]
 
 
@@ -119,11 +119,11 @@ def test_the_pack_of_the_four_sets_may_be_base64(tmp_path):
     put(tmp_path / "packs" / "part2.tsv", b"2.jpg\t%s\n" % packed(2))
     dataset = open_dataset("iqr", folder, "train", tmp_path / "packs")
     assert (len(dataset.queries), dataset.skipped.count()) == (3, 0)
-    assert [dataset.pictures.raw(name) for name in dataset.gallery] == [jpeg(1), jpeg(2)]
+    assert [dataset.images.raw(name) for name in dataset.gallery] == [jpeg(1), jpeg(2)]
     assert dataset.gallery == ["1", "2.jpg"]
 
 
-def test_texts_of_one_picture_are_one_sample_and_a_query_each(tmp_path):
+def test_texts_of_one_image_are_one_sample_and_a_query_each(tmp_path):
     dataset = open_dataset("iqr", WRITERS["iqr"](tmp_path), "train")
     assert texts(dataset) == {"1.jpg": ["橘猫", "窗台上的猫"], "2.jpg": ["红色跑车"]}
     assert [(query.text, query.images) for query in dataset.queries][:2] == [
@@ -162,9 +162,9 @@ def test_odd_caption_files(tmp_path):
     put(folder / "val" / "flickr30k_cna_val.txt", BOM + "\r\n".join(rows).encode())
     dataset = open_dataset("flickr30k-cna", folder, "val")
     assert texts(dataset) == {"12.jpg": ["一条狗", "没有后缀"]}
-    counts = {kind: dataset.skipped.count(kind) for kind in (NO_PICTURE, REPEATED_ID, EMPTY_TEXT, BAD_LINE)}
+    counts = {kind: dataset.skipped.count(kind) for kind in (NO_IMAGE, REPEATED_ID, EMPTY_TEXT, BAD_LINE)}
     assert list(counts.values()) == [1, 1, 1, 2]
-    assert dataset.skipped.count(TWO_PICTURES) == 2
+    assert dataset.skipped.count(TWO_IMAGES) == 2
 
 
 def test_part_of_speech_marks_of_every_scheme_are_taken_off():
@@ -223,7 +223,7 @@ def test_the_two_are_also_read_when_packed_like_muge(name, tmp_path):
     assert (dataset.card.name, len(dataset.queries)) == (name, 2)
 
 
-def test_a_query_has_all_its_pictures_and_a_picture_all_its_queries(tmp_path):
+def test_a_query_has_all_its_images_and_an_image_all_its_queries(tmp_path):
     folder = WRITERS["muge"](tmp_path)
     dataset = open_dataset("muge", folder, "valid")
     assert dataset.split == "val"
@@ -233,7 +233,7 @@ def test_a_query_has_all_its_pictures_and_a_picture_all_its_queries(tmp_path):
     ]
     assert texts(dataset) == {"45": ["胖妹妹夏装"], "46": ["胖妹妹夏装", "纯棉四件套"]}
     assert dataset.gallery == ["45", "46", "47"]
-    assert dataset.pictures.raw("46") == jpeg(46)  # of the url-safe alphabet
+    assert dataset.images.raw("46") == jpeg(46)  # of the url-safe alphabet
     test = open_dataset("muge", folder, "test")
     assert (test.queries, test.samples, test.gallery) == ([DatasetQuery("490", "皮鞋 男", ())], [], ["49"])
 
@@ -266,14 +266,14 @@ def test_odd_packs_and_queries(tmp_path):
     put(folder / "train_texts.jsonl", BOM + lines(*rows, end="\r\n"))
     dataset = open_dataset("muge", folder, "train")
     assert dataset.queries == [DatasetQuery("1", "红", ("1", "2")), DatasetQuery("2", "一张缺图", ("2",))]
-    assert dataset.pictures.names == ["1", "2", "6", "7"]
-    assert [dataset.pictures.raw(name) for name in ("1", "2")] == [jpeg(1), jpeg(2)]
-    for name, reason in (("6", "not base64"), ("7", "not base64|damaged|not a picture"), ("4", "no such picture")):
+    assert dataset.images.names == ["1", "2", "6", "7"]
+    assert [dataset.images.raw(name) for name in ("1", "2")] == [jpeg(1), jpeg(2)]
+    for name, reason in (("6", "not base64"), ("7", "not base64|damaged|not an image"), ("4", "no such image")):
         with pytest.raises(UnreadableImageError, match=rf"train_imgs\.tsv/{name}: .*({reason})"):
-            dataset.pictures.load(name)
+            dataset.images.load(name)
     skipped = dataset.skipped
-    assert [skipped.count(kind) for kind in (REPEATED_ID, NO_PICTURE, EMPTY_TEXT, BAD_LINE)] == [2, 2, 1, 7]
-    assert f"{pack}:4: no tab between id and picture" in skipped.findings[BAD_LINE].examples
+    assert [skipped.count(kind) for kind in (REPEATED_ID, NO_IMAGE, EMPTY_TEXT, BAD_LINE)] == [2, 2, 1, 7]
+    assert f"{pack}:4: no tab between id and image" in skipped.findings[BAD_LINE].examples
 
 
 def test_sizes_are_bounded(tmp_path, monkeypatch):
@@ -286,8 +286,8 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     put(folder / "train_texts.jsonl", lines(*text))
     dataset = open_dataset("muge", folder, "train")
     assert [query.id for query in dataset.queries] == ["1", "3"]
-    assert dataset.pictures.names == ["1", "3"]
-    assert dataset.pictures.raw("1") == dataset.pictures.raw("3") == jpeg(41)
+    assert dataset.images.names == ["1", "3"]
+    assert dataset.images.raw("1") == dataset.images.raw("3") == jpeg(41)
     assert ["bytes are more than" in line or "more than the 90 bytes" in line
             for line in dataset.skipped.findings[BAD_LINE].examples] == [True, True]  # fmt: skip
     annotations = WRITERS["aic-icc"](tmp_path / "aic")
@@ -305,7 +305,7 @@ def test_captions_of_aic(tmp_path):
     path.write_bytes(BOM + json.dumps(entries, ensure_ascii=False).encode())
     dataset = open_dataset("aic-icc", folder, "validation")
     assert [len(sample.texts) for sample in dataset.samples] == [4, 5]
-    kinds = (EMPTY_TEXT, REPEATED_ID, BAD_LINE, NO_PICTURE)
+    kinds = (EMPTY_TEXT, REPEATED_ID, BAD_LINE, NO_IMAGE)
     assert [dataset.skipped.count(kind) for kind in kinds] == [1, 1, 2, 1]
     path.write_bytes(b'{"image_id": 1}')
     with pytest.raises(CcmbError, match="expected a JSON list, found dict"):
@@ -321,7 +321,7 @@ def test_texts_of_ecommerce(tmp_path):
     put(folder / "T2I_train.text.tsv", BOM + rows.encode())
     dataset = open_dataset("ecommerce-t2i", folder, "train")
     assert texts(dataset) == {"61": ["红色\t连衣裙"]}
-    kinds = (EMPTY_TEXT, NO_PICTURE, BAD_LINE, REPEATED_ID)
+    kinds = (EMPTY_TEXT, NO_IMAGE, BAD_LINE, REPEATED_ID)
     assert [dataset.skipped.count(kind) for kind in kinds] == [1, 1, 1, 1]
     assert open_dataset("ecommerce-t2i", folder, "test").queries == [DatasetQuery("65", "男士皮鞋", ())]
 
@@ -342,7 +342,7 @@ def test_classes_have_numbers_names_and_templates(tmp_path):
     assert open_dataset("imagenet", folder, "val").classes == [("丁鲷",), ("金鱼",), ("鲨鱼",)]
     (folder / "templates.txt").unlink()
     put(folder / "classes.txt", "丁鲷\n金鱼\n".encode())
-    with pytest.raises(CcmbError, match="2 names for 3 folders of pictures; write FOLDER<TAB>name"):
+    with pytest.raises(CcmbError, match="2 names for 3 folders of images; write FOLDER<TAB>name"):
         open_dataset("imagenet", folder, "val")
     assert open_dataset("imagenet", folder, "train").templates == ("{}",)
 
@@ -367,6 +367,6 @@ def test_both_fields_of_flickr8k(tmp_path):
     assert [(query.id, query.text) for query in dataset.queries] == [
         ("81.jpg#0", "一只狗"), ("81.jpg#1", "跑步的狗"), ("81.jpg#2", "重复"),
     ]  # fmt: skip
-    assert [dataset.skipped.count(kind) for kind in (REPEATED_ID, NO_PICTURE, BAD_LINE)] == [0, 1, 1]
+    assert [dataset.skipped.count(kind) for kind in (REPEATED_ID, NO_IMAGE, BAD_LINE)] == [0, 1, 1]
     with pytest.raises(CcmbError, match="no lines of split 'test'"):
         open_dataset("flickr8k-cn", folder, "test")

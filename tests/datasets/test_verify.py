@@ -33,7 +33,7 @@ def test_whole_sets_have_no_findings_but_counts_and_splits(name, tmp_path):
     assert checked.is_faulty == ("other counts than published" in counts_by_kind(checked))
 
 
-def test_whatever_is_wrong_is_listed_with_examples_and_mend(tmp_path, command):
+def test_whatever_is_wrong_is_listed_with_examples_and_fix(tmp_path, command):
     folder = WRITERS["muge"](tmp_path)
     pack = {n: packed(n) for n in range(1, 9)} | {9: packed(41), 10: packed(3)[:60], 11: b"####"}
     put(folder / "valid_imgs.tsv", b"".join(b"%d\t%s\n" % row for row in pack.items()))
@@ -52,41 +52,41 @@ def test_whatever_is_wrong_is_listed_with_examples_and_mend(tmp_path, command):
         "missing pictures": 18,
         "empty texts": 1,
         "undecodable pictures": 2,
-        "repeated texts of one picture": 1,
+        "repeated texts of one image": 1,
         "part-of-speech marks left over": 1,
     }
     assert len(findings["missing pictures"]["examples"]) == EXAMPLES
     assert findings["missing pictures"]["examples"][0] == (
-        f"{folder}/valid_texts.jsonl:12: no picture 12 in {folder}/valid_imgs.tsv"
+        f"{folder}/valid_texts.jsonl:12: no image 12 in {folder}/valid_imgs.tsv"
     )
     assert all(finding["mend"] for finding in findings.values())
     shown = command("data", "verify", "muge", folder)
     assert shown.code == 1
-    assert "problem: pictures in two splits: 1\n    val: 9 is 41 of train\n    -> " in shown.out
+    assert "problem: images in two splits: 1\n    val: 9 is 41 of train\n    -> " in shown.out
     assert "    ... and 13 more\n" in shown.out
-    assert "muge val: 11 pictures, 13 texts" in shown.out
+    assert "muge val: 11 images, 13 texts" in shown.out
 
 
 def test_warnings_alone_are_no_failure(tmp_path, command):
     folder = WRITERS["iqr"](tmp_path)
-    assert command("data", "verify", "iqr", folder).out.endswith("iqr val: 1 pictures, 1 texts\nnothing wrong\n")
+    assert command("data", "verify", "iqr", folder).out.endswith("iqr val: 1 images, 1 texts\nnothing wrong\n")
     rows = [{"text": "雪山", "image_path": "3.jpg"}] * 2
     put(folder / "val" / "short_itr_val.json", lines(*rows))
     outcome = command("data", "verify", "IQR", folder)
     assert outcome.code == 0
-    assert "warning: repeated texts of one picture: 1" in outcome.out
+    assert "warning: repeated texts of one image: 1" in outcome.out
 
 
 def test_other_counts_than_published_are_a_problem(tmp_path):
     checked = verify_dataset("flickr30k-cna", WRITERS["flickr30k-cna"](tmp_path), "test")
     [finding] = checked.findings
     assert finding.examples == [
-        "test: 1 usable pictures instead of 1,000",
+        "test: 1 usable images instead of 1,000",
         "test: 2 usable texts instead of 5,000",
     ]
 
 
-def test_wrong_use_is_one_line_with_the_mend(tmp_path, command):
+def test_wrong_use_is_one_line_with_the_fix(tmp_path, command):
     folder = WRITERS["iqr"](tmp_path)
     for arguments, code, message in [
         (("verify", "iqrr", folder), 2, "no data set 'iqrr' (did you mean 'iqr'?)"),
@@ -97,7 +97,7 @@ def test_wrong_use_is_one_line_with_the_mend(tmp_path, command):
         (("verify", "iqr", folder / "train", "--split", "val"), 1, "no short_itr_val.json or val/short_itr_val.json"),
         (("verify", "iqr", tmp_path / "none"), 1, "none: no such folder"),
         (("convert", f"iqr:{folder}", tmp_path / "out", "--field", "texts"), 2, "--field goes with a pairs file"),
-        (("convert", f"muge:{folder}", tmp_path / "out"), 1, "MUGE needs: queries and picture packs"),
+        (("convert", f"muge:{folder}", tmp_path / "out"), 1, "MUGE needs: queries and image packs"),
         (("convert", f"mug:{folder}", tmp_path / "out"), 2, "did you mean 'muge'?"),
     ]:
         outcome = command("data", *arguments)
@@ -148,15 +148,15 @@ def test_what_conversion_leaves_out_is_said(tmp_path, command):
     put(folder / "train_imgs.tsv", b"41\t%s\n42\tnothing\n" % packed(41))
     outcome = command("data", "convert", f"muge:{folder}", tmp_path / "out")
     assert outcome.code == 0
-    assert "1 pictures could not be read" in outcome.err
+    assert "1 images could not be read" in outcome.err
     put(folder / "train_texts.jsonl", lines({"text_id": 1, "text": "猫", "image_ids": [41]}) + b"[]\n")
     outcome = command("data", "convert", f"muge:{folder}", tmp_path / "out2")
     assert "problem: unreadable lines: 1" in outcome.err
     outcome = command("data", "convert", f"muge:{folder}", tmp_path / "out3", "--split", "test")
-    assert (outcome.code, "no text of split 'test' names a picture" in outcome.err) == (1, True)
+    assert (outcome.code, "no text of split 'test' names an image" in outcome.err) == (1, True)
 
 
-def test_pictures_elsewhere_are_named_by_an_option(tmp_path, command):
+def test_images_elsewhere_are_named_by_an_option(tmp_path, command):
     folder = WRITERS["flickr30k-cna"](tmp_path / "set")
     (folder / "flickr30k-images").rename(tmp_path / "pictures")
     assert "nothing of the split can be used" in command("data", "verify", "flickr30k-cna", folder).err
@@ -181,5 +181,5 @@ def test_the_page_is_what_the_cards_say(page, language):
     assert text[text.index("\n## ") + 1 :].startswith(cards_page(language))  # what is of all sets follows
 
 
-def test_pictures_are_told_apart_by_their_bytes():
+def test_images_are_told_apart_by_their_bytes():
     assert len({jpeg(index) for index in range(100)}) == 100

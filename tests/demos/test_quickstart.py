@@ -21,7 +21,7 @@ from ccmb.demos.quickstart_generative import Generative
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from tests.helpers.old_names import by_old_names
 
-TINY = Size("quickstart", 48, gallery=12, validation=4, depth=4, pictures_per_kind=1, pictures_per_colour=1)
+TINY = Size("quickstart", 48, gallery=12, validation=4, depth=4, images_per_kind=1, images_per_colour=1)
 TOWER = "hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2"
 OVERRIDES = [
     f"model.vision={{model_type: stem_vision, image_size: 32, patch_size: 16, stem_channels: [4, 4, 8], {TOWER}}}",
@@ -43,9 +43,9 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for the search index; what it was asked to index is listed."""
     calls: list[dict[str, Any]] = []
 
-    def build_index(pictures: Any, out: Path, network: Any, processor: Any, model: Any) -> None:
+    def build_index(images: Any, out: Path, network: Any, processor: Any, model: Any) -> None:
         out.mkdir()
-        calls.append({"pictures": pictures, "model": model})
+        calls.append({"pictures": images, "model": model})
 
     monkeypatch.setitem(sys.modules, "ccmb.search.indexing.indexer", SimpleNamespace(build_index=build_index))  # type: ignore[arg-type]
     monkeypatch.setattr(quickstart, "QUICK", TINY)
@@ -107,7 +107,7 @@ def test_in_full_it_describes_and_paints_too(
         "generation.attention_head_dim=8",
         "generation.sampling_steps=2",
     )
-    generative = Generative(few, (*few, *paint), close_ups=12, pictures=8, best_of=2)
+    generative = Generative(few, (*few, *paint), close_ups=12, images=8, best_of=2)
     monkeypatch.setattr(quickstart, "FULL", replace(TINY, generative=generative))
     report = run_quickstart(tmp_path, full=True, overrides=OVERRIDES)
     assert list(report["seconds"])[4:7] == ["index", "caption", "paint"]

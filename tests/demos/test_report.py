@@ -1,4 +1,4 @@
-"""The report page: its charts, its choice of examples, and that it says what the figures say and needs nothing else."""
+"""The report page: its charts, its choice of examples, and that it says what the metrics say and needs nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from ccmb.data.sample import Sample
 from ccmb.demos.report.examples import choose, gather_examples
-from ccmb.demos.report.galleries import pictures_shown
+from ccmb.demos.report.galleries import images_shown
 from ccmb.demos.report.page import render_page, result_in_words
 from ccmb.inference import stages
 from ccmb.inference.gallery import Gallery
@@ -146,16 +146,16 @@ def test_the_page_is_well_formed_and_loads_nothing_from_outside(report: Any, exa
     assert not re.search(r"https?:|@import|url\(|<link", page)
 
 
-def test_the_page_holds_the_figures_of_the_report(report: Any, examples: Any) -> None:
+def test_the_page_holds_the_metrics_of_the_report(report: Any, examples: Any) -> None:
     rows = [" ".join(row) for row in Page(render_page(report, examples, METRICS, CORPUS, URIS)).rows]
     for direction in ("text_to_image", "image_to_text"):
         for stage in ("pre_ranking", "ranking"):
-            figures = " ".join(f"{value:.1f}" for value in report["retrieval"][direction][stage].values())
-            assert sum(figures in row for row in rows) == 1
+            metrics = " ".join(f"{value:.1f}" for value in report["retrieval"][direction][stage].values())
+            assert sum(metrics in row for row in rows) == 1
     assert any("+11.6" in row and "[+9.4, +13.9]" in row for row in rows)
     assert any("9 min 52 s" in row for row in rows)
     text = Page(render_page(report, examples, METRICS, CORPUS, URIS)).text
-    for figure in (
+    for metric in (
         "61.5 [60.5, 62.5]",
         "3.4 [2.4, 4.4]",
         "77.5",
@@ -168,7 +168,7 @@ def test_the_page_holds_the_figures_of_the_report(report: Any, examples: Any) ->
         "171",
         "55",
     ):
-        assert figure in text
+        assert metric in text
 
 
 def test_texts_and_commands_are_escaped(report: Any, examples: Any) -> None:
@@ -181,7 +181,7 @@ def test_texts_and_commands_are_escaped(report: Any, examples: Any) -> None:
     Page(page)
 
 
-def test_the_right_picture_is_framed_in_each_row_and_verdicts_are_marked(report: Any, examples: Any) -> None:
+def test_the_right_image_is_framed_in_each_row_and_verdicts_are_marked(report: Any, examples: Any) -> None:
     page = render_page(report, examples, METRICS, CORPUS, URIS)
     framed = re.findall(r'<div class="(tile(?: right)?)"><img src="([^"]+)"', page)
     right = [(kind == "tile right", uri == URIS["b.jpg"]) for kind, uri in framed]
@@ -273,7 +273,7 @@ def test_moving_mean_shortens_its_window_at_the_ends() -> None:
     assert moving_mean([(0, 1.0), (1, 5.0)], 1) == [(0, 1.0), (1, 5.0)]
 
 
-def test_choose_takes_half_from_the_mended_and_half_from_all_and_is_fixed_by_the_seed() -> None:
+def test_choose_takes_half_from_the_fixed_and_half_from_all_and_is_fixed_by_the_seed() -> None:
     before = [index % 2 == 0 for index in range(40)]
     after = [index % 4 != 2 for index in range(40)]
     chosen = choose(before, after, 6, 2, seed=3)
@@ -285,13 +285,13 @@ def test_choose_takes_half_from_the_mended_and_half_from_all_and_is_fixed_by_the
     assert chosen != choose(before, after, 6, 2, seed=4)
 
 
-def test_choose_fills_up_with_random_ones_where_ranking_mended_nothing() -> None:
+def test_choose_fills_up_with_random_ones_where_ranking_fixed_nothing() -> None:
     assert [why for why, _ in choose([True] * 9, [True] * 9, 6, 2, seed=0)] == ["random"] * 6
     assert len(choose([True], [True], 6, 2, seed=0)) == 1
 
 
 def _evaluation(ranks: Ranks, scores: MinimalPairScores) -> Evaluation:
-    """Three pictures and three texts in the plane; text 0 is nearest to picture 1 by cosine."""
+    """Three images and three texts in the plane; text 0 is nearest to image 1 by cosine."""
     images = TowerOutput(torch.tensor([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3, 1, 2), None)
     texts = TowerOutput(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3, 1, 2), None)
     samples = [Sample(f"{index}.jpg", (f"图{index}",)) for index in range(3)]
@@ -336,10 +336,10 @@ def test_examples_of_towers_alone_are_random_and_have_one_row() -> None:
     assert result["minimal_pairs"][0]["scores"] == {"pre_ranking": [0.7, 0.6]}
 
 
-def test_each_picture_that_is_shown_is_asked_for_once(examples: Any) -> None:
+def test_each_image_that_is_shown_is_asked_for_once(examples: Any) -> None:
     again = deepcopy(examples)
     again["searches"]["shown"] *= 2
-    assert sorted(pictures_shown(again, CORPUS)) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert sorted(images_shown(again, CORPUS)) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
 
 
 def test_a_false_text_is_marked_where_it_differs() -> None:

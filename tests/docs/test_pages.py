@@ -12,7 +12,7 @@ import pytest
 from ccmb.r2d2.presets import PRESETS, preset_table
 from tests.helpers.pages import PAGES, blocks, read
 from tests.helpers.sources import save_chinese_clip, save_clip, save_text_tower
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -53,8 +53,8 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     model = tmp_path / "quickstart" / "run" / "model"
     tiny_model().save_pretrained(model)
     tiny_processor().save_pretrained(model)
-    for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
-        picture.save(name)
+    for name, image in zip(("a.jpg", "b.jpg"), tiny_images(2), strict=True):
+        image.save(name)
     use, *_, build, _ = blocks(PAGES[0], "python")  # the others: tests/docs/test_r2d2.py
     values: dict[str, Any] = {}
     exec(use, values)

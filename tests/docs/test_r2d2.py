@@ -13,7 +13,7 @@ import torch
 from ccmb.r2d2.loading import load_model
 from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe
 from tests.helpers.sources import made_backbone, save_backbone, save_sentence_encoder
-from tests.helpers.tiny import tiny_pictures
+from tests.helpers.tiny import tiny_images
 from tests.helpers.tuning import arguments, save_pairs, save_start
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,8 +26,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the model and the images that the pages name."""
     save_start(tmp_path / "quickstart" / "run" / "model")
     save_start(tmp_path / "RUN")
-    for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
-        picture.save(tmp_path / name)
+    for name, image in zip(("a.jpg", "b.jpg"), tiny_images(2), strict=True):
+        image.save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

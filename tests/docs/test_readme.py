@@ -26,7 +26,7 @@ from tests.helpers.pages import (
     parse,
     read,
 )
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 READMES = ("README.md", "README.zh.md")
 RUN_PAGES = ("docs/runs.md", "docs/runs.zh.md")
@@ -138,8 +138,8 @@ def test_the_python_example_runs(tmp_path):
     tiny_model().save_pretrained(model)
     tiny_processor().save_pretrained(model)
     replaced = example.replace("quickstart/run", str(model))
-    for name, picture in zip(("a.jpg", "b.jpg"), tiny_pictures(2), strict=True):
-        picture.save(tmp_path / name)
+    for name, image in zip(("a.jpg", "b.jpg"), tiny_images(2), strict=True):
+        image.save(tmp_path / name)
         replaced = replaced.replace(f'"{name}"', repr(str(tmp_path / name)))
     assert replaced.count(str(tmp_path)) == 7
     values: dict[str, object] = {}

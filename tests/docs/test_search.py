@@ -12,7 +12,7 @@ import pytest
 from ccmb.search.filters import BUILT_IN, compile_conditions, parse_condition
 from tests.helpers.pages import SEARCH_PAGES, blocks, read
 from tests.helpers.runs import command_line
-from tests.helpers.tiny import tiny_pictures
+from tests.helpers.tiny import tiny_images
 from tests.helpers.tuning import save_start
 
 
@@ -21,11 +21,11 @@ def test_the_commands_and_the_example_run_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_start(Path("RUN"))
-    for number, picture in enumerate(tiny_pictures(12)):
+    for number, image in enumerate(tiny_images(12)):
         path = Path("photos/夏天" if number % 2 else "photos") / f"{'abcdefghijkl'[number]}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    picture.save("query.jpg")
+        image.save(path)
+    image.save("query.jpg")
     names = ["夏天/b.jpg", "夏天/d.jpg", *"acegik", "夏天/f.jpg"]
     lines = [f'{{"name": "{name if "." in name else name + ".jpg"}", "author": "王"}}' for name in names]
     Path("fields.jsonl").write_text("\n".join([*lines, *blocks(SEARCH_PAGES[0], "json")[0].splitlines()]))

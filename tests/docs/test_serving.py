@@ -57,5 +57,5 @@ def test_the_tables_name_every_address_and_existing_options(page: str) -> None:
     known = {name for of in VERBS["serve"].params for name in of.opts}
     assert set(re.findall(r"`(--[\w-]+)", read(page))) <= known
     for name in re.findall(r"\((\S+\.webp)\)", read(page)) + re.findall(r'src="(\S+\.webp)"', read(page)):
-        picture = ROOT / "docs" / name
-        assert picture.stat().st_size < 150_000
+        image = ROOT / "docs" / name
+        assert image.stat().st_size < 150_000

@@ -5,12 +5,12 @@ from functools import partial
 
 from tests.helpers.killing import die_after_logging, lines_of
 from tests.helpers.processes import ccmb
-from tests.helpers.runs import TRAIN, command_line, damage_pictures, tiny_corpus, tiny_recipe
+from tests.helpers.runs import TRAIN, command_line, damage_images, tiny_corpus, tiny_recipe
 
 
 def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_losses(tmp_path, monkeypatch, capfd):
     corpus = tiny_corpus(tmp_path / "corpus")
-    damage_pictures(corpus, [f"train-{number:06d}.jpg" for number in range(0, TRAIN, 3)])
+    damage_images(corpus, [f"train-{number:06d}.jpg" for number in range(0, TRAIN, 3)])
     # All objectives from the middle on, with dropout and random crops: whatever chance there is must repeat.
     changes = [
         "data.augmentation.min_crop_scale=0.5",

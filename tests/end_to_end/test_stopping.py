@@ -127,7 +127,7 @@ def test_a_model_that_finds_no_room_is_one_line_and_leaves_the_one_before(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_the_figure_of_the_best_checkpoint_must_be_one_that_is_logged(command, corpus, tmp_path):
+def test_the_metric_of_the_best_checkpoint_must_be_one_that_is_logged(command, corpus, tmp_path):
     run = ["--out", tmp_path / "run"]
     code, _, err = command("pretrain", *tiny_recipe(corpus), "training.best=gcrp", *run)
     assert (code, err.count("\n")) == (2, 1)

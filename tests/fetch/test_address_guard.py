@@ -16,7 +16,7 @@ from ccmb.core.errors import UsageError
 from ccmb.fetch.address_guard import AddressGuard, RefusedAddress
 from ccmb.fetch.asked_urls import BadUrl, check_url
 from ccmb.fetch.fetcher import Fetched, Fetcher
-from tests.helpers.picture_web import network
+from tests.helpers.image_web import network
 
 PRIVATE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
@@ -56,7 +56,7 @@ def test_a_faulty_allow_list_is_one_line() -> None:
      "http://user:word@a.cn/1.jpg", "http://user@a.cn/1.jpg", "http://a.cn:99999/1.jpg", "http://[::1/1.jpg",
      "javascript:alert(1)", "http://a.cn:x/"],
 )  # fmt: skip
-def test_urls_that_are_none_of_a_picture(url: str) -> None:
+def test_urls_that_are_none_of_an_image(url: str) -> None:
     with pytest.raises(BadUrl):
         check_url(url)
 

@@ -19,8 +19,8 @@ from ccmb.fetch.asked_urls import BadUrl, check_url, redirected_url
 from ccmb.fetch.fetcher import Fetched, Fetcher
 from ccmb.fetch.proxies import Proxies
 from ccmb.search.indexing.image_sources import read_urls
-from ccmb.search.indexing.url_images import fetch_pictures
-from tests.helpers.picture_web import network
+from ccmb.search.indexing.url_images import fetch_images
+from tests.helpers.image_web import network
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -145,7 +145,7 @@ def test_images_behind_urls_of_an_index_are_asked_so_too(server: Recorder, tmp_p
     listed = tmp_path / "urls.txt"
     listed.write_bytes(f"{server.base}/小猫%2C.gif?a=1&amp;b=2\r\n//127.0.0.1:{server.port}/2.gif\r\n".encode("gbk"))
     urls = read_urls(listed)
-    names, failed = fetch_pictures(urls, tmp_path / "held", ["127.0.0.1"])
+    names, failed = fetch_images(urls, tmp_path / "held", ["127.0.0.1"])
     assert (sorted(names), failed) == (sorted(urls), [])
     assert sorted(server.targets) == [b"/%E5%B0%8F%E7%8C%AB%2C.gif?a=1&b=2", b"/2.gif"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 
 COUNT = 6
 
 
 def save_set(folder: Path, seed: int = 0, count: int = COUNT) -> Path:
-    """`pairs.jsonl` of so many test pictures, some with two texts, beside `images`; returns the file."""
+    """`pairs.jsonl` of so many test images, some with two texts, beside `images`; returns the file."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for place, picture in enumerate(tiny_pictures(count, seed)):
-        picture.save(folder / "images" / f"{place}.png")
+    for place, image in enumerate(tiny_images(count, seed)):
+        image.save(folder / "images" / f"{place}.png")
         texts = [TEXTS[place % len(TEXTS)], *TEXTS[7:][: place % 2]]
         lines.append({"image": f"{place}.png", "texts": texts, "split": "test"})
     path = folder / "pairs.jsonl"

@@ -1,4 +1,4 @@
-"""A small web of drawn pictures with links to them, and corpora built of it."""
+"""A small web of drawn images with links to them, and corpora built of it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def recipe(**changes: Any) -> ZeroRecipe:
 
 
 def draw_web(folder: Path, count: int, size: int = 128) -> Path:
-    """Pictures, the last two of which are a copy of the first and a smaller copy of the second; captions beside."""
+    """Images, the last two of which are a copy of the first and a smaller copy of the second; captions beside."""
     (folder / "pictures").mkdir(parents=True)
     rng, captions = random.Random(0), []
     for number in range(count - 2):
         scene = random_scene(rng)
-        picture = render_scene(scene, size, rng)
-        picture.save(folder / "pictures" / f"{number}.jpg", quality=92)
+        image = render_scene(scene, size, rng)
+        image.save(folder / "pictures" / f"{number}.jpg", quality=92)
         captions.append(describe(scene, rng).captions[:2])
         if number == 1:
-            picture.resize((size * 7 // 8,) * 2).save(folder / "pictures" / f"{count - 1}.jpg", quality=80)
+            image.resize((size * 7 // 8,) * 2).save(folder / "pictures" / f"{count - 1}.jpg", quality=80)
     first = (folder / "pictures" / "0.jpg").read_bytes()
     (folder / "pictures" / f"{count - 2}.jpg").write_bytes(first)
     captions += [["一幅画着各种东西的彩色插图"], ["另外一幅在网上转载的儿童画"]]
@@ -50,7 +50,7 @@ def draw_web(folder: Path, count: int, size: int = 128) -> Path:
 
 
 def links_of(web: Path, base: str) -> Inputs:
-    """A list of links to all pictures of the web, with their captions."""
+    """A list of links to all images of the web, with their captions."""
     path = web / "links.jsonl"
     captions = json.loads((web / "captions.json").read_text())
     lines = [

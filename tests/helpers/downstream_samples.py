@@ -1,4 +1,4 @@
-"""Small data sets in the published layouts, written byte for byte, each with pictures that differ."""
+"""Small data sets in the published layouts, written byte for byte, each with images that differ."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image
 
 @cache
 def jpeg(colour: int) -> bytes:
-    """A picture whose colour tells it from others."""
+    """An image whose colour tells it from others."""
     file = io.BytesIO()
     Image.new("RGB", (4, 4), (colour * 40 % 256, colour * 97 % 256, 255 - colour * 13 % 256)).save(file, "JPEG")
     return file.getvalue()
 
 
 def packed(colour: int, url_safe: bool = False) -> bytes:
-    """The picture in base64."""
+    """The image in base64."""
     return (base64.urlsafe_b64encode if url_safe else base64.b64encode)(jpeg(colour))
 
 
@@ -36,7 +36,7 @@ def lines(*values: object, end: str = "\n") -> bytes:
 
 
 def write_matching(folder: Path, stem: str = "long_itm", name: str = "ICM") -> Path:
-    """ICM or IQM, with the pack of pictures beside the folder of the set."""
+    """ICM or IQM, with the pack of images beside the folder of the set."""
     pack = folder / "IQR_IQM_ICR_ICM_images"
     for number in (1, 2, 3):
         put(pack / f"{number}.jpg", jpeg(number))
@@ -52,7 +52,7 @@ def write_matching(folder: Path, stem: str = "long_itm", name: str = "ICM") -> P
 
 
 def write_zero_retrieval(folder: Path, stem: str = "short_itr", name: str = "IQR") -> Path:
-    """ICR or IQR: two queries of one picture among them."""
+    """ICR or IQR: two queries of one image among them."""
     pack = folder / "IQR_IQM_ICR_ICM_images"
     for number in (1, 2, 3):
         put(pack / f"{number}.jpg", jpeg(number))
@@ -87,7 +87,7 @@ def write_flickr_cn(folder: Path) -> Path:
 
 
 def write_coco_cn(folder: Path) -> Path:
-    """COCO-CN: caption files over all splits, lists of pictures without suffix."""
+    """COCO-CN: caption files over all splits, lists of images without suffix."""
     written = "\n".join(
         ["COCO_train2014_000000000031#zhc#0\t一盘水果", "COCO_val2014_000000000032#zhc#0\t一列火车",
          "COCO_val2014_000000000033#zhc#0\t两只斑马", "COCO_val2014_000000000033#zhc#1\t草原上的斑马"]
@@ -104,7 +104,7 @@ def write_coco_cn(folder: Path) -> Path:
 
 
 def write_muge(folder: Path) -> Path:
-    """MUGE: several pictures of one query, several queries of one picture, both forms of file names and keys."""
+    """MUGE: several images of one query, several queries of one image, both forms of file names and keys."""
     for split, first in (("train", 41), ("valid", 45)):
         pack = b"".join(b"%d\t%s\n" % (n, packed(n, url_safe=n % 2 == 0)) for n in range(first, first + 3))
         put(folder / f"{split}_imgs.tsv", pack)

@@ -7,11 +7,11 @@ from torch import Tensor
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.two_stage import Direction
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
-from tests.helpers.tiny import TEXTS, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_processor
 
 
 class Scores:
-    """A second stage that knows the score of every pair, as (texts, pictures)."""
+    """A second stage that knows the score of every pair, as (texts, images)."""
 
     can_rank, cascade = True, None
 
@@ -31,5 +31,5 @@ DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
 
 
 def gallery_of(model: R2D2Model, batch: int = 128) -> Gallery:
-    pictures = tiny_pictures(len(TEXTS_OF))
-    return encode_gallery(model, tiny_processor(), range(len(pictures)), TEXTS_OF, pictures.__getitem__, batch)
+    images = tiny_images(len(TEXTS_OF))
+    return encode_gallery(model, tiny_processor(), range(len(images)), TEXTS_OF, images.__getitem__, batch)

@@ -23,7 +23,7 @@ def load(name: str, *overrides: object) -> FinetuneRecipe:
 
 
 def write_sample(name: str, folder: Path) -> Path:
-    """The set's sample with at least two pictures in its training split."""
+    """The set's sample with at least two images in its training split."""
     place = WRITERS[name](folder)
     if name == "flickr30k-cna":
         _append(place / "train" / "flickr30k_cna_train.txt", "14.jpg#0\t一只猫\n".encode())

@@ -47,7 +47,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
 
 
 def tiny_corpus(folder: Path) -> Path:
-    """A drawn corpus of TRAIN training and GALLERY test pictures."""
+    """A drawn corpus of TRAIN training and GALLERY test images."""
     write_scene_corpus(folder, TRAIN, GALLERY, 2, SIZE)
     return folder
 
@@ -77,8 +77,8 @@ def starting_from(arguments: list[str], start: object) -> list[str]:
     return [*(one for one in arguments if not one.startswith("model.")), f"model.init_from={start}"]
 
 
-def damage_pictures(corpus: Path, names: list[str]) -> None:
-    """Put something that is no picture in the place of some pictures of the corpus."""
+def damage_images(corpus: Path, names: list[str]) -> None:
+    """Put something that is no image in the place of some images of the corpus."""
     with tarfile.open(corpus / "images.tar", "a") as tar:
         for name in names:  # of members with equal names the last counts
             member = tarfile.TarInfo(name)

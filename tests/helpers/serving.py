@@ -24,32 +24,32 @@ from ccmb.serving.app import make_app
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Client, Keys
 from ccmb.serving.model_worker import ModelWork
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 ADMIN, SEARCHER = "admin-key-of-the-tests", "search-key-of-the-tests"
 KEYS = Keys({ADMIN: Client("keeper", admin=True), SEARCHER: Client("reader")})
-SECRET = Path("/srv/secret/pictures")  # where the pictures are said to lie; no answer may name it
+SECRET = Path("/srv/secret/pictures")  # where the images are said to lie; no answer may name it
 
 
 class FakeIndex:
-    """Pictures in memory. The first stage likes them in their order, and the second the other way round.
+    """Images in memory. The first stage likes them in their order, and the second the other way round.
 
     `calls` holds how many queries came in each call; `before` is run at the beginning of each.
     """
 
     def __init__(self, count: int = 12) -> None:
-        self.pictures: dict[str, tuple[str, Image.Image, dict[str, FieldValue]]] = {}
+        self.images: dict[str, tuple[str, Image.Image, dict[str, FieldValue]]] = {}
         self.calls: list[int] = []
         self.queries: list[SearchQuery] = []
         self.before: Callable[[Sequence[SearchQuery]], None] = lambda queries: None
-        for number, picture in enumerate(tiny_pictures(count)):
+        for number, image in enumerate(tiny_images(count)):
             self._keep(
-                f"{number}.png", picture, {"folder": f"{SECRET}/{'夏' if number % 2 else '冬'}", "width": 100 * number}
+                f"{number}.png", image, {"folder": f"{SECRET}/{'夏' if number % 2 else '冬'}", "width": 100 * number}
             )
 
-    def _keep(self, name: str, picture: Image.Image, fields: Mapping[str, FieldValue]) -> str:
+    def _keep(self, name: str, image: Image.Image, fields: Mapping[str, FieldValue]) -> str:
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
-        self.pictures[key] = name, picture, dict(fields)
+        self.images[key] = name, image, dict(fields)
         return key
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
@@ -61,7 +61,7 @@ class FakeIndex:
     def _answer(self, query: SearchQuery) -> SearchResult:
         passing = [
             (key, name, fields)
-            for key, (name, _, fields) in self.pictures.items()
+            for key, (name, _, fields) in self.images.items()
             if key != query.like and all(_passes(fields, condition) for condition in query.where)
         ]
         ranks, last = query.rank and query.text is not None, max(1, len(passing) - 1)
@@ -74,8 +74,8 @@ class FakeIndex:
             for place, (key, name, fields) in enumerate(passing)
         ]  # fmt: skip
         hits.sort(key=lambda hit: -hit.score)
-        least = query.min_probability
-        kept = [hit for hit in hits if least is None or (hit.probability or 0) >= least]
+        minimum = query.min_probability
+        kept = [hit for hit in hits if minimum is None or (hit.probability or 0) >= minimum]
         end = query.offset + query.k
         seconds = {"encode": 0.001, "pre_ranking": 0.002, "ranking": 0.003}
         return SearchResult(
@@ -83,16 +83,16 @@ class FakeIndex:
         )
 
     def _entry(self, key: str) -> tuple[str, Image.Image, dict[str, FieldValue]]:
-        if key not in self.pictures:
-            raise CcmbError(f"{SECRET}/{key}: no such picture in the index")
-        return self.pictures[key]
+        if key not in self.images:
+            raise CcmbError(f"{SECRET}/{key}: no such image in the index")
+        return self.images[key]
 
-    def picture(self, key: str) -> Image.Image:
+    def image(self, key: str) -> Image.Image:
         return self._entry(key)[1].copy()
 
     def thumbnail(self, key: str) -> bytes:
         file = io.BytesIO()
-        self.picture(key).save(file, "JPEG")
+        self.image(key).save(file, "JPEG")
         return file.getvalue()
 
     def fields(self, key: str) -> dict[str, FieldValue]:
@@ -105,10 +105,10 @@ class FakeIndex:
         return self._keep(name, Image.open(io.BytesIO(data)).convert("RGB"), fields)
 
     def delete(self, keys: Sequence[str]) -> int:
-        return sum(self.pictures.pop(key, None) is not None for key in keys)
+        return sum(self.images.pop(key, None) is not None for key in keys)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 def _passes(fields: Mapping[str, Any], condition: Condition) -> bool:
@@ -136,10 +136,10 @@ def client(app: Any, key: str | None = None, raises: bool = True) -> httpx.Async
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", headers=headers)
 
 
-def png(picture: Image.Image | None = None) -> bytes:
-    """The bytes of a picture."""
+def png(image: Image.Image | None = None) -> bytes:
+    """The bytes of an image."""
     file = io.BytesIO()
-    (picture or tiny_pictures(1)[0]).save(file, "PNG")
+    (image or tiny_images(1)[0]).save(file, "PNG")
     return file.getvalue()
 
 

@@ -29,7 +29,7 @@ def png(colour: int = 0) -> bytes:
 
 
 def write_pairs(folder: Path, count: int, **more: Any) -> Path:
-    """`pairs.jsonl` with the texts 样本0, 样本1 .. beside a folder of pictures."""
+    """`pairs.jsonl` with the texts 样本0, 样本1 .. beside a folder of images."""
     (folder / "images").mkdir(parents=True)
     with open(folder / "pairs.jsonl", "w", encoding="utf-8") as file:
         for number in range(count):

@@ -17,7 +17,7 @@ from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from tests.helpers.exact import assert_same
-from tests.helpers.tiny import SIZE, TEXTS, tiny_pictures, tiny_processor
+from tests.helpers.tiny import SIZE, TEXTS, tiny_images, tiny_processor
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 EYE = TOWER | {"image_size": SIZE, "patch_size": 16}
@@ -146,7 +146,7 @@ def assert_arrived(tower: hf.PreTrainedModel, folder: Path, prefix: str = "") ->
 
 
 def outputs(model: R2D2Model, processor: R2D2Processor) -> list[Tensor]:
-    inputs = processor(tiny_pictures(2), TEXTS[:2])
+    inputs = processor(tiny_images(2), TEXTS[:2])
     with torch.no_grad():
         images = model.encode_image(inputs["pixel_values"].double())
         texts = model.encode_text(inputs["input_ids"], inputs["attention_mask"])

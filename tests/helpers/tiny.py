@@ -33,7 +33,7 @@ def _tokenizer() -> Any:
 
 
 def tiny_processor(size: int = SIZE) -> R2D2Processor:
-    """A processor whose tokenizer is trained on TEXTS; pictures become (3, size, size)."""
+    """A processor whose tokenizer is trained on TEXTS; images become (3, size, size)."""
     return R2D2Processor(_tokenizer(), size, max_text_tokens=24)
 
 
@@ -62,19 +62,19 @@ def tiny_model(seed: int = 0, **changes: Any) -> R2D2Model:
         return R2D2Model(tiny_config(**changes)).eval()
 
 
-def tiny_pictures(count: int, seed: int = 0) -> list[Image.Image]:
-    """Pictures of random coloured blocks."""
+def tiny_images(count: int, seed: int = 0) -> list[Image.Image]:
+    """Images of random coloured blocks."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, 4, 4, 3), generator=generator, dtype=torch.uint8)
     return [Image.fromarray(block.numpy()).resize((SIZE, SIZE), Image.Resampling.NEAREST) for block in pixels]
 
 
 def tiny_batch(count: int = 4, seed: int = 0, image_ids: list[int] | None = None) -> Batch:
-    """A pre-training batch of `count` pairs; without `image_ids` every picture is another one."""
+    """A pre-training batch of `count` pairs; without `image_ids` every image is another one."""
     processor = tiny_processor()
     encoded = processor.texts([TEXTS[index % len(TEXTS)] for index in range(count)])
     return Batch(
-        pixel_values=processor.images(tiny_pictures(count, seed)),
+        pixel_values=processor.images(tiny_images(count, seed)),
         input_ids=encoded["input_ids"],
         attention_mask=encoded["attention_mask"],
         maskable=processor.maskable(encoded["input_ids"]),

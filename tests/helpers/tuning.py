@@ -1,4 +1,4 @@
-"""A tiny model to start from, and pictures with texts that it can be tuned on within a second."""
+"""A tiny model to start from, and images with texts that it can be tuned on within a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.finetuning.run import finetune
 from ccmb.tasks.pretraining.run import save_model
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 
 def save_start(folder: Path, **changes: Any) -> Path:
@@ -25,17 +25,17 @@ def save_start(folder: Path, **changes: Any) -> Path:
 
 
 def save_pairs(folder: Path, splits: tuple[str, ...] = ("train", "val", "test"), copies: int = 1) -> Path:
-    """Own pairs: in each split the same eight pictures, with other noise, and texts of its own for each.
+    """Own pairs: in each split the same eight images, with other noise, and texts of its own for each.
 
     Args:
-        copies: of each picture and its texts in the training split.
+        copies: of each image and its texts in the training split.
     """
     (folder / "images").mkdir(parents=True)
     rng, lines = np.random.default_rng(0), []
     for split in splits:
-        shown = list(zip(tiny_pictures(len(TEXTS)), TEXTS, strict=True)) * (copies if split == "train" else 1)
-        for place, (picture, text) in enumerate(shown):
-            noisy = np.asarray(picture) + rng.integers(-15, 15, np.asarray(picture).shape)
+        shown = list(zip(tiny_images(len(TEXTS)), TEXTS, strict=True)) * (copies if split == "train" else 1)
+        for place, (image, text) in enumerate(shown):
+            noisy = np.asarray(image) + rng.integers(-15, 15, np.asarray(image).shape)
             name = f"{split}-{place}.png"
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
             line = {"image": name, "split": split, "texts": [text, text[2:]], "words": text[:4]}
@@ -80,7 +80,7 @@ def tuned(start: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]:
 
 
 def save_labelled(folder: Path) -> Path:
-    """Of every picture of `save_pairs` its own text and another's."""
+    """Of every image of `save_pairs` its own text and another's."""
     save_pairs(folder)
     lines = []
     for line in map(json.loads, (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()):

@@ -88,15 +88,15 @@ def test_cross_encoders_in_bf16_say_nearly_the_same_and_leave_the_model_as_it_is
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 12))
-def test_chunks_hold_all_pairs_and_pictures_with_many_have_their_own(counts: list[int], most: int) -> None:
+def test_chunks_hold_all_pairs_and_images_with_many_have_their_own(counts: list[int], maximum: int) -> None:
     image_N = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    sizes = chunk_sizes(image_N, most)
+    sizes = chunk_sizes(image_N, maximum)
     assert sum(sizes) == len(image_N)
-    assert max(sizes) <= most
+    assert max(sizes) <= maximum
     for chunk in image_N.split(sizes):
-        pictures = chunk.unique().tolist()
-        assert len(pictures) == 1 or all(2 * counts[picture] <= most for picture in pictures)
-        assert len(pictures) == 1 or sum(counts[picture] for picture in pictures) == len(chunk)  # none is torn
+        images = chunk.unique().tolist()
+        assert len(images) == 1 or all(2 * counts[image] <= maximum for image in images)
+        assert len(images) == 1 or sum(counts[image] for image in images) == len(chunk)  # none is torn
 
 
 def test_no_pairs_have_no_scores() -> None:

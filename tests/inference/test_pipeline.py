@@ -22,11 +22,11 @@ from ccmb.inference.scoring import PairScore, StageScores
 from ccmb.inference.stages import CosineScorer, Load, RankOptions
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from tests.helpers.exact import PROOFS, assert_same, same
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
-IMAGES = tiny_pictures(6)
+IMAGES = tiny_images(6)
 PAIRS = [(TEXTS[text], IMAGES[image]) for text, image in ((0, 1), (3, 0), (0, 0), (2, 5), (3, 0), (1, 4), (0, 3))]
 
 
@@ -223,7 +223,7 @@ def test_any_two_towers_and_any_ranker_can_stand_behind_it(paths: list[Path]) ->
     ]  # fmt: skip
     with pytest.raises(CcmbError, match="colours: no R2D2"):
         first.model  # noqa: B018
-    with pytest.raises(CcmbError, match=r"none\.png: no such picture"):
+    with pytest.raises(CcmbError, match=r"none\.png: no such image"):
         first.encode_images([paths[0], paths[0].parent / "none.png"])
     with pytest.raises(CcmbError, match="a ndarray: this model reads paths"):
         first.encode_images([torch.zeros(8, 8, 3).numpy()])
@@ -232,14 +232,14 @@ def test_any_two_towers_and_any_ranker_can_stand_behind_it(paths: list[Path]) ->
 def test_images_that_cannot_be_read_are_named(paths: list[Path], tmp_path: Path) -> None:
     pipeline = Pipeline.of(tiny_model(), tiny_processor())
     bad = [tmp_path / f"gone{number}.jpg" for number in range(5)]
-    with pytest.raises(CcmbError, match=r"^.*gone0\.jpg: no such picture$"):
+    with pytest.raises(CcmbError, match=r"^.*gone0\.jpg: no such image$"):
         pipeline.encode_images([paths[0], bad[0]])
     with pytest.raises(CcmbError, match=r"^2 of 4 images cannot be read: .*gone0\.jpg: .*; .*gone1\.jpg: ") as raised:
         pipeline.rerank(TEXTS[0], [bad[0], *paths[:2], bad[1]], batch_size=1)
     assert "\n" not in str(raised.value)
     with pytest.raises(CcmbError, match=r"^5 of 6 images .*gone2\.jpg: [^;]*; and 2 more$"):
         pipeline.search(TEXTS[0], [*bad, paths[0]])
-    with pytest.raises(CcmbError, match=r"gone0\.jpg: no such picture"):
+    with pytest.raises(CcmbError, match=r"gone0\.jpg: no such image"):
         pipeline.score([(TEXTS[0], paths[0]), (TEXTS[0], bad[0])])
 
 

@@ -11,11 +11,11 @@ from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import PairScore
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
 from tests.helpers.exact import TINY_ERROR
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytest.importorskip("onnxruntime", reason="needs the extra fast")
 
-IMAGES = tiny_pictures(4)
+IMAGES = tiny_images(4)
 PAIRS = [(TEXTS[text], IMAGES[image]) for text, image in ((0, 1), (3, 0), (0, 0), (2, 3))]
 
 

@@ -17,7 +17,7 @@ from ccmb.tasks.matching.minimal_pairs import MinimalPair, score_minimal_pairs
 from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 from tests.helpers.exact import PROOFS
 from tests.helpers.galleries import gallery_of
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs
 
 pytestmark = PROOFS
@@ -53,7 +53,7 @@ def test_an_asked_rule_is_that_of_a_model_made_for_it(own: RankingRule, asked: R
 
     classes = [ImageClass((name,)) for name in ("猫", "小船", "雪山")]
     guesses = [
-        classify(of, processor, tiny_pictures(2), classes, top=2, depth=2, ranking_rule=rule)
+        classify(of, processor, tiny_images(2), classes, top=2, depth=2, ranking_rule=rule)
         for of, rule in ((model, asked), (made_for_it, None))
     ]
     assert [of.classes for of in guesses[0]] == [of.classes for of in guesses[1]]

@@ -59,7 +59,7 @@ def test_features_one_step_old_weigh_the_decay_and_those_of_the_batch_one() -> N
 
 
 def filled_queue() -> FeatureQueue:
-    """Five slots, four of them written: pictures 7 and 1 two steps ago, 8 and 1 one step ago."""
+    """Five slots, four of them written: images 7 and 1 two steps ago, 8 and 1 one step ago."""
     queue = FeatureQueue(5, 4, decay=0.5)
     queue.push(unit(2, 10), unit(2, 11), torch.tensor([7, 1]))
     queue.push(unit(2, 12), unit(2, 13), torch.tensor([8, 1]))
@@ -138,7 +138,7 @@ def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> Non
     assert_same(losses[0], losses[1])
 
 
-def test_labels_reach_queued_features_of_the_same_picture_by_weight() -> None:
+def test_labels_reach_queued_features_of_the_same_image_by_weight() -> None:
     labels, weights = weighted_targets(torch.tensor([1, 2]), torch.tensor([1, 2]), filled_queue())
     assert weights.tolist() == [1, 1, 0.25, 0.25, 0.5, 0.5, 0]
     assert_same(labels[0] * 1.75, torch.tensor([1.0, 0, 0, 0.25, 0, 0.5, 0]))

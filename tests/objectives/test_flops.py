@@ -1,4 +1,4 @@
-"""Operations of a training step against counting by hand, and the figures that the log makes of them."""
+"""Operations of a training step against counting by hand, and the metrics that the log makes of them."""
 
 import time
 
@@ -141,7 +141,7 @@ def test_the_teacher_agrees_where_its_nearest_is_a_positive():
     assert teacher_agreement(basis, basis, ids) == 1
     assert teacher_agreement(basis, basis.roll(1, 0), ids) == 0
     assert teacher_agreement(basis, basis[[1, 0, 2, 3]], ids) == 0.5
-    # Two samples of one picture: either text will do.
+    # Two samples of one image: either text will do.
     assert teacher_agreement(basis, basis[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2])) == 1
 
 

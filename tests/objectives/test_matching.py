@@ -20,11 +20,11 @@ from ccmb.training.distributed import total, world
 from ccmb.training.parallel import parallelise, put_together
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.processes import run_in_processes
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
-# Pictures of the pairs: one of them stands in both halves, and once with a text that another picture has too.
+# Images of the pairs: one of them stands in both halves, and once with a text that another image has too.
 SHOWN = [0, 1, 1, 2, 1, 3]
 SAID = [0, 1, 2, 3, 4, 1]
 LABELS = [1, 1, 0, 0, 1, 1]
@@ -35,7 +35,7 @@ def labelled_batch() -> LabelledBatch:
     encoded = processor.texts([TEXTS[said] for said in SAID])
     shown = torch.tensor(SHOWN)
     return LabelledBatch(
-        pixel_values=processor.images(tiny_pictures(4)),
+        pixel_values=processor.images(tiny_images(4)),
         image_index=shown,
         input_ids=encoded["input_ids"],
         attention_mask=encoded["attention_mask"],
@@ -124,14 +124,22 @@ def test_gcpr_of_labelled_pairs_is_that_of_a_plain_loop() -> None:
             image_ids_B=batch.image_ids,
             text_ids_B=batch.text_ids,
         )
-    fits = {(picture, said) for picture, said, label in zip(SHOWN, SAID, LABELS, strict=True) if label}
+    fits = {(shown_image, said) for shown_image, said, label in zip(SHOWN, SAID, LABELS, strict=True) if label}
     sums = []
-    for row, (picture, said, label) in enumerate(zip(SHOWN, SAID, LABELS, strict=True)):
+    for row, (shown_image, said, label) in enumerate(zip(SHOWN, SAID, LABELS, strict=True)):
         if not label:
             continue
         for own, others, right in (
-            (image, text, [said == t or (picture == p and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)]),
-            (text, image, [picture == p or (said == t and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)]),
+            (
+                image,
+                text,
+                [said == t or (shown_image == p and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)],
+            ),
+            (
+                text,
+                image,
+                [shown_image == p or (said == t and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)],
+            ),
         ):
             chances = softmax((own[row] @ others.T / model.temperature.detach()).tolist())
             sums.append(-sum(math.log(c) for c, fit in zip(chances, right, strict=True) if fit) / sum(right))
@@ -158,7 +166,7 @@ def test_each_pair_is_judged_as_it_is_alone() -> None:
             assert_same(aux.log_probabilities_B2[0], log_probabilities[row])
 
 
-def test_a_picture_is_encoded_once_however_often_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_encoded_once_however_often_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, model = labelled_batch(), tiny_model()
     sizes: list[int] = []
     encode = model.encode_image
@@ -169,7 +177,7 @@ def test_a_picture_is_encoded_once_however_often_it_is_shown(monkeypatch: pytest
     assert sizes == [4, 1]
 
 
-def test_rows_of_a_batch_hold_the_pictures_they_show() -> None:
+def test_rows_of_a_batch_hold_the_images_they_show() -> None:
     batch = labelled_batch()
     part = batch.rows([5, 0, 5, 2])
     assert torch.equal(part.pixel_values[part.image_index], batch.pixel_values[torch.tensor([3, 0, 3, 1])])
@@ -198,7 +206,7 @@ def _step(options: MatchingOptions, chunk: int | None = None, strategy: Any = "d
     matching = Matching(tiny_model(), options, chunk)
     module = parallelise(matching, strategy, sharding_units(matching.model))
     batch = labelled_batch()
-    if world().size > 1:  # unequally many matches and pictures on the two
+    if world().size > 1:  # unequally many matches and images on the two
         batch = batch.rows([[0, 1, 2], [3, 4, 5]][world().rank])
     losses, _ = module(batch, 0.0, None)
     matching.total(losses).backward()

@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_steps() -> None:
     assert all(torch.equal(state[name], other[name]) for name in state)
 
 
-def test_one_picture_filling_the_batch_leaves_fgr_its_positives() -> None:
+def test_one_image_filling_the_batch_leaves_fgr_its_positives() -> None:
     batch = tiny_batch(3, image_ids=[5, 5, 5])
     losses, _ = pretraining().losses(batch, 0.0, seeded())
     assert all(torch.isfinite(loss) for loss in losses.values())

@@ -78,9 +78,7 @@ def test_a_diverged_network_does_not_stop_the_draw() -> None:
 
 
 @given(image_ids, st.integers(0, 1000), st.data())
-def test_pairs_are_positives_then_wrong_pictures_then_wrong_texts(
-    ids: list[int], seed: int, data: st.DataObject
-) -> None:
+def test_pairs_are_positives_then_wrong_images_then_wrong_texts(ids: list[int], seed: int, data: st.DataObject) -> None:
     rows = torch.arange(data.draw(st.integers(1, len(ids))))
     positives = same_image(torch.tensor(ids))
     pairs = drawn(similarities(len(ids), seed, 20.0), positives, rows, seed)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.exact import TINY_ERROR, product_error
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tiny_model().save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
-    tiny_pictures(1)[0].save(folder / "picture.png")
+    tiny_images(1)[0].save(folder / "picture.png")
     return folder
 
 
@@ -91,10 +91,10 @@ def test_importing_ccmb_or_its_corpus_imports_no_torch_and_changes_no_import() -
 def test_transformers_own_image_processor_reads_the_folder_and_agrees(folder: Path) -> None:
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    picture = tiny_pictures(1, seed=3)[0].resize((70, 45))
-    reference = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
+    image = tiny_images(1, seed=3)[0].resize((70, 45))
+    reference = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
     # A product, a difference and a quotient in float32, of numbers up to 1 / 0.26.
-    own = tiny_processor().images([picture])
+    own = tiny_processor().images([image])
     torch.testing.assert_close(reference, own, rtol=0, atol=product_error(4, 4.0))
     ids = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")["input_ids"]
     assert torch.equal(ids, tiny_processor().texts(TEXTS[:1])["input_ids"])

@@ -18,7 +18,7 @@ from ccmb.r2d2.common_api import R2D2Output
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import make_pretraining
-from tests.helpers.tiny import SIZE, TEXTS, tiny_batch, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import SIZE, TEXTS, tiny_batch, tiny_images, tiny_model, tiny_processor
 
 STEM = {
     "model_type": "stem_vision", "image_size": SIZE, "patch_size": 8, "stem_channels": [8, 16], "hidden_size": 32,
@@ -260,7 +260,7 @@ def layers_of(tower: torch.nn.Module) -> list[Any]:
 
 
 def test_the_zero_shot_pipeline_gives_the_softmax_of_the_logits(folder: Path) -> None:
-    model, processor, image = R2D2Model.from_pretrained(folder).eval(), tiny_processor(), tiny_pictures(1)[0]
+    model, processor, image = R2D2Model.from_pretrained(folder).eval(), tiny_processor(), tiny_images(1)[0]
     labels = ["小船", "两只猫", "树"]
     with torch.no_grad():
         logits = model(**processor(image, [f"一张{label}的照片" for label in labels])).logits_per_image[0]
@@ -284,7 +284,7 @@ def test_auto_classes_open_it_for_features_and_for_classification(folder: Path) 
 
 class Pairs(torch.utils.data.Dataset):
     def __init__(self) -> None:
-        self.inputs = tiny_processor()(tiny_pictures(8), list(TEXTS), padding="max_length")
+        self.inputs = tiny_processor()(tiny_images(8), list(TEXTS), padding="max_length")
 
     def __len__(self) -> int:
         return 8
@@ -319,10 +319,10 @@ def test_the_plain_trainer_trains_measures_and_saves(tmp_path: Path, checkpointi
 def test_sentence_transformers_encodes_texts_and_images(folder: Path) -> None:
     st = pytest.importorskip("sentence_transformers")
     encoder = st.SentenceTransformer(str(folder), device="cpu")
-    model, processor, pictures = R2D2Model.from_pretrained(folder).eval(), tiny_processor(), tiny_pictures(2)
+    model, processor, image_source = R2D2Model.from_pretrained(folder).eval(), tiny_processor(), tiny_images(2)
     with torch.no_grad():
         texts = model.encode_text(**processor.texts(TEXTS[:3])).embed
-        images = model.encode_image(processor.images(pictures)).embed
+        images = model.encode_image(processor.images(image_source)).embed
     torch.testing.assert_close(torch.from_numpy(encoder.encode(list(TEXTS[:3]))), texts, rtol=0, atol=1e-5)
-    torch.testing.assert_close(torch.from_numpy(encoder.encode(pictures)), images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(encoder.encode(image_source)), images, rtol=0, atol=1e-5)
     assert encoder.get_embedding_dimension() == model.config.embed_dim

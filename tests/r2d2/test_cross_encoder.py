@@ -23,7 +23,7 @@ def encoder(layers: int = 2) -> CrossEncoder:
 
 
 def items() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Three texts of up to five tokens and two pictures of up to four."""
+    """Three texts of up to five tokens and two images of up to four."""
     torch.manual_seed(1)
     states = torch.randn(3, 5, WIDTH, dtype=torch.double, requires_grad=True)
     context = torch.randn(2, 4, CONTEXT, dtype=torch.double, requires_grad=True)

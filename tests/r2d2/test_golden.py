@@ -123,7 +123,7 @@ def test_the_matching_loss_agrees(network: Any) -> None:
     name, outputs, _ = network
     if name == "prd2":
         pytest.skip("PRD2 has two towers alone")
-    pairs = torch.arange(4) * 5  # picture i with text i
+    pairs = torch.arange(4) * 5  # image i with text i
     heads = outputs.rank.logits_text_image[pairs], outputs.rank.logits_image_text[pairs]
     assert_agrees(match_log_probabilities(*heads).exp(), name, "matching_pred")
     assert_agrees(matching_loss(*heads, torch.tensor([1, 0, 1, 0]), "official"), name, "matching_loss")

@@ -15,7 +15,7 @@ from ccmb.data.seen_images import Read, SeenImages, read_seen
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from tests.helpers.exact import TINY_ERROR
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def cached_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_hub_id_loads_like_a_folder(cached_hub: str) -> None:
     model, processor = load_model(cached_hub)
-    inputs = processor(tiny_pictures(2), TEXTS[:2])
+    inputs = processor(tiny_images(2), TEXTS[:2])
     with torch.no_grad():
         scores, expected = model(**inputs, rank=True).scores, tiny_model()(**inputs, rank=True).scores
         # Not bit for bit: weights lie elsewhere in memory.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ccmb.r2d2.packing import padded_right
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 SHORT_AND_LONG = ["红", "左边是红色的圆,右边是蓝色的方块"]
 
@@ -29,7 +29,7 @@ def test_a_text_that_is_padded_on_the_left_has_the_embedding_of_its_words(packs:
     shift = int((right["attention_mask"][0] == 0).sum())
     assert shift
     left = {name: torch.stack([value[0].roll(shift), value[1]]) for name, value in right.items()}
-    images = model.encode_image(processor.images(tiny_pictures(2)).double())
+    images = model.encode_image(processor.images(tiny_images(2)).double())
     index = torch.arange(2)
     with torch.inference_mode():
         expected, result = model.encode_text(**right), model.encode_text(**left)

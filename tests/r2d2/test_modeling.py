@@ -83,7 +83,7 @@ def test_joining_batches_of_different_lengths_changes_no_score() -> None:
     assert_same(model.rank(images, joined, *index).score, model.rank(images, texts, *index).score)
 
 
-def test_forward_scores_every_text_with_every_picture() -> None:
+def test_forward_scores_every_text_with_every_image() -> None:
     model, batch = tiny_model(), tiny_batch(3)
     images, texts = encode(model)
     scores = model(batch.pixel_values[:2], batch.input_ids, batch.attention_mask, rank=True).scores

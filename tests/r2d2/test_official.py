@@ -17,7 +17,7 @@ from ccmb.r2d2.official import convert_from_official, convert_to_official, from_
 from tests.helpers.exact import assert_same
 from tests.helpers.official_states import WORDS, official_model, official_state, same
 from tests.helpers.runs import command_line
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_converted_folder_loads_and_converts_back_bit_for_bit(tmp_path: Path, 
     torch.save({"model": state}, tmp_path / "official.pth")
     convert_from_official(tmp_path / "official.pth", tmp_path / "ours", vocabulary)
     model, processor = load_model(tmp_path / "ours")
-    inputs = processor(tiny_pictures(2), ["一只小船", "红色的海"])
+    inputs = processor(tiny_images(2), ["一只小船", "红色的海"])
     inputs["pixel_values"] = inputs["pixel_values"].double()
     with torch.no_grad():
         again = from_official(state).double()

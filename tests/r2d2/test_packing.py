@@ -128,25 +128,23 @@ def test_a_row_without_tokens_is_one_of_one_token() -> None:
 
 
 @pytest.mark.usefixtures("either")
-@pytest.mark.parametrize("picture_index", [[1, 0, 2, 0, 0, 1], [1, 1, 1, 1, 1, 1], [0, 1, 2, 2, 1, 0]])
+@pytest.mark.parametrize("image_index", [[1, 0, 2, 0, 0, 1], [1, 1, 1, 1, 1, 1], [0, 1, 2, 2, 1, 0]])
 @pytest.mark.parametrize("whole", [0, 3, 6])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_packed_pairs_equal_padded_pairs_in_value_and_gradient(
-    layers: int, whole: int, picture_index: list[int]
-) -> None:
+def test_packed_pairs_equal_padded_pairs_in_value_and_gradient(layers: int, whole: int, image_index: list[int]) -> None:
     torch.manual_seed(0)
     cross = CrossEncoder(layers, 12, 3, 20, 10, dropout=0.0).double()
     states = torch.randn(4, 5, 12, dtype=torch.double, requires_grad=True)
-    pictures = torch.randn(3, 7, 10, dtype=torch.double, requires_grad=True)
-    texts, index = torch.tensor([3, 1, 0, 0, 2, 3]), torch.tensor(picture_index)
+    images = torch.randn(3, 7, 10, dtype=torch.double, requires_grad=True)
+    texts, index = torch.tensor([3, 1, 0, 0, 2, 3]), torch.tensor(image_index)
     real = MASK.bool()[texts][:whole]
     weights = torch.randn(6, 5, 12, dtype=torch.double)
 
     def run(pairs: PackedPairs | None) -> tuple[Tensor, ...]:
-        out = cross(states, MASK, pictures, None, texts, index, whole, pairs)
+        out = cross(states, MASK, images, None, texts, index, whole, pairs)
         assert out.whole.shape == (whole, 5, 12)
         loss = (out.first * weights[:, 0]).sum() + (out.whole * weights[:whole])[real].sum()
-        return out.first, out.whole[real], *torch.autograd.grad(loss, [states, pictures, *cross.parameters()])
+        return out.first, out.whole[real], *torch.autograd.grad(loss, [states, images, *cross.parameters()])
 
     assert_same(run(PackedPairs.from_indices(MASK, 3, texts, index, whole)), run(None))
 

@@ -17,7 +17,7 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import SPECIAL, train_tokenizer
 from tests.helpers.exact import product_error
 from tests.helpers.processes import run_in_a_process
-from tests.helpers.tiny import SIZE, TEXTS, tiny_pictures, tiny_processor
+from tests.helpers.tiny import SIZE, TEXTS, tiny_images, tiny_processor
 
 CHARACTERS = sorted({character for text in TEXTS for character in text})
 
@@ -84,7 +84,7 @@ def test_characters_that_often_stand_together_become_one_token() -> None:
     assert len(tokens) < len("两个红色的苹果在自行车的左边")
 
 
-def test_pictures_become_clip_normalised_squares() -> None:
+def test_images_become_clip_normalised_squares() -> None:
     processor = tiny_processor()
     plain = Image.new("RGB", (50, 20), (255, 0, 51))
     pixels = processor.images([plain])
@@ -98,25 +98,25 @@ def test_pictures_become_clip_normalised_squares() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
-def test_every_picture_mode_is_read_as_its_colours(mode: str, tmp_path: Path) -> None:
+def test_every_image_mode_is_read_as_its_colours(mode: str, tmp_path: Path) -> None:
     processor = tiny_processor()
-    picture = tiny_pictures(1)[0].convert(mode).resize((2 * SIZE, 2 * SIZE), Image.Resampling.NEAREST)
-    picture.save(tmp_path / "picture.png")
-    expected = processor.images([picture.convert("RGB")])
-    assert torch.equal(processor.images([picture]), expected)
+    image = tiny_images(1)[0].convert(mode).resize((2 * SIZE, 2 * SIZE), Image.Resampling.NEAREST)
+    image.save(tmp_path / "picture.png")
+    expected = processor.images([image.convert("RGB")])
+    assert torch.equal(processor.images([image]), expected)
     assert torch.equal(processor.images([tmp_path / "picture.png"]), expected)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
     for name in ("broken.jpg", "missing.jpg"):
         with pytest.raises(CcmbError, match=name):
             tiny_processor().images([tmp_path / name])
 
 
 def test_a_call_takes_one_or_many_and_gives_the_models_arguments() -> None:
-    processor, picture = tiny_processor(), tiny_pictures(1)[0]
-    one, many = processor(picture, TEXTS[0]), processor([picture, picture], list(TEXTS[:2]))
+    processor, image = tiny_processor(), tiny_images(1)[0]
+    one, many = processor(image, TEXTS[0]), processor([image, image], list(TEXTS[:2]))
     assert set(one) == set(many) == {"pixel_values", "input_ids", "attention_mask"}
     assert torch.equal(one["pixel_values"][0], many["pixel_values"][1])
     assert len(many["input_ids"]) == 2

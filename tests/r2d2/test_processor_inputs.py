@@ -18,7 +18,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from ccmb.core.errors import CcmbError
 from ccmb.r2d2.inputs.processor_file import PREPROCESSOR, PROCESSOR
 from ccmb.r2d2.processing import R2D2Processor
-from tests.helpers.tiny import TEXTS, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_processor
 
 LONG, SHORT = "左边是绿树,右边是一座白色的房子", "灯"
 
@@ -56,7 +56,7 @@ def test_a_cut_that_nobody_asked_for_is_told_and_one_that_is_asked_for_is_not() 
 
 
 def test_return_tensors_np_gives_arrays_of_the_same_values() -> None:
-    processor, image = tiny_processor(), tiny_pictures(1)
+    processor, image = tiny_processor(), tiny_images(1)
     arrays, tensors = processor(image, TEXTS[:1], return_tensors="np"), processor(image, TEXTS[:1])
     for name in ("pixel_values", "input_ids", "attention_mask"):
         assert isinstance(arrays[name], np.ndarray)
@@ -146,10 +146,10 @@ def test_images_that_are_none_are_one_type_error(images: Any, names: str) -> Non
     [
         ([], "images is empty; give PIL images"),
         (np.zeros((0, 4, 4, 3), np.uint8), "images is empty"),
-        (np.zeros((2, 2, 5), np.uint8), "shape .* is not a picture"),
+        (np.zeros((2, 2, 5), np.uint8), "shape .* is not an image"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8, or floats in"),
         ("https://example.org/a.jpg", "an address is not fetched"),
-        (b"no image", "the bytes of a picture: not a"),
+        (b"no image", "the bytes of an image: not a"),
     ],
 )
 def test_images_that_cannot_be_used_are_one_value_error(images: Any, names: str) -> None:
@@ -191,7 +191,7 @@ def test_odd_inputs_are_errors_of_the_command_line_too() -> None:
 
 
 def test_every_form_of_one_image_gives_the_same_pixels(tmp_path: Path) -> None:
-    processor, image = tiny_processor(), tiny_pictures(1)[0]
+    processor, image = tiny_processor(), tiny_images(1)[0]
     image.save(tmp_path / "a.png")
     array = np.asarray(image)
     expected = processor.images([image])
@@ -232,7 +232,7 @@ def test_the_processor_is_one_of_transformers(tmp_path: Path) -> None:
     ids = processor(text=LONG)["input_ids"][0]
     assert opened.decode(ids, skip_special_tokens=True).replace(" ", "") == LONG
     again = pickle.loads(pickle.dumps(opened))
-    assert torch.equal(again(tiny_pictures(2))["pixel_values"], processor(tiny_pictures(2))["pixel_values"])
+    assert torch.equal(again(tiny_images(2))["pixel_values"], processor(tiny_images(2))["pixel_values"])
 
 
 def test_a_folder_in_the_form_of_transformers_own_processors_opens(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from tests.helpers.runs import command_line
 from tests.helpers.sources import SMALL, save_clip, save_text_tower
-from tests.helpers.tiny import SIZE, TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import SIZE, TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import recipe_of, save_pairs, save_start, tuned
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -167,7 +167,7 @@ def test_a_folder_opens_at_other_sizes_and_what_is_saved_opens_again(kind: Any, 
     opened, reader = load_model(tmp_path / "large")
     assert (opened.config.image_size, opened.config.max_text_tokens) == (64, 40)
     assert (reader.image_size, reader.max_text_tokens, reader.tokenizer.model_max_length) == (64, 40, 40)
-    inputs = reader(tiny_pictures(2), ["船" * 38, TEXTS[1]])
+    inputs = reader(tiny_images(2), ["船" * 38, TEXTS[1]])
     with torch.no_grad():
         assert torch.equal(opened(**inputs, rank=True).scores, model(**inputs, rank=True).scores)
 

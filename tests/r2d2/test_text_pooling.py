@@ -24,7 +24,7 @@ from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
 from tests.helpers.exact import assert_same
 from tests.helpers.sources import SMALL, save_clip, save_sentence_encoder, save_text_tower, sentencepiece_like
-from tests.helpers.tiny import TEXTS, tiny_batch, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_batch, tiny_images, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
@@ -184,7 +184,7 @@ def test_all_objectives_train_on_a_sentence_encoder(clip: Path, tmp_path: Path) 
     texts = processor.texts(TEXTS[:4])
     batch = tiny_batch(4)
     batch = type(batch)(
-        pixel_values=processor.images(tiny_pictures(4)), **texts,
+        pixel_values=processor.images(tiny_images(4)), **texts,
         maskable=processor.maskable(texts["input_ids"]), image_ids=batch.image_ids,
     )  # fmt: skip
     losses, _ = training.losses(batch, 0.0, torch.Generator().manual_seed(0))

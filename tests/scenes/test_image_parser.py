@@ -1,4 +1,4 @@
-"""Reading drawn pictures: true scenes at the generator's side, pictures with nothing on them, and shares of texts."""
+"""Reading drawn images: true scenes at the generator's side, images with nothing on them, and shares of texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ccmb.scenes.image_parser import parse_image
 from ccmb.scenes.scene import BACKGROUNDS, COLOURS, KINDS, Scene, Thing, random_scene
 from ccmb.scenes.texts import detail
 
-SIDE = 24  # of the pictures that `drawn-generation` paints
+SIDE = 24  # of the images that `drawn-generation` paints
 
 
 def close_up(rng: random.Random) -> Scene:
@@ -28,7 +28,7 @@ def close_up(rng: random.Random) -> Scene:
     return Scene((thing,), rng.choice(BACKGROUNDS), rng.random() < 0.5)
 
 
-def test_of_true_pictures_at_the_generators_side_more_than_98_in_a_hundred_are_read_right() -> None:
+def test_of_true_images_at_the_generators_side_more_than_98_in_a_hundred_are_read_right() -> None:
     rng = random.Random(7)
     scenes = [close_up(rng) for _ in range(100)]
     seen = [parse_image(render_scene(scene, SIDE, rng)) for scene in scenes]
@@ -79,8 +79,8 @@ def test_combinations_of_kind_and_colour_of_one_split_are_in_no_other(tmp_path: 
     write_close_ups(tmp_path / "things", counts, 32)
     lines = {split: read_pairs(tmp_path / "things" / "pairs.jsonl", split, ["details"]) for split in counts}
     assert {split: len(split_lines) for split, split_lines in lines.items()} == counts
-    pictures = ImageSource.open(tmp_path / "things" / "images.tar")
-    assert pictures.load(lines["train"][0].image).size == (32, 32)
+    images = ImageSource.open(tmp_path / "things" / "images.tar")
+    assert images.load(lines["train"][0].image).size == (32, 32)
     before = (tmp_path / "things" / "pairs.jsonl").read_bytes()
     write_close_ups(tmp_path / "things", counts, 32)
     write_close_ups(tmp_path / "again", counts, 32)

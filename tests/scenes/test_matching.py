@@ -1,4 +1,4 @@
-"""Labelled pairs of the drawn world: true ones are of their picture, false ones are of none that shows the same."""
+"""Labelled pairs of the drawn world: true ones are of their image, false ones are of none that shows the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_picture_has_one_true_and_one_false_text(corpus: Path, tmp_path: Path) -> None:
+def test_every_image_has_one_true_and_one_false_text(corpus: Path, tmp_path: Path) -> None:
     path = tmp_path / "labelled.jsonl"
     assert write_labelled_scenes(corpus, path) == 2 * (24 + 12 + 6)
     drawn = {str(line["image"]): line for line in lines_of(corpus / "pairs.jsonl")}
@@ -71,6 +71,6 @@ def test_a_corpus_that_is_not_there_or_too_small_is_named(tmp_path: Path) -> Non
     with pytest.raises(CcmbError, match=r"pairs\.jsonl: no such file"):
         write_labelled_scenes(tmp_path, tmp_path / "x.jsonl")
     write_scene_corpus(tmp_path / "small", train=2, gallery=1, validation=2, size=32)
-    with pytest.raises(CcmbError, match="split 'test' has one picture"):
+    with pytest.raises(CcmbError, match="split 'test' has one image"):
         write_labelled_scenes(tmp_path / "small", tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()

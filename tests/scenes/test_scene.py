@@ -183,8 +183,8 @@ def test_a_corpus_reads_as_own_pairs_and_its_held_out_captions_are_unique(tmp_pa
     gallery = read_pairs(tmp_path / "pairs.jsonl", "test", ["captions"])
     texts = [text for sample in gallery for text in sample.texts]
     assert len(set(texts)) == len(texts) == 60 * CAPTIONS
-    pictures = ImageSource.open(tmp_path / "images.tar")
-    assert {pictures.load(sample.image).size for sample in gallery} == {(48, 48)}
+    images = ImageSource.open(tmp_path / "images.tar")
+    assert {images.load(sample.image).size for sample in gallery} == {(48, 48)}
     for sample in gallery:
         (pair,) = sample.extra["minimal_pairs"]  # type: ignore[index]
         assert pair["text"] != pair["false_text"]

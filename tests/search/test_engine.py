@@ -21,22 +21,22 @@ from ccmb.search.indexing.indexer import build_index
 from ccmb.search.memory_store import MemoryStore
 from ccmb.search.query import SearchQuery
 from ccmb.search.state_cache import StateCache
-from ccmb.search.vector_store import MOST_RESULTS, Entry, VectorStore
+from ccmb.search.vector_store import MAX_RESULTS, Entry, VectorStore
 from tests.helpers.disk import full_disk
 from tests.helpers.exact import TINY_ERROR
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 COUNT = 30
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder of pictures, a model and an index with all token states."""
+    """A folder of images, a model and an index with all token states."""
     root = tmp_path_factory.mktemp("made")
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     (root / "pictures").mkdir()
-    for index, image in enumerate(tiny_pictures(COUNT)):
+    for index, image in enumerate(tiny_images(COUNT)):
         image.save(root / f"pictures/{index}.png")
     build(root, "index", states_bytes=2**20)
     return root
@@ -114,12 +114,12 @@ def test_pages_never_share_a_hit_even_where_a_budget_cuts_them(own, monkeypatch)
 
 
 def test_near_duplicates_are_one_hit_and_do_not_use_up_a_page(own):
-    rng, image = random.Random(0), tiny_pictures(COUNT)[3]
+    rng, image = random.Random(0), tiny_images(COUNT)[3]
     copies = set()
     for _ in range(20):
         noise = np.asarray(image.resize((64, 64)), dtype=int) + np.array([rng.randrange(3)] * 3)
         copies.add(own.add("copy.png", png(Image.fromarray(noise.clip(0, 255).astype(np.uint8)))))
-    query = SearchQuery(picture=image, k=5)
+    query = SearchQuery(image=image, k=5)
     plain, collapsed = own.search(query), own.search(replace(query, collapse=True))
     assert all(hit.key in copies or hit.name == "3.png" for hit in plain.hits)
     assert len(collapsed.hits) == 5
@@ -132,37 +132,37 @@ def test_near_duplicates_are_one_hit_and_do_not_use_up_a_page(own):
 
 def test_filters_come_before_the_depth_and_unknown_fields_are_bad_usage(engine):
     sizes = {hit.key: hit.fields["bytes"] for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
-    most = sorted(sizes.values())[2]
-    answer = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={most}"),)))
-    assert {hit.key for hit in answer.hits} == {key for key, size in sizes.items() if size <= most}
+    maximum = sorted(sizes.values())[2]
+    answer = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={maximum}"),)))
+    assert {hit.key for hit in answer.hits} == {key for key, size in sizes.items() if size <= maximum}
     assert not answer.more
     with pytest.raises(UsageError, match=r"widht: .* \(did you mean 'width'\?\)"):
         engine.search(SearchQuery(TEXTS[0], where=(parse_condition("widht>1"),)))
     for query in (SearchQuery(TEXTS[0], k=0), SearchQuery(TEXTS[0], offset=-1), SearchQuery(TEXTS[0], budget=0.0)):
         with pytest.raises(UsageError, match="give"):
             engine.search(query)
-    with pytest.raises(CcmbError, match="no such picture"):
+    with pytest.raises(CcmbError, match="no such image"):
         engine.search(SearchQuery(like="nothing"))
 
 
-def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
-    image = tiny_pictures(1, seed=5)[0]
+def test_images_are_added_and_taken_out_while_it_runs(own, tmp_path):
+    image = tiny_images(1, seed=5)[0]
     key = own.add("../../x y/猫咪.png", png(image), {"author": "王", "new": True})
     assert len(own) == COUNT + 1
     assert own.fields_known()["author"] is str
-    (hit,) = own.search(SearchQuery(picture=image, k=1, where=(parse_condition("author=王"),))).hits
+    (hit,) = own.search(SearchQuery(image=image, k=1, where=(parse_condition("author=王"),))).hits
     assert (hit.key, hit.fields["author"], hit.fields["new"]) == (key, "王", True)
     assert hit.source == tmp_path / "index/uploads"
     assert hit.name.startswith("猫咪-")
-    assert own.picture(key).size == Image.open(io.BytesIO(own.thumbnail(key))).size == (32, 32)
+    assert own.image(key).size == Image.open(io.BytesIO(own.thumbnail(key))).size == (32, 32)
     assert own.search(SearchQuery(TEXTS[0], k=COUNT + 1)).ranked == COUNT + 1
     held = own.second_stage.states.bytes
     assert own.delete([key, "no such key"]) == 1
     assert len(own) == COUNT
     assert own.second_stage.states.bytes == held * COUNT // (COUNT + 1)  # those of what is gone take no room
     assert list((tmp_path / "index/uploads").iterdir()) == []
-    for lost in (own.picture, own.thumbnail, own.fields):
-        with pytest.raises(CcmbError, match="no such picture"):
+    for lost in (own.image, own.thumbnail, own.fields):
+        with pytest.raises(CcmbError, match="no such image"):
             lost(key)
     for data, fields in [
         (b"no picture", {}),
@@ -174,11 +174,11 @@ def test_pictures_are_added_and_taken_out_while_it_runs(own, tmp_path):
 
 
 def test_what_was_added_is_there_after_the_process_was_killed(own, tmp_path):
-    key = own.add("猫.png", png(tiny_pictures(1, seed=5)[0]))
+    key = own.add("猫.png", png(tiny_images(1, seed=5)[0]))
     shutil.copytree(tmp_path / "index", tmp_path / "killed")  # as a kill would leave it
     with open_engine(tmp_path / "killed") as engine:
         assert len(engine) == COUNT + 1
-        assert engine.picture(key).size == (32, 32)
+        assert engine.image(key).size == (32, 32)
 
 
 def test_kept_states_give_the_same_scores_without_encoding(made, engine, monkeypatch):
@@ -190,13 +190,13 @@ def test_kept_states_give_the_same_scores_without_encoding(made, engine, monkeyp
     assert result == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path):
+def test_a_changed_or_lost_image_is_not_ranked_by_what_was_kept(made, tmp_path):
     for name in ("pictures", "model"):
         shutil.copytree(made / name, tmp_path / name)
     build(tmp_path, "index", states_bytes=2**20)
     with open_engine(tmp_path / "index") as engine:
         before = {hit.name: hit.match for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
-        tiny_pictures(1, seed=9)[0].save(tmp_path / "pictures/0.png")
+        tiny_images(1, seed=9)[0].save(tmp_path / "pictures/0.png")
         (tmp_path / "pictures/1.png").unlink()
         after = {hit.name: hit for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
     assert after["0.png"].match != pytest.approx(before["0.png"], abs=1e-4)
@@ -207,24 +207,24 @@ def test_a_changed_or_lost_picture_is_not_ranked_by_what_was_kept(made, tmp_path
 
 
 def test_states_in_memory_are_bounded_and_the_latest_stay(tmp_path):
-    cache = StateCache(BlobStore(tmp_path / "states.db"), 8, most_bytes=3 * 5 * 8 * 2)
+    cache = StateCache(BlobStore(tmp_path / "states.db"), 8, max_bytes=3 * 5 * 8 * 2)
     entries, batch = [Entry("/a", str(index), "s", "d") for index in range(6)], torch.randn(6, 5, 8)
     for entry, states in zip(entries, batch, strict=True):
         cache.put(entry, states)
         cache.get(entries[:1])
-    assert cache.bytes == cache.most_bytes
+    assert cache.bytes == cache.max_bytes
     assert cache.has(entries) == [True, False, False, False, True, True]
     assert torch.allclose(cache.get(entries[4:5])[entries[4].key].float(), batch[4], atol=1e-2)
     assert cache.has([replace(entries[0], stamp="other")]) == [False]
 
 
-def test_after_a_full_disk_the_running_index_takes_pictures_again(own):
-    data = png(tiny_pictures(1, seed=6)[0])
+def test_after_a_full_disk_the_running_index_takes_images_again(own):
+    data = png(tiny_images(1, seed=6)[0])
     with full_disk(2_000), pytest.raises(CcmbError) as raised:
         own.add("a.png", data)
     assert "\n" not in str(raised.value)
     key = own.add("b.png", data)
-    assert [hit.key for hit in own.search(SearchQuery(picture=tiny_pictures(1, seed=6)[0], k=1)).hits] == [key]
+    assert [hit.key for hit in own.search(SearchQuery(image=tiny_images(1, seed=6)[0], k=1)).hits] == [key]
     assert len(own.catalogue.store.store) == len(own) == COUNT + 1
 
 
@@ -244,7 +244,7 @@ def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
             return self.count
 
     mirror = MemoryStore(Written(), tmp_path / "mirror.db")
-    count = MOST_RESULTS + 16
+    count = MAX_RESULTS + 16
     mirror.upsert([Entry("/a", str(index)) for index in range(count)], torch.eye(4)[torch.arange(count) % 4])
     (nears,) = mirror.search_many(torch.eye(4)[:1], count)
     assert len({near.key for near in nears}) == count
@@ -253,8 +253,8 @@ def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
 
 def test_hits_beyond_the_limit_of_a_server_are_refused_by_name(engine, tmp_path, monkeypatch):
     with VectorStore(tmp_path / "vectors.db", 4) as store, pytest.raises(UsageError, match="16,385 hits are more"):
-        store.search_many(torch.eye(4)[:1], MOST_RESULTS + 1)
-    monkeypatch.setattr(engine.catalogue.store, "most_results", 6, raising=False)
+        store.search_many(torch.eye(4)[:1], MAX_RESULTS + 1)
+    monkeypatch.setattr(engine.catalogue.store, "max_results", 6, raising=False)
     for query in (
         SearchQuery(TEXTS[0], k=7),
         SearchQuery(TEXTS[0], k=2, offset=5, rank=False),

@@ -15,7 +15,7 @@ from ccmb.search.query import Condition
 from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
 from tests.helpers.serving import post
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 KNOWN = {"code": str, "title": str, "n": int, "price": float, "sold": bool, "date": str, "folder": str}
 
@@ -94,8 +94,8 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
     tiny_processor().save_pretrained(tmp_path / "model")
     codes = {"a.png": "007", "b.png": "7", "c.png": "x,y"}
     (tmp_path / "photos").mkdir()
-    for name, picture in zip(codes, tiny_pictures(3), strict=True):
-        picture.save(tmp_path / "photos" / name)
+    for name, image in zip(codes, tiny_images(3), strict=True):
+        image.save(tmp_path / "photos" / name)
     lines = [
         {"name": name, "code": code, "n": index, "sold": index == 1} for index, (name, code) in enumerate(codes.items())
     ]

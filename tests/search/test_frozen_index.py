@@ -20,7 +20,7 @@ from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
 from tests.helpers.runs import command_line
 from tests.helpers.serving import ADMIN, KEYS, asked, png
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.usefixtures("lines")
 
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     (root / "photos").mkdir()
-    for index, image in enumerate(tiny_pictures(COUNT)):
+    for index, image in enumerate(tiny_images(COUNT)):
         image.save(root / f"photos/{index}.png")
     build_index([root / "photos"], root / "index", *load_model(root / "model"), root / "model", states_bytes=2**20)
     return root
@@ -82,7 +82,7 @@ def test_an_index_on_a_read_only_mount_is_searched_without_a_trace(
         assert found(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == expected
         key = expected[0][0]
         assert engine.thumbnail(key)[:2] == b"\xff\xd8"
-        assert engine.picture(key).size == (32, 32)
+        assert engine.image(key).size == (32, 32)
         assert len(engine.catalogue.states.keys([key])) == 1
         for change in (lambda: engine.delete([key]), lambda: engine.add("a.png", png())):
             with pytest.raises(CcmbError, match="cannot be written to; it is mounted read-only"):

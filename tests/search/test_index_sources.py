@@ -19,7 +19,7 @@ from ccmb.search.indexing.indexer import build_index
 from ccmb.search.indexing.leaving import IndexReport, forget_sources
 from ccmb.search.query import Condition, SearchQuery
 from tests.helpers.runs import Command, command_line
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 Build = Callable[..., IndexReport]
 
@@ -46,14 +46,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 def draw(folder: Path, *names: str, seed: int = 0) -> Path:
-    for name, image in zip(names, tiny_pictures(len(names), seed), strict=True):
+    for name, image in zip(names, tiny_images(len(names), seed), strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(folder / name, format="PNG")
     return folder
 
 
 def held(index: Path) -> list[str]:
-    """Paths of all pictures of an index, in order."""
+    """Paths of all images of an index, in order."""
     with open_engine(index) as engine:
         hits = engine.search(SearchQuery(TEXTS[0], k=1000, rank=False)).hits
         return sorted(str(hit.source / hit.name) for hit in hits)
@@ -115,7 +115,7 @@ def test_a_folder_and_its_sub_folder_and_links_are_one(build: Build, tmp_path: P
     assert len(held(tmp_path / "other")) == 4
 
 
-def test_two_links_to_one_file_elsewhere_are_two_pictures(build: Build, tmp_path: Path) -> None:
+def test_two_links_to_one_file_elsewhere_are_two_images(build: Build, tmp_path: Path) -> None:
     blobs = draw(tmp_path / "blobs", "0a1b")
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
@@ -209,7 +209,7 @@ def test_a_source_that_is_away_empties_no_index_however_small(
     away(tmp_path, how, monkeypatch)
     draw(other, "c.png", seed=4)
     for named in ((), (photos,), (photos, other)):
-        with pytest.raises(CcmbError, match=r"1 pictures stay in the index.*--gone keep.*--gone remove.*--forget"):
+        with pytest.raises(CcmbError, match=r"1 images stay in the index.*--gone keep.*--gone remove.*--forget"):
             build(*named)
     assert len(held(tmp_path / "index")) == 2
     report = build(gone="keep")
@@ -222,7 +222,7 @@ def test_a_source_that_is_away_empties_no_index_however_small(
 
 
 @pytest.mark.parametrize("how", ["empty", "unreadable"])
-def test_a_folder_within_that_is_away_keeps_its_pictures(
+def test_a_folder_within_that_is_away_keeps_its_images(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     photos = draw(tmp_path / "photos", "a.png", "b.png", "c.png", "nas/2024/d.png", "nas/2024/e.png", "gone/f.png")
@@ -250,14 +250,14 @@ def test_a_folder_within_that_is_away_keeps_its_pictures(
     assert build(photos, gone="remove").removed == 2
 
 
-def test_a_damaged_or_missing_tar_keeps_its_pictures(build: Build, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_tar_keeps_its_images(build: Build, tmp_path: Path) -> None:
     photos = draw(tmp_path / "photos", "a.png", "b.png")
     with tarfile.open(tmp_path / "p.tar", "w") as tar:
         tar.add(photos / "a.png", "a.png")
     build(tmp_path / "p.tar")
     for spoil in (lambda: (tmp_path / "p.tar").write_bytes(b"x" * 100), lambda: (tmp_path / "p.tar").unlink()):
         spoil()
-        with pytest.raises(CcmbError, match="1 pictures stay in the index"):
+        with pytest.raises(CcmbError, match="1 images stay in the index"):
             build()
     assert build(gone="keep").kept_gone == 1
     assert len(held(tmp_path / "index")) == 1
@@ -298,7 +298,7 @@ def test_fields_keep_every_character_of_a_text(build: Build, tmp_path: Path) -> 
             assert hit.fields[name] == text
 
 
-def test_lines_of_fields_that_match_no_picture_are_counted(
+def test_lines_of_fields_that_match_no_image_are_counted(
     build: Build, command: Command, model: Path, tmp_path: Path
 ) -> None:
     photos = draw(tmp_path / "photos", "夏/a.png", "e\u0301.png")
@@ -309,7 +309,7 @@ def test_lines_of_fields_that_match_no_picture_are_counted(
     code, out, err = command(*arguments, "--json")
     assert code == 0
     assert json.loads(out)["fields_unmatched"] == names[2:]
-    assert "4 names are of no picture" in err
+    assert "4 names are of no image" in err
     assert "'a.png'" in err
     with open_engine(tmp_path / "index") as engine:
         assert [hit.fields["author"] for hit in engine.search(SearchQuery(TEXTS[0])).hits] == ["王", "王"]

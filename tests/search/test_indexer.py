@@ -28,7 +28,7 @@ from tests.helpers.disk import full_disk
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.killing import ccmb_killed_when
 from tests.helpers.milvus_server import milvus_server
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def build(model, tmp_path):
-    def run(*pictures, out="index", **options) -> IndexReport:
-        return build_index(pictures, tmp_path / out, *load_model(model), model, **options)
+    def run(*images, out="index", **options) -> IndexReport:
+        return build_index(images, tmp_path / out, *load_model(model), model, **options)
 
     return run
 
@@ -50,19 +50,19 @@ def build(model, tmp_path):
 def draw(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index}{suffix}" for index in range(count)]
-    for path, image in zip(paths, tiny_pictures(count, seed), strict=True):
+    for path, image in zip(paths, tiny_images(count, seed), strict=True):
         image.save(path)
     return paths
 
 
 def found(index: Path, *where: str, **asked) -> dict[str, dict]:
-    """Fields of all pictures that pass, by name."""
+    """Fields of all images that pass, by name."""
     with open_engine(index) as engine:
         query = SearchQuery(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **asked)
         return {hit.name: dict(hit.fields) for hit in engine.search(query).hits}
 
 
-def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
+def test_globs_images_shards_and_parquet_are_sources(build, tmp_path):
     draw(tmp_path / "folder/夏", 4)
     (tmp_path / "folder/夏/notes.txt").write_text("no picture")
     one = draw(tmp_path / "alone", 2, seed=1)[1]
@@ -84,7 +84,7 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
 
     report = build(*named)
     assert report.added == 3 + 1 + 1 + 6 + 4
-    assert [line.rpartition(": ")[2] for line in report.unreadable] == ["the row has no picture"]
+    assert [line.rpartition(": ")[2] for line in report.unreadable] == ["the row has no image"]
     assert report.duplicates == report.near_duplicates == []
     assert build(*named).skipped_known == 15
     with open_engine(tmp_path / "index") as engine:
@@ -92,20 +92,20 @@ def test_globs_pictures_shards_and_parquet_are_sources(build, tmp_path):
         assert len(hits) == 15
         assert not any(hit.missing for hit in hits)
         for hit in hits:
-            assert Image.open(io.BytesIO(engine.thumbnail(hit.key))).size == engine.picture(hit.key).size == (32, 32)
+            assert Image.open(io.BytesIO(engine.thumbnail(hit.key))).size == engine.image(hit.key).size == (32, 32)
     inside = found(tmp_path / "index", "folder under folder")
     assert inside.keys() == set()  # "folder" is no folder within a source
     assert found(tmp_path / "index", f"folder under {tmp_path}/folder").keys() == {"0.png", "1.png", "2.png"}
     assert len(found(tmp_path / "index", f"folder=={tmp_path}/shard-01.tar")) == 3
 
 
-def test_a_glob_that_finds_nothing_and_parquet_without_pictures_are_said(build, tmp_path):
+def test_a_glob_that_finds_nothing_and_parquet_without_images_are_said(build, tmp_path):
     parquet.write_table(pa.table({"text": ["x"]}), tmp_path / "no.parquet")
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and nothing more")
     (tmp_path / "urls.txt").write_text("https://example.org/a.jpg\nftp://b\n")
     for named, words in [
         (tmp_path / "no*.jpg", "nothing is called so"),
-        (tmp_path / "no.parquet", "no column of pictures .* it has: text"),
+        (tmp_path / "no.parquet", "no column of images .* it has: text"),
         (tmp_path / "damaged.parquet", "not a readable Parquet"),
         (tmp_path / "urls.txt", r"urls\.txt:2: not a URL"),
     ]:
@@ -114,18 +114,18 @@ def test_a_glob_that_finds_nothing_and_parquet_without_pictures_are_said(build, 
         assert not (tmp_path / "index").exists()
 
 
-def test_pictures_behind_urls_are_kept_in_the_index_and_private_addresses_refused(build, tmp_path):
+def test_images_behind_urls_are_kept_in_the_index_and_private_addresses_refused(build, tmp_path):
     draw(tmp_path / "web", 3, suffix=".jpg")
     (tmp_path / "web/page.jpg").write_text("<html>")
     with serve(tmp_path / "web") as base:
-        (tmp_path / "list.txt").write_text(f"# pictures\n{base}0.jpg\n\n{base}1.jpg\n{base}none.jpg\n{base}page.jpg\n")
+        (tmp_path / "list.txt").write_text(f"# images\n{base}0.jpg\n\n{base}1.jpg\n{base}none.jpg\n{base}page.jpg\n")
         parquet.write_table(pa.table({"url": [f"{base}1.jpg", f"{base}2.jpg", None]}), tmp_path / "list.parquet")
         refused = build(tmp_path / "list.txt", f"{base}0.jpg")
         assert refused.added == 0
         assert all(line.endswith("refused_address") for line in refused.unreadable)
         report = build(tmp_path / "list.txt", tmp_path / "list.parquet", allow_private=["127.0.0.1"])
     assert report.added == 3
-    assert sorted(line.rpartition(": ")[2] for line in report.unreadable) == ["http_404", "not a picture"]
+    assert sorted(line.rpartition(": ")[2] for line in report.unreadable) == ["http_404", "not an image"]
     # They are there without the network, wherever the index lies.
     (tmp_path / "index").rename(tmp_path / "moved")
     with open_engine(tmp_path / "moved") as engine:
@@ -164,8 +164,8 @@ def test_dates_sizes_and_own_fields_filter_and_are_shown(build, tmp_path):
     parquet.write_table(pa.table({"name": ["1.png"], "author": ["张"]}), tmp_path / "fields.parquet")
     assert build(tmp_path / "pictures", fields=tmp_path / "fields.parquet").updated == 1
     assert found(index, "author=张").keys() == {"1.png"}
-    for line, words in [('{"name": "0.png", "price": "x"}', "where other pictures have a number"),
-                        ('{"price": 1}', "names no picture"),
+    for line, words in [('{"name": "0.png", "price": "x"}', "where other images have a number"),
+                        ('{"price": 1}', "names no image"),
                         ('{"name": "0.png", "width": 1}', "cannot be the name")]:  # fmt: skip
         (tmp_path / "bad.jsonl").write_text(f"{json.dumps(lines[0])}\n{line}\n")
         with pytest.raises(CcmbError, match=rf"bad\.jsonl:2: .*{words}"):

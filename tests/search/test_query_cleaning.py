@@ -18,10 +18,10 @@ from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.query import SearchQuery
 from ccmb.tasks.classification.rerank import classify
-from ccmb.tasks.matching.predict import match_pictures
+from ccmb.tasks.matching.predict import match_images
 from tests.helpers.runs import Command, command_line
 from tests.helpers.serving import asked, tiny_app
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 PLAIN = "左边是绿树，右边是一座白色的房子"
 WRITTEN = "左邊是綠樹，右邊是一座白色的房子"
@@ -40,9 +40,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
-    for row, picture in enumerate(tiny_pictures(6)):
+    for row, image in enumerate(tiny_images(6)):
         (folder / "photos").mkdir(exist_ok=True)
-        picture.save(folder / f"photos/{row}.png")
+        image.save(folder / f"photos/{row}.png")
     build_index([folder / "photos"], folder / "index", *load_model(model), model)
     return folder / "index"
 
@@ -116,11 +116,11 @@ def test_a_search_finds_the_same_however_the_text_is_spelt(index: Path) -> None:
 
 def test_match_and_classify_read_texts_cleaned_and_name_classes_as_given(model: Path) -> None:
     network, processor = load_model(model)
-    plain, written = (match_pictures(network, processor, text, tiny_pictures(2))[0] for text in (PLAIN, WRITTEN))
+    plain, written = (match_images(network, processor, text, tiny_images(2))[0] for text in (PLAIN, WRITTEN))
     assert plain.cosine == pytest.approx(written.cosine, abs=1e-6)
     given = ["綠樹", "\u200b足球"]
-    (result,) = classify(network, processor, tiny_pictures(1), classes_of_names(given), ["{}"])
-    (known,) = classify(network, processor, tiny_pictures(1), classes_of_names(["绿树", "足球"]), ["{}"])
+    (result,) = classify(network, processor, tiny_images(1), classes_of_names(given), ["{}"])
+    (known,) = classify(network, processor, tiny_images(1), classes_of_names(["绿树", "足球"]), ["{}"])
     assert [item.name for item in result.classes] == [given[item.index] for item in known.classes]
     assert [item.cosine for item in result.classes] == pytest.approx([item.cosine for item in known.classes], abs=1e-6)
 

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ccmb.cli import main as cli
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.data.images.source import load_picture
+from ccmb.data.images.source import load_image
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
 from ccmb.r2d2.loading import load_model
 from ccmb.search.contact_sheet import contact_sheet
@@ -29,7 +29,7 @@ from ccmb.search.query import Hit, SearchQuery
 from ccmb.search.vector_store import VectorStore
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.processes import run_in_a_process
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 COUNT = 40
 
@@ -40,13 +40,13 @@ def save_model(folder: Path, **changes) -> Path:
     return folder
 
 
-def build(pictures: Path, index: Path, model: Path) -> IndexReport:
-    return build_index([pictures], index, *load_model(model), model)
+def build(images: Path, index: Path, model: Path) -> IndexReport:
+    return build_index([images], index, *load_model(model), model)
 
 
-def search_index(index: Path, model: Path | None = None, text: str | None = None, picture=None, **asked) -> list[Hit]:
+def search_index(index: Path, model: Path | None = None, text: str | None = None, image=None, **asked) -> list[Hit]:
     """Open an index and search it once."""
-    query = SearchQuery(text, load_picture(picture) if picture else None, **asked)
+    query = SearchQuery(text, load_image(image) if image else None, **asked)
     with open_engine(index, model) as engine:
         return list(engine.search(query).hits)
 
@@ -77,9 +77,9 @@ def towers(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def images(tmp_path) -> Path:
     folder = tmp_path / "图片"
-    for index, image in enumerate(tiny_pictures(COUNT)):
+    for index, image in enumerate(tiny_images(COUNT)):
         path = folder / ("夏" if index % 2 else "冬") / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
@@ -88,10 +88,10 @@ def pictures(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory, model) -> tuple[Path, Path]:
-    """A tar of pictures and its index, for tests that only search."""
+    """A tar of images and its index, for tests that only search."""
     root = tmp_path_factory.mktemp("shelf")
     with tarfile.open(root / "pictures.tar", "w") as tar:
-        for index, image in enumerate(tiny_pictures(COUNT)):
+        for index, image in enumerate(tiny_images(COUNT)):
             image.save(root / "picture.png")
             tar.add(root / "picture.png", f"{index}.png")
     report = build(root / "pictures.tar", root / "index", model)
@@ -99,15 +99,15 @@ def shelf(tmp_path_factory, model) -> tuple[Path, Path]:
     return root / "pictures.tar", root / "index"
 
 
-def test_indexing_again_encodes_only_what_is_new_or_changed(pictures, model, tmp_path):
+def test_indexing_again_encodes_only_what_is_new_or_changed(images, model, tmp_path):
     index = tmp_path / "index"
-    assert build(pictures, index, model) == IndexReport(added=COUNT)
-    assert build(pictures, index, model) == IndexReport(skipped_known=COUNT)
+    assert build(images, index, model) == IndexReport(added=COUNT)
+    assert build(images, index, model) == IndexReport(skipped_known=COUNT)
     before = stored(index, model)
 
-    Image.new("RGB", (32, 32), "red").save(pictures / "冬/0.png")
-    Image.new("RGB", (32, 32), "blue").save(pictures / "new.png")
-    report = build_index([pictures, pictures / "../图片"], index, *load_model(model), model)
+    Image.new("RGB", (32, 32), "red").save(images / "冬/0.png")
+    Image.new("RGB", (32, 32), "blue").save(images / "new.png")
+    report = build_index([images, images / "../图片"], index, *load_model(model), model)
 
     assert report == IndexReport(added=1, updated=1, skipped_known=COUNT - 1)
     after = stored(index, model)
@@ -116,26 +116,26 @@ def test_indexing_again_encodes_only_what_is_new_or_changed(pictures, model, tmp
     assert changed == {"冬/0.png"}
 
 
-def test_unreadable_pictures_are_listed_and_the_rest_is_indexed(pictures, model, tmp_path):
-    bad = [pictures / "冬/0.png", pictures / "夏/1.png"]
-    bad[0].write_bytes(b"not a picture")
+def test_unreadable_images_are_listed_and_the_rest_is_indexed(images, model, tmp_path):
+    bad = [images / "冬/0.png", images / "夏/1.png"]
+    bad[0].write_bytes(b"not an image")
     bad[1].write_bytes(bad[1].read_bytes()[:60])
-    report = build(pictures, tmp_path / "index", model)
+    report = build(images, tmp_path / "index", model)
     assert report.added == COUNT - 2
     assert [line.split(":")[0] for line in report.unreadable] == [str(path) for path in bad]
     assert len(stored(tmp_path / "index", model)) == COUNT - 2
 
 
-def test_a_picture_whose_name_is_not_utf8_is_listed(pictures, model, tmp_path):
-    shutil.copy(pictures / "冬/0.png", os.fsencode(pictures) + b"/\xff.png")
-    report = build(pictures, tmp_path / "index", model)
+def test_an_image_whose_name_is_not_utf8_is_listed(images, model, tmp_path):
+    shutil.copy(images / "冬/0.png", os.fsencode(images) + b"/\xff.png")
+    report = build(images, tmp_path / "index", model)
     assert report.added == COUNT
     assert len(report.unreadable) == 1
     assert report.unreadable[0].encode()  # can be printed
 
 
-def build_and_die(pictures, out, model):
-    """Index a few pictures at a time, until they have been written to the store for the fifth time."""
+def build_and_die(images, out, model):
+    """Index a few images at a time, until they have been written to the store for the fifth time."""
     indexing.BATCH, indexing.FLUSH_EVERY = 4, 2
     upsert, written = VectorStore.upsert, []
 
@@ -146,30 +146,30 @@ def build_and_die(pictures, out, model):
             os.kill(os.getpid(), signal.SIGKILL)
 
     VectorStore.upsert = kill_after_five
-    build(pictures, out, model)
+    build(images, out, model)
 
 
-def test_killed_while_indexing_the_same_call_ends_in_the_same_index(pictures, model, tmp_path):
-    ended = run_in_a_process(build_and_die, pictures, tmp_path / "killed", model)
+def test_killed_while_indexing_the_same_call_ends_in_the_same_index(images, model, tmp_path):
+    ended = run_in_a_process(build_and_die, images, tmp_path / "killed", model)
     assert ended.code == -signal.SIGKILL, ended.err
-    assert build(pictures, tmp_path / "killed", model) == IndexReport(added=COUNT - 20, skipped_known=20)
-    build(pictures, tmp_path / "whole", model)
+    assert build(images, tmp_path / "killed", model) == IndexReport(added=COUNT - 20, skipped_known=20)
+    build(images, tmp_path / "whole", model)
     killed, whole = stored(tmp_path / "killed", model), stored(tmp_path / "whole", model)
     assert killed.keys() == whole.keys()
     assert all(torch.allclose(killed[name], whole[name], atol=TINY_ERROR) for name in whole)
 
 
-@pytest.mark.parametrize("with_picture", [False, True])
-def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture):
+@pytest.mark.parametrize("with_image", [False, True])
+def test_search_equals_a_plain_two_stage_computation(shelf, model, with_image):
     depth, k, text = 15, 10, TEXTS[0]
     network, processor = load_model(model)
-    picture, zero = tiny_pictures(1, seed=9)[0], torch.tensor([0])
+    image, zero = tiny_images(1, seed=9)[0], torch.tensor([0])
     with torch.no_grad():
-        images = network.encode_image(processor.images(tiny_pictures(COUNT)))
+        images = network.encode_image(processor.images(tiny_images(COUNT)))
         texts = network.encode_text(**processor.texts([text]))
         query = texts.embed[0]
-        if with_picture:
-            query = query + network.encode_image(processor.images([picture])).embed[0]
+        if with_image:
+            query = query + network.encode_image(processor.images([image])).embed[0]
         cosine = torch.cosine_similarity(images.embed, query[None])
         match = torch.cat([network.rank(images[i : i + 1], texts, zero, zero).score for i in range(COUNT)])
     candidates = cosine.topk(depth).indices
@@ -177,7 +177,7 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
     assert expected.tolist() != candidates[:k].tolist()  # the second stage changes the order here
 
     with open_engine(shelf[1]) as engine:
-        query = SearchQuery(text, picture if with_picture else None, k=k, depth=depth)
+        query = SearchQuery(text, image if with_image else None, k=k, depth=depth)
         hits = engine.search(query).hits
         unranked = engine.search(replace(query, rank=False)).hits
 
@@ -190,13 +190,13 @@ def test_search_equals_a_plain_two_stage_computation(shelf, model, with_picture)
 
 
 def test_several_queries_at_once_are_answered_as_each_alone(shelf):
-    picture = tiny_pictures(1, seed=9)[0]
+    image = tiny_images(1, seed=9)[0]
     with open_engine(shelf[1]) as engine:
         key = engine.search(SearchQuery(TEXTS[1])).hits[0].key
         queries = [
             SearchQuery(TEXTS[0], k=5, depth=15),
-            SearchQuery(picture=picture, k=3),
-            SearchQuery(TEXTS[3] * 2, picture, depth=20),
+            SearchQuery(image=image, k=3),
+            SearchQuery(TEXTS[3] * 2, image, depth=20),
             SearchQuery(TEXTS[0], k=4, rank=False),
             SearchQuery(like=key, k=6),
             SearchQuery(TEXTS[1], k=COUNT, min_probability=0.5),
@@ -209,7 +209,7 @@ def test_several_queries_at_once_are_answered_as_each_alone(shelf):
         assert (one.candidates, one.ranked, one.more) == (other.candidates, other.ranked, other.more)
         for hit, same in zip(one.hits, other.hits, strict=True):
             assert hit.score == pytest.approx(same.score, abs=TINY_ERROR)
-    assert key not in {hit.key for hit in together[4].hits}  # what a picture is like is not the picture itself
+    assert key not in {hit.key for hit in together[4].hits}  # what an image is like is not the image itself
 
 
 def test_pages_are_cut_from_one_order(shelf):
@@ -234,12 +234,12 @@ def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
 
 def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
     everything = search_index(shelf[1], text=TEXTS[0], k=COUNT)
-    least = sorted(hit.probability for hit in everything)[COUNT // 2]
-    result = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=least - TINY_ERROR)
-    assert [hit.name for hit in result] == [hit.name for hit in everything if hit.probability >= least - TINY_ERROR]
+    minimum = sorted(hit.probability for hit in everything)[COUNT // 2]
+    result = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=minimum - TINY_ERROR)
+    assert [hit.name for hit in result] == [hit.name for hit in everything if hit.probability >= minimum - TINY_ERROR]
     assert len(result) == COUNT - COUNT // 2
     # Those that are left out make room for more of the depth.
-    few = search_index(shelf[1], text=TEXTS[0], k=5, min_probability=least - TINY_ERROR)
+    few = search_index(shelf[1], text=TEXTS[0], k=5, min_probability=minimum - TINY_ERROR)
     assert [hit.name for hit in few] == [hit.name for hit in result[:5]]
     assert search_index(shelf[1], text=TEXTS[0], min_probability=1.0) == []
     # A temperature written since indexing counts, and the weights are still those of the index.
@@ -260,49 +260,49 @@ def test_a_model_that_is_not_calibrated_gives_no_probability(shelf, model, tmp_p
         search_index(shelf[1], plain, TEXTS[0], min_probability=0.0)
 
 
-def test_a_lost_picture_has_no_probability_and_is_left_out(pictures, model, tmp_path):
-    build(pictures, tmp_path / "index", model)
-    (pictures / "冬/0.png").unlink()
+def test_a_lost_image_has_no_probability_and_is_left_out(images, model, tmp_path):
+    build(images, tmp_path / "index", model)
+    (images / "冬/0.png").unlink()
     result = search_index(tmp_path / "index", text=TEXTS[0], k=COUNT, min_probability=0)
     assert len(result) == COUNT - 1
     assert not any(hit.missing for hit in result)
 
 
-def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_usage(shelf, pictures, towers, tmp_path):
-    (tmp_path / "query.png").write_bytes((pictures / "冬/0.png").read_bytes())
+def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_usage(shelf, images, towers, tmp_path):
+    (tmp_path / "query.png").write_bytes((images / "冬/0.png").read_bytes())
     for arguments in ({"picture": tmp_path / "query.png"}, {"text": TEXTS[0], "rank": False}):
         with pytest.raises(UsageError, match="least probability needs"):
             search_index(shelf[1], **arguments, min_probability=0.5)
-    build(pictures, tmp_path / "index", towers)
+    build(images, tmp_path / "index", towers)
     with pytest.raises(UsageError, match="least probability needs"):
         search_index(tmp_path / "index", text=TEXTS[0], min_probability=0.5)
-    for least in (-0.1, 1.5, float("nan")):
+    for minimum in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="give a number between 0 and 1"):
-            search_index(shelf[1], text=TEXTS[0], min_probability=least)
+            search_index(shelf[1], text=TEXTS[0], min_probability=minimum)
 
 
-def test_a_picture_finds_itself_first_by_cosine_alone(shelf, tmp_path):
-    tiny_pictures(COUNT)[7].save(tmp_path / "query.png")
-    hits = search_index(shelf[1], picture=tmp_path / "query.png", k=3)
+def test_an_image_finds_itself_first_by_cosine_alone(shelf, tmp_path):
+    tiny_images(COUNT)[7].save(tmp_path / "query.png")
+    hits = search_index(shelf[1], image=tmp_path / "query.png", k=3)
     assert hits[0].name == "7.png"
     assert hits[0].cosine == pytest.approx(1, abs=TINY_ERROR)
     assert all(hit.match is None for hit in hits)
 
 
-def test_a_model_of_towers_alone_searches_by_cosine(pictures, towers, tmp_path):
-    build(pictures, tmp_path / "index", towers)
+def test_a_model_of_towers_alone_searches_by_cosine(images, towers, tmp_path):
+    build(images, tmp_path / "index", towers)
     hits = search_index(tmp_path / "index", text=TEXTS[0], k=5)
     assert len(hits) == 5
     assert [hit.match for hit in hits] == [None] * 5
     assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
 
 
-def test_pictures_gone_since_indexing_keep_their_cosine_and_are_marked(pictures, model, tmp_path):
+def test_images_gone_since_indexing_keep_their_cosine_and_are_marked(images, model, tmp_path):
     index = tmp_path / "index"
-    build(pictures, index, model)
+    build(images, index, model)
     whole = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
-    (pictures / "冬/0.png").unlink()
-    (pictures / "夏/1.png").write_bytes(b"damaged")
+    (images / "冬/0.png").unlink()
+    (images / "夏/1.png").write_bytes(b"damaged")
     result = search_index(index, text=TEXTS[0], k=COUNT)
     assert [hit.missing for hit in result] == [False] * (COUNT - 2) + [True] * 2  # they come last
     hits = {hit.name: hit for hit in result}
@@ -311,7 +311,7 @@ def test_pictures_gone_since_indexing_keep_their_cosine_and_are_marked(pictures,
         assert hit.cosine == pytest.approx(whole[name].cosine, abs=TINY_ERROR)
         assert hit.match == (None if hit.missing else pytest.approx(whole[name].match, abs=TINY_ERROR))
 
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
     assert all(hit.missing for hit in search_index(index, text=TEXTS[0], k=COUNT))
 
 
@@ -338,9 +338,9 @@ def test_another_model_is_refused_for_adding_and_for_searching(shelf, model, tow
     assert search_index(shelf[1], tmp_path / "copy", text=TEXTS[0])
 
 
-def test_a_model_trained_on_since_indexing_is_refused(pictures, tmp_path):
+def test_a_model_trained_on_since_indexing_is_refused(images, tmp_path):
     folder = save_model(tmp_path / "model")
-    build(pictures, tmp_path / "index", folder)
+    build(images, tmp_path / "index", folder)
     save_model(folder, seed=1)
     with pytest.raises(CcmbError, match="has been trained on since"):
         search_index(tmp_path / "index", text=TEXTS[0])
@@ -355,7 +355,7 @@ def remove_model(index: Path) -> str:
 
 def remove_store(index: Path) -> str:
     shutil.rmtree(index / "vectors.db")
-    return r"vectors\.db: missing; index the pictures again"
+    return r"vectors\.db: missing; index the images again"
 
 
 def remove_record(index: Path) -> str:
@@ -405,13 +405,13 @@ def command(monkeypatch, capfd):
     return lambda *arguments: run(capfd, *arguments)
 
 
-def test_the_commands_index_and_search_from_start_to_end(command, pictures, model, tmp_path):
+def test_the_commands_index_and_search_from_start_to_end(command, images, model, tmp_path):
     index, sheet = tmp_path / "index", tmp_path / "sheet.png"
-    (pictures / "bad.png").write_bytes(b"")
-    code, out, err = command("index", pictures, "--model", model, "--out", index)
+    (images / "bad.png").write_bytes(b"")
+    code, out, err = command("index", images, "--model", model, "--out", index)
     assert code == 0
-    assert f"{COUNT} pictures added" in out
-    assert "1 pictures could not be read" in err
+    assert f"{COUNT} images added" in out
+    assert "1 images could not be read" in err
     assert "bad.png" in err
 
     code, out, err = command("search", TEXTS[0], "--index", index, "-k", 4, "--sheet", sheet, "--json")
@@ -421,11 +421,11 @@ def test_the_commands_index_and_search_from_start_to_end(command, pictures, mode
     assert set(hits[0]) == {field.name for field in fields(Hit)}
     assert Image.open(sheet).format == "PNG"
 
-    least = sorted(hit["probability"] for hit in hits)[2]
-    code, out, _ = command("search", TEXTS[0], "--index", index, "-k", 4, "--min-probability", least)
+    minimum = sorted(hit["probability"] for hit in hits)[2]
+    code, out, _ = command("search", TEXTS[0], "--index", index, "-k", 4, "--min-probability", minimum)
     assert code == 0
     assert len(out.splitlines()) >= 2
-    assert all(float(line.split("probability ")[1].split()[0]) >= round(least, 3) for line in out.splitlines())
+    assert all(float(line.split("probability ")[1].split()[0]) >= round(minimum, 3) for line in out.splitlines())
     assert command("search", TEXTS[0], "--index", index, "--min-probability", 1) == (0, "no match\n", "")
     assert command("search", TEXTS[0], "--index", index, "--min-probability", 1, "--json") == (0, "[]\n", "")
     plain = shutil.copytree(model, tmp_path / "plain")
@@ -437,19 +437,19 @@ def test_the_commands_index_and_search_from_start_to_end(command, pictures, mode
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "min_probability: a least probability needs a calibrated model: run ccmb calibrate" in err
 
-    code, out, _ = command("search", "--picture", pictures / "夏/1.png", "--index", index)
+    code, out, _ = command("search", "--picture", images / "夏/1.png", "--index", index)
     assert code == 0
     assert out.splitlines()[0].endswith("夏/1.png")
 
 
 def test_the_commands_say_what_is_wrong_in_one_line(command, shelf, model, tmp_path):
-    none, picture = tmp_path / "none", tmp_path / "picture.png"
-    tiny_pictures(1)[0].save(picture)
+    none, image = tmp_path / "none", tmp_path / "picture.png"
+    tiny_images(1)[0].save(image)
     for code, words, arguments in [
         (2, "empty", ["search", "", "--index", shelf[1]]),
         (2, "give a text", ["search", "--index", shelf[1]]),
         (2, "needs the second stage", ["search", "船", "--index", none, "--no-rank", "--min-probability", 0.5]),
-        (2, "needs the second stage", ["search", "--picture", picture, "--index", shelf[1], "--min-probability", 0.5]),
+        (2, "needs the second stage", ["search", "--picture", image, "--index", shelf[1], "--min-probability", 0.5]),
         (1, "none: no index here", ["search", "船", "--index", none]),
         (1, "none: no such model folder", ["search", "船", "--index", shelf[1], "--model", none]),
         (1, "none", ["search", "--picture", none, "--index", shelf[1]]),

@@ -33,7 +33,7 @@ def unit(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def entries(count: int, source: str = "/图片 a") -> list[Entry]:
-    """Pictures with all kinds of fields; some lack some."""
+    """Images with all kinds of fields; some lack some."""
     rng, result = random.Random(0), []
     for index in range(count):
         own = {"author": rng.choice(["王", '李"\\x', "A%"]), "price": index % 5 / 2, "new": index % 2}
@@ -327,7 +327,7 @@ def test_what_was_added_while_computing_can_be_replaced_and_deleted_after(open_s
     with open_store() as store:
         result = entries(100)
         store.upsert(result[:3], unit(3))
-        with torch.inference_mode():  # as an engine adds, which encodes the picture
+        with torch.inference_mode():  # as an engine adds, which encodes the image
             store.upsert(result[3:], unit(97, 1))
         assert store.delete([item.key for item in result[1:5]]) == 4
         store.upsert(result[:1], unit(1, 2))

@@ -28,7 +28,7 @@ from tests.helpers.serving import (
     png,
     tiny_app,
 )
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 
 
 def test_keys_open_what_they_should() -> None:
@@ -72,7 +72,7 @@ def test_other_pages_and_other_names_are_refused() -> None:
     assert asked(tiny_app(host="0.0.0.0"), lambda http: http.get("/healthz", headers=everywhere)).status_code == 200
 
 
-def test_bodies_and_pictures_have_a_largest_size() -> None:
+def test_bodies_and_images_have_a_largest_size() -> None:
     app = tiny_app(FakeIndex(), max_bytes=20_000, max_pixels=40_000)
 
     async def work(http: httpx.AsyncClient) -> None:
@@ -84,7 +84,7 @@ def test_bodies_and_pictures_have_a_largest_size() -> None:
 
         chunked = await http.post("/search", content=endless(), headers={"content-type": "application/json"})
         assert error_of(chunked) == (413, "too_large")
-        bomb = png(tiny_pictures(1)[0].resize((201, 200)))
+        bomb = png(tiny_images(1)[0].resize((201, 200)))
         answer = await http.post("/search", json={"picture": b64(bomb)})
         assert error_of(answer) == (422, "unreadable_picture")
         assert "40,000 pixels" in answer.text

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import ccmb
 from tests.helpers.serving import ADMIN, KEYS, SECRET, FakeIndex, b64, client, listening, png, tiny_app
-from tests.helpers.tiny import tiny_pictures
+from tests.helpers.tiny import tiny_images
 
 LEAKS = re.compile(
     "|".join([re.escape(str(SECRET)), re.escape(str(Path(ccmb.__file__).parent)), "Traceback", "\\.py\\b"])
@@ -104,13 +104,13 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """A small PNG file of a very large picture."""
+    """A small PNG file of a very large image."""
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(100_000))
     return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", head) + _png_chunk(b"IDAT", body) + _png_chunk(b"IEND", b"")
 
 
-def damaged_pictures(count: int) -> Iterator[bytes]:
+def damaged_images(count: int) -> Iterator[bytes]:
     """Files that end too early or have wrong bytes, by chance."""
     rng, whole = random.Random(0), [_as(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")]
     for index in range(count):
@@ -127,16 +127,16 @@ def _as(kind: str) -> bytes:
     import io
 
     file = io.BytesIO()
-    tiny_pictures(1)[0].resize((64, 64)).save(file, kind)
+    tiny_images(1)[0].resize((64, 64)).save(file, kind)
     return file.getvalue()
 
 
-def send_pictures(asker: Asker, count: int) -> None:
-    """Bombs, and pictures that are none; a picture with some wrong pixels may well pass."""
+def send_images(asker: Asker, count: int) -> None:
+    """Bombs, and images that are none; an image with some wrong pixels may well pass."""
     for side in (1001, 30_000, 2**31 - 1):
         asker.refused(method="POST", url="/search", json={"picture": b64(bomb(side))})
         asker.refused(method="POST", url="/pictures", files={"picture": bomb(side)}, data={"name": "bomb.png"})
-    for index, data in enumerate(damaged_pictures(count)):
+    for index, data in enumerate(damaged_images(count)):
         path = ("/search", "/embed", "/match", "/pictures")[index % 4]
         bodies = {
             "/search": {"picture": b64(data)}, "/embed": {"pictures": [b64(data)]},
@@ -147,7 +147,7 @@ def send_pictures(asker: Asker, count: int) -> None:
 
 
 def send_odd_values(asker: Asker) -> None:
-    """Huge texts, wrong types, deep nests, paths and addresses where pictures, keys and names belong."""
+    """Huge texts, wrong types, deep nests, paths and addresses where images, keys and names belong."""
     huge = "船" * 1_000_000
     odd: list[Any] = [None, True, -1, 1e308, "", "\0", "../../etc/passwd", huge, [], {}, [[[]]], {"text": {}}]
     for path in POSTED:
@@ -179,7 +179,7 @@ def send_odd_values(asker: Asker) -> None:
 
 def test_requests_that_break_the_description_are_refused(asker: Asker) -> None:
     described(asker, 1)
-    send_pictures(asker, 24)
+    send_images(asker, 24)
     assert sum(asker.statuses.values()) > 30
     assert asker.statuses[422] > 10
 
@@ -187,7 +187,7 @@ def test_requests_that_break_the_description_are_refused(asker: Asker) -> None:
 @pytest.mark.slow
 def test_a_thousand_malformed_requests_are_refused(asker: Asker) -> None:
     described(asker, 40)
-    send_pictures(asker, 300)
+    send_images(asker, 300)
     send_odd_values(asker)
     print(dict(asker.statuses))
     assert sum(asker.statuses.values()) > 2000

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.serving import KEYS, SEARCHER, SECRET, FakeIndex, listening, png, tiny_app
-from tests.helpers.tiny import tiny_pictures
+from tests.helpers.tiny import tiny_images
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="the page's tests need playwright: pip install -e '.[dev]'"
@@ -61,7 +61,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """The page of a server of twelve pictures; parameters are of the browser's context, and `keys` of the server."""
+    """The page of a server of twelve images; parameters are of the browser's context, and `keys` of the server."""
     options = {"locale": "zh-CN", "reduced_motion": "reduce"} | dict(getattr(request, "param", {}))
     keys = options.pop("keys", None)
     index = FakeIndex()
@@ -82,7 +82,7 @@ def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
     assert all(item.startswith((url, "blob:", "data:")) for item in result.asked)
 
 
-def test_a_text_finds_pictures_with_both_scores_and_the_stages_show_what_ranking_moves(visit: Visit) -> None:
+def test_a_text_finds_images_with_both_scores_and_the_stages_show_what_ranking_moves(visit: Visit) -> None:
     page = visit.page
     visit.search("红船")
     assert visit.names() == [f"{index}.png" for index in range(11, -1, -1)]
@@ -139,9 +139,9 @@ def test_the_keys_do_all_of_it(visit: Visit) -> None:
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_a_picture_is_dropped_and_joined_by_a_text(visit: Visit, tmp_path: Any) -> None:
+def test_an_image_is_dropped_and_joined_by_a_text(visit: Visit, tmp_path: Any) -> None:
     page = visit.page
-    large = tiny_pictures(1, seed=3)[0].resize((1000, 700), 0)
+    large = tiny_images(1, seed=3)[0].resize((1000, 700), 0)
     (tmp_path / "query.png").write_bytes(png(large))
     transfer = page.evaluate_handle(
         """data => { const transfer = new DataTransfer();
@@ -155,19 +155,19 @@ def test_a_picture_is_dropped_and_joined_by_a_text(visit: Visit, tmp_path: Any) 
     page.wait_for_selector(CARD)
     assert not page.is_visible("#drop")
     assert page.is_visible(".chip img")
-    assert page.is_disabled("#second")  # a picture alone is not ranked
-    assert visit.index.queries[-1].picture is not None
+    assert page.is_disabled("#second")  # an image alone is not ranked
+    assert visit.index.queries[-1].image is not None
     visit.search("红船")
     assert (visit.index.queries[-1].text, visit.index.queries[-1].rank) == ("红船", True)
-    assert visit.index.queries[-1].picture is not None
+    assert visit.index.queries[-1].image is not None
     page.click(".chip button")
     page.wait_for_selector(".chip", state="detached")
     page.wait_for_selector(f"{CARD} .bar.match")
-    assert visit.index.queries[-1].picture is None
+    assert visit.index.queries[-1].image is None
 
     page.set_input_files("#file", tmp_path / "query.png")
     page.wait_for_selector(".chip img")
-    (tmp_path / "no.png").write_bytes(b"not a picture")
+    (tmp_path / "no.png").write_bytes(b"not an image")
     page.set_input_files("#file", tmp_path / "no.png")
     page.wait_for_selector("[role=alert]")
     assert "不是能读的图片" in page.text_content("[role=alert]")
@@ -203,7 +203,7 @@ def test_filters_are_set_shown_and_taken_away(visit: Visit) -> None:
 def test_the_other_language_and_the_dark(visit: Visit) -> None:
     page = visit.page
     assert page.get_attribute("html", "lang") == "en"
-    assert page.text_content(".say h1") == "Find a picture"
+    assert page.text_content(".say h1") == "Find an image"
     visit.search("红船")
     assert "12 candidates · 12 ranked" in page.text_content("#status")
     label = page.locator(f"{CARD} .open").first.get_attribute("aria-label")
@@ -236,7 +236,7 @@ def test_a_phone_has_two_columns_and_nothing_sticks_out(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("visit", [{"keys": KEYS}], indirect=True)
-def test_a_key_is_asked_for_and_pictures_come_with_it(visit: Visit) -> None:
+def test_a_key_is_asked_for_and_images_come_with_it(visit: Visit) -> None:
     page = visit.page
     assert page.text_content(".say h1") == "需要密钥"
     page.fill(".key input", "wrong-key-of-the-tests")
@@ -275,7 +275,7 @@ def test_faults_and_lost_connections_are_said_and_can_be_tried_again(visit: Visi
 def test_names_and_texts_are_never_taken_for_markup(visit: Visit) -> None:
     page = visit.page
     odd = "<img src=x onerror=alert(1)>"
-    visit.index._keep(odd + ".png", tiny_pictures(1)[0], {"folder": f"{SECRET}/{odd}"})
+    visit.index._keep(odd + ".png", tiny_images(1)[0], {"folder": f"{SECRET}/{odd}"})
     visit.search(odd)
     assert odd + ".png" in visit.names()
     page.click(f"{CARD} .open")

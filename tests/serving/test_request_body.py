@@ -103,7 +103,7 @@ def test_a_form_that_was_cut_is_refused() -> None:
 
 def test_if_none_match_takes_lists_weak_tags_and_a_star() -> None:
     index = FakeIndex()
-    key = next(iter(index.pictures))
+    key = next(iter(index.images))
 
     async def work(http: httpx.AsyncClient) -> None:
         for path in (f"/thumbnails/{key}", f"/pictures/{key}", "/page.js"):

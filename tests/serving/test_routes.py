@@ -18,10 +18,10 @@ from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.search.query import Condition, SearchQuery
 from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
-from ccmb.tasks.captioning.predict import caption_pictures
+from ccmb.tasks.captioning.predict import caption_images
 from ccmb.tasks.classification.prompts import SETS
 from ccmb.tasks.classification.rerank import classify
-from ccmb.tasks.matching.predict import match_pictures
+from ccmb.tasks.matching.predict import match_images
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.serving import (
     ADMIN,
@@ -37,7 +37,7 @@ from tests.helpers.serving import (
     tiny_app,
     tiny_network,
 )
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 
 def test_searches_that_come_together_are_one_call() -> None:
@@ -68,12 +68,12 @@ def test_a_search_says_all_of_a_hit_but_where_it_lies() -> None:
 
 
 def test_every_way_to_ask_reaches_the_index() -> None:
-    index, picture = FakeIndex(), tiny_pictures(1, seed=3)[0]
-    app, key = tiny_app(index), next(iter(index.pictures))
+    index, image = FakeIndex(), tiny_images(1, seed=3)[0]
+    app, key = tiny_app(index), next(iter(index.images))
     body = {
         "text": "船", "k": 5, "offset": 2, "depth": 9, "rank": True, "min_probability": 0.1, "budget": 0.5,
         "collapse": True, "where": [{"field": "width", "comparison": ">=", "value": 300}, "folder under 夏"],
-        "picture": b64(png(picture)),
+        "picture": b64(png(image)),
     }  # fmt: skip
     form = {name: str(value) for name, value in body.items() if name not in ("where", "picture")}
 
@@ -84,7 +84,7 @@ def test_every_way_to_ask_reaches_the_index() -> None:
             await http.post(
                 "/search",
                 data=form | {"where": ["width>=300", "folder under 夏"]},
-                files={"picture": ("x.png", png(picture))},
+                files={"picture": ("x.png", png(image))},
             ),
         ]
 
@@ -93,8 +93,8 @@ def test_every_way_to_ask_reaches_the_index() -> None:
     like, as_json, as_form = index.queries
     assert (like.like, like.rank) == (key, False)
     for query in (as_json, as_form):
-        assert query.picture is not None
-        assert torch.equal(*(tiny_network().processor.images([item]) for item in (query.picture, picture)))
+        assert query.image is not None
+        assert torch.equal(*(tiny_network().processor.images([item]) for item in (query.image, image)))
         shown = {name: getattr(query, name) for name in form}
         assert shown == {name: body[name] for name in form}
         assert query.where == (Condition("width", ">=", 300), Condition("folder", "under", "夏"))
@@ -178,47 +178,47 @@ def test_addresses_and_methods_that_are_not_served() -> None:
     assert codes[7][0] in (404, 422)
 
 
-def test_a_picture_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
+def test_an_image_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
     index = FakeIndex()
-    key = next(iter(index.pictures))
+    key = next(iter(index.images))
 
     def lose(queries: Sequence[SearchQuery]) -> None:
         index.delete([key])
-        raise CcmbError(f"{SECRET}/{key}: no such picture in the index")
+        raise CcmbError(f"{SECRET}/{key}: no such image in the index")
 
     index.before = lose
     assert error_of(post(tiny_app(index), "/search", {"like": key})) == (404, "no_such_picture")
 
 
 def test_embeddings_are_the_networks_in_both_forms() -> None:
-    app, network, picture = tiny_app(), tiny_network(), tiny_pictures(1, seed=5)[0]
+    app, network, image = tiny_app(), tiny_network(), tiny_images(1, seed=5)[0]
     texts = network.embed_texts(TEXTS[:2])
-    [of_picture] = network.embed_pictures([picture])
-    result = post(app, "/embed", {"texts": TEXTS[:2], "pictures": [b64(png(picture))]}).json()
-    assert result["dim"] == len(of_picture)
+    [of_image] = network.embed_images([image])
+    result = post(app, "/embed", {"texts": TEXTS[:2], "pictures": [b64(png(image))]}).json()
+    assert result["dim"] == len(of_image)
     torch.testing.assert_close(torch.tensor(result["texts"]), torch.stack(texts), rtol=0, atol=TINY_ERROR)
-    torch.testing.assert_close(torch.tensor(result["pictures"]), of_picture[None], rtol=0, atol=TINY_ERROR)
+    torch.testing.assert_close(torch.tensor(result["pictures"]), of_image[None], rtol=0, atol=TINY_ERROR)
 
-    mixed = [TEXTS[0], {"image": "data:image/png;base64," + b64(png(picture))}, TEXTS[1]]
+    mixed = [TEXTS[0], {"image": "data:image/png;base64," + b64(png(image))}, TEXTS[1]]
     for form in ("float", "base64"):
         answer = post(app, "/v1/embeddings", {"input": mixed, "model": "r2d2", "encoding_format": form}).json()
         assert (answer["object"], answer["model"], answer["usage"]["total_tokens"] > 4) == ("list", "tiny", True)
         assert [item["index"] for item in answer["data"]] == [0, 1, 2]
         rows = [item["embedding"] for item in answer["data"]]
         if form == "base64":
-            rows = [struct.unpack(f"<{len(of_picture)}f", base64.b64decode(row)) for row in rows]
+            rows = [struct.unpack(f"<{len(of_image)}f", base64.b64decode(row)) for row in rows]
         torch.testing.assert_close(
-            torch.tensor(rows), torch.stack([texts[0], of_picture, texts[1]]), rtol=0, atol=TINY_ERROR
+            torch.tensor(rows), torch.stack([texts[0], of_image, texts[1]]), rtol=0, atol=TINY_ERROR
         )
     assert error_of(post(app, "/v1/embeddings", {"input": "船", "dimensions": 3}))[0] == 422
     assert error_of(post(app, "/v1/embeddings", {"input": [1, 2]}))[0] == 422
 
 
 def test_matching_is_that_of_the_command_line() -> None:
-    pictures = tiny_pictures(3, seed=1)
+    images = tiny_images(3, seed=1)
     network = tiny_network()
-    expected = match_pictures(network.model, network.processor, TEXTS[0], pictures, 0.5)
-    body = {"text": TEXTS[0], "pictures": [b64(png(item)) for item in pictures], "min_probability": 0.5}
+    expected = match_images(network.model, network.processor, TEXTS[0], images, 0.5)
+    body = {"text": TEXTS[0], "pictures": [b64(png(item)) for item in images], "min_probability": 0.5}
     result = post(tiny_app(), "/match", body).json()["results"]
     for item, right in zip(result, expected, strict=True):
         assert item["cosine"] == pytest.approx(right.cosine, abs=TINY_ERROR)
@@ -229,7 +229,7 @@ def test_matching_is_that_of_the_command_line() -> None:
 
 def test_a_model_that_is_not_calibrated_gives_no_probability() -> None:
     app = make_app(ModelWork(tiny_model(), tiny_processor()), FakeIndex())
-    body = {"text": TEXTS[0], "pictures": [b64(png(tiny_pictures(1)[0]))]}
+    body = {"text": TEXTS[0], "pictures": [b64(png(tiny_images(1)[0]))]}
     [found] = post(app, "/match", body).json()["results"]
     assert found["match"] is not None
     assert (found["probability"], found["is_match"]) == (None, None)
@@ -241,11 +241,11 @@ def test_a_model_that_is_not_calibrated_gives_no_probability() -> None:
         assert "min_probability: a least probability needs a calibrated model" in answer.json()["error"]["message"]
 
 
-def test_reranking_orders_pictures_keys_and_texts() -> None:
+def test_reranking_orders_images_keys_and_texts() -> None:
     index = FakeIndex()
-    app, keys = tiny_app(index), list(index.pictures)[:2]
-    pictures = tiny_pictures(4, seed=2)
-    body = {"text": TEXTS[1], "pictures": [b64(png(item)) for item in pictures], "keys": keys}
+    app, keys = tiny_app(index), list(index.images)[:2]
+    images = tiny_images(4, seed=2)
+    body = {"text": TEXTS[1], "pictures": [b64(png(item)) for item in images], "keys": keys}
     result = post(app, "/rerank", body).json()["results"]
     assert sorted(item["index"] for item in result) == list(range(6))
     assert [item["score"] for item in result] == sorted((item["score"] for item in result), reverse=True)
@@ -262,11 +262,11 @@ def test_reranking_orders_pictures_keys_and_texts() -> None:
 @pytest.mark.parametrize("depth", [None, 2])
 def test_classes_are_those_of_the_command_line(depth: int | None) -> None:
     names = ["猫/猫咪", "狗", "红色的船", "湖泊"]
-    pictures, network = tiny_pictures(3, seed=4), tiny_network()
+    images, network = tiny_images(3, seed=4), tiny_network()
     expected = classify(
-        network.model, network.processor, pictures, classes_of_names(names), SETS["plain"], top=3, depth=depth
+        network.model, network.processor, images, classes_of_names(names), SETS["plain"], top=3, depth=depth
     )
-    body = {"pictures": [b64(png(item)) for item in pictures], "classes": names, "top": 3, "depth": depth}
+    body = {"pictures": [b64(png(item)) for item in images], "classes": names, "top": 3, "depth": depth}
     result = post(tiny_app(), "/classify", body).json()["results"]
     for item, right in zip(result, expected, strict=True):
         assert [guess["name"] for guess in item] == [guess.name for guess in right.classes]
@@ -281,16 +281,16 @@ def test_classes_are_those_of_the_command_line(depth: int | None) -> None:
     assert "prompts" in post(tiny_app(), "/classify", many).json()["error"]["message"]
 
 
-def test_pictures_are_added_found_shown_and_deleted_by_an_admin_alone() -> None:
+def test_images_are_added_found_shown_and_deleted_by_an_admin_alone() -> None:
     index = FakeIndex()
     app = tiny_app(index, KEYS)
-    new = tiny_pictures(1, seed=8)[0]
+    new = tiny_images(1, seed=8)[0]
     form = {"data": {"name": "新.png", "fields": '{"artist": "李", "width": 40}'}, "files": {"picture": png(new)}}
 
     async def work(http: httpx.AsyncClient) -> None:
         reader = {"Authorization": f"Bearer {SEARCHER}"}
         assert error_of(await http.post("/pictures", **form, headers=reader)) == (403, "not_admin")
-        key = next(iter(index.pictures))
+        key = next(iter(index.images))
         assert error_of(await http.delete(f"/pictures/{key}", headers=reader)) == (403, "not_admin")
         added = await http.post("/pictures", **form)
         assert added.status_code == 201
@@ -314,7 +314,7 @@ def test_pictures_are_added_found_shown_and_deleted_by_an_admin_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["../x.png", "a/b.png", ".hidden.png", "", "x\0.png", "a\\b.png", "x" * 201])
-def test_names_of_new_pictures_lead_nowhere(name: str) -> None:
+def test_names_of_new_images_lead_nowhere(name: str) -> None:
     app = tiny_app(FakeIndex(), KEYS)
     assert error_of(post(app, "/pictures", {"picture": b64(png()), "name": name}, ADMIN))[0] == 422
 
@@ -323,9 +323,9 @@ def test_captions_are_those_of_the_command_line() -> None:
     plain = tiny_network()
     captioner = R2D2Captioner.from_r2d2(plain.model, plain.processor).eval()
     work = ModelWork(plain.model, plain.processor, (captioner, plain.processor))
-    pictures = tiny_pictures(2, seed=6)
-    expected = caption_pictures(captioner, plain.processor, pictures)
-    result = post(make_app(work), "/caption", {"pictures": [b64(png(item)) for item in pictures]}).json()["results"]
+    images = tiny_images(2, seed=6)
+    expected = caption_images(captioner, plain.processor, images)
+    result = post(make_app(work), "/caption", {"pictures": [b64(png(item)) for item in images]}).json()["results"]
     assert [[one["text"] for one in item] for item in result] == [
         [one.text for one in item.candidates] for item in expected
     ]
@@ -336,7 +336,7 @@ def test_captions_are_those_of_the_command_line() -> None:
 )
 def test_head_is_answered_wherever_get_is(path: str) -> None:
     index = FakeIndex()
-    path += next(iter(index.pictures)) if path.endswith("s/") else ""
+    path += next(iter(index.images)) if path.endswith("s/") else ""
     app = tiny_app(index)
     got, headed = (asked(app, lambda http, method=method: http.request(method, path)) for method in ("GET", "HEAD"))
     assert headed.status_code == got.status_code == 200

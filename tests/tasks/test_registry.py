@@ -27,7 +27,7 @@ from ccmb.tasks.pretraining.run import save_model
 from ccmb.tasks.registry import FAMILIES, family_of, finetuner_of
 from tests.helpers.generators import tiny_generator
 from tests.helpers.runs import Command, command_line
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs, save_start
 
 NAMES = list(FAMILIES)
@@ -71,10 +71,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     labelled = pairs.with_name("labelled.jsonl")
     lines = [{"image": f"test-{n}.png", "split": "test", "text": "一只红色的小船", "label": n % 2} for n in range(8)]
     labelled.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    for number, picture in enumerate(tiny_pictures(4)):
+    for number, image in enumerate(tiny_images(4)):
         folder = place / "classes" / ("猫", "狗")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{number}.png")
+        image.save(folder / f"{number}.png")
     return {
         "retrieval": Case(start, pairs, {}),
         "matching": Case(start, labelled, {}),

@@ -134,7 +134,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", ["cut", "text", "code"])
-def test_an_unreadable_checkpoint_is_named_with_the_mend(tmp_path, monkeypatch, content):
+def test_an_unreadable_checkpoint_is_named_with_the_fix(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     path = save_checkpoint(tmp_path, 5, STATE) / FILE_NAME
     if content == "code":
@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsy
     assert warning.count("\n") == 1
     assert "step-3/state.pt: not a readable checkpoint" in warning
     assert "going on from step 2" in warning
-    # It no longer counts as the newest, and the file is kept for whoever can mend it.
+    # It no longer counts as the newest, and the file is kept for whoever can fix it.
     assert list_checkpoints(tmp_path) == [1, 2]
     assert (tmp_path / "damaged-step-3.pt").exists()
     save_checkpoint(tmp_path, 3, with_step(3), keep=1)
@@ -224,7 +224,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_disk_that_is_really_full_is_one_line_with_the_mend_and_leaves_the_rest(small_disk):
+def test_a_disk_that_is_really_full_is_one_line_with_the_fix_and_leaves_the_rest(small_disk):
     save_checkpoint(small_disk, 1, {"step": 1, "weights": torch.zeros(6000)})
     with pytest.raises(
         CcmbError, match=r"No space left.*free some space or set a lower training\.save_total_limit.*intact"

@@ -139,7 +139,7 @@ def test_rows_are_gathered_in_rank_order_and_gradients_come_back_to_their_rank(
     assert first["nothing"] == 0
 
 
-# Of each process's rows 0 .. 2 and 3 .. 5: of the six wrong pictures three are another process's, and of these two are
+# Of each process's rows 0 .. 2 and 3 .. 5: of the six wrong images three are another process's, and of these two are
 # one; of the wrong texts three, which are one.
 WRONG_IMAGES, WRONG_TEXTS = ([4, 4, 1], [0, 1, 5]), ([1, 2, 0], [2, 2, 2])
 
@@ -162,13 +162,11 @@ def arrivals(chunk: int | None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("chunk", [None, 1])
-def test_only_drawn_pictures_and_texts_are_sent_and_once(
-    chunk: int | None, two: list[dict[str, dict[str, Any]]]
-) -> None:
+def test_only_drawn_images_and_texts_are_sent_and_once(chunk: int | None, two: list[dict[str, dict[str, Any]]]) -> None:
     first, second = (rank["arrivals"][str(chunk)] for rank in two)
-    picture, text = first["item"]
-    assert first["forward"] == second["backward"] == picture
-    assert second["forward"] == first["backward"] == 2 * picture + text
+    image, text = first["item"]
+    assert first["forward"] == second["backward"] == image
+    assert second["forward"] == first["backward"] == 2 * image + text
 
 
 def test_alone_nothing_is_communicated() -> None:

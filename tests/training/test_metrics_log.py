@@ -69,7 +69,7 @@ def test_a_full_disk_ends_the_event_files_in_one_line(tmp_path, capsys):
     assert shown(tmp_path / "board")["loss"] == [(1, 1.0)]
 
 
-def test_figures_that_are_not_finite_are_left_out(tmp_path):
+def test_metrics_that_are_not_finite_are_left_out(tmp_path):
     with event_files(tmp_path, 0) as board:
         board({"step": 1, "loss": float("nan"), "lr": 0.5})
     assert shown(tmp_path) == {"lr": [(1, 0.5)]}

@@ -12,7 +12,7 @@ from ccmb.training.model_selection import judge, read_best
 from ccmb.training.recipe import BestRecipe, TrainingRecipe
 from tests.helpers.toy_training import ToyTask, assert_same_run, losses_of, make, run, send
 
-# The figure `seen` of the toy task at steps 2, 4, 6, 8, 10, 12: best at step 8 if lower is better.
+# The metric `seen` of the toy task at steps 2, 4, 6, 8, 10, 12: best at step 8 if lower is better.
 SEEN = {2: 5.0, 4: 4.0, 6: 3.0, 8: 1.0, 10: 2.0, 12: 6.0}
 OPTIONS = {"checkpoint_every": 2, "save_total_limit": 1, "best": {"metric": "seen"}}
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_is_judged_by_the_mean_of_its_last_steps(tmp_path):
     assert read_best(folder) == {"step": 7, "figure": "gcpr", "value": 3.0}
 
 
-def test_the_recipe_takes_a_figure_alone():
+def test_the_recipe_takes_a_metric_alone():
     assert TrainingRecipe(steps=1, best="gcpr").best == BestRecipe(metric="gcpr", mode="min")
     with pytest.raises(ValidationError):
         TrainingRecipe(steps=1, best={"metrc": "gcpr"})
@@ -122,7 +122,7 @@ def test_the_best_by_held_out_data_is_kept_and_gone_back_to(tmp_path):
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_figure_of_the_training_chooses_a_checkpoint_but_no_model(tmp_path):
+def test_a_metric_of_the_training_chooses_a_checkpoint_but_no_model(tmp_path):
     trainer = run(tmp_path / "run", validate=distance, **CHOSEN | {"best": {"metric": "square"}, "checkpoint_every": 4})
     trainer.load_best()
     assert trainer.task.module.seen == 12

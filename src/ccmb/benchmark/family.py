@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.settings import Settings
     from ccmb.benchmark.models.base import Peer
     from ccmb.benchmark.results.result import Result, Section, Stage
-    from ccmb.tasks.common.resampling import Figure
+    from ccmb.tasks.common.resampling import Metric
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 SetT = TypeVar("SetT", bound="MeasuredSet")
@@ -70,7 +70,7 @@ class Asked:
         spec: `NAME=PATH`, or the path alone.
         name, path: both apart.
         fields: text fields of own pairs.
-        images: folder or tar of the pictures of own pairs.
+        images: folder or tar of the images of own pairs.
         classes, templates: what folders show, and the prompts that ask for it.
     """
 
@@ -136,7 +136,7 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         """All metrics of a model on a set.
 
         Raises:
-            CcmbError: the model cannot do what the set asks, or none of the pictures can be read.
+            CcmbError: the model cannot do what the set asks, or none of the images can be read.
         """
 
     # --- what a leaderboard shows
@@ -155,18 +155,18 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
         """The metrics of a stage by the keys of the view, in percent, and the interval of the main one."""
 
-    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
         """The main metric of drawn items, and what makes it percent."""
         raise NotImplementedError(f"{self.name} draws its main metric by itself")
 
     def drawn_main(self, result: Result, stage: Stage) -> np.ndarray:
-        """The main metric of each draw, in percent; all results of one size draw the same pictures."""
+        """The main metric of each draw, in percent; all results of one size draw the same images."""
         import numpy as np
 
-        from ccmb.tasks.common.resampling import draw_figures
+        from ccmb.tasks.common.resampling import draw_metrics
 
         metric, factor = self.main_metric(result, stage)
-        return factor * draw_figures([metric], np.array(result.drawn_with))[:, 0]
+        return factor * draw_metrics([metric], np.array(result.drawn_with))[:, 0]
 
     def raw_main(self, result: Result, stage: Stage) -> float:
         """The main metric in percent, not rounded."""

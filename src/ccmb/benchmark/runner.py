@@ -84,7 +84,7 @@ class Bench:
             result = _result(
                 peer, of, readable=readable, cache=self.out / "features", settings=self.settings, key=key, seen=seen
             )
-            write_json(path, result.model_dump())
+            write_json(path, result.model_dump(by_alias=True))
         except CcmbError as error:
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
         return Outcome(measured=[path])

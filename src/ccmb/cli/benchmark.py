@@ -49,7 +49,7 @@ def benchmark(
         int | None, typer.Option(min=3, help="Longest text in tokens; by default what each model was made for.")
     ] = None,
     setting: Annotated[Setting, typer.Option(help="Whether the models have been trained on these sets.")] = "unstated",
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals, and of painted pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals, and of painted images.")] = 0,
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
     ] = None,

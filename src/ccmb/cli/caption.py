@@ -1,8 +1,8 @@
-"""`ccmb caption`: what pictures show, in Chinese."""
+"""`ccmb caption`: what images show, in Chinese."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from ccmb.cli.common.options import JsonFlag, print_result, say_unreadable
 from ccmb.cli.common.signature import takes
+from ccmb.core.json_values import json_values
 from ccmb.core.options import Flag
 from ccmb.core.terminal import visible_line
 from ccmb.tasks.captioning.family import DecodingOptions
@@ -31,20 +32,20 @@ class CaptionOptions(DecodingOptions):
 @takes(CaptionOptions)
 def caption(
     context: typer.Context,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A run or model folder of `ccmb finetune captioning`.")],
     *,
     as_json: JsonFlag = False,
     **given: Any,
 ) -> None:
-    """Write a Chinese caption of each of some pictures.
+    """Write a Chinese caption of each of some images.
 
     Example: ccmb caption cat.jpg dog.jpg --model runs/captions
 
     Example: ccmb caption cat.jpg --model runs/captions --decode sample --candidates 10 --json
     """
     from ccmb.r2d2.generative.captioner import load_captioner
-    from ccmb.tasks.captioning.predict import caption_pictures
+    from ccmb.tasks.captioning.predict import caption_images
 
     options = CaptionOptions.read(given)
     options.refuse_undecoded()
@@ -52,12 +53,12 @@ def caption(
         options.refuse("of re-ranking, which --no-rerank leaves out", "match_weight")
     network, processor = load_captioner(model)
     decoding = options.decoding(network, temperature=options.temperature, top_p=options.top_p, seed=options.seed)
-    found = caption_pictures(network, processor, pictures, decoding, options.rerank, match_weight=options.match_weight)
+    found = caption_images(network, processor, images, decoding, options.rerank, match_weight=options.match_weight)
     say_unreadable([of.error for of in found if of.error])
     lines = [
-        f"{visible_line(of.picture)}  {of.text}{_judged(of.candidates[0].match_score)}" for of in found if not of.error
+        f"{visible_line(of.image)}  {of.text}{_judged(of.candidates[0].match_score)}" for of in found if not of.error
     ]
-    values: list[dict[str, Any]] = [{**asdict(of), "picture": str(of.picture)} for of in found]
+    values: list[dict[str, Any]] = [json_values(of, image="picture") | {"picture": str(of.image)} for of in found]
     print_result(values, as_json, "\n".join(lines))
 
 

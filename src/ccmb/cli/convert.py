@@ -100,7 +100,7 @@ def calibrate(
 ) -> None:
     """Make the match score a probability: fit a temperature on own pairs and keep it in the model's config.json.
 
-    Each text is set against its own picture and one that the first stage takes for likely: one match to one non-match.
+    Each text is set against its own image and one that the first stage takes for likely: one match to one non-match.
 
     Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
     """
@@ -110,9 +110,9 @@ def calibrate(
     from ccmb.r2d2.loading import model_folder
     from ccmb.tasks.matching.calibrate import calibrate as run_calibration
 
-    pictures, folder = images or folder_for_pairs(data), model_folder(model)
+    image_source, folder = images or folder_for_pairs(data), model_folder(model)
     network, processor = load_network(folder)
-    report = run_calibration(network, processor, data, pictures, split, text_field or ["texts"], depth)
+    report = run_calibration(network, processor, data, image_source, split, text_field or ["texts"], depth)
     store_match_temperature(folder, report["match_temperature"])
     if json_file:
         write_json(json_file, report)

@@ -12,6 +12,7 @@ import typer
 
 from ccmb.cli.common.options import JsonFlag, print_result, say_findings, say_unreadable
 from ccmb.core.errors import UsageError, did_you_mean
+from ccmb.core.json_values import json_values
 from ccmb.scenes.scene import Split
 
 data_app = typer.Typer(name="data", help="Prepare and check data.", no_args_is_help=True)
@@ -20,7 +21,7 @@ FieldOption = Annotated[list[str] | None, typer.Option("--field", help="Text fie
 
 
 ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder or tar of the pictures, if they lie elsewhere than usual.")
+    Path | None, typer.Option(help="Folder or tar of the images, if they lie elsewhere than usual.")
 ]
 
 
@@ -39,11 +40,11 @@ def list_sets(as_json: JsonFlag = False) -> None:
 @data_app.command()
 def draw(
     out: Annotated[Path, typer.Argument(help="A new folder for pairs.jsonl and images.tar.")],
-    train: Annotated[int, typer.Option(min=1, help="Pictures of the training split.")] = 20_000,
-    val: Annotated[int, typer.Option(min=1, help="Pictures of the validation split.")] = 500,
-    test: Annotated[int, typer.Option(min=1, help="Pictures of the test split.")] = 1000,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the pictures in pixels.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal pictures.")] = 0,
+    train: Annotated[int, typer.Option(min=1, help="Images of the training split.")] = 20_000,
+    val: Annotated[int, typer.Option(min=1, help="Images of the validation split.")] = 500,
+    test: Annotated[int, typer.Option(min=1, help="Images of the test split.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the images in pixels.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal images.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Make close-ups of one thing each with Chinese texts, offline, to train a small generator.
@@ -54,7 +55,7 @@ def draw(
 
     counts: dict[Split, int] = {"train": train, "val": val, "test": test}
     write_close_ups(out, counts, size, seed)
-    print_result({"folder": str(out), **counts}, as_json, f"{out}: {sum(counts.values()):,} pictures")
+    print_result({"folder": str(out), **counts}, as_json, f"{out}: {sum(counts.values()):,} images")
 
 
 @data_app.command()
@@ -63,22 +64,22 @@ def convert(
     out: Annotated[Path, typer.Argument(help="A new folder for the shards and their manifest.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder or tar of the pictures; by default images.tar beside the pairs, or as published."),
+        typer.Option(help="Folder or tar of the images; by default images.tar beside the pairs, or as published."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which split to write.")] = "train",
     field: FieldOption = None,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in each shard but the last.")] = 5000,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Short side in pixels to which larger pictures are reduced.")
+        int | None, typer.Option(min=1, help="Short side in pixels to which larger images are reduced.")
     ] = None,
     keep_metadata: Annotated[
-        bool, typer.Option("--keep-metadata", help="Keep EXIF (such as the place), XMP and IPTC in the pictures.")
+        bool, typer.Option("--keep-metadata", help="Keep EXIF (such as the place), XMP and IPTC in the images.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write custom pairs or a downstream data set as WebDataset shards; the same input gives the same bytes.
 
-    Example: ccmb data convert pairs.jsonl shards --images pictures --field captions --image-size 256
+    Example: ccmb data convert pairs.jsonl shards --images images --field captions --image-size 256
 
     Example: ccmb data convert muge:downloads/muge shards --split val
     """
@@ -104,11 +105,11 @@ def convert(
         from ccmb.data.shards.write import convert_pairs
 
         pairs = Path(source)
-        pictures = ImageSource.open(images or pairs.parent / "images.tar")
+        image_source = ImageSource.open(images or pairs.parent / "images.tar")
         fields = field or ["texts"]
         done = convert_pairs(
             pairs,
-            pictures,
+            image_source,
             out=out,
             split=split,
             fields=fields,
@@ -143,9 +144,9 @@ def verify(
 ) -> None:
     """Read whole shards or a whole data set and list what is wrong.
 
-    Problems of shards: damage, wrong checksums, samples without text or picture. Problems of a data set: unreadable
-    lines, missing and undecodable pictures, empty and repeated texts, marks left in texts, other counts than
-    published, and pictures that two splits or, with --against, two sets share. Each comes with examples and a fix.
+    Problems of shards: damage, wrong checksums, samples without text or image. Problems of a data set: unreadable
+    lines, missing and undecodable images, empty and repeated texts, marks left in texts, other counts than
+    published, and images that two splits or, with --against, two sets share. Each comes with examples and a fix.
     Exits with 1 if there is a problem.
 
     Example: ccmb data verify shards --field captions
@@ -191,6 +192,6 @@ def _verify_set(
     from ccmb.datasets.verify import checked_text, verify_dataset
 
     checked = verify_dataset(name, folder, split, images, against)
-    print_result(asdict(checked), as_json, checked_text(checked))
+    print_result(json_values(checked, images="pictures", fix="mend"), as_json, checked_text(checked))
     if checked.is_faulty:
         raise typer.Exit(1)

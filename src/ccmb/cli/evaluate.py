@@ -32,7 +32,7 @@ def evaluate(
     **given: Any,
 ) -> None:
     """Measure both stages of retrieval on own pairs, matching on labelled ones, zero-shot classification on
-    folders, captions, or pictures painted from texts.
+    folders, captions, or images painted from texts.
 
     Example: ccmb evaluate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --split val --text-field captions
 

@@ -29,7 +29,7 @@ def export(
     split: Annotated[str, typer.Option(help="Which split of the pairs.")] = "val",
     text_field: TextFieldOption = None,
     depth: RerankKOption = 64,
-    limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each picture.")] = None,
+    limit_texts: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of each image.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
     """Write a model's towers and cross encoders as ONNX graphs; search, evaluation and the server take them as a model.
@@ -48,16 +48,16 @@ def export(
 
     if data is None:
         refuse_given(context, "of --data", *OF_DATA, instead="give that, or leave {} out")
-    pictures = None if data is None else images or folder_for_pairs(data)
+    image_source = None if data is None else images or folder_for_pairs(data)
     if given(context, "depth"):
         need_second_stage(context, may_rank(model), model, "depth")
     record = export_model(model, out, precision)
     (network, processor), (exported, _) = load_model(model), load_exported(out)
     report: dict[str, Any] = {"speed": compare_speed(network, exported)}
-    if data is not None and pictures is not None:
+    if data is not None and image_source is not None:
         how: dict[str, Any] = {"split": split, "fields": text_field or ["texts"], "depth": depth}
         how["texts_per_image"] = limit_texts
-        report["recall"] = compare_recall(network, exported, processor, data, pictures, **how)
+        report["recall"] = compare_recall(network, exported, processor, data, image_source, **how)
         say_unreadable(report["recall"].pop("unreadable"))
     record.measured = report
     record.write(out)

@@ -48,7 +48,7 @@ def finetune(
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
     from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
     from ccmb.tasks.finetuning.run import finetune as run_finetuning
-    from ccmb.tasks.pretraining.batches import unreadable_pictures
+    from ccmb.tasks.pretraining.batches import unreadable_images
     from ccmb.tasks.registry import finetuner_of
 
     path = find_recipe(recipe, FINETUNING)
@@ -65,7 +65,7 @@ def finetune(
     with orderly_end():
         report = run_finetuning(typed, run, further, test, mixes)
     if report is not None:  # on the first of several processes
-        say_unreadable(unreadable_pictures(run))
+        say_unreadable(unreadable_images(run))
         print_result(report, as_json, f"{comparison_table(report)}\nmodel: {run / 'model'}")
 
 

@@ -1,4 +1,4 @@
-"""`ccmb generate`: pictures of what texts describe."""
+"""`ccmb generate`: images of what texts describe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ccmb.tasks.options import NoiseSeedOption
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(PaintingOptions):
-    """How pictures are painted and chosen."""
+    """How images are painted and chosen."""
 
     seed: NoiseSeedOption = 0
     solver: Annotated[Solver, Flag("How a flow is followed; heun takes twice as long a step.")] = "euler"
@@ -27,12 +27,13 @@ class GenerateOptions(PaintingOptions):
 @takes(GenerateOptions)
 def generate(
     context: typer.Context,
-    texts: Annotated[list[str], typer.Argument(help="What the pictures show, in Chinese; a row of the grid each.")],
+    texts: Annotated[list[str], typer.Argument(help="What the images show, in Chinese; a row of the grid each.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A run or model folder of `ccmb finetune generation`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The grid, a PNG file.")] = Path("generated.png"),
     *,
-    pictures: Annotated[
-        Path | None, typer.Option(help="Also a folder for every picture as a PNG file of its own.")
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", "--pictures", help="Also a folder for every image as a PNG file of its own."),
     ] = None,
     as_json: JsonFlag = False,
     **given: Any,
@@ -43,7 +44,7 @@ def generate(
     """
     from ccmb.r2d2.generative.diffusion import Diffusion
     from ccmb.r2d2.generative.generator import load_generator
-    from ccmb.tasks.generation.grid import save_grid, save_pictures
+    from ccmb.tasks.generation.grid import save_grid, save_images
     from ccmb.tasks.generation.predict import check_texts, open_judge, paint_texts
 
     options = GenerateOptions.read(given)
@@ -54,8 +55,8 @@ def generate(
     painting = options.painting(options.seed, solver=options.solver)
     found = paint_texts(network, processor, texts, painting, open_judge(options.judge, model, network, processor))
     save_grid(found, out)
-    if pictures is not None:
-        save_pictures(found, pictures)
+    if images is not None:
+        save_images(found, images)
     values: dict[str, Any] = {
         "grid": str(out),
         "painting": asdict(painting),

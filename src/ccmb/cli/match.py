@@ -1,14 +1,14 @@
-"""The verbs about given pictures: `ccmb match` and `ccmb classify`."""
+"""The verbs about given images: `ccmb match` and `ccmb classify`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccmb.cli.common.options import JsonFlag, MinProbabilityOption, ModelOption, print_result, say_unreadable
+from ccmb.core.json_values import json_values
 from ccmb.core.terminal import visible_line
 from ccmb.tasks.classification.family import CLASSES_HELP, TEMPLATES_HELP
 
@@ -17,43 +17,45 @@ if TYPE_CHECKING:
 
 
 def match(
-    text: Annotated[str, typer.Argument(help="What the pictures may show, in Chinese.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    text: Annotated[str, typer.Argument(help="What the images may show, in Chinese.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: ModelOption,
     min_probability: MinProbabilityOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say how well a text describes each of some pictures.
+    """Say how well a text describes each of some images.
 
     Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
     """
     from ccmb.core.validation import check_min_probability, check_text
     from ccmb.inference.interface import load_network
-    from ccmb.tasks.matching.predict import match_pictures
+    from ccmb.tasks.matching.predict import match_images
 
     check_text(text, "to match")  # before the model is loaded in vain
     check_min_probability(min_probability)
     network, processor = load_network(model)
     say_unknown(processor, [text])
-    found = match_pictures(network, processor, text, pictures, min_probability)
+    found = match_images(network, processor, text, images, min_probability)
     say_unreadable([of.error for of in found if of.error])
     if not network.can_rank:
         typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
     elif not (network.config.is_calibrated or as_json):
         typer.echo(f"{model}: not calibrated, so the match score is no probability: run ccmb calibrate", err=True)
     lines = [
-        f"{visible_line(of.picture)}  cosine {of.cosine:.3f}"
+        f"{visible_line(of.image)}  cosine {of.cosine:.3f}"
         + ("" if of.score is None else f"  match score {of.score:.3f}")
         + ("" if of.probability is None else f"  probability {of.probability:.3f}")
         + ("" if of.match is None else "  match" if of.match else "  no match")
         for of in found
         if not of.error
     ]
-    print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+    print_result(
+        [json_values(of, image="picture") | {"picture": str(of.image)} for of in found], as_json, "\n".join(lines)
+    )
 
 
 def classify(
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: ModelOption,
     classes: Annotated[str, typer.Option("--classes", "-c", help=CLASSES_HELP)],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
@@ -64,7 +66,7 @@ def classify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say which of some classes each of some pictures belongs to; the classes' Chinese names are all it takes.
+    """Say which of some classes each of some images belongs to; the classes' Chinese names are all it takes.
 
     Example: ccmb classify cat.jpg dog.jpg --model runs/flickr8k --classes 猫,狗,汽车 --top 1
     """
@@ -77,16 +79,18 @@ def classify(
     network, processor = load_network(model)
     if classes not in SHIPPED:
         say_unknown(processor, [of.name for of in known])
-    found = run_classify(network, processor, pictures, known, prompts, top, depth)
+    found = run_classify(network, processor, images, known, prompts, top, depth)
     say_unreadable([of.error for of in found if of.error])
     lines = [
         "  ".join(
-            [visible_line(of.picture), *(f"{guess.name} {_figure(guess.score, guess.cosine)}" for guess in of.classes)]
+            [visible_line(of.image), *(f"{guess.name} {_metric(guess.score, guess.cosine)}" for guess in of.classes)]
         )
         for of in found
         if not of.error
     ]
-    print_result([{**asdict(of), "picture": str(of.picture)} for of in found], as_json, "\n".join(lines))
+    print_result(
+        [json_values(of, image="picture") | {"picture": str(of.image)} for of in found], as_json, "\n".join(lines)
+    )
 
 
 def say_unknown(processor: R2D2Processor, texts: list[str]) -> None:
@@ -103,5 +107,5 @@ def say_unknown(processor: R2D2Processor, texts: list[str]) -> None:
         )
 
 
-def _figure(score: float | None, cosine: float) -> str:
+def _metric(score: float | None, cosine: float) -> str:
     return f"{cosine:.3f}" if score is None else f"{score:.3f} (cosine {cosine:.3f})"

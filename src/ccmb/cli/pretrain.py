@@ -18,7 +18,7 @@ def quickstart(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("quickstart"),
     full: Annotated[
-        bool, typer.Option("--full", help="For an hour or two: what ranking is for, captions and painted pictures.")
+        bool, typer.Option("--full", help="For an hour or two: what ranking is for, captions and painted images.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -46,7 +46,7 @@ def pretrain(
     Example: CCMB_DATA=~/data ccmb pretrain flickr8k-cn training.steps=2000 --out runs/flickr8k
     """
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
-    from ccmb.tasks.pretraining.batches import unreadable_pictures
+    from ccmb.tasks.pretraining.batches import unreadable_images
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
     from ccmb.tasks.pretraining.run import pretrain
 
@@ -56,7 +56,7 @@ def pretrain(
     with orderly_end():
         model = pretrain(typed, run)
     objectives = {"on": typed.objectives.on(), "off": typed.objectives.off()}
-    unreadable = unreadable_pictures(run)
+    unreadable = unreadable_images(run)
     _say_unreadable(unreadable)
     values = {"run": str(run), "model": str(model), "objectives": objectives, "unreadable": unreadable}
     _result(values, as_json, f"model: {model}")

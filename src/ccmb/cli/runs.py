@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ccmb.cli.common.options import JsonFlag, print_result
+from ccmb.core.json_values import json_values
 
 
 def runs(
@@ -16,7 +16,7 @@ def runs(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw the curves into this .html or .png.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare runs: a table, and the curves of all their figures in one page or picture. A run may still be going on.
+    """Compare runs: a table, and the curves of all their metrics in one page or image. A run may still be going on.
 
     Example: ccmb runs runs/flickr8k runs/without-fgr --out curves.html
     """
@@ -64,7 +64,7 @@ def doctor(
     typed = load_recipe(FinetuneRecipe if tunes else PretrainRecipe, path, changes)
     usual = Path("runs") / (f"{path.stem}-finetuned" if tunes else path.stem)
     findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))
-    print_result([asdict(found) for found in findings], as_json, results_table(findings))
+    print_result([json_values(found, fix="mend") for found in findings], as_json, results_table(findings))
     if any(found.level == "problem" for found in findings):
         raise typer.Exit(1)
 

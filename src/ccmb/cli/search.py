@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from ccmb.search.query import Hit
 
 IndexOption = Annotated[Path, typer.Option("--index", "-i", help="The index folder.")]
-PICTURES_HELP = (
-    "Folders, pictures, globs, tars (shards, also name-{000..123}.tar), Parquet files, URLs, or lists of URLs (.txt); "
+IMAGES_HELP = (
+    "Folders, images, globs, tars (shards, also name-{000..123}.tar), Parquet files, URLs, or lists of URLs (.txt); "
     "by default those that the index was made from."
 )
 GONE_HELP = (
-    "Pictures that are gone from their source; auto removes them unless most of a source's are gone, or their folder "
+    "Images that are gone from their source; auto removes them unless most of a source's are gone, or their folder "
     "is empty or cannot be read."
 )
-WHERE_HELP = "Only pictures such as width>=800, date<2024-05 or 'folder under 2024/夏天'; may be given several times."
+WHERE_HELP = "Only images such as width>=800, date<2024-05 or 'folder under 2024/夏天'; may be given several times."
 
 OF_INDEXING = ("model", "fields", "gone", "store", "states", "allow_private", "exclude", "fast")
 
@@ -49,7 +49,7 @@ ForgetOption = Annotated[
 ]
 StoreOption = Annotated[str | None, typer.Option(help="URI of a Milvus server that holds the vectors of a new index.")]
 StatesOption = Annotated[
-    float, typer.Option(min=0, help="GiB for token states of pictures, which make ranking several times faster.")
+    float, typer.Option(min=0, help="GiB for token states of images, which make ranking several times faster.")
 ]
 PrivateOption = Annotated[list[str] | None, typer.Option(help="Private address that URLs may lead to.")]
 ProxyFlag = Annotated[
@@ -59,7 +59,7 @@ ProxyFlag = Annotated[
 
 def index(
     context: typer.Context,
-    pictures: Annotated[list[str] | None, typer.Argument(help=PICTURES_HELP)] = None,
+    images: Annotated[list[str] | None, typer.Argument(help=IMAGES_HELP)] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A run or model folder; by default the index's own.")
     ] = None,
@@ -75,7 +75,7 @@ def index(
     fast: FastFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Encode pictures into an index; run it again to add new ones, and to take out those that are gone.
+    """Encode images into an index; run it again to add new ones, and to take out those that are gone.
 
     Example: ccmb index ~/Pictures --model quickstart/run --out index
     """
@@ -84,10 +84,10 @@ def index(
     from ccmb.search.indexing.indexer import build_index
     from ccmb.search.indexing.leaving import IndexReport, forget_sources
 
-    if forget and not pictures:
+    if forget and not images:
         refuse_given(context, "of indexing, and --forget alone indexes nothing", *OF_INDEXING)
     forgotten = forget_sources(out, forget) if forget else 0
-    if forget and not pictures:
+    if forget and not images:
         report = IndexReport(removed=forgotten)
         print_result(asdict(report), as_json, _summary(out, report))
         return
@@ -97,7 +97,7 @@ def index(
     need_second_stage(context, network.can_rank, model, "states")
     with orderly_end():
         report = build_index(
-            pictures or [],
+            images or [],
             out,
             network=network,
             processor=processor,
@@ -126,13 +126,13 @@ def _say_left_out(report: IndexReport, fields: Path | None) -> None:
     if unmatched := report.fields_unmatched:
         more = f" and {len(unmatched) - 3:,} more" if len(unmatched) > 3 else ""
         shown = ", ".join(map(repr, unmatched[:3]))
-        lines.append(f"{fields}: {len(unmatched):,} names are of no picture that was indexed: {shown}{more}")
+        lines.append(f"{fields}: {len(unmatched):,} names are of no image that was indexed: {shown}{more}")
     for line in lines:
         typer.echo(line, err=True)
 
 
 def _summary(out: Path, report: IndexReport) -> str:
-    counts = f"{report.added} pictures added, {report.updated} updated, {report.skipped_known} known already"
+    counts = f"{report.added} images added, {report.updated} updated, {report.skipped_known} known already"
     lines = [f"{out}: {counts}" + (f", {report.removed} removed" if report.removed else "")]
     if report.kept_gone:
         lines.append(f"{report.kept_gone} are gone from their source and stay: --gone remove takes them out")
@@ -141,7 +141,7 @@ def _summary(out: Path, report: IndexReport) -> str:
     for name, groups in (("equal", report.duplicates), ("alike", report.near_duplicates)):
         if groups:
             more = sum(map(len, groups)) - len(groups)
-            lines.append(f"{more} pictures are {name} to others, such as {' and '.join(groups[0][:2])}")
+            lines.append(f"{more} images are {name} to others, such as {' and '.join(groups[0][:2])}")
     if report.fields_left_out:
         names = ", ".join(report.fields_left_out)
         lines.append(f"fields left out, not a text of up to 4,096 characters or a number each: {names}")
@@ -151,13 +151,13 @@ def _summary(out: Path, report: IndexReport) -> str:
 def search(
     context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What to look for, in Chinese.")] = None,
-    picture: Annotated[
+    image: Annotated[
         Path | None,
-        typer.Option("--picture", "-p", help="Look for pictures like this one; ranked only if there is a text too."),
+        typer.Option("--picture", "-p", help="Look for images like this one; ranked only if there is a text too."),
     ] = None,
     index: IndexOption = Path("index"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Pass over so many of the best: further pages.")] = 0,
     depth: RerankKOption = 64,
     rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Use the second stage.")] = True,
@@ -169,11 +169,11 @@ def search(
     sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find pictures by Chinese text, or by a picture.
+    """Find images by Chinese text, or by an image.
 
     Example: ccmb search "一只红色的小船" --index quickstart/index
     """
-    from ccmb.data.images.source import load_picture
+    from ccmb.data.images.source import load_image
     from ccmb.search.contact_sheet import contact_sheet
     from ccmb.search.engine import open_engine
     from ccmb.search.filters import parse_condition
@@ -185,7 +185,7 @@ def search(
     elif text is None:
         refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
     query = SearchQuery(
-        text, load_picture(picture) if picture else None, k=k, offset=offset, depth=depth, rank=rank,
+        text, load_image(image) if image else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
         collapse=collapse,
     )  # fmt: skip
@@ -197,9 +197,9 @@ def search(
     if sheet:
         contact_sheet(answer.hits, sheet)
     if answer.unknown:
-        typer.echo(f"the model knows no word of {text!r}: the order of the pictures means nothing", err=True)
+        typer.echo(f"the model knows no word of {text!r}: the order of the images means nothing", err=True)
     if answer.cut:
-        typer.echo("this is the end of what a Milvus server gives for one query; there may be more pictures", err=True)
+        typer.echo("this is the end of what a Milvus server gives for one query; there may be more images", err=True)
     if answer.partial:
         typer.echo(
             f"the budget was up after {answer.ranked} candidates; those after them are in order of cosine", err=True

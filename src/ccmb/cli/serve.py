@@ -35,7 +35,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Searches that may wait; more are refused.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30.0,
     max_megabytes: Annotated[float, typer.Option(min=0.01, help="Of a request's body.")] = 16.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Of a picture.")] = 50.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Of an image.")] = 50.0,
     rate: Annotated[float, typer.Option(min=0, help="Requests per second of a client; 0 is no limit.")] = 0.0,
     burst: Annotated[float, typer.Option(min=1, help="Requests of a client at once, where there is a rate.")] = 20.0,
     proxy: Annotated[

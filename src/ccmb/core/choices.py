@@ -35,7 +35,7 @@ Convention = Literal["equal_texts", "official"]
 # How a caption is decoded; see `ccmb.tasks.captioning.decoding`.
 Decode = Literal["beam", "greedy", "sample"]
 
-# How a flow is followed from noise to pictures; see `ccmb.r2d2.generative.diffusion`.
+# How a flow is followed from noise to images; see `ccmb.r2d2.generative.diffusion`.
 Solver = Literal["euler", "heun"]
 
 

@@ -62,7 +62,7 @@ def precision(device: torch.device, name: str) -> Iterator[None]:
     """Compute in a precision (auto, bf16 or fp32), with the attention that is fastest for short sequences.
 
     bf16 is computed by autocast. On CPUs the backward pass of the fused attention in bf16 is several times slower than
-    two matrix products, at the lengths of small pictures and Chinese captions. In fp32 it is not. If the processor must
+    two matrix products, at the lengths of small images and Chinese captions. In fp32 it is not. If the processor must
     emulate bf16, it is ten times slower than fp32.
     """
     bf16 = computes_bf16(device, name)

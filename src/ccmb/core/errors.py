@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that names the file, line or key, and what to do."""
+"""Errors that a user can fix: one line that names the file, line or key, and what to do."""
 
 from __future__ import annotations
 

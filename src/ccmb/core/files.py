@@ -16,9 +16,9 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.passed_over import OF_CORPUS, OF_INDEX, PassedOver, why_passed_over
 from ccmb.core.text.files import read_text, text_lines
 
-# Files of a corpus, finished or not. Its pictures may also lie beside it, so its folder is not searched.
+# Files of a corpus, finished or not. Its images may also lie beside it, so its folder is not searched.
 _CORPUS_RECORD, _CORPUS_FILES = os.path.join("work", "corpus.json"), {"manifest.json", "funnel.json"}
-# Files of an index, see `ccmb.search.index_folder`. It holds copies of pictures, so its folder is not searched.
+# Files of an index, see `ccmb.search.index_folder`. It holds copies of images, so its folder is not searched.
 _INDEX_FOLDERS = ("downloads", "uploads")
 _INDEX_RECORD, _INDEX_FILES = "index.json", frozenset(("vectors.db", "thumbnails.db", "mirror.db"))
 
@@ -141,7 +141,7 @@ def file_identity(path: str) -> object:
 
 
 def is_index_folder(path: str) -> bool:
-    """Whether a folder is an index of this package, which holds copies of pictures."""
+    """Whether a folder is an index of this package, which holds copies of images."""
     return os.path.isfile(f"{path}/{_INDEX_RECORD}") and any(os.path.exists(f"{path}/{name}") for name in _INDEX_FILES)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ccmb.data.sample import Sample
 
-KNOWN = 16  # texts of a picture that are listed with its pair in a batch, the pair's own included
+KNOWN = 16  # texts of an image that are listed with its pair in a batch, the pair's own included
 
 
 def text_key(text: str) -> str:
@@ -29,7 +29,7 @@ def text_id(text: str) -> int:
 
 
 def known_texts(text: str, others: Iterable[int]) -> list[int]:
-    """KNOWN text ids: first that of a pair's text, then those of its picture's other texts; -1 fills the end."""
+    """KNOWN text ids: first that of a pair's text, then those of its image's other texts; -1 fills the end."""
     own = text_id(text)
     ids = [own, *(other for other in dict.fromkeys(others) if other != own)][:KNOWN]
     return ids + [-1] * (KNOWN - len(ids))

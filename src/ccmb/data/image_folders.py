@@ -1,4 +1,4 @@
-"""Labelled pictures as one folder a class, in a folder or a tar."""
+"""Labelled images as one folder a class, in a folder or a tar."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from ccmb.data.images.source import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPicture:
-    """The name of a picture in its folder or tar, and the index of its class."""
+class LabelledImage:
+    """The name of an image in its folder or tar, and the index of its class."""
 
     name: str
     label: int
 
 
-def labelled_pictures(pictures: ImageSource, classes: Sequence[ImageClass]) -> list[LabelledPicture]:
-    """Every picture with its class: the one that the outermost matching folder above it names.
+def labelled_images(images: ImageSource, classes: Sequence[ImageClass]) -> list[LabelledImage]:
+    """Every image with its class: the one that the outermost matching folder above it names.
 
     A folder is called by the class's WordNet id, English label, index or one of its Chinese names. Case does not matter
     in labels, and an underscore or hyphen counts as a space.
 
     Raises:
-        CcmbError: there are no pictures, or one lies in no folder that names a class; the message names the folder.
+        CcmbError: there are no images, or one lies in no folder that names a class; the message names the folder.
     """
-    if not pictures.names:
-        raise CcmbError(f"{pictures.path}: no pictures; there must be one folder of pictures a class")
+    if not images.names:
+        raise CcmbError(f"{images.path}: no images; there must be one folder of images a class")
     index_of = folder_names(classes)
     labelled = []
-    for name in pictures.names:
+    for name in images.names:
         folders = name.split("/")[:-1]
         labels = [index_of[key] for key in map(_key, folders) if key in index_of]
         if not labels:
-            where = f"{pictures.path}/{'/'.join(folders)}".rstrip("/")
+            where = f"{images.path}/{'/'.join(folders)}".rstrip("/")
             hint = did_you_mean(folders[-1], list(index_of)) if folders else ""
             raise CcmbError(
                 f"{where}: names none of the {len(classes)} classes{hint}; "
                 "call each folder by a class's WordNet id, English label, index or Chinese name"
             )
-        labelled.append(LabelledPicture(name, labels[0]))
+        labelled.append(LabelledImage(name, labels[0]))
     return labelled
 
 

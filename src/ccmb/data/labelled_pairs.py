@@ -1,4 +1,4 @@
-"""Custom labelled pairs: JSON lines of a picture, a text, and whether they fit each other.
+"""Custom labelled pairs: JSON lines of an image, a text, and whether they fit each other.
 
 {"image": "cat.jpg", "text": "一只猫", "label": 1, "split": "train"}
 """
@@ -49,7 +49,7 @@ def is_labelled(path: str | Path) -> bool:
 
 
 def label_of(sample: Sample) -> int:
-    """1 where the text of a labelled pair fits its picture, 0 where it does not."""
+    """1 where the text of a labelled pair fits its image, 0 where it does not."""
     label = as_label((sample.extra or {}).get("label"))
     assert label is not None, "only samples of labelled pairs have a label"
     return label
@@ -67,5 +67,5 @@ def _labelled_sample(line: dict[str, object], where: str) -> Sample:
         raise CcmbError(f'{where}: no "text": each line of labelled pairs needs one text')
     label = as_label(line.get("label"))
     if label is None:
-        raise CcmbError(f'{where}: "label" must be 1 (the text fits the picture) or 0')
+        raise CcmbError(f'{where}: "label" must be 1 (the text fits the image) or 0')
     return sample_of_line(line | {"label": label}, ["text"], where)

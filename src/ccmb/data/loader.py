@@ -113,27 +113,27 @@ Key = tuple[int, int, int | None]
 class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     """Samples by key: augmented pixels, one of the texts, and the sample's index.
 
-    If the picture cannot be read, the item is a line with its name and the reason. A sample without a text in the field
+    If the image cannot be read, the item is a line with its name and the reason. A sample without a text in the field
     gives a text of another field.
 
     Args:
-        alike: whether all samples of a picture are augmented alike within an epoch. Then a batch that holds the picture
+        alike: whether all samples of an image are augmented alike within an epoch. Then a batch that holds the image
             several times needs to store and encode it only once.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        pictures: ImageSource,
+        images: ImageSource,
         size: int,
         augmentation: Augmentation,
         seed: int,
         weights: Sequence[float] | None = None,
         alike: bool = False,
     ) -> None:
-        self.samples, self.pictures, self.size = samples, pictures, size
+        self.samples, self.images, self.size = samples, images, size
         self.augmentation, self.seed, self.weights, self.alike = augmentation, seed, weights, alike
-        # Texts that speak of left or right. Those of near-duplicates count too: in a batch they are the picture's
+        # Texts that speak of left or right. Those of near-duplicates count too: in a batch they are the image's
         # positives and negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
 
@@ -143,7 +143,7 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         text = choose_text(sample, rng, field, self.weights)
         try:
-            image = self.pictures.load(sample.image)
+            image = self.images.load(sample.image)
         except UnreadableImageError as error:
             return str(error)
         if self.alike:
@@ -193,9 +193,7 @@ def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "exited unexpectedly" not in str(error):
             raise
-        raise CcmbError(
-            "a process that reads pictures was killed, perhaps for memory; lower data.num_workers"
-        ) from None
+        raise CcmbError("a process that reads images was killed, perhaps for memory; lower data.num_workers") from None
 
 
 def choose_text(

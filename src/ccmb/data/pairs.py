@@ -1,4 +1,4 @@
-"""Custom pairs: `pairs.jsonl`, one line a picture or one line a text, beside a folder or tar of pictures.
+"""Custom pairs: `pairs.jsonl`, one line an image or one line a text, beside a folder or tar of images.
 
 {"image": "cat.jpg", "captions": ["一只猫", "沙发上的黄猫"], "split": "train"}
 """
@@ -79,7 +79,7 @@ def read_split(
         if not known:
             raise CcmbError(f"{path}: the file has no lines")
         hint = did_you_mean(str(split), sorted(known))
-        raise CcmbError(f"{path}: no pictures in split '{split}'{hint}; it has: {', '.join(sorted(known))}")
+        raise CcmbError(f"{path}: no images in split '{split}'{hint}; it has: {', '.join(sorted(known))}")
     if warning := splits.warning(path, split):
         warn(warning)
     return samples, tuple(splits.shared_with(split))
@@ -101,8 +101,8 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
     return Sample(image, texts, split=split, group=group, extra=extra, fields=by_field, twin=twin)
 
 
-def readable_samples(samples: Sequence[Sample], pictures: ImageSource) -> tuple[list[Sample], list[str]]:
-    """The samples whose pictures can be read, and a line for each picture that cannot.
+def readable_samples(samples: Sequence[Sample], images: ImageSource) -> tuple[list[Sample], list[str]]:
+    """The samples whose images can be read, and a line for each image that cannot.
 
     Raises:
         CcmbError: none can be read.
@@ -110,17 +110,17 @@ def readable_samples(samples: Sequence[Sample], pictures: ImageSource) -> tuple[
     unreadable: dict[str, str] = {}
     for name in dict.fromkeys(sample.image for sample in samples):
         try:
-            pictures.load(name)
+            images.load(name)
         except UnreadableImageError as error:
             unreadable[name] = str(error)
     lines = list(unreadable.values())
     good = [sample for sample in samples if sample.image not in unreadable]
     if not good:
-        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({lines[0]})")
+        raise CcmbError(f"{images.path}: none of the images could be read ({lines[0]})")
     return good, lines
 
 
-def pictures_beside(pairs: Path) -> Path:
+def images_beside(pairs: Path) -> Path:
     """The tar `images.tar` or the folder `images` beside a file of pairs.
 
     Raises:
@@ -128,14 +128,14 @@ def pictures_beside(pairs: Path) -> Path:
     """
     existing = [path for path in (pairs.parent / "images.tar", pairs.parent / "images") if path.exists()]
     if pairs.exists() and not existing:
-        raise CcmbError(f"{pairs.parent / 'images.tar'}: no such tar; say with --images where the pictures are")
+        raise CcmbError(f"{pairs.parent / 'images.tar'}: no such tar; say with --images where the images are")
     return existing[0] if existing else pairs.parent / "images.tar"
 
 
 def _check_image(line: dict[str, object], where: str) -> str:
     image = line.get("image")
     if not isinstance(image, str) or not image:
-        raise CcmbError(f'{where}: no "image": each line needs the name of its picture')
+        raise CcmbError(f'{where}: no "image": each line needs the name of its image')
     _check_unicode(image, f'{where}: "image"')
     return image_key(image)
 

@@ -9,7 +9,7 @@
 
 Flickr30k contains Flickr8k, and their splits differ: one trains on what the other tests on. File names of other forms
 give no id. A bare number counts as a Flickr id only if most bare numbers of the set are as long as Flickr's, since
-products and merely numbered pictures have numbers too.
+products and merely numbered images have numbers too.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def _decompressed(path: Path, size: int) -> Path:
     except BaseException as error:  # Ctrl-C too leaves no half of a tar behind
         os.unlink(name)
         if isinstance(error, OSError) and error.errno is not None:
-            mend = f"could not be decompressed in {tempfile.gettempdir()}; gunzip it, or set TMPDIR"
-            raise CcmbError(f"{path}: {mend} ({error})") from None
+            fix = f"could not be decompressed in {tempfile.gettempdir()}; gunzip it, or set TMPDIR"
+            raise CcmbError(f"{path}: {fix} ({error})") from None
         raise
     return Path(name)
 

@@ -1,4 +1,4 @@
-"""A sample: the name of a picture, its texts, and the split and groups that it belongs to."""
+"""A sample: the name of an image, its texts, and the split and groups that it belongs to."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture with its texts.
+    """One image with its texts.
 
     Attributes:
-        image: the picture's name in its folder or tar; samples with equal names are positives of each other.
+        image: the image's name in its folder or tar; samples with equal names are positives of each other.
         texts: at least one text, none of them empty.
         split: "train", "val", "test" or another name the data uses.
         group: samples with equal groups are near-duplicates that a batch should hold together; None stands alone.

@@ -47,7 +47,7 @@ def read_index(plain: Path, path: Path) -> tuple[dict[str, tuple[int, int]], int
         raise CcmbError(f"{path}: {error.strerror or error}") from None
     except (tarfile.TarError, ValueError) as error:
         reason = "it is compressed; decompress it first" if _is_compressed(path) else error
-        raise CcmbError(f"{path}: not a readable tar of pictures ({reason})") from None
+        raise CcmbError(f"{path}: not a readable tar of images ({reason})") from None
     for name in links:
         target, seen = links[name], {name}
         while target in links and target not in seen:

@@ -25,7 +25,7 @@ class CardSplit(NamedTuple):
     """A published split, with its counts if they are known."""
 
     name: str
-    pictures: int | None = None
+    images: int | None = None
     texts: int | None = None
 
 
@@ -67,14 +67,14 @@ _TRAIN_VAL = (CardSplit("train"), CardSplit("val"))
 _THREE = (CardSplit("train"), CardSplit("val"), CardSplit("test"))
 _ZERO = "zero.so.com, github.com/yuxie11/R2D2"
 _PACK = EnZh(
-    "the JSON lines, and the picture pack IQR_IQM_ICR_ICM_images that the four sets share",
+    "the JSON lines, and the image pack IQR_IQM_ICR_ICM_images that the four sets share",
     "JSON lines 文件，以及四个数据集共用的图片包 IQR_IQM_ICR_ICM_images",
 )
 _PACK_FORM = EnZh(
     "the pack ships as base64 packages whose form is not known: id and base64 in .tsv files is our reading",
     "图片包以 base64 形式发布，具体格式不详：按 .tsv 中的编号加 base64 读取是我们的理解",
 )
-_FLICKR_PICTURES = EnZh("the caption files, and the pictures of Flickr30k", "描述文件，以及 Flickr30k 的图片")
+_FLICKR_IMAGES = EnZh("the caption files, and the images of Flickr30k", "描述文件，以及 Flickr30k 的图片")
 _CAPTION_FILES = (
     "*{split}*caption*.txt + images/",
     "*caption*.txt + *{split}.txt + images/",
@@ -112,7 +112,7 @@ def _zero(
 
 
 _SHARES_PHOTOS = EnZh(
-    "Flickr30k contains Flickr8k, with other splits: 276 of the 1,000 test pictures of Flickr30k-CN are Flickr8k "
+    "Flickr30k contains Flickr8k, with other splits: 276 of the 1,000 test images of Flickr30k-CN are Flickr8k "
     "photographs, 214 of them in the train split of Flickr8k-CN. `ccmb data verify NAME FOLDER --against OTHER=FOLDER` "
     "counts them, and results of a model that was trained on them are marked",
     "Flickr30k 包含 Flickr8k，但划分不同：Flickr30k-CN 的 1,000 张测试图中有 276 张是 Flickr8k 的照片，其中 214 张在 "
@@ -121,8 +121,8 @@ _SHARES_PHOTOS = EnZh(
 )
 _NO_TEST = EnZh("no test split is published: the official code tests on val", "未发布测试集：官方代码在 val 上测试")
 _PAIRS = EnZh("400,000 pairs, half of them matching", "40 万对，匹配与不匹配各半")
-_MISSING_PICTURE = EnZh(
-    "missing pictures: an ICR training record is known to name one that is not in the pack",
+_MISSING_IMAGE = EnZh(
+    "missing images: an ICR training record is known to name one that is not in the pack",
     "缺图：已知 ICR 训练集有一条记录所指的图片不在图片包中",
 )
 
@@ -134,7 +134,7 @@ _ALL = (
         splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000)),
         metric=_RECALL,
         files=_CAPTION_FILES,
-        download=_FLICKR_PICTURES,
+        download=_FLICKR_IMAGES,
         made="several",
         source="github.com/li-xirong/cross-lingual-cap",
         notes=(_SHARES_PHOTOS,),
@@ -153,7 +153,7 @@ _ALL = (
         metric=_RECALL,
         files=_CAPTION_FILES,
         download=EnZh(
-            "the caption files and split lists, and the pictures of MS-COCO", "描述文件和划分列表，以及 MS-COCO 的图片"
+            "the caption files and split lists, and the images of MS-COCO", "描述文件和划分列表，以及 MS-COCO 的图片"
         ),
         made="several",
         licence=EnZh("MIT, by its authors", "MIT（由作者发布）"),
@@ -161,7 +161,7 @@ _ALL = (
         notes=(
             EnZh(
                 "there are written, translated and machine-translated captions; of several files the written ones "
-                "are read. A translated test of 1,000 pictures and 5,000 texts is not comparable with the written one",
+                "are read. A translated test of 1,000 images and 5,000 texts is not comparable with the written one",
                 "有人工撰写、人工翻译和机器翻译三种描述；有多个文件时读取人工撰写的。"
                 "另有 1,000 图 5,000 句的翻译版测试集，与人工撰写的不可比较",
             ),
@@ -174,14 +174,14 @@ _ALL = (
         splits=_THREE,
         metric=_RECALL,
         files=("caption_{split}_annotations_*.json + caption_{split}_images_*/",),
-        download=EnZh("annotations and pictures of each split", "各划分的标注和图片"),
+        download=EnZh("annotations and images of each split", "各划分的标注和图片"),
         unverified=(
             EnZh(
                 "that it is one of the twelve, and the captioning set among them",
                 "它是十二个数据集之一，且是其中的图像描述集",
             ),
             EnZh(
-                "the name of the picture folder, and CIDEr as the metric of captioning",
+                "the name of the image folder, and CIDEr as the metric of captioning",
                 "图片文件夹的名称，以及以 CIDEr 为图像描述的指标",
             ),
         ),
@@ -193,7 +193,7 @@ _ALL = (
         splits=_THREE,
         metric=EnZh("mean of R@1, R@5, R@10, text to image", "文到图 R@1、R@5、R@10 的均值"),
         files=("{split}_texts.jsonl + {split}_imgs.tsv", "MR_{split}_queries.jsonl + MR_{split}_imgs.tsv"),
-        download=EnZh("queries and picture packs of each split", "各划分的查询和图片包"),
+        download=EnZh("queries and image packs of each split", "各划分的查询和图片包"),
         made="search queries",
         source="tianchi.aliyun.com/dataset/107332",
         notes=(EnZh("results are published for val", "已发表的结果在 val 上测得"),),
@@ -208,12 +208,12 @@ _ALL = (
         splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 5000)),
         metric=_RECALL,
         files=("{split}/flickr30k_cna_{split}.txt + flickr30k-images/",),
-        download=_FLICKR_PICTURES,
+        download=_FLICKR_IMAGES,
         total=EnZh("all of Flickr30k", "Flickr30k 全部"),
         made="translated",
         source=_ZERO,
         notes=(_SHARES_PHOTOS,),
-        unverified=(EnZh("31,783 pictures with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
+        unverified=(EnZh("31,783 images with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
     ),
     _zero(
         "icr",
@@ -221,7 +221,7 @@ _ALL = (
         family="retrieval",
         stem="long_itr",
         total=EnZh("200,000 pairs", "20 万对"),
-        notes=(_NO_TEST, _MISSING_PICTURE),
+        notes=(_NO_TEST, _MISSING_IMAGE),
     ),
     _zero(
         "iqr",
@@ -241,10 +241,10 @@ _ALL = (
         splits=_THREE,
         metric=EnZh("FID", "FID"),
         files=("T2I_{split}.text.tsv + T2I_{split}.img.tsv",),
-        download=EnZh("texts and picture packs", "文本和图片包"),
+        download=EnZh("texts and image packs", "文本和图片包"),
         unverified=(
             EnZh("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一，以及以 FID 为指标"),
-            EnZh("whether the test comes with pictures; it is read without them too", "测试集是否附图；无图也可读取"),
+            EnZh("whether the test comes with images; it is read without them too", "测试集是否附图；无图也可读取"),
         ),
     ),
     Card(
@@ -255,7 +255,7 @@ _ALL = (
         metric=EnZh("top-1 accuracy, zero-shot", "零样本 top-1 准确率"),
         files=("{split}/CLASS/*.JPEG + classes.txt + templates.txt",),
         download=EnZh(
-            "the pictures of ImageNet-1k in folders of classes; names and templates in Chinese",
+            "the images of ImageNet-1k in folders of classes; names and templates in Chinese",
             "ImageNet-1k 图片（一类一个文件夹）；中文类名和模板",
         ),
         total=EnZh("1,000 classes", "1,000 类"),
@@ -278,8 +278,8 @@ _ALL = (
         ),
         metric=_RECALL,
         files=("captions.jsonl + images.tar", "pairs.jsonl + images/"),
-        download=EnZh("captions and pictures in one folder", "描述和图片，放在同一文件夹"),
-        total=EnZh("8,091 pictures; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"),
+        download=EnZh("captions and images in one folder", "描述和图片，放在同一文件夹"),
+        total=EnZh("8,091 images; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"),
         made="written",
         licence=EnZh("research use only", "仅供研究"),
         source="github.com/li-xirong/flickr8kcn",

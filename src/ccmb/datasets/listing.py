@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Literal
 
+from ccmb.core.json_values import json_values
 from ccmb.datasets.cards import CARDS, Card, CardSplit, EnZh
 
 Language = Literal["en", "zh"]
@@ -30,7 +31,7 @@ _ROWS = {
 
 def card_values(card: Card) -> dict[str, Any]:
     """A card as JSON values, in English; null stands for unknown values."""
-    values = asdict(card) | {"splits": [published._asdict() for published in card.splits]}
+    values = asdict(card) | {"splits": [json_values(published, images="pictures") for published in card.splits]}
     for key in ("metric", "download", "total", "licence"):
         value = getattr(card, key)
         values[key] = None if value is None else value.en
@@ -90,7 +91,7 @@ def _rows(card: Card, language: Language) -> list[tuple[EnZh, str]]:
 
 
 def _split(published: CardSplit, language: Language) -> str:
-    nouns = ("pictures", "texts") if language == "en" else ("图", "句")
+    nouns = ("images", "texts") if language == "en" else ("图", "句")
     counts = [f"{n:,} {noun}" for n, noun in zip(published[1:], nouns, strict=True) if n is not None]
     if not counts:
         return published.name

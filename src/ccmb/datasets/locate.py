@@ -69,8 +69,8 @@ def find_file(folder: Path, patterns: Iterable[str]) -> Path:
     return files[0]
 
 
-def open_pictures(folder: Path, images: Path | None, usual: Iterable[str] = ()) -> NamedImages:
-    """The pictures by base name, from the user's folder or tar, or else from the first usual path that exists.
+def open_images(folder: Path, images: Path | None, usual: Iterable[str] = ()) -> NamedImages:
+    """The images by base name, from the user's folder or tar, or else from the first usual path that exists.
 
     Raises:
         CcmbError: see `ImageSource.open`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from ccmb.core.errors import UsageError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import read_labelled_pairs
-from ccmb.data.pairs import pictures_beside
+from ccmb.data.pairs import images_beside
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
 
@@ -15,11 +15,11 @@ from ccmb.datasets import open_dataset
 def open_labelled(
     path: Path, split: str, images: Path | None = None, name: str = ""
 ) -> tuple[list[Sample], ImageSource]:
-    """The labelled pairs of one split, and their pictures.
+    """The labelled pairs of one split, and their images.
 
     Args:
         path: a file of custom labelled pairs, or the folder of a published set.
-        images: folder, tar or pack of the pictures, by default beside the pairs.
+        images: folder, tar or pack of the images, by default beside the pairs.
         name: the name of the published set.
 
     Raises:
@@ -28,8 +28,8 @@ def open_labelled(
     """
     if not path.is_dir():
         samples = read_labelled_pairs(path, split)
-        return samples, ImageSource.open(images or pictures_beside(path))
+        return samples, ImageSource.open(images or images_beside(path))
     dataset = open_dataset(name, path, split, images)
     if "matching" not in dataset.card.families:
         raise UsageError(f"{path}: {dataset.card.title} is not a set of labelled pairs; ICM and IQM are")
-    return dataset.samples, dataset.pictures
+    return dataset.samples, dataset.images

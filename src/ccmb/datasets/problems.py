@@ -16,25 +16,25 @@ class ProblemKind:
     """A kind of problem: its name, and what to do about it. With a warning the data set is usable as it is."""
 
     what: str
-    mend: str
+    fix: str
     level: Level = "problem"
 
 
-BAD_LINE = ProblemKind("unreadable lines", "download the file again, or remove or mend these lines; they are left out")
+BAD_LINE = ProblemKind("unreadable lines", "download the file again, or remove or fix these lines; they are left out")
 EMPTY_TEXT = ProblemKind("empty texts", "remove these lines or write the texts; they are left out")
 REPEATED_ID = ProblemKind("repeated ids", "remove all lines of an id but one; the first one counts")
-NO_PICTURE = ProblemKind("missing pictures", "complete the pack of pictures or remove these lines; they are left out")
-BAD_PICTURE = ProblemKind("undecodable pictures", "download these pictures again, or remove them and their texts")
-TWO_PICTURES = ProblemKind("ambiguous pictures", "remove or rename the others; the first one by its path counts")
-NO_CLASS = ProblemKind("classes without a name", "add them to the class-name file; their pictures are left out")
+NO_IMAGE = ProblemKind("missing pictures", "complete the pack of images or remove these lines; they are left out")
+BAD_IMAGE = ProblemKind("undecodable pictures", "download these images again, or remove them and their texts")
+TWO_IMAGES = ProblemKind("ambiguous pictures", "remove or rename the others; the first one by its path counts")
+NO_CLASS = ProblemKind("classes without a name", "add them to the class-name file; their images are left out")
 BAD_TEMPLATE = ProblemKind("templates without one {}", "write {} once, where the class name goes; they are left out")
 JOINED_TEXT = ProblemKind("part-of-speech marks", "nothing: these texts are read without the marks", "warning")
 MARKED_TEXT = ProblemKind("part-of-speech marks left over", "take the caption file without marks, or remove them")
-REPEATED_TEXT = ProblemKind("repeated texts of one picture", "remove the repetitions if you train on them", "warning")
+REPEATED_TEXT = ProblemKind("repeated texts of one image", "remove the repetitions if you train on them", "warning")
 OTHER_COUNT = ProblemKind(
     "other counts than published", "download the split again, or say that you use another selection"
 )
-SHARED_PICTURE = ProblemKind("pictures in two splits", "take them out of the training split before you measure")
+SHARED_IMAGE = ProblemKind("images in two splits", "take them out of the training split before you measure")
 SHARED_PHOTO = ProblemKind(
     "photographs of another set",
     "never train on the one and measure on the other, or take them out of the training split; results are marked",
@@ -46,13 +46,13 @@ NO_SPLIT = ProblemKind("missing splits", "nothing, if you do not need them; othe
 
 @dataclass(slots=True)
 class DatasetFinding:
-    """All problems of one kind; each example is a line that names file, line or picture."""
+    """All problems of one kind; each example is a line that names file, line or image."""
 
     what: str
     level: Level
     count: int
     examples: list[str]
-    mend: str
+    fix: str
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Problems:
 
     def add(self, kind: ProblemKind, line: str) -> None:
         """Count one problem, and keep its line if it is among the first of its kind."""
-        finding = self.findings.setdefault(kind, DatasetFinding(kind.what, kind.level, 0, [], kind.mend))
+        finding = self.findings.setdefault(kind, DatasetFinding(kind.what, kind.level, 0, [], kind.fix))
         finding.count += 1
         if len(finding.examples) < EXAMPLES:
             finding.examples.append(printable(line))
@@ -71,7 +71,7 @@ class Problems:
     def add_all(self, others: Problems) -> None:
         """Add the counts and examples of other problems."""
         for kind, other in others.findings.items():
-            finding = self.findings.setdefault(kind, DatasetFinding(kind.what, kind.level, 0, [], kind.mend))
+            finding = self.findings.setdefault(kind, DatasetFinding(kind.what, kind.level, 0, [], kind.fix))
             finding.count += other.count
             finding.examples = [*finding.examples, *other.examples][:EXAMPLES]
 
@@ -93,7 +93,7 @@ def findings_text(findings: Iterable[DatasetFinding]) -> str:
         lines += [f"    {example}" for example in finding.examples]
         if finding.count > len(finding.examples):
             lines.append(f"    ... and {finding.count - len(finding.examples):,} more")
-        lines.append(f"    -> {finding.mend}")
+        lines.append(f"    -> {finding.fix}")
     return "\n".join(lines)
 
 

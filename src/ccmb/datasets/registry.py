@@ -27,7 +27,7 @@ def open_dataset(name: str, folder: str | Path, split: str, images: str | Path |
     Args:
         name: the name of the data set, see `CARDS`.
         split: the card's name of the split, or a word that files use ("valid" is "val").
-        images: the folder, tar or pack of the pictures, if they lie elsewhere.
+        images: the folder, tar or pack of the images, if they lie elsewhere.
 
     Raises:
         UsageError: there is no such data set or split.
@@ -39,7 +39,7 @@ def open_dataset(name: str, folder: str | Path, split: str, images: str | Path |
     if not folder.is_dir():
         raise CcmbError(f"{folder}: no such folder; {card.title} needs: {card.download.en}")
     if images is not None and not Path(images).exists():
-        raise CcmbError(f"{images}: no such folder, tar or pack of pictures")
+        raise CcmbError(f"{images}: no such folder, tar or pack of images")
     try:
         return _reader(card, folder, split)(card, folder, split, None if images is None else Path(images))
     except MissingFile as error:

@@ -14,7 +14,7 @@ from ccmb.data.grouping import image_key
 from ccmb.data.photo_ids import Photo, photos_of
 from ccmb.datasets.cards import find_card
 from ccmb.datasets.locate import MissingFile
-from ccmb.datasets.problems import SHARED_PHOTO, SHARED_PICTURE, Problems
+from ccmb.datasets.problems import SHARED_IMAGE, SHARED_PHOTO, Problems
 from ccmb.datasets.registry import open_dataset
 
 # Names of images by split.
@@ -39,7 +39,7 @@ def names_of_set(spec: str) -> tuple[str, dict[str, list[str]]]:
         names: dict[str, list[str]] = {}
         for line_number, line in read_json_lines(path):
             if not isinstance(line.get("image"), str):
-                raise CcmbError(f'{path}:{line_number}: no "image": each line needs the name of its picture')
+                raise CcmbError(f'{path}:{line_number}: no "image": each line needs the name of its image')
             names.setdefault(str(line.get("split", "train")), []).append(image_key(str(line["image"])))
         return name or path.resolve().parent.name, {
             split: list(dict.fromkeys(image_names)) for split, image_names in names.items()
@@ -68,7 +68,7 @@ def check_across_splits(
     for name, photo in photos_of(names).items():
         other_split, other = seen.setdefault(photo, (split, name))
         if other_split != split and other != name:
-            problems.add(SHARED_PICTURE, f"{split}: {name} is the photograph {other} of {other_split}")
+            problems.add(SHARED_IMAGE, f"{split}: {name} is the photograph {other} of {other_split}")
 
 
 def photos_words(splits: Names) -> str:

@@ -23,15 +23,15 @@ def convert_dataset(
     """Write the samples of one split, and return what was left out as text.
 
     Raises:
-        CcmbError: see `open_dataset` and `convert_samples`; or no text of the split has a picture.
+        CcmbError: see `open_dataset` and `convert_samples`; or no text of the split has an image.
     """
     dataset = open_dataset(name, folder, split, images)
     if not dataset.samples:
-        raise CcmbError(f"{folder}: no text of split '{dataset.split}' names a picture; choose another split")
-    fields, pictures = dataset.fields, dataset.pictures
+        raise CcmbError(f"{folder}: no text of split '{dataset.split}' names an image; choose another split")
+    fields, image_source = dataset.fields, dataset.images
     done = convert_samples(
         dataset.samples,
-        pictures,
+        image_source,
         out=out,
         fields=fields,
         samples_per_shard=samples_per_shard,

@@ -1,4 +1,4 @@
-"""Check a whole data set: files, counts, ids, pictures, texts, and pictures that two splits share."""
+"""Check a whole data set: files, counts, ids, images, texts, and images that two splits share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ccmb.datasets.cards import Card, find_card
 from ccmb.datasets.dataset import Dataset
 from ccmb.datasets.locate import MissingFile, known_split
 from ccmb.datasets.problems import (  # fmt: skip
-    BAD_PICTURE,
+    BAD_IMAGE,
     LOST_SPLIT,
     MARKED_TEXT,
     NO_SPLIT,
     OTHER_COUNT,
     REPEATED_TEXT,
-    SHARED_PICTURE,
+    SHARED_IMAGE,
     DatasetFinding,
     Problems,
     findings_text,
@@ -38,7 +38,7 @@ _MARK = re.compile(r"[\u3400-\u9fff]+[:/][a-z]{1,4}(?=\s|$)")
 class Counts:
     """The usable content of a split."""
 
-    pictures: int
+    images: int
     texts: int
     samples: int
 
@@ -87,7 +87,7 @@ def verify_dataset(
     names = known if split is None else [known_split(split, known, card.title)]
     checked, errors = Checked(card.name, str(folder)), []
     others = [names_of_set(spec) for spec in against]
-    pictures: dict[bytes, tuple[str, str]] = {}
+    image_source: dict[bytes, tuple[str, str]] = {}
     photos: dict[Photo, tuple[str, str]] = {}
     galleries: dict[str, list[str]] = {}
     for split_name in names:
@@ -103,7 +103,7 @@ def verify_dataset(
         checked.splits[split_name] = counts
         _check_counts(card, split_name, counts, problems)
         _check_texts(dataset, problems)
-        _check_pictures(dataset, pictures, problems)
+        _check_images(dataset, image_source, problems)
         check_across_splits(split_name, dataset.gallery, photos, problems)
         galleries[split_name] = dataset.gallery
     if not checked.splits:
@@ -117,7 +117,7 @@ def verify_dataset(
 def checked_text(checked: Checked) -> str:
     """The result of a check as lines of text."""
     lines = [
-        f"{checked.name} {split}: {counts.pictures:,} pictures, {counts.texts:,} texts"
+        f"{checked.name} {split}: {counts.images:,} images, {counts.texts:,} texts"
         for split, counts in checked.splits.items()
     ]
     if checked.photographs and not checked.shared:
@@ -139,7 +139,7 @@ def _texts(dataset: Dataset) -> int:
 
 def _check_counts(card: Card, split: str, counts: Counts, problems: Problems) -> None:
     published = next(published_split for published_split in card.splits if published_split.name == split)
-    pairs = (("pictures", published.pictures, counts.pictures), ("texts", published.texts, counts.texts))
+    pairs = (("images", published.images, counts.images), ("texts", published.texts, counts.texts))
     for what, expected, usable in pairs:
         if expected not in (None, usable):
             problems.add(OTHER_COUNT, f"{split}: {usable:,} usable {what} instead of {expected:,}")
@@ -161,21 +161,21 @@ def _check_texts(dataset: Dataset, problems: Problems) -> None:
             problems.add(MARKED_TEXT, f"{query.where}: {query.text}")
 
 
-def _check_pictures(dataset: Dataset, seen: dict[bytes, tuple[str, str]], problems: Problems) -> None:
-    """Decode the pictures, and search for equal bytes in the earlier splits."""
-    pictures = dataset.pictures
-    with progress(f"verify {dataset.split}", len(dataset.gallery), "pictures") as advance:
+def _check_images(dataset: Dataset, seen: dict[bytes, tuple[str, str]], problems: Problems) -> None:
+    """Decode the images, and search for equal bytes in the earlier splits."""
+    images = dataset.images
+    with progress(f"verify {dataset.split}", len(dataset.gallery), "images") as advance:
         for name in dataset.gallery:
             advance(1)
             try:
-                data = pictures.raw(name)
+                data = images.raw(name)
                 decode(data)
             except UnreadableImageError as error:
-                problems.add(BAD_PICTURE, str(error))
+                problems.add(BAD_IMAGE, str(error))
                 continue
             except ValueError as error:
-                problems.add(BAD_PICTURE, f"{pictures.path}/{name}: {error}")
+                problems.add(BAD_IMAGE, f"{images.path}/{name}: {error}")
                 continue
             split, other = seen.setdefault(hashlib.blake2b(data, digest_size=16).digest(), (dataset.split, name))
             if split != dataset.split:
-                problems.add(SHARED_PICTURE, f"{dataset.split}: {name} is {other} of {split}")
+                problems.add(SHARED_IMAGE, f"{dataset.split}: {name} is {other} of {split}")

@@ -1,7 +1,7 @@
 """Does filtering pay? A comparison of a filtered corpus with raw pairs.
 
 The same small network is trained on a corpus of the simulated web, and on as many raw pairs of its log and pages. Both
-are measured on drawn pictures that neither has seen.
+are measured on drawn images that neither has seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ccmb.core.files import atomic_write, read_json, read_json_lines, write_json
-from ccmb.corpus.analysis.reader import indexed_pictures
+from ccmb.corpus.analysis.reader import indexed_images
 from ccmb.corpus.assembly.write_shards import SHARDS
 from ccmb.data.images.source import ImageSource
 from ccmb.report.markup import both, paragraph, percent, section, table
@@ -44,26 +44,25 @@ def compare_corpora(web: Path, corpus: Path, out: Path, steps: int = STEPS) -> d
     held_out = folder / "held-out"
     _draw_held_out(held_out)
     filtered = {
-        picture.row["url"]: [text for texts in picture.texts.values() for text in texts]
-        for picture in indexed_pictures(corpus)
+        image.row["url"]: [text for texts in image.texts.values() for text in texts] for image in indexed_images(corpus)
     }
     count = sum(map(len, filtered.values()))
     data = {"corpus": filtered, "raw": draw_raw_pairs(web, count, random.Random(0))}
-    pictures = {"corpus": _pictures_of_corpus(corpus), "raw": _pictures_of_web(web, data["raw"])}
+    images = {"corpus": _images_of_corpus(corpus), "raw": _images_of_web(web, data["raw"])}
     report: dict[str, Any] = {"pairs": count, "gallery": GALLERY, "steps": steps, "results": {}}
     for kind in KINDS:
         done = folder / f"{kind}.json"
         if not done.exists():
-            write_pairs(folder / kind, data[kind], pictures[kind])
+            write_pairs(folder / kind, data[kind], images[kind])
             write_json(done, _train_and_measure(folder, kind, held_out, steps))
         report["results"][kind] = {"pictures": len(data[kind]), **read_json(done)}
     return report
 
 
 def draw_raw_pairs(web: Path, count: int, rng: random.Random) -> dict[str, list[str]]:
-    """Sample `count` raw pairs: the texts of each picture, by the picture's URL.
+    """Sample `count` raw pairs: the texts of each image, by the image's URL.
 
-    A picture's texts are the queries that it was shown for, and the titles and contents of the pages with it. Pictures
+    An image's texts are the queries that it was shown for, and the titles and contents of the pages with it. Images
     that cannot be fetched are left out. Nothing else is filtered, and a text on two pages counts twice.
     """
     from pyarrow import parquet
@@ -80,16 +79,16 @@ def draw_raw_pairs(web: Path, count: int, rng: random.Random) -> dict[str, list[
     return texts_by_url
 
 
-def write_pairs(folder: Path, texts: Texts, pictures: Iterable[tuple[str, bytes]]) -> None:
+def write_pairs(folder: Path, texts: Texts, images: Iterable[tuple[str, bytes]]) -> None:
     """Write custom pairs: `pairs.jsonl` beside `images.tar`."""
     with atomic_write(folder / "images.tar", "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-        for url, data in pictures:
+        for url, data in images:
             member = tarfile.TarInfo(_name(url))
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     with atomic_write(folder / "pairs.jsonl") as file:
-        for url, picture_texts in texts.items():
-            file.write(json.dumps({"image": _name(url), "texts": picture_texts}, ensure_ascii=False) + "\n")
+        for url, image_texts in texts.items():
+            file.write(json.dumps({"image": _name(url), "texts": image_texts}, ensure_ascii=False) + "\n")
 
 
 def comparison_section(comparison: Mapping[str, Any]) -> str:
@@ -105,7 +104,7 @@ def comparison_section(comparison: Mapping[str, Any]) -> str:
         f"同样的网络、同样 {comparison['steps']:,} 步、同样 {comparison['pairs']:,} 个图文对；"
         f"在 {comparison['gallery']:,} 张从未见过的绘制图片上零样本检索，仅双塔。单次运行。",
         f"The same network, {comparison['steps']:,} steps and {comparison['pairs']:,} pairs; zero-shot retrieval among "
-        f"{comparison['gallery']:,} drawn pictures that neither has seen, by the towers alone. One run each.",
+        f"{comparison['gallery']:,} drawn images that neither has seen, by the towers alone. One run each.",
         "note",
     )
     return section("过滤是否值得", "Does filtering pay?", table(head, rows, "figures") + note)
@@ -134,14 +133,14 @@ def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> d
     return {**recalls, "mean_recall": retrieval["mean_recall"]["pre_ranking"]}
 
 
-def _pictures_of_corpus(corpus: Path) -> Iterable[tuple[str, bytes]]:
-    for shard, pictures in itertools.groupby(indexed_pictures(corpus), lambda picture: picture.row["shard"]):
+def _images_of_corpus(corpus: Path) -> Iterable[tuple[str, bytes]]:
+    for shard, images in itertools.groupby(indexed_images(corpus), lambda image: image.row["shard"]):
         tar = ImageSource.open(corpus / SHARDS / shard)
-        for picture in pictures:
-            yield picture.row["url"], tar.raw(f"{picture.row['sample']}.jpg")
+        for image in images:
+            yield image.row["url"], tar.raw(f"{image.row['sample']}.jpg")
 
 
-def _pictures_of_web(web: Path, texts: Texts) -> Iterable[tuple[str, bytes]]:
+def _images_of_web(web: Path, texts: Texts) -> Iterable[tuple[str, bytes]]:
     for url in texts:
         yield url, (web / "pictures" / _name(url)).read_bytes()
 

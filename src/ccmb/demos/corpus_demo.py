@@ -33,19 +33,19 @@ OVERRIDES = (
     "download.network.host_delay=0", "download.network.backoff=0.1", "download.network.retries=2",
     "image_dedup.max_hamming_distance=6", "image_dedup.max_color_difference=12", "shards.samples_per_shard=500",
 )  # fmt: skip
-IMPRESSIONS_OF_A_PICTURE, REPOSTS, SHOWN = 600, 0.3, 24
+IMPRESSIONS_OF_A_IMAGE, REPOSTS, SHOWN = 600, 0.3, 24
 LABELS = {
     "wrong_pairs": ("错误的图文对", "wrong pairs"),
     "spam": ("垃圾文本", "spam texts"),
     "exact_texts": ("完全重复的文本", "exact duplicates of texts"),
     "near_texts": ("近似重复的文本", "near duplicates of texts"),
-    "exact_pictures": ("完全相同的图片", "exact copies of pictures"),
-    "near_pictures": ("近似的图片", "near copies of pictures"),
+    "exact_pictures": ("完全相同的图片", "exact copies of images"),
+    "near_pictures": ("近似的图片", "near copies of images"),
     "good_pairs_lost": ("丢失的好图文对", "good pairs lost"),
 }
 
 
-def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
+def run_demo(out: Path, images: int, compare: bool) -> dict[str, Any]:
     """Simulate, build and measure in the folder `out`; the report is also in `report.json` and `stats.html`.
 
     Running it again continues a stopped demo. The web's links contain the port of the server of the first run, so later
@@ -58,9 +58,9 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
     with serve(web, FAULTS, port=_port(out)) as base:
         write_json(out / "server.json", {"base": base})
         if not (web / "truth.json").exists():
-            simulate(web, web_of(pictures, base))
-        elif (before := read_json(web / "truth.json")["web"]["pictures"]) != pictures:
-            raise CcmbError(f"{out}: holds a demo of {before} pictures; choose another --out or remove the folder")
+            simulate(web, web_of(images, base))
+        elif (before := read_json(web / "truth.json")["web"]["pictures"]) != images:
+            raise CcmbError(f"{out}: holds a demo of {before} images; choose another --out or remove the folder")
         recipe = load_recipe(ZeroRecipe, find_corpus_recipe("zero"), OVERRIDES)
         inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
         build_corpus(inputs, recipe, out / "corpus")
@@ -73,17 +73,17 @@ def run_demo(out: Path, pictures: int, compare: bool) -> dict[str, Any]:
 
         report["comparison"] = compare_corpora(web, out / "corpus", out)
     further = [planted_section(planted)] + ([comparison_section(report["comparison"])] if compare else [])
-    figures = statistics(out / "corpus")
-    write_corpus_page(out / "corpus", figures, out / "stats.html", SHOWN, further)
-    report["corpus"] = {name: figures[name] for name in ("pictures", "pairs", "pairs_by_field", "statuses")}
+    metrics = statistics(out / "corpus")
+    write_corpus_page(out / "corpus", metrics, out / "stats.html", SHOWN, further)
+    report["corpus"] = {name: metrics[name] for name in ("pictures", "pairs", "pairs_by_field", "statuses")}
     write_json(out / "report.json", report)
     return report
 
 
-def web_of(pictures: int, base: str) -> SimulatedWeb:
-    """The settings of a simulated web with so many pictures, each of which is shown often."""
+def web_of(images: int, base: str) -> SimulatedWeb:
+    """The settings of a simulated web with so many images, each of which is shown often."""
     return SimulatedWeb(
-        pictures=pictures, impressions=pictures * IMPRESSIONS_OF_A_PICTURE, reposts=REPOSTS, base_url=base.rstrip("/")
+        images=images, impressions=images * IMPRESSIONS_OF_A_IMAGE, reposts=REPOSTS, base_url=base.rstrip("/")
     )
 
 
@@ -111,7 +111,7 @@ def planted_section(planted: Sequence[FilterRecall]) -> str:
     )
     note = paragraph(
         "只计取到的图片。这是模拟的网络，真相已知：数字说明各步是否有效，不代表真实日志。",
-        "Of pictures that came. The web is simulated and its truth known: the figures say that the steps work, and "
+        "Of images that came. The web is simulated and its truth known: the metrics say that the steps work, and "
         "nothing of real logs.",
         "note",
     )
@@ -122,17 +122,17 @@ def closing_words(out: Path, report: dict[str, Any]) -> str:
     rows = [["", "planted", "removed", "share", "   target"]]
     for recall in report["planted"]:
         relation = "<=" if recall["kind"] == "good_pairs_lost" else ">="
-        figures = [
+        metrics = [
             f"{recall['planted']:,}",
             f"{recall['removed']:,}",
             f"{100 * recall['share']:.1f} %",
         ]
-        rows.append([LABELS[recall["kind"]][1], *figures, f"   {relation} {100 * recall['target']:.0f} %"])
+        rows.append([LABELS[recall["kind"]][1], *metrics, f"   {relation} {100 * recall['target']:.0f} %"])
     lines = aligned(rows, (28, 9, 9, 9))
     for kind, result in report.get("comparison", {}).get("results", {}).items():
         lines.append(f"mean recall after pre-training on {kind}: {result['mean_recall']:.1f} %")
     corpus = report["corpus"]
-    counts = f"{corpus['pictures']:,} pictures, {corpus['pairs']:,} pairs"
+    counts = f"{corpus['pictures']:,} images, {corpus['pairs']:,} pairs"
     lines.append(f"{out / 'corpus'}: {counts}; page: {out / 'stats.html'}")
     return "\n".join(lines)
 

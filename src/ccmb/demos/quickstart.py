@@ -1,8 +1,8 @@
 """`ccmb quickstart`: draw a corpus, pre-train R2D2, evaluate both stages, index the gallery, and report; in full, learn
-to describe and to paint pictures too.
+to describe and to paint images too.
 
 Everything goes into one folder, and every part is skipped where it is already done, so that the same command goes on
-after any stop and ends in the same figures.
+after any stop and ends in the same metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ccmb.core.config.retired_keys import renamed_overrides, renamed_values
 from ccmb.core.errors import UsageError
 from ccmb.core.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.core.journal import Journal
-from ccmb.demos.quickstart_generative import Generative, describe_pictures, paint_pictures, painted_uris
+from ccmb.demos.quickstart_generative import Generative, describe_images, paint_images, painted_uris
 
 if TYPE_CHECKING:
     from ccmb.r2d2.modeling import R2D2Model
@@ -40,8 +40,8 @@ class Size:
     gallery: int = 1000
     validation: int = 500
     depth: int = 16
-    pictures_per_kind: int = 40
-    pictures_per_colour: int = 130
+    images_per_kind: int = 40
+    images_per_colour: int = 130
     generative: Generative | None = None
 
 
@@ -58,11 +58,11 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
 
     Args:
         full: pre-train two and a half times as long, and leave it to the second stage which attribute belongs to which
-            thing, to show what that stage is for. Then learn to describe and generate pictures.
+            thing, to show what that stage is for. Then learn to describe and generate images.
         overrides: `key=value` changes to the recipe.
 
     Raises:
-        UsageError: diffusers is missing, which generating pictures needs, or an override names other data.
+        UsageError: diffusers is missing, which generating images needs, or an override names other data.
         CcmbError: the folder holds a quickstart of another size or recipe.
     """
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
@@ -201,45 +201,45 @@ class Quickstart:
             torch.manual_seed(seed)
             untrained = R2D2Model(model.config)
         models = {"trained": model, "untrained": untrained}
-        per_class: dict[Attribute, int] = {"kind": size.pictures_per_kind, "colour": size.pictures_per_colour}
+        per_class: dict[Attribute, int] = {"kind": size.images_per_kind, "colour": size.images_per_colour}
         write_json(self.classification, measure_drawn_classes(models, processor, self.out / "classes", per_class, seed))
 
     def index(self) -> None:
-        """Copy the held-out pictures into a folder, where users can look at hits, and index it."""
+        """Copy the held-out images into a folder, where users can look at hits, and index it."""
         from ccmb.data.images.source import ImageSource
         from ccmb.search.indexing.indexer import build_index
 
-        pictures, gallery = ImageSource.open(self.images), self.out / "gallery"
+        images, gallery = ImageSource.open(self.images), self.out / "gallery"
         for _, line in read_json_lines(self.pairs):
             target = gallery / Path(line["image"]).name
             if line.get("split") == "test" and not target.exists():
                 with atomic_write(target, "wb") as file:
-                    file.write(pictures.raw(line["image"]))
+                    file.write(images.raw(line["image"]))
         model, processor = self.model
         build_index([gallery], self.out / "index", model, processor, model=self.out / "run")
 
     def caption(self, size: Generative) -> None:
-        describe_pictures(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)
+        describe_images(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)
 
     def paint(self, size: Generative) -> None:
         run, out, seed = self.out / "run", self.out / "painter", self.recipe.training.seed
-        paint_pictures(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
+        paint_images(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
         from ccmb.core.choices import PAPER_NAMES
         from ccmb.data.images.source import ImageSource
-        from ccmb.demos.report.galleries import pictures_shown
+        from ccmb.demos.report.galleries import images_shown
         from ccmb.demos.report.page import render_page
         from ccmb.report.markup import data_uri
 
         kept, drawn_classes = read_json(self.evaluation), read_json(self.classification)
         corpus = self._corpus()
-        pictures = ImageSource.open(self.images)
-        uris = {name: data_uri(pictures.load(name)) for name in pictures_shown(kept["examples"], corpus)}
+        images = ImageSource.open(self.images)
+        uris = {name: data_uri(images.load(name)) for name in images_shown(kept["examples"], corpus)}
         generative = None
         if self.size.generative is not None:
             captions, painted = generative = read_json(self.captions), read_json(self.painted)
-            uris |= {example["picture"]: data_uri(pictures.load(example["picture"])) for example in captions["shown"]}
+            uris |= {example["picture"]: data_uri(images.load(example["picture"])) for example in captions["shown"]}
             uris |= painted_uris(self.out / "painter", painted)
         metrics = [line for _, line in read_json_lines(self.out / "run" / "metrics.jsonl")]
         objectives = self.recipe.objectives
@@ -263,7 +263,7 @@ class Quickstart:
         write_json(self.out / "report.json", report)
 
     def _corpus(self) -> dict[str, Any]:
-        """The number of pictures in each split, and some training samples, chosen by the seed."""
+        """The number of images in each split, and some training samples, chosen by the seed."""
         counts: dict[str, int] = {}
         training = []
         for _, line in read_json_lines(self.pairs):
@@ -284,9 +284,9 @@ class Quickstart:
         own = f"ccmb index ~/Pictures --model {path('run')} --out my-index"
         commands = [
             ("在留出图库里检索", "Search the held-out gallery", search),
-            ("把结果画成一张图", "See the hits as one picture", f"{search} --sheet hits.png"),
+            ("把结果画成一张图", "See the hits as one image", f"{search} --sheet hits.png"),
             ("只用粗排，比较一下", "Compare with pre-ranking alone", f"{search} --no-rank"),
-            ("索引自己的图片", "Index pictures of your own", own),
+            ("索引自己的图片", "Index images of your own", own),
             (
                 "重新评测", "Measure it again",
                 f"ccmb evaluate --model {path('run')} --data {path('corpus', 'pairs.jsonl')} --text-field captions "
@@ -309,9 +309,9 @@ class Quickstart:
             ),
         ]  # fmt: skip
         if self.size.generative is not None:
-            picture = path("gallery", Path(lines[0]["image"]).name)
+            image = path("gallery", Path(lines[0]["image"]).name)
             commands += [
-                ("看图说话", "Describe pictures", f"ccmb caption {picture} --model {path('captioner')}"),
+                ("看图说话", "Describe pictures", f"ccmb caption {image} --model {path('captioner')}"),
                 (
                     "按文字画图", "Paint what a text says",
                     f"ccmb generate 中间有一艘红色的大帆船。 --model {path('painter')} --best-of 4 --out grid.png",
@@ -330,7 +330,7 @@ def closing_words(out: Path, report: dict[str, Any]) -> str:
     off = report["objectives_off"]
     lines = [
         f"report  {out / 'report.html'}",
-        f"figures {out / 'report.json'}",
+        f"metrics {out / 'report.json'}",
         f"model   {out / 'run' / 'model'}",
         f"index   {out / 'index'}",
         f"objectives: {', '.join(report['objectives'])}" + (f"; off: {', '.join(off)}" if off else ""),

@@ -1,6 +1,6 @@
-"""The generative half of `ccmb quickstart --full`: the pre-trained model learns to describe and to generate pictures.
+"""The generative half of `ccmb quickstart --full`: the pre-trained model learns to describe and to generate images.
 
-Each part leaves a run folder and one JSON file with its figures and examples, so that the page needs no model.
+Each part leaves a run folder and one JSON file with its metrics and examples, so that the page needs no model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ccmb.scenes.scene import Split
     from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 
-SHOWN = 6  # pictures with captions on the page, and texts with generated pictures
+SHOWN = 6  # images with captions on the page, and texts with generated images
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,19 @@ class Generative:
     Attributes:
         caption_changes, paint_changes: `key=value` changes to the recipes drawn-caption and drawn-generation.
         close_ups: number of drawn close-ups to train the generator on.
-        pictures: number of held-out pictures to describe, and of held-out texts to generate pictures for.
-        best_of: generated pictures of each text, among which the match score chooses.
+        images: number of held-out images to describe, and of held-out texts to generate images for.
+        best_of: generated images of each text, among which the match score chooses.
     """
 
     caption_changes: tuple[str, ...] = ("training.steps=900",)
     paint_changes: tuple[str, ...] = ()
     close_ups: int = 20_000
-    pictures: int = 200
+    images: int = 200
     best_of: int = 4
 
 
-def describe_pictures(run: Path, corpus: Path, out: Path, size: Generative, path: Path) -> None:
-    """Train a captioner in the folder `out`, and write its captions of held-out pictures to `path`.
+def describe_images(run: Path, corpus: Path, out: Path, size: Generative, path: Path) -> None:
+    """Train a captioner in the folder `out`, and write its captions of held-out images to `path`.
 
     Args:
         run: the pre-trained model.
@@ -47,12 +47,12 @@ def describe_pictures(run: Path, corpus: Path, out: Path, size: Generative, path
     from ccmb.r2d2.generative.captioner import load_captioner
     from ccmb.tasks.captioning.evaluate import captioning_report, write_about
     from ccmb.tasks.captioning.predict import decoding_for
-    from ccmb.tasks.common.datasets import first_pictures, open_set
+    from ccmb.tasks.common.datasets import first_images, open_set
     from ccmb.tasks.finetuning.run import finetune
 
     finetune(_recipe("drawn-caption", run, corpus, size.caption_changes), out)
     model, processor = load_captioner(out)
-    held_out = first_pictures(open_set(str(corpus / "pairs.jsonl"), "test", ["captions"]), size.pictures)
+    held_out = first_images(open_set(str(corpus / "pairs.jsonl"), "test", ["captions"]), size.images)
     options = decoding_for(model)
     written = write_about(model, processor, held_out, options, rerank=True)
     shown = [
@@ -62,7 +62,7 @@ def describe_pictures(run: Path, corpus: Path, out: Path, size: Generative, path
     write_json(path, {"figures": captioning_report(written, options, True), "shown": shown[:SHOWN]})
 
 
-def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path: Path, seed: int) -> None:
+def paint_images(run: Path, close_ups: Path, out: Path, size: Generative, path: Path, seed: int) -> None:
     """Draw close-ups, train a generator in the folder `out`, and write its results for held-out texts to `path`.
 
     Args:
@@ -75,30 +75,30 @@ def paint_pictures(run: Path, close_ups: Path, out: Path, size: Generative, path
     from ccmb.tasks.finetuning.run import finetune
     from ccmb.tasks.generation.evaluate import generation_report, prompts_of
     from ccmb.tasks.generation.features import r2d2_extractor
-    from ccmb.tasks.generation.finetune import picture_side
-    from ccmb.tasks.generation.grid import save_pictures
+    from ccmb.tasks.generation.finetune import image_side
+    from ccmb.tasks.generation.grid import save_images
     from ccmb.tasks.generation.predict import Painting, paint_texts
 
     recipe = _recipe("drawn-generation", run, close_ups, size.paint_changes)
-    counts: dict[Split, int] = {"train": size.close_ups, "val": size.pictures, "test": size.pictures}
-    write_close_ups(close_ups, counts, picture_side(recipe), seed)
+    counts: dict[Split, int] = {"train": size.close_ups, "val": size.images, "test": size.images}
+    write_close_ups(close_ups, counts, image_side(recipe), seed)
     finetune(recipe, out)
     model, processor = load_generator(out)
     held_out = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
     painting = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale, size.best_of, seed)
     judge = Pipeline.of(model, processor, name=out.name)
     painted = paint_texts(model, processor, prompts_of(held_out), painting, judge)
-    figures = generation_report(painted, held_out, painting, judge, r2d2_extractor(out.name, model, processor))
-    save_pictures(painted[:SHOWN], out / "painted")
+    metrics = generation_report(painted, held_out, painting, judge, r2d2_extractor(out.name, model, processor))
+    save_images(painted[:SHOWN], out / "painted")
     shown = [
         {"text": painted_text.text, "pictures": [f"{row:03d}-{index + 1}.png" for index in range(size.best_of)]}
         for row, painted_text in enumerate(painted[:SHOWN], start=1)
     ]
-    write_json(path, {"figures": figures, "shown": shown})
+    write_json(path, {"figures": metrics, "shown": shown})
 
 
 def painted_uris(out: Path, painted: dict[str, Any]) -> dict[str, str]:
-    """Data URIs, by name, of the pictures that `paint_pictures` wrote into the folder `out`; they are enlarged."""
+    """Data URIs, by name, of the images that `paint_images` wrote into the folder `out`; they are enlarged."""
     from PIL import Image
 
     from ccmb.report.markup import data_uri
@@ -106,8 +106,8 @@ def painted_uris(out: Path, painted: dict[str, Any]) -> dict[str, str]:
 
     uris = {}
     for name in (name for example in painted["shown"] for name in example["pictures"]):
-        with Image.open(out / "painted" / name) as picture:
-            uris[name] = data_uri(enlarged(picture))
+        with Image.open(out / "painted" / name) as image:
+            uris[name] = data_uri(enlarged(image))
     return uris
 
 

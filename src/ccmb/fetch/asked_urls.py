@@ -29,7 +29,7 @@ class BadUrl(ValueError):
 
 
 def check_url(text: str) -> URL:
-    """The URL of a picture as it is requested.
+    """The URL of an image as it is requested.
 
     Raises:
         BadUrl: the text is no URL, has another scheme than http or https, a user name, a password, or no host.

@@ -46,7 +46,7 @@ _BUSY = {429, 503}
 
 
 class HttpOptions(ConfigBase):
-    """How pictures are requested over HTTP. The default values are our choice."""
+    """How images are requested over HTTP. The default values are our choice."""
 
     model_config = ConfigDict(frozen=True)
     RETIRED: ClassVar = {
@@ -60,7 +60,7 @@ class HttpOptions(ConfigBase):
         "check_certificates": "verify_tls",
         "name_threads": "dns_threads",
     }
-    connections: int = Field(128, gt=0, description="pictures at once that are being fetched or wait to be decoded")
+    connections: int = Field(128, gt=0, description="images at once that are being fetched or wait to be decoded")
     connections_per_host: int = Field(4, gt=0, description="requests to one host at once")
     host_delay: float = Field(0.05, ge=0, description="seconds between the starts of two requests to one host")
     max_host_pause: float = Field(120.0, ge=0, description="maximum wait in seconds for a host that sends Retry-After")
@@ -73,11 +73,11 @@ class HttpOptions(ConfigBase):
         5.0, ge=0, description="seconds after which the mean rate of an answer must be `min_bytes_per_second`"
     )
     min_bytes_per_second: float = Field(2048.0, ge=0, description="minimum rate in bytes a second")
-    max_bytes: int = Field(20 * 2**20, gt=0, description="maximum bytes of one picture")
+    max_bytes: int = Field(20 * 2**20, gt=0, description="maximum bytes of one image")
     max_redirects: int = Field(5, ge=0, description="maximum number of redirects")
     user_agent: str = Field("Mozilla/5.0 (compatible; ccmb)", description="User-Agent of the requests")
     robot_name: str = Field("ccmb", description="our name in X-Robots-Tag headers for single robots")
-    obey_robots: bool = Field(True, description="refuse pictures whose server opts out, see ccmb.fetch.opt_outs")
+    obey_robots: bool = Field(True, description="refuse images whose server opts out, see ccmb.fetch.opt_outs")
     verify_tls: bool = Field(True, description="refuse HTTPS servers that cannot prove who they are")
     allow_private: tuple[str, ...] = Field((), description="private addresses or networks that are allowed")
     proxy_from_environment: bool = Field(
@@ -152,7 +152,7 @@ class Fetcher:
         await self._proxied.close()
 
     async def fetch(self, url: str) -> Fetched:
-        """Fetch the bytes of a picture. Whatever a server does, it raises no error.
+        """Fetch the bytes of an image. Whatever a server does, it raises no error.
 
         If the status is "ok", the caller holds one of the `connections` until it calls `done`. So at most that many
         bodies wait in memory, however slow the decoding is.

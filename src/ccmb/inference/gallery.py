@@ -1,4 +1,4 @@
-"""All pictures and texts of a set, encoded once."""
+"""All images and texts of a set, encoded once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ccmb.r2d2.processing import R2D2Processor
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Encoded pictures and texts.
+    """Encoded images and texts.
 
     Attributes:
-        images: G pictures.
-        texts: all texts; those of one picture stand together.
-        image_of_text: (texts,) index of each text's picture, or of the first of several.
-        pairs: (P, 2) indices of every text and picture that fit each other, where texts have several pictures; None
+        images: G images.
+        texts: all texts; those of one image stand together.
+        image_of_text: (texts,) index of each text's image, or of the first of several.
+        pairs: (P, 2) indices of every text and image that fit each other, where texts have several images; None
             where each has one.
         equal: the texts that several images have, where `convention` calls them right.
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
@@ -52,7 +52,7 @@ class Gallery:
         return pessimistic_ranks(scores_QK, relevant_QK)
 
     def relevant(self, by_text: bool, index_Q: Tensor) -> Tensor:
-        """(Q, G) which pictures fit the texts of a run of indices; or by picture, which texts."""
+        """(Q, G) which images fit the texts of a run of indices; or by image, which texts."""
         if self.equal is not None:
             return self.equal.images_of(index_Q, len(self.images)) if by_text else self.equal.texts_of(index_Q)
         if self.pairs is None:
@@ -75,7 +75,7 @@ def encode_gallery(
     batch: int = 128,
     convention: Convention = "equal_texts",
 ) -> Gallery:
-    """Encode G pictures (opened by `load`) and their texts, one or several a picture."""
+    """Encode G images (opened by `load`) and their texts, one or several an image."""
     return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch).judged(
         [text for of_image in texts for text in of_image], convention
     )
@@ -97,7 +97,7 @@ def encode_gallery_with(
 def image_batches(
     encoder: Encoder, images: Sequence[Any], load: Load, batch: int, advance: Advance
 ) -> Iterator[TowerOutput]:
-    """Pictures encoded in their order."""
+    """Images encoded in their order."""
     for start in range(0, len(images), batch):
         yield encoder.encode_images(images[start : start + batch], load)
         advance(min(batch, len(images) - start), "")

@@ -43,7 +43,7 @@ class Network(Protocol):
         """Raise a ValueError if there are no cross encoders."""
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
-        """Encode normalised pictures (B, 3, S, S)."""
+        """Encode normalised images (B, 3, S, S)."""
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
         """Encode token ids (B, T)."""

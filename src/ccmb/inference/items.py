@@ -1,4 +1,4 @@
-"""Encoded pictures or texts, in memory or on disk, as the two stages read them."""
+"""Encoded images or texts, in memory or on disk, as the two stages read them."""
 
 from __future__ import annotations
 

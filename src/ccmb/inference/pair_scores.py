@@ -23,14 +23,14 @@ class PairScores:
     """Labelled pairs as a model sees them.
 
     Attributes:
-        label: (N,) 1 where the text fits the picture, 0 where not.
-        picture: (N,) the number of each pair's picture, from 0.
+        label: (N,) 1 where the text fits the image, 0 where not.
+        image: (N,) the number of each pair's image, from 0.
         cosine: (N,).
         head_log_odds: (N, 2) log-odds of a match by each head; None without cross encoders.
     """
 
     label: Tensor
-    picture: Tensor
+    image: Tensor
     cosine: Tensor
     head_log_odds: Tensor | None
 
@@ -39,7 +39,7 @@ class PairScores:
 
     def __getitem__(self, index: Tensor) -> PairScores:
         heads = None if self.head_log_odds is None else self.head_log_odds[index]
-        return PairScores(self.label[index], self.picture[index], self.cosine[index], heads)
+        return PairScores(self.label[index], self.image[index], self.cosine[index], heads)
 
     @property
     def score(self) -> Tensor:
@@ -48,35 +48,35 @@ class PairScores:
 
     def without_heads(self) -> PairScores:
         """The first stage alone."""
-        return PairScores(self.label, self.picture, self.cosine, None)
+        return PairScores(self.label, self.image, self.cosine, None)
 
 
 def score_labelled(
     encoder: Encoder, scorer: PairScorer, samples: Sequence[Sample], load: Load, batch: int = 128
 ) -> PairScores:
-    """Score labelled pairs, in their order, so many pictures at a time: memory does not grow with the pairs.
+    """Score labelled pairs, in their order, so many images at a time: memory does not grow with the pairs.
 
-    Each picture is encoded once, however many pairs show it.
+    Each image is encoded once, however many pairs show it.
 
     Args:
-        samples: of labelled pairs, whose pictures can be read.
+        samples: of labelled pairs, whose images can be read.
     """
     names = list(dict.fromkeys(sample.image for sample in samples))
     number_of = {name: number for number, name in enumerate(names)}
-    picture_N = torch.tensor([number_of[sample.image] for sample in samples])
+    image_N = torch.tensor([number_of[sample.image] for sample in samples])
     cosine_N, heads_N2 = torch.empty(len(samples)), torch.empty(len(samples), 2)
-    order_N = picture_N.argsort(stable=True)
+    order_N = image_N.argsort(stable=True)
     with progress("match", len(samples), "pairs") as advance:
         for start in range(0, len(names), batch):
             images = encoder.encode_images(names[start : start + batch], load)
-            of_chunk = order_N[(picture_N[order_N] >= start) & (picture_N[order_N] < start + batch)]
+            of_chunk = order_N[(image_N[order_N] >= start) & (image_N[order_N] < start + batch)]
             for part in of_chunk.split(4 * batch):
                 texts = encoder.encode_texts([samples[place].texts[0] for place in part.tolist()])
-                image_index, text_index = picture_N[part] - start, torch.arange(len(part))
+                image_index, text_index = image_N[part] - start, torch.arange(len(part))
                 scores = scorer.score_pairs(images, texts, image_index, text_index)
                 cosine_N[part] = scores.cosine
                 if scores.match is not None:
                     heads_N2[part] = scores.match.head_log_odds
                 advance(len(part), "")
     label_N = torch.tensor([label_of(sample) for sample in samples])
-    return PairScores(label_N, picture_N, cosine_N, heads_N2 if scorer.can_rank else None)
+    return PairScores(label_N, image_N, cosine_N, heads_N2 if scorer.can_rank else None)

@@ -28,7 +28,7 @@ from ccmb.inference.scoring import PairScore, pair_cosines
 from ccmb.inference.stages import EXACT, Encoder, PairScorer, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.inference.user_images import encode_readable, unreadable_images
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
-from ccmb.r2d2.processing import Picture, R2D2Processor
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
 
 BATCH = 64
 
@@ -45,7 +45,7 @@ class ImageHit(PairScore):
     """
 
     index: int
-    image: Picture | None
+    image: ImageInput | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Pipeline:
             raise CcmbError(f"{self.name or 'this model'}: no R2D2; use the pipeline's encoder and scorer")
         return self.encoder
 
-    def encode_images(self, images: Sequence[Picture], batch_size: int = BATCH) -> TowerOutput:
+    def encode_images(self, images: Sequence[ImageInput], batch_size: int = BATCH) -> TowerOutput:
         """Encode B images: `embed` (B, D), L2-normalised, and token `states`, on the CPU.
 
         Raises:
@@ -165,7 +165,7 @@ class Pipeline:
         starts = _starts(texts, batch_size, "texts")
         return TowerOutput.cat([self.encoder.encode_texts(texts[start : start + batch_size]) for start in starts])
 
-    def score(self, pairs: Sequence[tuple[str, Picture]], batch_size: int = BATCH) -> list[PairScore]:
+    def score(self, pairs: Sequence[tuple[str, ImageInput]], batch_size: int = BATCH) -> list[PairScore]:
         """Both stages' scores of pairs of a text and an image, in their order.
 
         Each text and each image is encoded once, however many pairs have it; memory does not grow with the images.
@@ -190,7 +190,7 @@ class Pipeline:
         return [scores[index] for index in range(len(pairs))]
 
     def rerank(
-        self, text: str, images: Sequence[Picture], top_k: int | None = None, batch_size: int = BATCH
+        self, text: str, images: Sequence[ImageInput], top_k: int | None = None, batch_size: int = BATCH
     ) -> list[ImageHit]:
         """Order images by how well a text describes them, best first: all by the second stage, if there is one.
 
@@ -208,7 +208,7 @@ class Pipeline:
     def search(
         self,
         text: str,
-        images: Sequence[Picture] | Items | Gallery,
+        images: Sequence[ImageInput] | Items | Gallery,
         top_k: int = 10,
         rerank_k: int = 64,
         batch_size: int = BATCH,
@@ -231,7 +231,7 @@ class Pipeline:
     def _hits(
         self,
         text: str,
-        images: Sequence[Picture] | Items | Gallery,
+        images: Sequence[ImageInput] | Items | Gallery,
         top_k: int | None,
         rerank_k: int | None,
         batch_size: int,
@@ -240,7 +240,7 @@ class Pipeline:
         check_at_least_1(top_k=top_k, rerank_k=rerank_k)
         if isinstance(images, Gallery):
             images = images.images
-        given: Sequence[Picture | None] = [None] * len(images)
+        given: Sequence[ImageInput | None] = [None] * len(images)
         if hasattr(images, "embeds"):
             items = cast(Items, images)
         else:
@@ -279,7 +279,7 @@ def _first_stage(cosine: float) -> PairScore:
     return PairScore(cosine, None, None, cosine)
 
 
-def _key(image: Picture) -> Hashable:
+def _key(image: ImageInput) -> Hashable:
     """By which an image that several pairs have is known as one."""
     return str(image) if isinstance(image, str | Path) else image if isinstance(image, bytes) else id(image)
 

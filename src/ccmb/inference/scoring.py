@@ -144,7 +144,7 @@ def rank_pairs(
         batch: most pairs of the image-text encoder at a time, and sixteen times as many of the text-image encoder,
             whose pairs have fewer tokens; by default what suits the device.
         preview: ask the text-image encoder alone, and take the image-text encoder to say the same. It reads the few
-            tokens of a text where the other reads the many of a picture, and so costs a tenth of both.
+            tokens of a text where the other reads the many of an image, and so costs a tenth of both.
 
     Raises:
         ValueError: the network has no cross encoders.
@@ -152,7 +152,7 @@ def rank_pairs(
     model.check_can_rank()
     if not len(image_index_N):
         return _match(model, torch.empty(0), torch.empty(0), torch.empty(0, 2))
-    # Pairs of a picture stand together, so that its keys and values serve them all; its texts by length.
+    # Pairs of an image stand together, so that its keys and values serve them all; its texts by length.
     length_N = texts.lengths(text_index_N).cpu()
     order_N = (image_index_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
     pairs = image_index_N[order_N], text_index_N[order_N]
@@ -177,11 +177,11 @@ def _in_chunks(
     texts: Items,
     image_N: Tensor,
     text_N: Tensor,
-    most: int,
+    maximum: int,
 ) -> Tensor:
-    """Logits (N, 2) of pairs that are sorted by picture, on the CPU."""
+    """Logits (N, 2) of pairs that are sorted by image, on the CPU."""
     device, dtype = model.device, model.cross_dtype
-    sizes, parts = chunk_sizes(image_N, most), [torch.empty(0, 2)]
+    sizes, parts = chunk_sizes(image_N, maximum), [torch.empty(0, 2)]
     for image_P, text_P in zip(image_N.split(sizes), text_N.split(sizes), strict=True):
         image_items, image_index = image_P.unique(return_inverse=True)
         text_items, text_index = text_P.unique(return_inverse=True)
@@ -192,19 +192,19 @@ def _in_chunks(
     return torch.cat(parts)
 
 
-def chunk_sizes(image_N: Tensor, most: int) -> list[int]:
-    """Sizes of chunks of at most so many pairs, where those of a picture stand together.
+def chunk_sizes(image_N: Tensor, maximum: int) -> list[int]:
+    """Sizes of chunks of at most so many pairs, where those of an image stand together.
 
-    A picture with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
+    An image with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
     """
     sizes, shared = [], 0
     for count in image_N.unique_consecutive(return_counts=True)[1].tolist():
-        alone = 2 * count > most
-        if shared and (alone or shared + count > most):
+        alone = 2 * count > maximum
+        if shared and (alone or shared + count > maximum):
             sizes.append(shared)
             shared = 0
         if alone:
-            parts = -(-count // most)
+            parts = -(-count // maximum)
             sizes += [count // parts + (part < count % parts) for part in range(parts)]
         else:
             shared += count

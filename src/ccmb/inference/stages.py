@@ -35,7 +35,7 @@ class Encoder(Protocol):
     """A first stage: the cosine of an image's and a text's embedding orders. What it returns is on the CPU."""
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
-        """Encode B pictures; `load` opens one by its name."""
+        """Encode B images; `load` opens one by its name."""
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         """Encode B texts."""

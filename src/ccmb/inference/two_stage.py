@@ -77,7 +77,7 @@ def _scores(
     cosine_QK: Tensor,
     advance: Advance,
 ) -> Tensor:
-    """(Q, K), computed with the pairs of each picture together."""
+    """(Q, K), computed with the pairs of each image together."""
     item_N, query_N, cosine_N = item_QK.flatten(), query_Q[:, None].expand_as(item_QK).flatten(), cosine_QK.flatten()
     image_N, text_N = (item_N, query_N) if by_text else (query_N, item_N)
     order_N = image_N.argsort(stable=True)
@@ -129,7 +129,7 @@ def two_stage_ranks(
     first, second = [], []
     each, unit = (pairs_to_rank(ranker, depth), "pairs") if ranker.can_rank else (1, "queries")
     with torch.inference_mode(), progress(direction.replace("_", " "), each * len(queries), unit) as advance:
-        # Of many queries together, for they share pictures.
+        # Of many queries together, for they share images.
         for index_Q in torch.arange(len(queries)).split(max(1, PAIRS // depth)):
             found = _first_stage(gallery, by_text, index_Q, depth, chunk)
             first.append(found.first_Q)
@@ -165,9 +165,9 @@ def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, c
 
 
 def ranks_both_ways(model: Network | Reranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
-    """Ranks of every text among the pictures and of every picture among the texts.
+    """Ranks of every text among the images and of every image among the texts.
 
-    Where texts have several pictures, or pictures none, only those of the texts, as of MUGE.
+    Where texts have several images, or images none, only those of the texts, as of MUGE.
     """
     directions: tuple[Direction, ...] = ("text_to_image", "image_to_text")
     if gallery.pairs is not None:

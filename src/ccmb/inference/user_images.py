@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images.source import picture_of
+from ccmb.data.images.source import image_of
 from ccmb.inference.stages import Encoder, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.r2d2.processing import Picture, R2D2Processor
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
 
 SHOWN = 3  # unreadable images that a message names
 
@@ -34,7 +34,7 @@ class ReadImages:
     errors: dict[int, str]
 
 
-def encode_readable(encoder: Encoder, images: Sequence[Picture]) -> ReadImages:
+def encode_readable(encoder: Encoder, images: Sequence[ImageInput]) -> ReadImages:
     """Encode those of some images that can be read, all at once."""
     if isinstance(encoder, R2D2Encoder):  # which makes each image small before it opens the next
         indices, pixels_B3SS, errors = read_pixels(encoder.processor, images)
@@ -48,39 +48,39 @@ def encode_readable(encoder: Encoder, images: Sequence[Picture]) -> ReadImages:
     return ReadImages(list(opened), encoder.encode_images(list(opened), opened.__getitem__) if opened else None, errors)
 
 
-def _open(image: Picture) -> Image.Image:
+def _open(image: ImageInput) -> Image.Image:
     """Open an image for a model that takes PIL images alone.
 
     Raises:
         CcmbError: it cannot be read, or is an array, which only R2D2 reads.
     """
     if isinstance(image, str | Path | bytes | Image.Image):
-        return picture_of(image)
+        return image_of(image)
     raise CcmbError(f"a {type(image).__name__}: this model reads paths, bytes of image files and PIL images")
 
 
-def read_pixels(processor: R2D2Processor, pictures: Sequence[Picture]) -> tuple[list[int], Tensor, dict[int, str]]:
-    """Places and pixels (B, 3, S, S) of the pictures that can be read, and why the others, by their place, cannot."""
+def read_pixels(processor: R2D2Processor, images: Sequence[ImageInput]) -> tuple[list[int], Tensor, dict[int, str]]:
+    """Places and pixels (B, 3, S, S) of the images that can be read, and why the others, by their place, cannot."""
     pixels, errors = dict[int, Tensor](), dict[int, str]()
-    for place, picture in enumerate(pictures):
+    for place, image in enumerate(images):
         try:
-            pixels[place] = processor.images([picture])
+            pixels[place] = processor.images([image])
         except CcmbError as error:
             errors[place] = str(error)
     return list(pixels), torch.cat(list(pixels.values())) if pixels else torch.empty(0), errors
 
 
 def check_any_read(errors: Sequence[str | None]) -> None:
-    """Refuse pictures of which none could be read.
+    """Refuse images of which none could be read.
 
     Args:
-        errors: why each picture could not be read; None of one that could.
+        errors: why each image could not be read; None of one that could.
 
     Raises:
-        CcmbError: there are pictures, and none could be read.
+        CcmbError: there are images, and none could be read.
     """
     if errors and all(errors):
-        raise CcmbError(str(errors[0]) if len(errors) == 1 else f"none of the pictures could be read ({errors[0]})")
+        raise CcmbError(str(errors[0]) if len(errors) == 1 else f"none of the images could be read ({errors[0]})")
 
 
 def unreadable_images(errors: Sequence[str], count: int) -> CcmbError:

@@ -20,13 +20,13 @@ class Batch:
     """What one step of pre-training sees; all on the model's device.
 
     Attributes:
-        pixel_values: (B, 3, S, S) normalised pictures.
+        pixel_values: (B, 3, S, S) normalised images.
         input_ids, attention_mask: (B, T) texts.
         maskable: (B, T) True for real words.
-        image_ids: (B,) samples with equal ids show the same picture.
+        image_ids: (B,) samples with equal ids show the same image.
         twin_ids: (B,) samples with equal ids are twins, see `Sample.twin`; None where nothing is known of twins.
-        names, texts: of the pictures and as written, for whoever looks into a batch; may be left out.
-        text_ids: (B, W) first the number of each pair's text, then those of other texts that its picture is known to
+        names, texts: of the images and as written, for whoever looks into a batch; may be left out.
+        text_ids: (B, W) first the number of each pair's text, then those of other texts that its image is known to
             have; -1 for none. Equal texts have equal numbers. None where nobody says: then tokens are compared.
     """
 
@@ -97,11 +97,11 @@ class LabelledBatch:
     """What one step of matching sees; all on the model's device. Pairs may show the same image, which is held once.
 
     Attributes:
-        pixel_values: (P, 3, S, S) normalised pictures.
+        pixel_values: (P, 3, S, S) normalised images.
         image_index: (B,) which of them each pair shows.
         input_ids, attention_mask: (B, T) the pairs' texts.
-        labels: (B,) 1 where the text fits the picture, 0 where it does not.
-        image_ids, text_ids: (B,) pairs with equal ids have the same picture or text, on all processes.
+        labels: (B,) 1 where the text fits the image, 0 where it does not.
+        image_ids, text_ids: (B,) pairs with equal ids have the same image or text, on all processes.
         names, texts: of the pairs, for whoever looks into a batch; may be left out.
     """
 
@@ -123,7 +123,7 @@ class LabelledBatch:
         return replace(self, **moved)
 
     def rows(self, index: list[int]) -> LabelledBatch:
-        """Some of the pairs, in this order, and the pictures that they show."""
+        """Some of the pairs, in this order, and the images that they show."""
         shown, image_index = self.image_index[index].unique(return_inverse=True)
         picked: dict[str, Any] = {
             name: getattr(self, name)[index]

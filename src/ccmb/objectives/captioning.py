@@ -1,4 +1,4 @@
-"""Captioning: say the next word of a text from those before it and from the picture.
+"""Captioning: say the next word of a text from those before it and from the image.
 
 Shapes: B pairs of this process, T text tokens, M tokens to be said, V words.
 """
@@ -50,7 +50,7 @@ class Captioning(nn.Module):
     """The captioner and the losses of a batch of pairs: what the decoder says, and R2D2's own objectives, if any is on.
 
     With GCPR and FGR beside it, the match score keeps up with an image tower that captioning changes. They may drown it
-    there: what tells the pictures of a batch apart need not be what a caption has to say. Then captioning may own the
+    there: what tells the images of a batch apart need not be what a caption has to say. Then captioning may own the
     tower.
 
     Args:
@@ -83,8 +83,8 @@ class Captioning(nn.Module):
     forward = losses  # what DDP and FSDP wrap
 
     def _at_rest(self, images: TowerOutput) -> TowerOutput:
-        """The same pictures, through whose states no gradient reaches the image tower."""
-        assert images.pooled is not None, "pictures come fresh from the tower"
+        """The same images, through whose states no gradient reaches the image tower."""
+        assert images.pooled is not None, "images come fresh from the tower"
         pooled = images.pooled.detach()
         return TowerOutput(l2_normalize(self.model.image_projection(pooled)), images.states.detach(), pooled=pooled)
 

@@ -14,15 +14,15 @@ from ccmb.data.sample import Sample
 from ccmb.objectives.batch import Batch, LabelledBatch
 from ccmb.r2d2.processing import R2D2Processor
 
-# Pixels, a text, the number of the sample or picture, and of streamed samples the numbers of all their texts.
+# Pixels, a text, the number of the sample or image, and of streamed samples the numbers of all their texts.
 Item = tuple[np.ndarray, str, int] | tuple[np.ndarray, str, int, tuple[int, ...]]
 
 
 class Collate:
-    """Training samples to a Batch; pictures that could not be read are set aside by name.
+    """Training samples to a Batch; images that could not be read are set aside by name.
 
     Args:
-        samples: to which the numbers of the items point; without them these are ids of pictures.
+        samples: to which the numbers of the items point; without them these are ids of images.
     """
 
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
@@ -31,7 +31,7 @@ class Collate:
         self.twin_ids: list[int] | None = None
         self.shared: dict[int, tuple[int, ...]] = {}
         if samples is not None:
-            # Samples of one picture share an id, whatever line of the file they stand in.
+            # Samples of one image share an id, whatever line of the file they stand in.
             names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
             self.image_ids = [names[sample.image] for sample in samples]
             twins = {twin: number for number, twin in enumerate(dict.fromkeys(map(_twin, samples)))}
@@ -75,7 +75,7 @@ def _twin(sample: Sample) -> str:
 
 
 class LabelledCollate:
-    """Training samples to a LabelledBatch; pictures that could not be read are set aside by name."""
+    """Training samples to a LabelledBatch; images that could not be read are set aside by name."""
 
     def __init__(self, processor: R2D2Processor, samples: Sequence[Sample]) -> None:
         self.processor, self.samples = processor, samples

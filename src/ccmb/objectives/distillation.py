@@ -49,7 +49,7 @@ class EmaTeacher(TwoTowers, nn.Module):
         return super().train(False)
 
     def shared_embed(self, student: TowerOutput) -> Tensor:
-        """Embeddings (B, D) of pictures of which `student` is what the shared tower says."""
+        """Embeddings (B, D) of images of which `student` is what the shared tower says."""
         assert self.shares_image_tower
         assert student.pooled is not None
         return l2_normalize(self.image_projection(student.pooled))
@@ -80,7 +80,7 @@ class FeatureQueue(nn.Module):
 
     Attributes:
         image, text: (Q, D) features.
-        image_ids: (Q,) which picture each is of.
+        image_ids: (Q,) which image each is of.
         text_ids: (Q,) which text it stood with, -1 where nobody said; equal texts have equal ones.
         weight: (Q,) decay to the power of the age that an entry has when it is read next, at least one step: only
             features of the batch itself weigh 1.
@@ -133,7 +133,7 @@ def weighted_targets(
 ) -> tuple[Tensor, Tensor]:
     """Labels (R, C) over batch and queue, rows summing to 1, and the columns' weights (C,).
 
-    A row's positives are all features of its picture, queued ones too, and those of what else is known to fit; they
+    A row's positives are all features of its image, queued ones too, and those of what else is known to fit; they
     share the mass by weight, so that a network that is equally sure of all of them has nothing left to learn.
 
     Args:
@@ -178,13 +178,13 @@ def tgd_loss(
 
     Args:
         image_RD, text_RD, teacher_image_BD, teacher_text_BD: L2-normalised features; the teacher's of all processes.
-        image_ids_B: samples with equal ids show the same picture.
+        image_ids_B: samples with equal ids show the same image.
         alpha: trust in the teacher, in [0, 1].
         rows: where this process's rows stand in the global batch.
         spared_RB: True where a column of the batch, a text, counts for nothing in a row; no positives.
-        known: which texts are equal; without it only samples of one picture are positives of each other. Of a queued
-            picture only the text that it stood with is known.
-        image_spared_RB: the same of columns that are pictures; by default, and without `known`, `spared_RB`.
+        known: which texts are equal; without it only samples of one image are positives of each other. Of a queued
+            image only the text that it stood with is known.
+        image_spared_RB: the same of columns that are images; by default, and without `known`, `spared_RB`.
     """
     texts_RC, images_RC, weights_C = _tgd_labels(image_ids_B[rows], image_ids_B, queue, known)
     if known is None:
@@ -225,7 +225,7 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """FgD, feature-guided distillation (scalar): 1 - cosine of the student's features of the masked texts and the
     teacher's of the clean texts, both L2-normalised.
 
-    Pictures are not masked, so their features carry no such task (our choice).
+    Images are not masked, so their features carry no such task (our choice).
     """
     return (1.0 - (at_least_float32(student_BD) * at_least_float32(teacher_BD.detach())).sum(1)).mean()
 
@@ -234,13 +234,13 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 def teacher_agreement(
     image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_BW: Tensor | None = None
 ) -> Tensor:
-    """Share (scalar) of the batch's pictures and texts whose nearest, by the teacher, is one that belongs to them.
+    """Share (scalar) of the batch's images and texts whose nearest, by the teacher, is one that belongs to them.
 
     At 1 / B the teacher knows nothing, and its soft targets are noise; at 1 it says what the labels say.
 
     Args:
         image_BD, text_BD: the teacher's L2-normalised features of a batch.
-        image_ids_B: samples with equal ids show the same picture.
+        image_ids_B: samples with equal ids show the same image.
         text_ids_BW: see `Identities`; without them texts count as different.
     """
     cosine_BB = at_least_float32(image_BD) @ at_least_float32(text_BD).T

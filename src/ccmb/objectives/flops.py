@@ -2,7 +2,7 @@
 
 FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only; a frozen image
 tower counts once in all. Forward and backward pass together cost three times the forward pass; padding, recomputed
-activations and the losses' own products count for nothing, and what a picture's pairs share counts once. A multiply-
+activations and the losses' own products count for nothing, and what an image's pairs share counts once. A multiply-
 add is two operations.
 
 Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
@@ -66,7 +66,7 @@ class StepFlops:
 
     @cached_property
     def image(self) -> int:
-        """Of encoding a picture."""
+        """Of encoding an image."""
         pixels = torch.empty(1, 3, self.model.config.image_size, self.model.config.image_size, device="meta")
         return _count(lambda: self.model.encode_image(pixels))
 

@@ -1,6 +1,6 @@
 """The passes of towers and cross encoders over a batch: in chunks of rows, and with other processes' negatives.
 
-Shapes: B pictures or texts, R rows of this process, N = 3R ranked pairs, T text tokens, W width.
+Shapes: B images or texts, R rows of this process, N = 3R ranked pairs, T text tokens, W width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ccmb.training.exchange import Exchange, plan_exchange
 
 
 def encode_images(towers: TwoTowers, pixel_values: Tensor, chunk: int | None) -> TowerOutput:
-    """Encode normalised pictures (B, 3, S, S) so many at a time, see `in_chunks`."""
+    """Encode normalised images (B, 3, S, S) so many at a time, see `in_chunks`."""
     return TowerOutput.cat(in_chunks(lambda rows: towers.encode_image(pixel_values[rows]), len(pixel_values), chunk))
 
 
@@ -35,7 +35,7 @@ def encode_texts(
 def rank_rows(
     model: R2D2Model, images: TowerOutput, texts: TowerOutput, pairs: MatchPairs, *, read: bool, chunk: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Match the pairs of R rows, whose negatives may be other processes' pictures and texts.
+    """Match the pairs of R rows, whose negatives may be other processes' images and texts.
 
     Args:
         images, texts: of this process.
@@ -67,7 +67,7 @@ def rank_rows(
 
 
 def read_own(model: R2D2Model, images: TowerOutput, texts: TowerOutput, rows: Tensor) -> Tensor:
-    """States (rows, T, W) of some texts, each read in sight of its own picture."""
+    """States (rows, T, W) of some texts, each read in sight of its own image."""
     own = torch.arange(len(rows), device=rows.device)
     return model.read_texts(images[rows], texts[rows], own, own)
 

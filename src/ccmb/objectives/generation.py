@@ -1,4 +1,4 @@
-"""Generation: say of a noisy picture and its text which way the picture lies.
+"""Generation: say of a noisy image and its text which way the image lies.
 
 Shapes: B pairs of this process, C channels of what is painted and its H x W.
 """
@@ -36,7 +36,7 @@ class GenerationOptions(ConfigBase):
         None, description="folder or hub id of a pipeline of diffusers to start from; without it the painter is new"
     )
     image_size: int | None = Field(
-        None, gt=0, description="of the pictures in pixels; by default 48, or the pipeline's own"
+        None, gt=0, description="of the images in pixels; by default 48, or the pipeline's own"
     )
     patch_size: int = Field(4, gt=0, description="of a new painter: side of the blocks of pixels that become channels")
     channels: list[int] = Field(

@@ -1,4 +1,4 @@
-"""MLM: guess masked words from the rest of the text and from the picture.
+"""MLM: guess masked words from the rest of the text and from the image.
 
 In enhanced training the one forward pass of the masked text serves MLM and FGR.
 Shapes: B texts of T tokens of this process, M masked positions, V words.

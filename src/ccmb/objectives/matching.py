@@ -1,4 +1,4 @@
-"""Matching: does a text fit a picture? Both cross encoders judge labelled pairs, and nothing is drawn.
+"""Matching: does a text fit an image? Both cross encoders judge labelled pairs, and nothing is drawn.
 
 Shapes: B labelled pairs of this process, N pairs of all processes, D embedding width.
 """
@@ -67,13 +67,13 @@ def matching_loss(
 def labelled_gcpr_loss(
     image_BD: Tensor, text_BD: Tensor, temperature: Tensor, labels_B: Tensor, image_ids_B: Tensor, text_ids_B: Tensor
 ) -> Tensor:
-    """GCPR (scalar) of the pairs that match, against the pictures and texts of all pairs of all processes.
+    """GCPR (scalar) of the pairs that match, against the images and texts of all pairs of all processes.
 
-    A picture's texts that are labelled as no match are its hardest negatives here. The mass is shared evenly among what
-    is known to fit: the other matches of the same picture, and those of the same text.
+    An image's texts that are labelled as no match are its hardest negatives here. The mass is shared evenly among what
+    is known to fit: the other matches of the same image, and those of the same text.
 
     Args:
-        image_BD, text_BD: L2-normalised embeddings of each pair's picture and text.
+        image_BD, text_BD: L2-normalised embeddings of each pair's image and text.
     """
     all_image_ND, all_text_ND = gather(image_BD), gather(text_BD)
     labels_N, image_ids_N, text_ids_N = gather(labels_B), gather(image_ids_B), gather(text_ids_B)
@@ -142,7 +142,7 @@ class Matching(nn.Module):
     forward = losses  # what DDP and FSDP wrap
 
     def _rank(self, images: TowerOutput, texts: TowerOutput, image_index_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, 2) of both match heads. A picture of several pairs is projected to keys and values once."""
+        """Logits (B, 2) of both match heads. An image of several pairs is projected to keys and values once."""
         every_B = torch.arange(len(texts), device=image_index_B.device)
 
         def rank(rows: slice) -> tuple[Tensor, Tensor]:

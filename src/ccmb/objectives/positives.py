@@ -1,10 +1,10 @@
-"""Which pictures and texts of a batch fit each other, as far as anybody knows.
+"""Which images and texts of a batch fit each other, as far as anybody knows.
 
-A text fits a picture if the picture's own pair says so, another pair of the same picture does, or the text is equal to
-one that the picture is known to have: then no objective takes the two for a mismatch. Equal is what
+A text fits an image if the image's own pair says so, another pair of the same image does, or the text is equal to
+one that the image is known to have: then no objective takes the two for a mismatch. Equal is what
 `ccmb.data.equal_texts` calls equal; of a batch that does not say which texts these are, texts of equal tokens.
 
-Shapes: R rows of this process, B pairs in the global batch, C columns, W texts known of a picture, T text tokens.
+Shapes: R rows of this process, B pairs in the global batch, C columns, W texts known of an image, T text tokens.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _ODD = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """Of the rows of this process, and of the global batch, which pictures and texts they are.
+    """Of the rows of this process, and of the global batch, which images and texts they are.
 
     Attributes:
-        image_ids_R, image_ids_B: pairs with equal ids show the same picture.
-        text_ids_RW, text_ids_BW: each pair's own text, then others that its picture is known to have; -1 for none.
+        image_ids_R, image_ids_B: pairs with equal ids show the same image.
+        text_ids_RW, text_ids_BW: each pair's own text, then others that its image is known to have; -1 for none.
     """
 
     image_ids_R: Tensor
@@ -35,11 +35,11 @@ class Identities:
     text_ids_BW: Tensor
 
     def texts_of_images(self) -> Tensor:
-        """(R, B) True where the text of a column fits the picture of a row."""
+        """(R, B) True where the text of a column fits the image of a row."""
         return self._same_image() | among(self.text_ids_RW, self.text_ids_BW[:, 0])
 
     def images_of_texts(self) -> Tensor:
-        """(R, B) True where the picture of a column fits the text of a row."""
+        """(R, B) True where the image of a column fits the text of a row."""
         return self._same_image() | among(self.text_ids_BW, self.text_ids_RW[:, 0]).T
 
     def _same_image(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""GCPR, global contrastive pre-ranking: pull matching pictures and texts together over the global batch.
+"""GCPR, global contrastive pre-ranking: pull matching images and texts together over the global batch.
 
     L = -1/2 * mean_i [ sum_j y_ij log softmax_j s(I_i, T_j) + sum_j y_ij log softmax_j s(T_i, I_j) ]
     s = cosine / temperature
@@ -18,7 +18,7 @@ from ccmb.objectives.gradient_cache import in_chunks
 
 
 def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
-    """(R, B) True where two samples show the same picture, and so are positives of each other.
+    """(R, B) True where two samples show the same image, and so are positives of each other.
 
     Args:
         image_ids_B: of the global batch; by default the rows' own.
@@ -74,11 +74,11 @@ def gcpr_loss(
     """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
 
     Args:
-        targets_RB: of the rows' pictures over all texts, rows summing to 1.
+        targets_RB: of the rows' images over all texts, rows summing to 1.
         image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
         spared_RB: True where a column counts for nothing in a row; its target must be 0.
         chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
-        image_targets_RB, image_spared_RB: of the rows' texts over all pictures; by default the same.
+        image_targets_RB, image_spared_RB: of the rows' texts over all images; by default the same.
     """
     if image_targets_RB is None:
         image_targets_RB, image_spared_RB = targets_RB, spared_RB

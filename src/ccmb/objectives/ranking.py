@@ -1,6 +1,6 @@
 """FGR, fine-grained ranking: match or no match, on both cross encoders, against hard negatives of the batch.
 
-For every sample one hard negative picture and one hard negative text are drawn with probability softmax(s), positives
+For every sample one hard negative image and one hard negative text are drawn with probability softmax(s), positives
 excluded; 1 positive to 2 negatives, class weights 2 : 1; the losses of the two cross encoders are averaged.
 
 Shapes: B pairs in the global batch, R rows of this process that are ranked (all, or a share), N = 3R ranked pairs.
@@ -30,7 +30,7 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
             encoders that start from nothing learn nothing at all while most negatives are too hard for them).
 
     The mask is applied before the softmax, so that probabilities never all vanish. A row without negatives (one
-    picture fills the batch) gets even probabilities, and whoever draws must leave it out.
+    image fills the batch) gets even probabilities, and whoever draws must leave it out.
     """
     # Not-a-numbers of a diverged run count as 0: it is the loss that should report them.
     similarity_RB = at_least_float32(similarity_RB).nan_to_num()
@@ -41,7 +41,7 @@ def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness:
 
 @dataclass(frozen=True, slots=True)
 class MatchPairs:
-    """N = 3R pairs by index: R positives, then R with a wrong picture, then R with a wrong text.
+    """N = 3R pairs by index: R positives, then R with a wrong image, then R with a wrong text.
 
     Attributes:
         image_index, text_index: (N,) the pairs; as drawn, places in the global batch.
@@ -58,7 +58,7 @@ class MatchPairs:
         return MatchPairs(*index)
 
     def needed(self) -> tuple[Tensor, Tensor, MatchPairs]:
-        """The 2R pictures and the 2R texts of the pairs, and the pairs by index into these."""
+        """The 2R images and the 2R texts of the pairs, and the pairs by index into these."""
         images, wrong_images, _ = self.image_index.chunk(3)
         texts, _, wrong_texts = self.text_index.chunk(3)
         own = torch.arange(len(images), device=images.device)
@@ -91,13 +91,13 @@ def draw_pairs(
     """Positives and hard negatives of the rows.
 
     Args:
-        image_rows_RB, text_rows_RB: s of the rows' pictures with all texts, and of their texts with all pictures; not
+        image_rows_RB, text_rows_RB: s of the rows' images with all texts, and of their texts with all images; not
             differentiated.
-        positives_RB: True where a text fits the picture of a row.
+        positives_RB: True where a text fits the image of a row.
         rows_R: where the rows stand in the global batch.
-        uniform_R2: numbers in [0, 1) that draw each row's wrong text and wrong picture.
+        uniform_R2: numbers in [0, 1) that draw each row's wrong text and wrong image.
         hardness: see `hard_negative_weights`.
-        image_positives_RB: True where a picture fits the text of a row; by default the same.
+        image_positives_RB: True where an image fits the text of a row; by default the same.
     """
     if image_positives_RB is None:
         image_positives_RB = positives_RB

@@ -40,7 +40,7 @@ def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return tower
 
 
-def most_tokens(config: PreTrainedConfig) -> int | None:
+def max_tokens(config: PreTrainedConfig) -> int | None:
     """The number of tokens that a text tower of this configuration has positions for; None if there is no limit."""
     with torch.device("meta"):
         tower = new_tower(config, pooler=False)

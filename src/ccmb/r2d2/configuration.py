@@ -134,7 +134,7 @@ class R2D2Config(PreTrainedConfig):
 
     @property
     def image_size(self) -> int:
-        """Side of the square input picture, in pixels."""
+        """Side of the square input image, in pixels."""
         return image_side(self.vision_config) or USUAL_SIZE
 
     @image_size.setter

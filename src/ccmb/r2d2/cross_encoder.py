@@ -3,11 +3,11 @@
 Shapes: N pairs, U items of the query side (T tokens, width W), V items of the other side (S tokens, width C),
 H heads of width D. Parameter names are BERT's, so that official and BERT checkpoints load layer by layer.
 
-A picture usually stands in several pairs (its match and its hard negatives, or many candidates when ranking). So
+An image usually stands in several pairs (its match and its hard negatives, or many candidates when ranking). So
 everything that depends on one side alone is computed once per item and then picked by index: keys and values of the
 other side in every layer, and the self-attention of the first layer. The match heads read only the first token, so the
 last layer computes the other tokens only for pairs whose whole output is wanted. Texts are packed, see `packing.py`:
-then all tokens that attend to a picture do so together, and its keys and values are not even copied.
+then all tokens that attend to an image do so together, and its keys and values are not even copied.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class CrossEncoder(nn.Module):
             context_VSC, mask_VS: tokens of the other side and their mask.
             state_index_N, context_index_N: which items make each pair.
             whole: M: for the first M pairs, all tokens are computed after the last layer.
-            packed: the packing of the same texts, pictures and pairs; all tokens of the other side must be real.
+            packed: the packing of the same texts, images and pairs; all tokens of the other side must be real.
         """
         if packed is not None:
             return self._forward_packed(packed, states_UTW, context_VSC)
@@ -240,19 +240,19 @@ class CrossEncoder(nn.Module):
         others_N1W = self._run(finish, states, *keys_values, slice(whole, None), 1)
         return CrossOutput(torch.cat([whole_MTW[:, 0], others_N1W[:, 0]]), whole_MTW)
 
-    def _forward_packed(self, pairs: PackedPairs, texts_UTW: Tensor, pictures_VSC: Tensor) -> CrossOutput:
+    def _forward_packed(self, pairs: PackedPairs, texts_UTW: Tensor, images_VSC: Tensor) -> CrossOutput:
         *before, last = cast(list[CrossLayer], list(self.layer))
         texts = self._run((before or [last])[0].attend_self, pairs.texts.pack(texts_UTW), pairs.read_texts)
         states = texts.index_select(0, pairs.tokens)
         for layer_index, layer in enumerate(before):
             if layer_index:
                 states = self._run(layer.attend_self, states, pairs.read_pairs)
-            states = self._run(_look_packed, states, pictures_VSC, layer, pairs.read_pictures)
+            states = self._run(_look_packed, states, images_VSC, layer, pairs.read_images)
         if before:
             states = self._run(last.attend_self, states, pairs.read_last, pairs.asking)
         else:
             states = states.index_select(0, pairs.asking)
-        states = self._run(_look_packed, states, pictures_VSC, last, pairs.read_pictures_last)
+        states = self._run(_look_packed, states, images_VSC, last, pairs.read_images_last)
         return CrossOutput(*pairs.output(states))
 
 
@@ -261,9 +261,9 @@ def _look(states: Tensor, context_VSC: Tensor, layer: CrossLayer, index_N: Tenso
     return layer.attend_other(states, *_spread(*layer.crossattention.keys_values(context_VSC), index_N), mask)
 
 
-def _look_packed(states: Tensor, pictures_VSC: Tensor, layer: CrossLayer, seen: Attend) -> Tensor:
+def _look_packed(states: Tensor, images_VSC: Tensor, layer: CrossLayer, seen: Attend) -> Tensor:
     """The second half of a layer for packed tokens."""
-    return layer.attend_other(states, *layer.crossattention.keys_values(pictures_VSC), seen)
+    return layer.attend_other(states, *layer.crossattention.keys_values(images_VSC), seen)
 
 
 def _spread(keys: Tensor, values: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 
 from ccmb.core.errors import CcmbError, one_line
 from ccmb.core.hashing import sha256_of_files
-from ccmb.r2d2.backbones import most_tokens
+from ccmb.r2d2.backbones import max_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.checkpoint_files import what_file
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
@@ -118,11 +118,11 @@ def read_r2d2_config(folder: Path) -> R2D2Config:
 
 
 def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) -> None:
-    """Check that a folder's tokenizer and picture size suit its network.
+    """Check that a folder's tokenizer and image size suit its network.
 
     Raises:
         CcmbError: the tokenizer has tokens without an embedding or has no padding token, texts may be longer than there
-            are positions or have another prefix, or the pictures have another size; the message names file and key.
+            are positions or have another prefix, or the images have another size; the message names file and key.
     """
     vocabulary, tokenizer = config.text_config.vocab_size, processor.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -133,7 +133,7 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         )
     if tokenizer.pad_token_id is None:
         raise CcmbError(f"{folder / 'tokenizer_config.json'}: names no pad_token, which batches need")
-    limit = most_tokens(config.text_config)
+    limit = max_tokens(config.text_config)
     for file, longest in (("config.json", config.max_text_tokens), (PREPROCESSOR, processor.max_text_tokens)):
         if limit is not None and longest > limit:
             raise CcmbError(
@@ -151,7 +151,7 @@ def check_processor(folder: Path, config: R2D2Config, processor: R2D2Processor) 
         )
     if processor.image_size != config.image_size:
         raise CcmbError(
-            f"{folder / PREPROCESSOR}: size {processor.image_size}, but the network's pictures are "
+            f"{folder / PREPROCESSOR}: size {processor.image_size}, but the network's images are "
             f"{config.image_size} pixels wide; take the file that belongs to the model"
         )
 

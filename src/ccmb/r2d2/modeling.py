@@ -106,11 +106,11 @@ class TwoTowers:
     pack_texts: bool = True  # do not compute padding, see packing.py
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
-        """Encode normalised pictures (B, 3, S, S)."""
+        """Encode normalised images (B, 3, S, S)."""
         output = self.image_tower(pixel_values=pixel_values)
         states = as_tokens(output.last_hidden_state)
         pooled = pooled_state(self.image_pooling, output, states)
-        if not self.image_class_token:  # the match heads read the first token, so it has to summarise the picture
+        if not self.image_class_token:  # the match heads read the first token, so it has to summarise the image
             states = torch.cat([pooled[:, None], states], 1)
         return TowerOutput(l2_normalize(self.image_projection(pooled)), states, pooled=pooled)
 

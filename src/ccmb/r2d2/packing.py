@@ -4,7 +4,7 @@ All of a layer but attention works token by token, and so works on packed tokens
 On a GPU in half precision, torch's varlen attention reads packed rows. Elsewhere the rows are padded for the attention
 alone, which is a few per cent of a layer's work.
 
-Shapes: N rows (texts or pairs) of at most T tokens, P real tokens in all, W width, H heads of width D, V pictures of S
+Shapes: N rows (texts or pairs) of at most T tokens, P real tokens in all, W width, H heads of width D, V images of S
 tokens.
 """
 
@@ -133,15 +133,15 @@ def row_attention(queries: Packing, context: Packing, dropout: float = 0.0) -> A
     return attend
 
 
-def picture_attention(queries: Packing, picture_N: Tensor, pictures: int) -> Attend:
-    """Attention of packed rows to pictures, with keys and values (V, H, S, D) that are never copied.
+def image_attention(queries: Packing, image_N: Tensor, images: int) -> Attend:
+    """Attention of packed rows to images, with keys and values (V, H, S, D) that are never copied.
 
     Args:
-        picture_N: each row's picture, ascending: the tokens of all rows of a picture attend to it together.
-        pictures: V.
+        image_N: each row's image, ascending: the tokens of all rows of an image attend to it together.
+        images: V.
     """
-    counts_V = torch.zeros(pictures, dtype=torch.long, device=picture_N.device)
-    counts_V = counts_V.index_add(0, picture_N, queries.counts)
+    counts_V = torch.zeros(images, dtype=torch.long, device=image_N.device)
+    counts_V = counts_V.index_add(0, image_N, queries.counts)
     sizes = counts_V.tolist()
 
     @torch.compiler.disable
@@ -158,15 +158,15 @@ def picture_attention(queries: Packing, picture_N: Tensor, pictures: int) -> Att
                 max_queries=max(sizes),
                 max_keys=tokens,
             )
-        return _picture_by_picture(query, keys, values, sizes)
+        return _image_by_image(query, keys, values, sizes)
 
     return attend
 
 
-def _picture_by_picture(query_PHD: Tensor, keys: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Attention to pictures without varlen attention: a call for each picture, or a single one.
+def _image_by_image(query_PHD: Tensor, keys: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Attention to images without varlen attention: a call for each image, or a single one.
 
-    A single call is enough if every picture has equally many queries.
+    A single call is enough if every image has equally many queries.
     """
     if len({*sizes}) == 1:
         asking = query_PHD.unflatten(0, (len(sizes), -1)).transpose(1, 2)
@@ -214,17 +214,17 @@ def varlen_attention(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedPairs:
-    """N pairs of packed texts with pictures, ordered by picture, and the attention of their tokens.
+    """N pairs of packed texts with images, ordered by image, and the attention of their tokens.
 
     Attributes:
         texts: the packing of the U texts.
         tokens: for each token of the pairs, its index among the texts' tokens; pair after pair.
         asking: indices of the pairs' tokens that the last layer computes.
         last: the packing of these tokens.
-        back: (N,) the position of each pair in the order by picture.
+        back: (N,) the position of each pair in the order by image.
         whole: number of pairs whose tokens are all computed by the last layer.
         read_texts, read_pairs, read_last: self-attention, of the texts, of the pairs and in the last layer.
-        read_pictures, read_pictures_last: attention to the pictures, in all other layers and in the last layer.
+        read_pictures, read_pictures_last: attention to the images, in all other layers and in the last layer.
     """
 
     texts: Packing
@@ -236,25 +236,25 @@ class PackedPairs:
     read_texts: Attend
     read_pairs: Attend
     read_last: Attend
-    read_pictures: Attend
-    read_pictures_last: Attend
+    read_images: Attend
+    read_images_last: Attend
 
     @staticmethod
     def from_indices(
-        mask_UT: Tensor, pictures: int, text_index_N: Tensor, picture_index_N: Tensor, whole: int
+        mask_UT: Tensor, images: int, text_index_N: Tensor, image_index_N: Tensor, whole: int
     ) -> PackedPairs:
         """Pack the pairs (text_index[n], picture_index[n]). It waits for a GPU.
 
         Args:
             mask_UT: True or 1 where a text's token is real.
-            pictures: the number V of pictures.
+            images: the number V of images.
             whole: see `PackedPairs`.
         """
-        order = picture_index_N.argsort(stable=True)
+        order = image_index_N.argsort(stable=True)
         texts = Packing.from_mask(mask_UT)
         pairs, tokens = texts.pick(text_index_N[order])
         last, asking = pairs.narrow((order < whole)[:, None].expand_as(pairs.mask))
-        pictures_N = picture_index_N[order]
+        images_N = image_index_N[order]
         return PackedPairs(
             texts=texts,
             tokens=tokens,
@@ -265,8 +265,8 @@ class PackedPairs:
             read_texts=row_attention(texts, texts),
             read_pairs=row_attention(pairs, pairs),
             read_last=row_attention(last, pairs),
-            read_pictures=picture_attention(pairs, pictures_N, pictures),
-            read_pictures_last=picture_attention(last, pictures_N, pictures),
+            read_images=image_attention(pairs, images_N, images),
+            read_images_last=image_attention(last, images_N, images),
         )
 
     def output(self, states_PW: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ class Cost:
 
     Attributes:
         parameters: of the whole network without the masked-language head, which only training uses.
-        image, text, pair: floating-point operations (two per multiply-add) to encode a picture, to encode a text of
+        image, text, pair: floating-point operations (two per multiply-add) to encode an image, to encode a text of
             the greatest length, and to rank one encoded pair; `pair` is None without cross encoders.
     """
 
@@ -103,7 +103,7 @@ def cost(config: R2D2Config) -> Cost:
 def preset_table() -> str:
     """All presets as a Markdown table; operations in GFLOPs."""
     lines = [
-        "| preset | parameters | GFLOPs a picture | a text of 64 tokens | a ranked pair |",
+        "| preset | parameters | GFLOPs an image | a text of 64 tokens | a ranked pair |",
         "|---|--:|--:|--:|--:|",
     ]
     for name in PRESETS:

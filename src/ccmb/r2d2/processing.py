@@ -1,4 +1,4 @@
-"""R2D2Processor: turns pictures and texts into the tensors that R2D2Model takes."""
+"""R2D2Processor: turns images and texts into the tensors that R2D2Model takes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ccmb.r2d2.inputs.image_processing import R2D2ImageProcessor
 from ccmb.r2d2.inputs.processor_file import PREPROCESSOR, read_settings
 from ccmb.r2d2.inputs.processor_inputs import (
     CallOptions,
+    ImageInput,
     InputTypeError,
     InputValueError,
-    Picture,
     as_kind,
     as_texts,
     call_options,
@@ -31,7 +31,7 @@ from ccmb.r2d2.inputs.processor_inputs import (
 
 
 class R2D2Processor(ProcessorMixin):
-    """Pictures (resized to a square, normalised) and texts (tokenized, cut at the context length).
+    """Images (resized to a square, normalised) and texts (tokenized, cut at the context length).
 
     Args:
         tokenizer: any of transformers with padding, start and end tokens.
@@ -78,20 +78,20 @@ class R2D2Processor(ProcessorMixin):
         """Standard deviation of RGB in [0, 1]."""
         return self.image_processor.image_std
 
-    def images(self, pictures: Picture | Sequence[Picture]) -> Tensor:
-        """Pictures to (B, 3, S, S) float32.
+    def images(self, images: ImageInput | Sequence[ImageInput]) -> Tensor:
+        """Images to (B, 3, S, S) float32.
 
         Args:
-            pictures: PIL pictures, paths, bytes of files, arrays (H, W, 3) or (H, W), or tensors (3, H, W); arrays and
+            images: PIL images, paths, bytes of files, arrays (H, W, 3) or (H, W), or tensors (3, H, W); arrays and
                 tensors hold uint8 or floats in [0, 1], and may be whole batches with one more dimension in front.
 
         Raises:
-            CcmbError: a file is missing or not a readable picture, or an array is not a picture's; the message says
+            CcmbError: a file is missing or not a readable image, or an array is not an image's; the message says
                 which.
-            InputTypeError: something is no picture at all.
+            InputTypeError: something is no image at all.
             InputValueError: there are none.
         """
-        return self.image_processor.pixels(pictures)
+        return self.image_processor.pixels(images)
 
     def normalise(self, pixels_BSSC: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) to the pixel values (B, 3, S, S) that the image tower takes."""
@@ -195,12 +195,12 @@ class R2D2Processor(ProcessorMixin):
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture] | None = None,
+        images: ImageInput | Sequence[ImageInput] | None = None,
         text: str | Sequence[str] | None = None,
         padding: str | bool | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """One or many pictures and texts to the keyword arguments of the model; see `images` and `texts`.
+        """One or many images and texts to the keyword arguments of the model; see `images` and `texts`.
 
         The result has `.to(device)`. A text that is longer than the context is cut, with a warning.
 
@@ -212,7 +212,7 @@ class R2D2Processor(ProcessorMixin):
 
         Raises:
             CcmbError: see `images`.
-            InputTypeError: an unknown keyword, or something that is neither a picture nor a text.
+            InputTypeError: an unknown keyword, or something that is neither an image nor a text.
             InputValueError: a value that is not known, or nothing is given.
         """
         chosen = call_options(options if padding is None else options | {"padding": padding})

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from ccmb.core.errors import UsageError
-from ccmb.r2d2.backbones import most_tokens
+from ccmb.r2d2.backbones import max_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.towers.image_forms import image_form
 
@@ -77,12 +77,12 @@ def _config(before: R2D2Config, image_size: int | None, max_text_tokens: int | N
             image_form(config.vision_config)  # tries it out
     if max_text_tokens is not None and max_text_tokens != before.max_text_tokens:
         config.max_text_tokens = max_text_tokens
-        most = most_tokens(before.text_config)
-        if most is not None and max_text_tokens > most:
-            config.text_config.max_position_embeddings += max_text_tokens - most
-            if most_tokens(config.text_config) != max_text_tokens:
+        maximum = max_tokens(before.text_config)
+        if maximum is not None and max_text_tokens > maximum:
+            config.text_config.max_position_embeddings += max_text_tokens - maximum
+            if max_tokens(config.text_config) != max_text_tokens:
                 raise UsageError(
-                    f"the text tower, {before.text_config.model_type}, cannot take more than {most} tokens"
+                    f"the text tower, {before.text_config.model_type}, cannot take more than {maximum} tokens"
                 )
     return None if config.to_dict() == before.to_dict() else config
 
@@ -114,7 +114,7 @@ def _resized_table(name: str, old: Tensor, shape: torch.Size, before: R2D2Config
             return table_PW.view(shape)
     if tower == "text_tower" and inner == TEXT_TABLE:
         # RoBERTa and its kin keep the first places for padding.
-        reserved = old.shape[0] - (most_tokens(before.text_config) or old.shape[0])
+        reserved = old.shape[0] - (max_tokens(before.text_config) or old.shape[0])
         return torch.cat([old[:reserved], resized_line(old[reserved:], shape[0] - reserved)])
     config: Any = before.vision_config if tower == "image_tower" else before.text_config
     key = "image_size" if tower == "image_tower" else "max_text_tokens"

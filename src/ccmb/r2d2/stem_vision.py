@@ -1,4 +1,4 @@
-"""A small vision transformer with a convolutional stem, for training from scratch on few pictures.
+"""A small vision transformer with a convolutional stem, for training from scratch on few images.
 
 It is transformers' CLIP vision tower with three changes:
 

@@ -1,1 +1,1 @@
-"""The report page of a quickstart: what was measured, in words, figures, curves and pictures."""
+"""The report page of a quickstart: what was measured, in words, metrics, curves and images."""

@@ -81,16 +81,16 @@ def moving_mean(points: Sequence[Point], width: int) -> list[Point]:
     return [(step, sum(window) / len(window)) for (step, _), window in zip(points, windows, strict=True)]
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten) that span `low` .. `high` in at most `most` intervals."""
+def ticks(low: float, high: float, maximum: int = 5) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten) that span `low` .. `high` in at most `maximum` intervals."""
     if high <= low:
         low, high = low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5
-    raw = (high - low) / most
+    raw = (high - low) / maximum
     power = 10.0 ** math.floor(math.log10(raw))
     for factor in (1, 2, 5, 10, 20):
         step = factor * power
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if last - first <= most:
+        if last - first <= maximum:
             break
     return [round(index * step, 12) for index in range(first, last + 1)]
 

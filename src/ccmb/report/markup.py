@@ -1,4 +1,4 @@
-"""Small pieces of HTML: escaped texts, labels in two languages, figures, embedded pictures."""
+"""Small pieces of HTML: escaped texts, labels in two languages, metrics, embedded images."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def duration(seconds: float) -> tuple[str, str]:
     return f"{minutes} 分 {remaining} 秒", f"{minutes} min {remaining} s"
 
 
-def data_uri(picture: Image.Image, longest: int = 160) -> str:
-    """A picture as a JPEG data URI, with at most `longest` pixels a side."""
-    small = picture.convert("RGB")
+def data_uri(image: Image.Image, longest: int = 160) -> str:
+    """An image as a JPEG data URI, with at most `longest` pixels a side."""
+    small = image.convert("RGB")
     small.thumbnail((longest, longest))
     buffer = io.BytesIO()
     # Full colour resolution: synthetic scenes have hard edges between strong colours.

@@ -1,6 +1,6 @@
-"""Synthetic scenes as a classification data set: pictures of one thing each, with a folder for each class.
+"""Synthetic scenes as a classification data set: images of one thing each, with a folder for each class.
 
-The scenes of a corpus hold two or three things. So no picture of a single thing is ever trained on.
+The scenes of a corpus hold two or three things. So no image of a single thing is ever trained on.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def scene_classes(attribute: Attribute) -> list[ImageClass]:
 
 
 def write_class_folders(folder: Path, attribute: Attribute, per_class: int, size: int, seed: int = 0) -> None:
-    """Render `per_class` pictures of `size` pixels of each kind or colour, into a folder with its name.
+    """Render `per_class` images of `size` pixels of each kind or colour, into a folder with its name.
 
     In each class the values of the other attribute are equally frequent. The file classes.json beside the folders is
-    for `ccmb evaluate --classes`. The pictures depend on the arguments alone; a folder that already holds them is left
+    for `ccmb evaluate --classes`. The images depend on the arguments alone; a folder that already holds them is left
     as it is.
 
     Raises:
@@ -45,7 +45,7 @@ def write_class_folders(folder: Path, attribute: Attribute, per_class: int, size
             raise CcmbError(f"{folder}: this folder holds something else; remove it or choose another one")
         return
     classes = scene_classes(attribute)
-    with progress("draw", per_class * len(classes), "pictures") as advance, atomic_path(folder) as temporary:
+    with progress("draw", per_class * len(classes), "images") as advance, atomic_path(folder) as temporary:
         for index, one in enumerate(classes):
             (temporary / one.name).mkdir(parents=True)
             for index_in_class, scene in enumerate(_scenes(attribute, index, per_class, seed)):

@@ -1,7 +1,7 @@
 """Close-ups of one thing each with their texts, in the form of custom pairs, for training a small generator.
 
-The scenes of a corpus hold two or three things, each on a sixth of the picture. So the things cause only a small part
-of a generator's loss, and it hardly learns what the text says about them. In a close-up the thing fills the picture. As
+The scenes of a corpus hold two or three things, each on a sixth of the image. So the things cause only a small part
+of a generator's loss, and it hardly learns what the text says about them. In a close-up the thing fills the image. As
 in a corpus, a combination of kind and colour is in one split only.
 """
 
@@ -21,9 +21,9 @@ AMOUNT_WEIGHTS: dict[Amount, float] = {"big": 0.75, "small": 0.25}
 
 
 def write_close_ups(folder: Path, counts: dict[Split, int], size: int, seed: int = 0) -> None:
-    """Render the pictures of each split, of `size` pixels.
+    """Render the images of each split, of `size` pixels.
 
-    Each line of `pairs.jsonl` has image, split, query, details and captions. The pictures depend on the arguments
+    Each line of `pairs.jsonl` has image, split, query, details and captions. The images depend on the arguments
     alone; a folder that already holds them is left as it is.
 
     Raises:

@@ -24,7 +24,7 @@ HELD_OUT_GROUP = (0.25, 0)
 
 
 def write_scene_corpus(folder: Path, train: int, gallery: int, validation: int, size: int, seed: int = 0) -> None:
-    """Render `train` training pictures, `gallery` test pictures and `validation` pictures of `size` pixels.
+    """Render `train` training images, `gallery` test images and `validation` images of `size` pixels.
 
     Each line of `pairs.jsonl` has image, split, group, twin, query, title, content, captions and details. Outside the
     training split it also has minimal_pairs: a true text, a false text in the same words with two attributes swapped,
@@ -55,7 +55,7 @@ def write_scenes(
     seed: int,
     texts: Callable[[Scene, random.Random], dict[str, object]],
 ) -> None:
-    """Write scenes as pictures and lines; a folder that already holds them is left as it is.
+    """Write scenes as images and lines; a folder that already holds them is left as it is.
 
     Args:
         wanted: all settings that the result depends on.
@@ -72,7 +72,7 @@ def write_scenes(
             raise CcmbError(f"{folder}: this folder holds another corpus; remove it or choose another one")
         return
     with (
-        progress("draw", sum(counts.values()), "pictures") as advance,
+        progress("draw", sum(counts.values()), "images") as advance,
         atomic_write(folder / "images.tar", "wb") as tar_file,
         atomic_write(folder / "pairs.jsonl") as pairs_file,
         tarfile.open(fileobj=tar_file, mode="w") as tar,
@@ -81,7 +81,7 @@ def write_scenes(
             for index, (scene, line_start) in enumerate(split_scenes):
                 name = f"{split}-{index:06d}.jpg"
                 rng = random.Random(f"{seed}/{name}")
-                _add_picture(tar, name, scene, size, rng)
+                _add_image(tar, name, scene, size, rng)
                 line = {"image": name, "split": split, **line_start, **texts(scene, rng)}
                 pairs_file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 advance(1, "")
@@ -98,7 +98,7 @@ def _numbered_scenes(split: Split, count: int, seed: int) -> Iterator[tuple[Scen
     return itertools.islice(numbered, count)
 
 
-def _add_picture(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: random.Random) -> None:
+def _add_image(tar: tarfile.TarFile, name: str, scene: Scene, size: int, rng: random.Random) -> None:
     buffer = io.BytesIO()
     render_scene(scene, size, rng).save(buffer, "JPEG", quality=92, subsampling=0)
     member = tarfile.TarInfo(name)

@@ -31,7 +31,7 @@ ACCENTS: dict[str, RGB] = {
     "飞机": TEAL, "蝴蝶": OLIVE, "爱心": PINK,
 }  # fmt: skip
 OVERSAMPLING = 2
-# Centre of each place, and half the side of a big thing there, as shares of the picture's side.
+# Centre of each place, and half the side of a big thing there, as shares of the image's side.
 CENTRES: dict[Place, Point] = {
     "left": (0.26, 0.52), "right": (0.74, 0.52), "top": (0.5, 0.26), "bottom": (0.5, 0.75),
     "top_left": (0.25, 0.27), "top_right": (0.75, 0.27),
@@ -280,7 +280,7 @@ DRAWERS: dict[str, Callable[[Pen], None]] = {
 
 
 def render_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """Render a scene as a square RGB picture of `size` pixels; `rng` moves and scales the things a little."""
+    """Render a scene as a square RGB image of `size` pixels; `rng` moves and scales the things a little."""
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side), SKIES[scene.night])
     draw = ImageDraw.Draw(image)
@@ -303,7 +303,7 @@ def render_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
 
 
 def stand(place: Place) -> tuple[Point, float]:
-    """Centre of a place, and half the side of a big thing there, as shares of the picture's side."""
+    """Centre of a place, and half the side of a big thing there, as shares of the image's side."""
     return (CLOSE_CENTRE, CLOSE_REACH) if place == "middle" else (CENTRES[place], REACH)
 
 
@@ -321,8 +321,8 @@ def render_copies(
     """Draw all copies of a thing.
 
     Args:
-        centre: the centre of all copies together, as a share of the picture's side.
-        reach: half the side of a big thing, as a share of the picture's side.
+        centre: the centre of all copies together, as a share of the image's side.
+        reach: half the side of a big thing, as a share of the image's side.
         scale: the scale of each copy; the distance between copies is not scaled.
         paint: fill, accent and line.
     """

@@ -1,6 +1,6 @@
-"""Whether generated pictures show the things that texts about synthetic scenes name.
+"""Whether generated images show the things that texts about synthetic scenes name.
 
-Shapes: N pictures.
+Shapes: N images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ccmb.scenes.image_parser import parse_image
 from ccmb.scenes.scene import Thing
 from ccmb.scenes.text_parser import NamedThing, parse_text
 
-# The attributes of a thing that must be right, by the name of the figure.
+# The attributes of a thing that must be right, by the name of the metric.
 ASKED: dict[str, tuple[str, ...]] = {
     "kind": ("kind",),
     "colour": ("colour",),
@@ -26,23 +26,23 @@ ASKED: dict[str, tuple[str, ...]] = {
 }
 
 
-def things_generated(pictures: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """(N,) shares in [0, 1] of the things of each text that its picture shows right, by attributes.
+def things_generated(images: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """(N,) shares in [0, 1] of the things of each text that its image shows right, by attributes.
 
-    An extra thing in the picture counts as wrong: the share is relative to the things of the text or of the picture,
+    An extra thing in the image counts as wrong: the share is relative to the things of the text or of the image,
     whichever has more. The result is None if the texts are not about synthetic scenes.
     """
     named = [parse_text(text) for text in texts]
     if not named or not all(named):
         return None
-    pairs = zip(pictures, named, strict=True)
+    pairs = zip(images, named, strict=True)
     seen = [
-        [seen_thing.thing for seen_thing in parse_image(picture, _is_close_up(named_things))]
-        for picture, named_things in pairs
+        [seen_thing.thing for seen_thing in parse_image(image, _is_close_up(named_things))]
+        for image, named_things in pairs
     ]
     return {
-        figure: np.array([_share(shown, named_things, names) for shown, named_things in zip(seen, named, strict=True)])
-        for figure, names in ASKED.items()
+        metric: np.array([_share(shown, named_things, names) for shown, named_things in zip(seen, named, strict=True)])
+        for metric, names in ASKED.items()
     }
 
 

@@ -1,10 +1,10 @@
-"""Which things a picture of a synthetic scene shows, read from its pixels.
+"""Which things an image of a synthetic scene shows, read from its pixels.
 
-Nothing is trained. Every kind is drawn in every amount, place and size on an empty canvas, and laid over the picture.
+Nothing is trained. Every kind is drawn in every amount, place and size on an empty canvas, and laid over the image.
 The gain of a thing is the error of the background's colours minus the error of its own colours, within its outline. Of
 all layouts of places, the parser takes the one whose things have the greatest total gain.
 
-Shapes: S side of the picture, M drawn masks of a place, O shifts, C colours, R, G, B.
+Shapes: S side of the image, M drawn masks of a place, O shifts, C colours, R, G, B.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SIZES = 4
 BARE = 4
 # The minimum share of the background's error that a thing must explain, and the maximum error of its own pixels: the
 # sum of the squares of R, G and B in [0, 1].
-LEAST, MOST = 0.1, 0.25
+MINIMUM, MAXIMUM = 0.1, 0.25
 PAINT: tuple[RGB, RGB, RGB] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))  # fill, accent and line of a mask
 
 
 @dataclass(frozen=True, slots=True)
 class SeenThing:
-    """A thing in a picture.
+    """A thing in an image.
 
     Attributes:
         explained: the share by which the colours of the thing reduce the error of the background's colours within its
@@ -61,21 +61,23 @@ class SeenThing:
 
 
 def parse_image(
-    picture: Image.Image, close_up: bool | None = None, least: float = LEAST, most: float = MOST
+    image: Image.Image, close_up: bool | None = None, minimum: float = MINIMUM, maximum: float = MAXIMUM
 ) -> list[SeenThing]:
-    """The things of a square picture, in the order of the places: one thing, or those of a scene, or none.
+    """The things of a square image, in the order of the places: one thing, or those of a scene, or none.
 
     Args:
-        close_up: whether the picture shows one thing in the middle, or a scene; None: decide it by the pixels.
-        least: the minimum explained share of a thing.
-        most: the maximum error of a thing.
+        close_up: whether the image shows one thing in the middle, or a scene; None: decide it by the pixels.
+        minimum: the minimum explained share of a thing.
+        maximum: the maximum error of a thing.
     """
-    pixels = _pixels(picture)
+    pixels = _pixels(image)
     bare = _bare_error(pixels)
     places = [place for place in PLACES if close_up in (None, place == "middle")]
     likeliest = {place: _likeliest(pixels, bare, place) for place in places}
     worth = {
-        place: guess[1] for place, guess in likeliest.items() if guess[0].explained >= least and guess[0].error <= most
+        place: guess[1]
+        for place, guess in likeliest.items()
+        if guess[0].explained >= minimum and guess[0].error <= maximum
     }
     layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(places))]
     best = max(layouts, key=lambda layout: sum(worth[place] for place in layout))
@@ -125,12 +127,12 @@ def _colour(shown_3HW: Tensor, parts_3HW: Tensor, colours_C3K: Tensor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Masks:
-    """All things that may stand in a place of a picture.
+    """All things that may stand in a place of an image.
 
     Attributes:
         names: kind and amount of each of M masks.
         parts_M3HW: how much of each pixel of the box is fill, accent and line.
-        box: rows and columns of the box in the picture.
+        box: rows and columns of the box in the image.
         colours_MC3K: RGB of the three parts, for each colour of the thing.
         squares_MC: sum of the squares of the thing's pixels, for each colour.
     """
@@ -181,7 +183,7 @@ def _masks(side: int, place: Place) -> _Masks:
 def _bare_error(pixels_3SS: Tensor) -> Tensor:
     """(S, S) squared error of the likeliest background."""
     error_NSS = (_bare(pixels_3SS.shape[-1]) - pixels_3SS).square().sum(1)
-    # Things cover up to a third of the picture. The clamp keeps their error from deciding on the background.
+    # Things cover up to a third of the image. The clamp keeps their error from deciding on the background.
     return error_NSS[error_NSS.clamp(max=0.1).sum((1, 2)).argmin()]
 
 
@@ -190,9 +192,9 @@ def _bare(side: int) -> Tensor:
     """(N, 3, S, S) empty backgrounds."""
     scenes = [Scene((), background, night) for background in BACKGROUNDS for night in (False, True)]
     drawn = [render_scene(scene, side, random.Random(sample)) for scene in scenes for sample in range(BARE)]
-    return torch.stack([_pixels(picture) for picture in drawn])
+    return torch.stack([_pixels(image) for image in drawn])
 
 
-def _pixels(picture: Image.Image) -> Tensor:
+def _pixels(image: Image.Image) -> Tensor:
     """(3, S, S) RGB in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)

@@ -1,8 +1,8 @@
 """Synthetic scenes as a matching data set: labelled pairs over a corpus of synthetic scenes.
 
-Each picture has a true pair and a false pair. A hard false text describes a swapped scene, or is from a minimal pair:
-it has the same things in the same words, with two attributes swapped. So only a model that reads the picture can find
-the error. A random false text describes any other picture.
+Each image has a true pair and a false pair. A hard false text describes a swapped scene, or is from a minimal pair:
+it has the same things in the same words, with two attributes swapped. So only a model that reads the image can find
+the error. A random false text describes any other image.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ccmb.core.files import atomic_write, read_json_lines
 def write_labelled_scenes(corpus: Path, path: Path, hard: float = 0.5, seed: int = 0) -> int:
     """Write labelled pairs of all splits of a corpus that `write_scene_corpus` made; return how many.
 
-    Lines have image, text, label, split and group. Each picture is a group, so that a batch holds its pairs together.
+    Lines have image, text, label, split and group. Each image is a group, so that a batch holds its pairs together.
     False pairs also have "falsity": "hard" or "random". The result depends on the arguments alone.
 
     Args:
-        hard: share of the false texts that are hard, if the picture has a hard text.
+        hard: share of the false texts that are hard, if the image has a hard text.
 
     Raises:
-        CcmbError: the corpus does not exist, or a split has only one picture.
+        CcmbError: the corpus does not exist, or a split has only one image.
     """
     by_split: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for _, line in read_json_lines(corpus / "pairs.jsonl"):
@@ -36,7 +36,7 @@ def write_labelled_scenes(corpus: Path, path: Path, hard: float = 0.5, seed: int
     with atomic_write(path) as file:
         for split, lines in by_split.items():
             if len(lines) < 2:
-                raise CcmbError(f"{corpus}: split '{split}' has one picture, so no text is false; draw more")
+                raise CcmbError(f"{corpus}: split '{split}' has one image, so no text is false; draw more")
             swapped_lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for line in lines:
                 swapped_lines[line["twin"]].append(line)
@@ -56,7 +56,7 @@ def _true_and_false(
     hard: float,
     rng: random.Random,
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """A true pair and a false pair for the picture of a line."""
+    """A true pair and a false pair for the image of a line."""
     true = {"text": rng.choice(line["captions"]), "label": 1}
     others = [swapped_line for swapped_line in swapped_lines if swapped_line["image"] != line["image"]]
     if rng.random() < hard:

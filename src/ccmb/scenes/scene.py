@@ -1,7 +1,7 @@
-"""Synthetic scenes: procedural pictures with Chinese texts whose truth is known.
+"""Synthetic scenes: procedural images with Chinese texts whose truth is known.
 
-They replace real photographs where these cannot be shipped: in the quickstart, the tests and the demos. Figures on
-synthetic scenes show that the code works and what each stage can learn. They tell nothing about real pictures.
+They replace real photographs where these cannot be shipped: in the quickstart, the tests and the demos. Metrics on
+synthetic scenes show that the code works and what each stage can learn. They tell nothing about real images.
 
 A scene holds two or three things on a background by day or night. Each thing has a kind, a colour, an amount (one big,
 one small, two or three) and a place. A text fits only if every attribute belongs to the right thing.
@@ -53,7 +53,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows. Equal scenes look the same except for jitter."""
+    """What an image shows. Equal scenes look the same except for jitter."""
 
     things: tuple[Thing, ...]
     background: str

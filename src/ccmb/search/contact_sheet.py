@@ -1,4 +1,4 @@
-"""A contact sheet: the hits of a search as one picture."""
+"""A contact sheet: the hits of a search as one image."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ccmb.core.files import atomic_write
 from ccmb.search.indexing.image_sources import Sources
 from ccmb.search.query import Hit
 
-SIDE, MARGIN, CAPTION, MOST_COLUMNS = 192, 8, 40, 5
+SIDE, MARGIN, CAPTION, MAX_COLUMNS = 192, 8, 40, 5
 PAPER, INK, GONE = "white", "#222222", "#dddddd"
 
 
 def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
     """Draw hits into the PNG file `path`: best first in rows of five, each above its rank and scores.
 
-    A missing picture becomes a grey square.
+    A missing image becomes a grey square.
     """
-    columns = max(1, min(MOST_COLUMNS, len(hits)))
+    columns = max(1, min(MAX_COLUMNS, len(hits)))
     rows = max(1, math.ceil(len(hits) / columns))
     width, height = SIDE + MARGIN, SIDE + CAPTION + MARGIN
     sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
@@ -40,16 +40,16 @@ def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
 def caption(hit: Hit) -> str:
     """The cosine and match score of a hit, as text."""
     if hit.missing:
-        return f"cosine {hit.cosine:.3f}  picture is gone"
+        return f"cosine {hit.cosine:.3f}  image is gone"
     return f"cosine {hit.cosine:.3f}" + (f"  match {hit.match:.3f}" if hit.match is not None else "")
 
 
 def _thumbnail(sources: Sources, hit: Hit) -> Image.Image:
     try:
-        picture = sources.load(hit.source, hit.name)
+        image = sources.load(hit.source, hit.name)
     except CcmbError:
         return Image.new("RGB", (SIDE, SIDE), GONE)
-    scale, square = SIDE / max(picture.size), Image.new("RGB", (SIDE, SIDE), PAPER)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    square.paste(picture.resize((width, height)), ((SIDE - width) // 2, (SIDE - height) // 2))
+    scale, square = SIDE / max(image.size), Image.new("RGB", (SIDE, SIDE), PAPER)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square.paste(image.resize((width, height)), ((SIDE - width) // 2, (SIDE - height) // 2))
     return square

@@ -47,7 +47,7 @@ class SearchEngine:
     Its methods may be called from several threads; searches and writes take turns.
 
     Args:
-        states_bytes: most memory for token states of pictures that were ranked lately.
+        states_bytes: most memory for token states of images that were ranked lately.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class SearchEngine:
     def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
         """The answers to several queries, each what it would be alone, and together cheaper.
 
-        A text is pre-ranked by cosine, and the best `depth` are ranked by the model's rule. A picture alone is
-        pre-ranked only: the cross encoders match pictures with texts. Given both, the mean of the two embeddings
+        A text is pre-ranked by cosine, and the best `depth` are ranked by the model's rule. An image alone is
+        pre-ranked only: the cross encoders match images with texts. Given both, the mean of the two embeddings
         pre-ranks and the text ranks. A model without cross encoders pre-ranks only. Candidates that were not ranked
         come after those that were, and those that could not be come last.
 
@@ -78,7 +78,7 @@ class SearchEngine:
         Raises:
             UsageError: a query cannot be asked, see `check_query` and `compile_conditions`, or has a `min_probability`
                 and the model gives no probability, see `check_gives_probability`.
-            CcmbError: the store fails, or there is no picture of a query's key.
+            CcmbError: the store fails, or there is no image of a query's key.
         """
         for query in queries:
             check_query(query)
@@ -101,11 +101,11 @@ class SearchEngine:
         Raises:
             UsageError: hits are asked for that lie beyond what the store ever gives.
         """
-        most = self.catalogue.store.most_results
+        maximum = self.catalogue.store.max_results
         for what, count in (("offset and k", query.offset + query.k), ("depth", query.depth if query.rank else 0)):
-            if most is not None and count > most:
+            if maximum is not None and count > maximum:
                 raise UsageError(
-                    f"{what} ask for {count:,} pictures; a Milvus server gives the best {most:,}: narrow the search "
+                    f"{what} ask for {count:,} images; a Milvus server gives the best {maximum:,}: narrow the search "
                     "by conditions"
                 )
 
@@ -148,25 +148,27 @@ class SearchEngine:
                 parts[place].append(embed_D)
                 asked[place].unknown = unknown[row]
                 asked[place].text, asked[place].ranks = row, asked[place].query.rank and self.model.can_rank
-        pictures = [(place, of.query.picture) for place, of in enumerate(asked) if of.query.picture is not None]
-        if pictures:
-            encoded = self.encoder.encode_pixels(self.processor.images([picture for _, picture in pictures]))
-            for (place, _), embed_D in zip(pictures, encoded.embed, strict=True):
+        images = [(place, of.query.image) for place, of in enumerate(asked) if of.query.image is not None]
+        if images:
+            encoded = self.encoder.encode_pixels(self.processor.images([image for _, image in images]))
+            for (place, _), embed_D in zip(images, encoded.embed, strict=True):
                 parts[place].append(embed_D)
         liked = self.catalogue.store.embeds([of.query.like for of in asked if of.query.like is not None])
         for part, of in zip(parts, asked, strict=True):
             if of.query.like is not None:
                 if of.query.like not in liked:
-                    raise CcmbError(f"{of.query.like}: no such picture in the index")
+                    raise CcmbError(f"{of.query.like}: no such image in the index")
                 part.append(liked[of.query.like])
         return texts, F.normalize(torch.stack([torch.stack(part).mean(0) for part in parts]), dim=1)
 
     def _find(self, asked: Sequence[PendingQuery], embed_QD: Tensor) -> None:
         """Candidates of the first stage, best first. Where near duplicates are collapsed more may be needed."""
-        limit = self.catalogue.store.most_results or sys.maxsize
-        places, most = list(range(len(asked))), min(max(of.wanted for of in asked) + 1, limit)
+        limit = self.catalogue.store.max_results or sys.maxsize
+        places, maximum = list(range(len(asked))), min(max(of.wanted for of in asked) + 1, limit)
         while places:
-            found = self.catalogue.store.search_many(embed_QD[places], most, [asked[place].tests for place in places])
+            found = self.catalogue.store.search_many(
+                embed_QD[places], maximum, [asked[place].tests for place in places]
+            )
             entries = self.catalogue.store.get(list({near.key for nears in found for near in nears}))
             again = []
             for place, nears in zip(places, found, strict=True):
@@ -178,13 +180,13 @@ class SearchEngine:
                 ]
                 if of.query.collapse:
                     collapse(of)
-                    if len(of.candidates) < of.wanted and len(nears) == most < limit:
+                    if len(of.candidates) < of.wanted and len(nears) == maximum < limit:
                         again.append(place)
                 of.cut = len(nears) == limit
                 del of.candidates[of.wanted :]
                 for number, candidate in enumerate(of.candidates, start=1):
                     candidate.place = number
-            places, most = again, min(4 * most, limit)
+            places, maximum = again, min(4 * maximum, limit)
 
     def _rank(self, asked: Sequence[PendingQuery], texts: TowerOutput, now: float) -> None:
         """Give the best candidates of each query their match scores and probabilities, and put them in order."""
@@ -203,8 +205,10 @@ class SearchEngine:
     def _answer(self, of: PendingQuery, query: SearchQuery, seconds: Mapping[str, float]) -> SearchResult:
         """A page of an order."""
         candidates = of.candidates
-        if (least := query.min_probability) is not None:
-            candidates = [found for found in candidates if found.probability is not None and found.probability >= least]
+        if (minimum := query.min_probability) is not None:
+            candidates = [
+                found for found in candidates if found.probability is not None and found.probability >= minimum
+            ]
         end = query.offset + query.k
         return SearchResult(
             tuple(self._hit(found, of) for found in candidates[query.offset : end]),
@@ -228,8 +232,8 @@ class SearchEngine:
             place=found.place,
         )
 
-    def picture(self, key: str) -> Image.Image:
-        """See `Catalogue.picture`."""
+    def image(self, key: str) -> Image.Image:
+        """See `Catalogue.image`."""
         with self._turn:
             entry = self.catalogue.entry(key)
         return self.catalogue.sources.load(entry.source, entry.name)
@@ -243,7 +247,7 @@ class SearchEngine:
             return self.catalogue.thumbnail(key)
 
     def fields(self, key: str) -> Mapping[str, FieldValue]:
-        """What the index knows of a picture.
+        """What the index knows of an image.
 
         Raises:
             CcmbError: there is none of this key.
@@ -256,13 +260,13 @@ class SearchEngine:
         return self.catalogue.record.types
 
     def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue] | None = None) -> str:
-        """Index a picture whose bytes are kept in the index's own folder; its key.
+        """Index an image whose bytes are kept in the index's own folder; its key.
 
         Args:
             name: of the file, such as "猫.jpg"; another number is put to it.
 
         Raises:
-            UsageError: the bytes are no readable picture, or a field cannot be used.
+            UsageError: the bytes are no readable image, or a field cannot be used.
             CcmbError: the index cannot be written.
         """
         self._must_be_writable()
@@ -292,7 +296,7 @@ class SearchEngine:
             raise refuse_writing(self.catalogue.folder)
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Take pictures out of the index; how many there were. Files are removed only if they are the index's own."""
+        """Take images out of the index; how many there were. Files are removed only if they are the index's own."""
         self._must_be_writable()
         with self._turn:
             count = self.catalogue.forget(keys)
@@ -331,7 +335,7 @@ def open_engine(
     folder = model_of(index, model)
     must_match(record, index, folder)
     if is_local(record.store) and not (index / record.store).exists():
-        raise CcmbError(f"{index / record.store}: missing; index the pictures again")
+        raise CcmbError(f"{index / record.store}: missing; index the images again")
     if network is None:
         network, processor = load_network(folder, fast)
     else:

@@ -1,4 +1,4 @@
-"""Fields of many pictures as columns, so that a filter is a few operations on arrays."""
+"""Fields of many images as columns, so that a filter is a few operations on arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmb.search.query import FieldValue
 
 
 class NumberColumn:
-    """Numbers, NaN where a picture has none."""
+    """Numbers, NaN where an image has none."""
 
     def __init__(self) -> None:
         self._values: NDArray[np.float64] = np.empty(0)
@@ -41,7 +41,7 @@ class NumberColumn:
 
 
 class TextColumn:
-    """Texts as codes of a dictionary, -1 where a picture has none. Texts that no row has any more stay in it."""
+    """Texts as codes of a dictionary, -1 where an image has none. Texts that no row has any more stay in it."""
 
     def __init__(self) -> None:
         self._codes: NDArray[np.int32] = np.empty(0, dtype=np.int32)

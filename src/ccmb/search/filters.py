@@ -1,6 +1,6 @@
 """Filters: conditions as users write them, compiled to tests of columns and to expressions of Milvus.
 
-A picture that lacks a field passes no condition on it, not even "!=", as in SQL.
+An image that lacks a field passes no condition on it, not even "!=", as in SQL.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _within(folder: str, sources: Iterable[str]) -> list[str]:
     if folder.startswith("/") or "://" in folder:
         return [folder.rstrip("/") or "/"]
     inside = folder.strip("/").removeprefix("./")
-    # The first stands for the folders of pictures that were handed to a running index, which lie in no source.
+    # The first stands for the folders of images that were handed to a running index, which lie in no source.
     return [inside, *(f"{source.rstrip('/')}/{inside}" for source in sources)]
 
 

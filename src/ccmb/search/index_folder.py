@@ -1,11 +1,11 @@
-"""An open index folder: its store, its thumbnails and its own pictures.
+"""An open index folder: its store, its thumbnails and its own images.
 
 index.json       the model that made it, the place of its store, the user fields that it has
 vectors.db/      the store, if it is local; with mirror.db, from which it is loaded into memory
 thumbnails.db    small JPEGs
-states.db        token states of pictures for the second stage, if asked for
-downloads/       pictures that came from URLs
-uploads/         pictures that were handed to a running index
+states.db        token states of images for the second stage, if asked for
+downloads/       images that came from URLs
+uploads/         images that were handed to a running index
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class IndexRecord(BaseModel):
             first = error.errors()[0]
             raise CcmbError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; index anew") from None
         if record.form != FORM:
-            raise CcmbError(f"{index}: made by another version of ccmb; index the pictures into a new folder")
+            raise CcmbError(f"{index}: made by another version of ccmb; index the images into a new folder")
         return record
 
     def write(self, index: Path) -> None:
@@ -79,7 +79,7 @@ class IndexRecord(BaseModel):
         return {**BUILT_IN, **{name: TYPES[kind] for name, kind in self.fields.items()}}
 
     def learn_fields(self, own: Mapping[str, FieldValue], where: str) -> bool:
-        """Record the types of a picture's user fields, and return whether any was new.
+        """Record the types of an image's user fields, and return whether any was new.
 
         Raises:
             UsageError: a name cannot be used, or a value is not of the type that the field has; the message begins
@@ -94,7 +94,7 @@ class IndexRecord(BaseModel):
             if known == "whole number" and kind == "number":
                 self.fields[name] = "number"
             elif known != kind and not (known == "number" and kind == "whole number"):
-                raise UsageError(f"{where}: {name} is {value!r}, where other pictures have a {known}")
+                raise UsageError(f"{where}: {name} is {value!r}, where other images have a {known}")
         return self.fields != before
 
 
@@ -125,39 +125,39 @@ class Catalogue:
         """The entry of a key.
 
         Raises:
-            CcmbError: the index has no picture of this key.
+            CcmbError: the index has no image of this key.
         """
         entries = self.store.get([key])
         if key not in entries:
-            raise CcmbError(f"{key}: no such picture in the index")
+            raise CcmbError(f"{key}: no such image in the index")
         return entries[key]
 
-    def picture(self, key: str) -> Image.Image:
-        """The picture of a key as RGB.
+    def image(self, key: str) -> Image.Image:
+        """The image of a key as RGB.
 
         Raises:
-            CcmbError: the index has no picture of this key, or the picture is gone or unreadable now.
+            CcmbError: the index has no image of this key, or the image is gone or unreadable now.
         """
         entry = self.entry(key)
         return self.sources.load(entry.source, entry.name)
 
     def thumbnail(self, key: str) -> bytes:
-        """A small JPEG of a picture, even if the picture is gone.
+        """A small JPEG of an image, even if the image is gone.
 
         Raises:
-            CcmbError: the index has no picture of this key, or both the thumbnail and the picture are lost.
+            CcmbError: the index has no image of this key, or both the thumbnail and the image are lost.
         """
         blobs = self.thumbnails.get([key])
-        return blobs[key] if key in blobs else thumbnail(self.picture(key))
+        return blobs[key] if key in blobs else thumbnail(self.image(key))
 
     def fields(self, entry: Entry) -> dict[str, FieldValue]:
-        """The fields of a picture as users see them: dates in ISO 8601, yes or no as true or false."""
+        """The fields of an image as users see them: dates in ISO 8601, yes or no as true or false."""
         types = self.record.types
         fields = {name: bool(value) if types.get(name) is bool else value for name, value in entry.columns.items()}
         return fields | ({} if entry.date is None else {"date": iso_date(entry.date)})
 
     def upload(self, examined: ExaminedImage, data: bytes, own: Mapping[str, FieldValue]) -> Entry:
-        """Save a picture in the index's own folder, under a unique name, and return its entry.
+        """Save an image in the index's own folder, under a unique name, and return its entry.
 
         The entry is not yet in the store.
 
@@ -174,7 +174,7 @@ class Catalogue:
         return replace(examined.entry, source=UPLOADS, name=name, stamp=stamp, own=own)
 
     def forget(self, keys: Sequence[str]) -> int:
-        """Remove pictures from the index, with files that the index owns, and return how many there were."""
+        """Remove images from the index, with files that the index owns, and return how many there were."""
         entries = self.store.get(keys)
         count = self.store.delete(keys)
         for blobs in (self.thumbnails, self.states):

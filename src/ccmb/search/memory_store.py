@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS whole (yes INTEGER);
 class MemoryStore:
     """A `Store` whose reads are from memory. It and the store belong to one process."""
 
-    most_results: int | None = None
+    max_results: int | None = None
 
     def __init__(self, store: VectorStore, path: Path) -> None:
         """Load a store into memory, and make its file anew if needed.
@@ -123,7 +123,7 @@ class MemoryStore:
         with self._one_line_errors():
             self._file.execute("DELETE FROM whole")
             self._file.execute("DELETE FROM entries")
-            with progress("reading the store", len(self.store), "pictures") as advance:
+            with progress("reading the store", len(self.store), "images") as advance:
                 held: list[tuple[Entry, Sequence[float]]] = []
                 for pair in self.store.everything():
                     held.append(pair)

@@ -64,9 +64,9 @@ class PendingQuery:
 
 def identity_of(query: SearchQuery) -> object:
     """A key that all pages of the same query share."""
-    picture = None if query.picture is None else (query.picture.size, hash(query.picture.tobytes()))
+    image = None if query.image is None else (query.image.size, hash(query.image.tobytes()))
     return (
-        query.text, picture, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
+        query.text, image, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
     )  # fmt: skip
 
 

@@ -32,26 +32,26 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """A query by a text, a picture, both, or a picture of the index.
+    """A query by a text, an image, both, or an image of the index.
 
     Attributes:
         text: Chinese text; it is cleaned as the texts of a corpus are (`ccmb.core.text.cleaning`).
-        picture: RGB.
-        like: key of a picture of the index ("more like this").
+        image: RGB.
+        like: key of an image of the index ("more like this").
         k: hits of a page.
         offset: hits of the earlier pages; pages of one query never share a hit.
         depth: number of first-stage candidates that the second stage ranks.
         rank: whether the second stage is used; without it hits are ordered by cosine.
         min_probability: leave out hits whose calibrated probability of a match is lower or unknown, even if none is
         left.
-        where: filters; they are exact, however few pictures pass.
+        where: filters; they are exact, however few images pass.
         budget: seconds for the second stage. It ranks the best candidates first, and only as many as will very likely
             fit; the answer is then marked as partial.
         collapse: show near duplicates as one hit, the best by cosine; the others are not ranked.
     """
 
     text: str | None = None
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
     like: str | None = None
     k: int = 10
     offset: int = 0
@@ -65,18 +65,18 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A picture among the results of a query.
+    """An image among the results of a query.
 
     Attributes:
-        key: of the picture within the index; stable as long as its source and name are.
+        key: of the image within the index; stable as long as its source and name are.
         name, source: its name within the folder or tar `source`.
         cosine: of its embedding and the query's, in [-1, 1].
-        score: the value that orders the hits: the second stage's score by the model's rule, or the cosine for pictures
+        score: the value that orders the hits: the second stage's score by the model's rule, or the cosine for images
             that were not ranked.
         match: match score with the query text in [0, 1]; None if the second stage did not rank it.
         probability: calibrated probability of a match with the text, in [0, 1]; None if it was not ranked, or if the
             model is not calibrated.
-        missing: whether the picture was to be ranked, but is gone or unreadable now.
+        missing: whether the image was to be ranked, but is gone or unreadable now.
         fields: its fields in the index: folder, date, width, height, bytes and the user fields.
         copies: keys of its near duplicates among the candidates, if the query collapses them.
         place: its rank among the candidates of the first stage, from 1.
@@ -106,7 +106,7 @@ class SearchResult:
         partial: whether the budget ended before all `depth` candidates were ranked; the others follow, by cosine.
         more: whether there is a next page.
         unknown: whether the model knows no word of the text, so that the order is meaningless.
-        cut: whether this is the end of what a Milvus server returns for one query (16,384); there may be more pictures.
+        cut: whether this is the end of what a Milvus server returns for one query (16,384); there may be more images.
         seconds: time of each part: "encode", "pre_ranking", "ranking".
     """
 
@@ -132,8 +132,8 @@ def check_query(query: SearchQuery) -> None:
         UsageError: there is nothing to look for, its text is empty or not UTF-8, a number is out of its range, or
             there is a `min_probability` without a second stage.
     """
-    if query.text is None and query.picture is None and query.like is None:
-        raise UsageError("nothing to search for: give a text, a picture or both")
+    if query.text is None and query.image is None and query.like is None:
+        raise UsageError("nothing to search for: give a text, an image or both")
     if query.text is not None:
         check_text(query.text, "to search for")
     for name, value, minimum in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):

@@ -17,7 +17,7 @@ from ccmb.search.indexing.image_sources import Sources
 from ccmb.search.state_cache import StateCache
 from ccmb.search.vector_store import Entry
 
-BATCH = 64  # pictures encoded at once
+BATCH = 64  # images encoded at once
 FIRST_ROUND = 8  # candidates of a query, where there is a budget and nothing is known of what they cost
 _MARGIN = 0.9  # of the time that is left is planned for: costs vary
 _NEWEST = 0.3  # weight of the newest measurement
@@ -25,7 +25,7 @@ _NEWEST = 0.3  # weight of the newest measurement
 
 @dataclass(slots=True)
 class Candidate:
-    """A picture that the first stage found, at this `place` from 1; `match` and `probability` are there once the second
+    """An image that the first stage found, at this `place` from 1; `match` and `probability` are there once the second
     has ranked it."""
 
     entry: Entry
@@ -62,10 +62,10 @@ class Work:
 
 @dataclass(slots=True)
 class Costs:
-    """Seconds that one pair and one picture without states took lately; None before the first."""
+    """Seconds that one pair and one image without states took lately; None before the first."""
 
     pair: float | None = None
-    picture: float | None = None
+    image: float | None = None
 
     def learn(self, name: str, seconds: float, count: int) -> None:
         if count:
@@ -111,7 +111,7 @@ class SecondStage:
             return min(len(left), FIRST_ROUND)
         held = self.states.has([of.entry for of in left])
         for count, is_held in enumerate(held):
-            seconds -= self.costs.pair + (0.0 if is_held else self.costs.picture or self.costs.pair)
+            seconds -= self.costs.pair + (0.0 if is_held else self.costs.image or self.costs.pair)
             if seconds < 0:
                 return count
         return len(left)
@@ -138,7 +138,7 @@ class SecondStage:
         self.costs.learn("pair", self.clock() - started, len(pairs))
 
     def _states(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
-        """(S, W) of each picture that is still there: kept ones, or of the picture as it is now."""
+        """(S, W) of each image that is still there: kept ones, or of the image as it is now."""
         stamps = {entry.key: self.sources.stamp(entry.source, entry.name) for entry in entries}
         same = [entry for entry in entries if entry.stamp and stamps[entry.key] == entry.stamp]
         found = self.states.get(same)
@@ -157,7 +157,7 @@ class SecondStage:
                     found[entry.key] = states_SW
                     if entry.key in unchanged:
                         self.states.put(entry, states_SW)
-            self.costs.learn("picture", self.clock() - started, len(part))
+            self.costs.learn("image", self.clock() - started, len(part))
         return {key: states_SW.to(torch.float32) for key, states_SW in found.items()}
 
     def _load(self, entry: Entry) -> Tensor | None:

@@ -1,6 +1,6 @@
-"""A cache of pictures' token states, so that the second stage need not read and encode a candidate again.
+"""A cache of images' token states, so that the second stage need not read and encode a candidate again.
 
-The states are many times larger than the embeddings (float16: 76 KB a picture for ViT-Ti/16 at 224 pixels, 303 KB for
+The states are many times larger than the embeddings (float16: 76 KB an image for ViT-Ti/16 at 224 pixels, 303 KB for
 ViT-B/16), so both caches are bounded. The memory drops the least recently used states; the index stores states until
 the room that indexing was given is full.
 """
@@ -19,12 +19,12 @@ from ccmb.search.vector_store import Entry
 
 
 def pack_states(entry: Entry, states_SW: Tensor) -> bytes:
-    """The states as bytes, preceded by the digest of their picture."""
+    """The states as bytes, preceded by the digest of their image."""
     return entry.digest.encode() + states_SW.to(torch.float16).cpu().numpy().tobytes()
 
 
 def unpack_states(entry: Entry, data: bytes, width: int) -> Tensor | None:
-    """The states (S, W) in float16; None if the picture has changed since they were packed."""
+    """The states (S, W) in float16; None if the image has changed since they were packed."""
     head = entry.digest.encode()
     if not head or not data.startswith(head) or (len(data) - len(head)) % (2 * width):
         return None
@@ -32,20 +32,20 @@ def unpack_states(entry: Entry, data: bytes, width: int) -> Tensor | None:
 
 
 class StateCache:
-    """The states (S, W) of pictures in float16: in memory, and behind that in the index.
+    """The states (S, W) of images in float16: in memory, and behind that in the index.
 
     Args:
-        most_bytes: in memory.
+        max_bytes: in memory.
         width: W of the image tower.
     """
 
-    def __init__(self, blobs: BlobStore, width: int, most_bytes: int) -> None:
-        self.blobs, self.width, self.most_bytes = blobs, width, most_bytes
+    def __init__(self, blobs: BlobStore, width: int, max_bytes: int) -> None:
+        self.blobs, self.width, self.max_bytes = blobs, width, max_bytes
         self.bytes = 0
         self._held: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
     def get(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
-        """The states of the pictures that have any, by key."""
+        """The states of the images that have any, by key."""
         states: dict[str, Tensor] = {}
         for entry in entries:
             mark = (entry.key, entry.stamp)
@@ -61,21 +61,21 @@ class StateCache:
         return states
 
     def has(self, entries: Sequence[Entry]) -> list[bool]:
-        """Whether each picture has states, as it was when it was indexed."""
+        """Whether each image has states, as it was when it was indexed."""
         behind = self.blobs.keys([entry.key for entry in entries if (entry.key, entry.stamp) not in self._held])
         return [(entry.key, entry.stamp) in self._held or entry.key in behind for entry in entries]
 
     def put(self, entry: Entry, states_SW: Tensor) -> None:
-        """Keep a picture's states in memory; the least recently used states make room."""
+        """Keep an image's states in memory; the least recently used states make room."""
         mark, half = (entry.key, entry.stamp), states_SW.to("cpu", torch.float16)
-        if mark in self._held or half.nbytes > self.most_bytes:
+        if mark in self._held or half.nbytes > self.max_bytes:
             return
         self._held[mark] = half.clone() if half._base is not None else half  # a view would keep its whole batch
         self.bytes += half.nbytes
-        while self.bytes > self.most_bytes:
+        while self.bytes > self.max_bytes:
             self.bytes -= self._held.popitem(last=False)[1].nbytes
 
     def drop(self, keys: Set[str]) -> None:
-        """Forget pictures that have left the index, so that they no longer take room."""
+        """Forget images that have left the index, so that they no longer take room."""
         for mark in [mark for mark in self._held if mark[0] in keys]:
             self.bytes -= self._held.pop(mark).nbytes

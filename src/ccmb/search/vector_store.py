@@ -23,7 +23,7 @@ from ccmb.search.filters import Test, TextTest, expression
 from ccmb.search.query import FieldValue
 
 COLLECTION = "pictures"
-MOST_RESULTS = 16_384  # the most results that a Milvus server returns
+MAX_RESULTS = 16_384  # the most results that a Milvus server returns
 SECONDS = 30.0  # the time that a server has for an answer
 _LONGEST_PATH = 4096  # bytes
 _AT_ONCE = 1000  # rows asked for by key
@@ -34,7 +34,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture of an index.
+    """One image of an index.
 
     Attributes:
         source: absolute path of its folder, tar or Parquet file; relative to the index for the index's own copies.
@@ -61,12 +61,12 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The primary key: the same picture always gets the same row, so writing it twice makes no duplicate."""
+        """The primary key: the same image always gets the same row, so writing it twice makes no duplicate."""
         return key_of(self.source, self.name)
 
     @property
     def folder(self) -> str:
-        """The folder of the picture: its source and the folders within."""
+        """The folder of the image: its source and the folders within."""
         return folder_of(self.source, self.name)
 
     @property
@@ -88,7 +88,7 @@ def key_of(source: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """The key of a similar picture, and the cosine of its embedding and the query's."""
+    """The key of a similar image, and the cosine of its embedding and the query's."""
 
     key: str
     cosine: float
@@ -100,10 +100,10 @@ class Store(Protocol):
     Every method raises a CcmbError if the store cannot be reached or fails.
 
     Attributes:
-        most_results: the most entries that a search returns; None for no limit.
+        max_results: the most entries that a search returns; None for no limit.
     """
 
-    most_results: int | None
+    max_results: int | None
 
     def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
         """Write B entries; one that is there already is replaced."""
@@ -129,7 +129,7 @@ class Store(Protocol):
             tests: what the entries for each vector must pass.
 
         Raises:
-            UsageError: k is more than `most_results`.
+            UsageError: k is more than `max_results`.
         """
 
     def flush(self) -> None:
@@ -139,7 +139,7 @@ class Store(Protocol):
 
 
 class VectorStore:
-    """Unit vectors of pictures, searched exactly by cosine (flat index). Close it, or use it in a `with` statement.
+    """Unit vectors of images, searched exactly by cosine (flat index). Close it, or use it in a `with` statement.
 
     A file can be open in one process at a time, and there in one VectorStore. Rows survive a crash once `upsert` has
     returned; `flush` makes them fast to search.
@@ -148,7 +148,7 @@ class VectorStore:
         CcmbError: from any method, if the store is held by another process, damaged, or cannot be reached.
     """
 
-    most_results: int | None = MOST_RESULTS
+    max_results: int | None = MAX_RESULTS
 
     def __init__(self, uri: str | Path, dim: int, collection: str = COLLECTION) -> None:
         """Open the store, or create it.
@@ -201,7 +201,7 @@ class VectorStore:
     def _check_form(self) -> None:
         columns = {column["name"]: column for column in self._client.describe_collection(self.collection)["fields"]}
         if not {*_COLUMNS, "embed"} <= columns.keys():
-            raise CcmbError(f"{self.uri}: an index of another form or version; index the pictures into a new folder")
+            raise CcmbError(f"{self.uri}: an index of another form or version; index the images into a new folder")
         if (dim := int(columns["embed"]["params"]["dim"])) != self.dim:
             raise CcmbError(f"{self.uri}: its vectors have {dim} numbers, the model's {self.dim}; index anew")
 
@@ -261,8 +261,8 @@ class VectorStore:
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
     ) -> list[list[Neighbour]]:
         """See `Store.search_many`. Vectors with the same tests share one call, which is far cheaper."""
-        if k > MOST_RESULTS:
-            raise UsageError(f"{k:,} hits are more than the {MOST_RESULTS:,} that Milvus gives; ask for fewer")
+        if k > MAX_RESULTS:
+            raise UsageError(f"{k:,} hits are more than the {MAX_RESULTS:,} that Milvus gives; ask for fewer")
         answers: list[list[Neighbour]] = [[] for _ in embed_QD]
         groups: dict[str, list[int]] = {}
         for index in range(len(embed_QD)):

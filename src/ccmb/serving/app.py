@@ -40,7 +40,7 @@ PAGE = {
 }
 BODIES: tuple[type[BaseModel], ...] = (
     requests.SearchRequest, requests.EmbedRequest, requests.EmbeddingsRequest, requests.MatchRequest,
-    requests.RerankRequest, requests.ClassifyRequest, requests.CaptionRequest, requests.PictureRequest,
+    requests.RerankRequest, requests.ClassifyRequest, requests.CaptionRequest, requests.ImageRequest,
 )  # fmt: skip
 _OPEN = frozenset({*PAGE, "/healthz", "/openapi.json"})
 _MISTAKES = {
@@ -106,7 +106,7 @@ def _add_status_routes(app: FastAPI, service: Service, metrics: Metrics, model_n
             version=app.version,
             model=model_name,
             dim=work.model.config.embed_dim,
-            pictures=None if index is None else await asyncio.to_thread(len, index),
+            images=None if index is None else await asyncio.to_thread(len, index),
             can_rank=work.model.can_rank,
             calibrated=work.model.can_rank and work.model.config.is_calibrated,
             can_caption=work.captioner is not None,
@@ -156,12 +156,12 @@ def _describe(app: FastAPI, has_keys: bool) -> None:
 
 
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the same values as parts of a form, in which pictures are files."""
+    """The schema of the same values as parts of a form, in which images are files."""
 
     def as_part(value: Any) -> Any:
         if isinstance(value, dict):
             if value.get("contentEncoding") == "base64":
-                return {"type": "string", "format": "binary", "description": "a picture file"}
+                return {"type": "string", "format": "binary", "description": "an image file"}
             return {key: as_part(item) for key, item in value.items()}
         return [as_part(item) for item in value] if isinstance(value, list) else value
 

@@ -25,7 +25,7 @@ class ServeOptions:
         timeout: seconds that a request may take after its last byte has come.
         upload_timeout: seconds in which a request's body has to come.
         max_bytes: of a request's body.
-        max_pixels: of a picture.
+        max_pixels: of an image.
         max_requests: the most requests in flight.
         rate, burst: requests per second of a client, and how many at once; rate 0 is no limit.
         proxy: addresses or networks of trusted proxies, separated by commas. Their headers Forwarded and

@@ -37,7 +37,7 @@ class Metrics:
         )  # fmt: skip
         self._waiting = Gauge("ccmb_queue_items", "Items that wait for the network.", ["work"], registry=self.registry)
         self._inside = Gauge("ccmb_requests_in_flight", "Requests in the house.", registry=self.registry)
-        self._pictures = Gauge("ccmb_pictures", "Pictures of the index.", registry=self.registry)
+        self._images = Gauge("ccmb_pictures", "Images of the index.", registry=self.registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request; status 499 is a client that went away."""
@@ -65,9 +65,9 @@ class Metrics:
         """Read the number of requests in flight whenever metrics are asked for."""
         self._inside.set_function(inside)
 
-    def watch_pictures(self, pictures: Callable[[], int]) -> None:
-        """Read the number of pictures whenever metrics are asked for."""
-        self._pictures.set_function(pictures)
+    def watch_images(self, images: Callable[[], int]) -> None:
+        """Read the number of images whenever metrics are asked for."""
+        self._images.set_function(images)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

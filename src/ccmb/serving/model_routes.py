@@ -37,25 +37,25 @@ def _add_embedding_routes(app: FastAPI, service: Service, model_name: str) -> No
     async def embed(
         asked: Annotated[requests.EmbedRequest, Depends(body_of(requests.EmbedRequest))],
     ) -> answers.EmbedAnswer:
-        """Embeddings of texts and pictures; the cosine of two is their dot product."""
-        pictures = await service.embed_pictures(await service.read(asked.pictures))
+        """Embeddings of texts and images; the cosine of two is their dot product."""
+        images = await service.embed_images(await service.read(asked.images))
         texts = await service.embed_texts(asked.texts)
-        columns = ([embed.tolist() for embed in of] for of in (texts, pictures))
-        return answers.EmbedAnswer(model=model_name, dim=dim, texts=next(columns), pictures=next(columns))
+        columns = ([embed.tolist() for embed in of] for of in (texts, images))
+        return answers.EmbedAnswer(model=model_name, dim=dim, texts=next(columns), images=next(columns))
 
     @app.post("/v1/embeddings", openapi_extra=content_of(requests.EmbeddingsRequest), tags=["model"])
     async def embeddings(
         asked: Annotated[requests.EmbeddingsRequest, Depends(body_of(requests.EmbeddingsRequest))],
     ) -> answers.EmbeddingsAnswer:
-        """The same as OpenAI's clients ask for it; an input may be a picture too: `{"image": BASE64}`."""
+        """The same as OpenAI's clients ask for it; an input may be an image too: `{"image": BASE64}`."""
         if asked.dimensions not in (None, dim):
             raise invalid(f"dimensions: this model has {dim}")
         inputs = asked.input if isinstance(asked.input, list) else [asked.input]
         every = [requests.EmbeddingInput(text=one) if isinstance(one, str) else one for one in inputs]
         texts = [one.text for one in every if one.text is not None]
-        pictures = await service.read([one.image for one in every if one.image is not None])
-        of_texts, of_pictures = iter(await service.embed_texts(texts)), iter(await service.embed_pictures(pictures))
-        embeds = [next(of_pictures) if one.text is None else next(of_texts) for one in every]
+        images = await service.read([one.image for one in every if one.image is not None])
+        of_texts, of_images = iter(await service.embed_texts(texts)), iter(await service.embed_images(images))
+        embeds = [next(of_images) if one.text is None else next(of_texts) for one in every]
         tokens = int(service.work.processor.texts(texts)["attention_mask"].sum()) if texts else 0
         return answers.EmbeddingsAnswer(
             data=[
@@ -72,28 +72,28 @@ def _add_matching_routes(app: FastAPI, service: Service) -> None:
     async def match(
         asked: Annotated[requests.MatchRequest, Depends(body_of(requests.MatchRequest))],
     ) -> answers.MatchAnswer:
-        """How well a text describes each of some pictures, by both stages."""
-        least = asked.min_probability
-        if least is not None:
+        """How well a text describes each of some images, by both stages."""
+        minimum = asked.min_probability
+        if minimum is not None:
             service.must_give_probability()
-        pictures = await service.read(asked.pictures)
-        scores = await service.score_pairs([Pair(asked.text, picture) for picture in pictures])
+        images = await service.read(asked.images)
+        scores = await service.score_pairs([Pair(asked.text, image) for image in images])
         (unknown,) = wholly_unknown(service.work.processor, [asked.text])
-        results = [_pair_answer(place, of, least) for place, of in enumerate(scores)]
+        results = [_pair_answer(place, of, minimum) for place, of in enumerate(scores)]
         return answers.MatchAnswer(results=results, unknown=unknown)
 
     @app.post("/rerank", openapi_extra=content_of(requests.RerankRequest), tags=["model"])
     async def rerank(
         asked: Annotated[requests.RerankRequest, Depends(body_of(requests.RerankRequest))],
     ) -> answers.RerankAnswer:
-        """Order pictures by a text, or texts by a picture, with the second stage."""
-        if asked.picture is not None:
-            (picture,) = await service.read([asked.picture])
-            pairs = [Pair(text, picture) for text in asked.texts]
+        """Order images by a text, or texts by an image, with the second stage."""
+        if asked.image is not None:
+            (image,) = await service.read([asked.image])
+            pairs = [Pair(text, image) for text in asked.texts]
         else:
-            pictures = await service.read(asked.pictures)
-            pictures += [await service.picture(key) for key in asked.keys]
-            pairs = [Pair(asked.text or "", picture) for picture in pictures]
+            images = await service.read(asked.images)
+            images += [await service.image(key) for key in asked.keys]
+            pairs = [Pair(asked.text or "", image) for image in images]
         found = [_pair_answer(place, of) for place, of in enumerate(await service.score_pairs(pairs))]
         return answers.RerankAnswer(results=sorted(found, key=lambda of: -of.score)[: asked.top])
 
@@ -103,10 +103,10 @@ def _add_classify_and_caption(app: FastAPI, service: Service) -> None:
     async def classify(
         asked: Annotated[requests.ClassifyRequest, Depends(body_of(requests.ClassifyRequest))],
     ) -> answers.ClassifyAnswer:
-        """Which of some classes each picture belongs to, by the classes' Chinese names alone."""
+        """Which of some classes each image belongs to, by the classes' Chinese names alone."""
         classes, templates = _classes(asked.classes), SETS[asked.templates]
-        pictures = await service.read(asked.pictures)
-        found = await service.classify(pictures, classes, templates, asked.top, asked.depth)
+        images = await service.read(asked.images)
+        found = await service.classify(images, classes, templates, asked.top, asked.depth)
         return answers.ClassifyAnswer(
             results=[
                 [answers.ClassAnswer(name=of.name, index=of.index, cosine=of.cosine, score=of.score) for of in guesses]
@@ -118,8 +118,8 @@ def _add_classify_and_caption(app: FastAPI, service: Service) -> None:
     async def caption(
         asked: Annotated[requests.CaptionRequest, Depends(body_of(requests.CaptionRequest))],
     ) -> answers.CaptionAnswer:
-        """What each picture shows, in Chinese; candidates of a beam search, the best first."""
-        found = await service.caption(await service.read(asked.pictures))
+        """What each image shows, in Chinese; candidates of a beam search, the best first."""
+        found = await service.caption(await service.read(asked.images))
         return answers.CaptionAnswer(
             results=[
                 [
@@ -137,8 +137,8 @@ def _as_asked(embed_D: Tensor, form: str) -> list[float] | str:
     return base64.b64encode(embed_D.float().numpy().astype(np.dtype("<f4")).tobytes()).decode()
 
 
-def _pair_answer(index: int, scores: PairScore, least: float | None = None) -> answers.PairAnswer:
-    verdict = None if least is None or scores.probability is None else scores.probability >= least
+def _pair_answer(index: int, scores: PairScore, minimum: float | None = None) -> answers.PairAnswer:
+    verdict = None if minimum is None or scores.probability is None else scores.probability >= minimum
     return answers.PairAnswer(
         index=index, cosine=scores.cosine, match=scores.match_score, probability=scores.probability, score=scores.score,
         is_match=verdict,

@@ -16,15 +16,15 @@ from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import PairScore
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.captioning.predict import PictureCaption, caption_pictures
+from ccmb.tasks.captioning.predict import ImageCaption, caption_images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """A text and a picture. Pairs of one request share the picture's object, which is then encoded once."""
+    """A text and an image. Pairs of one request share the image's object, which is then encoded once."""
 
     text: str
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,15 @@ class ModelWork:
         """(D,) each."""
         return list(self.pipeline.encode_texts(texts, len(texts)).embed)
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+    def embed_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """(D,) each."""
-        return list(self.pipeline.encode_images(pictures, len(pictures)).embed)
+        return list(self.pipeline.encode_images(images, len(images)).embed)
 
     def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScore]:
         """Both stages on each pair."""
-        return self.pipeline.score([(pair.text, pair.picture) for pair in pairs], len(pairs))
+        return self.pipeline.score([(pair.text, pair.image) for pair in pairs], len(pairs))
 
-    def caption(self, pictures: Sequence[Image.Image]) -> list[PictureCaption]:
+    def caption(self, images: Sequence[Image.Image]) -> list[ImageCaption]:
         """Captions by beam search, ordered by decoder and both stages."""
         assert self.captioner is not None
-        return caption_pictures(*self.captioner, pictures)
+        return caption_images(*self.captioner, images)

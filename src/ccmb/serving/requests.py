@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from ccmb.core.text.cleaning import clean_query
-from ccmb.serving.http.request_body import PictureBytes
+from ccmb.serving.http.request_body import ImageBytes
 
 LONGEST_TEXT = 2000
-MOST_TEXTS, MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 256, 64, 256, 1000
+MAX_TEXTS, MAX_IMAGES, MAX_PAIRS, MAX_CLASSES = 256, 64, 256, 1000
 
 
 def _cleaned(text: str) -> str:
@@ -44,11 +44,11 @@ class Filter(Request):
 
 
 class SearchRequest(Request):
-    """Look for pictures by a text, a picture or both, or by what is like a picture of the index."""
+    """Look for images by a text, an image or both, or by what is like an image of the index."""
 
     text: Text | None = Field(None, description="Chinese text")
-    picture: PictureBytes | None = None
-    like: Key | None = Field(None, description='key of a picture of the index ("more like this")')
+    image: ImageBytes | None = Field(None, alias="picture")
+    like: Key | None = Field(None, description='key of an image of the index ("more like this")')
     k: int = Field(10, ge=1, le=100, description="hits of a page")
     offset: int = Field(0, ge=0, le=10_000, description="hits of the pages before")
     depth: int = Field(64, ge=1, le=512, description="candidates of the first stage that the second one ranks")
@@ -62,10 +62,10 @@ class SearchRequest(Request):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> SearchRequest:
-        if self.text is None and self.picture is None and self.like is None:
-            raise ValueError("give a text, a picture, or `like`")
-        if self.like is not None and self.picture is not None:
-            raise ValueError("give a picture or `like`, not both")
+        if self.text is None and self.image is None and self.like is None:
+            raise ValueError("give a text, an image, or `like`")
+        if self.like is not None and self.image is not None:
+            raise ValueError("give an image or `like`, not both")
         return self
 
     @model_validator(mode="after")
@@ -80,23 +80,23 @@ class SearchRequest(Request):
 
 
 class EmbedRequest(Request):
-    """Embed texts, pictures or both."""
+    """Embed texts, images or both."""
 
-    texts: list[Text] = Field(default_factory=list, max_length=MOST_TEXTS)
-    pictures: list[PictureBytes] = Field(default_factory=list, max_length=MOST_PICTURES)
+    texts: list[Text] = Field(default_factory=list, max_length=MAX_TEXTS)
+    images: list[ImageBytes] = Field(alias="pictures", default_factory=list, max_length=MAX_IMAGES)
 
     @model_validator(mode="after")
     def _has_something(self) -> EmbedRequest:
-        if not self.texts and not self.pictures:
-            raise ValueError("give texts or pictures")
+        if not self.texts and not self.images:
+            raise ValueError("give texts or images")
         return self
 
 
 class EmbeddingInput(Request):
-    """One input of /v1/embeddings: a text or a picture."""
+    """One input of /v1/embeddings: a text or an image."""
 
     text: Text | None = None
-    image: PictureBytes | None = None
+    image: ImageBytes | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> EmbeddingInput:
@@ -106,9 +106,9 @@ class EmbeddingInput(Request):
 
 
 class EmbeddingsRequest(Request):
-    """The request of OpenAI's embeddings, whose inputs may be pictures too: {"image": BASE64}."""
+    """The request of OpenAI's embeddings, whose inputs may be images too: {"image": BASE64}."""
 
-    input: Text | EmbeddingInput | Annotated[list[Text | EmbeddingInput], Field(min_length=1, max_length=MOST_TEXTS)]
+    input: Text | EmbeddingInput | Annotated[list[Text | EmbeddingInput], Field(min_length=1, max_length=MAX_TEXTS)]
     model: Annotated[str, StringConstraints(max_length=200)] | None = Field(None, description="is not looked at")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, le=65_536, description="must be the model's, if given")
@@ -116,41 +116,41 @@ class EmbeddingsRequest(Request):
 
 
 class MatchRequest(Request):
-    """How well does a text describe each of some pictures?"""
+    """How well does a text describe each of some images?"""
 
     text: Text
-    pictures: list[PictureBytes] = Field(min_length=1, max_length=MOST_PICTURES)
+    images: list[ImageBytes] = Field(alias="pictures", min_length=1, max_length=MAX_IMAGES)
     min_probability: float | None = Field(None, ge=0, le=1, description="least probability that counts as a match")
 
 
 class RerankRequest(Request):
-    """Order pictures by a text, or texts by a picture, with the second stage."""
+    """Order images by a text, or texts by an image, with the second stage."""
 
     text: Text | None = Field(None, description="orders `pictures` and `keys`")
-    pictures: list[PictureBytes] = Field(default_factory=list, max_length=MOST_PICTURES)
-    keys: list[Key] = Field(default_factory=list, max_length=MOST_PICTURES, description="pictures of the index")
-    picture: PictureBytes | None = Field(None, description="orders `texts`")
-    texts: list[Text] = Field(default_factory=list, max_length=MOST_PAIRS)
-    top: int | None = Field(None, ge=1, le=MOST_PAIRS, description="how many of the best; by default all")
+    images: list[ImageBytes] = Field(alias="pictures", default_factory=list, max_length=MAX_IMAGES)
+    keys: list[Key] = Field(default_factory=list, max_length=MAX_IMAGES, description="images of the index")
+    image: ImageBytes | None = Field(None, alias="picture", description="orders `texts`")
+    texts: list[Text] = Field(default_factory=list, max_length=MAX_PAIRS)
+    top: int | None = Field(None, ge=1, le=MAX_PAIRS, description="how many of the best; by default all")
 
     @model_validator(mode="after")
     def _is_one_question(self) -> RerankRequest:
-        by_text = self.text is not None and (self.pictures or self.keys) and not self.texts and self.picture is None
-        by_picture = self.picture is not None and self.texts and self.text is None and not (self.pictures or self.keys)
-        if not by_text and not by_picture:
+        by_text = self.text is not None and (self.images or self.keys) and not self.texts and self.image is None
+        by_image = self.image is not None and self.texts and self.text is None and not (self.images or self.keys)
+        if not by_text and not by_image:
             raise ValueError("give `text` with `pictures` or `keys`, or `picture` with `texts`")
         return self
 
 
 class ClassifyRequest(Request):
-    """Which of some classes does each picture belong to?"""
+    """Which of some classes does each image belong to?"""
 
-    pictures: list[PictureBytes] = Field(min_length=1, max_length=MOST_PICTURES)
+    images: list[ImageBytes] = Field(alias="pictures", min_length=1, max_length=MAX_IMAGES)
     classes: (
         Literal["cifar10", "cifar100", "imagenet"]
         | Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]],
-            Field(min_length=2, max_length=MOST_CLASSES),
+            Field(min_length=2, max_length=MAX_CLASSES),
         ]
     ) = Field(description="a list's name, or names of classes, synonyms between slashes: 猫/猫咪")
     templates: Literal["all", "plain"] = Field("plain", description="prompts of a class: one, or all of some forty")
@@ -167,15 +167,15 @@ class ClassifyRequest(Request):
 
 
 class CaptionRequest(Request):
-    """What do pictures show?"""
+    """What do images show?"""
 
-    pictures: list[PictureBytes] = Field(min_length=1, max_length=8)
+    images: list[ImageBytes] = Field(alias="pictures", min_length=1, max_length=8)
 
 
-class PictureRequest(Request):
-    """A picture to add to the index."""
+class ImageRequest(Request):
+    """An image to add to the index."""
 
-    picture: PictureBytes
+    image: ImageBytes = Field(alias="picture")
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")]
     fields: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Value] = Field(
         default_factory=dict, max_length=32, description="of one's own, for filters"

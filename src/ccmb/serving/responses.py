@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ccmb.search.query import FieldValue
 
@@ -23,7 +23,7 @@ class ErrorAnswer(BaseModel):
 
 
 class HitAnswer(BaseModel):
-    """A picture that was found."""
+    """An image that was found."""
 
     key: str
     name: str = Field(description="within its folder or tar")
@@ -33,7 +33,7 @@ class HitAnswer(BaseModel):
     probability: float | None = Field(
         None, description="calibrated probability of a match; null likewise, and where the model is not calibrated"
     )
-    missing: bool = Field(False, description="the picture is gone or unreadable now")
+    missing: bool = Field(False, description="the image is gone or unreadable now")
     fields: dict[str, FieldValue] = Field(default_factory=dict)
     copies: list[str] = Field(default_factory=list, description="keys of near duplicates, where they are collapsed")
     place: int = Field(description="among the candidates of the first stage, from 1")
@@ -56,10 +56,12 @@ class SearchAnswer(BaseModel):
 class EmbedAnswer(BaseModel):
     """Embeddings of length 1, in the order of what was given."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     model: str
     dim: int
     texts: list[list[float]]
-    pictures: list[list[float]]
+    images: list[list[float]] = Field(alias="pictures")
 
 
 class EmbeddingAnswer(BaseModel):
@@ -87,9 +89,9 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class PairAnswer(BaseModel):
-    """What both stages say of a picture and a text."""
+    """What both stages say of an image and a text."""
 
-    index: int = Field(description="of the picture or text, as it was given")
+    index: int = Field(description="of the image or text, as it was given")
     cosine: float
     match: float | None = Field(None, description="match score in [0, 1]; null without cross encoders")
     probability: float | None = Field(
@@ -100,20 +102,20 @@ class PairAnswer(BaseModel):
 
 
 class MatchAnswer(BaseModel):
-    """One answer for each picture, in their order."""
+    """One answer for each image, in their order."""
 
     results: list[PairAnswer]
     unknown: bool = Field(False, description="the model knows no word of the text, so that the scores say nothing")
 
 
 class RerankAnswer(BaseModel):
-    """Best first; `index` counts pictures, then keys, as they were given."""
+    """Best first; `index` counts images, then keys, as they were given."""
 
     results: list[PairAnswer]
 
 
 class ClassAnswer(BaseModel):
-    """A class that a picture may belong to."""
+    """A class that an image may belong to."""
 
     name: str
     index: int
@@ -122,7 +124,7 @@ class ClassAnswer(BaseModel):
 
 
 class ClassifyAnswer(BaseModel):
-    """The best classes of each picture, best first."""
+    """The best classes of each image, best first."""
 
     results: list[list[ClassAnswer]]
 
@@ -136,19 +138,19 @@ class CandidateAnswer(BaseModel):
 
 
 class CaptionAnswer(BaseModel):
-    """The captions of each picture, best first."""
+    """The captions of each image, best first."""
 
     results: list[list[CandidateAnswer]]
 
 
-class PictureAnswer(BaseModel):
-    """A picture of the index."""
+class ImageAnswer(BaseModel):
+    """An image of the index."""
 
     key: str
 
 
 class DeletedAnswer(BaseModel):
-    """How many pictures are gone from the index."""
+    """How many images are gone from the index."""
 
     deleted: int
 
@@ -163,14 +165,16 @@ class HealthAnswer(BaseModel):
 class AboutAnswer(BaseModel):
     """What this server can do, and its limits."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     version: str
     model: str
     dim: int
-    pictures: int | None = Field(None, description="of the index; null without one")
+    images: int | None = Field(None, alias="pictures", description="of the index; null without one")
     can_rank: bool
     calibrated: bool = Field(description="whether the model gives probabilities of a match")
     can_caption: bool
-    can_write: bool = Field(description="whoever asks may add and delete pictures")
+    can_write: bool = Field(description="whoever asks may add and delete images")
     fields: dict[str, str] = Field(description="fields that filters know, and their types")
     max_bytes: int
     max_pixels: int

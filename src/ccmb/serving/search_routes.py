@@ -1,4 +1,4 @@
-"""The routes of the index: search, and the pictures in it."""
+"""The routes of the index: search, and the images in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ccmb.serving.http.request_body import body_of, content_of
 from ccmb.serving.service import Index, Service
 
 _JPEG: dict[int | str, dict[str, object]] = {200: {"content": {"image/jpeg": {}}}, 304: {"description": "Not changed"}}
-Key = Annotated[str, Path(pattern=r"^[0-9a-f]{1,64}$", description="of a picture of the index")]
+Key = Annotated[str, Path(pattern=r"^[0-9a-f]{1,64}$", description="of an image of the index")]
 
 
 def add_search_routes(app: FastAPI, service: Service) -> None:
@@ -28,48 +28,48 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     async def search(
         asked: Annotated[requests.SearchRequest, Depends(body_of(requests.SearchRequest))],
     ) -> responses.SearchAnswer:
-        """Find pictures by a Chinese text, a picture or both, or by what is like a picture of the index."""
+        """Find images by a Chinese text, an image or both, or by what is like an image of the index."""
         where = _conditions(service.opened, asked.where)
         if asked.min_probability is not None:
             if not (asked.text and asked.rank):
                 raise invalid("min_probability: needs a text and the second stage")
             service.must_give_probability()
-        pictures = await service.read([asked.picture] if asked.picture is not None else [])
+        images = await service.read([asked.image] if asked.image is not None else [])
         query = SearchQuery(
-            text=asked.text, picture=pictures[0] if pictures else None, like=asked.like, k=asked.k,
+            text=asked.text, image=images[0] if images else None, like=asked.like, k=asked.k,
             offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,
             where=where, budget=asked.budget, collapse=asked.collapse,
         )  # fmt: skip
         return _search_answer(await service.search(query))
 
-    @app.post("/pictures", status_code=201, openapi_extra=content_of(requests.PictureRequest), tags=["index"])
+    @app.post("/pictures", status_code=201, openapi_extra=content_of(requests.ImageRequest), tags=["index"])
     async def add(
-        request: Request, asked: Annotated[requests.PictureRequest, Depends(body_of(requests.PictureRequest))]
-    ) -> responses.PictureAnswer:
-        """Add a picture to the index; searches find it from the answer on. It takes a key of an admin."""
+        request: Request, asked: Annotated[requests.ImageRequest, Depends(body_of(requests.ImageRequest))]
+    ) -> responses.ImageAnswer:
+        """Add an image to the index; searches find it from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
         _must_be_writable(service)
-        key = await service.add(asked.name, asked.picture, asked.fields)
-        return responses.PictureAnswer(key=key)
+        key = await service.add(asked.name, asked.image, asked.fields)
+        return responses.ImageAnswer(key=key)
 
     @app.delete("/pictures/{key}", tags=["index"])
     async def delete(request: Request, key: Key) -> responses.DeletedAnswer:
-        """Take a picture out of the index; searches find it no more from the answer on. It takes a key of an admin."""
+        """Take an image out of the index; searches find it no more from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
         _must_be_writable(service)
         deleted = await service.delete(key)
         if not deleted:
-            raise ApiError(404, "no_such_picture", "no such picture in the index")
+            raise ApiError(404, "no_such_picture", "no such image in the index")
         return responses.DeletedAnswer(deleted=deleted)
 
     @app.get("/pictures/{key}", tags=["index"], response_class=Response, responses=_JPEG)
-    async def picture(request: Request, key: Key) -> Response:
-        """A picture of the index as a JPEG, at most 1,600 pixels wide and high, without what else its file says."""
+    async def image(request: Request, key: Key) -> Response:
+        """An image of the index as a JPEG, at most 1,600 pixels wide and high, without what else its file says."""
         return _image(request, await service.shown(key))
 
     @app.get("/thumbnails/{key}", tags=["index"], response_class=Response, responses=_JPEG)
     async def thumbnail(request: Request, key: Key) -> Response:
-        """A picture of the index as a small JPEG."""
+        """An image of the index as a small JPEG."""
         return _image(request, await service.thumbnail(key))
 
 
@@ -132,5 +132,5 @@ def _hit_answer(hit: Hit) -> responses.HitAnswer:
 
 
 def _image(request: Request, data: bytes) -> Response:
-    """A JPEG that a browser may keep but must revalidate each time, since the picture of a key may change."""
+    """A JPEG that a browser may keep but must revalidate each time, since the image of a key may change."""
     return cached(request, data, "image/jpeg", "private, no-cache")

@@ -27,15 +27,15 @@ from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.errors import ApiError, invalid
 from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_worker import ModelWork, Pair
-from ccmb.tasks.captioning.predict import PictureCaption
+from ccmb.tasks.captioning.predict import ImageCaption
 from ccmb.tasks.classification.classifier import ClassGuess
 from ccmb.tasks.classification.prompts import PLAIN, fill
 
 Done = TypeVar("Done")
 
-_READERS = 2  # threads that decode pictures, while the one worker computes
-_SHOWN_SIDE = 1600  # longest side of a picture that is shown, in pixels
-_MOST_PROMPTS = 5000
+_READERS = 2  # threads that decode images, while the one worker computes
+_SHOWN_SIDE = 1600  # longest side of an image that is shown, in pixels
+_MAX_PROMPTS = 5000
 _KEPT_CLASS_SETS = 16
 
 
@@ -43,7 +43,7 @@ class Index(Protocol):
     """What the server asks of a `SearchEngine`."""
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]: ...
-    def picture(self, key: str) -> Image.Image: ...
+    def image(self, key: str) -> Image.Image: ...
     def thumbnail(self, key: str) -> bytes: ...
     def fields(self, key: str) -> Mapping[str, FieldValue]: ...
     def fields_known(self) -> Mapping[str, type]: ...
@@ -55,7 +55,7 @@ class Index(Protocol):
 class Service:
     """One network and maybe one index, for any number of requests at once.
 
-    All that computes runs in one worker thread, in calls that requests share; pictures are decoded in others.
+    All that computes runs in one worker thread, in calls that requests share; images are decoded in others.
     """
 
     def __init__(self, work: ModelWork, index: Index | None, options: ServeOptions, metrics: Metrics) -> None:
@@ -64,13 +64,13 @@ class Service:
         self._readers = ThreadPoolExecutor(_READERS, "pictures")
         self._batchers: list[Batcher] = []
         self._texts: Batcher[str, Tensor] = self._batcher("texts", work.embed_texts, 4)
-        self._pictures: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_pictures, 2)
+        self._images: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_images, 2)
         self._pairs: Batcher[Pair, PairScore] = self._batcher("pairs", work.score_pairs, 4)
-        self._captions: Batcher[Image.Image, PictureCaption] = self._batcher("captions", work.caption, 1)
+        self._captions: Batcher[Image.Image, ImageCaption] = self._batcher("captions", work.caption, 1)
         self._searches: Batcher[SearchQuery, SearchResult] = self._batcher("searches", self._search_many, 1)
         self._class_sets: OrderedDict[tuple[tuple[ImageClass, ...], tuple[str, ...]], Tensor] = OrderedDict()
         if index is not None:
-            metrics.watch_pictures(lambda: len(index))
+            metrics.watch_images(lambda: len(index))
 
     def _batcher(self, work: str, function: Callable[[Sequence[Item]], Sequence[Result]], times: int) -> Batcher:
         """A batcher of `times` as many items as searches, which are much larger work."""
@@ -89,27 +89,27 @@ class Service:
         self._worker.shutdown()
         self._readers.shutdown()
 
-    async def read(self, pictures: Sequence[bytes]) -> list[Image.Image]:
-        """Pictures of files' bytes, as large as the network sees them, so that many of them can wait in a queue.
+    async def read(self, images: Sequence[bytes]) -> list[Image.Image]:
+        """Images of files' bytes, as large as the network sees them, so that many of them can wait in a queue.
 
         Raises:
-            ApiError: one is no picture, damaged or too large; the message says which and why.
+            ApiError: one is no image, damaged or too large; the message says which and why.
         """
-        return await asyncio.gather(*(self._reading(self._read, data, place) for place, data in enumerate(pictures)))
+        return await asyncio.gather(*(self._reading(self._read, data, place) for place, data in enumerate(images)))
 
     def _read(self, data: bytes, place: int) -> Image.Image:
         try:
-            picture = decode(data, self.options.max_pixels)
+            image = decode(data, self.options.max_pixels)
         except ValueError as error:
             reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
-            raise ApiError(422, "unreadable_picture", f"picture {place}: {reason}") from None
-        return Image.fromarray(square(picture, self.work.processor.image_size))
+            raise ApiError(422, "unreadable_picture", f"image {place}: {reason}") from None
+        return Image.fromarray(square(image, self.work.processor.image_size))
 
     async def search(self, query: SearchQuery) -> SearchResult:
         """Search the index, together with whoever else asks.
 
         Raises:
-            ApiError: the picture to be like is not there.
+            ApiError: the image to be like is not there.
         """
         if query.like is not None:
             await self.must_have(query.like)
@@ -129,9 +129,9 @@ class Service:
         """(D,) each."""
         return await self._texts.run(texts) if texts else []
 
-    async def embed_pictures(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+    async def embed_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """(D,) each."""
-        return await self._pictures.run(pictures) if pictures else []
+        return await self._images.run(images) if images else []
 
     async def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScore]:
         """Both stages on each pair."""
@@ -147,25 +147,25 @@ class Service:
         except UsageError as error:
             raise invalid(str(error)) from None
 
-    async def caption(self, pictures: Sequence[Image.Image]) -> list[PictureCaption]:
-        """The captions of each picture.
+    async def caption(self, images: Sequence[Image.Image]) -> list[ImageCaption]:
+        """The captions of each image.
 
         Raises:
             ApiError: there is no captioner.
         """
         if self.work.captioner is None:
             raise ApiError(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
-        return await self._captions.run(pictures)
+        return await self._captions.run(images)
 
     async def classify(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         classes: Sequence[ImageClass],
         templates: Sequence[str],
         top: int,
         depth: int | None,
     ) -> list[list[ClassGuess]]:
-        """The best classes of each picture; the best `depth` of the first stage are ordered by the second.
+        """The best classes of each image; the best `depth` of the first stage are ordered by the second.
 
         The second stage reads each class as the plain prompt of its first name, see `rerank.PromptRanker`.
 
@@ -174,21 +174,21 @@ class Service:
         """
         if depth is not None and not self.work.model.can_rank:
             raise invalid("depth: this model has no cross encoders; leave it out")
-        embed_CD, *of_pictures = await asyncio.gather(
-            self._class_embeddings(tuple(classes), tuple(templates)), self.embed_pictures(pictures)
+        embed_CD, *of_images = await asyncio.gather(
+            self._class_embeddings(tuple(classes), tuple(templates)), self.embed_images(images)
         )
         found = []
-        for picture, embed in zip(pictures, of_pictures[0], strict=True):
+        for image, embed in zip(images, of_images[0], strict=True):
             cosine_C = embed_CD @ embed
             order = cosine_C.argsort(descending=True, stable=True).tolist()
             guesses = [ClassGuess(classes[index].name, index, float(cosine_C[index])) for index in order]
             if depth is not None:
-                guesses = await self._rank_classes(picture, guesses[:depth]) + guesses[depth:]
+                guesses = await self._rank_classes(image, guesses[:depth]) + guesses[depth:]
             found.append(guesses[:top])
         return found
 
-    async def _rank_classes(self, picture: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
-        scores = await self.score_pairs([Pair(fill(PLAIN, clean_query(guess.name)), picture) for guess in guesses])
+    async def _rank_classes(self, image: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
+        scores = await self.score_pairs([Pair(fill(PLAIN, clean_query(guess.name)), image) for guess in guesses])
         ranked = [replace(guess, score=score.score) for guess, score in zip(guesses, scores, strict=True)]
         return sorted(ranked, key=lambda guess: -(guess.score or 0.0))
 
@@ -203,7 +203,7 @@ class Service:
                 for name in of.names
                 for way in templates
             ]
-            if len(prompts) > _MOST_PROMPTS:
+            if len(prompts) > _MAX_PROMPTS:
                 raise invalid(f"classes: {len(prompts)} prompts; give fewer classes, or templates: plain")
             embeds = torch.stack(await self.embed_texts([prompt for _, prompt in prompts]))
             total_CD = torch.zeros(len(classes), embeds.shape[1])
@@ -225,42 +225,42 @@ class Service:
             raise ApiError(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
         return self.index
 
-    async def picture(self, key: str) -> Image.Image:
-        """A picture of the index, as large as the network sees it.
+    async def image(self, key: str) -> Image.Image:
+        """An image of the index, as large as the network sees it.
 
         Raises:
-            ApiError: there is no such picture, or it cannot be read any more.
+            ApiError: there is no such image, or it cannot be read any more.
         """
-        return await self._stored(lambda index: self._small(index.picture(key)))
+        return await self._stored(lambda index: self._small(index.image(key)))
 
-    def _small(self, picture: Image.Image) -> Image.Image:
-        return Image.fromarray(square(picture, self.work.processor.image_size))
+    def _small(self, image: Image.Image) -> Image.Image:
+        return Image.fromarray(square(image, self.work.processor.image_size))
 
     async def shown(self, key: str) -> bytes:
-        """A picture of the index as a JPEG to look at, without what else its file may say.
+        """An image of the index as a JPEG to look at, without what else its file may say.
 
         Raises:
-            ApiError: see `picture`.
+            ApiError: see `image`.
         """
-        return await self._stored(lambda index: _jpeg(index.picture(key)))
+        return await self._stored(lambda index: _jpeg(index.image(key)))
 
     async def thumbnail(self, key: str) -> bytes:
         """A small JPEG.
 
         Raises:
-            ApiError: see `picture`.
+            ApiError: see `image`.
         """
         return await self._stored(lambda index: index.thumbnail(key))
 
     async def must_have(self, key: str) -> None:
         """
         Raises:
-            ApiError: there is no such picture in the index.
+            ApiError: there is no such image in the index.
         """
         await self._stored(lambda index: index.fields(key))
 
     async def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str:
-        """Add a picture to the index: its key; searches find it from now on.
+        """Add an image to the index: its key; searches find it from now on.
 
         Raises:
             ApiError: it cannot be read, or a field has another type than in the index.
@@ -269,7 +269,7 @@ class Service:
         return await self._working(self.opened.add, name, data, fields)
 
     async def delete(self, key: str) -> int:
-        """Take a picture out of the index: 1, or 0 if it was not there."""
+        """Take an image out of the index: 1, or 0 if it was not there."""
         return await self._working(self.opened.delete, [key])
 
     async def _stored(self, read: Callable[[Index], Done]) -> Done:
@@ -279,9 +279,7 @@ class Service:
             try:
                 return read(index)
             except (CcmbError, KeyError):
-                raise ApiError(
-                    404, "no_such_picture", "no such picture in the index, or it cannot be read now"
-                ) from None
+                raise ApiError(404, "no_such_picture", "no such image in the index, or it cannot be read now") from None
 
         return await self._reading(attempt)
 
@@ -292,8 +290,8 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
 
 
-def _jpeg(picture: Image.Image) -> bytes:
-    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+def _jpeg(image: Image.Image) -> bytes:
+    image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=88)
+    image.save(file, "JPEG", quality=88)
     return file.getvalue()

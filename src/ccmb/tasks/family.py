@@ -54,7 +54,7 @@ class Report:
 
     @property
     def unreadable(self) -> list[str]:
-        """A line for each picture that was left out."""
+        """A line for each image that was left out."""
         lines: list[str] = self.values["unreadable"]
         return lines
 

@@ -21,23 +21,23 @@ ClassDepthOption = Annotated[int | None, _DEPTH]
 RankingRuleOption = Annotated[
     RankingRule | None, Flag("Score the second stage by this rule instead of the model's own.")
 ]
-LimitOption = Annotated[int | None, Flag("Of --captions and --generate: use the first N pictures alone.", min=2)]
-NoiseSeedOption = Annotated[int, Flag("Of the noise: equal seeds paint equal pictures.", min=0)]
+LimitOption = Annotated[int | None, Flag("Of --captions and --generate: use the first N images alone.", min=2)]
+NoiseSeedOption = Annotated[int, Flag("Of the noise: equal seeds paint equal images.", min=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureOptions(Options):
-    """Of data whose pictures lie beside it, in splits."""
+class ImageOptions(Options):
+    """Of data whose images lie beside it, in splits."""
 
     images: Annotated[
-        Path | None, Flag("Folder or tar of the pictures; by default images.tar or images beside the data.")
+        Path | None, Flag("Folder or tar of the images; by default images.tar or images beside the data.")
     ] = None
     split: SplitOption = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairOptions(PictureOptions):
-    """Of pictures with texts of their own."""
+class PairOptions(ImageOptions):
+    """Of images with texts of their own."""
 
     text_field: Annotated[list[str] | None, Flag("Text field; may be given several times.")] = None
 

@@ -43,8 +43,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         sync_folder(folder)
     except (OSError, RuntimeError, CcmbError) as error:
         full = any(f"[Errno {number}]" in str(error) for number in FULL)
-        mend = "; free some space or set a lower training.save_total_limit" if full else ""
-        raise CcmbError(f"{_first_line(error)}{mend}; earlier checkpoints in {folder} are intact") from None
+        fix = "; free some space or set a lower training.save_total_limit" if full else ""
+        raise CcmbError(f"{_first_line(error)}{fix}; earlier checkpoints in {folder} are intact") from None
     remove_old(folder, keep)
     for path in place.glob(".*.tmp"):
         path.unlink(missing_ok=True)

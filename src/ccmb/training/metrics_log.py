@@ -76,7 +76,7 @@ class EventWriter:
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, line: Mapping[str, float]) -> None:
-        """One event with every figure of the line that is finite."""
+        """One event with every metric of the line that is finite."""
         values = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in line.items()

@@ -1,4 +1,4 @@
-"""The best checkpoint by a logged figure: marked in `checkpoints/best.json`, and kept whatever else is removed."""
+"""The best checkpoint by a logged metric: marked in `checkpoints/best.json`, and kept whatever else is removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_NAME = "best.json"
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """`step`, `figure` and `value` of the best checkpoint of a folder, or None where none is marked."""
+    """`step`, `metric` and `value` of the best checkpoint of a folder, or None where none is marked."""
     if not (folder / FILE_NAME).exists():
         return None
     try:
@@ -34,7 +34,7 @@ def best_step(folder: Path) -> int | None:
 def judge(folder: Path, log: Path, step: int, window: int, rule: BestRecipe) -> bool:
     """Mark the checkpoint of `step` where it is better than the one marked before; return whether it is.
 
-    A single step's figure is mostly noise, so a checkpoint's is the mean over the lines of the last `window` steps. It
+    A single step's metric is mostly noise, so a checkpoint's is the mean over the lines of the last `window` steps. It
     is read from the log, so that a run that was stopped marks the same checkpoints as one that was not.
     """
     values = list(_values(log, rule.metric, step - window, step))
@@ -57,10 +57,10 @@ def forget_after(folder: Path, step: int) -> None:
         (folder / FILE_NAME).unlink(missing_ok=True)
 
 
-def _values(log: Path, figure: str, after: int, until: int) -> Iterator[float]:
+def _values(log: Path, metric: str, after: int, until: int) -> Iterator[float]:
     if not log.exists():
         return
     for _, line in read_json_lines(log):
-        value = line.get(figure)
+        value = line.get(metric)
         if after < line["step"] <= until and isinstance(value, int | float) and math.isfinite(value):
             yield float(value)

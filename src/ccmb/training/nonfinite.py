@@ -23,7 +23,7 @@ class Describes(Protocol):
 
 
 def save_evidence(
-    out: Path, task: object, step: int, batch: Any, losses: Mapping[str, Tensor], norm: Tensor, seed: int, mend: str
+    out: Path, task: object, step: int, batch: Any, losses: Mapping[str, Tensor], norm: Tensor, seed: int, fix: str
 ) -> CcmbError:
     """Write `stopped/step-N.json` into the run folder and return the error that tells of it.
 
@@ -31,7 +31,7 @@ def save_evidence(
         step: the number of steps done before this one.
         norm: of the gradient.
         seed: that all chance of the step comes from.
-        mend: what to do, see `what_to_lower`.
+        fix: what to do, see `what_to_lower`.
     """
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     what = "gradient" if all(map(math.isfinite, values.values())) else "loss"
@@ -53,7 +53,7 @@ def save_evidence(
         where = f"its batch could not be kept ({error})"
     words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return CcmbError(
-        f"step {step}: the {what} is not finite ({words}); {mend}; {where}, checkpoints are in {out / 'checkpoints'}"
+        f"step {step}: the {what} is not finite ({words}); {fix}; {where}, checkpoints are in {out / 'checkpoints'}"
     )
 
 

@@ -94,8 +94,8 @@ def parallelise(module: nn.Module, strategy: Strategy, units: Iterable[nn.Module
     return Replicated(module) if strategy == "ddp" else Sharded(module, units)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients, whole and sharded ones, so that their joint norm is at most `most`; the norm before ()."""
+def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> Tensor:
+    """Scale all gradients, sharded ones too, to a joint norm of at most `maximum`; returns the norm before ()."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
     squares = at_least_float32(torch.stack(torch._foreach_norm(local))).square()
@@ -104,7 +104,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     if sharded.any():
         dist.all_reduce(in_shards)
     norm = (squares[~sharded].sum() + in_shards).sqrt()
-    torch._foreach_mul_(local, (most / (norm + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_(local, (maximum / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

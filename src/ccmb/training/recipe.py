@@ -67,7 +67,7 @@ class DataRecipe(ConfigBase):
     pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
     images: str = Field(
         "images.tar",
-        description="the tar or sub-folder of pictures in the folder; of a set, where it is there, instead of the "
+        description="the tar or sub-folder of images in the folder; of a set, where it is there, instead of the "
         "published place",
     )
     fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")

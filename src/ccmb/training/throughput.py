@@ -58,7 +58,7 @@ class Meter:
             step, waiting = step + 1, time.monotonic()
 
     def read(self) -> dict[str, float]:
-        """The figures for the log, and begin anew.
+        """The metrics for the log, and begin anew.
 
         `data_wait` and `mfu` are of the time since the last reading, `padding` of the latest batch (so that it
         repeats exactly), `memory_gb` (GiB) of the whole run so far: allocated on a GPU, else resident.

@@ -64,7 +64,7 @@ class Task(Protocol):
 class Trainer:
     """Runs a task for `recipe.steps` steps in the run folder `out`, with all ranks of the world.
 
-    Where there is a validation, the first rank measures and the others wait; its figures stand in the log, and
+    Where there is a validation, the first rank measures and the others wait; its metrics stand in the log, and
     `recipe.best` may name one of them.
     """
 
@@ -189,9 +189,9 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         assert self.validation is not None
-        figures = self.validation.figures()
+        metrics = self.validation.metrics()
         self.task.module.train()  # of whatever was put into evaluation mode
-        return figures
+        return metrics
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Any, Tensor]:
         """Losses, what the task's report wants, and the gradient's norm."""
@@ -210,9 +210,9 @@ class Trainer:
         # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
         if not math.isfinite(norm + total(loss)):
             named = self.recipe.precision
-            mend = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
+            fix = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
             raise save_evidence(
-                self.out, self.task, self.step, batch=batch, losses=losses, norm=norm, seed=seed, mend=mend
+                self.out, self.task, self.step, batch=batch, losses=losses, norm=norm, seed=seed, fix=fix
             )
         for optimizer in self.optimizers:
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Held-out data while a run goes on: when it is measured, and what its figures are called in the log."""
+"""Held-out data while a run goes on: when it is measured, and what its metrics are called in the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Validation:
 
     Attributes:
         every: steps, at least one.
-        measure: figures by name of the weights as they are; it may leave modules in evaluation mode.
+        measure: metrics by name of the weights as they are; it may leave modules in evaluation mode.
     """
 
     every: int
@@ -24,6 +24,6 @@ class Validation:
         """Whether the weights after `step` of `steps` steps are measured."""
         return step % self.every == 0 or step == steps
 
-    def figures(self) -> dict[str, float]:
-        """The figures by their names in the log."""
+    def metrics(self) -> dict[str, float]:
+        """The metrics by their names in the log."""
         return {PREFIX + name: value for name, value in self.measure().items()}

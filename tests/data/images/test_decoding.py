@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.content import HEAD_BYTES, image_format
 from ccmb.data.images.decoding import decode, rgb_of
-from ccmb.data.images.source import ImageSource, picture_of
+from ccmb.data.images.source import ImageSource, image_of
 from ccmb.data.images.transforms import within
 from ccmb.datasets.formats.by_basename import NamedImages
 from ccmb.search.contact_sheet import MARGIN, SIDE, contact_sheet
@@ -71,7 +71,7 @@ def test_colour_profiles_are_converted_to_srgb(space, kind):
     data = saved(image, kind, icc_profile=profile, **options)
     expected = in_srgb(image.getpixel((0, 0)), WIDE[space])
     assert np.abs(expected - (180, 90, 60)).max() > 8, "else nothing would be tested"
-    for form in (decode(data), picture_of(Image.open(io.BytesIO(data))), picture_of(data)):
+    for form in (decode(data), image_of(Image.open(io.BytesIO(data))), image_of(data)):
         np.testing.assert_allclose(form.getpixel((5, 5)), expected, atol=3)
         assert form.info == {}
         assert rgb_of(form).getpixel((5, 5)) == form.getpixel((5, 5)), "nothing is converted twice"
@@ -129,18 +129,18 @@ def test_a_path_bytes_and_a_pil_object_give_the_same_pixels(tmp_path, name):
     image, options, kind = FILES[name]
     data = saved(image, kind, **options)
     (tmp_path / name).write_bytes(data)
-    by_path = np.asarray(picture_of(tmp_path / name))
-    np.testing.assert_array_equal(np.asarray(picture_of(data)), by_path)
-    np.testing.assert_array_equal(np.asarray(picture_of(Image.open(tmp_path / name))), by_path)
+    by_path = np.asarray(image_of(tmp_path / name))
+    np.testing.assert_array_equal(np.asarray(image_of(data)), by_path)
+    np.testing.assert_array_equal(np.asarray(image_of(Image.open(tmp_path / name))), by_path)
     if not options:
-        np.testing.assert_array_equal(np.asarray(picture_of(image)), by_path)
+        np.testing.assert_array_equal(np.asarray(image_of(image)), by_path)
         if image.mode[0] in "IF":
             np.testing.assert_allclose(by_path[:, :, 0], LINEAR, atol=1)
 
 
-def test_of_a_turned_picture_the_pixels_lie_as_exif_says():
+def test_of_a_turned_image_the_pixels_lie_as_exif_says():
     image, options = turned(6)  # to be turned by 90 degrees clockwise: what was left is up
-    seen = picture_of(Image.open(io.BytesIO(saved(image, "PNG", **options))))
+    seen = image_of(Image.open(io.BytesIO(saved(image, "PNG", **options))))
     assert (seen.size, seen.getpixel((0, 0)), seen.getpixel((0, 7))) == ((4, 8), (200, 100, 50), (10, 20, 30))
     assert rgb_of(seen).size == (4, 8)
 
@@ -151,7 +151,7 @@ def test_lab_is_read_as_the_colour_it_is():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_an_animated_picture_the_first_frame_counts(kind):
+def test_of_an_animated_image_the_first_frame_counts(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((250, 0, 0), (0, 0, 250))]
     data = saved(
         frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
@@ -169,16 +169,16 @@ def test_formats_are_known_by_their_first_bytes_and_decode(kind):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"<!DOCTYPE html>\n<html>404</html>", "not a picture but a web page"),
-        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture but an SVG drawing"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not a picture but a pointer of Git LFS; run"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "not an image but a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image but an SVG drawing"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not an image but a pointer of Git LFS; run"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "HEIC .* pip install pillow-heif"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JXL"),
-        (b"%PDF-1.7\n", "not a picture but a PDF"),
+        (b"%PDF-1.7\n", "not an image but a PDF"),
     ],
     ids=["page", "svg", "lfs", "heic", "jxl", "pdf"],
 )
-def test_what_is_no_picture_is_called_what_it_is(data, reason):
+def test_what_is_no_image_is_called_what_it_is(data, reason):
     with pytest.raises(ValueError, match=reason):
         decode(data)
 
@@ -186,11 +186,11 @@ def test_what_is_no_picture_is_called_what_it_is(data, reason):
 def test_a_truncated_pil_object_is_one_clear_error():
     image = Image.open(io.BytesIO(saved(Image.effect_noise((64, 64), 50), "JPEG")[:900]))
     with pytest.raises(CcmbError, match=r"a PIL object of mode L: .*truncated"):
-        picture_of(image)
+        image_of(image)
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 2000)])
-def test_very_thin_pictures_are_made_smaller_by_all_who_do(size):
+def test_very_thin_images_are_made_smaller_by_all_who_do(size):
     image = Image.new("RGB", size, "red")
     small = Image.open(io.BytesIO(thumbnail(image)))
     assert (max(small.size), min(small.size)) == (320, 1)

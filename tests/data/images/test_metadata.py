@@ -97,12 +97,12 @@ def stored(tmp_path, data, **options):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_shards_hold_no_place_and_show_each_picture_upright(tmp_path, kind, orientation):
+def test_shards_hold_no_place_and_show_each_image_upright(tmp_path, kind, orientation):
     data = written(kind, orientation)
     raw = stored(tmp_path, data)
-    assert PLACE.encode() not in raw.picture
-    assert OWNER.encode() not in raw.picture
-    plain = Image.open(io.BytesIO(raw.picture))
+    assert PLACE.encode() not in raw.image
+    assert OWNER.encode() not in raw.image
+    plain = Image.open(io.BytesIO(raw.image))
     assert plain.getexif().get(0x0112, 1) == 1
     upright = np.asarray(decode(data), dtype=np.int16)
     loss = np.abs(np.asarray(plain.convert("RGB"), dtype=np.int16) - upright)
@@ -113,7 +113,7 @@ def test_shards_hold_no_place_and_show_each_picture_upright(tmp_path, kind, orie
 
 
 def test_metadata_is_kept_where_that_is_asked_for(tmp_path):
-    assert stored(tmp_path, jpeg(6), keep_metadata=True).picture == jpeg(6)
+    assert stored(tmp_path, jpeg(6), keep_metadata=True).image == jpeg(6)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -121,8 +121,8 @@ def test_a_corpus_stores_small_jpegs_without_metadata_and_upright(orientation):
     data, filters = jpeg(orientation), ImageFilters(min_short_side=0, max_aspect_ratio=1000, min_gray_std=0)
     prepared = prepare(data, StoredForm(), filters)
     assert prepared.status == "ok"
-    assert PLACE.encode() not in prepared.picture
-    plain = Image.open(io.BytesIO(prepared.picture))
+    assert PLACE.encode() not in prepared.image
+    plain = Image.open(io.BytesIO(prepared.image))
     loss = np.abs(np.asarray(plain, dtype=np.int16) - np.asarray(decode(data), dtype=np.int16))
     assert loss.max() == 0 if orientation == 1 else loss.mean() < 5
-    assert prepare(data, StoredForm(keep_metadata=True), filters).picture == data
+    assert prepare(data, StoredForm(keep_metadata=True), filters).image == data

@@ -1,4 +1,4 @@
-"""Near duplicates: no pair within the distance is missed, copies are found, and other pictures are left alone."""
+"""Near duplicates: no pair within the distance is missed, copies are found, and other images are left alone."""
 
 from __future__ import annotations
 
@@ -88,19 +88,19 @@ def photographs(count: int) -> list[Image.Image]:
         pytest.skip("no flickr8k-cn")
     lines = map(json.loads, (DATA / "captions.jsonl").read_text(encoding="utf-8").splitlines())
     names = [line["image"] for line in lines if line["split"] == "train"]
-    pictures = ImageSource.open(DATA / "images.tar")
-    return [pictures.load(name) for name in names[:count]]
+    images = ImageSource.open(DATA / "images.tar")
+    return [images.load(name) for name in names[:count]]
 
 
-def shares_found(pictures: list[Image.Image], **limits: int) -> dict[str, float]:
-    """Of each kind of copy, the share that counts as a near duplicate of its picture."""
+def shares_found(images: list[Image.Image], **limits: int) -> dict[str, float]:
+    """Of each kind of copy, the share that counts as a near duplicate of its image."""
     rng = random.Random(0)
-    originals = join_fingerprints(map(image_fingerprint, pictures))
+    originals = join_fingerprints(map(image_fingerprint, images))
     result = {}
     for name, copy in COPIES.items():
-        copies = join_fingerprints(image_fingerprint(copy(picture, rng)) for picture in pictures)
+        copies = join_fingerprints(image_fingerprint(copy(image, rng)) for image in images)
         pairs = {pair for block in near_pairs(originals, copies, **limits) for pair in zip(*block, strict=True)}
-        result[name] = sum((index, index) in pairs for index in range(len(pictures))) / len(pictures)
+        result[name] = sum((index, index) in pairs for index in range(len(images))) / len(images)
     return result
 
 
@@ -117,35 +117,35 @@ def test_copies_of_drawn_scenes_are_found_though_scenes_are_alike() -> None:
     assert result["cropped by 2 %"] >= 0.9, result
 
 
-def wrong_pairs(pictures: list[Image.Image], **limits: int) -> set[tuple[int, int]]:
-    """Pairs of pictures that count as near duplicates of each other though their files differ."""
-    result = join_fingerprints(map(image_fingerprint, pictures))
+def wrong_pairs(images: list[Image.Image], **limits: int) -> set[tuple[int, int]]:
+    """Pairs of images that count as near duplicates of each other though their files differ."""
+    result = join_fingerprints(map(image_fingerprint, images))
     blocks = near_pairs(result, None, **limits)
     return {(min(pair), max(pair)) for block in blocks for pair in zip(*(side.tolist() for side in block), strict=True)}
 
 
 def test_other_photographs_are_left_alone() -> None:
-    pictures = photographs(2000)
-    for one, other in wrong_pairs(pictures):  # of two million pairs; one photograph may be there twice
-        difference = np.asarray(pictures[one], dtype=float) - np.asarray(pictures[other].resize(pictures[one].size))
+    images = photographs(2000)
+    for one, other in wrong_pairs(images):  # of two million pairs; one photograph may be there twice
+        difference = np.asarray(images[one], dtype=float) - np.asarray(images[other].resize(images[one].size))
         assert np.sqrt((difference**2).mean()) < 8
 
 
 def test_few_drawn_scenes_are_taken_for_each_other() -> None:
-    pictures = scenes(1000)
-    pairs = len(pictures) * (len(pictures) - 1) // 2
-    assert len(wrong_pairs(pictures)) / pairs < 5e-5
-    assert len(wrong_pairs(pictures, **DRAWN)) / pairs < 5e-6
+    images = scenes(1000)
+    pairs = len(images) * (len(images) - 1) // 2
+    assert len(wrong_pairs(images)) / pairs < 5e-5
+    assert len(wrong_pairs(images, **DRAWN)) / pairs < 5e-6
 
 
-def test_the_same_drawing_in_other_colours_is_another_picture() -> None:
-    picture = scenes(1)[0]
-    red, green, blue = picture.split()
+def test_the_same_drawing_in_other_colours_is_another_image() -> None:
+    image = scenes(1)[0]
+    red, green, blue = image.split()
     recoloured = Image.merge("RGB", (blue, green, red))
-    grey = [image_fingerprint(one.convert("L").convert("RGB"))[0] for one in (picture, picture)]
+    grey = [image_fingerprint(one.convert("L").convert("RGB"))[0] for one in (image, image)]
     assert grey[0] == grey[1]
     assert not list(
-        near_pairs(join_fingerprints([image_fingerprint(picture)]), join_fingerprints([image_fingerprint(recoloured)]))
+        near_pairs(join_fingerprints([image_fingerprint(image)]), join_fingerprints([image_fingerprint(recoloured)]))
     )
 
 
@@ -215,13 +215,13 @@ def test_what_is_kept_does_not_depend_on_the_order(seed: int, count: int) -> Non
 
 
 def test_looks_of_a_folder_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
-    pictures = scenes(3)
-    for index, picture in enumerate(pictures):
-        picture.save(tmp_path / f"{index}.png")
+    images = scenes(3)
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index}.png")
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     folder = ImageSource.open(tmp_path)
     result = fingerprints_of_images(folder, folder.names)
-    assert result.shapes.tolist() == [image_fingerprint(picture)[0] for picture in pictures]
+    assert result.shapes.tolist() == [image_fingerprint(image)[0] for image in images]
     assert in_test_set(result, select_fingerprints(result, np.array([1]))).tolist() == [False, True, False]
 
 
@@ -241,7 +241,7 @@ def test_a_hundred_thousand_take_seconds() -> None:
     assert abs(len(np.unique(groups)) - 43_233) < 300  # so many of the 50,000 are drawn, and no copies are 9 bits apart
 
 
-def test_many_copies_of_one_picture_are_no_square() -> None:
+def test_many_copies_of_one_image_are_no_square() -> None:
     shapes = np.full(200_000, 7, dtype=np.uint64)
     item = ImageFingerprints(shapes, np.full((len(shapes), COLOUR_BYTES), 128, dtype=np.uint8))
     assert duplicate_groups(item).tolist() == [0] * len(shapes)

@@ -28,7 +28,7 @@ def noise() -> Image.Image:
 
 
 @given(seed=st.integers(0, 10**6), operations=st.integers(1, 4), magnitude=st.floats(0, 10))
-def test_the_same_seed_gives_the_same_picture(seed: int, operations: int, magnitude: float) -> None:
+def test_the_same_seed_gives_the_same_image(seed: int, operations: int, magnitude: float) -> None:
     image = Image.effect_noise((37, 23), 80).convert("RGB")
     options = Augmentation(min_crop_scale=0.5, rand_augment=RandAugment(num_ops=operations, magnitude=magnitude))
     one, other = (augment(image, 16, options, random.Random(seed)) for _ in range(2))
@@ -57,7 +57,7 @@ def test_every_operation_is_drawn_about_as_often(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_at_magnitude_nothing_no_operation_moves_the_picture(operation: Operation, noise: Image.Image) -> None:
+def test_at_magnitude_nothing_no_operation_moves_the_image(operation: Operation, noise: Image.Image) -> None:
     changed = not np.array_equal(pixels(operation(noise, 0.0)), pixels(noise))
     assert changed == (operation.__name__ in ("_auto_contrast", "_equalize", "_brightness", "_sharpness"))
 
@@ -75,7 +75,7 @@ def test_brightness_and_sharpness_are_those_of_the_official_code(name: str, nois
 
 @pytest.mark.parametrize("strength", [-1.0, 1.0])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_no_operation_mirrors_or_loses_the_picture(operation: Operation, strength: float) -> None:
+def test_no_operation_mirrors_or_loses_the_image(operation: Operation, strength: float) -> None:
     # A bright spot on the left, a dark one on the right: their order stays.
     image = Image.new("RGB", (SIDE, SIDE), GREY)
     image.paste((200, 200, 200), (8, 24, 24, 40))

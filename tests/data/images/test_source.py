@@ -1,4 +1,4 @@
-"""Pictures from folders and tars: what is read, how it looks, and what is refused with one line."""
+"""Images from folders and tars: what is read, how it looks, and what is refused with one line."""
 
 import bz2
 import gzip
@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ccmb.core.errors import CcmbError
-from ccmb.data.images import source as pictures_module
+from ccmb.data.images import source as images_module
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 
 
@@ -53,29 +53,29 @@ def make_folder(path: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture(params=[make_folder, make_tar])
 def store(request, tmp_path):
-    """Makes Pictures of the given files, once as a folder and once as a tar."""
+    """Makes Images of the given files, once as a folder and once as a tar."""
     return lambda members: ImageSource.open(request.param(tmp_path / "pictures", members))
 
 
-def test_names_are_sorted_relative_paths_of_visible_pictures(store):
+def test_names_are_sorted_relative_paths_of_visible_images(store):
     visible, others = ["b.JPG", "a/c.png", "a.webp"], ["notes.txt", ".hidden.png", ".thumbnails/d.png"]
-    pictures = store(dict.fromkeys(visible + others, RED))
-    assert pictures.names == ["a.webp", "a/c.png", "b.JPG"]
+    images = store(dict.fromkeys(visible + others, RED))
+    assert images.names == ["a.webp", "a/c.png", "b.JPG"]
 
 
-def test_raw_and_load_give_the_named_picture_in_any_order(store):
-    pictures = store({"夏天/红.png": RED, "夏天/蓝.png": BLUE})
-    assert pictures.raw("夏天/蓝.png") == BLUE
-    assert pictures.load("夏天/红.png").getpixel((0, 0)) == (255, 0, 0)
-    assert pictures.load("./夏天/蓝.png").getpixel((3, 2)) == (0, 0, 255)
+def test_raw_and_load_give_the_named_image_in_any_order(store):
+    images = store({"夏天/红.png": RED, "夏天/蓝.png": BLUE})
+    assert images.raw("夏天/蓝.png") == BLUE
+    assert images.load("夏天/红.png").getpixel((0, 0)) == (255, 0, 0)
+    assert images.load("./夏天/蓝.png").getpixel((3, 2)) == (0, 0, 255)
 
 
-def test_a_picture_without_suffix_is_one_by_its_content(store):
-    pictures = store(
+def test_an_image_without_suffix_is_one_by_its_content(store):
+    images = store(
         {"picture": RED, "photo.jpg!large": BLUE, "a.jfif": RED, "b.JPE": RED, "text": b"hello", "c.tmp": RED}
     )
-    assert pictures.names == ["a.jfif", "b.JPE", "photo.jpg!large", "picture"]
-    assert pictures.load("picture").mode == "RGB"
+    assert images.names == ["a.jfif", "b.JPE", "photo.jpg!large", "picture"]
+    assert images.load("picture").mode == "RGB"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x.png", "a/../../x.png", "/etc/hostname", "a\0.png"])
@@ -95,19 +95,19 @@ def test_symbolic_links_that_lead_outside_are_followed(tmp_path):
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "up").symlink_to("..")
     (folder / "gone.png").symlink_to(".git/annex/objects/gone.png")
-    pictures = ImageSource.open(folder)
-    assert pictures.names == ["a.png", "all/0f3a", "all/17bc", "gone.png", "inner.png", "loop.png", "outer.png"]
-    assert [pictures.raw(name) for name in ("inner.png", "outer.png", "all/17bc")] == [BLUE, RED, BLUE]
+    images = ImageSource.open(folder)
+    assert images.names == ["a.png", "all/0f3a", "all/17bc", "gone.png", "inner.png", "loop.png", "outer.png"]
+    assert [images.raw(name) for name in ("inner.png", "outer.png", "all/17bc")] == [BLUE, RED, BLUE]
     with pytest.raises(UnreadableImageError, match=r"gone\.png: a link to .*, which is not there; git annex get"):
-        pictures.raw("gone.png")
+        images.raw("gone.png")
     with pytest.raises(UnreadableImageError, match="not a name inside"):
-        pictures.raw("../blobs/0f3a")
+        images.raw("../blobs/0f3a")
 
 
 def test_names_of_either_unicode_form_find_the_file(store):
-    pictures = store({"cafe\u0301.png": RED, "\u00e9.png": BLUE})
-    assert pictures.raw("caf\u00e9.png") == RED
-    assert pictures.raw("e\u0301.png") == BLUE
+    images = store({"cafe\u0301.png": RED, "\u00e9.png": BLUE})
+    assert images.raw("caf\u00e9.png") == RED
+    assert images.raw("e\u0301.png") == BLUE
 
 
 def test_links_within_a_tar_are_read_as_the_files_they_name(tmp_path):
@@ -123,12 +123,12 @@ def test_links_within_a_tar_are_read_as_the_files_they_name(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, to
             tar.addfile(info)
-    pictures = ImageSource.open(path)
-    assert pictures.names == ["a/b.png", "a/soft.png", "again.png", "hard.png"]
-    assert {pictures.raw(name) for name in pictures.names} == {RED}
+    images = ImageSource.open(path)
+    assert images.names == ["a/b.png", "a/soft.png", "again.png", "hard.png"]
+    assert {images.raw(name) for name in images.names} == {RED}
 
 
-def test_links_and_sparse_files_of_a_tar_are_not_pictures(tmp_path):
+def test_links_and_sparse_files_of_a_tar_are_not_images(tmp_path):
     path = tmp_path / "p.tar"
     with tarfile.open(path, "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
@@ -142,22 +142,22 @@ def test_links_and_sparse_files_of_a_tar_are_not_pictures(tmp_path):
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"hello", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-        (RED[:40], "not a picture, or damaged"),
+        (b"hello", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (RED[:40], "not an image, or damaged"),
         (NOISE[:2000], "damaged"),
         (encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")[:900], "damaged .*truncated"),
     ],
     ids=["empty", "text", "postscript", "no header", "no end", "half"],
 )
-def test_unreadable_pictures_say_file_and_reason_in_one_line(store, data, reason):
+def test_unreadable_images_say_file_and_reason_in_one_line(store, data, reason):
     with pytest.raises(UnreadableImageError, match=rf"pictures/坏.png: {reason}") as caught:
         store({"坏.png": data}).load("坏.png")
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_picture_is_named(store):
-    with pytest.raises(UnreadableImageError, match=r"pictures/b\.png: no such picture"):
+def test_a_missing_image_is_named(store):
+    with pytest.raises(UnreadableImageError, match=r"pictures/b\.png: no such image"):
         store({"a.png": RED}).load("b.png")
 
 
@@ -177,16 +177,16 @@ def test_too_many_pixels_are_refused_before_decoding(store, side):
 
 
 def test_too_many_bytes_are_refused(store, monkeypatch):
-    pictures = store({"a.png": RED})
-    monkeypatch.setattr(pictures_module, "MAX_BYTES", len(RED))
-    assert pictures.raw("a.png") == RED
-    monkeypatch.setattr(pictures_module, "MAX_BYTES", len(RED) - 1)
+    images = store({"a.png": RED})
+    monkeypatch.setattr(images_module, "MAX_BYTES", len(RED))
+    assert images.raw("a.png") == RED
+    monkeypatch.setattr(images_module, "MAX_BYTES", len(RED) - 1)
     with pytest.raises(UnreadableImageError, match="bytes are more than"):
-        pictures.raw("a.png")
+        images.raw("a.png")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_picture_without_permission_is_unreadable(tmp_path):
+def test_an_image_without_permission_is_unreadable(tmp_path):
     folder = make_folder(tmp_path / "p", {"a.png": RED})
     (folder / "a.png").chmod(0)
     with pytest.raises(UnreadableImageError, match="Permission denied"):
@@ -197,14 +197,14 @@ def test_exif_orientation_is_applied_and_damaged_exif_is_passed_over(store):
     image = Image.new("RGB", (8, 4), "white")
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = store(
+    images = store(
         {
             "turned.jpg": encoded(image, "JPEG", exif=exif),
             "broken.jpg": encoded(image, "JPEG", exif=b"Exif\0\0 nonsense"),
         }
     )
-    assert pictures.load("turned.jpg").size == (4, 8)
-    assert pictures.load("broken.jpg").size == (8, 4)
+    assert images.load("turned.jpg").size == (4, 8)
+    assert images.load("broken.jpg").size == (8, 4)
 
 
 def test_every_mode_becomes_rgb(store):
@@ -223,24 +223,24 @@ def test_every_mode_becomes_rgb(store):
         "real.tif": (encoded(real, "TIFF"), (128, 128, 128)),
         "cmyk.jpg": (encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
     }
-    pictures = store({name: data for name, (data, _) in cases.items()})
+    images = store({name: data for name, (data, _) in cases.items()})
     for name, (_, expected) in cases.items():
-        image = pictures.load(name)
+        image = images.load(name)
         assert image.mode == "RGB", name
         np.testing.assert_allclose(image.getpixel((0, 0)), expected, atol=2, err_msg=name)
 
 
 def test_pickled_and_forked_copies_read_the_same(store):
     members = {f"{n:02}.png": encoded(Image.new("RGB", (2, 2), (n, n, n))) for n in range(20)}
-    pictures = store(members)
-    assert pickle.loads(pickle.dumps(pictures)).raw("03.png") == members["03.png"]
+    images = store(members)
+    assert pickle.loads(pickle.dumps(images)).raw("03.png") == members["03.png"]
 
     class Values:
         def __len__(self) -> int:
             return len(members)
 
         def __getitem__(self, index: int) -> int:
-            return pictures.load(f"{index:02}.png").getpixel((0, 0))[0]
+            return images.load(f"{index:02}.png").getpixel((0, 0))[0]
 
     assert [int(v) for batch in DataLoader(Values(), 4, num_workers=2) for v in batch] == list(range(20))
 
@@ -250,14 +250,14 @@ def test_a_missing_place_is_one_clear_error(tmp_path):
         ImageSource.open(tmp_path / "nowhere")
 
 
-def test_a_gzipped_tar_is_read_and_others_are_refused_with_the_mend(tmp_path):
+def test_a_gzipped_tar_is_read_and_others_are_refused_with_the_fix(tmp_path):
     plain = make_tar(tmp_path / "p.tar", {"a.png": RED, "b": BLUE})
     path = tmp_path / "p.tar.gz"
     path.write_bytes(gzip.compress(plain.read_bytes()))
-    pictures = ImageSource.open(path)
-    assert (pictures.names, pictures.raw("b")) == (["a.png", "b"], BLUE)
-    with pytest.raises(UnreadableImageError, match=r"p\.tar\.gz/c\.png: no such picture"):
-        pictures.raw("c.png")
+    images = ImageSource.open(path)
+    assert (images.names, images.raw("b")) == (["a.png", "b"], BLUE)
+    with pytest.raises(UnreadableImageError, match=r"p\.tar\.gz/c\.png: no such image"):
+        images.raw("c.png")
     path.write_bytes(gzip.compress(plain.read_bytes())[:-20])
     with pytest.raises(CcmbError, match=r"p\.tar\.gz: not a whole gzip"):
         ImageSource.open(path)
@@ -275,12 +275,12 @@ def test_a_tar_cut_anywhere_before_its_end_marker_is_refused(tmp_path):
             ImageSource.open(path)
 
 
-def test_a_tar_cut_after_it_was_opened_gives_an_unreadable_picture(tmp_path):
+def test_a_tar_cut_after_it_was_opened_gives_an_unreadable_image(tmp_path):
     path = make_tar(tmp_path / "p.tar", {"a.png": RED})
-    pictures = ImageSource.open(path)
+    images = ImageSource.open(path)
     path.write_bytes(path.read_bytes()[:530])
     with pytest.raises(UnreadableImageError, match="cut short"):
-        pictures.raw("a.png")
+        images.raw("a.png")
 
 
 def test_of_equal_names_in_a_tar_the_last_counts(tmp_path):
@@ -300,7 +300,7 @@ def test_random_damage_is_an_error_of_ours_or_harmless(tmp_path_factory, seed):
         data[rng.randrange(2600)] = rng.randrange(256)
     (folder / "p.tar").write_bytes(data)
     with suppress(CcmbError):
-        pictures = ImageSource.open(folder / "p.tar")
-        for name in pictures.names:
+        images = ImageSource.open(folder / "p.tar")
+        for name in images.names:
             with suppress(UnreadableImageError):
-                assert pictures.load(name).mode == "RGB"
+                assert images.load(name).mode == "RGB"

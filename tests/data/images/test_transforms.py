@@ -1,4 +1,4 @@
-"""Pictures to pixels: shapes, values, and variations that stay inside their limits."""
+"""Images to pixels: shapes, values, and variations that stay inside their limits."""
 
 import random
 
@@ -24,12 +24,12 @@ from tests.helpers.exact import product_error
 HALVES = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, axis=0).repeat(4, axis=1)).convert("RGB")
 
 
-def test_square_gives_the_picture_itself_at_its_own_size():
+def test_square_gives_the_image_itself_at_its_own_size():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     np.testing.assert_array_equal(square(Image.fromarray(pixels), 8), pixels)
 
 
-def test_square_squeezes_the_whole_picture():
+def test_square_squeezes_the_whole_image():
     wide = square(HALVES.resize((64, 16)), 8)
     assert wide.shape == (8, 8, 3)
     assert wide[:, 0].max() < 30
@@ -58,9 +58,7 @@ def test_without_options_augment_is_square():
     shift=st.floats(0, 0.49),
     seed=st.integers(),
 )
-def test_any_augmentation_of_any_picture_has_the_size_and_repeats_by_seed(
-    width, height, crop, flip, colour, shift, seed
-):
+def test_any_augmentation_of_any_image_has_the_size_and_repeats_by_seed(width, height, crop, flip, colour, shift, seed):
     image = Image.effect_noise((width, height), 80).convert("RGB")
     options = Augmentation(min_crop_scale=crop, flip=flip, color_jitter=colour, shift=shift)
     pixels = augment(image, 16, options, random.Random(seed))
@@ -70,7 +68,7 @@ def test_any_augmentation_of_any_picture_has_the_size_and_repeats_by_seed(
 
 
 @given(st.floats(0.05, 0.999), st.integers(0, 2**32))
-def test_crops_keep_their_share_inside_the_picture_and_stretch_little(smallest, seed):
+def test_crops_keep_their_share_inside_the_image_and_stretch_little(smallest, seed):
     left, top, right, bottom = _random_box(1000, 500, smallest, random.Random(seed))
     assert 0 <= left < right <= 1000
     assert 0 <= top < bottom <= 500
@@ -80,14 +78,14 @@ def test_crops_keep_their_share_inside_the_picture_and_stretch_little(smallest, 
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.05, 0.999), st.integers(0, 2**32))
-def test_square_crops_lie_inside_the_picture(width, height, smallest, seed):
+def test_square_crops_lie_inside_the_image(width, height, smallest, seed):
     left, top, right, bottom = _random_square_box(width, height, smallest, random.Random(seed))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
 
 def test_square_crops_are_those_of_the_official_code():
-    """As torchvision's RandomResizedCrop(scale=(0.5, 1)): sides of 3 : 4 to 4 : 3 whatever the picture's own shape."""
+    """As torchvision's RandomResizedCrop(scale=(0.5, 1)): sides of 3 : 4 to 4 : 3 whatever the image's own shape."""
     rng = random.Random(0)
     shares = []
     for _ in range(300):
@@ -96,7 +94,7 @@ def test_square_crops_are_those_of_the_official_code():
         shares.append((right - left) * (bottom - top) / (500 * 375))
     assert 0.49 < min(shares) < 0.52
     assert max(shares) > 0.9
-    # No box of that shape has half of the area of so wide a picture: its middle, as near to its own shape as may be.
+    # No box of that shape has half of the area of so wide an image: its middle, as near to its own shape as may be.
     assert _random_square_box(400, 100, 0.5, rng) == (133, 0, 266, 100)
     assert _random_square_box(100, 400, 0.5, rng) == (0, 133, 100, 266)
     wide = Image.effect_noise((400, 100), 80).convert("RGB")
@@ -105,7 +103,7 @@ def test_square_crops_are_those_of_the_official_code():
     np.testing.assert_array_equal(augment(wide, 16, options, random.Random(0)), middle)
 
 
-def test_half_of_the_pictures_are_mirrored_where_they_may_be():
+def test_half_of_the_images_are_mirrored_where_they_may_be():
     rng = random.Random(0)
     mirrored = [augment(HALVES, 8, Augmentation(flip=True), rng)[0, 0, 0] == 255 for _ in range(200)]
     assert 70 < sum(mirrored) < 130

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("lines")
 
 
 def noted(key: str, caption: str) -> bytes:
-    """The JSON that img2dataset writes beside picture and caption."""
+    """The JSON that img2dataset writes beside image and caption."""
     return json.dumps(
         {
             "url": f"http://a.com/{key}.jpg", "caption": caption, "key": key, "status": "success",
@@ -84,7 +84,7 @@ def test_a_folder_of_img2dataset_is_trained_on_and_verified(tmp_path, compressed
     )
 
 
-def test_open_clips_shards_of_picture_and_text_need_no_json(tmp_path):
+def test_open_clips_shards_of_image_and_text_need_no_json(tmp_path):
     path = write_tar(tmp_path / "a.tgz", {"a/0.png": png(), "a/0.txt": "\ufeff一只猫\n".encode(), "a/0.cls": b"3"})
     path.write_bytes(gzip.compress(path.read_bytes()))
     [sample] = samples_of(path)
@@ -113,7 +113,7 @@ def test_texts_that_cannot_be_used_are_named(tmp_path, text, reason):
         samples_of(path)
 
 
-def test_a_picture_of_an_unknown_ending_is_one_by_its_content(tmp_path):
+def test_an_image_of_an_unknown_ending_is_one_by_its_content(tmp_path):
     files = {"0.jfif": png(), "0.txt": b"x", "1.img": png(1), "1.bin": b"no picture", "1.txt": b"y"}
     path = write_tar(tmp_path / "a.tar", files)
     raws = [raw for _, raw in read_samples(Shard(str(path)), range(2))]
@@ -146,7 +146,7 @@ def write_pairs_of(path, files):
     return path
 
 
-def test_the_same_key_in_several_shards_is_counted_and_names_another_picture(tmp_path):
+def test_the_same_key_in_several_shards_is_counted_and_names_another_image(tmp_path):
     for folder, colour in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "00000.tar", {"0.png": png(colour), "0.txt": b"x"})
@@ -157,7 +157,7 @@ def test_the_same_key_in_several_shards_is_counted_and_names_another_picture(tmp
     assert first != second, "else they would be positives of each other"
 
 
-def test_one_name_for_two_pictures_is_a_problem(tmp_path):
+def test_one_name_for_two_images_is_a_problem(tmp_path):
     for folder, colour in (("a", 1), ("b", 2)):
         line = json.dumps({"image": "0.png", "texts": ["x"]}).encode()
         write_tar(tmp_path / f"{folder}.tar", {"0.png": png(colour), "0.json": line})
@@ -187,28 +187,28 @@ def test_a_cut_gzip_and_other_compressions_are_said(tmp_path):
 def test_shards_are_a_set_to_tune_and_to_measure_on(tmp_path, compressed):
     folder = img2dataset(tmp_path / "shards", compressed)
     data = DataRecipe(shards=[str(folder)])
-    for samples, pictures in (
+    for samples, images in (
         open_training(data),
-        (lambda item: (item.samples, item.pictures))(open_set(f"mine={folder}")),
+        (lambda item: (item.samples, item.images))(open_set(f"mine={folder}")),
     ):
         assert [sample.texts for sample in samples] == [
             (f"文{shard:05d}{index:04d}",) for shard in range(2) for index in range(3)
         ]
-        assert [pictures.load(sample.image).getpixel((0, 0))[0] for sample in samples] == [0, 1, 2, 0, 1, 2]
-        assert all(sample.image in pictures for sample in samples)
-        with pytest.raises(UnreadableImageError, match="no such picture"):
-            pictures.raw("/etc/passwd")
+        assert [images.load(sample.image).getpixel((0, 0))[0] for sample in samples] == [0, 1, 2, 0, 1, 2]
+        assert all(sample.image in images for sample in samples)
+        with pytest.raises(UnreadableImageError, match="no such image"):
+            images.raw("/etc/passwd")
     assert family_of("mine", folder, None) == "retrieval"
     with pytest.raises(CcmbError, match="shards have no splits"):
         open_held_out(data, "val")
 
 
-def test_however_the_path_of_a_shard_is_written_its_pictures_are_found(tmp_path, monkeypatch):
+def test_however_the_path_of_a_shard_is_written_its_images_are_found(tmp_path, monkeypatch):
     img2dataset(tmp_path / "shards")
     monkeypatch.chdir(tmp_path)
     for data in ("shards", "./shards", "../" + tmp_path.name + "/shards//00000.tar"):
         result = open_set(f"mine={data}")
-        assert result.pictures.load(result.samples[2].image).getpixel((0, 0)) == (2, 0, 0)
+        assert result.images.load(result.samples[2].image).getpixel((0, 0)) == (2, 0, 0)
 
 
 def test_samples_of_a_set_that_cannot_be_used_are_said(tmp_path, capsys):

@@ -172,7 +172,7 @@ def test_a_batch_draws_from_the_field_of_its_step(tmp_path):
     assert [batch[0][1] for batch in batches] == ["一", "二"] * 3
 
 
-def test_a_picture_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tmp_path):
+def test_an_image_is_never_mirrored_when_one_of_its_texts_says_left_or_right(tmp_path):
     shard = shard_of(tmp_path / "a.tar", '{"a": "船", "b": "船在左边"}'.encode(), '{"a": "船"}'.encode())
     stream = stream_of(shard, flip=True)
     white = {"sided": set(), "free": set()}
@@ -204,7 +204,7 @@ def test_a_sample_that_cannot_be_used_becomes_one_line_that_names_it(tmp_path, l
     assert "\n" not in item
 
 
-def test_samples_without_a_picture_or_a_text_keep_their_place(tmp_path):
+def test_samples_without_an_image_or_a_text_keep_their_place(tmp_path):
     text = b'{"a": "x"}'
     files = {"0.json": text, "1.png": png(), "2.png": png(), "2.json": text, "readme": b"", "3.cls": b"1"}
     files |= {"4.png": b"no picture", "4.json": text}
@@ -212,10 +212,10 @@ def test_samples_without_a_picture_or_a_text_keep_their_place(tmp_path):
     items = [item for [item] in stream_batches(stream_of(shard), SIZE, 0, 5, list, joined)]
     lost = {item.removeprefix(f"{tmp_path}/a.tar/").split(" (")[0] for item in items if isinstance(item, str)}
     needs = "1: no text; it needs a file 1.json or 1.txt"
-    assert lost == {"0: no picture", needs, "3: no picture", "4.png: not a picture, or damaged"}
+    assert lost == {"0: no image", needs, "3: no image", "4.png: not an image, or damaged"}
 
 
-def test_equal_names_are_one_picture():
+def test_equal_names_are_one_image():
     names = [f"{random.Random(index).random()}.jpg" for index in range(1000)]
     assert len(set(map(image_id, names))) == 1000
     assert all(0 <= image_id(name) < 2**63 for name in names)

@@ -56,13 +56,13 @@ def test_what_is_written_is_read_back(tmp_path_factory, samples, per_shard):
         for index, (texts, group) in enumerate(samples)
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    pictures = ImageSource.open(folder / "images")
-    done = convert_pairs(folder / "pairs.jsonl", pictures, folder / "out", "train", ["title", "texts"], per_shard)
+    images = ImageSource.open(folder / "images")
+    done = convert_pairs(folder / "pairs.jsonl", images, folder / "out", "train", ["title", "texts"], per_shard)
     assert (done.samples, done.shards) == (len(samples), -(-len(samples) // per_shard))
     read = []
     for shard in find_shards([str(folder / "out")]):
         raws = [raw for _, raw in read_samples(shard, range(shard.samples))]
-        assert [raw.picture for raw in raws] == [png(len(read) + position) for position in range(len(raws))]
+        assert [raw.image for raw in raws] == [png(len(read) + position) for position in range(len(raws))]
         read += [parse_sample(raw, ["title", "texts"]) for raw in raws]
     assert [(sample.fields[1], sample.group) for sample in read] == [
         (tuple(text.strip() for text in texts), group) for texts, group in samples
@@ -81,7 +81,7 @@ def test_webdataset_itself_reads_them(tmp_path):
     assert [sample["png"] for sample in read] == [png(index) for index in range(5)]
 
 
-def test_larger_pictures_are_made_smaller_and_smaller_ones_are_left(tmp_path):
+def test_larger_images_are_made_smaller_and_smaller_ones_are_left(tmp_path):
     write_pairs(tmp_path, 2)
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "0.png")
     convert_pairs(
@@ -90,14 +90,14 @@ def test_larger_pictures_are_made_smaller_and_smaller_ones_are_left(tmp_path):
     [shard] = find_shards([str(tmp_path / "out")])
     raws = [raw for _, raw in read_samples(shard, range(2))]
     assert [raw.suffix for raw in raws] == [".jpg", ".png"]
-    assert [Image.open(io.BytesIO(raw.picture)).size for raw in raws] == [(20, 10), (SIZE, SIZE)]
+    assert [Image.open(io.BytesIO(raw.image)).size for raw in raws] == [(20, 10), (SIZE, SIZE)]
 
 
-def test_unreadable_pictures_are_left_out_and_named(tmp_path):
+def test_unreadable_images_are_left_out_and_named(tmp_path):
     write_pairs(tmp_path, 3)
     (tmp_path / "images" / "1.png").write_bytes(b"nothing")
-    pictures = ImageSource.open(tmp_path / "images")
-    done = convert_pairs(tmp_path / "pairs.jsonl", pictures, tmp_path / "out", None, ["texts"], 9)
+    images = ImageSource.open(tmp_path / "images")
+    done = convert_pairs(tmp_path / "pairs.jsonl", images, tmp_path / "out", None, ["texts"], 9)
     assert done.samples == 2
     assert [line.split(": ")[0] for line in done.unreadable] == [str(tmp_path / "images" / "1.png")]
 
@@ -124,12 +124,12 @@ def test_verify_lists_whatever_is_wrong(tmp_path):
     assert result.shards == 6
     for problem in (
         "shard-000000.tar: not the file of the manifest: another checksum",
-        "shard-000000.tar/000000000.png: not a picture",
+        "shard-000000.tar/000000000.png: not an image",
         "shard-000001.tar: not the file of the manifest: another checksum (3,000 bytes instead of 10,240)",
         "shard-000001.tar: unexpected end of data after 2 samples; the others are lost",
         "shard-000002.tar: no such file",
         "shard-000003.tar/0: no text",
-        "shard-000003.tar/1: no picture",
+        "shard-000003.tar/1: no image",
         "more.tar: not in shards.jsonl",
     ):
         assert any(line.startswith(problem) for line in problems), (problem, problems)

@@ -24,7 +24,7 @@ from ccmb.training.trainer import widen
 from tests.helpers.peers import save_peer
 from tests.helpers.runs import command_line
 from tests.helpers.sources import VISIONS, chinese_clip, made, save_chinese_clip, save_clip, save_text_tower, saved
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs, save_start, tuned
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -247,12 +247,12 @@ def test_every_verb_says_what_a_chinese_clip_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command, other = command_line(monkeypatch, capfd), save_chinese_clip(tmp_path / "clip")
-    picture = tmp_path / "a.png"
-    tiny_pictures(1)[0].save(picture)
+    image = tmp_path / "a.png"
+    tiny_images(1)[0].save(image)
     for arguments in (
-        ("match", "猫", picture, "--model", other),
-        ("classify", picture, "--classes", "猫,狗", "--model", other),
-        ("caption", picture, "--model", other),
+        ("match", "猫", image, "--model", other),
+        ("classify", image, "--classes", "猫,狗", "--model", other),
+        ("caption", image, "--model", other),
         ("index", tmp_path, "--model", other, "--out", tmp_path / "index"),
         ("export", "--model", other, "--out", tmp_path / "int8"),
         ("mix", other, other, "--out", tmp_path / "mixed"),

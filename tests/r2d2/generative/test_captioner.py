@@ -57,7 +57,7 @@ def test_the_first_word_is_what_the_masked_language_head_reads_at_a_text_of_one_
         assert_same(model.decoder.logits(states), expected)
 
 
-def test_no_word_sees_a_later_one_and_every_word_sees_the_picture() -> None:
+def test_no_word_sees_a_later_one_and_every_word_sees_the_image() -> None:
     model, batch = captioner(), tiny_batch(2)
     with torch.inference_mode():
         seen = model.look(batch.pixel_values)

@@ -16,11 +16,11 @@ def cost(lengths: list[int], ends: tuple[int, ...], call_tokens: int) -> int:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7).map(sorted), st.integers(1, 4), st.integers(0, 12))
-def test_the_cut_is_the_cheapest_of_all(lengths: list[int], most: int, call_tokens: int) -> None:
+def test_the_cut_is_the_cheapest_of_all(lengths: list[int], maximum: int, call_tokens: int) -> None:
     count = len(lengths)
-    all_cuts = [(*inner, count) for parts in range(most) for inner in itertools.combinations(range(1, count), parts)]
-    ends = cut(lengths, most, call_tokens)
-    assert len(ends) <= most
+    all_cuts = [(*inner, count) for parts in range(maximum) for inner in itertools.combinations(range(1, count), parts)]
+    ends = cut(lengths, maximum, call_tokens)
+    assert len(ends) <= maximum
     assert ends[-1] == count
     assert cost(lengths, tuple(ends), call_tokens) == min(cost(lengths, ends, call_tokens) for ends in all_cuts)
 

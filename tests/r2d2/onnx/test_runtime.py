@@ -39,7 +39,7 @@ from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.galleries import gallery_of
 from tests.helpers.runs import command_line, tiny_corpus
-from tests.helpers.tiny import SIZE, TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import SIZE, TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
@@ -116,7 +116,7 @@ def assert_says_the_same(one: R2D2Model, other: ExportedR2D2) -> None:
                     torch.testing.assert_close(its.embed, own.embed, atol=TINY_ERROR, rtol=0)
                     real = slice(None) if own.mask is None else own.mask.bool()
                     torch.testing.assert_close(its.states[real], own.states[real], atol=TINY_ERROR, rtol=TINY_ERROR)
-                if one.can_rank:  # some pictures in one pair, some in several, out of order
+                if one.can_rank:  # some images in one pair, some in several, out of order
                     image_index = torch.arange(2 * count) % (count // 2 + 1)
                     text_index = torch.arange(2 * count).flip(0) % count
                     own, its = (rank_pairs(item, images, texts, image_index, text_index) for item in (one, other))
@@ -146,7 +146,7 @@ def test_so_it_does_of_other_networks(kind: str, tmp_path: Path) -> None:
 
 def test_int8_is_close_and_smaller(model: Path, exports: dict[str, Path]) -> None:
     (network, processor), (exported, _) = load_model(model), load_exported(exports["int8"])
-    pixels, words = processor.images(tiny_pictures(8)), processor.texts(TEXTS)
+    pixels, words = processor.images(tiny_images(8)), processor.texts(TEXTS)
     with inference(network):
         for own, its in (
             (network.encode_image(pixels), exported.encode_image(pixels)),
@@ -178,11 +178,11 @@ def test_without_a_mask_all_tokens_are_real(exports: dict[str, Path]) -> None:
 
 
 def test_evaluation_and_the_benchmark_take_it_for_a_model(model: Path, exports: dict[str, Path]) -> None:
-    pictures = dict(enumerate(tiny_pictures(6)))
+    images = dict(enumerate(tiny_images(6)))
     reports = []
     for folder in (model, exports["fp32"]):
         network, processor = load_network(folder)
-        gallery = encode_gallery(network, processor, range(6), [[text] for text in TEXTS[:6]], pictures.__getitem__)
+        gallery = encode_gallery(network, processor, range(6), [[text] for text in TEXTS[:6]], images.__getitem__)
         reports.append(retrieval_report(network, gallery, 4))
     assert reports[0] == reports[1]
     peers = [open_peer(str(folder)) for folder in (model, exports["fp32"], exports["int8"])]
@@ -274,8 +274,8 @@ def test_an_index_is_searched_by_the_model_or_its_export(model: Path, exports: d
     own = Path(shutil.copytree(model, tmp_path / "model"))
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for index, picture in enumerate(tiny_pictures(5)):
-        picture.save(folder / f"{index}.png")
+    for index, image in enumerate(tiny_images(5)):
+        image.save(folder / f"{index}.png")
     network, processor = load_network(own, fast=True)
     assert isinstance(network, ExportedR2D2)
     assert build_index([folder], tmp_path / "index", network, processor, own).added == 5
@@ -439,7 +439,7 @@ def test_the_command_reports_speed_and_recall_and_keeps_both(
     data = ["--data", corpus / "pairs.jsonl", "--split", "test", "--text-field", "captions", "--depth", 4]
     made = command("export", "--model", model, "--out", out, *data, "--json", tmp_path / "report.json")
     assert made.code == 0, made.err
-    for line in ("image tower", "both cross encoders", "images/s", "pairs.jsonl, test: 6 pictures", "ranking, MR"):
+    for line in ("image tower", "both cross encoders", "images/s", "pairs.jsonl, test: 6 images", "ranking, MR"):
         assert line in made.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert json.loads((out / "export.json").read_text())["measured"] == report

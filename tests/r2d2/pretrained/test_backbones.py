@@ -29,7 +29,7 @@ from ccmb.r2d2.resizing import resize
 from ccmb.r2d2.towers.image_forms import as_tokens
 from tests.helpers.exact import assert_same
 from tests.helpers.sources import BACKBONES, EYE, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
@@ -78,7 +78,7 @@ def built(kind: str, bert: Path, folder: Path, **config: Any) -> tuple[R2D2Model
 
 def batch_of(processor: R2D2Processor, count: int = 4) -> Batch:
     texts = processor.texts(TEXTS[:count])
-    pixels = processor.images(tiny_pictures(count))
+    pixels = processor.images(tiny_images(count))
     return Batch(
         pixel_values=pixels, **texts, maskable=processor.maskable(texts["input_ids"]), image_ids=torch.arange(count)
     )
@@ -99,7 +99,7 @@ def test_a_backbone_arrives_unchanged_and_its_folder_opens_bit_for_bit(kind: str
     assert (config.image_width, config.image_class_token, config.image_pooling) == FORMS[kind]
     assert_arrived(model.image_tower, tmp_path / "vision")
     original, tower = made_backbone(kind).double(), copy.deepcopy(model).double()
-    pixels = processor.images(tiny_pictures(2)).double()
+    pixels = processor.images(tiny_images(2)).double()
     with torch.no_grad():
         output, ours = original(pixels), tower.encode_image(pixels)
     cells = as_tokens(output.last_hidden_state)
@@ -144,7 +144,7 @@ def test_an_export_says_what_a_backbone_says(kind: str, bert: Path, tmp_path: Pa
     export_model(tmp_path / "r2d2", tmp_path / "export", "fp32")
     exported, _ = load_exported(tmp_path / "export")
     for count in (2, 3):  # a graph is made of two images
-        pixels, texts = processor.images(tiny_pictures(count)), processor.texts(TEXTS[:count])
+        pixels, texts = processor.images(tiny_images(count)), processor.texts(TEXTS[:count])
         for one, other in zip(said(exported, pixels, texts), said(model, pixels, texts), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max().clamp(min=1)))
 
@@ -174,7 +174,7 @@ def test_size_and_statistics_are_those_of_the_source(
     assert (processor.image_size, model.config.image_size) == (size, size)
     assert processor.image_mean[0] == pytest.approx(mean)
     assert processor.image_std[0] == pytest.approx(std)
-    assert model.encode_image(processor.images(tiny_pictures(1))).states.shape[1] == 1 + (-(-size // 32)) ** 2
+    assert model.encode_image(processor.images(tiny_images(1))).states.shape[1] == 1 + (-(-size // 32)) ** 2
 
 
 def test_a_tower_of_positions_keeps_the_size_that_its_configuration_names(bert: Path, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_another_size_gives_another_number_of_cells_and_the_same_weights(kind: s
     model, processor = resize(*built(kind, bert, tmp_path), image_size=96)
     assert (model.config.image_size, processor.image_size) == (96, 96)
     with torch.no_grad():
-        states = model.encode_image(processor.images(tiny_pictures(1))).states
-        given = as_tokens(made_backbone(kind)(processor.images(tiny_pictures(1))).last_hidden_state)
+        states = model.encode_image(processor.images(tiny_images(1))).states
+        given = as_tokens(made_backbone(kind)(processor.images(tiny_images(1))).last_hidden_state)
     assert states.shape[1] == given.shape[1] + 1
     torch.testing.assert_close(states[:, 1:], given, rtol=1e-5, atol=1e-5)
     model.save_pretrained(tmp_path / "larger")
@@ -216,7 +216,7 @@ def test_positions_that_cannot_be_interpolated_are_refused(bert: Path, tmp_path:
 @pytest.mark.parametrize("kind", ["pvt_v2", "swin", "siglip_vision_model"])
 def test_gradient_checkpointing_changes_no_gradient(kind: str, bert: Path, tmp_path: Path) -> None:
     model, processor = built(kind, bert, tmp_path)
-    pixels = processor.images(tiny_pictures(2))
+    pixels = processor.images(tiny_images(2))
     gradients = []
     for checkpointed in (False, True):
         if checkpointed:
@@ -271,7 +271,7 @@ def test_an_older_folder_that_says_nothing_of_the_form_opens_as_it_was(tmp_path:
         opened = load_model(tmp_path / kind)[0]
         assert opened.config.image_class_token is has_token
         assert all(getattr(opened.config, key) == getattr(model.config, key) for key in new)
-        pixels = tiny_processor().images(tiny_pictures(2))
+        pixels = tiny_processor().images(tiny_images(2))
         with torch.no_grad():
             assert torch.equal(opened.encode_image(pixels).states, model.encode_image(pixels).states)
 

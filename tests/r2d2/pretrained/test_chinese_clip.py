@@ -22,7 +22,7 @@ from tests.helpers.sources import (
     save_chinese_clip,
     save_clip,
 )
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 
 pytestmark = pytest.mark.numeric
 
@@ -38,7 +38,7 @@ def test_a_chinese_clip_starts_with_its_own_embeddings(cross_layers: int, folder
     assert (model.config.vision_config.model_type, model.config.text_config.model_type) == ("clip_vision_model", "bert")
     assert model.can_rank == (cross_layers > 0)
     original, network = made(chinese_clip).double(), copy.deepcopy(model).double()
-    inputs = processor(tiny_pictures(3), TEXTS[:3])
+    inputs = processor(tiny_images(3), TEXTS[:3])
     words = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     with torch.no_grad():
         images = original.get_image_features(inputs["pixel_values"].double()).pooler_output

@@ -20,7 +20,7 @@ from ccmb.r2d2.onnx.export import export_model
 from ccmb.r2d2.onnx.runtime import load_exported
 from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 
 WEIGHTS = Path(os.environ.get("CCMB_DATA", "")) / "weights"
 EFFICIENTNET, E5 = WEIGHTS / "efficientnet-lite0", WEIGHTS / "multilingual-e5-small-pruned"
@@ -59,7 +59,7 @@ def test_an_efficientnet_says_what_the_library_says(pair: tuple[R2D2Model, R2D2P
     model, processor = pair
     its: Any = hf.AutoModel.from_pretrained(EFFICIENTNET).eval()
     assert (processor.image_size, processor.image_mean, processor.image_std) == (224, (0.5,) * 3, (0.5,) * 3)
-    pixels = processor.images(tiny_pictures(2))
+    pixels = processor.images(tiny_images(2))
     with torch.no_grad():
         output, ours = its(pixel_values=pixels), model.encode_image(pixels)
     assert ours.states.shape == (2, 1 + 7 * 7, 1280)
@@ -80,8 +80,8 @@ def test_both_are_saved_opened_and_exported(pair: tuple[R2D2Model, R2D2Processor
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     export_model(tmp_path / "r2d2", tmp_path / "export", "fp32")
     exported, reader = load_exported(tmp_path / "export")
-    inputs = reader(tiny_pictures(3), list(TEXTS[:3]))
-    assert all(torch.equal(value, its(tiny_pictures(3), list(TEXTS[:3]))[name]) for name, value in inputs.items())
+    inputs = reader(tiny_images(3), list(TEXTS[:3]))
+    assert all(torch.equal(value, its(tiny_images(3), list(TEXTS[:3]))[name]) for name, value in inputs.items())
     with torch.no_grad():
         for network in (opened, exported):
             images, texts = (

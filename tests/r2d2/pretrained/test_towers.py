@@ -33,7 +33,7 @@ from tests.helpers.sources import (
     save_text_tower,
     saved,
 )
-from tests.helpers.tiny import TEXTS, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_processor
 
 pytestmark = pytest.mark.numeric
 
@@ -53,7 +53,7 @@ def test_an_image_tower_arrives_unchanged(kind: str, bert: Path, tmp_path: Path)
     source = saved(VISIONS[kind], tmp_path / "vision")
     model, processor = from_towers(source, bert, **SMALL)
     assert_arrived(model.image_tower, source, "vision_model." if kind in ("clip", "siglip") else "")
-    pixels, original = processor.images(tiny_pictures(2)).double(), made(VISIONS[kind]).double()
+    pixels, original = processor.images(tiny_images(2)).double(), made(VISIONS[kind]).double()
     tower = copy.deepcopy(model.image_tower).double()
     with torch.no_grad():
         states = getattr(original, "vision_model", original)(pixels).last_hidden_state
@@ -219,14 +219,14 @@ def test_naflex_and_other_kinds_of_models_are_refused(clip: Path, bert: Path, tm
 
 
 @pytest.mark.parametrize(("kind", "most"), [("bert", 64), ("xlm-roberta", 64)])
-def test_texts_longer_than_the_positions_are_refused(kind: str, most: int, clip: Path, tmp_path: Path) -> None:
+def test_texts_longer_than_the_positions_are_refused(kind: str, maximum: int, clip: Path, tmp_path: Path) -> None:
     text = save_text_tower(tmp_path / "text", kind)
     assert_refused(
-        UsageError, f"max_text_tokens is 65, but .* has positions for {most} tokens", clip, text, max_text_tokens=65
+        UsageError, f"max_text_tokens is 65, but .* has positions for {maximum} tokens", clip, text, max_text_tokens=65
     )
-    model, processor = from_towers(clip, text, **SMALL | {"max_text_tokens": most})
+    model, processor = from_towers(clip, text, **SMALL | {"max_text_tokens": maximum})
     longest = processor.texts([TEXTS[0] * 9])
-    assert longest["input_ids"].shape[1] == most
+    assert longest["input_ids"].shape[1] == maximum
     assert model.encode_text(**longest).embed.isfinite().all()
 
 

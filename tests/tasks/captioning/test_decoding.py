@@ -22,26 +22,26 @@ VOCABULARY = Vocabulary(0, 1, (0, 2))
 
 
 class Toy:
-    """A language model whose next word depends on the last two and on the picture; random, but for a seed."""
+    """A language model whose next word depends on the last two and on the image; random, but for a seed."""
 
-    def __init__(self, pictures: int, seed: int, sharpness: float = 2.0) -> None:
+    def __init__(self, images: int, seed: int, sharpness: float = 2.0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.table = sharpness * torch.randn(pictures, WORDS, WORDS, WORDS, generator=generator)
-        self.picture = torch.arange(pictures)
-        self.last = torch.zeros(pictures, 2, dtype=torch.long)
+        self.table = sharpness * torch.randn(images, WORDS, WORDS, WORDS, generator=generator)
+        self.image = torch.arange(images)
+        self.last = torch.zeros(images, 2, dtype=torch.long)
 
     def advance(self, tokens_N: Tensor) -> Tensor:
         self.last = torch.stack([self.last[:, 1], tokens_N], 1)
-        return self.table[self.picture, self.last[:, 0], self.last[:, 1]]
+        return self.table[self.image, self.last[:, 0], self.last[:, 1]]
 
     def choose(self, index_M: Tensor) -> None:
-        self.picture, self.last = self.picture[index_M], self.last[index_M]
+        self.image, self.last = self.image[index_M], self.last[index_M]
 
-    def log_probability(self, picture: int, caption: tuple[int, ...]) -> float:
+    def log_probability(self, image: int, caption: tuple[int, ...]) -> float:
         """Of a caption with its end, word by word."""
         total, before, last = 0.0, 0, 0
         for token in (*caption, VOCABULARY.end):
-            logits = self.table[picture, before, last].clone()
+            logits = self.table[image, before, last].clone()
             logits[list(VOCABULARY.never)] = -torch.inf
             total += float(logits.log_softmax(0)[token])
             before, last = last, token
@@ -73,16 +73,16 @@ def test_beam_search_that_is_wide_enough_finds_the_best_of_all(
     )
     toy = Toy(2, seed)
     found = decode_captions(toy, 2, VOCABULARY, options)
-    for picture, of_picture in enumerate(found):
+    for image, of_image in enumerate(found):
         scored = sorted(
-            (-toy.log_probability(picture, caption) / (len(caption) + 1) ** penalty, caption)
+            (-toy.log_probability(image, caption) / (len(caption) + 1) ** penalty, caption)
             for caption in every_caption(options)
             if not (block and repeats(caption, block))
         )
         best = [-cost for cost, _ in scored[:10]]
-        assert [of.score for of in of_picture[: len(best)]] == same(best)
-        for of in of_picture[: len(best)]:
-            assert of.log_probability == same(toy.log_probability(picture, of.tokens))
+        assert [of.score for of in of_image[: len(best)]] == same(best)
+        for of in of_image[: len(best)]:
+            assert of.log_probability == same(toy.log_probability(image, of.tokens))
 
 
 @given(seed=st.integers(0, 10_000), beams=st.integers(1, 4), penalty=st.sampled_from([0.0, 1.0]))
@@ -92,26 +92,26 @@ def test_narrow_beams_are_those_of_a_plain_search(seed: int, beams: int, penalty
     options = Decoding("beam", beams=beams, candidates=beams, max_length=5, min_length=1, length_penalty=penalty)
     toy = Toy(3, seed)
     found = decode_captions(toy, 3, VOCABULARY, options)
-    for picture in range(3):
+    for image in range(3):
         open_, finished = [()], []
         for length in range(options.max_length + 1):
             if length >= options.min_length:
                 finished += open_
             steps = [(*caption, word) for caption in open_ for word in (3, 4, 5)]
-            open_ = sorted(steps, key=lambda caption: -_begun(toy, picture, caption))[:beams]
+            open_ = sorted(steps, key=lambda caption: -_begun(toy, image, caption))[:beams]
         scores = sorted(
-            (toy.log_probability(picture, caption) / (len(caption) + 1) ** penalty for caption in finished),
+            (toy.log_probability(image, caption) / (len(caption) + 1) ** penalty for caption in finished),
             reverse=True,
         )
-        assert [of.score for of in found[picture]] == same(scores[:beams])
+        assert [of.score for of in found[image]] == same(scores[:beams])
 
 
-def _begun(toy: Toy, picture: int, caption: tuple[int, ...]) -> float:
+def _begun(toy: Toy, image: int, caption: tuple[int, ...]) -> float:
     """Log-probability of a beginning: that of the caption without its end."""
     before, last = ([0, 0, *caption])[-2:]
-    logits = toy.table[picture, before, last].clone()
+    logits = toy.table[image, before, last].clone()
     logits[list(VOCABULARY.never)] = -torch.inf
-    return toy.log_probability(picture, caption) - float(logits.log_softmax(0)[VOCABULARY.end])
+    return toy.log_probability(image, caption) - float(logits.log_softmax(0)[VOCABULARY.end])
 
 
 def test_greedy_takes_the_likeliest_word_each_time() -> None:

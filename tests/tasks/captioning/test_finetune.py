@@ -11,16 +11,16 @@ from ccmb.core.errors import UsageError
 from ccmb.datasets import open_dataset
 from ccmb.r2d2.generative.captioner import load_captioner
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.captioning.predict import caption_pictures
+from ccmb.tasks.captioning.predict import caption_images
 from ccmb.tasks.finetuning.run import finetune
 from tests.helpers.downstream_samples import jpeg, put
 from tests.helpers.recipes import TINY, load, write_sample
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.tuning import recipe_of, save_pairs, save_start
 
 
 @pytest.mark.numeric
-def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
+def test_a_captioner_learns_to_say_what_images_show(tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
     values = {
         "training.steps": 80,
@@ -33,14 +33,14 @@ def test_a_captioner_learns_to_say_what_pictures_show(tmp_path: Path) -> None:
     report = finetune(recipe_of(start, data, "captioning", **values), tmp_path / "run")
     assert report is not None
     [of] = report["sets"]
-    figure = of["figures"]["CIDEr-D"]
-    assert figure["before"] is None
-    assert figure["after"]["value"] > 100  # of 20 seeds the worst is 311
+    metric = of["figures"]["CIDEr-D"]
+    assert metric["before"] is None
+    assert metric["after"]["value"] > 100  # of 20 seeds the worst is 311
     assert report["chosen"]["figure"] == "val_CIDEr-D"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"captioning", "gcpr"} < lines[0].keys()
     model, processor = load_captioner(tmp_path / "run")
-    found = caption_pictures(model, processor, tiny_pictures(len(TEXTS)))
+    found = caption_images(model, processor, tiny_images(len(TEXTS)))
     assert all(of.text for of in found)
     assert load_model(tmp_path / "run")[0].can_rank
 
@@ -50,7 +50,7 @@ def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_pat
     start, data = save_start(tmp_path / "start"), write_sample(name, tmp_path / "data")
     recipe = f"{name}-caption"
     if name == "flickr8k-cn":
-        with pytest.raises(UsageError, match="flickr8k-cn, split val: one picture; CIDEr-D needs two or more"):
+        with pytest.raises(UsageError, match="flickr8k-cn, split val: one image; CIDEr-D needs two or more"):
             finetune(load(recipe, *TINY, f"data.folder={data}", f"model.init_from={start}"), tmp_path / "alone")
         row = {"image": "84.jpg", "split": "val", "captions": ["山"], "mt_baidu": ["山"]}
         with (data / "captions.jsonl").open("a", encoding="utf-8") as file:
@@ -74,12 +74,12 @@ def test_what_cannot_become_a_captioner_is_refused_before_the_training(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_captioner_can_be_tuned_further_and_has_figures_before(tmp_path: Path) -> None:
+def test_a_captioner_can_be_tuned_further_and_has_metrics_before(tmp_path: Path) -> None:
     start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
     few = {"training.steps": 2, "validation.every": 0}
     finetune(recipe_of(start, data, "captioning", **few), tmp_path / "first")
     report = finetune(recipe_of(tmp_path / "first", data, "captioning", **few), tmp_path / "second", mixes=True)
     assert report is not None
-    figure = report["sets"][0]["figures"]["CIDEr-D"]
-    assert figure["before"] is not None
-    assert len(figure["shares"]) == 5
+    metric = report["sets"][0]["figures"]["CIDEr-D"]
+    assert metric["before"] is not None
+    assert len(metric["shares"]) == 5

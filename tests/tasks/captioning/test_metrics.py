@@ -1,4 +1,4 @@
-"""Figures of captions: against the COCO evaluation's own code, against cases by hand, and what must always hold."""
+"""Metrics of captions: against the COCO evaluation's own code, against cases by hand, and what must always hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CORPUS = st.lists(st.tuples(TOKENS, REFERENCES), min_size=2, max_size=8)
 
 @given(CORPUS.filter(lambda corpus: all(caption for caption, _ in corpus)))
 @settings(max_examples=60, deadline=None)
-def test_figures_are_those_of_the_coco_evaluation(corpus: list[tuple[list[str], list[list[str]]]]) -> None:
+def test_metrics_are_those_of_the_coco_evaluation(corpus: list[tuple[list[str], list[list[str]]]]) -> None:
     pytest.importorskip("pycocoevalcap")
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -30,19 +30,19 @@ def test_figures_are_those_of_the_coco_evaluation(corpus: list[tuple[list[str], 
     said = {place: [" ".join(caption)] for place, (caption, _) in enumerate(corpus)}
     expected = {f"BLEU-{n}": value for n, value in enumerate(Bleu(4).compute_score(truth, said, verbose=0)[0], start=1)}
     expected |= {"ROUGE-L": Rouge().compute_score(truth, said)[0], "CIDEr-D": Cider().compute_score(truth, said)[0]}
-    found = score_captions(*zip(*corpus, strict=True)).figures()
+    found = score_captions(*zip(*corpus, strict=True)).metrics()
     # Where no n-gram is right, the COCO code puts a tiny number in the place of 0.
     assert found == pytest.approx({name: 100 * value for name, value in expected.items()}, abs=2e-2)
 
 
 def test_bleu_by_hand() -> None:
     """两只红猫 beside 一只红猫跑: 3 of 4 characters, 2 of 3 pairs, 1 of 2 triples; and 4 where 5 were wanted."""
-    figures = score_captions([list("两只红猫")], [[list("一只红猫跑")]]).figures()
+    metrics = score_captions([list("两只红猫")], [[list("一只红猫跑")]]).metrics()
     brevity = math.exp(1 - 5 / 4)
-    assert figures["BLEU-1"] == pytest.approx(100 * brevity * 3 / 4)
-    assert figures["BLEU-2"] == pytest.approx(100 * brevity * math.sqrt(3 / 4 * 2 / 3))
-    assert figures["BLEU-3"] == pytest.approx(100 * brevity * (3 / 4 * 2 / 3 * 1 / 2) ** (1 / 3))
-    assert figures["BLEU-4"] == 0
+    assert metrics["BLEU-1"] == pytest.approx(100 * brevity * 3 / 4)
+    assert metrics["BLEU-2"] == pytest.approx(100 * brevity * math.sqrt(3 / 4 * 2 / 3))
+    assert metrics["BLEU-3"] == pytest.approx(100 * brevity * (3 / 4 * 2 / 3 * 1 / 2) ** (1 / 3))
+    assert metrics["BLEU-4"] == 0
 
 
 def test_rouge_by_hand() -> None:
@@ -54,7 +54,7 @@ def test_rouge_by_hand() -> None:
 
 
 def test_cider_by_hand() -> None:
-    """Two pictures, one reference each, all n-grams of one picture alone: worth log 2 each. The caption 甲乙 is
+    """Two images, one reference each, all n-grams of one image alone: worth log 2 each. The caption 甲乙 is
     its reference, so that its cosines are 1 at orders one and two; there is nothing of orders three and four."""
     scores = score_captions(["甲乙", "丁"], [["甲乙"], ["丙丁"]])
     assert scores.cider[0] == pytest.approx(10 * (1 + 1 + 0 + 0) / 4)
@@ -64,17 +64,17 @@ def test_cider_by_hand() -> None:
 
 @given(CORPUS)
 @settings(max_examples=60, deadline=None)
-def test_figures_stay_in_their_range_and_references_score_best(
+def test_metrics_stay_in_their_range_and_references_score_best(
     corpus: list[tuple[list[str], list[list[str]]]],
 ) -> None:
     captions, references = zip(*corpus, strict=True)
-    figures = score_captions(captions, references).figures()
-    for name, value in figures.items():
+    metrics = score_captions(captions, references).metrics()
+    for name, value in metrics.items():
         assert 0 <= value <= (1000 if name == "CIDEr-D" else 100) + 1e-6
-    perfect = score_captions([of[0] for of in references], references).figures()
+    perfect = score_captions([of[0] for of in references], references).metrics()
     assert perfect["BLEU-1"] == pytest.approx(100)
     assert perfect["ROUGE-L"] == pytest.approx(100)
-    assert perfect["ROUGE-L"] >= figures["ROUGE-L"] - 1e-9
+    assert perfect["ROUGE-L"] >= metrics["ROUGE-L"] - 1e-9
 
 
 @given(CORPUS, st.data())
@@ -86,7 +86,7 @@ def test_weights_count_captions_so_many_times(
     weights = data.draw(st.lists(st.integers(0, 3), min_size=len(corpus), max_size=len(corpus)).filter(any))
     repeated = np.repeat(np.arange(len(corpus)), weights)
     many = caption_metrics.CaptionScores(*(getattr(scores, name)[repeated] for name in scores.__slots__))
-    assert scores.figures(np.array(weights)) == pytest.approx(many.figures())
+    assert scores.metrics(np.array(weights)) == pytest.approx(many.metrics())
 
 
 def test_what_counts_as_a_character() -> None:
@@ -103,7 +103,7 @@ def test_words_name_their_segmenter_and_hold_no_punctuation() -> None:
     assert len(cut("夜晚的草地上")) < 6
 
 
-def test_without_a_segmenter_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_segmenter_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_metrics, "SEGMENTERS", ("no_such_segmenter",))
     with pytest.raises(UsageError, match="ccmb\\[captions\\]"):
         words()
@@ -115,8 +115,8 @@ def test_distinct_counts_different_ngrams() -> None:
     assert distinct([""], 1) == 0
 
 
-def test_cider_of_a_single_picture_is_no_number() -> None:
-    """Every n-gram is in all of one picture, and so worth log 1 = 0: there is nothing to compare by."""
-    figures = score_captions([list("红色的船")], [[list("红色的船")]]).figures()
-    assert figures["BLEU-4"] == pytest.approx(100)
-    assert math.isnan(figures["CIDEr-D"])
+def test_cider_of_a_single_image_is_no_number() -> None:
+    """Every n-gram is in all of one image, and so worth log 1 = 0: there is nothing to compare by."""
+    metrics = score_captions([list("红色的船")], [[list("红色的船")]]).metrics()
+    assert metrics["BLEU-4"] == pytest.approx(100)
+    assert math.isnan(metrics["CIDEr-D"])

@@ -1,4 +1,4 @@
-"""Captions of pictures: candidates, re-ranking by the match score, unreadable pictures, the report, the verbs."""
+"""Captions of images: candidates, re-ranking by the match score, unreadable images, the report, the verbs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning import predict as captioning
 from ccmb.tasks.captioning.evaluate import captioning_report, evaluate_captions
-from ccmb.tasks.captioning.predict import SPACE, Candidate, caption_pictures, decoding_for, rank_candidates
+from ccmb.tasks.captioning.predict import SPACE, Candidate, caption_images, decoding_for, rank_candidates
 from ccmb.tasks.common.datasets import open_set
-from ccmb.tasks.matching.predict import match_pictures
+from ccmb.tasks.matching.predict import match_images
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.exact import PROOFS, same
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs
 
 pytestmark = PROOFS
@@ -42,10 +42,10 @@ def folder(model: R2D2Captioner, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> None:
-    pictures, options = tiny_pictures(3), decoding_for(model, decode="sample", candidates=6)
-    plain = caption_pictures(model, tiny_processor(), pictures, options, rerank=False)
-    ranked = caption_pictures(model, tiny_processor(), pictures, options, rerank=True)
-    for before, after, picture in zip(plain, ranked, pictures, strict=True):
+    images, options = tiny_images(3), decoding_for(model, decode="sample", candidates=6)
+    plain = caption_images(model, tiny_processor(), images, options, rerank=False)
+    ranked = caption_images(model, tiny_processor(), images, options, rerank=True)
+    for before, after, image in zip(plain, ranked, images, strict=True):
         logs = [of.log_probability for of in before.candidates]
         assert logs == sorted(logs, reverse=True)
         assert before.candidates[0].match_score is None
@@ -56,32 +56,32 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
         assert totals == sorted(totals, reverse=True)
         assert [of.score for of in after.candidates] == same(totals)
         assert after.text == after.candidates[0].text
-        [match] = match_pictures(model, tiny_processor(), after.candidates[0].text, [picture])
+        [match] = match_images(model, tiny_processor(), after.candidates[0].text, [image])
         assert after.candidates[0].match_score == same(match.score)
 
 
 def test_without_match_heads_the_cosine_orders() -> None:
     model = R2D2Captioner.from_r2d2(tiny_model(match_heads=False), tiny_processor())
     options = decoding_for(model, decode="sample", candidates=5)
-    for of in caption_pictures(model, tiny_processor(), tiny_pictures(2), options, match_weight=1e6):
+    for of in caption_images(model, tiny_processor(), tiny_images(2), options, match_weight=1e6):
         cosines = [candidate.cosine for candidate in of.candidates]
         assert cosines == sorted(cosines, key=lambda cosine: -(cosine or 0))
         assert of.candidates[0].match_score is None
 
 
-def test_unreadable_pictures_are_marked_and_the_others_captioned_as_ever(model: R2D2Captioner, tmp_path: Path) -> None:
+def test_unreadable_images_are_marked_and_the_others_captioned_as_ever(model: R2D2Captioner, tmp_path: Path) -> None:
     good = []
-    for place, picture in enumerate(tiny_pictures(2)):
+    for place, image in enumerate(tiny_images(2)):
         good.append(tmp_path / f"{place}.png")
-        picture.save(good[-1])
+        image.save(good[-1])
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
-    alone = caption_pictures(model, tiny_processor(), good)
-    mixed = caption_pictures(model, tiny_processor(), [good[0], bad, good[1]])
+    alone = caption_images(model, tiny_processor(), good)
+    mixed = caption_images(model, tiny_processor(), [good[0], bad, good[1]])
     assert [of.text for of in mixed] == [alone[0].text, None, alone[1].text]
     assert "bad.png" in str(mixed[1].error)
     with pytest.raises(CcmbError, match=r"bad\.png"):
-        caption_pictures(model, tiny_processor(), [bad])
+        caption_images(model, tiny_processor(), [bad])
 
 
 def test_captions_beyond_the_context_are_refused(model: R2D2Captioner) -> None:
@@ -134,15 +134,15 @@ def test_nothing_to_measure_is_an_error() -> None:
         captioning_report(Written([], []), Decoding(), False)
 
 
-def test_ranking_matches_each_candidate_with_its_own_picture(model: R2D2Captioner) -> None:
-    processor, pictures = tiny_processor(), tiny_pictures(3)
+def test_ranking_matches_each_candidate_with_its_own_image(model: R2D2Captioner) -> None:
+    processor, image_source = tiny_processor(), tiny_images(3)
     with torch.inference_mode():
-        images = model.encode_image(processor.images(pictures))
+        images = model.encode_image(processor.images(image_source))
         written = [[Candidate(text, 0.0) for text in TEXTS[: count + 1]] for count in range(3)]
         ranked = rank_candidates(model, processor, images, written)
-    for picture, of in zip(pictures, ranked, strict=True):
+    for image, of in zip(image_source, ranked, strict=True):
         for candidate in of:
-            [match] = match_pictures(model, processor, candidate.text, [picture])
+            [match] = match_images(model, processor, candidate.text, [image])
             assert (candidate.cosine, candidate.match_score) == same((match.cosine, match.score))
 
 

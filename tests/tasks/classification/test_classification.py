@@ -1,4 +1,4 @@
-"""Zero-shot classification: class embeddings, both stages, accuracies, and folders of pictures."""
+"""Zero-shot classification: class embeddings, both stages, accuracies, and folders of images."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ccmb.tasks.classification.classifier import (
     ClassScores,
     accuracy_report,
     class_embeddings,
-    classify_pictures,
+    classify_images,
     label_ranks,
 )
 from ccmb.tasks.classification.evaluate import evaluate_classes
 from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
 from ccmb.tasks.classification.rerank import classify, r2d2_classifier
 from tests.helpers.exact import PROOFS, assert_same, same
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
@@ -60,34 +60,34 @@ class Batches:
     """An encoder of nothing that notes how much it was given at once."""
 
     def __init__(self) -> None:
-        self.most = 0
+        self.maximum = 0
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
         return self.encode_texts(["图"] * len(names))
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        self.most = max(self.most, len(texts))
+        self.maximum = max(self.maximum, len(texts))
         return TowerOutput(torch.ones(len(texts), 4) * 3, torch.zeros(len(texts), 1, 4))
 
 
-def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_pictures() -> None:
+def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_images() -> None:
     encoder = Batches()
     classes = [ImageClass((str(index),)) for index in range(500)]
     embed_CD = class_embeddings(encoder, classes, batch=16)
-    assert encoder.most == 16
+    assert encoder.maximum == 16
     assert_same(embed_CD, torch.full((500, 4), 0.5))  # embeddings of any length are made unit ones
-    found = classify_pictures(Classifier(encoder, classes, embed_CD), [None] * 100, top=2, batch=8)
-    assert encoder.most == 16
+    found = classify_images(Classifier(encoder, classes, embed_CD), [None] * 100, top=2, batch=8)
+    assert encoder.maximum == 16
     assert [guess.index for guess in found[99].classes] == [0, 1]
 
 
 @pytest.mark.parametrize("depth", [None, 1, 3, 9])
 def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | None) -> None:
-    model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(5)
-    found = classify(model, processor, pictures, CLASSES, [PLAIN], top=4, depth=depth)
+    model, processor, image_source = tiny_model(), tiny_processor(), tiny_images(5)
+    found = classify(model, processor, image_source, CLASSES, [PLAIN], top=4, depth=depth)
     encoder = R2D2Encoder(model, processor)
     images, classes = (
-        encoder.encode_images(pictures, lambda picture: picture),
+        encoder.encode_images(image_source, lambda image: image),
         class_embeddings(encoder, CLASSES, [PLAIN]),
     )
     first_names = encoder.encode_texts([fill(PLAIN, one.name) for one in CLASSES])
@@ -108,17 +108,17 @@ def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | N
     assert depth is not None or all(guess.score is None for of in found for guess in of.classes)
 
 
-def test_unreadable_pictures_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
+def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
     classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN])
-    gone, good = tmp_path / "gone.png", tiny_pictures(1)[0]
-    found = classify_pictures(classifier, [gone, good, good], top=2, batch=2)
-    assert [of.error for of in found] == [f"{gone}: no such picture", None, None]
+    gone, good = tmp_path / "gone.png", tiny_images(1)[0]
+    found = classify_images(classifier, [gone, good, good], top=2, batch=2)
+    assert [of.error for of in found] == [f"{gone}: no such image", None, None]
     assert [len(of.classes) for of in found] == [0, 2, 2]
-    with pytest.raises(CcmbError, match=r"^\S+gone\.png: no such picture$"):
-        classify_pictures(classifier, [gone])
-    with pytest.raises(CcmbError, match=r"none of the pictures could be read \(.*gone\.png"):
-        classify_pictures(classifier, [gone, gone])
-    assert classify_pictures(classifier, []) == []
+    with pytest.raises(CcmbError, match=r"^\S+gone\.png: no such image$"):
+        classify_images(classifier, [gone])
+    with pytest.raises(CcmbError, match=r"none of the images could be read \(.*gone\.png"):
+        classify_images(classifier, [gone, gone])
+    assert classify_images(classifier, []) == []
 
 
 def test_towers_alone_have_no_second_stage() -> None:
@@ -162,7 +162,7 @@ def test_accuracies_are_shares_in_percent(pairs: list[tuple[int, int]]) -> None:
         assert report[name] - 0.01 <= high <= 100
 
 
-def test_intervals_are_those_of_drawing_the_pictures_again() -> None:
+def test_intervals_are_those_of_drawing_the_images_again() -> None:
     rng = np.random.default_rng(1)
     ranks, labels = torch.from_numpy(rng.integers(1, 4, 300)), torch.from_numpy(rng.integers(0, 5, 300))
     right = (ranks == 1).double().numpy()
@@ -172,17 +172,17 @@ def test_intervals_are_those_of_drawing_the_pictures_again() -> None:
     assert accuracy_report(ranks, labels)["interval"]["top1"] == found
 
 
-# --- folders of pictures of the drawn world
+# --- folders of images of the drawn world
 
 
 class ColourEye:
-    """An encoder that sees how much of each colour there is in a picture, and knows the colours' names."""
+    """An encoder that sees how much of each colour there is in an image, and knows the colours' names."""
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
         fills = np.array(list(FILLS.values()))
         shares = []
-        for picture in map(load, names):
-            pixels = np.asarray(picture).astype(int)[:, :, None]
+        for image in map(load, names):
+            pixels = np.asarray(image).astype(int)[:, :, None]
             shares.append((np.abs(pixels - fills).sum(3) < 24).mean((0, 1)))
         return self._output(torch.tensor(np.array(shares)).float())
 
@@ -201,20 +201,20 @@ def test_a_model_that_sees_colours_is_found_to(tmp_path: Path) -> None:
     found = report["classification"]
     assert (found["pictures"], found["classes"], found["classes_with_pictures"]) == (32, 8, 8)
     assert found["top1"] > 85
-    assert found["top1"] == found["mean_per_class"]  # as many pictures of each
+    assert found["top1"] == found["mean_per_class"]  # as many images of each
     assert "ranking" not in found
     wrong = Classifier(encoder, classes, embed_CD.roll(1, 0))
     assert evaluate_classes(wrong, ImageSource.open(tmp_path / "colours"))["classification"]["top1"] < 15
 
 
 @pytest.mark.parametrize("batch", [2, 64])
-def test_both_stages_are_scored_and_unreadable_pictures_listed(batch: int, tmp_path: Path) -> None:
+def test_both_stages_are_scored_and_unreadable_images_listed(batch: int, tmp_path: Path) -> None:
     rng = random.Random(0)
-    pictures = tiny_pictures(6)
-    for number, picture in enumerate(pictures):
+    images = tiny_images(6)
+    for number, image in enumerate(images):
         folder = tmp_path / CLASSES[rng.randrange(3)].name
         folder.mkdir(exist_ok=True)
-        picture.save(folder / f"{number}.png")
+        image.save(folder / f"{number}.png")
     (tmp_path / "猫").mkdir(exist_ok=True)
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
     classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN], depth=2)
@@ -224,24 +224,24 @@ def test_both_stages_are_scored_and_unreadable_pictures_listed(batch: int, tmp_p
     found = report["classification"]
     assert (found["pictures"], found["ranking"]["depth"]) == (6, 2)
     good = [name for name in folder.names if "bad" not in name]
-    guesses = classify_pictures(classifier, [folder.load(name) for name in good], top=4)
+    guesses = classify_images(classifier, [folder.load(name) for name in good], top=4)
     right = [of.classes[0].name == name.split("/")[0] for of, name in zip(guesses, good, strict=True)]
     assert found["ranking"]["top1"] == pytest.approx(100 * sum(right) / 6, abs=0.01)
     assert found["top5"] == found["ranking"]["top5"] == 100.0
 
 
-def test_if_no_picture_can_be_read_the_first_is_named(tmp_path: Path) -> None:
+def test_if_no_image_can_be_read_the_first_is_named(tmp_path: Path) -> None:
     (tmp_path / "猫").mkdir()
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
     classifier = Classifier(Batches(), CLASSES, torch.ones(4, 4))
-    with pytest.raises(CcmbError, match=r"none of the pictures could be read \(.*bad\.png"):
+    with pytest.raises(CcmbError, match=r"none of the images could be read \(.*bad\.png"):
         evaluate_classes(classifier, ImageSource.open(tmp_path))
 
 
 # --- drawing the folders
 
 
-def test_folders_hold_pictures_of_one_thing_and_only_their_arguments_decide(tmp_path: Path) -> None:
+def test_folders_hold_images_of_one_thing_and_only_their_arguments_decide(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         write_class_folders(tmp_path / name, "kind", per_class=2, size=32, seed=seed)
     names = ImageSource.open(tmp_path / "one").names

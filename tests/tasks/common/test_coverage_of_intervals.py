@@ -20,7 +20,7 @@ from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.pair_scores import PairScores
 from ccmb.inference.two_stage import Ranks
-from ccmb.tasks.captioning.evaluate import drawn_figures, figure_intervals
+from ccmb.tasks.captioning.evaluate import drawn_metrics, metric_intervals
 from ccmb.tasks.captioning.metrics import CaptionScores
 from ccmb.tasks.classification.classifier import accuracy_report
 from ccmb.tasks.common import resampling
@@ -28,13 +28,13 @@ from ccmb.tasks.common.resampling import interval
 from ccmb.tasks.export.compare import _difference
 from ccmb.tasks.finetuning.compare import compare
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
-from ccmb.tasks.generation.evaluate import Figures
+from ccmb.tasks.generation.evaluate import Metrics
 from ccmb.tasks.matching.calibration_error import estimate_calibration_error
 from ccmb.tasks.matching.metrics import matching_report
 from ccmb.tasks.retrieval.metrics import bootstrap_gain, bootstrap_recalls, hits_by_image, mean_recall
 
 DRAWS = 100  # enough for how much values vary; the middle 95 % of so few are a little narrow
-LEAST = 0.90
+MINIMUM = 0.90
 Ends = tuple[float, float]
 
 
@@ -63,7 +63,7 @@ def coverage(intervals: Callable[[np.random.Generator], dict[str, Ends]], truth:
             low, high = found[name]
             held[name] += low - 1e-9 <= value <= high + 1e-9
     shares = {name: count / times for name, count in held.items()}
-    assert min(shares.values()) >= LEAST, shares
+    assert min(shares.values()) >= MINIMUM, shares
 
 
 # --- retrieval: five texts of each image, of one difficulty
@@ -95,9 +95,9 @@ def gallery_of(images: int) -> Gallery:
 
 
 def retrieval_intervals(rng: np.random.Generator, images: int, ease: float) -> dict[str, Ends]:
-    texts, pictures = ranks_of(rng, images, ease)
+    texts, image_source = ranks_of(rng, images, ease)
     settings = Settings(depth=20, draws=DRAWS)
-    report = retrieval_of_ranks({"text_to_image": texts, "image_to_text": pictures}, gallery_of(images), settings)
+    report = retrieval_of_ranks({"text_to_image": texts, "image_to_text": image_source}, gallery_of(images), settings)
     assert report.gain is not None
     found = {"gain": (report.gain["low"], report.gain["high"]), "mean": report.mean_recall_interval["ranking"]}
     for direction, of in report.intervals.items():
@@ -130,7 +130,7 @@ def test_intervals_of_a_gain_over_texts_would_hold_too_seldom() -> None:
             found = bootstrap_gain(before, after, units, draws=DRAWS)
             held[name] += found["low"] <= 100 * gain <= found["high"]
     assert held["alone"] / 150 < 0.8
-    assert held["images"] / 150 >= LEAST
+    assert held["images"] / 150 >= MINIMUM
 
 
 def _planted_gain(rng: np.random.Generator, images: int) -> np.ndarray:
@@ -151,16 +151,16 @@ def test_differences_of_an_export_and_gains_of_fine_tuning_hold_as_often_as_they
     unit = gallery_of(images).image_of_text
 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
-        texts, pictures = ranks_of(rng, images, ease)
+        texts, image_source = ranks_of(rng, images, ease)
         stages = [
-            {"text_to_image": getattr(texts, stage), "image_to_text": getattr(pictures, stage)}
+            {"text_to_image": getattr(texts, stage), "image_to_text": getattr(image_source, stage)}
             for stage in ("pre_ranking", "ranking")
         ]
-        figures = compare({0.0: measured(stages[0]), 1.0: measured(stages[1])})["figures"]["ranking"]
+        metrics = compare({0.0: measured(stages[0]), 1.0: measured(stages[1])})["figures"]["ranking"]
         before, after = ({name: Ranks(of, None) for name, of in ranks.items()} for ranks in stages)
         exported = _difference(before, after, gallery_of(images), "pre_ranking")  # type: ignore[arg-type]
         found = {name: (of["low"], of["high"]) for name, of in exported.items()}
-        return found | {name: (figures[name]["low"], figures[name]["high"]) for name in ("before", "after", "gain")}
+        return found | {name: (metrics[name]["low"], metrics[name]["high"]) for name in ("before", "after", "gain")}
 
     many = ranks_of(np.random.default_rng(9), 200_000, ease)
     means = [mean_recall([getattr(of, stage) for of in many]) for stage in ("pre_ranking", "ranking")]
@@ -203,8 +203,8 @@ def test_auc_and_accuracy_hold_as_often_as_they_say(images: int, sure: float, mo
         while len(set(label)) < 2:
             log_odds, label = pairs_of(rng, images, sure)
         heads = torch.from_numpy(log_odds)[:, None].repeat(1, 2)
-        picture = torch.arange(images).repeat_interleave(2)
-        report = matching_report(PairScores(torch.from_numpy(label), picture, heads[:, 0], heads), 1.0, draws=DRAWS)
+        image = torch.arange(images).repeat_interleave(2)
+        report = matching_report(PairScores(torch.from_numpy(label), image, heads[:, 0], heads), 1.0, draws=DRAWS)
         found: dict[str, Ends] = report["interval"]
         low, high = found["accuracy_fitted"]
         fitted = np.mean([accuracy_at(threshold) for threshold in report["fitted"]["threshold"]])
@@ -270,9 +270,7 @@ ClassCounts = list[int]
     ids=["1 a class", "2 a class", "1 to 5 a class", "5 a class", "uneven", "200 a class"],
 )
 @pytest.mark.parametrize("ease", [1.0, 6.0])
-def test_accuracies_hold_as_often_as_they_say_however_few_pictures_a_class_has(
-    counts: ClassCounts, ease: float
-) -> None:
+def test_accuracies_hold_as_often_as_they_say_however_few_images_a_class_has(counts: ClassCounts, ease: float) -> None:
     share_C = np.random.default_rng(3).beta(ease, 1.0, len(counts))  # of each class, fixed
     label = np.repeat(np.arange(len(counts)), counts)
 
@@ -298,28 +296,28 @@ def captions_of(rng: np.random.Generator, count: int) -> CaptionScores:
     return CaptionScores(right, said, length, length + rng.integers(-1, 3, count), rng.beta(5, 4, count) * skill, cider)
 
 
-def test_figures_of_captions_and_their_gains_hold_as_often_as_they_say() -> None:
+def test_metrics_of_captions_and_their_gains_hold_as_often_as_they_say() -> None:
     names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
         before, after = captions_of(rng, 80), captions_of(rng, 80)
-        drawn = (drawn_figures(of, DRAWS) for of in (before, after))
+        drawn = (drawn_metrics(of, DRAWS) for of in (before, after))
         first, second = drawn
         gains = {f"gain of {name}": interval(second[name] - first[name], 80) for name in names}
-        return figure_intervals(after, DRAWS) | gains
+        return metric_intervals(after, DRAWS) | gains
 
-    truth = captions_of(np.random.default_rng(9), 300_000).figures()
+    truth = captions_of(np.random.default_rng(9), 300_000).metrics()
     coverage(intervals, truth | {f"gain of {name}": 0.0 for name in names}, 120)
 
 
 @pytest.mark.parametrize("texts", [100, 20])
-def test_figures_of_paintings_hold_as_often_as_they_say(texts: int) -> None:
+def test_metrics_of_paintings_hold_as_often_as_they_say(texts: int) -> None:
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
         scores = {"match_score": 100 * rng.beta(2, 3, texts), "kind": 100.0 * (rng.random(texts) < 0.9)}
-        figures = Figures(scores | {"cosine": 100 * np.tanh(rng.normal(0.3, 0.2, texts))}, 0.0, 0.0)
-        other = Figures({"match_score": 100 * rng.beta(2, 3, texts)}, 0.0, 0.0)
-        gain = figures.draws(DRAWS)["match_score"] - other.draws(DRAWS)["match_score"]
-        return figures.intervals(DRAWS) | {"gain": interval(gain, texts)}
+        metrics = Metrics(scores | {"cosine": 100 * np.tanh(rng.normal(0.3, 0.2, texts))}, 0.0, 0.0)
+        other = Metrics({"match_score": 100 * rng.beta(2, 3, texts)}, 0.0, 0.0)
+        gain = metrics.draws(DRAWS)["match_score"] - other.draws(DRAWS)["match_score"]
+        return metrics.intervals(DRAWS) | {"gain": interval(gain, texts)}
 
     cosine = float(100 * np.tanh(np.random.default_rng(9).normal(0.3, 0.2, 1_000_000)).mean())
     coverage(intervals, {"match_score": 40.0, "kind": 90.0, "cosine": cosine, "gain": 0.0}, 200)

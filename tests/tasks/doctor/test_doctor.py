@@ -1,4 +1,4 @@
-"""The doctor: each planted fault is found with its figure and a mend, and sound data and recipes pass."""
+"""The doctor: each planted fault is found with its metric and a fix, and sound data and recipes pass."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from ccmb.tasks.doctor import training_checks as training
 from ccmb.tasks.doctor.data_checks import Line
 from ccmb.tasks.doctor.findings import CheckResult, results_table
 from ccmb.training.recipe import OptimizerRecipe
-from tests.helpers.runs import TRAIN, command_line, damage_pictures, tiny_corpus, tiny_recipe
+from tests.helpers.runs import TRAIN, command_line, damage_images, tiny_corpus, tiny_recipe
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def lines(*images_and_texts: tuple[str, list[str]], split: str = "train") -> lis
 
 
 def good(finding: CheckResult) -> bool:
-    assert bool(finding.mend) == (finding.level != "ok"), finding
+    assert bool(finding.fix) == (finding.level != "ok"), finding
     return finding.level == "ok"
 
 
@@ -53,53 +53,51 @@ def test_lines_that_cannot_be_used_are_counted_and_the_first_is_named(tmp_path):
     assert good(data.check_empty_texts(SOUND))
 
 
-def test_pictures_in_several_lines_are_counted_as_training_counts_them():
-    assert data.check_repeated_names(SOUND).message == "40 pictures with 40 texts"
+def test_images_in_several_lines_are_counted_as_training_counts_them():
+    assert data.check_repeated_names(SOUND).message == "40 images with 40 texts"
     repeated = SOUND + lines(*(("0.jpg", ["again"]) for _ in range(40)))
     finding = data.check_repeated_names(repeated)
     assert good(finding)  # they are trained on as one
     assert finding.message == (
-        "40 pictures with 41 texts; 1 of them stand in several lines (80 in all), which are read as one"
+        "40 images with 41 texts; 1 of them stand in several lines (80 in all), which are read as one"
     )
     assert [len(line.texts) for line in data.merged(repeated)] == [2, *[1] * 39]
 
 
-def test_pictures_of_two_splits_are_a_leak():
+def test_images_of_two_splits_are_a_leak():
     assert good(data.check_leaks(SOUND + lines(("v.jpg", ["x"]), split="val"), "train"))
     finding = data.check_leaks(SOUND + lines(("3.jpg", ["x"]), split="val"), "train")
     assert finding.level == "problem"
-    assert "1 pictures of 'train' are in another split too, such as 3.jpg" in finding.message
+    assert "1 images of 'train' are in another split too, such as 3.jpg" in finding.message
 
 
-def test_equal_files_and_unreadable_pictures(tmp_path):
+def test_equal_files_and_unreadable_images(tmp_path):
     corpus = tiny_corpus(tmp_path / "corpus")
     names = [f"train-{n:06d}.jpg" for n in range(TRAIN)]
-    damage_pictures(corpus, names[:3])
-    pictures = ImageSource.open(corpus / "images.tar")
-    unreadable = data.unreadable_of(pictures, [*names, "gone.jpg"])
+    damage_images(corpus, names[:3])
+    images = ImageSource.open(corpus / "images.tar")
+    unreadable = data.unreadable_of(images, [*names, "gone.jpg"])
     finding = data.check_unreadable(unreadable, TRAIN + 1, sampled=False)
     assert (finding.level, len(unreadable)) == ("warning", 4)
-    assert "4 of 25 pictures: " in finding.message
-    assert "train-000000.jpg: not a picture" in finding.message
+    assert "4 of 25 images: " in finding.message
+    assert "train-000000.jpg: not an image" in finding.message
     assert data.check_unreadable(unreadable, 5, sampled=True).level == "problem"
     assert good(data.check_unreadable([], 5, sampled=True))
     # The damaged ones are equal to each other.
-    twins = data.check_same_bytes(data.digests_of(pictures, [*names, "gone.jpg"]), sampled=False)
+    twins = data.check_same_bytes(data.digests_of(images, [*names, "gone.jpg"]), sampled=False)
     assert twins.level == "warning"
-    assert (
-        "2 of 24 pictures are copies under another name, such as train-000000.jpg = train-000001.jpg" in twins.message
-    )
-    assert good(data.check_same_bytes(data.digests_of(pictures, names[3:]), sampled=True))
+    assert "2 of 24 images are copies under another name, such as train-000000.jpg = train-000001.jpg" in twins.message
+    assert good(data.check_same_bytes(data.digests_of(images, names[3:]), sampled=True))
 
 
-def test_texts_of_several_pictures_are_counted_with_their_share_of_a_batch():
+def test_texts_of_several_images_are_counted_with_their_share_of_a_batch():
     assert good(data.check_shared_texts(SOUND, 8))
     twice = lines(*((f"{n}.jpg", [f"text {n}", f"other {n}"]) for n in range(40)), ("0.jpg", ["text 0"]))
-    assert good(data.check_shared_texts(twice, 8))  # the same picture's texts may be equal
+    assert good(data.check_shared_texts(twice, 8))  # the same image's texts may be equal
     shared = lines(*((f"{n}.jpg", ["a dog"] if n < 20 else [f"text {n}", "a dog"]) for n in range(40)))
     finding = data.check_shared_texts(shared, 8)
     assert finding.level == "warning"
-    assert "4.8 % of the texts belong to several pictures" in finding.message
+    assert "4.8 % of the texts belong to several images" in finding.message
     assert "most often: a dog (40)" in finding.message
     stated = float(finding.message.split("in a batch of 8 ")[1].split(" %")[0])
     rng, hits = Random(0), 0
@@ -116,7 +114,7 @@ def test_texts_longer_than_the_context():
     assert finding.level == "warning"
     assert "10.0 % are longer than model.max_text_tokens=64" in finding.message
     assert "95 % have at most 70 tokens, the longest has 100" in finding.message
-    assert "model.max_text_tokens=70" in finding.mend
+    assert "model.max_text_tokens=70" in finding.fix
     assert data.check_lengths([70] * 6 + [1] * 4, 64).level == "problem"
     assert data.check_lengths([], 64).level == "problem"
 
@@ -201,12 +199,12 @@ def test_waiting_and_time():
     assert training.check_gcpr([{"step": 10, "mlm": 1.0}], 64, 0) is None
     assert training.check_waiting([], 1) is None
     finding = training.check_waiting(log(1.0, 50), 1)
-    assert (finding.level, finding.mend) == ("warning", "set data.num_workers=3, or smaller pictures")
+    assert (finding.level, finding.fix) == ("warning", "set data.num_workers=3, or smaller images")
     result = training.check_time(1000, done=400, batch=60, rate=10.0, checkpoint_every=100, measured=True)
     assert good(result)
     assert result.message == "600 steps to go in 60.0 min at 10 samples/s; a checkpoint every 10.0 min"
     slow = training.check_time(1000, done=0, batch=60, rate=1.0, checkpoint_every=100, measured=False)
-    assert (slow.level, slow.mend.split(":")[0]) == ("warning", "set training.checkpoint_every to 30")
+    assert (slow.level, slow.fix.split(":")[0]) == ("warning", "set training.checkpoint_every to 30")
     assert slow.message.startswith("very roughly, ")
 
 
@@ -227,7 +225,7 @@ def test_the_command_on_sound_data_and_on_a_flat_run(command, corpus, tmp_path, 
     assert (code, err) == (0, "")
     result = levels(out)
     assert {name for name, level in result.items() if level == "ok"} >= {
-        "lines", "empty texts", "picture names", "splits", "unreadable", "equal files", "network", "disk",
+        "lines", "empty texts", "image names", "splits", "unreadable", "equal files", "network", "disk",
         "text length", "learning rate", "processor", "time",
     }  # fmt: skip
     assert result["warm-up"] == "warning"

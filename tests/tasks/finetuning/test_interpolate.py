@@ -16,7 +16,7 @@ from ccmb.tasks.finetuning.interpolate import interpolate, mix
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.exact import product_error
 from tests.helpers.runs import Command, command_line
-from tests.helpers.tiny import tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_start
 
 
@@ -76,7 +76,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 def embeddings(folder: Path) -> Tensor:
     model, processor = load_model(folder)
     with torch.inference_mode():
-        return model.encode_image(processor.images(tiny_pictures(3))).embed
+        return model.encode_image(processor.images(tiny_images(3))).embed
 
 
 def test_the_verb_writes_a_model_that_loads(command: Command, tmp_path: Path) -> None:

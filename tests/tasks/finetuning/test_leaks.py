@@ -24,7 +24,7 @@ from ccmb.tasks.finetuning.interpolate import mix
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from tests.helpers.old_names import rewrite_by_old_names
 from tests.helpers.runs import command_line
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.tuning import arguments, save_pairs, save_start
 
 FIRST = 1000268201
@@ -44,8 +44,8 @@ def save_flickr(folder: Path, splits: dict[str, range], secret: bool) -> Path:
     (folder / "images").mkdir(parents=True)
     lines = []
     for split, places in splits.items():
-        for place, picture in zip(places, tiny_pictures(len(places)), strict=True):
-            picture.save(folder / "images" / flickr(place, secret), "JPEG")
+        for place, image in zip(places, tiny_images(len(places)), strict=True):
+            image.save(folder / "images" / flickr(place, secret), "JPEG")
             texts = [f"{TEXTS[place % 8]}，{place}"]
             lines.append({"image": flickr(place, secret), "captions": texts, "texts": texts, "split": split})
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -182,8 +182,8 @@ def test_verify_finds_one_photograph_under_two_names_in_two_splits(tmp_path: Pat
     folder = save_flickr(tmp_path / "set", {"train": range(4), "val": range(4, 6)}, secret=True)
     with open(folder / "pairs.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({"image": flickr(2, False), "captions": ["同一张"], "split": "val"}) + "\n")
-    tiny_pictures(9)[8].save(folder / "images" / flickr(2, False), "JPEG")  # of other bytes, such as another size
-    [finding] = [of for of in verify_dataset("flickr8k-cn", folder).findings if of.what == "pictures in two splits"]
+    tiny_images(9)[8].save(folder / "images" / flickr(2, False), "JPEG")  # of other bytes, such as another size
+    [finding] = [of for of in verify_dataset("flickr8k-cn", folder).findings if of.what == "images in two splits"]
     assert finding.examples[-1].endswith(f"val: {flickr(2, False)} is the photograph {flickr(2, True)} of train")
 
 

@@ -78,7 +78,7 @@ def test_muge_is_measured_by_text_alone_over_the_whole_gallery(start: Path, tmp_
     assert report is not None
     details = report["sets"][0]["details"]["after"]
     assert (details["gallery"], "image_to_text" in details) == (3, False)
-    with pytest.raises(Exception, match="do not say which pictures are right"):
+    with pytest.raises(Exception, match="do not say which images are right"):
         finetune(recipe, tmp_path / "other", test=True)
     assert not (tmp_path / "other").exists()
 
@@ -106,12 +106,12 @@ def test_fields_of_a_published_set_are_chosen_by_name(tmp_path: Path) -> None:
     assert open_held_out(DataRecipe(dataset="flickr8k-cn", folder=folder), "val").samples[0].texts == ("海边的人",)
 
 
-def test_pictures_of_a_set_may_lie_in_a_named_place_of_its_folder(tmp_path: Path) -> None:
+def test_images_of_a_set_may_lie_in_a_named_place_of_its_folder(tmp_path: Path) -> None:
     folder = write_flickr8k(tmp_path)
     (folder / "images").rename(folder / "elsewhere")
     data = DataRecipe(dataset="flickr8k-cn", folder=str(folder), images="elsewhere", fields=["captions"])
-    samples, pictures = open_training(data)
-    assert samples[0].image in pictures
+    samples, images = open_training(data)
+    assert samples[0].image in images
 
 
 def test_what_is_wrong_with_lines_of_a_set_is_told_and_left_out(
@@ -121,4 +121,4 @@ def test_what_is_wrong_with_lines_of_a_set_is_told_and_left_out(
     _append(folder / "train" / "short_itr_train.json", json.dumps({"text": "无图", "image_path": "9.jpg"}).encode())
     samples, _ = open_training(DataRecipe(dataset="iqr", folder=str(folder)))
     assert len(samples) == 2
-    assert "no picture 9.jpg" in capsys.readouterr().err
+    assert "no image 9.jpg" in capsys.readouterr().err

@@ -58,16 +58,16 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
-def test_some_steps_raise_recall_on_pictures_that_were_not_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_some_steps_raise_recall_on_images_that_were_not_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:
     out, report = finished
     assert [(of["name"], of["split"]) for of in report["sets"]] == [("mine", "val"), ("mine", "test"), ("words", "val")]
     for of in report["sets"][:2]:
-        for figure in of["figures"].values():
-            assert figure["gain"]["low"] > 10  # of 9 seeds the worst is 19.8
-            difference = figure["after"]["value"] - figure["before"]["value"]
-            assert figure["gain"]["value"] == pytest.approx(difference, abs=0.011)  # of rounded ones
+        for metric in of["figures"].values():
+            assert metric["gain"]["low"] > 10  # of 9 seeds the worst is 19.8
+            difference = metric["after"]["value"] - metric["before"]["value"]
+            assert metric["gain"]["value"] == pytest.approx(difference, abs=0.011)  # of rounded ones
             for side in ("before", "after"):
-                assert figure[side]["low"] <= figure[side]["value"] <= figure[side]["high"]
+                assert metric[side]["low"] <= metric[side]["value"] <= metric[side]["high"]
     assert report == read_json(out / "finetune.json")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"{report['sets'][0]['figures']['ranking']['after']['value']:.1f}" in page
@@ -95,10 +95,10 @@ def test_the_finished_model_is_the_best_by_validation_and_is_measured_as_it_was_
 
 def test_between_the_models_are_shares_whose_ends_are_both(finished: tuple[Path, dict[str, Any]]) -> None:
     for of in finished[1]["sets"]:
-        for figure in of["figures"].values():
-            assert list(figure["shares"]) == ["0", "0.25", "0.5", "0.75", "1"]
-            assert figure["shares"]["0"] == figure["before"]
-            assert figure["shares"]["1"] == figure["after"]
+        for metric in of["figures"].values():
+            assert list(metric["shares"]) == ["0", "0.25", "0.5", "0.75", "1"]
+            assert metric["shares"]["0"] == metric["before"]
+            assert metric["shares"]["1"] == metric["after"]
 
 
 def test_the_same_command_again_changes_nothing_and_more_to_measure_does_not_train_again(
@@ -120,7 +120,7 @@ def test_the_same_command_again_changes_nothing_and_more_to_measure_does_not_tra
         tuned(start, data, tmp_path / "run", training__steps=9)
 
 
-def test_killed_after_a_validation_it_ends_with_the_same_figures_choice_and_weights(
+def test_killed_after_a_validation_it_ends_with_the_same_metrics_choice_and_weights(
     start: Path, data: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]]
 ) -> None:
     run, (whole, report) = tmp_path / "run", finished
@@ -135,8 +135,8 @@ def test_killed_after_a_validation_it_ends_with_the_same_figures_choice_and_weig
     for name in ("recipe.yaml", "checkpoints/best.json", "model/model.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     [of] = read_json(run / "finetune.json")["sets"]
-    assert {name: figure["after"] for name, figure in of["figures"].items()} == {
-        name: figure["after"] for name, figure in report["sets"][0]["figures"].items()
+    assert {name: metric["after"] for name, metric in of["figures"].items()} == {
+        name: metric["after"] for name, metric in report["sets"][0]["figures"].items()
     }
 
 
@@ -204,7 +204,7 @@ def test_without_validation_the_last_weights_are_the_model_and_nothing_is_measur
     assert all(torch.equal(tensor, last[f"model.{name}"]) for name, tensor in weights.items())
 
 
-def test_validation_may_be_limited_to_the_first_pictures(start: Path, data: Path, tmp_path: Path) -> None:
+def test_validation_may_be_limited_to_the_first_images(start: Path, data: Path, tmp_path: Path) -> None:
     report = tuned(start, data, tmp_path / "run", validation__images=3, training__steps=2)
     assert report["sets"][0]["details"]["after"]["gallery"] == 3
     assert report["sets"][0]["details"]["after"]["texts"] == 6
@@ -223,10 +223,10 @@ def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_p
     save_chinese_clip(tmp_path / "clip")
     changes = {"model__cross_layers": 1, "model__max_text_tokens": 16, "training__steps": 2}
     report = tuned(tmp_path / "clip", data, tmp_path / "run", **changes)
-    figures = report["sets"][0]["figures"]
-    assert figures["ranking"]["before"] is figures["ranking"]["gain"] is None
-    assert figures["pre_ranking"]["before"] is not None
-    assert figures["ranking"]["after"] is not None
+    metrics = report["sets"][0]["figures"]
+    assert metrics["ranking"]["before"] is metrics["ranking"]["gain"] is None
+    assert metrics["pre_ranking"]["before"] is not None
+    assert metrics["ranking"]["after"] is not None
     assert "had no such stage" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
@@ -236,7 +236,7 @@ def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_p
         (
             {"validation__split": "dev"},
             CcmbError,
-            r"no pictures in split 'dev'; it has: test, train, val; name another",
+            r"no images in split 'dev'; it has: test, train, val; name another",
         ),
         ({"validation__split": "train"}, UsageError, "that is what is trained on"),
         ({"data__dataset": "muga"}, UsageError, r"no data set 'muga' \(did you mean 'muge'"),
@@ -245,7 +245,7 @@ def test_from_chinese_clip_only_what_it_has_is_measured_before(data: Path, tmp_p
         ({"training__best": "val_recall"}, UsageError, r"val_recall: not in the log .*val_mean_recall"),
         ({"training__best": "val_mean_recall", "validation__every": 0}, UsageError, "not in the log"),
         ({"objectives__fgr": "off", "objectives__gcpr": "off"}, UsageError, "no objective"),
-        ({"training__batch_size": 9}, CcmbError, r"pairs\.jsonl: 8 pictures do not fill training\.batch_size=9"),
+        ({"training__batch_size": 9}, CcmbError, r"pairs\.jsonl: 8 images do not fill training\.batch_size=9"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line_and_leaves_no_folder(

@@ -19,7 +19,7 @@ from ccmb.tasks.finetuning.run import finetune
 from ccmb.tasks.generation.predict import Painting, paint_texts
 from ccmb.training.checkpoints import load_checkpoint
 from tests.helpers.recipes import TINY, load, write_sample
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.tuning import recipe_of, save_pairs, save_start
 
 pytest.importorskip("diffusers")
@@ -35,7 +35,7 @@ OF_A_PIPELINE = {key: value for key, value in FEW.items() if key not in OF_A_PAI
 
 
 def save_pipeline(folder: Path, prediction: str = "epsilon", cross: int = 24) -> Path:
-    """A latent pipeline of random weights, as diffusers saves one: pictures of 32 pixels, latents of 16."""
+    """A latent pipeline of random weights, as diffusers saves one: images of 32 pixels, latents of 16."""
     from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -82,8 +82,8 @@ def test_a_painter_learns_to_paint_what_texts_say(start: Path, data: Path, tmp_p
     assert lines[-1]["generation"] < lines[0]["generation"] / 3
     model, processor = load_generator(tmp_path / "run")
     painted = paint_texts(model, processor, [text[:4] for text in TEXTS], Painting(steps=6, guidance=1.0))
-    true = [np.asarray(picture.resize((16, 16)), dtype=float).ravel() for picture in tiny_pictures(len(TEXTS))]
-    shown = [np.asarray(of_text.first.picture, dtype=float).ravel() for of_text in painted]
+    true = [np.asarray(image.resize((16, 16)), dtype=float).ravel() for image in tiny_images(len(TEXTS))]
+    shown = [np.asarray(of_text.first.image, dtype=float).ravel() for of_text in painted]
     nearest = [int(np.argmin([np.abs(one - other).mean() for other in true])) for one in shown]
     assert sum(place == which for which, place in enumerate(nearest)) >= 6
     assert load_model(tmp_path / "run")[0].can_rank
@@ -117,7 +117,7 @@ def test_a_published_pipeline_takes_the_chinese_text_tower(
     assert (model.shape.side, model.latent_shape) == (32, (4, 16, 16))
     assert model.painter.read.weight.shape == (24, 32)
     [painted] = paint_texts(model, processor, TEXTS[:1], Painting(steps=3))
-    assert painted.first.picture.size == (32, 32)
+    assert painted.first.image.size == (32, 32)
     from diffusers import UNet2DConditionModel
 
     published = UNet2DConditionModel.from_pretrained(pipeline / "unet").state_dict()

@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from ccmb.core.errors import CcmbError
 from ccmb.tasks.generation.features import open_extractor
 from ccmb.tasks.generation.metrics import distances, fid, kid
-from tests.helpers.tiny import SIZE, tiny_pictures, tiny_processor
+from tests.helpers.tiny import SIZE, tiny_images, tiny_processor
 from tests.helpers.tuning import save_start
 
 
@@ -38,7 +38,7 @@ def test_fid_is_the_frechet_distance_of_two_gaussians() -> None:
     assert fid(*flat) == pytest.approx(25 + (spread[0] - spread[1]) ** 2)
 
 
-def test_fid_of_few_pictures_with_many_features_is_a_number_and_of_equal_sets_nothing() -> None:
+def test_fid_of_few_images_with_many_features_is_a_number_and_of_equal_sets_nothing() -> None:
     torch.manual_seed(0)
     few = torch.randn(5, 64)
     assert fid(few, few) == pytest.approx(0, abs=1e-6)
@@ -59,27 +59,27 @@ def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel() -> None:
     assert kid(*sets()) == pytest.approx(expected, rel=1e-9)
 
 
-def test_kid_of_pictures_of_one_kind_is_around_nothing_however_few_there_are() -> None:
+def test_kid_of_images_of_one_kind_is_around_nothing_however_few_there_are() -> None:
     torch.manual_seed(1)
     drawn = [kid(torch.randn(8, 4), torch.randn(8, 4)) for _ in range(300)]
     assert abs(np.mean(drawn)) < 3 * np.std(drawn) / np.sqrt(len(drawn))
     assert min(drawn) < 0
 
 
-def test_one_picture_has_no_distance() -> None:
-    with pytest.raises(CcmbError, match="two pictures or more"):
+def test_one_image_has_no_distance() -> None:
+    with pytest.raises(CcmbError, match="two images or more"):
         distances(torch.randn(1, 4), torch.randn(5, 4))
 
 
 def test_features_are_those_of_the_named_network(tmp_path: Path) -> None:
-    pictures = tiny_pictures(3)
+    images = tiny_images(3)
     own = open_extractor(str(save_start(tmp_path / "start")))
     assert own.name == "R2D2 start, image tower"
     from tests.helpers.tiny import tiny_model
 
     with torch.inference_mode():
-        expected = tiny_model().encode_image(tiny_processor().images(pictures)).pooled
-    torch.testing.assert_close(own(pictures), expected)
+        expected = tiny_model().encode_image(tiny_processor().images(images)).pooled
+    torch.testing.assert_close(own(images), expected)
     config = CLIPVisionConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE, patch_size=16
     )
@@ -88,6 +88,6 @@ def test_features_are_those_of_the_named_network(tmp_path: Path) -> None:
     CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(folder)
     other = open_extractor(str(folder))
     assert other.name == "clip_vision_model vision"
-    assert other(pictures).shape == (3, 32)
+    assert other(images).shape == (3, 32)
     with pytest.raises(CcmbError, match="no such model folder"):
         open_extractor(str(tmp_path / "nothing"))

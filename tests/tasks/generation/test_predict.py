@@ -19,7 +19,7 @@ from ccmb.objectives.generation import Generation
 from ccmb.r2d2.generative.diffusion import Diffusion, FlowMatching, diffusion_process_of
 from ccmb.r2d2.generative.generator import load_generator
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.generation.predict import Painting, check_texts, judge_pictures, paint_texts
+from ccmb.tasks.generation.predict import Painting, check_texts, judge_images, paint_texts
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.exact import PROOFS, assert_same, product_error, same
 from tests.helpers.generators import SMALL, tiny_generator
@@ -126,7 +126,7 @@ def test_what_a_flows_scheduler_asks_for_in_vain_is_named(config: dict[str, Any]
         diffusion_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler"} | config)
 
 
-def test_a_network_that_knows_the_picture_is_followed_to_it_and_heun_bends_where_euler_cuts() -> None:
+def test_a_network_that_knows_the_image_is_followed_to_it_and_heun_bends_where_euler_cuts() -> None:
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     flow = FlowMatching()
@@ -142,7 +142,7 @@ def test_a_network_that_knows_the_picture_is_followed_to_it_and_heun_bends_where
     assert heun < euler / 5
 
 
-def test_the_loss_of_a_picture_that_is_said_is_that_of_its_speed() -> None:
+def test_the_loss_of_an_image_that_is_said_is_that_of_its_speed() -> None:
     torch.manual_seed(0)
     clean, noise, said = (torch.randn(5, 3, 4, 4) for _ in range(3))
     time = torch.tensor([200.0, 300.0, 500.0, 700.0, 990.0])
@@ -169,7 +169,7 @@ def test_a_published_networks_own_noise_is_undone_by_what_it_is_asked_for(predic
         return said.get(prediction, signal * hidden - (1 - signal.square()).sqrt() * clean)
 
     # The scheduler's own constants are float32. Ten steps, each off by a few eps of values up to 4, and the first of
-    # them, at the most noise, divides by the root of what is left of the picture.
+    # them, at the most noise, divides by the root of what is left of the image.
     limit = product_error(10 * 8, 4 / float(alphas[-1].sqrt()))
     torch.testing.assert_close(noise_kind.sample(oracle, noise, 10, "euler"), clean, rtol=0, atol=limit)
     time = torch.tensor([10, 800])
@@ -232,12 +232,12 @@ def test_what_is_painted_depends_on_seed_and_place_and_not_on_the_batch() -> Non
     assert [of.text for of in whole] == list(TEXTS[:3])
     for one, other in zip(whole, parts, strict=True):
         for a, b in zip(one.candidates, other.candidates, strict=True):
-            assert _apart(a.picture, b.picture) <= 1
+            assert _apart(a.image, b.image) <= 1
     alone = paint_texts(generator, processor, TEXTS[:3], Painting(steps=2, seed=5))
-    assert all(_apart(a.first.picture, b.first.picture) <= 1 for a, b in zip(whole, alone, strict=True))
-    assert _apart(whole[0].candidates[0].picture, whole[0].candidates[1].picture) > 1
+    assert all(_apart(a.first.image, b.first.image) <= 1 for a, b in zip(whole, alone, strict=True))
+    assert _apart(whole[0].candidates[0].image, whole[0].candidates[1].image) > 1
     other = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, seed=6))
-    assert _apart(other[0].first.picture, alone[0].first.picture) > 1
+    assert _apart(other[0].first.image, alone[0].first.image) > 1
 
 
 def test_the_judge_orders_candidates_by_match_score() -> None:
@@ -248,7 +248,7 @@ def test_the_judge_orders_candidates_by_match_score() -> None:
         scores = [candidate.match_score for candidate in of.candidates]
         assert scores == sorted(scores, reverse=True)
         assert sorted(candidate.number for candidate in of.candidates) == [0, 1, 2, 3]
-        said = judge_pictures(judge, [candidate.picture for candidate in of.candidates], [of.text] * 4)
+        said = judge_images(judge, [candidate.image for candidate in of.candidates], [of.text] * 4)
         assert [match for _, match in said] == same(scores)
     towers = Pipeline.of(tiny_model(match_heads=False), tiny_processor(), name="towers")
     [painted] = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, best_of=2), towers)
@@ -312,7 +312,7 @@ def test_the_command_paints_a_grid_and_says_what_is_wrong(tmp_path: Path, monkey
         assert words in str(failed.exception)
     failed = run(app, ["generate", TEXTS[0], "--model", "plain"])
     assert isinstance(failed.exception, CcmbError)
-    assert "paints no pictures yet" in str(failed.exception)
+    assert "paints no images yet" in str(failed.exception)
 
 
 def _apart(one: Image.Image, other: Image.Image) -> int:

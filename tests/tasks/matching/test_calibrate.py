@@ -29,7 +29,7 @@ from ccmb.tasks.matching.negatives import DrawnPairs, score_pairs
 from ccmb.tasks.matching.temperature import fit_match_temperature, match_nll
 from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 from tests.helpers.exact import PROOFS, same
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
@@ -102,15 +102,15 @@ def test_the_likelihood_is_that_of_the_probability_and_finite_where_that_rounds_
 
 # --- calibrating a model
 
-PICTURES = 12
+IMAGES = 12
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Pairs of PICTURES pictures with two texts each, beside their folder."""
+    """Pairs of PICTURES images with two texts each, beside their folder."""
     lines = []
     (tmp_path / "images").mkdir()
-    for number, image in enumerate(tiny_pictures(PICTURES)):
+    for number, image in enumerate(tiny_images(IMAGES)):
         image.save(tmp_path / "images" / f"{number}.png")
         texts = [TEXTS[number % 8] + str(number), TEXTS[(number + 3) % 8] + str(number)]
         lines.append(json.dumps({"image": f"{number}.png", "texts": texts, "split": "val"}))
@@ -122,13 +122,13 @@ def calibrated(model: R2D2Model, data: Path, **changes: Any) -> dict[str, Any]:
     return calibrate(model, tiny_processor(), data, data.parent / "images", "val", ["texts"], **changes)
 
 
-def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_pictures_that_the_fit_had_not_seen(
+def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_images_that_the_fit_had_not_seen(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads = 5 * torch.randn(PICTURES * 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float).double()
-    label = (torch.arange(PICTURES * 4) < PICTURES * 2).long()
+    heads = 5 * torch.randn(IMAGES * 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float).double()
+    label = (torch.arange(IMAGES * 4) < IMAGES * 2).long()
     heads += 6 * label[:, None] - 3
-    picture = torch.arange(PICTURES).repeat_interleave(2).repeat(2)  # of each pair's text
+    image = torch.arange(IMAGES).repeat_interleave(2).repeat(2)  # of each pair's text
     fitted: list[list[int]] = []
 
     def fit(of_heads: torch.Tensor, of_label: torch.Tensor) -> float:
@@ -143,16 +143,16 @@ def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_pictures_that_th
     report = calibrated(model, data)
     half, everything = fitted
     other = [place for place in everything if place not in half]
-    assert everything == list(range(PICTURES * 4))
-    assert (report["pairs"], report["held_out"]["pairs"]) == (PICTURES * 4, PICTURES * 2)
-    assert len(half) == PICTURES * 2
-    assert not set(picture[half].tolist()) & set(picture[other].tolist())
+    assert everything == list(range(IMAGES * 4))
+    assert (report["pairs"], report["held_out"]["pairs"]) == (IMAGES * 4, IMAGES * 2)
+    assert len(half) == IMAGES * 2
+    assert not set(image[half].tolist()) & set(image[other].tolist())
     assert report["match_temperature"] == model.config.match_temperature == fit_match_temperature(heads, label)
     assert report["held_out"]["match_temperature"] == fit_match_temperature(heads[half], label[half])
     assert (report["unreadable"], report["at_bound"]) == ([], False)
     for stage, temperature in (("before", 1.0), ("after", report["held_out"]["match_temperature"])):
         found, probability = report["held_out"][stage], match_probability(heads[other].double(), temperature)
-        expected = estimate_calibration_error(probability, label[other], picture[other]).value
+        expected = estimate_calibration_error(probability, label[other], image[other]).value
         assert found["calibration_error"] == pytest.approx(expected, abs=1e-4)  # of four places
         assert found["nll"] == pytest.approx(match_nll(heads[other], label[other], temperature), abs=1e-4)
         assert found["auc"] == pytest.approx(auc(probability, label[other]), abs=1e-4)
@@ -197,8 +197,8 @@ def test_evaluation_reports_error_and_temperature_of_the_model_as_it_is(data: Pa
 
 
 def gallery_of(model: R2D2Model, samples: list[Sample]) -> tuple[Gallery, list[str]]:
-    pictures, texts = tiny_pictures(len(samples)), [sample.texts for sample in samples]
-    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, pictures.__getitem__)
+    images, texts = tiny_images(len(samples)), [sample.texts for sample in samples]
+    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, images.__getitem__)
     return gallery, [text for of_image in texts for text in of_image]
 
 
@@ -216,7 +216,7 @@ def test_an_evaluation_scores_a_bounded_number_of_texts(monkeypatch: pytest.Monk
         scored.append(len(pairs))
         return score_pairs(model, gallery, pairs)
 
-    monkeypatch.setattr(calibration_module, "MOST_TEXTS", 3)
+    monkeypatch.setattr(calibration_module, "MAX_TEXTS", 3)
     monkeypatch.setattr(calibration_module, "score_pairs", score)
     model = tiny_model()
     samples = [Sample(str(number), (text,)) for number, text in enumerate(TEXTS)]
@@ -245,8 +245,8 @@ def test_what_cannot_be_calibrated_is_one_clear_error(data: Path) -> None:
     ("change", "found"),
     [
         (lambda lines: lines[:9], 18),
-        (lambda lines: [line | {"texts": ["一样"] * 2} for line in lines], 0),  # every picture has every text
-        (lambda lines: [lines[0] | {"texts": [f"文{n}" for n in range(30)]}], 0),  # one picture alone
+        (lambda lines: [line | {"texts": ["一样"] * 2} for line in lines], 0),  # every image has every text
+        (lambda lines: [lines[0] | {"texts": [f"文{n}" for n in range(30)]}], 0),  # one image alone
         (lambda lines: [line | {"image": "0.png"} for line in lines], 0),  # or the same one each time
     ],
 )
@@ -267,10 +267,10 @@ def test_a_fit_of_1_is_told_from_no_calibration(data: Path, monkeypatch: pytest.
     assert report["match_temperature"] == model.config.match_temperature == pytest.approx(1.0, abs=1e-15)
 
 
-def test_pictures_that_cannot_be_read_are_listed_and_left_out(data: Path) -> None:
+def test_images_that_cannot_be_read_are_listed_and_left_out(data: Path) -> None:
     (data.parent / "images" / "3.png").write_bytes(b"damaged")
     report = calibrated(tiny_model(), data)
-    assert report["pairs"] == (PICTURES - 1) * 4
+    assert report["pairs"] == (IMAGES - 1) * 4
     assert [line.split(":")[0] for line in report["unreadable"]] == [str(data.parent / "images" / "3.png")]
 
 

@@ -1,4 +1,4 @@
-"""`ccmb finetune` on labelled pairs: what it gains on held-out pictures, and the recipes of ICM and IQM."""
+"""`ccmb finetune` on labelled pairs: what it gains on held-out images, and the recipes of ICM and IQM."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: 
     report = finetune(recipe(tmp_path), tmp_path / "run", test=True)
     assert report is not None
     for of in report["sets"]:
-        figure = of["figures"]["auc"]
+        metric = of["figures"]["auc"]
         # Of 20 seeds all end at 100, and the worst gain is 10.9.
-        assert figure["after"]["value"] > max(80, figure["before"]["value"])
-        assert figure["gain"]["low"] > 0
+        assert metric["after"]["value"] > max(80, metric["before"]["value"])
+        assert metric["gain"]["low"] > 0
         assert set(of["figures"]) == {"auc", "auc_cosine"}
         assert of["details"]["after"]["pairs"] == 2 * len(TEXTS)
     assert report["chosen"]["figure"] == "val_auc"

@@ -1,4 +1,4 @@
-"""Figures of labelled pairs: against plain counts, and nothing is ever fitted on what it is measured on."""
+"""Metrics of labelled pairs: against plain counts, and nothing is ever fitted on what it is measured on."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ccmb.tasks.matching.calibration_error import calibration_error, estimate_ca
 from ccmb.tasks.matching.metrics import (
     auc,
     best_threshold,
-    half_of_pictures,
+    half_of_images,
     matching_report,
     weighted_auc,
     weighted_mean,
 )
-from ccmb.tasks.matching.predict import match_pictures
+from ccmb.tasks.matching.predict import match_images
 from tests.helpers.exact import TINY_ERROR
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=14)
 
@@ -39,7 +39,7 @@ def tensors(found: list[tuple[int, bool, int]]) -> tuple[Tensor, Tensor, np.ndar
 
 
 @given(pairs)
-def test_weighted_figures_are_those_of_pairs_that_are_there_so_many_times(found: list[tuple[int, bool, int]]) -> None:
+def test_weighted_metrics_are_those_of_pairs_that_are_there_so_many_times(found: list[tuple[int, bool, int]]) -> None:
     score, label, weight = tensors(found)
     times = torch.from_numpy(weight)
     scores, labels = score.repeat_interleave(times), label.repeat_interleave(times)
@@ -66,15 +66,15 @@ def test_no_threshold_judges_more_pairs_right(found: list[tuple[int, bool, int]]
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(0, 99))
-def test_pairs_of_one_picture_are_in_one_half(numbers: list[int], seed: int) -> None:
-    picture = torch.tensor(numbers)
-    first = half_of_pictures(picture, seed)
-    halves = {number: set(first[picture == number].tolist()) for number in numbers}
+def test_pairs_of_one_image_are_in_one_half(numbers: list[int], seed: int) -> None:
+    image = torch.tensor(numbers)
+    first = half_of_images(image, seed)
+    halves = {number: set(first[image == number].tolist()) for number in numbers}
     assert all(len(half) == 1 for half in halves.values())
 
 
 def simulated(
-    count: int = 400, seed: int = 0, temperature: float = 3.0, bias: float = 0.0, pictures: int = 100
+    count: int = 400, seed: int = 0, temperature: float = 3.0, bias: float = 0.0, images: int = 100
 ) -> PairScores:
     """Heads whose probability is right at the temperature, if there is no bias, and a cosine that knows less."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,8 +82,8 @@ def simulated(
         count, 2, generator=generator
     )
     label = (torch.rand(count, generator=generator) < match_probability(heads, temperature)).long()
-    picture = torch.arange(count) % pictures
-    return PairScores(label, picture, (heads.mean(1) / 20 + torch.randn(count, generator=generator)) / 9, heads + bias)
+    image = torch.arange(count) % images
+    return PairScores(label, image, (heads.mean(1) / 20 + torch.randn(count, generator=generator)) / 9, heads + bias)
 
 
 def test_the_report_holds_what_plain_counting_gives() -> None:
@@ -94,7 +94,7 @@ def test_the_report_holds_what_plain_counting_gives() -> None:
     assert report["auc"] == pytest.approx(auc(scores.score, scores.label), abs=1e-4)
     assert report["accuracy"] == pytest.approx(float(((chance >= 0.5) == (scores.label == 1)).float().mean()), abs=1e-4)
     assert report["calibration_error_plain"] == pytest.approx(calibration_error(chance, scores.label), abs=1e-4)
-    error = estimate_calibration_error(chance, scores.label, scores.picture)
+    error = estimate_calibration_error(chance, scores.label, scores.image)
     assert report["calibration_error"] == pytest.approx(error.value, abs=1e-4)
     assert report["interval"]["calibration_error"] == pytest.approx(error.interval, abs=1e-4)
     assert report["pre_ranking"]["auc"] == pytest.approx(auc(scores.cosine, scores.label), abs=1e-4)
@@ -126,7 +126,7 @@ def test_what_is_scored_never_moves_what_is_fitted() -> None:
     assert abs(np.mean(accuracies) - 0.5) < 0.04
     scores, other = simulated(), simulated(seed=1, bias=5.0)
     fitted = matching_report(scores, 1.0, other, draws=1)["fitted"]
-    flipped = PairScores(1 - scores.label, scores.picture, scores.cosine, scores.head_log_odds)
+    flipped = PairScores(1 - scores.label, scores.image, scores.cosine, scores.head_log_odds)
     assert matching_report(flipped, 1.0, other, draws=1)["fitted"] == fitted
     assert fitted["on"] == "another split"
     assert fitted["threshold"] == [best_threshold(other.score, other.label)]
@@ -143,7 +143,7 @@ def test_without_cross_encoders_the_cosine_is_the_score_and_no_probability() -> 
     assert 0.4 < report["accuracy_fitted"] < 0.8
 
 
-def test_where_nothing_can_be_fitted_the_figures_are_left_out() -> None:
+def test_where_nothing_can_be_fitted_the_metrics_are_left_out() -> None:
     label, heads = torch.tensor([1, 0]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
     report = matching_report(PairScores(label, torch.zeros(2).long(), heads[:, 0], heads), 1.0, draws=5)
     assert (report["auc"], report["accuracy_fitted"], report["fitted"]) == (1.0, None, None)
@@ -163,7 +163,7 @@ def test_pairs_that_tell_nothing_are_refused(label: list[int], cosine: list[floa
         matching_report(scores)
 
 
-def test_equal_seeds_draw_the_same_pictures() -> None:
+def test_equal_seeds_draw_the_same_images() -> None:
     first, second, third = (np.array(list(drawn_weights(9, 20, seed))) for seed in (3, 3, 4))
     assert (first == second).all()
     assert (first != third).any()
@@ -179,20 +179,20 @@ def test_equal_seeds_draw_the_same_pictures() -> None:
     st.integers(1, 4),
 )
 def test_pairs_are_scored_in_their_order_as_each_is_alone(found: list[tuple[int, int, bool]], batch: int) -> None:
-    model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(5)
+    model, processor, images = tiny_model(), tiny_processor(), tiny_images(5)
     samples = [Sample(str(p), (TEXTS[t],), extra={"label": int(fits)}) for p, t, fits in found]
     loaded: list[str] = []
 
     def load(name: Any) -> Any:
         loaded.append(name)
-        return pictures[int(name)]
+        return images[int(name)]
 
     scores = score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, load, batch)
     assert sorted(loaded) == sorted({sample.image for sample in samples})  # each once
     assert scores.label.tolist() == [int(fits) for _, _, fits in found]
-    for row, (picture, text, _) in enumerate(found):
-        [alone] = match_pictures(model, processor, TEXTS[text], [pictures[picture]])
+    for row, (image, text, _) in enumerate(found):
+        [alone] = match_images(model, processor, TEXTS[text], [images[image]])
         assert float(scores.cosine[row]) == pytest.approx(alone.cosine, abs=TINY_ERROR)
         assert float(scores.score[row]) == pytest.approx(alone.score, abs=TINY_ERROR)
-    same = scores.picture[:, None] == scores.picture
+    same = scores.image[:, None] == scores.image
     assert same.tolist() == [[one[0] == other[0] for other in found] for one in found]

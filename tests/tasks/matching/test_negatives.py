@@ -11,11 +11,11 @@ from ccmb.inference.scoring import rank_pairs
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.matching.negatives import draw_pairs, score_pairs
 from tests.helpers.exact import PROOFS, assert_same
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
-# Two lines of one picture, and a text that two pictures share.
+# Two lines of one image, and a text that two images share.
 SAMPLES = [
     Sample("a", (TEXTS[0], TEXTS[1])),
     Sample("b", (TEXTS[2], TEXTS[1])),
@@ -26,14 +26,14 @@ SAMPLES = [
 
 
 def gallery_of(model: R2D2Model, samples: list[Sample]) -> tuple[Gallery, list[str]]:
-    pictures, texts = tiny_pictures(len(samples)), [sample.texts for sample in samples]
-    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, pictures.__getitem__)
+    images, texts = tiny_images(len(samples)), [sample.texts for sample in samples]
+    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, images.__getitem__)
     return gallery, [text for of_image in texts for text in of_image]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 16])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_wrong_picture_is_likely_and_shares_neither_name_nor_text(depth: int, seed: int) -> None:
+def test_a_wrong_image_is_likely_and_shares_neither_name_nor_text(depth: int, seed: int) -> None:
     gallery, texts = gallery_of(tiny_model(), SAMPLES)
     drawn = draw_pairs(gallery, SAMPLES, texts, depth, seed)
     assert drawn.text.tolist() == list(range(len(texts)))
@@ -56,7 +56,7 @@ def test_every_candidate_within_the_depth_is_drawn_sometimes() -> None:
     assert len(found) == 2
 
 
-def test_a_text_for_which_no_picture_is_wrong_is_left_out() -> None:
+def test_a_text_for_which_no_image_is_wrong_is_left_out() -> None:
     samples = [Sample("a", (TEXTS[0], TEXTS[1])), Sample("b", (TEXTS[0],))]
     gallery, texts = gallery_of(tiny_model(), samples)
     drawn = draw_pairs(gallery, samples, texts)

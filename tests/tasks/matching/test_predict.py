@@ -1,4 +1,4 @@
-"""AUC, minimal pairs, and one text against some pictures."""
+"""AUC, minimal pairs, and one text against some images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.minimal_pairs import MinimalPair, MinimalPairScores, minimal_pair_report, score_minimal_pairs
-from ccmb.tasks.matching.predict import match_pictures
+from ccmb.tasks.matching.predict import match_images
 from tests.helpers.exact import PROOFS, assert_same, same
-from tests.helpers.tiny import TEXTS, tiny_batch, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_batch, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
@@ -82,79 +82,79 @@ def test_report_counts_strictly_higher_true_texts_by_stage_and_swap() -> None:
     assert "ranking" not in minimal_pair_report(PAIRS, MinimalPairScores(cosine, None))
 
 
-# --- one text against some pictures
+# --- one text against some images
 
 
 @pytest.mark.parametrize("batch", [2, 64])
-def test_each_picture_is_matched_as_the_model_matches_it_alone(batch: int, tmp_path: Path) -> None:
-    model, processor, pictures = tiny_model(match_temperature=2.0), tiny_processor(), tiny_pictures(5)
-    pictures[1].save(tmp_path / "图.png")
-    given: list[Any] = [pictures[0], tmp_path / "图.png", *pictures[2:4], np.asarray(pictures[4])]
-    found = match_pictures(model, processor, TEXTS[0], given, batch=batch)
+def test_each_image_is_matched_as_the_model_matches_it_alone(batch: int, tmp_path: Path) -> None:
+    model, processor, images = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(5)
+    images[1].save(tmp_path / "图.png")
+    given: list[Any] = [images[0], tmp_path / "图.png", *images[2:4], np.asarray(images[4])]
+    found = match_images(model, processor, TEXTS[0], given, batch=batch)
     zero = torch.tensor([0])
     with torch.no_grad():
         text = model.encode_text(**processor.texts([TEXTS[0]]))
-        for of, picture in zip(found, pictures, strict=True):
-            image = model.encode_image(processor.images([picture]))
+        for of, shown_image in zip(found, images, strict=True):
+            image = model.encode_image(processor.images([shown_image]))
             output = model.rank(image, text, zero, zero)
             heads = torch.cat([output.logits_text_image, output.logits_image_text])
             assert of.cosine == same(float(image.embed[0] @ text.embed[0]))
             assert of.score == same(float(output.score))
             assert of.probability == same(float((heads / 2).softmax(1)[:, 1].mean()))
             assert (of.match, of.error) == (None, None)
-    assert [of.picture for of in found[:4]] == given[:4]
+    assert [of.image for of in found[:4]] == given[:4]
 
 
 def test_the_verdict_is_whether_the_probability_reaches_the_least_one() -> None:
-    model, processor, pictures = tiny_model(match_temperature=2.0), tiny_processor(), tiny_pictures(6)
-    chances = [of.probability for of in match_pictures(model, processor, TEXTS[0], pictures)]
-    least = sorted(chance for chance in chances if chance is not None)[3]
-    found = match_pictures(model, processor, TEXTS[0], pictures, least)
-    assert [of.match for of in found] == [chance is not None and chance >= least for chance in chances]
+    model, processor, images = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(6)
+    chances = [of.probability for of in match_images(model, processor, TEXTS[0], images)]
+    minimum = sorted(chance for chance in chances if chance is not None)[3]
+    found = match_images(model, processor, TEXTS[0], images, minimum)
+    assert [of.match for of in found] == [chance is not None and chance >= minimum for chance in chances]
     assert sum(bool(of.match) for of in found) == 3
-    assert all(of.match for of in match_pictures(model, processor, TEXTS[0], pictures, 0))
+    assert all(of.match for of in match_images(model, processor, TEXTS[0], images, 0))
 
 
-def test_unreadable_pictures_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
-    model, processor, good = tiny_model(match_temperature=2.0), tiny_processor(), tiny_pictures(1)[0]
+def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
+    model, processor, good = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(1)[0]
     (tmp_path / "bad.png").write_bytes(b"no picture")
     gone, bad = tmp_path / "gone.png", tmp_path / "bad.png"
-    found = match_pictures(model, processor, TEXTS[0], [gone, good, bad], 0.0, batch=2)
+    found = match_images(model, processor, TEXTS[0], [gone, good, bad], 0.0, batch=2)
     assert [bool(of.error) for of in found] == [True, False, True]
-    assert found[0].error == f"{gone}: no such picture"
+    assert found[0].error == f"{gone}: no such image"
     assert [(of.cosine, of.probability, of.match) for of in found[::2]] == [(None, None, None)] * 2
     assert found[1].match is True
-    with pytest.raises(CcmbError, match=r"^\S+/gone\.png: no such picture$"):
-        match_pictures(model, processor, TEXTS[0], [gone])
-    with pytest.raises(CcmbError, match=r"none of the pictures could be read \(.*gone\.png: no such picture\)"):
-        match_pictures(model, processor, TEXTS[0], [gone, bad])
-    assert match_pictures(model, processor, TEXTS[0], []) == []
+    with pytest.raises(CcmbError, match=r"^\S+/gone\.png: no such image$"):
+        match_images(model, processor, TEXTS[0], [gone])
+    with pytest.raises(CcmbError, match=r"none of the images could be read \(.*gone\.png: no such image\)"):
+        match_images(model, processor, TEXTS[0], [gone, bad])
+    assert match_images(model, processor, TEXTS[0], []) == []
 
 
 def test_towers_alone_give_the_cosine_and_no_verdict() -> None:
-    model, processor, pictures = tiny_model(cross_layers=0), tiny_processor(), tiny_pictures(2)
-    found = match_pictures(model, processor, TEXTS[0], pictures)
+    model, processor, images = tiny_model(cross_layers=0), tiny_processor(), tiny_images(2)
+    found = match_images(model, processor, TEXTS[0], images)
     assert all(of.cosine is not None and of.score is None and of.probability is None for of in found)
     with pytest.raises(UsageError, match="needs cross encoders"):
-        match_pictures(model, processor, TEXTS[0], pictures, 0.5)
+        match_images(model, processor, TEXTS[0], images, 0.5)
 
 
 def test_a_model_that_is_not_calibrated_gives_no_probability_and_no_verdict() -> None:
-    model, processor, pictures = tiny_model(), tiny_processor(), tiny_pictures(2)
-    for of in match_pictures(model, processor, TEXTS[0], pictures):
+    model, processor, images = tiny_model(), tiny_processor(), tiny_images(2)
+    for of in match_images(model, processor, TEXTS[0], images):
         assert of.score is not None
         assert (of.probability, of.match) == (None, None)
     with pytest.raises(UsageError, match=r"min_probability: .* a calibrated model: run ccmb calibrate"):
-        match_pictures(model, processor, TEXTS[0], pictures, 0.5)
+        match_images(model, processor, TEXTS[0], images, 0.5)
 
 
 @pytest.mark.parametrize("text", ["", " \n\u3000"])
 def test_an_empty_text_matches_nothing(text: str) -> None:
     with pytest.raises(UsageError, match="the text to match is empty"):
-        match_pictures(tiny_model(), tiny_processor(), text, tiny_pictures(1))
+        match_images(tiny_model(), tiny_processor(), text, tiny_images(1))
 
 
-@pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
-def test_a_least_probability_outside_its_range_is_refused(least: float) -> None:
+@pytest.mark.parametrize("minimum", [-0.1, 1.1, float("nan")])
+def test_a_least_probability_outside_its_range_is_refused(minimum: float) -> None:
     with pytest.raises(UsageError, match="give a number between 0 and 1"):
-        match_pictures(tiny_model(), tiny_processor(), TEXTS[0], tiny_pictures(1), least)
+        match_images(tiny_model(), tiny_processor(), TEXTS[0], tiny_images(1), minimum)

@@ -19,18 +19,18 @@ from ccmb.tasks.pretraining.batches import run_batches
 from ccmb.training.recipe import DataRecipe, OptimizerRecipe, TrainingRecipe
 from ccmb.training.throughput import MEASURED
 from ccmb.training.trainer import Trainer
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
-PICTURES = 6
+IMAGES = 6
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """`pairs.jsonl` of two true and two false texts of each of PICTURES pictures, beside `images`."""
+    """`pairs.jsonl` of two true and two false texts of each of PICTURES images, beside `images`."""
     (tmp_path / "images").mkdir()
     lines = []
-    for place, picture in enumerate(tiny_pictures(PICTURES)):
-        picture.save(tmp_path / "images" / f"{place}.png")
+    for place, image in enumerate(tiny_images(IMAGES)):
+        image.save(tmp_path / "images" / f"{place}.png")
         for step in range(4):
             text = TEXTS[(place + step) % len(TEXTS)]
             lines.append({"image": f"{place}.png", "text": text, "label": int(step < 2), "split": "train"})
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_labelled_lines_become_samples_of_one_text(folder: Path) -> None:
     samples = read_labelled_pairs(folder / "pairs.jsonl", "train")
-    assert len(samples) == 4 * PICTURES
+    assert len(samples) == 4 * IMAGES
     assert [(s.image, s.texts, label_of(s)) for s in samples[:3]] == [
         ("0.png", (TEXTS[0],), 1),
         ("0.png", (TEXTS[1],), 1),
@@ -64,7 +64,7 @@ def test_labelled_lines_become_samples_of_one_text(folder: Path) -> None:
         ('{"text": "猫", "label": 1}', r'pairs\.jsonl:1: no "image"'),
         (
             '{"image": "0.png", "text": "猫", "label": 1, "split": "test"}',
-            r"no pictures in split 'train'.*it has: test",
+            r"no images in split 'train'.*it has: test",
         ),
     ],
 )
@@ -90,15 +90,15 @@ def test_retrieval_pairs_are_not_labelled(tmp_path: Path) -> None:
 
 
 def loader(folder: Path, steps: int = 9, batch: int = 8, workers: int = 0) -> LabelledLoader:
-    samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
+    samples, images = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
     data = DataRecipe(
         folder=str(folder), num_workers=workers, augmentation=Augmentation(min_crop_scale=0.5, color_jitter=0.3)
     )
-    return LabelledLoader(samples, pictures, data, TrainingRecipe(steps=steps, batch_size=batch, seed=3))
+    return LabelledLoader(samples, images, data, TrainingRecipe(steps=steps, batch_size=batch, seed=3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_holds_each_picture_once_and_every_pair_with_its_own(folder: Path, workers: int) -> None:
+def test_a_batch_holds_each_image_once_and_every_pair_with_its_own(folder: Path, workers: int) -> None:
     samples = {(s.image, s.texts[0]): label_of(s) for s in read_labelled_pairs(folder / "pairs.jsonl")}
     repeated = 0
     for batch, unreadable in loader(folder, workers=workers)(tiny_processor(), 0, 9):
@@ -115,7 +115,7 @@ def test_a_batch_holds_each_picture_once_and_every_pair_with_its_own(folder: Pat
     assert repeated > 9
 
 
-def test_pairs_of_a_picture_are_augmented_alike_within_an_epoch_alone(folder: Path) -> None:
+def test_pairs_of_an_image_are_augmented_alike_within_an_epoch_alone(folder: Path) -> None:
     """Else a batch on two processes would not be the one of one process, where it stands but once."""
     load = loader(folder)
     by_epoch: list[dict[str, torch.Tensor]] = [{}, {}, {}]
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_left_out_and_listed_once(folder: Path, tmp_path:
     assert all("2.png" not in batch.names for batch in batches)
     assert sum(len(batch.names) for batch in batches) == 3 * 8 - 4
     [line] = (out / "unreadable.txt").read_text().splitlines()
-    assert "2.png: not a picture" in line
+    assert "2.png: not an image" in line
 
 
 def test_too_few_pairs_are_refused_in_one_line(folder: Path) -> None:
@@ -158,12 +158,12 @@ def test_too_few_pairs_are_refused_in_one_line(folder: Path) -> None:
 
 
 def train(folder: Path, out: Path, options: MatchingOptions, steps: int, stop: int | None = None) -> Trainer:
-    samples, pictures = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
+    samples, images = read_labelled_pairs(folder / "pairs.jsonl"), ImageSource.open(folder / "images")
     recipe = TrainingRecipe(
         steps=steps, batch_size=8, seed=3, log_every=5, checkpoint_every=4, precision="fp32", device="cpu",
         tensorboard=False,
     )  # fmt: skip
-    load = LabelledLoader(samples, pictures, DataRecipe(folder=str(folder), num_workers=0), recipe)
+    load = LabelledLoader(samples, images, DataRecipe(folder=str(folder), num_workers=0), recipe)
     optimizer = OptimizerRecipe(lr=2e-3, cross_lr=4e-3, muon_lr_scale=2.5, warmup_steps=5)
     task = MatchingTask(Matching(tiny_model(), options), optimizer)
     out.mkdir(exist_ok=True)

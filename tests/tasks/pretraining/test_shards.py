@@ -24,7 +24,7 @@ def command(monkeypatch, capfd):
 
 @pytest.fixture
 def shards(tmp_path, command):
-    """The drawn training pictures in shards of PER_SHARD, one sample of which is damaged."""
+    """The drawn training images in shards of PER_SHARD, one sample of which is damaged."""
     corpus, out = tiny_corpus(tmp_path / "corpus"), tmp_path / "shards"
     fields = [word for name in ("captions", "query") for word in ("--field", name)]
     done = command("data", "convert", corpus / "pairs.jsonl", out, *fields, "--samples-per-shard", PER_SHARD)
@@ -75,7 +75,7 @@ def test_killed_in_mid_training_the_same_command_ends_in_the_same_weights_and_lo
     for name in ("model/model.safetensors", "model/tokenizer.json", "recipe.yaml", "unreadable.txt", "shards.jsonl"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     [line] = (whole / "unreadable.txt").read_text().splitlines()
-    assert line.startswith(f"{shards}/shard-000002.tar/000000008.jpg: not a picture, or damaged (known: JPEG, PNG")
+    assert line.startswith(f"{shards}/shard-000002.tar/000000008.jpg: not an image, or damaged (known: JPEG, PNG")
 
 
 def test_the_number_of_workers_changes_no_loss(tmp_path, shards, command):

@@ -25,7 +25,7 @@ from ccmb.r2d2.modeling import TowerOutput
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.galleries import Scores
 from tests.helpers.runs import command_line
-from tests.helpers.tiny import TEXTS, tiny_pictures
+from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.tuning import save_start
 
 EMPTY = torch.empty(0, 0)
@@ -37,7 +37,7 @@ def command(monkeypatch, capfd):
 
 
 def gallery_of(cosine_TG: Tensor, texts: list[str], image_of_text: Tensor, convention: Convention) -> Gallery:
-    """Whose cosines are the given ones exactly: pictures are one-hot."""
+    """Whose cosines are the given ones exactly: images are one-hot."""
     count, images = cosine_TG.shape
     towers = (
         TowerOutput(torch.eye(images), EMPTY.expand(images, 0, 0)),
@@ -62,7 +62,7 @@ def test_equal_texts_are_right_answers(shared: int) -> None:
 
 
 @pytest.mark.parametrize(("shared", "recall"), [(0, 100.0), (2, 99.0), (10, 95.0), (30, 85.0)])
-def test_the_official_convention_gives_the_official_figures(shared: int, recall: float) -> None:
+def test_the_official_convention_gives_the_official_metrics(shared: int, recall: float) -> None:
     """What the official evaluation and CLIP_benchmark give such a model: one of two equal texts is its own."""
     assert perfect(shared, "official") == {"image_to_text": recall, "text_to_image": recall}
 
@@ -126,8 +126,8 @@ def shared_pairs(tmp_path: Path) -> Path:
     """Six images in two lines each; the first three have a text in common."""
     (tmp_path / "images").mkdir()
     lines = []
-    for place, picture in enumerate(tiny_pictures(6)):
-        picture.save(tmp_path / "images" / f"{place}.png")
+    for place, image in enumerate(tiny_images(6)):
+        image.save(tmp_path / "images" / f"{place}.png")
         for text in (TEXTS[place], TEXTS[7] if place < 3 else TEXTS[place][2:]):
             lines.append({"image": f"{place}.png", "texts": [text], "split": "test"})
     path = tmp_path / "pairs.jsonl"
@@ -166,5 +166,5 @@ def test_an_image_of_an_equal_text_is_no_wrong_one_for_the_match_score(shared_pa
 
     model = load_model(save_start(tmp_path / "start"))
     report = evaluate(*model, open_data(shared_pairs, shared_pairs.parent / "images", "test", ["texts"])).report
-    assert report["matching"]["auc"] is None  # no picture is wrong for any text
+    assert report["matching"]["auc"] is None  # no image is wrong for any text
     assert report["retrieval"]["image_to_text"]["ranking"]["R@1"] == 100

@@ -1,4 +1,4 @@
-"""Figures of retrieval against a textbook's, on random and on tied scores, and their bootstrap intervals."""
+"""Metrics of retrieval against a textbook's, on random and on tied scores, and their bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def textbook_recall(scores: list[list[float]], right: list[set[int]], k: int) ->
 
 @pytest.mark.parametrize("levels", [0, 2, 4])  # different scores; 0 leaves them as they are drawn
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_equal_a_textbooks_exactly(levels: int, seed: int) -> None:
+def test_metrics_equal_a_textbooks_exactly(levels: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     image_of_text = torch.arange(17).repeat_interleave(torch.randint(1, 6, (17,), generator=generator))
     scores = torch.rand(2, len(image_of_text), 17, generator=generator)
     if levels:
         scores = (scores * levels).floor() / levels
-    # Cosines of one-hot pictures are the texts' own numbers, exactly.
+    # Cosines of one-hot images are the texts' own numbers, exactly.
     empty = torch.empty(0, 0)
     images = TowerOutput(torch.eye(17), empty.expand(17, 0, 0))
     gallery = Gallery(images, TowerOutput(scores[0], empty.expand(len(image_of_text), 0, 0)), image_of_text)
@@ -53,7 +53,7 @@ def test_figures_equal_a_textbooks_exactly(levels: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_bootstrap_over_pictures_equals_a_plain_one(seed: int) -> None:
+def test_bootstrap_over_images_equals_a_plain_one(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     image_of_text = torch.tensor([0, 0, 1, 2, 2, 2, 3])
     ranks: dict[Direction, Tensor] = {
@@ -63,15 +63,15 @@ def test_bootstrap_over_pictures_equals_a_plain_one(seed: int) -> None:
     drawn = bootstrap_recalls(*hits_by_image(ranks, image_of_text), draws=20, seed=5)
     rng = np.random.default_rng(5)
     for draw in range(20):
-        pictures = rng.integers(0, 4, 4).tolist()
-        texts = [text for picture in pictures for text in range(7) if image_of_text[text] == picture]
-        for place, (direction, queries) in enumerate((("text_to_image", texts), ("image_to_text", pictures))):
+        images = rng.integers(0, 4, 4).tolist()
+        texts = [text for image in images for text in range(7) if image_of_text[text] == image]
+        for place, (direction, queries) in enumerate((("text_to_image", texts), ("image_to_text", images))):
             chosen = ranks[direction][queries]  # type: ignore[index]
             expected = [100 * float((chosen <= k).double().mean()) for k in (1, 5, 10)]
             assert drawn[draw, place].tolist() == pytest.approx(expected)
 
 
-def test_the_interval_holds_the_figure_and_narrows_with_more_pictures() -> None:
+def test_the_interval_holds_the_metric_and_narrows_with_more_images() -> None:
     widths = []
     for count in (40, 4000):
         ranks = torch.arange(count) % 3 * 3 + 1  # a third of rank 1, 4 and 7 each

@@ -1,7 +1,7 @@
 """Our two stages against the official evaluation, written line by line from what is known of its code.
 
 A matrix of scores is filled with -100; each query's best k by cosine get cosine + match probability; each row is
-sorted; a picture's rank is the best of its several texts. Among equal scores the official code's order is anybody's;
+sorted; an image's rank is the best of its several texts. Among equal scores the official code's order is anybody's;
 ours counts against the model, and so does the reference where there are ties.
 """
 
@@ -24,7 +24,7 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.exact import PROOFS
 from tests.helpers.galleries import Scores
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
@@ -84,7 +84,7 @@ def test_recalls_of_random_scores_are_the_official_ones(levels: int, k: int, see
     if levels:
         cosine_TG, probability_TG = ((of * levels).floor() / levels for of in (cosine_TG, probability_TG))
     empty = torch.empty(0, 0)
-    # Cosines of one-hot pictures are the texts' own numbers, exactly.
+    # Cosines of one-hot images are the texts' own numbers, exactly.
     gallery = Gallery(
         TowerOutput(torch.eye(40), empty.expand(40, 0, 0)),
         TowerOutput(cosine_TG, empty.expand(count, 0, 0)),
@@ -100,9 +100,9 @@ def test_recalls_of_random_scores_are_the_official_ones(levels: int, k: int, see
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[R2D2Model, Gallery]:
-    """A model that has been trained for a second on pictures with two texts each, and these."""
+    """A model that has been trained for a second on images with two texts each, and these."""
     model, processor = tiny_model(), tiny_processor()
-    pictures = tiny_pictures(48)
+    images = tiny_images(48)
     texts = [(one[:6] + other[:5], other[-5:] + one[-6:]) for one in TEXTS for other in TEXTS][:48]
     encoded = [processor.texts([of[which] for of in texts]) for which in range(2)]
     objectives = Objectives.model_validate({name: {"weight": 0} for name in ("mlm", "tgd", "fgd")})
@@ -113,7 +113,7 @@ def trained() -> tuple[R2D2Model, Gallery]:
         for step in range(60):
             ids, mask = (encoded[step % 2][name] for name in ("input_ids", "attention_mask"))
             batch = Batch(
-                pixel_values=processor.images(pictures),
+                pixel_values=processor.images(images),
                 input_ids=ids,
                 attention_mask=mask,
                 maskable=processor.maskable(ids),
@@ -123,7 +123,7 @@ def trained() -> tuple[R2D2Model, Gallery]:
             training.total(training.losses(batch, 1.0)[0]).backward()
             optimizer.step()
     model.eval()
-    return model, encode_gallery(model, processor, range(48), texts, pictures.__getitem__)
+    return model, encode_gallery(model, processor, range(48), texts, images.__getitem__)
 
 
 def plain_probability(model: R2D2Model, gallery: Gallery) -> Probability:

@@ -21,7 +21,7 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.tasks.retrieval.metrics import bootstrap_gain, recalls, report_of_ranks, retrieval_report
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.galleries import DIRECTIONS, TEXTS_OF, gallery_of
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_pictures, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
@@ -98,7 +98,7 @@ def test_the_mean_recall_is_that_of_recalls_that_are_not_rounded() -> None:
 
 
 @pytest.mark.parametrize("batch", [2, 128])
-def test_gallery_holds_every_text_in_order_beside_its_picture(batch: int) -> None:
+def test_gallery_holds_every_text_in_order_beside_its_image(batch: int) -> None:
     model, processor = tiny_model(), tiny_processor()
     gallery = gallery_of(model, batch)
     assert gallery.image_of_text.tolist() == [0, 0, 1, 2, 2, 2, 3, 4]
@@ -110,7 +110,7 @@ def test_gallery_holds_every_text_in_order_beside_its_picture(batch: int) -> Non
             assert_same(gallery.texts.states[place, :length], alone.states[0])
             assert gallery.texts.mask is not None
             assert int(gallery.texts.mask[place].sum()) == length
-        pixels = processor.images(tiny_pictures(len(TEXTS_OF)))
+        pixels = processor.images(tiny_images(len(TEXTS_OF)))
         assert_same(gallery.images.embed, model.encode_image(pixels).embed)
 
 
@@ -204,7 +204,7 @@ def test_the_probability_is_the_mean_of_both_heads_softmax_at_the_temperature(te
     model, processor = tiny_model(match_temperature=temperature), tiny_processor()
     index = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 2, 2])
     with torch.no_grad():
-        images = model.encode_image(processor.images(tiny_pictures(3)))
+        images = model.encode_image(processor.images(tiny_images(3)))
         texts = model.encode_text(**processor.texts(TEXTS[:3]))
         output, match = model.rank(images, texts, *index), rank_pairs(model, images, texts, *index)
     heads = output.logits_text_image, output.logits_image_text

@@ -1,4 +1,4 @@
-"""`ccmb runs`: the table says what the logs say, and the curves hold every figure of every run."""
+"""`ccmb runs`: the table says what the logs say, and the curves hold every metric of every run."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.report.charts import overlay_chart
 from ccmb.training.runs.page import COLOURS
 from ccmb.training.runs.run_folder import read_run
-from ccmb.training.runs.table import figures_of, runs_table, summary
+from ccmb.training.runs.table import metrics_of, runs_table, summary
 from tests.helpers.runs import command_line
 
 
@@ -34,7 +34,7 @@ def write_run(folder: Path, steps: int = 40, joins: int = 20, rate: float = 80.0
 
 
 @pytest.mark.parametrize("batch", ["batch_size", "batch"])  # its name now, and in runs of older versions
-def test_a_run_in_figures(batch, tmp_path):
+def test_a_run_in_metrics(batch, tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "recipe.yaml").write_text(f"training: {{steps: 40, {batch}: 8}}\n")
     run = read_run(folder)
@@ -42,7 +42,7 @@ def test_a_run_in_figures(batch, tmp_path):
         "run": str(tmp_path / "run"), "step": 40, "steps": 40, "losses": {"loss": 2.6, "gcpr": 2.0, "mlm": 1.5},
         "samples_per_second": 80.0, "hours": round(40 * 8 / 80 / 3600, 3),
     }  # fmt: skip
-    assert figures_of([run]) == ["loss", "gcpr", "mlm", "lr", "samples_per_second", "own_figure"]
+    assert metrics_of([run]) == ["loss", "gcpr", "mlm", "lr", "samples_per_second", "own_figure"]
     assert run.points("mlm") == [(20, 1.5), (30, 1.5), (40, 1.5)]
 
 
@@ -67,7 +67,7 @@ def test_the_table_and_the_json(command, tmp_path):
     assert json.loads(command("runs", one, "--json").out) == [summary(read_run(one))]
 
 
-def test_the_page_holds_every_figure_of_every_run_and_needs_nothing_else(command, tmp_path):
+def test_the_page_holds_every_metric_of_every_run_and_needs_nothing_else(command, tmp_path):
     one, other = write_run(tmp_path / "one"), write_run(tmp_path / "<other>", steps=10)
     assert command("runs", one, other, "--out", tmp_path / "curves.html").code == 0
     page = (tmp_path / "curves.html").read_text(encoding="utf-8")
@@ -80,12 +80,12 @@ def test_the_page_holds_every_figure_of_every_run_and_needs_nothing_else(command
     assert not re.search(r"(src|href)=|url\(|@import|https?://", page)
 
 
-def test_the_picture(command, tmp_path):
+def test_the_image(command, tmp_path):
     one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", steps=10)
     assert command("runs", one, other, "--out", tmp_path / "curves.png").code == 0
-    with Image.open(tmp_path / "curves.png") as picture:
-        picture.load()
-        seen = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
+    with Image.open(tmp_path / "curves.png") as image:
+        image.load()
+        seen = {colour for _, colour in image.convert("RGB").getcolors(2**20)}
     for colour in COLOURS[:2]:
         assert tuple(bytes.fromhex(colour[1:])) in seen
 
@@ -109,6 +109,6 @@ def test_a_quickstart_folder_is_its_run_and_others_are_refused_in_one_line(comma
     assert ".html or .png" in err
 
 
-def test_figures_that_are_not_finite_leave_no_mark():
+def test_metrics_that_are_not_finite_leave_no_mark():
     assert overlay_chart([("red", [(1, float("nan"))]), ("blue", [])], (0, 2), "loss") == ""
     assert "nan" not in overlay_chart([("red", [(1, float("inf")), (2, 3.0)])], (0, 2), "loss")

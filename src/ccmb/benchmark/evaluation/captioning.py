@@ -12,12 +12,12 @@ from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer
 from ccmb.benchmark.models.r2d2 import R2D2Peer
-from ccmb.benchmark.results.result import CaptionFigures, Captioning, Stage
+from ccmb.benchmark.results.result import Captioning, CaptionMetrics, Stage
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.tasks.captioning.evaluate import figure_intervals, score_texts, write_about
+from ccmb.tasks.captioning.evaluate import metric_intervals, score_texts, write_about
 from ccmb.tasks.captioning.metrics import characters
 from ccmb.tasks.captioning.predict import Candidate, decoding_for
 from ccmb.tasks.common.datasets import RetrievalSet
@@ -27,7 +27,7 @@ BEAMS = 5  # all of which are candidates
 
 @dataclass(frozen=True, slots=True)
 class SetOfTexts:
-    """One split of pictures, each with texts of its own."""
+    """One split of images, each with texts of its own."""
 
     texts: RetrievalSet
 
@@ -44,8 +44,8 @@ class SetOfTexts:
         return self.texts.samples
 
     @property
-    def pictures(self) -> ImageSource:
-        return self.texts.pictures
+    def images(self) -> ImageSource:
+        return self.texts.images
 
     @property
     def revision(self) -> str:
@@ -54,7 +54,7 @@ class SetOfTexts:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSet(SetOfTexts):
-    """One split of pictures that are to be written about, with texts that people wrote."""
+    """One split of images that are to be written about, with texts that people wrote."""
 
     family: ClassVar[str] = "captioning"
 
@@ -64,7 +64,7 @@ def measure(peer: Peer, opened: CaptionSet, readable: Readable, settings: Settin
     samples, unreadable = readable.samples
     started = time.monotonic()
     section = captioning_of(peer, opened, samples, settings)
-    count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
+    count, seconds = section.images, {"total": round(time.monotonic() - started, 2)}
     return Measurement(
         section=section,
         drawn_with=list(range(count)),
@@ -76,41 +76,41 @@ def measure(peer: Peer, opened: CaptionSet, readable: Readable, settings: Settin
 
 
 def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:
-    """The figures of both stages.
+    """The metrics of both stages.
 
     Raises:
-        CcmbError: the model writes no captions, or there is one picture alone.
-        UsageError: the set's texts do not belong to single pictures.
+        CcmbError: the model writes no captions, or there is one image alone.
+        UsageError: the set's texts do not belong to single images.
     """
     if not isinstance(peer, R2D2Peer) or not isinstance(peer.model, R2D2Captioner):
         raise CcmbError("this model writes no captions; make one that does with `ccmb finetune captioning`")
     if len({sample.image for sample in samples}) < 2:
-        raise CcmbError(f"{of.name}, split {of.split}: one readable picture; CIDEr-D needs two or more")
+        raise CcmbError(f"{of.name}, split {of.split}: one readable image; CIDEr-D needs two or more")
     options = decoding_for(peer.model, beams=BEAMS, candidates=BEAMS)
     written = write_about(peer.model, peer.processor, replace(of.texts, samples=samples), options, rerank=True)
     by_stage: dict[Stage, list[Candidate]] = {
         "pre_ranking": [of.decoded for of in written.captions if of.decoded is not None],
         "ranking": [of.candidates[0] for of in written.captions],
     }
-    figures, cider = dict[Stage, CaptionFigures](), dict[Stage, list[float]]()
+    metrics, cider = dict[Stage, CaptionMetrics](), dict[Stage, list[float]]()
     for stage, captions in by_stage.items():
         scores = score_texts([of.text for of in captions], written.references, characters)
-        values = scores.figures()
+        values = scores.metrics()
         match_scores = [of.match_score for of in captions if of.match_score is not None]
         cider[stage] = [round(float(value), 6) for value in scores.cider]
-        figures[stage] = CaptionFigures(
+        metrics[stage] = CaptionMetrics(
             cider_d=round(values["CIDEr-D"], 2),
             bleu_1=round(values["BLEU-1"], 2),
             bleu_4=round(values["BLEU-4"], 2),
             rouge_l=round(values["ROUGE-L"], 2),
             match_score=round(100 * float(np.mean(match_scores)), 2) if match_scores else None,
-            interval=figure_intervals(scores, settings.draws, settings.seed)["CIDEr-D"],
+            interval=metric_intervals(scores, settings.draws, settings.seed)["CIDEr-D"],
         )
     return Captioning(
-        pictures=len(written.captions),
+        images=len(written.captions),
         references=sum(map(len, written.references)),
         decoding=asdict(options),
-        figures=figures,
+        metrics=metrics,
         cider=cider,
         captions={stage: [of.text for of in captions] for stage, captions in by_stage.items()},
     )

@@ -1,4 +1,4 @@
-"""Measuring zero-shot classification: the rank of each picture's own class, by both stages."""
+"""Measuring zero-shot classification: the rank of each image's own class, by both stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ccmb.tasks.classification.rerank import PromptRanker
 def measure(peer: Peer, opened: ClassSet, settings: Settings) -> Measurement[Classification]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     if isinstance(peer, FeaturesPeer):
-        raise CcmbError("stored features cannot classify: it takes a model that encodes pictures and prompts")
+        raise CcmbError("stored features cannot classify: it takes a model that encodes images and prompts")
     started = time.monotonic()
     depth = settings.class_depth if peer.can_rank else None
     embed_CD = class_embeddings(peer, opened.classes, opened.templates)
@@ -27,7 +27,7 @@ def measure(peer: Peer, opened: ClassSet, settings: Settings) -> Measurement[Cla
     if depth is not None:
         ranker = PromptRanker(peer, peer, opened.classes, opened.templates)
         classifier = Classifier(peer, opened.classes, embed_CD, ranker, depth)
-    ranks = class_ranks(classifier, opened.labelled, opened.pictures)
+    ranks = class_ranks(classifier, opened.labelled, opened.images)
     by_stage = {"pre_ranking": ranks.first} | ({} if ranks.second is None else {"ranking": ranks.second})
     section = Classification(
         **class_report(ranks, classifier),

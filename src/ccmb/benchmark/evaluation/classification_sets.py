@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ccmb.core.hashing import sha256_of_bytes
 from ccmb.data.class_names import ImageClass, read_classes
-from ccmb.data.image_folders import LabelledPicture, labelled_pictures
+from ccmb.data.image_folders import LabelledImage, labelled_images
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
@@ -20,16 +20,16 @@ from ccmb.tasks.common.datasets import revision
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """Labelled pictures, the names of their classes, and the prompts that ask for them.
+    """Labelled images, the names of their classes, and the prompts that ask for them.
 
     Attributes:
         name, split: how results are filed; the split is "all" where there are no folders of splits.
         classes, class_list: the classes, and where their names are from.
-        labelled: the pictures with the number of their class.
+        labelled: the images with the number of their class.
         templates, prompt_set: the prompts, and what they are called, with their number and the beginning of their
             SHA-256.
-        pictures: where the pictures lie.
-        revision: hexadecimal SHA-256 of all classes' names and of all pictures with their labels.
+        images: where the images lie.
+        revision: hexadecimal SHA-256 of all classes' names and of all images with their labels.
     """
 
     family: ClassVar[str] = "classification"
@@ -37,15 +37,15 @@ class ClassSet:
     split: str
     classes: list[ImageClass]
     class_list: str
-    labelled: list[LabelledPicture]
+    labelled: list[LabelledImage]
     templates: tuple[str, ...]
     prompt_set: str
-    pictures: ImageSource
+    images: ImageSource
     revision: str
 
     @property
     def samples(self) -> list[Sample]:
-        """The pictures with the names of their classes."""
+        """The images with the names of their classes."""
         return [Sample(one.name, self.classes[one.label].names) for one in self.labelled]
 
 
@@ -63,16 +63,16 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
     if classes is None and any((path / file).is_file() for file in CLASS_FILES):
         found = open_dataset("imagenet", path, split)
         known = [ImageClass(names) for names in found.classes]
-        labelled = [LabelledPicture(sample.image, int(str((sample.extra or {})["label"]))) for sample in found.samples]
-        pictures, class_list, prompts, called = found.pictures, "its own", found.templates, "its own"
+        labelled = [LabelledImage(sample.image, int(str((sample.extra or {})["label"]))) for sample in found.samples]
+        images, class_list, prompts, called = found.images, "its own", found.templates, "its own"
         split = found.split
     else:
         listed = path / "classes.json"
         source = classes or (str(listed) if listed.is_file() else "imagenet")
         known, prompts, called = read_classes(source), read_templates(templates), templates
         inner = path / split
-        split, pictures = (split, ImageSource.open(inner)) if inner.is_dir() else ("all", ImageSource.open(path))
-        labelled, class_list = labelled_pictures(pictures, known), Path(source).name
+        split, images = (split, ImageSource.open(inner)) if inner.is_dir() else ("all", ImageSource.open(path))
+        labelled, class_list = labelled_images(images, known), Path(source).name
     samples = [Sample(one.name, known[one.label].names) for one in labelled]
     told = json.dumps([one.names for one in known], ensure_ascii=False).encode()
     return ClassSet(
@@ -83,8 +83,8 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
         labelled=labelled,
         templates=prompts,
         prompt_set=_prompt_set(called, prompts),
-        pictures=pictures,
-        revision=revision(samples, told, pictures),
+        images=images,
+        revision=revision(samples, told, images),
     )
 
 

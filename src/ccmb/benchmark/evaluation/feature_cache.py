@@ -1,6 +1,6 @@
 """Encoded galleries on disk, by model and data, so that a stopped or repeated measurement does not encode again.
 
-One safetensors file holds, of pictures and of texts, `embed` (items, D), `states` (tokens, W) of one item after the
+One safetensors file holds, of images and of texts, `embed` (items, D), `states` (tokens, W) of one item after the
 other without padding, and where those of each item stand: `starts` and `lengths` (items,). It is written as it is
 encoded and read item by item, so that memory does not grow with the gallery's token states. Rows are read, not mapped:
 the pages of a map count as memory, and a file cut short under a map kills the process.
@@ -25,7 +25,7 @@ from ccmb.inference.gallery import Gallery, image_batches, text_batches
 from ccmb.inference.stages import Encoder, Load
 from ccmb.r2d2.modeling import TowerOutput
 
-MOST_BYTES = 4 * 2**30  # larger files are deleted after use
+MAX_BYTES = 4 * 2**30  # larger files are deleted after use
 HEADER = 4096  # bytes kept for it, since it is written last
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"
@@ -36,7 +36,7 @@ BY_NAME = {name: dtype for dtype, name in TYPES.items()}
 def store_gallery(
     path: Path, encoder: Encoder, images: Sequence[Any], texts: Sequence[str], load: Load, batch: int = 128
 ) -> None:
-    """Encode pictures and texts into a file.
+    """Encode images and texts into a file.
 
     Raises:
         CcmbError: the disk is full or not writable; the message names the file.
@@ -54,7 +54,7 @@ def store_gallery(
 
 
 def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:
-    """The gallery of so many pictures that a file holds; None if there is none, or it is damaged or of another size."""
+    """The gallery of so many images that a file holds; None if there is none, or it is damaged or of another size."""
     # Whatever a damaged header leads to.
     with suppress(CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError):
         images, texts = (StoredItems(path, side) for side in ("images", "texts"))
@@ -65,7 +65,7 @@ def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | 
 
 def discard_if_large(path: Path) -> None:
     """Delete a file that is too large to be kept."""
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         path.unlink()
 
 

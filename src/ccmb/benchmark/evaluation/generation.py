@@ -1,4 +1,4 @@
-"""Measuring painted pictures: the first of each text, and the one that the judge chooses among several."""
+"""Measuring painted images: the first of each text, and the one that the judge chooses among several."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.models.base import Peer, network_fingerprint
 from ccmb.benchmark.models.r2d2 import R2D2Peer
-from ccmb.benchmark.results.result import Generation, GenerationFigures, Stage
+from ccmb.benchmark.results.result import Generation, GenerationMetrics, Stage
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.r2d2.generative.generator import R2D2Generator
-from ccmb.tasks.generation.evaluate import Figures, figures_of, prompts_of, real_features
+from ccmb.tasks.generation.evaluate import Metrics, metrics_of, prompts_of, real_features
 from ccmb.tasks.generation.features import open_extractor, r2d2_extractor
 from ccmb.tasks.generation.predict import Candidate, open_judge, paint_texts
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSet(SetOfTexts):
-    """One split of texts to be painted, with the pictures that they go with."""
+    """One split of texts to be painted, with the images that they go with."""
 
     family: ClassVar[str] = "generation"
 
@@ -32,7 +32,7 @@ def measure(peer: Peer, opened: GenerationSet, readable: Readable, settings: Set
     samples, unreadable = readable.samples
     started = time.monotonic()
     section = generation_of(peer, opened, samples, settings)
-    count, seconds = section.pictures, {"total": round(time.monotonic() - started, 2)}
+    count, seconds = section.images, {"total": round(time.monotonic() - started, 2)}
     return Measurement(
         section=section,
         drawn_with=list(range(count)),
@@ -44,16 +44,16 @@ def measure(peer: Peer, opened: GenerationSet, readable: Readable, settings: Set
 
 
 def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings: Settings) -> Generation:
-    """The figures of both stages.
+    """The metrics of both stages.
 
     Raises:
-        CcmbError: the model paints no pictures, or judge or extractor are not there.
-        UsageError: the set's texts do not belong to single pictures, or cannot be painted.
+        CcmbError: the model paints no images, or judge or extractor are not there.
+        UsageError: the set's texts do not belong to single images, or cannot be painted.
     """
     if not isinstance(peer, R2D2Peer) or not isinstance(peer.model, R2D2Generator):
-        raise CcmbError("this model paints no pictures; make one that does with `ccmb finetune generation`")
+        raise CcmbError("this model paints no images; make one that does with `ccmb finetune generation`")
     model, processor = peer.model, peer.processor
-    texts = replace(of.texts, samples=samples[: settings.pictures])
+    texts = replace(of.texts, samples=samples[: settings.images])
     judge = open_judge(settings.judge, peer.name, model, processor)
     extractor = open_extractor(settings.features) if settings.features else r2d2_extractor(peer.name, model, processor)
     painted = paint_texts(model, processor, prompts_of(texts), settings.painting, judge)
@@ -61,24 +61,24 @@ def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings
     if settings.painting.best_of > 1:
         by_stage["ranking"] = [of_text.candidates[0] for of_text in painted]
     real = real_features(texts, extractor)
-    figures = {stage: figures_of(of_stage, painted, real, extractor) for stage, of_stage in by_stage.items()}
+    metrics = {stage: metrics_of(of_stage, painted, real, extractor) for stage, of_stage in by_stage.items()}
     return Generation(
-        pictures=len(painted),
+        images=len(painted),
         painting=asdict(settings.painting),
         judge=judge.name,
         judge_fingerprint=network_fingerprint(judge.model),
         features=extractor.name,
-        figures={stage: _figures(of_stage, settings) for stage, of_stage in figures.items()},
+        metrics={stage: _metrics(of_stage, settings) for stage, of_stage in metrics.items()},
         scores={
             stage: [round(float(score), 5) for score in next(iter(of_stage.scores.values()))]
-            for stage, of_stage in figures.items()
+            for stage, of_stage in metrics.items()
         },
     )
 
 
-def _figures(of: Figures, settings: Settings) -> GenerationFigures:
+def _metrics(of: Metrics, settings: Settings) -> GenerationMetrics:
     values, main = of.values(), next(iter(of.scores))
-    return GenerationFigures(
+    return GenerationMetrics(
         match_score=values.pop(main),
         fid=values.pop("FID"),
         kid=values.pop("KID"),

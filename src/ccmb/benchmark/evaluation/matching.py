@@ -29,7 +29,7 @@ class MatchingSet:
     name: str
     split: str
     samples: list[Sample]
-    pictures: ImageSource
+    images: ImageSource
     revision: str
 
 
@@ -39,16 +39,16 @@ def open_matching_set(name: str, path: Path, split: str, images: Path | None) ->
     Raises:
         UsageError, CcmbError: the data is missing or faulty; the message names it.
     """
-    samples, pictures = open_labelled(path, split, images, name)
+    samples, image_source = open_labelled(path, split, images, name)
     labels = json.dumps([label_of(sample) for sample in samples]).encode()
-    return MatchingSet(name, split, samples, pictures, revision(samples, labels, pictures))
+    return MatchingSet(name, split, samples, image_source, revision(samples, labels, image_source))
 
 
 def measure(peer: Peer, opened: MatchingSet, readable: Readable, settings: Settings) -> Measurement[Matching]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
-    scores = score_labelled(peer, peer, samples, opened.pictures.load)
+    scores = score_labelled(peer, peer, samples, opened.images.load)
     report = matching_report(scores, peer.match_temperature, draws=settings.draws, seed=settings.seed)
     by_stage = {"pre_ranking": scores.cosine} | ({"ranking": scores.score} if peer.can_rank else {})
     section = Matching(
@@ -56,12 +56,12 @@ def measure(peer: Peer, opened: MatchingSet, readable: Readable, settings: Setti
         labels=scores.label.tolist(),
         scores={stage: [round(score, 7) for score in of_stage.tolist()] for stage, of_stage in by_stage.items()},
     )
-    pictures, texts = report["pictures"], len({sample.texts[0] for sample in samples})
+    images, texts = report["pictures"], len({sample.texts[0] for sample in samples})
     seconds = {"total": round(time.monotonic() - started, 2)}
     return Measurement(
         section=section,
-        drawn_with=scores.picture.tolist(),
-        images=pictures,
+        drawn_with=scores.image.tolist(),
+        images=images,
         texts=texts,
         unreadable=unreadable,
         seconds=seconds,

@@ -21,7 +21,7 @@ class MeasuredSet(Protocol):
     Attributes:
         name, split: how results are filed.
         family: of tasks, by its name.
-        samples: pictures with their texts, or with the names of their classes.
+        samples: images with their texts, or with the names of their classes.
         revision: hexadecimal SHA-256 of all that is measured on.
     """
 
@@ -38,22 +38,22 @@ class MeasuredSet(Protocol):
     def samples(self) -> list[Sample]: ...
 
     @property
-    def pictures(self) -> ImageSource: ...
+    def images(self) -> ImageSource: ...
 
     @property
     def revision(self) -> str: ...
 
 
 class Readable:
-    """The samples of a set whose pictures can be read; these are tried only when a measurement needs them, and once."""
+    """The samples of a set whose images can be read; these are tried only when a measurement needs them, and once."""
 
     def __init__(self, opened: MeasuredSet) -> None:
         self._opened = opened
 
     @cached_property
     def samples(self) -> tuple[list[Sample], list[str]]:
-        """They, and a line for each picture that cannot be read."""
-        return readable_samples(self._opened.samples, self._opened.pictures)
+        """They, and a line for each image that cannot be read."""
+        return readable_samples(self._opened.samples, self._opened.images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Measuring retrieval: galleries encoded to disk, and the figures of both stages with their intervals."""
+"""Measuring retrieval: galleries encoded to disk, and the metrics of both stages with their intervals."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def encoded_gallery(
     flat = [text for of_image in texts for text in of_image]
     if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
         return found.judged(flat, convention), True
-    store_gallery(path, peer, [sample.image for sample in samples], flat, of.pictures.load)
+    store_gallery(path, peer, [sample.image for sample in samples], flat, of.images.load)
     if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
         raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
     return stored.judged(flat, convention), False
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
-    """The figures of known ranks, with their intervals."""
+    """The metrics of known ranks, with their intervals."""
     report = report_of_ranks(ranks_of, gallery, settings.depth)
     intervals: dict[str, Any] = {direction: {} for direction in ranks_of}
     of_means, unit_N = {}, drawn_with(gallery)

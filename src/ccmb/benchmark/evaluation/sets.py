@@ -33,10 +33,10 @@ def open_set(
     Args:
         spec: without `NAME=` the set is called as the folder of its file, or as the folder.
         fields: text fields of own pairs for retrieval.
-        images: folder or tar of the pictures of own pairs; by default `images.tar` or `images` beside the file.
+        images: folder or tar of the images of own pairs; by default `images.tar` or `images` beside the file.
         classes: what the folders of a set for classification show, see `open_class_set`.
         templates: prompts of a class, see `read_templates`.
-        captions, generate: measure captions, or pictures painted from the texts, where it would be retrieval.
+        captions, generate: measure captions, or images painted from the texts, where it would be retrieval.
 
     Raises:
         UsageError: the name cannot be one, or the folder is no set that can be measured.

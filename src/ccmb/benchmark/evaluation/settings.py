@@ -11,7 +11,7 @@ from ccmb.tasks.generation.predict import PLAIN, Painting
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of models and figures.
+    """Of models and metrics.
 
     Attributes:
         depth: candidates of the first stage that the second one ranks.
@@ -20,10 +20,10 @@ class Settings:
         setting: what the models are to the sets.
         seed, draws: of what the intervals are drawn by.
         ranking: how the second stage of retrieval is computed; the others' is always exact.
-        painting: how pictures of generation are painted.
-        judge, features: models that give match scores and features of painted pictures; None is the model measured.
+        painting: how images of generation are painted.
+        judge, features: models that give match scores and features of painted images; None is the model measured.
         convention: which answers of retrieval are right and how ties count, see `ccmb.inference.answers`.
-        pictures: texts of how many pictures are painted; None is all.
+        images: texts of how many images are painted; None is all.
     """
 
     depth: int = 128
@@ -36,5 +36,5 @@ class Settings:
     painting: Painting = PLAIN
     judge: str | None = None
     features: str | None = None
-    pictures: int | None = None
+    images: int | None = None
     convention: Convention = "equal_texts"

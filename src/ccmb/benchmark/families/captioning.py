@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.settings import Settings
     from ccmb.benchmark.models.base import Peer
     from ccmb.benchmark.results.result import Captioning, Result, Stage
-    from ccmb.tasks.common.resampling import Figure
+    from ccmb.tasks.common.resampling import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,10 @@ class CaptioningBenchmark(BenchmarkFamily[CaptioningBenchOptions, "CaptionSet", 
         return measure(peer, opened, readable, settings)
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
-        values = self.section(result).figures[stage]
+        values = self.section(result).metrics[stage]
         return self.view.of_fields(values), values.interval
 
-    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
         import torch
 
         from ccmb.tasks.matching.metrics import weighted_mean

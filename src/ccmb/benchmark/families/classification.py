@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.settings import Settings
     from ccmb.benchmark.models.base import Peer
     from ccmb.benchmark.results.result import Classification, Result, Stage
-    from ccmb.tasks.common.resampling import Figure
+    from ccmb.tasks.common.resampling import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class ClassificationBenchmark(BenchmarkFamily[ClassificationBenchOptions, "Class
         values = self.section(result).of(stage)
         return rounded(self.view.of_fields(values), values.interval[self.view.main], 1)
 
-    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
         import torch
 
         from ccmb.tasks.matching.metrics import weighted_mean

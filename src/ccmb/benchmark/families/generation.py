@@ -1,4 +1,4 @@
-"""Generation in the benchmark: the picture that is painted first, and the one that a judge chooses among several."""
+"""Generation in the benchmark: the image that is painted first, and the one that a judge chooses among several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.settings import Settings
     from ccmb.benchmark.models.base import Peer
     from ccmb.benchmark.results.result import Generation, Result, Stage
-    from ccmb.tasks.common.resampling import Figure
+    from ccmb.tasks.common.resampling import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class GenerationBenchOptions(MeasuredPaintingOptions, PairBenchOptions):
     """See `BenchmarkFamily`."""
 
     generate: GenerateFlag = False
-    limit: Annotated[int | None, Flag("Of --generate: paint the texts of the first N pictures alone.", min=2)] = None
+    limit: Annotated[int | None, Flag("Of --generate: paint the texts of the first N images alone.", min=2)] = None
 
 
 class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet", "Generation"]):
@@ -50,7 +50,7 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
     def settle(self, settings: Settings, options: GenerationBenchOptions) -> Settings:
         painting = options.painting(settings.seed)
         return replace(
-            settings, painting=painting, judge=options.judge, features=options.features, pictures=options.limit
+            settings, painting=painting, judge=options.judge, features=options.features, images=options.limit
         )
 
     def open_set(self, asked: Asked) -> GenerationSet:
@@ -63,7 +63,7 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
         return {
             "family": self.name,
             "painting": asdict(settings.painting),
-            "pictures": settings.pictures,
+            "pictures": settings.images,
             "judge": settings.judge,
             "features": settings.features,
         }
@@ -76,11 +76,11 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
         return measure(peer, opened, readable, settings)
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
-        values = self.section(result).figures[stage]
+        values = self.section(result).metrics[stage]
         known = {"match_score": values.match_score, "FID": values.fid, "KID": values.kid, **(values.things or {})}
         return {key: known[key] for key in self.view.keys if key in known}, values.interval
 
-    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
         import torch
 
         from ccmb.tasks.matching.metrics import weighted_mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ccmb.benchmark.families.options import PictureBenchOptions
+from ccmb.benchmark.families.options import ImageBenchOptions
 from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words, rounded
 
 if TYPE_CHECKING:
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.settings import Settings
     from ccmb.benchmark.models.base import Peer
     from ccmb.benchmark.results.result import Matching, Result, Stage
-    from ccmb.tasks.common.resampling import Figure
+    from ccmb.tasks.common.resampling import Metric
 
 
-class MatchingBenchmark(BenchmarkFamily[PictureBenchOptions, "MatchingSet", "Matching"]):
+class MatchingBenchmark(BenchmarkFamily[ImageBenchOptions, "MatchingSet", "Matching"]):
     """See `BenchmarkFamily`."""
 
     name = "matching"
-    options = PictureBenchOptions
+    options = ImageBenchOptions
     view: ClassVar[View] = View(
         Words("图文匹配", "Image-text matching"),
         {
@@ -53,7 +53,7 @@ class MatchingBenchmark(BenchmarkFamily[PictureBenchOptions, "MatchingSet", "Mat
         values = self.section(result).of(stage)
         return rounded(self.view.of_fields(values), values.interval[self.view.main], 100)
 
-    def main_metric(self, result: Result, stage: Stage) -> tuple[Figure, float]:
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
         import torch
 
         from ccmb.tasks.matching.metrics import weighted_auc

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ccmb.core.options import Flag
-from ccmb.tasks.options import PairOptions, PictureOptions
+from ccmb.tasks.options import ImageOptions, PairOptions
 
 SplitOption = Annotated[str, Flag("Which split to score.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureBenchOptions(PictureOptions):
-    """Of data whose pictures lie beside it, in splits."""
+class ImageBenchOptions(ImageOptions):
+    """Of data whose images lie beside it, in splits."""
 
     split: SplitOption = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairBenchOptions(PictureBenchOptions, PairOptions):
-    """Of pictures with texts of their own."""
+class PairBenchOptions(ImageBenchOptions, PairOptions):
+    """Of images with texts of their own."""

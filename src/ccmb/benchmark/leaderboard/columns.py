@@ -8,5 +8,5 @@ from ccmb.benchmark.registry import BENCHMARKS
 VIEWS: dict[str, View] = {name: family.view for name, family in BENCHMARKS.items()}
 NOTHING = Words(
     "还没有结果：未找到已发表的数字，这里也没有测过。",
-    "No rows yet: no published figures are known, and none have been measured here.",
+    "No rows yet: no published metrics are known, and none have been measured here.",
 )

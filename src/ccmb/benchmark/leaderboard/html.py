@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ccmb.benchmark.family import View
 from ccmb.benchmark.leaderboard.columns import NOTHING, VIEWS
-from ccmb.benchmark.leaderboard.markdown import MARKS, MARKS_SAID_EN, MARKS_SAID_ZH, figure, note_numbers
+from ccmb.benchmark.leaderboard.markdown import MARKS, MARKS_SAID_EN, MARKS_SAID_ZH, metric, note_numbers
 from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import Difference, Row
 from ccmb.report.document import document
@@ -25,7 +25,7 @@ KINDS_OF_NOTE = {
     "conflict": ("来源冲突", "sources conflict"),
     "setup": ("设置", "set-up"),
 }
-# Titles of the columns; those of figures sort as numbers.
+# Titles of the columns; those of metrics sort as numbers.
 WORDS = {
     "model": ("模型", "Model"),
     "set": ("数据集", "Set"),
@@ -116,9 +116,9 @@ def _line(row: Row, numbers: Mapping[str, int]) -> str:
         _cell(row.variant, escape(row.variant)),
         _cell(row.stage, escape(row.stage) or "–"),
     ]
-    cells += [_figure_cell(row.figures.get(key)) for key in VIEWS[row.family].columns]
+    cells += [_metric_cell(row.metrics.get(key)) for key in VIEWS[row.family].columns]
     bounds = "" if row.interval is None else f" [{row.interval[0]:.1f}, {row.interval[1]:.1f}]"
-    cells.append(_figure_cell(row.main, f'<span class="muted">{bounds}</span>' if bounds else ""))
+    cells.append(_metric_cell(row.main, f'<span class="muted">{bounds}</span>' if bounds else ""))
     source = "; ".join(row.sources)
     gap = f' <span class="muted">{_gap(row.difference)}</span>' if row.difference else ""
     cells += [_cell(MARKS[row.mark], MARKS[row.mark] + gap), _cell(source, escape(source), "wide")]
@@ -131,8 +131,8 @@ def _cell(value: str, shown: str, kind: str = "") -> str:
     return f'<td class="{kind}" data-value="{escape(value)}">{shown}</td>'
 
 
-def _figure_cell(value: float | None, more: str = "") -> str:
-    return _cell("" if value is None else f"{value}", figure(value).replace("-", "–") + more, "n")
+def _metric_cell(value: float | None, more: str = "") -> str:
+    return _cell("" if value is None else f"{value}", metric(value).replace("-", "–") + more, "n")
 
 
 def _gap(difference: Difference) -> str:

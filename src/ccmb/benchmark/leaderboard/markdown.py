@@ -13,9 +13,9 @@ from ccmb.benchmark.leaderboard.rows import Row
 
 MARKS = {"": "", "best": "★", "worse": "▼", "better": "▲", "even": "≈"}
 MARKS_SAID_EN = (
-    "Marks stand for the main figure (mean recall, AUC, top-1, CIDEr-D) against the best of ours (★) on the same data "
+    "Marks stand for the main metric (mean recall, AUC, top-1, CIDEr-D) against the best of ours (★) on the same data "
     "in the same setting. Of rows measured here: ▼ worse and ▲ better, where the 95 % interval of the difference, by a "
-    "paired bootstrap over pictures, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) "
+    "paired bootstrap over images, leaves out zero, ≈ not to be told apart. Of published rows: above (▲), below (▼) "
     "or within (≈) the 95 % interval of ours; such rows may differ from ours in more than the model. Intervals are "
     "not corrected for many comparisons. ⚠ saw N test images: by the photographs' numbers in file names, the model or "
     "one that it was started from was trained on so many of the images that it is measured on."
@@ -27,15 +27,15 @@ MARKS_SAID_ZH = (
     "⚠ saw N test images（见过 N 张测试图）：按文件名中的照片编号，该模型或它的起点模型训练时用过其中 N 张测试图片。"
 )
 # Families may share one, such as the match score.
-FIGURES = tuple(dict.fromkeys(key for view in VIEWS.values() for key in (*view.columns, view.main)))
+METRICS = tuple(dict.fromkeys(key for view in VIEWS.values() for key in (*view.columns, view.main)))
 COLUMNS = (
-    "origin", "family", "set", "variant", "setting", "model", "kind", "stage", *FIGURES,
+    "origin", "family", "set", "variant", "setting", "model", "kind", "stage", *METRICS,
     "low", "high", "mark", "difference", "difference_low", "difference_high", "seen", "sources", "notes",
 )  # fmt: skip
 
 
-def figure(value: float | None) -> str:
-    """A figure in percent with one digit; a dash where there is none."""
+def metric(value: float | None) -> str:
+    """A metric in percent with one digit; a dash where there is none."""
     return "-" if value is None else f"{value:.1f}"
 
 
@@ -50,7 +50,7 @@ def markdown(rows: Sequence[Row]) -> str:
     numbers = note_numbers(rows)
     parts = [
         "# Leaderboard\n\n**Bold** rows were measured here with `ccmb benchmark`; the others are as published. All "
-        "figures are in percent."
+        "metrics are in percent."
     ]
     for family, view in VIEWS.items():
         of_family = [row for row in rows if row.family == family]
@@ -72,10 +72,10 @@ def _cells(row: Row, numbers: Mapping[str, int]) -> list[str]:
     model += "".join(f"<sup>{number}</sup>" for number in sorted(numbers[note] for note in row.notes))
     model += f" ⚠ {row.seen}" if row.seen else ""
     view = VIEWS[row.family]
-    figures = [figure(row.figures.get(key)) for key in (*view.columns, view.main)]
+    metrics = [metric(row.metrics.get(key)) for key in (*view.columns, view.main)]
     bounds = "" if row.interval is None else f"{row.interval[0]:.1f} to {row.interval[1]:.1f}"
     source = _plain("; ".join(row.sources))
-    return [model, _plain(row.variant), row.stage, *figures, bounds, MARKS[row.mark], source]
+    return [model, _plain(row.variant), row.stage, *metrics, bounds, MARKS[row.mark], source]
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -91,7 +91,7 @@ def _plain(text: str) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Every figure in a column of its own; empty where there is none."""
+    """Every metric in a column of its own; empty where there is none."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -107,7 +107,7 @@ def _record(row: Row) -> dict[str, object]:
             name: getattr(row, name)
             for name in ("origin", "family", "set", "variant", "setting", "model", "kind", "stage", "mark", "seen")
         },
-        **{key: row.figures.get(key, "") for key in FIGURES},
+        **{key: row.metrics.get(key, "") for key in METRICS},
         "low": low,
         "high": high,
         "difference": "" if gap is None else gap.mean,

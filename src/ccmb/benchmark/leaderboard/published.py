@@ -1,4 +1,4 @@
-"""What others have published: figures with their sources and all that is known against comparing them."""
+"""What others have published: metrics with their sources and all that is known against comparing them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ccmb.benchmark.leaderboard.columns import VIEWS
 from ccmb.core.choices import Setting
 from ccmb.tasks.retrieval.metrics import RECALLS
 
-# Figures are rounded to one digit: the mean of six of them is within 0.05 of that of the exact ones, and so is the
+# Metrics are rounded to one digit: the mean of six of them is within 0.05 of that of the exact ones, and so is the
 # mean as given within 0.05 of the exact one.
 LARGEST_DIFFERENCE = 0.15
 DIFFERS = "mean-recall-differs"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Note(_Part):
@@ -37,24 +37,26 @@ class PublishedRow(_Part):
     model: str
     set: str
     variant: str = Field(description="which split and which texts of the set")
-    images: int | None = Field(default=None, description="pictures of the variant; null where no source says")
+    images: int | None = Field(default=None, description="images of the variant; null where no source says")
     texts: int | None = Field(default=None, description="about how many texts; null where no source says")
     setting: Setting
     stages: Literal[1, 2] | None = Field(default=None, description="2: re-ranked; null where no source says")
     image_to_text: dict[str, float] | None = Field(default=None, description="R@1, R@5, R@10, or R@1 alone")
     text_to_image: dict[str, float] | None = None
     mean_recall: float | None = Field(default=None, description="as given, not recomputed")
-    figures: dict[str, float] = Field(default={}, description="of other families than retrieval, by their view's keys")
+    metrics: dict[str, float] = Field(
+        default={}, alias="figures", description="of other families than retrieval, by their view's keys"
+    )
     sources: list[str]
     notes: list[str] = []
 
     @property
-    def all_figures(self) -> dict[str, float]:
+    def all_metrics(self) -> dict[str, float]:
         """By the keys of the family's view."""
         ways = {"image_to_text": self.image_to_text, "text_to_image": self.text_to_image}
         recalls = {f"{way}_{key}": value for way, of in ways.items() for key, value in (of or {}).items()}
         mean = {} if self.mean_recall is None else {"mean_recall": self.mean_recall}
-        return recalls | mean | self.figures
+        return recalls | mean | self.metrics
 
     @property
     def recomputed(self) -> float | None:
@@ -89,8 +91,8 @@ class Published(_Part):
             if row.family not in VIEWS:
                 raise ValueError(f"{row.model} on {row.set}: no such family: {row.family}")
             view = VIEWS[row.family]
-            if not row.all_figures or row.all_figures.keys() - {*view.columns, view.main}:
-                raise ValueError(f"{row.model} on {row.set}: no figures, or others than of {row.family}")
+            if not row.all_metrics or row.all_metrics.keys() - {*view.columns, view.main}:
+                raise ValueError(f"{row.model} on {row.set}: no metrics, or others than of {row.family}")
             unknown = [*(set(row.sources) - self.sources.keys()), *(set(row.notes) - self.notes.keys())]
             if unknown or not row.sources:
                 raise ValueError(f"{row.model} on {row.set}: no such source or note: {', '.join(unknown)}")

@@ -1,4 +1,4 @@
-"""The short table of the READMEs: of each set the best known figures, published and measured here apart.
+"""The short table of the READMEs: of each set the best known metrics, published and measured here apart.
 
 `python -m ccmb.benchmark.leaderboard.readme_table`, in the repository's root, writes it anew from the published rows
 and, where there are any, the results in `benchmarks/measured`.
@@ -12,7 +12,7 @@ from typing import Literal
 
 from ccmb.benchmark.family import Words
 from ccmb.benchmark.leaderboard.columns import VIEWS
-from ccmb.benchmark.leaderboard.markdown import figure
+from ccmb.benchmark.leaderboard.markdown import metric
 from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import SETS, Row, leaderboard, read_results
 from ccmb.core.errors import CcmbError
@@ -36,10 +36,10 @@ SEPARATOR = Words("，", ", ")
 
 
 def readme_table(rows: Sequence[Row], language: Language) -> str:
-    """The best rows of each known set and setting that have a main figure.
+    """The best rows of each known set and setting that have a main metric.
 
     What was measured here stands in the line of published rows only where it was set against them, and so is of the
-    same pictures; else in a line of its own. Where nothing was, there is no column for it.
+    same images; else in a line of its own. Where nothing was, there is no column for it.
     """
     lines: list[list[str]] = []
     known = [row for row in rows if row.set in SETS and row.setting in SETTINGS and row.main is not None]
@@ -68,14 +68,14 @@ def _set_line(theirs: Sequence[Row], ours: Sequence[Row], language: Language) ->
 
 
 def _best(rows: Sequence[Row]) -> str:
-    """The highest main figure and whose it is; of ours with its interval, of others with a dagger if it is unsure."""
+    """The highest main metric and whose it is; of ours with its interval, of others with a dagger if it is unsure."""
     if not rows:
         return "–"
     best = max(rows, key=_main)
     bounds = "" if best.interval is None else f" [{best.interval[0]:.1f}, {best.interval[1]:.1f}]"
     unsure = any(published().notes[note].mark in ("conflict", "unverified") for note in best.notes)
     seen = f" (⚠ {best.seen})" if best.seen else ""
-    return f"{figure(best.main)}{'†' if unsure else ''}{bounds} {best.model}{seen}"
+    return f"{metric(best.main)}{'†' if unsure else ''}{bounds} {best.model}{seen}"
 
 
 def _main(row: Row) -> float:

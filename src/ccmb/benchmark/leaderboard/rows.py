@@ -1,7 +1,7 @@
 """`ccmb leaderboard`: our results and the published rows as rows of one table, with marks where a difference counts.
 
-Ours are compared with each other on the very same pictures, by a paired bootstrap over these. Of published ones only
-the figures are known: all that can be said is whether they lie outside the interval of ours.
+Ours are compared with each other on the very same images, by a paired bootstrap over these. Of published ones only
+the metrics are known: all that can be said is whether they lie outside the interval of ours.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ SETS = {
     "ecommerce-t2i": "ECommerce-T2I",
 }
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
-# Of a main figure against the best of ours: the best itself, worse, better, not to be told apart.
+# Of a main metric against the best of ours: the best itself, worse, better, not to be told apart.
 Mark = Literal["", "best", "worse", "better", "even"]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Points of the main figure less than (or, positive, more than) the best of ours, and the middle 95 % of them."""
+    """Points of the main metric less than (or, positive, more than) the best of ours, and the middle 95 % of them."""
 
     mean: float
     low: float
@@ -62,10 +62,10 @@ class Row:
         kind: what the model is, of ours.
         stage: "cosine" of a model that cannot rank, "pre-ranking" or "ranking" of one that can, "match score" of one
             that matches by it, "re-ranked" of a published one; empty where nobody says.
-        figures: in percent, by the keys of the family's view.
-        interval: 95 %, of the main figure over pictures, of ours.
+        metrics: in percent, by the keys of the family's view.
+        interval: 95 %, of the main metric over images, of ours.
         mark, difference: see `Mark`; the difference is known of ours.
-        sources: what figures were read from, or how they were measured.
+        sources: what metrics were read from, or how they were measured.
         notes: keys of the published notes.
         seen: "saw N test images" of a model that was trained on so many of the images it is measured on; else empty.
     """
@@ -78,7 +78,7 @@ class Row:
     setting: Setting
     kind: str
     stage: str
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     interval: tuple[float, float] | None
     sources: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -92,8 +92,8 @@ class Row:
 
     @property
     def main(self) -> float | None:
-        """The figure that orders."""
-        return self.figures.get(VIEWS[self.family].main)
+        """The metric that orders."""
+        return self.metrics.get(VIEWS[self.family].main)
 
 
 def read_results(folders: Sequence[Path]) -> list[Result]:
@@ -113,13 +113,13 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
 
 
 def leaderboard(results: Sequence[Result]) -> list[Row]:
-    """All rows, by family, set and setting, within these by falling main figure; those without one come last.
+    """All rows, by family, set and setting, within these by falling main metric; those without one come last.
 
     Known sets come in the order of SETS, those of the user's own before them.
     """
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for result in results:
-        # Only these are compared with each other: the same pictures and texts, and models in the same setting.
+        # Only these are compared with each other: the same images and texts, and models in the same setting.
         alike = BENCHMARKS[result.family].comparable_by(result)
         asked = result.family, result.prompt_set, result.setting, alike
         groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
@@ -135,7 +135,7 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
             SETTINGS.index(row.setting),
             row.main is None,
             -(row.main or 0.0),
-            -row.figures.get("text_to_image_R@1", 0.0),
+            -row.metrics.get("text_to_image_R@1", 0.0),
         ),
     )
 
@@ -166,7 +166,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
     context = "" if result.model.context_length is None else f", context {result.model.context_length}"
     source = f"measured here, commit {result.commit}, {result.finished[:10]}{context}, data {result.data.revision[:8]}"
     family = BENCHMARKS[result.family]
-    figures, bounds = family.metrics(result, stage)
+    metrics, bounds = family.metrics(result, stage)
     return Row(
         origin="ours",
         family=result.family,
@@ -176,7 +176,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
         setting=result.setting,
         kind=result.model.kind,
         stage=family.stage_words(result, stage),
-        figures=figures,
+        metrics=metrics,
         interval=bounds,
         sources=(source + family.measured_how(result),),
         seen="" if result.seen is None else result.seen.mark,
@@ -195,7 +195,7 @@ def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[
         setting=row.setting,
         kind="",
         stage=stage,
-        figures=row.all_figures,
+        metrics=row.all_metrics,
         interval=None,
         sources=titles,
         notes=tuple(row.notes),
@@ -204,8 +204,8 @@ def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[
 
 
 def _against_ours(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Mark:
-    """Where a published main figure lies to the interval of the best of ours on what seems to be the same data."""
-    main = row.all_figures.get(VIEWS[row.family].main)
+    """Where a published main metric lies to the interval of the best of ours on what seems to be the same data."""
+    main = row.all_metrics.get(VIEWS[row.family].main)
     if main is None or row.is_partial or row.images is None:
         return ""
     variants = {BENCHMARKS[result.family].variant(result) for result in results if _comparable(row, result)}

@@ -18,7 +18,7 @@ from ccmb.r2d2.onnx.runtime import ExportedR2D2
 
 
 class Peer(Encoder, PairScorer, Protocol):
-    """A model to be measured: it encodes pictures and texts and, where it can, ranks pairs.
+    """A model to be measured: it encodes images and texts and, where it can, ranks pairs.
 
     Attributes:
         name: what the user calls it.
@@ -70,13 +70,13 @@ def network_fingerprint(model: Network) -> str:
     return fingerprint(cast(nn.Module, model), settings)
 
 
-def context_within(name: str, asked: int | None, usual: int, most: int | None) -> int:
+def context_within(name: str, asked: int | None, usual: int, maximum: int | None) -> int:
     """The context length to use: the one asked for, by default the usual one, and no more than there are positions.
 
     Raises:
         UsageError: more is asked for than the model has positions for, or too little for a word.
     """
-    if asked is not None and not (asked >= 3 and (most is None or asked <= most)):
-        bound = "3 or more" if most is None else f"between 3 and {most}"
+    if asked is not None and not (asked >= 3 and (maximum is None or asked <= maximum)):
+        bound = "3 or more" if maximum is None else f"between 3 and {maximum}"
         raise UsageError(f"--context-length is {asked}; {name} takes one {bound}")
-    return asked or min(usual, most or usual)
+    return asked or min(usual, maximum or usual)

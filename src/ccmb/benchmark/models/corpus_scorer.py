@@ -20,8 +20,8 @@ class PeerScorer:
         self._peer = open_peer(source)
         self.name, self.fingerprint = self._peer.name, self._peer.fingerprint
 
-    def encode_images(self, pictures: list[Image.Image]) -> NDArray[np.float32]:
-        return self._peer.encode_images(range(len(pictures)), pictures.__getitem__).embed.numpy()
+    def encode_images(self, images: list[Image.Image]) -> NDArray[np.float32]:
+        return self._peer.encode_images(range(len(images)), images.__getitem__).embed.numpy()
 
     def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         return self._peer.encode_texts(texts).embed.numpy()

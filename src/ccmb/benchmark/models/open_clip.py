@@ -33,9 +33,9 @@ class OpenClipPeer(OneStage):
             self._tokenizer = library.get_tokenizer(architecture)
         except Exception as error:  # whatever it makes of an unknown name, no network, a damaged file
             raise CcmbError(f"{name}: open_clip cannot open it ({one_line(error)})") from None
-        most = getattr(model, "context_length", None)
+        maximum = getattr(model, "context_length", None)
         self.name, self._device = name, choose_device("auto")
-        self.context_length: int | None = context_within(name, context_length, most or 77, most)
+        self.context_length: int | None = context_within(name, context_length, maximum or 77, maximum)
         self.fingerprint = fingerprint(model, {"source": source, "context_length": self.context_length})
         self._model = model.eval().to(self._device)
 

@@ -31,8 +31,8 @@ class R2D2Peer:
         options: RankOptions = EXACT,
         source: str | None = None,
     ) -> None:
-        most = model.config.max_text_tokens
-        tokens = context_within(name, context_length, processor.max_text_tokens, most)
+        maximum = model.config.max_text_tokens
+        tokens = context_within(name, context_length, processor.max_text_tokens, maximum)
         if tokens != processor.max_text_tokens:  # the caller's own stays as it is
             processor = processor.resized(max_text_tokens=tokens)
         self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"

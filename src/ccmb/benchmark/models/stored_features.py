@@ -1,6 +1,6 @@
-"""Features on disk as a peer: what any other program has made of pictures and texts.
+"""Features on disk as a peer: what any other program has made of images and texts.
 
-A folder of `images.npy` (pictures, D), `texts.npy` (texts, D) and `ids.json`, which says whose the rows are:
+A folder of `images.npy` (images, D), `texts.npy` (texts, D) and `ids.json`, which says whose the rows are:
 {"images": ["cat.jpg", ...], "texts": ["一只猫", ...]}
 """
 
@@ -30,7 +30,7 @@ def is_features(folder: Path) -> bool:
 
 
 class FeaturesPeer(OneStage):
-    """Features looked up by the picture's name and by the text itself."""
+    """Features looked up by the image's name and by the text itself."""
 
     kind = "features"
 
@@ -56,7 +56,7 @@ class FeaturesPeer(OneStage):
         self._texts, self._text_rows = self._read("texts")
         if self._images.shape[1] != self._texts.shape[1]:
             raise CcmbError(
-                f"{folder}: pictures have {self._images.shape[1]} numbers each, but texts {self._texts.shape[1]}"
+                f"{folder}: images have {self._images.shape[1]} numbers each, but texts {self._texts.shape[1]}"
             )
 
     def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:

@@ -95,7 +95,7 @@ def open_two_towers(name: str, source: str, context_length: int | None = None) -
 
 def _positions(config: Any) -> int | None:
     """The longest text that there are positions for; RoBERTa counts them from the one after padding's."""
-    most = getattr(config.text_config, "max_position_embeddings", None)
-    if most is not None and config.model_type == "altclip":
-        most -= config.text_config.pad_token_id + 1
-    return most
+    maximum = getattr(config.text_config, "max_position_embeddings", None)
+    if maximum is not None and config.model_type == "altclip":
+        maximum -= config.text_config.pad_token_id + 1
+    return maximum

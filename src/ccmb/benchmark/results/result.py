@@ -19,12 +19,13 @@ Stage = Literal["pre_ranking", "ranking"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Interval = tuple[float, float]
-# Figures by stage; None of a stage that the model does not have.
+# Metrics by stage; None of a stage that the model does not have.
 Recalls = dict[Stage, dict[str, float] | None]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Where a key differs from its field, the files keep the key.
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
 class Measured(_Part):
@@ -42,10 +43,10 @@ class Data(_Part):
 
     name: str
     split: str
-    revision: str = Field(description="SHA-256 of names, texts and pictures")
+    revision: str = Field(description="SHA-256 of names, texts and images")
     images: int
     texts: int
-    unreadable: list[str] = Field(description="a line for each picture that was left out")
+    unreadable: list[str] = Field(description="a line for each image that was left out")
 
 
 class Seen(_Part):
@@ -65,10 +66,10 @@ class Section(_Part):
 
 
 class Retrieval(Section):
-    """Recalls in percent by direction and stage, and 95 % intervals over pictures."""
+    """Recalls in percent by direction and stage, and 95 % intervals over images."""
 
     text_to_image: Recalls
-    image_to_text: Recalls = Field(description="empty where pictures are not searched from, as of MUGE")
+    image_to_text: Recalls = Field(description="empty where images are not searched from, as of MUGE")
     mean_recall: dict[Stage, float | None]
     intervals: dict[str, dict[Stage, dict[str, Interval]]]
     mean_recall_interval: dict[Stage, Interval]
@@ -91,40 +92,40 @@ class Fitted(_Part):
     temperature: list[float] | None = Field(description="null without cross encoders")
 
 
-class MatchingFigures(_Part):
+class MatchingMetrics(_Part):
     """Of one stage, in [0, 1], null where there is none; see `ccmb.tasks.matching.metrics`."""
 
     auc: float
     accuracy: float | None = Field(None, description="at probability 0.5")
-    accuracy_fitted: float | None = Field(description="at a threshold fitted on other pictures")
+    accuracy_fitted: float | None = Field(description="at a threshold fitted on other images")
     calibration_error: float | None = Field(None, description="corrected for bias")
     calibration_error_plain: float | None = Field(None, description="without the correction, as most papers report it")
-    calibration_error_fitted: float | None = Field(None, description="at a temperature fitted on other pictures")
-    interval: dict[str, Interval] = Field(description="95 %, over pictures")
+    calibration_error_fitted: float | None = Field(None, description="at a temperature fitted on other images")
+    interval: dict[str, Interval] = Field(description="95 %, over images")
     fitted: Fitted | None
 
 
-class Matching(MatchingFigures, Section):
-    """Figures of the match score or, where there is none, of the cosine."""
+class Matching(MatchingMetrics, Section):
+    """Metrics of the match score or, where there is none, of the cosine."""
 
     pairs: int
-    pictures: int
+    images: int = Field(alias="pictures")
     matches: int
     stage: Stage
     match_temperature: float | None
-    pre_ranking: MatchingFigures | None = Field(None, description="of the cosine, where `stage` is ranking")
+    pre_ranking: MatchingMetrics | None = Field(None, description="of the cosine, where `stage` is ranking")
     labels: list[int]
     scores: dict[Stage, list[float]] = Field(description="of each pair; for paired tests")
 
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES if self.stage == "ranking" else STAGES[:1]
 
-    def of(self, stage: Stage) -> MatchingFigures:
+    def of(self, stage: Stage) -> MatchingMetrics:
         return self if stage == self.stage or self.pre_ranking is None else self.pre_ranking
 
 
 class Accuracy(_Part):
-    """Of one stage, in percent, with 95 % intervals over pictures."""
+    """Of one stage, in percent, with 95 % intervals over images."""
 
     top1: float
     top5: float
@@ -139,12 +140,12 @@ class RankedAccuracy(Accuracy):
 class Classification(Accuracy, Section):
     """Of the first stage, and of the second one where it was asked for."""
 
-    pictures: int
+    images: int = Field(alias="pictures")
     classes: int
-    classes_with_pictures: int
+    classes_with_images: int = Field(alias="classes_with_pictures")
     class_list: str
     ranking: RankedAccuracy | None = None
-    ranks: dict[Stage, list[int]] = Field(description="of each picture's class, from 1; for paired tests")
+    ranks: dict[Stage, list[int]] = Field(description="of each image's class, from 1; for paired tests")
 
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES[: 1 if self.ranking is None else 2]
@@ -153,7 +154,7 @@ class Classification(Accuracy, Section):
         return self.ranking if stage == "ranking" and self.ranking is not None else self
 
 
-class CaptionFigures(_Part):
+class CaptionMetrics(_Part):
     """Of the captions that one stage puts first, on characters, in percent."""
 
     cider_d: float
@@ -161,25 +162,25 @@ class CaptionFigures(_Part):
     bleu_4: float
     rouge_l: float
     match_score: float | None
-    interval: Interval = Field(description="of CIDEr-D: 95 %, over pictures")
+    interval: Interval = Field(description="of CIDEr-D: 95 %, over images")
 
 
 class Captioning(Section):
     """The first stage is what the decoder puts first, the second what is re-ranked to the first place."""
 
-    pictures: int
+    images: int = Field(alias="pictures")
     references: int
     decoding: dict[str, Any]
-    figures: dict[Stage, CaptionFigures]
-    cider: dict[Stage, list[float]] = Field(description="CIDEr-D of each picture, in [0, 10]; for paired tests")
+    metrics: dict[Stage, CaptionMetrics] = Field(alias="figures")
+    cider: dict[Stage, list[float]] = Field(description="CIDEr-D of each image, in [0, 10]; for paired tests")
     captions: dict[Stage, list[str]]
 
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES
 
 
-class GenerationFigures(_Part):
-    """Of one picture for each text."""
+class GenerationMetrics(_Part):
+    """Of one image for each text."""
 
     match_score: float = Field(description="mean, in percent; the cosine's where the judge has no match heads")
     fid: float
@@ -189,24 +190,24 @@ class GenerationFigures(_Part):
 
 
 class Generation(Section):
-    """The first stage is the picture that was painted first, the second the one that the judge chose among several."""
+    """The first stage is the image that was painted first, the second the one that the judge chose among several."""
 
-    pictures: int
+    images: int = Field(alias="pictures")
     painting: dict[str, Any]
     judge: str
     judge_fingerprint: str = Field(description="SHA-256 of its weights")
     features: str = Field(description="whose, for FID and KID")
-    figures: dict[Stage, GenerationFigures]
-    scores: dict[Stage, list[float]] = Field(description="match score of each picture, in percent; for paired tests")
+    metrics: dict[Stage, GenerationMetrics] = Field(alias="figures")
+    scores: dict[Stage, list[float]] = Field(description="match score of each image, in percent; for paired tests")
 
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
-        return tuple(stage for stage in STAGES if stage in self.figures)
+        return tuple(stage for stage in STAGES if stage in self.metrics)
 
 
 class Result(_Part):
     """The whole file: one of the families is there."""
 
-    key: str = Field(description="SHA-256 of all that the figures depend on; an equal one is not measured again")
+    key: str = Field(description="SHA-256 of all that the metrics depend on; an equal one is not measured again")
     model: Measured
     data: Data
     seen: Seen | None = Field(None, description="null where nothing says what the model was trained on")
@@ -223,7 +224,7 @@ class Result(_Part):
     captioning: Captioning | None = None
     generation: Generation | None = None
     drawn_with: list[int] = Field(
-        description="with what resampling draws each text, pair or picture: the place of its picture"
+        description="with what resampling draws each text, pair or image: the place of its image"
     )
     commit: str
     hardware: dict[str, Any]

@@ -15,7 +15,7 @@ MinProbabilityOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
 ]
 ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder or tar of the pictures; by default images.tar or images beside the data.")
+    Path | None, typer.Option(help="Folder or tar of the images; by default images.tar or images beside the data.")
 ]
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
 RerankKOption = Annotated[
@@ -42,9 +42,9 @@ def say_findings(text: str) -> None:
 
 
 def say_unreadable(unreadable: list[str], shown: int = 5) -> None:
-    """The first of some lines about pictures, on stderr."""
+    """The first of some lines about images, on stderr."""
     if unreadable:
-        typer.echo(f"{len(unreadable)} pictures could not be read:", err=True)
+        typer.echo(f"{len(unreadable)} images could not be read:", err=True)
         for line in unreadable[:shown]:
             typer.echo(f"  {visible_line(line)}", err=True)
         if len(unreadable) > shown:

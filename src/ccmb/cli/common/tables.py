@@ -24,16 +24,16 @@ def calibration_table(report: dict[str, Any]) -> str:
 
 
 def comparison_table(report: dict[str, Any]) -> str:
-    """Figures before and after fine-tuning with their intervals, and those between, as lines of text."""
+    """Metrics before and after fine-tuning with their intervals, and those between, as lines of text."""
     rows, between = [["", "before", "after", "change"]], []
     for of in report["sets"]:
-        for name, figure in of["figures"].items():
+        for name, metric in of["figures"].items():
             label = f"{of['name']} {of['split']} {name.replace('_', '-')}"
-            cells = [_with_interval(figure["before"]), _with_interval(figure["after"])]
-            rows.append([label, *cells, _with_interval(figure["gain"], "+")])
-            if figure["shares"]:
-                values = ["-" if found is None else f"{found['value']:.1f}" for found in figure["shares"].values()]
-                between.append((label, figure["shares"], values))
+            cells = [_with_interval(metric["before"]), _with_interval(metric["after"])]
+            rows.append([label, *cells, _with_interval(metric["gain"], "+")])
+            if metric["shares"]:
+                values = ["-" if found is None else f"{found['value']:.1f}" for found in metric["shares"].values()]
+                between.append((label, metric["shares"], values))
     lines = aligned(rows, (30, 23, 23, 23))
     if between:
         shares = [["share of the weights after", *between[0][1]], *([label, *values] for label, _, values in between)]
@@ -49,24 +49,24 @@ def comparison_table(report: dict[str, Any]) -> str:
 def export_table(report: dict[str, Any]) -> str:
     """Speeds of torch and of an export, and where it was measured, what the export costs in recall."""
     rows = [["", "torch", "export", "times"]]
-    for name, figures in report["speed"].items():
-        speeds = (f"{figures[key]:.3g}" for key in ("torch", "export"))
-        rows.append([name, *speeds, f"{figures['times']:.2f}", f"  {figures['unit']}"])
+    for name, metrics in report["speed"].items():
+        speeds = (f"{metrics[key]:.3g}" for key in ("torch", "export"))
+        rows.append([name, *speeds, f"{metrics['times']:.2f}", f"  {metrics['unit']}"])
     if "recall" not in report:
         return "\n".join(aligned(rows, (22, 10, 10, 7)))
     of = report["recall"]
-    for stage, figures in of["difference"].items():
+    for stage, metrics in of["difference"].items():
         means = (f"{of[key]['mean_recall'][stage]:.2f}" for key in ("torch", "export"))
-        gained = figures["mean_recall"]
+        gained = metrics["mean_recall"]
         ends = f"({gained['low']:+.2f} to {gained['high']:+.2f})"
         label = f"{stage.replace('_', '-')}, MR"
         rows.append([label, *means, f"{gained['points']:+.2f}", f"  points {ends}"])
     lines = aligned(rows, (22, 10, 10, 7))
-    about = f"{of['data']}, {of['split']}: {of['torch']['gallery']} pictures, {of['torch']['texts']} texts"
+    about = f"{of['data']}, {of['split']}: {of['torch']['gallery']} images, {of['torch']['texts']} texts"
     return "\n".join([*lines[: 1 + len(report["speed"])], about, *lines[1 + len(report["speed"]) :]])
 
 
-def _with_interval(figure: dict[str, float] | None, sign: str = "") -> str:
-    if figure is None:
+def _with_interval(metric: dict[str, float] | None, sign: str = "") -> str:
+    if metric is None:
         return "-"
-    return f"{figure['value']:{sign}.1f} [{figure['low']:{sign}.1f}, {figure['high']:{sign}.1f}]"
+    return f"{metric['value']:{sign}.1f} [{metric['low']:{sign}.1f}, {metric['high']:{sign}.1f}]"

@@ -22,12 +22,12 @@ annotate_app = typer.Typer(
 @annotate_app.command(name="export")
 def export_round(
     corpus: Annotated[Path, typer.Argument(help="The folder of a corpus.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for Label Studio's tasks and pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for Label Studio's tasks and images.")],
     length: Annotated[
         Literal["short", "long"], typer.Option(help="short: queries (IQM, IQR); long: captions, titles, contents.")
     ] = "short",
     pairs: Annotated[int, typer.Option(min=0, help="Pairs to label; half are positives, half hard negatives.")] = 1000,
-    captions: Annotated[int, typer.Option(min=0, help="Pictures to describe by a caption.")] = 0,
+    captions: Annotated[int, typer.Option(min=0, help="Images to describe by a caption.")] = 0,
     gold: Annotated[int, typer.Option(min=0, help="Clear cases among the pairs, to check annotators.")] = 50,
     model: Annotated[
         str | None,

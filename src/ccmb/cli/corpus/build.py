@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +11,10 @@ from ccmb.cli.common.options import JsonFlag, print_result
 from ccmb.cli.corpus.annotate import annotate_app
 from ccmb.cli.corpus.common import need_extra, open_scorer
 from ccmb.core.errors import UsageError
+from ccmb.core.json_values import json_values
 
 if TYPE_CHECKING:
-    from ccmb.corpus.assembly.held_out import HeldOutPictures
+    from ccmb.corpus.assembly.held_out import HeldOutImages
 
 corpus_app = typer.Typer(name="corpus", help="From click logs and pages to a corpus in shards.", no_args_is_help=True)
 
@@ -26,8 +26,9 @@ CorpusArgument = Annotated[Path, typer.Argument(help="The folder of a corpus.")]
 ExcludeOption = Annotated[
     list[str] | None, typer.Option(help="Pattern of input files to pass over, such as '*.bak.jsonl', tmp or 2019/raw.")
 ]
-TestPictures = Annotated[
-    list[str] | None, typer.Option(help="Folder or tar of pictures that the corpus must not hold.")
+TestImages = Annotated[
+    list[str] | None,
+    typer.Option("--test-images", "--test-pictures", help="Folder or tar of images that the corpus must not hold."),
 ]
 TestSets = Annotated[
     list[str] | None,
@@ -55,7 +56,7 @@ def build(
     links: Sources = None,
     test_texts: Sources = None,
     exclude: ExcludeOption = None,
-    test_pictures: TestPictures = None,
+    test_images: TestImages = None,
     test_set: TestSets = None,
     score_model: ScoreModel = None,
     ray: RayOption = None,
@@ -77,7 +78,7 @@ def build(
     from ccmb.core.config.recipe_files import load_recipe
     from ccmb.core.signals import orderly_end
     from ccmb.corpus.assembly.build import Extras, build_corpus
-    from ccmb.corpus.assembly.decontamination import open_test_pictures, open_test_sets
+    from ccmb.corpus.assembly.decontamination import open_test_images, open_test_sets
     from ccmb.corpus.assembly.recipe import ZeroRecipe, find_corpus_recipe
     from ccmb.corpus.inputs.tables import Inputs
 
@@ -89,23 +90,23 @@ def build(
         refuse_keys(typed.clicks, "clicks.", "of --impressions; give them")
     if not score_model:
         refuse_keys(typed.score, "score.", "of the model of --score-model; give one")
-    pictures: list[HeldOutPictures] = open_test_pictures(test_pictures or [])
+    images: list[HeldOutImages] = open_test_images(test_images or [])
     texts = list(test_texts or [])
     if test_set:
         held_out, files = open_test_sets(test_set, out / "work")
-        pictures, texts = pictures + held_out, texts + files
+        images, texts = images + held_out, texts + files
     inputs = Inputs(
         impressions=impressions or [], pages=pages or [], links=links or [], test_texts=texts, exclude=exclude or []
     )
     scorer = open_scorer(score_model) if score_model else None
     with orderly_end():
-        manifest = build_corpus(inputs, typed, out, Extras(ray, pictures, scorer, retry_failed))
+        manifest = build_corpus(inputs, typed, out, Extras(ray, images, scorer, retry_failed))
     say_corpus(out, manifest, as_json)
 
 
 @corpus_app.command()
 def verify(corpus: CorpusArgument, as_json: JsonFlag = False) -> None:
-    """Check a whole corpus: files against the manifest, rows of the index against the shards, every picture decoded.
+    """Check a whole corpus: files against the manifest, rows of the index against the shards, every image decoded.
 
     Each problem comes with its fix. Exits with 1 if there is one.
 
@@ -115,9 +116,13 @@ def verify(corpus: CorpusArgument, as_json: JsonFlag = False) -> None:
     from ccmb.corpus.analysis.verify import verify_corpus
 
     check = verify_corpus(corpus)
-    lines = [f"{problem.file}: {problem.what}; {problem.mend}" for problem in check.problems]
-    counts = f"{check.files:,} files, {check.pictures:,} pictures, {check.pairs:,} pairs"
-    print_result(asdict(check), as_json, "\n".join([*lines, f"{counts}; {len(lines) or 'no'} problems"]))
+    lines = [f"{problem.file}: {problem.what}; {problem.fix}" for problem in check.problems]
+    counts = f"{check.files:,} files, {check.images:,} images, {check.pairs:,} pairs"
+    print_result(
+        json_values(check, images="pictures", fix="mend"),
+        as_json,
+        "\n".join([*lines, f"{counts}; {len(lines) or 'no'} problems"]),
+    )
     if lines:
         raise typer.Exit(1)
 
@@ -125,7 +130,7 @@ def verify(corpus: CorpusArgument, as_json: JsonFlag = False) -> None:
 @corpus_app.command()
 def sample(
     corpus: CorpusArgument,
-    share: Annotated[float, typer.Option(help="Share of the pictures of the whole corpus, in (0, 1].")],
+    share: Annotated[float, typer.Option(help="Share of the images of the whole corpus, in (0, 1].")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
     as_json: JsonFlag = False,
 ) -> None:
@@ -140,7 +145,7 @@ def sample(
 
 
 def say_corpus(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
-    text = f"{out}: {manifest['pictures']:,} pictures, {manifest['pairs']:,} pairs in {manifest['shards']:,} shards"
+    text = f"{out}: {manifest['pictures']:,} images, {manifest['pairs']:,} pairs in {manifest['shards']:,} shards"
     print_result({name: value for name, value in manifest.items() if name != "files"}, as_json, text)
 
 
@@ -150,7 +155,7 @@ def stats(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page; by default stats.html in the corpus's folder.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Pictures in the random sample.")] = 24,
+    images: Annotated[int, typer.Option("--images", "--pictures", min=0, help="Images in the random sample.")] = 24,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a page: the funnel, histograms of lengths, click rates and sizes, domains, and a random sample.
@@ -161,20 +166,20 @@ def stats(
     from ccmb.corpus.analysis.page import write_corpus_page
     from ccmb.corpus.analysis.statistics import statistics
 
-    page, figures = out or corpus / "stats.html", statistics(corpus)
-    write_corpus_page(corpus, figures, page, pictures)
+    page, metrics = out or corpus / "stats.html", statistics(corpus)
+    write_corpus_page(corpus, metrics, page, images)
     lines = [
         f"{step['name']:>20}  {step['rows']:>12,} {step['unit']:<12} {step['kept']:>12,} kept  "
         + ", ".join(f"{reason} {count:,}" for reason, count in step["dropped"].items())
-        for step in figures["funnel"]
+        for step in metrics["funnel"]
     ]
-    print_result(figures, as_json, "\n".join([*lines, f"page: {page}"]))
+    print_result(metrics, as_json, "\n".join([*lines, f"page: {page}"]))
 
 
 @corpus_app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("corpus-demo"),
-    pictures: Annotated[int, typer.Option(min=20, help="Pictures of the simulated web.")] = 400,
+    images: Annotated[int, typer.Option("--images", "--pictures", min=20, help="Images of the simulated web.")] = 400,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also pre-train on the corpus and on as many raw pairs, and compare.")
     ] = False,
@@ -190,5 +195,5 @@ def demo(
     from ccmb.demos.corpus_demo import closing_words, run_demo
 
     with orderly_end():
-        report = run_demo(out, pictures, compare)
+        report = run_demo(out, images, compare)
     print_result(report, as_json, closing_words(out, report))

@@ -137,7 +137,7 @@ def likely_form(stream: IO[bytes], name: str, size: int | None = None) -> TextFo
     Raises:
         CcmbError: the file is binary; or most of the checked lines are not UTF-8, and the file is not GB18030.
     """
-    head, form = _marked(stream, name, most_nuls=HEAD // 8)
+    head, form = _marked(stream, name, max_nuls=HEAD // 8)
     if form.codec == UTF8 and not form.mark:
         good, bad = _kinds_of_lines(head[: head.rfind(b"\n") if len(head) == HEAD else None])
         for offset in _places_within(size or 0):
@@ -182,12 +182,12 @@ def _by_scripts(stream: IO[bytes], name: str, head: bytes, form: TextForm) -> Te
     return TextForm(GB18030, 0, form.old_ends)
 
 
-def _marked(stream: IO[bytes], name: str, most_nuls: int = 0) -> tuple[bytes, TextForm]:
+def _marked(stream: IO[bytes], name: str, max_nuls: int = 0) -> tuple[bytes, TextForm]:
     """The beginning of a file, and its form by the byte order mark and the line ends."""
     head = stream.read(HEAD)
     stream.seek(0)
     mark, codec = next(((mark, codec) for mark, codec in _MARKS if head.startswith(mark)), (b"", UTF8))
-    if codec in (UTF8, GB18030) and head.count(b"\0") > min(most_nuls, len(head) // 8):
+    if codec in (UTF8, GB18030) and head.count(b"\0") > min(max_nuls, len(head) // 8):
         line = head[: head.index(b"\0")].count(b"\n") + 1
         raise CcmbError(f"{name}:{line}: not UTF-8 text: zero bytes, as of a binary file or UTF-16 without mark; {FIX}")
     text = head[len(mark) :].decode(codec, "replace") if codec not in (UTF8, GB18030) else ""

@@ -1,4 +1,4 @@
-"""The page about a corpus: its funnel, histograms, domains, and a random sample of pictures."""
+"""The page about a corpus: its funnel, histograms, domains, and a random sample of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ccmb.core.files import atomic_write
-from ccmb.corpus.analysis.statistics import picture_of, random_pictures
+from ccmb.corpus.analysis.statistics import image_of, random_images
 from ccmb.corpus.base.reasons import in_chinese
 from ccmb.report.bars import bar_chart
 from ccmb.report.document import document
@@ -18,44 +18,44 @@ Shown = tuple[str, Mapping[str, Sequence[str]], str]
 
 
 def write_corpus_page(
-    corpus: Path, figures: Mapping[str, Any], page: Path, pictures: int, further: Sequence[str] = ()
+    corpus: Path, metrics: Mapping[str, Any], page: Path, images: int, further: Sequence[str] = ()
 ) -> None:
-    """Write the page about a corpus with `pictures` random pictures; see `corpus_page`."""
-    chosen = random_pictures(corpus, pictures)
-    shown = [(data_uri(picture_of(corpus, picture)), picture.texts, str(picture.row["url"])) for picture in chosen]
+    """Write the page about a corpus with `images` random images; see `corpus_page`."""
+    chosen = random_images(corpus, images)
+    shown = [(data_uri(image_of(corpus, image)), image.texts, str(image.row["url"])) for image in chosen]
     with atomic_write(page) as file:
-        file.write(corpus_page(figures, shown, further))
+        file.write(corpus_page(metrics, shown, further))
 
 
-def corpus_page(figures: Mapping[str, Any], shown: Sequence[Shown], further: Sequence[str] = ()) -> str:
+def corpus_page(metrics: Mapping[str, Any], shown: Sequence[Shown], further: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
-        figures: the result of `ccmb.corpus.analysis.statistics.statistics`.
-        shown: pictures to show, each as a data URI, texts by field, and URL.
+        metrics: the result of `ccmb.corpus.analysis.statistics.statistics`.
+        shown: images to show, each as a data URI, texts by field, and URL.
         further: more sections after the headline.
     """
     body = [
-        _header(figures),
+        _header(metrics),
         *further,
-        funnel_section(figures["funnel"]),
-        _histograms(figures),
-        _domains(figures),
+        funnel_section(metrics["funnel"]),
+        _histograms(metrics),
+        _domains(metrics),
         _sample(shown),
     ]
     return document("CCMB corpus", body)
 
 
-def _header(figures: Mapping[str, Any]) -> str:
-    title = f"<h1>{both('图文语料', 'A corpus of pictures and texts')}</h1>"
-    first = figures["funnel"][0]
+def _header(metrics: Mapping[str, Any]) -> str:
+    title = f"<h1>{both('图文语料', 'A corpus of images and texts')}</h1>"
+    first = metrics["funnel"][0]
     tiles = [
-        (format_number(figures["pictures"]), ("图片", "pictures")),
-        (format_number(figures["pairs"]), ("图文对", "pairs")),
-        (f"{figures['pairs'] / max(1, figures['pictures']):.1f}", ("每张图片的文本", "texts a picture")),
+        (format_number(metrics["pictures"]), ("图片", "pictures")),
+        (format_number(metrics["pairs"]), ("图文对", "pairs")),
+        (f"{metrics['pairs'] / max(1, metrics['pictures']):.1f}", ("每张图片的文本", "texts an image")),
         (
-            f"{figures['bytes'] / 1e6:,.1f}<small>MB</small>",
-            (f"{figures['shards']:,} 个分片", f"in {figures['shards']:,} shards"),
+            f"{metrics['bytes'] / 1e6:,.1f}<small>MB</small>",
+            (f"{metrics['shards']:,} 个分片", f"in {metrics['shards']:,} shards"),
         ),
     ]
     lead = paragraph(
@@ -63,7 +63,7 @@ def _header(figures: Mapping[str, Any]) -> str:
         f"Made of {first['rows']:,} {first['unit']}. Below: what each step dropped and why, and what is left.",
         "lead",
     )
-    headline = "".join(f"<div><b>{figure}</b>{both(*label)}</div>" for figure, label in tiles)
+    headline = "".join(f"<div><b>{metric}</b>{both(*label)}</div>" for metric, label in tiles)
     return f'<header>{title}{lead}<div class="headline">{headline}</div></header>'
 
 
@@ -84,23 +84,23 @@ def funnel_section(steps: Sequence[Mapping[str, Any]]) -> str:
     )  # fmt: skip
     note = paragraph(
         "单位从展示变为查询与图片的对，再到文本、图文对和图片：各步之间的行数因此不同。",
-        "What is counted changes from impressions to pairs of query and picture, to texts, pairs and pictures, so that "
+        "What is counted changes from impressions to pairs of query and image, to texts, pairs and images, so that "
         "a step need not begin with as many rows as the one before has kept.",
         "note",
     )
     return section("漏斗", "Funnel", table(head, rows, "words") + note)
 
 
-def _histograms(figures: Mapping[str, Any]) -> str:
+def _histograms(metrics: Mapping[str, Any]) -> str:
     charts = [
         _chart(f"{FIELDS[field]}的字数", f"characters of {field}", values)
-        for field, values in figures["characters"].items()
+        for field, values in metrics["characters"].items()
     ]
-    charts.append(_chart("点击率下界", "lower bound of the click rate", figures["bounds"]))
-    if figures["model_scores"]:
-        charts.append(_chart("模型余弦", "cosine by the model", figures["model_scores"]))
-    charts.append(_chart("原图短边（像素）", "short side as it came, pixels", figures["short_sides"]))
-    charts.append(_chart("每张图片的文本数", "texts of a picture", figures["texts_per_picture"]))
+    charts.append(_chart("点击率下界", "lower bound of the click rate", metrics["bounds"]))
+    if metrics["model_scores"]:
+        charts.append(_chart("模型余弦", "cosine by the model", metrics["model_scores"]))
+    charts.append(_chart("原图短边（像素）", "short side as it came, pixels", metrics["short_sides"]))
+    charts.append(_chart("每张图片的文本数", "texts of an image", metrics["texts_per_picture"]))
     return section("分布", "Distributions", f'<div class="panels">{"".join(charts)}</div>')
 
 
@@ -108,17 +108,17 @@ def _chart(chinese: str, english: str, values: Mapping[str, Any]) -> str:
     total = sum(values["count"])
     caption = f'<figcaption>{both(chinese, english)}<span class="figure">{total:,}</span></figcaption>'
     if not total:
-        return f'<figure>{caption}<div class="empty">{both("没有", "none")}</div></figure>'
+        return f'<metric>{caption}<div class="empty">{both("没有", "none")}</div></figure>'
     labels = [f"{start:g}" for start in values["from"]]
     labels[-1] += "+"
     return f"<figure>{caption}{bar_chart(labels, values['count'], english)}</figure>"
 
 
-def _domains(figures: Mapping[str, Any]) -> str:
-    pairs = max(1, figures["pairs"])
+def _domains(metrics: Mapping[str, Any]) -> str:
+    pairs = max(1, metrics["pairs"])
     rows = [
         (escape(name or "–"), f"{count:,}", f"{100 * count / pairs:.1f} %")
-        for name, count in figures["domains"].items()
+        for name, count in metrics["domains"].items()
     ]
     head = (both("域名", "Domain"), both("图文对", "Pairs"), both("比例", "Share"))
     return section("最多的域名", "Top domains", table(head, rows, "figures"))
@@ -134,6 +134,6 @@ def _sample(shown: Sequence[Shown]) -> str:
         cards += f'<article class="card"><img src="{uri}" alt="{escape(url)}"><dl>{lines}</dl></article>'
     what = paragraph(
         f"按哈希随机抽取的 {len(shown)} 张图片及其全部文本；每次抽到的都一样，不是挑出来的。",
-        f"{len(shown)} pictures drawn at random by hash, with all their texts; the same each time, not hand-picked.",
+        f"{len(shown)} images drawn at random by hash, with all their texts; the same each time, not hand-picked.",
     )
     return section("随机样本", "A random sample", f'{what}<div class="cards">{cards}</div>')

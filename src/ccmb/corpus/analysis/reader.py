@@ -1,4 +1,4 @@
-"""Read a finished corpus: its index, part by part, and its pictures with their pairs."""
+"""Read a finished corpus: its index, part by part, and its images with their pairs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ IndexRow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class IndexedPicture:
-    """A picture that is in a shard, and its pairs.
+class IndexedImage:
+    """An image that is in a shard, and its pairs.
 
     Attributes:
-        row: its row of the index, with the columns of `ccmb.corpus.assembly.schema.pictures_schema`.
+        row: its row of the index, with the columns of `ccmb.corpus.assembly.schema.images_schema`.
         pairs: the index rows of its kept pairs, in order.
     """
 
@@ -35,7 +35,7 @@ class IndexedPicture:
 
 
 def index_parts(out: Path, kind: str) -> list[Path]:
-    """The files of the index of pictures or pairs, in order.
+    """The files of the index of images or pairs, in order.
 
     Args:
         kind: "pictures" or "pairs".
@@ -66,13 +66,13 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> list[IndexRow
     return rows
 
 
-def indexed_pictures(out: Path) -> Iterator[IndexedPicture]:
-    """All pictures that are in shards, in order, with one part in memory at a time."""
-    for pictures_part in index_parts(out, "pictures"):
+def indexed_images(out: Path) -> Iterator[IndexedImage]:
+    """All images that are in shards, in order, with one part in memory at a time."""
+    for images_part in index_parts(out, "pictures"):
         pairs: dict[int, list[IndexRow]] = {}
-        for pair in read_part(pictures_part.with_name(pictures_part.name.replace("pictures-", "pairs-"))):
+        for pair in read_part(images_part.with_name(images_part.name.replace("pictures-", "pairs-"))):
             if pair["reason"] is None:
                 pairs.setdefault(pair["row"], []).append(pair)
-        for row in read_part(pictures_part):
+        for row in read_part(images_part):
             if row["shard"] is not None:
-                yield IndexedPicture(row, pairs.get(row["row"], []))
+                yield IndexedImage(row, pairs.get(row["row"], []))

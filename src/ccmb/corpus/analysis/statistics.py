@@ -1,4 +1,4 @@
-"""Figures of a finished corpus: histograms, domains, and a random sample that is the same for everyone."""
+"""Metrics of a finished corpus: histograms, domains, and a random sample that is the same for everyone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ccmb.core.files import read_json
-from ccmb.corpus.analysis.reader import IndexedPicture, index_parts, indexed_pictures, read_part
+from ccmb.corpus.analysis.reader import IndexedImage, index_parts, indexed_images, read_part
 from ccmb.corpus.assembly.manifest import read_corpus_manifest
 from ccmb.corpus.assembly.write_shards import SHARDS
 from ccmb.data.images.source import ImageSource, decode
@@ -38,9 +38,9 @@ class Histogram:
 
 
 def statistics(corpus: Path) -> dict[str, Any]:
-    """All figures as plain values.
+    """All metrics as plain values.
 
-    They describe the pairs and pictures that stay. Only `statuses`, `reasons` and the funnel count dropped ones too.
+    They describe the pairs and images that stay. Only `statuses`, `reasons` and the funnel count dropped ones too.
 
     Raises:
         CcmbError: the folder holds no complete corpus.
@@ -50,11 +50,11 @@ def statistics(corpus: Path) -> dict[str, Any]:
     bounds, scores, sides, texts = (Histogram(ends) for ends in (BOUNDS, SCORES, SIDES, TEXTS))
     domains: Counter[str] = Counter()
     formats: Counter[str] = Counter()
-    for picture in indexed_pictures(corpus):
-        sides.add(min(picture.row["width"], picture.row["height"]))
-        formats[picture.row["format"]] += 1
-        texts.add(len(picture.pairs))
-        for pair in picture.pairs:
+    for image in indexed_images(corpus):
+        sides.add(min(image.row["width"], image.row["height"]))
+        formats[image.row["format"]] += 1
+        texts.add(len(image.pairs))
+        for pair in image.pairs:
             lengths[pair["field"]].add(len(pair["text"]))
             bounds.add(pair["bound"])
             scores.add(pair["model_score"])
@@ -81,20 +81,18 @@ def _counts(corpus: Path, kind: str, column: str) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def random_pictures(corpus: Path, count: int) -> list[IndexedPicture]:
-    """The pictures with the smallest sample positions: a random sample that is the same each time."""
+def random_images(corpus: Path, count: int) -> list[IndexedImage]:
+    """The images with the smallest sample positions: a random sample that is the same each time."""
     import heapq
 
-    return heapq.nsmallest(
-        count, indexed_pictures(corpus), key=lambda picture: (picture.row["place"], picture.row["row"])
-    )
+    return heapq.nsmallest(count, indexed_images(corpus), key=lambda image: (image.row["place"], image.row["row"]))
 
 
-def picture_of(corpus: Path, picture: IndexedPicture) -> Any:
-    """The decoded picture from its shard.
+def image_of(corpus: Path, image: IndexedImage) -> Any:
+    """The decoded image from its shard.
 
     Raises:
         CcmbError: the shard is missing or damaged.
     """
-    tar = ImageSource.open(corpus / SHARDS / picture.row["shard"])
-    return decode(tar.raw(f"{picture.row['sample']}.jpg"))
+    tar = ImageSource.open(corpus / SHARDS / image.row["shard"])
+    return decode(tar.raw(f"{image.row['sample']}.jpg"))

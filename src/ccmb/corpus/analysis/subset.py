@@ -1,4 +1,4 @@
-"""Nested random subsets of a finished corpus: the pictures whose sample position is below the share.
+"""Nested random subsets of a finished corpus: the images whose sample position is below the share.
 
 See `ccmb.corpus.base.sampling`.
 """
@@ -16,11 +16,11 @@ from ccmb.core.config.recipe_files import load_recipe, save_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import sole_use
 from ccmb.core.progress import progress
-from ccmb.corpus.analysis.reader import IndexedPicture, indexed_pictures
+from ccmb.corpus.analysis.reader import IndexedImage, indexed_images
 from ccmb.corpus.assembly.data_card import write_cards
 from ccmb.corpus.assembly.manifest import CORPUS_MANIFEST, read_corpus_manifest, write_corpus_manifest
 from ccmb.corpus.assembly.recipe import ZeroRecipe
-from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
+from ccmb.corpus.assembly.schema import images_schema, pairs_schema, write_rows
 from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, location_in_shards, sample_json, shard_name
 from ccmb.corpus.base.funnel import read_funnel
 from ccmb.data.images.source import ImageSource
@@ -32,7 +32,7 @@ ROWS_PER_INDEX = 100_000
 
 
 def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
-    """Write about a share of the pictures as a corpus with its own shards, index, cards and manifest.
+    """Write about a share of the images as a corpus with its own shards, index, cards and manifest.
 
     If `corpus` is itself a subset, the share still means a share of the whole corpus. So subsets are nested.
 
@@ -41,7 +41,7 @@ def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: the share is not in (0, 1], or greater than the share of `corpus`.
-        CcmbError: `corpus` is incomplete, `out` holds a corpus already, or no picture is in the subset.
+        CcmbError: `corpus` is incomplete, `out` holds a corpus already, or no image is in the subset.
     """
     manifest = read_corpus_manifest(corpus)
     recipe = load_recipe(ZeroRecipe, corpus / "recipe.yaml", settled=False)
@@ -60,7 +60,7 @@ class _Subset:
     def __init__(self, corpus: Path, share: float, out: Path, recipe: ZeroRecipe) -> None:
         self.corpus, self.share, self.out, self.recipe = corpus, share, out, recipe
         self.fields: Counter[str] = Counter()
-        self.pictures = 0
+        self.images = 0
         self._open: tuple[str, ImageSource] | None = None
 
     def write(self, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -71,16 +71,16 @@ class _Subset:
                 break
             shards.append(write_shard(self.out / SHARDS / shard_name(shard_index), files))
         if not shards:
-            raise CcmbError(f"{self.corpus}: none of {manifest['pictures']:,} pictures is in a share of {self.share}")
+            raise CcmbError(f"{self.corpus}: none of {manifest['pictures']:,} images is in a share of {self.share}")
         write_manifest(self.out / SHARDS / MANIFEST, shards)
         pairs = sum(self.fields.values())
         funnel = read_funnel(self.corpus / "funnel.json")
-        funnel.add("subset", "pictures", {None: self.pictures, OUTSIDE: manifest["pictures"] - self.pictures})
+        funnel.add("subset", "pictures", {None: self.images, OUTSIDE: manifest["pictures"] - self.images})
         funnel.add("pairs of the subset", "pairs", {None: pairs, OUTSIDE: manifest["pairs"] - pairs})
         funnel.write(self.out / "funnel.json")
         save_recipe(self.recipe, self.out / "recipe.yaml")
         counts = {
-            "pictures": self.pictures, "pairs": pairs, "shards": len(shards),
+            "pictures": self.images, "pairs": pairs, "shards": len(shards),
             "pairs_by_field": {name: self.fields[name] for name in manifest["pairs_by_field"] if self.fields[name]},
             "model": manifest["model"], "share": self.share,
         }  # fmt: skip
@@ -88,33 +88,33 @@ class _Subset:
         write_corpus_manifest(self.out, counts)
         return read_corpus_manifest(self.out)
 
-    def _chosen(self, total: int) -> Iterator[tuple[IndexedPicture, dict[str, Any]]]:
-        """The pictures of the subset with their files. Their index is written after the last one of a part."""
-        with progress("sample", total, "pictures") as advance:
-            pictures = self._below(advance)
+    def _chosen(self, total: int) -> Iterator[tuple[IndexedImage, dict[str, Any]]]:
+        """The images of the subset with their files. Their index is written after the last one of a part."""
+        with progress("sample", total, "images") as advance:
+            images = self._below(advance)
             for part_index in itertools.count():
-                part = list(itertools.islice(pictures, ROWS_PER_INDEX))
+                part = list(itertools.islice(images, ROWS_PER_INDEX))
                 if not part:
                     return
-                for picture in part:
-                    location = location_in_shards(self.pictures, self.recipe.shards.samples_per_shard)
-                    yield picture, self._files(picture, location["sample"])
-                    picture.row.update(location)
-                    self.pictures += 1
-                    self.fields.update(pair["field"] for pair in picture.pairs)
-                rows, pairs = [picture.row for picture in part], [pair for picture in part for pair in picture.pairs]
-                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
+                for image in part:
+                    location = location_in_shards(self.images, self.recipe.shards.samples_per_shard)
+                    yield image, self._files(image, location["sample"])
+                    image.row.update(location)
+                    self.images += 1
+                    self.fields.update(pair["field"] for pair in image.pairs)
+                rows, pairs = [image.row for image in part], [pair for image in part for pair in image.pairs]
+                write_rows(rows, images_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
                 write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{part_index:06d}.parquet")
 
-    def _below(self, advance: Any) -> Iterator[IndexedPicture]:
-        for picture in indexed_pictures(self.corpus):
-            if picture.row["place"] < self.share:
-                yield picture
+    def _below(self, advance: Any) -> Iterator[IndexedImage]:
+        for image in indexed_images(self.corpus):
+            if image.row["place"] < self.share:
+                yield image
             advance(1)
 
-    def _files(self, picture: IndexedPicture, key: str) -> dict[str, Any]:
-        shard = picture.row["shard"]
+    def _files(self, image: IndexedImage, key: str) -> dict[str, Any]:
+        shard = image.row["shard"]
         if self._open is None or self._open[0] != shard:
             self._open = shard, ImageSource.open(self.corpus / SHARDS / shard)
-        data = self._open[1].raw(f"{picture.row['sample']}.jpg")
-        return {"__key__": key, "jpg": data, "json": sample_json(picture.row["key"], picture.texts)}
+        data = self._open[1].raw(f"{image.row['sample']}.jpg")
+        return {"__key__": key, "jpg": data, "json": sample_json(image.row["key"], image.texts)}

@@ -1,4 +1,4 @@
-"""Check a corpus against its manifest and its index: every file, row and sample, and every picture decoded."""
+"""Check a corpus against its manifest and its index: every file, row and sample, and every image decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from ccmb.core.errors import CcmbError
 from ccmb.core.hashing import sha256_of_bytes, sha256_of_file
 from ccmb.core.progress import progress
-from ccmb.corpus.analysis.reader import IndexedPicture, index_parts, indexed_pictures, read_part
+from ccmb.corpus.analysis.reader import IndexedImage, index_parts, indexed_images, read_part
 from ccmb.corpus.assembly.manifest import files_of_corpus, read_corpus_manifest
 from ccmb.corpus.assembly.write_shards import SHARDS, sample_json
 from ccmb.corpus.base.funnel import read_funnel
@@ -31,7 +31,7 @@ class Problem:
 
     file: str
     what: str
-    mend: str
+    fix: str
 
 
 @dataclass(slots=True)
@@ -39,12 +39,12 @@ class CorpusCheck:
     """What was checked, and what is wrong."""
 
     files: int = 0
-    pictures: int = 0
+    images: int = 0
     pairs: int = 0
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, file: str, what: str, mend: str = AGAIN) -> None:
-        self.problems.append(Problem(file, what, mend.format(file=file)))
+    def add(self, file: str, what: str, fix: str = AGAIN) -> None:
+        self.problems.append(Problem(file, what, fix.format(file=file)))
 
 
 def verify_corpus(out: Path) -> CorpusCheck:
@@ -60,19 +60,19 @@ def verify_corpus(out: Path) -> CorpusCheck:
         _check_counts(out, manifest, check)
         _check_shards(out, manifest, check)
     except CcmbError as error:  # the index or the funnel cannot be read
-        check.add("index", f"the remaining checks were not run: {error}", "mend the files named above and verify again")
+        check.add("index", f"the remaining checks were not run: {error}", "fix the files named above and verify again")
     return check
 
 
 def _check_shards(out: Path, manifest: dict[str, Any], check: CorpusCheck) -> None:
     """Check samples against the index."""
-    with progress("verify", manifest["pictures"], "pictures") as advance:
-        for shard, pictures in itertools.groupby(indexed_pictures(out), lambda picture: picture.row["shard"]):
-            expected = list(pictures)
+    with progress("verify", manifest["pictures"], "images") as advance:
+        for shard, images in itertools.groupby(indexed_images(out), lambda image: image.row["shard"]):
+            expected = list(images)
             for what in _problems_of_shard(out / SHARDS / shard, expected):
                 check.add(f"{SHARDS}/{shard}", what)
-            check.pictures += len(expected)
-            check.pairs += sum(len(picture.pairs) for picture in expected)
+            check.images += len(expected)
+            check.pairs += sum(len(image.pairs) for image in expected)
             advance(len(expected))
 
 
@@ -99,17 +99,17 @@ def _check_counts(out: Path, manifest: dict[str, Any], check: CorpusCheck) -> No
     rows = [row for path in index_parts(out, "pictures") for row in read_part(path, ["row", "status", "shard"])]
     again = [row for row, count in Counter(row["row"] for row in rows).items() if count > 1]
     if again:
-        check.add("index", f"{len(again):,} pictures have several rows, such as row {again[0]}")
+        check.add("index", f"{len(again):,} images have several rows, such as row {again[0]}")
     in_shards = sum(row["shard"] is not None for row in rows)
     if any((row["status"] == "ok") != (row["shard"] is not None) for row in rows):
-        check.add("index", "some kept pictures have no shard, or some dropped ones have one")
+        check.add("index", "some kept images have no shard, or some dropped ones have one")
     stay = [
         pair["row"] for path in index_parts(out, "pairs") for pair in read_part(path, ["row", "reason"])
         if pair["reason"] is None
     ]  # fmt: skip
     homeless = set(stay) - {row["row"] for row in rows if row["shard"] is not None}
     if homeless:
-        check.add("index", f"kept pairs have {len(homeless):,} pictures that were dropped, such as row {min(homeless)}")
+        check.add("index", f"kept pairs have {len(homeless):,} images that were dropped, such as row {min(homeless)}")
     funnel = read_funnel(out / FUNNEL)
     for unit, count in (("pictures", in_shards), ("pairs", len(stay))):
         last = [step for step in funnel.steps if step.unit == unit][-1]
@@ -118,7 +118,7 @@ def _check_counts(out: Path, manifest: dict[str, Any], check: CorpusCheck) -> No
             check.add("index", what)
 
 
-def _problems_of_shard(path: Path, expected: list[IndexedPicture]) -> Iterator[str]:
+def _problems_of_shard(path: Path, expected: list[IndexedImage]) -> Iterator[str]:
     try:
         count, damage = count_samples(str(path))
     except CcmbError:
@@ -135,12 +135,12 @@ def _problems_of_shard(path: Path, expected: list[IndexedPicture]) -> Iterator[s
             yield f"sample {key}: {what}"
 
 
-def _problem_of_sample(raw: RawSample, expected: IndexedPicture) -> str | None:
+def _problem_of_sample(raw: RawSample, expected: IndexedImage) -> str | None:
     row = expected.row
     if raw.key != row["sample"]:
         return f"has the key {raw.key}"
-    if sha256_of_bytes(raw.picture or b"") != row["stored_sha256"]:
-        return "another picture than the index's"
+    if sha256_of_bytes(raw.image or b"") != row["stored_sha256"]:
+        return "another image than the index's"
     if raw.text is None or json.loads(raw.text) != json.loads(sample_json(row["key"], expected.texts)):
         return "other texts than the index's"
     try:

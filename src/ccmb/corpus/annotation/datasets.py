@@ -2,9 +2,9 @@
 
 out/{ICM,IQM}/{train,val,test}/{long,short}_itm_{split}.json    JSON lines: text, image_path, label
 out/{ICR,IQR}/{train,val,test}/{long,short}_itr_{split}.json    JSON lines: text, image_path
-out/images/                                                    the pictures of all four
+out/images/                                                    the images of all four
 
-The hash of its key puts a picture into one split, the same in every set and round. The corpus has no near-duplicates.
+The hash of its key puts an image into one split, the same in every set and round. The corpus has no near-duplicates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ccmb.core.files import atomic_write
-from ccmb.corpus.annotation.label_studio import PICTURES
+from ccmb.corpus.annotation.label_studio import IMAGES
 from ccmb.corpus.annotation.tasks import AnnotationTask
 from ccmb.corpus.annotation.votes import Votes
 
@@ -26,7 +26,7 @@ MATCHING, RETRIEVAL = {"long": "ICM", "short": "IQM"}, {"long": "ICR", "short": 
 
 
 def split_of(key: str) -> str:
-    """The split of a picture; it is the same in every round and every set."""
+    """The split of an image; it is the same in every round and every set."""
     position = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
     for split, share in SPLITS.items():
         if position < share:
@@ -58,5 +58,5 @@ def write_sets(tasks: Sequence[AnnotationTask], votes: Votes, exported: Path, ou
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in file_lines)
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name in used:
-        shutil.copyfile(exported / PICTURES / name, out / "images" / name)
+        shutil.copyfile(exported / IMAGES / name, out / "images" / name)
     return {f"{path.parts[0]} {path.parts[1]}": len(file_lines) for path, file_lines in sorted(lines.items())}

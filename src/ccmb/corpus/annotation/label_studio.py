@@ -19,7 +19,7 @@ from ccmb.corpus.annotation.tasks import AnnotationTask
 from ccmb.corpus.assembly.write_shards import SHARDS
 from ccmb.data.images.source import ImageSource
 
-TASKS, DRAWN, CONFIG, PICTURES = "tasks.json", "drawn.json", "label-config.xml", "pictures"
+TASKS, DRAWN, CONFIG, IMAGES = "tasks.json", "drawn.json", "label-config.xml", "pictures"
 FITS, DIFFERS, UNSURE = "符合", "不符合", "无法判断"
 LABELS = {FITS: 1, DIFFERS: 0}
 _XML = f"""<View>
@@ -63,7 +63,7 @@ def export_tasks(corpus: Path, tasks: Sequence[AnnotationTask], out: Path) -> No
     shards: dict[str, ImageSource] = {}
     for task in tasks:
         shard = shards.setdefault(task.shard, ImageSource.open(corpus / SHARDS / task.shard))
-        with atomic_write(out / PICTURES / f"{task.sample}.jpg", "wb") as file:
+        with atomic_write(out / IMAGES / f"{task.sample}.jpg", "wb") as file:
             file.write(shard.raw(f"{task.sample}.jpg"))
     write_tasks(out / TASKS, tasks)
     with atomic_write(out / CONFIG) as file:
@@ -73,9 +73,9 @@ def export_tasks(corpus: Path, tasks: Sequence[AnnotationTask], out: Path) -> No
 
 def write_tasks(path: Path, tasks: Sequence[AnnotationTask]) -> None:
     """Write the tasks for Label Studio, without their expected labels."""
-    picture = "/data/local-files/?d={}"
+    image = "/data/local-files/?d={}"
     lines = [
-        {"data": {"id": task.id, "image": picture.format(f"{PICTURES}/{task.sample}.jpg"), "text": task.text}}
+        {"data": {"id": task.id, "image": image.format(f"{IMAGES}/{task.sample}.jpg"), "text": task.text}}
         for task in tasks
     ]
     write_json(path, lines)
@@ -168,10 +168,10 @@ def needs(out: Path) -> list[str]:
     root = out.resolve()
     return [
         f"{CONFIG} shows $image and $text, which {TASKS} has for every task",
-        "for the pictures start Label Studio with these variables:",
+        "for the images start Label Studio with these variables:",
         "  LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true",
         f"  LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root}",
-        f"and add to the project a source storage of local files with the path {root / PICTURES}",
+        f"and add to the project a source storage of local files with the path {root / IMAGES}",
     ]
 
 

@@ -135,8 +135,8 @@ def _annotator(
 
 
 def _kappa(given: dict[str, dict[str, int]]) -> float:
-    most = max((len(labels) for labels in given.values()), default=0)
+    maximum = max((len(labels) for labels in given.values()), default=0)
     rows = [
-        [list(labels.values()).count(label) for label in (0, 1)] for labels in given.values() if len(labels) == most
+        [list(labels.values()).count(label) for label in (0, 1)] for labels in given.values() if len(labels) == maximum
     ]
-    return fleiss_kappa(np.array(rows)) if most > 1 else float("nan")
+    return fleiss_kappa(np.array(rows)) if maximum > 1 else float("nan")

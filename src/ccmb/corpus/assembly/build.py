@@ -27,7 +27,7 @@ from ccmb.corpus.assembly.clip_scores import Scorer, write_scores
 from ccmb.corpus.assembly.data_card import write_cards
 from ccmb.corpus.assembly.deduplicate_images import write_image_statuses
 from ccmb.corpus.assembly.filter_pairs import write_filtered_pairs
-from ccmb.corpus.assembly.held_out import HeldOutPictures
+from ccmb.corpus.assembly.held_out import HeldOutImages
 from ccmb.corpus.assembly.manifest import CORPUS_MANIFEST, read_corpus_manifest, write_corpus_manifest
 from ccmb.corpus.assembly.recipe import ZeroRecipe
 from ccmb.corpus.assembly.write_shards import INDEX, SHARDS, CorpusWriter, WrittenCorpus
@@ -47,13 +47,13 @@ class Extras:
 
     Attributes:
         ray: address of a Ray cluster that works on the tables.
-        test_pictures: pictures that the corpus must not hold.
+        test_images: images that the corpus must not hold.
         scorer: a model that scores each pair.
         retry_failed: whether to fetch links again that failed but may succeed another day.
     """
 
     ray: str | None = None
-    test_pictures: list[HeldOutPictures] = field(default_factory=list)
+    test_images: list[HeldOutImages] = field(default_factory=list)
     scorer: Scorer | None = None
     retry_failed: bool = False
 
@@ -101,11 +101,11 @@ class _Build:
     def _close(self, written: WrittenCorpus, links: int) -> dict[str, Any]:
         """Write funnel, cards and manifest, and return the manifest."""
         if not written.samples:
-            kept = ", ".join(f"{count:,} {status}" for status, count in written.pictures.most_common())
-            raise CcmbError(f"{self.out}: no picture is left of {links:,} links ({kept})")
+            kept = ", ".join(f"{count:,} {status}" for status, count in written.images.most_common())
+            raise CcmbError(f"{self.out}: no image is left of {links:,} links ({kept})")
         funnel = read_funnel(self.work / "pairs" / FUNNEL)
-        pictures = {None if status == "ok" else status: count for status, count in written.pictures.items()}
-        funnel.add("pictures", "pictures", pictures, links)
+        images = {None if status == "ok" else status: count for status, count in written.images.items()}
+        funnel.add("pictures", "pictures", images, links)
         funnel.add("pairs with pictures", "pairs", written.reasons, funnel["pairs"].kept)
         funnel.write(self.out / FUNNEL)
         save_recipe(self.recipe, self.out / "recipe.yaml")
@@ -126,8 +126,7 @@ class _Build:
             # Without patterns the key is left out, as in folders that are older than it.
             "inputs": self.inputs.model_dump(mode="json", exclude=None if self.inputs.exclude else {"exclude"}),
             "test_pictures": [
-                [held_out.name, len(held_out.names or held_out.pictures.names)]
-                for held_out in self.extras.test_pictures
+                [held_out.name, len(held_out.names or held_out.images.names)] for held_out in self.extras.test_images
             ],
             "model": scorer.fingerprint if scorer else None,
         }
@@ -169,8 +168,8 @@ class _Build:
 
     def _test_fingerprints(self) -> ImageFingerprints:
         fingerprints = [
-            fingerprints_of_images(held_out.pictures, held_out.names or held_out.pictures.names)
-            for held_out in self.extras.test_pictures
+            fingerprints_of_images(held_out.images, held_out.names or held_out.images.names)
+            for held_out in self.extras.test_images
         ]
         if not fingerprints:
             return join_fingerprints([])

@@ -1,4 +1,4 @@
-"""Model scores of the kept pairs: the cosine of picture and text."""
+"""Model scores of the kept pairs: the cosine of image and text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scorer(Protocol):
     name: str
     fingerprint: str
 
-    def encode_images(self, pictures: list[Image.Image]) -> NDArray[np.float32]:
+    def encode_images(self, images: list[Image.Image]) -> NDArray[np.float32]:
         """(N, D), L2-normalised."""
 
     def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
@@ -59,15 +59,15 @@ def write_scores(filtered: Path, downloads: Path, scorer: Scorer, batch: int, ou
 
 
 def _cosines(rows: list[int], texts: list[str], tar: Path, scorer: Scorer, batch: int) -> NDArray[np.float32]:
-    """(N,) cosines of N pairs. Pairs of a picture follow one another."""
+    """(N,) cosines of N pairs. Pairs of an image follow one another."""
     if not rows:
         return np.zeros(0, np.float32)
-    pictures = ImageSource.open(tar)
+    images = ImageSource.open(tar)
     distinct = list(dict.fromkeys(rows))
     index_of = {row: index for index, row in enumerate(distinct)}
 
     def load(row: int) -> Image.Image:
-        return pictures.load(f"{row:09d}.jpg")
+        return images.load(f"{row:09d}.jpg")
 
     images_PD = _in_batches(distinct, batch, lambda batch_rows: scorer.encode_images([load(row) for row in batch_rows]))
     texts_ND = _in_batches(texts, batch, scorer.encode_texts)

@@ -1,6 +1,6 @@
 """The data card of a corpus, in Chinese and in English: its content, its sources, what was dropped, and how to read it.
 
-All figures are those of the corpus itself; the words are in `data_card.md` and `data_card.zh.md`.
+All metrics are those of the corpus itself; the words are in `data_card.md` and `data_card.zh.md`.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def _table(funnel: Funnel, language: Language) -> str:
     return "\n".join(lines)
 
 
-def _score(model: str | None, least: float | None, zh: bool) -> str:
+def _score(model: str | None, minimum: float | None, zh: bool) -> str:
     if model is None:
         return "没有用模型评判图文对。" if zh else "No model scored the pairs."
     if zh:
-        return f"`model_score` 是 {model} 给出的图文余弦{'' if least is None else f'；低于 {least} 的已去掉'}。"
-    dropped = "" if least is None else f"; pairs below {least} were dropped"
-    return f"`model_score` is the cosine of picture and text by {model}{dropped}."
+        return f"`model_score` 是 {model} 给出的图文余弦{'' if minimum is None else f'；低于 {minimum} 的已去掉'}。"
+    dropped = "" if minimum is None else f"; pairs below {minimum} were dropped"
+    return f"`model_score` is the cosine of image and text by {model}{dropped}."

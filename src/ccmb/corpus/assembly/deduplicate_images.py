@@ -1,7 +1,7 @@
-"""Which pictures of a download stay: one of each group of near-duplicates, and none that is in a test set.
+"""Which images of a download stay: one of each group of near-duplicates, and none that is in a test set.
 
-The largest picture of a group represents it and stays. If any picture of a group is in a test set, the whole group is
-dropped. The fingerprints take 56 bytes a picture and are all in memory at once.
+The largest image of a group represents it and stays. If any image of a group is in a test set, the whole group is
+dropped. The fingerprints take 56 bytes an image and are all in memory at once.
 """
 
 from __future__ import annotations
@@ -17,27 +17,25 @@ from ccmb.corpus.download.index import fingerprints_of_index, read_index
 from ccmb.data.images.near_duplicates import duplicate_groups, in_test_set, representatives
 from ccmb.data.images.perceptual_hash import ImageFingerprints
 
-EXACT, NEAR, TEST_PICTURE = "exact_copy", "near_copy", "test_picture"
+EXACT, NEAR, TEST_IMAGE = "exact_copy", "near_copy", "test_picture"
 
 
-def write_image_statuses(
-    downloads: Path, test_pictures: ImageFingerprints, recipe: ImageDedupRecipe, path: Path
-) -> None:
+def write_image_statuses(downloads: Path, test_images: ImageFingerprints, recipe: ImageDedupRecipe, path: Path) -> None:
     """Write a row for each row of the download, with these columns.
 
-    `row` is its index. `status` is "ok", why the picture could not be fetched, or one of the constants above. `copy_of`
+    `row` is its index. `status` is "ok", why the image could not be fetched, or one of the constants above. `copy_of`
     is the row of the representative that stays.
     """
     import pyarrow as arrow
     from pyarrow import parquet
 
     table = read_index(downloads, ["row", "key", "status", "sha256", "width", "height", "shape", "colours"])
-    has_picture = np.asarray(table["status"]) == "ok"
-    pictures = table.filter(arrow.array(has_picture))
-    statuses, kept_rows = image_statuses(pictures, fingerprints_of_index(pictures), test_pictures, recipe)
+    has_image = np.asarray(table["status"]) == "ok"
+    images = table.filter(arrow.array(has_image))
+    statuses, kept_rows = image_statuses(images, fingerprints_of_index(images), test_images, recipe)
     status = np.array(table["status"].to_pylist(), dtype=object)
     copy_of = np.full(len(table), -1)
-    status[has_picture], copy_of[has_picture] = statuses, kept_rows
+    status[has_image], copy_of[has_image] = statuses, kept_rows
     columns = {
         "row": table["row"],
         "status": arrow.array(status, arrow.string()),
@@ -48,22 +46,22 @@ def write_image_statuses(
 
 
 def image_statuses(
-    pictures: Any, fingerprints: ImageFingerprints, test_pictures: ImageFingerprints, recipe: ImageDedupRecipe
+    images: Any, fingerprints: ImageFingerprints, test_images: ImageFingerprints, recipe: ImageDedupRecipe
 ) -> tuple[Any, Any]:
-    """The statuses (N,) of N pictures, and the rows (N,) of the representatives that stay, -1 if there is none."""
-    rows = np.asarray(pictures["row"])
+    """The statuses (N,) of N images, and the rows (N,) of the representatives that stay, -1 if there is none."""
+    rows = np.asarray(images["row"])
     statuses, kept_rows = np.full(len(rows), "ok", dtype=object), np.full(len(rows), -1)
     groups = duplicate_groups(fingerprints, recipe.max_hamming_distance, recipe.max_color_difference)
-    areas = np.asarray(pictures["width"]) * np.asarray(pictures["height"])
-    kept = representatives(groups, areas, pictures["key"].to_pylist())
+    areas = np.asarray(images["width"]) * np.asarray(images["height"])
+    kept = representatives(groups, areas, images["key"].to_pylist())
     representative_of_group = np.zeros(len(rows), dtype=np.int64)  # by the index of the group
     representative_of_group[groups[kept]] = np.flatnonzero(kept)
     representative = representative_of_group[groups]
-    digests = np.asarray(pictures["sha256"])
+    digests = np.asarray(images["sha256"])
     duplicates = ~kept
     statuses[duplicates] = np.where(digests[duplicates] == digests[representative[duplicates]], EXACT, NEAR)
     kept_rows[duplicates] = rows[representative[duplicates]]
-    tested = groups[in_test_set(fingerprints, test_pictures, recipe.max_hamming_distance, recipe.max_color_difference)]
+    tested = groups[in_test_set(fingerprints, test_images, recipe.max_hamming_distance, recipe.max_color_difference)]
     in_tests = np.isin(groups, tested)
-    statuses[in_tests], kept_rows[in_tests] = TEST_PICTURE, -1
+    statuses[in_tests], kept_rows[in_tests] = TEST_IMAGE, -1
     return statuses, kept_rows

@@ -1,4 +1,4 @@
-"""Pictures that a corpus must not hold: those of test sets, recognised by their fingerprints."""
+"""Images that a corpus must not hold: those of test sets, recognised by their fingerprints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ccmb.data.images.source import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutPictures:
-    """Pictures that a corpus must not hold, such as those of a downstream test set.
+class HeldOutImages:
+    """Images that a corpus must not hold, such as those of a downstream test set.
 
     Attributes:
         name: the name that the user gave.
-        names: which of the pictures count; None: all.
+        names: which of the images count; None: all.
     """
 
     name: str
-    pictures: ImageSource
+    images: ImageSource
     names: Sequence[str] | None = None

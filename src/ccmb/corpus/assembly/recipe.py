@@ -1,4 +1,4 @@
-"""The recipe of a whole corpus: the recipe of its pairs, and the settings of its pictures and shards."""
+"""The recipe of a whole corpus: the recipe of its pairs, and the settings of its images and shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORPUS_RECIPES = RECIPES / "corpus"
 
 
 class ImageDedupRecipe(ConfigBase):
-    """Which pictures are near-duplicates, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
+    """Which images are near-duplicates, see `ccmb.data.images.near_duplicates`. Our choices, by measurement."""
 
     RETIRED: ClassVar = {"distance": "max_hamming_distance", "colour": "max_color_difference"}
     max_hamming_distance: int = Field(
@@ -30,23 +30,23 @@ class ImageDedupRecipe(ConfigBase):
         COLOUR, ge=0, le=255, description="maximum difference in any cell of their colours"
     )
     merge_texts: bool = Field(
-        True, description="the picture that is kept gets the texts of the others; off: these are dropped"
+        True, description="the image that is kept gets the texts of the others; off: these are dropped"
     )
 
 
 class ScoreRecipe(ConfigBase):
-    """How a model scores pairs: by the cosine of picture and text. The model is given when the corpus is built."""
+    """How a model scores pairs: by the cosine of image and text. The model is given when the corpus is built."""
 
     RETIRED: ClassVar = {"least": "min_score", "batch": "batch_size"}
     min_score: float | None = Field(
         None, ge=-1, le=1, description="pairs with a lower score are dropped; empty: scores are only noted"
     )
-    batch_size: int = Field(64, gt=0, description="how many pictures or texts are encoded together")
+    batch_size: int = Field(64, gt=0, description="how many images or texts are encoded together")
 
 
 class ShardRecipe(ConfigBase):
     RETIRED: ClassVar = {"samples": "samples_per_shard"}
-    samples_per_shard: int = Field(5000, gt=0, description="pictures in each shard but the last")
+    samples_per_shard: int = Field(5000, gt=0, description="images in each shard but the last")
 
 
 class ZeroRecipe(CorpusRecipe):
@@ -63,7 +63,7 @@ class ZeroRecipe(CorpusRecipe):
         return CorpusRecipe.model_validate({name: getattr(self, name) for name in CorpusRecipe.model_fields})
 
     def result_settings(self) -> dict[str, object]:
-        """The settings that the corpus depends on. How fast pictures are fetched is not among them."""
+        """The settings that the corpus depends on. How fast images are fetched is not among them."""
         waits = {"network", "max_pending", "decode_threads", "deadline"}
         return self.model_dump(mode="json", exclude={"download": waits})
 

@@ -11,7 +11,7 @@ from ccmb.core.files import atomic_path
 def filtered_schema() -> Any:
     """The columns of filtered pairs.
 
-    `row` is the row of the picture in the download, `from_row` that of the picture which the text came with. `place` is
+    `row` is the row of the image in the download, `from_row` that of the image which the text came with. `place` is
     the sample position. `views`, `clicks` and `bound` are the click statistics. `reason` is null for pairs that stay.
     """
     import pyarrow as arrow
@@ -26,7 +26,7 @@ def filtered_schema() -> Any:
     )  # fmt: skip
 
 
-def pictures_schema() -> Any:
+def images_schema() -> Any:
     import pyarrow as arrow
 
     text, whole = arrow.string(), arrow.int64()

@@ -1,6 +1,6 @@
-"""The last step: pictures with their kept texts become samples in shards; each picture and each pair gets an index row.
+"""The last step: images with their kept texts become samples in shards; each image and each pair gets an index row.
 
-    shards/shard-000000.tar, shards.jsonl    samples, see `ccmb.data.shards.write`; each names its picture by ImageKey
+    shards/shard-000000.tar, shards.jsonl    samples, see `ccmb.data.shards.write`; each names its image by ImageKey
     index/pictures-000000.parquet            a row for each link: status, sizes, hashes, shard, and its key there
     index/pairs-000000.parquet               a row for each pair: click statistics, scores and drop reason
 
@@ -21,7 +21,7 @@ from typing import Any
 from ccmb.core.files import read_json, write_json
 from ccmb.core.progress import progress
 from ccmb.corpus.assembly.clip_scores import LOW_MODEL_SCORE
-from ccmb.corpus.assembly.schema import pairs_schema, pictures_schema, write_rows
+from ccmb.corpus.assembly.schema import images_schema, pairs_schema, write_rows
 from ccmb.corpus.base.recipe import FIELDS
 from ccmb.data.images.source import ImageSource
 from ccmb.data.shards.locate import MANIFEST, Shard
@@ -37,12 +37,12 @@ _OF_DOWNLOAD = (
 
 @dataclass(slots=True)
 class WrittenCorpus:
-    """What a corpus holds: samples, pairs by field, statuses of pictures and drop reasons of pairs."""
+    """What a corpus holds: samples, pairs by field, statuses of images and drop reasons of pairs."""
 
     shards: int = 0
     samples: int = 0
     pairs: Counter[str] = field(default_factory=Counter)
-    pictures: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str | None] = field(default_factory=Counter)
 
 
@@ -51,22 +51,22 @@ class _Sample:
     index: int
     key: str
     texts: dict[str, list[str]]
-    pictures: ImageSource
-    picture: str
+    images: ImageSource
+    image: str
 
 
 class CorpusWriter:
     """Writes shards and index from the results of the earlier steps.
 
     Args:
-        work: the folder with `downloads`, `judged` (the filtered pairs), `verdicts.parquet` (the statuses of pictures)
+        work: the folder with `downloads`, `judged` (the filtered pairs), `verdicts.parquet` (the statuses of images)
             and, if there is a model, `scores`.
-        least_score: pairs that the model scores lower are dropped; None keeps all.
+        min_score: pairs that the model scores lower are dropped; None keeps all.
     """
 
-    def __init__(self, work: Path, out: Path, samples_per_shard: int, least_score: float | None) -> None:
+    def __init__(self, work: Path, out: Path, samples_per_shard: int, min_score: float | None) -> None:
         self.work, self.out = work, out
-        self.samples_per_shard, self.least_score = samples_per_shard, least_score
+        self.samples_per_shard, self.min_score = samples_per_shard, min_score
         self.written = WrittenCorpus()
 
     def write(self) -> WrittenCorpus:
@@ -99,20 +99,20 @@ class CorpusWriter:
         with progress("shards", len(parts), "parts") as advance:
             for part_index, path in enumerate(parts):
                 pairs = self._pairs_of_part(path)
-                pictures = parquet.read_table(self.work / "downloads" / path.name, columns=list(_OF_DOWNLOAD))
-                part_statuses = statuses.slice(pictures["row"][0].as_py(), len(pictures)).to_pylist()
-                rows = [picture | status for picture, status in zip(pictures.to_pylist(), part_statuses, strict=True)]
+                images = parquet.read_table(self.work / "downloads" / path.name, columns=list(_OF_DOWNLOAD))
+                part_statuses = statuses.slice(images["row"][0].as_py(), len(images)).to_pylist()
+                rows = [image | status for image, status in zip(images.to_pylist(), part_statuses, strict=True)]
                 yield from self._samples_of_part(
                     rows, pairs, ImageSource.open(self.work / "downloads" / f"{path.stem}.tar")
                 )
-                write_rows(rows, pictures_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
+                write_rows(rows, images_schema(), self.out / INDEX / f"pictures-{part_index:06d}.parquet")
                 write_rows(pairs, pairs_schema(), self.out / INDEX / f"pairs-{part_index:06d}.parquet")
                 advance(1)
 
     def _samples_of_part(
-        self, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], pictures: ImageSource
+        self, rows: list[dict[str, Any]], pairs: list[dict[str, Any]], images: ImageSource
     ) -> Iterator[_Sample]:
-        """The samples of some pictures. It also completes the index rows of these pictures."""
+        """The samples of some images. It also completes the index rows of these images."""
         texts: dict[int, dict[str, list[str]]] = {}
         for pair in pairs:
             if pair["reason"] is None:
@@ -124,10 +124,10 @@ class CorpusWriter:
                 row["status"] = NO_TEXT
             sample = self.written.samples if row["status"] == "ok" else None
             row |= {"place": places.get(row_index), **location_in_shards(sample, self.samples_per_shard)}
-            self.written.pictures[row["status"]] += 1
+            self.written.images[row["status"]] += 1
             if sample is not None:
                 self.written.samples += 1
-                yield _Sample(sample, row["key"], texts[row_index], pictures, f"{row_index:09d}.jpg")
+                yield _Sample(sample, row["key"], texts[row_index], images, f"{row_index:09d}.jpg")
 
     def _pairs_of_part(self, path: Path) -> list[dict[str, Any]]:
         """The filtered pairs with their model scores; pairs with too low a score are dropped."""
@@ -138,7 +138,7 @@ class CorpusWriter:
         scores = parquet.read_table(scores_file)["model_score"].to_pylist() if scores_file.exists() else None
         for at, pair in enumerate(pairs):
             score = pair["model_score"] = scores[at] if scores is not None else None
-            if score is not None and self.least_score is not None and score < self.least_score:
+            if score is not None and self.min_score is not None and score < self.min_score:
                 pair["reason"] = LOW_MODEL_SCORE
             self.written.reasons[pair["reason"]] += 1
             if pair["reason"] is None:
@@ -147,7 +147,7 @@ class CorpusWriter:
 
 
 def location_in_shards(sample: int | None, samples_per_shard: int) -> dict[str, Any]:
-    """The shard and the key of a sample by its index, as columns of the index of pictures."""
+    """The shard and the key of a sample by its index, as columns of the index of images."""
     if sample is None:
         return {"shard": None, "sample": None}
     return {"shard": shard_name(sample // samples_per_shard), "sample": sample_key(sample)}
@@ -162,11 +162,11 @@ def sample_key(index: int) -> str:
 
 
 def sample_json(key: str, texts: dict[str, list[str]]) -> bytes:
-    """The JSON beside a picture: its key, and its texts by field."""
+    """The JSON beside an image: its key, and its texts by field."""
     fields = {name: texts[name] for name in FIELDS if name in texts}
     return json.dumps({"image": key, **fields}, ensure_ascii=False).encode()
 
 
 def _files_of(sample: _Sample) -> dict[str, Any]:
     text = sample_json(sample.key, sample.texts)
-    return {"__key__": sample_key(sample.index), "jpg": sample.pictures.raw(sample.picture), "json": text}
+    return {"__key__": sample_key(sample.index), "jpg": sample.images.raw(sample.image), "json": text}

@@ -15,7 +15,7 @@ from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.given_keys import Unused
 
 FieldName = Literal["query", "title", "content", "caption"]
-# If texts of a picture are equal, the one whose field comes first here is kept.
+# If texts of an image are equal, the one whose field comes first here is kept.
 FIELDS: tuple[FieldName, ...] = ("query", "caption", "title", "content")
 
 
@@ -62,7 +62,7 @@ class PositionRecipe(ConfigBase):
 
 
 class ClickRecipe(ConfigBase):
-    """Which (query, picture) pairs of the log are kept. Our choices: the paper says only that the CTR decides."""
+    """Which (query, image) pairs of the log are kept. Our choices: the paper says only that the CTR decides."""
 
     RETIRED: ClassVar = {
         "least_views": "min_impressions",
@@ -86,7 +86,7 @@ class ClickRecipe(ConfigBase):
     prior: tuple[float, float] = Field((1.0, 9.0), description="clicks and non-clicks of the Beta prior")
     min_ctr: float = Field(0.06, ge=0, le=1, description="pairs whose bound of the rate is below this are dropped")
     max_queries_per_image: int = Field(
-        5, gt=0, description="maximum number of queries of a picture; those with the highest bounds are kept"
+        5, gt=0, description="maximum number of queries of an image; those with the highest bounds are kept"
     )
 
     @field_validator("prior")
@@ -112,7 +112,7 @@ class Lengths(ConfigBase):
 
 
 # Chinese-CLIP keeps 5 to 50 characters, DanQing 5 to 60 words. We choose two other limits: queries may be shorter, and
-# the text around a picture may be longer, because the tokenizer cuts it.
+# the text around an image may be longer, because the tokenizer cuts it.
 LENGTHS: dict[FieldName, Lengths] = {
     "query": Lengths(characters=(2, 50), words=(2, 50)),
     "caption": Lengths(characters=(5, 256), words=(5, 128)),
@@ -174,17 +174,17 @@ class TextDedupRecipe(ConfigBase):
         0.7,
         gt=0,
         le=1,
-        description="texts of one picture with at least this similarity are kept once; null: only exact duplicates",
+        description="texts of one image with at least this similarity are kept once; null: only exact duplicates",
     )
     corpus_threshold: float | None = Field(
         0.8,
         gt=0,
         le=1,
-        description="the same across pictures, estimated by MinHash; equal texts are then kept once, too",
+        description="the same across images, estimated by MinHash; equal texts are then kept once, too",
     )
     fields: list[FieldName] = Field(
         ["caption", "title", "content"],
-        description="fields that `corpus_threshold` applies to; not queries, which many pictures share",
+        description="fields that `corpus_threshold` applies to; not queries, which many images share",
     )
     min_characters: int = Field(8, gt=1, description="shorter texts are similar by chance, and kept")
     bands: int = Field(16, gt=0, description="bands of a MinHash signature")
@@ -193,7 +193,7 @@ class TextDedupRecipe(ConfigBase):
 
 
 class PairRecipe(ConfigBase):
-    """Which pairs of a picture and a text are kept after all other filters."""
+    """Which pairs of an image and a text are kept after all other filters."""
 
     RETIRED: ClassVar = {
         "texts_per_image": "max_texts_per_image",

@@ -1,7 +1,7 @@
-"""Random subsets by hash. A smaller subset lies within a larger one, and every machine samples the same pictures.
+"""Random subsets by hash. A smaller subset lies within a larger one, and every machine samples the same images.
 
-Each picture has a sample position in [0, 1): the 64-bit XXH3 hash of its ImageKey, with the seed. A subset of a tenth
-holds the pictures whose position is below 0.1. So 2.3M pictures are sampled from 23M, as in Zero, and a corpus that
+Each image has a sample position in [0, 1): the 64-bit XXH3 hash of its ImageKey, with the seed. A subset of a tenth
+holds the images whose position is below 0.1. So 2.3M images are sampled from 23M, as in Zero, and a corpus that
 grows keeps its subsets. The column of the position is called `place`.
 """
 
@@ -29,7 +29,7 @@ def with_sample_positions(frame: DataFrame, seed: int) -> DataFrame:
 
 
 def subset(frame: DataFrame, share: float) -> DataFrame:
-    """The pairs of about a share of the pictures.
+    """The pairs of about a share of the images.
 
     Raises:
         UsageError: the share is not in (0, 1].

@@ -1,6 +1,6 @@
-"""From impressions to the (query, picture) pairs that people click on.
+"""From impressions to the (query, image) pairs that people click on.
 
-The log is read twice. The first reading keeps numbers only: hashes of visitor, pair and picture, position, day and
+The log is read twice. The first reading keeps numbers only: hashes of visitor, pair and image, position, day and
 click. The bot filter and the rates need no more. The second reading collects the texts of the kept pairs.
 
 Pairs and visitors are 64-bit hashes. Among 5 billion pairs the chance of a collision is about one half.
@@ -54,7 +54,7 @@ def write_impressions(impressions: DataFrame, deepest: int, folder: Path, bucket
 
 
 def write_counts(impressions: Table, recipe: VisitorRecipe, folder: Path, buckets: int) -> dict[str, int]:
-    """Count the visitors that saw each pair at each position, and those that clicked, in buckets by picture.
+    """Count the visitors that saw each pair at each position, and those that clicked, in buckets by image.
 
     Repeated impressions of a pair by one visitor count once: at the best position, and as clicked if any of them was.
 
@@ -124,7 +124,7 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
     examination = examination_by_position(
         pairs.astype(np.int64), position.astype(np.int64), views=views.astype(np.int64), clicks=clicks.astype(np.int64),
-        least_clicks=recipe.position.min_clicks, least=recipe.position.min_examination,
+        min_clicks=recipe.position.min_clicks, minimum=recipe.position.min_examination,
     )  # fmt: skip
     return [*examination.tolist(), *[float(examination[-1])] * (deepest - len(examination))]
 
@@ -184,19 +184,19 @@ def _reason(recipe: ClickRecipe) -> daft.Expression:
     return reasons.when(unsure, "rate too low").otherwise(None)
 
 
-def _best_of_each_image(frame: DataFrame, most: int) -> DataFrame:
-    """Drop all pairs of a picture after the best `most` by bound; the hash of the pair decides ties."""
+def _best_of_each_image(frame: DataFrame, maximum: int) -> DataFrame:
+    """Drop all pairs of an image after the best `maximum` by bound; the hash of the pair decides ties."""
     kept = F.is_null(col("reason"))
     window = Window().partition_by("image").order_by(kept, col("bound"), col("pair"), desc=[True, True, False])
     frame = frame.with_column("rank", F.row_number().over(window))
-    late = kept & (col("rank") > most)
+    late = kept & (col("rank") > maximum)
     return frame.with_column(
         "reason", F.when(late, "not among the best of its image").otherwise(col("reason"))
     ).exclude("rank")
 
 
 def write_pair_texts(impressions: DataFrame, statistics: Table, folder: Path, buckets: int) -> None:
-    """Write the texts of the kept pairs, in buckets by picture: pair, image, query, image_url and page_url.
+    """Write the texts of the kept pairs, in buckets by image: pair, image, query, image_url and page_url.
 
     Each kept pair was clicked on, so the clicked rows are enough. Only the hashes of the kept pairs are in memory.
     """
@@ -208,7 +208,7 @@ def write_pair_texts(impressions: DataFrame, statistics: Table, folder: Path, bu
     write_by_hash(texts.with_column("image", hashed("image_url")), folder, "image", buckets)
 
 
-# The rows of a pair are equal but for the pages that the picture stood on.
+# The rows of a pair are equal but for the pages that the image stood on.
 _FIRST_TEXTS = (col("query").min(), col("image_url").min(), col("page_url").min())
 
 

@@ -22,7 +22,7 @@ STEPS, CLOSE = 1000, 1e-6
 
 
 def examination_by_position(
-    pairs: Integers, positions: Integers, views: Integers, clicks: Integers, least_clicks: int, least: float
+    pairs: Integers, positions: Integers, views: Integers, clicks: Integers, min_clicks: int, minimum: float
 ) -> Floats:
     """Probability that people look at a result at position 1, 2, .., relative to that of position 1.
 
@@ -31,8 +31,8 @@ def examination_by_position(
         positions: the position of each row, from 1.
         views: how many visitors were shown the pair at the position.
         clicks: how many of these visitors clicked.
-        least_clicks: neighbouring positions are pooled until they have so many clicks.
-        least: smaller values are raised to this.
+        min_clicks: neighbouring positions are pooled until they have so many clicks.
+        minimum: smaller values are raised to this.
 
     Returns:
         As many values as the deepest position; all 1 if no pair was shown at two positions. If a position shares no
@@ -40,7 +40,7 @@ def examination_by_position(
     """
     if not len(positions):
         return np.ones(1)
-    pool_of = pooled(np.bincount(positions - 1, clicks).astype(np.int64), least_clicks)
+    pool_of = pooled(np.bincount(positions - 1, clicks).astype(np.int64), min_clicks)
     pools = pool_of[positions - 1]
     _, pairs = np.unique(pairs, return_inverse=True)
     reached = _comparable(pairs, pools)
@@ -49,18 +49,18 @@ def examination_by_position(
     for pool in range(len(fitted)):
         value = fitted[pool] if reached[pool] else value
         examination[pool] = value
-    return np.asarray(np.maximum(examination / examination[0], least)[pool_of])
+    return np.asarray(np.maximum(examination / examination[0], minimum)[pool_of])
 
 
-def pooled(clicks_K: Integers, least: int) -> Integers:
-    """The pool of each position, from 0. A pool is a run of neighbours with at least `least` clicks together."""
+def pooled(clicks_K: Integers, minimum: int) -> Integers:
+    """The pool of each position, from 0. A pool is a run of neighbours with at least `minimum` clicks together."""
     pools, pool, held = np.zeros(len(clicks_K), np.int64), 0, 0
     for position, clicks in enumerate(clicks_K):
-        if held >= least:
+        if held >= minimum:
             pool, held = pool + 1, 0
         pools[position] = pool
         held += int(clicks)
-    if held < least and pool:
+    if held < minimum and pool:
         pools[pools == pool] = pool - 1
     return pools
 

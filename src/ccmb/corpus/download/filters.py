@@ -1,14 +1,14 @@
-"""Filters of pictures. Each is a small pure function that returns None to keep a picture, or the drop reason.
+"""Filters of images. Each is a small pure function that returns None to keep an image, or the drop reason.
 
 | filter | default | source |
 |---|---|---|
-| short side | 100 px | DanQing keeps pictures of more than 100 px |
+| short side | 100 px | DanQing keeps images of more than 100 px |
 | aspect ratio | 3 | DanQing keeps 1:3 to 3:1 |
 | animated | dropped | our choice: a text does not name its frame |
 | blank | spread of grey below 3 of 255 | our choice, measured: the smallest of 6,000 photographs is 9 |
-| bomb | 80,000,000 pixels | the limit of all pictures, `ccmb.data.images.source.MAX_PIXELS` |
+| bomb | 80,000,000 pixels | the limit of all images, `ccmb.data.images.source.MAX_PIXELS` |
 
-Second-hand sources report other limits for the Zero corpus itself: it dropped a picture only if both sides were below
+Second-hand sources report other limits for the Zero corpus itself: it dropped an image only if both sides were below
 100 px, or if the ratio was beyond 1:4 to 4:1. `ZERO` has these limits.
 """
 
@@ -26,16 +26,16 @@ from ccmb.data.images.source import MAX_PIXELS
 
 
 class ImageFilters(ConfigBase):
-    """Which pictures are kept."""
+    """Which images are kept."""
 
     model_config = ConfigDict(frozen=True)
     RETIRED: ClassVar = {"max_ratio": "max_aspect_ratio", "animated": "keep_animated", "min_spread": "min_gray_std"}
     min_short_side: int = Field(100, ge=0, description="minimum pixels of the short side (DanQing)")
     min_long_side: int = Field(0, ge=0, description="minimum pixels of the long side")
     max_aspect_ratio: float = Field(3.0, ge=1, description="maximum ratio of the long side to the short side (DanQing)")
-    keep_animated: bool = Field(False, description="keep the first frame of animated pictures (our choice: drop them)")
+    keep_animated: bool = Field(False, description="keep the first frame of animated images (our choice: drop them)")
     min_gray_std: float = Field(
-        3.0, ge=0, description="standard deviation of grey (0 to 255) below which a picture is blank (our choice)"
+        3.0, ge=0, description="standard deviation of grey (0 to 255) below which an image is blank (our choice)"
     )
 
 
@@ -56,7 +56,7 @@ def bomb(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> str | None:
 
 
 def animated(image: Image.Image) -> str | None:
-    """Filter animated pictures. Pages of a TIFF, and previews that phones add to a JPEG, are no animation."""
+    """Filter animated images. Pages of a TIFF, and previews that phones add to a JPEG, are no animation."""
     moves = image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False)
     return "animated" if moves else None
 
@@ -66,12 +66,12 @@ def blank(image: Image.Image, min_spread: float) -> str | None:
 
 
 def spread(image: Image.Image) -> float:
-    """Standard deviation of grey, from 0 to 128, of an RGB picture at 32 x 32 pixels."""
+    """Standard deviation of grey, from 0 to 128, of an RGB image at 32 x 32 pixels."""
     return float(np.asarray(fingerprint_pixels(image).convert("L"), dtype=np.float32).std())
 
 
 def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:
-    """The drop reason by the header of a picture, before it is decoded; None keeps it."""
+    """The drop reason by the header of an image, before it is decoded; None keeps it."""
     return (
         bomb(image.size)
         or too_small(image.size, filters.min_short_side, filters.min_long_side)
@@ -81,5 +81,5 @@ def header_reason(image: Image.Image, filters: ImageFilters) -> str | None:
 
 
 def pixel_reason(image: Image.Image, filters: ImageFilters) -> str | None:
-    """The drop reason by the pixels of a picture; None keeps it."""
+    """The drop reason by the pixels of an image; None keeps it."""
     return blank(image, filters.min_gray_std)

@@ -12,12 +12,12 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.images.perceptual_hash import COLOUR_BYTES, ImageFingerprints
 
 
-def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bool = False) -> Any:
+def read_index(out: Path, columns: Sequence[str] | None = None, with_image: bool = False) -> Any:
     """The rows of all finished parts as a `pyarrow.Table`, in order; see `ccmb.corpus.download.parts.DownloadRow`.
 
     Args:
         columns: the columns to read; None: all.
-        with_picture: whether to read only rows whose picture is stored.
+        with_image: whether to read only rows whose image is stored.
 
     Raises:
         CcmbError: there is no finished part.
@@ -28,13 +28,13 @@ def read_index(out: Path, columns: Sequence[str] | None = None, with_picture: bo
     paths = [path for path in sorted(out.glob("part-*.parquet")) if not path.with_suffix(".rows").exists()]
     if not paths:
         raise CcmbError(f"{out}: no finished part of a download")
-    filters = [("status", "==", "ok")] if with_picture else None
+    filters = [("status", "==", "ok")] if with_image else None
     wanted = None if columns is None else list(columns)
     return concat_tables(files.read_table(path, columns=wanted, filters=filters) for path in paths)
 
 
 def fingerprints_of_index(table: Any) -> ImageFingerprints:
-    """The fingerprints of the pictures of N rows, each of which has a stored picture."""
+    """The fingerprints of the images of N rows, each of which has a stored image."""
     [colours] = table.select(["colours"]).combine_chunks()["colours"].chunks or [None]
     if colours is None:
         return ImageFingerprints(np.zeros(0, np.uint64), np.zeros((0, COLOUR_BYTES), np.uint8))

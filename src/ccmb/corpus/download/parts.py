@@ -3,9 +3,9 @@
 A part of the link list becomes these files in `out/`:
 
     part-000000.parquet     the index, one row for each link, in the order of the links
-    part-000000.tar         the pictures in the same order, `000000000.jpg` and so on by the index of the row
+    part-000000.tar         the images in the same order, `000000000.jpg` and so on by the index of the row
     times-000000.parquet    how long each row took, and its attempts: only these may differ in a second run
-    part-000000.rows        of a part in progress: finished rows with their pictures, in the order they were finished
+    part-000000.rows        of a part in progress: finished rows with their images, in the order they were finished
 
 Each finished row is appended to the `.rows` file in one write, with a checksum. If a process is killed or the power
 fails, an incomplete row at its end is cut off. Once all rows are there, the other three files are made from it, each
@@ -34,7 +34,7 @@ from ccmb.fetch.fetcher import is_transient
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A row of the link list: a key that the caller chooses, such as ImageKey, and the URL of a picture."""
+    """A row of the link list: a key that the caller chooses, such as ImageKey, and the URL of an image."""
 
     key: str
     url: str
@@ -42,7 +42,7 @@ class Link:
 
 @dataclass(slots=True)
 class DownloadRow:
-    """A finished row of the index, see `Prepared`; `picture` is a name in the tar, `colours` is hexadecimal."""
+    """A finished row of the index, see `Prepared`; `image` is a name in the tar, `colours` is hexadecimal."""
 
     row: int
     key: str
@@ -53,7 +53,7 @@ class DownloadRow:
     format: str | None = None
     width: int | None = None
     height: int | None = None
-    picture: str | None = None
+    image: str | None = None
     stored_bytes: int | None = None
     stored_sha256: str | None = None
     stored_width: int | None = None
@@ -62,7 +62,9 @@ class DownloadRow:
     colours: str | None = None
 
 
-_COLUMNS = [field.name for field in fields(DownloadRow)]
+# The index calls the image "picture".
+_FIELDS = {"picture" if field.name == "image" else field.name: field.name for field in fields(DownloadRow)}
+_COLUMNS = list(_FIELDS)
 _INTEGERS = {"row", "bytes", "width", "height", "stored_bytes", "stored_width", "stored_height"}
 
 
@@ -80,7 +82,7 @@ def finished_row(row_index: int, link: Link, status: str, size: int, prepared: P
     for name in ("sha256", "format", "width", "height", "stored_sha256", "stored_width", "stored_height", "shape"):
         setattr(row, name, getattr(prepared, name))
     if prepared.status == "ok":
-        row.picture, row.stored_bytes = f"{row_index:09d}.jpg", len(prepared.picture)
+        row.image, row.stored_bytes = f"{row_index:09d}.jpg", len(prepared.image)
         row.colours = (prepared.colours or b"").hex()
     return row
 
@@ -102,7 +104,7 @@ class DownloadPart:
         self.tar, self.times = out / f"part-{part_index:06d}.tar", out / f"times-{part_index:06d}.parquet"
         self._file: IO[bytes] | None = None
         self._end = 0  # where the last complete row ends
-        # Position and length of the picture of each finished row.
+        # Position and length of the image of each finished row.
         self._locations: dict[int, tuple[int, int]] = {}
         self._rows: dict[int, dict[str, Any]] = {}
 
@@ -139,35 +141,38 @@ class DownloadPart:
         """Put a finished part in progress again, without the failed rows that may succeed another day."""
         rows = _read(self.index, self.digest, _COLUMNS)
         times = _read(self.times, self.digest, ["seconds", "attempts"])
-        pictures = ImageSource.open(self.tar)
+        images = ImageSource.open(self.tar)
         with atomic_write(self.rows_file, "wb") as file:
             file.write(self._header())
             for at, status in enumerate(rows["status"]):
                 if not is_transient(status):
                     row = {name: rows[name][at] for name in _COLUMNS}
                     row["colours"] = row["colours"] and row["colours"].hex()
-                    picture = pictures.raw(row["picture"]) if row["picture"] else b""
-                    file.write(_record(row | {name: times[name][at] for name in times}, picture))
+                    image = images.raw(row["picture"]) if row["picture"] else b""
+                    file.write(_record(row | {name: times[name][at] for name in times}, image))
 
-    def add(self, row: DownloadRow, picture: bytes, seconds: float, attempts: int) -> None:
+    def add(self, row: DownloadRow, image: bytes, seconds: float, attempts: int) -> None:
         """Append a finished row, in one write."""
         assert self._file is not None
-        line = {name: getattr(row, name) for name in _COLUMNS} | {"seconds": round(seconds, 3), "attempts": attempts}
-        record = _record(line, picture)
+        line = {column: getattr(row, name) for column, name in _FIELDS.items()} | {
+            "seconds": round(seconds, 3),
+            "attempts": attempts,
+        }
+        record = _record(line, image)
         try:
             if self._file.write(record) != len(record):
                 raise OSError("only a part of a row could be written")
         except OSError as error:
             raise CcmbError(f"{self.rows_file}: could not be written ({error})") from None
         self._end += len(record)
-        self._rows[row.row], self._locations[row.row] = line, (self._end - len(picture), len(picture))
+        self._rows[row.row], self._locations[row.row] = line, (self._end - len(image), len(image))
 
     def finish(self) -> None:
-        """Write the index, the pictures and the times, then remove the `.rows` file."""
+        """Write the index, the images and the times, then remove the `.rows` file."""
         self.close()
         rows = [self._rows[row] for row in sorted(self._rows)]
         with atomic_write(self.tar, "wb") as file, open(self.rows_file, "rb") as source:
-            _write_tar(file, ((row["picture"], self._picture(source, row["row"])) for row in rows if row["picture"]))
+            _write_tar(file, ((row["picture"], self._image(source, row["row"])) for row in rows if row["picture"]))
         self._write_table(self.times, rows, ["row", "seconds", "attempts"])
         self._write_table(self.index, rows, _COLUMNS)
         self.rows_file.unlink()
@@ -193,7 +198,7 @@ class DownloadPart:
                 self._end = file.tell()
                 self._rows[row["row"]], self._locations[row["row"]] = row, (self._end - size, size)
 
-    def _picture(self, source: IO[bytes], row: int) -> bytes:
+    def _image(self, source: IO[bytes], row: int) -> bytes:
         offset, size = self._locations[row]
         source.seek(offset)
         return source.read(size)
@@ -216,10 +221,10 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _record(row: dict[str, Any], picture: bytes) -> bytes:
-    """A line of checksum and JSON, then the picture."""
+def _record(row: dict[str, Any], image: bytes) -> bytes:
+    """A line of checksum and JSON, then the image."""
     line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"%b %b\n%b" % (_checksum(line, picture), line, picture)
+    return b"%b %b\n%b" % (_checksum(line, image), line, image)
 
 
 def _next_record(file: IO[bytes]) -> dict[str, Any] | None:
@@ -227,24 +232,24 @@ def _next_record(file: IO[bytes]) -> dict[str, Any] | None:
     digest, _, line = file.readline().rstrip(b"\n").partition(b" ")
     try:
         row: dict[str, Any] = json.loads(line)
-        picture = file.read(row["stored_bytes"] or 0)
+        image = file.read(row["stored_bytes"] or 0)
     except (ValueError, KeyError, TypeError):
         return None
-    return row if _checksum(line, picture) == digest else None
+    return row if _checksum(line, image) == digest else None
 
 
-def _checksum(line: bytes, picture: bytes) -> bytes:
+def _checksum(line: bytes, image: bytes) -> bytes:
     digest = hashlib.blake2b(line, digest_size=8)
-    digest.update(picture)
+    digest.update(image)
     return digest.hexdigest().encode()
 
 
-def _write_tar(file: IO[bytes], pictures: Iterator[tuple[str, bytes]]) -> None:
+def _write_tar(file: IO[bytes], images: Iterator[tuple[str, bytes]]) -> None:
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, picture in pictures:
+        for name, image in images:
             entry = tarfile.TarInfo(name)
-            entry.size = len(picture)
-            tar.addfile(entry, io.BytesIO(picture))
+            entry.size = len(image)
+            tar.addfile(entry, io.BytesIO(image))
 
 
 def _type(column: str) -> Any:

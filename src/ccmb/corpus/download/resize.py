@@ -1,4 +1,4 @@
-"""From the bytes of a download to the stored picture: checked, made smaller, hashed.
+"""From the bytes of a download to the stored image: checked, made smaller, hashed.
 
 The result depends only on the bytes and the options. Nearly all the time is spent in Pillow, which lets other threads
 run meanwhile.
@@ -22,7 +22,7 @@ from ccmb.data.images.metadata import without_metadata
 from ccmb.data.images.perceptual_hash import fingerprint_pixels, image_fingerprint
 
 # A JPEG is decoded at a half, a quarter or an eighth of its size if that is still large enough; Hamming's filter does
-# the last step. Measured on pictures of 360 to 1,200 pixels against the slowest way (all pixels, Lanczos' filter): this
+# the last step. Measured on images of 360 to 1,200 pixels against the slowest way (all pixels, Lanczos' filter): this
 # way has 40 dB, the mean over areas of all pixels 39 dB, and this way takes two thirds of the time.
 _FILTER = Image.Resampling.HAMMING
 
@@ -30,9 +30,9 @@ Fit = Literal["short_side", "long_side", "crop"]
 
 
 class StoredForm(ConfigBase):
-    """How pictures are stored.
+    """How images are stored.
 
-    A picture that is small enough is never enlarged. If it is a JPEG, its pixels are stored as they came, and only the
+    An image that is small enough is never enlarged. If it is a JPEG, its pixels are stored as they came, and only the
     metadata may be removed.
     """
 
@@ -57,12 +57,12 @@ class StoredForm(ConfigBase):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The result for some bytes: "ok" and a stored picture, or the drop reason and what was known by then.
+    """The result for some bytes: "ok" and a stored image, or the drop reason and what was known by then.
 
     Attributes:
-        sha256, format, width, height: of the bytes as they came. Width and height are those of the upright picture; if
+        sha256, format, width, height: of the bytes as they came. Width and height are those of the upright image; if
             the header is the drop reason, they are those of the header.
-        picture: the stored file, empty unless the status is "ok"; `stored_*` describe it.
+        image: the stored file, empty unless the status is "ok"; `stored_*` describe it.
         shape, colours: see `ccmb.data.images.perceptual_hash`.
     """
 
@@ -71,7 +71,7 @@ class Prepared:
     format: str | None = None
     width: int | None = None
     height: int | None = None
-    picture: bytes = b""
+    image: bytes = b""
     stored_sha256: str | None = None
     stored_width: int | None = None
     stored_height: int | None = None
@@ -80,7 +80,7 @@ class Prepared:
 
 
 def prepare(data: bytes, form: StoredForm, filters: ImageFilters) -> Prepared:
-    """Check, resize and hash a picture. Bad data never raises an error."""
+    """Check, resize and hash an image. Bad data never raises an error."""
     digest = sha256_of_bytes(data)
     try:
         with warnings.catch_warnings():
@@ -112,8 +112,8 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     kept = None
     if format in ("JPEG", "MPO") and stored.size == (width, height):
         kept = data if form.keep_metadata else without_metadata(data)
-    picture = _jpeg(stored, form.jpeg_quality) if kept is None else kept
-    stored_digest = digest if picture is data else sha256_of_bytes(picture)
+    shown_image = _jpeg(stored, form.jpeg_quality) if kept is None else kept
+    stored_digest = digest if shown_image is data else sha256_of_bytes(shown_image)
     shape, colours = image_fingerprint(small)
     return Prepared(
         "ok",
@@ -121,7 +121,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
         format,
         width,
         height,
-        picture=picture,
+        image=shown_image,
         stored_sha256=stored_digest,
         stored_width=stored.width,
         stored_height=stored.height,
@@ -131,7 +131,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
 
 
 def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:
-    """The size before a crop; a picture that is small enough keeps its size."""
+    """The size before a crop; an image that is small enough keeps its size."""
     side = max(size) if form.mode == "long_side" else min(size)
     if form.image_size is None or side <= form.image_size:
         return size
@@ -139,7 +139,7 @@ def _target(size: tuple[int, int], form: StoredForm) -> tuple[int, int]:
 
 
 def _resized(image: Image.Image, form: StoredForm, size: tuple[int, int]) -> Image.Image:
-    """The picture in its stored size; `size` is the full size, of which it may have been decoded at a part."""
+    """The image in its stored size; `size` is the full size, of which it may have been decoded at a part."""
     target = _target(size, form)
     if target != image.size:
         image = image.resize(target, _FILTER)

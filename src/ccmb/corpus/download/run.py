@@ -1,4 +1,4 @@
-"""From a list of links to pictures on disk: fetched, checked, made smaller, hashed, and filtered.
+"""From a list of links to images on disk: fetched, checked, made smaller, hashed, and filtered.
 
 Each link ends with a status. It is "ok", or why the bytes could not be fetched (`ccmb.fetch.fetcher`), or why they are
 not kept (`ccmb.corpus.download.filters`, "not_an_image" or "undecodable"). `ccmb.corpus.download.parts` describes the
@@ -81,7 +81,7 @@ def download(
     options: DownloadOptions | None = None,
     retry_failed: bool = False,
 ) -> Downloaded:
-    """Fetch the pictures of all links that are not done yet. Call it again to go on after any interruption.
+    """Fetch the images of all links that are not done yet. Call it again to go on after any interruption.
 
     Args:
         links: the same links in the same order on each call; a URL that is listed twice is fetched twice.
@@ -95,7 +95,7 @@ def download(
     with sole_use(out, "downloads into this folder"):
         _check_settings(out, options)
         work = _Work(out, options, retry_failed)
-        with progress("download", total, "pictures") as advance:
+        with progress("download", total, "images") as advance:
             try:
                 asyncio.run(work.run(links, advance))
             except* CcmbError as errors:
@@ -158,8 +158,8 @@ class _Work:
         link, started = part.links[row_index - part.first], time.monotonic()
         ended = await self._in_time(link.url)
         row = finished_row(row_index, link, ended.status, ended.size, ended.prepared)
-        picture = ended.prepared.picture if ended.prepared else b""
-        part.add(row, picture, time.monotonic() - started, ended.attempts)
+        image = ended.prepared.image if ended.prepared else b""
+        part.add(row, image, time.monotonic() - started, ended.attempts)
         if part.complete:
             await self._finish(part)
         self._advance(1)
@@ -201,7 +201,7 @@ def _parts(links: Iterable[Link], out: Path, rows_per_part: int) -> Iterator[Dow
 
 
 def _check_settings(out: Path, options: DownloadOptions) -> None:
-    """Note what the stored pictures depend on, or refuse to mix them with others."""
+    """Note what the stored images depend on, or refuse to mix them with others."""
     settings = options.model_dump(mode="json", include={"filters", "resize", "rows_per_part"})
     path = out / SETTINGS
     if not path.exists():

@@ -26,8 +26,8 @@ class Column:
     keys: tuple[str, ...]
     kind: ValueKind = "text"
     needed: bool = False
-    least: int | None = None
-    most: int | None = None
+    minimum: int | None = None
+    maximum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ IMPRESSIONS = TableKind(
         Column("query", ("query",), needed=True),
         Column("image_url", ("image_url",), needed=True),
         Column("page_url", ("page_url",)),
-        Column("position", ("position",), "integer", needed=True, least=1, most=2**31 - 1),
-        Column("clicked", ("clicked",), "integer", needed=True, least=0, most=1),
+        Column("position", ("position",), "integer", needed=True, minimum=1, maximum=2**31 - 1),
+        Column("clicked", ("clicked",), "integer", needed=True, minimum=0, maximum=1),
         Column("visitor", ("visitor",)),
         Column("time", ("time",), "time"),
     ),

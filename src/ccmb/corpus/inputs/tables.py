@@ -195,10 +195,10 @@ def _seconds(texts: daft.Series) -> list[int | None]:
 def _is_damaged(column: Column) -> Expression:
     value = col(column.name)
     bad = F.is_null(value)
-    if column.least is not None:
-        bad = bad | F.fill_null(value < column.least, True)
-    if column.most is not None:
-        bad = bad | F.fill_null(value > column.most, True)
+    if column.minimum is not None:
+        bad = bad | F.fill_null(value < column.minimum, True)
+    if column.maximum is not None:
+        bad = bad | F.fill_null(value > column.maximum, True)
     return bad
 
 

@@ -1,6 +1,6 @@
 """From logs, pages and link lists to `pairs.parquet`: all steps in order, and what each of them dropped.
 
-out/pairs.parquet/part-00000.parquet ..   a row for each pair, sorted by picture, with click statistics and place
+out/pairs.parquet/part-00000.parquet ..   a row for each pair, sorted by image, with click statistics and place
 out/funnel.json                           rows of each step, kept and dropped by reason
 out/steps/                                results of the steps; may be removed when the build is done
 """
@@ -46,7 +46,7 @@ PAIRS, FUNNEL = "pairs.parquet", "funnel.json"
 COLUMNS = (
     "image_key", "image_url", "page_url", "domain", "field", "text", "views", "clicks", "bound", "score", "place",
 )  # fmt: skip
-UNSEEN = "no kept query of its picture"
+UNSEEN = "no kept query of its image"
 
 
 def build_pairs(
@@ -133,7 +133,7 @@ class Build:
         self.funnel.add("clicks", "pairs", reasons(table("evidence")))
 
     def _texts(self) -> None:
-        """Filter the candidates of all sources one by one, then merge equal texts of a picture."""
+        """Filter the candidates of all sources one by one, then merge equal texts of an image."""
 
         def work(to: Path) -> None:
             for records, fields in self._records():
@@ -176,10 +176,10 @@ class Build:
         def table(name: str) -> Table:
             return self.steps.table(name, buckets)
 
-        most = recipe.text.max_texts_per_template or 2**62
+        maximum = recipe.text.max_texts_per_template or 2**62
         run("by_text", lambda to: pair_filters.write_by_text(texts, to, buckets))
         run("by_template", lambda to: pair_filters.write_by_template(table("by_text"), to, buckets))
-        run("templates", lambda to: pair_filters.write_templates(table("by_template"), most, to))
+        run("templates", lambda to: pair_filters.write_templates(table("by_template"), maximum, to))
         signatures, bands = table("signatures"), table("bands")
         run("signatures", lambda to: text_dedup.write_signatures(table("by_text"), dedup, to))
         run("bands", lambda to: text_dedup.write_bands(signatures, dedup, to, buckets))

@@ -1,4 +1,4 @@
-"""The pairs of a corpus picture by picture, in the order of `build_pairs`: by the hash of the URL.
+"""The pairs of a corpus image by image, in the order of `build_pairs`: by the hash of the URL.
 
 So equal URLs stand together, hosts are mixed, and the links of a download need no other order.
 """
@@ -16,23 +16,23 @@ from ccmb.corpus.download.parts import Link
 
 
 @dataclass(slots=True)
-class PictureTexts:
-    """A picture's URL and key, and the rows of its texts with the columns `ccmb.corpus.pairs.build.COLUMNS`."""
+class ImageTexts:
+    """An image's URL and key, and the rows of its texts with the columns `ccmb.corpus.pairs.build.COLUMNS`."""
 
     url: str
     key: str
     texts: list[dict[str, Any]]
 
 
-def read_picture_texts(pairs: Path) -> Iterator[PictureTexts]:
-    """All pictures of a `pairs.parquet`, with only some rows in memory at a time."""
+def read_image_texts(pairs: Path) -> Iterator[ImageTexts]:
+    """All images of a `pairs.parquet`, with only some rows in memory at a time."""
     for url, rows in itertools.groupby(_rows(pairs), lambda row: row["image_url"]):
         texts = list(rows)
-        yield PictureTexts(url, texts[0]["image_key"], texts)
+        yield ImageTexts(url, texts[0]["image_key"], texts)
 
 
 def read_links(pairs: Path) -> Iterator[Link]:
-    """The link of each picture, in the same order."""
+    """The link of each image, in the same order."""
     for url, rows in itertools.groupby(_rows(pairs, ["image_url", "image_key"]), lambda row: row["image_url"]):
         yield Link(next(rows)["image_key"], url)
 

@@ -1,4 +1,4 @@
-"""Texts of pictures from the log's queries, pages and link lists, cleaned and filtered one by one."""
+"""Texts of images from the log's queries, pages and link lists, cleaned and filtered one by one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TextCleaner:
 def write_candidates(
     records: DataFrame, fields: Sequence[FieldName], recipe: TextRecipe, folder: Path, buckets: int
 ) -> None:
-    """Write a row for each text of the records, in buckets by picture.
+    """Write a row for each text of the records, in buckets by image.
 
     Args:
         records: the columns of some fields; any of image_url, image_key, page_url, views, clicks, bound and score; and
@@ -119,7 +119,7 @@ def domain_of(url: str | None) -> str | None:
 
 
 def write_texts(candidates: Table, folder: Path) -> dict[str, int]:
-    """Write the kept candidates, with one row for equal texts of a picture, and with one key for each picture.
+    """Write the kept candidates, with one row for equal texts of an image, and with one key for each image.
 
     Equal texts may differ in punctuation. Their row has the first field of `FIELDS`, the maximum of each click
     statistic, and the minimum of every other column.
@@ -152,5 +152,5 @@ def write_texts(candidates: Table, folder: Path) -> dict[str, int]:
 
 @daft.func.batch(return_dtype=TEXT)
 def _key_of(images: daft.Series) -> list[str]:
-    """The keys of pictures without a key in any page: the hash of the URL."""
+    """The keys of images without a key in any page: the hash of the URL."""
     return [f"{image:016x}" for image in images.to_pylist()]

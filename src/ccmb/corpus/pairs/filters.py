@@ -1,4 +1,4 @@
-"""Filters of pairs that depend on the rest of the corpus: on other pairs of the text, the picture and the domain."""
+"""Filters of pairs that depend on the rest of the corpus: on other pairs of the text, the image and the domain."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def write_by_template(by_text: Table, folder: Path, buckets: int) -> None:
         write_by_hash(frame, folder, "template", buckets)
 
 
-def write_templates(by_template: Table, most: int, folder: Path) -> None:
-    """Write the templates that more than `most` different texts fill in."""
+def write_templates(by_template: Table, maximum: int, folder: Path) -> None:
+    """Write the templates that more than `maximum` different texts fill in."""
     for _, frame in each_bucket(by_template):
         counted = frame.groupby("template").agg(col("key").count_distinct().alias("texts"))
-        write(counted.where(col("texts") > most), folder)
+        write(counted.where(col("texts") > maximum), folder)
 
 
 def write_drop_reasons(
     by_text: Table, near: Table, tests: Table, templates: Table, recipe: CorpusRecipe, folder: Path, buckets: int
 ) -> None:
-    """Write the pairs that are dropped because of the rest of the corpus, in buckets by picture: pair, image, reason.
+    """Write the pairs that are dropped because of the rest of the corpus, in buckets by image: pair, image, reason.
 
     If near-duplicates of a text are dropped, equal texts are dropped too: the text is kept once.
     """
@@ -74,12 +74,12 @@ def _all_but_first(frame: DataFrame) -> DataFrame:
     return again.select("pair", "image", daft.lit(NEAR).alias("reason"))
 
 
-def _all_but_best(frame: DataFrame, most: int) -> DataFrame:
-    """The rows of a text after the best `most` by bound; they are dropped."""
+def _all_but_best(frame: DataFrame, maximum: int) -> DataFrame:
+    """The rows of a text after the best `maximum` by bound; they are dropped."""
     counted = frame.groupby("key").agg(col("pair").count().alias("images"))
-    many = frame.join(counted.where(col("images") > most), on="key")
+    many = frame.join(counted.where(col("images") > maximum), on="key")
     by_bound = Window().partition_by("key").order_by("bound", "pair", desc=[True, False], nulls_first=[False, False])
-    late = many.with_column("place", F.row_number().over(by_bound)).where(col("place") > most)
+    late = many.with_column("place", F.row_number().over(by_bound)).where(col("place") > maximum)
     return late.select("pair", "image", daft.lit(MANY_IMAGES).alias("reason"))
 
 
@@ -88,12 +88,12 @@ def _marked(frame: DataFrame, key: str, mark: str) -> DataFrame:
 
 
 def write_filtered(texts: Table, drop_reasons: Table, recipe: CorpusRecipe, folder: Path) -> None:
-    """Write all texts with `reason`: why the corpus, or the other texts of the picture, drop them (null: kept)."""
+    """Write all texts with `reason`: why the corpus, or the other texts of the image, drop them (null: kept)."""
     columns = [*texts.read().column_names, "reason"]
     for bucket, frame in each_bucket(texts):
         frame = frame.join(drop_reasons.read(bucket).select("pair", "reason"), on="pair", how="left")
-        if (least := recipe.pairs.min_score) is not None:
-            low = F.is_null(col("reason")) & F.fill_null(col("score") < least, False)
+        if (minimum := recipe.pairs.min_score) is not None:
+            low = F.is_null(col("reason")) & F.fill_null(col("score") < minimum, False)
             frame = frame.with_column("reason", F.when(low, LOW_SCORE).otherwise(col("reason")))
         dropped = _dropped_by_image(frame.where(F.is_null(col("reason"))), recipe)
         frame = frame.join(dropped, on="pair", how="left")
@@ -102,7 +102,7 @@ def write_filtered(texts: Table, drop_reasons: Table, recipe: CorpusRecipe, fold
 
 
 def _dropped_by_image(frame: DataFrame, recipe: CorpusRecipe) -> DataFrame:
-    """The dropped pairs and their reasons (`among`): near-duplicates within a picture, or too many texts of it."""
+    """The dropped pairs and their reasons (`among`): near-duplicates within an image, or too many texts of it."""
     names = ("pair", "bare", "rank", "bound")
 
     @daft.func.batch(
@@ -128,9 +128,9 @@ def _zero(name: str) -> Expression:
 
 
 def dropped_within_image(
-    texts: Sequence[tuple[int, str, int, float]], similarity: float | None, most: int
+    texts: Sequence[tuple[int, str, int, float]], similarity: float | None, maximum: int
 ) -> list[dict[str, Any]]:
-    """The dropped texts of one picture.
+    """The dropped texts of one image.
 
     Texts are preferred by the rank of their field, then by the higher bound, then by length.
 
@@ -141,7 +141,7 @@ def dropped_within_image(
     alike = [False] * len(texts) if similarity is None else alike_within([entry[1] for entry in texts], similarity)
     left = [entry[0] for entry, is_alike in zip(texts, alike, strict=True) if not is_alike]
     near = [{"pair": entry[0], "among": NEAR} for entry, is_alike in zip(texts, alike, strict=True) if is_alike]
-    return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[most:]]
+    return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[maximum:]]
 
 
 def kept_shares(pairs_of: Mapping[str | None, int], greatest: float) -> dict[str | None, float]:
@@ -149,8 +149,8 @@ def kept_shares(pairs_of: Mapping[str | None, int], greatest: float) -> dict[str
 
     A domain is too frequent if it has more than the share `greatest` of all pairs. Pages without a domain never are.
     """
-    most = greatest * sum(pairs_of.values())
-    return {domain: most / count for domain, count in pairs_of.items() if domain is not None and count > most}
+    maximum = greatest * sum(pairs_of.values())
+    return {domain: maximum / count for domain, count in pairs_of.items() if domain is not None and count > maximum}
 
 
 def count_domains(filtered: Table) -> dict[str | None, int]:

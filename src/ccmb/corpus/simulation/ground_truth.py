@@ -1,6 +1,6 @@
 """Recall of the filters on the simulated web, against its ground truth: false pairs, duplicates, and good pairs.
 
-A picture counts if it was downloaded: dead links and failed servers tell nothing about the filters. A picture that was
+An image counts if it was downloaded: dead links and failed servers tell nothing about the filters. An image that was
 dropped as a near-duplicate counts as its representative.
 """
 
@@ -59,7 +59,7 @@ def recall_of_filters(web: Path, corpus: Path) -> list[FilterRecall]:
 
     truth: list[dict[str, Any]] = parquet.read_table(web / "truth.parquet").to_pylist()
     representatives, statuses = _representatives(corpus)
-    kept_texts = _texts_of_pictures(corpus)
+    kept_texts = _texts_of_images(corpus)
     came = [
         row | {"picture": representatives[row["image_url"]]} for row in truth if row["image_url"] in representatives
     ]
@@ -76,7 +76,7 @@ def recall_of_filters(web: Path, corpus: Path) -> list[FilterRecall]:
 
 
 def _representatives(corpus: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """The row of the representative of each downloaded picture, by URL; and the statuses, by URL."""
+    """The row of the representative of each downloaded image, by URL; and the statuses, by URL."""
     rows = [
         row for path in index_parts(corpus, "pictures") for row in read_part(path, ["row", "url", "status", "copy_of"])
     ]
@@ -87,7 +87,7 @@ def _representatives(corpus: Path) -> tuple[dict[str, int], dict[str, str]]:
     return representatives, {row["url"]: row["status"] for row in rows}
 
 
-def _texts_of_pictures(corpus: Path) -> dict[int, list[str]]:
+def _texts_of_images(corpus: Path) -> dict[int, list[str]]:
     texts: dict[int, list[str]] = defaultdict(list)
     for path in index_parts(corpus, "pairs"):
         for pair in read_part(path, ["row", "text", "reason"]):
@@ -97,24 +97,24 @@ def _texts_of_pictures(corpus: Path) -> dict[int, list[str]]:
 
 
 class _Texts:
-    """The texts of the ground truth, and the texts that the corpus kept for the same pictures."""
+    """The texts of the ground truth, and the texts that the corpus kept for the same images."""
 
     def __init__(self, truth: list[dict[str, Any]], kept_texts: dict[int, list[str]]) -> None:
         self.truth, self.kept_texts = truth, kept_texts
         self.good = {(row["picture"], row["text"]) for row in truth if row["kind"] == "good"}
 
     def removed(self, kind: str, truth_kind: str) -> FilterRecall:
-        """Count the false texts that the corpus dropped. Texts that fit the picture by chance do not count."""
+        """Count the false texts that the corpus dropped. Texts that fit the image by chance do not count."""
         false_texts = {(row["picture"], row["text"]) for row in self.truth if row["kind"] == truth_kind} - self.good
         return FilterRecall(
-            kind, len(false_texts), sum(text not in self.kept_texts.get(picture, []) for picture, text in false_texts)
+            kind, len(false_texts), sum(text not in self.kept_texts.get(image, []) for image, text in false_texts)
         )
 
     def doubled(self, kind: str, truth_kind: str) -> FilterRecall:
-        """Count the dropped duplicates of titles and contents: all but the first of each picture and origin."""
+        """Count the dropped duplicates of titles and contents: all but the first of each image and origin."""
         total = left = 0
-        for (picture, _), texts in self._by_origin(truth_kind).items():
-            kept = [text for text in self.kept_texts.get(picture, []) if text in set(texts)]
+        for (image, _), texts in self._by_origin(truth_kind).items():
+            kept = [text for text in self.kept_texts.get(image, []) if text in set(texts)]
             total += len(texts) - 1
             left += max(0, len(kept) - 1)
         return FilterRecall(kind, total, total - left)
@@ -127,7 +127,7 @@ class _Texts:
                 groups.setdefault((row["picture"], row["text"]), [row["text"]])
             elif row["kind"] in ("good", "exact_duplicate", "near_duplicate"):
                 groups.setdefault((row["picture"], row["origin"]), []).append(row["text"])
-        lost = sum(not set(texts) & set(self.kept_texts.get(picture, [])) for (picture, _), texts in groups.items())
+        lost = sum(not set(texts) & set(self.kept_texts.get(image, [])) for (image, _), texts in groups.items())
         return FilterRecall("good_pairs_lost", len(groups), lost)
 
     def _by_origin(self, kind: str) -> dict[tuple[int, int], list[str]]:
@@ -141,7 +141,7 @@ class _Texts:
 
 
 def _duplicate_recall(kind: str, mark: str, statuses: dict[str, str]) -> FilterRecall:
-    """Count second links of pictures if both links were downloaded; removed means one of the two is a duplicate."""
+    """Count second links of images if both links were downloaded; removed means one of the two is a duplicate."""
     gone, downloaded = {EXACT, NEAR}, {"ok", "no_text", EXACT, NEAR}
     status_pairs = [
         (status, statuses[first]) for url, status in statuses.items()

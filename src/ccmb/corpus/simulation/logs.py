@@ -1,13 +1,13 @@
-"""A simulated search engine over synthetic scenes: pictures, pages about them, a click log, and the ground truth.
+"""A simulated search engine over synthetic scenes: images, pages about them, a click log, and the ground truth.
 
-    pictures/000123.jpg        the pictures of the links; dead links have none
+    pictures/000123.jpg        the images of the links; dead links have none
     pages.jsonl                Url, Title, Content, Keywords, ImageUrl, ImageKey
     impressions/part-*.parquet query, image_url, page_url, position, clicked, visitor, time
     truth.parquet              every text of the simulated web, with its kind
     truth.json                 shares, examination by position, bots and dead links
 
 The log follows a position-based model. People look at a result with a probability that falls with its position. If they
-look, they click with a probability that depends on the pair. The truth is known, so figures on this log show how well
+look, they click with a probability that depends on the pair. The truth is known, so metrics on this log show how well
 the steps work. They tell nothing about real logs.
 """
 
@@ -43,7 +43,7 @@ def simulate(folder: Path, settings: SimulatedWeb) -> None:
     about = _write_impressions(folder / "impressions", web, settings)
     _write_truth(folder / "truth.parquet", web, dead)
     dead_urls = [url for url, gone in zip(web.urls, dead, strict=True) if gone]
-    write_json(folder / "truth.json", {"web": settings.model_dump(), **about, "dead_links": dead_urls})
+    write_json(folder / "truth.json", {"web": settings.model_dump(by_alias=True), **about, "dead_links": dead_urls})
     if settings.draw:
         _render(folder / "pictures", web, dead, settings)
 
@@ -131,12 +131,12 @@ def _name(visitor: int) -> str:
 
 def _write_rows(path: Path, rows: Impressions, web: Web) -> None:
     queries = pa.array([query for _, query, _ in web.pairs])
-    urls = pa.array([web.urls[picture] for picture, _, _ in web.pairs])
-    # The search engine shows each picture as it stands on the first of its pages.
+    urls = pa.array([web.urls[image] for image, _, _ in web.pairs])
+    # The search engine shows each image as it stands on the first of its pages.
     first_page: dict[str, str] = {}
     for page in web.pages:
         first_page.setdefault(page["ImageUrl"], page["Url"])
-    pages = pa.array([first_page[web.urls[picture]] for picture, _, _ in web.pairs])
+    pages = pa.array([first_page[web.urls[image]] for image, _, _ in web.pairs])
     names = pa.array([_name(visitor) for visitor in range(int(rows.visitor.max()) + 1)])
     table = pa.table(
         {
@@ -173,16 +173,16 @@ def _write_truth(path: Path, web: Web, dead: list[bool]) -> None:
 
 def _render(folder: Path, web: Web, dead: list[bool], settings: SimulatedWeb) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with progress("draw", len(web.urls), "pictures") as advance:
+    with progress("draw", len(web.urls), "images") as advance:
         for url, scene, gone in zip(web.urls, web.scenes, dead, strict=True):
             name = url.rpartition("/")[2]
             if not gone:
                 # A mirror has the same file; a repost is the same drawing in another size and quality.
                 first, _, kind = name.removesuffix(".jpg").partition("-")
                 repost = kind == "repost"
-                picture = render_scene(scene, settings.size, random.Random(f"{settings.seed}/{first}.jpg"))
+                image = render_scene(scene, settings.size, random.Random(f"{settings.seed}/{first}.jpg"))
                 if repost:
-                    picture = picture.resize((settings.size * 7 // 8,) * 2)
+                    image = image.resize((settings.size * 7 // 8,) * 2)
                 with atomic_write(folder / name, "wb") as file:
-                    picture.save(file, "JPEG", quality=75 if repost else 92)
+                    image.save(file, "JPEG", quality=75 if repost else 92)
             advance(1)

@@ -1,6 +1,6 @@
-"""A local HTTP server of a folder of pictures with faults at known rates, for tests and demos.
+"""A local HTTP server of a folder of images with faults at known rates, for tests and demos.
 
-The fault of a picture depends only on its name and the seed. So a test knows the status that each link must end with.
+The fault of an image depends only on its name and the seed. So a test knows the status that each link must end with.
 The server runs in its own process and implements just enough HTTP to produce the faults.
 """
 
@@ -29,16 +29,16 @@ _WITHOUT_FAULT = "/_plain/"
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The share of pictures with each fault; the remaining pictures have none."""
+    """The share of images with each fault; the remaining images have none."""
 
     not_found: float = 0.0
-    error_once: float = 0.0  # 500, and the second time the picture
+    error_once: float = 0.0  # 500, and the second time the image
     error_always: float = 0.0
-    busy_once: float = 0.0  # 429 with Retry-After: 1, and the second time the picture
+    busy_once: float = 0.0  # 429 with Retry-After: 1, and the second time the image
     reset: float = 0.0  # the connection is closed without an answer
     silent: float = 0.0  # no answer, and no end
     trickle: float = 0.0  # a byte now and then
-    redirect: float = 0.0  # to the picture
+    redirect: float = 0.0  # to the image
     redirect_private: float = 0.0  # to a private address
     redirect_loop: float = 0.0
     cut_off: float = 0.0  # the connection closes in the middle of the body
@@ -60,7 +60,7 @@ STATUSES = {
 
 
 def fault_of(name: str, faults: Faults, seed: int) -> str | None:
-    """The fault of the picture of this name, or None."""
+    """The fault of the image of this name, or None."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     for fault in FAULTS:
@@ -123,8 +123,8 @@ class _Server:
 
     def __post_init__(self) -> None:
         self.requests: Counter[str] = Counter()
-        self.at_once = self.most_at_once = 0
-        self.last, self.least_gap = float("-inf"), float("inf")
+        self.at_once = self.max_at_once = 0
+        self.last, self.min_gap = float("-inf"), float("inf")
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -179,12 +179,12 @@ class _Server:
     def _note(self, name: str) -> None:
         self.requests[name] += 1
         self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.max_at_once = max(self.max_at_once, self.at_once)
         now = asyncio.get_running_loop().time()
-        self.least_gap, self.last = min(self.least_gap, now - self.last), now
+        self.min_gap, self.last = min(self.min_gap, now - self.last), now
 
     def _statistics(self) -> dict[str, Any]:
-        return {"requests": self.requests, "most_at_once": self.most_at_once, "least_gap": min(self.least_gap, 1e9)}
+        return {"requests": self.requests, "most_at_once": self.max_at_once, "least_gap": min(self.min_gap, 1e9)}
 
 
 def _run(server: _Server, parent: Connection) -> None:

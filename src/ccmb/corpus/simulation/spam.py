@@ -25,7 +25,7 @@ _SPAM = (
 
 
 def spam(rng: random.Random) -> str:
-    """A phrase that stands on any page, whatever its pictures, or an advertisement."""
+    """A phrase that stands on any page, whatever its images, or an advertisement."""
     return rng.choice(_SPAM).format(n=rng.randrange(1000, 9999), m=rng.randrange(100, 999))
 
 

@@ -16,23 +16,23 @@ _RUN = re.compile(r"[^\W_]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
-def characters(text: str, least: int, most: int) -> str | None:
+def characters(text: str, minimum: int, maximum: int) -> str | None:
     """Filter by the length in characters, with blanks and punctuation."""
-    return "too few characters" if len(text) < least else "too many characters" if len(text) > most else None
+    return "too few characters" if len(text) < minimum else "too many characters" if len(text) > maximum else None
 
 
-def words(text: str, least: int, most: int) -> str | None:
+def words(text: str, minimum: int, maximum: int) -> str | None:
     """Filter by the length in words. Each Han character is a word; so is each run of other letters and digits, as BERT
     splits them."""
     count = _length(_HAN_RUN, text) + len(_RUN.findall(_HAN_RUN.sub(" ", text)))
-    return "too few words" if count < least else "too many words" if count > most else None
+    return "too few words" if count < minimum else "too many words" if count > maximum else None
 
 
-def han_share(text: str, least: float) -> str | None:
+def han_share(text: str, minimum: float) -> str | None:
     """Filter by the share of Han among words, as `words` counts them; numbers belong to no language."""
     han = _length(_HAN_RUN, text)
     others = len(_LETTERS.findall(_HAN_RUN.sub(" ", text)))
-    return "not Chinese" if not han or han < least * (han + others) else None
+    return "not Chinese" if not han or han < minimum * (han + others) else None
 
 
 def _length(runs: re.Pattern[str], text: str) -> int:
@@ -74,7 +74,7 @@ def _is_han_in_utf8(text: str, encoding: str) -> bool:
     return _length(_HAN_RUN, read) >= 2
 
 
-# Our choice: phrases about the page, the file or its rights, which do not describe what the picture shows.
+# Our choice: phrases about the page, the file or its rights, which do not describe what the image shows.
 _PHRASES = re.compile(
     # The look-ahead, at what the phrases begin with, makes the search several times faster.
     "(?=[点查图页正数加暂内版未转请立免登注上下返网首联扫识关分责Ii共第无])(?:点击(?:这里|此处)?(?:查看|浏览|放大|进入|下载|加载)(?:大图|原图|更多|全文|详情|图片)?|查看(?:大图|原图|更多|全文|详情)"

@@ -40,7 +40,7 @@ def grams(text: str) -> set[str]:
 def write_signatures(texts: Table, recipe: TextDedupRecipe, folder: Path) -> None:
     """Write each text that is long enough once: key, MinHash signature and `near`.
 
-    `near` is 1 if near-duplicates across pictures are dropped for the field of the text, else 0.
+    `near` is 1 if near-duplicates across images are dropped for the field of the text, else 0.
 
     Args:
         texts: rows in buckets by key: key, bare, field.

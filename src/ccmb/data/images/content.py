@@ -106,15 +106,15 @@ def why_not_an_image(data: bytes, known: tuple[str, ...]) -> str:
     """
     format = image_format(data[:HEAD_BYTES])
     if format == "HEIF":
-        return "a HEIC picture, which needs pillow-heif: pip install pillow-heif, or convert it to JPEG"
+        return "a HEIC image, which needs pillow-heif: pip install pillow-heif, or convert it to JPEG"
     if format == "AVIF" and format not in known:
-        return "an AVIF picture, which this Pillow cannot read: pip install -U 'pillow>=11.3', or convert it to JPEG"
+        return "an AVIF image, which this Pillow cannot read: pip install -U 'pillow>=11.3', or convert it to JPEG"
     if format is not None and format not in known:
-        return f"a picture of the format {format}, which Pillow cannot read here; convert it to PNG or JPEG"
+        return f"an image of the format {format}, which Pillow cannot read here; convert it to PNG or JPEG"
     for pattern, what in _OTHERS:
         if pattern.match(data[:1024]):
-            return f"not a picture but {what}"
-    return f"not a picture, or damaged (known: {', '.join(known)})"
+            return f"not an image but {what}"
+    return f"not an image, or damaged (known: {', '.join(known)})"
 
 
 def add_heif() -> bool:

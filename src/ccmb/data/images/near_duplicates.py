@@ -1,12 +1,12 @@
-"""Near duplicates among pictures, and pictures of a corpus that are in a test set.
+"""Near duplicates among images, and images of a corpus that are in a test set.
 
-Two pictures are near duplicates if their shapes differ in at most `distance` of 64 bits and no cell of their colour
-grids differs by more than `colour` of 255. N pictures make N² / 2 pairs, too many to compare one by one. So the 64 bits
+Two images are near duplicates if their shapes differ in at most `distance` of 64 bits and no cell of their colour
+grids differs by more than `colour` of 255. N images make N² / 2 pairs, too many to compare one by one. So the 64 bits
 are cut into B bands: two shapes within the distance have at least one band that differs in at most `distance // B`
 bits. Each band is looked up with up to that many of its bits flipped (multi-index hashing: Norouzi, Punjani and Fleet,
 CVPR 2012). No pair within the distance is missed.
 
-Shapes: N pictures, P pairs.
+Shapes: N images, P pairs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Indices = NDArray[np.int64]
 
 
 def duplicate_groups(fingerprints: ImageFingerprints, distance: int = DISTANCE, colour: int = COLOUR) -> Indices:
-    """(N,) the smallest index in each picture's group.
+    """(N,) the smallest index in each image's group.
 
     A group holds everything that is reached through near duplicates of near duplicates.
     """
@@ -47,16 +47,16 @@ def duplicate_groups(fingerprints: ImageFingerprints, distance: int = DISTANCE, 
             held.clear()
     if held:
         _join(leader, *map(np.concatenate, zip(*held, strict=True)))
-    least = np.full(len(first), len(fingerprints))
-    np.minimum.at(least, leader, first)
-    return least[leader][which]
+    minimum = np.full(len(first), len(fingerprints))
+    np.minimum.at(minimum, leader, first)
+    return minimum[leader][which]
 
 
 def representatives(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]) -> NDArray[np.bool_]:
-    """(N,) True for the one picture of each group that is kept.
+    """(N,) True for the one image of each group that is kept.
 
-    The largest picture is kept; among equally large ones, the one with the smallest key. So the choice does not depend
-    on the order of the pictures.
+    The largest image is kept; among equally large ones, the one with the smallest key. So the choice does not depend
+    on the order of the images.
     """
     names = np.asarray(keys)
     order = np.lexsort((names, -np.asarray(areas, dtype=np.int64), groups))
@@ -68,7 +68,7 @@ def representatives(groups: Indices, areas: Sequence[int] | Indices, keys: Seque
 def in_test_set(
     corpus: ImageFingerprints, test_set: ImageFingerprints, distance: int = DISTANCE, colour: int = COLOUR
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """(N,) True for each picture of the corpus that is a near duplicate of a picture of the test set."""
+    """(N,) True for each image of the corpus that is a near duplicate of an image of the test set."""
     is_near = np.zeros(len(corpus), dtype=bool)
     for corpus_indices, _ in near_pairs(corpus, test_set, distance, colour):
         is_near[corpus_indices] = True
@@ -149,8 +149,8 @@ def _best_bands(ones: int, others: int, distance: int) -> int:
     return min(range(3, _BITS // 2), key=cost)
 
 
-def _flips(bits: int, most: int) -> Iterator[int]:
-    for count in range(most + 1):
+def _flips(bits: int, maximum: int) -> Iterator[int]:
+    for count in range(maximum + 1):
         for positions in itertools.combinations(range(bits), count):
             yield sum(1 << position for position in positions)
 
@@ -168,7 +168,7 @@ def _colour_difference(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> ND
 
 
 def _unique(fingerprints: ImageFingerprints) -> tuple[Indices, Indices]:
-    """The first index of each distinct fingerprint, and (N,) which of these each picture has."""
+    """The first index of each distinct fingerprint, and (N,) which of these each image has."""
     rows = np.concatenate([fingerprints.shapes[:, None].view(np.uint8), fingerprints.colours], axis=1)
     as_one = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
     _, first, which = np.unique(as_one, return_index=True, return_inverse=True)

@@ -1,6 +1,6 @@
 """Image fingerprints of 56 bytes, by which copies are found: shape in 64 bits, colours in 48 bytes.
 
-The shape is the perceptual hash pHash: which of the 64 lowest frequencies of the grey picture (a discrete cosine
+The shape is the perceptual hash pHash: which of the 64 lowest frequencies of the grey image (a discrete cosine
 transform at 32 x 32) are above their median. It hardly changes with size, JPEG quality, brightness and contrast.
 
 The shape is blind to colour and to small things. Two offers of a shirt in red and in blue have the same shape, and so
@@ -29,7 +29,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True, slots=True)
 class ImageFingerprints:
-    """The fingerprints of N pictures.
+    """The fingerprints of N images.
 
     Attributes:
         shapes: (N,) uint64.
@@ -45,12 +45,12 @@ class ImageFingerprints:
 
 
 def fingerprint_pixels(image: Image.Image) -> Image.Image:
-    """The picture (RGB) at 32 x 32. The fingerprint depends on these pixels alone, and is the same for both."""
+    """The image (RGB) at 32 x 32. The fingerprint depends on these pixels alone, and is the same for both."""
     return image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 def image_fingerprint(image: Image.Image) -> tuple[int, bytes]:
-    """Shape and colours of one picture (RGB); those of a blank picture are meaningless."""
+    """Shape and colours of one image (RGB); those of a blank image are meaningless."""
     pixels = np.asarray(fingerprint_pixels(image), dtype=np.float64)
     low = (_COSINES @ (pixels @ _GREY) @ _COSINES.T).ravel()
     shape = np.packbits(low > np.median(low[1:]))
@@ -61,22 +61,22 @@ def image_fingerprint(image: Image.Image) -> tuple[int, bytes]:
 
 
 def join_fingerprints(fingerprints: Iterable[tuple[int, bytes]]) -> ImageFingerprints:
-    """Collect the fingerprints of single pictures."""
+    """Collect the fingerprints of single images."""
     pairs = list(fingerprints)
     shapes = np.array([shape for shape, _ in pairs], dtype=np.uint64)
     colours = np.frombuffer(b"".join(colour for _, colour in pairs), dtype=np.uint8)
     return ImageFingerprints(shapes, colours.reshape(-1, COLOUR_BYTES))
 
 
-def fingerprints_of_images(pictures: ImageSource, names: Iterable[str]) -> ImageFingerprints:
-    """The fingerprints of a test set's pictures, so that a corpus can be kept clear of them.
+def fingerprints_of_images(images: ImageSource, names: Iterable[str]) -> ImageFingerprints:
+    """The fingerprints of a test set's images, so that a corpus can be kept clear of them.
 
-    Unreadable pictures are left out.
+    Unreadable images are left out.
     """
     names, fingerprints = list(names), []
-    with progress("looks", len(names), "pictures") as advance:
+    with progress("looks", len(names), "images") as advance:
         for name in names:
             with suppress(UnreadableImageError):
-                fingerprints.append(image_fingerprint(pictures.load(name)))
+                fingerprints.append(image_fingerprint(images.load(name)))
             advance()
     return join_fingerprints(fingerprints)

@@ -30,7 +30,7 @@ class RandAugment(ConfigBase):
     """How many operations are applied, and how far each goes."""
 
     RETIRED: ClassVar = {"operations": "num_ops"}
-    num_ops: int = Field(2, gt=0, description="drawn for each picture, with replacement")
+    num_ops: int = Field(2, gt=0, description="drawn for each image, with replacement")
     magnitude: float = Field(
         5.0, ge=0, le=HIGHEST, description="of each, from 0 to 10; at 5 brightness and sharpness stay as they are"
     )
@@ -38,7 +38,7 @@ class RandAugment(ConfigBase):
 
 
 def rand_augment(image: Image.Image, options: RandAugment, rng: random.Random) -> Image.Image:
-    """A random variation of an RGB picture, of the same size."""
+    """A random variation of an RGB image, of the same size."""
     for _ in range(options.num_ops):
         operation, sign = rng.choice(OPERATIONS), rng.choice((-1, 1))
         if rng.random() < options.probability:
@@ -46,7 +46,7 @@ def rand_augment(image: Image.Image, options: RandAugment, rng: random.Random) -
     return image
 
 
-# Each takes the picture and its magnitude in [-1, 1].
+# Each takes the image and its magnitude in [-1, 1].
 Operation = Callable[[Image.Image, float], Image.Image]
 
 
@@ -96,7 +96,7 @@ def _rotate(image: Image.Image, strength: float) -> Image.Image:
 
 
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    """The picture transformed: point (x, y) of the result is point (a x + b y + c, d x + e y + f) of the picture."""
+    """The image transformed: point (x, y) of the result is point (a x + b y + c, d x + e y + f) of the image."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY)
 
 

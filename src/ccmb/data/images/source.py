@@ -1,4 +1,4 @@
-"""Pictures by name, from a folder or a tar, as upright sRGB.
+"""Images by name, from a folder or a tar, as upright sRGB.
 
 Nothing stays open between reads, so one `ImageSource` may be pickled, forked and shared by threads.
 """
@@ -25,19 +25,30 @@ from ccmb.data.plain_tars import plain_tar
 from ccmb.data.tar_index import inner_name, read_index
 
 __all__ = [
-    "MAX_BYTES", "MAX_PIXELS", "Extent", "FolderImages", "ImageSource", "TarImages", "UnreadableImageError", "decode",
-    "head_of", "inner_name", "is_picture_file", "load_picture", "picture_of",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "Extent",
+    "FolderImages",
+    "ImageSource",
+    "TarImages",
+    "UnreadableImageError",
+    "decode",
+    "head_of",
+    "image_of",
+    "inner_name",
+    "is_image_file",
+    "load_image",
 ]  # fmt: skip
 
 MAX_BYTES = 64 * 2**20
 
 
 class UnreadableImageError(CcmbError):
-    """One picture cannot be used; the message is one line that names it and says why."""
+    """One image cannot be used; the message is one line that names it and says why."""
 
 
 class Extent(NamedTuple):
-    """Where the bytes of a picture lie."""
+    """Where the bytes of an image lie."""
 
     path: str
     offset: int
@@ -46,11 +57,11 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What there is in a folder or tar of pictures.
+    """What there is in a folder or tar of images.
 
     Attributes:
         names: see `ImageSource.names`.
-        passed_over: pictures and whole folders that nobody means, such as hidden ones.
+        passed_over: images and whole folders that nobody means, such as hidden ones.
         unreadable: names of folders in it that cannot be read; "." is the folder itself.
     """
 
@@ -60,7 +71,7 @@ class Listing:
 
 
 class ImageSource(ABC):
-    """Pictures by name. A name is a relative path with forward slashes; one that leads outside is refused.
+    """Images by name. A name is a relative path with forward slashes; one that leads outside is refused.
 
     Attributes:
         repeated: how many files are hidden by another file of the same name.
@@ -73,7 +84,7 @@ class ImageSource(ABC):
 
     @staticmethod
     def open(path: str | Path) -> ImageSource:
-        """The pictures of a folder (with its sub-folders) or of a tar, plain or gzipped.
+        """The images of a folder (with its sub-folders) or of a tar, plain or gzipped.
 
         Raises:
             CcmbError: there is no such folder or file, or it is not a whole tar.
@@ -83,14 +94,14 @@ class ImageSource(ABC):
             return FolderImages(path)
         if os.path.isfile(path):
             return TarImages(path)
-        raise CcmbError(f"{path}: {_why_not_there(path) or 'no such folder or tar of pictures'}")
+        raise CcmbError(f"{path}: {_why_not_there(path) or 'no such folder or tar of images'}")
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the pictures, sorted; hidden files and a system's own are left out, see `ccmb.core.passed_over`.
+        """Names of the images, sorted; hidden files and a system's own are left out, see `ccmb.core.passed_over`.
 
-        A file counts as a picture by its ending; a file of an unknown ending or none, by its first bytes.
+        A file counts as an image by its ending; a file of an unknown ending or none, by its first bytes.
 
         Raises:
             CcmbError: a folder cannot be read; the message names it.
@@ -133,8 +144,8 @@ class ImageSource(ABC):
             raise self._unreadable(name, error.strerror or str(error)) from None
         return self._read(name, extent, self._why_missing(inner) if extent is None else "")
 
-    def _read(self, name: str, extent: Extent | None, why_missing: str = "no such picture") -> bytes:
-        """The bytes of the picture at an extent."""
+    def _read(self, name: str, extent: Extent | None, why_missing: str = "no such image") -> bytes:
+        """The bytes of the image at an extent."""
         if extent is None:
             raise self._unreadable(name, why_missing)
         try:
@@ -152,7 +163,7 @@ class ImageSource(ABC):
         return data
 
     def load(self, name: str) -> Image.Image:
-        """The picture as RGB, see `decode`.
+        """The image as RGB, see `decode`.
 
         Raises:
             UnreadableImageError: see `raw` and `decode`.
@@ -164,7 +175,7 @@ class ImageSource(ABC):
             raise self._unreadable(name, str(error)) from None
 
     def _why_missing(self, name: str) -> str:
-        return "no such picture"
+        return "no such image"
 
     def _unreadable(self, name: str, reason: str) -> UnreadableImageError:
         line = " ".join(f"{self.path}/{name}: {reason}".split())
@@ -172,7 +183,7 @@ class ImageSource(ABC):
 
 
 class FolderImages(ImageSource):
-    """Pictures in a folder.
+    """Images in a folder.
 
     Symbolic links in the folder are the user's own and may lead anywhere, as those of the hub's cache, DVC and
     git-annex do. Names may not lead outside, see `inner_name`.
@@ -188,7 +199,7 @@ class FolderImages(ImageSource):
     def listing(self) -> Listing:
         passed_over, unreadable = PassedOver(), list[str]()
         files = walk_files(self.path, passed_over, unreadable)
-        names = sorted(name for name in files if _is_picture(name, self._head, passed_over))
+        names = sorted(name for name in files if _is_image(name, self._head, passed_over))
         return Listing(names, passed_over, unreadable)
 
     def _head(self, name: str) -> bytes:
@@ -203,7 +214,7 @@ class FolderImages(ImageSource):
 
 
 class TarImages(ImageSource):
-    """Pictures in a tar. Its headers are read once; a gzipped tar is decompressed into a temporary file."""
+    """Images in a tar. Its headers are read once; a gzipped tar is decompressed into a temporary file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -219,7 +230,7 @@ class TarImages(ImageSource):
         passed_over = PassedOver()
         with open(self._plain, "rb") as file:
             names = [
-                name for name in self._members if _is_picture(name, lambda name: self._head(file, name), passed_over)
+                name for name in self._members if _is_image(name, lambda name: self._head(file, name), passed_over)
             ]
         return Listing(sorted(names), passed_over)
 
@@ -233,15 +244,15 @@ class TarImages(ImageSource):
         return Extent(str(self._plain), *entry) if entry else None
 
 
-def load_picture(path: str | Path) -> Image.Image:
-    """The picture at a path that the user gives, as RGB, see `decode`.
+def load_image(path: str | Path) -> Image.Image:
+    """The image at a path that the user gives, as RGB, see `decode`.
 
     Raises:
         UnreadableImageError: it is missing or cannot be used; the message names it.
     """
     path = Path(path)
     if path.is_dir():
-        raise UnreadableImageError(f"{path}: a folder; name a picture in it")
+        raise UnreadableImageError(f"{path}: a folder; name an image in it")
     # The path may be a link to anywhere, since the user gives it: the last part is a name in the folder before it.
     try:
         return FolderImages(path.parent).load(path.name)
@@ -249,26 +260,26 @@ def load_picture(path: str | Path) -> Image.Image:
         raise UnreadableImageError(str(error).replace(f"{path.parent}/{path.name}", str(path), 1)) from None
 
 
-def picture_of(given: str | Path | bytes | Image.Image) -> Image.Image:
-    """A picture given as a path, as the bytes of a file or as a PIL object; all three give the same RGB.
+def image_of(given: str | Path | bytes | Image.Image) -> Image.Image:
+    """An image given as a path, as the bytes of a file or as a PIL object; all three give the same RGB.
 
     Raises:
         UnreadableImageError: it is missing or cannot be used; the message says why.
     """
     if isinstance(given, str | Path):
-        return load_picture(given)
+        return load_image(given)
     try:
         return decode(given) if isinstance(given, bytes) else rgb_of(given)
     except Exception as error:  # decoders raise nearly anything on damaged data
-        what = "the bytes of a picture" if isinstance(given, bytes) else f"a PIL object of mode {given.mode}"
+        what = "the bytes of an image" if isinstance(given, bytes) else f"a PIL object of mode {given.mode}"
         raise UnreadableImageError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def is_picture_file(path: Path) -> bool:
-    """Whether a file that the user names is a picture, by its name or its first bytes; links are followed."""
+def is_image_file(path: Path) -> bool:
+    """Whether a file that the user names is an image, by its name or its first bytes; links are followed."""
     if not os.path.isfile(path):
         return False
-    return _is_picture(path.name.lstrip("."), lambda _: head_of(path))
+    return _is_image(path.name.lstrip("."), lambda _: head_of(path))
 
 
 def head_of(path: Path) -> bytes:
@@ -300,8 +311,8 @@ def _broken_link(path: Path) -> str:
     return f"a link to {target}, which is not there; {get}"
 
 
-def _is_picture(name: str, head: Callable[[str], bytes], passed_over: PassedOver | None = None) -> bool:
-    """Whether a file counts as a picture, by its name or by the first bytes that `head` gives."""
+def _is_image(name: str, head: Callable[[str], bytes], passed_over: PassedOver | None = None) -> bool:
+    """Whether a file counts as an image, by its name or by the first bytes that `head` gives."""
     if reason := why_passed_over(name):
         if passed_over is not None and is_image_name(name):
             passed_over.add(name, reason)

@@ -1,4 +1,4 @@
-"""Pictures to pixels: the one resize and normalisation of training, evaluation and search, and light augmentation.
+"""Images to pixels: the one resize and normalisation of training, evaluation and search, and light augmentation.
 
 Pixels are uint8 (S, S, 3) until they are on the model's device; `normalise` makes them (B, 3, S, S) float32.
 """
@@ -27,7 +27,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Augmentation(ConfigBase):
-    """How training pictures are varied."""
+    """How training images are varied."""
 
     RETIRED: ClassVar = {
         "crop": "min_crop_scale",
@@ -39,10 +39,10 @@ class Augmentation(ConfigBase):
     )
     crop_shape: Literal["image", "square"] = Field(
         "image",
-        description="what crops are stretched from, by at most 4/3 either way: the picture's own shape, in which "
+        description="what crops are stretched from, by at most 4/3 either way: the image's own shape, in which "
         "evaluation sees it (our choice), or a square, as in the official code",
     )
-    flip: bool = Field(False, description="mirror half of the pictures, but none whose texts say left or right")
+    flip: bool = Field(False, description="mirror half of the images, but none whose texts say left or right")
     color_jitter: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
     shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side, edges repeated")
     rand_augment: RandAugment | None = Field(
@@ -69,10 +69,10 @@ def within(image: Image.Image, side: int, resample: Image.Resampling = Image.Res
 def augment(
     image: Image.Image, size: int, options: Augmentation, rng: random.Random, may_mirror: bool = True
 ) -> np.ndarray:
-    """A random variation of the picture: uint8 (size, size, 3).
+    """A random variation of the image: uint8 (size, size, 3).
 
     Args:
-        may_mirror: False where a text of the picture speaks of left or right.
+        may_mirror: False where a text of the image speaks of left or right.
     """
     if options.min_crop_scale < 1:
         draw_box = _random_box if options.crop_shape == "image" else _random_square_box
@@ -90,7 +90,7 @@ def augment(
 
 
 def speaks_of_sides(text: str) -> bool:
-    """Whether mirroring the picture could make the text false."""
+    """Whether mirroring the image could make the text false."""
     return "左" in text or "右" in text
 
 
@@ -118,8 +118,8 @@ def _random_square_box(width: int, height: int, smallest: float, rng: random.Ran
     """A box (left, top, right, bottom) of at least the share `smallest` of the area, with sides of 3 : 4 to 4 : 3.
 
     It is sampled as torchvision's RandomResizedCrop does, which the official code uses: area and shape are sampled up
-    to ten times, until the box fits. If none fits, it is the middle of the picture, in the allowed shape nearest to the
-    picture's own.
+    to ten times, until the box fits. If none fits, it is the middle of the image, in the allowed shape nearest to the
+    image's own.
     """
     for _ in range(10):
         area = width * height * rng.uniform(smallest, 1.0)
@@ -135,7 +135,7 @@ def _random_square_box(width: int, height: int, smallest: float, rng: random.Ran
 
 
 def _shift(pixels: np.ndarray, share: float, rng: random.Random) -> np.ndarray:
-    """Move the picture by up to `share` of its side in each direction, with its edges repeated."""
+    """Move the image by up to `share` of its side in each direction, with its edges repeated."""
     reach = round(share * pixels.shape[0])
     down, right = rng.randint(0, 2 * reach), rng.randint(0, 2 * reach)
     padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")

@@ -1,4 +1,4 @@
-"""The samples in a tar: consecutive files with the same key, one of them the picture, the others its texts.
+"""The samples in a tar: consecutive files with the same key, one of them the image, the others its texts.
 
 A tar may be gzipped. Shards come from anywhere: nothing is unpacked to disk, nothing but JSON is parsed, sizes are
 bounded. `ccmb.data.shards.texts` reads the text files.
@@ -42,17 +42,17 @@ class RawSample:
     Attributes:
         url: of the shard.
         key: the common part of its files' names.
-        picture: the picture file's bytes, or None.
+        image: the image file's bytes, or None.
         text: the JSON file's bytes, or None.
         caption: the bytes of the `.txt`, or None.
-        suffix: of the picture's name.
-        extent: offset and size of the picture in the tar; set by `read_texts`, which does not read the picture.
+        suffix: of the image's name.
+        extent: offset and size of the image in the tar; set by `read_texts`, which does not read the image.
         problem: why the sample cannot be used although it is there.
     """
 
     url: str
     key: str
-    picture: bytes | None = field(default=None, repr=False)
+    image: bytes | None = field(default=None, repr=False)
     text: bytes | None = None
     caption: bytes | None = None
     suffix: str = ""
@@ -87,7 +87,7 @@ def read_samples(shard: Shard, wanted: Iterable[int]) -> Iterator[tuple[int, Raw
 
 
 def read_texts(plain: str, url: str) -> Iterator[RawSample]:
-    """All samples of a local, uncompressed tar: the texts are read, of the pictures only the extents.
+    """All samples of a local, uncompressed tar: the texts are read, of the images only the extents.
 
     Args:
         url: the shard's, for names and messages.
@@ -97,7 +97,7 @@ def read_texts(plain: str, url: str) -> Iterator[RawSample]:
     """
     try:
         with _open_tar(plain) as tar:
-            yield from (raw for _, raw in _samples(tar, url, lambda index: True, pictures=False))
+            yield from (raw for _, raw in _samples(tar, url, lambda index: True, images=False))
     except CcmbError:
         raise
     except Exception as error:  # see read_samples
@@ -125,18 +125,18 @@ def count_samples(url: str) -> tuple[int, str | None]:
 
 
 def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
-    """The checked sample with the texts of the named fields (None: of all fields). The picture is not decoded.
+    """The checked sample with the texts of the named fields (None: of all fields). The image is not decoded.
 
     Raises:
-        CcmbError: it is lost, lacks picture or text, or its JSON is faulty; the message names shard and key.
+        CcmbError: it is lost, lacks image or text, or its JSON is faulty; the message names shard and key.
     """
     if isinstance(raw, str):
         raise CcmbError(raw)
     where = f"{raw.url}/{raw.key}"
     if raw.problem:
         raise CcmbError(f"{where}: {raw.problem}")
-    if not raw.picture and not (raw.extent and raw.extent[1]):
-        raise CcmbError(f"{where}: no picture")
+    if not raw.image and not (raw.extent and raw.extent[1]):
+        raise CcmbError(f"{where}: no image")
     if raw.text is None and raw.caption is None:
         name = posixpath.basename(raw.key)
         raise CcmbError(f"{where}: no text; it needs a file {name}.json or {name}.txt")
@@ -146,9 +146,9 @@ def parse_sample(raw: RawSample | str, fields: Sequence[str] | None) -> Sample:
 
 
 def _samples(
-    tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool], pictures: bool = True
+    tar: tarfile.TarFile, url: str, wanted: Callable[[int], bool], images: bool = True
 ) -> Iterator[tuple[int, RawSample]]:
-    """Every sample with its index. Only files of wanted samples are read, and pictures only if `pictures` is set."""
+    """Every sample with its index. Only files of wanted samples are read, and images only if `images` is set."""
     index, raw, keys, endings = -1, None, set[str](), set[str]()
     try:
         for member in tar:
@@ -167,10 +167,10 @@ def _samples(
                 raw.problem = raw.problem or f"{ending} is there twice, as if two samples had this key"
             endings.add(ending)
             if wanted(index):
-                _read_file(tar, member, ending, raw, pictures)
+                _read_file(tar, member, ending, raw, images)
     except Exception:
         if raw is not None:  # the sample before the damage may be whole
-            if raw.picture is None or (raw.text is None and raw.caption is None):
+            if raw.image is None or (raw.text is None and raw.caption is None):
                 raw.problem = raw.problem or "the shard breaks off in it"
             yield index, raw
         raise
@@ -187,11 +187,11 @@ def _key_and_ending(member: tarfile.TarInfo) -> tuple[str, str] | None:
     return posixpath.join(folder, stem), f".{ending.lower()}"
 
 
-def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: RawSample, pictures: bool) -> None:
-    is_text, is_picture = ending in (".json", *CAPTION_ENDINGS), ending in SUFFIXES
-    has_one = raw.picture is not None or raw.extent is not None
-    by_content = not is_text and not is_picture and may_be_image(ending) and not has_one
-    if not is_text and not is_picture and not by_content:
+def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: RawSample, images: bool) -> None:
+    is_text, is_image = ending in (".json", *CAPTION_ENDINGS), ending in SUFFIXES
+    has_one = raw.image is not None or raw.extent is not None
+    by_content = not is_text and not is_image and may_be_image(ending) and not has_one
+    if not is_text and not is_image and not by_content:
         return
     max_bytes = MAX_TEXT_BYTES if is_text else MAX_BYTES
     if member.size > max_bytes:
@@ -202,7 +202,7 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
         data = file.read(HEAD_BYTES) if file else b""
         if by_content and image_format(data) is None:
             return
-        if not is_text and not pictures:
+        if not is_text and not images:
             if raw.extent is None:
                 raw.extent, raw.suffix = (member.offset_data, member.size), ending
             return
@@ -214,8 +214,8 @@ def _read_file(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, raw: 
         raw.text = data
     elif is_text:
         raw.caption = data
-    elif raw.picture is None:
-        raw.picture, raw.suffix = data, ending
+    elif raw.image is None:
+        raw.image, raw.suffix = data, ending
 
 
 @contextmanager

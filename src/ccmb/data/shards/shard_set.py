@@ -1,6 +1,6 @@
 """Shards as a data set with random access, for fine-tuning and measuring.
 
-All texts are read at the start, each picture when it is asked for.
+All texts are read at the start, each image when it is asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOKED_AT = 64  # members of a tar, to see what it is
 
 
 class ShardImages(ImageSource):
-    """The pictures of some shards, by the names in their samples."""
+    """The images of some shards, by the names in their samples."""
 
     def __init__(self, path: Path, extents: dict[str, Extent]) -> None:
         super().__init__(path)
@@ -74,7 +74,7 @@ def _pairs_texts(path: Path) -> bool:
 
 
 def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tuple[list[Sample], ImageSource, list[str]]:
-    """The samples of some shards, their pictures, and a line for each sample that cannot be used.
+    """The samples of some shards, their images, and a line for each sample that cannot be used.
 
     Args:
         sources: see `find_shards`; local ones.
@@ -85,7 +85,7 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
     """
     shards = find_shards(sources)
     if remote := next((shard.url for shard in shards if is_remote(shard.url)), None):
-        raise CcmbError(f"{remote}: pictures are drawn in any order here; copy the shards to this machine first")
+        raise CcmbError(f"{remote}: images are drawn in any order here; copy the shards to this machine first")
     samples, extents, faults = list[Sample](), dict[str, Extent](), list[str]()
     with progress("read texts", len(shards), "shards") as advance:
         for shard in shards:
@@ -93,7 +93,7 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
             for raw in read_texts(str(plain), shard.url):
                 try:
                     sample = parse_sample(raw, fields)
-                    assert raw.extent is not None, "a sample without a picture is refused"
+                    assert raw.extent is not None, "a sample without an image is refused"
                     extent = Extent(str(plain), *raw.extent)
                     if extents.setdefault(image_key(sample.image), extent) != extent:
                         raise CcmbError(f"{raw.url}/{raw.key}: another sample has the name {sample.image}")

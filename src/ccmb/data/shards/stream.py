@@ -25,7 +25,7 @@ from ccmb.data.shards.order import Positions, SamplePosition, StreamOrder, share
 from ccmb.data.shards.read import RawSample, parse_sample, read_samples
 from ccmb.data.shards.write import decode_sample
 
-# Augmented pixels, one of the texts, the picture's id, and the ids of all of its texts; or a line that says why the
+# Augmented pixels, one of the texts, the image's id, and the ids of all of its texts; or a line that says why the
 # sample cannot be used.
 Item = tuple[np.ndarray, str, int, tuple[int, ...]] | str
 
@@ -173,5 +173,5 @@ class _Lanes(IterableDataset[list[Item]]):
 
 
 def image_id(name: str) -> int:
-    """An id for the picture of this name; equal names have equal ids."""
+    """An id for the image of this name; equal names have equal ids."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1

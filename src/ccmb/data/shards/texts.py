@@ -18,19 +18,19 @@ from ccmb.data.pairs import sample_of_line
 from ccmb.data.sample import Sample
 
 CAPTION_ENDINGS = (".txt", ".text", ".caption")
-# Keys by which img2dataset's JSON is known; in it only "caption" is a text for the picture.
+# Keys by which img2dataset's JSON is known; in it only "caption" is a text for the image.
 _NOTED = {"url", "status", "error_message", "original_width"}
 
 
 def sample_of_texts(
     note: bytes | None, caption: bytes | None, image: str, fields: Sequence[str] | None, where: str
 ) -> Sample:
-    """The sample with the texts of the named fields (None: of all fields that are texts for the picture).
+    """The sample with the texts of the named fields (None: of all fields that are texts for the image).
 
     Args:
         note: the JSON's bytes, or None.
         caption: the bytes of the `.txt`, or None.
-        image: the picture's name if the JSON gives none.
+        image: the image's name if the JSON gives none.
         where: shard and key, for messages.
 
     Raises:

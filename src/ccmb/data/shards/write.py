@@ -1,6 +1,6 @@
 """WebDataset shards: custom pairs are written as tars of samples beside a manifest, and shards are verified.
 
-A sample is `KEY.jpg` (or another picture) and `KEY.json`, {"image": name, "<field>": [text, ...], "group": ..,
+A sample is `KEY.jpg` (or another image) and `KEY.json`, {"image": name, "<field>": [text, ...], "group": ..,
 "label": ..}.
 """
 
@@ -34,7 +34,7 @@ from ccmb.data.shards.remote import BrokenFile, is_remote, open_file
 
 @dataclass(slots=True)
 class Converted:
-    """The number of shards and samples written, and a line for each picture that could not be read."""
+    """The number of shards and samples written, and a line for each image that could not be read."""
 
     shards: int = 0
     samples: int = 0
@@ -57,7 +57,7 @@ class ShardCheck:
 
 def convert_pairs(
     pairs: Path,
-    pictures: ImageSource,
+    images: ImageSource,
     out: Path,
     split: str | None,
     fields: Sequence[str],
@@ -68,9 +68,9 @@ def convert_pairs(
     """Write custom pairs as shards, `shard-000000.tar` and so on, and their manifest; equal input gives equal bytes.
 
     Args:
-        size: shrink larger pictures until their short side is this many pixels; they become JPEGs.
+        size: shrink larger images until their short side is this many pixels; they become JPEGs.
         keep_metadata: keep the files' metadata, such as the place (EXIF, XMP, IPTC). Otherwise it is removed: without a
-            loss where `without_metadata` can do so, and by writing the picture anew elsewhere.
+            loss where `without_metadata` can do so, and by writing the image anew elsewhere.
 
     Raises:
         CcmbError: faulty pairs, a folder that holds shards already, or a disk that is full.
@@ -78,7 +78,7 @@ def convert_pairs(
     _check_new(out)
     return convert_samples(
         read_pairs(pairs, split, fields),
-        pictures,
+        images,
         out=out,
         fields=fields,
         samples_per_shard=samples_per_shard,
@@ -89,7 +89,7 @@ def convert_pairs(
 
 def convert_samples(
     samples: Sequence[Sample],
-    pictures: ImageSource,
+    images: ImageSource,
     out: Path,
     fields: Sequence[str],
     samples_per_shard: int,
@@ -99,12 +99,12 @@ def convert_samples(
     """Write samples as shards, see `convert_pairs`. `fields` are the names of their text fields.
 
     Raises:
-        CcmbError: a folder that holds shards already, no picture that can be read, or a disk that is full.
+        CcmbError: a folder that holds shards already, no image that can be read, or a disk that is full.
     """
     _check_new(out)
     done, shards = Converted(), []
     with progress("write", len(samples), "samples") as advance:
-        write = partial(_picture, pictures, size=size, keep_metadata=keep_metadata)
+        write = partial(_image, images, size=size, keep_metadata=keep_metadata)
         files = _files(samples, write, fields, done.unreadable, advance)
         for shard_index in itertools.count():
             first = next(files, None)
@@ -113,9 +113,9 @@ def convert_samples(
             following = itertools.islice(files, samples_per_shard - 1)
             shards.append(write_shard(out / f"shard-{shard_index:06d}.tar", itertools.chain([first], following)))
     if not shards:
-        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({done.unreadable[0]})")
+        raise CcmbError(f"{images.path}: none of the images could be read ({done.unreadable[0]})")
     write_manifest(out / MANIFEST, shards)
-    seen = seen_in(pictures.path.resolve().parent.name, samples[0].split, (sample.image for sample in samples))
+    seen = seen_in(images.path.resolve().parent.name, samples[0].split, (sample.image for sample in samples))
     if seen.photos:
         seen.write(out)
     done.shards, done.samples = len(shards), sum(shard.samples or 0 for shard in shards)
@@ -138,7 +138,7 @@ def write_manifest(path: Path, shards: Iterable[Shard]) -> None:
 def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -> ShardCheck:
     """Read all shards to their end and check them.
 
-    Is each the file of the manifest, and has each sample its texts and a picture that decodes?
+    Is each the file of the manifest, and has each sample its texts and an image that decodes?
 
     Args:
         fields: text fields; each sample needs at least one of them. By default any field will do.
@@ -160,10 +160,10 @@ def verify_shards(sources: Sequence[str], fields: Sequence[str] | None = None) -
 
 @dataclass(slots=True)
 class _Seen:
-    """Records of the shards so far: the shard of each key, and the digest of each picture by name."""
+    """Records of the shards so far: the shard of each key, and the digest of each image by name."""
 
     keys: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
 
 
 def _problems(shard: Shard, fields: Sequence[str] | None, check: ShardCheck, seen: _Seen) -> Iterator[str]:
@@ -194,20 +194,20 @@ def _problems(shard: Shard, fields: Sequence[str] | None, check: ShardCheck, see
         except CcmbError as error:
             yield str(error)
             continue
-        picture = hashlib.blake2b(raw.picture or b"", digest_size=8).digest()
-        if seen.pictures.setdefault(sample.image, picture) != picture:
-            yield f"{raw.url}/{raw.key}: another sample has the name {sample.image} for another picture"
+        image = hashlib.blake2b(raw.image or b"", digest_size=8).digest()
+        if seen.images.setdefault(sample.image, image) != image:
+            yield f"{raw.url}/{raw.key}: another sample has the name {sample.image} for another image"
 
 
 def decode_sample(raw: RawSample, fields: Sequence[str] | None) -> tuple[Sample, Image.Image]:
-    """The checked sample and its picture as RGB.
+    """The checked sample and its image as RGB.
 
     Raises:
-        CcmbError: it lacks picture or text, or one of them is faulty; one line that names shard and key.
+        CcmbError: it lacks image or text, or one of them is faulty; one line that names shard and key.
     """
     sample = parse_sample(raw, fields)
     try:
-        return sample, decode(raw.picture or b"")
+        return sample, decode(raw.image or b"")
     except ValueError as error:
         raise UnreadableImageError(f"{raw.url}/{raw.key}{raw.suffix}: {error}") from None
 
@@ -223,7 +223,7 @@ def _files(
     sample_index = 0
     for sample in samples:
         try:
-            picture, suffix = write(sample.image)
+            image, suffix = write(sample.image)
         except UnreadableImageError as error:
             unreadable.append(str(error))
         else:
@@ -234,14 +234,14 @@ def _files(
             if isinstance(label := (sample.extra or {}).get("label"), int):
                 line["label"] = label
             text = json.dumps(line, ensure_ascii=False).encode()
-            yield {"__key__": f"{sample_index:09d}", suffix[1:]: picture, "json": text}
+            yield {"__key__": f"{sample_index:09d}", suffix[1:]: image, "json": text}
             sample_index += 1
         advance(1)
 
 
-def _picture(pictures: ImageSource, name: str, size: int | None, keep_metadata: bool) -> tuple[bytes, str]:
-    """The bytes and suffix of a picture that is known to decode."""
-    image, data = pictures.load(name), pictures.raw(name)
+def _image(images: ImageSource, name: str, size: int | None, keep_metadata: bool) -> tuple[bytes, str]:
+    """The bytes and suffix of an image that is known to decode."""
+    image, data = images.load(name), images.raw(name)
     short = min(image.size)
     try:
         if size is not None and short > size:
@@ -253,7 +253,7 @@ def _picture(pictures: ImageSource, name: str, size: int | None, keep_metadata: 
         lossless = image_format(data[:HEAD_BYTES]) in ("PNG", "GIF", "BMP", "TIFF", "PPM")
         return (_written(image, "PNG"), ".png") if lossless else (_written(image, "JPEG"), ".jpg")
     except (OSError, ValueError) as error:  # such as more pixels in a row than a JPEG can have
-        raise UnreadableImageError(f"{pictures.path}/{name}: cannot be written ({one_line(error)})") from None
+        raise UnreadableImageError(f"{images.path}/{name}: cannot be written ({one_line(error)})") from None
 
 
 def _written(image: Image.Image, kind: str) -> bytes:

@@ -1,4 +1,4 @@
-"""AIC-ICC: one JSON list of `image_id` and `caption`, a list of five, beside a folder of pictures."""
+"""AIC-ICC: one JSON list of `image_id` and `caption`, a list of five, beside a folder of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ccmb.data.grouping import image_key
 from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import Dataset, DatasetQuery, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import id_of, read_list, text_of
-from ccmb.datasets.locate import find_file, open_pictures, split_words
+from ccmb.datasets.locate import find_file, open_images, split_words
 from ccmb.datasets.problems import BAD_LINE, REPEATED_ID, Problems
 
 
@@ -23,14 +23,14 @@ def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Datas
     words = split_words(split)
     path = find_file(folder, [f"caption_{word}_annotations_*.json" for word in words])
     places = sorted(folder_path.name for word in words for folder_path in path.parent.glob(f"caption_{word}_images_*"))
-    pictures = open_pictures(path.parent if places else folder, images, places)
-    queries = present_queries(_captions(path, problems), pictures, problems)
+    image_source = open_images(path.parent if places else folder, images, places)
+    queries = present_queries(_captions(path, problems), image_source, problems)
     samples = samples_of_queries(queries, split)
     return Dataset(
         card,
         split,
         samples=samples,
-        pictures=pictures,
+        images=image_source,
         gallery=[sample.image for sample in samples],
         skipped=problems,
         queries=queries,
@@ -40,7 +40,7 @@ def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Datas
 def _captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
     """The captions as queries.
 
-    If a picture has several entries, their captions are numbered consecutively. An entry without a new caption counts
+    If an image has several entries, their captions are numbered consecutively. An entry without a new caption counts
     as repeated.
     """
     seen: dict[str, list[object]] = {}
@@ -53,7 +53,7 @@ def _captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
             first = len(known)
             new = [(index, caption) for index, caption in enumerate(captions) if not first or caption not in known]
             if first and not new:
-                problems.add(REPEATED_ID, f"{where}: picture {image} occurs twice")
+                problems.add(REPEATED_ID, f"{where}: image {image} occurs twice")
             for caption_number, (index, caption) in enumerate(new, start=first):
                 known.append(caption)
                 if (text := text_of(caption, f"{where}.caption[{index}]", problems)) is not None:

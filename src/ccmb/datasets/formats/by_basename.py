@@ -1,4 +1,4 @@
-"""Pictures of a folder, tar or pack by their base name, at any depth."""
+"""Images of a folder, tar or pack by their base name, at any depth."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ccmb.data.images.source import Extent, ImageSource
 
 
 class NamedImages(ImageSource):
-    """Other pictures by base name. If several have the same name, the first by its path counts.
+    """Other images by base name. If several have the same name, the first by its path counts.
 
     Attributes:
-        ambiguous: base names that several pictures have.
+        ambiguous: base names that several images have.
     """
 
     def __init__(self, inner: ImageSource) -> None:
@@ -37,7 +37,7 @@ class NamedImages(ImageSource):
         return sorted(self._paths)
 
     def resolve(self, written: str) -> str | None:
-        """The name of the picture that a text file refers to by an id or a path, with or without suffix; or None."""
+        """The name of the image that a text file refers to by an id or a path, with or without suffix; or None."""
         name = posixpath.basename(written.replace("\\", "/"))
         if name in self._paths:
             return name

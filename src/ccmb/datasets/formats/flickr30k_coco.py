@@ -16,7 +16,7 @@ from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import Dataset, DatasetQuery, present_queries, samples_of_queries
 from ccmb.datasets.formats.lenient_lines import read_lines, text_of
 from ccmb.datasets.formats.word_marks import are_cut, without_marks
-from ccmb.datasets.locate import MissingFile, find_all, find_file, open_pictures, split_words
+from ccmb.datasets.locate import MissingFile, find_all, find_file, open_images, split_words
 from ccmb.datasets.problems import BAD_LINE, JOINED_TEXT, Problems
 
 _KEY = re.compile(r"(?P<image>[^#]+)#(?:[^#]*#)?\d+")
@@ -33,15 +33,15 @@ def read_captions(card: Card, folder: Path, split: str, images: Path | None) -> 
         files, wanted = [find_file(folder, _names_of_cna(split))], None
     else:
         files, wanted = _files(folder, split, problems)
-    pictures = open_pictures(folder, images, ("flickr30k-images", "flickr30k_images"))
+    image_source = open_images(folder, images, ("flickr30k-images", "flickr30k_images"))
     read = (query for path in files for query in _captions(path, problems) if _is_wanted(query, wanted))
-    queries = present_queries(read, pictures, problems)
+    queries = present_queries(read, image_source, problems)
     samples = samples_of_queries(queries, split)
     return Dataset(
         card,
         split,
         samples=samples,
-        pictures=pictures,
+        images=image_source,
         gallery=[sample.image for sample in samples],
         skipped=problems,
         queries=queries,
@@ -53,7 +53,7 @@ def _names_of_cna(split: str) -> list[str]:
 
 
 def _files(folder: Path, split: str, problems: Problems) -> tuple[list[Path], set[str] | None]:
-    """The caption files of the split, and the pictures in its list (None: all pictures of the files).
+    """The caption files of the split, and the images in its list (None: all images of the files).
 
     Of several files, those that are not cut into words and those that people wrote are preferred.
     """
@@ -70,7 +70,7 @@ def _files(folder: Path, split: str, problems: Problems) -> tuple[list[Path], se
         if len(lists) > 1:
             find_file(folder, [path.name for path in lists])  # says which
         return _preferred(for_all_splits), {_stem(line.strip()) for _, line in read_lines(lists[0], problems)}
-    raise MissingFile(f"{folder}: no caption file of '{split}' and no list *{split}.txt of its pictures")
+    raise MissingFile(f"{folder}: no caption file of '{split}' and no list *{split}.txt of its images")
 
 
 def _preferred(paths: list[Path]) -> list[Path]:

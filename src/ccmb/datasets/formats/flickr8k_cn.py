@@ -13,7 +13,7 @@ from ccmb.datasets.cards import Card
 from ccmb.datasets.dataset import Dataset, DatasetQuery, nothing_left
 from ccmb.datasets.formats.lenient_lines import read_objects
 from ccmb.datasets.locate import MissingFile, find_file
-from ccmb.datasets.problems import BAD_LINE, NO_PICTURE, Problems
+from ccmb.datasets.problems import BAD_LINE, NO_IMAGE, Problems
 
 FIELDS = ("captions", "mt_baidu")
 
@@ -21,7 +21,7 @@ FIELDS = ("captions", "mt_baidu")
 def read_custom_form(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
     """One split. The captions that people wrote and the machine translations are separate fields.
 
-    The queries are the captions that people wrote. A picture may have one line, or one line for each text, see
+    The queries are the captions that people wrote. An image may have one line, or one line for each text, see
     `merge_by_image`.
 
     Raises:
@@ -30,7 +30,7 @@ def read_custom_form(card: Card, folder: Path, split: str, images: Path | None) 
     problems = Problems()
     path = find_file(folder, ["captions.jsonl", "pairs.jsonl"])
     tar = path.parent / "images.tar"
-    pictures = ImageSource.open(images or (tar if tar.exists() else path.parent / "images"))
+    image_source = ImageSource.open(images or (tar if tar.exists() else path.parent / "images"))
     lines: list[Sample] = []
     where_of: dict[str, str] = {}
     splits: set[object] = set()
@@ -43,15 +43,15 @@ def read_custom_form(card: Card, folder: Path, split: str, images: Path | None) 
         except CcmbError as error:
             problems.add(BAD_LINE, str(error))
             continue
-        if sample.image not in pictures:
-            problems.add(NO_PICTURE, f"{where}: no picture {sample.image} in {pictures.path}")
+        if sample.image not in image_source:
+            problems.add(NO_IMAGE, f"{where}: no image {sample.image} in {image_source.path}")
         else:
             lines.append(sample)
             where_of.setdefault(sample.image, where)
     if splits and split not in splits:
         raise MissingFile(f"{path}: no lines of split '{split}'")
     if not lines:
-        raise nothing_left(pictures, problems)
+        raise nothing_left(image_source, problems)
     samples = merge_by_image(lines)
     queries = [
         DatasetQuery(f"{sample.image}#{n}", text, (sample.image,), where_of[sample.image])
@@ -62,7 +62,7 @@ def read_custom_form(card: Card, folder: Path, split: str, images: Path | None) 
         card,
         split,
         samples=samples,
-        pictures=pictures,
+        images=image_source,
         gallery=list(where_of),
         skipped=problems,
         queries=queries,

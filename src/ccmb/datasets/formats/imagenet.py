@@ -1,4 +1,4 @@
-"""ImageNet with Chinese class names: a folder of pictures for each class, a class-name file, and prompt templates.
+"""ImageNet with Chinese class names: a folder of images for each class, a class-name file, and prompt templates.
 
 A line of the class-name file is `FOLDER<TAB>name<TAB>other name`. Or each line is only a name, in the order of the
 folder names. A line of the templates holds {} in the place of the name.
@@ -22,33 +22,33 @@ TEMPLATE_FILES = ("templates.txt", "prompts.txt")
 
 
 def read_class_folders(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """One split: a sample for each picture of a class that has a name.
+    """One split: a sample for each image of a class that has a name.
 
     Raises:
         CcmbError: a folder or file is missing, the names do not match the folders, or nothing can be used.
     """
     problems = Problems()
     root = images or _root(folder, split)
-    pictures = ImageSource.open(root)
-    folders = sorted({name.split("/")[0] for name in pictures.names if "/" in name})
+    image_source = ImageSource.open(root)
+    folders = sorted({name.split("/")[0] for name in image_source.names if "/" in name})
     if not folders:
-        raise MissingFile(f"{root}: no folders of pictures, one a class, in it")
+        raise MissingFile(f"{root}: no folders of images, one a class, in it")
     names = _class_names(_first(folder, CLASS_FILES), folders, problems)
     numbers = {class_folder: index for index, class_folder in enumerate(names)}
     samples = []
-    for picture in pictures.names:
-        class_folder = picture.split("/")[0]
+    for image in image_source.names:
+        class_folder = image.split("/")[0]
         if class_folder in numbers:
             texts = names[class_folder]
-            samples.append(Sample(picture, texts, split, extra={"label": numbers[class_folder]}, fields=(texts,)))
+            samples.append(Sample(image, texts, split, extra={"label": numbers[class_folder]}, fields=(texts,)))
     for class_folder in folders:
         if class_folder not in numbers:
             problems.add(NO_CLASS, f"{root}/{class_folder}: the class-name file has no such folder")
     if not samples:
-        raise nothing_left(pictures, problems)
+        raise nothing_left(image_source, problems)
     return Dataset(
-        card, split, samples=samples, pictures=pictures, gallery=[sample.image for sample in samples], skipped=problems,
-        classes=list(names.values()), templates=_templates(folder, problems),
+        card, split, samples=samples, images=image_source, gallery=[sample.image for sample in samples],
+        skipped=problems, classes=list(names.values()), templates=_templates(folder, problems),
     )  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def _class_names(path: Path, folders: list[str], problems: Problems) -> dict[str
     lines = [(where, line.strip().lstrip("\ufeff").split("\t")) for where, line in read_lines(path, problems)]
     if all(len(parts) == 1 for _, parts in lines):
         if len(lines) != len(folders):
-            mend = "write FOLDER<TAB>name in each line"
-            raise CcmbError(f"{path}: {len(lines)} names for {len(folders)} folders of pictures; {mend}")
+            fix = "write FOLDER<TAB>name in each line"
+            raise CcmbError(f"{path}: {len(lines)} names for {len(folders)} folders of images; {fix}")
         lines = [(where, [class_folder, *parts]) for class_folder, (where, parts) in zip(folders, lines, strict=True)]
     names: dict[str, tuple[str, ...]] = {}
     for where, (class_folder, *parts) in lines:

@@ -1,4 +1,4 @@
-"""MUGE, and Flickr30k-CN and COCO-CN in the same form: queries as JSON lines with tsv packs of base64 pictures.
+"""MUGE, and Flickr30k-CN and COCO-CN in the same form: queries as JSON lines with tsv packs of base64 images.
 
 `{split}_texts.jsonl` has `text_id`, `text`, `image_ids`; `{split}_queries.jsonl` has `query_id`, `query_text`,
 `item_ids`. Either may begin with `MR_`.
@@ -23,7 +23,7 @@ def is_packed(folder: Path, split: str) -> bool:
 
 
 def read_queries(card: Card, folder: Path, split: str, images: Path | None) -> Dataset:
-    """One split. All pictures of the pack are the gallery; queries without `image_ids` have no pictures.
+    """One split. All images of the pack are the gallery; queries without `image_ids` have no images.
 
     Raises:
         CcmbError: a file is missing or ambiguous, or nothing in it can be used.
@@ -31,14 +31,14 @@ def read_queries(card: Card, folder: Path, split: str, images: Path | None) -> D
     problems = Problems()
     path = find_file(folder, _query_files(split))
     pack = images or find_file(folder, _names(split, "imgs.tsv"))
-    pictures = PackedImages(pack, [pack], problems)
-    queries = present_queries(_queries(path, problems), pictures, problems)
+    image_source = PackedImages(pack, [pack], problems)
+    queries = present_queries(_queries(path, problems), image_source, problems)
     return Dataset(
         card,
         split,
         samples=samples_of_queries(queries, split),
-        pictures=pictures,
-        gallery=pictures.names,
+        images=image_source,
+        gallery=image_source.names,
         skipped=problems,
         queries=queries,
     )
@@ -63,6 +63,6 @@ def _queries(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
         if query_id is None:
             problems.add(BAD_LINE, f'{where}: no "text_id" or "query_id"')
         elif None in named:
-            problems.add(BAD_LINE, f"{where}: the picture ids are not a list of ids")
+            problems.add(BAD_LINE, f"{where}: the image ids are not a list of ids")
         else:
             yield DatasetQuery(query_id, text, tuple(name for name in named if name is not None), where)

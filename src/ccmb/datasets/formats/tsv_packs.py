@@ -1,6 +1,6 @@
-"""Packs of pictures: tsv files of an id, a tab, and the picture in base64, in the plain or the URL-safe alphabet.
+"""Packs of images: tsv files of an id, a tab, and the image in base64, in the plain or the URL-safe alphabet.
 
-A pack is read once to index its pictures. A picture is decoded only when it is needed.
+A pack is read once to index its images. An image is decoded only when it is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PLAIN = bytes.maketrans(b"-_", b"+/")
 
 
 class PackedImages(ImageSource):
-    """The pictures of some packs by id. If several have the same id, the first one counts."""
+    """The images of some packs by id. If several have the same id, the first one counts."""
 
     def __init__(self, path: Path, packs: Sequence[Path], problems: Problems) -> None:
         """Index the packs.
@@ -42,7 +42,7 @@ class PackedImages(ImageSource):
         for pack in packs:
             for where, name, extent in _read_pack(pack, problems):
                 if name in self._extents:
-                    problems.add(REPEATED_ID, f"{where}: picture {name} occurs twice")
+                    problems.add(REPEATED_ID, f"{where}: image {name} occurs twice")
                 else:
                     self._extents[name] = extent
 
@@ -54,10 +54,10 @@ class PackedImages(ImageSource):
         return self._extents.get(name)
 
     def raw(self, name: str) -> bytes:
-        """The picture's bytes.
+        """The image's bytes.
 
         Raises:
-            UnreadableImageError: the picture does not exist, or is not base64.
+            UnreadableImageError: the image does not exist, or is not base64.
         """
         text = b"".join(super().raw(name).split()).translate(_PLAIN).rstrip(b"=")
         try:
@@ -67,7 +67,7 @@ class PackedImages(ImageSource):
 
 
 def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Extent]]:
-    """Each picture as (where, id, extent of its base64)."""
+    """Each image as (where, id, extent of its base64)."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file, progress(f"index {path.name}", size, "bytes") as advance:
@@ -82,13 +82,13 @@ def _read_pack(path: Path, problems: Problems) -> Iterator[tuple[str, str, Exten
                 first = start + len(key) + 1
                 name = key.removeprefix(BOM if line_number == 1 else b"").strip().decode("utf-8", "replace")
                 if not tab:
-                    problems.add(BAD_LINE, f"{where}: no tab between id and picture")
+                    problems.add(BAD_LINE, f"{where}: no tab between id and image")
                 elif inner_name(name) != name or "\ufffd" in name:
                     problems.add(BAD_LINE, f"{where}: no id that can serve as a name")
                 elif end - first > MAX_BYTES:
                     problems.add(BAD_LINE, f"{where}: {end - first:,} bytes are more than the {MAX_BYTES:,} allowed")
                 elif end == first:
-                    problems.add(BAD_LINE, f"{where}: no picture after the tab")
+                    problems.add(BAD_LINE, f"{where}: no image after the tab")
                 else:
                     yield where, name, Extent(str(path), first, end - first)
     except OSError as error:

@@ -15,22 +15,22 @@ def classes_section(drawn: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     """Accuracies with their intervals, by attribute and by state of the network."""
     rows = []
     for attribute, by_state in drawn.items():
-        for state, figures in by_state.items():
-            classes = both(f"{ATTRIBUTES[attribute][0]}（{figures['classes']} 类）",
-                           f"{figures['classes']} {ATTRIBUTES[attribute][1]}")  # fmt: skip
+        for state, metrics in by_state.items():
+            classes = both(f"{ATTRIBUTES[attribute][0]}（{metrics['classes']} 类）",
+                           f"{metrics['classes']} {ATTRIBUTES[attribute][1]}")  # fmt: skip
             rows.append(
                 (
                     classes if state == "trained" else "",
                     both(*STATES[state]),
-                    *(_with_interval(figures, name) for name in ("top1", "top5")),
+                    *(_with_interval(metrics, name) for name in ("top1", "top5")),
                 )
             )
     head = (both("类别", "Classes"), both("网络", "Network"), "Top-1", "Top-5")
-    pictures = next(iter(next(iter(drawn.values())).values()))["pictures"]
+    images = next(iter(next(iter(drawn.values())).values()))["pictures"]
     what = paragraph(
-        f"每张图只画一样东西（{pictures:,} 张一组），训练语料里没有这样的图。"
+        f"每张图只画一样东西（{images:,} 张一组），训练语料里没有这样的图。"
         "模型只凭类别的中文名字来认，没有见过任何类别标签。",
-        f"Pictures of one thing alone ({pictures:,} a set), of which the corpus has none. The model goes by the "
+        f"Images of one thing alone ({images:,} a set), of which the corpus has none. The model goes by the "
         "Chinese name of each class and has seen no labels.",
     )
     note = paragraph(
@@ -41,6 +41,6 @@ def classes_section(drawn: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     return section("零样本分类", "Zero-shot classification", what + table(head, rows, "figures") + note)
 
 
-def _with_interval(figures: Mapping[str, Any], name: str) -> str:
-    low, high = figures["interval"][name]
-    return f'{percent(figures[name])} <span class="muted">[{percent(low)}, {percent(high)}]</span>'
+def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    low, high = metrics["interval"][name]
+    return f'{percent(metrics[name])} <span class="muted">[{percent(low)}, {percent(high)}]</span>'

@@ -1,6 +1,6 @@
 """Which searches and minimal pairs the report shows, and what both stages made of them, as plain values.
 
-Half are drawn from those that ranking mended and half from all, by seed; where ranking made it worse is shown too.
+Half are drawn from those that ranking fixed and half from all, by seed; where ranking made it worse is shown too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.retrieval.evaluate import Evaluation
 
 Chosen = list[tuple[str, int]]
-PICTURES_A_ROW = 5
+IMAGES_A_ROW = 5
 
 
 def gather_examples(evaluation: Evaluation, model: R2D2Model, depth: int, seed: int) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def choose(right_before: Sequence[bool], right_after: Sequence[bool], count: int
     """
     rng = random.Random(seed)
     pairs = list(enumerate(zip(right_before, right_after, strict=True)))
-    mended = [index for index, (before, after) in pairs if after and not before]
+    fixed = [index for index, (before, after) in pairs if after and not before]
     worsened = [index for index, (before, after) in pairs if before and not after]
-    chosen: Chosen = [("mended", index) for index in rng.sample(mended, min(count // 2, len(mended)))]
+    chosen: Chosen = [("mended", index) for index in rng.sample(fixed, min(count // 2, len(fixed)))]
     anything = rng.sample(range(len(pairs)), len(pairs))
     taken = {index for _, index in chosen}
     others = [index for index in anything if index not in taken][: count - len(chosen)]
@@ -60,7 +60,7 @@ def _searches(evaluation: Evaluation, model: R2D2Model, depth: int, seed: int, c
     shown = []
     for why, text in choose(first, second, count, worse, seed):
         target = int(evaluation.gallery.image_of_text[text])
-        rows = _best_pictures(evaluation, model, text, depth)
+        rows = _best_images(evaluation, model, text, depth)
         shown.append(
             {
                 "why": why,
@@ -78,17 +78,17 @@ def _searches(evaluation: Evaluation, model: R2D2Model, depth: int, seed: int, c
     }
 
 
-def _best_pictures(evaluation: Evaluation, model: R2D2Model, text: int, depth: int) -> dict[str, list[int]]:
-    """The first pictures that each stage finds for one text."""
+def _best_images(evaluation: Evaluation, model: R2D2Model, text: int, depth: int) -> dict[str, list[int]]:
+    """The first images that each stage finds for one text."""
     gallery = evaluation.gallery
     cosine_G = gallery.images.embed @ gallery.texts.embed[text]
     top = cosine_G.topk(min(depth, len(cosine_G)))
-    rows = {"pre_ranking": top.indices[:PICTURES_A_ROW].tolist()}
+    rows = {"pre_ranking": top.indices[:IMAGES_A_ROW].tolist()}
     if model.can_rank:
         pairs_K = top.indices, torch.full_like(top.indices, text)
         scores = R2D2Ranker(model).score_pairs(gallery.images, gallery.texts, *pairs_K, top.values)
         order = scores.ranking.argsort(descending=True, stable=True)
-        rows["ranking"] = top.indices[order][:PICTURES_A_ROW].tolist()
+        rows["ranking"] = top.indices[order][:IMAGES_A_ROW].tolist()
     return rows
 
 

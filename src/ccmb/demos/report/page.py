@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained file, made from plain values and pictures."""
+"""`report.html`: one self-contained file, made from plain values and images."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def render_page(
         report: the content of `report.json`.
         examples: the result of `ccmb.demos.report.examples.gather_examples`.
         metrics: the lines of the run's `metrics.jsonl`.
-        corpus: `counts` of pictures by split, and the lines of some samples as `shown`.
-        uris: data URIs of the pictures by name.
-        generative: figures and examples of captions and of generated pictures, if there are any.
+        corpus: `counts` of images by split, and the lines of some samples as `shown`.
+        uris: data URIs of the images by name.
+        generative: metrics and examples of captions and of generated images, if there are any.
     """
     captions, painted = generative or (None, None)
     off = report.get("objectives_off", [])
@@ -66,7 +66,7 @@ def render_page(
 
 def _summary(report: Mapping[str, Any]) -> str:
     title = f"<h1>{both('R2D2 快速上手报告', 'R2D2 from nothing to search')}</h1>"
-    tiles = "".join(f"<div><b>{figure}</b>{both(*label)}</div>" for figure, label in _headline_figures(report))
+    tiles = "".join(f"<div><b>{metric}</b>{both(*label)}</div>" for metric, label in _headline_metrics(report))
     return f'<header>{title}{paragraph(*result_in_words(report), "lead")}<div class="headline">{tiles}</div></header>'
 
 
@@ -83,7 +83,7 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
     )
     english = (
         f"After {time_en} of pre-training, pre-ranking (the towers' cosine) puts the right one of {gallery} unseen "
-        f"pictures first for {percent(before)} % of the texts."
+        f"images first for {percent(before)} % of the texts."
     )
     gain = retrieval.get("gain_R@1")
     if not forward.get("ranking") or not gain:
@@ -114,18 +114,18 @@ def result_in_words(report: Mapping[str, Any]) -> tuple[str, str]:
     return chinese, english
 
 
-def _headline_figures(report: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
+def _headline_metrics(report: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
     forward, gain = report["retrieval"]["text_to_image"], report["retrieval"].get("gain_R@1")
     unit = "<small>%</small>"
-    figures = [(percent(forward["pre_ranking"]["R@1"]) + unit, ("粗排 R@1", "R@1 of pre-ranking"))]
+    metrics = [(percent(forward["pre_ranking"]["R@1"]) + unit, ("粗排 R@1", "R@1 of pre-ranking"))]
     if forward.get("ranking"):
-        figures.append((percent(forward["ranking"]["R@1"]) + unit, ("精排 R@1", "R@1 of ranking")))
+        metrics.append((percent(forward["ranking"]["R@1"]) + unit, ("精排 R@1", "R@1 of ranking")))
     if gain:
-        figures.append((signed(gain["mean"]), ("精排的提升（百分点）", "points gained by ranking")))
+        metrics.append((signed(gain["mean"]), ("精排的提升（百分点）", "points gained by ranking")))
     pairs = report.get("minimal_pairs", {})
     if "ranking" in pairs:
-        figures.append((percent(pairs["ranking"]["all"]) + unit, ("最小对（精排）", "minimal pairs by ranking")))
-    return figures
+        metrics.append((percent(pairs["ranking"]["all"]) + unit, ("最小对（精排）", "minimal pairs by ranking")))
+    return metrics
 
 
 def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
@@ -150,8 +150,8 @@ def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
         f"图库 {retrieval['gallery']:,} 张图片、{retrieval['texts']:,} 条文本；精排阶段重排余弦最高的 "
         f"{retrieval['depth']} 个候选。单位为百分比；方括号内为按图片的 95% 区间。"
         f"相同的文本都算对（{retrieval.get('equal_texts', 0)} 句），其余同分按最不利计（equal_texts）。",
-        f"{retrieval['gallery']:,} pictures and {retrieval['texts']:,} texts; ranking re-orders the "
-        f"{retrieval['depth']} best by cosine. In percent; brackets hold the 95 % interval over pictures. "
+        f"{retrieval['gallery']:,} images and {retrieval['texts']:,} texts; ranking re-orders the "
+        f"{retrieval['depth']} best by cosine. In percent; brackets hold the 95 % interval over images. "
         f"Equal texts are all right ({retrieval.get('equal_texts', 0)} of them); other ties count against the model "
         "(convention equal_texts).",
         "note",
@@ -163,7 +163,7 @@ def retrieval_section(retrieval: Mapping[str, Any], off: Sequence[str]) -> str:
             "Note: FGR was off, so nothing trained the match heads, and the ranking rows mean nothing.",
             "warning",
         )
-    return section("两阶段检索", "Two-stage retrieval", table(head, rows, "figures retrieval") + warning + note)
+    return section("两阶段检索", "Two-stage retrieval", table(head, rows, "metrics retrieval") + warning + note)
 
 
 def _gain(retrieval: Mapping[str, Any], direction: str, stage: str) -> str:

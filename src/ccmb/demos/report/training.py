@@ -11,7 +11,7 @@ from ccmb.report.markup import both, escape, format_number, paragraph, section, 
 WHAT_THEY_DO = {
     "GCPR": ("全局对比粗排：两塔的余弦相似度", "global contrastive pre-ranking: the towers' cosine"),
     "FGR": ("细粒度精排：交叉编码器判断图文是否相符", "fine-grained ranking: the cross encoders' match or no match"),
-    "MLM": ("掩码语言模型：看图补词", "masked language modelling: hidden words from the picture"),
+    "MLM": ("掩码语言模型：看图补词", "masked language modelling: hidden words from the image"),
     "TgD": ("目标引导蒸馏：教师给出软目标", "target-guided distillation: the teacher's soft targets"),
     "FgD": ("特征引导蒸馏：遮词文本贴近教师特征", "feature-guided distillation: masked text to the teacher's features"),
 }
@@ -73,7 +73,7 @@ def _panel(
         change = ""
         reason = both("关闭", "switched off") if off else both("未参与", "never joined")
         body = f'<div class="empty">{reason}</div>'
-    return f'<figure><figcaption><b>{title}</b><span class="figure">{change}</span></figcaption>{body}</figure>'
+    return f'<metric><figcaption><b>{title}</b><span class="figure">{change}</span></figcaption>{body}</figure>'
 
 
 def _since(metrics: Sequence[dict[str, float]], key: str) -> str:

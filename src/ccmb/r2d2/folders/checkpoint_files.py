@@ -32,8 +32,8 @@ BEGINNINGS = {
     b"\x93NUMPY": "an array of numpy; weights are wanted, a .pth or .safetensors file",
     b"\x89HDF": "an HDF5 file (Keras, TensorFlow); weights of torch are wanted",
     b"GGUF": "a GGUF file; weights of torch are wanted",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
     b"%PDF": "a PDF document",
 }
 PAGE = re.compile(rb"\s*(<!doctype|<html|<head|<\?xml|<script)", re.IGNORECASE)

@@ -19,7 +19,7 @@ from ccmb.core.files import read_json, write_json
 from ccmb.core.hashing import sha256_of_bytes
 
 RECORD = "export.json"
-MOST_BYTES = 2**31  # what one ONNX file can hold
+MAX_BYTES = 2**31  # what one ONNX file can hold
 
 
 class ExportRecord(BaseModel):
@@ -61,7 +61,7 @@ class ExportRecord(BaseModel):
         path = folder / file
         if not path.is_file():
             raise CcmbError(f"{path}: missing; export anew")
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise CcmbError(f"{path}: over 2 GB, which no ONNX file has; export anew")
         data = path.read_bytes()
         if sha256_of_bytes(data) != self.files.get(file):

@@ -66,18 +66,18 @@ def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any
         CcmbError: a tensor is missing, left over or of another shape; the message names the file, the first such
             tensor and, where it is plain, the key of config.json.
     """
-    file, mend = weights_path(folder), "take the config.json that belongs to the weights"
+    file, fix = weights_path(folder), "take the config.json that belongs to the weights"
     if missing := sorted(info["missing_keys"]):
-        raise CcmbError(f"{file}: lacks {missing[0]}{and_more(missing)}{_said(missing[0], config)}; {mend}")
+        raise CcmbError(f"{file}: lacks {missing[0]}{and_more(missing)}{_said(missing[0], config)}; {fix}")
     if mismatched := sorted(tuple(mismatch) for mismatch in info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise CcmbError(
-            f"{file}: {name} is {tuple(stored)}{and_more(mismatched)}, but config.json asks for {tuple(wanted)}; {mend}"
+            f"{file}: {name} is {tuple(stored)}{and_more(mismatched)}, but config.json asks for {tuple(wanted)}; {fix}"
         )
     if unexpected := sorted(name for name in info["unexpected_keys"] if not NO_MATTER.match(name)):
         raise CcmbError(
             f"{file}: holds {unexpected[0]}{and_more(unexpected)}, for which config.json has no place"
-            f"{_said(unexpected[0], config)}; {mend}"
+            f"{_said(unexpected[0], config)}; {fix}"
         )
 
 

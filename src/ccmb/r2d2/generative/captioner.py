@@ -1,11 +1,11 @@
-"""R2D2Captioner: an R2D2 with a decoder that writes captions of a picture, token by token.
+"""R2D2Captioner: an R2D2 with a decoder that writes captions of an image, token by token.
 
 The decoder starts as a copy of parts of R2D2: the token embeddings of the text tower, its layers made causal, the
 layers of the text-image cross encoder with a causal mask on their self-attention, and the masked-language head. [CLS]
 starts a caption and [SEP] ends it. The paper names no decoder; this one is our choice. The R2D2 itself is kept
 unchanged beside it, so that its match score can choose among several captions.
 
-Shapes: V pictures, N = V * R captions in progress (the R of one picture side by side), T tokens, S image tokens,
+Shapes: V images, N = V * R captions in progress (the R of one image side by side), T tokens, S image tokens,
 W width, H heads of width D.
 """
 
@@ -125,7 +125,7 @@ class CaptionDecoder(nn.Module):
         """States (N, T, W) of the next T tokens, and keys and values (N, H, tokens, D) of all so far, layer by layer.
 
         Args:
-            seen: of the pictures; see `see`.
+            seen: of the images; see `see`.
             before: the keys and values that the previous call returned; empty at the start of a caption.
         """
         count, tokens = input_ids_NT.shape
@@ -137,7 +137,7 @@ class CaptionDecoder(nn.Module):
         if tokens > 1:  # one token alone may see all before it
             causal = (positions[:, None] >= torch.arange(done + tokens, device=positions.device))[None, None]
         after = list[KeysValues]()
-        pictures = iter(seen)
+        images = iter(seen)
         for layer_index, layer in enumerate([*self.text_layers, *self.cross_layers]):
             attention = cast(AttentionBlock, layer.attention)
             keys, values = attention.keys_values(states)
@@ -147,8 +147,8 @@ class CaptionDecoder(nn.Module):
             states = attention(states, keys, values, causal)
             if isinstance(layer, TextLayer):
                 states = layer.feed_forward(states)
-            else:  # all captions of a picture ask its tokens together, which are held once
-                image_keys, image_values = next(pictures)
+            else:  # all captions of an image ask its tokens together, which are held once
+                image_keys, image_values = next(images)
                 asking = states.view(len(image_keys), -1, states.shape[-1])
                 states = cast(CrossLayer, layer).attend_other(asking, image_keys, image_values, None)
                 states = states.view(count, tokens, -1)
@@ -217,7 +217,7 @@ class R2D2Captioner(R2D2Model):
         return load_captioner(*args, **kwargs)[0]
 
     def look(self, pixel_values: Tensor) -> list[KeysValues]:
-        """The keys and values that the decoder reads of normalised pictures (V, 3, S, S)."""
+        """The keys and values that the decoder reads of normalised images (V, 3, S, S)."""
         return self.decoder.see(self.encode_image(pixel_values).states)
 
 
@@ -225,7 +225,7 @@ class CaptionState:
     """Captions in progress: it predicts the next token of each, and can drop captions and duplicate others.
 
     Args:
-        seen: keys and values of V pictures, see `CaptionDecoder.see`; each picture starts with one caption.
+        seen: keys and values of V images, see `CaptionDecoder.see`; each image starts with one caption.
         cached: keep keys and values of the tokens so far. Without it all tokens are computed again for each further
             token, which is the reference.
     """
@@ -246,7 +246,7 @@ class CaptionState:
         return self.decoder.logits(states[:, -1])
 
     def choose(self, index_M: Tensor) -> None:
-        """Go on with these captions only: equally many of each picture, and those of one picture side by side."""
+        """Go on with these captions only: equally many of each image, and those of one image side by side."""
         self._before = [
             (keys.index_select(0, index_M), values.index_select(0, index_M)) for keys, values in self._before
         ]

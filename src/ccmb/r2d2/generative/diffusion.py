@@ -1,6 +1,6 @@
-"""Diffusion processes, from pictures to noise and back: flow matching, or the process of a published network.
+"""Diffusion processes, from images to noise and back: flow matching, or the process of a published network.
 
-Shapes: B pictures, C channels, H x W.
+Shapes: B images, C channels, H x W.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from ccmb.core.choices import Solver
 from ccmb.core.errors import UsageError, one_line
 from ccmb.core.floats import at_least_float32
 
-# A network's prediction for noisy pictures (B, C, H, W) at times (B,).
+# A network's prediction for noisy images (B, C, H, W) at times (B,).
 Predict = Callable[[Tensor, Tensor], Tensor]
 
-LEAST_TIME = 0.2  # below it, the error of the velocity would outweigh all others
+MIN_TIME = 0.2  # below it, the error of the velocity would outweigh all others
 SHIFT = 4.0  # of our own networks
 
 
 class DiffusionProcess(Protocol):
-    """A way from pictures to noise and back. Times are in the unit that the network was trained with."""
+    """A way from images to noise and back. Times are in the unit that the network was trained with."""
 
     def sample_timesteps(self, count: int, device: torch.device) -> Tensor:
         """(B,) random times for training, from torch's global generator."""
 
     def mix(self, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-        """The noisy pictures (B, C, H, W) at these times."""
+        """The noisy images (B, C, H, W) at these times."""
 
     def loss(self, prediction_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
         """Mean squared error (scalar) of the network's prediction."""
 
     def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
-        """Generate pictures from noise in so many steps."""
+        """Generate images from noise in so many steps."""
 
 
 class FlowMatching:
-    """Flow matching: straight lines from pictures to noise (Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022,
+    """Flow matching: straight lines from images to noise (Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022,
     arXiv 2209.03003).
 
-    The line is x = (1 - t) picture + t noise, with the velocity noise - picture. Our own networks predict the picture,
-    not the velocity: pictures are simpler than noise, and a block of pixels holds more numbers of noise than a small
+    The line is x = (1 - t) image + t noise, with the velocity noise - image. Our own networks predict the image,
+    not the velocity: images are simpler than noise, and a block of pixels holds more numbers of noise than a small
     network can pass on (Li and He 2025, arXiv 2511.13720). The loss is still the error of the velocity, which is
-    (x - picture) / t. Networks read t in thousandths, or in the unit of the published scheduler.
+    (x - image) / t. Networks read t in thousandths, or in the unit of the published scheduler.
 
     In training and in sampling, evenly spaced times t are shifted to shift t / (1 + (shift - 1) t). Since neighbouring
-    pixels are alike, a picture can be seen through much noise; the text decides only where there is even more noise
+    pixels are alike, an image can be seen through much noise; the text decides only where there is even more noise
     (Esser et al. 2024, arXiv 2403.03206).
 
     A published network predicts the velocity. It is sampled at the times of diffusers' FlowMatchEulerDiscreteScheduler:
@@ -86,9 +86,7 @@ class FlowMatching:
         if self.predicts_velocity:
             return F.mse_loss(at_least_float32(prediction_BCHW), noise_BCHW - clean_BCHW)
         return (
-            ((at_least_float32(prediction_BCHW) - clean_BCHW) / self._share(time_B).clamp(min=LEAST_TIME))
-            .square()
-            .mean()
+            ((at_least_float32(prediction_BCHW) - clean_BCHW) / self._share(time_B).clamp(min=MIN_TIME)).square().mean()
         )
 
     def times(self, steps: int) -> Tensor:
@@ -110,7 +108,7 @@ class FlowMatching:
         return self.shift * time / (1 + (self.shift - 1) * time)
 
     def sample(self, predict: Predict, noise_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
-        """Generate pictures by Euler's method, or by Heun's with two calls in each step but the last."""
+        """Generate images by Euler's method, or by Heun's with two calls in each step but the last."""
         x, times = noise_BCHW, self.times(steps).to(noise_BCHW)
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:

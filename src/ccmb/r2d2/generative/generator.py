@@ -1,11 +1,11 @@
-"""R2D2Generator: an R2D2 with a denoiser that generates pictures from texts.
+"""R2D2Generator: an R2D2 with a denoiser that generates images from texts.
 
 The denoiser is a UNet of diffusers. Its cross-attention reads all token states of R2D2's text tower through one linear
 layer. It generates either pixels, folded into blocks so that there is less to compute, or the latents of a published
 pipeline, whose text encoder the tower then replaces. The R2D2 itself is kept unchanged beside it, so that its match
-score can choose among several pictures.
+score can choose among several images.
 
-Shapes: B pictures, S their side in pixels, C x H x W the generated latent, T text tokens, W the text tower's width, X
+Shapes: B images, S their side in pixels, C x H x W the generated latent, T text tokens, W the text tower's width, X
 the width of cross-attention.
 """
 
@@ -40,7 +40,7 @@ class GeneratorConfig:
     """The shape of a generator beside that of its R2D2.
 
     Attributes:
-        side: of the pictures, in pixels.
+        side: of the images, in pixels.
         unet: configuration of diffusers' UNet2DConditionModel; a new one has two input channels more than outputs.
         fold: side of the blocks of pixels that become channels; 1 with an autoencoder.
         autoencoder: configuration of diffusers' AutoencoderKL; without one pixels are generated.
@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy_BCHW: Tensor, time_B: Tensor, texts: TowerOutput, drop_condition_B: Tensor | None = None
     ) -> Tensor:
-        """The UNet's prediction for noisy pictures.
+        """The UNet's prediction for noisy images.
 
         Args:
             drop_condition_B: True where the null embedding is read in place of the text.
@@ -130,7 +130,7 @@ class R2D2Generator(R2D2Model):
 
     @torch.no_grad()
     def to_latent(self, pixels_B3SS: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) in [-1, 1] as latents (B, C, H, W)."""
+        """Images (B, 3, S, S) in [-1, 1] as latents (B, C, H, W)."""
         if self.autoencoder is None:
             return F.pixel_unshuffle(pixels_B3SS, self.shape.fold)
         config: Any = self.autoencoder.config
@@ -139,7 +139,7 @@ class R2D2Generator(R2D2Model):
 
     @torch.no_grad()
     def to_pixels(self, latent_BCHW: Tensor) -> Tensor:
-        """Latents (B, C, H, W) as pictures (B, 3, S, S) in [-1, 1]."""
+        """Latents (B, C, H, W) as images (B, 3, S, S) in [-1, 1]."""
         if self.autoencoder is None:
             return F.pixel_shuffle(latent_BCHW, self.shape.fold).clamp(-1, 1)
         config: Any = self.autoencoder.config
@@ -151,7 +151,7 @@ class R2D2Generator(R2D2Model):
     def sample_images(
         self, texts: TowerOutput, noise_BCHW: Tensor, steps: int, guidance: float, solver: Solver = "euler"
     ) -> Tensor:
-        """Generate pictures (B, 3, S, S) in [-1, 1] for encoded texts.
+        """Generate images (B, 3, S, S) in [-1, 1] for encoded texts.
 
         Args:
             noise_BCHW: the starting noise.
@@ -185,7 +185,7 @@ class R2D2Generator(R2D2Model):
 
         Args:
             name: folder or hub id.
-            side: of the pictures, in pixels; by default the pipeline's own.
+            side: of the images, in pixels; by default the pipeline's own.
 
         Raises:
             UsageError: `side` does not suit the pipeline, or diffusers is not installed.
@@ -196,7 +196,7 @@ class R2D2Generator(R2D2Model):
         side = side or int(unet.config.sample_size) * scale
         multiple = scale * 2 ** (len(unet.config.block_out_channels) - 1)
         if side % multiple:
-            raise UsageError(f"generation.image_size={side}: pictures of {name} have a multiple of {multiple} pixels")
+            raise UsageError(f"generation.image_size={side}: images of {name} have a multiple of {multiple} pixels")
         shape = GeneratorConfig(side, dict(unet.config), 1, dict(autoencoder.config), scheduler)
         made = cls.from_r2d2(model, shape)
         assert made.autoencoder is not None
@@ -223,13 +223,13 @@ class R2D2Generator(R2D2Model):
 
 
 def pipeline_side(name: str) -> int:
-    """Side in pixels of the pictures of a published pipeline; see `R2D2Generator.from_pipeline`."""
+    """Side in pixels of the images of a published pipeline; see `R2D2Generator.from_pipeline`."""
     unet, autoencoder, _ = _open_pipeline(name)
     return int(unet.config.sample_size) * _scale(autoencoder.config)
 
 
 def generator_processor(processor: R2D2Processor, side: int) -> R2D2Processor:
-    """The processor of a generator's pictures and texts: pixels in [-1, 1] at the generator's side."""
+    """The processor of a generator's images and texts: pixels in [-1, 1] at the generator's side."""
     half = (0.5,) * 3
     return R2D2Processor(
         processor.tokenizer, side, processor.max_text_tokens, half, half, text_prefix=processor.text_prefix
@@ -253,7 +253,7 @@ def read_shape(name: str | Path) -> GeneratorConfig:
     """
     if not has_generator(name):
         raise CcmbError(
-            f"{name}: this model paints no pictures yet; make one that does: ccmb finetune generation --model {name}"
+            f"{name}: this model paints no images yet; make one that does: ccmb finetune generation --model {name}"
         )
     path = model_folder(name) / CONFIG
     try:
@@ -296,7 +296,7 @@ def diffusers_classes() -> tuple[Any, Any]:
     try:
         from diffusers import AutoencoderKL, UNet2DConditionModel
     except ImportError:
-        raise UsageError("painting pictures needs diffusers; install it with pip install 'ccmb[generate]'") from None
+        raise UsageError("painting images needs diffusers; install it with pip install 'ccmb[generate]'") from None
     return UNet2DConditionModel, AutoencoderKL
 
 

@@ -13,7 +13,7 @@ from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD, normalise, square
-from ccmb.r2d2.inputs.processor_inputs import Picture, as_images, as_kind, call_options, open_image
+from ccmb.r2d2.inputs.processor_inputs import ImageInput, as_images, as_kind, call_options, open_image
 
 
 class R2D2ImageProcessor(ImageProcessingMixin):
@@ -32,12 +32,12 @@ class R2D2ImageProcessor(ImageProcessingMixin):
         super().__init__()
         self.image_size, self.image_mean, self.image_std = image_size, tuple(image_mean), tuple(image_std)
 
-    def pixels(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def pixels(self, images: ImageInput | Sequence[ImageInput]) -> Tensor:
         """(B, 3, S, S) float32 of one or many images, see `R2D2Processor.images`."""
         pixels_BSSC = np.stack([square(open_image(image), self.image_size) for image in as_images(images)])
         return normalise(torch.from_numpy(pixels_BSSC), self.image_mean, self.image_std)
 
-    def __call__(self, images: Picture | Sequence[Picture], **options: Any) -> BatchFeature:
+    def __call__(self, images: ImageInput | Sequence[ImageInput], **options: Any) -> BatchFeature:
         """One or many images to `pixel_values`; `return_tensors` as in `R2D2Processor`."""
         chosen = call_options({"images_kwargs": options})
         return BatchFeature({"pixel_values": as_kind(self.pixels(images), chosen.return_tensors)})

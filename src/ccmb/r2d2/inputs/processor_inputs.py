@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, did_you_mean
-from ccmb.data.images.source import UnreadableImageError, picture_of
+from ccmb.data.images.source import UnreadableImageError, image_of
 
-Picture = Image.Image | str | Path | bytes | np.ndarray | Tensor
+ImageInput = Image.Image | str | Path | bytes | np.ndarray | Tensor
 
 IMAGES = "PIL images, paths, bytes of image files, arrays (H, W, 3) or tensors (3, H, W), one or a flat list"
 TEXTS = "a str or a list of str"
@@ -157,7 +157,7 @@ def check_encodable(texts: Sequence[str]) -> None:
             raise InputValueError(f"text[{index}]: character {error.start} is half of one (a surrogate)") from None
 
 
-def as_images(images: Any) -> Sequence[Picture] | np.ndarray | Tensor:
+def as_images(images: Any) -> Sequence[ImageInput] | np.ndarray | Tensor:
     """One or many images as a sequence or batch.
 
     Raises:
@@ -183,7 +183,7 @@ def _check_image(image: Any, name: str) -> None:
         raise InputTypeError(f"{name} is of type {type(image).__name__}; give {IMAGES}")
 
 
-def open_image(image: Picture) -> Image.Image:
+def open_image(image: ImageInput) -> Image.Image:
     """One image as RGB.
 
     Raises:
@@ -196,10 +196,10 @@ def open_image(image: Picture) -> Image.Image:
         image = os.fspath(image)
     if isinstance(image, bytes):
         try:
-            return picture_of(image)
+            return image_of(image)
         except UnreadableImageError as error:
             raise InputValueError(str(error)) from None
-    return picture_of(image if isinstance(image, str | Image.Image) else _from_array(image))
+    return image_of(image if isinstance(image, str | Image.Image) else _from_array(image))
 
 
 def _from_array(array: np.ndarray | Tensor) -> Image.Image:
@@ -213,7 +213,7 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or 0 in values.shape:
         raise InputValueError(
-            f"an array of shape {tuple(array.shape)} is not a picture; give (H, W, 3), or a tensor (3, H, W)"
+            f"an array of shape {tuple(array.shape)} is not an image; give (H, W, 3), or a tensor (3, H, W)"
         )
     if values.dtype != np.uint8:
         if not np.issubdtype(values.dtype, np.floating) or not (values.min() >= 0 and values.max() <= 1):

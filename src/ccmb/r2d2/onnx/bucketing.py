@@ -10,8 +10,8 @@ from collections.abc import Sequence
 CALL_TOKENS = 64  # the cost of a further part's calls, counted in tokens; a part must save more than this
 
 
-def cut(lengths: Sequence[int], most: int, call_tokens: int) -> list[int]:
-    """Cut ascending lengths into at most `most` parts of least cost, and return the end index of each part.
+def cut(lengths: Sequence[int], maximum: int, call_tokens: int) -> list[int]:
+    """Cut ascending lengths into at most `maximum` parts of least cost, and return the end index of each part.
 
     Every text of a part costs as many tokens as the part's longest, and each part costs `call_tokens` more.
     """
@@ -20,7 +20,7 @@ def cut(lengths: Sequence[int], most: int, call_tokens: int) -> list[int]:
     # best[end]: the least cost of all up to `end` in so many parts, and where these end.
     best: dict[int, tuple[int, list[int]]] = {0: (0, [])}
     whole: list[tuple[int, list[int]]] = []
-    for _ in range(most):
+    for _ in range(maximum):
         best = {
             end: min(
                 (cost + (end - start) * lengths[end - 1] + call_tokens, [*parts, end])

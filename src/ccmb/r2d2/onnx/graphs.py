@@ -1,7 +1,7 @@
 """The four graphs of an export: both towers and both cross encoders with their match heads, as ONNX files.
 
-Shapes: B items, I pictures of S tokens of width C, U texts of T tokens of width W, N pairs, P texts a picture. Only the
-widths, S and the size of a picture are fixed; the others may differ from call to call.
+Shapes: B items, I images of S tokens of width C, U texts of T tokens of width W, N pairs, P texts an image. Only the
+widths, S and the size of an image are fixed; the others may differ from call to call.
 
 A graph consists of the network's own layers, so its outputs are theirs. int8 quantises the weights of matrix products
 by output channel in advance, and their other inputs at run time. Embeddings, norms, softmax and the last product of
@@ -52,9 +52,9 @@ class TextTower(nn.Module):
 
 
 class TextImage(nn.Module):
-    """The text-image encoder on pairs of I pictures with P texts each.
+    """The text-image encoder on pairs of I images with P texts each.
 
-    The tokens of all texts of a picture attend to it together, so the picture's keys and values are never copied.
+    The tokens of all texts of an image attend to it together, so the image's keys and values are never copied.
     """
 
     def __init__(self, model: R2D2Model) -> None:
@@ -62,7 +62,7 @@ class TextImage(nn.Module):
         self.layers, self.head = model.text_image_encoder.layer, model.text_image_match
 
     def forward(self, image_states: Tensor, text_states: Tensor, text_mask: Tensor, text_index: Tensor) -> Tensor:
-        """Logits (N, 2) of every picture with the texts (I, P) of these indices, picture by picture."""
+        """Logits (N, 2) of every image with the texts (I, P) of these indices, image by image."""
         *before, last = cast(list[CrossLayer], list(self.layers))
         mask, text_index_N = text_mask.bool(), text_index.flatten()
         states = (before or [last])[0].attend_self(text_states, mask).index_select(0, text_index_N)
@@ -76,7 +76,7 @@ class TextImage(nn.Module):
 
 
 def _ask_each(layer: CrossLayer, states_NTW: Tensor, image_states: Tensor) -> Tensor:
-    """Cross-attention of N = I * P texts to I pictures, P texts to each, and the feed-forward layer."""
+    """Cross-attention of N = I * P texts to I images, P texts to each, and the feed-forward layer."""
     keys, values = layer.crossattention.keys_values(image_states)
     asking = states_NTW.reshape(image_states.shape[0], -1, states_NTW.shape[2])
     return layer.attend_other(asking, keys, values, None).reshape(states_NTW.shape)

@@ -1,6 +1,6 @@
 """ExportedR2D2: a network's graphs in ONNX Runtime, for a CPU, with the methods that search and evaluation use.
 
-Shapes: B items, I pictures, N pairs.
+Shapes: B items, I images, N pairs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ExportedR2D2(nn.Module):
             raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
-        """Encode normalised pictures (B, 3, S, S)."""
+        """Encode normalised images (B, 3, S, S)."""
         embed, states = self._parts[IMAGE_TOWER](pixel_values)
         return TowerOutput(embed, states)
 
@@ -91,7 +91,7 @@ class ExportedR2D2(nn.Module):
             states, mask = texts.states[used, :longest], _mask(texts)[used, :longest]
             order_P = image_index[part].argsort(stable=True)
             image_I, count_I = image_index[part[order_P]].unique_consecutive(return_counts=True)
-            for count in count_I.unique():  # pictures with equally many pairs
+            for count in count_I.unique():  # images with equally many pairs
                 alike_I = count_I == count
                 pairs = order_P[alike_I.repeat_interleave(count_I)]
                 (logits_N2[part[pairs]],) = self._parts[TEXT_IMAGE](
@@ -120,7 +120,7 @@ def _lengths(texts: TowerOutput) -> Tensor:
 def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int) -> list[Tensor]:
     """The pairs as one part, or as up to PARTS parts of similar text length, whichever is less work.
 
-    Every pair costs as much as its part's longest text. The keys and values of a picture's `tokens` are computed anew
+    Every pair costs as much as its part's longest text. The keys and values of an image's `tokens` are computed anew
     in each part.
     """
     order_N = length_N.argsort(stable=True)
@@ -129,9 +129,7 @@ def _parts(image_index_N: Tensor, length_N: Tensor, tokens: int) -> list[Tensor]
 
     def work(parts: list[Tensor]) -> int:
         products = ((len(part) * int(length_N[part].max()), len(image_index_N[part].unique())) for part in parts)
-        return sum(
-            TEXT_PRODUCTS * text_tokens + IMAGE_PRODUCTS * tokens * pictures for text_tokens, pictures in products
-        )
+        return sum(TEXT_PRODUCTS * text_tokens + IMAGE_PRODUCTS * tokens * images for text_tokens, images in products)
 
     return min([order_N], several, key=work)
 

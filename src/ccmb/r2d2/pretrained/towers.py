@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING, BertConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
-from ccmb.r2d2.backbones import most_tokens, tower_class
+from ccmb.r2d2.backbones import max_tokens, tower_class
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.sources import (
@@ -155,7 +155,7 @@ def _vision_config(name: str | Path, preprocessed: int | None) -> PreTrainedConf
     config = getattr(config, "vision_config", config)
     if config.model_type == "siglip2_vision_model":
         raise UsageError(
-            f"{name}: a NaFlex SigLIP 2 takes pictures of any shape; "
+            f"{name}: a NaFlex SigLIP 2 takes images of any shape; "
             "use a SigLIP 2 of fixed resolution, such as google/siglip2-base-patch16-224 (model_type siglip)"
         )
     kind: Any = MODEL_MAPPING.get(type(config), None)
@@ -199,9 +199,9 @@ def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: 
 def _processor(model: R2D2Model, statistics: Statistics | None, text: str | Path) -> R2D2Processor:
     """The processor of both sources, tried out with the network."""
     config = model.config
-    most = most_tokens(config.text_config)
-    if most is not None and config.max_text_tokens > most:
-        raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {most} tokens")
+    maximum = max_tokens(config.text_config)
+    if maximum is not None and config.max_text_tokens > maximum:
+        raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {maximum} tokens")
     mean, std = statistics or FAMILIES.get(config.vision_config.model_type, IMAGENET)
     tokenizer = load_text_tokenizer(text, config.text_config.vocab_size, config.mlm_head)
     processor = R2D2Processor(

@@ -1,4 +1,4 @@
-"""Pictures of an index that are equal or look alike."""
+"""Images of an index that are equal or look alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmb.search.vector_store import Entry
 
 
 def find_duplicates(entries: Iterable[tuple[str, Entry]]) -> tuple[list[list[str]], list[list[str]]]:
-    """Groups of paths: pictures with equal files, byte for byte; and pictures that only look alike.
+    """Groups of paths: images with equal files, byte for byte; and images that only look alike.
 
     A set of equal files has one path among those that look alike.
 

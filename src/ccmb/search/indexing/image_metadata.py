@@ -1,4 +1,4 @@
-"""The metadata of a picture in an index: sizes, date, fingerprint, thumbnail."""
+"""The metadata of an image in an index: sizes, date, fingerprint, thumbnail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXIF, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # the block with DateTimeOrigi
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """A complete entry, with the picture (RGB) and its thumbnail (JPEG)."""
+    """A complete entry, with the image (RGB) and its thumbnail (JPEG)."""
 
     entry: Entry
     image: Image.Image
@@ -41,10 +41,10 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedIm
     """Complete an entry from the bytes of its file.
 
     Args:
-        changed: when the file was changed, in seconds; used if the picture does not say when it was taken.
+        changed: when the file was changed, in seconds; used if the image does not say when it was taken.
 
     Raises:
-        ValueError: the bytes are not a readable picture; the message says why.
+        ValueError: the bytes are not a readable image; the message says why.
     """
     image = decode(data)
     shape, colours = image_fingerprint(image)
@@ -63,7 +63,7 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def suffix_of(data: bytes) -> str | None:
-    """The suffix of a picture's format; None if its format is unknown."""
+    """The suffix of an image's format; None if its format is unknown."""
     try:
         with open_image(data) as image:
             return suffix_of_format(image.format or "")
@@ -76,11 +76,11 @@ def fingerprints_of(texts: Sequence[str]) -> ImageFingerprints:
     return join_fingerprints((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
-def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
-    """Pairs of an index and the index of its group's first picture, in order, by entries' `looks`.
+def near_duplicate_groups(texts: Sequence[str], maximum: int) -> Iterator[tuple[int, int]]:
+    """Pairs of an index and the index of its group's first image, in order, by entries' `looks`.
 
-    A picture joins the first earlier group whose first picture it is a near duplicate of; if there is none, it begins
-    a group. Stops when there are `most` groups.
+    An image joins the first earlier group whose first image it is a near duplicate of; if there is none, it begins
+    a group. Stops when there are `maximum` groups.
     """
     fingerprints = fingerprints_of(texts)
     leader_indices: list[int] = []
@@ -94,7 +94,7 @@ def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int
         near = np.flatnonzero(shapes & colours)
         if len(near):
             yield index, leader_indices[near[0]]
-        elif len(leader_indices) == most:
+        elif len(leader_indices) == maximum:
             return
         else:
             leader_indices.append(index)
@@ -102,7 +102,7 @@ def near_duplicate_groups(texts: Sequence[str], most: int) -> Iterator[tuple[int
 
 
 def _date_taken(data: bytes) -> int | None:
-    """When a picture was taken, or else changed, by its EXIF, in seconds; None if unknown."""
+    """When an image was taken, or else changed, by its EXIF, in seconds; None if unknown."""
     try:
         with open_image(data) as image:
             exif = image.getexif()

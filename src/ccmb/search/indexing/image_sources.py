@@ -1,7 +1,7 @@
-"""The sources of an index's pictures.
+"""The sources of an index's images.
 
-A source is a folder, a tar (such as a shard) or a Parquet file. Users may also name a picture, a glob, a brace range of
-shards, a URL, or a list of URLs. Pictures behind URLs, and pictures that are handed to a running index, are copied into
+A source is a folder, a tar (such as a shard) or a Parquet file. Users may also name an image, a glob, a brace range of
+shards, a URL, or a list of URLs. Images behind URLs, and images that are handed to a running index, are copied into
 the index. The index's own sources are relative paths, so that an index can be moved.
 """
 
@@ -21,7 +21,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import is_index_folder
 from ccmb.core.passed_over import OF_INDEX, PassedOver, fixed_part, why_passed_over
 from ccmb.core.text.files import text_lines
-from ccmb.data.images.source import ImageSource, head_of, inner_name, is_picture_file
+from ccmb.data.images.source import ImageSource, head_of, inner_name, is_image_file
 from ccmb.data.other_forms import refuse_other_forms
 from ccmb.search.indexing.parquet_images import ParquetImages
 
@@ -31,19 +31,19 @@ PARQUET, URL_LISTS = (".parquet", ".pq"), (".txt", ".urls")
 
 @dataclass(frozen=True, slots=True)
 class ListedSource:
-    """The pictures of one source that the user named: all or some of them.
+    """The images of one source that the user named: all or some of them.
 
     Attributes:
         source: as in `Entry.source`.
-        pictures: the source, open.
-        names: of the pictures.
-        whole: whether the source itself was named, so that these are all its pictures.
+        images: the source, open.
+        names: of the images.
+        whole: whether the source itself was named, so that these are all its images.
         unreadable: see `Listing`.
         dropped: names that are passed over although they were listed.
     """
 
     source: str
-    pictures: ImageSource
+    images: ImageSource
     names: list[str]
     whole: bool = False
     unreadable: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class ListedSource:
 
 
 class Sources:
-    """Folders and files of pictures. Each is opened once, when a picture of it is first asked for.
+    """Folders and files of images. Each is opened once, when an image of it is first asked for.
 
     Args:
         index: the index folder, which contains the index's own sources.
@@ -67,7 +67,7 @@ class Sources:
         return (self.index or Path()) / source
 
     def open(self, source: str | Path) -> ImageSource:
-        """The pictures of a source.
+        """The images of a source.
 
         Raises:
             CcmbError: the source is gone or damaged.
@@ -75,14 +75,14 @@ class Sources:
         key = str(source)
         with self._turn:
             if key not in self._opened:
-                self._opened[key] = open_pictures(self.path(source))
+                self._opened[key] = open_images(self.path(source))
             return self._opened[key]
 
     def load(self, source: str | Path, name: str) -> Image.Image:
-        """Open a picture as RGB.
+        """Open an image as RGB.
 
         Raises:
-            CcmbError: the source or the picture is gone or cannot be read.
+            CcmbError: the source or the image is gone or cannot be read.
         """
         return self.open(source).load(name)
 
@@ -91,8 +91,8 @@ class Sources:
         return stamp(self.path(source), name)
 
 
-def open_pictures(path: Path) -> ImageSource:
-    """The pictures of a folder, a tar or a Parquet file.
+def open_images(path: Path) -> ImageSource:
+    """The images of a folder, a tar or a Parquet file.
 
     Raises:
         CcmbError: there is no such folder or file, or it is damaged.
@@ -108,10 +108,10 @@ def find_sources(
     known: Collection[str] = (),
     away: dict[str, str] | None = None,
 ) -> tuple[list[ListedSource], list[str]]:
-    """The pictures in folders and files that the user named, and the named URLs.
+    """The images in folders and files that the user named, and the named URLs.
 
     Args:
-        passed_over: records pictures that nobody means.
+        passed_over: records images that nobody means.
         known: the sources of the index.
         away: records known sources that cannot be read, each with the reason.
 
@@ -139,8 +139,8 @@ def find_sources(
                             raise
                         away[str(source)] = str(error).removeprefix(f"{source}: ")
     for listed_source in list(listed.values()):
-        if isinstance(listed_source.pictures, ParquetImages) and listed_source.pictures.holds_urls:
-            urls += listed_source.pictures.urls()
+        if isinstance(listed_source.images, ParquetImages) and listed_source.images.holds_urls:
+            urls += listed_source.images.urls()
             del listed[listed_source.source]
     return list(listed.values()), list(dict.fromkeys(urls))
 
@@ -151,21 +151,21 @@ def _source_of(path: Path) -> Path:
 
 
 def _add(listed: dict[str, ListedSource], seen: set[tuple[str, str]], path: Path, passed_over: PassedOver) -> None:
-    if is_picture_file(path):
+    if is_image_file(path):
         source = str(path.parent)
-        listed_source = listed.setdefault(source, ListedSource(source, open_pictures(path.parent), []))
+        listed_source = listed.setdefault(source, ListedSource(source, open_images(path.parent), []))
         if (source, path.name) not in seen:
             seen.add((source, path.name))
             listed_source.names.append(path.name)
         return
     source = str(path)
-    pictures = listed[source].pictures if source in listed else open_pictures(path)
-    listing = pictures.listing
+    images = listed[source].images if source in listed else open_images(path)
+    listing = images.listing
     if "." in listing.unreadable:
         raise CcmbError(f"{path}: the folder cannot be read")
     if not listing.names and os.path.isdir(path):
         refuse_other_forms(path)
-    listed_source = listed.setdefault(source, ListedSource(source, pictures, []))
+    listed_source = listed.setdefault(source, ListedSource(source, images, []))
     if not listed_source.whole:
         passed_over.update(listing.passed_over)
         listed_source.names.extend(name for name in listing.names if (source, name) not in seen)
@@ -189,13 +189,13 @@ def _expand(text: str, passed_over: PassedOver) -> list[str]:
     if not paths:
         raise CcmbError(f"{text}: nothing is called so")
     paths = [path for path in paths if not _is_passed_over(path, fixed_part(text), passed_over)]
-    # Not meant are files beside the pictures, such as texts, and folders whose pictures "**" finds anyway.
+    # Not meant are files beside the images, such as texts, and folders whose images "**" finds anyway.
     meant = [
         path
         for path in paths
         if (os.path.isdir(path) and "**" not in text)
         or path.lower().endswith((*PARQUET, ".tar"))
-        or is_picture_file(Path(path))
+        or is_image_file(Path(path))
     ]
     return meant or paths
 
@@ -248,7 +248,7 @@ def stamp(source: Path, name: str) -> str:
 
 
 def changed_seconds(source: Path, name: str) -> int | None:
-    """When a file in a folder was changed, in seconds; None for pictures in a tar or Parquet file."""
+    """When a file in a folder was changed, in seconds; None for images in a tar or Parquet file."""
     from datetime import datetime
 
     from ccmb.search.filters import seconds_of

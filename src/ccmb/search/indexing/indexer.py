@@ -1,4 +1,4 @@
-"""Building and updating an index: pictures are encoded by the image tower and written into a vector store."""
+"""Building and updating an index: images are encoded by the image tower and written into a vector store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ccmb.search.indexing.image_metadata import digest_of, examine
 from ccmb.search.indexing.image_sources import DOWNLOADS, UPLOADS, ListedSource, changed_seconds, find_sources
 from ccmb.search.indexing.leaving import Gone, IndexReport, leave_away
 from ccmb.search.indexing.upkeep import each_once, leaving_entries, with_overlapping
-from ccmb.search.indexing.url_images import fetch_pictures
+from ccmb.search.indexing.url_images import fetch_images
 from ccmb.search.indexing.user_fields import UserFields, read_user_fields
 from ccmb.search.query import FieldValue
 from ccmb.search.state_cache import pack_states
@@ -37,12 +37,12 @@ from ccmb.search.vector_store import COLLECTION, Entry, is_local
 BATCH = 64
 FLUSH_EVERY = 64  # batches
 _AHEAD = 2  # batches that are read while one is encoded
-# This many pictures may be gone from a source before the user has to confirm it: a disk may not be mounted.
+# This many images may be gone from a source before the user has to confirm it: a disk may not be mounted.
 _FEW_GONE = 20
 
 
 def build_index(
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     out: Path,
     network: Network,
     processor: R2D2Processor,
@@ -56,41 +56,41 @@ def build_index(
     exclude: Sequence[str] | None = None,
     proxy_from_environment: bool = False,
 ) -> IndexReport:
-    """Bring the index folder `out` up to date with folders and files of pictures.
+    """Bring the index folder `out` up to date with folders and files of images.
 
-    Pictures that the index knows are skipped unless their file has changed. So the same call continues a stopped run
-    and adds what is new in a folder. Pictures that are gone from their source are removed. Pictures that cannot be read
+    Images that the index knows are skipped unless their file has changed. So the same call continues a stopped run
+    and adds what is new in a folder. Images that are gone from their source are removed. Images that cannot be read
     are listed, and indexing goes on. A file is indexed once, even if several paths lead to it.
 
     Args:
-        pictures: see `find_sources`; if empty, the sources that the index was made from.
+        images: see `find_sources`; if empty, the sources that the index was made from.
         model: the run or model folder that `network` and `processor` come from.
         store: URI of a Milvus server for a new index; by default a file in `out`.
         fields: JSON lines or Parquet with the user's own fields, see `read_user_fields`.
-        gone: what happens to pictures that are gone. "auto" keeps them if they are most of a source, or if their folder
+        gone: what happens to images that are gone. "auto" keeps them if they are most of a source, or if their folder
             is empty or cannot be read, since a disk may not be mounted; otherwise it removes them. "keep" always keeps
             and "remove" always removes them.
-        states_bytes: the most bytes of token states to store, so that the second stage need not encode pictures again.
+        states_bytes: the most bytes of token states to store, so that the second stage need not encode images again.
         allow_private: private addresses that URLs may lead to.
-        exclude: patterns of pictures to leave out (`ccmb.core.passed_over.Excludes`); by default those of the last run.
+        exclude: patterns of images to leave out (`ccmb.core.passed_over.Excludes`); by default those of the last run.
         proxy_from_environment: fetch URLs through the proxies that the environment names.
 
     Raises:
-        CcmbError: a source is missing, or all of its pictures are while `gone` is "auto"; or the index belongs to
+        CcmbError: a source is missing, or all of its images are while `gone` is "auto"; or the index belongs to
             another model, or another process is using it.
     """
     passed_over, away = PassedOver(), dict[str, str]()
-    listed, urls = _find_sources(pictures, out, passed_over, away)
+    listed, urls = _find_sources(images, out, passed_over, away)
     _check_options_of_urls(urls, allow_private, proxy_from_environment)
     record = _open_record(out, model_folder(model), network.config.embed_dim, store)
     record.exclude = record.exclude if exclude is None else Excludes(exclude).patterns
     user_fields = read_user_fields(fields, record) if fields else UserFields({}, set())
-    report = IndexReport(repeated=sum(source.pictures.repeated for source in listed))
+    report = IndexReport(repeated=sum(source.images.repeated for source in listed))
     with open_catalogue(out, record) as catalogue, inference(network):
         listed = leave_away(catalogue, listed, away, gone, report)
         url_of: dict[str, str] = {}
         if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
-            name_of, failed = fetch_pictures(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
+            name_of, failed = fetch_images(urls, out / DOWNLOADS, allow_private, proxy_from_environment)
             report.unreadable += failed
             url_of = {name: url for url, name in name_of.items()}
             listed.append(_downloaded(out, url_of, record))
@@ -104,19 +104,19 @@ def build_index(
 
 
 def _find_sources(
-    pictures: Sequence[str | Path], out: Path, passed_over: PassedOver, away: dict[str, str]
+    images: Sequence[str | Path], out: Path, passed_over: PassedOver, away: dict[str, str]
 ) -> tuple[list[ListedSource], list[str]]:
-    """See `find_sources`; of no pictures those that the index was made from.
+    """See `find_sources`; of no images those that the index was made from.
 
     Raises:
         UsageError: it was made from none; or its own folder is among them.
     """
-    known = IndexRecord.read(out).sources if not pictures or (out / RECORD).is_file() else []
-    if not pictures:
-        pictures = [source for source in known if Path(source).is_absolute()]
-        if not pictures:
-            raise UsageError(f"{out}: made from no folder or file; name the pictures")
-    listed, urls = find_sources(pictures, passed_over, known, away)
+    known = IndexRecord.read(out).sources if not images or (out / RECORD).is_file() else []
+    if not images:
+        images = [source for source in known if Path(source).is_absolute()]
+        if not images:
+            raise UsageError(f"{out}: made from no folder or file; name the images")
+    listed, urls = find_sources(images, passed_over, known, away)
     _refuse_itself(listed, out)
     return listed, urls
 
@@ -130,14 +130,14 @@ def _downloaded(out: Path, url_of: Mapping[str, str], record: IndexRecord) -> Li
 def _check_options_of_urls(urls: Sequence[str], allow_private: Sequence[str], proxy_from_environment: bool) -> None:
     if (allow_private or proxy_from_environment) and not urls:
         option = "--allow-private" if allow_private else "--proxy-from-environment"
-        raise UsageError(f"{option} is of URLs, and there is none among the pictures; leave it out")
+        raise UsageError(f"{option} is of URLs, and there is none among the images; leave it out")
 
 
 def _refuse_itself(listed: Sequence[ListedSource], out: Path) -> None:
     own_folders = [os.path.join(os.path.realpath(out), name) for name in (DOWNLOADS, UPLOADS)]
     for source in listed:
         if any(source.source == folder or source.source.startswith(f"{folder}/") for folder in own_folders):
-            raise UsageError(f"{source.source}: the index's own copies of pictures; name a folder of yours")
+            raise UsageError(f"{source.source}: the index's own copies of images; name a folder of yours")
 
 
 def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOver) -> list[str]:
@@ -152,7 +152,7 @@ def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOv
 
 @dataclass(slots=True)
 class _Ready:
-    """A picture that was read, or the line that says why not; without pixels if its file has not changed."""
+    """An image that was read, or the line that says why not; without pixels if its file has not changed."""
 
     entry: Entry
     thumbnail: bytes | None = None
@@ -203,7 +203,7 @@ class _Run:
                 else:
                     self.report.skipped_known += 1
                     self.now[entry.key] = held
-        with progress("index", len(todo), "pictures") as advance:
+        with progress("index", len(todo), "images") as advance:
             for batch_count, batch in enumerate(self._read(todo), start=1):
                 self._write(batch)
                 if batch_count % FLUSH_EVERY == 0:
@@ -240,7 +240,7 @@ class _Run:
         else:
             for folder, keys in left.away.items():
                 self.report.away.append(
-                    f"{path / folder}: empty now, or cannot be read; {len(keys):,} pictures of it stay"
+                    f"{path / folder}: empty now, or cannot be read; {len(keys):,} images of it stay"
                 )
                 self.report.kept_gone += len(keys)
         if gone == "keep" or (gone == "auto" and len(left.lost) > max(_FEW_GONE, len(known) / 2)):
@@ -250,7 +250,7 @@ class _Run:
             self.report.removed += self.catalogue.forget([*left.lost, *left.unwanted])
 
     def _read(self, todo: Sequence[Entry]) -> Iterator[list[_Ready]]:
-        """Batches of pictures. Other threads read and shrink the next ones while this thread encodes."""
+        """Batches of images. Other threads read and shrink the next ones while this thread encodes."""
         batches = (todo[start : start + BATCH] for start in range(0, len(todo), BATCH))
         pool = ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
         try:
@@ -268,7 +268,7 @@ class _Run:
         if held is not None and held.stamp == entry.stamp:
             return _Ready(replace(held, own=entry.own))
         try:
-            data = self.opened[entry.source].pictures.raw(entry.name)
+            data = self.opened[entry.source].images.raw(entry.name)
             if held is not None and held.digest == digest_of(data):
                 return _Ready(replace(held, stamp=entry.stamp, own=entry.own))
             path = self.catalogue.sources.path(entry.source)
@@ -283,7 +283,7 @@ class _Run:
             return _Ready(entry, error=" ".join(shown.split()))
 
     def _write(self, batch: Sequence[_Ready]) -> None:
-        """Write a batch: thumbnails and states first, so that every picture in the store has them even after a kill."""
+        """Write a batch: thumbnails and states first, so that every image in the store has them even after a kill."""
         self.report.unreadable += [ready.error for ready in batch if ready.error]
         fresh = [ready for ready in batch if ready.thumbnail is not None]
         same = [ready.entry for ready in batch if ready.thumbnail is None and ready.error is None]

@@ -1,4 +1,4 @@
-"""Pictures and sources that leave an index, and the report of a run."""
+"""Images and sources that leave an index, and the report of a run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class IndexReport:
     """The report of one run of `build_index`.
 
     Attributes:
-        added, updated, skipped_known, removed: counts of pictures.
-        kept_gone: pictures that are gone from their source and still in the index.
-        away: a line for each folder of indexed pictures that is now empty or cannot be read.
+        added, updated, skipped_known, removed: counts of images.
+        kept_gone: images that are gone from their source and still in the index.
+        away: a line for each folder of indexed images that is now empty or cannot be read.
         passed_over: how many files and whole folders were left out, by reason.
         passed_over_line: the same in words, with some of their names.
-        unreadable: a line for each picture that could not be read or fetched.
-        duplicates: paths of pictures of the given sources whose files are equal, byte for byte.
-        near_duplicates: paths of pictures that only look alike; one path stands for a set of equal files.
+        unreadable: a line for each image that could not be read or fetched.
+        duplicates: paths of images of the given sources whose files are equal, byte for byte.
+        near_duplicates: paths of images that only look alike; one path stands for a set of equal files.
         repeated: files in tars that are hidden by another file of the same name.
         fields_left_out: names of fields whose values are neither text, number, true nor false.
-        fields_unmatched: names in the file of fields that match no picture of this run.
+        fields_unmatched: names in the file of fields that match no image of this run.
     """
 
     added: int = 0
@@ -52,9 +52,9 @@ class IndexReport:
 def leave_away(
     catalogue: Catalogue, listed: Sequence[ListedSource], away: Mapping[str, str], gone: Gone, report: IndexReport
 ) -> list[ListedSource]:
-    """Keep or remove the pictures of sources that cannot be read, or that have no pictures any more.
+    """Keep or remove the images of sources that cannot be read, or that have no images any more.
 
-    A source that cannot be read and whose pictures are removed is no longer a source of the index.
+    A source that cannot be read and whose images are removed is no longer a source of the index.
 
     Returns:
         The sources that remain to be indexed.
@@ -65,12 +65,12 @@ def leave_away(
     reasons = dict(away)
     for listed_source in listed:
         if listed_source.whole and not listed_source.names:
-            reasons[listed_source.source] = "no picture in it now"
+            reasons[listed_source.source] = "no image in it now"
     held = {source: [entry.key for entry in catalogue.store.of_source(source)] for source in reasons}
     refused = next((source for source, keys in held.items() if keys or source in away), None)
     if gone == "auto" and refused is not None:
         raise CcmbError(
-            f"{refused}: {reasons[refused]}; its {len(held[refused]):,} pictures stay in the index. Is a disk not "
+            f"{refused}: {reasons[refused]}; its {len(held[refused]):,} images stay in the index. Is a disk not "
             "mounted? --gone keep goes on without it, --gone remove takes them out; "
             f"--forget {refused} if it is gone for good"
         )
@@ -79,14 +79,14 @@ def leave_away(
             report.removed += catalogue.forget(keys)
         elif keys:
             report.kept_gone += len(keys)
-            report.away.append(f"{source}: {reasons[source]}; {len(keys):,} pictures of it stay")
+            report.away.append(f"{source}: {reasons[source]}; {len(keys):,} images of it stay")
     if gone == "remove":
         catalogue.record.sources = [name for name in catalogue.record.sources if name not in away]
     return [listed_source for listed_source in listed if not held.get(listed_source.source)]
 
 
 def forget_sources(index: Path, sources: Sequence[str]) -> int:
-    """Remove sources from an index for good, whether they exist or not, and return how many pictures they had.
+    """Remove sources from an index for good, whether they exist or not, and return how many images they had.
 
     Only the index's own copies are deleted; no other files are touched.
 

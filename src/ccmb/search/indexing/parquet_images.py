@@ -1,4 +1,4 @@
-"""Pictures, or URLs of pictures, in a column of a Parquet file, as in data sets on the Hugging Face hub."""
+"""Images, or URLs of images, in a column of a Parquet file, as in data sets on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ URL_COLUMNS = ("url", "URL", "image_url", "ImageUrl", "imageurl")
 
 
 class ParquetImages(ImageSource):
-    """Pictures named by the index of their row, such as "00000012".
+    """Images named by the index of their row, such as "00000012".
 
     The column is binary, or a struct with a binary field `bytes`; otherwise it holds strings that are URLs.
     """
@@ -24,7 +24,7 @@ class ParquetImages(ImageSource):
         """Open a Parquet file.
 
         Raises:
-            CcmbError: it is not Parquet, or no column holds pictures or URLs.
+            CcmbError: it is not Parquet, or no column holds images or URLs.
         """
         super().__init__(path)
         try:
@@ -52,15 +52,15 @@ class ParquetImages(ImageSource):
                 kind = kind.field("bytes").type
             return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-        pictures = [name for name in schema.names if holds_bytes(name)]
-        for name in (*IMAGE_COLUMNS, *(pictures if len(pictures) == 1 else ())):
-            if name in pictures:
+        images = [name for name in schema.names if holds_bytes(name)]
+        for name in (*IMAGE_COLUMNS, *(images if len(images) == 1 else ())):
+            if name in images:
                 return name, False
         for name in URL_COLUMNS:
             if name in schema.names:
                 return name, True
         raise CcmbError(
-            f"{self.path}: no column of pictures ({', '.join(IMAGE_COLUMNS[:4])}, ...) or URLs "
+            f"{self.path}: no column of images ({', '.join(IMAGE_COLUMNS[:4])}, ...) or URLs "
             f"({', '.join(URL_COLUMNS[:3])}, ...); it has: {', '.join(schema.names)}"
         )
 
@@ -98,7 +98,7 @@ class ParquetImages(ImageSource):
             value = self._group[1][row - self._starts[group]].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not data:
-            raise self._unreadable(name, "the row has no picture")
+            raise self._unreadable(name, "the row has no image")
         if len(data) > MAX_BYTES:
             raise self._unreadable(name, f"{len(data):,} bytes are more than the {MAX_BYTES:,} allowed")
         return bytes(data)

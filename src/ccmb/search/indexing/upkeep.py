@@ -1,6 +1,6 @@
-"""Which pictures of a source are to be indexed, each file once, and which have left the source.
+"""Which images of a source are to be indexed, each file once, and which have left the source.
 
-No picture leaves an index because its source could not be read. A disk may not be mounted, and then its folder is
+No image leaves an index because its source could not be read. A disk may not be mounted, and then its folder is
 missing, empty or unreadable.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ccmb.core.passed_over import EXCLUDED, TWICE, Excludes, PassedOver
-from ccmb.search.indexing.image_sources import ListedSource, open_pictures
+from ccmb.search.indexing.image_sources import ListedSource, open_images
 from ccmb.search.vector_store import Entry, Store
 
 Identity = tuple[object, str]
@@ -20,12 +20,12 @@ Identity = tuple[object, str]
 
 @dataclass(slots=True)
 class LeavingEntries:
-    """Keys of a source's pictures that are in the index but are not to be indexed now.
+    """Keys of a source's images that are in the index but are not to be indexed now.
 
     Attributes:
-        lost: pictures whose files are gone, although their folders can be read.
-        away: pictures in a folder that is now empty or cannot be read, by that folder.
-        unwanted: pictures whose files exist but are excluded.
+        lost: images whose files are gone, although their folders can be read.
+        away: images in a folder that is now empty or cannot be read, by that folder.
+        unwanted: images whose files exist but are excluded.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class LeavingEntries:
 
 
 def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excludes) -> LeavingEntries:
-    """The entries of a source in the index that are not among its listed pictures."""
+    """The entries of a source in the index that are not among its listed images."""
     left, names, states = LeavingEntries(), set(listed.names), dict[str, bool]()
     for entry in known:
         if entry.name in names:
@@ -48,11 +48,11 @@ def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excl
             None,
         ):
             left.away.setdefault(folder, []).append(entry.key)
-        elif entry.name in listed.pictures:
-            # A picture that a glob did not name is still wanted.
+        elif entry.name in listed.images:
+            # An image that a glob did not name is still wanted.
             if listed.whole or entry.name in listed.dropped or excludes.match(entry.name, entry.source):
                 left.unwanted.append(entry.key)
-        elif folder := _folder_away(listed.pictures.path, entry.name, states):
+        elif folder := _folder_away(listed.images.path, entry.name, states):
             left.away.setdefault(folder, []).append(entry.key)
         else:
             left.lost.append(entry.key)
@@ -78,7 +78,7 @@ def _folder_away(source: Path, name: str, states: dict[str, bool]) -> str:
 def with_overlapping(listed: Sequence[ListedSource], sources: Iterable[str], store: Store) -> list[ListedSource]:
     """The listed sources, preceded by sources of the index that overlap with them.
 
-    Two sources overlap if one lies within the other. Each added source lists its pictures in the shared folders, so
+    Two sources overlap if one lies within the other. Each added source lists its images in the shared folders, so
     that these are updated under the names by which the index has them.
     """
     listed_names = {listed_source.source for listed_source in listed}
@@ -96,13 +96,13 @@ def with_overlapping(listed: Sequence[ListedSource], sources: Iterable[str], sto
         shared = [f"{os.path.relpath(folder, real)}/" for folder, _ in folders if _is_within(folder, real)]
         if not held_in and not shared:
             continue
-        pictures = open_pictures(Path(source))
+        images = open_images(Path(source))
         names = [
             entry.name
             for entry in store.of_source(source)
-            if (held_in or entry.name.startswith(tuple(shared)) or "./" in shared) and entry.name in pictures
+            if (held_in or entry.name.startswith(tuple(shared)) or "./" in shared) and entry.name in images
         ]
-        before.append(ListedSource(source, pictures, names))
+        before.append(ListedSource(source, images, names))
     return [*before, *listed]
 
 
@@ -113,7 +113,7 @@ def _is_within(path: str, folder: str) -> bool:
 def each_once(
     listed: Sequence[ListedSource], known: Mapping[str, Iterable[str]], excludes: Excludes, passed_over: PassedOver
 ) -> list[ListedSource]:
-    """The sources with the names to be indexed: no excluded pictures, and no file twice.
+    """The sources with the names to be indexed: no excluded images, and no file twice.
 
     Several paths may lead to the same file: a folder and its sub-folder, links, a folder that is mounted twice. The
     file keeps the path by which the index has it, else a path without links, else the first.
@@ -136,10 +136,10 @@ def each_once(
                 if name not in kept:
                     listed_source.dropped.add(name)
                     passed_over.add(f"{listed_source.source}/{name}", EXCLUDED)
-        if not os.path.isdir(listed_source.pictures.path):  # each tar or Parquet file is listed once
+        if not os.path.isdir(listed_source.images.path):  # each tar or Parquet file is listed once
             continue
         for name in names:
-            path = os.path.join(listed_source.pictures.path, name)
+            path = os.path.join(listed_source.images.path, name)
             if os.path.islink(path):
                 links.append((index, name, identities.of(os.path.realpath(path))))
                 continue
@@ -147,11 +147,11 @@ def each_once(
             if identity not in best or rank < best[identity][0]:
                 best[identity] = rank, index, name
     chosen = {(index, name) for _, index, name in best.values()}
-    # A link to a file that has its own place; two links to one file elsewhere are two pictures.
+    # A link to a file that has its own place; two links to one file elsewhere are two images.
     chosen |= {(index, name) for index, name, target in links if target not in best}
     result = []
     for index, listed_source in enumerate(listed):
-        if os.path.isdir(listed_source.pictures.path):
+        if os.path.isdir(listed_source.images.path):
             for name in wanted[index]:
                 if (index, name) not in chosen:
                     listed_source.dropped.add(name)

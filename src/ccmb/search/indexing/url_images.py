@@ -1,4 +1,4 @@
-"""Copies of the pictures behind URLs in a folder of the index, so that ranking and showing them needs no network."""
+"""Copies of the images behind URLs in a folder of the index, so that ranking and showing them needs no network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _AT_ONCE = 256
 
 
-def fetch_pictures(
+def fetch_images(
     urls: Sequence[str], folder: Path, allow_private: Sequence[str] = (), proxy_from_environment: bool = False
 ) -> tuple[dict[str, str], list[str]]:
-    """Fetch the pictures behind URLs: the name of each in `folder`, and a line for each that failed.
+    """Fetch the images behind URLs: the name of each in `folder`, and a line for each that failed.
 
-    Pictures that are in the folder are not fetched again. Only public addresses are contacted, see
+    Images that are in the folder are not fetched again. Only public addresses are contacted, see
     `ccmb.fetch.address_guard`.
 
     Args:
@@ -43,12 +43,12 @@ def fetch_pictures(
     try:
         from ccmb.fetch.fetcher import Fetcher, HttpOptions
     except ImportError:
-        raise CcmbError("pictures behind URLs need aiohttp: pip install 'ccmb[corpus]'") from None
+        raise CcmbError("images behind URLs need aiohttp: pip install 'ccmb[corpus]'") from None
     network = HttpOptions(allow_private=tuple(allow_private), proxy_from_environment=proxy_from_environment)
     failed: list[str] = []
 
     async def run() -> None:
-        with progress("fetch", len(missing), "pictures") as advance:
+        with progress("fetch", len(missing), "images") as advance:
             async with Fetcher(network) as fetcher:
                 for start in range(0, len(missing), _AT_ONCE):
                     part = missing[start : start + _AT_ONCE]
@@ -68,7 +68,7 @@ def fetch_pictures(
 
 
 def name_of(url: str) -> str:
-    """The name of the picture's file, without the suffix."""
+    """The name of the image's file, without the suffix."""
     return sha256_of_bytes(url.encode("utf-8", "surrogateescape"))[:32]
 
 
@@ -80,7 +80,7 @@ async def _fetch(fetcher: Fetcher, url: str, folder: Path) -> str:
             return f"!{fetched.status}"
         suffix = suffix_of(fetched.body)
         if suffix is None:
-            return "!not a picture"
+            return "!not an image"
         with atomic_write(folder / f"{name_of(url)}{suffix}", "wb") as file:
             file.write(fetched.body)
         return f"{name_of(url)}{suffix}"

@@ -1,4 +1,4 @@
-"""User fields: values that users give to pictures, in a file of JSON lines or a Parquet file."""
+"""User fields: values that users give to images, in a file of JSON lines or a Parquet file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LONGEST = 4096  # characters of a text
 
 
 class UserFields:
-    """The user fields of pictures, by the name in their line: the name within the source, a whole path, or a URL."""
+    """The user fields of images, by the name in their line: the name within the source, a whole path, or a URL."""
 
     def __init__(self, by_name: Mapping[str, Mapping[str, FieldValue]], left_out: set[str]) -> None:
         self._by_name, self.left_out = by_name, left_out
         self._matched: set[str] = set()
 
     def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
-        """The fields of a picture, with yes or no as 1 or 0; None if the file has no line about it."""
+        """The fields of an image, with yes or no as 1 or 0; None if the file has no line about it."""
         for name in (url, f"{entry.source}/{entry.name}", entry.name):
             if name is not None and (name := _plain_name(name)) in self._by_name:
                 self._matched.add(name)
@@ -38,26 +38,26 @@ class UserFields:
         return None
 
     def unmatched(self) -> list[str]:
-        """The names in the file that matched no picture so far."""
+        """The names in the file that matched no image so far."""
         return [name for name in self._by_name if name not in self._matched]
 
 
 def read_user_fields(path: Path, record: IndexRecord) -> UserFields:
     """Read a file of user fields, and record their types in `record`.
 
-    If several lines are about the same picture, the last line with a field counts. Values other than texts, numbers,
+    If several lines are about the same image, the last line with a field counts. Values other than texts, numbers,
     true and false are left out, and so are nulls.
 
     Raises:
         UsageError: a field has values of several types, or a name that cannot be used.
-        CcmbError: the file cannot be read, or a line names no picture; the message names the line.
+        CcmbError: the file cannot be read, or a line names no image; the message names the line.
     """
     by_name: dict[str, dict[str, FieldValue]] = {}
     left_out: set[str] = set()
     for line_number, line in _lines(path):
         key = next((key for key in NAME_KEYS if isinstance(line.get(key), str)), None)
         if key is None:
-            raise CcmbError(f"{path}:{line_number}: names no picture; it needs one of: {', '.join(NAME_KEYS)}")
+            raise CcmbError(f"{path}:{line_number}: names no image; it needs one of: {', '.join(NAME_KEYS)}")
         name = _plain_name(str(line.pop(key)))
         user_fields = {field: value for field, value in line.items() if _is_plain(value)}
         left_out |= {field for field, value in line.items() if value is not None} - user_fields.keys()

@@ -17,7 +17,7 @@ _SHORTEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client. Its name counts for the rate limit; an admin may add and delete pictures."""
+    """A client. Its name counts for the rate limit; an admin may add and delete images."""
 
     name: str
     admin: bool = False

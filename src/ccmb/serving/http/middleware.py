@@ -18,7 +18,7 @@ from ccmb.serving.http.proxy import Forwarded, TrustedProxies, same_origin, spli
 from ccmb.serving.http.rate_limit import RateLimiter
 from ccmb.serving.metrics import Metrics
 
-_PICTURE_COST = 0.1  # of a request: a page of results asks for dozens of small pictures
+_IMAGE_COST = 0.1  # of a request: a page of results asks for dozens of small images
 _GONE = 499  # the status, in metrics, of a client that went away
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -97,7 +97,7 @@ class Middleware:
             scope["ccmb.client"] = Client(address)
             return
         client = Client(address) if self.keys is None else self.keys.find(_key(headers))
-        cost = _PICTURE_COST if path.startswith("/thumbnails/") else 1.0
+        cost = _IMAGE_COST if path.startswith("/thumbnails/") else 1.0
         if wait := self._rates.wait(client.name if client else address, cost):
             raise ApiError(429, "too_many_requests", "too many requests; slow down", {"Retry-After": str(wait)})
         if client is None:

@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, or a form with pictures as files. Both become the same typed request."""
+"""Bodies of requests: JSON, or a form with images as files. Both become the same typed request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ccmb.serving.http.errors import ApiError
 from ccmb.serving.http.forms import check_charset, read_form
 
 Body = TypeVar("Body", bound=BaseModel)
-_MOST_PARTS = 300
+_MAX_PARTS = 300
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
@@ -25,7 +25,7 @@ def _from_base64(value: Any) -> bytes:
     if isinstance(value, bytes):  # a file of a form
         return value
     if not isinstance(value, str):
-        raise ValueError("give the picture's bytes in base64")
+        raise ValueError("give the image's bytes in base64")
     text = value.strip()
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
@@ -45,7 +45,7 @@ def _any_base64(text: bytes) -> bytes:
         raise ValueError("not base64") from None
 
 
-PictureBytes = Annotated[
+ImageBytes = Annotated[
     bytes,
     BeforeValidator(_from_base64),
     WithJsonSchema(
@@ -67,7 +67,7 @@ def body_of(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         if media == "application/json":
             return kind.model_validate_json(_json_text(content_type, await request.body()))
         if media == "multipart/form-data":
-            return kind.model_validate(_form(read_form(content_type, await request.body(), _MOST_PARTS), kind))
+            return kind.model_validate(_form(read_form(content_type, await request.body(), _MAX_PARTS), kind))
         raise ApiError(415, "unsupported_media_type", "send application/json or multipart/form-data")
 
     return read
@@ -90,8 +90,9 @@ def _json_text(content_type: str, body: bytes) -> str:
 def _form(parts: Mapping[str, Sequence[str | bytes]], kind: type[BaseModel]) -> dict[str, Any]:
     """The values of a form: files are bytes, fields of several values are lists, and objects are read from JSON."""
     values: dict[str, Any] = {}
+    fields = {field.alias or name: field for name, field in kind.model_fields.items()}
     for name, parts_of_field in parts.items():
-        field = kind.model_fields.get(name)
+        field = fields.get(name)
         origin = get_origin(field.annotation) if field is not None else None
         values[name] = (
             list(parts_of_field)

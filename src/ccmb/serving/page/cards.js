@@ -1,4 +1,4 @@
-// Pictures that were found: cards of the grid, and the large view of one.
+// Images that were found: cards of the grid, and the large view of one.
 import { show } from "./server.js";
 import { number, percent, words } from "./words.js";
 
@@ -20,7 +20,7 @@ function bar(kind, label, share, figure) {
   return make("div", { className: `bar ${kind}` }, make("span", {}, label), make("span", { className: "track" }, fill), make("b", {}, figure));
 }
 
-/** How far the second stage moved a picture. */
+/** How far the second stage moved an image. */
 function movement(hit, place) {
   if (hit.match === null || !hit.place) return null;
   const by = hit.place - place, way = by > 0 ? "up" : by < 0 ? "down" : "same";

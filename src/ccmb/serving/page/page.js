@@ -29,7 +29,7 @@ async function run({ push = true } = {}) {
       if (error.name === "AbortError") return;
       return drawError(error, run);
     }
-    setTimeout(() => answers.delete(name), 60_000); // pictures come and go
+    setTimeout(() => answers.delete(name), 60_000); // images come and go
   }
   last = answers.get(name);
   drawHits(last.hits);

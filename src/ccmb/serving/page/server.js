@@ -1,4 +1,4 @@
-// Talking with the server: requests, errors in its one form, the key, and pictures that need it.
+// Talking with the server: requests, errors in its one form, the key, and images that need it.
 const KEY = "ccmb-key";
 
 export class Refusal extends Error {
@@ -32,7 +32,7 @@ export async function ask(path, body, signal) {
   return value;
 }
 
-/** Show a picture of the server in an <img>; where a key is needed it comes by fetch, for an <img> sends none. */
+/** Show an image of the server in an <img>; where a key is needed it comes by fetch, for an <img> sends none. */
 export async function show(image, path) {
   if (!key.get()) {
     image.src = path;
@@ -48,7 +48,7 @@ export async function show(image, path) {
   image.src = url;
 }
 
-/** A picture file as base64, no larger than a network needs it: { data, url }. Throws where the browser cannot read it. */
+/** An image file as base64, no larger than a network needs it: { data, url }. Throws where the browser cannot read it. */
 export async function readPicture(file, side = 768) {
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));

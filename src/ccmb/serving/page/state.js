@@ -11,7 +11,7 @@ export function fromAddress() {
   try {
     const where = JSON.parse(values.get("where") ?? "[]");
     if (Array.isArray(where)) state.where = where.filter((of) => of && typeof of.field === "string" && "value" in of);
-  } catch { /* an address that somebody mended by hand */ }
+  } catch { /* an address that somebody fixed by hand */ }
   return state;
 }
 

@@ -1,9 +1,9 @@
-"""From what may come next to whole captions: greedy, beam search and sampling, for many pictures at once.
+"""From what may come next to whole captions: greedy, beam search and sampling, for many images at once.
 
 A caption's log-probability is that of its words and its end, after the special tokens that no caption holds are taken
 out of the vocabulary. Limits of length and blocked n-grams restrict the search and leave the probabilities alone.
 
-Shapes: V pictures, R captions of each, N = V * R captions in progress, L tokens so far, W words of the vocabulary.
+Shapes: V images, R captions of each, N = V * R captions in progress, L tokens so far, W words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ccmb.core.floats import at_least_float32
 
 
 class NextToken(Protocol):
-    """Captions in progress, those of one picture side by side; see `ccmb.r2d2.generative.captioner.CaptionState`."""
+    """Captions in progress, those of one image side by side; see `ccmb.r2d2.generative.captioner.CaptionState`."""
 
     def advance(self, tokens_N: Tensor) -> Tensor:
         """Add a token to each caption, and give the logits (N, W) of the next."""
@@ -46,14 +46,14 @@ class Decoding:
     Attributes:
         decode: beam search; greedy, the likeliest next token each time; or sample, drawn by chance.
         beams: captions that beam search follows.
-        candidates: captions of each picture, the best first; of greedy there is but one.
+        candidates: captions of each image, the best first; of greedy there is but one.
         max_length, min_length: of a caption in tokens, its end not counted.
         length_penalty: beam search orders by log-probability / (tokens and end) ** this; 0 by log-probability alone.
         block_ngrams: no run of so many tokens comes twice in a caption; 0 blocks nothing.
         temperature: sampling divides the logits by it.
         top_k: sampling draws from the so many likeliest tokens; 0 from all.
         top_p: and of these from the likeliest that together have this probability.
-        seed: of the chance; equal seeds sample equal captions of a picture, whichever others are with it.
+        seed: of the chance; equal seeds sample equal captions of an image, whichever others are with it.
 
     Raises:
         UsageError: a value is out of its range; the message names it.
@@ -72,8 +72,8 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"beams": 1, "candidates": 1, "max_length": 1, "min_length": 0, "block_ngrams": 0, "top_k": 0}
-        for name, low in least.items():
+        minimum = {"beams": 1, "candidates": 1, "max_length": 1, "min_length": 0, "block_ngrams": 0, "top_k": 0}
+        for name, low in minimum.items():
             if getattr(self, name) < low:
                 raise UsageError(f"{name} is {getattr(self, name)}; give {low} or more")
         one_of("decode", self.decode, Decode)
@@ -105,34 +105,34 @@ class Decoded:
 
 
 def decode_captions(
-    state: NextToken, pictures: int, vocabulary: Vocabulary, options: Decoding, first: int = 0
+    state: NextToken, images: int, vocabulary: Vocabulary, options: Decoding, first: int = 0
 ) -> list[list[Decoded]]:
-    """The candidates of each of so many pictures, the best first, no caption twice.
+    """The candidates of each of so many images, the best first, no caption twice.
 
     Args:
-        state: at the start, with one caption of each picture.
-        first: number of the first picture, by which sampling tells pictures apart.
+        state: at the start, with one caption of each image.
+        first: number of the first image, by which sampling tells images apart.
     """
     with torch.inference_mode():
         if options.decode == "beam":
-            return _beam_search(state, pictures, vocabulary, options)
-        return _one_by_one(state, pictures, vocabulary, options, first)
+            return _beam_search(state, images, vocabulary, options)
+        return _one_by_one(state, images, vocabulary, options, first)
 
 
 def _one_by_one(
-    state: NextToken, pictures: int, vocabulary: Vocabulary, options: Decoding, first: int
+    state: NextToken, images: int, vocabulary: Vocabulary, options: Decoding, first: int
 ) -> list[list[Decoded]]:
     """Greedy decoding and sampling: every caption goes its own way."""
-    log_NW = _begin(state, pictures, vocabulary)
+    log_NW = _begin(state, images, vocabulary)
     rows, device = options.candidates, log_NW.device
     chance_NL = None
     if options.decode == "sample":
-        chance_NL = torch.cat([_chance(options, first + picture) for picture in range(pictures)]).to(device)
+        chance_NL = torch.cat([_chance(options, first + image) for image in range(images)]).to(device)
     if rows > 1:
-        picture_N = torch.arange(pictures, device=device).repeat_interleave(rows)
-        state.choose(picture_N)
-        log_NW = log_NW[picture_N]
-    count = pictures * rows
+        image_N = torch.arange(images, device=device).repeat_interleave(rows)
+        state.choose(image_N)
+        log_NW = log_NW[image_N]
+    count = images * rows
     tokens_NL = torch.empty(count, 0, dtype=torch.long, device=device)
     summed_N, open_N = torch.zeros(count, device=device), torch.ones(count, dtype=torch.bool, device=device)
     every_N = torch.arange(count, device=device)
@@ -149,42 +149,42 @@ def _one_by_one(
         if not open_N.any():
             break
         log_NW = _log_probabilities(state.advance(next_N), vocabulary)
-    return _gathered(tokens_NL.tolist(), summed_N.tolist(), pictures, vocabulary)
+    return _gathered(tokens_NL.tolist(), summed_N.tolist(), images, vocabulary)
 
 
 def _gathered(
-    tokens: Sequence[Sequence[int]], summed: Sequence[float], pictures: int, vocabulary: Vocabulary
+    tokens: Sequence[Sequence[int]], summed: Sequence[float], images: int, vocabulary: Vocabulary
 ) -> list[list[Decoded]]:
-    """The captions of each picture, the likeliest first, each once."""
-    rows = len(tokens) // pictures
+    """The captions of each image, the likeliest first, each once."""
+    rows = len(tokens) // images
     found = list[list[Decoded]]()
-    for picture in range(pictures):
-        of_picture: dict[tuple[int, ...], Decoded] = {}
-        for row in range(picture * rows, (picture + 1) * rows):
+    for image in range(images):
+        of_image: dict[tuple[int, ...], Decoded] = {}
+        for row in range(image * rows, (image + 1) * rows):
             words = tuple(tokens[row][: tokens[row].index(vocabulary.end)])
-            of_picture.setdefault(words, Decoded(words, summed[row], summed[row]))
-        found.append(sorted(of_picture.values(), key=lambda of: -of.score))
+            of_image.setdefault(words, Decoded(words, summed[row], summed[row]))
+        found.append(sorted(of_image.values(), key=lambda of: -of.score))
     return found
 
 
-def _beam_search(state: NextToken, pictures: int, vocabulary: Vocabulary, options: Decoding) -> list[list[Decoded]]:
-    """Follow the likeliest beginnings. A caption that ends joins the finished ones, of which each picture keeps as many
+def _beam_search(state: NextToken, images: int, vocabulary: Vocabulary, options: Decoding) -> list[list[Decoded]]:
+    """Follow the likeliest beginnings. A caption that ends joins the finished ones, of which each image keeps as many
     as it has beams; the search is over when no beginning can still become better than the worst of these."""
     beams = options.beams
-    log_NW = _begin(state, pictures, vocabulary)
+    log_NW = _begin(state, images, vocabulary)
     device, words = log_NW.device, log_NW.shape[1]
-    base_V1 = beams * torch.arange(pictures, device=device)[:, None]
-    picture_N = torch.arange(pictures, device=device).repeat_interleave(beams)
-    state.choose(picture_N)
-    log_NW = log_NW[picture_N]
-    tokens_NL = torch.empty(pictures * beams, 0, dtype=torch.long, device=device)
-    # All beams begin alike: of each picture only the first counts.
-    summed_VR = torch.full((pictures, beams), -torch.inf, device=device)
+    base_V1 = beams * torch.arange(images, device=device)[:, None]
+    image_N = torch.arange(images, device=device).repeat_interleave(beams)
+    state.choose(image_N)
+    log_NW = log_NW[image_N]
+    tokens_NL = torch.empty(images * beams, 0, dtype=torch.long, device=device)
+    # All beams begin alike: of each image only the first counts.
+    summed_VR = torch.full((images, beams), -torch.inf, device=device)
     summed_VR[:, 0] = 0.0
-    finished: list[list[Decoded]] = [[] for _ in range(pictures)]
+    finished: list[list[Decoded]] = [[] for _ in range(images)]
     for length in range(options.max_length + 1):
         allowed_NW = _allowed(log_NW, tokens_NL, vocabulary, options)
-        total_VRW = summed_VR[..., None] + allowed_NW.view(pictures, beams, words)
+        total_VRW = summed_VR[..., None] + allowed_NW.view(images, beams, words)
         _finish(finished, total_VRW[..., vocabulary.end], tokens_NL, length, options)
         total_VRW[..., vocabulary.end] = -torch.inf
         flat_VX = total_VRW.flatten(1)
@@ -204,17 +204,17 @@ def _beam_search(state: NextToken, pictures: int, vocabulary: Vocabulary, option
 
 
 def _finish(finished: list[list[Decoded]], ended_VR: Tensor, tokens_NL: Tensor, length: int, options: Decoding) -> None:
-    """Add the captions that end here, and keep the best of each picture."""
+    """Add the captions that end here, and keep the best of each image."""
     scores = ended_VR.tolist()
     if all(score == -torch.inf for of in scores for score in of):
         return
     tokens, beams = tokens_NL.tolist(), options.beams
-    for picture, of_beams in enumerate(scores):
+    for image, of_beams in enumerate(scores):
         for beam, summed in enumerate(of_beams):
             if summed > -torch.inf:
-                words = tuple(tokens[picture * beams + beam])
-                finished[picture].append(Decoded(words, summed, _penalised(summed, length + 1, options)))
-        finished[picture] = sorted(finished[picture], key=lambda of: -of.score)[:beams]
+                words = tuple(tokens[image * beams + beam])
+                finished[image].append(Decoded(words, summed, _penalised(summed, length + 1, options)))
+        finished[image] = sorted(finished[image], key=lambda of: -of.score)[:beams]
 
 
 def _all_over(finished: list[list[Decoded]], best: Sequence[float], length: int, options: Decoding) -> bool:
@@ -234,10 +234,10 @@ def _penalised(summed: float, length: int, options: Decoding) -> float:
     return summed / length**options.length_penalty
 
 
-def _begin(state: NextToken, pictures: int, vocabulary: Vocabulary) -> Tensor:
+def _begin(state: NextToken, images: int, vocabulary: Vocabulary) -> Tensor:
     """Log-probabilities (V, W) of the first word."""
     # The device is the state's own affair: it takes tokens from anywhere.
-    return _log_probabilities(state.advance(torch.full((pictures,), vocabulary.start)), vocabulary)
+    return _log_probabilities(state.advance(torch.full((images,), vocabulary.start)), vocabulary)
 
 
 def _log_probabilities(logits_NW: Tensor, vocabulary: Vocabulary) -> Tensor:
@@ -273,9 +273,9 @@ def _block(allowed_NW: Tensor, tokens_NL: Tensor, size: int, end: int) -> None:
     allowed_NW[row, runs_NXS[row, place, -1]] = -torch.inf
 
 
-def _chance(options: Decoding, picture: int) -> Tensor:
-    """(candidates, max_length + 1) uniform numbers of one picture, the same in whatever batch it is."""
-    generator = torch.Generator().manual_seed((options.seed * 1_000_003 + picture) % 2**63)
+def _chance(options: Decoding, image: int) -> Tensor:
+    """(candidates, max_length + 1) uniform numbers of one image, the same in whatever batch it is."""
+    generator = torch.Generator().manual_seed((options.seed * 1_000_003 + image) % 2**63)
     return torch.rand(options.candidates, options.max_length + 1, generator=generator)
 
 

@@ -1,4 +1,4 @@
-"""How well captions fit pictures whose captions are known: the figures of a split, as `ccmb evaluate` reports them."""
+"""How well captions fit images whose captions are known: the metrics of a split, as `ccmb evaluate` reports them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.scenes.text_parser import things_right
 from ccmb.tasks.captioning.decoding import Decoding
 from ccmb.tasks.captioning.metrics import CaptionScores, Tokenizer, characters, distinct, score_captions, words
-from ccmb.tasks.captioning.predict import Candidate, PictureCaption, caption_pictures
+from ccmb.tasks.captioning.predict import Candidate, ImageCaption, caption_images
 from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, drawn_weights
 
@@ -27,14 +27,14 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Captions of pictures, and what people wrote about these.
+    """Captions of images, and what people wrote about these.
 
     Attributes:
-        captions: one for each picture, with the candidates that it was chosen from.
-        references: of each picture.
+        captions: one for each image, with the candidates that it was chosen from.
+        references: of each image.
     """
 
-    captions: list[PictureCaption]
+    captions: list[ImageCaption]
     references: list[tuple[str, ...]]
 
     @property
@@ -59,17 +59,17 @@ def evaluate_captions(
     rerank: bool = True,
     ranking_rule: RankingRule | None = None,
 ) -> dict[str, Any]:
-    """The report of one split; pictures that cannot be read are listed in it.
+    """The report of one split; images that cannot be read are listed in it.
 
     Args:
         ranking_rule: by which candidates are re-ranked; None is the model's own.
 
     Raises:
-        UsageError: the set's texts do not belong to single pictures.
-        CcmbError: no picture can be read.
+        UsageError: the set's texts do not belong to single images.
+        CcmbError: no image can be read.
     """
     started = time.monotonic()
-    samples, unreadable = readable_samples(of.samples, of.pictures)
+    samples, unreadable = readable_samples(of.samples, of.images)
     written = write_about(
         model, processor, replace(of, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
     )
@@ -87,21 +87,21 @@ def write_about(
     rerank: bool = False,
     ranking_rule: RankingRule | None = None,
 ) -> Written:
-    """Captions of all pictures of a set, whose texts are the references; all pictures must be readable.
+    """Captions of all images of a set, whose texts are the references; all images must be readable.
 
     Raises:
-        UsageError: the set's texts do not belong to single pictures.
+        UsageError: the set's texts do not belong to single images.
     """
     if of.queries is not None:
-        raise UsageError(f"{of.name}: captions are measured on pictures with texts of their own; here they share texts")
+        raise UsageError(f"{of.name}: captions are measured on images with texts of their own; here they share texts")
     references: dict[str, list[str]] = {}
     for sample in of.samples:
         references.setdefault(sample.image, []).extend(sample.texts)
-    names, captions = list(references), list[PictureCaption]()
-    with progress("caption", len(names), "pictures") as advance:
+    names, captions = list(references), list[ImageCaption]()
+    with progress("caption", len(names), "images") as advance:
         for start in range(0, len(names), BATCH):
-            shown = [of.pictures.load(name) for name in names[start : start + BATCH]]
-            captions += caption_pictures(
+            shown = [of.images.load(name) for name in names[start : start + BATCH]]
+            captions += caption_images(
                 model,
                 processor,
                 shown,
@@ -116,13 +116,13 @@ def write_about(
 
 
 def captioning_report(written: Written, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
-    """All figures, in percent but for match score and length.
+    """All metrics, in percent but for match score and length.
 
     Returns:
-        Those on characters, with their 95 % intervals over pictures, CIDEr-D None of a single picture, which has none;
+        Those on characters, with their 95 % intervals over images, CIDEr-D None of a single image, which has none;
         `words`, those on words, or None where no
         segmenter is installed; `distinct-1` and `distinct-2`; `match_score` and `cosine` where candidates were
-        re-ranked, and then also `before_reranking`, the same figures of the captions that the decoding put first; and
+        re-ranked, and then also `before_reranking`, the same metrics of the captions that the decoding put first; and
         `things`, on the drawn world alone, see `things_right`.
     """
     if not written.captions:
@@ -134,24 +134,24 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
         "references": sum(map(len, written.references)),
         "decoding": asdict(options),
         "reranked": reranked,
-        **_figures(chosen, written.references, scores),
-        "interval": figure_intervals(scores, draws),
+        **_metrics(chosen, written.references, scores),
+        "interval": metric_intervals(scores, draws),
     }
     if reranked:
         decoded = [of.decoded for of in written.captions if of.decoded is not None]
-        report["before_reranking"] = _figures(
+        report["before_reranking"] = _metrics(
             decoded, written.references, score_texts(written.decoded, written.references, characters)
         )
     return report
 
 
-def _figures(
+def _metrics(
     captions: Sequence[Candidate], references: Sequence[Sequence[str]], scores: CaptionScores
 ) -> dict[str, Any]:
     texts = [of.text for of in captions]
     tokens = list(map(characters, texts))
     report: dict[str, Any] = {
-        **_rounded(scores.figures()),
+        **_rounded(scores.metrics()),
         "words": _on_words(texts, references),
         "distinct-1": round(distinct(tokens, 1), 2),
         "distinct-2": round(distinct(tokens, 2), 2),
@@ -170,7 +170,7 @@ def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict
         segmenter, cut = words()
     except UsageError:
         return None
-    return {"segmenter": segmenter, **_rounded(score_texts(texts, references, cut).figures())}
+    return {"segmenter": segmenter, **_rounded(score_texts(texts, references, cut).metrics())}
 
 
 def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
@@ -178,21 +178,21 @@ def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: 
     return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
 
 
-def _rounded(figures: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else round(value, 2) for name, value in figures.items()}
+def _rounded(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else round(value, 2) for name, value in metrics.items()}
 
 
-def figure_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % interval over pictures of each figure that there is."""
-    values, count = scores.figures(), len(scores.length)
+def metric_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % interval over images of each metric that there is."""
+    values, count = scores.metrics(), len(scores.length)
     return {
         name: bounded_interval(values[name], drawn, count, bounds_of(name))
-        for name, drawn in drawn_figures(scores, draws, seed).items()
+        for name, drawn in drawn_metrics(scores, draws, seed).items()
         if not np.isnan(values[name])
     }
 
 
-def drawn_figures(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
-    """(draws,) of each figure: its values of pictures drawn with replacement."""
-    found = [scores.figures(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
+def drawn_metrics(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
+    """(draws,) of each metric: its values of images drawn with replacement."""
+    found = [scores.metrics(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
     return {name: np.array([of[name] for of in found]) for name in found[0]}

@@ -1,4 +1,4 @@
-"""Captioning: what a picture shows, written in Chinese."""
+"""Captioning: what an image shows, written in Chinese."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DECODES = {
 }
 
 
-CaptionsFlag = Annotated[bool, Flag("Measure captions of the pictures of own pairs.", forms=("--captions",))]
+CaptionsFlag = Annotated[bool, Flag("Measure captions of the images of own pairs.", forms=("--captions",))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class DecodingOptions(Options):
     beams: Annotated[int, Flag("Captions that beam search follows.", min=1)] = 5
     candidates: Annotated[
         int | None,
-        Flag("Captions of each picture that re-ranking chooses from; by default 5, of greedy 1.", min=1),
+        Flag("Captions of each image that re-ranking chooses from; by default 5, of greedy 1.", min=1),
     ] = None
     rerank: Annotated[
         bool, Flag("Let R2D2's match score choose among the candidates.", forms=("--rerank/--no-rerank",))
@@ -56,7 +56,7 @@ class DecodingOptions(Options):
 
     @property
     def candidates_wanted(self) -> int:
-        """How many candidates each picture gets; if nobody says, those that there is a use for."""
+        """How many candidates each image gets; if nobody says, those that there is a use for."""
         if self.candidates is not None:
             return self.candidates
         if self.decode == "greedy" or not self.rerank:
@@ -99,10 +99,10 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
             options.refuse("of re-ranking, which --no-rerank leaves out", "ranking_rule")
 
     def open_dataset(self, spec: str, options: CaptioningEvalOptions) -> RetrievalSet:
-        from ccmb.tasks.common.datasets import first_pictures, open_set
+        from ccmb.tasks.common.datasets import first_images, open_set
 
         options.refuse_fields_of_published(spec)
-        return first_pictures(open_set(spec, options.split, options.fields, options.images), options.limit)
+        return first_images(open_set(spec, options.split, options.fields, options.images), options.limit)
 
     def load(self, source: str, options: CaptioningEvalOptions) -> Loaded[R2D2Captioner]:
         from ccmb.r2d2.generative.captioner import load_captioner
@@ -115,7 +115,7 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
         from ccmb.data.pairs import readable_samples
         from ccmb.tasks.captioning.evaluate import write_about
 
-        readable = replace(data, samples=readable_samples(data.samples, data.pictures)[0])
+        readable = replace(data, samples=readable_samples(data.samples, data.images)[0])
         decoding = options.decoding(loaded.model, seed=options.seed)
         return write_about(
             loaded.model,

@@ -1,4 +1,4 @@
-"""Captioning as fine-tuning sees it: the captioner of an R2D2, and CIDEr-D on held-out pictures."""
+"""Captioning as fine-tuning sees it: the captioner of an R2D2, and CIDEr-D on held-out images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_ca
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.captioning.decoding import Decoding
-from ccmb.tasks.captioning.evaluate import Written, captioning_report, drawn_figures, write_about
+from ccmb.tasks.captioning.evaluate import Written, captioning_report, drawn_metrics, write_about
 from ccmb.tasks.captioning.predict import decoding_for, longest_caption
 from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
@@ -72,7 +72,7 @@ class CaptioningTask:
 
 
 class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
-    """See `Finetuner`. The data is that of retrieval: pictures with texts of their own."""
+    """See `Finetuner`. The data is that of retrieval: images with texts of their own."""
 
     metrics = (MAIN, "BLEU-4", "ROUGE-L")
     labels: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -117,8 +117,8 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
     def validate(
         self, model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        figures = _write(model, processor, held_out, _decoding(model, recipe, "greedy")).scores().figures()
-        return {name: figures[name] for name in self.metrics}
+        metrics = _write(model, processor, held_out, _decoding(model, recipe, "greedy")).scores().metrics()
+        return {name: metrics[name] for name in self.metrics}
 
     def measure(
         self,
@@ -133,7 +133,7 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
         options = _decoding(model, recipe, "beam")
         written = _write(model, processor, held_out, options)
         scores, names = written.scores(), tuple(reversed(self.metrics))  # the main one last
-        drawn, values = drawn_figures(scores), scores.figures()
+        drawn, values = drawn_metrics(scores), scores.metrics()
         return DrawnMetrics(
             {name: values[name] for name in names},
             {name: drawn[name] for name in names},
@@ -146,10 +146,10 @@ def _several(of: RetrievalSet) -> RetrievalSet:
     """The set, if its captions can be measured.
 
     Raises:
-        UsageError: it is of one picture.
+        UsageError: it is of one image.
     """
     if len({sample.image for sample in of.samples}) < 2:
-        raise UsageError(f"{of.name}, split {of.split}: one picture; CIDEr-D needs two or more")
+        raise UsageError(f"{of.name}, split {of.split}: one image; CIDEr-D needs two or more")
     return of
 
 

@@ -1,7 +1,7 @@
 """How good captions are beside those that people wrote: BLEU, ROUGE-L and CIDEr-D, and how varied they are.
 
 The formulas are those of the COCO caption evaluation (Chen et al. 2015, arXiv 1504.00325), in percent. Chinese has no
-spaces, and what counts as a word changes every figure: the main ones are on characters, and those on words say whose
+spaces, and what counts as a word changes every metric: the main ones are on characters, and those on words say whose
 words. METEOR and SPICE are left out, since their stems, synonyms and parsers are English.
 """
 
@@ -47,7 +47,7 @@ def words() -> tuple[str, Tokenizer]:
         except ImportError:
             continue
         return name, partial(_words_by, library.cut)
-    raise UsageError("figures on words need a segmenter; install one with pip install 'ccmb[captions]'")
+    raise UsageError("metrics on words need a segmenter; install one with pip install 'ccmb[captions]'")
 
 
 def _words_by(cut: Callable[[str], Iterable[str]], text: str) -> list[str]:
@@ -60,13 +60,13 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CaptionScores:
-    """What is counted of each of N captions, from which figures of any selection of them are made.
+    """What is counted of each of N captions, from which metrics of any selection of them are made.
 
     Attributes:
         right, said: (N, 4) n-grams of one to four tokens that stand in a reference too, and all.
         length, reference: (N,) tokens of the caption, and of the reference that is nearest in length.
-        rouge, cider: (N,) ROUGE-L and CIDEr-D, in [0, 1] and [0, 10]; CIDEr-D is no number where one picture was
-            scored alone, since what an n-gram is worth it learns from how few pictures have it.
+        rouge, cider: (N,) ROUGE-L and CIDEr-D, in [0, 1] and [0, 10]; CIDEr-D is no number where one image was
+            scored alone, since what an n-gram is worth it learns from how few images have it.
     """
 
     right: np.ndarray
@@ -76,7 +76,7 @@ class CaptionScores:
     rouge: np.ndarray
     cider: np.ndarray
 
-    def figures(self, weight_N: np.ndarray | None = None) -> dict[str, float]:
+    def metrics(self, weight_N: np.ndarray | None = None) -> dict[str, float]:
         """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D in percent; of captions that count so many times each."""
         weight_N = np.ones(len(self.length)) if weight_N is None else weight_N
         found = {f"BLEU-{n}": 100 * value for n, value in enumerate(self._bleu(weight_N), start=1)}
@@ -168,8 +168,8 @@ def _cider(captions: Sequence[_Ngrams], references: Sequence[Sequence[_Ngrams]])
     """CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726) of each caption, in [0, 10]; no number of a single one."""
     if len(references) == 1:
         return [math.nan]
-    pictures = Counter(gram for of in references for gram in {gram for one in of for grams in one for gram in grams})
-    worth = {gram: math.log(len(references)) - math.log(count) for gram, count in pictures.items()}
+    images = Counter(gram for of in references for gram in {gram for one in of for grams in one for gram in grams})
+    worth = {gram: math.log(len(references)) - math.log(count) for gram, count in images.items()}
     unseen = math.log(max(1, len(references)))
     scores = []
     for caption, of in zip(captions, references, strict=True):

@@ -1,7 +1,7 @@
-"""Captioning: what does a picture show? A decoder writes candidates, and R2D2's match score says which fits best.
+"""Captioning: what does an image show? A decoder writes candidates, and R2D2's match score says which fits best.
 
-The decoder orders captions by how likely their words are, which favours what is said of many pictures; both stages of
-R2D2 judge whether picture and text fit. Candidates are ordered by both together, log-probability + weight * score of
+The decoder orders captions by how likely their words are, which favours what is said of many images; both stages of
+R2D2 judge whether image and text fit. Candidates are ordered by both together, log-probability + weight * score of
 the second stage, which is our choice: R2D2 alone, which has never seen a slip of the decoder's, may prefer one.
 """
 
@@ -23,7 +23,7 @@ from ccmb.inference.stages import RankOptions
 from ccmb.inference.user_images import check_any_read, read_pixels
 from ccmb.r2d2.generative.captioner import CaptionState, R2D2Captioner
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.r2d2.processing import Picture, R2D2Processor
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.tasks.captioning.decoding import Decoding, Vocabulary, decode_captions
 
 # How much a point of the second stage counts beside one of log-probability, by the model's ranking rule: of the weights
@@ -35,11 +35,11 @@ SPACE = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One caption of a picture.
+    """One caption of an image.
 
     Attributes:
         log_probability: of all its tokens and its end, by the decoder.
-        cosine: of picture and caption, in [-1, 1]; None unless candidates are re-ranked.
+        cosine: of image and caption, in [-1, 1]; None unless candidates are re-ranked.
         match_score: in [0, 1]; None likewise, and without match heads.
         score: what re-ranking orders by.
     """
@@ -52,52 +52,52 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureCaption:
-    """What a model writes about one picture.
+class ImageCaption:
+    """What a model writes about one image.
 
     Attributes:
-        picture: as it was given.
-        text: the best candidate's; None if the picture could not be read.
+        image: as it was given.
+        text: the best candidate's; None if the image could not be read.
         candidates: the best first, by decoder and R2D2 together if they are re-ranked, else by the decoding.
         decoded: the candidate that the decoding put first.
-        error: why the picture could not be read.
+        error: why the image could not be read.
     """
 
-    picture: Picture
+    image: ImageInput
     text: str | None = None
     candidates: tuple[Candidate, ...] = ()
     decoded: Candidate | None = None
     error: str | None = None
 
 
-def caption_pictures(
+def caption_images(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInput],
     options: Decoding | None = None,
     rerank: bool = True,
     batch: int = 32,
     first: int = 0,
     match_weight: float | None = None,
     ranking_rule: RankingRule | None = None,
-) -> list[PictureCaption]:
-    """Write about each of some pictures, in their order; those that cannot be read are marked.
+) -> list[ImageCaption]:
+    """Write about each of some images, in their order; those that cannot be read are marked.
 
     Args:
         rerank: let both stages of R2D2 have their say about the candidates.
-        first: number of the first picture, by which sampling tells pictures apart.
+        first: number of the first image, by which sampling tells images apart.
         match_weight, ranking_rule: see `rank_candidates`.
 
     Raises:
         UsageError: longer captions are asked for than the model has positions for.
-        CcmbError: none of the pictures can be read.
+        CcmbError: none of the images can be read.
     """
     options = options or decoding_for(model)
     check_length(options, model)
-    found: list[PictureCaption] = []
+    found: list[ImageCaption] = []
     with inference(model):
-        for start in range(0, len(pictures), batch):
-            chunk = pictures[start : start + batch]
+        for start in range(0, len(images), batch):
+            chunk = images[start : start + batch]
             found += _caption_batch(
                 model,
                 processor,
@@ -123,8 +123,8 @@ def decoding_for(model: R2D2Captioner, max_length: int | None = None, **values: 
     Raises:
         UsageError: a value is out of its range, or `max_length` beyond the model's positions.
     """
-    most = longest_caption(model)
-    options = Decoding(max_length=min(Decoding.max_length, most) if max_length is None else max_length, **values)
+    maximum = longest_caption(model)
+    options = Decoding(max_length=min(Decoding.max_length, maximum) if max_length is None else max_length, **values)
     check_length(options, model)
     return options
 
@@ -135,22 +135,22 @@ def check_length(options: Decoding, model: R2D2Captioner) -> None:
     Raises:
         UsageError: they are.
     """
-    if options.max_length > (most := longest_caption(model)):
-        raise UsageError(f"max_length is {options.max_length}; this model writes captions of up to {most} tokens")
+    if options.max_length > (maximum := longest_caption(model)):
+        raise UsageError(f"max_length is {options.max_length}; this model writes captions of up to {maximum} tokens")
 
 
 def _caption_batch(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    pictures: Sequence[Picture],
+    image_source: Sequence[ImageInput],
     options: Decoding,
     rerank: bool,
     first: int,
     match_weight: float | None,
     ranking_rule: RankingRule | None,
-) -> list[PictureCaption]:
-    places, pixels, errors = read_pixels(processor, pictures)
-    found = [PictureCaption(picture, error=errors.get(place)) for place, picture in enumerate(pictures)]
+) -> list[ImageCaption]:
+    places, pixels, errors = read_pixels(processor, image_source)
+    found = [ImageCaption(image, error=errors.get(place)) for place, image in enumerate(image_source)]
     if not places:
         return found
     images = model.encode_image(pixels.to(model.device))
@@ -169,10 +169,10 @@ def _caption_batch(
 def write_captions(
     model: R2D2Captioner, processor: R2D2Processor, images: TowerOutput, options: Decoding, first: int = 0
 ) -> list[list[Candidate]]:
-    """The candidates of encoded pictures, the best by the decoding first; each text once.
+    """The candidates of encoded images, the best by the decoding first; each text once.
 
     Args:
-        first: number of the first picture, by which sampling tells pictures apart.
+        first: number of the first image, by which sampling tells images apart.
     """
     shape = model.shape
     state = CaptionState(model.decoder, model.decoder.see(images.states))

@@ -8,8 +8,8 @@ from ccmb.core.aligning import aligned
 
 
 def captioning_table(report: dict[str, Any]) -> str:
-    """Figures of captions as lines of text; of re-ranked ones beside those of the decoding alone."""
-    lines = [f"{report['pictures']} pictures, {report['references']} references"]
+    """Metrics of captions as lines of text; of re-ranked ones beside those of the decoding alone."""
+    lines = [f"{report['pictures']} images, {report['references']} references"]
     before, decode = report.get("before_reranking"), report["decoding"]["decode"]
     columns = {decode: before, "re-ranked": report} if before else {decode: report}
     rows = [["", *columns]]
@@ -32,5 +32,5 @@ def captioning_table(report: dict[str, Any]) -> str:
         row(label, [of["things"][name] for of in columns.values()], digits=0 if name == "things" else 2)
     lines += aligned(rows, (28, *[12] * len(columns)))
     if report["CIDEr-D"] is None:
-        lines.append("CIDEr-D needs two pictures or more: it weighs words by how few pictures have them")
+        lines.append("CIDEr-D needs two images or more: it weighs words by how few images have them")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""Zero-shot classification: a picture belongs to the class whose prompts lie nearest to it.
+"""Zero-shot classification: an image belongs to the class whose prompts lie nearest to it.
 
-All that is needed of a model is that it encodes pictures and texts (`Encoder`); a second stage (`ScoreClasses`) may
+All that is needed of a model is that it encodes images and texts (`Encoder`); a second stage (`ScoreClasses`) may
 order the best classes anew. R2D2's of both are in `ccmb.tasks.classification.rerank`.
 
-Shapes: B pictures of a batch, N pictures in all, C classes, D embedding width, K candidates of the second stage.
+Shapes: B images of a batch, N images in all, C classes, D embedding width, K candidates of the second stage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.floats import at_least_float32
 from ccmb.core.progress import progress
 from ccmb.data.class_names import ImageClass
-from ccmb.data.images.source import picture_of
+from ccmb.data.images.source import image_of
 from ccmb.inference.answers import pessimistic_ranks
 from ccmb.inference.stages import Encoder
 from ccmb.inference.user_images import check_any_read
@@ -38,7 +38,7 @@ ScoreClasses = Callable[[TowerOutput, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """What a classifier says of B pictures.
+    """What a classifier says of B images.
 
     Attributes:
         cosine: (B, C).
@@ -78,13 +78,13 @@ class Classifier:
     ranker: ScoreClasses | None = None
     depth: int = 10
 
-    def scores(self, pictures: Sequence[Any]) -> ClassScores:
-        """Scores of one batch of pictures; memory grows with B x C.
+    def scores(self, image_source: Sequence[Any]) -> ClassScores:
+        """Scores of one batch of images; memory grows with B x C.
 
         Raises:
-            CcmbError: a picture cannot be read.
+            CcmbError: an image cannot be read.
         """
-        images = self.encoder.encode_images(pictures, _opened)
+        images = self.encoder.encode_images(image_source, _opened)
         cosine_BC = F.normalize(at_least_float32(images.embed).cpu(), dim=-1) @ self.embed_CD.T
         if self.ranker is None:
             return ClassScores(cosine_BC)
@@ -93,8 +93,8 @@ class Classifier:
         return ClassScores(cosine_BC, order_BK, self.ranker(images, order_BK, cosine_BC.gather(1, order_BK)))
 
 
-def _opened(picture: Any) -> Image.Image:
-    return picture_of(picture) if isinstance(picture, str | Path | bytes | Image.Image) else picture
+def _opened(image: Any) -> Image.Image:
+    return image_of(image) if isinstance(image, str | Path | bytes | Image.Image) else image
 
 
 def class_embeddings(
@@ -124,7 +124,7 @@ def class_embeddings(
 
 @dataclass(frozen=True, slots=True)
 class ClassGuess:
-    """A class that a picture may belong to, its cosine in [-1, 1] and its score of the second stage, if it has one."""
+    """A class that an image may belong to, its cosine in [-1, 1] and its score of the second stage, if it has one."""
 
     name: str
     index: int
@@ -133,56 +133,54 @@ class ClassGuess:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureClasses:
-    """The best classes of one picture, best first; none of one that could not be read, and why."""
+class ImageClasses:
+    """The best classes of one image, best first; none of one that could not be read, and why."""
 
-    picture: Any
+    image: Any
     classes: tuple[ClassGuess, ...] = ()
     error: str | None = None
 
 
-def classify_pictures(
-    classifier: Classifier, pictures: Sequence[Any], top: int = 5, batch: int = 64
-) -> list[PictureClasses]:
-    """The best classes of each of some pictures, in their order; those that cannot be read are marked.
+def classify_images(classifier: Classifier, images: Sequence[Any], top: int = 5, batch: int = 64) -> list[ImageClasses]:
+    """The best classes of each of some images, in their order; those that cannot be read are marked.
 
     Raises:
-        CcmbError: none of the pictures can be read.
+        CcmbError: none of the images can be read.
     """
-    found: list[PictureClasses] = []
-    for start in range(0, len(pictures), batch):
-        chunk = pictures[start : start + batch]
+    found: list[ImageClasses] = []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
         try:
             found += _guesses(classifier, chunk, top)
         except CcmbError:  # one of them; which one, only each by itself can tell
-            found += [_guess_or_error(classifier, picture, top) for picture in chunk]
+            found += [_guess_or_error(classifier, image, top) for image in chunk]
     check_any_read([of.error for of in found])
     return found
 
 
-def _guess_or_error(classifier: Classifier, picture: Any, top: int) -> PictureClasses:
+def _guess_or_error(classifier: Classifier, image: Any, top: int) -> ImageClasses:
     try:
-        return _guesses(classifier, [picture], top)[0]
+        return _guesses(classifier, [image], top)[0]
     except CcmbError as error:
-        return PictureClasses(picture, error=str(error))
+        return ImageClasses(image, error=str(error))
 
 
-def _guesses(classifier: Classifier, pictures: Sequence[Any], top: int) -> list[PictureClasses]:
-    scores = classifier.scores(pictures)
+def _guesses(classifier: Classifier, images: Sequence[Any], top: int) -> list[ImageClasses]:
+    scores = classifier.scores(images)
     best_BK, ranking_BK = scores.top(top)
     found = []
-    for row, (picture, best) in enumerate(zip(pictures, best_BK.tolist(), strict=True)):
+    for row, (image, best) in enumerate(zip(images, best_BK.tolist(), strict=True)):
         ranking = [] if ranking_BK is None else ranking_BK[row].tolist()
         guesses = [
             ClassGuess(classifier.classes[index].name, index, float(scores.cosine[row, index]), score)
             for index, score in itertools.zip_longest(best, ranking)
         ]
-        found.append(PictureClasses(picture, tuple(guesses)))
+        found.append(ImageClasses(image, tuple(guesses)))
     return found
 
 
 def label_ranks(scores: ClassScores, labels_B: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(B,) rank from 1 of each picture's own class by each stage; a class of equal score counts as before it.
+    """(B,) rank from 1 of each image's own class by each stage; a class of equal score counts as before it.
 
     Beyond K it stays in the second stage as it was in the first.
     """
@@ -195,15 +193,15 @@ def label_ranks(scores: ClassScores, labels_B: Tensor) -> tuple[Tensor, Tensor |
 
 
 def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
-    """Top-1 and top-5 accuracy and the mean of the accuracies of those classes that have pictures, in percent, with
-    95 % intervals: over all pictures, and of the mean per class over the pictures of each class."""
+    """Top-1 and top-5 accuracy and the mean of the accuracies of those classes that have images, in percent, with
+    95 % intervals: over all images, and of the mean per class over the images of each class."""
     right_N = (ranks_N <= 1).double()
     _, place_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
     right_C = torch.zeros(len(count_C), dtype=torch.double).index_add(0, place_N, right_N) / count_C
-    figures = {"top1": right_N, "top5": (ranks_N <= 5).double()}
-    shares = {name: float(of.mean()) for name, of in figures.items()} | {"mean_per_class": float(right_C.mean())}
+    metrics = {"top1": right_N, "top5": (ranks_N <= 5).double()}
+    shares = {name: float(of.mean()) for name, of in metrics.items()} | {"mean_per_class": float(right_C.mean())}
     count = len(ranks_N)
-    intervals = {name: score_interval(100 * shares[name], 0.0, count) for name in figures}
+    intervals = {name: score_interval(100 * shares[name], 0.0, count) for name in metrics}
     intervals["mean_per_class"] = _mean_interval(right_C.numpy(), count_C.numpy())
     return {**{name: round(100 * share, 2) for name, share in shares.items()}, "interval": intervals}
 
@@ -212,9 +210,9 @@ def _mean_interval(share_C: np.ndarray, count_C: np.ndarray) -> tuple[float, flo
     """95 % interval of the mean of classes' accuracies in percent, the classes being those that they are.
 
     That of a stratified mean: each class's variance is a binomial one, and Student's t has as many degrees of freedom
-    as these variances together (Satterthwaite 1946). A class of few pictures says little of its own variance, and one
-    of a single picture nothing: its share is therefore drawn towards the mean of all, as by two pictures more. To draw
-    a class's own pictures again, as a bootstrap does, would say that classes of one picture never vary.
+    as these variances together (Satterthwaite 1946). A class of few images says little of its own variance, and one
+    of a single image nothing: its share is therefore drawn towards the mean of all, as by two images more. To draw
+    a class's own images again, as a bootstrap does, would say that classes of one image never vary.
     """
     classes, value = len(count_C), float(share_C.mean())
     usual = (share_C.sum() + 1) / (classes + 2)

@@ -1,4 +1,4 @@
-"""`ccmb evaluate --classes`: the accuracy of zero-shot classification on one folder of pictures a class."""
+"""`ccmb evaluate --classes`: the accuracy of zero-shot classification on one folder of images a class."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.data.class_names import ImageClass
-from ccmb.data.image_folders import LabelledPicture, labelled_pictures
+from ccmb.data.image_folders import LabelledImage, labelled_images
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.tasks.classification.classifier import Classifier, accuracy_report, label_ranks
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFolders:
-    """Folders of pictures, one a class, the classes' names, and the prompts that ask for them."""
+    """Folders of images, one a class, the classes' names, and the prompts that ask for them."""
 
     classes: list[ImageClass]
     templates: tuple[str, ...]
-    pictures: ImageSource
+    images: ImageSource
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRanks:
-    """Labels (N,) of the pictures that can be read, the ranks (N,) of their own classes by each stage (`second` is None
-    without one), and a line for each other picture."""
+    """Labels (N,) of the images that can be read, the ranks (N,) of their own classes by each stage (`second` is None
+    without one), and a line for each other image."""
 
     labels: Tensor
     first: Tensor
@@ -39,43 +39,43 @@ class ClassRanks:
     unreadable: list[str]
 
 
-def evaluate_classes(classifier: Classifier, pictures: ImageSource, batch: int = 64) -> dict[str, Any]:
-    """Accuracy on all pictures that can be read; memory does not grow with their number.
+def evaluate_classes(classifier: Classifier, images: ImageSource, batch: int = 64) -> dict[str, Any]:
+    """Accuracy on all images that can be read; memory does not grow with their number.
 
-    The figures of "classification" are the first stage's, which any model has; "ranking" holds those of the second.
+    The metrics of "classification" are the first stage's, which any model has; "ranking" holds those of the second.
 
     Raises:
-        CcmbError: a folder names no class, there are no pictures, or none can be read.
+        CcmbError: a folder names no class, there are no images, or none can be read.
     """
     started = time.monotonic()
-    ranks = predict(classifier, pictures, batch)
+    ranks = predict(classifier, images, batch)
     report = class_report(ranks, classifier)
     seconds = {"evaluate": round(time.monotonic() - started, 1)}
     return {"classification": report, "unreadable": ranks.unreadable, "seconds": seconds}
 
 
-def predict(classifier: Classifier, pictures: ImageSource, batch: int = 64) -> ClassRanks:
-    """The rank of each picture's own class, which its folder names."""
-    return class_ranks(classifier, labelled_pictures(pictures, classifier.classes), pictures, batch)
+def predict(classifier: Classifier, images: ImageSource, batch: int = 64) -> ClassRanks:
+    """The rank of each image's own class, which its folder names."""
+    return class_ranks(classifier, labelled_images(images, classifier.classes), images, batch)
 
 
 def class_ranks(
-    classifier: Classifier, labelled: Sequence[LabelledPicture], pictures: ImageSource, batch: int = 64
+    classifier: Classifier, labelled: Sequence[LabelledImage], images: ImageSource, batch: int = 64
 ) -> ClassRanks:
-    """The rank of each picture's own class.
+    """The rank of each image's own class.
 
     Raises:
-        CcmbError: none of the pictures can be read.
+        CcmbError: none of the images can be read.
     """
     labels: list[int] = []
     first, second, unreadable = [], [], []
-    with progress("classify", len(labelled), "pictures") as advance:
+    with progress("classify", len(labelled), "images") as advance:
         for start in range(0, len(labelled), batch):
             loaded: list[Image.Image] = []
             of_chunk = []
             for one in labelled[start : start + batch]:
                 try:
-                    loaded.append(pictures.load(one.name))
+                    loaded.append(images.load(one.name))
                     of_chunk.append(one.label)
                 except UnreadableImageError as error:
                     unreadable.append(str(error))
@@ -86,7 +86,7 @@ def class_ranks(
                 second += [] if ranking is None else [ranking]
             advance(len(labelled[start : start + batch]), "")
     if not labels:
-        raise CcmbError(f"{pictures.path}: none of the pictures could be read ({unreadable[0]})")
+        raise CcmbError(f"{images.path}: none of the images could be read ({unreadable[0]})")
     return ClassRanks(torch.tensor(labels), torch.cat(first), torch.cat(second) if second else None, unreadable)
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification: which of some classes a picture shows, by their Chinese names alone."""
+"""Zero-shot classification: which of some classes an image shows, by their Chinese names alone."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
     def predict(self, loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> ClassRanks:
         from ccmb.tasks.classification.evaluate import predict
 
-        return predict(_classifier(loaded, data, options), data.pictures)
+        return predict(_classifier(loaded, data, options), data.images)
 
     def evaluate(self, loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> Report:
         from ccmb.tasks.classification.evaluate import evaluate_classes
 
-        values = evaluate_classes(_classifier(loaded, data, options), data.pictures)
+        values = evaluate_classes(_classifier(loaded, data, options), data.images)
         values[self.name] |= {"class_list": options.classes, "templates": options.templates}
         if options.depth is not None:
             values["ranking_rule"] = options.ranking_rule or loaded.model.config.ranking_rule

@@ -1,4 +1,4 @@
-"""R2D2 as a zero-shot classifier: the towers encode, and the cross encoders may rank the best classes of a picture."""
+"""R2D2 as a zero-shot classifier: the towers encode, and the cross encoders may rank the best classes of an image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ccmb.inference.interface import Network
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import Encoder, RankOptions, Reranker
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.r2d2.processing import Picture, R2D2Processor
-from ccmb.tasks.classification.classifier import Classifier, PictureClasses, class_embeddings, classify_pictures
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.tasks.classification.classifier import Classifier, ImageClasses, class_embeddings, classify_images
 from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
 
 
@@ -81,14 +81,14 @@ def r2d2_classifier(
 def classify(
     model: Network,
     processor: R2D2Processor,
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInput],
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
     top: int = 5,
     depth: int | None = None,
     ranking_rule: RankingRule | None = None,
-) -> list[PictureClasses]:
-    """The best classes of each of some pictures; see `r2d2_classifier` and `classify_pictures` for the rest.
+) -> list[ImageClasses]:
+    """The best classes of each of some images; see `r2d2_classifier` and `classify_images` for the rest.
 
     The model reads names cleaned as the texts of a corpus are; what it finds bears the names that were given.
 
@@ -97,7 +97,7 @@ def classify(
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
     classifier = r2d2_classifier(model, processor, cleaned, templates=templates, depth=depth, ranking_rule=ranking_rule)
-    found = classify_pictures(classifier, pictures, top)
+    found = classify_images(classifier, images, top)
     return [
         replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
         for of in found

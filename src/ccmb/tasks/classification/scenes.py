@@ -16,10 +16,10 @@ from ccmb.tasks.classification.rerank import r2d2_classifier
 def measure_drawn_classes(
     models: dict[str, R2D2Model], processor: R2D2Processor, folder: Path, per_class: dict[Attribute, int], seed: int
 ) -> dict[str, Any]:
-    """Accuracies of each model, by its name, on pictures of one thing each, which no corpus holds.
+    """Accuracies of each model, by its name, on images of one thing each, which no corpus holds.
 
     Args:
-        folder: where the pictures are drawn, in one folder an attribute, and stay.
+        folder: where the images are drawn, in one folder an attribute, and stay.
         per_class: how many of each kind, and of each colour.
 
     Returns:
@@ -29,10 +29,10 @@ def measure_drawn_classes(
     size = processor.image_size
     for attribute in get_args(Attribute):
         write_class_folders(folder / attribute, attribute, per_class[attribute], size, seed)
-        pictures = ImageSource.open(folder / attribute)
+        images = ImageSource.open(folder / attribute)
         found[attribute] = {
             name: evaluate_classes(
-                r2d2_classifier(model, processor, scene_classes(attribute), SCENE_TEMPLATES), pictures
+                r2d2_classifier(model, processor, scene_classes(attribute), SCENE_TEMPLATES), images
             )["classification"]
             for name, model in models.items()
         }

@@ -1,4 +1,4 @@
-"""Sets of pictures and texts to train and to measure retrieval on: own pairs by their file, published sets by their
+"""Sets of images and texts to train and to measure retrieval on: own pairs by their file, published sets by their
 name and folder."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.other_forms import refuse_other_forms
-from ccmb.data.pairs import pictures_beside, read_pairs
+from ccmb.data.pairs import images_beside, read_pairs
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
 from ccmb.datasets import CARDS, Dataset, open_dataset
@@ -43,10 +43,10 @@ class RetrievalSet:
 
     Attributes:
         name, split: how results are filed.
-        samples: pictures of the gallery with their texts.
-        queries: texts, each with the names of all pictures that fit it, where texts have several of these or pictures
-            have none; the samples then have no texts. None where each text has its sample's picture.
-        pictures: where the pictures lie.
+        samples: images of the gallery with their texts.
+        queries: texts, each with the names of all images that fit it, where texts have several of these or images
+            have none; the samples then have no texts. None where each text has its sample's image.
+        images: where the images lie.
     """
 
     family: ClassVar[str] = "retrieval"
@@ -54,13 +54,13 @@ class RetrievalSet:
     split: str
     samples: list[Sample]
     queries: Queries | None
-    pictures: ImageSource
+    images: ImageSource
 
     @cached_property
     def revision(self) -> str:
-        """Hexadecimal SHA-256 of all names, texts and bytes of pictures, in their order."""
+        """Hexadecimal SHA-256 of all names, texts and bytes of images, in their order."""
         told = json.dumps(self.queries).encode() if self.queries else b""
-        return revision(self.samples, told, self.pictures)
+        return revision(self.samples, told, self.images)
 
 
 def open_set(
@@ -77,7 +77,7 @@ def open_set(
     Args:
         spec: without `NAME=` the set is called as the folder of its file.
         fields: text fields of own pairs.
-        images: folder or tar of the pictures of own pairs; by default `images.tar` or `images` beside the file.
+        images: folder or tar of the images of own pairs; by default `images.tar` or `images` beside the file.
         option: of the command line, for messages.
         family: what a published set must be for; retrieval's serve for captions too.
 
@@ -94,11 +94,11 @@ def open_set(
         found = _published(open_dataset(name, path, split, images), path, family)
         return replace(found, name=name, split=split)
     samples = read_pairs(path, split, fields)
-    return RetrievalSet(name, split, samples, None, ImageSource.open(images or pictures_beside(path)))
+    return RetrievalSet(name, split, samples, None, ImageSource.open(images or images_beside(path)))
 
 
 def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], ImageSource]:
-    """What a recipe trains on: pictures with their texts, of own pairs or of a published set.
+    """What a recipe trains on: images with their texts, of own pairs or of a published set.
 
     What is wrong with single lines of a published set is told on stderr and left out.
 
@@ -108,7 +108,7 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
     """
     if data.shards:
         of_shards = _of_shards(data.name, data.shards, data.split, data.fields)
-        return of_shards.samples, of_shards.pictures
+        return of_shards.samples, of_shards.images
     folder = data_folder(str(data.folder))
     if data.dataset is None:
         if not (folder / data.pairs).exists():
@@ -119,7 +119,7 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
     _check_family(found, folder, family)
     if found.skipped.findings and world().is_main:
         _LOG.warning(findings_text(found.skipped.findings.values()), extra=BARE)
-    return _with_fields(found, data.fields), found.pictures
+    return _with_fields(found, data.fields), found.images
 
 
 def open_held_out(
@@ -144,14 +144,14 @@ def open_held_out(
 
 def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[str]) -> RetrievalSet:
     """All samples of some shards, which have no splits; those that cannot be used are counted on stderr."""
-    samples, pictures, faults = open_shard_set(sources, fields)
+    samples, images, faults = open_shard_set(sources, fields)
     if faults and world().is_main:
         _LOG.warning(f"{len(faults):,} samples left out, the first: {faults[0]}")
-    return RetrievalSet(name, split, samples, None, pictures)
+    return RetrievalSet(name, split, samples, None, images)
 
 
-def first_pictures(of: RetrievalSet, count: int | None) -> RetrievalSet:
-    """The set with its first so many pictures alone, and the texts that fit one of them."""
+def first_images(of: RetrievalSet, count: int | None) -> RetrievalSet:
+    """The set with its first so many images alone, and the texts that fit one of them."""
     if count is None or count >= len(of.samples):
         return of
     samples = of.samples[:count]
@@ -191,33 +191,33 @@ def name_and_path(spec: str, option: str) -> tuple[str, Path]:
 
 
 def _published(found: Dataset, folder: Path, family: str) -> RetrievalSet:
-    """The pictures with their texts, or apart from them where they do not belong one to one."""
+    """The images with their texts, or apart from them where they do not belong one to one."""
     _check_family(found, folder, family)
     queries = [(query.text, query.images) for query in found.queries if query.images]
     if not queries:
-        raise CcmbError(f"{folder}: the files of {found.card.title} do not say which pictures are right in this split")
+        raise CcmbError(f"{folder}: the files of {found.card.title} do not say which images are right in this split")
     single = all(len(images) == 1 for _, images in queries)
     if single and set(found.gallery) == {images[0] for _, images in queries}:
         # Not the samples as read: those of Flickr8k-CN have translations among their texts.
         samples = samples_of_queries(found.queries, found.split)
-        return RetrievalSet(found.card.name, found.split, samples, None, found.pictures)
+        return RetrievalSet(found.card.name, found.split, samples, None, found.images)
     samples = [Sample(name, (), found.split) for name in found.gallery]
-    return RetrievalSet(found.card.name, found.split, samples, queries, found.pictures)
+    return RetrievalSet(found.card.name, found.split, samples, queries, found.images)
 
 
 def _check_family(found: Dataset, folder: Path, family: str) -> None:
-    """Pictures with texts of their own serve to paint, too."""
+    """Images with texts of their own serve to paint, too."""
     if not {family, "retrieval"} & {*found.card.families}:
         raise UsageError(f"{folder}: {found.card.title} is no set for {family}")
 
 
-def revision(samples: Sequence[Sample], told: bytes, pictures: ImageSource) -> str:
-    """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, picture and texts."""
+def revision(samples: Sequence[Sample], told: bytes, images: ImageSource) -> str:
+    """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, image and texts."""
     digest, bytes_of = hashlib.sha256(told), dict[str, bytes]()
-    with progress("read pictures", len(samples), "pictures") as advance:
+    with progress("read images", len(samples), "images") as advance:
         for sample in samples:
             if sample.image not in bytes_of:
-                bytes_of[sample.image] = hashlib.sha256(_raw(pictures, sample.image)).digest()
+                bytes_of[sample.image] = hashlib.sha256(_raw(images, sample.image)).digest()
             for part in (sample.image.encode(), bytes_of[sample.image], *map(str.encode, sample.texts)):
                 digest.update(len(part).to_bytes(8, "big") + part)
             digest.update(b"\n")
@@ -225,15 +225,15 @@ def revision(samples: Sequence[Sample], told: bytes, pictures: ImageSource) -> s
     return digest.hexdigest()
 
 
-def _raw(pictures: ImageSource, name: str) -> bytes:
+def _raw(images: ImageSource, name: str) -> bytes:
     try:
-        return pictures.raw(name)
+        return images.raw(name)
     except UnreadableImageError:
         return b""
 
 
 def texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:
-    """The texts of each picture, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
+    """The texts of each image, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
     if queries is None:
         return [sample.texts for sample in samples], None
     place = {sample.image: number for number, sample in enumerate(samples)}

@@ -1,10 +1,10 @@
-"""Resampling: how much a figure would vary on other images of the same kind.
+"""Resampling: how much a metric would vary on other images of the same kind.
 
 What is drawn with replacement is units, each with all that belongs to it: mostly images, whose texts hang together;
 texts where these have several images, or are what is painted from. All 95 % intervals of the package are made here,
 but for those of the calibration error (`ccmb.tasks.matching.calibration_error`), whose bias no drawing shows.
 
-Shapes: G units, N items of theirs, K figures.
+Shapes: G units, N items of theirs, K metrics.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ DRAWS = 2000
 _AT_ONCE = 50  # draws that are held at a time
 Z = 1.959964  # of 95 %
 SINGLE = 8  # units, see `bounded_interval`
-# From weights (B, N) of items to the values (B,) of a figure.
-Figure = Callable[[np.ndarray], np.ndarray]
+# From weights (B, N) of items to the values (B,) of a metric.
+Metric = Callable[[np.ndarray], np.ndarray]
 PERCENT = (0.0, 100.0)
-# Of figures in percent that lie elsewhere.
+# Of metrics in percent that lie elsewhere.
 _BOUNDS = {"CIDEr-D": (0.0, 1000.0), "cosine": (-100.0, 100.0)}
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """Between which a figure in percent lies."""
+    """Between which a metric in percent lies."""
     return _BOUNDS.get(name, PERCENT)
 
 
@@ -41,31 +41,31 @@ def drawn_weights(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(rng.integers(0, count, count), minlength=count)
 
 
-def draw_figures(figures: Sequence[Figure], unit_N: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(draws, K) of figures of N items, when it is units that are drawn, each with all its items.
+def draw_metrics(metrics: Sequence[Metric], unit_N: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """(draws, K) of metrics of N items, when it is units that are drawn, each with all its items.
 
     Args:
-        figures: each takes the weights of the items; not a number where it cannot be told of them.
+        metrics: each takes the weights of the items; not a number where it cannot be told of them.
         unit_N: the number of each item's unit, from 0.
     """
     weights, values = drawn_weights(int(unit_N.max()) + 1, draws, seed), list[np.ndarray]()
     while block := list(islice(weights, _AT_ONCE)):
         weight_BN = np.stack(block)[:, unit_N].astype(np.float64)
-        values.append(np.stack([figure(weight_BN) for figure in figures], axis=1))
+        values.append(np.stack([metric(weight_BN) for metric in metrics], axis=1))
     return np.concatenate(values)
 
 
-def on_all(figure: Figure, items: int) -> float:
-    """The figure of all items as they are."""
-    return float(figure(np.ones((1, items)))[0])
+def on_all(metric: Metric, items: int) -> float:
+    """The metric of all items as they are."""
+    return float(metric(np.ones((1, items)))[0])
 
 
 def draw_means(sums_GK: np.ndarray, counts_GK: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """(draws, K) means over items, when it is units that are drawn.
 
     Args:
-        sums_GK: of each unit, the sum of each figure over its items.
-        counts_GK: these items; (G, 1) where all figures are of the same.
+        sums_GK: of each unit, the sum of each metric over its items.
+        counts_GK: these items; (G, 1) where all metrics are of the same.
     """
     weights, means = drawn_weights(len(counts_GK), draws, seed), list[np.ndarray]()
     while block := list(islice(weights, _AT_ONCE)):
@@ -111,7 +111,7 @@ def bounded_interval(
     digits: int = 2,
     counted: bool = False,
 ) -> tuple[float, float]:
-    """95 % interval of a figure that lies between bounds, such as a share; its ends lie between them, too.
+    """95 % interval of a metric that lies between bounds, such as a share; its ends lie between them, too.
 
     Wilson's score interval with as many independent trials as would vary as much as the drawn values do, and Student's
     t: a design-effect interval (Korn and Graubard 1998, "Confidence intervals for proportions with small expected
@@ -135,7 +135,7 @@ def bounded_interval(
 def score_interval(
     value: float, variance: float, units: float, bounds: tuple[float, float] = PERCENT, digits: int = 2
 ) -> tuple[float, float]:
-    """The same of a figure whose sampling variance is known.
+    """The same of a metric whose sampling variance is known.
 
     Args:
         variance: without any, as where all are right, as many trials are counted as there are units.

@@ -1,4 +1,4 @@
-"""Checks of a run's pairs and pictures before training. Each is a function of plain values that returns a result."""
+"""Checks of a run's pairs and images before training. Each is a function of plain values that returns a result."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_lines(path: Path, fields: Sequence[str]) -> tuple[list[Line], list[str]
 
 
 def merged(lines: Sequence[Line]) -> list[Line]:
-    """One line for each picture, as training reads it: with the texts of all its lines, each text once."""
+    """One line for each image, as training reads it: with the texts of all its lines, each text once."""
     lines_by_image: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         lines_by_image[line.image].append(line)
@@ -69,23 +69,23 @@ def merged(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-def unreadable_of(pictures: ImageSource, names: Iterable[str]) -> list[str]:
-    """A line for each picture that cannot be read and decoded."""
+def unreadable_of(images: ImageSource, names: Iterable[str]) -> list[str]:
+    """A line for each image that cannot be read and decoded."""
     lines = []
     for name in names:
         try:
-            pictures.load(name)
+            images.load(name)
         except UnreadableImageError as error:
             lines.append(str(error))
     return lines
 
 
-def digests_of(pictures: ImageSource, names: Iterable[str]) -> dict[str, str]:
-    """A hash of the bytes of each readable picture, by name."""
+def digests_of(images: ImageSource, names: Iterable[str]) -> dict[str, str]:
+    """A hash of the bytes of each readable image, by name."""
     digests = {}
     for name in names:
         with suppress(UnreadableImageError):
-            digests[name] = hashlib.blake2b(pictures.raw(name), digest_size=16).hexdigest()
+            digests[name] = hashlib.blake2b(images.raw(name), digest_size=16).hexdigest()
     return digests
 
 
@@ -108,79 +108,75 @@ def check_empty_texts(lines: Sequence[Line]) -> CheckResult:
 
 
 def check_repeated_names(lines: Sequence[Line]) -> CheckResult:
-    """Count the pictures and texts that are trained on, and the pictures that stand in several lines.
+    """Count the images and texts that are trained on, and the images that stand in several lines.
 
     Training reads such lines as one.
     """
     counts = Counter(line.image for line in lines)
     several = sum(count > 1 for count in counts.values())
     texts = sum(len(line.texts) for line in merged(lines))
-    message = f"{len(counts):,} pictures with {texts:,} texts"
+    message = f"{len(counts):,} images with {texts:,} texts"
     if several:
         message += f"; {several:,} of them stand in several lines ({len(lines):,} in all), which are read as one"
-    return CheckResult("picture names", "ok", message)
+    return CheckResult("image names", "ok", message)
 
 
 def check_leaks(lines: Sequence[Line], split: str) -> CheckResult:
-    """Check for pictures of the training split that stand in another split too."""
+    """Check for images of the training split that stand in another split too."""
     trained = {line.image for line in lines if line.split == split}
     leaked = sorted({line.image for line in lines if line.split != split} & trained)
     if not leaked:
-        return CheckResult("splits", "ok", f"no picture of '{split}' is in another split")
-    message = f"{len(leaked):,} pictures of '{split}' are in another split too, such as {leaked[0]}"
-    return CheckResult("splits", "problem", message, "keep each in one split: measured on them, any figure is too good")
+        return CheckResult("splits", "ok", f"no image of '{split}' is in another split")
+    message = f"{len(leaked):,} images of '{split}' are in another split too, such as {leaked[0]}"
+    return CheckResult("splits", "problem", message, "keep each in one split: measured on them, any metric is too good")
 
 
 def check_same_bytes(digests: dict[str, str], sampled: bool) -> CheckResult:
-    """Check for pictures with different names but the same bytes: indistinguishable negatives of each other."""
+    """Check for images with different names but the same bytes: indistinguishable negatives of each other."""
     names = defaultdict(list)
     for name, digest in digests.items():
         names[digest].append(name)
     twins = sorted((same for same in names.values() if len(same) > 1), key=len, reverse=True)
     extra = sum(len(same) - 1 for same in twins)
-    examined = f"{len(digests):,} pictures" + (" of a sample" if sampled else "")
+    examined = f"{len(digests):,} images" + (" of a sample" if sampled else "")
     if not twins:
         return CheckResult("equal files", "ok", f"none among {examined}")
     message = f"{extra:,} of {examined} are copies under another name, such as {' = '.join(twins[0][:3])}"
-    mend = "give copies one name: then they are positives of each other instead of negatives"
-    return graded("equal files", value=share(extra, len(digests)), warning=0.0, problem=0.2, message=message, mend=mend)
+    fix = "give copies one name: then they are positives of each other instead of negatives"
+    return graded("equal files", value=share(extra, len(digests)), warning=0.0, problem=0.2, message=message, fix=fix)
 
 
 def check_unreadable(unreadable: Sequence[str], count: int, sampled: bool) -> CheckResult:
-    """Check for pictures that cannot be read, among `count` that were tried; training leaves them out."""
-    examined = f"{count:,} pictures" + (" of a sample" if sampled else "")
+    """Check for images that cannot be read, among `count` that were tried; training leaves them out."""
+    examined = f"{count:,} images" + (" of a sample" if sampled else "")
     if not unreadable:
         return CheckResult("unreadable", "ok", f"none among {examined}")
     message = f"{len(unreadable):,} of {examined}: {unreadable[0]}"
-    mend = "mend or remove them; training leaves them out, and batches become smaller"
-    return graded(
-        "unreadable", value=share(len(unreadable), count), warning=0.0, problem=0.2, message=message, mend=mend
-    )
+    fix = "fix or remove them; training leaves them out, and batches become smaller"
+    return graded("unreadable", value=share(len(unreadable), count), warning=0.0, problem=0.2, message=message, fix=fix)
 
 
 def check_shared_texts(lines: Sequence[Line], batch: int, shown: int = 3) -> CheckResult:
-    """Check for texts that several pictures share, see `text_key`: in a batch these pictures are no negatives."""
-    pictures: dict[str, set[str]] = defaultdict(set)
+    """Check for texts that several images share, see `text_key`: in a batch these images are no negatives."""
+    images: dict[str, set[str]] = defaultdict(set)
     mass: dict[str, float] = defaultdict(float)  # how often a text is drawn in an epoch
     for line in lines:
         for text in line.texts:
-            pictures[text_key(text)].add(line.image)
+            images[text_key(text)].add(line.image)
             mass[text_key(text)] += 1 / len(line.texts)
-    shared = sorted(
-        (text for text, images in pictures.items() if len(images) > 1), key=lambda text: -len(pictures[text])
-    )
+    shared = sorted((text for text, images in images.items() if len(images) > 1), key=lambda text: -len(images[text]))
     if not shared:
-        return CheckResult("shared texts", "ok", f"{len(pictures):,} texts, no two pictures have the same")
+        return CheckResult("shared texts", "ok", f"{len(images):,} texts, no two images have the same")
     rows = share(
-        sum(mass[t] * _meets(mass[t] * (1 - 1 / len(pictures[t])) / len(lines), batch) for t in shared), len(lines)
+        sum(mass[t] * _meets(mass[t] * (1 - 1 / len(images[t])) / len(lines), batch) for t in shared), len(lines)
     )
-    examples = ", ".join(f"{text[:20]} ({len(pictures[text])})" for text in shared[:shown])
+    examples = ", ".join(f"{text[:20]} ({len(images[text])})" for text in shared[:shown])
     message = (
-        f"{in_percent(share(len(shared), len(pictures)))} of the texts belong to several pictures; "
+        f"{in_percent(share(len(shared), len(images)))} of the texts belong to several images; "
         f"in a batch of {batch} {in_percent(rows)} of the rows have another right answer; most often: {examples}"
     )
-    mend = "write more particular texts: equal ones are positives of each other, from which no stage learns to choose"
-    return graded("shared texts", value=rows, warning=0.05, problem=0.95, message=message, mend=mend)
+    fix = "write more particular texts: equal ones are positives of each other, from which no stage learns to choose"
+    return graded("shared texts", value=rows, warning=0.05, problem=0.95, message=message, fix=fix)
 
 
 def check_lengths(lengths: Sequence[int], context: int) -> CheckResult:
@@ -202,26 +198,26 @@ def check_lengths(lengths: Sequence[int], context: int) -> CheckResult:
         warning=0.05,
         problem=0.5,
         message=message,
-        mend=f"set model.max_text_tokens={p95} or shorten the texts",
+        fix=f"set model.max_text_tokens={p95} or shorten the texts",
     )
 
 
 def check_batch(count: int, batch: int, steps: int) -> CheckResult:
-    """Check the batch against the number of pictures."""
+    """Check the batch against the number of images."""
     if count < batch:
-        message = f"{count:,} pictures do not fill training.batch_size={batch}"
+        message = f"{count:,} images do not fill training.batch_size={batch}"
         return CheckResult("batch", "problem", message, f"set training.batch_size to at most {max(2, count // 4)}")
     epochs = steps / (count // batch)
-    message = f"{count:,} pictures, {count // batch:,} steps an epoch, {epochs:.3g} epochs in {steps:,} steps"
+    message = f"{count:,} images, {count // batch:,} steps an epoch, {epochs:.3g} epochs in {steps:,} steps"
     if count < 4 * batch:
-        mend = f"lower training.batch_size to {max(2, count // 16)}: negatives are nearly the same in each step"
-        return CheckResult("batch", "warning", message, mend)
+        fix = f"lower training.batch_size to {max(2, count // 16)}: negatives are nearly the same in each step"
+        return CheckResult("batch", "warning", message, fix)
     if epochs < 1:
         return CheckResult(
             "batch", "warning", message, f"set training.steps to {count // batch} or more, to see all once"
         )
     if epochs > 300:
-        return CheckResult("batch", "warning", message, "so many epochs overfit: lower training.steps, or add pictures")
+        return CheckResult("batch", "warning", message, "so many epochs overfit: lower training.steps, or add images")
     return CheckResult("batch", "ok", message)
 
 

@@ -1,4 +1,4 @@
-"""Checks before training: the usual causes of failure or of learning nothing, each with its figure and mend."""
+"""Checks before training: the usual causes of failure or of learning nothing, each with its metric and fix."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.runs.run_folder import read_run
 
-# The most pictures to decode, files to compare and texts to count; the recipe's seed decides which.
-PICTURES, FILES, TEXTS = 500, 5000, 20_000
+# The most images to decode, files to compare and texts to count; the recipe's seed decides which.
+IMAGES, FILES, TEXTS = 500, 5000, 20_000
 EFFICIENCY = 0.35  # share of the speed of a plain matrix product that training reaches
 
 
@@ -64,11 +64,11 @@ def _in_steps(recipe: PretrainRecipe, lines: Sequence[Line]) -> TrainingRecipe:
 
 
 def _check_pairs(recipe: PretrainRecipe) -> tuple[list[CheckResult], list[Line]]:
-    """Checks of the pairs and pictures, and the lines of the trained split."""
+    """Checks of the pairs and images, and the lines of the trained split."""
     data, batch = recipe.data, recipe.training.batch_size
     try:
         if data.dataset or data.shards or _task_of(recipe) == "matching":
-            samples, pictures = _open_training(recipe)
+            samples, images = _open_training(recipe)
             all_lines = [
                 Line(row, sample.image, sample.split, sample.texts, 0) for row, sample in enumerate(samples, start=1)
             ]
@@ -76,7 +76,7 @@ def _check_pairs(recipe: PretrainRecipe) -> tuple[list[CheckResult], list[Line]]
         else:
             folder = data_folder(str(data.folder))
             all_lines, faults = data_checks.read_lines(folder / data.pairs, data.fields)
-            pictures = ImageSource.open(folder / data.images)
+            images = ImageSource.open(folder / data.images)
     except CcmbError as error:
         return [CheckResult("data", "problem", str(error), "without data nothing else can be checked")], []
     read = [line for line in all_lines if line.split == data.split]
@@ -88,10 +88,10 @@ def _check_pairs(recipe: PretrainRecipe) -> tuple[list[CheckResult], list[Line]]
         ], []
     names = sorted({line.image for line in lines})
     names = Random(recipe.training.seed).sample(names, len(names))
-    tried, compared = names[:PICTURES], names[:FILES]
-    with progress("look at", len(tried) + len(compared), "pictures") as advance:
-        unreadable = data_checks.unreadable_of(pictures, _advancing(tried, advance))
-        digests = data_checks.digests_of(pictures, _advancing(compared, advance))
+    tried, compared = names[:IMAGES], names[:FILES]
+    with progress("look at", len(tried) + len(compared), "images") as advance:
+        unreadable = data_checks.unreadable_of(images, _advancing(tried, advance))
+        digests = data_checks.digests_of(images, _advancing(compared, advance))
     return [
         data_checks.check_faults(faults, len(all_lines)),
         data_checks.check_empty_texts(read),
@@ -230,9 +230,9 @@ def _check_training(
     except CcmbError as error:
         yield CheckResult("device", "problem", str(error), "set training.device=auto")
     gpu = device.type == "cuda"
-    mend = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
+    fix = what_to_lower(training.precision, computes_bf16(device, training.precision), options.lr)
     yield training_checks.check_threads(training.threads, workers, _cores(), gpu)
-    if finding := training_checks.check_gcpr(log, training.batch_size, options.warmup_steps, mend):
+    if finding := training_checks.check_gcpr(log, training.batch_size, options.warmup_steps, fix):
         yield finding
     if finding := training_checks.check_waiting(log, workers):
         yield finding

@@ -26,7 +26,7 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult
     if options.muon_lr_scale:
         message += f"; Muon at {lr * options.muon_lr_scale:g}"
         if not trained and lr * options.muon_lr_scale >= MUON_LR[0]:
-            mend = f"lower optimizer.muon_lr_scale to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
+            fix = f"lower optimizer.muon_lr_scale to {2.5 * 2e-3 / lr:.2g}, or optimizer.lr"
             warning, problem = MUON_LR
             return graded(
                 "learning rate",
@@ -34,21 +34,21 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult
                 warning=warning,
                 problem=problem,
                 message=message,
-                mend=mend,
+                fix=fix,
             )
     if lr < low * factor:
         return CheckResult(
             "learning rate", "warning", f"{message}: so low that little is learned", "raise optimizer.lr"
         )
-    mend = f"set optimizer.lr to {high * factor / 2:.2g} or lower"
-    mend += ", or trained weights are lost" if trained else ""
+    fix = f"set optimizer.lr to {high * factor / 2:.2g} or lower"
+    fix += ", or trained weights are lost" if trained else ""
     return graded(
         "learning rate",
         lr,
         warning=math.nextafter(high * factor, 1),
         problem=wrong * factor,
         message=message,
-        mend=mend,
+        fix=fix,
     )
 
 
@@ -56,10 +56,10 @@ def check_warmup(warmup: int, steps: int) -> CheckResult:
     """Check the share of the training in which the learning rate grows."""
     part = warmup / steps
     message = f"{warmup} of {steps:,} steps ({in_percent(part)})"
-    mend = f"set optimizer.warmup_steps to some {max(1, round(0.05 * steps))}"
+    fix = f"set optimizer.warmup_steps to some {max(1, round(0.05 * steps))}"
     if not warmup:
-        return CheckResult("warm-up", "warning", f"{message}: the first steps are full ones", mend)
-    return graded("warm-up", part, warning=0.3, problem=1.0, message=message, mend=mend)
+        return CheckResult("warm-up", "warning", f"{message}: the first steps are full ones", fix)
+    return graded("warm-up", part, warning=0.3, problem=1.0, message=message, fix=fix)
 
 
 def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> CheckResult:
@@ -68,16 +68,16 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> C
     if gpu:
         if not workers:
             return CheckResult(
-                "processor", "warning", message, "set data.num_workers to 4 or more, or the GPU waits for pictures"
+                "processor", "warning", message, "set data.num_workers to 4 or more, or the GPU waits for images"
             )
-        mend = f"set data.num_workers to {max(1, cores - 1)}"
+        fix = f"set data.num_workers to {max(1, cores - 1)}"
         return graded(
-            "processor", workers / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend
+            "processor", workers / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, fix=fix
         )
     used = threads or cores
     message += f", {used} training threads" + ("" if threads else " (all)")
-    mend = f"set training.threads to {max(1, cores - 1)} or fewer"
-    return graded("processor", used / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, mend=mend)
+    fix = f"set training.threads to {max(1, cores - 1)} or fewer"
+    return graded("processor", used / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, fix=fix)
 
 
 def check_shards(shards: int, lanes: int | None, workers: int) -> CheckResult:
@@ -96,12 +96,12 @@ def check_shards(shards: int, lanes: int | None, workers: int) -> CheckResult:
 
 
 def check_gcpr(
-    log: Sequence[dict[str, float]], batch: int, warmup: int, mend: str = "lower optimizer.lr"
+    log: Sequence[dict[str, float]], batch: int, warmup: int, fix: str = "lower optimizer.lr"
 ) -> CheckResult | None:
     """Check GCPR against ln(batch), its value if all pairs look alike; None if it is not logged.
 
     Args:
-        mend: what to do if GCPR is not finite.
+        fix: what to do if GCPR is not finite.
     """
     points = [(line["step"], line["gcpr"]) for line in log if "gcpr" in line]
     if not points:
@@ -110,17 +110,17 @@ def check_gcpr(
     latest = sum(value for _, value in points[-5:]) / len(points[-5:])
     message = f"GCPR {latest:.3f} at step {step:,}; ln({batch}) = {chance:.3f} is chance"
     if not math.isfinite(latest):
-        return CheckResult("loss", "problem", message, mend)
+        return CheckResult("loss", "problem", message, fix)
     if step < max(STEPS_TO_JUDGE, 2 * warmup):
         return CheckResult("loss", "ok", f"{message}; too early to tell")
     if latest < 0.95 * chance:
         return CheckResult("loss", "ok", message)
     meaning = "flat at chance: all pairs look alike to the towers" if latest < 1.1 * chance else "worse than chance"
-    mend = (
+    fix = (
         "try a tenth of optimizer.lr (the towers have collapsed), then ten times (they have not moved); if neither "
-        "helps, see whether texts and pictures belong together"
+        "helps, see whether texts and images belong together"
     )
-    return CheckResult("loss", "problem", f"{message}: {meaning}", mend)
+    return CheckResult("loss", "problem", f"{message}: {meaning}", fix)
 
 
 def check_waiting(log: Sequence[dict[str, float]], workers: int) -> CheckResult | None:
@@ -135,15 +135,15 @@ def check_waiting(log: Sequence[dict[str, float]], workers: int) -> CheckResult 
         warning=0.1,
         problem=math.inf,
         message=message,
-        mend=f"set data.num_workers={workers + 2}, or smaller pictures",
+        fix=f"set data.num_workers={workers + 2}, or smaller images",
     )
 
 
 def check_disk(size: int, kept: int, free: int) -> CheckResult:
     """Check the free bytes against the most checkpoints, of `size` bytes each, that exist at a time."""
     message = f"{kept} checkpoints of some {size / 2**30:.2f} GiB at a time, {free / 2**30:,.1f} GiB free"
-    mend = "free some space, or set a lower training.save_total_limit"
-    return graded("disk", kept * size / max(1, free), warning=0.5, problem=1.0, message=message, mend=mend)
+    fix = "free some space, or set a lower training.save_total_limit"
+    return graded("disk", kept * size / max(1, free), warning=0.5, problem=1.0, message=message, fix=fix)
 
 
 def check_time(steps: int, done: int, batch: int, rate: float, checkpoint_every: int, measured: bool) -> CheckResult:
@@ -159,8 +159,8 @@ def check_time(steps: int, done: int, batch: int, rate: float, checkpoint_every:
         f"a checkpoint every {_minutes(lost)}"
     )
     suggested = max(1, round(checkpoint_every * 30 / max(lost, 1e-9)))
-    mend = f"set training.checkpoint_every to {suggested}: a crash loses what is since"
-    return graded("time", lost, warning=60, problem=math.inf, message=message, mend=mend)
+    fix = f"set training.checkpoint_every to {suggested}: a crash loses what is since"
+    return graded("time", lost, warning=60, problem=math.inf, message=message, fix=fix)
 
 
 def _minutes(minutes: float) -> str:

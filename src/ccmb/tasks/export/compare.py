@@ -41,17 +41,17 @@ class Workload:
     run: Callable[[Network], Any]
 
 
-def workloads(network: Network, pictures: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
-    """The computations to time: both towers, and the cross encoders on one text and `depth` pictures, as in a search.
+def workloads(network: Network, image_source: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
+    """The computations to time: both towers, and the cross encoders on one text and `depth` images, as in a search.
 
     Pixels, tokens and states are random, which does not change the amount of work.
     """
     config, generator = network.config, torch.Generator().manual_seed(0)
-    pixels = torch.randn(pictures, 3, config.image_size, config.image_size, generator=generator)
+    pixels = torch.randn(image_source, 3, config.image_size, config.image_size, generator=generator)
     ids = torch.randint(config.text_config.vocab_size, (texts, TOKENS), generator=generator)
     mask = torch.ones_like(ids)
     work = [
-        Workload("image tower", "images", pictures, lambda model: model.encode_image(pixels)),
+        Workload("image tower", "images", image_source, lambda model: model.encode_image(pixels)),
         Workload("text tower", "texts", texts, lambda model: model.encode_text(ids, mask)),
     ]
     if not network.can_rank:
@@ -104,18 +104,18 @@ def compare_recall(
     depth: int = 64,
     texts_per_image: int | None = None,
 ) -> dict[str, Any]:
-    """Recalls of both on one split of custom pairs, and their difference with a 95 % interval over pictures.
+    """Recalls of both on one split of custom pairs, and their difference with a 95 % interval over images.
 
     Raises:
-        CcmbError: faulty data, or no readable picture. Pictures that cannot be read are listed in the report.
+        CcmbError: faulty data, or no readable image. Images that cannot be read are listed in the report.
     """
-    pictures = ImageSource.open(images)
-    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), pictures)
+    image_source = ImageSource.open(images)
+    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), image_source)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     report: dict[str, Any] = {"data": str(pairs), "split": split}
     ranks: dict[str, dict[Direction, Ranks]] = {}
     for name, model in (("torch", network), ("export", exported)):
-        gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, pictures.load)
+        gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, image_source.load)
         ranks[name] = ranks_both_ways(model, gallery, depth)
         report[name] = report_of_ranks(ranks[name], gallery, depth)
     stages = ("pre_ranking", "ranking") if network.can_rank else ("pre_ranking",)
@@ -133,7 +133,7 @@ def _difference(
         hits, queries = hits_by_image(ranks_of, drawn)
         exact = 100 * hits.sum(1) / queries.sum(1)[:, None]
         recalls.append(np.concatenate([exact[None], bootstrap_recalls(hits, queries)]))
-    gained = recalls[1] - recalls[0]  # (1 + draws, directions, 3); the first is of all pictures as they are
+    gained = recalls[1] - recalls[0]  # (1 + draws, directions, 3); the first is of all images as they are
     columns = {"mean_recall": gained.mean((1, 2))}
     columns |= {f"{direction} R@1": gained[:, at, 0] for at, direction in enumerate(before)}
     units = int(drawn.max()) + 1

@@ -1,4 +1,4 @@
-"""Models side by side on one set: figures, intervals, and gains whose intervals are paired."""
+"""Models side by side on one set: metrics, intervals, and gains whose intervals are paired."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 from ccmb.tasks.common.resampling import bounded_interval, bounds_of, gain, interval
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 
-Figure = dict[str, float]
+Metric = dict[str, float]
 
 
 def compare(found: Mapping[float, DrawnMetrics]) -> dict[str, Any]:
     """The model before (share 0), the one after (share 1) and those between, as plain values.
 
     Returns:
-        `figures`: by name, `before` and `after` (None where a model lacks the figure), `gain`, and `shares` by share;
+        `metrics`: by name, `before` and `after` (None where a model lacks the metric), `gain`, and `shares` by share;
         each with value and 95 % interval, that of the gain over the same items in both. `details`: both reports.
     """
     before, after = found[0.0], found[1.0]
-    figures = {}
+    metrics = {}
     for name in dict.fromkeys([*before.values, *after.values]):
-        of_share = {f"{share:g}": _figure(measured, name) for share, measured in sorted(found.items())}
-        figures[name] = {
+        of_share = {f"{share:g}": _metric(measured, name) for share, measured in sorted(found.items())}
+        metrics[name] = {
             "before": of_share["0"],
             "after": of_share["1"],
             "gain": _gain(before, after, name),
             "shares": of_share if len(found) > 2 else {},
         }
-    return {"figures": figures, "details": {"before": before.details, "after": after.details}}
+    return {"figures": metrics, "details": {"before": before.details, "after": after.details}}
 
 
-def _figure(measured: DrawnMetrics, name: str) -> Figure | None:
+def _metric(measured: DrawnMetrics, name: str) -> Metric | None:
     if name not in measured.values:
         return None
     value = measured.values[name]
@@ -39,7 +39,7 @@ def _figure(measured: DrawnMetrics, name: str) -> Figure | None:
     return {"value": round(value, 2), "low": low, "high": high}
 
 
-def _gain(before: DrawnMetrics, after: DrawnMetrics, name: str) -> Figure | None:
+def _gain(before: DrawnMetrics, after: DrawnMetrics, name: str) -> Metric | None:
     if name not in before.values or name not in after.values:
         return None
     value, draws = after.values[name] - before.values[name], after.draws[name] - before.draws[name]

@@ -110,7 +110,7 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
 
     @abstractmethod
     def batches(
-        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
         """This rank's batches of the steps from one number to before another."""
 

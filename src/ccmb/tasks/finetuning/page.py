@@ -22,7 +22,7 @@ def finetuned_page(report: Mapping[str, Any], run: Run, labels: Labels) -> str:
         run: the log.
         labels: what people read for the names of metrics, in Chinese and English.
     """
-    body = [_summary(report, labels), _figures_section(report, labels)]
+    body = [_summary(report, labels), _metrics_section(report, labels)]
     if any(_shares(of) for of in report["sets"]):
         body.append(_shares_section(report, labels))
     return document("CCMB finetune", [*body, curves_section([run])])
@@ -32,9 +32,9 @@ def result_in_words(report: Mapping[str, Any], labels: Labels) -> tuple[str, str
     """What happened on each set, in Chinese and in English; a gain or a loss only where the interval allows it."""
     chinese, english = [], []
     for of in report["sets"]:
-        name, figure = _last(of)
+        name, metric = _last(of)
         place, zh, en = escape(_place(of)), *labels.get(name, (name, name))
-        before, after, gain = (figure[key] for key in ("before", "after", "gain"))
+        before, after, gain = (metric[key] for key in ("before", "after", "gain"))
         if before is None or gain is None:
             chinese.append(f"{place}：{zh} {percent(after['value'])}%（起点模型没有这一阶段）。")
             english.append(f"{place}: {en} {percent(after['value'])} %; the model before had no such stage.")
@@ -67,12 +67,12 @@ def _summary(report: Mapping[str, Any], labels: Labels) -> str:
     )
 
 
-def _figures_section(report: Mapping[str, Any], labels: Labels) -> str:
+def _metrics_section(report: Mapping[str, Any], labels: Labels) -> str:
     rows = []
     for of in report["sets"]:
-        for name, figure in of["figures"].items():
+        for name, metric in of["figures"].items():
             label = both(*labels.get(name, (name, name)))
-            cells = (_cell(figure["before"]), _cell(figure["after"]), _cell(figure["gain"], signed))
+            cells = (_cell(metric["before"]), _cell(metric["after"]), _cell(metric["gain"], signed))
             rows.append((escape(_place(of)), label, *cells))
     head = (
         both("数据", "Data"), both("指标", "Figure"), both("微调前", "Before"), both("微调后", "After"),
@@ -80,7 +80,7 @@ def _figures_section(report: Mapping[str, Any], labels: Labels) -> str:
     )  # fmt: skip
     note = paragraph(
         "单位为百分比；方括号内为 95% 区间，变化的区间在同一批图片上成对计算。模型只按验证集选择。",
-        "In percent; brackets hold 95 % intervals, those of the change paired over the same pictures. Only "
+        "In percent; brackets hold 95 % intervals, those of the change paired over the same images. Only "
         "validation has chosen anything.",
         "note",
     )
@@ -95,9 +95,9 @@ def _shares_section(report: Mapping[str, Any], labels: Labels) -> str:
     shares = next(list(found) for of in report["sets"] if (found := _shares(of)))
     rows = []
     for of in report["sets"]:
-        for name, figure in of["figures"].items():
+        for name, metric in of["figures"].items():
             label = both(*labels.get(name, (name, name)))
-            rows.append((escape(_place(of)), label, *(_cell(figure["shares"].get(share)) for share in shares)))
+            rows.append((escape(_place(of)), label, *(_cell(metric["shares"].get(share)) for share in shares)))
     head = (both("数据", "Data"), both("指标", "Figure"), *shares)
     command = f"ccmb mix {shlex.quote(report['before'])} {shlex.quote(report['after'])} --share 0.5 --out mixed"
     note = paragraph(
@@ -110,7 +110,7 @@ def _shares_section(report: Mapping[str, Any], labels: Labels) -> str:
 
 
 def _last(of: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The figure of the last stage."""
+    """The metric of the last stage."""
     name = list(of["figures"])[-1]
     return name, of["figures"][name]
 
@@ -122,11 +122,11 @@ def _place(of: Mapping[str, Any]) -> str:
 
 
 def _shares(of: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((figure["shares"] for figure in of["figures"].values()), {})
+    return next((metric["shares"] for metric in of["figures"].values()), {})
 
 
-def _cell(figure: Mapping[str, float] | None, form: Any = percent) -> str:
-    if figure is None:
+def _cell(metric: Mapping[str, float] | None, form: Any = percent) -> str:
+    if metric is None:
         return "–"
-    low, high = form(figure["low"]), form(figure["high"])
-    return f'{form(figure["value"])} <span class="muted">[{low}, {high}]</span>'
+    low, high = form(metric["low"]), form(metric["high"])
+    return f'{form(metric["value"])} <span class="muted">[{low}, {high}]</span>'

@@ -1,4 +1,4 @@
-"""Fine-tuning on pictures with texts of their own: what retrieval, captioning and generation have in common."""
+"""Fine-tuning on images with texts of their own: what retrieval, captioning and generation have in common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.common.datasets import RetrievalSet, first_pictures, open_held_out, open_set, open_training
+from ccmb.tasks.common.datasets import RetrievalSet, first_images, open_held_out, open_set, open_training
 from ccmb.tasks.finetuning.finetuner import Batches, Finetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
@@ -57,21 +57,21 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> RetrievalSet:
         validation = recipe.validation
         opened = open_held_out(recipe.data, split, validation.fields, self.family)
-        return _readable(first_pictures(opened, validation.images if split == validation.split else None))
+        return _readable(first_images(opened, validation.images if split == validation.split else None))
 
     def open_also(self, spec: str, split: str, fields: Sequence[str]) -> RetrievalSet:
         return _readable(open_set(spec, split, fields, option="--also", family=self.family))
 
     def batches(
-        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
-        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+        load = load_pairs(samples, images, recipe.data, recipe.training)
         return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)
 
 
 def _readable(opened: RetrievalSet) -> RetrievalSet:
-    """The set without pictures that cannot be read, each of which is told on stderr."""
-    samples, unreadable = readable_samples(opened.samples, opened.pictures)
+    """The set without images that cannot be read, each of which is told on stderr."""
+    samples, unreadable = readable_samples(opened.samples, opened.images)
     if world().is_main:
         for line in unreadable:
             _LOG.warning("left out of %s, split %s: %s", opened.name, opened.split, line)

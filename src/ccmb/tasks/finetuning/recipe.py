@@ -43,7 +43,7 @@ class ValidationRecipe(ConfigBase):
         ge=0,
         description="steps from one validation to the next; by default what a pass over all texts takes, 0 for none",
     )
-    images: int | None = Field(None, gt=0, description="use only the first so many pictures and their texts")
+    images: int | None = Field(None, gt=0, description="use only the first so many images and their texts")
     fields: list[str] | None = Field(None, min_length=1, description="text fields of own pairs; by default data.fields")
     rerank_k: int = Field(128, gt=0, description="candidates of the first stage that the second one ranks")
 

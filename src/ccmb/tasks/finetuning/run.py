@@ -2,7 +2,7 @@
 
 One core for all families of tasks; what differs between them is in their `Finetuner`s.
 
-The run folder holds what every run's does, and `finetune.json` and `report.html` with the figures before and after.
+The run folder holds what every run's does, and `finetune.json` and `report.html` with the metrics before and after.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _open_sets(
         try:
             sets.append(family.open_held_out(recipe, split))
         except CcmbError as error:
-            mend = "name another with validation.split, or do without by validation.split="
-            raise type(error)(f"{error}; {mend}") from None
+            fix = "name another with validation.split, or do without by validation.split="
+            raise type(error)(f"{error}; {fix}") from None
     if test:
         sets.append(family.open_held_out(recipe, "test"))
     return sets + [family.open_also(*further) for further in also]
@@ -109,7 +109,7 @@ def _train(
 ) -> FinetuneRecipe:
     """Train, or go on, and return the recipe as it was resolved."""
     check_batch(recipe, joined)
-    samples, pictures = family.open_training(recipe.data)
+    samples, images = family.open_training(recipe.data)
     recipe = resolve(recipe, family, samples)
     seen = seen_in_training(recipe.data, samples, recipe.model.init_from)
     if joined.is_main:
@@ -121,7 +121,7 @@ def _train(
     check_best(recipe, [*family.logged(recipe), *measured])
     model, processor = family.network(recipe)
     task = family.task(model, processor, recipe)
-    batches = family.batches(samples, pictures, processor, recipe, out)
+    batches = family.batches(samples, images, processor, recipe, out)
     validation = None
     if every:
         validation = Validation(every, lambda: family.validate(model, processor, sets[0], recipe))
@@ -148,7 +148,7 @@ def resolve(recipe: FinetuneRecipe, family: Finetuner[ModelT, HeldOutT], samples
 
 
 def _chosen(recipe: FinetuneRecipe, out: Path) -> dict[str, Any] | None:
-    """The step whose weights are the finished model's, if validation chose it; by another figure the best checkpoint is
+    """The step whose weights are the finished model's, if validation chose it; by another metric the best checkpoint is
     kept, and the finished model is the last step's."""
     best = read_best(out / "checkpoints") if recipe.validation.every else None
     return best if best and best["figure"].startswith(PREFIX) else None

@@ -1,4 +1,4 @@
-"""How well pictures fit the texts they were painted from: the figures of a split, as `ccmb evaluate` reports them."""
+"""How well images fit the texts they were painted from: the metrics of a split, as `ccmb evaluate` reports them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ccmb.tasks.generation.predict import Candidate, Painted, Painting, paint_te
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Of one picture for each text.
+class Metrics:
+    """Of one image for each text.
 
     Attributes:
-        scores: (N,) of each picture, in percent: the match score, or the cosine of a judge without match heads; and on
+        scores: (N,) of each image, in percent: the match score, or the cosine of a judge without match heads; and on
             the drawn world what of its thing is right, see `things_generated`.
-        fid, kid: to the pictures that the texts go with.
+        fid, kid: to the images that the texts go with.
     """
 
     scores: dict[str, np.ndarray]
@@ -60,15 +60,13 @@ class Figures:
 
 
 def prompts_of(of: RetrievalSet) -> list[str]:
-    """The first text of each picture.
+    """The first text of each image.
 
     Raises:
-        UsageError: the set's texts do not belong to single pictures.
+        UsageError: the set's texts do not belong to single images.
     """
     if of.queries is not None:
-        raise UsageError(
-            f"{of.name}: pictures are painted from texts that have one of their own; here they share texts"
-        )
+        raise UsageError(f"{of.name}: images are painted from texts that have one of their own; here they share texts")
     return [sample.texts[0] for sample in of.samples]
 
 
@@ -80,19 +78,19 @@ def evaluate_generation(
     judge: Pipeline,
     extractor: Extractor,
 ) -> dict[str, Any]:
-    """The report of one split: a picture of the first text of each of its pictures. Pictures that cannot be read are
+    """The report of one split: an image of the first text of each of its images. Images that cannot be read are
     listed in it.
 
     Args:
-        judge: says how well picture and text match, and chooses among candidates.
-        extractor: gives the features that painted pictures and the split's own are compared by.
+        judge: says how well image and text match, and chooses among candidates.
+        extractor: gives the features that painted images and the split's own are compared by.
 
     Raises:
-        UsageError: the set's texts do not belong to single pictures, or cannot be painted.
-        CcmbError: no picture can be read.
+        UsageError: the set's texts do not belong to single images, or cannot be painted.
+        CcmbError: no image can be read.
     """
     started = time.monotonic()
-    samples, unreadable = readable_samples(of.samples, of.pictures)
+    samples, unreadable = readable_samples(of.samples, of.images)
     of = replace(of, samples=samples)
     painted = paint_texts(model, processor, prompts_of(of), options, judge)
     report = {"generation": generation_report(painted, of, options, judge, extractor)}
@@ -102,14 +100,14 @@ def evaluate_generation(
 def generation_report(
     painted: Sequence[Painted], of: RetrievalSet, options: Painting, judge: Pipeline, extractor: Extractor
 ) -> dict[str, Any]:
-    """All figures, in percent but for the distances.
+    """All metrics, in percent but for the distances.
 
     Returns:
-        Those of the chosen pictures, with 95 % intervals of the means over texts; `first`, the same of the pictures
+        Those of the chosen images, with 95 % intervals of the means over texts; `first`, the same of the images
         that were painted first; and where there was a choice `gain`, their difference, paired over texts.
     """
     real = real_features(of, extractor)
-    chosen = figures_of([of_text.candidates[0] for of_text in painted], painted, real, extractor)
+    chosen = metrics_of([of_text.candidates[0] for of_text in painted], painted, real, extractor)
     report: dict[str, Any] = {
         "pictures": len(painted),
         "painting": asdict(options),
@@ -120,7 +118,7 @@ def generation_report(
     drawn = chosen.draws()
     report["interval"] = chosen.intervals()
     if options.best_of > 1:
-        first = figures_of([of_text.first for of_text in painted], painted, real, extractor)
+        first = metrics_of([of_text.first for of_text in painted], painted, real, extractor)
         drawn_first = first.draws()
         report["first"] = first.values()
         report["gain"] = {}
@@ -130,24 +128,24 @@ def generation_report(
     return report
 
 
-def figures_of(
-    pictures: Sequence[Candidate], painted: Sequence[Painted], real_MD: Tensor, extractor: Extractor
-) -> Figures:
-    """The figures of one candidate of each text."""
-    name = "cosine" if pictures[0].match_score is None else "match_score"
-    scores = {name: np.array([100 * candidate.score for candidate in pictures])}
-    shown = [candidate.picture for candidate in pictures]
+def metrics_of(
+    images: Sequence[Candidate], painted: Sequence[Painted], real_MD: Tensor, extractor: Extractor
+) -> Metrics:
+    """The metrics of one candidate of each text."""
+    name = "cosine" if images[0].match_score is None else "match_score"
+    scores = {name: np.array([100 * candidate.score for candidate in images])}
+    shown = [candidate.image for candidate in images]
     things = things_generated(shown, [of.text for of in painted]) or {}
     between = distances(extractor(shown), real_MD)
-    return Figures(scores | {name: 100 * of for name, of in things.items()}, between.fid, between.kid)
+    return Metrics(scores | {name: 100 * of for name, of in things.items()}, between.fid, between.kid)
 
 
 def real_features(of: RetrievalSet, extractor: Extractor) -> Tensor:
-    """(M, D) of the set's own pictures, all of which must be readable."""
+    """(M, D) of the set's own images, all of which must be readable."""
     parts = []
-    with progress("read pictures", len(of.samples), "pictures") as advance:
+    with progress("read images", len(of.samples), "images") as advance:
         for start in range(0, len(of.samples), BATCH):
             shown: list[Sample] = of.samples[start : start + BATCH]
-            parts.append(extractor([of.pictures.load(sample.image) for sample in shown]))
+            parts.append(extractor([of.images.load(sample.image) for sample in shown]))
             advance(len(shown), "")
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Generation: a picture of what a text describes."""
+"""Generation: an image of what a text describes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from ccmb.tasks.generation.predict import Painted, Painting
 
 
-GenerateFlag = Annotated[bool, Flag("Measure pictures painted from the texts of own pairs.", forms=("--generate",))]
+GenerateFlag = Annotated[bool, Flag("Measure images painted from the texts of own pairs.", forms=("--generate",))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaintingOptions(Options):
-    """How pictures are painted, and which model gives their match scores."""
+    """How images are painted, and which model gives their match scores."""
 
-    steps: Annotated[int, Flag("From noise to a picture.", min=1)] = 20
+    steps: Annotated[int, Flag("From noise to an image.", min=1)] = 20
     guidance: Annotated[
         float, Flag("How much the text counts: 1 is as trained, more is more faithful and less varied.", min=0)
     ] = 3.0
-    best_of: Annotated[int, Flag("Pictures of each text, the one with the best match score first.", min=1)] = 1
+    best_of: Annotated[int, Flag("Images of each text, the one with the best match score first.", min=1)] = 1
     judge: Annotated[
         str | None,
         Flag("Run, model folder or hub id of the R2D2 that gives match scores; by default the model itself."),
@@ -48,13 +48,13 @@ class PaintingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPaintingOptions(PaintingOptions):
-    """The same, and what the pictures are compared by."""
+    """The same, and what the images are compared by."""
 
     features: Annotated[
         str | None,
         Flag(
             "Run, model folder or hub id whose features FID and KID compare: R2D2 or any model of transformers that "
-            "reads pictures; by default the model itself."
+            "reads images; by default the model itself."
         ),
     ] = None
 
@@ -77,11 +77,11 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
     options = GenerationEvalOptions
 
     def open_dataset(self, spec: str, options: GenerationEvalOptions) -> RetrievalSet:
-        from ccmb.tasks.common.datasets import first_pictures, open_set
+        from ccmb.tasks.common.datasets import first_images, open_set
 
         options.refuse_fields_of_published(spec)
         opened = open_set(spec, options.split, options.fields, options.images, family=self.name)
-        return first_pictures(opened, options.limit)
+        return first_images(opened, options.limit)
 
     def load(self, source: str, options: GenerationEvalOptions) -> Loaded[R2D2Generator]:
         from ccmb.r2d2.generative.generator import load_generator
@@ -95,7 +95,7 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         from ccmb.tasks.generation.evaluate import prompts_of
         from ccmb.tasks.generation.predict import paint_texts
 
-        texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.pictures)[0]))
+        texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.images)[0]))
         painting, judge = options.painting(options.seed), _judge(loaded, options)
         return paint_texts(loaded.model, loaded.processor, texts, painting, judge)
 

@@ -1,4 +1,4 @@
-"""What pictures are compared by where no text is asked: the features of a named network.
+"""What images are compared by where no text is asked: the features of a named network.
 
 Inception, which FID is usually computed on, is not the default: its weights come with torchvision, and it has seen
 photographs of a thousand classes alone. R2D2's image tower needs nothing further and knows what its corpus shows.
@@ -25,45 +25,45 @@ from ccmb.r2d2.pretrained.sources import load_weights, read_config
 from ccmb.r2d2.processing import R2D2Processor
 
 BATCH = 64
-# Tensors that no feature of a picture depends on.
+# Tensors that no feature of an image depends on.
 UNUSED = r".*position_ids$|text_model\.|text_projection|logit_"
 
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """A network that gives each picture features.
+    """A network that gives each image features.
 
     Attributes:
         name: what it is called in results.
-        features: some pictures to (N, D).
+        features: some images to (N, D).
     """
 
     name: str
     features: Callable[[Sequence[Image.Image]], Tensor]
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """(N, D) of all pictures, a batch at a time."""
-        parts = [self.features(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """(N, D) of all images, a batch at a time."""
+        parts = [self.features(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         return torch.cat(parts)
 
 
 def r2d2_extractor(name: str, model: R2D2Model, processor: R2D2Processor) -> Extractor:
-    """What an R2D2's projection makes the embedding of: not normalised, so that nothing of a picture is lost."""
+    """What an R2D2's projection makes the embedding of: not normalised, so that nothing of an image is lost."""
 
-    def features(pictures: Sequence[Image.Image]) -> Tensor:
+    def features(images: Sequence[Image.Image]) -> Tensor:
         with inference(model):
-            pooled = model.encode_image(processor.images(pictures).to(model.device)).pooled
-        assert pooled is not None, "pictures come fresh from the tower"
+            pooled = model.encode_image(processor.images(images).to(model.device)).pooled
+        assert pooled is not None, "images come fresh from the tower"
         return pooled.float().cpu()
 
     return Extractor(f"R2D2 {name}, image tower", features)
 
 
 def open_extractor(name: str) -> Extractor:
-    """A run, model folder or hub id of R2D2, or of any model of transformers that reads pictures.
+    """A run, model folder or hub id of R2D2, or of any model of transformers that reads images.
 
     Raises:
-        CcmbError: there is no such model, it is damaged, or it reads no pictures.
+        CcmbError: there is no such model, it is damaged, or it reads no images.
     """
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():  # a run
@@ -78,12 +78,12 @@ def open_extractor(name: str) -> Extractor:
         raise CcmbError(f"{name}: the image processor cannot be loaded ({one_line(error)})") from None
     read = getattr(model, "get_image_features", model)
 
-    def features(pictures: Sequence[Image.Image]) -> Tensor:
+    def features(images: Sequence[Image.Image]) -> Tensor:
         try:
             with inference(model):
-                output = read(pixel_values=processor(images=list(pictures), return_tensors="pt")["pixel_values"])
+                output = read(pixel_values=processor(images=list(images), return_tensors="pt")["pixel_values"])
         except Exception as error:  # whatever a model makes of what it does not read
-            raise CcmbError(f"{name}: gives no features of pictures ({one_line(error)})") from None
+            raise CcmbError(f"{name}: gives no features of images ({one_line(error)})") from None
         if isinstance(output, Tensor):
             return output.float().cpu()
         pooled = getattr(output, "pooler_output", None)

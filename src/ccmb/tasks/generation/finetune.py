@@ -32,7 +32,7 @@ from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.finetuning.finetuner import Batches, DrawnMetrics
 from ccmb.tasks.finetuning.pairs import PairFinetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
-from ccmb.tasks.generation.evaluate import figures_of, prompts_of, real_features
+from ccmb.tasks.generation.evaluate import metrics_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
 from ccmb.tasks.generation.predict import Painted, Painting, paint_texts
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
@@ -41,7 +41,7 @@ from ccmb.tasks.pretraining.run import build_network, prepare_network
 from ccmb.training.distributed import world
 from ccmb.training.optimizers import ParameterGroup
 
-SIDE = 48  # of a new painter's pictures, in pixels
+SIDE = 48  # of a new painter's images, in pixels
 GROUPS = 16  # of channels that are normalised together
 MAIN = "match_score"
 SHAPE = (
@@ -52,7 +52,7 @@ SHAPE = (
     "layers_per_block",
     "attention_head_dim",
 )  # options that a painter is made by
-# Which of the figures models are compared by, where there are several: the last that is there.
+# Which of the metrics models are compared by, where there are several: the last that is there.
 MAINS = ("cosine", MAIN, "kind_and_colour")
 
 
@@ -90,7 +90,7 @@ class GenerationTask:
 
 
 class GenerationFinetuner(PairFinetuner[R2D2Generator]):
-    """See `Finetuner`. The data is that of retrieval: pictures with texts of their own."""
+    """See `Finetuner`. The data is that of retrieval: images with texts of their own."""
 
     family = "generation"
     metrics = (MAIN,)
@@ -127,10 +127,10 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
     def batches(
-        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
-        reader = generator_processor(processor, picture_side(recipe))
-        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+        reader = generator_processor(processor, image_side(recipe))
+        load = load_pairs(samples, images, recipe.data, recipe.training)
         return run_batches(partial(load, reader), out, recipe.training.batch_size // world().size)
 
     def validate(
@@ -151,28 +151,28 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
             return DrawnMetrics({}, {}, {})
         painted, judge = _paint(model, processor, held_out, recipe)
         extractor = r2d2_extractor(judge.name, model, processor)
-        figures = figures_of(
+        metrics = metrics_of(
             [of_text.first for of_text in painted], painted, real_features(held_out, extractor), extractor
         )
-        values = figures.values()
+        values = metrics.values()
         # The main one last.
-        names = sorted(figures.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
-        drawn = figures.draws()
+        names = sorted(metrics.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
+        drawn = metrics.draws()
         values = {name: values[name] for name in names}
-        return DrawnMetrics(values, {name: drawn[name] for name in names}, figures.values(), len(painted))
+        return DrawnMetrics(values, {name: drawn[name] for name in names}, metrics.values(), len(painted))
 
 
 def _paint(
     model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
 ) -> tuple[list[Painted], Pipeline]:
-    """A picture of each text, with no choice."""
+    """An image of each text, with no choice."""
     judge = Pipeline.of(model, processor, name=str(recipe.model.init_from))
     options = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale)
     return paint_texts(model, processor, prompts_of(held_out), options, judge), judge
 
 
-def picture_side(recipe: FinetuneRecipe) -> int:
-    """Side in pixels of the pictures that a run's generator paints."""
+def image_side(recipe: FinetuneRecipe) -> int:
+    """Side in pixels of the images that a run's generator paints."""
     start, options = str(recipe.model.init_from), recipe.generation
     if not is_chinese_clip(start) and has_generator(start):
         return read_shape(start).side
@@ -189,9 +189,9 @@ def new_shape(options: GenerationOptions) -> GeneratorConfig:
     """
     side, channels = options.image_size or SIDE, 3 * options.patch_size**2
     levels = len(options.channels)
-    if side % (least := options.patch_size * 2 ** (levels - 1)):
+    if side % (minimum := options.patch_size * 2 ** (levels - 1)):
         raise UsageError(
-            f"generation.image_size={side}: not a multiple of {least}, the fold doubled for each further level"
+            f"generation.image_size={side}: not a multiple of {minimum}, the fold doubled for each further level"
         )
     if any(width % GROUPS or width % options.attention_head_dim for width in options.channels):
         wanted = f"multiples of {GROUPS} and of generation.attention_head_dim={options.attention_head_dim}"

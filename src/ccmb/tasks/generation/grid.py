@@ -1,4 +1,4 @@
-"""Painted pictures on disk: a grid with one row a text, and files of their own."""
+"""Painted images on disk: a grid with one row a text, and files of their own."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from PIL import Image
 from ccmb.core.files import atomic_write
 from ccmb.tasks.generation.predict import Painted
 
-MARGIN, LEAST, PAPER = 4, 128, "white"  # small pictures are enlarged to this side in whole steps
+MARGIN, MINIMUM, PAPER = 4, 128, "white"  # small images are enlarged to this side in whole steps
 
 
 def save_grid(painted: Sequence[Painted], path: Path) -> None:
     """Write a PNG file with the candidates of each text in a row, the best first."""
-    side = enlarged(painted[0].candidates[0].picture).width
+    side = enlarged(painted[0].candidates[0].image).width
     columns = max(len(of.candidates) for of in painted)
     cell = side + MARGIN
     grid = Image.new("RGB", (columns * cell + MARGIN, len(painted) * cell + MARGIN), PAPER)
     for row, of in enumerate(painted):
         for column, candidate in enumerate(of.candidates):
-            grid.paste(enlarged(candidate.picture), (MARGIN + column * cell, MARGIN + row * cell))
+            grid.paste(enlarged(candidate.image), (MARGIN + column * cell, MARGIN + row * cell))
     with atomic_write(path, "wb") as file:
         grid.save(file, "PNG")
 
 
-def enlarged(picture: Image.Image) -> Image.Image:
-    """A square picture as it is shown: small ones with every pixel a larger square."""
-    side = picture.width * max(1, -(-LEAST // picture.width))
-    return picture.resize((side, side), Image.Resampling.NEAREST)
+def enlarged(image: Image.Image) -> Image.Image:
+    """A square image as it is shown: small ones with every pixel a larger square."""
+    side = image.width * max(1, -(-MINIMUM // image.width))
+    return image.resize((side, side), Image.Resampling.NEAREST)
 
 
-def save_pictures(painted: Sequence[Painted], folder: Path) -> None:
+def save_images(painted: Sequence[Painted], folder: Path) -> None:
     """Write every candidate as `TEXT-PLACE.png`, texts and places counted from 1, the best first."""
     for row, of in enumerate(painted, start=1):
         for place, candidate in enumerate(of.candidates, start=1):
             with atomic_write(folder / f"{row:03d}-{place}.png", "wb") as file:
-                candidate.picture.save(file, "PNG")
+                candidate.image.save(file, "PNG")

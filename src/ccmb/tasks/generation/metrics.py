@@ -1,6 +1,6 @@
-"""How far painted pictures are from real ones: FID and KID on features of a network that the result names.
+"""How far painted images are from real ones: FID and KID on features of a network that the result names.
 
-Shapes: N pictures of one kind, M of the other, D features.
+Shapes: N images of one kind, M of the other, D features.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ccmb.core.errors import CcmbError
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """Between the features of two sets of pictures; both fall as these grow alike."""
+    """Between the features of two sets of images; both fall as these grow alike."""
 
     fid: float
     kid: float
@@ -25,10 +25,10 @@ def distances(one_ND: Tensor, other_MD: Tensor) -> Distances:
     """Both distances.
 
     Raises:
-        CcmbError: a set has less than two pictures.
+        CcmbError: a set has less than two images.
     """
     if min(len(one_ND), len(other_MD)) < 2:
-        raise CcmbError("FID and KID need two pictures or more")
+        raise CcmbError("FID and KID need two images or more")
     return Distances(fid(one_ND, other_MD), kid(one_ND, other_MD))
 
 
@@ -36,7 +36,7 @@ def fid(one_ND: Tensor, other_MD: Tensor) -> float:
     """Frechet distance of two Gaussians of the sets' means and covariances (Heusel et al. 2017, arXiv 1706.08500):
     |mean - mean'|^2 + tr(C + C' - 2 (C C')^(1/2)).
 
-    It falls with the number of pictures, so that only sets of equal size compare; KID does not.
+    It falls with the number of images, so that only sets of equal size compare; KID does not.
     """
     one_ND, other_MD = one_ND.double(), other_MD.double()
     first, second = (torch.cov(of.T).view(of.shape[1], -1) for of in (one_ND, other_MD))
@@ -53,7 +53,7 @@ def _root(covariance_DD: Tensor) -> Tensor:
 
 def kid(one_ND: Tensor, other_MD: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, arXiv
-    1801.01401), of all pictures at once; of equal distributions it is around 0, on either side."""
+    1801.01401), of all images at once; of equal distributions it is around 0, on either side."""
     one_ND, other_MD = one_ND.double(), other_MD.double()
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Every candidate begins with noise of its own, which the seed, the place of the text and that of the candidate decide:
 the first of four is the one that would have been painted alone.
 
-Shapes: N pictures.
+Shapes: N images.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SHOWN = 20  # characters of a text in a message
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """How pictures are painted.
+    """How images are painted.
 
     Attributes:
-        steps: from noise to a picture.
+        steps: from noise to an image.
         guidance: how much the text counts, see `R2D2Generator.sample_images`.
         best_of: candidates of each text.
         solver: of flow matching; others are sampled by DDIM.
@@ -51,15 +51,15 @@ PLAIN = Painting()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One picture of a text.
+    """One image of a text.
 
     Attributes:
         number: which of the text's, from 0.
-        cosine: of picture and text, in [-1, 1]; None without a judge.
+        cosine: of image and text, in [-1, 1]; None without a judge.
         match_score: in [0, 1]; None likewise, and of a judge without match heads.
     """
 
-    picture: Image.Image
+    image: Image.Image
     number: int
     cosine: float | None = None
     match_score: float | None = None
@@ -76,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """The pictures of a text, the best first; among equals the first that was painted."""
+    """The images of a text, the best first; among equals the first that was painted."""
 
     text: str
     candidates: tuple[Candidate, ...]
@@ -107,7 +107,7 @@ def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
     """
     for text in texts:
         if not text.strip():
-            raise UsageError("a text to paint is empty; say what the picture shall show")
+            raise UsageError("a text to paint is empty; say what the image shall show")
         (count,) = processor.lengths([text])
         if count > processor.max_text_tokens:
             shown = text[:SHOWN] + ("…" if len(text) > SHOWN else "")
@@ -122,7 +122,7 @@ def paint_texts(
     judge: Pipeline | None = None,
     batch: int = BATCH,
 ) -> list[Painted]:
-    """Pictures of some texts, in their order.
+    """Images of some texts, in their order.
 
     Args:
         judge: the R2D2 whose match score orders the candidates of each text; without one they stay as painted.
@@ -133,15 +133,15 @@ def paint_texts(
     check_texts(processor, texts)
     wanted = [(place, number) for place in range(len(texts)) for number in range(options.best_of)]
     found: list[list[Candidate]] = [[] for _ in texts]
-    with progress("paint", len(wanted), "pictures") as advance:
+    with progress("paint", len(wanted), "images") as advance:
         for start in range(0, len(wanted), batch):
             chunk = wanted[start : start + batch]
             asked = [texts[place] for place, _ in chunk]
             noise = torch.stack([_noise(model.latent_shape, options.seed, *which) for which in chunk])
-            pictures = _paint(model, processor, asked, noise, options)
-            judged = [(None, None)] * len(chunk) if judge is None else judge_pictures(judge, pictures, asked)
-            for (place, number), picture, (cosine, match_score) in zip(chunk, pictures, judged, strict=True):
-                found[place].append(Candidate(picture, number, cosine, match_score))
+            images = _paint(model, processor, asked, noise, options)
+            judged = [(None, None)] * len(chunk) if judge is None else judge_images(judge, images, asked)
+            for (place, number), image, (cosine, match_score) in zip(chunk, images, judged, strict=True):
+                found[place].append(Candidate(image, number, cosine, match_score))
             advance(len(chunk), "")
     return [
         Painted(text, tuple(sorted(of, key=lambda candidate: -candidate.score)))
@@ -149,11 +149,11 @@ def paint_texts(
     ]
 
 
-def judge_pictures(
-    judge: Pipeline, pictures: Sequence[Image.Image], texts: Sequence[str]
+def judge_images(
+    judge: Pipeline, images: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[tuple[float | None, float | None]]:
-    """Cosine and match score of each picture and its text."""
-    scores = judge.score(list(zip(texts, pictures, strict=True)), batch_size=len(pictures))
+    """Cosine and match score of each image and its text."""
+    scores = judge.score(list(zip(texts, images, strict=True)), batch_size=len(images))
     return [(pair.cosine, pair.match_score) for pair in scores]
 
 
@@ -166,7 +166,7 @@ def _paint(
         noise_NCHW = noise_NCHW.to(model.device)
         pixels = model.sample_images(read, noise_NCHW, options.steps, options.guidance, options.solver)
         bytes_NSS3 = ((pixels.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in bytes_NSS3]
+    return [Image.fromarray(image) for image in bytes_NSS3]
 
 
 def _noise(shape: tuple[int, int, int], seed: int, place: int, number: int) -> Tensor:

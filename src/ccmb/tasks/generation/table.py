@@ -1,4 +1,4 @@
-"""Metrics of painted pictures as lines of text, for the terminal."""
+"""Metrics of painted images as lines of text, for the terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ccmb.core.aligning import aligned
 
 
 def generation_table(report: dict[str, Any]) -> str:
-    """Figures of painted pictures as lines of text; of chosen ones beside those that were painted first."""
+    """Metrics of painted images as lines of text; of chosen ones beside those that were painted first."""
     painting, first, gain = report["painting"], report.get("first"), report.get("gain", {})
     head = (
-        f"{report['pictures']} pictures, {painting['steps']} steps, guidance {painting['guidance']:g}; "
+        f"{report['pictures']} images, {painting['steps']} steps, guidance {painting['guidance']:g}; "
         f"judge: {report['judge']}; features: {report['features']}"
     )
     columns = {"first": first, f"best of {painting['best_of']}": report} if first else {"": report}

@@ -33,8 +33,8 @@ from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.negatives import DEPTH, draw_pairs, score_pairs
 from ccmb.tasks.matching.temperature import HIGHEST, LOWEST, fit_match_temperature, match_nll
 
-FEWEST_TEXTS = 20
-MOST_TEXTS = 2000  # that an evaluation scores
+MIN_TEXTS = 20
+MAX_TEXTS = 2000  # that an evaluation scores
 
 
 def calibration_report(
@@ -42,10 +42,10 @@ def calibration_report(
 ) -> dict[str, Any]:
     """Temperature and calibration error of a model as it is; see `draw_pairs`.
 
-    The error is that of at most MOST_TEXTS texts, corrected for bias, and None where no text has a wrong picture.
+    The error is that of at most MOST_TEXTS texts, corrected for bias, and None where no text has a wrong image.
     """
     pairs = draw_pairs(gallery, samples, texts)
-    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:MOST_TEXTS]]
+    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:MAX_TEXTS]]
     temperature, error = model.config.match_temperature, None
     if len(pairs):
         probability_N = match_probability(score_pairs(model, gallery, pairs), temperature)
@@ -66,28 +66,28 @@ def calibrate(
     """Fit `match_temperature` on one split of own pairs, set it in the model's configuration, and report.
 
     The prior is one match to one non-match, see `draw_pairs`. What calibration is worth is measured with a temperature
-    fitted on the texts of one half of the pictures, on those of the other; the one that is set is fitted on all.
+    fitted on the texts of one half of the images, on those of the other; the one that is set is fitted on all.
 
     Returns:
         `match_temperature` and whether it is `at_bound`, the best one lying beyond; `held_out` with the calibration
         error, negative log-likelihood and AUC of the other half, `before` (at temperature 1) and `after`; how many
-        `pairs`; a line for each of the `unreadable` pictures.
+        `pairs`; a line for each of the `unreadable` images.
 
     Raises:
         CcmbError: the model has no match heads, its scores are no numbers, or the data is faulty or too little.
     """
     if not model.can_rank:
         raise CcmbError("the model has no match heads (PRD2): there is no match score to calibrate")
-    pictures = ImageSource.open(images)
-    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), pictures)
+    image_source = ImageSource.open(images)
+    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), image_source)
     texts = [text for sample in samples for text in sample.texts]
-    if len(texts) < FEWEST_TEXTS:
+    if len(texts) < MIN_TEXTS:
         raise _too_little(pairs, split, len(texts))
     names = [sample.image for sample in samples]
-    gallery = encode_gallery(model, processor, names, [sample.texts for sample in samples], pictures.load)
+    gallery = encode_gallery(model, processor, names, [sample.texts for sample in samples], image_source.load)
     drawn = draw_pairs(gallery, samples, texts, depth, seed)
     fitted_P = _first_half([names[index] for index in drawn.right.tolist()], seed)
-    if len(drawn) < FEWEST_TEXTS or fitted_P.all():
+    if len(drawn) < MIN_TEXTS or fitted_P.all():
         raise _too_little(pairs, split, len(drawn))
     log_odds_N2, label_N, fitted_N = score_pairs(model, gallery, drawn), drawn.labels, fitted_P.repeat(2)
     if not log_odds_N2.isfinite().all():
@@ -118,23 +118,23 @@ def _as_fitted(temperature: float) -> float:
 def _too_little(pairs: Path, split: str | None, found: int) -> CcmbError:
     place = f"split '{split}'" if split else "it"
     return CcmbError(
-        f"{pairs}: {place} has {found} texts to set against a wrong picture; calibration needs {FEWEST_TEXTS} or more, "
-        "of two pictures or more"
+        f"{pairs}: {place} has {found} texts to set against a wrong image; calibration needs {MIN_TEXTS} or more, "
+        "of two images or more"
     )
 
 
 def _first_half(names: Sequence[str], seed: int) -> Tensor:
-    """(P,) whether a picture's place in a shuffle of all is even; pictures of one name stay together."""
+    """(P,) whether an image's place in a shuffle of all is even; images of one name stay together."""
     shuffled = sorted(set(names))
     Random(seed).shuffle(shuffled)
     chosen = set(shuffled[::2])
     return torch.tensor([name in chosen for name in names], dtype=torch.bool)
 
 
-def _quality(head_log_odds_N2: Tensor, label_N: Tensor, picture_N: Tensor, temperature: float) -> dict[str, float]:
+def _quality(head_log_odds_N2: Tensor, label_N: Tensor, image_N: Tensor, temperature: float) -> dict[str, float]:
     probability_N = match_probability(head_log_odds_N2.double(), temperature)
     return {
-        "calibration_error": round(estimate_calibration_error(probability_N, label_N, picture_N).value, 4),
+        "calibration_error": round(estimate_calibration_error(probability_N, label_N, image_N).value, 4),
         "nll": round(match_nll(head_log_odds_N2, label_N, temperature), 4),
         "auc": round(auc(probability_N, label_N), 4),
     }

@@ -81,10 +81,10 @@ def estimate_calibration_error(
     # Independent bins, or bins that vary together, whichever varies more.
     whole = math.sqrt(max(float(signs @ covariance @ signs), float((s**2).sum())))
     value = min(1.0, max(0.0, plain - float((s * _fold_bias(x)).sum())))
-    most_bias = float((s * _fold_bias(np.maximum(x - PLAUSIBLE, 0))).sum())
+    max_bias = float((s * _fold_bias(np.maximum(x - PLAUSIBLE, 0))).sum())
     return CalibrationError(
         value=value,
-        low=max(0.0, plain - most_bias - Z * whole),
+        low=max(0.0, plain - max_bias - Z * whole),
         high=min(1.0, max(value, _upper(plain, s, whole))),  # where chance was kinder than even none would let it be
         plain=plain,
     )

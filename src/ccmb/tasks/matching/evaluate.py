@@ -1,4 +1,4 @@
-"""`ccmb evaluate` on labelled pairs: does the model tell texts that fit a picture from those that do not?"""
+"""`ccmb evaluate` on labelled pairs: does the model tell texts that fit an image from those that do not?"""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class LabelledPairs:
 def evaluate_matching(
     model: Network, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
 ) -> dict[str, Any]:
-    """The report of one split of labelled pairs; pictures that cannot be read are listed in it.
+    """The report of one split of labelled pairs; images that cannot be read are listed in it.
 
     Args:
-        labelled: pairs and their pictures.
+        labelled: pairs and their images.
         fit: those of another split, to fit threshold and temperature on.
 
     Raises:
-        CcmbError: no picture can be read, or all pairs have one label.
+        CcmbError: no image can be read, or all pairs have one label.
     """
     started = time.monotonic()
     scores, unreadable = predict(model, processor, labelled)
@@ -48,6 +48,6 @@ def evaluate_matching(
 
 
 def predict(model: Network, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
-    """Scores of all pairs whose pictures can be read, and a line for each other picture."""
+    """Scores of all pairs whose images can be read, and a line for each other image."""
     samples, unreadable = readable_samples(*labelled)
     return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable

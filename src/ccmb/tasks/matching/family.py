@@ -1,4 +1,4 @@
-"""Matching: whether a text fits a picture, on labelled pairs."""
+"""Matching: whether a text fits an image, on labelled pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ccmb.core.errors import UsageError
 from ccmb.core.options import Flag
 from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
 from ccmb.tasks.matching.table import matching_table
-from ccmb.tasks.options import PictureOptions
+from ccmb.tasks.options import ImageOptions
 
 if TYPE_CHECKING:
     from ccmb.inference.interface import Network
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingEvalOptions(PictureOptions):
+class MatchingEvalOptions(ImageOptions):
     """What `ccmb evaluate` reads on labelled pairs."""
 
     fit_split: Annotated[
         str | None,
         Flag(
             "Of labelled pairs: the split that a threshold and a temperature are fitted on; by default the other half "
-            "of the pictures."
+            "of the images."
         ),
     ] = None
 

@@ -21,7 +21,7 @@ from ccmb.objectives.matching import Matching
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import name_and_path
-from ccmb.tasks.common.resampling import draw_figures
+from ccmb.tasks.common.resampling import draw_metrics
 from ccmb.tasks.finetuning.finetuner import Batches, DrawnMetrics, Finetuner
 from ccmb.tasks.finetuning.pairs import OfR2D2
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
@@ -40,7 +40,7 @@ class LabelledSet:
     name: str
     split: str
     samples: list[Sample]
-    pictures: ImageSource
+    images: ImageSource
 
 
 class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
@@ -60,25 +60,25 @@ class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
         return _open(data, data.split)
 
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> LabelledSet:
-        samples, pictures = _open(recipe.data, split)
+        samples, images = _open(recipe.data, split)
         if split == recipe.validation.split and recipe.validation.images is not None:
             kept = set(list(dict.fromkeys(sample.image for sample in samples))[: recipe.validation.images])
             samples = [sample for sample in samples if sample.image in kept]
-        return LabelledSet(recipe.data.name, split, readable_samples(samples, pictures)[0], pictures)
+        return LabelledSet(recipe.data.name, split, readable_samples(samples, images)[0], images)
 
     def open_also(self, spec: str, split: str, fields: Sequence[str]) -> LabelledSet:
         name, path = name_and_path(spec, "--also")
-        samples, pictures = open_labelled(path, split, name=name)
-        return LabelledSet(name, split, readable_samples(samples, pictures)[0], pictures)
+        samples, images = open_labelled(path, split, name=name)
+        return LabelledSet(name, split, readable_samples(samples, images)[0], images)
 
     def task(self, model: R2D2Model, processor: R2D2Processor, recipe: FinetuneRecipe) -> MatchingTask:
         prepare_network(model, recipe)
         return MatchingTask(Matching(model, recipe.matching, recipe.training.grad_cache_chunk), recipe.optimizer)
 
     def batches(
-        self, samples: list[Sample], pictures: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
     ) -> Batches:
-        load = LabelledLoader(samples, pictures, recipe.data, recipe.training)
+        load = LabelledLoader(samples, images, recipe.data, recipe.training)
         return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)
 
     def validate(
@@ -86,8 +86,8 @@ class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
     ) -> dict[str, float]:
         scores = _scores(model, processor, held_out)
         right = (scores.score >= 0.5) == (scores.label == 1)
-        figures = auc(scores.score, scores.label), float(right.double().mean()), auc(scores.cosine, scores.label)
-        return {name: 100 * value for name, value in zip(self.metrics, figures, strict=True)}
+        metrics = auc(scores.score, scores.label), float(right.double().mean()), auc(scores.cosine, scores.label)
+        return {name: 100 * value for name, value in zip(self.metrics, metrics, strict=True)}
 
     def measure(
         self,
@@ -102,9 +102,9 @@ class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
         values, draws = {}, {}
         for name, score_N in by_stage.items():
             values[name] = 100 * auc(score_N, scores.label)
-            draws[name] = 100 * draw_figures([weighted_auc(score_N, scores.label)], scores.picture.numpy())[:, 0]
+            draws[name] = 100 * draw_metrics([weighted_auc(score_N, scores.label)], scores.image.numpy())[:, 0]
         return DrawnMetrics(
-            values, draws, matching_report(scores, model.config.match_temperature), len(scores.picture.unique())
+            values, draws, matching_report(scores, model.config.match_temperature), len(scores.image.unique())
         )
 
 
@@ -120,5 +120,5 @@ def _open(data: DataRecipe, split: str) -> tuple[list[Sample], ImageSource]:
 
 def _scores(model: R2D2Model, processor: R2D2Processor, held_out: LabelledSet, heads: bool = True) -> PairScores:
     return score_labelled(
-        R2D2Encoder(model, processor), R2D2Ranker(model, ranks=heads), held_out.samples, held_out.pictures.load
+        R2D2Encoder(model, processor), R2D2Ranker(model, ranks=heads), held_out.samples, held_out.images.load
     )

@@ -1,7 +1,7 @@
 """How well a model tells matches from non-matches: AUC, accuracy and calibration of labelled pairs.
 
 A threshold or temperature is never fitted on pairs that it is then measured on: it comes from another split, or else
-from the pairs of one half of the pictures for those of the other, both ways.
+from the pairs of one half of the images for those of the other, both ways.
 
 Shapes: N pairs.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.inference.pair_scores import PairScores
 from ccmb.inference.scoring import match_probability
-from ccmb.tasks.common.resampling import DRAWS, Figure, bounded_interval, draw_figures, on_all
+from ccmb.tasks.common.resampling import DRAWS, Metric, bounded_interval, draw_metrics, on_all
 from ccmb.tasks.matching.calibration_error import CalibrationError, estimate_calibration_error
 from ccmb.tasks.matching.temperature import fit_match_temperature
 
@@ -34,14 +34,14 @@ def matching_report(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All figures, shares in [0, 1], with 95 % intervals over pictures.
+    """All metrics, shares in [0, 1], with 95 % intervals over images.
 
     Of a model with cross encoders they are the match score's, and `pre_ranking` holds those of the cosine; of others
     the cosine's alone, which is no probability: no accuracy at a half then, and no calibration error.
 
     Args:
         match_temperature: of the model as it is.
-        fit: pairs of another split, to fit threshold and temperature on; by default the other half of the pictures.
+        fit: pairs of another split, to fit threshold and temperature on; by default the other half of the images.
 
     Returns:
         Besides counts and the `stage` that scores: `auc`; `accuracy` at a half and `calibration_error`, both of the
@@ -60,35 +60,35 @@ def matching_report(
     if not scores.score.isfinite().all():
         raise CcmbError("the model's scores are not finite numbers: there is nothing to measure")
     ranks = scores.head_log_odds is not None
-    counts = {"pairs": len(scores), "pictures": int(scores.picture.max()) + 1, "matches": matches}
+    counts = {"pairs": len(scores), "pictures": int(scores.image.max()) + 1, "matches": matches}
     report = {
         **counts,
         "stage": "ranking" if ranks else "pre_ranking",
         "match_temperature": match_temperature if ranks else None,
-        **_figures(scores, match_temperature, fit, draws, seed),
+        **_metrics(scores, match_temperature, fit, draws, seed),
     }
     if ranks:
-        first = _figures(scores.without_heads(), None, fit.without_heads() if fit else None, draws, seed)
+        first = _metrics(scores.without_heads(), None, fit.without_heads() if fit else None, draws, seed)
         report["pre_ranking"] = {name: first[name] for name in ("auc", "accuracy_fitted", "interval", "fitted")}
     return report
 
 
-def _figures(
+def _metrics(
     scores: PairScores, match_temperature: float | None, fit: PairScores | None, draws: int, seed: int
 ) -> dict[str, Any]:
-    figures = {"auc": weighted_auc(scores.score, scores.label)}
+    metrics = {"auc": weighted_auc(scores.score, scores.label)}
     errors = dict[str, CalibrationError]()
     if scores.head_log_odds is not None:
         probability_N = match_probability(scores.head_log_odds.double(), match_temperature or 1.0)
-        figures["accuracy"] = weighted_mean((probability_N >= 0.5) == (scores.label == 1))
-        errors["calibration_error"] = estimate_calibration_error(probability_N, scores.label, scores.picture)
+        metrics["accuracy"] = weighted_mean((probability_N >= 0.5) == (scores.label == 1))
+        errors["calibration_error"] = estimate_calibration_error(probability_N, scores.label, scores.image)
     fitted = _fit(scores, fit, seed)
     if fitted is not None:
-        figures["accuracy_fitted"] = weighted_mean(fitted.right)
+        metrics["accuracy_fitted"] = weighted_mean(fitted.right)
         if fitted.probability is not None:
-            error = estimate_calibration_error(fitted.probability, scores.label, scores.picture)
+            error = estimate_calibration_error(fitted.probability, scores.label, scores.image)
             errors["calibration_error_fitted"] = error
-    known = _with_intervals(figures, scores.picture.numpy(), draws, seed)
+    known = _with_intervals(metrics, scores.image.numpy(), draws, seed)
     for name, error in errors.items():
         known[name] = round(error.value, DIGITS), (round(error.low, DIGITS), round(error.high, DIGITS))
     plain = round(errors["calibration_error"].plain, DIGITS) if "calibration_error" in errors else None
@@ -101,15 +101,15 @@ def _figures(
 
 
 def _with_intervals(
-    figures: dict[str, Figure], picture_N: np.ndarray, draws: int, seed: int
+    metrics: dict[str, Metric], image_N: np.ndarray, draws: int, seed: int
 ) -> dict[str, tuple[float, tuple[float, float]]]:
-    """Shares in [0, 1] with their intervals over pictures."""
-    values = [on_all(figure, len(picture_N)) for figure in figures.values()]
-    drawn = draw_figures(list(figures.values()), picture_N, draws, seed)
-    units = len(np.unique(picture_N))
+    """Shares in [0, 1] with their intervals over images."""
+    values = [on_all(metric, len(image_N)) for metric in metrics.values()]
+    drawn = draw_metrics(list(metrics.values()), image_N, draws, seed)
+    units = len(np.unique(image_N))
     return {
         name: (round(value, DIGITS), bounded_interval(value, of_name, units, (0.0, 1.0), DIGITS))
-        for name, value, of_name in zip(figures, values, drawn.T, strict=True)
+        for name, value, of_name in zip(metrics, values, drawn.T, strict=True)
     }
 
 
@@ -126,7 +126,7 @@ class _Fitted:
 def _fit(scores: PairScores, fit: PairScores | None, seed: int) -> _Fitted | None:
     """None where there are not both labels to fit on."""
     every_N = torch.ones(len(scores), dtype=torch.bool)
-    first_N = half_of_pictures(scores.picture, seed)
+    first_N = half_of_images(scores.image, seed)
     folds = [(fit, every_N)] if fit else [(scores[first_N], ~first_N), (scores[~first_N], first_N)]
     right_N, probability_N = torch.zeros(len(scores), dtype=torch.bool), torch.zeros(len(scores), dtype=torch.double)
     thresholds, temperatures = [], []
@@ -139,17 +139,17 @@ def _fit(scores: PairScores, fit: PairScores | None, seed: int) -> _Fitted | Non
         if part.head_log_odds is not None and judged.head_log_odds is not None:
             temperatures.append(fit_match_temperature(part.head_log_odds, part.label))
             probability_N[judged_N] = match_probability(judged.head_log_odds.double(), temperatures[-1])
-    about = {"on": "another split" if fit else "the other half of the pictures", "threshold": thresholds}
+    about = {"on": "another split" if fit else "the other half of the images", "threshold": thresholds}
     return _Fitted(right_N, probability_N if temperatures else None, about | {"temperature": temperatures or None})
 
 
-def half_of_pictures(picture_N: Tensor, seed: int) -> Tensor:
-    """(N,) whether a pair's picture is of the first half of all, in an order that the seed draws."""
-    order = list(range(int(picture_N.max()) + 1))
+def half_of_images(image_N: Tensor, seed: int) -> Tensor:
+    """(N,) whether a pair's image is of the first half of all, in an order that the seed draws."""
+    order = list(range(int(image_N.max()) + 1))
     Random(seed).shuffle(order)
     first_G = torch.zeros(len(order), dtype=torch.bool)
     first_G[order[::2]] = True
-    return first_G[picture_N]
+    return first_G[image_N]
 
 
 def best_threshold(score_N: Tensor, label_N: Tensor) -> float:
@@ -176,14 +176,14 @@ def best_threshold(score_N: Tensor, label_N: Tensor) -> float:
     return float((score[place - 1] + score[place]) / 2)
 
 
-def weighted_auc(score_N: Tensor, label_N: Tensor) -> Figure:
+def weighted_auc(score_N: Tensor, label_N: Tensor) -> Metric:
     """The AUC, see `auc`, of pairs that count so many times; sorted once for all weights."""
     order = score_N.argsort().numpy()
     match = (label_N.numpy() == 1)[order]
     ties = score_N.numpy()[order]
     starts = np.flatnonzero(np.concatenate([[True], ties[1:] != ties[:-1]]))
 
-    def figure(weight_BN: np.ndarray) -> np.ndarray:
+    def metric(weight_BN: np.ndarray) -> np.ndarray:
         weight_BN = weight_BN[:, order]
         above_BS = np.add.reduceat(weight_BN * match, starts, axis=1)
         below_BS = np.add.reduceat(weight_BN * ~match, starts, axis=1)
@@ -191,10 +191,10 @@ def weighted_auc(score_N: Tensor, label_N: Tensor) -> Figure:
         won_B = (above_BS * (below_BS.cumsum(1) - below_BS / 2)).sum(1)
         return np.where(both_B > 0, won_B / np.maximum(both_B, 1e-300), np.nan)
 
-    return figure
+    return metric
 
 
-def weighted_mean(right_N: Tensor) -> Figure:
+def weighted_mean(right_N: Tensor) -> Metric:
     """The share of pairs that are right."""
     right = right_N.numpy().astype(np.float64)
     return lambda weight_BN: weight_BN @ right / weight_BN.sum(1)

@@ -19,7 +19,7 @@ from ccmb.r2d2.processing import R2D2Processor
 
 @dataclass(frozen=True, slots=True)
 class MinimalPair:
-    """A picture's true text and a false one that differs in one swap (`swap` says of what)."""
+    """An image's true text and a false one that differs in one swap (`swap` says of what)."""
 
     image_index: int
     text: str
@@ -50,7 +50,7 @@ def score_minimal_pairs(
     ranking_rule: RankingRule | None = None,
     batch: int = 256,
 ) -> MinimalPairScores:
-    """Score both texts of every pair against its picture; `images` are the encoded pictures.
+    """Score both texts of every pair against its image; `images` are the encoded images.
 
     Args:
         ranking_rule: of the second stage; None is the model's own.

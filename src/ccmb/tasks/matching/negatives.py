@@ -1,8 +1,8 @@
 """Matches and likely non-matches drawn from a gallery: what the match score is calibrated on.
 
-The non-matches are pictures that the first stage takes for likely: those that a search shows the second one.
+The non-matches are images that the first stage takes for likely: those that a search shows the second one.
 
-Shapes: P texts, each in one match and one non-match; N = 2P pairs; Q texts at a time, G pictures.
+Shapes: P texts, each in one match and one non-match; N = 2P pairs; Q texts at a time, G images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH, CHUNK = 2048, 256  # pairs and texts at a time
 
 @dataclass(frozen=True, slots=True)
 class DrawnPairs:
-    """P texts, each with its own picture (a match) and with a wrong one (a non-match); indices (P,)."""
+    """P texts, each with its own image (a match) and with a wrong one (a non-match); indices (P,)."""
 
     text: Tensor
     right: Tensor
@@ -48,16 +48,16 @@ class DrawnPairs:
 def draw_pairs(
     gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str], depth: int = DEPTH, seed: int = 0
 ) -> DrawnPairs:
-    """Every text with its own picture, and with one drawn from the `depth` best wrong ones by cosine.
+    """Every text with its own image, and with one drawn from the `depth` best wrong ones by cosine.
 
-    No picture that goes by the same name as the text's own, or that has an equal text, is wrong. A text for which
-    no picture is wrong is left out.
+    No image that goes by the same name as the text's own, or that has an equal text, is wrong. A text for which
+    no image is wrong is left out.
 
     Args:
-        samples: of the G pictures of the gallery.
+        samples: of the G images of the gallery.
         texts: all texts of the gallery, in its order.
     """
-    generator, rights = torch.Generator().manual_seed(seed), _right_pictures(gallery, samples, texts)
+    generator, rights = torch.Generator().manual_seed(seed), _right_images(gallery, samples, texts)
     chunks = torch.arange(len(texts)).split(CHUNK)
     parts = [
         _draw_wrong(gallery, index_Q, [rights[i] for i in index_Q.tolist()], depth, generator) for index_Q in chunks
@@ -66,8 +66,8 @@ def draw_pairs(
     return DrawnPairs(text, gallery.image_of_text[text], wrong)
 
 
-def _right_pictures(gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]) -> list[list[int]]:
-    """The pictures that are no non-matches of each text."""
+def _right_images(gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]) -> list[list[int]]:
+    """The images that are no non-matches of each text."""
     by_name: dict[str, set[int]] = defaultdict(set)
     by_text: dict[str, set[int]] = defaultdict(set)
     for index, sample in enumerate(samples):
@@ -81,7 +81,7 @@ def _right_pictures(gallery: Gallery, samples: Sequence[Sample], texts: Sequence
 def _draw_wrong(
     gallery: Gallery, index_Q: Tensor, rights: Sequence[list[int]], depth: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The texts that have wrong pictures, and one of these for each."""
+    """The texts that have wrong images, and one of these for each."""
     cosine_QG = gallery.texts.embed[index_Q] @ gallery.images.embed.T
     for row, right in zip(cosine_QG, rights, strict=True):
         row[right] = -torch.inf

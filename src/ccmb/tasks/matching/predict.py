@@ -1,4 +1,4 @@
-"""Matching: does a text describe a picture? One text against some."""
+"""Matching: does a text describe an image? One text against some."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.user_images import check_any_read, encode_readable
 from ccmb.r2d2.modeling import TowerOutput
-from ccmb.r2d2.processing import Picture, R2D2Processor
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
 
 
 @dataclass(frozen=True, slots=True)
-class PictureMatch:
-    """What a model says of a text and one picture.
+class ImageMatch:
+    """What a model says of a text and one image.
 
     Attributes:
-        picture: as it was given.
-        cosine: of the two embeddings, in [-1, 1]; None if the picture could not be read.
+        image: as it was given.
+        cosine: of the two embeddings, in [-1, 1]; None if the image could not be read.
         score: match score in [0, 1]; None without cross encoders.
         probability: calibrated probability of a match, in [0, 1]; None likewise, and of a model that is not calibrated.
         match: whether the probability is the least one that counts, or more; None if there is none that counts.
-        error: why the picture could not be read.
+        error: why the image could not be read.
     """
 
-    picture: Picture
+    image: ImageInput
     cosine: float | None = None
     score: float | None = None
     probability: float | None = None
@@ -38,15 +38,15 @@ class PictureMatch:
     error: str | None = None
 
 
-def match_pictures(
+def match_images(
     model: Network,
     processor: R2D2Processor,
     text: str,
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInput],
     min_probability: float | None = None,
     batch: int = 64,
-) -> list[PictureMatch]:
-    """Match a text with each of some pictures, in their order; those that cannot be read are marked.
+) -> list[ImageMatch]:
+    """Match a text with each of some images, in their order; those that cannot be read are marked.
 
     The text is cleaned as the texts of a corpus are.
 
@@ -56,25 +56,25 @@ def match_pictures(
     Raises:
         UsageError: the text is empty or not UTF-8, or there is a `min_probability` outside [0, 1] or for a model
             without cross encoders or calibration.
-        CcmbError: none of the pictures can be read.
+        CcmbError: none of the images can be read.
     """
     check_text(text, "to match")
     check_min_probability(min_probability)
     if min_probability is not None:
         check_gives_probability(model)
-    pipeline, found = Pipeline.of(model, processor), list[PictureMatch]()
+    pipeline, found = Pipeline.of(model, processor), list[ImageMatch]()
     of_text = pipeline.encode_texts([clean_query(text)])
-    for start in range(0, len(pictures), batch):
-        found += _match_batch(pipeline, of_text, pictures[start : start + batch], min_probability)
+    for start in range(0, len(images), batch):
+        found += _match_batch(pipeline, of_text, images[start : start + batch], min_probability)
     check_any_read([of.error for of in found])
     return found
 
 
 def _match_batch(
-    pipeline: Pipeline, of_text: TowerOutput, pictures: Sequence[Picture], min_probability: float | None
-) -> list[PictureMatch]:
-    read = encode_readable(pipeline.encoder, pictures)
-    found = [PictureMatch(picture, error=read.errors.get(place)) for place, picture in enumerate(pictures)]
+    pipeline: Pipeline, of_text: TowerOutput, images: Sequence[ImageInput], min_probability: float | None
+) -> list[ImageMatch]:
+    read = encode_readable(pipeline.encoder, images)
+    found = [ImageMatch(image, error=read.errors.get(place)) for place, image in enumerate(images)]
     if read.output is None:
         return found
     image_N = torch.arange(len(read.indices))
@@ -83,5 +83,5 @@ def _match_batch(
     for place, score in zip(read.indices, scores.rows(), strict=True):
         chance = score.probability
         verdict = None if min_probability is None or chance is None else chance >= min_probability
-        found[place] = PictureMatch(pictures[place], score.cosine, score.match_score, chance, verdict)
+        found[place] = ImageMatch(images[place], score.cosine, score.match_score, chance, verdict)
     return found

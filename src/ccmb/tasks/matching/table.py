@@ -8,8 +8,8 @@ from ccmb.core.aligning import aligned
 
 
 def matching_table(report: dict[str, Any]) -> str:
-    """Figures of labelled pairs with their intervals, in percent, as lines of text."""
-    lines = [f"{report['pairs']} pairs of {report['pictures']} pictures, {report['matches']} of them matches"]
+    """Metrics of labelled pairs with their intervals, in percent, as lines of text."""
+    lines = [f"{report['pairs']} pairs of {report['pictures']} images, {report['matches']} of them matches"]
     ranks = report["stage"] == "ranking"
     lines[0] += "" if ranks else "; no cross encoders, so the cosine alone scores them"
     of_stage = {"ranking": report, "pre-ranking": report["pre_ranking"]} if ranks else {"pre-ranking": report}

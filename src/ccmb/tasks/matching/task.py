@@ -64,13 +64,13 @@ class LabelledLoader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], pictures: ImageSource, data: DataRecipe, training: TrainingRecipe
+        self, samples: Sequence[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe
     ) -> None:
         if len(samples) < training.batch_size:
             raise CcmbError(
-                f"{pictures.path}: {len(samples)} pairs do not fill training.batch_size={training.batch_size}"
+                f"{images.path}: {len(samples)} pairs do not fill training.batch_size={training.batch_size}"
             )
-        self.samples, self.pictures, self.data, self.training = samples, pictures, data, training
+        self.samples, self.images, self.data, self.training = samples, images, data, training
         rows = world().rows(training.batch_size // world().size)
         group_from = round(data.group_start * training.steps)
         self.plan = BatchPlan(samples, training.batch_size, training.seed, group_from, rows)
@@ -79,7 +79,7 @@ class LabelledLoader:
         self, processor: R2D2Processor, start: int, stop: int
     ) -> Iterator[tuple[LabelledBatch | None, list[str]]]:
         augmentation, seed = self.data.augmentation, self.training.seed
-        dataset = TrainingSet(self.samples, self.pictures, processor.image_size, augmentation, seed, alike=True)
+        dataset = TrainingSet(self.samples, self.images, processor.image_size, augmentation, seed, alike=True)
         collate = LabelledCollate(processor, self.samples)
         return training_batches(
             dataset, self.plan, start=start, stop=stop, collate=collate, workers=self.data.num_workers

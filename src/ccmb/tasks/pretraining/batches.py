@@ -44,19 +44,19 @@ Loaded = Iterator[tuple[Batch | None, list[str]]]
 Load = Callable[[R2D2Processor, int, int], Loaded]
 
 
-def load_pairs(samples: list[Sample], pictures: ImageSource, data: DataRecipe, training: TrainingRecipe) -> Load:
+def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> Load:
     """How batches of pairs in a folder are loaded."""
     seed = training.seed
     if len(samples) < training.batch_size:
         where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
-        raise CcmbError(f"{where}: {len(samples)} pictures do not fill training.batch_size={training.batch_size}")
+        raise CcmbError(f"{where}: {len(samples)} images do not fill training.batch_size={training.batch_size}")
     rows = world().rows(training.batch_size // world().size)
     plan = BatchPlan(samples, training.batch_size, seed, round(data.group_start * training.steps), rows)
 
     def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
         dataset = TrainingSet(
             samples,
-            pictures,
+            images,
             size=processor.image_size,
             augmentation=data.augmentation,
             seed=seed,
@@ -124,7 +124,7 @@ def run_batches(
         for batch, unreadable in load(start, stop):
             _note_unreadable(unreadable, out)
             if batch is None:
-                raise CcmbError(f"no picture of a whole batch could be read; see {list_of_unreadable(out)}")
+                raise CcmbError(f"no image of a whole batch could be read; see {list_of_unreadable(out)}")
             yield batch if world().size == 1 else filled(batch, rows)
 
     return batches
@@ -138,7 +138,7 @@ def filled(batch: B, rows: int) -> B:
 
 
 def list_of_unreadable(run: Path) -> Path:
-    """Where this process lists the pictures that it could not read."""
+    """Where this process lists the images that it could not read."""
     return run / (f"unreadable-{world().rank}.txt" if world().rank else "unreadable.txt")
 
 
@@ -146,13 +146,13 @@ def _note_unreadable(lines: list[str], out: Path) -> None:
     """Add to the process's list what the run's lists do not hold yet."""
     if not lines:
         return
-    listed = set(unreadable_pictures(out))
+    listed = set(unreadable_images(out))
     if not listed.issuperset(lines):
         with atomic_write(list_of_unreadable(out)) as file:
             file.writelines(f"{line}\n" for line in sorted(listed.union(lines)))
 
 
-def unreadable_pictures(run: Path) -> list[str]:
-    """A line for each picture that the run, by any of its processes, has tried to read in vain so far."""
+def unreadable_images(run: Path) -> list[str]:
+    """A line for each image that the run, by any of its processes, has tried to read in vain so far."""
     lists = [split_lines(path.read_text(encoding="utf-8")) for path in run.glob("unreadable*.txt")]
     return sorted({line for lines in lists for line in lines})

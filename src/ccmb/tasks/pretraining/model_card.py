@@ -51,7 +51,7 @@ scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"
 |---|---|
 {training}
 
-{figures}"""
+{metrics}"""
 
 
 def write_model_card(
@@ -62,7 +62,7 @@ def write_model_card(
     Args:
         folder: the model folder.
         run: the run folder, whose `metrics.jsonl` tells the last losses.
-        retrieval: what `ccmb evaluate` found, if it did: its figures go into the card.
+        retrieval: what `ccmb evaluate` found, if it did: its metrics go into the card.
     """
     kind = "R2D2" if model.can_rank else "PRD2"
     text = CARD.format(
@@ -72,7 +72,7 @@ def write_model_card(
         kind_en="Two Chinese image-text towers" + (" and two cross encoders" if model.can_rank else ""),
         network=_table(_network(model)),
         training=_table(_training(model, recipe, run)),
-        figures=_figures(retrieval) if retrieval else "此卡尚无评测结果。 No evaluation is recorded here yet.\n",
+        metrics=_metrics(retrieval) if retrieval else "此卡尚无评测结果。 No evaluation is recorded here yet.\n",
     )
     with atomic_write(folder / "README.md") as file:
         file.write(text)
@@ -122,17 +122,17 @@ def _origin(model: ModelRecipe) -> str:
     return f"{model.vision} and {model.text}"
 
 
-def _figures(retrieval: Mapping[str, Any]) -> str:
+def _metrics(retrieval: Mapping[str, Any]) -> str:
     lines = [
-        f"## 检索 · Retrieval\n\n{retrieval['gallery']:,} pictures, {retrieval['texts']:,} texts, "
+        f"## 检索 · Retrieval\n\n{retrieval['gallery']:,} images, {retrieval['texts']:,} texts, "
         f"top {retrieval['depth']} ranked; recalls in percent, convention {retrieval.get('convention', 'unknown')}.\n",
         "| direction | stage | R@1 | R@5 | R@10 |\n|---|---|--:|--:|--:|",
     ]
     for direction in ("text_to_image", "image_to_text"):
         for stage, recalls in retrieval.get(direction, {}).items():  # of sets like MUGE only by text
             if recalls:
-                figures = " | ".join(f"{value:.1f}" for value in recalls.values())
-                lines.append(f"| {direction.replace('_', ' ')} | {stage.replace('_', '-')} | {figures} |")
+                metrics = " | ".join(f"{value:.1f}" for value in recalls.values())
+                lines.append(f"| {direction.replace('_', ' ')} | {stage.replace('_', '-')} | {metrics} |")
     return "\n".join(lines) + "\n"
 
 

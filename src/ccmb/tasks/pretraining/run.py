@@ -119,9 +119,9 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
             raise UsageError("training.epochs: epochs of shards are not counted; give training.steps")
         load, samples, begin = open_shards(recipe.data, recipe.training, out)
     else:
-        samples, pictures = open_training(recipe.data)
+        samples, images = open_training(recipe.data)
         recipe, begin = in_steps(recipe, samples), _nothing
-        load = load_pairs(samples, pictures, recipe.data, recipe.training)
+        load = load_pairs(samples, images, recipe.data, recipe.training)
     model, processor = build_network(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
@@ -204,7 +204,7 @@ def train_model(
         The folder of the finished model.
     """
     training = recipe.training
-    if world().is_main:  # only now: a recipe that fails before leaves no folder that would refuse its mended form
+    if world().is_main:  # only now: a recipe that fails before leaves no folder that would refuse its fixed form
         prepare_run(recipe, out)
         if seen is not None:
             seen.write(out)
@@ -251,16 +251,16 @@ def save_model(
 
 
 def pretraining_log(objectives: Objectives) -> list[str]:
-    """Figures that objectives of pre-training log."""
+    """Metrics that objectives of pre-training log."""
     on = objectives.on()
     return [*on, "temperature", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
 
 
 def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
-    """Whether the figure by which the best checkpoint is chosen will ever be logged.
+    """Whether the metric by which the best checkpoint is chosen will ever be logged.
 
     Args:
-        logged: figures of the run's task and of its validation.
+        logged: metrics of the run's task and of its validation.
 
     Raises:
         UsageError: it will not; the message lists those that will.

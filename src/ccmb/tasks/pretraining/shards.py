@@ -60,7 +60,7 @@ def open_stream(
 
 
 class FirstSamples:
-    """The samples from whose texts a new network's tokenizer is made; their pictures are of no use.
+    """The samples from whose texts a new network's tokenizer is made; their images are of no use.
 
     A run that goes on has them on record: what a failing server gives today must not change what a token means.
     """

@@ -42,17 +42,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pictures with texts, as they were found.
+    """Images with texts, as they were found.
 
     Attributes:
         place: of the file or the shards, for messages.
         faults: a line for each sample of shards that was left out.
-        in_other_splits: names of pictures that other splits have too.
+        in_other_splits: names of images that other splits have too.
     """
 
     place: Path
     samples: list[Sample]
-    pictures: ImageSource
+    images: ImageSource
     faults: list[str]
     in_other_splits: Sequence[str]
 
@@ -62,7 +62,7 @@ class Predictions:
     """What a model says of pairs: the ranks of right answers, and what they were made from.
 
     Attributes:
-        unreadable: a line for each picture that was left out.
+        unreadable: a line for each image that was left out.
         options: how the second stage was computed.
         minimal_pairs: those of the data, which are yet to be scored.
     """
@@ -82,8 +82,8 @@ def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str
         CcmbError: faulty data.
     """
     if is_shards(pairs):
-        samples, pictures, faults = open_shard_set([str(pairs)], fields)
-        return Pairs(pairs, samples, pictures, faults, ())
+        samples, image_source, faults = open_shard_set([str(pairs)], fields)
+        return Pairs(pairs, samples, image_source, faults, ())
     read = open_pairs(pairs, split, fields)
     return Pairs(pairs, read.samples, ImageSource.open(images), [], read.in_other_splits)
 
@@ -98,13 +98,13 @@ def predict(
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Predictions:
-    """Rank the pictures that can be read for each text, and the other way; see `evaluate`."""
-    samples, unreadable = readable_samples(data.samples, data.pictures)
+    """Rank the images that can be read for each text, and the other way; see `evaluate`."""
+    samples, unreadable = readable_samples(data.samples, data.images)
     minimal_pairs = _minimal_pairs(samples, data.place)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
     names = [sample.image for sample in samples]
-    gallery = encode_gallery(model, processor, names, texts, data.pictures.load, convention=convention)
+    gallery = encode_gallery(model, processor, names, texts, data.images.load, convention=convention)
     ranks = ranks_both_ways(ranker, gallery, depth)
     return Predictions(
         samples=samples,
@@ -130,14 +130,14 @@ def evaluate(
 
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
-        texts_per_image: use only the first so many texts of each picture.
+        texts_per_image: use only the first so many texts of each image.
         options: how the second stage of retrieval is computed; what else is reported is always exact, by the same rule.
         source: what the model was loaded from; needed for options of int8.
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
 
     Raises:
         UsageError: options that are not of this network, see `R2D2Ranker`.
-        CcmbError: no readable picture. Pictures that cannot be read are listed in the report.
+        CcmbError: no readable image. Images that cannot be read are listed in the report.
     """
     started = time.monotonic()
     predicted = predict(
@@ -193,9 +193,9 @@ def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
 
 
 def _random_pair_auc(scorer: PairScorer, gallery: Gallery, pairs: int = 2000) -> float | None:
-    """AUC of the match score on true pairs against the same texts with random wrong pictures.
+    """AUC of the match score on true pairs against the same texts with random wrong images.
 
-    Of these, pictures that have an equal text are left out; None where none is left.
+    Of these, images that have an equal text are left out; None where none is left.
     """
     generator = torch.Generator().manual_seed(0)
     count = min(pairs, len(gallery.texts))

@@ -1,4 +1,4 @@
-"""Retrieval: which picture a text describes, and which text a picture shows, among many."""
+"""Retrieval: which image a text describes, and which text an image shows, among many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
     """What `ccmb evaluate` reads on own pairs and shards."""
 
     depth: DepthOption = 128
-    limit_texts: Annotated[int | None, Flag("Use only the first N texts of each picture.", min=1)] = None
+    limit_texts: Annotated[int | None, Flag("Use only the first N texts of each image.", min=1)] = None
     ranking_rule: RankingRuleOption = None
 
 
@@ -44,7 +44,7 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
 
         _, place = name_and_place(spec)
         if is_shards(place):
-            options.refuse("of pairs; shards hold their pictures and have no splits", "images", "split")
+            options.refuse("of pairs; shards hold their images and have no splits", "images", "split")
         elif options.images is None:
             folder_for_pairs(place)
 
@@ -105,14 +105,14 @@ def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
 
 
 def folder_for_pairs(data: Path) -> Path:
-    """Where the pictures of a file of pairs are, if nobody says.
+    """Where the images of a file of pairs are, if nobody says.
 
     Raises:
         UsageError: it is a folder.
-        CcmbError: there are no pictures beside it.
+        CcmbError: there are no images beside it.
     """
-    from ccmb.data.pairs import pictures_beside
+    from ccmb.data.pairs import images_beside
 
     if data.is_dir():
         raise UsageError(f"{data}: a folder; give a pairs.jsonl file, or say with --classes what its folders show")
-    return pictures_beside(data)
+    return images_beside(data)

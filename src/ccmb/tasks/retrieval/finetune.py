@@ -1,4 +1,4 @@
-"""Retrieval as fine-tuning sees it: GCPR and FGR on pairs, mean recall of the last stage on held-out pictures."""
+"""Retrieval as fine-tuning sees it: GCPR and FGR on pairs, mean recall of the last stage on held-out images."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _ranked(
 ) -> tuple[Gallery, dict[Direction, Ranks]]:
     texts, pairs = texts_and_pairs(held_out.samples, held_out.queries)
     gallery = encode_gallery(
-        model, processor, [sample.image for sample in held_out.samples], texts, held_out.pictures.load
+        model, processor, [sample.image for sample in held_out.samples], texts, held_out.images.load
     )
     gallery = replace(gallery, pairs=pairs).judged([text for of_image in texts for text in of_image])
     return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)

@@ -87,16 +87,16 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
 
 
 def drawn_with(gallery: Gallery) -> Tensor:
-    """(texts,) with what each text is drawn by the bootstrap: its picture, or where it has several, itself."""
+    """(texts,) with what each text is drawn by the bootstrap: its image, or where it has several, itself."""
     return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))
 
 
 def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Hits within each k, and queries, of every picture in every direction: (directions, G, 3) and (directions, G).
+    """Hits within each k, and queries, of every image in every direction: (directions, G, 3) and (directions, G).
 
     Args:
-        ranks_of: (Q,) ranks of one stage by direction; the queries of a picture are its texts, or itself.
-        image_of_text: (texts,) index of each text's picture; or of what else is drawn as one.
+        ranks_of: (Q,) ranks of one stage by direction; the queries of an image are its texts, or itself.
+        image_of_text: (texts,) index of each text's image; or of what else is drawn as one.
     """
     count = int(image_of_text.max()) + 1
     hits, queries = [], []
@@ -109,9 +109,9 @@ def hits_by_image(ranks_of: Mapping[Direction, Tensor], image_of_text: Tensor) -
 
 
 def bootstrap_recalls(hits_DG3: np.ndarray, queries_DG: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(draws, directions, 3) recalls in percent of pictures drawn with replacement, each with all its queries.
+    """(draws, directions, 3) recalls in percent of images drawn with replacement, each with all its queries.
 
-    Texts of one picture hang together, so that it is pictures that are drawn. Equal seeds draw the same pictures of
+    Texts of one image hang together, so that it is images that are drawn. Equal seeds draw the same images of
     galleries of one size: differences between models are then paired.
     """
     hits_GK = np.concatenate(list(hits_DG3), axis=1)

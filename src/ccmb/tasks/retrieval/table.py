@@ -12,9 +12,9 @@ def retrieval_table(report: dict[str, Any]) -> str:
     rows = [["", "", "R@1", "R@5", "R@10"]]
     for direction in ("text_to_image", "image_to_text"):
         for stage, values in report.get(direction, {}).items():  # one way alone where texts have several images
-            figures = [f"{value:.1f}" for value in values.values()] if values else ["-"] * 3
-            rows.append([direction.replace("_", " "), stage.replace("_", "-"), *figures])
-    head = f"{report['gallery']} pictures, {report['texts']} texts, top {report['depth']} ranked"
+            metrics = [f"{value:.1f}" for value in values.values()] if values else ["-"] * 3
+            rows.append([direction.replace("_", " "), stage.replace("_", "-"), *metrics])
+    head = f"{report['gallery']} images, {report['texts']} texts, top {report['depth']} ranked"
     known = {stage: value for stage, value in report["mean_recall"].items() if value is not None}
     means = ", ".join(f"{stage.replace('_', '-')} {value}" for stage, value in known.items())
     return "\n".join([head, *aligned(rows, (16, 13, 7, 7, 7), left=2), f"mean recall: {means}", *_convention(report)])

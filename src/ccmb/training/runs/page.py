@@ -1,4 +1,4 @@
-"""The curves of one or several runs, as a page that needs nothing else or as a picture."""
+"""The curves of one or several runs, as a page that needs nothing else or as an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ccmb.report.charts import Frame, moving_mean, overlay_chart, ticks
 from ccmb.report.document import document
 from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 from ccmb.training.runs.run_folder import Run
-from ccmb.training.runs.table import LABELS, figures_of, summary
+from ccmb.training.runs.table import LABELS, metrics_of, summary
 
 # Told apart on light and on dark ground, and by those who see red and green alike.
 COLOURS = ("#c5432c", "#3f7fbf", "#2f9e77", "#b8860b", "#8e5bb5", "#d0729b", "#5f7a8a", "#7a8b2f")
@@ -33,7 +33,7 @@ def check_out(path: Path) -> None:
 
 
 def draw_curves(runs: Sequence[Run], path: Path) -> None:
-    """Draw every figure of the logs into a file, by its ending a page or a picture.
+    """Draw every metric of the logs into a file, by its ending a page or an image.
 
     Raises:
         UsageError: see `check_out`.
@@ -44,22 +44,22 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
         with atomic_write(path) as page:
             page.write(curves_page(runs))
     else:
-        with atomic_write(path, "wb") as picture:
-            curves_picture(runs).save(picture, "PNG")
+        with atomic_write(path, "wb") as image:
+            curves_image(runs).save(image, "PNG")
 
 
 def curves_page(runs: Sequence[Run]) -> str:
-    """One chart for each figure with all runs in it, after a table of the runs."""
+    """One chart for each metric with all runs in it, after a table of the runs."""
     names = ", ".join(Path(run.name).name for run in runs)
     header = f"<header><h1>{both('训练曲线', 'Training curves')}</h1></header>"
     return document(f"CCMB: {names}", [header, _runs_section(runs), curves_section(runs)])
 
 
 def curves_section(runs: Sequence[Run]) -> str:
-    """One chart for each figure with all runs in it."""
+    """One chart for each metric with all runs in it."""
     x, smooth = _span(runs), _smoothing(runs)
     panels = []
-    for name in figures_of(runs):
+    for name in metrics_of(runs):
         chinese, english = LABELS.get(name, (name, name))
         series = [(_colour(place), run.points(name)) for place, run in enumerate(runs)]
         body = overlay_chart(series, x, english, smooth)
@@ -75,14 +75,14 @@ def curves_section(runs: Sequence[Run]) -> str:
     return section("曲线", "Curves", body)
 
 
-def curves_picture(runs: Sequence[Run]) -> Image.Image:
-    """The same curves as a picture, in English; the built-in font knows no Chinese."""
-    names = [name for name in figures_of(runs) if any(math.isfinite(v) for run in runs for _, v in run.points(name))]
+def curves_image(runs: Sequence[Run]) -> Image.Image:
+    """The same curves as an image, in English; the built-in font knows no Chinese."""
+    names = [name for name in metrics_of(runs) if any(math.isfinite(v) for run in runs for _, v in run.points(name))]
     columns = max(1, min(COLUMNS, len(names)))
     top = MARGIN + LINE * len(runs)
     size = columns * (PANEL[0] + MARGIN) + MARGIN, top + math.ceil(len(names) / columns) * (PANEL[1] + MARGIN) + MARGIN
-    picture = Image.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    image = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for place, run in enumerate(runs):
         y = MARGIN + place * LINE
         draw.rectangle((MARGIN, y + 3, MARGIN + 12, y + 15), _colour(place))
@@ -90,7 +90,7 @@ def curves_picture(runs: Sequence[Run]) -> Image.Image:
     for place, name in enumerate(names):
         left = MARGIN + place % columns * (PANEL[0] + MARGIN)
         _panel(draw, runs, name, (left, top + MARGIN + place // columns * (PANEL[1] + MARGIN)))
-    return picture
+    return image
 
 
 def _panel(draw: ImageDraw.ImageDraw, runs: Sequence[Run], name: str, corner: tuple[int, int]) -> None:

@@ -48,8 +48,8 @@ class Run:
             before = line["step"]
         return seconds / 3600
 
-    def points(self, figure: str) -> list[Point]:
-        return [(line["step"], line[figure]) for line in self.lines if isinstance(line.get(figure), int | float)]
+    def points(self, metric: str) -> list[Point]:
+        return [(line["step"], line[metric]) for line in self.lines if isinstance(line.get(metric), int | float)]
 
 
 def read_run(path: Path) -> Run:

@@ -1,4 +1,4 @@
-"""Runs side by side: what their folders say of them, as figures and as a table."""
+"""Runs side by side: what their folders say of them, as metrics and as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ccmb.core.aligning import aligned
 from ccmb.core.choices import PAPER_NAMES
 from ccmb.training.runs.run_folder import Run
 
-# In the order in which they are drawn; figures that are not named here follow.
+# In the order in which they are drawn; metrics that are not named here follow.
 LABELS: dict[str, tuple[str, str]] = {
     "loss": ("总损失", "weighted sum"),
     **{name: (written, written) for name, written in PAPER_NAMES.items()},
@@ -28,14 +28,14 @@ LABELS: dict[str, tuple[str, str]] = {
 }
 
 
-def figures_of(runs: Sequence[Run]) -> list[str]:
-    """Names of all figures in the logs, those of LABELS first and in its order."""
+def metrics_of(runs: Sequence[Run]) -> list[str]:
+    """Names of all metrics in the logs, those of LABELS first and in its order."""
     found = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
     return [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """A run in figures; losses are those last logged, the rate is the median of the log's."""
+    """A run in metrics; losses are those last logged, the rate is the median of the log's."""
     last = run.lines[-1] if run.lines else {}
     rates = sorted(line["samples_per_second"] for line in run.lines if "samples_per_second" in line)
     return {
@@ -56,12 +56,12 @@ def runs_table(runs: Sequence[Run]) -> str:
     rows = []
     for run in found:
         step = f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"])
-        values = [_figure(run["losses"].get(name), ".3f") for name in losses]
+        values = [_metric(run["losses"].get(name), ".3f") for name in losses]
         rows.append(
-            [run["run"], step, *values, _figure(run["samples_per_second"], ".1f"), _figure(run["hours"], ".2f")]
+            [run["run"], step, *values, _metric(run["samples_per_second"], ".1f"), _metric(run["hours"], ".2f")]
         )
     return "\n".join(aligned([head, *rows], [0] * len(head)))
 
 
-def _figure(value: float | None, form: str) -> str:
+def _metric(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""A folder of drawn pictures, and downloads of it from a simulated web that need not wait long for anything."""
+"""A folder of drawn images, and downloads of it from a simulated web that need not wait long for anything."""
 
 from __future__ import annotations
 
