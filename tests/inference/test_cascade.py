@@ -25,7 +25,7 @@ def test_a_preview_is_the_text_image_encoder_speaking_for_both(rule: RankingRule
     index = torch.tensor([0, 4, 4, 2, 0]), torch.tensor([7, 0, 1, 1, 7])
     with torch.inference_mode():
         of_text = model.rank(gallery.images, gallery.texts, *index).logits_text_image
-        found = rank_pairs(model, gallery.images, gallery.texts, *index, preview=True)
+        found = rank_pairs(model, gallery.images, gallery.texts, *index, text_image_only=True)
     assert_same(found.score, of_text.softmax(1)[:, 1])
     assert_same(found.log_odds, 2 * (of_text[:, 1] - of_text[:, 0]))
 

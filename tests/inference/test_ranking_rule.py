@@ -9,7 +9,7 @@ import torch
 
 from ccmb.core.choices import RankingRule
 from ccmb.data.class_names import ImageClass
-from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning.predict import Candidate, rank_candidates
 from ccmb.tasks.classification.rerank import classify
@@ -89,7 +89,7 @@ def test_a_report_is_by_the_asked_rule(tmp_path: Path) -> None:
 
 
 def test_results_name_the_rule_only_where_it_is_not_the_models_own() -> None:
-    assert EXACT.to_dict() == {"precision": "fp32", "cascade": None}
+    assert EXACT_OPTIONS.to_dict() == {"precision": "fp32", "cascade": None}
     assert RankOptions("bf16", 3).to_dict() == {"precision": "bf16", "cascade": 3}
     assert RankOptions(ranking_rule="sum").to_dict() == {"precision": "fp32", "cascade": None, "ranking_rule": "sum"}
     assert RankOptions("auto", 3, "log_odds").on(tiny_model()).ranking_rule == "log_odds"

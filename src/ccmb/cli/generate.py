@@ -52,7 +52,7 @@ def generate(
     check_texts(processor, texts)
     if isinstance(network.process, Diffusion):
         options.refuse("of flow matching, and this model's pipeline is sampled by DDIM", "solver")
-    painting = options.painting(options.seed, solver=options.solver)
+    painting = options.sampling(options.seed, solver=options.solver)
     found = paint_texts(network, processor, texts, painting, open_judge(options.judge, model, network, processor))
     save_grid(found, out)
     if images is not None:

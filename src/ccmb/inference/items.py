@@ -9,7 +9,7 @@ from torch import Tensor
 from ccmb.r2d2.modeling import TowerOutput
 
 
-class Items(Protocol):
+class EncodedItems(Protocol):
     """What a `TowerOutput` offers and a file of features can offer too (`ccmb.benchmark.evaluation.feature_cache`)."""
 
     @property

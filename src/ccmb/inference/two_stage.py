@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ccmb.core.progress import Advance, progress
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.stages import R2D2Ranker, RankScores, Reranker
 
 SLICE = 1024  # pairs between two signs of progress
@@ -113,7 +113,7 @@ class Ranks:
 
 
 def two_stage_ranks(
-    model: Network | Reranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
+    model: TwoStageModel | Reranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
 ) -> Ranks:
     """Ranks of both stages for every query of one direction.
 
@@ -121,7 +121,7 @@ def two_stage_ranks(
         depth: K >= 1, how many candidates of the first stage the second one ranks.
         chunk: most queries whose cosines are computed at a time; fewer in a large gallery.
     """
-    ranker = R2D2Ranker(cast(Network, model)) if isinstance(model, nn.Module) else cast(Reranker, model)
+    ranker = R2D2Ranker(cast(TwoStageModel, model)) if isinstance(model, nn.Module) else cast(Reranker, model)
     by_text = direction == "text_to_image"
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
     depth = min(depth, len(items))
@@ -164,7 +164,7 @@ def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, c
     return found
 
 
-def ranks_both_ways(model: Network | Reranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
+def ranks_both_ways(model: TwoStageModel | Reranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
     """Ranks of every text among the images and of every image among the texts.
 
     Where texts have several images, or images none, only those of the texts, as of MUGE.

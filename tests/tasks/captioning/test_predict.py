@@ -128,10 +128,10 @@ def test_the_report_tells_what_re_ranking_changed(
 
 def test_nothing_to_measure_is_an_error() -> None:
     from ccmb.tasks.captioning.decoding import Decoding
-    from ccmb.tasks.captioning.evaluate import Written
+    from ccmb.tasks.captioning.evaluate import CaptionResults
 
     with pytest.raises(CcmbError, match="no captions"):
-        captioning_report(Written([], []), Decoding(), False)
+        captioning_report(CaptionResults([], []), Decoding(), False)
 
 
 def test_ranking_matches_each_candidate_with_its_own_image(model: R2D2Captioner) -> None:

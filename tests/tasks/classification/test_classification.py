@@ -18,7 +18,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import ImageSource
-from ccmb.inference.stages import Load, R2D2Encoder
+from ccmb.inference.stages import ImageLoader, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.scenes.classification import scene_classes, write_class_folders
 from ccmb.scenes.drawing import FILLS
@@ -31,7 +31,7 @@ from ccmb.tasks.classification.classifier import (
     label_ranks,
 )
 from ccmb.tasks.classification.evaluate import evaluate_classes
-from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
+from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
 from ccmb.tasks.classification.rerank import classify, r2d2_classifier
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
@@ -62,7 +62,7 @@ class Batches:
     def __init__(self) -> None:
         self.maximum = 0
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self.encode_texts(["图"] * len(names))
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
@@ -84,13 +84,13 @@ def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_images
 @pytest.mark.parametrize("depth", [None, 1, 3, 9])
 def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | None) -> None:
     model, processor, image_source = tiny_model(), tiny_processor(), tiny_images(5)
-    found = classify(model, processor, image_source, CLASSES, [PLAIN], top=4, depth=depth)
+    found = classify(model, processor, image_source, CLASSES, [PLAIN_TEMPLATE], top=4, depth=depth)
     encoder = R2D2Encoder(model, processor)
     images, classes = (
         encoder.encode_images(image_source, lambda image: image),
-        class_embeddings(encoder, CLASSES, [PLAIN]),
+        class_embeddings(encoder, CLASSES, [PLAIN_TEMPLATE]),
     )
-    first_names = encoder.encode_texts([fill(PLAIN, one.name) for one in CLASSES])
+    first_names = encoder.encode_texts([fill(PLAIN_TEMPLATE, one.name) for one in CLASSES])
     for row, of in enumerate(found):
         cosine = images.embed[row] @ classes.T
         order = cosine.argsort(descending=True).tolist()
@@ -109,7 +109,7 @@ def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | N
 
 
 def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
-    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN])
+    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN_TEMPLATE])
     gone, good = tmp_path / "gone.png", tiny_images(1)[0]
     found = classify_images(classifier, [gone, good, good], top=2, batch=2)
     assert [of.error for of in found] == [f"{gone}: no such image", None, None]
@@ -178,7 +178,7 @@ def test_intervals_are_those_of_drawing_the_images_again() -> None:
 class ColourEye:
     """An encoder that sees how much of each colour there is in an image, and knows the colours' names."""
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         fills = np.array(list(FILLS.values()))
         shares = []
         for image in map(load, names):
@@ -196,7 +196,7 @@ class ColourEye:
 def test_a_model_that_sees_colours_is_found_to(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "colours", "colour", per_class=4, size=64)
     classes, encoder = scene_classes("colour"), ColourEye()
-    embed_CD = class_embeddings(encoder, classes, [PLAIN])
+    embed_CD = class_embeddings(encoder, classes, [PLAIN_TEMPLATE])
     report = evaluate_classes(Classifier(encoder, classes, embed_CD), ImageSource.open(tmp_path / "colours"), batch=5)
     found = report["classification"]
     assert (found["pictures"], found["classes"], found["classes_with_pictures"]) == (32, 8, 8)
@@ -217,7 +217,7 @@ def test_both_stages_are_scored_and_unreadable_images_listed(batch: int, tmp_pat
         image.save(folder / f"{number}.png")
     (tmp_path / "猫").mkdir(exist_ok=True)
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
-    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN], depth=2)
+    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN_TEMPLATE], depth=2)
     folder = ImageSource.open(tmp_path)
     report = evaluate_classes(classifier, folder, batch)
     assert [line.split(": ")[0] for line in report["unreadable"]] == [f"{tmp_path}/猫/bad.png"]

@@ -16,7 +16,7 @@ from ccmb.r2d2.generative.generator import R2D2Generator, load_generator
 from ccmb.r2d2.loading import load_model
 from ccmb.scenes.close_ups import write_close_ups
 from ccmb.tasks.finetuning.run import finetune
-from ccmb.tasks.generation.predict import Painting, paint_texts
+from ccmb.tasks.generation.predict import SamplingOptions, paint_texts
 from ccmb.training.checkpoints import load_checkpoint
 from tests.helpers.recipes import TINY, load, write_sample
 from tests.helpers.tiny import TEXTS, tiny_images
@@ -81,7 +81,7 @@ def test_a_painter_learns_to_paint_what_texts_say(start: Path, data: Path, tmp_p
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["generation"] < lines[0]["generation"] / 3
     model, processor = load_generator(tmp_path / "run")
-    painted = paint_texts(model, processor, [text[:4] for text in TEXTS], Painting(steps=6, guidance=1.0))
+    painted = paint_texts(model, processor, [text[:4] for text in TEXTS], SamplingOptions(steps=6, guidance=1.0))
     true = [np.asarray(image.resize((16, 16)), dtype=float).ravel() for image in tiny_images(len(TEXTS))]
     shown = [np.asarray(of_text.first.image, dtype=float).ravel() for of_text in painted]
     nearest = [int(np.argmin([np.abs(one - other).mean() for other in true])) for one in shown]
@@ -116,7 +116,7 @@ def test_a_published_pipeline_takes_the_chinese_text_tower(
     model, processor = load_generator(tmp_path / "run")
     assert (model.shape.side, model.latent_shape) == (32, (4, 16, 16))
     assert model.painter.read.weight.shape == (24, 32)
-    [painted] = paint_texts(model, processor, TEXTS[:1], Painting(steps=3))
+    [painted] = paint_texts(model, processor, TEXTS[:1], SamplingOptions(steps=3))
     assert painted.first.image.size == (32, 32)
     from diffusers import UNet2DConditionModel
 

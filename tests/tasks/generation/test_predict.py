@@ -19,7 +19,7 @@ from ccmb.objectives.generation import Generation
 from ccmb.r2d2.generative.diffusion import Diffusion, FlowMatching, diffusion_process_of
 from ccmb.r2d2.generative.generator import load_generator
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.generation.predict import Painting, check_texts, judge_images, paint_texts
+from ccmb.tasks.generation.predict import SamplingOptions, check_texts, judge_images, paint_texts
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.exact import PROOFS, assert_same, product_error, same
 from tests.helpers.generators import SMALL, tiny_generator
@@ -226,32 +226,32 @@ def test_a_generators_folder_is_a_whole_r2d2_and_comes_back_as_it_was(tmp_path: 
 
 def test_what_is_painted_depends_on_seed_and_place_and_not_on_the_batch() -> None:
     generator, processor = tiny_generator(), tiny_processor()
-    options = Painting(steps=2, best_of=3, seed=5)
+    options = SamplingOptions(steps=2, best_of=3, seed=5)
     whole = paint_texts(generator, processor, TEXTS[:3], options, batch=9)
     parts = paint_texts(generator, processor, TEXTS[:3], options, batch=2)
     assert [of.text for of in whole] == list(TEXTS[:3])
     for one, other in zip(whole, parts, strict=True):
         for a, b in zip(one.candidates, other.candidates, strict=True):
             assert _apart(a.image, b.image) <= 1
-    alone = paint_texts(generator, processor, TEXTS[:3], Painting(steps=2, seed=5))
+    alone = paint_texts(generator, processor, TEXTS[:3], SamplingOptions(steps=2, seed=5))
     assert all(_apart(a.first.image, b.first.image) <= 1 for a, b in zip(whole, alone, strict=True))
     assert _apart(whole[0].candidates[0].image, whole[0].candidates[1].image) > 1
-    other = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, seed=6))
+    other = paint_texts(generator, processor, TEXTS[:1], SamplingOptions(steps=2, seed=6))
     assert _apart(other[0].first.image, alone[0].first.image) > 1
 
 
 def test_the_judge_orders_candidates_by_match_score() -> None:
     generator, processor = tiny_generator(), tiny_processor()
-    judge = Pipeline.of(tiny_model(seed=3), tiny_processor(), name="tiny")
-    found = paint_texts(generator, processor, TEXTS[:2], Painting(steps=2, best_of=4), judge)
+    judge = Pipeline.from_model(tiny_model(seed=3), tiny_processor(), name="tiny")
+    found = paint_texts(generator, processor, TEXTS[:2], SamplingOptions(steps=2, best_of=4), judge)
     for of in found:
         scores = [candidate.match_score for candidate in of.candidates]
         assert scores == sorted(scores, reverse=True)
         assert sorted(candidate.number for candidate in of.candidates) == [0, 1, 2, 3]
         said = judge_images(judge, [candidate.image for candidate in of.candidates], [of.text] * 4)
         assert [match for _, match in said] == same(scores)
-    towers = Pipeline.of(tiny_model(match_heads=False), tiny_processor(), name="towers")
-    [painted] = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, best_of=2), towers)
+    towers = Pipeline.from_model(tiny_model(match_heads=False), tiny_processor(), name="towers")
+    [painted] = paint_texts(generator, processor, TEXTS[:1], SamplingOptions(steps=2, best_of=2), towers)
     assert painted.candidates[0].match_score is None
     assert painted.candidates[0].cosine >= painted.candidates[1].cosine  # type: ignore[operator]
 

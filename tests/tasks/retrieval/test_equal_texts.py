@@ -43,7 +43,7 @@ def gallery_of(cosine_TG: Tensor, texts: list[str], image_of_text: Tensor, conve
         TowerOutput(torch.eye(images), EMPTY.expand(images, 0, 0)),
         TowerOutput(cosine_TG, EMPTY.expand(count, 0, 0)),
     )
-    return Gallery(*towers, image_of_text).judged(texts, convention)
+    return Gallery(*towers, image_of_text).with_convention(texts, convention)
 
 
 def perfect(shared: int, convention: Convention, images: int = 100) -> dict[str, float]:

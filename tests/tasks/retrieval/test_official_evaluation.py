@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
@@ -155,7 +155,7 @@ def test_recalls_of_a_trained_model_are_the_official_ones(trained: tuple[R2D2Mod
 
 def test_candidates_chosen_in_bf16_keep_the_recalls_of_a_trained_model(trained: tuple[R2D2Model, Gallery]) -> None:
     model, gallery = trained
-    exact, cheap = (retrieval_report(R2D2Ranker(model, of), gallery, 48) for of in (EXACT, RankOptions("bf16")))
+    exact, cheap = (retrieval_report(R2D2Ranker(model, of), gallery, 48) for of in (EXACT_OPTIONS, RankOptions("bf16")))
     for way, queries in (("text_to_image", 96), ("image_to_text", 48)):
         for at, recall in exact[way]["ranking"].items():
             assert cheap[way]["ranking"][at] == pytest.approx(recall, abs=1.01 * 100 / queries)

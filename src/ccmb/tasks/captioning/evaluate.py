@@ -26,7 +26,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class CaptionResults:
     """Captions of images, and what people wrote about these.
 
     Attributes:
@@ -70,7 +70,7 @@ def evaluate_captions(
     """
     started = time.monotonic()
     samples, unreadable = readable_samples(of.samples, of.images)
-    written = write_about(
+    written = caption_dataset(
         model, processor, replace(of, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
     )
     report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
@@ -79,14 +79,14 @@ def evaluate_captions(
     return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
 
 
-def write_about(
+def caption_dataset(
     model: R2D2Captioner,
     processor: R2D2Processor,
     of: RetrievalSet,
     options: Decoding,
     rerank: bool = False,
     ranking_rule: RankingRule | None = None,
-) -> Written:
+) -> CaptionResults:
     """Captions of all images of a set, whose texts are the references; all images must be readable.
 
     Raises:
@@ -112,10 +112,10 @@ def write_about(
                 ranking_rule=ranking_rule,
             )
             advance(len(shown), "")
-    return Written(captions, [tuple(texts) for texts in references.values()])
+    return CaptionResults(captions, [tuple(texts) for texts in references.values()])
 
 
-def captioning_report(written: Written, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
+def captioning_report(written: CaptionResults, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
     """All metrics, in percent but for match score and length.
 
     Returns:

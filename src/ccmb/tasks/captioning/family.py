@@ -14,7 +14,7 @@ from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions, Rankin
 if TYPE_CHECKING:
     from ccmb.r2d2.generative.captioner import R2D2Captioner
     from ccmb.tasks.captioning.decoding import Decoding
-    from ccmb.tasks.captioning.evaluate import Written
+    from ccmb.tasks.captioning.evaluate import CaptionResults
     from ccmb.tasks.captioning.finetune import CaptioningFinetuner
     from ccmb.tasks.common.datasets import RetrievalSet
 
@@ -85,7 +85,7 @@ class CaptioningEvalOptions(DecodingOptions, PairOptions):
     seed: NoiseSeedOption = 0
 
 
-class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Captioner", "Written"]):
+class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Captioner", "CaptionResults"]):
     """See `TaskFamily`."""
 
     name = "captioning"
@@ -111,13 +111,15 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
         options.need_second_stage(captioner.can_rank, source, "ranking_rule")
         return Loaded(source, captioner, processor)
 
-    def predict(self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions) -> Written:
+    def predict(
+        self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions
+    ) -> CaptionResults:
         from ccmb.data.pairs import readable_samples
-        from ccmb.tasks.captioning.evaluate import write_about
+        from ccmb.tasks.captioning.evaluate import caption_dataset
 
         readable = replace(data, samples=readable_samples(data.samples, data.images)[0])
         decoding = options.decoding(loaded.model, seed=options.seed)
-        return write_about(
+        return caption_dataset(
             loaded.model,
             loaded.processor,
             readable,

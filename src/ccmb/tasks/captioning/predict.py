@@ -206,7 +206,7 @@ def rank_candidates(
     rule = ranking_rule or model.config.ranking_rule
     weight = MATCH_WEIGHTS[rule] if match_weight is None else match_weight
     flat = [candidate for of in written for candidate in of]
-    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=rule))
+    pipeline = Pipeline.from_model(model, processor, RankOptions(ranking_rule=rule))
     texts = pipeline.encode_texts([candidate.text for candidate in flat], batch_size=len(flat))
     image_index_N = torch.tensor([place for place, of in enumerate(written) for _ in of])
     scores = pipeline.scorer.score_pairs(images, texts, image_index_N, torch.arange(len(flat))).rows()

@@ -23,7 +23,7 @@ from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, draw_means, interval
 from ccmb.tasks.generation.features import BATCH, Extractor
 from ccmb.tasks.generation.metrics import distances
-from ccmb.tasks.generation.predict import Candidate, Painted, Painting, paint_texts
+from ccmb.tasks.generation.predict import Candidate, GeneratedImages, SamplingOptions, paint_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def evaluate_generation(
     model: R2D2Generator,
     processor: R2D2Processor,
     of: RetrievalSet,
-    options: Painting,
+    options: SamplingOptions,
     judge: Pipeline,
     extractor: Extractor,
 ) -> dict[str, Any]:
@@ -98,7 +98,11 @@ def evaluate_generation(
 
 
 def generation_report(
-    painted: Sequence[Painted], of: RetrievalSet, options: Painting, judge: Pipeline, extractor: Extractor
+    painted: Sequence[GeneratedImages],
+    of: RetrievalSet,
+    options: SamplingOptions,
+    judge: Pipeline,
+    extractor: Extractor,
 ) -> dict[str, Any]:
     """All metrics, in percent but for the distances.
 
@@ -129,7 +133,7 @@ def generation_report(
 
 
 def metrics_of(
-    images: Sequence[Candidate], painted: Sequence[Painted], real_MD: Tensor, extractor: Extractor
+    images: Sequence[Candidate], painted: Sequence[GeneratedImages], real_MD: Tensor, extractor: Extractor
 ) -> Metrics:
     """The metrics of one candidate of each text."""
     name = "cosine" if images[0].match_score is None else "match_score"

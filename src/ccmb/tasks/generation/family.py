@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ccmb.r2d2.generative.generator import R2D2Generator
     from ccmb.tasks.common.datasets import RetrievalSet
     from ccmb.tasks.generation.finetune import GenerationFinetuner
-    from ccmb.tasks.generation.predict import Painted, Painting
+    from ccmb.tasks.generation.predict import GeneratedImages, SamplingOptions
 
 
 GenerateFlag = Annotated[bool, Flag("Measure images painted from the texts of own pairs.", forms=("--generate",))]
@@ -35,15 +35,15 @@ class PaintingOptions(Options):
         Flag("Run, model folder or hub id of the R2D2 that gives match scores; by default the model itself."),
     ] = None
 
-    def painting(self, seed: int, **values: Any) -> Painting:
+    def sampling(self, seed: int, **values: Any) -> SamplingOptions:
         """The same as a painter takes it.
 
         Args:
-            values: further ones of `Painting`.
+            values: further ones of `SamplingOptions`.
         """
-        from ccmb.tasks.generation.predict import Painting
+        from ccmb.tasks.generation.predict import SamplingOptions
 
-        return Painting(self.steps, self.guidance, self.best_of, seed, **values)
+        return SamplingOptions(self.steps, self.guidance, self.best_of, seed, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class GenerationEvalOptions(MeasuredPaintingOptions, PairOptions):
     seed: NoiseSeedOption = 0
 
 
-class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Generator", "list[Painted]"]):
+class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Generator", "list[GeneratedImages]"]):
     """See `TaskFamily`."""
 
     name = "generation"
@@ -90,13 +90,13 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
 
     def predict(
         self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions
-    ) -> list[Painted]:
+    ) -> list[GeneratedImages]:
         from ccmb.data.pairs import readable_samples
         from ccmb.tasks.generation.evaluate import prompts_of
         from ccmb.tasks.generation.predict import paint_texts
 
         texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.images)[0]))
-        painting, judge = options.painting(options.seed), _judge(loaded, options)
+        painting, judge = options.sampling(options.seed), _judge(loaded, options)
         return paint_texts(loaded.model, loaded.processor, texts, painting, judge)
 
     def evaluate(self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions) -> Report:
@@ -108,7 +108,7 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
             extractor = open_extractor(options.features)
         else:
             extractor = r2d2_extractor(loaded.source, loaded.model, loaded.processor)
-        painting = options.painting(options.seed)
+        painting = options.sampling(options.seed)
         values = evaluate_generation(
             loaded.model, loaded.processor, data, options=painting, judge=judge, extractor=extractor
         )

@@ -34,7 +34,7 @@ from ccmb.tasks.finetuning.pairs import PairFinetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.generation.evaluate import metrics_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
-from ccmb.tasks.generation.predict import Painted, Painting, paint_texts
+from ccmb.tasks.generation.predict import GeneratedImages, SamplingOptions, paint_texts
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, prepare_network
@@ -164,10 +164,10 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
 
 def _paint(
     model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
-) -> tuple[list[Painted], Pipeline]:
+) -> tuple[list[GeneratedImages], Pipeline]:
     """An image of each text, with no choice."""
-    judge = Pipeline.of(model, processor, name=str(recipe.model.init_from))
-    options = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale)
+    judge = Pipeline.from_model(model, processor, name=str(recipe.model.init_from))
+    options = SamplingOptions(recipe.generation.sampling_steps, recipe.generation.guidance_scale)
     return paint_texts(model, processor, prompts_of(held_out), options, judge), judge
 
 

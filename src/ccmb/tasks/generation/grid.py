@@ -8,12 +8,12 @@ from pathlib import Path
 from PIL import Image
 
 from ccmb.core.files import atomic_write
-from ccmb.tasks.generation.predict import Painted
+from ccmb.tasks.generation.predict import GeneratedImages
 
 MARGIN, MINIMUM, PAPER = 4, 128, "white"  # small images are enlarged to this side in whole steps
 
 
-def save_grid(painted: Sequence[Painted], path: Path) -> None:
+def save_grid(painted: Sequence[GeneratedImages], path: Path) -> None:
     """Write a PNG file with the candidates of each text in a row, the best first."""
     side = enlarged(painted[0].candidates[0].image).width
     columns = max(len(of.candidates) for of in painted)
@@ -32,7 +32,7 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.resize((side, side), Image.Resampling.NEAREST)
 
 
-def save_images(painted: Sequence[Painted], folder: Path) -> None:
+def save_images(painted: Sequence[GeneratedImages], folder: Path) -> None:
     """Write every candidate as `TEXT-PLACE.png`, texts and places counted from 1, the best first."""
     for row, of in enumerate(painted, start=1):
         for place, candidate in enumerate(of.candidates, start=1):

@@ -29,7 +29,7 @@ SHOWN = 20  # characters of a text in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Painting:
+class SamplingOptions:
     """How images are painted.
 
     Attributes:
@@ -46,7 +46,7 @@ class Painting:
     solver: Solver = "euler"
 
 
-PLAIN = Painting()
+DEFAULT_SAMPLING = SamplingOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
+class GeneratedImages:
     """The images of a text, the best first; among equals the first that was painted."""
 
     text: str
@@ -96,7 +96,7 @@ def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R
     Raises:
         CcmbError: there is no such model, or it is damaged.
     """
-    return Pipeline.of(model, processor, name=source) if name is None else Pipeline.from_pretrained(name)
+    return Pipeline.from_model(model, processor, name=source) if name is None else Pipeline.from_pretrained(name)
 
 
 def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
@@ -118,10 +118,10 @@ def paint_texts(
     model: R2D2Generator,
     processor: R2D2Processor,
     texts: Sequence[str],
-    options: Painting,
+    options: SamplingOptions,
     judge: Pipeline | None = None,
     batch: int = BATCH,
-) -> list[Painted]:
+) -> list[GeneratedImages]:
     """Images of some texts, in their order.
 
     Args:
@@ -144,7 +144,7 @@ def paint_texts(
                 found[place].append(Candidate(image, number, cosine, match_score))
             advance(len(chunk), "")
     return [
-        Painted(text, tuple(sorted(of, key=lambda candidate: -candidate.score)))
+        GeneratedImages(text, tuple(sorted(of, key=lambda candidate: -candidate.score)))
         for text, of in zip(texts, found, strict=True)
     ]
 
@@ -158,7 +158,7 @@ def judge_images(
 
 
 def _paint(
-    model: R2D2Generator, processor: R2D2Processor, texts: Sequence[str], noise_NCHW: Tensor, options: Painting
+    model: R2D2Generator, processor: R2D2Processor, texts: Sequence[str], noise_NCHW: Tensor, options: SamplingOptions
 ) -> list[Image.Image]:
     with inference(model):
         encoded = {name: value.to(model.device) for name, value in processor.texts(texts).items()}

@@ -12,7 +12,7 @@ from ccmb.tasks.matching.table import matching_table
 from ccmb.tasks.options import ImageOptions
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import Network
+    from ccmb.inference.interface import TwoStageModel
     from ccmb.inference.pair_scores import PairScores
     from ccmb.tasks.matching.evaluate import LabelledPairs
     from ccmb.tasks.matching.finetune import MatchingFinetuner
@@ -31,7 +31,7 @@ class MatchingEvalOptions(ImageOptions):
     ] = None
 
 
-class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network", "PairScores"]):
+class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "TwoStageModel", "PairScores"]):
     """See `TaskFamily`."""
 
     name = "matching"
@@ -64,17 +64,17 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network",
             scored, None if fit_split is None else open_labelled(place, fit_split, options.images, name)
         )
 
-    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[Network]:
+    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[TwoStageModel]:
         from ccmb.inference.interface import load_network
 
         return Loaded(source, *load_network(source))
 
-    def predict(self, loaded: Loaded[Network], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
+    def predict(self, loaded: Loaded[TwoStageModel], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
         from ccmb.tasks.matching.evaluate import predict
 
         return predict(loaded.model, loaded.processor, data.scored)[0]
 
-    def evaluate(self, loaded: Loaded[Network], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[TwoStageModel], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
         from ccmb.tasks.matching.evaluate import evaluate_matching
 
         values = evaluate_matching(loaded.model, loaded.processor, data.scored, data.fit)

@@ -9,7 +9,7 @@ import torch
 
 from ccmb.core.text.cleaning import clean_query
 from ccmb.core.validation import check_min_probability, check_text
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.user_images import check_any_read, encode_readable
@@ -39,7 +39,7 @@ class ImageMatch:
 
 
 def match_images(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     text: str,
     images: Sequence[ImageInput],
@@ -62,7 +62,7 @@ def match_images(
     check_min_probability(min_probability)
     if min_probability is not None:
         check_gives_probability(model)
-    pipeline, found = Pipeline.of(model, processor), list[ImageMatch]()
+    pipeline, found = Pipeline.from_model(model, processor), list[ImageMatch]()
     of_text = pipeline.encode_texts([clean_query(text)])
     for start in range(0, len(images), batch):
         found += _match_batch(pipeline, of_text, images[start : start + batch], min_probability)

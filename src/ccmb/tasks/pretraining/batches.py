@@ -41,10 +41,10 @@ B = TypeVar("B", bound=Rows)
 # Each batch, and why samples of it are missing.
 Loaded = Iterator[tuple[Batch | None, list[str]]]
 # They are loaded with a processor, from the first step to the one before the last.
-Load = Callable[[R2D2Processor, int, int], Loaded]
+LoadBatches = Callable[[R2D2Processor, int, int], Loaded]
 
 
-def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> Load:
+def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> LoadBatches:
     """How batches of pairs in a folder are loaded."""
     seed = training.seed
     if len(samples) < training.batch_size:
@@ -78,7 +78,7 @@ def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, tra
 
 def open_shards(
     data: DataRecipe, training: TrainingRecipe, out: Path
-) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
+) -> tuple[LoadBatches, Iterable[Sample], Callable[[], None]]:
     """How batches of shards are loaded, the first samples, and what is to be done once the run has a folder."""
     stream, damaged = open_stream(data, training, out, world().rank, world().size)
     samples = FirstSamples(stream, out)

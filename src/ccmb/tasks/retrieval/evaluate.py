@@ -17,8 +17,8 @@ from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.interface import Network
-from ccmb.inference.stages import EXACT, PairScorer, R2D2Ranker, RankOptions
+from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.stages import EXACT_OPTIONS, PairScorer, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.calibrate import calibration_report
@@ -89,12 +89,12 @@ def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str
 
 
 def predict(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
-    options: RankOptions = EXACT,
+    options: RankOptions = EXACT_OPTIONS,
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Predictions:
@@ -117,12 +117,12 @@ def predict(
 
 
 def evaluate(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
-    options: RankOptions = EXACT,
+    options: RankOptions = EXACT_OPTIONS,
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Evaluation:

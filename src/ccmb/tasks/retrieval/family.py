@@ -13,7 +13,7 @@ from ccmb.tasks.options import DepthOption, PairOptions, RankingRuleOption, Rank
 from ccmb.tasks.retrieval.table import retrieval_table
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import Network
+    from ccmb.inference.interface import TwoStageModel
     from ccmb.tasks.retrieval.evaluate import Pairs, Predictions
     from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
 
@@ -29,7 +29,7 @@ class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
     ranking_rule: RankingRuleOption = None
 
 
-class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Predictions"]):
+class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel", "Predictions"]):
     """See `TaskFamily`."""
 
     name = "retrieval"
@@ -57,7 +57,7 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
             return open_data(place, place, None, options.fields)
         return open_data(place, options.images or folder_for_pairs(place), options.split, options.fields)
 
-    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[Network]:
+    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[TwoStageModel]:
         from ccmb.inference.interface import load_network
         from ccmb.r2d2.modeling import R2D2Model
 
@@ -67,12 +67,12 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
         return Loaded(source, network, processor)
 
-    def predict(self, loaded: Loaded[Network], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
+    def predict(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
         from ccmb.tasks.retrieval.evaluate import predict
 
         return predict(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
 
-    def evaluate(self, loaded: Loaded[Network], data: Pairs, options: RetrievalEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Report:
         from ccmb.tasks.retrieval.evaluate import evaluate
 
         done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
