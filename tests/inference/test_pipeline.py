@@ -54,10 +54,10 @@ def values(score: PairScore) -> tuple[float | None, ...]:
     return score.cosine, score.match_score, score.probability, score.score
 
 
-def assert_scores(found: Sequence[PairScore], expected: Sequence[PairScore]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        for mine, its in zip(values(one), values(other), strict=True):
-            assert mine == same(its)
+def assert_scores(scores: Sequence[PairScore], expected: Sequence[PairScore]) -> None:
+    for one, other in zip(scores, expected, strict=True):
+        for value, expected_value in zip(values(one), values(other), strict=True):
+            assert value == same(expected_value)
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def test_images_and_texts_are_encoded_as_each_would_be_alone(paths: list[Path], 
 @pytest.mark.parametrize("changes", [{}, {"match_temperature": 2.5}, {"cross_layers": 0}])
 def test_pairs_are_scored_as_each_would_be_alone(changes: dict[str, Any], batch_size: int) -> None:
     model = tiny_model(**changes)
-    found = Pipeline.from_model(model, tiny_processor()).score(PAIRS, batch_size)
-    assert_scores(found, [plain_scores(model, *pair) for pair in PAIRS])
+    scores = Pipeline.from_model(model, tiny_processor()).score(PAIRS, batch_size)
+    assert_scores(scores, [plain_scores(model, *pair) for pair in PAIRS])
     assert Pipeline.from_model(model, tiny_processor()).score([]) == []
 
 
@@ -120,9 +120,9 @@ def test_each_text_and_each_image_is_encoded_once(paths: list[Path]) -> None:
     pipeline = Pipeline.from_model(tiny_model(), tiny_processor())
     counted = Counted(pipeline.encoder)
     pairs = [(TEXTS[0], paths[0]), (TEXTS[1], str(paths[0])), (TEXTS[0], IMAGES[1]), (TEXTS[1], IMAGES[1])]
-    found = Pipeline(counted, pipeline.scorer).score(pairs, batch_size=1)
+    scores = Pipeline(counted, pipeline.scorer).score(pairs, batch_size=1)
     assert (len(counted.images), counted.texts) == (2, list(TEXTS[:2]))
-    assert_scores(found, pipeline.score(pairs))
+    assert_scores(scores, pipeline.score(pairs))
 
 
 @pytest.mark.parametrize("rule", ["sum", "log_odds"])
@@ -149,9 +149,9 @@ def test_a_search_ranks_the_best_by_cosine_and_the_others_follow(rerank_k: int) 
     order = sorted(first[:rerank_k], key=lambda index: -plain[index].score) + first[rerank_k:]
     hits = pipeline.search(TEXTS[2], IMAGES, top_k=5, rerank_k=rerank_k)
     assert [hit.index for hit in hits] == order[:5]
-    for place, hit in enumerate(hits):
+    for rank, hit in enumerate(hits):
         ranked = plain[hit.index]
-        expected = ranked if place < rerank_k else PairScore(ranked.cosine, None, None, ranked.cosine)
+        expected = ranked if rank < rerank_k else PairScore(ranked.cosine, None, None, ranked.cosine)
         assert_scores([hit], [expected])
 
     encoded = pipeline.encode_images(IMAGES)

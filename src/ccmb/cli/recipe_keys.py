@@ -147,13 +147,13 @@ def written(default: Any) -> str | None:
 
 def bounds_of(field: FieldInfo) -> str:
     """Least and greatest values of a field, or an empty string."""
-    found = [
+    bounds = [
         f"{sign} {getattr(part, name)}"
         for part in field.metadata
         for name, sign in BOUNDS.items()
         if getattr(part, name, None) is not None
     ]
-    return ", ".join(found)
+    return ", ".join(bounds)
 
 
 def fine_tuning_keys() -> list[Key]:
@@ -230,9 +230,9 @@ def _table(keys: Iterable[Key], language: Language) -> str:
 def _in_chinese(cell: str) -> str:
     """What a cell says in Chinese; what stands between backticks stays."""
     parts = cell.split("`")
-    for place in range(0, len(parts), 2):
+    for index in range(0, len(parts), 2):
         for english, chinese in CHINESE:
-            parts[place] = parts[place].replace(english, chinese if parts[place] != ", " else "、")
+            parts[index] = parts[index].replace(english, chinese if parts[index] != ", " else "、")
     return "`".join(parts)
 
 

@@ -60,9 +60,9 @@ class Gallery:
                 return self.image_of_text[index_Q, None] == torch.arange(len(self.images))
             return self.image_of_text[None, :] == index_Q[:, None]
         queries, items = self.pairs.T if by_text else self.pairs.flip(1).T
-        here = (queries >= index_Q[0]) & (queries <= index_Q[-1])
+        in_run_P = (queries >= index_Q[0]) & (queries <= index_Q[-1])
         relevant_QG = torch.zeros(len(index_Q), len(self.images if by_text else self.texts), dtype=torch.bool)
-        relevant_QG[queries[here] - index_Q[0], items[here]] = True
+        relevant_QG[queries[in_run_P] - index_Q[0], items[in_run_P]] = True
         return relevant_QG
 
 
@@ -110,5 +110,5 @@ def text_batches(
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
-        yield torch.tensor(places), encoder.encode_texts([texts[place] for place in places])
+        yield torch.tensor(places), encoder.encode_texts([texts[index] for index in places])
         advance(len(places), "")

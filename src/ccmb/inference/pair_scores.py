@@ -71,7 +71,7 @@ def score_labelled(
             images = encoder.encode_images(names[start : start + batch], load)
             of_chunk = order_N[(image_N[order_N] >= start) & (image_N[order_N] < start + batch)]
             for part in of_chunk.split(4 * batch):
-                texts = encoder.encode_texts([samples[place].texts[0] for place in part.tolist()])
+                texts = encoder.encode_texts([samples[index].texts[0] for index in part.tolist()])
                 image_index, text_index = image_N[part] - start, torch.arange(len(part))
                 scores = scorer.score_pairs(images, texts, image_index, text_index)
                 cosine_N[part] = scores.cosine

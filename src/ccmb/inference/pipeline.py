@@ -255,7 +255,14 @@ class Pipeline:
         others = [index for index in order_G.tolist() if index not in done]
         ordered = ranked + [(index, _first_stage(float(cosine_G[index]))) for index in others]
         return [
-            ImageHit(pair.cosine, pair.match_score, pair.probability, pair.score, index, given[index])
+            ImageHit(
+                cosine=pair.cosine,
+                match_score=pair.match_score,
+                probability=pair.probability,
+                score=pair.score,
+                index=index,
+                image=given[index],
+            )
             for index, pair in ordered[:top_k]
         ]
 
@@ -272,7 +279,7 @@ class Pipeline:
         rows = list(zip(image_K.tolist(), scores.rows(), strict=True))
         order_K = scores.ranking.argsort(descending=True, stable=True)
         behind = [(index, _first_stage(float(cosine_G[index]))) for index in behind_K.tolist()]
-        return [rows[place] for place in order_K.tolist()] + behind
+        return [rows[index] for index in order_K.tolist()] + behind
 
 
 def _first_stage(cosine: float) -> PairScore:

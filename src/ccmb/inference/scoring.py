@@ -155,13 +155,17 @@ def rank_pairs(
     # Pairs of an image stand together, so that its keys and values serve them all; its texts by length.
     length_N = texts.lengths(text_index_N).cpu()
     order_N = (image_index_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
-    pairs = image_index_N[order_N], text_index_N[order_N]
+    image_N, text_N = image_index_N[order_N], text_index_N[order_N]
     if batch is None:
         batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_index_N[:1]))))
-    text_image = _in_chunks(model.match_text_image, model, images, texts, *pairs, 16 * batch)
-    image_text = (
-        text_image if text_image_only else _in_chunks(model.match_image_text, model, images, texts, *pairs, batch)
+    text_image = _in_chunks(
+        model.match_text_image, model, images, texts, image_N=image_N, text_N=text_N, max_pairs=16 * batch
     )
+    image_text = text_image
+    if not text_image_only:
+        image_text = _in_chunks(
+            model.match_image_text, model, images, texts, image_N=image_N, text_N=text_N, max_pairs=batch
+        )
     back_N = order_N.argsort()
     output = RankOutput(text_image[back_N], image_text[back_N], states=torch.empty(0, 0, 0))
     return _match(model, output.score, output.log_odds, output.head_log_odds)
@@ -179,11 +183,11 @@ def _in_chunks(
     texts: EncodedItems,
     image_N: Tensor,
     text_N: Tensor,
-    maximum: int,
+    max_pairs: int,
 ) -> Tensor:
     """Logits (N, 2) of pairs that are sorted by image, on the CPU."""
     device, dtype = model.device, model.cross_dtype
-    sizes, parts = chunk_sizes(image_N, maximum), [torch.empty(0, 2)]
+    sizes, parts = chunk_sizes(image_N, max_pairs), [torch.empty(0, 2)]
     for image_P, text_P in zip(image_N.split(sizes), text_N.split(sizes), strict=True):
         image_items, image_index = image_P.unique(return_inverse=True)
         text_items, text_index = text_P.unique(return_inverse=True)
@@ -194,19 +198,19 @@ def _in_chunks(
     return torch.cat(parts)
 
 
-def chunk_sizes(image_N: Tensor, maximum: int) -> list[int]:
+def chunk_sizes(image_N: Tensor, max_pairs: int) -> list[int]:
     """Sizes of chunks of at most so many pairs, where those of an image stand together.
 
     An image with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
     """
     sizes, shared = [], 0
     for count in image_N.unique_consecutive(return_counts=True)[1].tolist():
-        alone = 2 * count > maximum
-        if shared and (alone or shared + count > maximum):
+        alone = 2 * count > max_pairs
+        if shared and (alone or shared + count > max_pairs):
             sizes.append(shared)
             shared = 0
         if alone:
-            parts = -(-count // maximum)
+            parts = -(-count // max_pairs)
             sizes += [count // parts + (part < count % parts) for part in range(parts)]
         else:
             shared += count

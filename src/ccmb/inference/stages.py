@@ -232,7 +232,15 @@ class R2D2Ranker:
     def rank_scores(
         self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
-        return self._scored(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N).ranking
+        return self._scored(
+            rank_pairs,
+            self.model,
+            images=images,
+            texts=texts,
+            image_index_N=image_index_N,
+            text_index_N=text_index_N,
+            cosine_N=cosine_N,
+        ).ranking
 
     def score_pairs(
         self,
@@ -246,7 +254,15 @@ class R2D2Ranker:
             cosine_N = pair_cosines(images, texts, image_index_N, text_index_N)
         if not self.can_rank:
             return StageScores(cosine_N, None, cosine_N)
-        return self._scored(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
+        return self._scored(
+            rank_pairs,
+            self.model,
+            images=images,
+            texts=texts,
+            image_index_N=image_index_N,
+            text_index_N=text_index_N,
+            cosine_N=cosine_N,
+        )
 
     def _previewed(
         self,
@@ -258,7 +274,15 @@ class R2D2Ranker:
         cosine_N: Tensor,
     ) -> Tensor:
         match = partial(rank_pairs, text_image_only=self.options.cascade is not None)
-        return self._scored(match, chooser, images, texts, image_index_N, text_index_N, cosine_N).ranking
+        return self._scored(
+            match,
+            chooser,
+            images=images,
+            texts=texts,
+            image_index_N=image_index_N,
+            text_index_N=text_index_N,
+            cosine_N=cosine_N,
+        ).ranking
 
     def _scored(
         self,

@@ -132,5 +132,5 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
 
 def name_and_place(spec: str) -> tuple[str, Path]:
     """`NAME=PATH` in two; the name is empty where there is none."""
-    name, _, place = ("", "", spec) if Path(spec).exists() else spec.rpartition("=")
-    return name, Path(place)
+    name, _, path = ("", "", spec) if Path(spec).exists() else spec.rpartition("=")
+    return name, Path(path)

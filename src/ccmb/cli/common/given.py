@@ -20,7 +20,7 @@ def given(context: typer.Context, *names: str) -> list[str]:
     Args:
         names: of the command function's parameters.
     """
-    flags = {str(of.name): _flag(of, context.params) for of in context.command.params}
+    flags = {str(parameter.name): _flag(parameter, context.params) for parameter in context.command.params}
     return [flags[name] for name in names if was_given(context, name)]
 
 

@@ -39,12 +39,12 @@ class CaptionResults:
 
     @property
     def chosen(self) -> list[str]:
-        return [str(of.text) for of in self.captions]
+        return [str(caption.text) for caption in self.captions]
 
     @property
     def decoded(self) -> list[str]:
         """What the decoding put first, before any re-ranking."""
-        return [of.decoded.text for of in self.captions if of.decoded is not None]
+        return [caption.decoded.text for caption in self.captions if caption.decoded is not None]
 
     def scores(self) -> CaptionScores:
         """On characters, of the chosen captions."""
@@ -54,7 +54,7 @@ class CaptionResults:
 def evaluate_captions(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    of: RetrievalSet,
+    dataset: RetrievalSet,
     options: Decoding,
     rerank: bool = True,
     ranking_rule: RankingRule | None = None,
@@ -69,9 +69,9 @@ def evaluate_captions(
         CcmbError: no image can be read.
     """
     started = time.monotonic()
-    samples, unreadable = readable_samples(of.samples, of.images)
+    samples, unreadable = readable_samples(dataset.samples, dataset.images)
     written = caption_dataset(
-        model, processor, replace(of, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
+        model, processor, replace(dataset, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
     )
     report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
     if rerank and model.can_rank:
@@ -82,7 +82,7 @@ def evaluate_captions(
 def caption_dataset(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    of: RetrievalSet,
+    dataset: RetrievalSet,
     options: Decoding,
     rerank: bool = False,
     ranking_rule: RankingRule | None = None,
@@ -92,15 +92,17 @@ def caption_dataset(
     Raises:
         UsageError: the set's texts do not belong to single images.
     """
-    if of.queries is not None:
-        raise UsageError(f"{of.name}: captions are measured on images with texts of their own; here they share texts")
+    if dataset.queries is not None:
+        raise UsageError(
+            f"{dataset.name}: captions are measured on images with texts of their own; here they share texts"
+        )
     references: dict[str, list[str]] = {}
-    for sample in of.samples:
+    for sample in dataset.samples:
         references.setdefault(sample.image, []).extend(sample.texts)
     names, captions = list(references), list[ImageCaption]()
     with progress("caption", len(names), "images") as advance:
         for start in range(0, len(names), BATCH):
-            shown = [of.images.load(name) for name in names[start : start + BATCH]]
+            shown = [dataset.images.load(name) for name in names[start : start + BATCH]]
             captions += caption_images(
                 model,
                 processor,
@@ -128,7 +130,7 @@ def captioning_report(written: CaptionResults, options: Decoding, reranked: bool
     if not written.captions:
         raise CcmbError("no captions to measure")
     scores = written.scores()
-    chosen = [of.candidates[0] for of in written.captions]
+    chosen = [caption.candidates[0] for caption in written.captions]
     report = {
         "pictures": len(written.captions),
         "references": sum(map(len, written.references)),
@@ -138,7 +140,7 @@ def captioning_report(written: CaptionResults, options: Decoding, reranked: bool
         "interval": metric_intervals(scores, draws),
     }
     if reranked:
-        decoded = [of.decoded for of in written.captions if of.decoded is not None]
+        decoded = [caption.decoded for caption in written.captions if caption.decoded is not None]
         report["before_reranking"] = _metrics(
             decoded, written.references, score_texts(written.decoded, written.references, characters)
         )
@@ -148,7 +150,7 @@ def captioning_report(written: CaptionResults, options: Decoding, reranked: bool
 def _metrics(
     captions: Sequence[Candidate], references: Sequence[Sequence[str]], scores: CaptionScores
 ) -> dict[str, Any]:
-    texts = [of.text for of in captions]
+    texts = [caption.text for caption in captions]
     tokens = list(map(characters, texts))
     report: dict[str, Any] = {
         **_rounded(scores.metrics()),
@@ -158,9 +160,9 @@ def _metrics(
         "length": round(float(scores.length.mean()), 2),
     }
     for name in ("match_score", "cosine"):
-        known = [value for of in captions if (value := getattr(of, name)) is not None]
+        known = [value for caption in captions if (value := getattr(caption, name)) is not None]
         report[name] = round(float(np.mean(known)), 4) if known else None
-    if (things := things_right(texts, [of[0] for of in references])) is not None:
+    if (things := things_right(texts, [reference[0] for reference in references])) is not None:
         report["things"] = things
     return report
 
@@ -175,7 +177,9 @@ def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict
 
 def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
     """Texts beside their references, on the tokens that `cut` makes of them."""
-    return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
+    return score_captions(
+        [cut(text) for text in texts], [[cut(text) for text in reference] for reference in references]
+    )
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float | None]:
@@ -194,5 +198,5 @@ def metric_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -
 
 def drawn_metrics(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
     """(draws,) of each metric: its values of images drawn with replacement."""
-    found = [scores.metrics(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
-    return {name: np.array([of[name] for of in found]) for name in found[0]}
+    results = [scores.metrics(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
+    return {name: np.array([result[name] for result in results]) for name in results[0]}

@@ -144,15 +144,15 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
         )
 
 
-def _several(of: RetrievalSet) -> RetrievalSet:
+def _several(dataset: RetrievalSet) -> RetrievalSet:
     """The set, if its captions can be measured.
 
     Raises:
         UsageError: it is of one image.
     """
-    if len({sample.image for sample in of.samples}) < 2:
-        raise UsageError(f"{of.name}, split {of.split}: one image; CIDEr-D needs two or more")
-    return of
+    if len({sample.image for sample in dataset.samples}) < 2:
+        raise UsageError(f"{dataset.name}, split {dataset.split}: one image; CIDEr-D needs two or more")
+    return dataset
 
 
 def _decoding(model: R2D2Captioner, recipe: FinetuneRecipe, decode: Decode) -> Decoding:

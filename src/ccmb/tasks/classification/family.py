@@ -55,11 +55,11 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
         from ccmb.tasks.classification.evaluate import ClassFolders
         from ccmb.tasks.classification.prompts import read_templates
 
-        _, place = name_and_place(spec)
+        _, path = name_and_place(spec)
         if options.is_given("split"):
-            place = _folder_of_split(place, options.split)
+            path = _folder_of_split(path, options.split)
         return ClassFolders(
-            read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(place)
+            read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(path)
         )
 
     def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[TwoStageModel]:
@@ -100,14 +100,14 @@ def _classifier(loaded: Loaded[TwoStageModel], data: ClassFolders, options: Clas
     )
 
 
-def _folder_of_split(place: Path, split: str) -> Path:
+def _folder_of_split(path: Path, split: str) -> Path:
     """The folder of a split within a folder of such folders.
 
     Raises:
         UsageError: there is none.
     """
-    if not (place / split).is_dir():
+    if not (path / split).is_dir():
         raise UsageError(
-            f"--split {split}: {place} has no folder {split} in it; leave it out, or give the folder itself"
+            f"--split {split}: {path} has no folder {split} in it; leave it out, or give the folder itself"
         )
-    return place / split
+    return path / split

@@ -97,8 +97,8 @@ def classify(
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
     classifier = r2d2_classifier(model, processor, cleaned, templates=templates, depth=depth, ranking_rule=ranking_rule)
-    found = classify_images(classifier, images, top)
+    results = classify_images(classifier, images, top)
     return [
-        replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
-        for of in found
+        replace(result, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in result.classes))
+        for result in results
     ]

@@ -40,12 +40,12 @@ def seen_by(source: str | Path, depth: int = _LONGEST_CHAIN) -> SeenImages | Non
     if folder is None:
         return None
     places = (folder, folder / "model", folder / "run", folder / "run" / "model")
-    for place in places:
-        if (found := read_seen(place)) is not None:
-            return found
-    for place in (*places, folder.parent):
-        if depth and (place / "recipe.yaml").is_file():
-            return _of_recipe(place / "recipe.yaml", depth - 1)
+    for path in places:
+        if (seen := read_seen(path)) is not None:
+            return seen
+    for path in (*places, folder.parent):
+        if depth and (path / "recipe.yaml").is_file():
+            return _of_recipe(path / "recipe.yaml", depth - 1)
     return None
 
 
@@ -76,7 +76,7 @@ def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
         among = seen.among(names)
         if among:
             where = f"{one.name}, split {one.split}: {len(among):,} of its {len(names):,} images"
-            read = ", ".join(of.name for of in seen.read)
+            read = ", ".join(folder.name for folder in seen.read)
             _LOG.warning(
                 f"{where} are photographs that are trained on ({read}), such as {among[0]}; results on it are "
                 f'marked "saw {len(among)} test images"'
@@ -115,6 +115,6 @@ def _of_shards(data: DataRecipe) -> SeenImages:
     seen = SeenImages()
     with suppress(CcmbError):
         for folder in dict.fromkeys(Path(shard.url).parent for shard in find_shards(data.shards)):
-            if (found := read_seen(folder)) is not None:
-                seen |= found
+            if (listed := read_seen(folder)) is not None:
+                seen |= listed
     return seen if seen.read else SeenImages((Read(data.name),))

@@ -41,17 +41,17 @@ class Workload:
     run: Callable[[TwoStageModel], Any]
 
 
-def workloads(network: TwoStageModel, image_source: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
+def workloads(network: TwoStageModel, image_count: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
     """The computations to time: both towers, and the cross encoders on one text and `depth` images, as in a search.
 
     Pixels, tokens and states are random, which does not change the amount of work.
     """
     config, generator = network.config, torch.Generator().manual_seed(0)
-    pixels = torch.randn(image_source, 3, config.image_size, config.image_size, generator=generator)
+    pixels = torch.randn(image_count, 3, config.image_size, config.image_size, generator=generator)
     ids = torch.randint(config.text_config.vocab_size, (texts, TOKENS), generator=generator)
     mask = torch.ones_like(ids)
     work = [
-        Workload("image tower", "images", image_source, lambda model: model.encode_image(pixels)),
+        Workload("image tower", "images", image_count, lambda model: model.encode_image(pixels)),
         Workload("text tower", "texts", texts, lambda model: model.encode_text(ids, mask)),
     ]
     if not network.can_rank:

@@ -96,8 +96,8 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         from ccmb.tasks.generation.predict import paint_texts
 
         texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.images)[0]))
-        painting, judge = options.sampling(options.seed), _judge(loaded, options)
-        return paint_texts(loaded.model, loaded.processor, texts, painting, judge)
+        sampling, judge = options.sampling(options.seed), _judge(loaded, options)
+        return paint_texts(loaded.model, loaded.processor, texts, sampling, judge)
 
     def evaluate(self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions) -> Report:
         from ccmb.tasks.generation.evaluate import evaluate_generation
@@ -108,9 +108,9 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
             extractor = open_extractor(options.features)
         else:
             extractor = r2d2_extractor(loaded.source, loaded.model, loaded.processor)
-        painting = options.sampling(options.seed)
+        sampling = options.sampling(options.seed)
         values = evaluate_generation(
-            loaded.model, loaded.processor, data, options=painting, judge=judge, extractor=extractor
+            loaded.model, loaded.processor, data, options=sampling, judge=judge, extractor=extractor
         )
         return self.report(values, loaded.source, data.samples)
 

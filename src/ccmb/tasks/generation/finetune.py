@@ -136,8 +136,8 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
     def validate(
         self, model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        painted, _ = _paint(model, processor, held_out, recipe)
-        return {MAIN: float(np.mean([100 * of_text.first.score for of_text in painted]))}
+        generated, _ = _paint(model, processor, held_out, recipe)
+        return {MAIN: float(np.mean([100 * of_text.first.score for of_text in generated]))}
 
     def measure(
         self,
@@ -149,17 +149,17 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
     ) -> DrawnMetrics:
         if not heads:  # a painter that was never trained
             return DrawnMetrics({}, {}, {})
-        painted, judge = _paint(model, processor, held_out, recipe)
+        generated, judge = _paint(model, processor, held_out, recipe)
         extractor = r2d2_extractor(judge.name, model, processor)
         metrics = metrics_of(
-            [of_text.first for of_text in painted], painted, real_features(held_out, extractor), extractor
+            [of_text.first for of_text in generated], generated, real_features(held_out, extractor), extractor
         )
         values = metrics.values()
         # The main one last.
         names = sorted(metrics.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
         drawn = metrics.draws()
         values = {name: values[name] for name in names}
-        return DrawnMetrics(values, {name: drawn[name] for name in names}, metrics.values(), len(painted))
+        return DrawnMetrics(values, {name: drawn[name] for name in names}, metrics.values(), len(generated))
 
 
 def _paint(
@@ -189,9 +189,9 @@ def new_shape(options: GenerationOptions) -> GeneratorConfig:
     """
     side, channels = options.image_size or SIDE, 3 * options.patch_size**2
     levels = len(options.channels)
-    if side % (minimum := options.patch_size * 2 ** (levels - 1)):
+    if side % (multiple := options.patch_size * 2 ** (levels - 1)):
         raise UsageError(
-            f"generation.image_size={side}: not a multiple of {minimum}, the fold doubled for each further level"
+            f"generation.image_size={side}: not a multiple of {multiple}, the fold doubled for each further level"
         )
     if any(width % GROUPS or width % options.attention_head_dim for width in options.channels):
         wanted = f"multiples of {GROUPS} and of generation.attention_head_dim={options.attention_head_dim}"

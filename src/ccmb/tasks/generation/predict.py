@@ -131,21 +131,21 @@ def paint_texts(
         UsageError: see `check_texts`.
     """
     check_texts(processor, texts)
-    wanted = [(place, number) for place in range(len(texts)) for number in range(options.best_of)]
-    found: list[list[Candidate]] = [[] for _ in texts]
+    wanted = [(index, number) for index in range(len(texts)) for number in range(options.best_of)]
+    results: list[list[Candidate]] = [[] for _ in texts]
     with progress("paint", len(wanted), "images") as advance:
         for start in range(0, len(wanted), batch):
             chunk = wanted[start : start + batch]
-            asked = [texts[place] for place, _ in chunk]
+            asked = [texts[index] for index, _ in chunk]
             noise = torch.stack([_noise(model.latent_shape, options.seed, *which) for which in chunk])
             images = _paint(model, processor, asked, noise, options)
-            judged = [(None, None)] * len(chunk) if judge is None else judge_images(judge, images, asked)
-            for (place, number), image, (cosine, match_score) in zip(chunk, images, judged, strict=True):
-                found[place].append(Candidate(image, number, cosine, match_score))
+            scores = [(None, None)] * len(chunk) if judge is None else judge_images(judge, images, asked)
+            for (index, number), image, (cosine, match_score) in zip(chunk, images, scores, strict=True):
+                results[index].append(Candidate(image, number, cosine, match_score))
             advance(len(chunk), "")
     return [
-        GeneratedImages(text, tuple(sorted(of, key=lambda candidate: -candidate.score)))
-        for text, of in zip(texts, found, strict=True)
+        GeneratedImages(text, tuple(sorted(candidates, key=lambda candidate: -candidate.score)))
+        for text, candidates in zip(texts, results, strict=True)
     ]
 
 
@@ -169,6 +169,6 @@ def _paint(
     return [Image.fromarray(image) for image in bytes_NSS3]
 
 
-def _noise(shape: tuple[int, int, int], seed: int, place: int, number: int) -> Tensor:
-    digest = hashlib.blake2b(f"{seed}/{place}/{number}".encode(), digest_size=7).digest()
+def _noise(shape: tuple[int, int, int], seed: int, index: int, number: int) -> Tensor:
+    digest = hashlib.blake2b(f"{seed}/{index}/{number}".encode(), digest_size=7).digest()
     return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big")))

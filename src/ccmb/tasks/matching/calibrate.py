@@ -115,10 +115,10 @@ def _as_fitted(temperature: float) -> float:
     return math.nextafter(temperature, math.inf) if temperature == NOT_CALIBRATED else temperature
 
 
-def _too_little(pairs: Path, split: str | None, found: int) -> CcmbError:
-    place = f"split '{split}'" if split else "it"
+def _too_little(pairs: Path, split: str | None, count: int) -> CcmbError:
+    where = f"split '{split}'" if split else "it"
     return CcmbError(
-        f"{pairs}: {place} has {found} texts to set against a wrong image; calibration needs {MIN_TEXTS} or more, "
+        f"{pairs}: {where} has {count} texts to set against a wrong image; calibration needs {MIN_TEXTS} or more, "
         "of two images or more"
     )
 

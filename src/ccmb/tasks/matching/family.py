@@ -42,8 +42,8 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "TwoStageM
         from ccmb.data.labelled_pairs import is_labelled
         from ccmb.data.shards.shard_set import is_shards
 
-        name, place = name_and_place(spec)
-        return bool(name) or (place.is_file() and not is_shards(place) and is_labelled(place))
+        name, path = name_and_place(spec)
+        return bool(name) or (path.is_file() and not is_shards(path) and is_labelled(path))
 
     def check(self, spec: str, options: MatchingEvalOptions) -> None:
         if options.fit_split == options.split:
@@ -55,13 +55,13 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "TwoStageM
         from ccmb.datasets.matching import open_labelled
         from ccmb.tasks.matching.evaluate import LabelledPairs
 
-        name, place = name_and_place(spec)
-        if not place.exists():
-            raise UsageError(f"--data {name}={place}: no such file or folder")
-        scored = open_labelled(place, options.split, options.images, name)
+        name, path = name_and_place(spec)
+        if not path.exists():
+            raise UsageError(f"--data {name}={path}: no such file or folder")
+        scored = open_labelled(path, options.split, options.images, name)
         fit_split = options.fit_split
         return LabelledPairs(
-            scored, None if fit_split is None else open_labelled(place, fit_split, options.images, name)
+            scored, None if fit_split is None else open_labelled(path, fit_split, options.images, name)
         )
 
     def load(self, source: str, options: MatchingEvalOptions) -> Loaded[TwoStageModel]:

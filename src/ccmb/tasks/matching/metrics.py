@@ -130,15 +130,15 @@ def _fit(scores: PairScores, fit: PairScores | None, seed: int) -> _Fitted | Non
     folds = [(fit, every_N)] if fit else [(scores[first_N], ~first_N), (scores[~first_N], first_N)]
     right_N, probability_N = torch.zeros(len(scores), dtype=torch.bool), torch.zeros(len(scores), dtype=torch.double)
     thresholds, temperatures = [], []
-    for part, judged_N in folds:
+    for part, held_out_N in folds:
         if len(part.label.unique()) < 2:
             return None
-        judged = scores[judged_N]
+        held_out = scores[held_out_N]
         thresholds.append(best_threshold(part.score, part.label))
-        right_N[judged_N] = (judged.score >= thresholds[-1]) == (judged.label == 1)
-        if part.head_log_odds is not None and judged.head_log_odds is not None:
+        right_N[held_out_N] = (held_out.score >= thresholds[-1]) == (held_out.label == 1)
+        if part.head_log_odds is not None and held_out.head_log_odds is not None:
             temperatures.append(fit_match_temperature(part.head_log_odds, part.label))
-            probability_N[judged_N] = match_probability(judged.head_log_odds.double(), temperatures[-1])
+            probability_N[held_out_N] = match_probability(held_out.head_log_odds.double(), temperatures[-1])
     about = {"on": "another split" if fit else "the other half of the images", "threshold": thresholds}
     return _Fitted(right_N, probability_N if temperatures else None, about | {"temperature": temperatures or None})
 
@@ -168,12 +168,12 @@ def best_threshold(score_N: Tensor, label_N: Tensor) -> float:
     cut = torch.ones(len(right), dtype=torch.bool)
     cut[1:-1] = score[1:] > score[:-1]  # equal scores are judged alike
     best = (right.masked_fill(~cut, -1) == right[cut].max()).nonzero().flatten()
-    place = int(best[len(best) // 2])
-    if place == 0:
+    index = int(best[len(best) // 2])
+    if index == 0:
         return float(score[0])
-    if place == len(score):
+    if index == len(score):
         return float(torch.nextafter(score[-1], score.new_tensor(torch.inf)))
-    return float((score[place - 1] + score[place]) / 2)
+    return float((score[index - 1] + score[index]) / 2)
 
 
 def weighted_auc(score_N: Tensor, label_N: Tensor) -> Metric:

@@ -76,5 +76,7 @@ def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores)
         for pair, is_right in zip(pairs, right, strict=True):
             by_swap["all"].append(is_right)
             by_swap[pair.swap].append(is_right)
-        report[stage] = {swap: round(100 * sum(of) / len(of), 2) for swap, of in sorted(by_swap.items())}
+        report[stage] = {
+            swap: round(100 * sum(outcomes) / len(outcomes), 2) for swap, outcomes in sorted(by_swap.items())
+        }
     return report

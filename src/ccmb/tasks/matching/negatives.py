@@ -62,7 +62,7 @@ def draw_pairs(
     parts = [
         _draw_wrong(gallery, index_Q, [rights[i] for i in index_Q.tolist()], depth, generator) for index_Q in chunks
     ]
-    text, wrong = (torch.cat(of) for of in zip(*parts, strict=True))
+    text, wrong = (torch.cat(side) for side in zip(*parts, strict=True))
     return DrawnPairs(text, gallery.image_of_text[text], wrong)
 
 

@@ -134,7 +134,7 @@ def filled(batch: B, rows: int) -> B:
     """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
     positives of themselves they teach nothing false."""
     count = len(batch.image_ids)
-    return batch if count == rows else batch.rows([place % count for place in range(rows)])
+    return batch if count == rows else batch.rows([index % count for index in range(rows)])
 
 
 def list_of_unreadable(run: Path) -> Path:

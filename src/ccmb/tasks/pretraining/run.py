@@ -243,9 +243,9 @@ def save_model(
         CcmbError: the disk is full or not writable.
     """
     try:
-        with atomic_files(folder) as place:
-            model.save_pretrained(place, state_dict=weights)
-            processor.save_pretrained(place)
+        with atomic_files(folder) as staging:
+            model.save_pretrained(staging, state_dict=weights)
+            processor.save_pretrained(staging)
     except SafetensorError as error:
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 

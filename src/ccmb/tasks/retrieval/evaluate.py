@@ -45,12 +45,12 @@ class Pairs:
     """Images with texts, as they were found.
 
     Attributes:
-        place: of the file or the shards, for messages.
+        path: of the file or the shards, for messages.
         faults: a line for each sample of shards that was left out.
         in_other_splits: names of images that other splits have too.
     """
 
-    place: Path
+    path: Path
     samples: list[Sample]
     images: ImageSource
     faults: list[str]
@@ -100,7 +100,7 @@ def predict(
 ) -> Predictions:
     """Rank the images that can be read for each text, and the other way; see `evaluate`."""
     samples, unreadable = readable_samples(data.samples, data.images)
-    minimal_pairs = _minimal_pairs(samples, data.place)
+    minimal_pairs = _minimal_pairs(samples, data.path)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
     names = [sample.image for sample in samples]
@@ -178,7 +178,7 @@ def evaluate(
 
 
 def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
-    found = []
+    pairs = []
     for index, sample in enumerate(samples):
         lines: Any = (sample.extra or {}).get("minimal_pairs", [])
         for line in lines if isinstance(lines, list) else [lines]:
@@ -188,8 +188,8 @@ def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
                     f'{where}: "minimal_pairs" of {sample.image} must be a list of objects with "text", "false_text" '
                     'and "swap"'
                 )
-            found.append(MinimalPair(index, *texts))
-    return found
+            pairs.append(MinimalPair(index, *texts))
+    return pairs
 
 
 def _random_pair_auc(scorer: PairScorer, gallery: Gallery, pairs: int = 2000) -> float | None:

@@ -42,20 +42,20 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel",
     def check(self, spec: str, options: RetrievalEvalOptions) -> None:
         from ccmb.data.shards.shard_set import is_shards
 
-        _, place = name_and_place(spec)
-        if is_shards(place):
+        _, path = name_and_place(spec)
+        if is_shards(path):
             options.refuse("of pairs; shards hold their images and have no splits", "images", "split")
         elif options.images is None:
-            folder_for_pairs(place)
+            folder_for_pairs(path)
 
     def open_dataset(self, spec: str, options: RetrievalEvalOptions) -> Pairs:
         from ccmb.data.shards.shard_set import is_shards
         from ccmb.tasks.retrieval.evaluate import open_data
 
-        _, place = name_and_place(spec)
-        if is_shards(place):
-            return open_data(place, place, None, options.fields)
-        return open_data(place, options.images or folder_for_pairs(place), options.split, options.fields)
+        _, path = name_and_place(spec)
+        if is_shards(path):
+            return open_data(path, path, None, options.fields)
+        return open_data(path, options.images or folder_for_pairs(path), options.split, options.fields)
 
     def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[TwoStageModel]:
         from ccmb.inference.interface import load_network

@@ -81,7 +81,7 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
                 by_stage[stage].append(of_stage)
         if ranks.ranking is not None and direction == "text_to_image":
             report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking, resampling_unit(gallery))
-    means = {stage: mean_recall(of) for stage, of in by_stage.items()}
+    means = {stage: mean_recall(stage_ranks) for stage, stage_ranks in by_stage.items()}
     report["mean_recall"] = {stage: None if mean is None else round(mean, 2) for stage, mean in means.items()}
     return report
 
