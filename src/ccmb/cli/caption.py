@@ -18,7 +18,7 @@ from ccmb.tasks.captioning.family import DecodingOptions
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions(DecodingOptions):
-    """How captions are found and chosen."""
+    """Options of decoding and of choosing captions."""
 
     match_weight: Annotated[
         float | None,

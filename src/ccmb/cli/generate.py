@@ -18,7 +18,7 @@ from ccmb.tasks.options import NoiseSeedOption
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(PaintingOptions):
-    """How images are painted and chosen."""
+    """Options of sampling and of choosing images."""
 
     seed: NoiseSeedOption = 0
     solver: Annotated[Solver, Flag("How a flow is followed; heun takes twice as long a step.")] = "euler"

@@ -117,7 +117,7 @@ def index(
 
 
 def _say_left_out(report: IndexReport, fields: Path | None) -> None:
-    """On stderr, what was not indexed and what stays, and what changes that."""
+    """Report on stderr what was not indexed, what stays in the index, and how to change that."""
     lines = list(report.away)
     if report.away:
         lines.append("--gone remove takes out what is gone")

@@ -1,4 +1,4 @@
-"""Which answers of retrieval are right where several images have the same text, and how ties count.
+"""Right answers of retrieval where several images have the same text, and ranks where scores tie.
 
 Two conventions, by which reports, results and tables say they were made:
 
@@ -25,14 +25,14 @@ from ccmb.data.equal_texts import text_key
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Numbers by the group that they belong to: group g has `members[starts[g] : starts[g + 1]]`."""
+    """Members by the group that they belong to: group g has `members[starts[g] : starts[g + 1]]`."""
 
     members: Tensor
     starts: Tensor
 
     @staticmethod
     def from_members(group_N: Tensor, member_N: Tensor, count: int) -> Groups:
-        """Those of N numbers, in so many groups."""
+        """Sort N members into `count` groups."""
         sizes = torch.bincount(group_N, minlength=count)
         return Groups(member_N[group_N.argsort(stable=True)], torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
 

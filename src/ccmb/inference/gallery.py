@@ -41,7 +41,7 @@ class Gallery:
     convention: Convention = "equal_texts"
 
     def with_convention(self, texts: Sequence[str], convention: Convention = "equal_texts") -> Gallery:
-        """The gallery with its answers judged by a convention; `texts` are all of its texts in order."""
+        """The gallery with another convention of right answers; `texts` are all of its texts in order."""
         equal = equal_texts(texts, self.image_of_text, self.pairs) if convention == "equal_texts" else None
         return replace(self, equal=equal, convention=convention)
 
@@ -84,7 +84,7 @@ def encode_gallery(
 def encode_gallery_with(
     encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: ImageLoader, batch: int = 128
 ) -> Gallery:
-    """The same with any encoder; whose answers are right is yet to be judged, see `Gallery.with_convention`."""
+    """Encode a gallery with any encoder; its answers get their convention from `Gallery.with_convention`."""
     flat = [text for of_image in texts for text in of_image]
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
     with progress("encode", len(images) + len(flat), "items") as advance:

@@ -1,4 +1,4 @@
-"""What search and evaluation ask of a network, be it an R2D2Model or an export of one (`ccmb.r2d2.onnx.runtime`)."""
+"""The interface of a two-stage model: an R2D2Model, or an export of one (`ccmb.r2d2.onnx.runtime`)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TwoStageModel(Protocol):
 
     @property
     def cross_dtype(self) -> torch.dtype:
-        """In which the cross encoders take token states."""
+        """The dtype in which the cross encoders take token states."""
 
     def check_can_rank(self) -> None:
         """Raise a ValueError if there are no cross encoders."""

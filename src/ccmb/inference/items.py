@@ -10,7 +10,7 @@ from ccmb.r2d2.modeling import TowerOutput
 
 
 class EncodedItems(Protocol):
-    """What a `TowerOutput` offers and a file of features can offer too (`ccmb.benchmark.evaluation.feature_cache`)."""
+    """The common interface of a `TowerOutput` and of a file of features (`ccmb.benchmark.evaluation.feature_cache`)."""
 
     @property
     def embed(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model says of labelled pairs: the cosine of each and, where it can rank, what its match heads say.
+"""Scores of labelled pairs: the cosine of each and, if the model can rank, the outputs of its match heads.
 
 Shapes: N pairs.
 """

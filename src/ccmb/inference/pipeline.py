@@ -287,12 +287,12 @@ def _first_stage(cosine: float) -> PairScore:
 
 
 def _key(image: ImageInput) -> Hashable:
-    """By which an image that several pairs have is known as one."""
+    """The key of an image, so that one that several pairs share is encoded once."""
     return str(image) if isinstance(image, str | Path) else image if isinstance(image, bytes) else id(image)
 
 
 def _starts(items: Sequence[object], batch_size: int, what: str) -> range:
-    """Where the batches of some items start.
+    """Starts of the batches of some items.
 
     Raises:
         CcmbError: there are no items.

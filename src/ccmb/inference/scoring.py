@@ -31,7 +31,7 @@ CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What the match heads say of N pairs.
+    """Outputs of the match heads for N pairs.
 
     Attributes:
         score: (N,) match score in [0, 1].
@@ -55,7 +55,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """What a model says of a text and an image.
+    """The scores of a text and an image.
 
     Attributes:
         cosine: of the two embeddings, in [-1, 1].
@@ -91,7 +91,7 @@ class StageScores:
         return self.match.probability if self.match is not None and self.match.is_calibrated else None
 
     def rows(self) -> list[PairScore]:
-        """One value a pair."""
+        """The scores of each pair."""
         none = [None] * len(self.cosine)
         match = none if self.match is None else self.match.score.tolist()
         probability = none if self.probability is None else self.probability.tolist()
@@ -218,7 +218,7 @@ def chunk_sizes(image_N: Tensor, max_pairs: int) -> list[int]:
 
 
 def _cut(items: TowerOutput) -> TowerOutput:
-    """Without the padding that all have."""
+    """Cut off the padding that all items share."""
     if items.mask is None:
         return items
     longest = int(items.mask.sum(1).max())

@@ -42,15 +42,15 @@ class Encoder(Protocol):
 
 
 class Reranker(Protocol):
-    """A second stage that orders candidates, or the lack of one."""
+    """A model that may have a second stage, which orders candidates."""
 
     @property
     def can_rank(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a second stage."""
 
     @property
     def cascade(self) -> Cascade | None:
-        """What is asked first, if not all candidates are to be ranked."""
+        """The cheap stage in front of the second one; None if all candidates are ranked."""
 
     def rank_scores(
         self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
@@ -121,7 +121,7 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class RankOptions:
-    """How the second stage is computed: by default exactly; else its best candidates are chosen cheaply.
+    """Options of the second stage: exact by default; otherwise a cheap stage chooses its best candidates.
 
     Whatever chooses, those that are kept are ordered by both cross encoders in the model's own precision.
 
@@ -147,11 +147,11 @@ class RankOptions:
         return self.ranking_rule or model.config.ranking_rule
 
     def to_dict(self) -> dict[str, Any]:
-        """For results and their fingerprints; the rule is named where it is not the model's own."""
+        """The options for results and their fingerprints; the rule is named only where it is not the model's own."""
         return asdict(self) if self.ranking_rule else {"precision": self.precision, "cascade": self.cascade}
 
     def on(self, model: TwoStageModel) -> RankOptions:
-        """The same with the precision that `auto` comes to for a network.
+        """The options with `auto` resolved to a precision for a network.
 
         Raises:
             UsageError: bf16 or int8 is asked of an export, or int8 on a GPU.

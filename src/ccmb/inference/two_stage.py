@@ -22,7 +22,7 @@ SLICE = 1024  # pairs between two signs of progress
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What the first stage hands on.
+    """Candidates that the first stage hands on to the second.
 
     Attributes:
         query_Q: which queries.
@@ -38,7 +38,7 @@ class Candidates:
 
     @staticmethod
     def empty(query_Q: Tensor, depth: int) -> Candidates:
-        """To be filled in."""
+        """Uninitialised candidates, to be filled in."""
         shape = len(query_Q), depth
         return Candidates(
             query_Q,
@@ -58,7 +58,7 @@ def pairs_to_rank(ranker: Reranker, depth: int) -> int:
 def candidate_scores(
     ranker: Reranker, gallery: Gallery, by_text: bool, candidates: Candidates, advance: Advance
 ) -> Tensor:
-    """(Q, K) what the second stage orders the candidates by."""
+    """(Q, K) scores by which the second stage orders the candidates."""
     cascade = ranker.cascade
     item_QK, cosine_QK = candidates.item_QK, candidates.cosine_QK
     score = partial(_scores, gallery=gallery, by_text=by_text, query_Q=candidates.query_Q, advance=advance)

@@ -38,7 +38,7 @@ class Toy:
         self.image, self.last = self.image[index_M], self.last[index_M]
 
     def log_probability(self, image: int, caption: tuple[int, ...]) -> float:
-        """Of a caption with its end, word by word."""
+        """Log-probability of a caption with its end, summed word by word."""
         total, before, last = 0.0, 0, 0
         for token in (*caption, VOCABULARY.end):
             logits = self.table[image, before, last].clone()

@@ -196,7 +196,7 @@ def test_auc_and_accuracy_hold_as_often_as_they_say(images: int, sure: float, mo
     many, labels = many[order], labels[order]
 
     def accuracy_at(threshold: float) -> float:
-        """Of the kind of pairs, at a threshold of the match score."""
+        """Accuracy on all pairs of this kind, at a threshold of the match score."""
         index = np.searchsorted(many, np.log(threshold / (1 - threshold)))
         return float(((1 - labels[:index]).sum() + labels[index:].sum()) / len(labels))
 

@@ -37,7 +37,7 @@ def command(monkeypatch, capfd):
 
 
 def gallery_of(cosine_TG: Tensor, texts: list[str], image_of_text: Tensor, convention: Convention) -> Gallery:
-    """Whose cosines are the given ones exactly: images are one-hot."""
+    """A gallery with exactly the given cosines: images are one-hot."""
     count, images = cosine_TG.shape
     towers = (
         TowerOutput(torch.eye(images), EMPTY.expand(images, 0, 0)),
@@ -63,7 +63,7 @@ def test_equal_texts_are_right_answers(shared: int) -> None:
 
 @pytest.mark.parametrize(("shared", "recall"), [(0, 100.0), (2, 99.0), (10, 95.0), (30, 85.0)])
 def test_the_official_convention_gives_the_official_metrics(shared: int, recall: float) -> None:
-    """What the official evaluation and CLIP_benchmark give such a model: one of two equal texts is its own."""
+    """The official evaluation and CLIP_benchmark give the same: of two equal texts, one is right."""
     assert perfect(shared, "official") == {"image_to_text": recall, "text_to_image": recall}
 
 

@@ -44,7 +44,7 @@ def takes(*classes: type[Options]) -> Callable[[Callable[..., None]], Callable[.
 
 
 def _parameters(options: type[Options]) -> dict[str, Parameter]:
-    """Of each option, as Typer reads it."""
+    """The parameters of options, as Typer reads them."""
     parameters = {}
     for name, (of_type, default, flag) in options.table().items():
         shown = typer.Option(*flag.forms, min=flag.min, help=flag.help, show_default=flag.show_default)

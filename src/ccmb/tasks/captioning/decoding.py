@@ -1,4 +1,4 @@
-"""From what may come next to whole captions: greedy, beam search and sampling, for many images at once.
+"""Decoding of captions from next-token probabilities: greedy, beam search and sampling, for many images at once.
 
 A caption's log-probability is that of its words and its end, after the special tokens that no caption holds are taken
 out of the vocabulary. Limits of length and blocked n-grams restrict the search and leave the probabilities alone.
@@ -241,7 +241,7 @@ def _begin(state: NextToken, images: int, vocabulary: Vocabulary) -> Tensor:
 
 
 def _log_probabilities(logits_NW: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Of the next token, without those that no caption holds."""
+    """Log-probabilities of the next token; tokens that no caption holds are left out."""
     logits_NW = at_least_float32(logits_NW).clone()
     logits_NW[:, list(vocabulary.never)] = -torch.inf
     return logits_NW.log_softmax(1)

@@ -1,4 +1,4 @@
-"""How well captions fit images whose captions are known: the metrics of a split, as `ccmb evaluate` reports them."""
+"""Metrics of captions against the known captions of a split, as `ccmb evaluate` reports them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class CaptionResults:
 
     @property
     def decoded(self) -> list[str]:
-        """What the decoding put first, before any re-ranking."""
+        """The captions that the decoding put first, before any re-ranking."""
         return [caption.decoded.text for caption in self.captions if caption.decoded is not None]
 
     def scores(self) -> CaptionScores:
-        """On characters, of the chosen captions."""
+        """Scores of the chosen captions, on characters."""
         return score_texts(self.chosen, self.references, characters)
 
 

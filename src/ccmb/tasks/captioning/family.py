@@ -31,7 +31,7 @@ CaptionsFlag = Annotated[bool, Flag("Measure captions of the images of own pairs
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions(Options):
-    """How captions are found."""
+    """Options of decoding and re-ranking."""
 
     decode: Annotated[Decode, Flag("How captions are found.")] = "beam"
     beams: Annotated[int, Flag("Captions that beam search follows.", min=1)] = 5
@@ -56,7 +56,7 @@ class DecodingOptions(Options):
 
     @property
     def candidates_wanted(self) -> int:
-        """How many candidates each image gets; if nobody says, those that there is a use for."""
+        """How many candidates each image gets: the option, or as many as the decoding has a use for."""
         if self.candidates is not None:
             return self.candidates
         if self.decode == "greedy" or not self.rerank:
@@ -64,7 +64,7 @@ class DecodingOptions(Options):
         return self.beams if self.decode == "beam" else 5
 
     def decoding(self, captioner: R2D2Captioner, **values: Any) -> Decoding:
-        """The same as a captioner takes it.
+        """The options of the decoder itself.
 
         Args:
             values: further ones of `Decoding`, of sampling.

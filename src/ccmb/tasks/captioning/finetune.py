@@ -47,7 +47,7 @@ class CaptioningTask:
         return sharding_units(self.captioning.model, pretraining.teacher if pretraining else None)
 
     def groups(self) -> list[ParameterGroup]:
-        """Those of pre-training, and the decoder, which learns as fast as the cross encoders."""
+        """The parameter groups of pre-training, and the decoder, which learns as fast as the cross encoders."""
         model, optimizer = self.captioning.model, self.recipe.optimizer
         decoder = list(model.decoder.parameters())
         ids = set(map(id, decoder))

@@ -1,4 +1,4 @@
-"""How good captions are beside those that people wrote: BLEU, ROUGE-L and CIDEr-D, and how varied they are.
+"""Metrics of captions against those that people wrote: BLEU, ROUGE-L and CIDEr-D, and how varied they are.
 
 The formulas are those of the COCO caption evaluation (Chen et al. 2015, arXiv 1504.00325), in percent. Chinese has no
 spaces, and what counts as a word changes every metric: the main ones are on characters, and those on words say whose
@@ -85,7 +85,7 @@ class CaptionScores:
         return values
 
     def _bleu(self, weight_N: np.ndarray) -> list[float]:
-        """Of all captions together: the geometric mean of the n-gram precisions, less where captions are too short."""
+        """BLEU of all captions together: the geometric mean of n-gram precisions, less where captions are too short."""
         right, total = weight_N @ self.right, weight_N @ self.total
         length, reference = weight_N @ self.length, weight_N @ self.reference
         brevity = math.exp(min(0.0, 1 - reference / length)) if length else 0.0
@@ -189,7 +189,7 @@ _Weighed = tuple[dict[tuple[str, ...], float], float]
 
 
 def _weigh(ngrams: _Ngrams, worth: dict[tuple[str, ...], float], unseen: float) -> list[_Weighed]:
-    """Of each order: how often each n-gram comes times what it is worth, and the norm of all."""
+    """TF-IDF vector of each n-gram order, with its norm: counts of n-grams times what each is worth."""
     vectors = []
     for grams in ngrams:
         weights = {gram: count * worth.get(gram, unseen) for gram, count in grams.items()}

@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ImageCaption:
-    """What a model writes about one image.
+    """The captions that a model writes for one image.
 
     Attributes:
         image: as it was given.
@@ -118,7 +118,7 @@ def longest_caption(model: R2D2Captioner) -> int:
 
 
 def decoding_for(model: R2D2Captioner, max_length: int | None = None, **values: Any) -> Decoding:
-    """How to decode captions of a model; without a `max_length` they are as long as both take.
+    """Decoding options that fit a model; by default captions may be as long as both the default and the model allow.
 
     Raises:
         UsageError: a value is out of its range, or `max_length` beyond the model's positions.

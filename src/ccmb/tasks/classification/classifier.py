@@ -38,7 +38,7 @@ ScoreClasses = Callable[[TowerOutput, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """What a classifier says of B images.
+    """The scores that a classifier gives B images.
 
     Attributes:
         cosine: (B, C).

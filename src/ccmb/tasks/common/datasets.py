@@ -98,7 +98,7 @@ def open_set(
 
 
 def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], ImageSource]:
-    """What a recipe trains on: images with their texts, of own pairs or of a published set.
+    """Open the training data of a recipe: images with their texts, of own pairs or of a published set.
 
     What is wrong with single lines of a published set is told on stderr and left out.
 

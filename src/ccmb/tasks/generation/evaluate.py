@@ -1,4 +1,4 @@
-"""How well images fit the texts they were painted from: the metrics of a split, as `ccmb evaluate` reports them."""
+"""Metrics of generated images against their texts and a split, as `ccmb evaluate` reports them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ccmb.tasks.generation.predict import Candidate, GeneratedImages, SamplingOp
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Of one image for each text.
+    """The metrics of one image for each text.
 
     Attributes:
         scores: (N,) of each image, in percent: the match score, or the cosine of a judge without match heads; and on

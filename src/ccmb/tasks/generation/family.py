@@ -23,7 +23,7 @@ GenerateFlag = Annotated[bool, Flag("Measure images painted from the texts of ow
 
 @dataclass(frozen=True, kw_only=True)
 class PaintingOptions(Options):
-    """How images are painted, and which model gives their match scores."""
+    """Options of sampling, and the model that gives match scores."""
 
     steps: Annotated[int, Flag("From noise to an image.", min=1)] = 20
     guidance: Annotated[
@@ -36,7 +36,7 @@ class PaintingOptions(Options):
     ] = None
 
     def sampling(self, seed: int, **values: Any) -> SamplingOptions:
-        """The same as a painter takes it.
+        """The options of the sampler itself.
 
         Args:
             values: further ones of `SamplingOptions`.
@@ -48,7 +48,7 @@ class PaintingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPaintingOptions(PaintingOptions):
-    """The same, and what the images are compared by."""
+    """Options of sampling, and the features that images are compared by."""
 
     features: Annotated[
         str | None,

@@ -182,7 +182,7 @@ def image_side(recipe: FinetuneRecipe) -> int:
 
 
 def new_shape(options: GenerationOptions) -> GeneratorConfig:
-    """Of a painter of pixels: a UNet that attends to itself and to the text on all levels but the first.
+    """Shape of a new denoiser of pixels: a UNet that attends to itself and to the text on all levels but the first.
 
     Raises:
         UsageError: the sizes do not go together.

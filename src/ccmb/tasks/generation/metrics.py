@@ -1,4 +1,4 @@
-"""How far painted images are from real ones: FID and KID on features of a network that the result names.
+"""Distances of generated images from real ones: FID and KID on features of a network that the result names.
 
 Shapes: N images of one kind, M of the other, D features.
 """

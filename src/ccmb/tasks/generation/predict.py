@@ -30,7 +30,7 @@ SHOWN = 20  # characters of a text in a message
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """How images are painted.
+    """Options of sampling images.
 
     Attributes:
         steps: from noise to an image.
@@ -66,7 +66,7 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """By which candidates are ordered."""
+        """The score that orders candidates."""
         return (self.cosine or 0.0) if self.match_score is None else self.match_score
 
     @property
@@ -76,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedImages:
-    """The images of a text, the best first; among equals the first that was painted."""
+    """The images of a text, the best first; among equals the one that was sampled first."""
 
     text: str
     candidates: tuple[Candidate, ...]

@@ -21,7 +21,7 @@ Labelled = tuple[Sequence[Sample], ImageSource]
 
 @dataclass(frozen=True, slots=True)
 class LabelledPairs:
-    """Those that are scored, and those of another split, to fit threshold and temperature on."""
+    """The pairs to score, and those of another split to fit threshold and temperature on."""
 
     scored: Labelled
     fit: Labelled | None = None

@@ -1,4 +1,4 @@
-"""How well a model tells matches from non-matches: AUC, accuracy and calibration of labelled pairs.
+"""Metrics of labelled pairs: AUC, accuracy and calibration.
 
 A threshold or temperature is never fitted on pairs that it is then measured on: it comes from another split, or else
 from the pairs of one half of the images for those of the other, both ways.
@@ -115,8 +115,13 @@ def _with_intervals(
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """Whether each pair is judged right at a fitted threshold, its probability at a fitted temperature (None without
-    cross encoders), and what was fitted on what."""
+    """Pairs at a fitted threshold and temperature.
+
+    Attributes:
+        right: (N,) whether the threshold decides each pair rightly.
+        probability: (N,) at the temperature; None without cross encoders.
+        about: the fitted values, and the data that they were fitted on.
+    """
 
     right: Tensor
     probability: Tensor | None
@@ -124,7 +129,7 @@ class _Fitted:
 
 
 def _fit(scores: PairScores, fit: PairScores | None, seed: int) -> _Fitted | None:
-    """None where there are not both labels to fit on."""
+    """Fit threshold and temperature; None if the pairs to fit on lack one of the labels."""
     every_N = torch.ones(len(scores), dtype=torch.bool)
     first_N = half_of_images(scores.image, seed)
     folds = [(fit, every_N)] if fit else [(scores[first_N], ~first_N), (scores[~first_N], first_N)]

@@ -19,7 +19,7 @@ from ccmb.r2d2.processing import ImageInput, R2D2Processor
 
 @dataclass(frozen=True, slots=True)
 class ImageMatch:
-    """What a model says of a text and one image.
+    """The scores of a text and one image.
 
     Attributes:
         image: as it was given.

@@ -45,7 +45,7 @@ LoadBatches = Callable[[R2D2Processor, int, int], Loaded]
 
 
 def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> LoadBatches:
-    """How batches of pairs in a folder are loaded."""
+    """A function that loads batches of pairs in a folder."""
     seed = training.seed
     if len(samples) < training.batch_size:
         where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
@@ -79,7 +79,7 @@ def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, tra
 def open_shards(
     data: DataRecipe, training: TrainingRecipe, out: Path
 ) -> tuple[LoadBatches, Iterable[Sample], Callable[[], None]]:
-    """How batches of shards are loaded, the first samples, and what is to be done once the run has a folder."""
+    """A function that loads batches of shards, the first samples, and a function to call once the run has a folder."""
     stream, damaged = open_stream(data, training, out, world().rank, world().size)
     samples = FirstSamples(stream, out)
 
@@ -113,7 +113,7 @@ def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
 def run_batches(
     load: Callable[[int, int], Iterator[tuple[B | None, list[str]]]], out: Path, rows: int
 ) -> Callable[[int, int], Iterator[B]]:
-    """What the trainer takes its batches from; what cannot be read is added to the run's list.
+    """The trainer's source of batches; images that cannot be read are added to the run's list.
 
     Args:
         load: the batches of the steps from one to the one before another.
@@ -138,7 +138,7 @@ def filled(batch: B, rows: int) -> B:
 
 
 def list_of_unreadable(run: Path) -> Path:
-    """Where this process lists the images that it could not read."""
+    """The file in which this process lists the images that it could not read."""
     return run / (f"unreadable-{world().rank}.txt" if world().rank else "unreadable.txt")
 
 

@@ -111,7 +111,7 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
 
 
 def frozen_parts(model: R2D2Model, recipe: ModelRecipe) -> str:
-    """What a recipe freezes of a network, for people; nothing where it freezes nothing."""
+    """The parts of a network that a recipe freezes, in words; an empty string if it freezes none."""
     towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
     return "; ".join(f"{name} tower: {in_words(towers[name], frozen)}" for name, frozen in recipe.frozen().items())
 

@@ -130,7 +130,7 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
 
 
 def _nothing() -> None:
-    """What an own-pairs run does once it has a folder."""
+    """The work of an own-pairs run once it has a folder: none."""
 
 
 def check_batch(recipe: PretrainRecipe, joined: World) -> None:

@@ -42,7 +42,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Images with texts, as they were found.
+    """Images with texts, of a file of pairs or of shards.
 
     Attributes:
         path: of the file or the shards, for messages.
@@ -59,7 +59,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model says of pairs: the ranks of right answers, and what they were made from.
+    """Predictions for pairs: the ranks of right answers, and what they were made from.
 
     Attributes:
         unreadable: a line for each image that was left out.

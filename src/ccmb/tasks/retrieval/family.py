@@ -93,7 +93,7 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel",
 
 
 def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
-    """As `ccmb.tasks.retrieval.evaluate.evaluate` takes it."""
+    """Arguments of `ccmb.tasks.retrieval.evaluate.evaluate`."""
     from ccmb.inference.stages import RankOptions
 
     return {
@@ -105,7 +105,7 @@ def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
 
 
 def folder_for_pairs(data: Path) -> Path:
-    """Where the images of a file of pairs are, if nobody says.
+    """The images of a file of pairs by default: a folder or tar beside it.
 
     Raises:
         UsageError: it is a folder.

@@ -87,7 +87,7 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
 
 
 def resampling_unit(gallery: Gallery) -> Tensor:
-    """(texts,) with what each text is drawn by the bootstrap: its image, or where it has several, itself."""
+    """(texts,) the unit that the bootstrap resamples each text with: its image, or itself if it has several."""
     return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))
 
 
