@@ -17,7 +17,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.tasks.captioning.evaluate import metric_intervals, score_texts, write_about
+from ccmb.tasks.captioning.evaluate import caption_dataset, metric_intervals, score_texts
 from ccmb.tasks.captioning.metrics import characters
 from ccmb.tasks.captioning.predict import Candidate, decoding_for
 from ccmb.tasks.common.datasets import RetrievalSet
@@ -87,7 +87,7 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
     if len({sample.image for sample in samples}) < 2:
         raise CcmbError(f"{of.name}, split {of.split}: one readable image; CIDEr-D needs two or more")
     options = decoding_for(peer.model, beams=BEAMS, candidates=BEAMS)
-    written = write_about(peer.model, peer.processor, replace(of.texts, samples=samples), options, rerank=True)
+    written = caption_dataset(peer.model, peer.processor, replace(of.texts, samples=samples), options, rerank=True)
     by_stage: dict[Stage, list[Candidate]] = {
         "pre_ranking": [of.decoded for of in written.captions if of.decoded is not None],
         "ranking": [of.candidates[0] for of in written.captions],

@@ -62,11 +62,11 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
 
     def depends_on(self, peer: Peer, opened: RetrievalSet, settings: Settings) -> dict[str, Any]:
-        from ccmb.inference.stages import EXACT
+        from ccmb.inference.stages import EXACT_OPTIONS
 
         depth = settings.depth if peer.can_rank else None
         values: dict[str, Any] = {"depth": depth, "convention": settings.convention}
-        if peer.options is not None and peer.options != EXACT:
+        if peer.options is not None and peer.options != EXACT_OPTIONS:
             return values | {"ranking": peer.options.to_dict()}
         return values
 
