@@ -22,7 +22,7 @@ from ccmb.objectives.collate import Collate
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import FeatureQueue, teacher_agreement, tgd_loss
 from ccmb.objectives.positives import among, identities, token_numbers
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
 from ccmb.training.distributed import gather, total, world
@@ -104,7 +104,7 @@ def test_gcpr_shares_the_mass_among_equal_texts() -> None:
     for rows, columns, positives in ((image, text, fits), (text, image, fits.T)):
         log_probability = (rows @ columns.T / 0.1).log_softmax(1)
         expected -= (positives / positives.sum(1, keepdim=True) * log_probability).sum(1).mean() / 2
-    targets = even_targets(known.texts_of_images()), even_targets(known.images_of_texts())
+    targets = multi_positive_targets(known.texts_of_images()), multi_positive_targets(known.images_of_texts())
     found = gcpr_loss(image, text, torch.tensor(0.1), targets[0], image_targets_RB=targets[1])
     assert float(found) == pytest.approx(float(expected), abs=1e-6)
 

@@ -24,7 +24,8 @@ class Batch:
         input_ids, attention_mask: (B, T) texts.
         maskable: (B, T) True for real words.
         image_ids: (B,) samples with equal ids show the same image.
-        twin_ids: (B,) samples with equal ids are twins, see `Sample.twin`; None where nothing is known of twins.
+        swapped_ids: (B,) samples with equal ids are attribute-swapped counterparts, see `Sample.swapped_id`; None where
+            nothing is known of them.
         names, texts: of the images and as written, for whoever looks into a batch; may be left out.
         text_ids: (B, W) first the number of each pair's text, then those of other texts that its image is known to
             have; -1 for none. Equal texts have equal numbers. None where nobody says: then tokens are compared.
@@ -37,7 +38,7 @@ class Batch:
     image_ids: Tensor
     names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    twin_ids: Tensor | None = None
+    swapped_ids: Tensor | None = None
     text_ids: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
@@ -80,7 +81,7 @@ class Batch:
         return Batch(**{name: join(name) for name in Batch.__slots__})
 
 
-def level(batch: Batch) -> Batch:
+def pad_to_global_longest(batch: Batch) -> Batch:
     """The batch with its texts padded as on the process that has the longest, so that what is gathered fits together
     and what is drawn for a row is what one process would draw."""
     missing = largest(batch.input_ids.shape[1]) - batch.input_ids.shape[1]

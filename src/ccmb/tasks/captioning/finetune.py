@@ -109,7 +109,9 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
 
     def task(self, model: R2D2Captioner, processor: R2D2Processor, recipe: FinetuneRecipe) -> CaptioningTask:
         prepare_network(model, recipe)
-        pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
+        pretraining = (
+            make_pretraining(model, processor, recipe, has_other_loss=True) if recipe.objectives.on() else None
+        )
         return CaptioningTask(
             Captioning(model, recipe.captioning, pretraining, recipe.training.grad_cache_chunk), recipe
         )

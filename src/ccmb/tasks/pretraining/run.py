@@ -172,12 +172,12 @@ def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
 
 
 def make_pretraining(
-    model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, beside: bool = False
+    model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, has_other_loss: bool = False
 ) -> PreTraining:
     """The network with the recipe's objectives and all that they need; see `PreTraining`."""
     prepare_network(model, recipe)
     training, mask_id = recipe.training, processor.tokenizer.mask_token_id
-    return PreTraining(model, recipe.objectives, mask_id, training.grad_cache_chunk, beside)
+    return PreTraining(model, recipe.objectives, mask_id, training.grad_cache_chunk, has_other_loss)
 
 
 def train_model(
