@@ -106,13 +106,15 @@ def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, m
     assert (code, out, err.count("\n")) == (1, "", 1)
     for words in ("step 2: the loss is not finite (gcpr nan", "lower optimizer.lr", str(path)):
         assert words in err
-    evidence = read_json(path)
-    assert (evidence["step"], evidence["seed"]) == (2, 7 * 1_000_003 + 2)
-    assert evidence["losses"]["gcpr"] == "nan"
+    nonfinite_step = read_json(path)
+    assert (nonfinite_step["step"], nonfinite_step["seed"]) == (2, 7 * 1_000_003 + 2)
+    assert nonfinite_step["losses"]["gcpr"] == "nan"
     lines = [json.loads(line) for line in (corpus / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     details = {line["image"]: line["details"] for line in lines}
-    assert len(evidence["names"]) == len(evidence["texts"]) == len(evidence["image_ids"]) == 8
-    assert all(text in details[name] for name, text in zip(evidence["names"], evidence["texts"], strict=True))
+    assert len(nonfinite_step["names"]) == len(nonfinite_step["texts"]) == len(nonfinite_step["image_ids"]) == 8
+    assert all(
+        text in details[name] for name, text in zip(nonfinite_step["names"], nonfinite_step["texts"], strict=True)
+    )
 
 
 def test_a_model_that_finds_no_room_is_one_line_and_leaves_the_one_before(tmp_path):

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccmb.cli import main as cli
-from ccmb.training.distributed import meet, process_group, world
+from ccmb.training.distributed import barrier, process_group, world
 
 _SECONDS = 600  # after which a process is given up
 
@@ -174,7 +174,7 @@ def _rank(
     torch.set_default_dtype(dtype)
     os.environ |= _as_rank(rank, count, port)
     with process_group():
-        meet()  # a function that sends nothing could else be over before the others have found rank 0
+        barrier()  # a function that sends nothing could else be over before the others have found rank 0
         torch.save(function(*arguments), folder / f"rank-{world().rank}.pt")
 
 

@@ -25,7 +25,7 @@ from ccmb.objectives.positives import among, identities, token_numbers
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
-from ccmb.training.distributed import gather, total, world
+from ccmb.training.distributed import all_reduce_sum, gather, world
 from tests.helpers.processes import run_in_processes
 from tests.helpers.shard_folders import open_folder, write_pairs
 from tests.helpers.tiny import SIZE, TEXTS, tiny_batch, tiny_model, tiny_processor
@@ -221,7 +221,7 @@ def two_steps() -> dict[str, Tensor]:
         losses, _ = training.losses(batch, 0.5, torch.Generator().manual_seed(seed))
     known, queue = identities(batch), training.queue
     assert queue is not None
-    return {name: total(loss.detach()) / ranks for name, loss in losses.items()} | {
+    return {name: all_reduce_sum(loss.detach()) / ranks for name, loss in losses.items()} | {
         "texts of images": gather(known.texts_of_images()),
         "images of texts": gather(known.images_of_texts()),
         "queued texts": queue.text_ids.clone(),

@@ -16,8 +16,8 @@ from ccmb.core.errors import UsageError
 from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.matching import Matching, MatchingLoss, MatchingOptions, labelled_gcpr_loss, matching_loss
 from ccmb.objectives.pretraining import sharding_units
-from ccmb.training.distributed import total, world
-from ccmb.training.parallel import parallelise, put_together
+from ccmb.training.distributed import all_reduce_sum, world
+from ccmb.training.parallel import put_together, wrap
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.processes import run_in_processes
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
@@ -204,14 +204,14 @@ SETTINGS = {
 def _step(options: MatchingOptions, chunk: int | None = None, strategy: Any = "ddp") -> dict[str, Tensor]:
     """Losses and gradients of one step."""
     matching = Matching(tiny_model(), options, chunk)
-    module = parallelise(matching, strategy, sharding_units(matching.model))
+    module = wrap(matching, strategy, sharding_units(matching.model))
     batch = labelled_batch()
     if world().size > 1:  # unequally many matches and images on the two
         batch = batch.rows([[0, 1, 2], [3, 4, 5]][world().rank])
     losses, _ = module(batch, 0.0, None)
     matching.total(losses).backward()
     module.after_backward()
-    found = {f"loss {name}": total(loss) / world().size for name, loss in losses.items()}
+    found = {f"loss {name}": all_reduce_sum(loss) / world().size for name, loss in losses.items()}
     trained = ((name, parameter.grad) for name, parameter in matching.named_parameters())
     return found | {name: put_together(grad).clone() for name, grad in trained if grad is not None}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.training.distributed import largest
+from ccmb.training.distributed import all_reduce_max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Batch:
 def pad_to_global_longest(batch: Batch) -> Batch:
     """The batch with its texts padded as on the process that has the longest, so that what is gathered fits together
     and what is drawn for a row is what one process would draw."""
-    missing = largest(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
+    missing = all_reduce_max(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
     if not missing:
         return batch
     padded: dict[str, Any] = {

@@ -28,7 +28,7 @@ from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.r2d2.packing import Packing
-from ccmb.training.distributed import draw_rows, gather, world
+from ccmb.training.distributed import gather, rank_slice_of, world
 
 
 def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[nn.Module]:
@@ -192,7 +192,7 @@ class PreTraining(nn.Module):
         with torch.no_grad():
             image_rows = similarity(step.images.embed[rows], step.all_text_BD, self.model.temperature)
             text_rows = similarity(step.texts.embed[rows], step.all_image_BD, self.model.temperature)
-        uniform_R2 = draw_rows(lambda total: torch.rand(total, 2, generator=step.generator, device=device), count)
+        uniform_R2 = rank_slice_of(lambda total: torch.rand(total, 2, generator=step.generator, device=device), count)
         return draw_pairs(
             image_rows,
             text_rows,

@@ -52,7 +52,7 @@ class MatchPairs:
     text_index: Tensor
     labels: Tensor
 
-    def select(self, part: slice) -> MatchPairs:
+    def select_rows(self, part: slice) -> MatchPairs:
         """The pairs of some of the R rows."""
         index = (tensor.view(3, -1)[:, part].flatten() for tensor in (self.image_index, self.text_index, self.labels))
         return MatchPairs(*index)
