@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rounds = [
         {count: statistics.median(seconds_of(count, options)) for count in (1, 2)} for _ in range(options.repeats)
     ]
-    rates = {count: statistics.median(count * options.batch / of[count] for of in rounds) for count in (1, 2)}
-    efficiency = 100 * statistics.median(of[1] / of[2] for of in rounds)
+    rates = {count: statistics.median(count * options.batch / seconds[count] for seconds in rounds) for count in (1, 2)}
+    efficiency = 100 * statistics.median(seconds[1] / seconds[2] for seconds in rounds)
     print("| processes | samples/s |\n|--:|--:|")
     for count, rate in rates.items():
         print(f"| {count} | {rate:.2f} |")

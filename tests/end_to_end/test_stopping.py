@@ -47,8 +47,8 @@ def test_a_signal_saves_and_says_how_to_go_on(command, corpus, tmp_path, monkeyp
     arguments = ["pretrain", *tiny_recipe(corpus, steps=5), "--out", run]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_log", log_and_signal)
-        found = command(*arguments)
-    assert found == (code, "", "ccmb: stopped at step 3; run the same command again to go on\n")
+        result = command(*arguments)
+    assert result == (code, "", "ccmb: stopped at step 3; run the same command again to go on\n")
     assert list_checkpoints(run / "checkpoints") == [3]
     assert not (run / "model").exists()
     assert command(*arguments).code == 0
@@ -89,9 +89,9 @@ def train_with_an_infinite_loss_on_rank_1(corpus: Path, run: Path) -> str:
 
 
 def test_a_loss_that_is_infinite_on_one_rank_alone_stops_all(corpus, tmp_path):
-    said = run_in_processes(2, train_with_an_infinite_loss_on_rank_1, tmp_path, corpus, tmp_path / "run")
-    assert said[0].startswith("step 0: the loss of another process is not finite")
-    assert said[1].startswith("step 0: the loss is not finite (gcpr inf")
+    messages = run_in_processes(2, train_with_an_infinite_loss_on_rank_1, tmp_path, corpus, tmp_path / "run")
+    assert messages[0].startswith("step 0: the loss of another process is not finite")
+    assert messages[1].startswith("step 0: the loss is not finite (gcpr inf")
 
 
 def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, monkeypatch):

@@ -76,10 +76,10 @@ def test_spared_columns_count_for_nothing() -> None:
     temperature, targets = torch.tensor(0.2), torch.eye(4)
     loss = gcpr_loss(image, text, temperature, targets, ignore_mask_RB=ignore_mask)
     rows = []
-    for mine, every in ((image, text), (text, image)):
+    for queries, columns in ((image, text), (text, image)):
         for row in range(4):
             kept = [column for column in range(4) if not ignore_mask[row, column]]
-            logits = mine[row] @ every[kept].T / temperature
+            logits = queries[row] @ columns[kept].T / temperature
             rows.append(-logits.log_softmax(0)[kept.index(row)])
     assert_same(loss, torch.stack(rows).mean())
     chunked = gcpr_loss(image.requires_grad_(), text, temperature, targets, chunk=3, ignore_mask_RB=ignore_mask)

@@ -68,8 +68,8 @@ def drawn(similarity_BB: Tensor, positives_BB: Tensor, rows: Tensor, seed: int =
 
 def test_a_draw_climbs_the_ladder_of_probabilities() -> None:
     weights = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).repeat(5, 1)
-    found = sample_from_cdf(weights, torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2**-24]))
-    assert found.tolist() == [1, 1, 3, 3, 3]
+    columns = sample_from_cdf(weights, torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2**-24]))
+    assert columns.tolist() == [1, 1, 3, 3, 3]
 
 
 def test_a_diverged_network_does_not_stop_the_draw() -> None:

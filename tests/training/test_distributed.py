@@ -48,10 +48,10 @@ def joined_batch() -> Batch:
 def half(batch: Batch) -> Batch:
     """This rank's rows, padded no further than its own longest text, as a loader makes them."""
     rows = world().rows(len(batch.image_ids) // world().size)
-    mine = batch.rows(list(range(rows.start, rows.stop)))
-    longest = int(mine.attention_mask.sum(1).max())
-    texts = {name: getattr(mine, name)[:, :longest] for name in ("input_ids", "attention_mask", "maskable")}
-    return Batch(pixel_values=mine.pixel_values, **texts, image_ids=mine.image_ids)
+    own_batch = batch.rows(list(range(rows.start, rows.stop)))
+    longest = int(own_batch.attention_mask.sum(1).max())
+    texts = {name: getattr(own_batch, name)[:, :longest] for name in ("input_ids", "attention_mask", "maskable")}
+    return Batch(pixel_values=own_batch.pixel_values, **texts, image_ids=own_batch.image_ids)
 
 
 def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = None, steps: int = 2) -> dict[str, Any]:
@@ -83,12 +83,12 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
 
 
 def all_settings() -> dict[str, dict[str, Any]]:
-    found = {
+    results = {
         f"{strategy}: {name}": train_steps(objectives, strategy, CHUNK.get(name))
         for strategy in STRATEGIES
         for name, objectives in SETTINGS.items()
     }
-    return found | {"collectives": collectives(), "arrivals": {str(chunk): arrivals(chunk) for chunk in (None, 1)}}
+    return results | {"collectives": collectives(), "arrivals": {str(chunk): arrivals(chunk) for chunk in (None, 1)}}
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def test_two_processes_compute_what_one_computes_on_the_joined_batch(
 ) -> None:
     one = train_steps(SETTINGS[name], strategy)
     for rank in two:
-        found = rank[f"{strategy}: {name}"]
-        assert set(found) == set(one)
+        result = rank[f"{strategy}: {name}"]
+        assert set(result) == set(one)
         for key, expected in one.items():
-            assert_same(found[key], expected, lambda text, key=key: f"{key}: {text}")
+            assert_same(result[key], expected, lambda text, key=key: f"{key}: {text}")
 
 
 def collectives() -> dict[str, Any]:

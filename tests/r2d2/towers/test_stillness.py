@@ -166,9 +166,9 @@ def test_the_teacher_copies_statistics_and_averages_weights() -> None:
             tensor.add_(1)
     teacher = EmaTeacher(student)
     teacher.update(other, 0.9)
-    ours, latest = teacher.image_tower.state_dict(), other.image_tower.state_dict()
+    teacher_state, latest = teacher.image_tower.state_dict(), other.image_tower.state_dict()
     before = student.image_tower.state_dict()
-    for name, value in ours.items():
+    for name, value in teacher_state.items():
         is_buffer = "running" in name or "batches" in name
         assert_same(value, latest[name] if is_buffer else 0.9 * before[name] + 0.1 * latest[name])
 
