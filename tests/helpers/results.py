@@ -104,7 +104,7 @@ def matching(model: str, strength: float, ranks: bool = True, seed: int = 0) -> 
     section = Matching(
         **matching_report(scores, 1.0, draws=50),
         labels=label.tolist(),
-        scores={stage: of.tolist() for stage, of in by_stage.items()},  # type: ignore[misc]
+        scores={stage: values.tolist() for stage, values in by_stage.items()},  # type: ignore[misc]
     )
     measured = Measured(name=model, kind="R2D2", fingerprint=model, context_length=24, stages=2 if ranks else 1)
     return around("matching", section, model, model=measured)
