@@ -111,7 +111,7 @@ def test_a_row_without_a_metric_of_its_family_is_refused() -> None:
     row = find("AltCLIP ViT-L", "imagenet")
     for metrics in ({}, {"auc": 50.0}):
         with pytest.raises(ValueError, match="no metrics, or others than of classification"):
-            Published(sources=read.sources, notes=read.notes, rows=[row.model_copy(update={"figures": metrics})])
+            Published(sources=read.sources, notes=read.notes, rows=[row.model_copy(update={"metrics": metrics})])
 
 
 def test_the_seven_traps_stand_on_the_rows_they_concern() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ccmb.benchmark.evaluation.measurement import MeasuredSet, Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Result, Section, Stage
     from ccmb.tasks.common.resampling import Metric
 
@@ -29,7 +29,7 @@ SectionT = TypeVar("SectionT", bound="Section")
 Interval = tuple[float, float]
 
 
-class Words(NamedTuple):
+class BilingualText(NamedTuple):
     """The same in both languages."""
 
     zh: str
@@ -46,10 +46,10 @@ class View:
         main: key of the metric that orders and is compared, and its heading.
     """
 
-    title: Words
-    columns: dict[str, Words]
+    title: BilingualText
+    columns: dict[str, BilingualText]
     main: str
-    main_words: Words
+    main_words: BilingualText
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SetRequest:
     """A set as the user asks for it.
 
     Attributes:
@@ -108,7 +108,7 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         return settings
 
     @abstractmethod
-    def open_set(self, asked: Asked) -> SetT:
+    def open_set(self, request: SetRequest) -> SetT:
         """Open a set.
 
         Raises:
@@ -126,12 +126,12 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         options.need_second_stage(any(map(may_rank, models)), ", ".join(models), *self.second_stage)
 
     @abstractmethod
-    def depends_on(self, peer: Peer, opened: SetT, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: BenchmarkModel, opened: SetT, settings: Settings) -> dict[str, Any]:
         """All that results depend on beyond model, data and what the settings of all families are."""
 
     @abstractmethod
     def measure(
-        self, peer: Peer, opened: SetT, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: SetT, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[SectionT]:
         """All metrics of a model on a set.
 
@@ -166,14 +166,14 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         from ccmb.tasks.common.resampling import draw_metrics
 
         metric, factor = self.main_metric(result, stage)
-        return factor * draw_metrics([metric], np.array(result.drawn_with))[:, 0]
+        return factor * draw_metrics([metric], np.array(result.resampling_unit))[:, 0]
 
     def raw_main(self, result: Result, stage: Stage) -> float:
         """The main metric in percent, not rounded."""
         from ccmb.tasks.common.resampling import on_all
 
         metric, factor = self.main_metric(result, stage)
-        return factor * on_all(metric, len(result.drawn_with))
+        return factor * on_all(metric, len(result.resampling_unit))
 
     @abstractmethod
     def variant(self, result: Result) -> str:

@@ -67,12 +67,12 @@ class _Process:
 
     def __init__(self, function: Callable[[Any], Any], device: str, cpus: int) -> None:
         self.device = device
-        self.pipe, theirs = multiprocessing.Pipe()
+        self.pipe, child_pipe = multiprocessing.Pipe()
         self._child = multiprocessing.get_context("spawn").Process(
-            target=_answer, args=(function, device, cpus, theirs, shown_as_lines()), daemon=True
+            target=_answer, args=(function, device, cpus, child_pipe, shown_as_lines()), daemon=True
         )
         self._child.start()
-        theirs.close()  # only the child holds it, so that its end is seen here
+        child_pipe.close()  # only the child holds it, so that its end is seen here
 
     def give(self, job: Any) -> None:
         with suppress(OSError):  # it has ended, as `answer` will say
@@ -119,5 +119,5 @@ def _visible(device: str) -> str:
     """The value of CUDA_VISIBLE_DEVICES that leaves this one device, or none for the CPU."""
     if device == "cpu":
         return ""
-    place, visible = torch.device(device).index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[place] if visible else str(place)
+    index, visible = torch.device(device).index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[index] if visible else str(index)

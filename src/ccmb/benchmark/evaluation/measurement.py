@@ -61,7 +61,7 @@ class Measurement(Generic[SectionT]):
     """What a result file says beyond model, set and settings; the section is the family's."""
 
     section: SectionT
-    drawn_with: list[int]
+    resampling_unit: list[int]
     images: int
     texts: int
     unreadable: list[str]

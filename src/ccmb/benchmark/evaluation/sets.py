@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ccmb.benchmark.evaluation.measurement import MeasuredSet
-from ccmb.benchmark.family import Asked
+from ccmb.benchmark.family import SetRequest
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.core.errors import UsageError
 from ccmb.data.labelled_pairs import is_labelled
@@ -16,7 +16,7 @@ from ccmb.tasks.common.datasets import name_and_path
 from ccmb.tasks.registry import FAMILIES
 
 
-def open_set(
+def open_measured_set(
     spec: str,
     split: str = "test",
     fields: Sequence[str] = ("texts",),
@@ -48,10 +48,10 @@ def open_set(
     for other in reversed(BENCHMARKS.values()):
         if other.instead_of == family and asked_for.get(FAMILIES[other.name].asked_by or ""):
             family = other.name
-    asked = Asked(
+    request = SetRequest(
         spec=spec, name=name, path=path, split=split, fields=fields, images=images, classes=classes, templates=templates
     )
-    opened: MeasuredSet = BENCHMARKS[family].open_set(asked)
+    opened: MeasuredSet = BENCHMARKS[family].open_set(request)
     return opened
 
 

@@ -54,9 +54,9 @@ class PublishedRow(_Part):
     def all_metrics(self) -> dict[str, float]:
         """By the keys of the family's view."""
         ways = {"image_to_text": self.image_to_text, "text_to_image": self.text_to_image}
-        recalls = {f"{way}_{key}": value for way, of in ways.items() for key, value in (of or {}).items()}
+        by_key = {f"{way}_{key}": value for way, recalls in ways.items() for key, value in (recalls or {}).items()}
         mean = {} if self.mean_recall is None else {"mean_recall": self.mean_recall}
-        return recalls | mean | self.metrics
+        return by_key | mean | self.metrics
 
     @property
     def recomputed(self) -> float | None:

@@ -17,7 +17,7 @@ from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 
 
-class Peer(Encoder, PairScorer, Protocol):
+class BenchmarkModel(Encoder, PairScorer, Protocol):
     """A model to be measured: it encodes images and texts and, where it can, ranks pairs.
 
     Attributes:
@@ -40,7 +40,7 @@ class Peer(Encoder, PairScorer, Protocol):
 
 
 class OneStage(CosineScorer):
-    """What a peer inherits that orders by cosine alone."""
+    """A model that orders by cosine alone inherits this."""
 
     match_temperature: float | None = None
 
@@ -70,13 +70,13 @@ def network_fingerprint(model: Network) -> str:
     return fingerprint(cast(nn.Module, model), settings)
 
 
-def context_within(name: str, asked: int | None, usual: int, maximum: int | None) -> int:
+def context_within(name: str, requested: int | None, default: int, max_tokens: int | None) -> int:
     """The context length to use: the one asked for, by default the usual one, and no more than there are positions.
 
     Raises:
         UsageError: more is asked for than the model has positions for, or too little for a word.
     """
-    if asked is not None and not (asked >= 3 and (maximum is None or asked <= maximum)):
-        bound = "3 or more" if maximum is None else f"between 3 and {maximum}"
-        raise UsageError(f"--context-length is {asked}; {name} takes one {bound}")
-    return asked or min(usual, maximum or usual)
+    if requested is not None and not (requested >= 3 and (max_tokens is None or requested <= max_tokens)):
+        bound = "3 or more" if max_tokens is None else f"between 3 and {max_tokens}"
+        raise UsageError(f"--context-length is {requested}; {name} takes one {bound}")
+    return requested or min(default, max_tokens or default)

@@ -1,13 +1,13 @@
-"""Open any model as a peer by its name: own runs and folders, hub ids, two-tower models, open_clip, stored features."""
+"""Open any model by its name: own runs and folders, hub ids, two-tower models, open_clip, stored features."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ccmb.benchmark.models.base import Peer
-from ccmb.benchmark.models.open_clip import OPEN_CLIP, OpenClipPeer
-from ccmb.benchmark.models.r2d2 import R2D2Peer
-from ccmb.benchmark.models.stored_features import FeaturesPeer, is_features
+from ccmb.benchmark.models.base import BenchmarkModel
+from ccmb.benchmark.models.open_clip import OPEN_CLIP, OpenClipModel
+from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
+from ccmb.benchmark.models.stored_features import StoredFeatures, is_features
 from ccmb.benchmark.models.transformers_clip import open_two_towers
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.interface import Network, load_network
@@ -21,7 +21,7 @@ from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
 
-def open_peer(name: str, context_length: int | None = None, options: RankOptions = EXACT) -> Peer:
+def open_model(name: str, context_length: int | None = None, options: RankOptions = EXACT) -> BenchmarkModel:
     """Open a model by what a user calls it.
 
     Args:
@@ -36,13 +36,13 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     """
     label, source = label_and_source(name)
     if source.startswith(OPEN_CLIP):
-        return OpenClipPeer(label, source.removeprefix(OPEN_CLIP), context_length)
+        return OpenClipModel(label, source.removeprefix(OPEN_CLIP), context_length)
     if is_features(Path(source)):
-        return FeaturesPeer(label, Path(source), context_length)
+        return StoredFeatures(label, Path(source), context_length)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
-        return R2D2Peer(label, *_load(source), context_length, options, source)
+        return R2D2BenchmarkModel(label, *_load(source), context_length, options, source)
     if read_config(source).model_type == R2D2Config.model_type:
-        return R2D2Peer(label, *_load(source), context_length, options, source)
+        return R2D2BenchmarkModel(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
 
 

@@ -17,10 +17,10 @@ from ccmb.core.device import choose_device
 
 def commit() -> str:
     """Of the checkout this package lies in, with a plus if files have changed since; else the package's version."""
-    here = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
         git("ls-files", "--error-unmatch", __file__)  # it may lie in a checkout of something else
@@ -34,8 +34,8 @@ def hardware() -> dict[str, Any]:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
-    found = {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    machine = {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     device = choose_device("auto")
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found | {"torch": torch.__version__, "python": platform.python_version()}
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    return machine | {"torch": torch.__version__, "python": platform.python_version()}

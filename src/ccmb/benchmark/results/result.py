@@ -120,7 +120,7 @@ class Matching(MatchingMetrics, Section):
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES if self.stage == "ranking" else STAGES[:1]
 
-    def of(self, stage: Stage) -> MatchingMetrics:
+    def at_stage(self, stage: Stage) -> MatchingMetrics:
         return self if stage == self.stage or self.pre_ranking is None else self.pre_ranking
 
 
@@ -150,7 +150,7 @@ class Classification(Accuracy, Section):
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES[: 1 if self.ranking is None else 2]
 
-    def of(self, stage: Stage) -> Accuracy:
+    def at_stage(self, stage: Stage) -> Accuracy:
         return self.ranking if stage == "ranking" and self.ranking is not None else self
 
 
@@ -223,8 +223,8 @@ class Result(_Part):
     classification: Classification | None = None
     captioning: Captioning | None = None
     generation: Generation | None = None
-    drawn_with: list[int] = Field(
-        description="with what resampling draws each text, pair or image: the place of its image"
+    resampling_unit: list[int] = Field(
+        alias="drawn_with", description="with what resampling draws each text, pair or image: the index of its image"
     )
     commit: str
     hardware: dict[str, Any]
@@ -258,8 +258,8 @@ def read_result(path: Path) -> Result:
         return Result.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise CcmbError(f"{path}: {place}: {first['msg']}; measure anew with `ccmb benchmark`") from None
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise CcmbError(f"{path}: {key}: {first['msg']}; measure anew with `ccmb benchmark`") from None
 
 
 def result_key(**values: Any) -> str:
