@@ -19,7 +19,8 @@ import uvicorn
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
-from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult
+from ccmb.search.filters import compile_conditions
+from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult, Test
 from ccmb.serving.app import make_app
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Client, Keys
@@ -100,6 +101,9 @@ class FakeIndex:
 
     def fields_known(self) -> dict[str, type]:
         return {"folder": str, "width": int}
+
+    def compile_where(self, where: Sequence[Condition]) -> tuple[Test, ...]:
+        return compile_conditions(where, self.fields_known())
 
     def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str:
         return self._keep(name, Image.open(io.BytesIO(data)).convert("RGB"), fields)

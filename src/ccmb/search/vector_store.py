@@ -19,8 +19,8 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_path
 from ccmb.core.hashing import sha256_of_bytes
-from ccmb.search.filters import Test, TextTest, expression
-from ccmb.search.query import FieldValue
+from ccmb.search.filters import expression
+from ccmb.search.query import FieldValue, Test, TextTest
 
 COLLECTION = "pictures"
 MAX_RESULTS = 16_384  # the most results that a Milvus server returns
@@ -263,7 +263,7 @@ class VectorStore:
         """See `Store.search_many`. Vectors with the same tests share one call, which is far cheaper."""
         if k > MAX_RESULTS:
             raise UsageError(f"{k:,} hits are more than the {MAX_RESULTS:,} that Milvus gives; ask for fewer")
-        answers: list[list[Neighbour]] = [[] for _ in embed_QD]
+        neighbours: list[list[Neighbour]] = [[] for _ in embed_QD]
         groups: dict[str, list[int]] = {}
         for index in range(len(embed_QD)):
             groups.setdefault(expression(tests[index]) if tests else "", []).append(index)
@@ -274,8 +274,8 @@ class VectorStore:
                     output_fields=["key"], timeout=SECONDS,
                 )  # fmt: skip
             for index, rows in zip(indices, results, strict=True):
-                answers[index] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
-        return answers
+                neighbours[index] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
+        return neighbours
 
     def flush(self) -> None:
         """Move new rows from the write-ahead log into searchable segments."""

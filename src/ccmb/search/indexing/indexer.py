@@ -141,13 +141,13 @@ def _refuse_itself(listed: Sequence[ListedSource], out: Path) -> None:
 
 
 def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOver) -> list[str]:
-    wanted = []
+    kept = []
     for url in urls:
         if excludes.match(url.partition("://")[2].partition("?")[0]):
             passed_over.add(url, EXCLUDED)
         else:
-            wanted.append(url)
-    return wanted
+            kept.append(url)
+    return kept
 
 
 @dataclass(slots=True)
@@ -225,8 +225,8 @@ class _Run:
                 continue
             entry = Entry(listed_source.source, name, self.catalogue.sources.stamp(listed_source.source, name))
             url = self.url_of.get(name) if listed_source.source == DOWNLOADS else None
-            given, held = self.own.of(entry, url), self.known.get(entry.key)
-            own: Mapping[str, FieldValue] = given if given is not None else held.own if held else {}
+            user_fields, held = self.own.fields_of(entry, url), self.known.get(entry.key)
+            own: Mapping[str, FieldValue] = user_fields if user_fields is not None else held.own if held else {}
             yield replace(entry, own={**own, "url": url} if url else own)
 
     def _remove_gone(
@@ -307,14 +307,14 @@ class _Run:
     def _keep_states(self, entries: Sequence[Entry], states_BSW: Tensor) -> None:
         if self.states_room <= 0:
             return
-        blobs = {}
+        packed_states = {}
         for entry, states_SW in zip(entries, states_BSW, strict=True):
             packed = pack_states(entry, states_SW)
             if len(packed) > self.states_room:
                 break
             self.states_room -= len(packed)
-            blobs[entry.key] = packed
-        self.catalogue.states.put(blobs)
+            packed_states[entry.key] = packed
+        self.catalogue.states.put(packed_states)
 
 
 def must_match(record: IndexRecord, index: Path, model: Path) -> None:
