@@ -1,4 +1,4 @@
-"""`ccmb benchmark`: models x sets, one result file each; what is done is skipped, what was encoded is kept.
+"""`ccmb benchmark`: one result file for each model and set. Finished results are skipped, encoded galleries are kept.
 
 results/SET.SPLIT/MODEL.json    the results
 results/features/               encoded galleries; may be deleted at any time
@@ -36,21 +36,21 @@ VERSION = 2  # of how results are made; a new one makes all of them anew
 
 @dataclass(slots=True)
 class Outcome:
-    """Result files that one call has written, those that were there already, and a line for each that failed."""
+    """The result files that were written, those that existed already, and a line for each failure."""
 
     measured: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
-        """What became of other measurements; that a model cannot be opened is said once, not once a set."""
+        """Add the outcome of other measurements. Equal lines, as of a model that cannot be opened, are kept once."""
         self.measured += other.measured
         self.skipped += other.skipped
         self.failed += [line for line in other.failed if line not in self.failed]
 
 
 class Job(NamedTuple):
-    """One measurement: of a model, on the set of this place."""
+    """One measurement: a model, and the index of a set."""
 
     model: str
     set_index: int
@@ -68,7 +68,7 @@ class Bench:
         return f"{label_and_source(job.model)[0]} on {self.sets[job.set_index][0].name}"
 
     def measure(self, job: Job) -> Outcome:
-        """What becomes of one measurement."""
+        """Make one measurement, unless its result exists already."""
         model, (opened, readable) = self._open(job.model), self.sets[job.set_index]
         if isinstance(model, CcmbError):
             return Outcome(failed=[str(model)])
@@ -112,7 +112,7 @@ def run_benchmark(
     settings: Settings,
     devices: Sequence[str] = (),
 ) -> Outcome:
-    """Measure every model on every set; one that fails does not keep the others from being measured.
+    """Measure all models on all sets. A failed measurement does not stop the others.
 
     Args:
         devices: "cuda:0", "cpu" and so on: a process of each shares the measurements. By default this process makes
@@ -154,7 +154,7 @@ def _check_names(names: Sequence[str], option: str, form: str) -> None:
 
 
 def _seen(model: str, opened: MeasuredSet) -> Seen | None:
-    """How many of a set's images a model was trained on."""
+    """The images of a set that a model was trained on; None if nothing is known of its training data."""
     mark = seen_mark(seen_by(label_and_source(model)[1]), [sample.image for sample in opened.samples])
     return None if mark is None else Seen.model_validate(mark)
 

@@ -1,4 +1,4 @@
-"""A list of jobs shared among devices: one process each, which takes the next job when it is done with one."""
+"""Sharing a list of jobs among devices: one process for each, which takes the next job when it has finished one."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Done = TypeVar("Done")
 def share(
     function: Callable[[Job], Done], jobs: Sequence[Job], devices: Sequence[str]
 ) -> Iterator[tuple[Job, Done | ProcessLost]]:
-    """Jobs with what the function made of them, in the order in which they get done.
+    """Run the function on all jobs; yields each job with its result, in the order in which they finish.
 
-    A process that is lost takes one job with it, and the others go on; where none is left, all other jobs are lost too.
+    A process that is lost loses one job, and the others go on. If no process is left, all other jobs are lost too.
 
     Args:
         function: picklable; it sees its own device alone, and `choose_device("auto")` is that one.
@@ -63,7 +63,7 @@ def share(
 
 
 class _Process:
-    """One of them; it ends with the `with` statement, and with the process that made it."""
+    """The process of a device. It ends with the `with` statement, and with its parent."""
 
     def __init__(self, function: Callable[[Any], Any], device: str, cpus: int) -> None:
         self.device = device

@@ -1,4 +1,4 @@
-"""Measuring captions: what the decoder puts first, and what R2D2 then chooses among its candidates."""
+"""Measuring captions: the first candidate of the decoder, and the candidate that R2D2 ranks first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SetOfTexts:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSet(SetOfTexts):
-    """One split of images that are to be written about, with texts that people wrote."""
+    """One split of images to caption, with the captions that people wrote."""
 
     family: ClassVar[str] = "captioning"
 

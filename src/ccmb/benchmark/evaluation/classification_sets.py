@@ -1,4 +1,4 @@
-"""Sets for classification: ImageNet as published, or own folders of one class each."""
+"""Sets for classification: ImageNet as published, or the user's folders of one class each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ccmb.tasks.common.datasets import revision
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """Labelled images, the names of their classes, and the prompts that ask for them.
+    """Labelled images, the names of their classes, and their prompts.
 
     Attributes:
         name, split: how results are filed; the split is "all" where there are no folders of splits.

@@ -1,9 +1,10 @@
-"""Encoded galleries on disk, by model and data, so that a stopped or repeated measurement does not encode again.
+"""The feature cache: encoded galleries on disk, so that a stopped or repeated measurement does not encode again.
 
-One safetensors file holds, of images and of texts, `embed` (items, D), `states` (tokens, W) of one item after the
-other without padding, and where those of each item stand: `starts` and `lengths` (items,). It is written as it is
-encoded and read item by item, so that memory does not grow with the gallery's token states. Rows are read, not mapped:
-the pages of a map count as memory, and a file cut short under a map kills the process.
+A file belongs to one model and one set. It is safetensors, and holds for images and for texts: `embed` (items, D);
+`states` (tokens, W), one item after the other without padding; and `starts` and `lengths` (items,), the rows of each
+item in `states`. The file is written while the gallery is encoded, and read item by item, so that memory does not grow
+with the token states. Rows are read, not mapped: the pages of a map count as memory, and a file cut short under a map
+kills the process.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def store_gallery(
 
 
 def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:
-    """The gallery of so many images that a file holds; None if there is none, or it is damaged or of another size."""
+    """The gallery of `count` images in a file; None if there is no file, or it is damaged or of another size."""
     # Whatever a damaged header leads to.
     with suppress(CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError):
         images, texts = (StoredItems(path, side) for side in ("images", "texts"))
@@ -128,7 +129,7 @@ class _Rows:
         return int(self._shape[0])
 
     def new(self, *shape: int) -> Tensor:
-        """Zeros of this shape and the row's."""
+        """Zeros of a shape, followed by the shape of a row."""
         return torch.zeros(*shape, *self._shape[1:], dtype=self._dtype)
 
     def read(self, start: int, count: int) -> Tensor:
@@ -137,7 +138,7 @@ class _Rows:
         return rows
 
     def read_into(self, rows: Tensor, start: int) -> None:
-        """Fill contiguous rows with those from `start` on."""
+        """Fill `rows`, which are contiguous, with the rows from `start` on."""
         if not rows.numel():
             return
         into = rows.reshape(-1).view(torch.uint8).numpy().data
@@ -152,12 +153,12 @@ class _Rows:
 class _Writer:
     """Writes a safetensors file whose sizes are known only at its end.
 
-    Whole numbers stand first, for safetensors wants them at multiples of eight bytes; like the header, they are written
-    last.
+    Integers come first in the file, since safetensors wants them at multiples of eight bytes. They are written last, as
+    is the header.
     """
 
     def __init__(self, file: IO[bytes], counts: Mapping[str, int]) -> None:
-        """`counts` are items by side."""
+        """Reserve room for the header and the index; `counts` has the number of items of each side."""
         self._file, self._header, self._end = file, dict[str, dict[str, Any]](), 0
         self._positions = {f"{side}.{part}": torch.zeros(count, dtype=torch.long)
                         for side, count in counts.items() for part in ("starts", "lengths")}  # fmt: skip
@@ -166,7 +167,7 @@ class _Writer:
         file.seek(HEADER + self._end)
 
     def write(self, side: str, batches: Iterator[tuple[Tensor, TowerOutput]]) -> None:
-        """Write items that come in any order, with their places, and leave out what is padding."""
+        """Write items that come in any order, each with its index in the gallery; padding is left out."""
         starts, lengths = self._positions[f"{side}.starts"], self._positions[f"{side}.lengths"]
         embed_ND, tokens = torch.empty(0), 0
         for index_B, items in batches:

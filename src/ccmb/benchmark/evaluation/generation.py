@@ -1,4 +1,4 @@
-"""Measuring painted images: the first of each text, and the one that the judge chooses among several."""
+"""Measuring generated images: the first image of each text, and the image that the judge ranks first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ccmb.tasks.generation.predict import Candidate, open_judge, paint_texts
 
 @dataclass(frozen=True, slots=True)
 class GenerationSet(SetOfTexts):
-    """One split of texts to be painted, with the images that they go with."""
+    """One split of texts to generate images of, with the images that they belong to."""
 
     family: ClassVar[str] = "generation"
 

@@ -1,4 +1,4 @@
-"""Measuring matching: sets of labelled pairs, and how well a model tells the labels."""
+"""Measuring matching: how well a model predicts the labels of image-text pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ccmb.tasks.matching.metrics import matching_report
 
 @dataclass(frozen=True, slots=True)
 class MatchingSet:
-    """One split of labelled pairs; see `RetrievalSet`, but that the revision is of the labels too."""
+    """One split of labelled pairs; see `RetrievalSet`. The revision depends on the labels too."""
 
     family: ClassVar[str] = "matching"
     name: str

@@ -1,4 +1,4 @@
-"""Measuring retrieval: galleries encoded to disk, and the metrics of both stages with their intervals."""
+"""Measuring retrieval: encoded galleries, and the metrics of both stages with their intervals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def measure(
 
 
 def gallery_file(model: BenchmarkModel, opened: RetrievalSet, cache: Path) -> Path:
-    """Where the encoded set is kept."""
+    """The file of the encoded set in the feature cache."""
     return cache / f"{model.fingerprint[:20]}-{opened.revision[:20]}.safetensors"
 
 
@@ -71,7 +71,7 @@ def encoded_gallery(
     path: Path,
     convention: Convention = "equal_texts",
 ) -> tuple[Gallery, bool]:
-    """The encoded set in a file, its answers judged by a convention, and whether it was kept from before.
+    """The encoded set, its right answers decided by a convention; and whether the file was in the cache already.
 
     Raises:
         CcmbError: the file cannot be written, or not be read again; the message names it.

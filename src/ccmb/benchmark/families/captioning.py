@@ -1,4 +1,4 @@
-"""Captioning in the benchmark: what the decoder puts first, and what R2D2 then chooses."""
+"""Captioning in the benchmark: the first candidate of the decoder, and the candidate that R2D2 ranks first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation in the benchmark: the image that is painted first, and the one that a judge chooses among several."""
+"""Generation in the benchmark: the first image of each text, and the image that a judge ranks first."""
 
 from __future__ import annotations
 

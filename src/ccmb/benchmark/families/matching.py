@@ -1,4 +1,4 @@
-"""Matching in the benchmark: labelled pairs, told apart by the cosine or by the match score."""
+"""Matching in the benchmark: labelled pairs, classified by the cosine or by the match score."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
 
 
 def two_stages(result: Result, stage: Stage) -> str:
-    """The stage by which a model orders; of the second one, in what it is less than exact."""
+    """The stage that orders, as text; for the second stage also how it is approximated."""
     if result.model.stages == 1:
         return "cosine"
     if stage == "pre_ranking":

@@ -1,4 +1,4 @@
-"""What a leaderboard shows of each family, and of one without rows."""
+"""The columns of each family in the leaderboard, and the note for a family without rows."""
 
 from __future__ import annotations
 

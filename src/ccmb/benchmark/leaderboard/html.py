@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs nothing else: sortable, filtered by set, kind of row and setting."""
+"""The leaderboard as one self-contained HTML file, with sorting and with filters by set, origin and setting."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _filters(rows: Sequence[Row]) -> str:
 
 
 def _part(view: View, rows: Sequence[Row], numbers: Mapping[str, int]) -> str:
-    """A family under its heading: its table, or that there is nothing yet."""
+    """The table of a family under its heading, or a note that it has no rows yet."""
     body = _table(view, rows, numbers) if rows else paragraph(NOTHING.zh, NOTHING.en, "note")
     return section(view.title.zh, view.title.en, body)
 

@@ -1,4 +1,4 @@
-"""The short table of the READMEs: of each set the best known metrics, published and measured here apart.
+"""The short table of the READMEs: the best metrics of each set, published and measured here.
 
 `python -m ccmb.benchmark.leaderboard.readme_table`, in the repository's root, writes it anew from the published rows
 and, where there are any, the results in `benchmarks/measured`.
@@ -70,7 +70,7 @@ def _set_line(published_rows: Sequence[Row], own_rows: Sequence[Row], language: 
 
 
 def _best(rows: Sequence[Row]) -> str:
-    """The highest main metric and whose it is; of ours with its interval, of others with a dagger if it is unsure."""
+    """The highest main metric and its model; with the interval if measured here, with a dagger if it is unsure."""
     if not rows:
         return "–"
     best = max(rows, key=_main)
@@ -89,7 +89,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def with_table(text: str, table: str, where: str) -> str:
-    """A README's text with the table between its marks.
+    """The text of a README with the table between its marks.
 
     Raises:
         CcmbError: the marks are not there, or not in order.

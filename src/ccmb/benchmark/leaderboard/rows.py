@@ -1,4 +1,4 @@
-"""`ccmb leaderboard`: our results and the published rows as rows of one table, with marks where a difference counts.
+"""`ccmb leaderboard`: results and published rows as rows of one table, with marks for significant differences.
 
 Ours are compared with each other on the very same images, by a paired bootstrap over these. Of published ones only
 the metrics are known: all that can be said is whether they lie outside the interval of ours.
@@ -46,7 +46,7 @@ Mark = Literal["", "best", "worse", "better", "even"]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Points of the main metric less than (or, positive, more than) the best of ours, and the middle 95 % of them."""
+    """The difference of a main metric to the best result, in points, and its 95 % interval; negative is worse."""
 
     mean: float
     low: float
@@ -92,12 +92,12 @@ class Row:
 
     @property
     def main(self) -> float | None:
-        """The metric that orders."""
+        """The main metric, which orders the rows; None if it is unknown."""
         return self.metrics.get(VIEWS[self.family].main)
 
 
 def read_results(folders: Sequence[Path]) -> list[Result]:
-    """All results of some folders that `ccmb benchmark` wrote.
+    """The results in folders that `ccmb benchmark` wrote.
 
     Raises:
         CcmbError: a folder is missing or holds no result, or a file is not one; the message names it.
@@ -113,9 +113,9 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
 
 
 def leaderboard(results: Sequence[Result]) -> list[Row]:
-    """All rows, by family, set and setting, within these by falling main metric; those without one come last.
+    """All rows by family, set and setting, and then by falling main metric; rows without a main metric come last.
 
-    Known sets come in the order of SETS, those of the user's own before them.
+    Known sets come in the order of SETS, after the sets of the user.
     """
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for result in results:
@@ -141,7 +141,7 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
 
 
 def _marked(group: Sequence[Result]) -> list[Row]:
-    """The rows of results on the very same data, each set against the best of them."""
+    """The rows of results on the same data, each compared with the best of them."""
     rows, drawn, raw = [], [], []
     for result in group:
         for stage in result.stages:
@@ -204,7 +204,7 @@ def _published_row(row: PublishedRow, results: Sequence[Result], own_rows: Seque
 
 
 def _against_ours(row: PublishedRow, results: Sequence[Result], own_rows: Sequence[Row]) -> Mark:
-    """Where a published main metric lies to the interval of the best of ours on what seems to be the same data."""
+    """How a published main metric compares with the interval of the best result on what seems to be the same data."""
     main = row.all_metrics.get(VIEWS[row.family].main)
     if main is None or row.is_partial or row.images is None:
         return ""

@@ -10,10 +10,11 @@ from ccmb.benchmark.models.open_model import open_model
 
 
 class ModelScorer:
-    """A model by what a user calls it, see `open_model`, as a `ccmb.corpus.assembly.clip_scores.Scorer`."""
+    """A model of the benchmark, see `open_model`, as a `ccmb.corpus.assembly.clip_scores.Scorer`."""
 
     def __init__(self, source: str) -> None:
-        """
+        """Open the model.
+
         Raises:
             CcmbError: the model is not there, or of a kind that cannot score.
         """

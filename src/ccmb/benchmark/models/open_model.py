@@ -22,7 +22,7 @@ from ccmb.r2d2.processing import R2D2Processor
 
 
 def open_model(name: str, context_length: int | None = None, options: RankOptions = EXACT) -> BenchmarkModel:
-    """Open a model by what a user calls it.
+    """Open a model by the name that a user gives.
 
     Args:
         name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; a folder of
@@ -47,13 +47,13 @@ def open_model(name: str, context_length: int | None = None, options: RankOption
 
 
 def is_exported(name: str) -> bool:
-    """Whether a model is an export of ours."""
+    """Whether a model is an ONNX export of this package."""
     folder = Path(label_and_source(name)[1])
     return is_export(folder) or is_export(folder / "model")
 
 
 def may_rank(name: str) -> bool:
-    """Whether a model has a second stage as far as its files tell; one that cannot be opened may."""
+    """Whether a model may have a second stage, by its files; True for a model that cannot be opened."""
     source = label_and_source(name)[1]
     if source.startswith(OPEN_CLIP) or is_features(Path(source)):
         return False
@@ -67,7 +67,7 @@ def may_rank(name: str) -> bool:
 
 
 def label_and_source(name: str) -> tuple[str, str]:
-    """`LABEL=SOURCE` in two; without a label it is the source itself, of a folder its last part that says something.
+    """Split `LABEL=SOURCE`. The default label is the source; for a folder, its name or that of the run.
 
     Raises:
         UsageError: one of the two is empty.
@@ -83,7 +83,7 @@ def label_and_source(name: str) -> tuple[str, str]:
 
 
 def _load(source: str) -> tuple[Network, R2D2Processor]:
-    """With its decoder or its painter, if it has one."""
+    """Load an R2D2 with its decoder or its image generator, if it has one."""
     if has_generator(source):
         return load_generator(source)
     return load_captioner(source) if has_captioner(source) else load_network(source)

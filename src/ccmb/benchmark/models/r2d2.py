@@ -1,4 +1,4 @@
-"""R2D2 as one of the models that are compared."""
+"""R2D2 as a model of the benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ccmb.r2d2.tokenizer import straightens_quotes
 
 
 class R2D2BenchmarkModel:
-    """R2D2 with both stages, or PRD2 with the first; a captioner or a generator too, where `model` is one."""
+    """R2D2 with both stages, or PRD2 with the first. `model` may also be a captioner or a generator."""
 
     def __init__(
         self,

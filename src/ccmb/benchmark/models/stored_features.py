@@ -1,6 +1,6 @@
-"""Stored features as a model to be compared: what any other program has made of images and texts.
+"""Stored features as a model of the benchmark: embeddings that any other program has computed.
 
-A folder of `images.npy` (images, D), `texts.npy` (texts, D) and `ids.json`, which says whose the rows are:
+A folder has `images.npy` (images, D), `texts.npy` (texts, D) and `ids.json`, which names the items of the rows:
 {"images": ["cat.jpg", ...], "texts": ["一只猫", ...]}
 """
 

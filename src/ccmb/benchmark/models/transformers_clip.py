@@ -1,4 +1,4 @@
-"""Two-tower models of transformers to be compared: Chinese-CLIP, SigLIP and SigLIP 2, AltCLIP, CLIP, and their like."""
+"""Two-tower models of transformers: Chinese-CLIP, SigLIP and SigLIP 2, AltCLIP, CLIP, and similar ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNUSED = r".*position_ids$|text_model\.pooler\."
 
 
 class TwoTowersModel(OneStage):
-    """A model of transformers with `get_image_features` and `get_text_features`, whose cosines order."""
+    """A model of transformers with `get_image_features` and `get_text_features`, which orders by cosine."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ def open_two_towers(name: str, source: str, context_length: int | None = None) -
 
 
 def _positions(config: Any) -> int | None:
-    """The longest text that there are positions for; RoBERTa counts them from the one after padding's."""
+    """The longest text by its positions, or None. RoBERTa counts positions from the one after the padding index."""
     positions = getattr(config.text_config, "max_position_embeddings", None)
     if positions is not None and config.model_type == "altclip":
         positions -= config.text_config.pad_token_id + 1

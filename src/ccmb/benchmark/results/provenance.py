@@ -1,4 +1,4 @@
-"""Where a result comes from: the checkout and the machine."""
+"""The provenance of a result: the checkout and the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ccmb.core.device import choose_device
 
 
 def commit() -> str:
-    """Of the checkout this package lies in, with a plus if files have changed since; else the package's version."""
+    """The commit of the checkout, with a plus if files have changed since; outside a checkout, the version."""
     folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -29,7 +29,7 @@ def commit() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, threads and GPU that a result was made with."""
+    """The processor, threads, GPU and libraries of this machine."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
