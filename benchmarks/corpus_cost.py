@@ -36,7 +36,7 @@ INPUTS = {
     "stored_bytes": Input(40e3, "bytes of an image of 256 pixels", "assumed"),
     "log_rows": Input(122e3, "rows/s of a core", "measured: benchmarks/corpus.py, 243,900 on two busy cores"),
     "text_rows": Input(2.4e3, "texts/s of a core", "measured: benchmarks/corpus.py, 4,847 on two busy cores"),
-    "downloads": Input(184, "pictures/s of a core", "measured: benchmarks/corpus_download.py, 480 to 1600 pixels"),
+    "downloads": Input(184, "images/s of a core", "measured: benchmarks/corpus_download.py, 480 to 1600 pixels"),
     "copies_linear": Input(5.0, "core seconds of 1M images", "measured: fit to 0.5 and 1 million, random looks"),
     "copies_square": Input(8.0, "core seconds of (1M images)²", "measured: the same fit"),
     "cores": Input(32, "cores of a machine", "assumed"),

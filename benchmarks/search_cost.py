@@ -13,13 +13,13 @@ from corpus_cost import HOUR, Input, bytes_of, input_lines, read_inputs
 
 _SPEED = "measured: docs/fast.md, base, int8, AVX2 without VNNI"
 INPUTS = {
-    "pictures": Input(1e6, "pictures", "assumed"),
+    "pictures": Input(1e6, "images", "assumed"),
     "queries": Input(10, "texts/s at the most", "assumed"),
     "depth": Input(64, "images that are ranked", "the default of search"),
     "images_per_core": Input(3.0, "images/s of a core", _SPEED),
     "texts_per_core": Input(36, "texts/s of a core", "assumed: by its share of the image tower's products"),
     "pairs_per_core": Input(4.86, "pairs/s of a core", _SPEED),
-    "opened_per_core": Input(50, "pictures/s of a core", "assumed: JPEGs of some megapixels"),
+    "opened_per_core": Input(50, "images/s of a core", "assumed: JPEGs of some megapixels"),
     "states_held": Input(0.9, "share of candidates", "assumed: those whose token states were kept"),
     "embed_dim": Input(768, "numbers of a vector", "the paper"),
     "state_bytes": Input(302592, "bytes of an image's token states", "197 tokens of 768 numbers in float16"),

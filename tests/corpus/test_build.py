@@ -298,7 +298,7 @@ def test_counts_that_do_not_add_up_are_an_error() -> None:
 
 
 def test_the_same_seed_writes_the_same_web(web: Path, tmp_path: Path) -> None:
-    small = WEB.model_copy(update={"pictures": 4, "impressions": 100, "draw": True, "size": 32})
+    small = WEB.model_copy(update={"images": 4, "impressions": 100, "draw": True, "size": 32})
     for name, settings in (("a", small), ("b", small), ("c", small.model_copy(update={"seed": 1}))):
         simulate(tmp_path / name, settings)
     files = {

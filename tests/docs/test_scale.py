@@ -63,7 +63,7 @@ def test_the_tables_are_those_of_the_script(page: str, capsys: pytest.CaptureFix
     assert capsys.readouterr().out in read(page)
     [line] = [line for block in blocks(page, "bash") for line in block.splitlines() if "search_cost" in line]
     search_cost.main(shlex.split(line)[2:])
-    assert "| images | 5,000,000 |" in capsys.readouterr().out
+    assert "| pictures | 5,000,000 |" in capsys.readouterr().out
 
 
 def test_measured_inputs_are_those_of_the_page() -> None:

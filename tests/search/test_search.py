@@ -270,7 +270,7 @@ def test_a_lost_image_has_no_probability_and_is_left_out(images, model, tmp_path
 
 def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_usage(shelf, images, towers, tmp_path):
     (tmp_path / "query.png").write_bytes((images / "冬/0.png").read_bytes())
-    for arguments in ({"picture": tmp_path / "query.png"}, {"text": TEXTS[0], "rank": False}):
+    for arguments in ({"image": tmp_path / "query.png"}, {"text": TEXTS[0], "rank": False}):
         with pytest.raises(UsageError, match="least probability needs"):
             search_index(shelf[1], **arguments, min_probability=0.5)
     build(images, tmp_path / "index", towers)

@@ -92,6 +92,15 @@ def test_bodies_and_images_have_a_largest_size() -> None:
     asked(app, work)
 
 
+def test_headers_have_a_largest_size() -> None:
+    async def work(http: httpx.AsyncClient) -> None:
+        assert (await http.get("/healthz", headers={"X-Filler": "y" * 30_000})).status_code == 200
+        for path in ("/healthz", "/", "/about"):
+            assert error_of(await http.get(path, headers={"X-Filler": "y" * 40_000})) == (431, "headers_too_large")
+
+    asked(tiny_app(FakeIndex()), work)
+
+
 def test_a_client_that_asks_too_often_is_slowed_and_no_other() -> None:
     app = tiny_app(FakeIndex(), KEYS, rate=0.001, burst=3)
 

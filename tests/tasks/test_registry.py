@@ -179,7 +179,8 @@ def test_an_option_that_a_family_does_not_read_is_refused_by_name(
     values = [str(value).replace("{}", str(case.data.parent)) for value in VALUES.get(option, (2,))]
     outcome = command("evaluate", *case.arguments(), flag, *values)
     assert outcome.code == 2
-    assert outcome.err.startswith(f"ccmb: {flag} is of ")
+    shown = next(one.options.table()[option].flag for one in FAMILIES.values() if option in one.options.table())
+    assert outcome.err.startswith(f"ccmb: {shown.written(option, True)} is of ")
     assert f"and does nothing with {FAMILIES[name].mode}; leave it out" in outcome.err
 
 

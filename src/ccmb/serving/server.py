@@ -22,6 +22,7 @@ from ccmb.search.indexing.indexer import IndexRecord
 from ccmb.serving.app import make_app
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Keys
+from ccmb.serving.http.middleware import MAX_HEADER_BYTES
 from ccmb.serving.model_worker import ModelWork
 from ccmb.serving.service import Index
 
@@ -104,7 +105,8 @@ def _run(app: Any, listening: socket.socket, options: ServeOptions) -> None:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on",
         proxy_headers=False,  # see `proxy.TrustedProxies`
-        timeout_graceful_shutdown=round(options.timeout + _LAST_ANSWERS), h11_max_incomplete_event_size=32_768,
+        timeout_graceful_shutdown=round(options.timeout + _LAST_ANSWERS),
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )  # fmt: skip
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that a client gets wrong
     host, port = listening.getsockname()[:2]

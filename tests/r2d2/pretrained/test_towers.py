@@ -218,7 +218,7 @@ def test_naflex_and_other_kinds_of_models_are_refused(clip: Path, bert: Path, tm
     assert_refused(UsageError, "clip is no BERT-like text encoder", clip, clip)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("bert", 64), ("xlm-roberta", 64)])
+@pytest.mark.parametrize(("kind", "maximum"), [("bert", 64), ("xlm-roberta", 64)])
 def test_texts_longer_than_the_positions_are_refused(kind: str, maximum: int, clip: Path, tmp_path: Path) -> None:
     text = save_text_tower(tmp_path / "text", kind)
     assert_refused(

@@ -108,7 +108,7 @@ def _chart(chinese: str, english: str, values: Mapping[str, Any]) -> str:
     total = sum(values["count"])
     caption = f'<figcaption>{both(chinese, english)}<span class="figure">{total:,}</span></figcaption>'
     if not total:
-        return f'<metric>{caption}<div class="empty">{both("没有", "none")}</div></figure>'
+        return f'<figure>{caption}<div class="empty">{both("没有", "none")}</div></figure>'
     labels = [f"{start:g}" for start in values["from"]]
     labels[-1] += "+"
     return f"<figure>{caption}{bar_chart(labels, values['count'], english)}</figure>"

@@ -73,7 +73,7 @@ def _panel(
         change = ""
         reason = both("关闭", "switched off") if off else both("未参与", "never joined")
         body = f'<div class="empty">{reason}</div>'
-    return f'<metric><figcaption><b>{title}</b><span class="figure">{change}</span></figcaption>{body}</figure>'
+    return f'<figure><figcaption><b>{title}</b><span class="figure">{change}</span></figcaption>{body}</figure>'
 
 
 def _since(metrics: Sequence[dict[str, float]], key: str) -> str:

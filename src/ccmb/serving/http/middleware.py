@@ -18,6 +18,7 @@ from ccmb.serving.http.proxy import Forwarded, TrustedProxies, same_origin, spli
 from ccmb.serving.http.rate_limit import RateLimiter
 from ccmb.serving.metrics import Metrics
 
+MAX_HEADER_BYTES = 32_768
 _IMAGE_COST = 0.1  # of a request: a page of results asks for dozens of small images
 _GONE = 499  # the status, in metrics, of a client that went away
 _PAGE_POLICY = (
@@ -86,9 +87,10 @@ class Middleware:
         """Admit the request, and put its client into `scope["ccmb.client"]`.
 
         Raises:
-            ApiError: it uses an unknown host name, comes from a page of another origin, has no valid key, or comes too
-                often.
+            ApiError: it has too large headers, uses an unknown host name, comes from a page of another origin, has no
+                valid key, or comes too often.
         """
+        _check_header_size(scope)
         headers, forwarded = Headers(scope=scope), self._proxies.read(scope)
         self._check_names(headers, forwarded)
         path = self._within_prefix(scope, forwarded)
@@ -223,6 +225,16 @@ def client_of(scope: Scope) -> Client:
     client: Any = scope["ccmb.client"]
     assert isinstance(client, Client)
     return client
+
+
+def _check_header_size(scope: Scope) -> None:
+    """Refuse too large headers, however they came: the server's own limit is only of headers that come in parts.
+
+    Raises:
+        ApiError: they are too large.
+    """
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        raise ApiError(431, "headers_too_large", f"the headers are larger than {MAX_HEADER_BYTES:,} bytes")
 
 
 def _key(headers: Headers) -> str:
