@@ -47,7 +47,7 @@ class SearchEngine:
     Its methods may be called from several threads; searches and writes take turns.
 
     Args:
-        states_bytes: most memory for token states of images that were ranked lately.
+        states_bytes: the maximum memory for token states of images that were ranked lately.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class SearchEngine:
         return self.search_many([query])[0]
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
-        """The answers to several queries, each what it would be alone, and together cheaper.
+        """The answers to several queries. Each is the same as alone; together they are cheaper.
 
         A text is pre-ranked by cosine, and the best `depth` are ranked by the model's rule. An image alone is
         pre-ranked only: the cross encoders match images with texts. Given both, the mean of the two embeddings
         pre-ranks and the text ranks. A model without cross encoders pre-ranks only. Candidates that were not ranked
         come after those that were, and those that could not be come last.
 
-        Further pages are cut from the order of the first one, if that was asked for lately.
+        Further pages are cut from the order of the first page, while it is remembered.
 
         Raises:
             UsageError: a query cannot be asked, see `check_query` and `compile_conditions`, or has a `min_probability`
                 and the model gives no probability, see `check_gives_probability`.
-            CcmbError: the store fails, or there is no image of a query's key.
+            CcmbError: the store fails, or the index has no image of a query's key.
         """
         for query in queries:
             check_query(query)
@@ -115,7 +115,7 @@ class SearchEngine:
                 )
 
     def _answer_anew(self, batch: Sequence[PendingQuery], started: float) -> dict[str, float]:
-        """Find and order the candidates; returns the seconds of each part."""
+        """Find and order the candidates, and return the seconds of each part."""
         texts, embed_QD = self._encode(batch)
         encoded = self.second_stage.clock()
         self._find(batch, embed_QD)
@@ -145,7 +145,7 @@ class SearchEngine:
         return compile_conditions(where, self.fields_known(), self.catalogue.record.sources) if where else ()
 
     def _encode(self, batch: Sequence[PendingQuery]) -> tuple[TowerOutput | None, Tensor]:
-        """All texts encoded, and (Q, D) unit vectors to search by."""
+        """Encode the queries: all texts, and a unit vector (Q, D) for each query."""
         parts: list[list[Tensor]] = [[] for _ in batch]
         texts = None
         with_text = [index for index, pending in enumerate(batch) if pending.query.text is not None]
@@ -172,7 +172,7 @@ class SearchEngine:
         return texts, F.normalize(torch.stack([torch.stack(part).mean(0) for part in parts]), dim=1)
 
     def _find(self, batch: Sequence[PendingQuery], embed_QD: Tensor) -> None:
-        """Candidates of the first stage, best first. Where near duplicates are collapsed more may be needed."""
+        """Find the candidates of the first stage, best first; collapsing near duplicates may need further rounds."""
         limit = self.catalogue.store.max_results or sys.maxsize
         open_queries = list(range(len(batch)))
         count = min(max(pending.candidates_needed for pending in batch) + 1, limit)
@@ -200,7 +200,7 @@ class SearchEngine:
             open_queries, count = again, min(4 * count, limit)
 
     def _rank(self, batch: Sequence[PendingQuery], texts: TowerOutput, now: float) -> None:
-        """Give the best candidates of each query their match scores and probabilities, and put them in order."""
+        """Rank the best candidates of each query by the second stage."""
         ranking = [pending for pending in batch if pending.ranks and pending.before is None]
         works = [
             Work(pending.candidates, pending.text or 0, min(pending.depth, len(pending.candidates)),
@@ -216,7 +216,7 @@ class SearchEngine:
             )
 
     def _answer(self, order: PendingQuery, query: SearchQuery, seconds: Mapping[str, float]) -> SearchResult:
-        """A page of an order."""
+        """The page of a query, from the order of its candidates."""
         candidates = order.candidates
         if (min_probability := query.min_probability) is not None:
             candidates = [
@@ -244,7 +244,7 @@ class SearchEngine:
             missing=candidate.missing,
             fields=self.catalogue.fields(entry),
             copies=tuple(order.copies.get(entry.key, ())),
-            place=candidate.rank,
+            first_stage_rank=candidate.rank,
         )
 
     def image(self, key: str) -> Image.Image:
@@ -262,23 +262,23 @@ class SearchEngine:
             return self.catalogue.thumbnail(key)
 
     def fields(self, key: str) -> Mapping[str, FieldValue]:
-        """What the index knows of an image.
+        """The fields of an image.
 
         Raises:
-            CcmbError: there is none of this key.
+            CcmbError: the index has no image of this key.
         """
         with self._turn:
             return self.catalogue.fields(self.catalogue.entry(key))
 
     def fields_known(self) -> dict[str, type]:
-        """Names and types of the fields that conditions can be put on."""
+        """The names and types of the fields that conditions can name."""
         return self.catalogue.record.types
 
     def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue] | None = None) -> str:
-        """Index an image whose bytes are kept in the index's own folder; its key.
+        """Save an image in the index's own folder, index it, and return its key.
 
         Args:
-            name: of the file, such as "猫.jpg"; another number is put to it.
+            name: name of the file, such as "猫.jpg"; the saved name has a random part.
 
         Raises:
             UsageError: the bytes are no readable image, or a field cannot be used.
@@ -303,7 +303,7 @@ class SearchEngine:
 
     @property
     def frozen(self) -> bool:
-        """Whether the index cannot be written to; it can be searched all the same."""
+        """Whether the index can be searched but not written to."""
         return self.catalogue.frozen
 
     def _must_be_writable(self) -> None:
@@ -311,7 +311,7 @@ class SearchEngine:
             raise refuse_writing(self.catalogue.folder)
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Take images out of the index; how many there were. Files are removed only if they are the index's own."""
+        """Remove images from the index, and return how many there were. Only the index's own files are deleted."""
         self._must_be_writable()
         with self._turn:
             count = self.catalogue.forget(keys)
@@ -334,16 +334,16 @@ def open_engine(
     network: Network | None = None,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
-    """An index folder, opened for searching.
+    """Open an index folder for searching.
 
     Args:
         model: run or model folder; by default the one that made the index.
         fast: compute with the model's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
-        network: the model's, where it has been loaded already.
+        network: the network of the model, if it is loaded already.
         states_bytes: see `SearchEngine`.
 
     Raises:
-        CcmbError: index or model is missing or damaged, the model is not the index's, or another process is using
+        CcmbError: index or model is missing or damaged, another model made the index, or another process is using
             the index.
     """
     record = IndexRecord.read(index)

@@ -282,7 +282,7 @@ class MemoryStore:
 
 
 def _cosines(embed_ND: Tensor, query_QD: Tensor) -> Tensor:
-    """(Q, N) cosines; for one query by a product with a vector, which reads the matrix only once."""
+    """The cosines (Q, N); one query is multiplied as a vector, which reads the matrix only once."""
     if len(query_QD) == 1:
         return (embed_ND @ query_QD[0])[None]
     return query_QD @ embed_ND.T

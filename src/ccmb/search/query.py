@@ -107,7 +107,7 @@ class Hit:
         missing: whether the image was to be ranked, but is gone or unreadable now.
         fields: its fields in the index: folder, date, width, height, bytes and the user fields.
         copies: keys of its near duplicates among the candidates, if the query collapses them.
-        place: its rank among the candidates of the first stage, from 1.
+        first_stage_rank: its rank among the candidates of the first stage, from 1.
     """
 
     key: str
@@ -120,7 +120,7 @@ class Hit:
     missing: bool = False
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
-    place: int = 0
+    first_stage_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

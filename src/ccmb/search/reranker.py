@@ -1,4 +1,4 @@
-"""The second stage over the candidates of several queries: what it ranks, in which order, and within what time."""
+"""The second stage: it ranks the candidates of several queries, best first, within their time budgets."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Candidate:
 
 @dataclass(slots=True)
 class Work:
-    """What the second stage does for a query.
+    """The work of the second stage for a query.
 
     Attributes:
-        candidates: best first by cosine.
-        text: row of its text among those encoded.
-        depth: how many of them it ranks.
-        deadline: by the clock, where the query has a budget.
-        done: how many it has gone through.
+        candidates: the candidates, best first by cosine.
+        text: row of its text among the encoded texts.
+        depth: number of candidates to rank.
+        deadline: time of the clock at which the budget ends; None without a budget.
+        done: number of candidates that have been processed.
     """
 
     candidates: list[Candidate]
@@ -70,7 +70,7 @@ class Work:
 
 @dataclass(slots=True)
 class Costs:
-    """Seconds that one pair and one image without states took lately; None before the first."""
+    """Recent seconds for one pair, and for one image without states; None before the first measurement."""
 
     pair: float | None = None
     image: float | None = None
@@ -83,7 +83,7 @@ class Costs:
 
 @dataclass(slots=True)
 class SecondStage:
-    """Ranks candidates, and remembers what that costs."""
+    """The second stage, which also measures its costs."""
 
     encoder: R2D2Encoder
     scorer: PairScorer
@@ -93,10 +93,10 @@ class SecondStage:
     clock: Callable[[], float] = time.perf_counter
 
     def rank(self, works: Sequence[Work], texts: TowerOutput) -> None:
-        """Go through the candidates of all queries, best first, each as far as its depth and its deadline allow.
+        """Rank the candidates of all queries, best first, each query as far as its depth and its deadline allow.
 
-        Queries without deadline are ranked in one call. With one, a query gets as many candidates at a time as its
-        share of the time that is left will do for, by what the latest ones cost.
+        Queries without a deadline are ranked in one call. A query with a deadline gets as many candidates at a time as
+        fit, by recent costs, into its share of the time that is left.
         """
         while True:
             round_ = [(work, share) for work in works if (share := self._share(work, works)) > 0]
@@ -108,7 +108,7 @@ class SecondStage:
                 work.done += min(share, len(work.left))
 
     def _share(self, work: Work, works: Sequence[Work]) -> int:
-        """How many candidates of a query come next."""
+        """The number of a query's candidates for the next call."""
         remaining = work.left
         if not remaining or work.deadline is None:
             return len(remaining)
@@ -125,7 +125,7 @@ class SecondStage:
         return len(remaining)
 
     def _match(self, pairs: Sequence[tuple[Candidate, int]], texts: TowerOutput) -> None:
-        """Give candidates their match scores, or mark them as missing."""
+        """Score candidates by the cross encoders; mark those that cannot be loaded as missing."""
         entries = {candidate.entry.key: candidate.entry for candidate, _ in pairs}
         states = self._states(list(entries.values()))
         for candidate, _ in pairs:
@@ -147,7 +147,7 @@ class SecondStage:
         self.costs.learn("pair", self.clock() - started, len(pairs))
 
     def _states(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
-        """(S, W) of each image that is still there: kept ones, or of the image as it is now."""
+        """The states (S, W) of the images that still exist: from the cache, or encoded from the current file."""
         stamps = {entry.key: self.sources.stamp(entry.source, entry.name) for entry in entries}
         same = [entry for entry in entries if entry.stamp and stamps[entry.key] == entry.stamp]
         states = self.states.get(same)

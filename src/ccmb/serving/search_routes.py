@@ -127,7 +127,7 @@ def _hit_answer(hit: Hit) -> responses.HitAnswer:
         fields["folder"] = str(fields["folder"]).removeprefix(str(hit.source)).strip("/")
     return responses.HitAnswer(
         key=hit.key, name=hit.name, cosine=hit.cosine, score=hit.score, match=hit.match, probability=hit.probability,
-        missing=hit.missing, place=hit.place, fields=fields, copies=list(hit.copies),
+        missing=hit.missing, place=hit.first_stage_rank, fields=fields, copies=list(hit.copies),
     )  # fmt: skip
 
 

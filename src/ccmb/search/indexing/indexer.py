@@ -106,10 +106,10 @@ def build_index(
 def _find_sources(
     images: Sequence[str | Path], out: Path, passed_over: PassedOver, away: dict[str, str]
 ) -> tuple[list[ListedSource], list[str]]:
-    """See `find_sources`; of no images those that the index was made from.
+    """See `find_sources`; without named images, the sources of the index.
 
     Raises:
-        UsageError: it was made from none; or its own folder is among them.
+        UsageError: the index has no sources, or its own folder is among them.
     """
     known = IndexRecord.read(out).sources if not images or (out / RECORD).is_file() else []
     if not images:
@@ -122,7 +122,7 @@ def _find_sources(
 
 
 def _downloaded(out: Path, url_of: Mapping[str, str], record: IndexRecord) -> ListedSource:
-    """What was fetched as one more source, whose images have a field for their URL."""
+    """The fetched images as one more source; they have a field for their URL."""
     record.learn_fields({"url": ""}, str(out))
     return ListedSource(DOWNLOADS, FolderImages(out / DOWNLOADS), sorted(url_of))
 
@@ -152,7 +152,7 @@ def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOv
 
 @dataclass(slots=True)
 class _Ready:
-    """An image that was read, or the line that says why not; without pixels if its file has not changed."""
+    """An image that was read, without pixels if its file has not changed; or the line of an error."""
 
     entry: Entry
     thumbnail: bytes | None = None
