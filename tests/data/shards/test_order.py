@@ -26,7 +26,7 @@ def orders(draw, per_epoch=st.none()):
 
 def lane_of(order, epoch, lane):
     positions = Positions(order.runs(epoch, lane))
-    return [positions.place(position) for position in order.draws(epoch, lane)]
+    return [positions.locate(position) for position in order.draws(epoch, lane)]
 
 
 @given(order=orders(), epoch=st.integers(0, 3))

@@ -101,7 +101,7 @@ def test_damaged_bytes_never_crash_and_never_move_a_sample(tmp_path_factory, fol
 
     def keys(folder, start):
         stream = open_folder(folder, 6, 2, 9, seed)
-        result = (item for lane in range(2) for item in stream.places(lane, start, 14))
+        result = (item for lane in range(2) for item in stream.samples_of_lane(lane, start, 14))
         return [(epoch, position, None if isinstance(raw, str) else raw.key) for epoch, position, raw in result]
 
     for start_at in (0, start):

@@ -142,7 +142,7 @@ class Positions:
     def run_of(self, position: int) -> int:
         return bisect_right(self.starts, position) - 1
 
-    def place(self, position: int) -> SamplePosition:
+    def locate(self, position: int) -> SamplePosition:
         range_index = self.run_of(position)
         sample_range = self.runs[range_index]
         return SamplePosition(sample_range.shard, sample_range.first + position - self.starts[range_index])

@@ -55,7 +55,9 @@ class ShardStream:
         """The lanes that this rank reads."""
         return share_of(range(self.order.lanes), self.rank, self.world)
 
-    def places(self, lane: int, start: int, stop: int) -> Iterator[tuple[int, SamplePosition, RawSample | str]]:
+    def samples_of_lane(
+        self, lane: int, start: int, stop: int
+    ) -> Iterator[tuple[int, SamplePosition, RawSample | str]]:
         """A lane's samples for steps start .. stop - 1: epoch, position, and the sample or why it is lost."""
         steps, share = self.order.steps_per_epoch, self.order.share
         for epoch in range(start // steps, -(-stop // steps)):
@@ -68,7 +70,7 @@ class ShardStream:
                 while position not in held:
                     at, raw = next(reading)
                     held[at] = raw
-                yield epoch, positions.place(position), held.pop(position)
+                yield epoch, positions.locate(position), held.pop(position)
 
     def item(
         self, epoch: int, location: SamplePosition, raw: RawSample | str, size: int, field: int | None = None
@@ -105,9 +107,9 @@ class ShardStream:
         if not usable:
             raise CcmbError(reasons[0] if reasons else f"{self.shards[0].url}: no samples")
 
-    def _read(self, positions: Positions, wanted: Iterator[int]) -> Iterator[tuple[int, RawSample | str]]:
+    def _read(self, positions: Positions, positions_needed: Iterator[int]) -> Iterator[tuple[int, RawSample | str]]:
         """The samples at the wanted positions of a lane, from front to end; shards without any are not opened."""
-        for range_index, group in itertools.groupby(wanted, key=positions.run_of):
+        for range_index, group in itertools.groupby(positions_needed, key=positions.run_of):
             sample_range, start = positions.runs[range_index], positions.starts[range_index]
             indices = (sample_range.first + position - start for position in group)
             for index, raw in read_samples(self.shards[sample_range.shard], indices):
@@ -161,7 +163,7 @@ class _Lanes(IterableDataset[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         worker = get_worker_info()
         lanes = share_of(self.stream.lanes, worker.id, worker.num_workers) if worker else self.stream.lanes
-        reading = [self.stream.places(lane, self.start, self.stop) for lane in lanes]
+        reading = [self.stream.samples_of_lane(lane, self.start, self.stop) for lane in lanes]
         share = self.stream.order.share
         for step in range(self.start, self.stop):
             field = self.field_of(step) if self.field_of else None
