@@ -20,7 +20,7 @@ from ccmb.core.device import native_bf16
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import ranks_both_ways, two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
@@ -35,7 +35,7 @@ from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_shapes import draw_lengths, shape_config
 
 OPTIONS = {
-    "exact, fp32": EXACT,
+    "exact, fp32": EXACT_OPTIONS,
     "bf16 chooses": RankOptions("bf16"),
     "int8 chooses": RankOptions("int8"),
     "cascade, fp32": RankOptions(cascade=16),
@@ -152,7 +152,7 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
             for way, stages in reports["official"].items()
             for at, value in stages["ranking"].items()
         )
-        target = 0.0 if of == EXACT else POINTS
+        target = 0.0 if of == EXACT_OPTIONS else POINTS
         claims.append(claim(f"recalls of {name} and official, greatest difference", away, target, "points"))
     return claims, reports
 

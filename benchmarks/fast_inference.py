@@ -18,7 +18,7 @@ import torch
 
 from ccmb.core.choices import ExportPrecision
 from ccmb.core.device import inference, native_bf16
-from ccmb.inference.interface import Network, load_network
+from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.scoring import in_bf16
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export
 from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
@@ -38,7 +38,7 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
     torch.manual_seed(0)
     model = R2D2Model(shape_config(options.shape)).eval()
     save_random(model, folder / "model")  # the same weights each time
-    networks: dict[str, Network] = {"torch, fp32": model}
+    networks: dict[str, TwoStageModel] = {"torch, fp32": model}
     if options.bf16 or native_bf16(model.device):
         networks["torch, bf16"] = in_bf16(model)
     for precision in ("fp32", "int8"):
@@ -49,7 +49,7 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
     for work in workloads(model, options.images, options.texts, options.depth):
         said: dict[str, Any] = {}
 
-        def contestant(name: str, of: Network, run: Any = work.run, said: dict[str, Any] = said) -> Contestant:
+        def contestant(name: str, of: TwoStageModel, run: Any = work.run, said: dict[str, Any] = said) -> Contestant:
             def once(_: int) -> None:
                 with inference(of), torch.autocast("cpu", torch.bfloat16, enabled="bf16" in name):
                     said[name] = run(of)

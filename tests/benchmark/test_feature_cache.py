@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ccmb.benchmark.evaluation.feature_cache import discard_if_large, open_gallery, store_gallery
 from ccmb.core.errors import CcmbError
 from ccmb.inference.gallery import Gallery, encode_gallery_with
-from ccmb.inference.items import Items
+from ccmb.inference.items import EncodedItems
 from ccmb.inference.stages import R2D2Encoder
 from ccmb.inference.two_stage import two_stage_ranks
 from ccmb.r2d2.modeling import TowerOutput
@@ -48,7 +48,7 @@ def held() -> Gallery:
     return encode_gallery_with(encoder, range(5), TEXTS_OF, tiny_images(5).__getitem__, batch=3)
 
 
-def sides(gallery: Gallery) -> tuple[Items, Items]:
+def sides(gallery: Gallery) -> tuple[EncodedItems, EncodedItems]:
     return gallery.images, gallery.texts
 
 

@@ -14,14 +14,14 @@ from ccmb.benchmark.leaderboard.rows import leaderboard, read_results
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import run_benchmark
 from ccmb.scenes.close_ups import write_close_ups
-from ccmb.tasks.generation.predict import Painting
+from ccmb.tasks.generation.predict import SamplingOptions
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.downstream_samples import write_ecommerce
 from tests.helpers.generators import tiny_generator
 from tests.helpers.tiny import tiny_processor
 from tests.helpers.tuning import save_start
 
-SETTINGS = Settings(draws=50, painting=Painting(steps=2, best_of=3))
+SETTINGS = Settings(draws=50, painting=SamplingOptions(steps=2, best_of=3))
 
 
 def test_a_painter_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_painter_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Path
     [path], [failed] = outcome.measured, outcome.failed
     assert failed.startswith("plain on things: this model paints no images")
     assert run_benchmark(models[:1], sets, out, SETTINGS).skipped == [path]
-    again = Settings(draws=50, painting=Painting(steps=2, best_of=3, seed=1))
+    again = Settings(draws=50, painting=SamplingOptions(steps=2, best_of=3, seed=1))
     assert run_benchmark(models[:1], sets, out, again).measured == [path]
     result = read_result(path)
     section = result.generation

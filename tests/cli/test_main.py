@@ -381,20 +381,20 @@ def test_match_says_of_each_image_how_well_the_text_describes_it(command, copied
         )
         assert line == f"{result['picture']}  {metrics}"
 
-    for minimum, verdict in ((0, "match"), (1, "no match")):
-        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", minimum]
-        assert command(*arguments).out.rstrip("\n").split("  ")[-1] == verdict
-        assert [result["match"] for result in json.loads(command(*arguments, "--json").out)] == [verdict == "match"]
+    for min_probability, word in ((0, "match"), (1, "no match")):
+        arguments = ["match", "船", photos[0], "--model", copied, "--min-probability", min_probability]
+        assert command(*arguments).out.rstrip("\n").split("  ")[-1] == word
+        assert [result["match"] for result in json.loads(command(*arguments, "--json").out)] == [word == "match"]
 
 
 def test_a_match_score_that_is_not_calibrated_is_called_no_probability(command, fails, trained, photos):
     match = ["match", "船", photos[0], "--model", trained]
     code, out, err = command(*match, "--json")
     assert (code, err) == (0, "")
-    [found] = json.loads(out)
-    assert (found["probability"], found["match"]) == (None, None)
+    [result] = json.loads(out)
+    assert (result["probability"], result["match"]) == (None, None)
     code, out, err = command(*match)
-    assert (code, out) == (0, f"{photos[0]}  cosine {found['cosine']:.3f}  match score {found['score']:.3f}\n")
+    assert (code, out) == (0, f"{photos[0]}  cosine {result['cosine']:.3f}  match score {result['score']:.3f}\n")
     assert err == f"{trained}: not calibrated, so the match score is no probability: run ccmb calibrate\n"
     fails(2, ["min_probability: a least probability needs a calibrated model: run ccmb calibrate"],
           *match, "--min-probability", 0.5)  # fmt: skip

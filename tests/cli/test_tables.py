@@ -85,10 +85,10 @@ def test_metrics_of_captions_and_paintings_stand_apart() -> None:
     lines = captioning_table(report).splitlines()
     assert cells(lines[1]) == ["a long name of a decoding", "re-ranked"]
     assert cells(lines[2]) == ["BLEU-1", "1000000.00", "1000000.00", "(0.0 to 1000000.0)"]
-    painted = {"match_score": 50.0, "FID": 123456789.1234, "KID": 0.5}
+    generated = {"match_score": 50.0, "FID": 123456789.1234, "KID": 0.5}
     report = {
         "pictures": 1, "painting": {"steps": 1, "guidance": 1.0, "best_of": 1000}, "judge": "a", "features": "b",
-        **painted, "first": painted, "interval": {"match_score": (0.0, 100.0)}, "gain": {"match_score": (0, -1, 1)},
+        **generated, "first": generated, "interval": {"match_score": (0.0, 100.0)}, "gain": {"match_score": (0, -1, 1)},
     }  # fmt: skip
     lines = generation_table(report).splitlines()
     assert cells(lines[3]) == ["FID", "123456789.1234", "123456789.1234"]

@@ -15,7 +15,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import SHIPPED, ImageClass, read_classes
 from ccmb.data.image_folders import folder_names, labelled_images
 from ccmb.data.images.source import ImageSource
-from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill, read_templates
+from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill, read_templates
 
 COUNTS = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -83,7 +83,7 @@ def test_templates_are_many_distinct_and_chinese_with_one_place_for_the_name() -
         assert template.count("{}") == 1
         assert re.fullmatch(r"[\u4e00-\u9fff{}。]+", template)
         assert fill(template, "猫") == template.replace("{}", "猫")
-    assert (read_templates("all"), read_templates("plain")) == (TEMPLATES, (PLAIN,))
+    assert (read_templates("all"), read_templates("plain")) == (TEMPLATES, (PLAIN_TEMPLATE,))
 
 
 def test_own_templates_are_one_text_or_the_lines_of_a_file(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def test_a_preview_is_the_text_image_encoder_speaking_for_both(rule: RankingRule
     index = torch.tensor([0, 4, 4, 2, 0]), torch.tensor([7, 0, 1, 1, 7])
     with torch.inference_mode():
         of_text = model.rank(gallery.images, gallery.texts, *index).logits_text_image
-        found = rank_pairs(model, gallery.images, gallery.texts, *index, preview=True)
-    assert_same(found.score, of_text.softmax(1)[:, 1])
-    assert_same(found.log_odds, 2 * (of_text[:, 1] - of_text[:, 0]))
+        match = rank_pairs(model, gallery.images, gallery.texts, *index, text_image_only=True)
+    assert_same(match.score, of_text.softmax(1)[:, 1])
+    assert_same(match.log_odds, 2 * (of_text[:, 1] - of_text[:, 0]))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -42,15 +42,15 @@ def test_a_cascade_orders_the_kept_exactly_and_the_rest_cheaply_behind_them(
     queries, items = len(gallery.texts if by_text else gallery.images), 5
     shape = queries, items
     item_QK = torch.rand(shape).argsort(1)
-    found = Candidates.empty(torch.arange(queries), items)
-    found.item_QK[:], found.cosine_QK[:] = item_QK, torch.rand(shape)
-    scores_QK = candidate_scores(ranker, gallery, by_text, found, lambda count, note: None)
+    candidates = Candidates.empty(torch.arange(queries), items)
+    candidates.item_QK[:], candidates.cosine_QK[:] = item_QK, torch.rand(shape)
+    scores_QK = candidate_scores(ranker, gallery, by_text, candidates, lambda count, note: None)
     assert pairs_to_rank(ranker, depth) == depth + keep
     assert ranker.cascade is not None
     for query in range(queries):
-        mine = torch.full((items,), query)
-        sides = (item_QK[query], mine) if by_text else (mine, item_QK[query])
-        given = gallery.images, gallery.texts, *sides, found.cosine_QK[query]
+        query_N = torch.full((items,), query)
+        sides = (item_QK[query], query_N) if by_text else (query_N, item_QK[query])
+        given = gallery.images, gallery.texts, *sides, candidates.cosine_QK[query]
         cheap, exact = ranker.cascade.scores(*given), R2D2Ranker(model).rank_scores(*given)
         first = cheap.argsort(descending=True)
         wanted = [*first[:keep][exact[first[:keep]].argsort(descending=True)].tolist(), *first[keep:].tolist()]
@@ -63,7 +63,7 @@ def test_a_cascade_that_keeps_all_is_none() -> None:
     gallery = gallery_of(model)
     for direction in DIRECTIONS:
         rankers = R2D2Ranker(model), R2D2Ranker(model, RankOptions("bf16", 3))
-        exact, kept = (two_stage_ranks(of, gallery, direction, 3) for of in rankers)
+        exact, kept = (two_stage_ranks(ranker, gallery, direction, 3) for ranker in rankers)
         assert exact.ranking is not None
         assert kept.ranking is not None
         assert torch.equal(exact.ranking, kept.ranking)
@@ -76,7 +76,7 @@ def test_cross_encoders_in_bf16_say_nearly_the_same_and_leave_the_model_as_it_is
     gallery, half = gallery_of(model), in_bf16(model)
     index = torch.arange(5).repeat(8), torch.arange(8).repeat_interleave(5)
     with torch.inference_mode():
-        exact, near = (rank_pairs(of, gallery.images, gallery.texts, *index) for of in (model, half))
+        exact, near = (rank_pairs(chooser, gallery.images, gallery.texts, *index) for chooser in (model, half))
     # Two layers of three blocks, each of which rounds its states some four times, by 2^-9 of their size: 0.047 of the
     # logits' size, which is about 1 here, and the slope of a probability is at most a quarter.
     assert float((near.score - exact.score).abs().max()) < 24 * 2**-9
@@ -88,14 +88,14 @@ def test_cross_encoders_in_bf16_say_nearly_the_same_and_leave_the_model_as_it_is
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 12))
-def test_chunks_hold_all_pairs_and_images_with_many_have_their_own(counts: list[int], maximum: int) -> None:
+def test_chunks_hold_all_pairs_and_images_with_many_have_their_own(counts: list[int], max_pairs: int) -> None:
     image_N = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    sizes = chunk_sizes(image_N, maximum)
+    sizes = chunk_sizes(image_N, max_pairs)
     assert sum(sizes) == len(image_N)
-    assert max(sizes) <= maximum
+    assert max(sizes) <= max_pairs
     for chunk in image_N.split(sizes):
         images = chunk.unique().tolist()
-        assert len(images) == 1 or all(2 * counts[image] <= maximum for image in images)
+        assert len(images) == 1 or all(2 * counts[image] <= max_pairs for image in images)
         assert len(images) == 1 or sum(counts[image] for image in images) == len(chunk)  # none is torn
 
 

@@ -16,10 +16,10 @@ import ccmb
 from ccmb.core.choices import RankingRule
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.items import Items
+from ccmb.inference.items import EncodedItems
 from ccmb.inference.pipeline import ImageHit, Pipeline
 from ccmb.inference.scoring import PairScore, StageScores
-from ccmb.inference.stages import CosineScorer, Load, RankOptions
+from ccmb.inference.stages import CosineScorer, ImageLoader, RankOptions
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
@@ -54,10 +54,10 @@ def values(score: PairScore) -> tuple[float | None, ...]:
     return score.cosine, score.match_score, score.probability, score.score
 
 
-def assert_scores(found: Sequence[PairScore], expected: Sequence[PairScore]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        for mine, its in zip(values(one), values(other), strict=True):
-            assert mine == same(its)
+def assert_scores(scores: Sequence[PairScore], expected: Sequence[PairScore]) -> None:
+    for one, other in zip(scores, expected, strict=True):
+        for value, expected_value in zip(values(one), values(other), strict=True):
+            assert value == same(expected_value)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def paths(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_images_and_texts_are_encoded_as_each_would_be_alone(paths: list[Path], batch_size: int) -> None:
     model, processor = tiny_model(), tiny_processor()
-    pipeline = Pipeline.of(model, processor)
+    pipeline = Pipeline.from_model(model, processor)
     images = pipeline.encode_images([*paths[:3], str(paths[3]), paths[4].read_bytes(), IMAGES[5]], batch_size)
     texts = pipeline.encode_texts(TEXTS, batch_size)
     with torch.inference_mode():
@@ -94,9 +94,9 @@ def test_images_and_texts_are_encoded_as_each_would_be_alone(paths: list[Path], 
 @pytest.mark.parametrize("changes", [{}, {"match_temperature": 2.5}, {"cross_layers": 0}])
 def test_pairs_are_scored_as_each_would_be_alone(changes: dict[str, Any], batch_size: int) -> None:
     model = tiny_model(**changes)
-    found = Pipeline.of(model, tiny_processor()).score(PAIRS, batch_size)
-    assert_scores(found, [plain_scores(model, *pair) for pair in PAIRS])
-    assert Pipeline.of(model, tiny_processor()).score([]) == []
+    scores = Pipeline.from_model(model, tiny_processor()).score(PAIRS, batch_size)
+    assert_scores(scores, [plain_scores(model, *pair) for pair in PAIRS])
+    assert Pipeline.from_model(model, tiny_processor()).score([]) == []
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Counted:
     images: list[Any] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         self.images += map(load, names)
         return self.encoder.encode_images(names, load)
 
@@ -117,18 +117,18 @@ class Counted:
 
 
 def test_each_text_and_each_image_is_encoded_once(paths: list[Path]) -> None:
-    pipeline = Pipeline.of(tiny_model(), tiny_processor())
+    pipeline = Pipeline.from_model(tiny_model(), tiny_processor())
     counted = Counted(pipeline.encoder)
     pairs = [(TEXTS[0], paths[0]), (TEXTS[1], str(paths[0])), (TEXTS[0], IMAGES[1]), (TEXTS[1], IMAGES[1])]
-    found = Pipeline(counted, pipeline.scorer).score(pairs, batch_size=1)
+    scores = Pipeline(counted, pipeline.scorer).score(pairs, batch_size=1)
     assert (len(counted.images), counted.texts) == (2, list(TEXTS[:2]))
-    assert_scores(found, pipeline.score(pairs))
+    assert_scores(scores, pipeline.score(pairs))
 
 
 @pytest.mark.parametrize("rule", ["sum", "log_odds"])
 def test_reranking_orders_by_the_rule_that_is_asked_for(rule: RankingRule) -> None:
     model = tiny_model(match_temperature=2.0)
-    pipeline = Pipeline.of(model, tiny_processor(), RankOptions(ranking_rule=rule))
+    pipeline = Pipeline.from_model(model, tiny_processor(), RankOptions(ranking_rule=rule))
     plain = [plain_scores(model, TEXTS[0], image, rule) for image in IMAGES]
     order = sorted(range(len(IMAGES)), key=lambda index: -plain[index].score)
     hits = pipeline.rerank(f" {TEXTS[0]} ", IMAGES, batch_size=2)  # which is cleaned
@@ -143,15 +143,15 @@ def test_reranking_orders_by_the_rule_that_is_asked_for(rule: RankingRule) -> No
 @pytest.mark.parametrize("rerank_k", [1, 3, 64])
 def test_a_search_ranks_the_best_by_cosine_and_the_others_follow(rerank_k: int) -> None:
     model = tiny_model()
-    pipeline = Pipeline.of(model, tiny_processor())
+    pipeline = Pipeline.from_model(model, tiny_processor())
     plain = [plain_scores(model, TEXTS[2], image) for image in IMAGES]
     first = sorted(range(len(IMAGES)), key=lambda index: -plain[index].cosine)
     order = sorted(first[:rerank_k], key=lambda index: -plain[index].score) + first[rerank_k:]
     hits = pipeline.search(TEXTS[2], IMAGES, top_k=5, rerank_k=rerank_k)
     assert [hit.index for hit in hits] == order[:5]
-    for place, hit in enumerate(hits):
+    for rank, hit in enumerate(hits):
         ranked = plain[hit.index]
-        expected = ranked if place < rerank_k else PairScore(ranked.cosine, None, None, ranked.cosine)
+        expected = ranked if rank < rerank_k else PairScore(ranked.cosine, None, None, ranked.cosine)
         assert_scores([hit], [expected])
 
     encoded = pipeline.encode_images(IMAGES)
@@ -164,7 +164,7 @@ def test_a_search_ranks_the_best_by_cosine_and_the_others_follow(rerank_k: int) 
 
 def test_a_cascade_orders_what_it_keeps_exactly_and_the_rest_behind() -> None:
     model = tiny_model()
-    pipeline = Pipeline.of(model, tiny_processor(), RankOptions(cascade=2))
+    pipeline = Pipeline.from_model(model, tiny_processor(), RankOptions(cascade=2))
     plain = [plain_scores(model, TEXTS[0], image) for image in IMAGES]
     hits = pipeline.rerank(TEXTS[0], IMAGES)
     assert sorted(hit.index for hit in hits) == list(range(len(IMAGES)))
@@ -176,7 +176,7 @@ def test_a_cascade_orders_what_it_keeps_exactly_and_the_rest_behind() -> None:
 
 def test_towers_alone_order_by_cosine() -> None:
     model = tiny_model(cross_layers=0)
-    pipeline = Pipeline.of(model, tiny_processor())
+    pipeline = Pipeline.from_model(model, tiny_processor())
     hits = pipeline.rerank(TEXTS[0], IMAGES)
     assert hits == pipeline.search(TEXTS[0], IMAGES)
     assert [hit.score for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
@@ -186,7 +186,7 @@ def test_towers_alone_order_by_cosine() -> None:
 class Colours:
     """Two towers of another kind: the mean colour, and the length of a text."""
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         means = [load(name).resize((1, 1)).getpixel((0, 0)) for name in names]
         return self._output(torch.tensor(means, dtype=torch.get_default_dtype()))
 
@@ -206,7 +206,12 @@ class Backwards(CosineScorer):
         return True
 
     def score_pairs(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+        self,
+        images: EncodedItems,
+        texts: EncodedItems,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor | None = None,
     ) -> StageScores:
         cosine_N = super().score_pairs(images, texts, image_index_N, text_index_N, cosine_N).cosine
         return StageScores(cosine_N, None, -cosine_N)
@@ -230,7 +235,7 @@ def test_any_two_towers_and_any_ranker_can_stand_behind_it(paths: list[Path]) ->
 
 
 def test_images_that_cannot_be_read_are_named(paths: list[Path], tmp_path: Path) -> None:
-    pipeline = Pipeline.of(tiny_model(), tiny_processor())
+    pipeline = Pipeline.from_model(tiny_model(), tiny_processor())
     bad = [tmp_path / f"gone{number}.jpg" for number in range(5)]
     with pytest.raises(CcmbError, match=r"^.*gone0\.jpg: no such image$"):
         pipeline.encode_images([paths[0], bad[0]])
@@ -244,7 +249,7 @@ def test_images_that_cannot_be_read_are_named(paths: list[Path], tmp_path: Path)
 
 
 def test_what_cannot_be_used_is_refused_by_name(paths: list[Path]) -> None:
-    pipeline = Pipeline.of(tiny_model(), tiny_processor())
+    pipeline = Pipeline.from_model(tiny_model(), tiny_processor())
     for call, message in (
         (lambda: pipeline.encode_texts([]), "there are no texts to encode"),
         (lambda: pipeline.encode_images([]), "there are no images to encode"),
@@ -270,7 +275,9 @@ def test_it_opens_runs_and_model_folders_and_is_a_public_name(tmp_path: Path) ->
     saved(tmp_path / "run" / "model", match_temperature=2.0)
     pipeline = ccmb.Pipeline.from_pretrained(tmp_path / "run", device="cpu", options=RankOptions(ranking_rule="sum"))
     assert (type(pipeline), pipeline.name) == (Pipeline, str(tmp_path / "run"))
-    assert_scores(pipeline.score(PAIRS), Pipeline.of(tiny_model(match_temperature=2.0), tiny_processor()).score(PAIRS))
+    assert_scores(
+        pipeline.score(PAIRS), Pipeline.from_model(tiny_model(match_temperature=2.0), tiny_processor()).score(PAIRS)
+    )
     with pytest.raises(CcmbError, match="device=tpu: not a device"):
         Pipeline.from_pretrained(tmp_path / "run", device="tpu")
     with pytest.raises(CcmbError, match="no such model folder"):
@@ -290,6 +297,6 @@ def test_texts_are_cut_where_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_hits_are_values() -> None:
-    hit = Pipeline.of(tiny_model(), tiny_processor()).search(TEXTS[0], IMAGES[:1])[0]
+    hit = Pipeline.from_model(tiny_model(), tiny_processor()).search(TEXTS[0], IMAGES[:1])[0]
     assert hit == ImageHit(hit.cosine, hit.match_score, None, hit.score, 0, IMAGES[0])
     assert isinstance(hit.image, Image.Image)

@@ -38,7 +38,7 @@ def test_an_export_says_what_the_network_says(folder: Path, tmp_path: Path) -> N
     plain, exported = (Pipeline.from_pretrained(name) for name in (folder, tmp_path / "export"))
     for one, other in zip(plain.score(PAIRS), exported.score(PAIRS, batch_size=3), strict=True):
         assert_near(one, other)
-    hits, others = (of.rerank(TEXTS[1], IMAGES) for of in (plain, exported))
+    hits, others = (pipeline.rerank(TEXTS[1], IMAGES) for pipeline in (plain, exported))
     assert [hit.index for hit in hits] == [hit.index for hit in others]
     for one, other in zip(hits, others, strict=True):
         assert_near(one, other)

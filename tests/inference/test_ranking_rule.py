@@ -9,7 +9,7 @@ import torch
 
 from ccmb.core.choices import RankingRule
 from ccmb.data.class_names import ImageClass
-from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning.predict import Candidate, rank_candidates
 from ccmb.tasks.classification.rerank import classify
@@ -46,22 +46,22 @@ def test_an_asked_rule_is_that_of_a_model_made_for_it(own: RankingRule, asked: R
 
     minimal = [MinimalPair(0, TEXTS[0], TEXTS[1], "colour")]
     of_minimal = [
-        score_minimal_pairs(of, processor, gallery.images, minimal, rule).ranking
-        for of, rule in ((model, asked), (made_for_it, None))
+        score_minimal_pairs(network, processor, gallery.images, minimal, rule).ranking
+        for network, rule in ((model, asked), (made_for_it, None))
     ]
     assert torch.equal(of_minimal[0], of_minimal[1])  # type: ignore[arg-type]
 
     classes = [ImageClass((name,)) for name in ("猫", "小船", "雪山")]
     guesses = [
-        classify(of, processor, tiny_images(2), classes, top=2, depth=2, ranking_rule=rule)
-        for of, rule in ((model, asked), (made_for_it, None))
+        classify(network, processor, tiny_images(2), classes, top=2, depth=2, ranking_rule=rule)
+        for network, rule in ((model, asked), (made_for_it, None))
     ]
-    assert [of.classes for of in guesses[0]] == [of.classes for of in guesses[1]]
+    assert [result.classes for result in guesses[0]] == [result.classes for result in guesses[1]]
 
     written = [[Candidate("一只猫", -1.0), Candidate(TEXTS[0], -2.0)]]
     captions = [
-        rank_candidates(R2D2Captioner.from_r2d2(of, processor), processor, gallery.images, written, None, rule)
-        for of, rule in ((model, asked), (made_for_it, None))
+        rank_candidates(R2D2Captioner.from_r2d2(network, processor), processor, gallery.images, written, None, rule)
+        for network, rule in ((model, asked), (made_for_it, None))
     ]
     assert captions[0] == captions[1]
     assert model.config.ranking_rule == own
@@ -89,7 +89,7 @@ def test_a_report_is_by_the_asked_rule(tmp_path: Path) -> None:
 
 
 def test_results_name_the_rule_only_where_it_is_not_the_models_own() -> None:
-    assert EXACT.to_dict() == {"precision": "fp32", "cascade": None}
+    assert EXACT_OPTIONS.to_dict() == {"precision": "fp32", "cascade": None}
     assert RankOptions("bf16", 3).to_dict() == {"precision": "bf16", "cascade": 3}
     assert RankOptions(ranking_rule="sum").to_dict() == {"precision": "fp32", "cascade": None, "ranking_rule": "sum"}
     assert RankOptions("auto", 3, "log_odds").on(tiny_model()).ranking_rule == "log_odds"

@@ -138,6 +138,15 @@ def test_filters_come_before_the_depth_and_unknown_fields_are_bad_usage(engine):
     assert not answer.more
     with pytest.raises(UsageError, match=r"widht: .* \(did you mean 'width'\?\)"):
         engine.search(SearchQuery(TEXTS[0], where=(parse_condition("widht>1"),)))
+
+
+def test_filters_that_are_compiled_already_are_not_compiled_again(engine, monkeypatch):
+    where = (parse_condition("width>=1"), parse_condition("bytes>1"))
+    expected = engine.search(SearchQuery(TEXTS[0], k=COUNT, where=where))
+    tests = engine.compile_where(where)
+    monkeypatch.setattr("ccmb.search.engine.compile_conditions", None)
+    result = engine.search(SearchQuery(TEXTS[0], k=COUNT, where=where, tests=tests))
+    assert [hit.key for hit in result.hits] == [hit.key for hit in expected.hits] != []
     for query in (SearchQuery(TEXTS[0], k=0), SearchQuery(TEXTS[0], offset=-1), SearchQuery(TEXTS[0], budget=0.0)):
         with pytest.raises(UsageError, match="give"):
             engine.search(query)

@@ -63,24 +63,24 @@ def _flag(name: str, value: object) -> tuple[object, ...]:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    place = tmp_path_factory.mktemp("families")
-    start = save_start(place / "r2d2")
-    save_model(place / "captioner", R2D2Captioner.from_r2d2(tiny_model(), tiny_processor()), tiny_processor())
-    save_model(place / "painter", tiny_generator(), tiny_processor())
-    pairs = save_pairs(place / "data") / "pairs.jsonl"
+    folder = tmp_path_factory.mktemp("families")
+    start = save_start(folder / "r2d2")
+    save_model(folder / "captioner", R2D2Captioner.from_r2d2(tiny_model(), tiny_processor()), tiny_processor())
+    save_model(folder / "painter", tiny_generator(), tiny_processor())
+    pairs = save_pairs(folder / "data") / "pairs.jsonl"
     labelled = pairs.with_name("labelled.jsonl")
     lines = [{"image": f"test-{n}.png", "split": "test", "text": "一只红色的小船", "label": n % 2} for n in range(8)]
     labelled.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for number, image in enumerate(tiny_images(4)):
-        folder = place / "classes" / ("猫", "狗")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{number}.png")
+        class_folder = folder / "classes" / ("猫", "狗")[number % 2]
+        class_folder.mkdir(parents=True, exist_ok=True)
+        image.save(class_folder / f"{number}.png")
     return {
         "retrieval": Case(start, pairs, {}),
         "matching": Case(start, labelled, {}),
-        "classification": Case(start, place / "classes", {"classes": "猫,狗"}),
-        "captioning": Case(place / "captioner", pairs, {"captions": True}),
-        "generation": Case(place / "painter", pairs, {"generate": True, "steps": 2}),
+        "classification": Case(start, folder / "classes", {"classes": "猫,狗"}),
+        "captioning": Case(folder / "captioner", pairs, {"captions": True}),
+        "generation": Case(folder / "painter", pairs, {"generate": True, "steps": 2}),
     }
 
 
@@ -110,7 +110,7 @@ def test_all_tables_have_the_same_families() -> None:
     assert list(BENCHMARKS) == list(VIEWS) == NAMES
     assert {name for name in Result.model_fields if name in FAMILIES} == {*NAMES}
     for name in NAMES:
-        section = next(of for of in get_args(Result.model_fields[name].annotation) if of is not type(None))
+        section = next(kind for kind in get_args(Result.model_fields[name].annotation) if kind is not type(None))
         assert issubclass(section, Section)
     assert {name for name in NAMES if FAMILIES[name].finetuner()} == {*get_args(TaskName)}
     with pytest.raises(UsageError, match="task=classification: cannot be fine-tuned; there is: retrieval, matching"):
@@ -156,17 +156,18 @@ def test_flags_are_the_options_of_the_families(verb: Callable[..., None], famili
 
 def test_families_that_share_an_option_say_the_same_of_it() -> None:
     for families in (FAMILIES, BENCHMARKS):
-        said: dict[str, Any] = {}
+        flags: dict[str, Any] = {}
         for family in families.values():
             for name, option in family.options.table().items():
-                assert said.setdefault(name, option.flag) == option.flag, name
+                assert flags.setdefault(name, option.flag) == option.flag, name
 
 
 ASKS = [family.asked_by for family in FAMILIES.values() if family.asked_by]
+FLAGS = {option: shown.flag for family in FAMILIES.values() for option, shown in family.options.table().items()}
 UNREAD = [
     (name, option)
     for name, family in FAMILIES.items()
-    for option in dict.fromkeys(option for other in FAMILIES.values() for option in other.options.table())
+    for option in FLAGS
     if option not in family.options.table() and option not in ASKS
 ]
 
@@ -175,7 +176,7 @@ UNREAD = [
 def test_an_option_that_a_family_does_not_read_is_refused_by_name(
     name: str, option: str, command: Command, cases: dict[str, Case]
 ) -> None:
-    case, flag = cases[name], f"--{option.replace('_', '-')}"
+    case, flag = cases[name], FLAGS[option].written(option, value=True)
     values = [str(value).replace("{}", str(case.data.parent)) for value in VALUES.get(option, (2,))]
     outcome = command("evaluate", *case.arguments(), flag, *values)
     assert outcome.code == 2

@@ -18,7 +18,7 @@ from ccmb.tasks.captioning.family import DecodingOptions
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions(DecodingOptions):
-    """How captions are found and chosen."""
+    """Options of decoding and of choosing captions."""
 
     match_weight: Annotated[
         float | None,
@@ -53,12 +53,16 @@ def caption(
         options.refuse("of re-ranking, which --no-rerank leaves out", "match_weight")
     network, processor = load_captioner(model)
     decoding = options.decoding(network, temperature=options.temperature, top_p=options.top_p, seed=options.seed)
-    found = caption_images(network, processor, images, decoding, options.rerank, match_weight=options.match_weight)
-    say_unreadable([of.error for of in found if of.error])
+    results = caption_images(network, processor, images, decoding, options.rerank, match_weight=options.match_weight)
+    say_unreadable([result.error for result in results if result.error])
     lines = [
-        f"{visible_line(of.image)}  {of.text}{_judged(of.candidates[0].match_score)}" for of in found if not of.error
+        f"{visible_line(result.image)}  {result.text}{_judged(result.candidates[0].match_score)}"
+        for result in results
+        if not result.error
     ]
-    values: list[dict[str, Any]] = [json_values(of, image="picture") | {"picture": str(of.image)} for of in found]
+    values: list[dict[str, Any]] = [
+        json_values(result, image="picture") | {"picture": str(result.image)} for result in results
+    ]
     print_result(values, as_json, "\n".join(lines))
 
 

@@ -54,14 +54,16 @@ def convert(
     from ccmb.r2d2.official import TOKENIZER, convert_from_official, convert_to_official
 
     if Path(source).is_file():
-        model, found = convert_from_official(source, out, tokenizer or TOKENIZER, key)
+        model, origin = convert_from_official(source, out, tokenizer or TOKENIZER, key)
         unused = sorted(model.official_unused)  # type: ignore[arg-type]
-        if found.where:
-            typer.echo(f"{source}: the weights at {found.where}", err=True)
-        if found.others:
-            typer.echo(f"{source}: others at {', '.join(found.others)}; --key takes one of them", err=True)
-        if found.left_out:
-            typer.echo(f"{source}: {found.left_out} tensors that are no weights of the network were left out", err=True)
+        if origin.where:
+            typer.echo(f"{source}: the weights at {origin.where}", err=True)
+        if origin.others:
+            typer.echo(f"{source}: others at {', '.join(origin.others)}; --key takes one of them", err=True)
+        if origin.left_out:
+            typer.echo(
+                f"{source}: {origin.left_out} tensors that are no weights of the network were left out", err=True
+            )
         typer.echo(f"{out}: {len(model.state_dict())} tensors; {len(unused)} more that the network never reads:")
         typer.echo("\n".join(f"  {name}" for name in unused))
     elif out.suffix == ".safetensors":
@@ -110,9 +112,9 @@ def calibrate(
     from ccmb.r2d2.loading import model_folder
     from ccmb.tasks.matching.calibrate import calibrate as run_calibration
 
-    image_source, folder = images or folder_for_pairs(data), model_folder(model)
+    image_path, folder = images or folder_for_pairs(data), model_folder(model)
     network, processor = load_network(folder)
-    report = run_calibration(network, processor, data, image_source, split, text_field or ["texts"], depth)
+    report = run_calibration(network, processor, data, image_path, split, text_field or ["texts"], depth)
     store_match_temperature(folder, report["match_temperature"])
     if json_file:
         write_json(json_file, report)

@@ -48,16 +48,16 @@ def export(
 
     if data is None:
         refuse_given(context, "of --data", *OF_DATA, instead="give that, or leave {} out")
-    image_source = None if data is None else images or folder_for_pairs(data)
+    image_path = None if data is None else images or folder_for_pairs(data)
     if given(context, "depth"):
         need_second_stage(context, may_rank(model), model, "depth")
     record = export_model(model, out, precision)
     (network, processor), (exported, _) = load_model(model), load_exported(out)
     report: dict[str, Any] = {"speed": compare_speed(network, exported)}
-    if data is not None and image_source is not None:
+    if data is not None and image_path is not None:
         how: dict[str, Any] = {"split": split, "fields": text_field or ["texts"], "depth": depth}
         how["texts_per_image"] = limit_texts
-        report["recall"] = compare_recall(network, exported, processor, data, image_source, **how)
+        report["recall"] = compare_recall(network, exported, processor, data, image_path, **how)
         say_unreadable(report["recall"].pop("unreadable"))
     record.measured = report
     record.write(out)

@@ -18,7 +18,7 @@ from ccmb.tasks.options import NoiseSeedOption
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(PaintingOptions):
-    """How images are painted and chosen."""
+    """Options of sampling and of choosing images."""
 
     seed: NoiseSeedOption = 0
     solver: Annotated[Solver, Flag("How a flow is followed; heun takes twice as long a step.")] = "euler"
@@ -52,25 +52,25 @@ def generate(
     check_texts(processor, texts)
     if isinstance(network.process, Diffusion):
         options.refuse("of flow matching, and this model's pipeline is sampled by DDIM", "solver")
-    painting = options.painting(options.seed, solver=options.solver)
-    found = paint_texts(network, processor, texts, painting, open_judge(options.judge, model, network, processor))
-    save_grid(found, out)
+    sampling = options.sampling(options.seed, solver=options.solver)
+    results = paint_texts(network, processor, texts, sampling, open_judge(options.judge, model, network, processor))
+    save_grid(results, out)
     if images is not None:
-        save_images(found, images)
+        save_images(results, images)
     values: dict[str, Any] = {
         "grid": str(out),
-        "painting": asdict(painting),
+        "painting": asdict(sampling),
         "judge": options.judge or model,
         "texts": [
             {
-                "text": of.text,
+                "text": result.text,
                 "candidates": [
                     {"number": one.number, "cosine": one.cosine, "match_score": one.match_score}
-                    for one in of.candidates
+                    for one in result.candidates
                 ],
             }
-            for of in found
+            for result in results
         ],
     }
-    lines = [f"{of.text}  {of.candidates[0].words}" for of in found]
+    lines = [f"{result.text}  {result.candidates[0].words}" for result in results]
     print_result(values, as_json, "\n".join([*lines, f"grid: {out}"]))

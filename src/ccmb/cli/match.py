@@ -35,22 +35,24 @@ def match(
     check_min_probability(min_probability)
     network, processor = load_network(model)
     say_unknown(processor, [text])
-    found = match_images(network, processor, text, images, min_probability)
-    say_unreadable([of.error for of in found if of.error])
+    results = match_images(network, processor, text, images, min_probability)
+    say_unreadable([result.error for result in results if result.error])
     if not network.can_rank:
         typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
     elif not (network.config.is_calibrated or as_json):
         typer.echo(f"{model}: not calibrated, so the match score is no probability: run ccmb calibrate", err=True)
     lines = [
-        f"{visible_line(of.image)}  cosine {of.cosine:.3f}"
-        + ("" if of.score is None else f"  match score {of.score:.3f}")
-        + ("" if of.probability is None else f"  probability {of.probability:.3f}")
-        + ("" if of.match is None else "  match" if of.match else "  no match")
-        for of in found
-        if not of.error
+        f"{visible_line(result.image)}  cosine {result.cosine:.3f}"
+        + ("" if result.score is None else f"  match score {result.score:.3f}")
+        + ("" if result.probability is None else f"  probability {result.probability:.3f}")
+        + ("" if result.match is None else "  match" if result.match else "  no match")
+        for result in results
+        if not result.error
     ]
     print_result(
-        [json_values(of, image="picture") | {"picture": str(of.image)} for of in found], as_json, "\n".join(lines)
+        [json_values(result, image="picture") | {"picture": str(result.image)} for result in results],
+        as_json,
+        "\n".join(lines),
     )
 
 
@@ -78,18 +80,23 @@ def classify(
     known, prompts = read_classes(classes), read_templates(templates)  # before the model is loaded in vain
     network, processor = load_network(model)
     if classes not in SHIPPED:
-        say_unknown(processor, [of.name for of in known])
-    found = run_classify(network, processor, images, known, prompts, top, depth)
-    say_unreadable([of.error for of in found if of.error])
+        say_unknown(processor, [label.name for label in known])
+    results = run_classify(network, processor, images, known, prompts, top, depth)
+    say_unreadable([result.error for result in results if result.error])
     lines = [
         "  ".join(
-            [visible_line(of.image), *(f"{guess.name} {_metric(guess.score, guess.cosine)}" for guess in of.classes)]
+            [
+                visible_line(result.image),
+                *(f"{guess.name} {_metric(guess.score, guess.cosine)}" for guess in result.classes),
+            ]
         )
-        for of in found
-        if not of.error
+        for result in results
+        if not result.error
     ]
     print_result(
-        [json_values(of, image="picture") | {"picture": str(of.image)} for of in found], as_json, "\n".join(lines)
+        [json_values(result, image="picture") | {"picture": str(result.image)} for result in results],
+        as_json,
+        "\n".join(lines),
     )
 
 

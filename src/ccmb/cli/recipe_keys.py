@@ -80,7 +80,7 @@ def keys_of(kind: type[BaseModel], prefix: str = "", defaults: BaseModel | None 
 
 
 def _earlier_names(kind: type[BaseModel]) -> dict[str, list[str]]:
-    """By the name of a field, those that the part's table of retired keys lists for it."""
+    """Retired names of each field, from the part's table of retired keys."""
     names: dict[str, list[str]] = {}
     for base in kind.__mro__:
         for old, new in vars(base).get("RETIRED", {}).items():
@@ -101,7 +101,7 @@ def default_of(field: FieldInfo) -> Any:
 
 
 def kind_of(field: FieldInfo) -> str:
-    """What a field takes, in words."""
+    """The values that a field takes, in words."""
     return _kind(field.annotation)
 
 
@@ -146,14 +146,14 @@ def written(default: Any) -> str | None:
 
 
 def bounds_of(field: FieldInfo) -> str:
-    """Least and greatest values of a field, or an empty string."""
-    found = [
+    """Smallest and largest values of a field, or an empty string."""
+    bounds = [
         f"{sign} {getattr(part, name)}"
         for part in field.metadata
         for name, sign in BOUNDS.items()
         if getattr(part, name, None) is not None
     ]
-    return ", ".join(found)
+    return ", ".join(bounds)
 
 
 def fine_tuning_keys() -> list[Key]:
@@ -228,11 +228,11 @@ def _table(keys: Iterable[Key], language: Language) -> str:
 
 
 def _in_chinese(cell: str) -> str:
-    """What a cell says in Chinese; what stands between backticks stays."""
+    """A cell in Chinese; text between backticks stays."""
     parts = cell.split("`")
-    for place in range(0, len(parts), 2):
+    for index in range(0, len(parts), 2):
         for english, chinese in CHINESE:
-            parts[place] = parts[place].replace(english, chinese if parts[place] != ", " else "、")
+            parts[index] = parts[index].replace(english, chinese if parts[index] != ", " else "、")
     return "`".join(parts)
 
 

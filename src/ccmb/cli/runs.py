@@ -23,12 +23,12 @@ def runs(
     from ccmb.training.runs.run_folder import read_run
     from ccmb.training.runs.table import runs_table, summary
 
-    found = [read_run(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     if out:
         from ccmb.training.runs.page import draw_curves
 
-        draw_curves(found, out)
-    print_result([summary(run) for run in found], as_json, runs_table(found))
+        draw_curves(runs, out)
+    print_result([summary(run) for run in runs], as_json, runs_table(runs))
 
 
 def doctor(
@@ -64,8 +64,8 @@ def doctor(
     typed = load_recipe(FinetuneRecipe if tunes else PretrainRecipe, path, changes)
     usual = Path("runs") / (f"{path.stem}-finetuned" if tunes else path.stem)
     findings = examine(typed, run or (usual if (usual / "metrics.jsonl").is_file() else None))
-    print_result([json_values(found, fix="mend") for found in findings], as_json, results_table(findings))
-    if any(found.level == "problem" for found in findings):
+    print_result([json_values(finding, fix="mend") for finding in findings], as_json, results_table(findings))
+    if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)
 
 

@@ -118,7 +118,7 @@ def index(
 
 
 def _say_left_out(report: IndexReport, fields: Path | None) -> None:
-    """On stderr, what was not indexed and what stays, and what changes that."""
+    """Report on stderr what was not indexed, what stays in the index, and how to change that."""
     lines = list(report.away)
     if report.away:
         lines.append("--gone remove takes out what is gone")
@@ -205,14 +205,14 @@ def search(
         typer.echo(
             f"the budget was up after {answer.ranked} candidates; those after them are in order of cosine", err=True
         )
-    lines = [_line(place, hit) for place, hit in enumerate(answer.hits, start=offset + 1)]
+    lines = [_line(position, hit) for position, hit in enumerate(answer.hits, start=offset + 1)]
     values = [{**json_values(hit, first_stage_rank="place"), "source": str(hit.source)} for hit in answer.hits]
     print_result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 
-def _line(place: int, hit: Hit) -> str:
+def _line(rank: int, hit: Hit) -> str:
     return (
-        f"{place:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
+        f"{rank:3d}  {hit.score:.3f}  cosine {hit.cosine:.3f}"
         + ("" if hit.match is None else f"  match {hit.match:.3f}")
         + ("" if hit.probability is None else f"  probability {hit.probability:.3f}")
         + f"  {visible_line(hit.name)}"

@@ -45,7 +45,7 @@ def describe_images(run: Path, corpus: Path, out: Path, size: Generative, path: 
         corpus: drawn scenes.
     """
     from ccmb.r2d2.generative.captioner import load_captioner
-    from ccmb.tasks.captioning.evaluate import captioning_report, write_about
+    from ccmb.tasks.captioning.evaluate import caption_dataset, captioning_report
     from ccmb.tasks.captioning.predict import decoding_for
     from ccmb.tasks.common.datasets import first_images, open_set
     from ccmb.tasks.finetuning.run import finetune
@@ -54,7 +54,7 @@ def describe_images(run: Path, corpus: Path, out: Path, size: Generative, path: 
     model, processor = load_captioner(out)
     held_out = first_images(open_set(str(corpus / "pairs.jsonl"), "test", ["captions"]), size.images)
     options = decoding_for(model)
-    written = write_about(model, processor, held_out, options, rerank=True)
+    written = caption_dataset(model, processor, held_out, options, rerank=True)
     shown = [
         {"picture": sample.image, "text": text, "truth": references[0]}
         for sample, text, references in zip(held_out.samples, written.chosen, written.references, strict=True)
@@ -77,7 +77,7 @@ def paint_images(run: Path, close_ups: Path, out: Path, size: Generative, path: 
     from ccmb.tasks.generation.features import r2d2_extractor
     from ccmb.tasks.generation.finetune import image_side
     from ccmb.tasks.generation.grid import save_images
-    from ccmb.tasks.generation.predict import Painting, paint_texts
+    from ccmb.tasks.generation.predict import SamplingOptions, paint_texts
 
     recipe = _recipe("drawn-generation", run, close_ups, size.paint_changes)
     counts: dict[Split, int] = {"train": size.close_ups, "val": size.images, "test": size.images}
@@ -85,8 +85,8 @@ def paint_images(run: Path, close_ups: Path, out: Path, size: Generative, path: 
     finetune(recipe, out)
     model, processor = load_generator(out)
     held_out = open_set(str(close_ups / "pairs.jsonl"), "test", ["details"])
-    painting = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale, size.best_of, seed)
-    judge = Pipeline.of(model, processor, name=out.name)
+    painting = SamplingOptions(recipe.generation.sampling_steps, recipe.generation.guidance_scale, size.best_of, seed)
+    judge = Pipeline.from_model(model, processor, name=out.name)
     painted = paint_texts(model, processor, prompts_of(held_out), painting, judge)
     metrics = generation_report(painted, held_out, painting, judge, r2d2_extractor(out.name, model, processor))
     save_images(painted[:SHOWN], out / "painted")

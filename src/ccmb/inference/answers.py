@@ -1,4 +1,4 @@
-"""Which answers of retrieval are right where several images have the same text, and how ties count.
+"""Right answers of retrieval where several images have the same text, and ranks where scores tie.
 
 Two conventions, by which reports, results and tables say they were made:
 
@@ -25,14 +25,14 @@ from ccmb.data.equal_texts import text_key
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Numbers by the group that they belong to: group g has `members[starts[g] : starts[g + 1]]`."""
+    """Members by the group that they belong to: group g has `members[starts[g] : starts[g + 1]]`."""
 
     members: Tensor
     starts: Tensor
 
     @staticmethod
-    def of(group_N: Tensor, member_N: Tensor, count: int) -> Groups:
-        """Those of N numbers, in so many groups."""
+    def from_members(group_N: Tensor, member_N: Tensor, count: int) -> Groups:
+        """Sort N members into `count` groups."""
         sizes = torch.bincount(group_N, minlength=count)
         return Groups(member_N[group_N.argsort(stable=True)], torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
 
@@ -93,13 +93,15 @@ def equal_texts(texts: Sequence[str], image_of_text: Tensor, pairs: Tensor | Non
         pairs = torch.stack([every_T, image_of_text], dim=1)
     string_P, image_P = torch.stack([string_of_text[pairs[:, 0]], pairs[:, 1]], dim=1).unique(dim=0).T
     count = len(number_of)
-    images = Groups.of(string_P, image_P, count)
+    images = Groups.from_members(string_P, image_P, count)
     fit_T = torch.bincount(pairs[:, 0], minlength=len(texts))
     shared_T = (images.starts[1:] - images.starts[:-1])[string_of_text] > fit_T
     if not shared_T.any():
         return None
-    strings = Groups.of(image_P, string_P, int(pairs[:, 1].max()) + 1)
-    return EqualTexts(string_of_text, Groups.of(string_of_text, every_T, count), images, strings, int(shared_T.sum()))
+    strings = Groups.from_members(image_P, string_P, int(pairs[:, 1].max()) + 1)
+    return EqualTexts(
+        string_of_text, Groups.from_members(string_of_text, every_T, count), images, strings, int(shared_T.sum())
+    )
 
 
 def pessimistic_ranks(scores_QG: Tensor, relevant_QG: Tensor) -> Tensor:

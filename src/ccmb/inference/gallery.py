@@ -12,9 +12,9 @@ from torch import Tensor
 from ccmb.core.choices import Convention
 from ccmb.core.progress import Advance, progress
 from ccmb.inference.answers import EqualTexts, equal_texts, pessimistic_ranks, ranks_by_order
-from ccmb.inference.interface import Network
-from ccmb.inference.items import Items
-from ccmb.inference.stages import Encoder, Load, R2D2Encoder
+from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.items import EncodedItems
+from ccmb.inference.stages import Encoder, ImageLoader, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
@@ -33,15 +33,15 @@ class Gallery:
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
     """
 
-    images: Items
-    texts: Items
+    images: EncodedItems
+    texts: EncodedItems
     image_of_text: Tensor
     pairs: Tensor | None = None
     equal: EqualTexts | None = None
     convention: Convention = "equal_texts"
 
-    def judged(self, texts: Sequence[str], convention: Convention = "equal_texts") -> Gallery:
-        """The gallery with its answers judged by a convention; `texts` are all of its texts in order."""
+    def with_convention(self, texts: Sequence[str], convention: Convention = "equal_texts") -> Gallery:
+        """The gallery with another convention of right answers; `texts` are all of its texts in order."""
         equal = equal_texts(texts, self.image_of_text, self.pairs) if convention == "equal_texts" else None
         return replace(self, equal=equal, convention=convention)
 
@@ -60,31 +60,31 @@ class Gallery:
                 return self.image_of_text[index_Q, None] == torch.arange(len(self.images))
             return self.image_of_text[None, :] == index_Q[:, None]
         queries, items = self.pairs.T if by_text else self.pairs.flip(1).T
-        here = (queries >= index_Q[0]) & (queries <= index_Q[-1])
+        in_run_P = (queries >= index_Q[0]) & (queries <= index_Q[-1])
         relevant_QG = torch.zeros(len(index_Q), len(self.images if by_text else self.texts), dtype=torch.bool)
-        relevant_QG[queries[here] - index_Q[0], items[here]] = True
+        relevant_QG[queries[in_run_P] - index_Q[0], items[in_run_P]] = True
         return relevant_QG
 
 
 def encode_gallery(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     images: Sequence[Any],
     texts: Sequence[Sequence[str]],
-    load: Load,
+    load: ImageLoader,
     batch: int = 128,
     convention: Convention = "equal_texts",
 ) -> Gallery:
     """Encode G images (opened by `load`) and their texts, one or several an image."""
-    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch).judged(
+    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch).with_convention(
         [text for of_image in texts for text in of_image], convention
     )
 
 
 def encode_gallery_with(
-    encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: Load, batch: int = 128
+    encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: ImageLoader, batch: int = 128
 ) -> Gallery:
-    """The same with any encoder; whose answers are right is yet to be judged, see `Gallery.judged`."""
+    """Encode a gallery with any encoder; its answers get their convention from `Gallery.with_convention`."""
     flat = [text for of_image in texts for text in of_image]
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
     with progress("encode", len(images) + len(flat), "items") as advance:
@@ -95,7 +95,7 @@ def encode_gallery_with(
 
 
 def image_batches(
-    encoder: Encoder, images: Sequence[Any], load: Load, batch: int, advance: Advance
+    encoder: Encoder, images: Sequence[Any], load: ImageLoader, batch: int, advance: Advance
 ) -> Iterator[TowerOutput]:
     """Images encoded in their order."""
     for start in range(0, len(images), batch):
@@ -110,5 +110,5 @@ def text_batches(
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
-        yield torch.tensor(places), encoder.encode_texts([texts[place] for place in places])
+        yield torch.tensor(places), encoder.encode_texts([texts[index] for index in places])
         advance(len(places), "")

@@ -1,4 +1,4 @@
-"""What search and evaluation ask of a network, be it an R2D2Model or an export of one (`ccmb.r2d2.onnx.runtime`)."""
+"""The interface of a two-stage model: an R2D2Model, or an export of one (`ccmb.r2d2.onnx.runtime`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ccmb.r2d2.onnx.runtime import load_exported
 from ccmb.r2d2.processing import R2D2Processor
 
 
-class Network(Protocol):
+class TwoStageModel(Protocol):
     """Two towers and, where it can rank, two cross encoders."""
 
     config: R2D2Config
@@ -37,7 +37,7 @@ class Network(Protocol):
 
     @property
     def cross_dtype(self) -> torch.dtype:
-        """In which the cross encoders take token states."""
+        """The dtype in which the cross encoders take token states."""
 
     def check_can_rank(self) -> None:
         """Raise a ValueError if there are no cross encoders."""
@@ -65,7 +65,7 @@ class Network(Protocol):
 
 def load_network(
     name: str | Path, fast: bool = False, max_text_tokens: int | None = None
-) -> tuple[Network, R2D2Processor]:
+) -> tuple[TwoStageModel, R2D2Processor]:
     """The network (in evaluation mode) and processor of a run folder, model folder, hub id or export folder.
 
     Args:
@@ -85,7 +85,7 @@ def load_network(
     return model, processor.resized(max_text_tokens=max_text_tokens)
 
 
-def _opened(name: str | Path, fast: bool) -> tuple[Network, R2D2Processor]:
+def _opened(name: str | Path, fast: bool) -> tuple[TwoStageModel, R2D2Processor]:
     folder = fast_export(name) if fast else model_folder(name)
     if not is_export(folder):
         return load_model(folder)

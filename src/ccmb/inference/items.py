@@ -9,8 +9,8 @@ from torch import Tensor
 from ccmb.r2d2.modeling import TowerOutput
 
 
-class Items(Protocol):
-    """What a `TowerOutput` offers and a file of features can offer too (`ccmb.benchmark.evaluation.feature_cache`)."""
+class EncodedItems(Protocol):
+    """The common interface of a `TowerOutput` and of a file of features (`ccmb.benchmark.evaluation.feature_cache`)."""
 
     @property
     def embed(self) -> Tensor:

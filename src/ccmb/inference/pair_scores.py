@@ -1,4 +1,4 @@
-"""What a model says of labelled pairs: the cosine of each and, where it can rank, what its match heads say.
+"""Scores of labelled pairs: the cosine of each and, if the model can rank, the outputs of its match heads.
 
 Shapes: N pairs.
 """
@@ -15,7 +15,7 @@ from ccmb.core.progress import progress
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
 from ccmb.inference.scoring import match_probability
-from ccmb.inference.stages import Encoder, Load, PairScorer
+from ccmb.inference.stages import Encoder, ImageLoader, PairScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PairScores:
 
 
 def score_labelled(
-    encoder: Encoder, scorer: PairScorer, samples: Sequence[Sample], load: Load, batch: int = 128
+    encoder: Encoder, scorer: PairScorer, samples: Sequence[Sample], load: ImageLoader, batch: int = 128
 ) -> PairScores:
     """Score labelled pairs, in their order, so many images at a time: memory does not grow with the pairs.
 
@@ -71,7 +71,7 @@ def score_labelled(
             images = encoder.encode_images(names[start : start + batch], load)
             of_chunk = order_N[(image_N[order_N] >= start) & (image_N[order_N] < start + batch)]
             for part in of_chunk.split(4 * batch):
-                texts = encoder.encode_texts([samples[place].texts[0] for place in part.tolist()])
+                texts = encoder.encode_texts([samples[index].texts[0] for index in part.tolist()])
                 image_index, text_index = image_N[part] - start, torch.arange(len(part))
                 scores = scorer.score_pairs(images, texts, image_index, text_index)
                 cosine_N[part] = scores.cosine

@@ -22,10 +22,10 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.core.validation import check_at_least_1, check_text
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.interface import Network, load_network
-from ccmb.inference.items import Items
+from ccmb.inference.interface import TwoStageModel, load_network
+from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import PairScore, pair_cosines
-from ccmb.inference.stages import EXACT, Encoder, PairScorer, R2D2Encoder, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, Encoder, PairScorer, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.inference.user_images import encode_readable, unreadable_images
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
@@ -74,7 +74,7 @@ class Pipeline:
         *,
         device: str | None = None,
         fast: bool = False,
-        options: RankOptions = EXACT,
+        options: RankOptions = EXACT_OPTIONS,
         max_text_tokens: int | None = None,
     ) -> Pipeline:
         """Open a run folder, model folder, hub id or export folder.
@@ -93,15 +93,15 @@ class Pipeline:
         if device is not None and (where := choose_device(device, "device")) != model.device:
             if not isinstance(model, R2D2Model):
                 raise UsageError(f"device={device} is of networks in torch; an export computes on the CPU")
-            model = cast(Network, cast(nn.Module, model).to(where))
-        return cls.of(model, processor, options, name=str(name), source=name)
+            model = cast(TwoStageModel, cast(nn.Module, model).to(where))
+        return cls.from_model(model, processor, options, name=str(name), source=name)
 
     @classmethod
-    def of(
+    def from_model(
         cls,
-        model: Network,
+        model: TwoStageModel,
         processor: R2D2Processor,
-        options: RankOptions = EXACT,
+        options: RankOptions = EXACT_OPTIONS,
         *,
         name: str = "",
         source: str | Path | None = None,
@@ -117,7 +117,7 @@ class Pipeline:
         return cls(R2D2Encoder(model, processor), R2D2Ranker(model, options, source=source), name)
 
     @property
-    def model(self) -> Network:
+    def model(self) -> TwoStageModel:
         """The R2D2 behind it.
 
         Raises:
@@ -208,7 +208,7 @@ class Pipeline:
     def search(
         self,
         text: str,
-        images: Sequence[ImageInput] | Items | Gallery,
+        images: Sequence[ImageInput] | EncodedItems | Gallery,
         top_k: int = 10,
         rerank_k: int = 64,
         batch_size: int = BATCH,
@@ -231,7 +231,7 @@ class Pipeline:
     def _hits(
         self,
         text: str,
-        images: Sequence[ImageInput] | Items | Gallery,
+        images: Sequence[ImageInput] | EncodedItems | Gallery,
         top_k: int | None,
         rerank_k: int | None,
         batch_size: int,
@@ -242,7 +242,7 @@ class Pipeline:
             images = images.images
         given: Sequence[ImageInput | None] = [None] * len(images)
         if hasattr(images, "embeds"):
-            items = cast(Items, images)
+            items = cast(EncodedItems, images)
         else:
             given = images
             items = self.encode_images(images, batch_size)
@@ -255,12 +255,19 @@ class Pipeline:
         others = [index for index in order_G.tolist() if index not in done]
         ordered = ranked + [(index, _first_stage(float(cosine_G[index]))) for index in others]
         return [
-            ImageHit(pair.cosine, pair.match_score, pair.probability, pair.score, index, given[index])
+            ImageHit(
+                cosine=pair.cosine,
+                match_score=pair.match_score,
+                probability=pair.probability,
+                score=pair.score,
+                index=index,
+                image=given[index],
+            )
             for index, pair in ordered[:top_k]
         ]
 
     def _second_stage(
-        self, images: Items, texts: TowerOutput, image_K: Tensor, cosine_G: Tensor
+        self, images: EncodedItems, texts: TowerOutput, image_K: Tensor, cosine_G: Tensor
     ) -> list[tuple[int, PairScore]]:
         """Candidates of one text in the order of the second stage; behind them those that a cascade did not keep."""
         text_K, behind_K, cascade = torch.zeros_like(image_K), image_K[:0], self.scorer.cascade
@@ -272,7 +279,7 @@ class Pipeline:
         rows = list(zip(image_K.tolist(), scores.rows(), strict=True))
         order_K = scores.ranking.argsort(descending=True, stable=True)
         behind = [(index, _first_stage(float(cosine_G[index]))) for index in behind_K.tolist()]
-        return [rows[place] for place in order_K.tolist()] + behind
+        return [rows[index] for index in order_K.tolist()] + behind
 
 
 def _first_stage(cosine: float) -> PairScore:
@@ -280,12 +287,12 @@ def _first_stage(cosine: float) -> PairScore:
 
 
 def _key(image: ImageInput) -> Hashable:
-    """By which an image that several pairs have is known as one."""
+    """The key of an image, so that one that several pairs share is encoded once."""
     return str(image) if isinstance(image, str | Path) else image if isinstance(image, bytes) else id(image)
 
 
 def _starts(items: Sequence[object], batch_size: int, what: str) -> range:
-    """Where the batches of some items start.
+    """Starts of the batches of some items.
 
     Raises:
         CcmbError: there are no items.

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ccmb.core.choices import RankingRule
 from ccmb.core.errors import UsageError
-from ccmb.inference.interface import Network
-from ccmb.inference.items import Items
+from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.items import EncodedItems
 from ccmb.r2d2.cross_encoder import RankOutput
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 
@@ -31,7 +31,7 @@ CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What the match heads say of N pairs.
+    """Outputs of the match heads for N pairs.
 
     Attributes:
         score: (N,) match score in [0, 1].
@@ -55,7 +55,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """What a model says of a text and an image.
+    """The scores of a text and an image.
 
     Attributes:
         cosine: of the two embeddings, in [-1, 1].
@@ -91,7 +91,7 @@ class StageScores:
         return self.match.probability if self.match is not None and self.match.is_calibrated else None
 
     def rows(self) -> list[PairScore]:
-        """One value a pair."""
+        """The scores of each pair."""
         none = [None] * len(self.cosine)
         match = none if self.match is None else self.match.score.tolist()
         probability = none if self.probability is None else self.probability.tolist()
@@ -99,7 +99,7 @@ class StageScores:
         return [PairScore(*row) for row in zip(*columns, strict=True)]
 
 
-def check_gives_probability(model: Network) -> None:
+def check_gives_probability(model: TwoStageModel) -> None:
     """Refuse a least probability of a match where the model gives none.
 
     Raises:
@@ -112,7 +112,7 @@ def check_gives_probability(model: Network) -> None:
         raise UsageError(f"{needs} a calibrated model: run ccmb calibrate on this one first, or leave it out")
 
 
-def pair_cosines(images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor) -> Tensor:
+def pair_cosines(images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor) -> Tensor:
     """(N,) cosines of pairs picked by index."""
     return (images.embed[image_index_N] * texts.embed[text_index_N]).sum(1)
 
@@ -122,7 +122,7 @@ def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
     return (head_log_odds_N2 / temperature).sigmoid().mean(1)
 
 
-def ranking_scores(model: Network, cosine_N: Tensor, match: Match, rule: RankingRule | None = None) -> Tensor:
+def ranking_scores(model: TwoStageModel, cosine_N: Tensor, match: Match, rule: RankingRule | None = None) -> Tensor:
     """(N,) what the second stage orders by, after a rule; None is the model's own `ranking_rule`."""
     if (rule or model.config.ranking_rule) == "log_odds":
         return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
@@ -130,21 +130,21 @@ def ranking_scores(model: Network, cosine_N: Tensor, match: Match, rule: Ranking
 
 
 def rank_pairs(
-    model: Network,
-    images: Items,
-    texts: Items,
+    model: TwoStageModel,
+    images: EncodedItems,
+    texts: EncodedItems,
     image_index_N: Tensor,
     text_index_N: Tensor,
     batch: int | None = None,
-    preview: bool = False,
+    text_image_only: bool = False,
 ) -> Match:
     """Match N pairs picked by index; each cross encoder goes through them in chunks that read only what they need.
 
     Args:
         batch: most pairs of the image-text encoder at a time, and sixteen times as many of the text-image encoder,
             whose pairs have fewer tokens; by default what suits the device.
-        preview: ask the text-image encoder alone, and take the image-text encoder to say the same. It reads the few
-            tokens of a text where the other reads the many of an image, and so costs a tenth of both.
+        text_image_only: ask the text-image encoder alone, and take the image-text encoder to give the same logits. It
+            reads the few tokens of a text where the other reads the many of an image, and so costs a tenth of both.
 
     Raises:
         ValueError: the network has no cross encoders.
@@ -155,33 +155,39 @@ def rank_pairs(
     # Pairs of an image stand together, so that its keys and values serve them all; its texts by length.
     length_N = texts.lengths(text_index_N).cpu()
     order_N = (image_index_N * (1 + int(length_N.max())) + length_N).argsort(stable=True)
-    pairs = image_index_N[order_N], text_index_N[order_N]
+    image_N, text_N = image_index_N[order_N], text_index_N[order_N]
     if batch is None:
         batch = max(1, CHUNK[model.device.type] // (model.config.cross_ffn * int(images.lengths(image_index_N[:1]))))
-    text_image = _in_chunks(model.match_text_image, model, images, texts, *pairs, 16 * batch)
-    image_text = text_image if preview else _in_chunks(model.match_image_text, model, images, texts, *pairs, batch)
+    text_image = _in_chunks(
+        model.match_text_image, model, images, texts, image_N=image_N, text_N=text_N, max_pairs=16 * batch
+    )
+    image_text = text_image
+    if not text_image_only:
+        image_text = _in_chunks(
+            model.match_image_text, model, images, texts, image_N=image_N, text_N=text_N, max_pairs=batch
+        )
     back_N = order_N.argsort()
     output = RankOutput(text_image[back_N], image_text[back_N], states=torch.empty(0, 0, 0))
     return _match(model, output.score, output.log_odds, output.head_log_odds)
 
 
-def _match(model: Network, score_N: Tensor, log_odds_N: Tensor, head_log_odds_N2: Tensor) -> Match:
+def _match(model: TwoStageModel, score_N: Tensor, log_odds_N: Tensor, head_log_odds_N2: Tensor) -> Match:
     config = model.config
     return Match(score_N, log_odds_N, head_log_odds_N2, config.match_temperature, config.is_calibrated)
 
 
 def _in_chunks(
     encoder: Callable[[TowerOutput, TowerOutput, Tensor, Tensor], Tensor],
-    model: Network,
-    images: Items,
-    texts: Items,
+    model: TwoStageModel,
+    images: EncodedItems,
+    texts: EncodedItems,
     image_N: Tensor,
     text_N: Tensor,
-    maximum: int,
+    max_pairs: int,
 ) -> Tensor:
     """Logits (N, 2) of pairs that are sorted by image, on the CPU."""
     device, dtype = model.device, model.cross_dtype
-    sizes, parts = chunk_sizes(image_N, maximum), [torch.empty(0, 2)]
+    sizes, parts = chunk_sizes(image_N, max_pairs), [torch.empty(0, 2)]
     for image_P, text_P in zip(image_N.split(sizes), text_N.split(sizes), strict=True):
         image_items, image_index = image_P.unique(return_inverse=True)
         text_items, text_index = text_P.unique(return_inverse=True)
@@ -192,19 +198,19 @@ def _in_chunks(
     return torch.cat(parts)
 
 
-def chunk_sizes(image_N: Tensor, maximum: int) -> list[int]:
+def chunk_sizes(image_N: Tensor, max_pairs: int) -> list[int]:
     """Sizes of chunks of at most so many pairs, where those of an image stand together.
 
     An image with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
     """
     sizes, shared = [], 0
     for count in image_N.unique_consecutive(return_counts=True)[1].tolist():
-        alone = 2 * count > maximum
-        if shared and (alone or shared + count > maximum):
+        alone = 2 * count > max_pairs
+        if shared and (alone or shared + count > max_pairs):
             sizes.append(shared)
             shared = 0
         if alone:
-            parts = -(-count // maximum)
+            parts = -(-count // max_pairs)
             sizes += [count // parts + (part < count % parts) for part in range(parts)]
         else:
             shared += count
@@ -212,7 +218,7 @@ def chunk_sizes(image_N: Tensor, maximum: int) -> list[int]:
 
 
 def _cut(items: TowerOutput) -> TowerOutput:
-    """Without the padding that all have."""
+    """Cut off the padding that all items share."""
     if items.mask is None:
         return items
     longest = int(items.mask.sum(1).max())

@@ -19,22 +19,22 @@ from torch import Tensor
 from ccmb.core.choices import Precision, RankingRule
 from ccmb.core.device import inference, native_bf16
 from ccmb.core.errors import UsageError
-from ccmb.inference.interface import Network, load_network
-from ccmb.inference.items import Items
+from ccmb.inference.interface import TwoStageModel, load_network
+from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import Match, StageScores, in_bf16, pair_cosines, rank_pairs, ranking_scores
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 
-Load = Callable[[Any], Image.Image]
-RankScores = Callable[[Items, Items, Tensor, Tensor, Tensor], Tensor]
+ImageLoader = Callable[[Any], Image.Image]
+RankScores = Callable[[EncodedItems, EncodedItems, Tensor, Tensor, Tensor], Tensor]
 
-KEEP = 16  # some more than the ten whose order recalls tell
+DEFAULT_KEEP = 16  # some more than the ten whose order recalls tell
 
 
 class Encoder(Protocol):
     """A first stage: the cosine of an image's and a text's embedding orders. What it returns is on the CPU."""
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         """Encode B images; `load` opens one by its name."""
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
@@ -42,18 +42,18 @@ class Encoder(Protocol):
 
 
 class Reranker(Protocol):
-    """A second stage that orders candidates, or the lack of one."""
+    """A model that may have a second stage, which orders candidates."""
 
     @property
     def can_rank(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a second stage."""
 
     @property
     def cascade(self) -> Cascade | None:
-        """What is asked first, if not all candidates are to be ranked."""
+        """The cheap stage in front of the second one; None if all candidates are ranked."""
 
     def rank_scores(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         """(N,) scores, by which the second stage orders, of pairs picked by index; the cosines are the first one's."""
 
@@ -62,7 +62,12 @@ class PairScorer(Reranker, Protocol):
     """Both stages' scores of any pairs; those of the first alone where there is no second."""
 
     def score_pairs(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+        self,
+        images: EncodedItems,
+        texts: EncodedItems,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor | None = None,
     ) -> StageScores:
         """Score N pairs picked by index.
 
@@ -83,12 +88,17 @@ class CosineScorer:
         return None
 
     def rank_scores(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         raise ValueError("this model has no second stage")
 
     def score_pairs(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+        self,
+        images: EncodedItems,
+        texts: EncodedItems,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor | None = None,
     ) -> StageScores:
         if cosine_N is None:
             cosine_N = pair_cosines(images, texts, image_index_N, text_index_N)
@@ -111,14 +121,14 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class RankOptions:
-    """How the second stage is computed: by default exactly; else its best candidates are chosen cheaply.
+    """Options of the second stage: exact by default; otherwise a cheap stage chooses its best candidates.
 
     Whatever chooses, those that are kept are ordered by both cross encoders in the model's own precision.
 
     Attributes:
         precision: of the cross encoders when they choose; int8 is that of the model's export for ONNX Runtime.
         cascade: how many candidates of a query the text-image encoder chooses, at a tenth of the cost of both. None:
-            both look at all; with bf16 or int8 they then look at the best KEEP of them again.
+            both look at all; with bf16 or int8 they then look at the best DEFAULT_KEEP of them again.
         ranking_rule: how cosine and match heads make the score that orders, see `ccmb.inference.scoring`. None: by the
             model's own rule.
     """
@@ -132,16 +142,16 @@ class RankOptions:
         """Whether both cross encoders look at every candidate in the model's own precision."""
         return self.precision == "fp32" and self.cascade is None
 
-    def rule_of(self, model: Network) -> RankingRule:
+    def rule_of(self, model: TwoStageModel) -> RankingRule:
         """The rule by which a network's second stage then scores."""
         return self.ranking_rule or model.config.ranking_rule
 
     def to_dict(self) -> dict[str, Any]:
-        """For results and their fingerprints; the rule is named where it is not the model's own."""
+        """The options for results and their fingerprints; the rule is named only where it is not the model's own."""
         return asdict(self) if self.ranking_rule else {"precision": self.precision, "cascade": self.cascade}
 
-    def on(self, model: Network) -> RankOptions:
-        """The same with the precision that `auto` comes to for a network.
+    def on(self, model: TwoStageModel) -> RankOptions:
+        """The options with `auto` resolved to a precision for a network.
 
         Raises:
             UsageError: bf16 or int8 is asked of an export, or int8 on a GPU.
@@ -156,17 +166,17 @@ class RankOptions:
         return replace(self, precision="bf16" if native_bf16(model.device) and not exported else "fp32")
 
 
-EXACT = RankOptions()
+EXACT_OPTIONS = RankOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class R2D2Encoder:
     """The towers of R2D2 as an `Encoder`."""
 
-    model: Network
+    model: TwoStageModel
     processor: R2D2Processor
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self.encode_pixels(self.processor.images([load(name) for name in names]))
 
     def encode_pixels(self, pixels_B3SS: Tensor) -> TowerOutput:
@@ -192,10 +202,15 @@ class R2D2Ranker:
     """
 
     def __init__(
-        self, model: Network, options: RankOptions = EXACT, *, ranks: bool = True, source: str | Path | None = None
+        self,
+        model: TwoStageModel,
+        options: RankOptions = EXACT_OPTIONS,
+        *,
+        ranks: bool = True,
+        source: str | Path | None = None,
     ) -> None:
         self.model, self.options, self.ranks = model, options.on(model), ranks
-        self._export: Network | None = None
+        self._export: TwoStageModel | None = None
         if self.options.precision == "int8" and self.can_rank:
             if source is None:
                 raise ValueError("int8 is of a model's export: say with `source` what the model was loaded from")
@@ -212,40 +227,69 @@ class R2D2Ranker:
         chooser = self._export or self.model
         if self.options.precision == "bf16":
             chooser = in_bf16(cast(R2D2Model, self.model))
-        return Cascade(partial(self._previewed, chooser), self.options.cascade or KEEP)
+        return Cascade(partial(self._previewed, chooser), self.options.cascade or DEFAULT_KEEP)
 
     def rank_scores(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
-        return self._scored(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N).ranking
+        return self._scored(
+            rank_pairs,
+            self.model,
+            images=images,
+            texts=texts,
+            image_index_N=image_index_N,
+            text_index_N=text_index_N,
+            cosine_N=cosine_N,
+        ).ranking
 
     def score_pairs(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+        self,
+        images: EncodedItems,
+        texts: EncodedItems,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor | None = None,
     ) -> StageScores:
         if cosine_N is None:
             cosine_N = pair_cosines(images, texts, image_index_N, text_index_N)
         if not self.can_rank:
             return StageScores(cosine_N, None, cosine_N)
-        return self._scored(rank_pairs, self.model, images, texts, image_index_N, text_index_N, cosine_N)
+        return self._scored(
+            rank_pairs,
+            self.model,
+            images=images,
+            texts=texts,
+            image_index_N=image_index_N,
+            text_index_N=text_index_N,
+            cosine_N=cosine_N,
+        )
 
     def _previewed(
         self,
-        chooser: Network,
-        images: Items,
-        texts: Items,
+        chooser: TwoStageModel,
+        images: EncodedItems,
+        texts: EncodedItems,
         image_index_N: Tensor,
         text_index_N: Tensor,
         cosine_N: Tensor,
     ) -> Tensor:
-        match = partial(rank_pairs, preview=self.options.cascade is not None)
-        return self._scored(match, chooser, images, texts, image_index_N, text_index_N, cosine_N).ranking
+        match = partial(rank_pairs, text_image_only=self.options.cascade is not None)
+        return self._scored(
+            match,
+            chooser,
+            images=images,
+            texts=texts,
+            image_index_N=image_index_N,
+            text_index_N=text_index_N,
+            cosine_N=cosine_N,
+        ).ranking
 
     def _scored(
         self,
         match: Callable[..., Match],
-        network: Network,
-        images: Items,
-        texts: Items,
+        network: TwoStageModel,
+        images: EncodedItems,
+        texts: EncodedItems,
         image_index_N: Tensor,
         text_index_N: Tensor,
         cosine_N: Tensor,

@@ -6,6 +6,7 @@ Shapes: Q queries, K candidates per query, F candidates that a cascade keeps, N 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ccmb.core.progress import Advance, progress
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.stages import R2D2Ranker, RankScores, Reranker
 
 SLICE = 1024  # pairs between two signs of progress
@@ -21,7 +22,7 @@ SLICE = 1024  # pairs between two signs of progress
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What the first stage hands on.
+    """Candidates that the first stage hands on to the second.
 
     Attributes:
         query_Q: which queries.
@@ -37,7 +38,7 @@ class Candidates:
 
     @staticmethod
     def empty(query_Q: Tensor, depth: int) -> Candidates:
-        """To be filled in."""
+        """Uninitialised candidates, to be filled in."""
         shape = len(query_Q), depth
         return Candidates(
             query_Q,
@@ -54,16 +55,18 @@ def pairs_to_rank(ranker: Reranker, depth: int) -> int:
     return depth if cascade is None or cascade.keep >= depth else depth + cascade.keep
 
 
-def candidate_scores(ranker: Reranker, gallery: Gallery, by_text: bool, found: Candidates, advance: Advance) -> Tensor:
-    """(Q, K) what the second stage orders the candidates by."""
+def candidate_scores(
+    ranker: Reranker, gallery: Gallery, by_text: bool, candidates: Candidates, advance: Advance
+) -> Tensor:
+    """(Q, K) scores by which the second stage orders the candidates."""
     cascade = ranker.cascade
-    pairs = found.item_QK, found.cosine_QK
-    if cascade is None or cascade.keep >= found.item_QK.shape[1]:
-        return _scores(ranker.rank_scores, gallery, by_text, found.query_Q, *pairs, advance)
-    cheap_QK = _scores(cascade.scores, gallery, by_text, found.query_Q, *pairs, advance)
+    item_QK, cosine_QK = candidates.item_QK, candidates.cosine_QK
+    score = partial(_scores, gallery=gallery, by_text=by_text, query_Q=candidates.query_Q, advance=advance)
+    if cascade is None or cascade.keep >= item_QK.shape[1]:
+        return score(ranker.rank_scores, item_QK=item_QK, cosine_QK=cosine_QK)
+    cheap_QK = score(cascade.scores, item_QK=item_QK, cosine_QK=cosine_QK)
     best_QF = cheap_QK.topk(cascade.keep, dim=1).indices
-    item_QF, cosine_QF = (of.gather(1, best_QF) for of in pairs)
-    whole_QF = _scores(ranker.rank_scores, gallery, by_text, found.query_Q, item_QF, cosine_QF, advance)
+    whole_QF = score(ranker.rank_scores, item_QK=item_QK.gather(1, best_QF), cosine_QK=cosine_QK.gather(1, best_QF))
     behind_QK = cheap_QK - cheap_QK.amax(1, keepdim=True) + whole_QF.amin(1, keepdim=True) - 1
     return behind_QK.scatter(1, best_QF, whole_QF)
 
@@ -113,7 +116,7 @@ class Ranks:
 
 
 def two_stage_ranks(
-    model: Network | Reranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
+    model: TwoStageModel | Reranker, gallery: Gallery, direction: Direction, depth: int, chunk: int = 64
 ) -> Ranks:
     """Ranks of both stages for every query of one direction.
 
@@ -121,7 +124,7 @@ def two_stage_ranks(
         depth: K >= 1, how many candidates of the first stage the second one ranks.
         chunk: most queries whose cosines are computed at a time; fewer in a large gallery.
     """
-    ranker = R2D2Ranker(cast(Network, model)) if isinstance(model, nn.Module) else cast(Reranker, model)
+    ranker = R2D2Ranker(cast(TwoStageModel, model)) if isinstance(model, nn.Module) else cast(Reranker, model)
     by_text = direction == "text_to_image"
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
     depth = min(depth, len(items))
@@ -131,14 +134,14 @@ def two_stage_ranks(
     with torch.inference_mode(), progress(direction.replace("_", " "), each * len(queries), unit) as advance:
         # Of many queries together, for they share images.
         for index_Q in torch.arange(len(queries)).split(max(1, PAIRS // depth)):
-            found = _first_stage(gallery, by_text, index_Q, depth, chunk)
-            first.append(found.first_Q)
+            candidates = _first_stage(gallery, by_text, index_Q, depth, chunk)
+            first.append(candidates.first_Q)
             if ranker.can_rank:
-                scores_QK = candidate_scores(ranker, gallery, by_text, found, advance)
-                ranks_Q = gallery.ranks(scores_QK, found.relevant_QK, found.item_QK)
+                scores_QK = candidate_scores(ranker, gallery, by_text, candidates, advance)
+                ranks_Q = gallery.ranks(scores_QK, candidates.relevant_QK, candidates.item_QK)
                 # Where no right answer is within K its first rank stays; so it does where only a tie at place K let
                 # one in.
-                second.append(torch.where(found.first_Q <= depth, ranks_Q, found.first_Q))
+                second.append(torch.where(candidates.first_Q <= depth, ranks_Q, candidates.first_Q))
             else:
                 advance(len(index_Q), "")
     return Ranks(torch.cat(first), torch.cat(second) if second else None)
@@ -146,7 +149,7 @@ def two_stage_ranks(
 
 def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, chunk: int) -> Candidates:
     queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
-    found = Candidates.empty(query_Q, depth)
+    candidates = Candidates.empty(query_Q, depth)
     # Filled in place: small pieces that are kept would stand between large ones that are not, and memory would grow.
     for rows in torch.arange(len(query_Q)).split(chunk):
         query_C = query_Q[rows]
@@ -157,14 +160,14 @@ def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, c
             cosine_CG[:, block] = query_CD @ items.embeds(block).T
         relevant_CG = gallery.relevant(by_text, query_C)
         top = cosine_CG.topk(depth, dim=1)
-        found.item_QK[rows], found.cosine_QK[rows] = top.indices, top.values
-        found.relevant_QK[rows] = relevant_CG.gather(1, top.indices)
+        candidates.item_QK[rows], candidates.cosine_QK[rows] = top.indices, top.values
+        candidates.relevant_QK[rows] = relevant_CG.gather(1, top.indices)
         item_CG = torch.arange(len(items)).expand_as(cosine_CG)
-        found.first_Q[rows] = gallery.ranks(cosine_CG, relevant_CG, item_CG)
-    return found
+        candidates.first_Q[rows] = gallery.ranks(cosine_CG, relevant_CG, item_CG)
+    return candidates
 
 
-def ranks_both_ways(model: Network | Reranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
+def ranks_both_ways(model: TwoStageModel | Reranker, gallery: Gallery, depth: int) -> dict[Direction, Ranks]:
     """Ranks of every text among the images and of every image among the texts.
 
     Where texts have several images, or images none, only those of the texts, as of MUGE.

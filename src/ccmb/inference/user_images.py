@@ -62,11 +62,11 @@ def _open(image: ImageInput) -> Image.Image:
 def read_pixels(processor: R2D2Processor, images: Sequence[ImageInput]) -> tuple[list[int], Tensor, dict[int, str]]:
     """Places and pixels (B, 3, S, S) of the images that can be read, and why the others, by their place, cannot."""
     pixels, errors = dict[int, Tensor](), dict[int, str]()
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         try:
-            pixels[place] = processor.images([image])
+            pixels[index] = processor.images([image])
         except CcmbError as error:
-            errors[place] = str(error)
+            errors[index] = str(error)
     return list(pixels), torch.cat(list(pixels.values())) if pixels else torch.empty(0), errors
 
 

@@ -87,11 +87,11 @@ def hardness_at(fgr: Ranking, progress: float) -> float:
     return fgr.hardness * min(1.0, max(0.0, progress - fgr.start_at) / (fgr.harden_until - fgr.start_at))
 
 
-def check_objectives(objectives: Objectives, config: R2D2Config, beside: bool = False) -> None:
+def check_objectives(objectives: Objectives, config: R2D2Config, has_other_loss: bool = False) -> None:
     """Whether a network of this configuration can be trained with these objectives.
 
     Args:
-        beside: another loss is there from the start.
+        has_other_loss: another loss is there from the start.
 
     Raises:
         UsageError: FGR or MLM is on but the network lacks what it trains, or nothing is trained at the start.
@@ -104,5 +104,5 @@ def check_objectives(objectives: Objectives, config: R2D2Config, beside: bool = 
         raise UsageError("the network has no match heads; set objectives.fgr=off")
     if "mlm" in on and not config.mlm_head:
         raise UsageError("the network has no masked-language head; set objectives.mlm=off")
-    if not beside and all(getattr(objectives, name).start_at > 0 for name in on):
+    if not has_other_loss and all(getattr(objectives, name).start_at > 0 for name in on):
         raise UsageError("no objective is on from the start of the training; give one of them start_at: 0")

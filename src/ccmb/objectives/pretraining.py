@@ -49,7 +49,7 @@ class PreTraining(nn.Module):
         model: the student; if its image tower is frozen, the teacher shares it.
         mask_id: id of the [MASK] token.
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
-        beside: another loss is there from the start, so that none of these need be.
+        has_other_loss: another loss is there from the start, so that none of these need be.
 
     Raises:
         UsageError: the network and the objectives do not fit, see `check_objectives`.
@@ -61,10 +61,10 @@ class PreTraining(nn.Module):
         objectives: Objectives,
         mask_id: int,
         chunk: int | None = None,
-        beside: bool = False,
+        has_other_loss: bool = False,
     ) -> None:
         super().__init__()
-        check_objectives(objectives, model.config, beside)
+        check_objectives(objectives, model.config, has_other_loss)
         self.model, self.objectives, self.mask_id, self.chunk = model, objectives, mask_id, chunk
         self.vocabulary = model.config.text_config.vocab_size
         tgd, fgd = objectives.tgd, objectives.fgd

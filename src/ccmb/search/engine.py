@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
-from ccmb.inference.interface import Network, load_network
+from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.r2d2.inputs.unknown_words import wholly_unknown
@@ -51,7 +51,7 @@ class SearchEngine:
     """
 
     def __init__(
-        self, catalogue: Catalogue, model: Network, processor: R2D2Processor, states_bytes: int = STATES_BYTES
+        self, catalogue: Catalogue, model: TwoStageModel, processor: R2D2Processor, states_bytes: int = STATES_BYTES
     ) -> None:
         self.catalogue, self.model, self.processor = catalogue, model, processor
         self.encoder, scorer = R2D2Encoder(model, processor), R2D2Ranker(model)
@@ -331,7 +331,7 @@ def open_engine(
     index: Path,
     model: str | Path | None = None,
     fast: bool = False,
-    network: Network | None = None,
+    network: TwoStageModel | None = None,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
     """Open an index folder for searching.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import PairScore
 from ccmb.r2d2.generative.captioner import R2D2Captioner
@@ -31,14 +31,14 @@ class Pair:
 class ModelWork:
     """A model, or its exported form, with the processor that belongs to it, and maybe a captioner."""
 
-    model: Network
+    model: TwoStageModel
     processor: R2D2Processor
     captioner: tuple[R2D2Captioner, R2D2Processor] | None = None
 
     @property
     def pipeline(self) -> Pipeline:
         """The two stages of the model."""
-        return Pipeline.of(self.model, self.processor)
+        return Pipeline.from_model(self.model, self.processor)
 
     def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:
         """The embedding (D,) of each text."""

@@ -29,7 +29,7 @@ from ccmb.serving.metrics import Metrics
 from ccmb.serving.model_worker import ModelWork, Pair
 from ccmb.tasks.captioning.predict import ImageCaption
 from ccmb.tasks.classification.classifier import ClassGuess
-from ccmb.tasks.classification.prompts import PLAIN, fill
+from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, fill
 
 Done = TypeVar("Done")
 
@@ -192,7 +192,9 @@ class Service:
         return best
 
     async def _rank_classes(self, image: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
-        scores = await self.score_pairs([Pair(fill(PLAIN, clean_query(guess.name)), image) for guess in guesses])
+        scores = await self.score_pairs(
+            [Pair(fill(PLAIN_TEMPLATE, clean_query(guess.name)), image) for guess in guesses]
+        )
         ranked = [replace(guess, score=score.score) for guess, score in zip(guesses, scores, strict=True)]
         return sorted(ranked, key=lambda guess: -(guess.score or 0.0))
 

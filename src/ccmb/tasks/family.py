@@ -1,4 +1,4 @@
-"""What a family of tasks is: its data, its kind of model, what such a model predicts, and how well.
+"""The interface of a family of tasks: its data, its kind of model, its predictions and its metrics.
 
 A family is a light table of contents: the folder beside it holds the work, and is imported when it is asked for, so
 that the command line can ask all families for their options at once.
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Those of the family alone."""
+        """The metrics of the family alone."""
         section: dict[str, Any] = self.values[self.family]
         return section
 
@@ -75,7 +75,7 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
     options: type[OptionsT]
 
     def is_of(self, spec: str) -> bool:
-        """Whether data is this family's by what it is, whatever the user asks for."""
+        """Whether the data itself belongs to this family, whatever the user asks for."""
         return False
 
     def check(self, spec: str, options: OptionsT) -> None:
@@ -101,7 +101,7 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
 
     @abstractmethod
     def predict(self, loaded: Loaded[ModelT], data: DataT, options: OptionsT) -> PredictionsT:
-        """What the model says of the data, before anything is measured."""
+        """The predictions of the model on the data, before anything is measured."""
 
     @abstractmethod
     def evaluate(self, loaded: Loaded[ModelT], data: DataT, options: OptionsT) -> Report:
@@ -132,5 +132,5 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
 
 def name_and_place(spec: str) -> tuple[str, Path]:
     """`NAME=PATH` in two; the name is empty where there is none."""
-    name, _, place = ("", "", spec) if Path(spec).exists() else spec.rpartition("=")
-    return name, Path(place)
+    name, _, path = ("", "", spec) if Path(spec).exists() else spec.rpartition("=")
+    return name, Path(path)

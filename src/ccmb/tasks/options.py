@@ -27,7 +27,7 @@ NoiseSeedOption = Annotated[int, Flag("Of the noise: equal seeds paint equal ima
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions(Options):
-    """Of data whose images lie beside it, in splits."""
+    """Options of data in splits, whose images lie beside it."""
 
     images: Annotated[
         Path | None, Flag("Folder or tar of the images; by default images.tar or images beside the data.")
@@ -37,7 +37,7 @@ class ImageOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions(ImageOptions):
-    """Of images with texts of their own."""
+    """Options of images with texts of their own."""
 
     text_field: Annotated[list[str] | None, Flag("Text field; may be given several times.")] = None
 
@@ -53,7 +53,7 @@ class PairOptions(ImageOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptionsGiven(Options):
-    """How the second stage of retrieval is computed, and which answers are right."""
+    """Options of the second stage of retrieval, and of which answers are right."""
 
     precision: Annotated[
         Precision,

@@ -30,7 +30,7 @@ FAMILIES: dict[str, AnyFamily] = {
 
 
 def family_of(given: Mapping[str, Any], spec: str) -> AnyFamily:
-    """The family that options ask for, or else the one that data is of.
+    """The family that options ask for, or else the one that the data belongs to.
 
     Args:
         given: options by name.
@@ -48,7 +48,7 @@ def family_of(given: Mapping[str, Any], spec: str) -> AnyFamily:
 
 
 def finetuner_of(task: str) -> Finetuner[Any, Any]:
-    """How models of a family are fine-tuned.
+    """The finetuner of a family.
 
     Raises:
         UsageError: they are not.

@@ -222,7 +222,9 @@ def test_captioning_may_own_the_image_tower(owns: bool) -> None:
     model = captioner()
     options = Objectives.model_validate({"mlm": False, "tgd": False, "fgd": False, "gcpr": {"start_at": 0.5}})
     mask_id = tiny_processor().tokenizer.mask_token_id
-    pretraining = PreTraining(model, options.model_copy(update={"fgr": Ranking(start_at=0.5)}), mask_id, beside=True)
+    pretraining = PreTraining(
+        model, options.model_copy(update={"fgr": Ranking(start_at=0.5)}), mask_id, has_other_loss=True
+    )
     objective = Captioning(model, CaptioningOptions(owns_image_tower=owns), pretraining)
     assert objective.losses(tiny_batch(4), 0.4)[0].keys() == {"captioning"}
     losses, _ = objective.losses(tiny_batch(4), 0.5, torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
@@ -84,7 +84,7 @@ def batch_of(processor: R2D2Processor, count: int = 4) -> Batch:
     )
 
 
-def said(model: Network, pixels: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:
+def said(model: TwoStageModel, pixels: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:
     index = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1])
     with torch.no_grad():
         images, words = model.encode_image(pixels), model.encode_text(**texts)

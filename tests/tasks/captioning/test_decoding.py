@@ -38,7 +38,7 @@ class Toy:
         self.image, self.last = self.image[index_M], self.last[index_M]
 
     def log_probability(self, image: int, caption: tuple[int, ...]) -> float:
-        """Of a caption with its end, word by word."""
+        """Log-probability of a caption with its end, summed word by word."""
         total, before, last = 0.0, 0, 0
         for token in (*caption, VOCABULARY.end):
             logits = self.table[image, before, last].clone()
@@ -72,17 +72,17 @@ def test_beam_search_that_is_wide_enough_finds_the_best_of_all(
         "beam", beams=150, candidates=10, max_length=4, min_length=shortest, length_penalty=penalty, block_ngrams=block
     )
     toy = Toy(2, seed)
-    found = decode_captions(toy, 2, VOCABULARY, options)
-    for image, of_image in enumerate(found):
+    results = decode_captions(toy, 2, VOCABULARY, options)
+    for image, of_image in enumerate(results):
         scored = sorted(
             (-toy.log_probability(image, caption) / (len(caption) + 1) ** penalty, caption)
             for caption in every_caption(options)
             if not (block and repeats(caption, block))
         )
         best = [-cost for cost, _ in scored[:10]]
-        assert [of.score for of in of_image[: len(best)]] == same(best)
-        for of in of_image[: len(best)]:
-            assert of.log_probability == same(toy.log_probability(image, of.tokens))
+        assert [decoded.score for decoded in of_image[: len(best)]] == same(best)
+        for decoded in of_image[: len(best)]:
+            assert decoded.log_probability == same(toy.log_probability(image, decoded.tokens))
 
 
 @given(seed=st.integers(0, 10_000), beams=st.integers(1, 4), penalty=st.sampled_from([0.0, 1.0]))
@@ -91,7 +91,7 @@ def test_narrow_beams_are_those_of_a_plain_search(seed: int, beams: int, penalty
     """Against one that follows lists of words, never stops early, and knows no batch."""
     options = Decoding("beam", beams=beams, candidates=beams, max_length=5, min_length=1, length_penalty=penalty)
     toy = Toy(3, seed)
-    found = decode_captions(toy, 3, VOCABULARY, options)
+    results = decode_captions(toy, 3, VOCABULARY, options)
     for image in range(3):
         open_, finished = [()], []
         for length in range(options.max_length + 1):
@@ -103,7 +103,7 @@ def test_narrow_beams_are_those_of_a_plain_search(seed: int, beams: int, penalty
             (toy.log_probability(image, caption) / (len(caption) + 1) ** penalty for caption in finished),
             reverse=True,
         )
-        assert [of.score for of in found[image]] == same(scores[:beams])
+        assert [decoded.score for decoded in results[image]] == same(scores[:beams])
 
 
 def _begun(toy: Toy, image: int, caption: tuple[int, ...]) -> float:
@@ -118,7 +118,7 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
     options = Decoding("greedy", max_length=6)
     for seed in range(20):
         toy = Toy(1, seed)
-        [[found]] = decode_captions(toy, 1, VOCABULARY, options)
+        [[caption]] = decode_captions(toy, 1, VOCABULARY, options)
         before, last, expected = 0, 0, []
         while True:
             logits = toy.table[0, before, last].clone()
@@ -128,7 +128,7 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
                 break
             expected.append(word)
             before, last = last, word
-        assert list(found.tokens) == expected
+        assert list(caption.tokens) == expected
 
 
 def test_samples_come_as_often_as_they_are_likely() -> None:
@@ -180,9 +180,9 @@ def test_limits_hold_even_where_no_word_is_left(decode: str) -> None:
     several = 1 if decode == "greedy" else 3
     options = Decoding(decode, beams=3, candidates=several, max_length=8, min_length=6, block_ngrams=1)
     for captions in decode_captions(Toy(4, 0), 4, VOCABULARY, options):
-        for of in captions:
-            assert len(of.tokens) == 3  # there are but three words, and none may come twice
-            assert math.isfinite(of.log_probability)
+        for caption in captions:
+            assert len(caption.tokens) == 3  # there are but three words, and none may come twice
+            assert math.isfinite(caption.log_probability)
 
 
 @pytest.mark.parametrize(

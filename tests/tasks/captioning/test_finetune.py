@@ -32,16 +32,16 @@ def test_a_captioner_learns_to_say_what_images_show(tmp_path: Path) -> None:
     }
     report = finetune(recipe_of(start, data, "captioning", **values), tmp_path / "run")
     assert report is not None
-    [of] = report["sets"]
-    metric = of["figures"]["CIDEr-D"]
+    [entry] = report["sets"]
+    metric = entry["figures"]["CIDEr-D"]
     assert metric["before"] is None
     assert metric["after"]["value"] > 100  # of 20 seeds the worst is 311
     assert report["chosen"]["figure"] == "val_CIDEr-D"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"captioning", "gcpr"} < lines[0].keys()
     model, processor = load_captioner(tmp_path / "run")
-    found = caption_images(model, processor, tiny_images(len(TEXTS)))
-    assert all(of.text for of in found)
+    results = caption_images(model, processor, tiny_images(len(TEXTS)))
+    assert all(result.text for result in results)
     assert load_model(tmp_path / "run")[0].can_rank
 
 
@@ -60,9 +60,9 @@ def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_pat
     assert recipe.task == "captioning"
     report = finetune(recipe, tmp_path / "run")
     assert report is not None
-    [of] = report["sets"]
-    assert (of["name"], of["split"]) == (name, "val")
-    assert of["details"]["after"]["references"] == len(open_dataset(name, data, "val").queries)
+    [entry] = report["sets"]
+    assert (entry["name"], entry["split"]) == (name, "val")
+    assert entry["details"]["after"]["references"] == len(open_dataset(name, data, "val").queries)
     assert report["chosen"]["figure"] == "val_CIDEr-D"
 
 

@@ -46,15 +46,15 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
     plain = caption_images(model, tiny_processor(), images, options, rerank=False)
     ranked = caption_images(model, tiny_processor(), images, options, rerank=True)
     for before, after, image in zip(plain, ranked, images, strict=True):
-        logs = [of.log_probability for of in before.candidates]
+        logs = [candidate.log_probability for candidate in before.candidates]
         assert logs == sorted(logs, reverse=True)
         assert before.candidates[0].match_score is None
-        assert {of.text for of in before.candidates} == {of.text for of in after.candidates}
+        assert {candidate.text for candidate in before.candidates} == {candidate.text for candidate in after.candidates}
         assert after.decoded is not None
         assert after.decoded.text == before.text
-        totals = [of.log_probability + 5 * (of.cosine + of.match_score) for of in after.candidates]  # type: ignore[operator]
+        totals = [one.log_probability + 5 * (one.cosine + one.match_score) for one in after.candidates]  # type: ignore[operator]
         assert totals == sorted(totals, reverse=True)
-        assert [of.score for of in after.candidates] == same(totals)
+        assert [candidate.score for candidate in after.candidates] == same(totals)
         assert after.text == after.candidates[0].text
         [match] = match_images(model, tiny_processor(), after.candidates[0].text, [image])
         assert after.candidates[0].match_score == same(match.score)
@@ -63,22 +63,22 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
 def test_without_match_heads_the_cosine_orders() -> None:
     model = R2D2Captioner.from_r2d2(tiny_model(match_heads=False), tiny_processor())
     options = decoding_for(model, decode="sample", candidates=5)
-    for of in caption_images(model, tiny_processor(), tiny_images(2), options, match_weight=1e6):
-        cosines = [candidate.cosine for candidate in of.candidates]
+    for caption in caption_images(model, tiny_processor(), tiny_images(2), options, match_weight=1e6):
+        cosines = [candidate.cosine for candidate in caption.candidates]
         assert cosines == sorted(cosines, key=lambda cosine: -(cosine or 0))
-        assert of.candidates[0].match_score is None
+        assert caption.candidates[0].match_score is None
 
 
 def test_unreadable_images_are_marked_and_the_others_captioned_as_ever(model: R2D2Captioner, tmp_path: Path) -> None:
     good = []
-    for place, image in enumerate(tiny_images(2)):
-        good.append(tmp_path / f"{place}.png")
+    for index, image in enumerate(tiny_images(2)):
+        good.append(tmp_path / f"{index}.png")
         image.save(good[-1])
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     alone = caption_images(model, tiny_processor(), good)
     mixed = caption_images(model, tiny_processor(), [good[0], bad, good[1]])
-    assert [of.text for of in mixed] == [alone[0].text, None, alone[1].text]
+    assert [caption.text for caption in mixed] == [alone[0].text, None, alone[1].text]
     assert "bad.png" in str(mixed[1].error)
     with pytest.raises(CcmbError, match=r"bad\.png"):
         caption_images(model, tiny_processor(), [bad])
@@ -102,7 +102,7 @@ def test_the_report_tells_what_re_ranking_changed(
 ) -> None:
     """A decoder that writes the right text second, and a second stage that knows it."""
     data = save_pairs(tmp_path / "mine")
-    found = open_set(str(data / "pairs.jsonl"), "val", ["texts"], data / "images")
+    dataset = open_set(str(data / "pairs.jsonl"), "val", ["texts"], data / "images")
     seen: list[str] = []
 
     def write(*_: Any, **__: Any) -> list[list[Candidate]]:
@@ -110,12 +110,13 @@ def test_the_report_tells_what_re_ranking_changed(
         return [[Candidate("一只猫", -1.0), Candidate(seen[-1], -2.0)]]
 
     def rank(_: Any, __: Any, ___: Any, written: Sequence[Sequence[Candidate]], **____: Any) -> list[list[Candidate]]:
-        return [[replace(of, match_score=0.5 + place / 2, cosine=0.0) for place, of in enumerate(written[0])][::-1]]
+        ranked = [replace(one, match_score=0.5 + index / 2, cosine=0.0) for index, one in enumerate(written[0])]
+        return [ranked[::-1]]
 
     monkeypatch.setattr(captioning, "write_captions", write)
     monkeypatch.setattr(captioning, "rank_candidates", rank)
     monkeypatch.setattr("ccmb.tasks.captioning.evaluate.BATCH", 1)
-    report = evaluate_captions(model, tiny_processor(), found, decoding_for(model, candidates=2))["captioning"]
+    report = evaluate_captions(model, tiny_processor(), dataset, decoding_for(model, candidates=2))["captioning"]
     assert (report["pictures"], report["references"]) == (8, 16)
     assert report["BLEU-4"] == same(100)
     assert report["match_score"] == 1
@@ -128,20 +129,20 @@ def test_the_report_tells_what_re_ranking_changed(
 
 def test_nothing_to_measure_is_an_error() -> None:
     from ccmb.tasks.captioning.decoding import Decoding
-    from ccmb.tasks.captioning.evaluate import Written
+    from ccmb.tasks.captioning.evaluate import CaptionResults
 
     with pytest.raises(CcmbError, match="no captions"):
-        captioning_report(Written([], []), Decoding(), False)
+        captioning_report(CaptionResults([], []), Decoding(), False)
 
 
 def test_ranking_matches_each_candidate_with_its_own_image(model: R2D2Captioner) -> None:
-    processor, image_source = tiny_processor(), tiny_images(3)
+    processor, images = tiny_processor(), tiny_images(3)
     with torch.inference_mode():
-        images = model.encode_image(processor.images(image_source))
+        encoded = model.encode_image(processor.images(images))
         written = [[Candidate(text, 0.0) for text in TEXTS[: count + 1]] for count in range(3)]
-        ranked = rank_candidates(model, processor, images, written)
-    for image, of in zip(image_source, ranked, strict=True):
-        for candidate in of:
+        ranked = rank_candidates(model, processor, encoded, written)
+    for image, candidates in zip(images, ranked, strict=True):
+        for candidate in candidates:
             [match] = match_images(model, processor, candidate.text, [image])
             assert (candidate.cosine, candidate.match_score) == same((match.cosine, match.score))
 
@@ -180,7 +181,7 @@ def test_ccmb_evaluate_captions(folder: Path, tmp_path: Path) -> None:
         assert "add --captions" in str(refused)
     assert run(*arguments, "--limit", 2, "--json", file).exit_code == 0
     assert json.loads(file.read_text(encoding="utf-8"))["captioning"]["pictures"] == 2
-    for options, said in ((("--limit", 2), "add --captions or --generate"), (("--best-of", 2), "add --generate")):
+    for options, message in ((("--limit", 2), "add --captions or --generate"), (("--best-of", 2), "add --generate")):
         refused = run(*arguments[:-1], *options).exception
         assert isinstance(refused, UsageError)
-        assert said in str(refused)
+        assert message in str(refused)

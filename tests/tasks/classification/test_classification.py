@@ -18,7 +18,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import ImageSource
-from ccmb.inference.stages import Load, R2D2Encoder
+from ccmb.inference.stages import ImageLoader, R2D2Encoder
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.scenes.classification import scene_classes, write_class_folders
 from ccmb.scenes.drawing import FILLS
@@ -31,7 +31,7 @@ from ccmb.tasks.classification.classifier import (
     label_ranks,
 )
 from ccmb.tasks.classification.evaluate import evaluate_classes
-from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
+from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
 from ccmb.tasks.classification.rerank import classify, r2d2_classifier
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
@@ -49,8 +49,8 @@ CLASSES = [
 @pytest.mark.parametrize("batch", [1, 7, 256])
 def test_a_class_is_the_unit_mean_of_the_unit_embeddings_of_all_its_prompts(batch: int) -> None:
     encoder = R2D2Encoder(tiny_model(), tiny_processor())
-    found = class_embeddings(encoder, CLASSES, TEMPLATES[:5], batch)
-    for one, embed in zip(CLASSES, found, strict=True):
+    embeds = class_embeddings(encoder, CLASSES, TEMPLATES[:5], batch)
+    for one, embed in zip(CLASSES, embeds, strict=True):
         prompts = [fill(template, name) for name in one.names for template in TEMPLATES[:5]]
         mean = torch.stack([encoder.encode_texts([prompt]).embed[0] for prompt in prompts]).mean(0)
         assert_same(embed, mean / mean.norm())
@@ -60,13 +60,13 @@ class Batches:
     """An encoder of nothing that notes how much it was given at once."""
 
     def __init__(self) -> None:
-        self.maximum = 0
+        self.max_batch = 0
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self.encode_texts(["图"] * len(names))
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        self.maximum = max(self.maximum, len(texts))
+        self.max_batch = max(self.max_batch, len(texts))
         return TowerOutput(torch.ones(len(texts), 4) * 3, torch.zeros(len(texts), 1, 4))
 
 
@@ -74,46 +74,46 @@ def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_images
     encoder = Batches()
     classes = [ImageClass((str(index),)) for index in range(500)]
     embed_CD = class_embeddings(encoder, classes, batch=16)
-    assert encoder.maximum == 16
+    assert encoder.max_batch == 16
     assert_same(embed_CD, torch.full((500, 4), 0.5))  # embeddings of any length are made unit ones
-    found = classify_images(Classifier(encoder, classes, embed_CD), [None] * 100, top=2, batch=8)
-    assert encoder.maximum == 16
-    assert [guess.index for guess in found[99].classes] == [0, 1]
+    results = classify_images(Classifier(encoder, classes, embed_CD), [None] * 100, top=2, batch=8)
+    assert encoder.max_batch == 16
+    assert [guess.index for guess in results[99].classes] == [0, 1]
 
 
 @pytest.mark.parametrize("depth", [None, 1, 3, 9])
 def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | None) -> None:
-    model, processor, image_source = tiny_model(), tiny_processor(), tiny_images(5)
-    found = classify(model, processor, image_source, CLASSES, [PLAIN], top=4, depth=depth)
+    model, processor, images = tiny_model(), tiny_processor(), tiny_images(5)
+    results = classify(model, processor, images, CLASSES, [PLAIN_TEMPLATE], top=4, depth=depth)
     encoder = R2D2Encoder(model, processor)
-    images, classes = (
-        encoder.encode_images(image_source, lambda image: image),
-        class_embeddings(encoder, CLASSES, [PLAIN]),
+    encoded, classes = (
+        encoder.encode_images(images, lambda image: image),
+        class_embeddings(encoder, CLASSES, [PLAIN_TEMPLATE]),
     )
-    first_names = encoder.encode_texts([fill(PLAIN, one.name) for one in CLASSES])
-    for row, of in enumerate(found):
-        cosine = images.embed[row] @ classes.T
+    first_names = encoder.encode_texts([fill(PLAIN_TEMPLATE, one.name) for one in CLASSES])
+    for row, result in enumerate(results):
+        cosine = encoded.embed[row] @ classes.T
         order = cosine.argsort(descending=True).tolist()
         if depth is not None:
             zeros = torch.full((4,), row)
             with torch.no_grad():
-                score = cosine + model.rank(images, first_names, zeros, torch.arange(4)).score
+                score = cosine + model.rank(encoded, first_names, zeros, torch.arange(4)).score
             order = sorted(order[:depth], key=lambda index: -float(score[index])) + order[depth:]
-            for place, guess in enumerate(of.classes):
-                expected = float(score[guess.index]) if place < depth else None
+            for rank, guess in enumerate(result.classes):
+                expected = float(score[guess.index]) if rank < depth else None
                 assert guess.score == same(expected)
-        assert [guess.index for guess in of.classes] == order
-        assert [guess.name for guess in of.classes] == [CLASSES[index].name for index in order]
-        assert [guess.cosine for guess in of.classes] == same(cosine[order].tolist())
-    assert depth is not None or all(guess.score is None for of in found for guess in of.classes)
+        assert [guess.index for guess in result.classes] == order
+        assert [guess.name for guess in result.classes] == [CLASSES[index].name for index in order]
+        assert [guess.cosine for guess in result.classes] == same(cosine[order].tolist())
+    assert depth is not None or all(guess.score is None for result in results for guess in result.classes)
 
 
 def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
-    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN])
+    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN_TEMPLATE])
     gone, good = tmp_path / "gone.png", tiny_images(1)[0]
-    found = classify_images(classifier, [gone, good, good], top=2, batch=2)
-    assert [of.error for of in found] == [f"{gone}: no such image", None, None]
-    assert [len(of.classes) for of in found] == [0, 2, 2]
+    results = classify_images(classifier, [gone, good, good], top=2, batch=2)
+    assert [result.error for result in results] == [f"{gone}: no such image", None, None]
+    assert [len(result.classes) for result in results] == [0, 2, 2]
     with pytest.raises(CcmbError, match=r"^\S+gone\.png: no such image$"):
         classify_images(classifier, [gone])
     with pytest.raises(CcmbError, match=r"none of the images could be read \(.*gone\.png"):
@@ -153,10 +153,12 @@ def test_a_model_that_says_nothing_with_a_number_is_never_right() -> None:
 def test_accuracies_are_shares_in_percent(pairs: list[tuple[int, int]]) -> None:
     ranks, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
     report = accuracy_report(ranks, labels)
-    by_class = {label: [rank == 1 for rank, of in pairs if of == label] for _, label in pairs}
+    by_class = {label: [rank == 1 for rank, rank_label in pairs if rank_label == label] for _, label in pairs}
     assert report["top1"] == pytest.approx(100 * np.mean([rank == 1 for rank, _ in pairs]), abs=0.01)
     assert report["top5"] == pytest.approx(100 * np.mean([rank <= 5 for rank, _ in pairs]), abs=0.01)
-    assert report["mean_per_class"] == pytest.approx(100 * np.mean([np.mean(of) for of in by_class.values()]), abs=0.01)
+    assert report["mean_per_class"] == pytest.approx(
+        100 * np.mean([np.mean(outcomes) for outcomes in by_class.values()]), abs=0.01
+    )
     for name, (low, high) in report["interval"].items():
         assert 0 <= low <= report[name] + 0.01
         assert report[name] - 0.01 <= high <= 100
@@ -167,9 +169,9 @@ def test_intervals_are_those_of_drawing_the_images_again() -> None:
     ranks, labels = torch.from_numpy(rng.integers(1, 4, 300)), torch.from_numpy(rng.integers(0, 5, 300))
     right = (ranks == 1).double().numpy()
     drawn = [100 * right[rng.integers(0, 300, 300)].mean() for _ in range(4000)]
-    found = accuracy_report(ranks, labels)["interval"]["top1"]
-    assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.7)
-    assert accuracy_report(ranks, labels)["interval"]["top1"] == found
+    interval = accuracy_report(ranks, labels)["interval"]["top1"]
+    assert interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.7)
+    assert accuracy_report(ranks, labels)["interval"]["top1"] == interval
 
 
 # --- folders of images of the drawn world
@@ -178,7 +180,7 @@ def test_intervals_are_those_of_drawing_the_images_again() -> None:
 class ColourEye:
     """An encoder that sees how much of each colour there is in an image, and knows the colours' names."""
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         fills = np.array(list(FILLS.values()))
         shares = []
         for image in map(load, names):
@@ -196,13 +198,13 @@ class ColourEye:
 def test_a_model_that_sees_colours_is_found_to(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "colours", "colour", per_class=4, size=64)
     classes, encoder = scene_classes("colour"), ColourEye()
-    embed_CD = class_embeddings(encoder, classes, [PLAIN])
+    embed_CD = class_embeddings(encoder, classes, [PLAIN_TEMPLATE])
     report = evaluate_classes(Classifier(encoder, classes, embed_CD), ImageSource.open(tmp_path / "colours"), batch=5)
-    found = report["classification"]
-    assert (found["pictures"], found["classes"], found["classes_with_pictures"]) == (32, 8, 8)
-    assert found["top1"] > 85
-    assert found["top1"] == found["mean_per_class"]  # as many images of each
-    assert "ranking" not in found
+    metrics = report["classification"]
+    assert (metrics["pictures"], metrics["classes"], metrics["classes_with_pictures"]) == (32, 8, 8)
+    assert metrics["top1"] > 85
+    assert metrics["top1"] == metrics["mean_per_class"]  # as many images of each
+    assert "ranking" not in metrics
     wrong = Classifier(encoder, classes, embed_CD.roll(1, 0))
     assert evaluate_classes(wrong, ImageSource.open(tmp_path / "colours"))["classification"]["top1"] < 15
 
@@ -217,17 +219,17 @@ def test_both_stages_are_scored_and_unreadable_images_listed(batch: int, tmp_pat
         image.save(folder / f"{number}.png")
     (tmp_path / "猫").mkdir(exist_ok=True)
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
-    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN], depth=2)
+    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN_TEMPLATE], depth=2)
     folder = ImageSource.open(tmp_path)
     report = evaluate_classes(classifier, folder, batch)
     assert [line.split(": ")[0] for line in report["unreadable"]] == [f"{tmp_path}/猫/bad.png"]
-    found = report["classification"]
-    assert (found["pictures"], found["ranking"]["depth"]) == (6, 2)
+    metrics = report["classification"]
+    assert (metrics["pictures"], metrics["ranking"]["depth"]) == (6, 2)
     good = [name for name in folder.names if "bad" not in name]
     guesses = classify_images(classifier, [folder.load(name) for name in good], top=4)
-    right = [of.classes[0].name == name.split("/")[0] for of, name in zip(guesses, good, strict=True)]
-    assert found["ranking"]["top1"] == pytest.approx(100 * sum(right) / 6, abs=0.01)
-    assert found["top5"] == found["ranking"]["top5"] == 100.0
+    right = [guess.classes[0].name == name.split("/")[0] for guess, name in zip(guesses, good, strict=True)]
+    assert metrics["ranking"]["top1"] == pytest.approx(100 * sum(right) / 6, abs=0.01)
+    assert metrics["top5"] == metrics["ranking"]["top5"] == 100.0
 
 
 def test_if_no_image_can_be_read_the_first_is_named(tmp_path: Path) -> None:

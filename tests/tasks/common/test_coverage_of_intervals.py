@@ -58,9 +58,9 @@ def coverage(intervals: Callable[[np.random.Generator], dict[str, Ends]], truth:
     """Fails with the shares of those that hold the truth too seldom."""
     rng, held = np.random.default_rng(0), dict.fromkeys(truth, 0)
     for _ in range(times):
-        found = intervals(rng)
+        ends_of = intervals(rng)
         for name, value in truth.items():
-            low, high = found[name]
+            low, high = ends_of[name]
             held[name] += low - 1e-9 <= value <= high + 1e-9
     shares = {name: count / times for name, count in held.items()}
     assert min(shares.values()) >= MINIMUM, shares
@@ -95,22 +95,24 @@ def gallery_of(images: int) -> Gallery:
 
 
 def retrieval_intervals(rng: np.random.Generator, images: int, ease: float) -> dict[str, Ends]:
-    texts, image_source = ranks_of(rng, images, ease)
+    text_ranks, image_ranks = ranks_of(rng, images, ease)
     settings = Settings(depth=20, draws=DRAWS)
-    report = retrieval_of_ranks({"text_to_image": texts, "image_to_text": image_source}, gallery_of(images), settings)
+    report = retrieval_of_ranks(
+        {"text_to_image": text_ranks, "image_to_text": image_ranks}, gallery_of(images), settings
+    )
     assert report.gain is not None
-    found = {"gain": (report.gain["low"], report.gain["high"]), "mean": report.mean_recall_interval["ranking"]}
-    for direction, of in report.intervals.items():
-        found |= {f"{direction} {name}": ends for name, ends in of["ranking"].items()}
-    return found
+    ends_of = {"gain": (report.gain["low"], report.gain["high"]), "mean": report.mean_recall_interval["ranking"]}
+    for direction, by_stage in report.intervals.items():
+        ends_of |= {f"{direction} {name}": ends for name, ends in by_stage["ranking"].items()}
+    return ends_of
 
 
 @pytest.mark.parametrize(("images", "ease"), [(100, 0.3), (40, 1.5)])
 def test_recalls_mean_recall_and_gain_hold_as_often_as_they_say(images: int, ease: float) -> None:
     many = ranks_of(np.random.default_rng(9), 200_000, ease)
     recalls = {
-        f"{direction} R@{k}": 100 * float((of.ranking <= k).double().mean())  # type: ignore[operator]
-        for direction, of in zip(("text_to_image", "image_to_text"), many, strict=True)
+        f"{direction} R@{k}": 100 * float((ranks.ranking <= k).double().mean())  # type: ignore[operator]
+        for direction, ranks in zip(("text_to_image", "image_to_text"), many, strict=True)
         for k in (1, 5, 10)
     }
     assert many[0].ranking is not None
@@ -127,8 +129,8 @@ def test_intervals_of_a_gain_over_texts_would_hold_too_seldom() -> None:
         moved = torch.from_numpy(_planted_gain(rng, images).ravel())
         before, after = torch.where(moved > 0, 2, 1), torch.where(moved < 0, 2, 1)
         for name, units in (("alone", None), ("images", unit)):
-            found = bootstrap_gain(before, after, units, draws=DRAWS)
-            held[name] += found["low"] <= 100 * gain <= found["high"]
+            interval = bootstrap_gain(before, after, units, draws=DRAWS)
+            held[name] += interval["low"] <= 100 * gain <= interval["high"]
     assert held["alone"] / 150 < 0.8
     assert held["images"] / 150 >= MINIMUM
 
@@ -151,22 +153,22 @@ def test_differences_of_an_export_and_gains_of_fine_tuning_hold_as_often_as_they
     unit = gallery_of(images).image_of_text
 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
-        texts, image_source = ranks_of(rng, images, ease)
+        text_ranks, image_ranks = ranks_of(rng, images, ease)
         stages = [
-            {"text_to_image": getattr(texts, stage), "image_to_text": getattr(image_source, stage)}
+            {"text_to_image": getattr(text_ranks, stage), "image_to_text": getattr(image_ranks, stage)}
             for stage in ("pre_ranking", "ranking")
         ]
         metrics = compare({0.0: measured(stages[0]), 1.0: measured(stages[1])})["figures"]["ranking"]
-        before, after = ({name: Ranks(of, None) for name, of in ranks.items()} for ranks in stages)
+        before, after = ({name: Ranks(stage_ranks, None) for name, stage_ranks in ranks.items()} for ranks in stages)
         exported = _difference(before, after, gallery_of(images), "pre_ranking")  # type: ignore[arg-type]
-        found = {name: (of["low"], of["high"]) for name, of in exported.items()}
-        return found | {name: (metrics[name]["low"], metrics[name]["high"]) for name in ("before", "after", "gain")}
+        ends_of = {name: (metric["low"], metric["high"]) for name, metric in exported.items()}
+        return ends_of | {name: (metrics[name]["low"], metrics[name]["high"]) for name in ("before", "after", "gain")}
 
     many = ranks_of(np.random.default_rng(9), 200_000, ease)
-    means = [mean_recall([getattr(of, stage) for of in many]) for stage in ("pre_ranking", "ranking")]
+    means = [mean_recall([getattr(way, stage) for way in many]) for stage in ("pre_ranking", "ranking")]
     ways = [
-        100 * float((of.ranking == 1).double().mean() - (of.pre_ranking == 1).double().mean())  # type: ignore[union-attr]
-        for of in many
+        100 * float((way.ranking == 1).double().mean() - (way.pre_ranking == 1).double().mean())  # type: ignore[union-attr]
+        for way in many
     ]
     assert means[0] is not None
     assert means[1] is not None
@@ -194,9 +196,9 @@ def test_auc_and_accuracy_hold_as_often_as_they_say(images: int, sure: float, mo
     many, labels = many[order], labels[order]
 
     def accuracy_at(threshold: float) -> float:
-        """Of the kind of pairs, at a threshold of the match score."""
-        place = np.searchsorted(many, np.log(threshold / (1 - threshold)))
-        return float(((1 - labels[:place]).sum() + labels[place:].sum()) / len(labels))
+        """Accuracy on all pairs of this kind, at a threshold of the match score."""
+        index = np.searchsorted(many, np.log(threshold / (1 - threshold)))
+        return float(((1 - labels[:index]).sum() + labels[index:].sum()) / len(labels))
 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
         log_odds, label = pairs_of(rng, images, sure)
@@ -205,11 +207,11 @@ def test_auc_and_accuracy_hold_as_often_as_they_say(images: int, sure: float, mo
         heads = torch.from_numpy(log_odds)[:, None].repeat(1, 2)
         image = torch.arange(images).repeat_interleave(2)
         report = matching_report(PairScores(torch.from_numpy(label), image, heads[:, 0], heads), 1.0, draws=DRAWS)
-        found: dict[str, Ends] = report["interval"]
-        low, high = found["accuracy_fitted"]
+        ends_of: dict[str, Ends] = report["interval"]
+        low, high = ends_of["accuracy_fitted"]
         fitted = np.mean([accuracy_at(threshold) for threshold in report["fitted"]["threshold"]])
-        found |= {"fitted": (low - fitted, high - fitted), "cosine": report["pre_ranking"]["interval"]["auc"]}
-        return found
+        ends_of |= {"fitted": (low - fitted, high - fitted), "cosine": report["pre_ranking"]["interval"]["auc"]}
+        return ends_of
 
     auc = float((np.cumsum(1 - labels) * labels).sum() / (labels.sum() * (1 - labels).sum()))
     truth = {"auc": auc, "cosine": auc, "accuracy": accuracy_at(0.5), "fitted": 0.0}
@@ -249,10 +251,10 @@ def test_the_calibration_error_holds_as_often_as_it_says(pairs: int, kind: str, 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
         chance, label, _ = world(rng, pairs)
         unit = torch.arange(pairs // together).repeat_interleave(together)
-        found = estimate_calibration_error(torch.from_numpy(chance), torch.from_numpy(label), unit)
-        assert found.low <= found.value <= found.high
-        values.append(found.value)
-        return {kind: found.interval}
+        estimate = estimate_calibration_error(torch.from_numpy(chance), torch.from_numpy(label), unit)
+        assert estimate.low <= estimate.value <= estimate.high
+        values.append(estimate.value)
+        return {kind: estimate.interval}
 
     coverage(intervals, {kind: truth}, 120)
     if kind == "twice too sure":
@@ -276,8 +278,8 @@ def test_accuracies_hold_as_often_as_they_say_however_few_images_a_class_has(cou
 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
         ranks = np.where(rng.random(len(label)) < share_C[label], 1, np.where(rng.random(len(label)) < 0.5, 3, 9))
-        found: dict[str, Ends] = accuracy_report(torch.from_numpy(ranks), torch.from_numpy(label))["interval"]
-        return found
+        ends_of: dict[str, Ends] = accuracy_report(torch.from_numpy(ranks), torch.from_numpy(label))["interval"]
+        return ends_of
 
     top1 = float(share_C[label].mean())
     truth = {"top1": 100 * top1, "top5": 100 * (top1 + (1 - top1) / 2), "mean_per_class": 100 * float(share_C.mean())}
@@ -290,10 +292,12 @@ def test_accuracies_hold_as_often_as_they_say_however_few_images_a_class_has(cou
 def captions_of(rng: np.random.Generator, count: int) -> CaptionScores:
     length = rng.integers(8, 15, count).astype(float)
     skill = rng.beta(4, 3, count)
-    said = np.maximum(length[:, None] - np.arange(4), 0)
-    right = rng.binomial(said.astype(int), skill[:, None] ** np.arange(1, 5)).astype(float)
+    total = np.maximum(length[:, None] - np.arange(4), 0)
+    right = rng.binomial(total.astype(int), skill[:, None] ** np.arange(1, 5)).astype(float)
     cider = np.clip(rng.gamma(1.2, 0.6, count) * skill, 0, 10)
-    return CaptionScores(right, said, length, length + rng.integers(-1, 3, count), rng.beta(5, 4, count) * skill, cider)
+    return CaptionScores(
+        right, total, length, length + rng.integers(-1, 3, count), rng.beta(5, 4, count) * skill, cider
+    )
 
 
 def test_metrics_of_captions_and_their_gains_hold_as_often_as_they_say() -> None:
@@ -301,7 +305,7 @@ def test_metrics_of_captions_and_their_gains_hold_as_often_as_they_say() -> None
 
     def intervals(rng: np.random.Generator) -> dict[str, Ends]:
         before, after = captions_of(rng, 80), captions_of(rng, 80)
-        drawn = (drawn_metrics(of, DRAWS) for of in (before, after))
+        drawn = (drawn_metrics(scores, DRAWS) for scores in (before, after))
         first, second = drawn
         gains = {f"gain of {name}": interval(second[name] - first[name], 80) for name in names}
         return metric_intervals(after, DRAWS) | gains
@@ -329,8 +333,8 @@ def test_metrics_of_paintings_hold_as_often_as_they_say(texts: int) -> None:
 @pytest.mark.parametrize("name", ["all", "none"])
 def test_where_all_or_none_are_right_the_interval_leaves_room_for_what_was_not_seen(name: str) -> None:
     ranks = torch.full((20,), 1 if name == "all" else 9)
-    found: dict[str, Any] = accuracy_report(ranks, torch.arange(20) % 4)
-    low, high = found["interval"]["top1"]
+    report: dict[str, Any] = accuracy_report(ranks, torch.arange(20) % 4)
+    low, high = report["interval"]["top1"]
     # Wilson's: 1.96^2 / (20 + 1.96^2) = 16 % of others may be otherwise; 18 % by Student's t.
     wide = (high - low) if name == "all" else high
     assert wide == pytest.approx(18, abs=0.5)

@@ -43,13 +43,13 @@ def test_the_ends_are_the_two_models_bit_for_bit(dtype: torch.dtype, seed: int) 
 @given(share=st.floats(0, 1))
 def test_between_them_every_weight_lies_on_the_line_and_counters_are_those_after(share: float) -> None:
     before, after = states(1), states(2)
-    found = interpolate(before, after, share)
+    mixed = interpolate(before, after, share)
     for name in ("a", "b"):
         expected = before[name].double() + share * (after[name].double() - before[name].double())
         # Two products and a sum.
         rounding = product_error(3) * (before[name].abs() + after[name].abs())
-        assert ((found[name].double() - expected).abs() <= rounding).all()
-    assert found["steps"] == 2
+        assert ((mixed[name].double() - expected).abs() <= rounding).all()
+    assert mixed["steps"] == 2
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -83,10 +83,10 @@ def test_the_verb_writes_a_model_that_loads(command: Command, tmp_path: Path) ->
     before, after = save_start(tmp_path / "before"), save_start(tmp_path / "after", seed=1)
     for share, same in ((0, before), (1, after), (0.5, None)):
         out = tmp_path / f"mixed-{share}"
-        found = command("mix", before, after, "--share", share, "--out", out)
-        assert (found.code, found.out) == (0, f"model: {out}\n"), found.err
-        for place in (before, after):
-            assert torch.equal(embeddings(out), embeddings(place)) == (place == same)
+        outcome = command("mix", before, after, "--share", share, "--out", out)
+        assert (outcome.code, outcome.out) == (0, f"model: {out}\n"), outcome.err
+        for folder in (before, after):
+            assert torch.equal(embeddings(out), embeddings(folder)) == (folder == same)
 
 
 def test_a_calibration_is_kept_only_by_the_weights_it_was_fitted_to(tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_a_calibration_is_kept_only_by_the_weights_it_was_fitted_to(tmp_path: Pa
 
 def test_other_tokenizers_and_folders_that_hold_something_are_refused(command: Command, tmp_path: Path) -> None:
     before, after = save_start(tmp_path / "before"), save_start(tmp_path / "after")
-    found = command("mix", before, after, "--out", after)
-    assert (found.code, found.err.count("\n")) == (1, 1)
-    assert "holds something already" in found.err
+    outcome = command("mix", before, after, "--out", after)
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "holds something already" in outcome.err
     text = (after / "tokenizer.json").read_text(encoding="utf-8")
     (after / "tokenizer.json").write_text(text.replace("船", "舟"), encoding="utf-8")
-    found = command("mix", before, after, "--out", tmp_path / "mixed")
-    assert (found.code, found.err.count("\n")) == (1, 1)
-    assert "their tokenizers differ" in found.err
+    outcome = command("mix", before, after, "--out", tmp_path / "mixed")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "their tokenizers differ" in outcome.err
     assert not (tmp_path / "mixed").exists()

@@ -35,8 +35,8 @@ def command(monkeypatch, capfd):
     return command_line(monkeypatch, capfd)
 
 
-def flickr(place: int, secret: bool) -> str:
-    return f"{FIRST + 13 * place}_{0x693B08CB0E + place:010x}.jpg" if secret else f"{FIRST + 13 * place}.jpg"
+def flickr(index: int, secret: bool) -> str:
+    return f"{FIRST + 13 * index}_{0x693B08CB0E + index:010x}.jpg" if secret else f"{FIRST + 13 * index}.jpg"
 
 
 def save_flickr(folder: Path, splits: dict[str, range], secret: bool) -> Path:
@@ -44,10 +44,10 @@ def save_flickr(folder: Path, splits: dict[str, range], secret: bool) -> Path:
     (folder / "images").mkdir(parents=True)
     lines = []
     for split, places in splits.items():
-        for place, image in zip(places, tiny_images(len(places)), strict=True):
-            image.save(folder / "images" / flickr(place, secret), "JPEG")
-            texts = [f"{TEXTS[place % 8]}，{place}"]
-            lines.append({"image": flickr(place, secret), "captions": texts, "texts": texts, "split": split})
+        for index, image in zip(places, tiny_images(len(places)), strict=True):
+            image.save(folder / "images" / flickr(index, secret), "JPEG")
+            texts = [f"{TEXTS[index % 8]}，{index}"]
+            lines.append({"image": flickr(index, secret), "captions": texts, "texts": texts, "split": split})
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -85,7 +85,7 @@ def test_a_model_folder_says_what_was_read_by_it_and_by_the_runs_before(runs: Pa
     assert again is not None
     assert [one.name for one in tuned.read] == ["flickr8k-cn train", str(runs / "start")]
     assert [one.name for one in again.read] == ["other train", "flickr8k-cn train", str(runs / "start")]
-    assert tuned.photos == again.photos == {("flickr", FIRST + 13 * place) for place in range(8)}
+    assert tuned.photos == again.photos == {("flickr", FIRST + 13 * index) for index in range(8)}
     shutil.copytree(runs / "again" / "model", tmp_path / "copied")  # it goes with the weights
     assert seen_by(tmp_path / "copied") == again
     mix(runs / "start", runs / "tuned", 0.5, tmp_path / "mixed")
@@ -132,7 +132,7 @@ def test_results_and_leaderboards_show_the_mark(runs: Path, flickr8k: Path, flic
     done = command("benchmark", "--model", runs / "again", *data, "--out", out, "--setting", "zero-shot")
     assert done.code == 0
     seen = {path.parent.name: read_result(path).seen for path in out.glob("*/*.json")}
-    marks = {name: None if of is None else (of.images, of.mark) for name, of in seen.items()}
+    marks = {name: None if seen_set is None else (seen_set.images, seen_set.mark) for name, seen_set in seen.items()}
     assert marks == {"flickr30k-cn.test": (3, "saw 3 test images"), "flickr8k-cn.test": (0, "")}
     rows = leaderboard(read_results([out]))
     assert {row.set: row.seen for row in rows if row.origin == "ours"} == {
@@ -166,13 +166,13 @@ def test_verify_counts_photographs_of_another_set(flickr8k: Path, flickr30k: Pat
     assert checked.shared == {
         "flickr30k": {"train": {"test": 3}, "val": {"test": 1}, "test": {"train": 4}},
     }  # fmt: skip
-    [finding] = [of for of in checked.findings if of.what == "photographs of another set"]
+    [finding] = [finding for finding in checked.findings if finding.what == "photographs of another set"]
     assert (finding.count, finding.level) == (8, "warning")
     assert "flickr8k-cn test and flickr30k: 4 images are shared (4 of its train)" in checked_text(checked)
-    told = command("data", "verify", "flickr8k-cn", flickr8k)
+    outcome = command("data", "verify", "flickr8k-cn", flickr8k)
     assert (
         "18 images are photographs of Flickr by their names, which Flickr8k(-CN), Flickr30k(-CN, -CNA) have too"
-        in told.out
+        in outcome.out
     )
     refused = command("data", "verify", "flickr8k-cn", flickr8k, "--against", "nothing")
     assert (refused.code, "--against nothing: give NAME=FOLDER" in refused.err) == (2, True)
@@ -183,7 +183,9 @@ def test_verify_finds_one_photograph_under_two_names_in_two_splits(tmp_path: Pat
     with open(folder / "pairs.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({"image": flickr(2, False), "captions": ["同一张"], "split": "val"}) + "\n")
     tiny_images(9)[8].save(folder / "images" / flickr(2, False), "JPEG")  # of other bytes, such as another size
-    [finding] = [of for of in verify_dataset("flickr8k-cn", folder).findings if of.what == "images in two splits"]
+    [finding] = [
+        finding for finding in verify_dataset("flickr8k-cn", folder).findings if finding.what == "images in two splits"
+    ]
     assert finding.examples[-1].endswith(f"val: {flickr(2, False)} is the photograph {flickr(2, True)} of train")
 
 

@@ -63,9 +63,9 @@ def test_each_trains_on_its_set_as_published(name: str, start: Path, tmp_path: P
     recipe = load(name, *TINY, f"data.folder={folder}", f"model.init_from={start}")
     report = finetune(recipe, tmp_path / "run")
     assert report is not None
-    [of] = report["sets"]
-    assert (of["name"], of["split"]) == (name, "val")
-    assert of["details"]["after"]["texts"] == len(open_dataset(name, folder, "val").queries)
+    [entry] = report["sets"]
+    assert (entry["name"], entry["split"]) == (name, "val")
+    assert entry["details"]["after"]["texts"] == len(open_dataset(name, folder, "val").queries)
     last = [line for _, line in read_json_lines(tmp_path / "run" / "metrics.jsonl")][-1]
     assert last["step"] == 2
     assert {"gcpr", "fgr", "val_mean_recall"} <= last.keys()

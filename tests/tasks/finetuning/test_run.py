@@ -60,9 +60,13 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 
 def test_some_steps_raise_recall_on_images_that_were_not_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:
     out, report = finished
-    assert [(of["name"], of["split"]) for of in report["sets"]] == [("mine", "val"), ("mine", "test"), ("words", "val")]
-    for of in report["sets"][:2]:
-        for metric in of["figures"].values():
+    assert [(entry["name"], entry["split"]) for entry in report["sets"]] == [
+        ("mine", "val"),
+        ("mine", "test"),
+        ("words", "val"),
+    ]
+    for entry in report["sets"][:2]:
+        for metric in entry["figures"].values():
             assert metric["gain"]["low"] > 10  # of 9 seeds the worst is 19.8
             difference = metric["after"]["value"] - metric["before"]["value"]
             assert metric["gain"]["value"] == pytest.approx(difference, abs=0.011)  # of rounded ones
@@ -94,8 +98,8 @@ def test_the_finished_model_is_the_best_by_validation_and_is_measured_as_it_was_
 
 
 def test_between_the_models_are_shares_whose_ends_are_both(finished: tuple[Path, dict[str, Any]]) -> None:
-    for of in finished[1]["sets"]:
-        for metric in of["figures"].values():
+    for entry in finished[1]["sets"]:
+        for metric in entry["figures"].values():
             assert list(metric["shares"]) == ["0", "0.25", "0.5", "0.75", "1"]
             assert metric["shares"]["0"] == metric["before"]
             assert metric["shares"]["1"] == metric["after"]
@@ -113,7 +117,7 @@ def test_the_same_command_again_changes_nothing_and_more_to_measure_does_not_tra
     assert (weights.read_bytes(), card.read_bytes()) == before
     more = finetune(recipe_of(start, data, training__steps=8), tmp_path / "run", test=True)
     assert more is not None
-    assert [of["split"] for of in more["sets"]] == ["val", "test"]
+    assert [entry["split"] for entry in more["sets"]] == ["val", "test"]
     assert more["sets"][0] == report["sets"][0]
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == kept["metrics.jsonl"]
     with pytest.raises(CcmbError, match="holds a run of another recipe"):
@@ -134,8 +138,8 @@ def test_killed_after_a_validation_it_ends_with_the_same_metrics_choice_and_weig
     assert log_of(run) == log_of(whole)
     for name in ("recipe.yaml", "checkpoints/best.json", "model/model.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    [of] = read_json(run / "finetune.json")["sets"]
-    assert {name: metric["after"] for name, metric in of["figures"].items()} == {
+    [entry] = read_json(run / "finetune.json")["sets"]
+    assert {name: metric["after"] for name, metric in entry["figures"].items()} == {
         name: metric["after"] for name, metric in report["sets"][0]["figures"].items()
     }
 
@@ -146,10 +150,10 @@ def test_two_processes_validate_and_choose_as_one_does(
     words = ["finetune", "retrieval", *arguments(data), "--model", start, "--out", tmp_path / "run"]
     done = ccmb(*words, processes=2)
     assert done.code == 0, done.err
-    for mine, its in zip(log_of(tmp_path / "run"), log_of(finished[0]), strict=True):
-        assert mine.keys() == its.keys()
-        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-6)
-        assert mine.get("val_mean_recall") == its.get("val_mean_recall")
+    for resumed, its in zip(log_of(tmp_path / "run"), log_of(finished[0]), strict=True):
+        assert resumed.keys() == its.keys()
+        assert resumed["loss"] == pytest.approx(its["loss"], rel=1e-6)
+        assert resumed.get("val_mean_recall") == its.get("val_mean_recall")
     assert read_json(tmp_path / "run" / "finetune.json")["chosen"]["step"] == finished[1]["chosen"]["step"]
 
 
@@ -212,7 +216,7 @@ def test_validation_may_be_limited_to_the_first_images(start: Path, data: Path, 
 
 def test_a_frozen_image_tower_stays_as_it_was(start: Path, data: Path, tmp_path: Path) -> None:
     tuned(start, data, tmp_path / "run", model__freeze_image_tower="on", training__steps=4, validation__every=0)
-    before, after = (load_model(place)[0].state_dict() for place in (start, tmp_path / "run"))
+    before, after = (load_model(folder)[0].state_dict() for folder in (start, tmp_path / "run"))
     changed = {name.split(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert "image_tower" not in changed
     assert {"text_tower", "image_projection", "text_image_encoder", "image_text_encoder"} <= changed
@@ -274,8 +278,8 @@ def test_the_verb_prints_a_table_or_json(command: Command, start: Path, data: Pa
     ]  # fmt: skip
     assert any(line.startswith("share of the weights after") and line.endswith("1") for line in lines)
     assert lines[-1] == f"model: {run / 'model'}"
-    found = command(*words, *further, "--json")
-    assert json.loads(found.out) == read_json(run / "finetune.json")
+    outcome = command(*words, *further, "--json")
+    assert json.loads(outcome.out) == read_json(run / "finetune.json")
 
 
 @pytest.mark.parametrize(
@@ -292,14 +296,14 @@ def test_a_wrong_command_is_one_line(
     words: list[str], code: int, message: str, command: Command, start: Path, data: Path, tmp_path: Path
 ) -> None:
     words = [str(start) if word == "START" else word for word in words]
-    found = command("finetune", words[0], *arguments(data), *words[1:], "--out", tmp_path / "run")
-    assert (found.code, found.out) == (code, ""), found.err
-    assert message in found.err
-    assert found.err.count("\n") == 1
+    outcome = command("finetune", words[0], *arguments(data), *words[1:], "--out", tmp_path / "run")
+    assert (outcome.code, outcome.out) == (code, ""), outcome.err
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_shipped_recipes_are_listed(command: Command) -> None:
-    found = command("finetune", "mugge", "--model", "x")
-    assert "did you mean 'muge'" in found.err
+    outcome = command("finetune", "mugge", "--model", "x")
+    assert "did you mean 'muge'" in outcome.err
     assert find_recipe("muge", FINETUNING) == FINETUNING / "muge.yaml"

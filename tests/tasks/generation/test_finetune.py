@@ -16,7 +16,7 @@ from ccmb.r2d2.generative.generator import R2D2Generator, load_generator
 from ccmb.r2d2.loading import load_model
 from ccmb.scenes.close_ups import write_close_ups
 from ccmb.tasks.finetuning.run import finetune
-from ccmb.tasks.generation.predict import Painting, paint_texts
+from ccmb.tasks.generation.predict import SamplingOptions, paint_texts
 from ccmb.training.checkpoints import load_checkpoint
 from tests.helpers.recipes import TINY, load, write_sample
 from tests.helpers.tiny import TEXTS, tiny_images
@@ -75,17 +75,17 @@ def test_a_painter_learns_to_paint_what_texts_say(start: Path, data: Path, tmp_p
     }
     report = finetune(recipe_of(start, data, "generation", **values), tmp_path / "run")
     assert report is not None
-    [of] = report["sets"]
-    assert of["figures"]["match_score"]["before"] is None
-    assert {"FID", "KID", "match_score"} <= of["details"]["after"].keys()
+    [entry] = report["sets"]
+    assert entry["figures"]["match_score"]["before"] is None
+    assert {"FID", "KID", "match_score"} <= entry["details"]["after"].keys()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["generation"] < lines[0]["generation"] / 3
     model, processor = load_generator(tmp_path / "run")
-    painted = paint_texts(model, processor, [text[:4] for text in TEXTS], Painting(steps=6, guidance=1.0))
+    generated = paint_texts(model, processor, [text[:4] for text in TEXTS], SamplingOptions(steps=6, guidance=1.0))
     true = [np.asarray(image.resize((16, 16)), dtype=float).ravel() for image in tiny_images(len(TEXTS))]
-    shown = [np.asarray(of_text.first.image, dtype=float).ravel() for of_text in painted]
+    shown = [np.asarray(of_text.first.image, dtype=float).ravel() for of_text in generated]
     nearest = [int(np.argmin([np.abs(one - other).mean() for other in true])) for one in shown]
-    assert sum(place == which for which, place in enumerate(nearest)) >= 6
+    assert sum(index == which for which, index in enumerate(nearest)) >= 6
     assert load_model(tmp_path / "run")[0].can_rank
     assert not has_captioner(tmp_path / "run")
 
@@ -116,8 +116,8 @@ def test_a_published_pipeline_takes_the_chinese_text_tower(
     model, processor = load_generator(tmp_path / "run")
     assert (model.shape.side, model.latent_shape) == (32, (4, 16, 16))
     assert model.painter.read.weight.shape == (24, 32)
-    [painted] = paint_texts(model, processor, TEXTS[:1], Painting(steps=3))
-    assert painted.first.image.size == (32, 32)
+    [generated] = paint_texts(model, processor, TEXTS[:1], SamplingOptions(steps=3))
+    assert generated.first.image.size == (32, 32)
     from diffusers import UNet2DConditionModel
 
     published = UNet2DConditionModel.from_pretrained(pipeline / "unet").state_dict()
@@ -135,8 +135,8 @@ def test_ecommerce_t2i_is_trained_and_measured_as_published(start: Path, tmp_pat
     overrides = [*TINY, f"data.folder={data}", f"model.init_from={start}", f"generation.pipeline={pipeline}"]
     report = finetune(load("ecommerce-t2i", *overrides, "generation.sampling_steps=2"), tmp_path / "run")
     assert report is not None
-    [of] = report["sets"]
-    assert (of["name"], of["split"]) == ("ecommerce-t2i", "val")
+    [entry] = report["sets"]
+    assert (entry["name"], entry["split"]) == ("ecommerce-t2i", "val")
 
 
 def test_of_the_drawn_world_it_is_told_what_is_right(start: Path, tmp_path: Path) -> None:

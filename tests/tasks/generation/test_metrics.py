@@ -25,8 +25,8 @@ def sets(count: int = 40, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_fid_is_the_frechet_distance_of_two_gaussians() -> None:
-    one, other = (of.double().numpy() for of in sets())
-    covariances = [np.cov(of, rowvar=False) for of in (one, other)]
+    one, other = (features.double().numpy() for features in sets())
+    covariances = [np.cov(features, rowvar=False) for features in (one, other)]
     shift = np.square(one.mean(0) - other.mean(0)).sum()
     expected = shift + np.trace(
         covariances[0] + covariances[1] - 2 * linalg.sqrtm(covariances[0] @ covariances[1]).real
@@ -34,7 +34,7 @@ def test_fid_is_the_frechet_distance_of_two_gaussians() -> None:
     assert fid(*sets()) == pytest.approx(expected, rel=1e-6)
     # Two Gaussians of one dimension: (m - m')^2 + (s - s')^2.
     flat = torch.tensor([[-1.0], [1.0]]), torch.tensor([[2.0], [8.0]])
-    spread = [float(of.std()) for of in flat]
+    spread = [float(part.std()) for part in flat]
     assert fid(*flat) == pytest.approx(25 + (spread[0] - spread[1]) ** 2)
 
 
@@ -46,14 +46,19 @@ def test_fid_of_few_images_with_many_features_is_a_number_and_of_equal_sets_noth
 
 
 def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel() -> None:
-    one, other = (of.double().numpy() for of in sets())
+    one, other = (features.double().numpy() for features in sets())
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return polynomial_kernel(a, b, degree=3, gamma=1 / a.shape[1], coef0=1)
 
     total = 0.0
-    for of in (one, other):
-        pairs = [kernel(of[i : i + 1], of[j : j + 1])[0, 0] for i in range(len(of)) for j in range(len(of)) if i != j]
+    for features in (one, other):
+        pairs = [
+            kernel(features[i : i + 1], features[j : j + 1])[0, 0]
+            for i in range(len(features))
+            for j in range(len(features))
+            if i != j
+        ]
         total += float(np.mean(pairs))
     expected = total - 2 * kernel(one, other).mean()
     assert kid(*sets()) == pytest.approx(expected, rel=1e-9)

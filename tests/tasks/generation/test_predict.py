@@ -19,7 +19,7 @@ from ccmb.objectives.generation import Generation
 from ccmb.r2d2.generative.diffusion import Diffusion, FlowMatching, diffusion_process_of
 from ccmb.r2d2.generative.generator import load_generator
 from ccmb.r2d2.loading import load_model
-from ccmb.tasks.generation.predict import Painting, check_texts, judge_images, paint_texts
+from ccmb.tasks.generation.predict import SamplingOptions, check_texts, judge_images, paint_texts
 from ccmb.tasks.pretraining.run import save_model
 from tests.helpers.exact import PROOFS, assert_same, product_error, same
 from tests.helpers.generators import SMALL, tiny_generator
@@ -41,7 +41,7 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
         return torch.einsum("oc,bchw->bohw", weight, x) + (time_B / 1000)[:, None, None, None]
 
     for shift in (1.0, 3.0):
-        ours = FlowMatching(shift, predicts_velocity=True)
+        process = FlowMatching(shift, predicts_velocity=True)
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         scheduler.set_timesteps(7)
         x = noise
@@ -49,12 +49,12 @@ def test_eulers_steps_are_those_of_diffusers() -> None:
             x = scheduler.step(predict(x, time.expand(3)), time, x).prev_sample
         # Seven steps, each of a product of four terms and three operations more, whatever their order.
         limit = product_error(7 * (4 + 3), float(x.abs().max()))
-        torch.testing.assert_close(ours.sample(predict, noise, 7, "euler"), x, rtol=0, atol=limit)
+        torch.testing.assert_close(process.sample(predict, noise, 7, "euler"), x, rtol=0, atol=limit)
         # What it adds noise by is ours, too.
         clean = torch.randn(3, 4, 2, 2)
         time = scheduler.timesteps[2:3]
         mixed = scheduler.scale_noise(clean, time, noise)
-        torch.testing.assert_close(mixed, ours.mix(clean, noise, time.expand(3)), rtol=0, atol=product_error(4, 8.0))
+        torch.testing.assert_close(mixed, process.mix(clean, noise, time.expand(3)), rtol=0, atol=product_error(4, 8.0))
 
 
 @pytest.mark.parametrize("steps", [2, 7, 28])
@@ -73,17 +73,17 @@ def test_a_published_flow_is_sampled_at_the_times_of_diffusers(options: dict[str
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = FlowMatchEulerDiscreteScheduler(**options)
-    ours = diffusion_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
-    assert isinstance(ours, FlowMatching)
+    process = diffusion_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
+    assert isinstance(process, FlowMatching)
     scheduler.set_timesteps(steps)
-    torch.testing.assert_close(ours.times(steps), scheduler.sigmas, rtol=0, atol=0)
+    torch.testing.assert_close(process.times(steps), scheduler.sigmas, rtol=0, atol=0)
     asked: list[float] = []
 
     def predict(x: Tensor, time_B: Tensor) -> Tensor:
         asked.append(float(time_B[0]))
         return x
 
-    ours.sample(predict, torch.zeros(1, 1, 1, 1), steps, "euler")
+    process.sample(predict, torch.zeros(1, 1, 1, 1), steps, "euler")
     assert asked == pytest.approx(scheduler.timesteps.tolist(), rel=1e-6)
 
 
@@ -103,12 +103,12 @@ def test_heuns_steps_are_those_of_diffusers() -> None:
         return torch.einsum("oc,bchw->bohw", weight, x) + (time_B / 1000)[:, None, None, None]
 
     scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
-    ours = diffusion_process_of({"_class_name": "FlowMatchHeunDiscreteScheduler", **scheduler.config})
-    painted = ours.sample(predict, x, 6, "heun")
+    process = diffusion_process_of({"_class_name": "FlowMatchHeunDiscreteScheduler", **scheduler.config})
+    sampled = process.sample(predict, x, 6, "heun")
     scheduler.set_timesteps(6)
     for time in scheduler.timesteps:
         x = scheduler.step(predict(x, time.expand(3)), time, x).prev_sample
-    torch.testing.assert_close(painted, x, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sampled, x, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -137,19 +137,19 @@ def test_a_network_that_knows_the_image_is_followed_to_it_and_heun_bends_where_e
 
     speed = FlowMatching(predicts_velocity=True)
     euler, heun = (
-        float((speed.sample(curved, noise, 8, of) - noise / torch.e).abs().max()) for of in ("euler", "heun")
+        float((speed.sample(curved, noise, 8, solver) - noise / torch.e).abs().max()) for solver in ("euler", "heun")
     )
     assert heun < euler / 5
 
 
 def test_the_loss_of_an_image_that_is_said_is_that_of_its_speed() -> None:
     torch.manual_seed(0)
-    clean, noise, said = (torch.randn(5, 3, 4, 4) for _ in range(3))
+    clean, noise, predicted = (torch.randn(5, 3, 4, 4) for _ in range(3))
     time = torch.tensor([200.0, 300.0, 500.0, 700.0, 990.0])
     noisy = FlowMatching().mix(clean, noise, time)
-    speed = (noisy - said) / (time / 1000)[:, None, None, None]
+    speed = (noisy - predicted) / (time / 1000)[:, None, None, None]
     expected = FlowMatching(predicts_velocity=True).loss(speed, clean, noise, time)
-    assert_same(FlowMatching().loss(said, clean, noise, time), expected)
+    assert_same(FlowMatching().loss(predicted, clean, noise, time), expected)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -165,8 +165,8 @@ def test_a_published_networks_own_noise_is_undone_by_what_it_is_asked_for(predic
     def oracle(x: Tensor, time_B: Tensor) -> Tensor:
         signal = alphas[time_B.long()][:, None, None, None].sqrt()
         hidden = (x - signal * clean) / (1 - signal.square()).sqrt()
-        said = {"epsilon": hidden, "sample": clean}
-        return said.get(prediction, signal * hidden - (1 - signal.square()).sqrt() * clean)
+        predicted = {"epsilon": hidden, "sample": clean}
+        return predicted.get(prediction, signal * hidden - (1 - signal.square()).sqrt() * clean)
 
     # The scheduler's own constants are float32. Ten steps, each off by a few eps of values up to 4, and the first of
     # them, at the most noise, divides by the root of what is left of the image.
@@ -183,12 +183,15 @@ def test_guidance_goes_from_what_is_painted_without_the_text_beyond_what_is_pain
     noise, silent = torch.randn(2, *generator.latent_shape), torch.ones(2, dtype=torch.bool)
     time = torch.full((2,), 1000.0)
     with torch.inference_mode():
-        told, untold = generator.painter(noise, time, texts), generator.painter(noise, time, texts, silent)
-        assert not torch.allclose(told, untold)
+        conditional, unconditional = (
+            generator.painter(noise, time, texts),
+            generator.painter(noise, time, texts, silent),
+        )
+        assert not torch.allclose(conditional, unconditional)
         for guidance in (0.0, 1.0, 2.5):
-            painted = generator.sample_images(texts, noise, 1, guidance)
-            expected = generator.to_pixels(untold + guidance * (told - untold))
-            assert_same(painted, expected)
+            sampled = generator.sample_images(texts, noise, 1, guidance)
+            expected = generator.to_pixels(unconditional + guidance * (conditional - unconditional))
+            assert_same(sampled, expected)
 
 
 def test_every_token_of_the_text_counts_and_padding_does_not() -> None:
@@ -226,34 +229,34 @@ def test_a_generators_folder_is_a_whole_r2d2_and_comes_back_as_it_was(tmp_path: 
 
 def test_what_is_painted_depends_on_seed_and_place_and_not_on_the_batch() -> None:
     generator, processor = tiny_generator(), tiny_processor()
-    options = Painting(steps=2, best_of=3, seed=5)
+    options = SamplingOptions(steps=2, best_of=3, seed=5)
     whole = paint_texts(generator, processor, TEXTS[:3], options, batch=9)
     parts = paint_texts(generator, processor, TEXTS[:3], options, batch=2)
-    assert [of.text for of in whole] == list(TEXTS[:3])
+    assert [entry.text for entry in whole] == list(TEXTS[:3])
     for one, other in zip(whole, parts, strict=True):
         for a, b in zip(one.candidates, other.candidates, strict=True):
             assert _apart(a.image, b.image) <= 1
-    alone = paint_texts(generator, processor, TEXTS[:3], Painting(steps=2, seed=5))
+    alone = paint_texts(generator, processor, TEXTS[:3], SamplingOptions(steps=2, seed=5))
     assert all(_apart(a.first.image, b.first.image) <= 1 for a, b in zip(whole, alone, strict=True))
     assert _apart(whole[0].candidates[0].image, whole[0].candidates[1].image) > 1
-    other = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, seed=6))
+    other = paint_texts(generator, processor, TEXTS[:1], SamplingOptions(steps=2, seed=6))
     assert _apart(other[0].first.image, alone[0].first.image) > 1
 
 
 def test_the_judge_orders_candidates_by_match_score() -> None:
     generator, processor = tiny_generator(), tiny_processor()
-    judge = Pipeline.of(tiny_model(seed=3), tiny_processor(), name="tiny")
-    found = paint_texts(generator, processor, TEXTS[:2], Painting(steps=2, best_of=4), judge)
-    for of in found:
-        scores = [candidate.match_score for candidate in of.candidates]
+    judge = Pipeline.from_model(tiny_model(seed=3), tiny_processor(), name="tiny")
+    results = paint_texts(generator, processor, TEXTS[:2], SamplingOptions(steps=2, best_of=4), judge)
+    for result in results:
+        scores = [candidate.match_score for candidate in result.candidates]
         assert scores == sorted(scores, reverse=True)
-        assert sorted(candidate.number for candidate in of.candidates) == [0, 1, 2, 3]
-        said = judge_images(judge, [candidate.image for candidate in of.candidates], [of.text] * 4)
-        assert [match for _, match in said] == same(scores)
-    towers = Pipeline.of(tiny_model(match_heads=False), tiny_processor(), name="towers")
-    [painted] = paint_texts(generator, processor, TEXTS[:1], Painting(steps=2, best_of=2), towers)
-    assert painted.candidates[0].match_score is None
-    assert painted.candidates[0].cosine >= painted.candidates[1].cosine  # type: ignore[operator]
+        assert sorted(candidate.number for candidate in result.candidates) == [0, 1, 2, 3]
+        scored = judge_images(judge, [candidate.image for candidate in result.candidates], [result.text] * 4)
+        assert [match for _, match in scored] == same(scores)
+    towers = Pipeline.from_model(tiny_model(match_heads=False), tiny_processor(), name="towers")
+    [generated] = paint_texts(generator, processor, TEXTS[:1], SamplingOptions(steps=2, best_of=2), towers)
+    assert generated.candidates[0].match_score is None
+    assert generated.candidates[0].cosine >= generated.candidates[1].cosine  # type: ignore[operator]
 
 
 def test_the_average_paints_and_only_the_painter_learns() -> None:
@@ -299,7 +302,7 @@ def test_the_command_paints_a_grid_and_says_what_is_wrong(tmp_path: Path, monkey
     done = run(app, [*arguments, "--model", "model", "--out", "grid.png"])
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout)
-    assert [of["text"] for of in values["texts"]] == list(TEXTS[:2])
+    assert [entry["text"] for entry in values["texts"]] == list(TEXTS[:2])
     assert Image.open("grid.png").size == (3 * (128 + 4) + 4, 2 * (128 + 4) + 4)
     assert len(list(Path("all").iterdir())) == 6
     failures = {

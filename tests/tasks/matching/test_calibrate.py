@@ -38,8 +38,8 @@ chances = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_si
 
 def plain_error(pairs: list[tuple[float, bool]], bins: int) -> float:
     total = 0.0
-    for place in range(bins):
-        inside = [(p, y) for p, y in pairs if min(int(p * bins), bins - 1) == place]
+    for index in range(bins):
+        inside = [(p, y) for p, y in pairs if min(int(p * bins), bins - 1) == index]
         if inside:
             mean, share = sum(p for p, _ in inside) / len(inside), sum(y for _, y in inside) / len(inside)
             total += len(inside) / len(pairs) * abs(mean - share)
@@ -83,13 +83,13 @@ def test_a_planted_temperature_is_found_again(log_temperature: float, seed: int)
 def test_a_fit_is_within_its_bounds_and_as_likely_as_the_best_of_a_fine_grid(
     pairs: list[tuple[float, float, bool]],
 ) -> None:
-    heads, label = torch.tensor([of[:2] for of in pairs]), torch.tensor([int(of[2]) for of in pairs])
-    found = fit_match_temperature(heads, label)
-    assert 0.05 - 1e-9 <= found <= 20 + 1e-9
-    assert match_nll(heads, label, found) <= match_nll(heads, label, 1.0)
+    heads, label = torch.tensor([pair[:2] for pair in pairs]), torch.tensor([int(pair[2]) for pair in pairs])
+    fitted = fit_match_temperature(heads, label)
+    assert 0.05 - 1e-9 <= fitted <= 20 + 1e-9
+    assert match_nll(heads, label, fitted) <= match_nll(heads, label, 1.0)
     grid = torch.linspace(math.log(0.05), math.log(20), 200).exp().tolist()
     best = min(match_nll(heads, label, temperature) for temperature in grid)
-    assert match_nll(heads, label, found) <= best + 1e-3
+    assert match_nll(heads, label, fitted) <= best + 1e-3
 
 
 def test_the_likelihood_is_that_of_the_probability_and_finite_where_that_rounds_to_nothing() -> None:
@@ -142,7 +142,7 @@ def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_images_that_the_
     model = tiny_model(match_temperature=3.0)
     report = calibrated(model, data)
     half, everything = fitted
-    other = [place for place in everything if place not in half]
+    other = [index for index in everything if index not in half]
     assert everything == list(range(IMAGES * 4))
     assert (report["pairs"], report["held_out"]["pairs"]) == (IMAGES * 4, IMAGES * 2)
     assert len(half) == IMAGES * 2
@@ -151,11 +151,11 @@ def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_images_that_the_
     assert report["held_out"]["match_temperature"] == fit_match_temperature(heads[half], label[half])
     assert (report["unreadable"], report["at_bound"]) == ([], False)
     for stage, temperature in (("before", 1.0), ("after", report["held_out"]["match_temperature"])):
-        found, probability = report["held_out"][stage], match_probability(heads[other].double(), temperature)
+        metrics, probability = report["held_out"][stage], match_probability(heads[other].double(), temperature)
         expected = estimate_calibration_error(probability, label[other], image[other]).value
-        assert found["calibration_error"] == pytest.approx(expected, abs=1e-4)  # of four places
-        assert found["nll"] == pytest.approx(match_nll(heads[other], label[other], temperature), abs=1e-4)
-        assert found["auc"] == pytest.approx(auc(probability, label[other]), abs=1e-4)
+        assert metrics["calibration_error"] == pytest.approx(expected, abs=1e-4)  # of four places
+        assert metrics["nll"] == pytest.approx(match_nll(heads[other], label[other], temperature), abs=1e-4)
+        assert metrics["auc"] == pytest.approx(auc(probability, label[other]), abs=1e-4)
     assert report["held_out"]["after"]["nll"] < report["held_out"]["before"]["nll"]
 
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_calibrated_is_one_clear_error(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "count"),
     [
         (lambda lines: lines[:9], 18),
         (lambda lines: [line | {"texts": ["一样"] * 2} for line in lines], 0),  # every image has every text
@@ -250,9 +250,9 @@ def test_what_cannot_be_calibrated_is_one_clear_error(data: Path) -> None:
         (lambda lines: [line | {"image": "0.png"} for line in lines], 0),  # or the same one each time
     ],
 )
-def test_too_few_pairs_are_refused_with_their_number(data: Path, change: Any, found: int) -> None:
+def test_too_few_pairs_are_refused_with_their_number(data: Path, change: Any, count: int) -> None:
     model = tiny_model()
-    with pytest.raises(CcmbError, match=f"{data}: split 'val' has {found} texts .*calibration needs 20") as raised:
+    with pytest.raises(CcmbError, match=f"{data}: split 'val' has {count} texts .*calibration needs 20") as raised:
         calibrated(model, rewrite(data, change))
     assert "\n" not in str(raised.value)
     assert model.config.match_temperature == 1.0

@@ -35,13 +35,13 @@ def test_the_recipe_for_own_pairs_reads_labelled_jsonl(tmp_path: Path) -> None:
 def test_a_model_learns_the_labels_and_the_best_by_validation_is_kept(tmp_path: Path) -> None:
     report = finetune(recipe(tmp_path), tmp_path / "run", test=True)
     assert report is not None
-    for of in report["sets"]:
-        metric = of["figures"]["auc"]
+    for entry in report["sets"]:
+        metric = entry["figures"]["auc"]
         # Of 20 seeds all end at 100, and the worst gain is 10.9.
         assert metric["after"]["value"] > max(80, metric["before"]["value"])
         assert metric["gain"]["low"] > 0
-        assert set(of["figures"]) == {"auc", "auc_cosine"}
-        assert of["details"]["after"]["pairs"] == 2 * len(TEXTS)
+        assert set(entry["figures"]) == {"auc", "auc_cosine"}
+        assert entry["details"]["after"]["pairs"] == 2 * len(TEXTS)
     assert report["chosen"]["figure"] == "val_auc"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"matching", "match_accuracy"} < lines[0].keys()
@@ -62,5 +62,5 @@ def test_the_official_recipe_reads_the_published_set(name: str, stem: str, tmp_p
     few = {"data.images": None, "training.steps": 2, "training.batch_size": 2, "validation.every": 1}
     report = finetune(recipe_of(start, data, name, **few), tmp_path / "run")
     assert report is not None
-    [of] = report["sets"]
-    assert (of["name"], of["split"], of["details"]["after"]["pairs"]) == (name, "val", 2)
+    [entry] = report["sets"]
+    assert (entry["name"], entry["split"], entry["details"]["after"]["pairs"]) == (name, "val", 2)

@@ -33,14 +33,16 @@ from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 pairs = st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=14)
 
 
-def tensors(found: list[tuple[int, bool, int]]) -> tuple[Tensor, Tensor, np.ndarray]:
-    score, label, weight = zip(*found, strict=True)
+def tensors(labelled: list[tuple[int, bool, int]]) -> tuple[Tensor, Tensor, np.ndarray]:
+    score, label, weight = zip(*labelled, strict=True)
     return torch.tensor(score).double() / 4, torch.tensor(label).long(), np.array(weight)
 
 
 @given(pairs)
-def test_weighted_metrics_are_those_of_pairs_that_are_there_so_many_times(found: list[tuple[int, bool, int]]) -> None:
-    score, label, weight = tensors(found)
+def test_weighted_metrics_are_those_of_pairs_that_are_there_so_many_times(
+    labelled: list[tuple[int, bool, int]],
+) -> None:
+    score, label, weight = tensors(labelled)
     times = torch.from_numpy(weight)
     scores, labels = score.repeat_interleave(times), label.repeat_interleave(times)
     if 0 < int(labels.sum()) < len(labels):
@@ -53,8 +55,8 @@ def test_weighted_metrics_are_those_of_pairs_that_are_there_so_many_times(found:
 
 
 @given(pairs)
-def test_no_threshold_judges_more_pairs_right(found: list[tuple[int, bool, int]]) -> None:
-    score, label, _ = tensors(found)
+def test_no_threshold_judges_more_pairs_right(labelled: list[tuple[int, bool, int]]) -> None:
+    score, label, _ = tensors(labelled)
     best = best_threshold(score, label)
     every = [-1.0, 2.0, *(number / 16 for number in range(17))]
 
@@ -100,9 +102,9 @@ def test_the_report_holds_what_plain_counting_gives() -> None:
     assert report["pre_ranking"]["auc"] == pytest.approx(auc(scores.cosine, scores.label), abs=1e-4)
     matches = int(scores.label.sum())
     assert (report["pairs"], report["pictures"], report["matches"], report["stage"]) == (400, 100, matches, "ranking")
-    for of in (report, report["pre_ranking"]):
-        for name, (low, high) in of["interval"].items():
-            assert low < of[name] < high or (low == 0 and name.startswith("calibration")), name
+    for metrics in (report, report["pre_ranking"]):
+        for name, (low, high) in metrics["interval"].items():
+            assert low < metrics[name] < high or (low == 0 and name.startswith("calibration")), name
     assert report["auc"] > report["pre_ranking"]["auc"]
 
 
@@ -178,9 +180,9 @@ def test_equal_seeds_draw_the_same_images() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 7), st.booleans()), min_size=1, max_size=12),
     st.integers(1, 4),
 )
-def test_pairs_are_scored_in_their_order_as_each_is_alone(found: list[tuple[int, int, bool]], batch: int) -> None:
+def test_pairs_are_scored_in_their_order_as_each_is_alone(triples: list[tuple[int, int, bool]], batch: int) -> None:
     model, processor, images = tiny_model(), tiny_processor(), tiny_images(5)
-    samples = [Sample(str(p), (TEXTS[t],), extra={"label": int(fits)}) for p, t, fits in found]
+    samples = [Sample(str(p), (TEXTS[t],), extra={"label": int(fits)}) for p, t, fits in triples]
     loaded: list[str] = []
 
     def load(name: Any) -> Any:
@@ -189,10 +191,10 @@ def test_pairs_are_scored_in_their_order_as_each_is_alone(found: list[tuple[int,
 
     scores = score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, load, batch)
     assert sorted(loaded) == sorted({sample.image for sample in samples})  # each once
-    assert scores.label.tolist() == [int(fits) for _, _, fits in found]
-    for row, (image, text, _) in enumerate(found):
+    assert scores.label.tolist() == [int(fits) for _, _, fits in triples]
+    for row, (image, text, _) in enumerate(triples):
         [alone] = match_images(model, processor, TEXTS[text], [images[image]])
         assert float(scores.cosine[row]) == pytest.approx(alone.cosine, abs=TINY_ERROR)
         assert float(scores.score[row]) == pytest.approx(alone.score, abs=TINY_ERROR)
     same = scores.image[:, None] == scores.image
-    assert same.tolist() == [[one[0] == other[0] for other in found] for one in found]
+    assert same.tolist() == [[one[0] == other[0] for other in triples] for one in triples]

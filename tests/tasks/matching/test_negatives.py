@@ -41,19 +41,19 @@ def test_a_wrong_image_is_likely_and_shares_neither_name_nor_text(depth: int, se
     cosine = gallery.texts.embed @ gallery.images.embed.T
     for text, right, wrong in zip(drawn.text.tolist(), drawn.right.tolist(), drawn.wrong.tolist(), strict=True):
         wrong_ones = [
-            place
-            for place, sample in enumerate(SAMPLES)
+            index
+            for index, sample in enumerate(SAMPLES)
             if sample.image != SAMPLES[right].image and texts[text] not in sample.texts
         ]
-        assert wrong in sorted(wrong_ones, key=lambda place: -float(cosine[text, place]))[:depth]
+        assert wrong in sorted(wrong_ones, key=lambda index: -float(cosine[text, index]))[:depth]
     again = draw_pairs(gallery, SAMPLES, texts, depth, seed)
     assert torch.equal(again.wrong, drawn.wrong)
 
 
 def test_every_candidate_within_the_depth_is_drawn_sometimes() -> None:
     gallery, texts = gallery_of(tiny_model(), SAMPLES)
-    found = {int(draw_pairs(gallery, SAMPLES, texts, 2, seed).wrong[-1]) for seed in range(40)}
-    assert len(found) == 2
+    sampled = {int(draw_pairs(gallery, SAMPLES, texts, 2, seed).wrong[-1]) for seed in range(40)}
+    assert len(sampled) == 2
 
 
 def test_a_text_for_which_no_image_is_wrong_is_left_out() -> None:
@@ -71,10 +71,10 @@ def test_pairs_are_scored_matches_first(batch: int, monkeypatch: pytest.MonkeyPa
     model = tiny_model()
     gallery, texts = gallery_of(model, SAMPLES)
     drawn = draw_pairs(gallery, SAMPLES, texts)
-    found = score_pairs(model, gallery, drawn)
+    scores = score_pairs(model, gallery, drawn)
     expected = [
         rank_pairs(model, gallery.images, gallery.texts, images, drawn.text).head_log_odds
         for images in (drawn.right, drawn.wrong)
     ]
-    assert_same(found, torch.cat(expected))
+    assert_same(scores, torch.cat(expected))
     assert drawn.labels.tolist() == [1] * len(texts) + [0] * len(texts)

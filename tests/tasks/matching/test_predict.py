@@ -57,17 +57,17 @@ def test_minimal_pairs_are_scored_as_the_model_scores_each_text(batch: int, cros
     model, processor, data = tiny_model(cross_layers=cross_layers), tiny_processor(), tiny_batch(3)
     with torch.no_grad():
         images = model.encode_image(data.pixel_values)
-        found = score_minimal_pairs(model, processor, images, PAIRS, batch=batch)
-        assert (found.ranking is None) == (cross_layers == 0)
+        scores = score_minimal_pairs(model, processor, images, PAIRS, batch=batch)
+        assert (scores.ranking is None) == (cross_layers == 0)
         for number, pair in enumerate(PAIRS):
             for column, text in enumerate((pair.text, pair.false_text)):
                 encoded = model.encode_text(**processor.texts([text]))
                 cosine = encoded.embed[0] @ images.embed[pair.image_index]
-                assert_same(found.cosine[number, column], cosine)
-                if found.ranking is not None:
+                assert_same(scores.cosine[number, column], cosine)
+                if scores.ranking is not None:
                     index = torch.tensor([pair.image_index]), torch.tensor([0])
                     expected = cosine + model.rank(images, encoded, *index).score[0]
-                    assert_same(found.ranking[number, column], expected)
+                    assert_same(scores.ranking[number, column], expected)
 
 
 def test_report_counts_strictly_higher_true_texts_by_stage_and_swap() -> None:
@@ -90,40 +90,42 @@ def test_each_image_is_matched_as_the_model_matches_it_alone(batch: int, tmp_pat
     model, processor, images = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(5)
     images[1].save(tmp_path / "图.png")
     given: list[Any] = [images[0], tmp_path / "图.png", *images[2:4], np.asarray(images[4])]
-    found = match_images(model, processor, TEXTS[0], given, batch=batch)
+    results = match_images(model, processor, TEXTS[0], given, batch=batch)
     zero = torch.tensor([0])
     with torch.no_grad():
         text = model.encode_text(**processor.texts([TEXTS[0]]))
-        for of, shown_image in zip(found, images, strict=True):
-            image = model.encode_image(processor.images([shown_image]))
-            output = model.rank(image, text, zero, zero)
+        for result, image in zip(results, images, strict=True):
+            encoded = model.encode_image(processor.images([image]))
+            output = model.rank(encoded, text, zero, zero)
             heads = torch.cat([output.logits_text_image, output.logits_image_text])
-            assert of.cosine == same(float(image.embed[0] @ text.embed[0]))
-            assert of.score == same(float(output.score))
-            assert of.probability == same(float((heads / 2).softmax(1)[:, 1].mean()))
-            assert (of.match, of.error) == (None, None)
-    assert [of.image for of in found[:4]] == given[:4]
+            assert result.cosine == same(float(encoded.embed[0] @ text.embed[0]))
+            assert result.score == same(float(output.score))
+            assert result.probability == same(float((heads / 2).softmax(1)[:, 1].mean()))
+            assert (result.match, result.error) == (None, None)
+    assert [result.image for result in results[:4]] == given[:4]
 
 
 def test_the_verdict_is_whether_the_probability_reaches_the_least_one() -> None:
     model, processor, images = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(6)
-    chances = [of.probability for of in match_images(model, processor, TEXTS[0], images)]
-    minimum = sorted(chance for chance in chances if chance is not None)[3]
-    found = match_images(model, processor, TEXTS[0], images, minimum)
-    assert [of.match for of in found] == [chance is not None and chance >= minimum for chance in chances]
-    assert sum(bool(of.match) for of in found) == 3
-    assert all(of.match for of in match_images(model, processor, TEXTS[0], images, 0))
+    chances = [result.probability for result in match_images(model, processor, TEXTS[0], images)]
+    min_probability = sorted(chance for chance in chances if chance is not None)[3]
+    results = match_images(model, processor, TEXTS[0], images, min_probability)
+    assert [result.match for result in results] == [
+        chance is not None and chance >= min_probability for chance in chances
+    ]
+    assert sum(bool(result.match) for result in results) == 3
+    assert all(result.match for result in match_images(model, processor, TEXTS[0], images, 0))
 
 
 def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
     model, processor, good = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(1)[0]
     (tmp_path / "bad.png").write_bytes(b"no picture")
     gone, bad = tmp_path / "gone.png", tmp_path / "bad.png"
-    found = match_images(model, processor, TEXTS[0], [gone, good, bad], 0.0, batch=2)
-    assert [bool(of.error) for of in found] == [True, False, True]
-    assert found[0].error == f"{gone}: no such image"
-    assert [(of.cosine, of.probability, of.match) for of in found[::2]] == [(None, None, None)] * 2
-    assert found[1].match is True
+    results = match_images(model, processor, TEXTS[0], [gone, good, bad], 0.0, batch=2)
+    assert [bool(result.error) for result in results] == [True, False, True]
+    assert results[0].error == f"{gone}: no such image"
+    assert [(result.cosine, result.probability, result.match) for result in results[::2]] == [(None, None, None)] * 2
+    assert results[1].match is True
     with pytest.raises(CcmbError, match=r"^\S+/gone\.png: no such image$"):
         match_images(model, processor, TEXTS[0], [gone])
     with pytest.raises(CcmbError, match=r"none of the images could be read \(.*gone\.png: no such image\)"):
@@ -133,17 +135,17 @@ def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -
 
 def test_towers_alone_give_the_cosine_and_no_verdict() -> None:
     model, processor, images = tiny_model(cross_layers=0), tiny_processor(), tiny_images(2)
-    found = match_images(model, processor, TEXTS[0], images)
-    assert all(of.cosine is not None and of.score is None and of.probability is None for of in found)
+    results = match_images(model, processor, TEXTS[0], images)
+    assert all(result.cosine is not None and result.score is None and result.probability is None for result in results)
     with pytest.raises(UsageError, match="needs cross encoders"):
         match_images(model, processor, TEXTS[0], images, 0.5)
 
 
 def test_a_model_that_is_not_calibrated_gives_no_probability_and_no_verdict() -> None:
     model, processor, images = tiny_model(), tiny_processor(), tiny_images(2)
-    for of in match_images(model, processor, TEXTS[0], images):
-        assert of.score is not None
-        assert (of.probability, of.match) == (None, None)
+    for result in match_images(model, processor, TEXTS[0], images):
+        assert result.score is not None
+        assert (result.probability, result.match) == (None, None)
     with pytest.raises(UsageError, match=r"min_probability: .* a calibrated model: run ccmb calibrate"):
         match_images(model, processor, TEXTS[0], images, 0.5)
 
@@ -154,7 +156,7 @@ def test_an_empty_text_matches_nothing(text: str) -> None:
         match_images(tiny_model(), tiny_processor(), text, tiny_images(1))
 
 
-@pytest.mark.parametrize("minimum", [-0.1, 1.1, float("nan")])
-def test_a_least_probability_outside_its_range_is_refused(minimum: float) -> None:
+@pytest.mark.parametrize("min_probability", [-0.1, 1.1, float("nan")])
+def test_a_least_probability_outside_its_range_is_refused(min_probability: float) -> None:
     with pytest.raises(UsageError, match="give a number between 0 and 1"):
-        match_images(tiny_model(), tiny_processor(), TEXTS[0], tiny_images(1), minimum)
+        match_images(tiny_model(), tiny_processor(), TEXTS[0], tiny_images(1), min_probability)

@@ -29,11 +29,11 @@ def folder(tmp_path: Path) -> Path:
     """`pairs.jsonl` of two true and two false texts of each of PICTURES images, beside `images`."""
     (tmp_path / "images").mkdir()
     lines = []
-    for place, image in enumerate(tiny_images(IMAGES)):
-        image.save(tmp_path / "images" / f"{place}.png")
+    for index, image in enumerate(tiny_images(IMAGES)):
+        image.save(tmp_path / "images" / f"{index}.png")
         for step in range(4):
-            text = TEXTS[(place + step) % len(TEXTS)]
-            lines.append({"image": f"{place}.png", "text": text, "label": int(step < 2), "split": "train"})
+            text = TEXTS[(index + step) % len(TEXTS)]
+            lines.append({"image": f"{index}.png", "text": text, "label": int(step < 2), "split": "train"})
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (tmp_path / "pairs.jsonl").write_text(text, encoding="utf-8")
     return tmp_path
@@ -121,16 +121,16 @@ def test_pairs_of_an_image_are_augmented_alike_within_an_epoch_alone(folder: Pat
     by_epoch: list[dict[str, torch.Tensor]] = [{}, {}, {}]
     for step, (batch, _) in enumerate(load(tiny_processor(), 0, 9)):
         assert batch is not None
-        for name, place in zip(batch.names, batch.image_index, strict=True):
-            pixels = batch.pixel_values[place]
+        for name, index in zip(batch.names, batch.image_index, strict=True):
+            pixels = batch.pixel_values[index]
             assert torch.equal(by_epoch[step // 3].setdefault(name, pixels), pixels)
     assert not any(torch.equal(by_epoch[0][name], by_epoch[1][name]) for name in by_epoch[0])
 
 
 def test_a_run_goes_on_with_the_batches_of_its_step(folder: Path) -> None:
     whole = [batch for batch, _ in loader(folder)(tiny_processor(), 0, 9)]
-    rest = [batch for batch, _ in loader(folder)(tiny_processor(), 5, 9)]
-    for one, other in zip(whole[5:], rest, strict=True):
+    remaining = [batch for batch, _ in loader(folder)(tiny_processor(), 5, 9)]
+    for one, other in zip(whole[5:], remaining, strict=True):
         assert one is not None
         assert other is not None
         assert (one.names, one.texts) == (other.names, other.texts)
@@ -231,9 +231,9 @@ def test_every_weight_is_in_one_group_with_its_own_learning_rate() -> None:
 def test_a_batch_of_a_faulty_step_is_told_in_words(folder: Path) -> None:
     batch, _ = next(iter(loader(folder)(tiny_processor(), 0, 1)))
     assert batch is not None
-    told = MatchingTask(Matching(tiny_model(), MatchingOptions()), OptimizerRecipe()).describe(batch)
-    assert json.loads(json.dumps(told)) == told
-    assert told["labels"] == batch.labels.tolist()
+    description = MatchingTask(Matching(tiny_model(), MatchingOptions()), OptimizerRecipe()).describe(batch)
+    assert json.loads(json.dumps(description)) == description
+    assert description["labels"] == batch.labels.tolist()
 
 
 def test_labels_that_nobody_gave_are_a_fault_of_the_program() -> None:

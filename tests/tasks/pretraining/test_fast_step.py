@@ -152,9 +152,9 @@ def test_the_teachers_average_is_that_of_each_parameter() -> None:
     teacher = EmaTeacher(student)
     teacher.update(other, 0.9)
     for name in EmaTeacher.PARTS:
-        theirs = zip(student.get_submodule(name).parameters(), other.get_submodule(name).parameters(), strict=True)
-        for mine, (before, now) in zip(teacher.get_submodule(name).parameters(), theirs, strict=True):
-            assert_same(mine, 0.9 * before + 0.1 * now)
+        updates = zip(student.get_submodule(name).parameters(), other.get_submodule(name).parameters(), strict=True)
+        for averaged, (before, now) in zip(teacher.get_submodule(name).parameters(), updates, strict=True):
+            assert_same(averaged, 0.9 * before + 0.1 * now)
 
 
 def frozen(freeze: bool, **changes: Any) -> PreTraining:
@@ -175,12 +175,12 @@ def test_a_frozen_tower_serves_the_teacher_too_and_gets_no_gradient(changes: dic
     assert not any(name.startswith("image_tower") for name in shared.teacher.state_dict())
     calls = []
     shared.model.image_tower.register_forward_hook(lambda *_: calls.append(1))
-    ours, theirs = step(shared), step(plain)
+    fast, reference = step(shared), step(plain)
     assert len(calls) == 1
-    assert not any(name.startswith("image_tower") for name in ours["grads"])
-    assert_same(ours["losses"], theirs["losses"])
-    for name, gradient in ours["grads"].items():
-        assert_same(gradient, theirs["grads"][name])
+    assert not any(name.startswith("image_tower") for name in fast["grads"])
+    assert_same(fast["losses"], reference["losses"])
+    for name, gradient in fast["grads"].items():
+        assert_same(gradient, reference["grads"][name])
     before = {name: p.clone() for name, p in shared.model.image_tower.named_parameters()}
     shared.after_step()
     assert all(torch.equal(p, before[name]) for name, p in shared.model.image_tower.named_parameters())

@@ -89,8 +89,8 @@ def test_shards_without_a_manifest_are_counted_once_and_their_damage_is_listed(t
     path, run = shards / "shard-000001.tar", tmp_path / "run"
     path.write_bytes(path.read_bytes()[:-10240])
     (shards / "shards.jsonl").unlink()
-    found = command("pretrain", *recipe_of(shards), "--out", run)
-    assert found.code == 0
+    outcome = command("pretrain", *recipe_of(shards), "--out", run)
+    assert outcome.code == 0
     assert "shard-000001.tar: damaged or cut short" in (run / "unreadable.txt").read_text()
     counts = [shard.samples for shard in read_manifest(str(run))]
     assert counts[0] == PER_SHARD
@@ -133,9 +133,9 @@ def test_a_run_goes_on_only_with_the_shards_it_began_with(tmp_path, shards, comm
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_no_run(tmp_path, shards, command, change, code, message):
-    found = command("pretrain", *recipe_of(shards), change, "--out", tmp_path / "run")
-    *notes, line = found.err.splitlines()
-    assert (found.code, message in line) == (code, True), found.err
+    outcome = command("pretrain", *recipe_of(shards), change, "--out", tmp_path / "run")
+    *notes, line = outcome.err.splitlines()
+    assert (outcome.code, message in line) == (code, True), outcome.err
     # That data.group_start is of folders is said where a recipe comes to be whole.
     assert all("data.group_start gives way to data.shards=" in note for note in notes[:1])
     assert len(notes) <= 1
@@ -144,9 +144,9 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_run(tmp_path, shards, comma
 
 def test_shards_without_samples_are_named(tmp_path, command):
     path = write_tar(tmp_path / "a.tar", {"README": b"", ".hidden": b""})
-    found = command("pretrain", *recipe_of(path), "data.streams=1", "--out", tmp_path / "run")
+    outcome = command("pretrain", *recipe_of(path), "data.streams=1", "--out", tmp_path / "run")
     line = f"ccmb: {path}: no samples in it, nor in the other shards"
-    assert (found.code, found.err.splitlines()[-1]) == (1, line)
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (1, line)
 
 
 def test_a_continued_run_keeps_its_tokenizer_though_its_texts_cannot_be_read_now(tmp_path, shards, command):

@@ -37,18 +37,18 @@ def command(monkeypatch, capfd):
 
 
 def gallery_of(cosine_TG: Tensor, texts: list[str], image_of_text: Tensor, convention: Convention) -> Gallery:
-    """Whose cosines are the given ones exactly: images are one-hot."""
+    """A gallery with exactly the given cosines: images are one-hot."""
     count, images = cosine_TG.shape
     towers = (
         TowerOutput(torch.eye(images), EMPTY.expand(images, 0, 0)),
         TowerOutput(cosine_TG, EMPTY.expand(count, 0, 0)),
     )
-    return Gallery(*towers, image_of_text).judged(texts, convention)
+    return Gallery(*towers, image_of_text).with_convention(texts, convention)
 
 
 def perfect(shared: int, convention: Convention, images: int = 100) -> dict[str, float]:
     """R@1 each way of a model that knows every text, on images of one text each, of which so many share it with one."""
-    texts = [f"第{place // 2 if place < shared else place}句" for place in range(images)]
+    texts = [f"第{index // 2 if index < shared else index}句" for index in range(images)]
     knows_TG = torch.tensor([[float(one == other) for other in texts] for one in texts])
     report = retrieval_report(Scores(knows_TG), gallery_of(knows_TG, texts, torch.arange(images), convention), 100)
     assert (report["convention"], report["equal_texts"]) == (convention, shared if convention == "equal_texts" else 0)
@@ -63,7 +63,7 @@ def test_equal_texts_are_right_answers(shared: int) -> None:
 
 @pytest.mark.parametrize(("shared", "recall"), [(0, 100.0), (2, 99.0), (10, 95.0), (30, 85.0)])
 def test_the_official_convention_gives_the_official_metrics(shared: int, recall: float) -> None:
-    """What the official evaluation and CLIP_benchmark give such a model: one of two equal texts is its own."""
+    """The official evaluation and CLIP_benchmark give the same: of two equal texts, one is right."""
     assert perfect(shared, "official") == {"image_to_text": recall, "text_to_image": recall}
 
 
@@ -99,19 +99,19 @@ def test_official_ties_go_by_the_order_of_the_gallery() -> None:
 def test_without_equal_texts_nothing_is_changed() -> None:
     assert equal_texts(["甲", "乙", "丙"], torch.tensor([0, 0, 1])) is None
     assert equal_texts(["甲", "甲", "丙"], torch.tensor([0, 0, 1])) is None  # of one image
-    found = equal_texts(["甲", "乙", "甲"], torch.tensor([0, 0, 1]))
-    assert found is not None
-    assert found.count == 2
-    assert found.texts_of(torch.tensor([0, 1])).tolist() == [[True, True, True], [True, False, True]]
+    equal = equal_texts(["甲", "乙", "甲"], torch.tensor([0, 0, 1]))
+    assert equal is not None
+    assert equal.count == 2
+    assert equal.texts_of(torch.tensor([0, 1])).tolist() == [[True, True, True], [True, False, True]]
 
 
 def test_equal_queries_of_several_images_each_have_all_of_them_right() -> None:
     # Query 0 fits images 0 and 1, query 1 says the same and fits image 2, as in MUGE.
     pairs = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 3]])
-    found = equal_texts(["红裙", "红裙", "白裙"], torch.tensor([0, 2, 3]), pairs)
-    assert found is not None
-    assert found.count == 2
-    assert found.images_of(torch.tensor([0, 1, 2]), 4).long().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
+    equal = equal_texts(["红裙", "红裙", "白裙"], torch.tensor([0, 2, 3]), pairs)
+    assert equal is not None
+    assert equal.count == 2
+    assert equal.images_of(torch.tensor([0, 1, 2]), 4).long().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
 
 
 def test_what_no_tokenizer_tells_apart_is_an_equal_text() -> None:
@@ -126,10 +126,10 @@ def shared_pairs(tmp_path: Path) -> Path:
     """Six images in two lines each; the first three have a text in common."""
     (tmp_path / "images").mkdir()
     lines = []
-    for place, image in enumerate(tiny_images(6)):
-        image.save(tmp_path / "images" / f"{place}.png")
-        for text in (TEXTS[place], TEXTS[7] if place < 3 else TEXTS[place][2:]):
-            lines.append({"image": f"{place}.png", "texts": [text], "split": "test"})
+    for index, image in enumerate(tiny_images(6)):
+        image.save(tmp_path / "images" / f"{index}.png")
+        for text in (TEXTS[index], TEXTS[7] if index < 3 else TEXTS[index][2:]):
+            lines.append({"image": f"{index}.png", "texts": [text], "split": "test"})
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return path
@@ -141,8 +141,12 @@ def test_every_report_names_its_convention(shared_pairs: Path, tmp_path: Path, c
         done = command("evaluate", "--model", start, "--data", shared_pairs, *given, "--json", report)
         assert done.code == 0
         assert f"convention: {convention}" in done.out
-        found = read_json(report)["retrieval"]
-        assert (found["convention"], found["equal_texts"], found["texts"]) == (convention, equal, 12)
+        report_retrieval = read_json(report)["retrieval"]
+        assert (report_retrieval["convention"], report_retrieval["equal_texts"], report_retrieval["texts"]) == (
+            convention,
+            equal,
+            12,
+        )
         out = tmp_path / convention
         settings = Settings(draws=50, convention=convention)  # type: ignore[arg-type]
         [path] = run_benchmark([str(start)], [open_measured_set(f"own={shared_pairs}")], out, settings).measured
@@ -150,7 +154,7 @@ def test_every_report_names_its_convention(shared_pairs: Path, tmp_path: Path, c
         assert result.retrieval is not None
         assert (result.retrieval.convention, result.retrieval.equal_texts) == (convention, equal)
         for way in ("text_to_image", "image_to_text"):
-            assert read_json(path)["retrieval"][way] == found[way]
+            assert read_json(path)["retrieval"][way] == report_retrieval[way]
         rows = [row for row in leaderboard([result]) if row.origin == "ours"]
         for text in (markdown(rows), as_csv(rows), render_leaderboard(rows)):
             assert f"convention {convention}" in text.replace("\\_", "_")

@@ -17,11 +17,11 @@ from tests.helpers.galleries import Scores
 
 def textbook_recall(scores: list[list[float]], right: list[set[int]], k: int) -> float:
     """Share of queries, in percent, with a right answer among the k best; among equal scores the right come last."""
-    found = 0
+    hits = 0
     for row, answers in zip(scores, right, strict=True):
         order = sorted(range(len(row)), key=lambda item: (-row[item], item in answers))
-        found += any(item in answers for item in order[:k])
-    return 100 * found / len(scores)
+        hits += any(item in answers for item in order[:k])
+    return 100 * hits / len(scores)
 
 
 @pytest.mark.parametrize("levels", [0, 2, 4])  # different scores; 0 leaves them as they are drawn
@@ -65,10 +65,10 @@ def test_bootstrap_over_images_equals_a_plain_one(seed: int) -> None:
     for draw in range(20):
         images = rng.integers(0, 4, 4).tolist()
         texts = [text for image in images for text in range(7) if image_of_text[text] == image]
-        for place, (direction, queries) in enumerate((("text_to_image", texts), ("image_to_text", images))):
+        for index, (direction, queries) in enumerate((("text_to_image", texts), ("image_to_text", images))):
             chosen = ranks[direction][queries]  # type: ignore[index]
             expected = [100 * float((chosen <= k).double().mean()) for k in (1, 5, 10)]
-            assert drawn[draw, place].tolist() == pytest.approx(expected)
+            assert drawn[draw, index].tolist() == pytest.approx(expected)
 
 
 def test_the_interval_holds_the_metric_and_narrows_with_more_images() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.stages import EXACT, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
@@ -52,8 +52,8 @@ def official_recalls(score_QG: Tensor, right_QG: Tensor, against: bool) -> dict[
         order = np.lexsort((right, -score)) if against else np.argsort(score)[::-1]
         rank = 1e20
         for answer in np.flatnonzero(right):
-            place = np.where(order == answer)[0][0]
-            rank = min(rank, place)
+            position = np.where(order == answer)[0][0]
+            rank = min(rank, position)
         ranks[index] = rank
     return {f"R@{k}": round(100.0 * len(np.where(ranks < k)[0]) / len(ranks), 2) for k in (1, 5, 10)}
 
@@ -64,7 +64,7 @@ def official_report(
     right_TG = image_of_text[:, None] == torch.arange(cosine_TG.shape[1])
     ways = {
         "text_to_image": (cosine_TG, right_TG, lambda text, images: probability(images, torch.full_like(images, text))),
-        "image_to_text": (cosine_TG.T, right_TG.T, lambda image, of: probability(torch.full_like(of, image), of)),
+        "image_to_text": (cosine_TG.T, right_TG.T, lambda image, text: probability(torch.full_like(text, image), text)),
     }
     return {
         way: official_recalls(official_matrix(sims, of_query, k, right, against), right, against)
@@ -82,7 +82,7 @@ def test_recalls_of_random_scores_are_the_official_ones(levels: int, k: int, see
     cosine_TG, probability_TG = torch.rand(2, count, 40, generator=generator)
     cosine_TG += 0.3 * (image_of_text[:, None] == torch.arange(40))  # right answers are likely, not certain
     if levels:
-        cosine_TG, probability_TG = ((of * levels).floor() / levels for of in (cosine_TG, probability_TG))
+        cosine_TG, probability_TG = ((score_TG * levels).floor() / levels for score_TG in (cosine_TG, probability_TG))
     empty = torch.empty(0, 0)
     # Cosines of one-hot images are the texts' own numbers, exactly.
     gallery = Gallery(
@@ -91,11 +91,11 @@ def test_recalls_of_random_scores_are_the_official_ones(levels: int, k: int, see
         image_of_text,
     )
     report = retrieval_report(Scores(cosine_TG + probability_TG), gallery, k)
-    found = {way: report[way]["ranking"] for way in ("text_to_image", "image_to_text")}
-    assert found == official_report(
+    metrics = {way: report[way]["ranking"] for way in ("text_to_image", "image_to_text")}
+    assert metrics == official_report(
         cosine_TG, lambda image, text: probability_TG[text, image], image_of_text, k, against=levels > 0
     )
-    assert 0 < found["text_to_image"]["R@1"] < found["text_to_image"]["R@10"] <= 100
+    assert 0 < metrics["text_to_image"]["R@1"] < metrics["text_to_image"]["R@10"] <= 100
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def trained() -> tuple[R2D2Model, Gallery]:
     model, processor = tiny_model(), tiny_processor()
     images = tiny_images(48)
     texts = [(one[:6] + other[:5], other[-5:] + one[-6:]) for one in TEXTS for other in TEXTS][:48]
-    encoded = [processor.texts([of[which] for of in texts]) for which in range(2)]
+    encoded = [processor.texts([pair[which] for pair in texts]) for which in range(2)]
     objectives = Objectives.model_validate({name: {"weight": 0} for name in ("mlm", "tgd", "fgd")})
     training = PreTraining(model, objectives, processor.tokenizer.mask_token_id).train()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -155,7 +155,9 @@ def test_recalls_of_a_trained_model_are_the_official_ones(trained: tuple[R2D2Mod
 
 def test_candidates_chosen_in_bf16_keep_the_recalls_of_a_trained_model(trained: tuple[R2D2Model, Gallery]) -> None:
     model, gallery = trained
-    exact, cheap = (retrieval_report(R2D2Ranker(model, of), gallery, 48) for of in (EXACT, RankOptions("bf16")))
+    exact, cheap = (
+        retrieval_report(R2D2Ranker(model, options), gallery, 48) for options in (EXACT_OPTIONS, RankOptions("bf16"))
+    )
     for way, queries in (("text_to_image", 96), ("image_to_text", 48)):
         for at, recall in exact[way]["ranking"].items():
             assert cheap[way]["ranking"][at] == pytest.approx(recall, abs=1.01 * 100 / queries)

@@ -103,13 +103,13 @@ def test_gallery_holds_every_text_in_order_beside_its_image(batch: int) -> None:
     gallery = gallery_of(model, batch)
     assert gallery.image_of_text.tolist() == [0, 0, 1, 2, 2, 2, 3, 4]
     with torch.no_grad():
-        for place, text in enumerate(TEXTS):
+        for index, text in enumerate(TEXTS):
             alone = model.encode_text(**processor.texts([text]))
-            assert_same(gallery.texts.embed[place], alone.embed[0])
+            assert_same(gallery.texts.embed[index], alone.embed[0])
             length = alone.states.shape[1]
-            assert_same(gallery.texts.states[place, :length], alone.states[0])
+            assert_same(gallery.texts.states[index, :length], alone.states[0])
             assert gallery.texts.mask is not None
-            assert int(gallery.texts.mask[place].sum()) == length
+            assert int(gallery.texts.mask[index].sum()) == length
         pixels = processor.images(tiny_images(len(TEXTS_OF)))
         assert_same(gallery.images.embed, model.encode_image(pixels).embed)
 
@@ -129,7 +129,9 @@ def brute_force(model: R2D2Model, gallery: Gallery, direction: Direction) -> tup
                 final[t, i] = cosine[t, i] + out.score
             else:
                 log_odds = [logits.log_softmax(1) for logits in (out.logits_text_image, out.logits_image_text)]
-                final[t, i] = cosine[t, i] / model.temperature + sum(of[0, 1] - of[0, 0] for of in log_odds)
+                final[t, i] = cosine[t, i] / model.temperature + sum(
+                    pair_logits[0, 1] - pair_logits[0, 0] for pair_logits in log_odds
+                )
     relevant = gallery.image_of_text[:, None] == torch.arange(count_images)
     return (cosine, final, relevant) if direction == "text_to_image" else (cosine.T, final.T, relevant.T)
 
@@ -194,9 +196,9 @@ def test_pairs_in_batches_score_as_in_one(batch: int) -> None:
     index = torch.tensor([0, 4, 4, 2, 0]), torch.tensor([7, 0, 1, 1, 7])
     with torch.inference_mode():
         expected = model.rank(gallery.images, gallery.texts, *index)
-        found = rank_pairs(model, gallery.images, gallery.texts, *index, batch)
-        assert_same(found.score, expected.score)
-        assert_same(found.log_odds, expected.log_odds)
+        match = rank_pairs(model, gallery.images, gallery.texts, *index, batch)
+        assert_same(match.score, expected.score)
+        assert_same(match.log_odds, expected.log_odds)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])

@@ -17,7 +17,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.tasks.captioning.evaluate import metric_intervals, score_texts, write_about
+from ccmb.tasks.captioning.evaluate import caption_dataset, metric_intervals, score_texts
 from ccmb.tasks.captioning.metrics import characters
 from ccmb.tasks.captioning.predict import Candidate, decoding_for
 from ccmb.tasks.common.datasets import RetrievalSet
@@ -89,7 +89,9 @@ def captioning_of(model: BenchmarkModel, opened: CaptionSet, samples: list[Sampl
     if len({sample.image for sample in samples}) < 2:
         raise CcmbError(f"{opened.name}, split {opened.split}: one readable image; CIDEr-D needs two or more")
     options = decoding_for(model.network, beams=BEAMS, candidates=BEAMS)
-    written = write_about(model.network, model.processor, replace(opened.texts, samples=samples), options, rerank=True)
+    written = caption_dataset(
+        model.network, model.processor, replace(opened.texts, samples=samples), options, rerank=True
+    )
     by_stage: dict[Stage, list[Candidate]] = {
         "pre_ranking": [image.decoded for image in written.captions if image.decoded is not None],
         "ranking": [image.candidates[0] for image in written.captions],

@@ -23,7 +23,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path
 from ccmb.core.progress import progress
 from ccmb.inference.gallery import Gallery, image_batches, text_batches
-from ccmb.inference.stages import Encoder, Load
+from ccmb.inference.stages import Encoder, ImageLoader
 from ccmb.r2d2.modeling import TowerOutput
 
 MAX_BYTES = 4 * 2**30  # larger files are deleted after use
@@ -35,7 +35,7 @@ BY_NAME = {name: dtype for dtype, name in TYPES.items()}
 
 
 def store_gallery(
-    path: Path, encoder: Encoder, images: Sequence[Any], texts: Sequence[str], load: Load, batch: int = 128
+    path: Path, encoder: Encoder, images: Sequence[Any], texts: Sequence[str], load: ImageLoader, batch: int = 128
 ) -> None:
     """Encode images and texts into a file.
 
@@ -71,7 +71,7 @@ def discard_if_large(path: Path) -> None:
 
 
 class StoredItems:
-    """One side of a stored gallery, as `ccmb.inference.items.Items`."""
+    """One side of a stored gallery, as `ccmb.inference.items.EncodedItems`."""
 
     def __init__(self, path: Path, side: str) -> None:
         """Open a file.

@@ -25,11 +25,11 @@ from ccmb.tasks.common.resampling import bounded_interval
 from ccmb.tasks.retrieval.metrics import (
     RECALLS,
     bootstrap_recalls,
-    drawn_with,
     hits_by_image,
     mean_recall,
     raw_recalls,
     report_of_ranks,
+    resampling_unit,
 )
 
 
@@ -48,7 +48,7 @@ def measure(
     seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
     return Measurement(
         section=section,
-        resampling_unit=drawn_with(gallery).tolist(),
+        resampling_unit=resampling_unit(gallery).tolist(),
         images=len(gallery.images),
         texts=len(gallery.texts),
         unreadable=unreadable,
@@ -80,18 +80,18 @@ def encoded_gallery(
     image_of_text = torch.tensor([row for row, of_image in enumerate(texts) for _ in of_image])
     flat = [text for of_image in texts for text in of_image]
     if (cached := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
-        return cached.judged(flat, convention), True
+        return cached.with_convention(flat, convention), True
     store_gallery(path, model, [sample.image for sample in samples], flat, opened.images.load)
     if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
         raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
-    return stored.judged(flat, convention), False
+    return stored.with_convention(flat, convention), False
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
     """The metrics of known ranks, with their intervals."""
     report = report_of_ranks(ranks_of, gallery, settings.depth)
     intervals: dict[str, Any] = {direction: {} for direction in ranks_of}
-    of_means, unit_N = {}, drawn_with(gallery)
+    of_means, unit_N = {}, resampling_unit(gallery)
     units = len(unit_N.unique())
     for stage in STAGES:
         of_stage: dict[Direction, Tensor | None] = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ccmb.core.choices import Convention, Setting
-from ccmb.inference.stages import EXACT, RankOptions
-from ccmb.tasks.generation.predict import PLAIN, Painting
+from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
+from ccmb.tasks.generation.predict import DEFAULT_SAMPLING, SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Settings:
     seed: int = 0
     draws: int = 2000
     class_depth: int | None = None
-    ranking: RankOptions = EXACT
-    painting: Painting = PLAIN
+    ranking: RankOptions = EXACT_OPTIONS
+    painting: SamplingOptions = DEFAULT_SAMPLING
     judge: str | None = None
     features: str | None = None
     images: int | None = None

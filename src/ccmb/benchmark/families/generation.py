@@ -48,7 +48,7 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
     )
 
     def settle(self, settings: Settings, options: GenerationBenchOptions) -> Settings:
-        painting = options.painting(settings.seed)
+        painting = options.sampling(settings.seed)
         return replace(
             settings, painting=painting, judge=options.judge, features=options.features, images=options.limit
         )

@@ -62,11 +62,11 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
 
     def depends_on(self, model: BenchmarkModel, opened: RetrievalSet, settings: Settings) -> dict[str, Any]:
-        from ccmb.inference.stages import EXACT
+        from ccmb.inference.stages import EXACT_OPTIONS
 
         depth = settings.depth if model.can_rank else None
         values: dict[str, Any] = {"depth": depth, "convention": settings.convention}
-        if model.options is not None and model.options != EXACT:
+        if model.options is not None and model.options != EXACT_OPTIONS:
             return values | {"ranking": model.options.to_dict()}
         return values
 

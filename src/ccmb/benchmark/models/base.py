@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.core.errors import UsageError
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.stages import CosineScorer, Encoder, PairScorer, RankOptions
 from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
@@ -64,7 +64,7 @@ def fingerprint(module: nn.Module, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def network_fingerprint(model: Network) -> str:
+def network_fingerprint(model: TwoStageModel) -> str:
     """The fingerprint of an R2D2, or of an export, which is identified by its files."""
     settings = {"export": model.record.files} if isinstance(model, ExportedR2D2) else {}
     return fingerprint(cast(nn.Module, model), settings)

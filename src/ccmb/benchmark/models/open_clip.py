@@ -11,7 +11,7 @@ import torch
 from ccmb.benchmark.models.base import OneStage, context_within, embedding, fingerprint
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError, one_line
-from ccmb.inference.stages import Load
+from ccmb.inference.stages import ImageLoader
 from ccmb.r2d2.modeling import TowerOutput
 
 OPEN_CLIP = "open_clip:"
@@ -39,7 +39,7 @@ class OpenClipModel(OneStage):
         self.fingerprint = fingerprint(model, {"source": source, "context_length": self.context_length})
         self._model = model.eval().to(self._device)
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         pixels = torch.stack([self._preprocess(load(name)) for name in names])
         with torch.inference_mode():
             return embedding(self._model.encode_image(pixels.to(self._device)))

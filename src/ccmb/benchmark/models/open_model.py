@@ -10,8 +10,8 @@ from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.benchmark.models.stored_features import StoredFeatures, is_features
 from ccmb.benchmark.models.transformers_clip import open_two_towers
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.inference.interface import Network, load_network
-from ccmb.inference.stages import EXACT, RankOptions
+from ccmb.inference.interface import TwoStageModel, load_network
+from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
 from ccmb.r2d2.generative.captioner import has_captioner, load_captioner
@@ -21,7 +21,7 @@ from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
 
-def open_model(name: str, context_length: int | None = None, options: RankOptions = EXACT) -> BenchmarkModel:
+def open_model(name: str, context_length: int | None = None, options: RankOptions = EXACT_OPTIONS) -> BenchmarkModel:
     """Open a model by the name that a user gives.
 
     Args:
@@ -82,7 +82,7 @@ def label_and_source(name: str) -> tuple[str, str]:
     return label, source
 
 
-def _load(source: str) -> tuple[Network, R2D2Processor]:
+def _load(source: str) -> tuple[TwoStageModel, R2D2Processor]:
     """Load an R2D2 with its decoder or its image generator, if it has one."""
     if has_generator(source):
         return load_generator(source)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ccmb.benchmark.models.base import context_within, fingerprint
 from ccmb.core.device import choose_device
-from ccmb.inference.interface import Network
-from ccmb.inference.items import Items
+from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import StageScores
-from ccmb.inference.stages import EXACT, Cascade, Load, R2D2Encoder, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 from ccmb.r2d2.processing import R2D2Processor
@@ -25,10 +25,10 @@ class R2D2BenchmarkModel:
     def __init__(
         self,
         name: str,
-        model: Network,
+        model: TwoStageModel,
         processor: R2D2Processor,
         context_length: int | None = None,
-        options: RankOptions = EXACT,
+        options: RankOptions = EXACT_OPTIONS,
         source: str | None = None,
     ) -> None:
         max_tokens = model.config.max_text_tokens
@@ -63,19 +63,24 @@ class R2D2BenchmarkModel:
     def cascade(self) -> Cascade | None:
         return self._ranker.cascade
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self._encoder.encode_images(names, load)
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self._encoder.encode_texts(texts)
 
     def rank_scores(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+        self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:
         return self._ranker.rank_scores(images, texts, image_index_N, text_index_N, cosine_N)
 
     def score_pairs(
-        self, images: Items, texts: Items, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor | None = None
+        self,
+        images: EncodedItems,
+        texts: EncodedItems,
+        image_index_N: Tensor,
+        text_index_N: Tensor,
+        cosine_N: Tensor | None = None,
     ) -> StageScores:
         return self._ranker.score_pairs(images, texts, image_index_N, text_index_N, cosine_N)
 

@@ -18,7 +18,7 @@ from ccmb.benchmark.models.base import OneStage, embedding
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json
 from ccmb.data.grouping import image_key
-from ccmb.inference.stages import Load
+from ccmb.inference.stages import ImageLoader
 from ccmb.r2d2.modeling import TowerOutput
 
 FILES = ("images.npy", "texts.npy", "ids.json")
@@ -59,7 +59,7 @@ class StoredFeatures(OneStage):
                 f"{folder}: images have {self._images.shape[1]} numbers each, but texts {self._texts.shape[1]}"
             )
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self._rows(self._images, self._image_rows, names, "images")
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:

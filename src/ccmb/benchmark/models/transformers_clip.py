@@ -12,7 +12,7 @@ from transformers import MODEL_MAPPING, AutoImageProcessor, AutoModel, PreTraine
 from ccmb.benchmark.models.base import OneStage, context_within, embedding, fingerprint
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError, one_line
-from ccmb.inference.stages import Load
+from ccmb.inference.stages import ImageLoader
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.pretrained.sources import load_text_tokenizer, load_weights, read_config
 from ccmb.r2d2.tokenizer import straighten_quotes
@@ -48,7 +48,7 @@ class TwoTowersModel(OneStage):
         self._device = choose_device("auto")
         self._model = model.eval().to(self._device)
 
-    def encode_images(self, names: Sequence[Any], load: Load) -> TowerOutput:
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         inputs = self._images(images=[load(name) for name in names], return_tensors="pt")
         return self._features(self._model.get_image_features, inputs)
 

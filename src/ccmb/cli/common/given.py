@@ -20,12 +20,12 @@ def given(context: typer.Context, *names: str) -> list[str]:
     Args:
         names: of the command function's parameters.
     """
-    flags = {str(of.name): _flag(of, context.params) for of in context.command.params}
+    flags = {str(parameter.name): _flag(parameter, context.params) for parameter in context.command.params}
     return [flags[name] for name in names if was_given(context, name)]
 
 
 def refuse_given(context: typer.Context, what_they_are: str, *names: str, instead: str = "leave {} out") -> None:
-    """Raise a UsageError that names those of some options that were given, if one was; see `refuse`."""
+    """Refuse options that were given: raise a UsageError that names them; see `refuse`."""
     refuse(given(context, *names), what_they_are, instead)
 
 
@@ -38,6 +38,6 @@ def _flag(parameter: object, values: dict[str, object]) -> str:
 
 
 def need_second_stage(context: typer.Context, can_rank: bool, model: str, *names: str) -> None:
-    """Raise a UsageError that names those of some options of the second stage that were given, if there is none."""
+    """Refuse options of the second stage that were given, if there is none: raise a UsageError that names them."""
     if not can_rank:
         refuse_given(context, f"of the second stage, which {model} has not (PRD2: no cross encoders)", *names)

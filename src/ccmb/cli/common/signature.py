@@ -21,8 +21,8 @@ def takes(*classes: type[Options]) -> Callable[[Callable[..., None]], Callable[.
     keyword-only parameters. The function's first parameter is the context.
     """
     flags: dict[str, Parameter] = {}
-    for of in classes:
-        flags |= {name: shown for name, shown in _parameters(of).items() if name not in flags}
+    for options in classes:
+        flags |= {name: shown for name, shown in _parameters(options).items() if name not in flags}
 
     def command_of(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
@@ -43,10 +43,10 @@ def takes(*classes: type[Options]) -> Callable[[Callable[..., None]], Callable[.
     return command_of
 
 
-def _parameters(of: type[Options]) -> dict[str, Parameter]:
-    """Of each option, as Typer reads it."""
+def _parameters(options: type[Options]) -> dict[str, Parameter]:
+    """The parameters of options, as Typer reads them."""
     parameters = {}
-    for name, (of_type, default, flag) in of.table().items():
+    for name, (of_type, default, flag) in options.table().items():
         shown = typer.Option(*flag.forms, min=flag.min, help=flag.help, show_default=flag.show_default)
         hint: Any = Annotated[of_type, shown]
         parameters[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)

@@ -26,21 +26,21 @@ def calibration_table(report: dict[str, Any]) -> str:
 def comparison_table(report: dict[str, Any]) -> str:
     """Metrics before and after fine-tuning with their intervals, and those between, as lines of text."""
     rows, between = [["", "before", "after", "change"]], []
-    for of in report["sets"]:
-        for name, metric in of["figures"].items():
-            label = f"{of['name']} {of['split']} {name.replace('_', '-')}"
+    for entry in report["sets"]:
+        for name, metric in entry["figures"].items():
+            label = f"{entry['name']} {entry['split']} {name.replace('_', '-')}"
             cells = [_with_interval(metric["before"]), _with_interval(metric["after"])]
             rows.append([label, *cells, _with_interval(metric["gain"], "+")])
             if metric["shares"]:
-                values = ["-" if found is None else f"{found['value']:.1f}" for found in metric["shares"].values()]
+                values = ["-" if share is None else f"{share['value']:.1f}" for share in metric["shares"].values()]
                 between.append((label, metric["shares"], values))
     lines = aligned(rows, (30, 23, 23, 23))
     if between:
         shares = [["share of the weights after", *between[0][1]], *([label, *values] for label, _, values in between)]
         lines += ["", *aligned(shares, (30, *[8] * len(between[0][1])))]
-    for of in report["sets"]:
-        if mark := ((of.get("seen") or {}).get("after") or {}).get("mark"):
-            lines.append(f"{of['name']} {of['split']}: the model after {mark}")
+    for entry in report["sets"]:
+        if mark := ((entry.get("seen") or {}).get("after") or {}).get("mark"):
+            lines.append(f"{entry['name']} {entry['split']}: the model after {mark}")
     if report["chosen"]:
         lines.append(f"chosen by validation: step {report['chosen']['step']} of {report['steps']}")
     return "\n".join(lines)
@@ -54,15 +54,17 @@ def export_table(report: dict[str, Any]) -> str:
         rows.append([name, *speeds, f"{metrics['times']:.2f}", f"  {metrics['unit']}"])
     if "recall" not in report:
         return "\n".join(aligned(rows, (22, 10, 10, 7)))
-    of = report["recall"]
-    for stage, metrics in of["difference"].items():
-        means = (f"{of[key]['mean_recall'][stage]:.2f}" for key in ("torch", "export"))
+    recall = report["recall"]
+    for stage, metrics in recall["difference"].items():
+        means = (f"{recall[key]['mean_recall'][stage]:.2f}" for key in ("torch", "export"))
         gained = metrics["mean_recall"]
         ends = f"({gained['low']:+.2f} to {gained['high']:+.2f})"
         label = f"{stage.replace('_', '-')}, MR"
         rows.append([label, *means, f"{gained['points']:+.2f}", f"  points {ends}"])
     lines = aligned(rows, (22, 10, 10, 7))
-    about = f"{of['data']}, {of['split']}: {of['torch']['gallery']} images, {of['torch']['texts']} texts"
+    about = (
+        f"{recall['data']}, {recall['split']}: {recall['torch']['gallery']} images, {recall['torch']['texts']} texts"
+    )
     return "\n".join([*lines[: 1 + len(report["speed"])], about, *lines[1 + len(report["speed"]) :]])
 
 

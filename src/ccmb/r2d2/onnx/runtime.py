@@ -26,7 +26,7 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 
 class ExportedR2D2(nn.Module):
-    """Both towers and, where there are any, both cross encoders; see `ccmb.inference.interface.Network`.
+    """Both towers and, where there are any, both cross encoders; see `ccmb.inference.interface.TwoStageModel`.
 
     int8 takes the range of what it quantises from the whole batch, so the outputs for an item depend a little on the
     other items of the batch.

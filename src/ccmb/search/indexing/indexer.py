@@ -19,7 +19,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
 from ccmb.data.images.source import FolderImages, UnreadableImageError
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.r2d2.loading import model_folder, weights_fingerprint
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.index_folder import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
@@ -44,7 +44,7 @@ _FEW_GONE = 20
 def build_index(
     images: Sequence[str | Path],
     out: Path,
-    network: Network,
+    network: TwoStageModel,
     processor: R2D2Processor,
     model: str | Path,
     *,
@@ -166,7 +166,7 @@ class _Run:
     def __init__(
         self,
         catalogue: Catalogue,
-        network: Network,
+        network: TwoStageModel,
         processor: R2D2Processor,
         own: UserFields,
         url_of: Mapping[str, str],

@@ -1,4 +1,4 @@
-"""From what may come next to whole captions: greedy, beam search and sampling, for many images at once.
+"""Decoding of captions from next-token probabilities: greedy, beam search and sampling, for many images at once.
 
 A caption's log-probability is that of its words and its end, after the special tokens that no caption holds are taken
 out of the vocabulary. Limits of length and blocked n-grams restrict the search and leave the probabilities alone.
@@ -72,8 +72,8 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        minimum = {"beams": 1, "candidates": 1, "max_length": 1, "min_length": 0, "block_ngrams": 0, "top_k": 0}
-        for name, low in minimum.items():
+        min_values = {"beams": 1, "candidates": 1, "max_length": 1, "min_length": 0, "block_ngrams": 0, "top_k": 0}
+        for name, low in min_values.items():
             if getattr(self, name) < low:
                 raise UsageError(f"{name} is {getattr(self, name)}; give {low} or more")
         one_of("decode", self.decode, Decode)
@@ -157,14 +157,14 @@ def _gathered(
 ) -> list[list[Decoded]]:
     """The captions of each image, the likeliest first, each once."""
     rows = len(tokens) // images
-    found = list[list[Decoded]]()
+    results = list[list[Decoded]]()
     for image in range(images):
         of_image: dict[tuple[int, ...], Decoded] = {}
         for row in range(image * rows, (image + 1) * rows):
             words = tuple(tokens[row][: tokens[row].index(vocabulary.end)])
             of_image.setdefault(words, Decoded(words, summed[row], summed[row]))
-        found.append(sorted(of_image.values(), key=lambda of: -of.score))
-    return found
+        results.append(sorted(of_image.values(), key=lambda caption: -caption.score))
+    return results
 
 
 def _beam_search(state: NextToken, images: int, vocabulary: Vocabulary, options: Decoding) -> list[list[Decoded]]:
@@ -200,13 +200,13 @@ def _beam_search(state: NextToken, images: int, vocabulary: Vocabulary, options:
         tokens_NL = torch.cat([tokens_NL[source_N], next_N[:, None]], 1)
         state.choose(source_N)
         log_NW = _log_probabilities(state.advance(next_N), vocabulary)
-    return [of[: options.candidates] for of in finished]
+    return [captions[: options.candidates] for captions in finished]
 
 
 def _finish(finished: list[list[Decoded]], ended_VR: Tensor, tokens_NL: Tensor, length: int, options: Decoding) -> None:
     """Add the captions that end here, and keep the best of each image."""
     scores = ended_VR.tolist()
-    if all(score == -torch.inf for of in scores for score in of):
+    if all(score == -torch.inf for row in scores for score in row):
         return
     tokens, beams = tokens_NL.tolist(), options.beams
     for image, of_beams in enumerate(scores):
@@ -214,7 +214,7 @@ def _finish(finished: list[list[Decoded]], ended_VR: Tensor, tokens_NL: Tensor, 
             if summed > -torch.inf:
                 words = tuple(tokens[image * beams + beam])
                 finished[image].append(Decoded(words, summed, _penalised(summed, length + 1, options)))
-        finished[image] = sorted(finished[image], key=lambda of: -of.score)[:beams]
+        finished[image] = sorted(finished[image], key=lambda caption: -caption.score)[:beams]
 
 
 def _all_over(finished: list[list[Decoded]], best: Sequence[float], length: int, options: Decoding) -> bool:
@@ -225,8 +225,8 @@ def _all_over(finished: list[list[Decoded]], best: Sequence[float], length: int,
     """
     longest = options.max_length + 1 if options.length_penalty > 0 else length + 2
     return all(
-        len(of) >= options.beams and of[-1].score >= _penalised(summed, longest, options)
-        for of, summed in zip(finished, best, strict=True)
+        len(captions) >= options.beams and captions[-1].score >= _penalised(summed, longest, options)
+        for captions, summed in zip(finished, best, strict=True)
     )
 
 
@@ -241,7 +241,7 @@ def _begin(state: NextToken, images: int, vocabulary: Vocabulary) -> Tensor:
 
 
 def _log_probabilities(logits_NW: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Of the next token, without those that no caption holds."""
+    """Log-probabilities of the next token; tokens that no caption holds are left out."""
     logits_NW = at_least_float32(logits_NW).clone()
     logits_NW[:, list(vocabulary.never)] = -torch.inf
     return logits_NW.log_softmax(1)
@@ -269,8 +269,8 @@ def _block(allowed_NW: Tensor, tokens_NL: Tensor, size: int, end: int) -> None:
     runs_NXS = tokens_NL.unfold(1, size, 1)
     latest_NS = tokens_NL[:, tokens_NL.shape[1] - size + 1 :]
     again_NX = (runs_NXS[..., :-1] == latest_NS[:, None]).all(2) & (runs_NXS[..., -1] != end)
-    row, place = again_NX.nonzero(as_tuple=True)
-    allowed_NW[row, runs_NXS[row, place, -1]] = -torch.inf
+    row, position = again_NX.nonzero(as_tuple=True)
+    allowed_NW[row, runs_NXS[row, position, -1]] = -torch.inf
 
 
 def _chance(options: Decoding, image: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How well captions fit images whose captions are known: the metrics of a split, as `ccmb evaluate` reports them."""
+"""Metrics of captions against the known captions of a split, as `ccmb evaluate` reports them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class CaptionResults:
     """Captions of images, and what people wrote about these.
 
     Attributes:
@@ -39,22 +39,22 @@ class Written:
 
     @property
     def chosen(self) -> list[str]:
-        return [str(of.text) for of in self.captions]
+        return [str(caption.text) for caption in self.captions]
 
     @property
     def decoded(self) -> list[str]:
-        """What the decoding put first, before any re-ranking."""
-        return [of.decoded.text for of in self.captions if of.decoded is not None]
+        """The captions that the decoding put first, before any re-ranking."""
+        return [caption.decoded.text for caption in self.captions if caption.decoded is not None]
 
     def scores(self) -> CaptionScores:
-        """On characters, of the chosen captions."""
+        """Scores of the chosen captions, on characters."""
         return score_texts(self.chosen, self.references, characters)
 
 
 def evaluate_captions(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    of: RetrievalSet,
+    dataset: RetrievalSet,
     options: Decoding,
     rerank: bool = True,
     ranking_rule: RankingRule | None = None,
@@ -69,9 +69,9 @@ def evaluate_captions(
         CcmbError: no image can be read.
     """
     started = time.monotonic()
-    samples, unreadable = readable_samples(of.samples, of.images)
-    written = write_about(
-        model, processor, replace(of, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
+    samples, unreadable = readable_samples(dataset.samples, dataset.images)
+    written = caption_dataset(
+        model, processor, replace(dataset, samples=samples), options=options, rerank=rerank, ranking_rule=ranking_rule
     )
     report: dict[str, Any] = {"captioning": captioning_report(written, options, rerank)}
     if rerank and model.can_rank:
@@ -79,28 +79,30 @@ def evaluate_captions(
     return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
 
 
-def write_about(
+def caption_dataset(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    of: RetrievalSet,
+    dataset: RetrievalSet,
     options: Decoding,
     rerank: bool = False,
     ranking_rule: RankingRule | None = None,
-) -> Written:
+) -> CaptionResults:
     """Captions of all images of a set, whose texts are the references; all images must be readable.
 
     Raises:
         UsageError: the set's texts do not belong to single images.
     """
-    if of.queries is not None:
-        raise UsageError(f"{of.name}: captions are measured on images with texts of their own; here they share texts")
+    if dataset.queries is not None:
+        raise UsageError(
+            f"{dataset.name}: captions are measured on images with texts of their own; here they share texts"
+        )
     references: dict[str, list[str]] = {}
-    for sample in of.samples:
+    for sample in dataset.samples:
         references.setdefault(sample.image, []).extend(sample.texts)
     names, captions = list(references), list[ImageCaption]()
     with progress("caption", len(names), "images") as advance:
         for start in range(0, len(names), BATCH):
-            shown = [of.images.load(name) for name in names[start : start + BATCH]]
+            shown = [dataset.images.load(name) for name in names[start : start + BATCH]]
             captions += caption_images(
                 model,
                 processor,
@@ -112,10 +114,10 @@ def write_about(
                 ranking_rule=ranking_rule,
             )
             advance(len(shown), "")
-    return Written(captions, [tuple(texts) for texts in references.values()])
+    return CaptionResults(captions, [tuple(texts) for texts in references.values()])
 
 
-def captioning_report(written: Written, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
+def captioning_report(written: CaptionResults, options: Decoding, reranked: bool, draws: int = DRAWS) -> dict[str, Any]:
     """All metrics, in percent but for match score and length.
 
     Returns:
@@ -128,7 +130,7 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
     if not written.captions:
         raise CcmbError("no captions to measure")
     scores = written.scores()
-    chosen = [of.candidates[0] for of in written.captions]
+    chosen = [caption.candidates[0] for caption in written.captions]
     report = {
         "pictures": len(written.captions),
         "references": sum(map(len, written.references)),
@@ -138,7 +140,7 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
         "interval": metric_intervals(scores, draws),
     }
     if reranked:
-        decoded = [of.decoded for of in written.captions if of.decoded is not None]
+        decoded = [caption.decoded for caption in written.captions if caption.decoded is not None]
         report["before_reranking"] = _metrics(
             decoded, written.references, score_texts(written.decoded, written.references, characters)
         )
@@ -148,7 +150,7 @@ def captioning_report(written: Written, options: Decoding, reranked: bool, draws
 def _metrics(
     captions: Sequence[Candidate], references: Sequence[Sequence[str]], scores: CaptionScores
 ) -> dict[str, Any]:
-    texts = [of.text for of in captions]
+    texts = [caption.text for caption in captions]
     tokens = list(map(characters, texts))
     report: dict[str, Any] = {
         **_rounded(scores.metrics()),
@@ -158,9 +160,9 @@ def _metrics(
         "length": round(float(scores.length.mean()), 2),
     }
     for name in ("match_score", "cosine"):
-        known = [value for of in captions if (value := getattr(of, name)) is not None]
+        known = [value for caption in captions if (value := getattr(caption, name)) is not None]
         report[name] = round(float(np.mean(known)), 4) if known else None
-    if (things := things_right(texts, [of[0] for of in references])) is not None:
+    if (things := things_right(texts, [reference[0] for reference in references])) is not None:
         report["things"] = things
     return report
 
@@ -175,7 +177,9 @@ def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict
 
 def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
     """Texts beside their references, on the tokens that `cut` makes of them."""
-    return score_captions([cut(text) for text in texts], [[cut(text) for text in of] for of in references])
+    return score_captions(
+        [cut(text) for text in texts], [[cut(text) for text in reference] for reference in references]
+    )
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float | None]:
@@ -194,5 +198,5 @@ def metric_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -
 
 def drawn_metrics(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
     """(draws,) of each metric: its values of images drawn with replacement."""
-    found = [scores.metrics(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
-    return {name: np.array([of[name] for of in found]) for name in found[0]}
+    results = [scores.metrics(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
+    return {name: np.array([result[name] for result in results]) for name in results[0]}

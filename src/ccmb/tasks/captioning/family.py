@@ -14,7 +14,7 @@ from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions, Rankin
 if TYPE_CHECKING:
     from ccmb.r2d2.generative.captioner import R2D2Captioner
     from ccmb.tasks.captioning.decoding import Decoding
-    from ccmb.tasks.captioning.evaluate import Written
+    from ccmb.tasks.captioning.evaluate import CaptionResults
     from ccmb.tasks.captioning.finetune import CaptioningFinetuner
     from ccmb.tasks.common.datasets import RetrievalSet
 
@@ -31,7 +31,7 @@ CaptionsFlag = Annotated[bool, Flag("Measure captions of the images of own pairs
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions(Options):
-    """How captions are found."""
+    """Options of decoding and re-ranking."""
 
     decode: Annotated[Decode, Flag("How captions are found.")] = "beam"
     beams: Annotated[int, Flag("Captions that beam search follows.", min=1)] = 5
@@ -56,7 +56,7 @@ class DecodingOptions(Options):
 
     @property
     def candidates_wanted(self) -> int:
-        """How many candidates each image gets; if nobody says, those that there is a use for."""
+        """How many candidates each image gets: the option, or as many as the decoding has a use for."""
         if self.candidates is not None:
             return self.candidates
         if self.decode == "greedy" or not self.rerank:
@@ -64,7 +64,7 @@ class DecodingOptions(Options):
         return self.beams if self.decode == "beam" else 5
 
     def decoding(self, captioner: R2D2Captioner, **values: Any) -> Decoding:
-        """The same as a captioner takes it.
+        """The options of the decoder itself.
 
         Args:
             values: further ones of `Decoding`, of sampling.
@@ -85,7 +85,7 @@ class CaptioningEvalOptions(DecodingOptions, PairOptions):
     seed: NoiseSeedOption = 0
 
 
-class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Captioner", "Written"]):
+class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Captioner", "CaptionResults"]):
     """See `TaskFamily`."""
 
     name = "captioning"
@@ -111,13 +111,15 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
         options.need_second_stage(captioner.can_rank, source, "ranking_rule")
         return Loaded(source, captioner, processor)
 
-    def predict(self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions) -> Written:
+    def predict(
+        self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions
+    ) -> CaptionResults:
         from ccmb.data.pairs import readable_samples
-        from ccmb.tasks.captioning.evaluate import write_about
+        from ccmb.tasks.captioning.evaluate import caption_dataset
 
         readable = replace(data, samples=readable_samples(data.samples, data.images)[0])
         decoding = options.decoding(loaded.model, seed=options.seed)
-        return write_about(
+        return caption_dataset(
             loaded.model,
             loaded.processor,
             readable,

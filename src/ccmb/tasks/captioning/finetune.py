@@ -19,7 +19,7 @@ from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_ca
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.captioning.decoding import Decoding
-from ccmb.tasks.captioning.evaluate import Written, captioning_report, drawn_metrics, write_about
+from ccmb.tasks.captioning.evaluate import CaptionResults, caption_dataset, captioning_report, drawn_metrics
 from ccmb.tasks.captioning.predict import decoding_for, longest_caption
 from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
@@ -47,7 +47,7 @@ class CaptioningTask:
         return sharding_units(self.captioning.model, pretraining.teacher if pretraining else None)
 
     def groups(self) -> list[ParameterGroup]:
-        """Those of pre-training, and the decoder, which learns as fast as the cross encoders."""
+        """The parameter groups of pre-training, and the decoder, which learns as fast as the cross encoders."""
         model, optimizer = self.captioning.model, self.recipe.optimizer
         decoder = list(model.decoder.parameters())
         ids = set(map(id, decoder))
@@ -109,7 +109,9 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
 
     def task(self, model: R2D2Captioner, processor: R2D2Processor, recipe: FinetuneRecipe) -> CaptioningTask:
         prepare_network(model, recipe)
-        pretraining = make_pretraining(model, processor, recipe, beside=True) if recipe.objectives.on() else None
+        pretraining = (
+            make_pretraining(model, processor, recipe, has_other_loss=True) if recipe.objectives.on() else None
+        )
         return CaptioningTask(
             Captioning(model, recipe.captioning, pretraining, recipe.training.grad_cache_chunk), recipe
         )
@@ -142,15 +144,15 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
         )
 
 
-def _several(of: RetrievalSet) -> RetrievalSet:
+def _several(dataset: RetrievalSet) -> RetrievalSet:
     """The set, if its captions can be measured.
 
     Raises:
         UsageError: it is of one image.
     """
-    if len({sample.image for sample in of.samples}) < 2:
-        raise UsageError(f"{of.name}, split {of.split}: one image; CIDEr-D needs two or more")
-    return of
+    if len({sample.image for sample in dataset.samples}) < 2:
+        raise UsageError(f"{dataset.name}, split {dataset.split}: one image; CIDEr-D needs two or more")
+    return dataset
 
 
 def _decoding(model: R2D2Captioner, recipe: FinetuneRecipe, decode: Decode) -> Decoding:
@@ -158,5 +160,5 @@ def _decoding(model: R2D2Captioner, recipe: FinetuneRecipe, decode: Decode) -> D
     return decoding_for(model, longest, decode=decode)
 
 
-def _write(model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, options: Decoding) -> Written:
-    return write_about(model, processor, held_out, options)
+def _write(model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, options: Decoding) -> CaptionResults:
+    return caption_dataset(model, processor, held_out, options)

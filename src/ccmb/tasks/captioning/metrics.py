@@ -1,4 +1,4 @@
-"""How good captions are beside those that people wrote: BLEU, ROUGE-L and CIDEr-D, and how varied they are.
+"""Metrics of captions against those that people wrote: BLEU, ROUGE-L and CIDEr-D, and how varied they are.
 
 The formulas are those of the COCO caption evaluation (Chen et al. 2015, arXiv 1504.00325), in percent. Chinese has no
 spaces, and what counts as a word changes every metric: the main ones are on characters, and those on words say whose
@@ -60,17 +60,17 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CaptionScores:
-    """What is counted of each of N captions, from which metrics of any selection of them are made.
+    """Counts of each of N captions, from which metrics of any selection of them are made.
 
     Attributes:
-        right, said: (N, 4) n-grams of one to four tokens that stand in a reference too, and all.
+        right, total: (N, 4) n-grams of one to four tokens that stand in a reference too, and all.
         length, reference: (N,) tokens of the caption, and of the reference that is nearest in length.
         rouge, cider: (N,) ROUGE-L and CIDEr-D, in [0, 1] and [0, 10]; CIDEr-D is no number where one image was
             scored alone, since what an n-gram is worth it learns from how few images have it.
     """
 
     right: np.ndarray
-    said: np.ndarray
+    total: np.ndarray
     length: np.ndarray
     reference: np.ndarray
     rouge: np.ndarray
@@ -79,18 +79,18 @@ class CaptionScores:
     def metrics(self, weight_N: np.ndarray | None = None) -> dict[str, float]:
         """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D in percent; of captions that count so many times each."""
         weight_N = np.ones(len(self.length)) if weight_N is None else weight_N
-        found = {f"BLEU-{n}": 100 * value for n, value in enumerate(self._bleu(weight_N), start=1)}
+        values = {f"BLEU-{n}": 100 * value for n, value in enumerate(self._bleu(weight_N), start=1)}
         for name, value_N in (("ROUGE-L", self.rouge), ("CIDEr-D", self.cider)):
-            found[name] = float(100 * (weight_N @ value_N) / weight_N.sum())
-        return found
+            values[name] = float(100 * (weight_N @ value_N) / weight_N.sum())
+        return values
 
     def _bleu(self, weight_N: np.ndarray) -> list[float]:
-        """Of all captions together: the geometric mean of the n-gram precisions, less where captions are too short."""
-        right, said = weight_N @ self.right, weight_N @ self.said
+        """BLEU of all captions together: the geometric mean of n-gram precisions, less where captions are too short."""
+        right, total = weight_N @ self.right, weight_N @ self.total
         length, reference = weight_N @ self.length, weight_N @ self.reference
         brevity = math.exp(min(0.0, 1 - reference / length)) if length else 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(said > 0, right / np.maximum(said, 1), 0.0)
+            precision = np.where(total > 0, right / np.maximum(total, 1), 0.0)
             means = np.exp(np.cumsum(np.log(precision)) / np.arange(1, ORDERS + 1))
         return [float(brevity * mean) for mean in means]
 
@@ -98,18 +98,19 @@ class CaptionScores:
 def score_captions(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> CaptionScores:
     """Score N captions, each beside one or more references; what n-grams are worth is learned from all references."""
     grams = [_ngrams(caption) for caption in captions]
-    reference_grams = [[_ngrams(one) for one in of] for of in references]
+    reference_grams = [[_ngrams(one) for one in texts] for texts in references]
     counts = [_bleu_counts(own, others) for own, others in zip(grams, reference_grams, strict=True)]
     lengths = [len(caption) for caption in captions]
     nearest = [
-        min((abs(len(one) - length), len(one)) for one in of)[1] for length, of in zip(lengths, references, strict=True)
+        min((abs(len(one) - length), len(one)) for one in texts)[1]
+        for length, texts in zip(lengths, references, strict=True)
     ]
     return CaptionScores(
         right=np.array([right for right, _ in counts], dtype=float),
-        said=np.array([said for _, said in counts], dtype=float),
+        total=np.array([total for _, total in counts], dtype=float),
         length=np.array(lengths, dtype=float),
         reference=np.array(nearest, dtype=float),
-        rouge=np.array([rouge_l(caption, of) for caption, of in zip(captions, references, strict=True)]),
+        rouge=np.array([rouge_l(caption, texts) for caption, texts in zip(captions, references, strict=True)]),
         cider=np.array(_cider(grams, reference_grams)),
     )
 
@@ -136,10 +137,10 @@ def _longest_common(one: Tokens, other: Tokens) -> int:
     lengths = [0] * (len(other) + 1)
     for token in one:
         before = 0
-        for place, opposite in enumerate(other, start=1):
-            before, lengths[place] = (
-                lengths[place],
-                before + 1 if token == opposite else max(lengths[place], lengths[place - 1]),
+        for index, opposite in enumerate(other, start=1):
+            before, lengths[index] = (
+                lengths[index],
+                before + 1 if token == opposite else max(lengths[index], lengths[index - 1]),
             )
     return lengths[-1]
 
@@ -158,7 +159,7 @@ def _ngrams(tokens: Tokens) -> _Ngrams:
 def _bleu_counts(caption: _Ngrams, references: Sequence[_Ngrams]) -> tuple[list[int], list[int]]:
     """N-grams of a caption that stand in a reference, each as often as in the one that has it most, and all."""
     right = [
-        sum(min(count, max(of[order][gram] for of in references)) for gram, count in grams.items())
+        sum(min(count, max(reference[order][gram] for reference in references)) for gram, count in grams.items())
         for order, grams in enumerate(caption)
     ]
     return right, [grams.total() for grams in caption]
@@ -168,17 +169,19 @@ def _cider(captions: Sequence[_Ngrams], references: Sequence[Sequence[_Ngrams]])
     """CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726) of each caption, in [0, 10]; no number of a single one."""
     if len(references) == 1:
         return [math.nan]
-    images = Counter(gram for of in references for gram in {gram for one in of for grams in one for gram in grams})
+    images = Counter(
+        gram for texts in references for gram in {gram for one in texts for grams in one for gram in grams}
+    )
     worth = {gram: math.log(len(references)) - math.log(count) for gram, count in images.items()}
     unseen = math.log(max(1, len(references)))
     scores = []
-    for caption, of in zip(captions, references, strict=True):
+    for caption, texts in zip(captions, references, strict=True):
         own, likeness = _weigh(caption, worth, unseen), 0.0
-        for reference in of:
+        for reference in texts:
             apart = caption[0].total() - reference[0].total()
             alike = np.mean([_alike(a, b) for a, b in zip(own, _weigh(reference, worth, unseen), strict=True)])
             likeness += float(alike) * math.exp(-(apart**2) / (2 * SIGMA**2))
-        scores.append(10 * likeness / len(of))
+        scores.append(10 * likeness / len(texts))
     return scores
 
 
@@ -186,12 +189,12 @@ _Weighed = tuple[dict[tuple[str, ...], float], float]
 
 
 def _weigh(ngrams: _Ngrams, worth: dict[tuple[str, ...], float], unseen: float) -> list[_Weighed]:
-    """Of each order: how often each n-gram comes times what it is worth, and the norm of all."""
-    found = []
+    """TF-IDF vector of each n-gram order, with its norm: counts of n-grams times what each is worth."""
+    vectors = []
     for grams in ngrams:
         weights = {gram: count * worth.get(gram, unseen) for gram, count in grams.items()}
-        found.append((weights, math.sqrt(sum(weight**2 for weight in weights.values()))))
-    return found
+        vectors.append((weights, math.sqrt(sum(weight**2 for weight in weights.values()))))
+    return vectors
 
 
 def _alike(caption: _Weighed, reference: _Weighed) -> float:

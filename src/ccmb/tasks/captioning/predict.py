@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ImageCaption:
-    """What a model writes about one image.
+    """The captions that a model writes for one image.
 
     Attributes:
         image: as it was given.
@@ -94,11 +94,11 @@ def caption_images(
     """
     options = options or decoding_for(model)
     check_length(options, model)
-    found: list[ImageCaption] = []
+    results: list[ImageCaption] = []
     with inference(model):
         for start in range(0, len(images), batch):
             chunk = images[start : start + batch]
-            found += _caption_batch(
+            results += _caption_batch(
                 model,
                 processor,
                 chunk,
@@ -108,8 +108,8 @@ def caption_images(
                 match_weight=match_weight,
                 ranking_rule=ranking_rule,
             )
-    check_any_read([of.error for of in found])
-    return found
+    check_any_read([result.error for result in results])
+    return results
 
 
 def longest_caption(model: R2D2Captioner) -> int:
@@ -118,13 +118,13 @@ def longest_caption(model: R2D2Captioner) -> int:
 
 
 def decoding_for(model: R2D2Captioner, max_length: int | None = None, **values: Any) -> Decoding:
-    """How to decode captions of a model; without a `max_length` they are as long as both take.
+    """Decoding options that fit a model; by default captions may be as long as both the default and the model allow.
 
     Raises:
         UsageError: a value is out of its range, or `max_length` beyond the model's positions.
     """
-    maximum = longest_caption(model)
-    options = Decoding(max_length=min(Decoding.max_length, maximum) if max_length is None else max_length, **values)
+    longest = longest_caption(model)
+    options = Decoding(max_length=min(Decoding.max_length, longest) if max_length is None else max_length, **values)
     check_length(options, model)
     return options
 
@@ -135,35 +135,35 @@ def check_length(options: Decoding, model: R2D2Captioner) -> None:
     Raises:
         UsageError: they are.
     """
-    if options.max_length > (maximum := longest_caption(model)):
-        raise UsageError(f"max_length is {options.max_length}; this model writes captions of up to {maximum} tokens")
+    if options.max_length > (longest := longest_caption(model)):
+        raise UsageError(f"max_length is {options.max_length}; this model writes captions of up to {longest} tokens")
 
 
 def _caption_batch(
     model: R2D2Captioner,
     processor: R2D2Processor,
-    image_source: Sequence[ImageInput],
+    images: Sequence[ImageInput],
     options: Decoding,
     rerank: bool,
     first: int,
     match_weight: float | None,
     ranking_rule: RankingRule | None,
 ) -> list[ImageCaption]:
-    places, pixels, errors = read_pixels(processor, image_source)
-    found = [ImageCaption(image, error=errors.get(place)) for place, image in enumerate(image_source)]
+    places, pixels, errors = read_pixels(processor, images)
+    results = [ImageCaption(image, error=errors.get(index)) for index, image in enumerate(images)]
     if not places:
-        return found
-    images = model.encode_image(pixels.to(model.device))
-    written = write_captions(model, processor, images, options, first)
+        return results
+    encoded = model.encode_image(pixels.to(model.device))
+    written = write_captions(model, processor, encoded, options, first)
     ordered: list[list[Candidate]] = written
     if rerank:
         ordered = rank_candidates(
-            model, processor, images.to("cpu"), written=written, match_weight=match_weight, ranking_rule=ranking_rule
+            model, processor, encoded.to("cpu"), written=written, match_weight=match_weight, ranking_rule=ranking_rule
         )
-    for place, before, after in zip(places, written, ordered, strict=True):
-        decoded = next(of for of in after if of.text == before[0].text)
-        found[place] = replace(found[place], text=after[0].text, candidates=tuple(after), decoded=decoded)
-    return found
+    for index, before, after in zip(places, written, ordered, strict=True):
+        decoded = next(candidate for candidate in after if candidate.text == before[0].text)
+        results[index] = replace(results[index], text=after[0].text, candidates=tuple(after), decoded=decoded)
+    return results
 
 
 def write_captions(
@@ -177,15 +177,15 @@ def write_captions(
     shape = model.shape
     state = CaptionState(model.decoder, model.decoder.see(images.states))
     vocabulary = Vocabulary(shape.start_id, shape.end_id, shape.never_ids)
-    found = []
+    results = []
     for decoded in decode_captions(state, len(images), vocabulary, options, first):
         texts: dict[str, Candidate] = {}
-        for of in decoded:
-            text = SPACE.sub("", str(processor.tokenizer.decode(list(of.tokens), skip_special_tokens=True)))
+        for caption in decoded:
+            text = SPACE.sub("", str(processor.tokenizer.decode(list(caption.tokens), skip_special_tokens=True)))
             text = text.removeprefix(SPACE.sub("", processor.text_prefix.strip())).strip()
-            texts.setdefault(text, Candidate(text, round(of.log_probability, 4)))
-        found.append(list(texts.values()))
-    return found
+            texts.setdefault(text, Candidate(text, round(caption.log_probability, 4)))
+        results.append(list(texts.values()))
+    return results
 
 
 def rank_candidates(
@@ -205,12 +205,12 @@ def rank_candidates(
     """
     rule = ranking_rule or model.config.ranking_rule
     weight = MATCH_WEIGHTS[rule] if match_weight is None else match_weight
-    flat = [candidate for of in written for candidate in of]
-    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=rule))
+    flat = [candidate for candidates in written for candidate in candidates]
+    pipeline = Pipeline.from_model(model, processor, RankOptions(ranking_rule=rule))
     texts = pipeline.encode_texts([candidate.text for candidate in flat], batch_size=len(flat))
-    image_index_N = torch.tensor([place for place, of in enumerate(written) for _ in of])
+    image_index_N = torch.tensor([index for index, candidates in enumerate(written) for _ in candidates])
     scores = pipeline.scorer.score_pairs(images, texts, image_index_N, torch.arange(len(flat))).rows()
-    judged = [
+    scored = [
         replace(
             candidate,
             cosine=pair.cosine,
@@ -220,4 +220,4 @@ def rank_candidates(
         for candidate, pair in zip(flat, scores, strict=True)
     ]
     ends = torch.tensor([0, *map(len, written)]).cumsum(0).tolist()
-    return [sorted(judged[start:end], key=lambda of: -(of.score or 0.0)) for start, end in pairwise(ends)]
+    return [sorted(scored[start:end], key=lambda candidate: -(candidate.score or 0.0)) for start, end in pairwise(ends)]

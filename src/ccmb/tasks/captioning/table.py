@@ -20,16 +20,20 @@ def captioning_table(report: dict[str, Any]) -> str:
 
     for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"):
         ends = report["interval"].get(name)
-        row(name, [of[name] for of in columns.values()], after=f"  ({ends[0]:.1f} to {ends[1]:.1f})" if ends else "")
+        row(
+            name,
+            [column[name] for column in columns.values()],
+            after=f"  ({ends[0]:.1f} to {ends[1]:.1f})" if ends else "",
+        )
     for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"):
-        row(f"{name}, on words", [of["words"] and of["words"][name] for of in columns.values()])
+        row(f"{name}, on words", [column["words"] and column["words"][name] for column in columns.values()])
     for name in ("distinct-1", "distinct-2", "length"):
-        row(name, [of[name] for of in columns.values()])
+        row(name, [column[name] for column in columns.values()])
     for name in ("match_score", "cosine"):
-        row(name.replace("_", " "), [of[name] for of in columns.values()], digits=4)
+        row(name.replace("_", " "), [column[name] for column in columns.values()], digits=4)
     for name in report.get("things", {}):
         label = "things" if name == "things" else f"things: {name.replace('_', ' ')}"
-        row(label, [of["things"][name] for of in columns.values()], digits=0 if name == "things" else 2)
+        row(label, [column["things"][name] for column in columns.values()], digits=0 if name == "things" else 2)
     lines += aligned(rows, (28, *[12] * len(columns)))
     if report["CIDEr-D"] is None:
         lines.append("CIDEr-D needs two images or more: it weighs words by how few images have them")

@@ -38,7 +38,7 @@ ScoreClasses = Callable[[TowerOutput, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """What a classifier says of B images.
+    """The scores that a classifier gives B images.
 
     Attributes:
         cosine: (B, C).
@@ -78,19 +78,19 @@ class Classifier:
     ranker: ScoreClasses | None = None
     depth: int = 10
 
-    def scores(self, image_source: Sequence[Any]) -> ClassScores:
+    def scores(self, images: Sequence[Any]) -> ClassScores:
         """Scores of one batch of images; memory grows with B x C.
 
         Raises:
             CcmbError: an image cannot be read.
         """
-        images = self.encoder.encode_images(image_source, _opened)
-        cosine_BC = F.normalize(at_least_float32(images.embed).cpu(), dim=-1) @ self.embed_CD.T
+        encoded = self.encoder.encode_images(images, _opened)
+        cosine_BC = F.normalize(at_least_float32(encoded.embed).cpu(), dim=-1) @ self.embed_CD.T
         if self.ranker is None:
             return ClassScores(cosine_BC)
         # A stable sort, as in `ClassScores.top`: topk orders equal scores otherwise.
         order_BK = cosine_BC.argsort(dim=1, descending=True, stable=True)[:, : self.depth]
-        return ClassScores(cosine_BC, order_BK, self.ranker(images, order_BK, cosine_BC.gather(1, order_BK)))
+        return ClassScores(cosine_BC, order_BK, self.ranker(encoded, order_BK, cosine_BC.gather(1, order_BK)))
 
 
 def _opened(image: Any) -> Image.Image:
@@ -147,15 +147,15 @@ def classify_images(classifier: Classifier, images: Sequence[Any], top: int = 5,
     Raises:
         CcmbError: none of the images can be read.
     """
-    found: list[ImageClasses] = []
+    results: list[ImageClasses] = []
     for start in range(0, len(images), batch):
         chunk = images[start : start + batch]
         try:
-            found += _guesses(classifier, chunk, top)
+            results += _guesses(classifier, chunk, top)
         except CcmbError:  # one of them; which one, only each by itself can tell
-            found += [_guess_or_error(classifier, image, top) for image in chunk]
-    check_any_read([of.error for of in found])
-    return found
+            results += [_guess_or_error(classifier, image, top) for image in chunk]
+    check_any_read([result.error for result in results])
+    return results
 
 
 def _guess_or_error(classifier: Classifier, image: Any, top: int) -> ImageClasses:
@@ -168,15 +168,15 @@ def _guess_or_error(classifier: Classifier, image: Any, top: int) -> ImageClasse
 def _guesses(classifier: Classifier, images: Sequence[Any], top: int) -> list[ImageClasses]:
     scores = classifier.scores(images)
     best_BK, ranking_BK = scores.top(top)
-    found = []
+    results = []
     for row, (image, best) in enumerate(zip(images, best_BK.tolist(), strict=True)):
         ranking = [] if ranking_BK is None else ranking_BK[row].tolist()
         guesses = [
             ClassGuess(classifier.classes[index].name, index, float(scores.cosine[row, index]), score)
             for index, score in itertools.zip_longest(best, ranking)
         ]
-        found.append(ImageClasses(image, tuple(guesses)))
-    return found
+        results.append(ImageClasses(image, tuple(guesses)))
+    return results
 
 
 def label_ranks(scores: ClassScores, labels_B: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -199,7 +199,9 @@ def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
     _, place_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
     right_C = torch.zeros(len(count_C), dtype=torch.double).index_add(0, place_N, right_N) / count_C
     metrics = {"top1": right_N, "top5": (ranks_N <= 5).double()}
-    shares = {name: float(of.mean()) for name, of in metrics.items()} | {"mean_per_class": float(right_C.mean())}
+    shares = {name: float(values.mean()) for name, values in metrics.items()} | {
+        "mean_per_class": float(right_C.mean())
+    }
     count = len(ranks_N)
     intervals = {name: score_interval(100 * shares[name], 0.0, count) for name in metrics}
     intervals["mean_per_class"] = _mean_interval(right_C.numpy(), count_C.numpy())

@@ -13,7 +13,7 @@ from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
 from ccmb.tasks.options import ClassDepthOption, RankingRuleOption, SplitOption
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import Network
+    from ccmb.inference.interface import TwoStageModel
     from ccmb.tasks.classification.classifier import Classifier
     from ccmb.tasks.classification.evaluate import ClassFolders, ClassRanks
 
@@ -37,7 +37,7 @@ class ClassificationEvalOptions(Options):
     ranking_rule: RankingRuleOption = None
 
 
-class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders", "Network", "ClassRanks"]):
+class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders", "TwoStageModel", "ClassRanks"]):
     """See `TaskFamily`."""
 
     name = "classification"
@@ -55,24 +55,26 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
         from ccmb.tasks.classification.evaluate import ClassFolders
         from ccmb.tasks.classification.prompts import read_templates
 
-        _, place = name_and_place(spec)
+        _, path = name_and_place(spec)
         if options.is_given("split"):
-            place = _folder_of_split(place, options.split)
+            path = _folder_of_split(path, options.split)
         return ClassFolders(
-            read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(place)
+            read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(path)
         )
 
-    def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[Network]:
+    def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[TwoStageModel]:
         from ccmb.inference.interface import load_network
 
         return Loaded(source, *load_network(source))
 
-    def predict(self, loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> ClassRanks:
+    def predict(
+        self, loaded: Loaded[TwoStageModel], data: ClassFolders, options: ClassificationEvalOptions
+    ) -> ClassRanks:
         from ccmb.tasks.classification.evaluate import predict
 
         return predict(_classifier(loaded, data, options), data.images)
 
-    def evaluate(self, loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[TwoStageModel], data: ClassFolders, options: ClassificationEvalOptions) -> Report:
         from ccmb.tasks.classification.evaluate import evaluate_classes
 
         values = evaluate_classes(_classifier(loaded, data, options), data.images)
@@ -85,7 +87,7 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
         return classification_table(metrics)
 
 
-def _classifier(loaded: Loaded[Network], data: ClassFolders, options: ClassificationEvalOptions) -> Classifier:
+def _classifier(loaded: Loaded[TwoStageModel], data: ClassFolders, options: ClassificationEvalOptions) -> Classifier:
     from ccmb.tasks.classification.rerank import r2d2_classifier
 
     return r2d2_classifier(
@@ -98,14 +100,14 @@ def _classifier(loaded: Loaded[Network], data: ClassFolders, options: Classifica
     )
 
 
-def _folder_of_split(place: Path, split: str) -> Path:
+def _folder_of_split(path: Path, split: str) -> Path:
     """The folder of a split within a folder of such folders.
 
     Raises:
         UsageError: there is none.
     """
-    if not (place / split).is_dir():
+    if not (path / split).is_dir():
         raise UsageError(
-            f"--split {split}: {place} has no folder {split} in it; leave it out, or give the folder itself"
+            f"--split {split}: {path} has no folder {split} in it; leave it out, or give the folder itself"
         )
-    return place / split
+    return path / split

@@ -9,9 +9,9 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.files import text_lines
 
 PLACE = "{}"
-PLAIN = "一张{}的照片。"
+PLAIN_TEMPLATE = "一张{}的照片。"
 TEMPLATES = (
-    PLAIN, "这是{}。", "图中有{}。", "一幅{}的图片。", "照片里是{}。", "画面中的{}。", "一张{}的特写照片。",
+    PLAIN_TEMPLATE, "这是{}。", "图中有{}。", "一幅{}的图片。", "照片里是{}。", "画面中的{}。", "一张{}的特写照片。",
     "一张{}的近照。", "一张远处的{}的照片。", "一张拍得很清楚的{}的照片。", "一张模糊的{}的照片。",
     "一张明亮的{}的照片。", "一张光线昏暗的{}的照片。", "一张{}的黑白照片。", "一张{}的彩色照片。",
     "一张裁剪过的{}的照片。", "一张低分辨率的{}的照片。", "一张{}的高清大图。", "户外拍到的{}。", "在室内拍的{}。",
@@ -21,7 +21,7 @@ TEMPLATES = (
     "一幅画着{}的图画。", "{}的卡通图。", "{}的素描。", "一个{}造型的玩具。", "有很多{}的照片。",
     "随手拍的一张{}照片。", "{}实拍图。",
 )  # fmt: skip
-SETS: dict[str, tuple[str, ...]] = {"all": TEMPLATES, "plain": (PLAIN,)}
+SETS: dict[str, tuple[str, ...]] = {"all": TEMPLATES, "plain": (PLAIN_TEMPLATE,)}
 
 
 def fill(template: str, name: str) -> str:

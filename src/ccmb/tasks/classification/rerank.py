@@ -12,13 +12,13 @@ from ccmb.core.choices import RankingRule
 from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import Encoder, RankOptions, Reranker
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.tasks.classification.classifier import Classifier, ImageClasses, class_embeddings, classify_images
-from ccmb.tasks.classification.prompts import PLAIN, TEMPLATES, fill
+from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
 
 
 class PromptRanker:
@@ -39,7 +39,7 @@ class PromptRanker:
         templates: Sequence[str] = TEMPLATES,
         batch: int = 256,
     ) -> None:
-        self.ranker, template = ranker, PLAIN if PLAIN in templates else templates[0]
+        self.ranker, template = ranker, PLAIN_TEMPLATE if PLAIN_TEMPLATE in templates else templates[0]
         prompts = [fill(template, one.name) for one in classes]
         starts = range(0, len(prompts), batch)
         self.texts = TowerOutput.cat([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
@@ -51,7 +51,7 @@ class PromptRanker:
 
 
 def r2d2_classifier(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
@@ -70,7 +70,7 @@ def r2d2_classifier(
     """
     if depth is not None and not model.can_rank:
         raise UsageError("--rerank-k needs cross encoders, and this model is of towers alone (PRD2); leave it out")
-    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=ranking_rule))
+    pipeline = Pipeline.from_model(model, processor, RankOptions(ranking_rule=ranking_rule))
     embed_CD = class_embeddings(pipeline.encoder, classes, templates)
     if depth is None:
         return Classifier(pipeline.encoder, classes, embed_CD)
@@ -79,7 +79,7 @@ def r2d2_classifier(
 
 
 def classify(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     images: Sequence[ImageInput],
     classes: Sequence[ImageClass],
@@ -97,8 +97,8 @@ def classify(
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
     classifier = r2d2_classifier(model, processor, cleaned, templates=templates, depth=depth, ranking_rule=ranking_rule)
-    found = classify_images(classifier, images, top)
+    results = classify_images(classifier, images, top)
     return [
-        replace(of, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in of.classes))
-        for of in found
+        replace(result, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in result.classes))
+        for result in results
     ]

@@ -25,15 +25,15 @@ def measure_drawn_classes(
     Returns:
         for each attribute the "classification" of `evaluate_classes` for each model.
     """
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     size = processor.image_size
     for attribute in get_args(Attribute):
         write_class_folders(folder / attribute, attribute, per_class[attribute], size, seed)
         images = ImageSource.open(folder / attribute)
-        found[attribute] = {
+        report[attribute] = {
             name: evaluate_classes(
                 r2d2_classifier(model, processor, scene_classes(attribute), SCENE_TEMPLATES), images
             )["classification"]
             for name, model in models.items()
         }
-    return found
+    return report

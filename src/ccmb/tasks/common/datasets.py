@@ -59,8 +59,8 @@ class RetrievalSet:
     @cached_property
     def revision(self) -> str:
         """Hexadecimal SHA-256 of all names, texts and bytes of images, in their order."""
-        told = json.dumps(self.queries).encode() if self.queries else b""
-        return revision(self.samples, told, self.images)
+        query_bytes = json.dumps(self.queries).encode() if self.queries else b""
+        return revision(self.samples, query_bytes, self.images)
 
 
 def open_set(
@@ -91,14 +91,14 @@ def open_set(
     if path.is_dir():
         if name.lower() not in CARDS:
             refuse_other_forms(path)
-        found = _published(open_dataset(name, path, split, images), path, family)
-        return replace(found, name=name, split=split)
+        dataset = _published(open_dataset(name, path, split, images), path, family)
+        return replace(dataset, name=name, split=split)
     samples = read_pairs(path, split, fields)
     return RetrievalSet(name, split, samples, None, ImageSource.open(images or images_beside(path)))
 
 
 def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sample], ImageSource]:
-    """What a recipe trains on: images with their texts, of own pairs or of a published set.
+    """Open the training data of a recipe: images with their texts, of own pairs or of a published set.
 
     What is wrong with single lines of a published set is told on stderr and left out.
 
@@ -115,11 +115,11 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
             refuse_other_forms(folder)
         samples = read_pairs(folder / data.pairs, data.split, data.fields)
         return samples, ImageSource.open(folder / data.images)
-    found = _open_published(data, folder, data.split)
-    _check_family(found, folder, family)
-    if found.skipped.findings and world().is_main:
-        _LOG.warning(findings_text(found.skipped.findings.values()), extra=BARE)
-    return _with_fields(found, data.fields), found.images
+    dataset = _open_published(data, folder, data.split)
+    _check_family(dataset, folder, family)
+    if dataset.skipped.findings and world().is_main:
+        _LOG.warning(findings_text(dataset.skipped.findings.values()), extra=BARE)
+    return _with_fields(dataset, data.fields), dataset.images
 
 
 def open_held_out(
@@ -150,15 +150,17 @@ def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[s
     return RetrievalSet(name, split, samples, None, images)
 
 
-def first_images(of: RetrievalSet, count: int | None) -> RetrievalSet:
+def first_images(dataset: RetrievalSet, count: int | None) -> RetrievalSet:
     """The set with its first so many images alone, and the texts that fit one of them."""
-    if count is None or count >= len(of.samples):
-        return of
-    samples = of.samples[:count]
-    if of.queries is None:
-        return replace(of, samples=samples)
+    if count is None or count >= len(dataset.samples):
+        return dataset
+    samples = dataset.samples[:count]
+    if dataset.queries is None:
+        return replace(dataset, samples=samples)
     kept = {sample.image for sample in samples}
-    return replace(of, samples=samples, queries=[query for query in of.queries if kept.intersection(query[1])])
+    return replace(
+        dataset, samples=samples, queries=[query for query in dataset.queries if kept.intersection(query[1])]
+    )
 
 
 def _open_published(data: DataRecipe, folder: Path, split: str) -> Dataset:
@@ -166,14 +168,16 @@ def _open_published(data: DataRecipe, folder: Path, split: str) -> Dataset:
     return open_dataset(str(data.dataset), folder, split, images if images.exists() else None)
 
 
-def _with_fields(found: Dataset, wanted: Sequence[str]) -> list[Sample]:
+def _with_fields(dataset: Dataset, wanted: Sequence[str]) -> list[Sample]:
     """The samples with the texts of the wanted fields alone, without those that have none."""
-    if unknown := [name for name in wanted if name not in found.fields]:
-        raise UsageError(f"data.fields: {found.card.title} has no '{unknown[0]}'; it has: {', '.join(found.fields)}")
-    places = [found.fields.index(name) for name in wanted]
+    if unknown := [name for name in wanted if name not in dataset.fields]:
+        raise UsageError(
+            f"data.fields: {dataset.card.title} has no '{unknown[0]}'; it has: {', '.join(dataset.fields)}"
+        )
+    places = [dataset.fields.index(name) for name in wanted]
     chosen = []
-    for sample in found.samples:
-        fields = tuple(sample.fields[place] for place in places)
+    for sample in dataset.samples:
+        fields = tuple(sample.fields[index] for index in places)
         if texts := tuple(text for of_field in fields for text in of_field):
             chosen.append(replace(sample, texts=texts, fields=fields))
     return chosen
@@ -183,37 +187,37 @@ def name_and_path(spec: str, option: str) -> tuple[str, Path]:
     """`NAME=PATH` in two; without `NAME=` the name is that of the folder of the file, or of the folder."""
     name, equals, path = spec.partition("=")
     if not equals or Path(spec).exists():
-        place = Path(spec).resolve()
-        name, path = place.name if place.is_dir() else place.parent.name, spec
+        resolved = Path(spec).resolve()
+        name, path = resolved.name if resolved.is_dir() else resolved.parent.name, spec
     if not NAME.fullmatch(name) or name.startswith(".") or not path:
         raise UsageError(f"{option} {spec}: give NAME=PAIRS.jsonl, with a name of letters, digits, '.', '-' and '_'")
     return name, Path(path)
 
 
-def _published(found: Dataset, folder: Path, family: str) -> RetrievalSet:
+def _published(dataset: Dataset, folder: Path, family: str) -> RetrievalSet:
     """The images with their texts, or apart from them where they do not belong one to one."""
-    _check_family(found, folder, family)
-    queries = [(query.text, query.images) for query in found.queries if query.images]
+    _check_family(dataset, folder, family)
+    queries = [(query.text, query.images) for query in dataset.queries if query.images]
     if not queries:
-        raise CcmbError(f"{folder}: the files of {found.card.title} do not say which images are right in this split")
+        raise CcmbError(f"{folder}: the files of {dataset.card.title} do not say which images are right in this split")
     single = all(len(images) == 1 for _, images in queries)
-    if single and set(found.gallery) == {images[0] for _, images in queries}:
+    if single and set(dataset.gallery) == {images[0] for _, images in queries}:
         # Not the samples as read: those of Flickr8k-CN have translations among their texts.
-        samples = samples_of_queries(found.queries, found.split)
-        return RetrievalSet(found.card.name, found.split, samples, None, found.images)
-    samples = [Sample(name, (), found.split) for name in found.gallery]
-    return RetrievalSet(found.card.name, found.split, samples, queries, found.images)
+        samples = samples_of_queries(dataset.queries, dataset.split)
+        return RetrievalSet(dataset.card.name, dataset.split, samples, None, dataset.images)
+    samples = [Sample(name, (), dataset.split) for name in dataset.gallery]
+    return RetrievalSet(dataset.card.name, dataset.split, samples, queries, dataset.images)
 
 
-def _check_family(found: Dataset, folder: Path, family: str) -> None:
+def _check_family(dataset: Dataset, folder: Path, family: str) -> None:
     """Images with texts of their own serve to paint, too."""
-    if not {family, "retrieval"} & {*found.card.families}:
-        raise UsageError(f"{folder}: {found.card.title} is no set for {family}")
+    if not {family, "retrieval"} & {*dataset.card.families}:
+        raise UsageError(f"{folder}: {dataset.card.title} is no set for {family}")
 
 
-def revision(samples: Sequence[Sample], told: bytes, images: ImageSource) -> str:
+def revision(samples: Sequence[Sample], query_bytes: bytes, images: ImageSource) -> str:
     """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, image and texts."""
-    digest, bytes_of = hashlib.sha256(told), dict[str, bytes]()
+    digest, bytes_of = hashlib.sha256(query_bytes), dict[str, bytes]()
     with progress("read images", len(samples), "images") as advance:
         for sample in samples:
             if sample.image not in bytes_of:
@@ -236,10 +240,10 @@ def texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple
     """The texts of each image, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
     if queries is None:
         return [sample.texts for sample in samples], None
-    place = {sample.image: number for number, sample in enumerate(samples)}
+    index_of = {sample.image: number for number, sample in enumerate(samples)}
     of_image: list[list[tuple[str, list[int]]]] = [[] for _ in samples]
     for text, names in queries:
-        if right := [place[name] for name in names if name in place]:
+        if right := [index_of[name] for name in names if name in index_of]:
             of_image[right[0]].append((text, right))
     flat = [right for texts in of_image for _, right in texts]
     pairs = [(number, image) for number, right in enumerate(flat) for image in right]

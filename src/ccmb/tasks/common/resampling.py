@@ -135,7 +135,7 @@ def bounded_interval(
 def score_interval(
     value: float, variance: float, units: float, bounds: tuple[float, float] = PERCENT, digits: int = 2
 ) -> tuple[float, float]:
-    """The same of a metric whose sampling variance is known.
+    """Wilson score interval of a metric whose sampling variance is known.
 
     Args:
         variance: without any, as where all are right, as many trials are counted as there are units.

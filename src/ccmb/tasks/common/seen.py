@@ -1,4 +1,4 @@
-"""What a run's model has been trained on, by the chain of runs that led to it; and which held-out images are of that.
+"""Images that a run's model was trained on, by the chain of runs that led to it, and held-out ones among them.
 
 A model folder carries the record (`ccmb.data.seen_images`). Of a run that was made before there was one, its recipe
 says what it read, and its data may still be there.
@@ -31,7 +31,7 @@ _LONGEST_CHAIN = 20  # of runs without records
 
 
 def seen_by(source: str | Path, depth: int = _LONGEST_CHAIN) -> SeenImages | None:
-    """What a run, model folder or hub id has been trained on; None where nothing says.
+    """The images that a run, model folder or hub id was trained on; None where there is no record.
 
     Raises:
         CcmbError: the record is damaged.
@@ -40,17 +40,17 @@ def seen_by(source: str | Path, depth: int = _LONGEST_CHAIN) -> SeenImages | Non
     if folder is None:
         return None
     places = (folder, folder / "model", folder / "run", folder / "run" / "model")
-    for place in places:
-        if (found := read_seen(place)) is not None:
-            return found
-    for place in (*places, folder.parent):
-        if depth and (place / "recipe.yaml").is_file():
-            return _of_recipe(place / "recipe.yaml", depth - 1)
+    for path in places:
+        if (seen := read_seen(path)) is not None:
+            return seen
+    for path in (*places, folder.parent):
+        if depth and (path / "recipe.yaml").is_file():
+            return _of_recipe(path / "recipe.yaml", depth - 1)
     return None
 
 
 def seen_in_training(data: DataRecipe, samples: Iterable[Sample], start: str | None) -> SeenImages:
-    """What a run is trained on: its own images, and what the model that it starts from was.
+    """The images that a run is trained on: its own, and those of the model that it starts from.
 
     Args:
         samples: those of a folder; of shards, lists beside these say which photographs they hold.
@@ -76,7 +76,7 @@ def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
         among = seen.among(names)
         if among:
             where = f"{one.name}, split {one.split}: {len(among):,} of its {len(names):,} images"
-            read = ", ".join(of.name for of in seen.read)
+            read = ", ".join(folder.name for folder in seen.read)
             _LOG.warning(
                 f"{where} are photographs that are trained on ({read}), such as {among[0]}; results on it are "
                 f'marked "saw {len(among)} test images"'
@@ -95,7 +95,7 @@ def _folder(source: str | Path) -> Path | None:
 
 
 def _of_recipe(path: Path, depth: int) -> SeenImages | None:
-    """What the recipe of a run without a record says, as far as its data is still there."""
+    """The images of a run without a record, read from its recipe, as far as its data is still there."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         data = DataRecipe.model_validate(values["data"])
@@ -111,10 +111,10 @@ def _of_recipe(path: Path, depth: int) -> SeenImages | None:
 
 
 def _of_shards(data: DataRecipe) -> SeenImages:
-    """What the lists beside the shards say; shards that lie elsewhere or have none are on record without a number."""
+    """Images in the lists beside the shards; shards elsewhere or without a list are on record without a number."""
     seen = SeenImages()
     with suppress(CcmbError):
         for folder in dict.fromkeys(Path(shard.url).parent for shard in find_shards(data.shards)):
-            if (found := read_seen(folder)) is not None:
-                seen |= found
+            if (listed := read_seen(folder)) is not None:
+                seen |= listed
     return seen if seen.read else SeenImages((Read(data.name),))

@@ -20,13 +20,13 @@ from ccmb.core.progress import progress
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.scoring import rank_pairs
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.resampling import gain
-from ccmb.tasks.retrieval.metrics import bootstrap_recalls, drawn_with, hits_by_image, report_of_ranks
+from ccmb.tasks.retrieval.metrics import bootstrap_recalls, hits_by_image, report_of_ranks, resampling_unit
 
 TOKENS = 16  # tokens of a text: the average of Chinese captions
 
@@ -38,20 +38,20 @@ class Workload:
     name: str
     unit: str
     count: int
-    run: Callable[[Network], Any]
+    run: Callable[[TwoStageModel], Any]
 
 
-def workloads(network: Network, image_source: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
+def workloads(network: TwoStageModel, image_count: int = 8, texts: int = 32, depth: int = 32) -> list[Workload]:
     """The computations to time: both towers, and the cross encoders on one text and `depth` images, as in a search.
 
     Pixels, tokens and states are random, which does not change the amount of work.
     """
     config, generator = network.config, torch.Generator().manual_seed(0)
-    pixels = torch.randn(image_source, 3, config.image_size, config.image_size, generator=generator)
+    pixels = torch.randn(image_count, 3, config.image_size, config.image_size, generator=generator)
     ids = torch.randint(config.text_config.vocab_size, (texts, TOKENS), generator=generator)
     mask = torch.ones_like(ids)
     work = [
-        Workload("image tower", "images", image_source, lambda model: model.encode_image(pixels)),
+        Workload("image tower", "images", image_count, lambda model: model.encode_image(pixels)),
         Workload("text tower", "texts", texts, lambda model: model.encode_text(ids, mask)),
     ]
     if not network.can_rank:
@@ -65,13 +65,16 @@ def workloads(network: Network, image_source: int = 8, texts: int = 32, depth: i
     return [
         *work,
         Workload(
-            "text-image encoder", "pairs", depth, lambda model: rank_pairs(model, images, text, *pairs, preview=True)
+            "text-image encoder",
+            "pairs",
+            depth,
+            lambda model: rank_pairs(model, images, text, *pairs, text_image_only=True),
         ),
         Workload("both cross encoders", "pairs", depth, lambda model: rank_pairs(model, images, text, *pairs)),
     ]
 
 
-def compare_speed(network: Network, exported: Network, rounds: int = 3) -> dict[str, Any]:
+def compare_speed(network: TwoStageModel, exported: TwoStageModel, rounds: int = 3) -> dict[str, Any]:
     """Items per second of both, by workload: medians of rounds in which they take turns."""
     report: dict[str, Any] = {}
     work = workloads(network)
@@ -94,8 +97,8 @@ def compare_speed(network: Network, exported: Network, rounds: int = 3) -> dict[
 
 
 def compare_recall(
-    network: Network,
-    exported: Network,
+    network: TwoStageModel,
+    exported: TwoStageModel,
     processor: R2D2Processor,
     pairs: Path,
     images: Path,
@@ -127,7 +130,7 @@ def _difference(
     before: dict[Direction, Ranks], after: dict[Direction, Ranks], gallery: Gallery, stage: str
 ) -> dict[str, dict[str, float]]:
     """Differences of the mean recall and of R@1 in each direction, in points, with 95 % paired-bootstrap intervals."""
-    drawn, recalls = drawn_with(gallery), []
+    drawn, recalls = resampling_unit(gallery), []
     for ranks_by_direction in (before, after):
         ranks_of = {direction: getattr(ranks, stage) for direction, ranks in ranks_by_direction.items()}
         hits, queries = hits_by_image(ranks_of, drawn)

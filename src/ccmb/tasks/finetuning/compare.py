@@ -11,22 +11,22 @@ from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 Metric = dict[str, float]
 
 
-def compare(found: Mapping[float, DrawnMetrics]) -> dict[str, Any]:
+def compare(results: Mapping[float, DrawnMetrics]) -> dict[str, Any]:
     """The model before (share 0), the one after (share 1) and those between, as plain values.
 
     Returns:
         `metrics`: by name, `before` and `after` (None where a model lacks the metric), `gain`, and `shares` by share;
         each with value and 95 % interval, that of the gain over the same items in both. `details`: both reports.
     """
-    before, after = found[0.0], found[1.0]
+    before, after = results[0.0], results[1.0]
     metrics = {}
     for name in dict.fromkeys([*before.values, *after.values]):
-        of_share = {f"{share:g}": _metric(measured, name) for share, measured in sorted(found.items())}
+        of_share = {f"{share:g}": _metric(measured, name) for share, measured in sorted(results.items())}
         metrics[name] = {
             "before": of_share["0"],
             "after": of_share["1"],
             "gain": _gain(before, after, name),
-            "shares": of_share if len(found) > 2 else {},
+            "shares": of_share if len(results) > 2 else {},
         }
     return {"figures": metrics, "details": {"before": before.details, "after": after.details}}
 
@@ -44,7 +44,7 @@ def _gain(before: DrawnMetrics, after: DrawnMetrics, name: str) -> Metric | None
         return None
     value, draws = after.values[name] - before.values[name], after.draws[name] - before.draws[name]
     if after.counted:
-        found = gain(value, draws, after.units)
-        return {"value": found["mean"], "low": found["low"], "high": found["high"]}
+        difference = gain(value, draws, after.units)
+        return {"value": difference["mean"], "low": difference["low"], "high": difference["high"]}
     low, high = interval(draws, after.units)
     return {"value": round(value, 2), "low": low, "high": high}

@@ -1,4 +1,4 @@
-"""What a family of tasks brings to fine-tuning."""
+"""The interface of a family of tasks that can be fine-tuned."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class HeldOut(Protocol):
 
     @property
     def name(self) -> str:
-        """How its metrics are filed."""
+        """The name that its metrics are filed under."""
 
     @property
     def split(self) -> str:
-        """Which split it is."""
+        """The name of the split."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -82,7 +82,7 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
 
     @abstractmethod
     def network(self, recipe: FinetuneRecipe) -> tuple[ModelT, R2D2Processor]:
-        """What a run begins with; equal recipes give equal weights."""
+        """The model and processor that a run begins with; equal recipes give equal weights."""
 
     @abstractmethod
     def load(self, out: Path) -> tuple[ModelT, R2D2Processor]:
@@ -94,7 +94,7 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
 
     @abstractmethod
     def open_training(self, data: DataRecipe) -> tuple[list[Sample], ImageSource]:
-        """What is trained on."""
+        """The samples to train on, and their images."""
 
     @abstractmethod
     def open_held_out(self, recipe: FinetuneRecipe, split: str) -> HeldOutT:
@@ -106,7 +106,7 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
 
     @abstractmethod
     def task(self, model: ModelT, processor: R2D2Processor, recipe: FinetuneRecipe) -> Task:
-        """How batches become losses of the model."""
+        """The task that makes losses of batches."""
 
     @abstractmethod
     def batches(

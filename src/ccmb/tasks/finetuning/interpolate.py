@@ -65,5 +65,5 @@ def mix(before: str | Path, after: str | Path, share: float, out: Path) -> None:
     elif share == 0:
         other.config.match_temperature = one.config.match_temperature
     save_model(out, other, its_processor)
-    seen = [of for of in (seen_by(before), seen_by(after)) if of is not None]
+    seen = [record for record in (seen_by(before), seen_by(after)) if record is not None]
     reduce(or_, seen, SeenImages()).write(out)

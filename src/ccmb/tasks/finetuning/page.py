@@ -23,7 +23,7 @@ def finetuned_page(report: Mapping[str, Any], run: Run, labels: Labels) -> str:
         labels: what people read for the names of metrics, in Chinese and English.
     """
     body = [_summary(report, labels), _metrics_section(report, labels)]
-    if any(_shares(of) for of in report["sets"]):
+    if any(_shares(entry) for entry in report["sets"]):
         body.append(_shares_section(report, labels))
     return document("CCMB finetune", [*body, curves_section([run])])
 
@@ -31,13 +31,13 @@ def finetuned_page(report: Mapping[str, Any], run: Run, labels: Labels) -> str:
 def result_in_words(report: Mapping[str, Any], labels: Labels) -> tuple[str, str]:
     """What happened on each set, in Chinese and in English; a gain or a loss only where the interval allows it."""
     chinese, english = [], []
-    for of in report["sets"]:
-        name, metric = _last(of)
-        place, zh, en = escape(_place(of)), *labels.get(name, (name, name))
+    for entry in report["sets"]:
+        name, metric = _last(entry)
+        title, zh, en = escape(_title(entry)), *labels.get(name, (name, name))
         before, after, gain = (metric[key] for key in ("before", "after", "gain"))
         if before is None or gain is None:
-            chinese.append(f"{place}：{zh} {percent(after['value'])}%（起点模型没有这一阶段）。")
-            english.append(f"{place}: {en} {percent(after['value'])} %; the model before had no such stage.")
+            chinese.append(f"{title}：{zh} {percent(after['value'])}%（起点模型没有这一阶段）。")
+            english.append(f"{title}: {en} {percent(after['value'])} %; the model before had no such stage.")
             continue
         if gain["low"] > 0:
             verb_zh, verb_en = "提高", "rose"
@@ -47,8 +47,8 @@ def result_in_words(report: Mapping[str, Any], labels: Labels) -> tuple[str, str
             verb_zh, verb_en = "没有可靠的变化", "did not change reliably"
         values = f"{percent(before['value'])} → {percent(after['value'])} %"
         change = f"{signed(gain['value'])} [{signed(gain['low'])}, {signed(gain['high'])}]"
-        chinese.append(f"{place}：{zh}{verb_zh}，{values}（{change}）。")
-        english.append(f"{place}: {en} {verb_en}, {values} ({change}).")
+        chinese.append(f"{title}：{zh}{verb_zh}，{values}（{change}）。")
+        english.append(f"{title}: {en} {verb_en}, {values} ({change}).")
     return "".join(chinese), " ".join(english)
 
 
@@ -69,11 +69,11 @@ def _summary(report: Mapping[str, Any], labels: Labels) -> str:
 
 def _metrics_section(report: Mapping[str, Any], labels: Labels) -> str:
     rows = []
-    for of in report["sets"]:
-        for name, metric in of["figures"].items():
+    for entry in report["sets"]:
+        for name, metric in entry["figures"].items():
             label = both(*labels.get(name, (name, name)))
             cells = (_cell(metric["before"]), _cell(metric["after"]), _cell(metric["gain"], signed))
-            rows.append((escape(_place(of)), label, *cells))
+            rows.append((escape(_title(entry)), label, *cells))
     head = (
         both("数据", "Data"), both("指标", "Figure"), both("微调前", "Before"), both("微调后", "After"),
         both("变化", "Change"),
@@ -84,7 +84,7 @@ def _metrics_section(report: Mapping[str, Any], labels: Labels) -> str:
         "validation has chosen anything.",
         "note",
     )
-    conventions = {of.get("details", {}).get("after", {}).get("convention") for of in report["sets"]} - {None}
+    conventions = {entry.get("details", {}).get("after", {}).get("convention") for entry in report["sets"]} - {None}
     if conventions:  # of retrieval
         named = ", ".join(sorted(conventions))
         note += paragraph(f"检索的答案约定：{named}。", f"Convention of retrieval's answers: {named}.", "note")
@@ -92,12 +92,12 @@ def _metrics_section(report: Mapping[str, Any], labels: Labels) -> str:
 
 
 def _shares_section(report: Mapping[str, Any], labels: Labels) -> str:
-    shares = next(list(found) for of in report["sets"] if (found := _shares(of)))
+    shares = next(list(values) for entry in report["sets"] if (values := _shares(entry)))
     rows = []
-    for of in report["sets"]:
-        for name, metric in of["figures"].items():
+    for entry in report["sets"]:
+        for name, metric in entry["figures"].items():
             label = both(*labels.get(name, (name, name)))
-            rows.append((escape(_place(of)), label, *(_cell(metric["shares"].get(share)) for share in shares)))
+            rows.append((escape(_title(entry)), label, *(_cell(metric["shares"].get(share)) for share in shares)))
     head = (both("数据", "Data"), both("指标", "Figure"), *shares)
     command = f"ccmb mix {shlex.quote(report['before'])} {shlex.quote(report['after'])} --share 0.5 --out mixed"
     note = paragraph(
@@ -109,20 +109,20 @@ def _shares_section(report: Mapping[str, Any], labels: Labels) -> str:
     return section("两个模型之间", "Between the two models", body)
 
 
-def _last(of: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _last(entry: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The metric of the last stage."""
-    name = list(of["figures"])[-1]
-    return name, of["figures"][name]
+    name = list(entry["figures"])[-1]
+    return name, entry["figures"][name]
 
 
-def _place(of: Mapping[str, Any]) -> str:
+def _title(entry: Mapping[str, Any]) -> str:
     """The set and its split, and how many of its images the model after was trained on, where it was."""
-    mark = ((of.get("seen") or {}).get("after") or {}).get("mark")
-    return f"{of['name']}, {of['split']}" + (f" (⚠ {mark})" if mark else "")
+    mark = ((entry.get("seen") or {}).get("after") or {}).get("mark")
+    return f"{entry['name']}, {entry['split']}" + (f" (⚠ {mark})" if mark else "")
 
 
-def _shares(of: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((metric["shares"] for metric in of["figures"].values()), {})
+def _shares(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((metric["shares"] for metric in entry["figures"].values()), {})
 
 
 def _cell(metric: Mapping[str, float] | None, form: Any = percent) -> str:

@@ -29,8 +29,8 @@ _LOG = logging.getLogger(__name__)
 ModelT = TypeVar("ModelT", bound=R2D2Model)
 
 
-class OfR2D2:
-    """Of a family whose networks are R2D2s alone."""
+class R2D2Loading:
+    """The part of a `Finetuner` that loads models, for a family whose models are R2D2s alone."""
 
     def network(self, recipe: FinetuneRecipe) -> tuple[R2D2Model, R2D2Processor]:
         return build_network(recipe, ())

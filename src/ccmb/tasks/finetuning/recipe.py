@@ -1,4 +1,4 @@
-"""What a fine-tuning run depends on, and the recipes that say it."""
+"""Recipes of fine-tuning: all that a run depends on."""
 
 from __future__ import annotations
 

@@ -183,12 +183,12 @@ def _measure(
         "chosen": _chosen(recipe, out),
         "sets": [
             {
-                "name": of.name,
-                "split": of.split,
-                "seen": {name: seen_mark(seen, [sample.image for sample in of.samples]) for name, seen in marks},
-                **compare({share: of_share[place] for share, of_share in measured.items()}),
+                "name": dataset.name,
+                "split": dataset.split,
+                "seen": {name: seen_mark(seen, [sample.image for sample in dataset.samples]) for name, seen in marks},
+                **compare({share: of_share[index] for share, of_share in measured.items()}),
             }
-            for place, of in enumerate(sets)
+            for index, dataset in enumerate(sets)
         ],
         "seconds": {"train": None if run.hours is None else round(3600 * run.hours, 1)},
     }

@@ -1,4 +1,4 @@
-"""How well images fit the texts they were painted from: the metrics of a split, as `ccmb evaluate` reports them."""
+"""Metrics of generated images against their texts and a split, as `ccmb evaluate` reports them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.common.resampling import DRAWS, bounded_interval, bounds_of, draw_means, interval
 from ccmb.tasks.generation.features import BATCH, Extractor
 from ccmb.tasks.generation.metrics import distances
-from ccmb.tasks.generation.predict import Candidate, Painted, Painting, paint_texts
+from ccmb.tasks.generation.predict import Candidate, GeneratedImages, SamplingOptions, paint_texts
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Of one image for each text.
+    """The metrics of one image for each text.
 
     Attributes:
         scores: (N,) of each image, in percent: the match score, or the cosine of a judge without match heads; and on
@@ -42,7 +42,7 @@ class Metrics:
 
     def values(self) -> dict[str, float]:
         """Their means, and the distances."""
-        means = {name: round(float(of.mean()), 2) for name, of in self.scores.items()}
+        means = {name: round(float(values.mean()), 2) for name, values in self.scores.items()}
         return means | {"FID": round(self.fid, 4), "KID": round(self.kid, 6)}
 
     def draws(self, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
@@ -54,27 +54,29 @@ class Metrics:
         """95 % interval over texts of each mean."""
         drawn = self.draws(draws, seed)
         return {
-            name: bounded_interval(float(of.mean()), drawn[name], len(of), bounds_of(name))
-            for name, of in self.scores.items()
+            name: bounded_interval(float(values.mean()), drawn[name], len(values), bounds_of(name))
+            for name, values in self.scores.items()
         }
 
 
-def prompts_of(of: RetrievalSet) -> list[str]:
+def prompts_of(dataset: RetrievalSet) -> list[str]:
     """The first text of each image.
 
     Raises:
         UsageError: the set's texts do not belong to single images.
     """
-    if of.queries is not None:
-        raise UsageError(f"{of.name}: images are painted from texts that have one of their own; here they share texts")
-    return [sample.texts[0] for sample in of.samples]
+    if dataset.queries is not None:
+        raise UsageError(
+            f"{dataset.name}: images are painted from texts that have one of their own; here they share texts"
+        )
+    return [sample.texts[0] for sample in dataset.samples]
 
 
 def evaluate_generation(
     model: R2D2Generator,
     processor: R2D2Processor,
-    of: RetrievalSet,
-    options: Painting,
+    dataset: RetrievalSet,
+    options: SamplingOptions,
     judge: Pipeline,
     extractor: Extractor,
 ) -> dict[str, Any]:
@@ -90,15 +92,19 @@ def evaluate_generation(
         CcmbError: no image can be read.
     """
     started = time.monotonic()
-    samples, unreadable = readable_samples(of.samples, of.images)
-    of = replace(of, samples=samples)
-    painted = paint_texts(model, processor, prompts_of(of), options, judge)
-    report = {"generation": generation_report(painted, of, options, judge, extractor)}
+    samples, unreadable = readable_samples(dataset.samples, dataset.images)
+    dataset = replace(dataset, samples=samples)
+    generated = paint_texts(model, processor, prompts_of(dataset), options, judge)
+    report = {"generation": generation_report(generated, dataset, options, judge, extractor)}
     return report | {"unreadable": unreadable, "seconds": {"evaluate": round(time.monotonic() - started, 1)}}
 
 
 def generation_report(
-    painted: Sequence[Painted], of: RetrievalSet, options: Painting, judge: Pipeline, extractor: Extractor
+    generated: Sequence[GeneratedImages],
+    dataset: RetrievalSet,
+    options: SamplingOptions,
+    judge: Pipeline,
+    extractor: Extractor,
 ) -> dict[str, Any]:
     """All metrics, in percent but for the distances.
 
@@ -106,10 +112,10 @@ def generation_report(
         Those of the chosen images, with 95 % intervals of the means over texts; `first`, the same of the images
         that were painted first; and where there was a choice `gain`, their difference, paired over texts.
     """
-    real = real_features(of, extractor)
-    chosen = metrics_of([of_text.candidates[0] for of_text in painted], painted, real, extractor)
+    real = real_features(dataset, extractor)
+    chosen = metrics_of([of_text.candidates[0] for of_text in generated], generated, real, extractor)
     report: dict[str, Any] = {
-        "pictures": len(painted),
+        "pictures": len(generated),
         "painting": asdict(options),
         "judge": judge.name,
         "features": extractor.name,
@@ -118,34 +124,34 @@ def generation_report(
     drawn = chosen.draws()
     report["interval"] = chosen.intervals()
     if options.best_of > 1:
-        first = metrics_of([of_text.first for of_text in painted], painted, real, extractor)
+        first = metrics_of([of_text.first for of_text in generated], generated, real, extractor)
         drawn_first = first.draws()
         report["first"] = first.values()
         report["gain"] = {}
         for name, before in drawn_first.items():
             mean = float((chosen.scores[name] - first.scores[name]).mean())
-            report["gain"][name] = [round(mean, 2), *interval(drawn[name] - before, len(painted))]
+            report["gain"][name] = [round(mean, 2), *interval(drawn[name] - before, len(generated))]
     return report
 
 
 def metrics_of(
-    images: Sequence[Candidate], painted: Sequence[Painted], real_MD: Tensor, extractor: Extractor
+    images: Sequence[Candidate], generated: Sequence[GeneratedImages], real_MD: Tensor, extractor: Extractor
 ) -> Metrics:
     """The metrics of one candidate of each text."""
     name = "cosine" if images[0].match_score is None else "match_score"
     scores = {name: np.array([100 * candidate.score for candidate in images])}
     shown = [candidate.image for candidate in images]
-    things = things_generated(shown, [of.text for of in painted]) or {}
+    things = things_generated(shown, [entry.text for entry in generated]) or {}
     between = distances(extractor(shown), real_MD)
-    return Metrics(scores | {name: 100 * of for name, of in things.items()}, between.fid, between.kid)
+    return Metrics(scores | {name: 100 * share for name, share in things.items()}, between.fid, between.kid)
 
 
-def real_features(of: RetrievalSet, extractor: Extractor) -> Tensor:
+def real_features(dataset: RetrievalSet, extractor: Extractor) -> Tensor:
     """(M, D) of the set's own images, all of which must be readable."""
     parts = []
-    with progress("read images", len(of.samples), "images") as advance:
-        for start in range(0, len(of.samples), BATCH):
-            shown: list[Sample] = of.samples[start : start + BATCH]
-            parts.append(extractor([of.images.load(sample.image) for sample in shown]))
+    with progress("read images", len(dataset.samples), "images") as advance:
+        for start in range(0, len(dataset.samples), BATCH):
+            shown: list[Sample] = dataset.samples[start : start + BATCH]
+            parts.append(extractor([dataset.images.load(sample.image) for sample in shown]))
             advance(len(shown), "")
     return torch.cat(parts)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ccmb.r2d2.generative.generator import R2D2Generator
     from ccmb.tasks.common.datasets import RetrievalSet
     from ccmb.tasks.generation.finetune import GenerationFinetuner
-    from ccmb.tasks.generation.predict import Painted, Painting
+    from ccmb.tasks.generation.predict import GeneratedImages, SamplingOptions
 
 
 GenerateFlag = Annotated[bool, Flag("Measure images painted from the texts of own pairs.", forms=("--generate",))]
@@ -23,7 +23,7 @@ GenerateFlag = Annotated[bool, Flag("Measure images painted from the texts of ow
 
 @dataclass(frozen=True, kw_only=True)
 class PaintingOptions(Options):
-    """How images are painted, and which model gives their match scores."""
+    """Options of sampling, and the model that gives match scores."""
 
     steps: Annotated[int, Flag("From noise to an image.", min=1)] = 20
     guidance: Annotated[
@@ -35,20 +35,20 @@ class PaintingOptions(Options):
         Flag("Run, model folder or hub id of the R2D2 that gives match scores; by default the model itself."),
     ] = None
 
-    def painting(self, seed: int, **values: Any) -> Painting:
-        """The same as a painter takes it.
+    def sampling(self, seed: int, **values: Any) -> SamplingOptions:
+        """The options of the sampler itself.
 
         Args:
-            values: further ones of `Painting`.
+            values: further ones of `SamplingOptions`.
         """
-        from ccmb.tasks.generation.predict import Painting
+        from ccmb.tasks.generation.predict import SamplingOptions
 
-        return Painting(self.steps, self.guidance, self.best_of, seed, **values)
+        return SamplingOptions(self.steps, self.guidance, self.best_of, seed, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPaintingOptions(PaintingOptions):
-    """The same, and what the images are compared by."""
+    """Options of sampling, and the features that images are compared by."""
 
     features: Annotated[
         str | None,
@@ -68,7 +68,7 @@ class GenerationEvalOptions(MeasuredPaintingOptions, PairOptions):
     seed: NoiseSeedOption = 0
 
 
-class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Generator", "list[Painted]"]):
+class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Generator", "list[GeneratedImages]"]):
     """See `TaskFamily`."""
 
     name = "generation"
@@ -90,14 +90,14 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
 
     def predict(
         self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions
-    ) -> list[Painted]:
+    ) -> list[GeneratedImages]:
         from ccmb.data.pairs import readable_samples
         from ccmb.tasks.generation.evaluate import prompts_of
         from ccmb.tasks.generation.predict import paint_texts
 
         texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.images)[0]))
-        painting, judge = options.painting(options.seed), _judge(loaded, options)
-        return paint_texts(loaded.model, loaded.processor, texts, painting, judge)
+        sampling, judge = options.sampling(options.seed), _judge(loaded, options)
+        return paint_texts(loaded.model, loaded.processor, texts, sampling, judge)
 
     def evaluate(self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions) -> Report:
         from ccmb.tasks.generation.evaluate import evaluate_generation
@@ -108,9 +108,9 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
             extractor = open_extractor(options.features)
         else:
             extractor = r2d2_extractor(loaded.source, loaded.model, loaded.processor)
-        painting = options.painting(options.seed)
+        sampling = options.sampling(options.seed)
         values = evaluate_generation(
-            loaded.model, loaded.processor, data, options=painting, judge=judge, extractor=extractor
+            loaded.model, loaded.processor, data, options=sampling, judge=judge, extractor=extractor
         )
         return self.report(values, loaded.source, data.samples)
 

@@ -48,7 +48,7 @@ class Extractor:
 
 
 def r2d2_extractor(name: str, model: R2D2Model, processor: R2D2Processor) -> Extractor:
-    """What an R2D2's projection makes the embedding of: not normalised, so that nothing of an image is lost."""
+    """The input of an R2D2's image projection as features; not normalised, so that nothing of an image is lost."""
 
     def features(images: Sequence[Image.Image]) -> Tensor:
         with inference(model):

@@ -34,7 +34,7 @@ from ccmb.tasks.finetuning.pairs import PairFinetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.generation.evaluate import metrics_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
-from ccmb.tasks.generation.predict import Painted, Painting, paint_texts
+from ccmb.tasks.generation.predict import GeneratedImages, SamplingOptions, paint_texts
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, prepare_network
@@ -136,8 +136,8 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
     def validate(
         self, model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
     ) -> dict[str, float]:
-        painted, _ = _paint(model, processor, held_out, recipe)
-        return {MAIN: float(np.mean([100 * of_text.first.score for of_text in painted]))}
+        generated, _ = _paint(model, processor, held_out, recipe)
+        return {MAIN: float(np.mean([100 * of_text.first.score for of_text in generated]))}
 
     def measure(
         self,
@@ -149,25 +149,25 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
     ) -> DrawnMetrics:
         if not heads:  # a painter that was never trained
             return DrawnMetrics({}, {}, {})
-        painted, judge = _paint(model, processor, held_out, recipe)
+        generated, judge = _paint(model, processor, held_out, recipe)
         extractor = r2d2_extractor(judge.name, model, processor)
         metrics = metrics_of(
-            [of_text.first for of_text in painted], painted, real_features(held_out, extractor), extractor
+            [of_text.first for of_text in generated], generated, real_features(held_out, extractor), extractor
         )
         values = metrics.values()
         # The main one last.
         names = sorted(metrics.scores, key=lambda name: MAINS.index(name) if name in MAINS else -1)
         drawn = metrics.draws()
         values = {name: values[name] for name in names}
-        return DrawnMetrics(values, {name: drawn[name] for name in names}, metrics.values(), len(painted))
+        return DrawnMetrics(values, {name: drawn[name] for name in names}, metrics.values(), len(generated))
 
 
 def _paint(
     model: R2D2Generator, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe
-) -> tuple[list[Painted], Pipeline]:
+) -> tuple[list[GeneratedImages], Pipeline]:
     """An image of each text, with no choice."""
-    judge = Pipeline.of(model, processor, name=str(recipe.model.init_from))
-    options = Painting(recipe.generation.sampling_steps, recipe.generation.guidance_scale)
+    judge = Pipeline.from_model(model, processor, name=str(recipe.model.init_from))
+    options = SamplingOptions(recipe.generation.sampling_steps, recipe.generation.guidance_scale)
     return paint_texts(model, processor, prompts_of(held_out), options, judge), judge
 
 
@@ -182,16 +182,16 @@ def image_side(recipe: FinetuneRecipe) -> int:
 
 
 def new_shape(options: GenerationOptions) -> GeneratorConfig:
-    """Of a painter of pixels: a UNet that attends to itself and to the text on all levels but the first.
+    """Shape of a new denoiser of pixels: a UNet that attends to itself and to the text on all levels but the first.
 
     Raises:
         UsageError: the sizes do not go together.
     """
     side, channels = options.image_size or SIDE, 3 * options.patch_size**2
     levels = len(options.channels)
-    if side % (minimum := options.patch_size * 2 ** (levels - 1)):
+    if side % (multiple := options.patch_size * 2 ** (levels - 1)):
         raise UsageError(
-            f"generation.image_size={side}: not a multiple of {minimum}, the fold doubled for each further level"
+            f"generation.image_size={side}: not a multiple of {multiple}, the fold doubled for each further level"
         )
     if any(width % GROUPS or width % options.attention_head_dim for width in options.channels):
         wanted = f"multiples of {GROUPS} and of generation.attention_head_dim={options.attention_head_dim}"

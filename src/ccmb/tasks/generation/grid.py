@@ -8,19 +8,19 @@ from pathlib import Path
 from PIL import Image
 
 from ccmb.core.files import atomic_write
-from ccmb.tasks.generation.predict import Painted
+from ccmb.tasks.generation.predict import GeneratedImages
 
 MARGIN, MINIMUM, PAPER = 4, 128, "white"  # small images are enlarged to this side in whole steps
 
 
-def save_grid(painted: Sequence[Painted], path: Path) -> None:
+def save_grid(generated: Sequence[GeneratedImages], path: Path) -> None:
     """Write a PNG file with the candidates of each text in a row, the best first."""
-    side = enlarged(painted[0].candidates[0].image).width
-    columns = max(len(of.candidates) for of in painted)
+    side = enlarged(generated[0].candidates[0].image).width
+    columns = max(len(entry.candidates) for entry in generated)
     cell = side + MARGIN
-    grid = Image.new("RGB", (columns * cell + MARGIN, len(painted) * cell + MARGIN), PAPER)
-    for row, of in enumerate(painted):
-        for column, candidate in enumerate(of.candidates):
+    grid = Image.new("RGB", (columns * cell + MARGIN, len(generated) * cell + MARGIN), PAPER)
+    for row, entry in enumerate(generated):
+        for column, candidate in enumerate(entry.candidates):
             grid.paste(enlarged(candidate.image), (MARGIN + column * cell, MARGIN + row * cell))
     with atomic_write(path, "wb") as file:
         grid.save(file, "PNG")
@@ -32,9 +32,9 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.resize((side, side), Image.Resampling.NEAREST)
 
 
-def save_images(painted: Sequence[Painted], folder: Path) -> None:
+def save_images(generated: Sequence[GeneratedImages], folder: Path) -> None:
     """Write every candidate as `TEXT-PLACE.png`, texts and places counted from 1, the best first."""
-    for row, of in enumerate(painted, start=1):
-        for place, candidate in enumerate(of.candidates, start=1):
-            with atomic_write(folder / f"{row:03d}-{place}.png", "wb") as file:
+    for row, entry in enumerate(generated, start=1):
+        for rank, candidate in enumerate(entry.candidates, start=1):
+            with atomic_write(folder / f"{row:03d}-{rank}.png", "wb") as file:
                 candidate.image.save(file, "PNG")

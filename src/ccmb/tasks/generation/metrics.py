@@ -1,4 +1,4 @@
-"""How far painted images are from real ones: FID and KID on features of a network that the result names.
+"""Distances of generated images from real ones: FID and KID on features of a network that the result names.
 
 Shapes: N images of one kind, M of the other, D features.
 """
@@ -39,7 +39,7 @@ def fid(one_ND: Tensor, other_MD: Tensor) -> float:
     It falls with the number of images, so that only sets of equal size compare; KID does not.
     """
     one_ND, other_MD = one_ND.double(), other_MD.double()
-    first, second = (torch.cov(of.T).view(of.shape[1], -1) for of in (one_ND, other_MD))
+    first, second = (torch.cov(features_ND.T).view(features_ND.shape[1], -1) for features_ND in (one_ND, other_MD))
     # tr (C C')^(1/2) is the sum of the singular values of R R', where R R = C.
     shared = torch.linalg.svdvals(_root(first) @ _root(second)).sum()
     shift = (one_ND.mean(0) - other_MD.mean(0)).square().sum()
@@ -60,7 +60,7 @@ def kid(one_ND: Tensor, other_MD: Tensor) -> float:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
     def within(a: Tensor) -> Tensor:
-        of = kernel(a, a)
-        return (of.sum() - of.diagonal().sum()) / (len(a) * (len(a) - 1))
+        gram = kernel(a, a)
+        return (gram.sum() - gram.diagonal().sum()) / (len(a) * (len(a) - 1))
 
     return float(within(one_ND) + within(other_MD) - 2 * kernel(one_ND, other_MD).mean())

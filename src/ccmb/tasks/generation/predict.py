@@ -29,8 +29,8 @@ SHOWN = 20  # characters of a text in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Painting:
-    """How images are painted.
+class SamplingOptions:
+    """Options of sampling images.
 
     Attributes:
         steps: from noise to an image.
@@ -46,7 +46,7 @@ class Painting:
     solver: Solver = "euler"
 
 
-PLAIN = Painting()
+DEFAULT_SAMPLING = SamplingOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """By which candidates are ordered."""
+        """The score that orders candidates."""
         return (self.cosine or 0.0) if self.match_score is None else self.match_score
 
     @property
@@ -75,8 +75,8 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
-    """The images of a text, the best first; among equals the first that was painted."""
+class GeneratedImages:
+    """The images of a text, the best first; among equals the one that was sampled first."""
 
     text: str
     candidates: tuple[Candidate, ...]
@@ -96,7 +96,7 @@ def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R
     Raises:
         CcmbError: there is no such model, or it is damaged.
     """
-    return Pipeline.of(model, processor, name=source) if name is None else Pipeline.from_pretrained(name)
+    return Pipeline.from_model(model, processor, name=source) if name is None else Pipeline.from_pretrained(name)
 
 
 def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
@@ -118,10 +118,10 @@ def paint_texts(
     model: R2D2Generator,
     processor: R2D2Processor,
     texts: Sequence[str],
-    options: Painting,
+    options: SamplingOptions,
     judge: Pipeline | None = None,
     batch: int = BATCH,
-) -> list[Painted]:
+) -> list[GeneratedImages]:
     """Images of some texts, in their order.
 
     Args:
@@ -131,21 +131,21 @@ def paint_texts(
         UsageError: see `check_texts`.
     """
     check_texts(processor, texts)
-    wanted = [(place, number) for place in range(len(texts)) for number in range(options.best_of)]
-    found: list[list[Candidate]] = [[] for _ in texts]
+    wanted = [(index, number) for index in range(len(texts)) for number in range(options.best_of)]
+    results: list[list[Candidate]] = [[] for _ in texts]
     with progress("paint", len(wanted), "images") as advance:
         for start in range(0, len(wanted), batch):
             chunk = wanted[start : start + batch]
-            asked = [texts[place] for place, _ in chunk]
+            asked = [texts[index] for index, _ in chunk]
             noise = torch.stack([_noise(model.latent_shape, options.seed, *which) for which in chunk])
             images = _paint(model, processor, asked, noise, options)
-            judged = [(None, None)] * len(chunk) if judge is None else judge_images(judge, images, asked)
-            for (place, number), image, (cosine, match_score) in zip(chunk, images, judged, strict=True):
-                found[place].append(Candidate(image, number, cosine, match_score))
+            scores = [(None, None)] * len(chunk) if judge is None else judge_images(judge, images, asked)
+            for (index, number), image, (cosine, match_score) in zip(chunk, images, scores, strict=True):
+                results[index].append(Candidate(image, number, cosine, match_score))
             advance(len(chunk), "")
     return [
-        Painted(text, tuple(sorted(of, key=lambda candidate: -candidate.score)))
-        for text, of in zip(texts, found, strict=True)
+        GeneratedImages(text, tuple(sorted(candidates, key=lambda candidate: -candidate.score)))
+        for text, candidates in zip(texts, results, strict=True)
     ]
 
 
@@ -158,7 +158,7 @@ def judge_images(
 
 
 def _paint(
-    model: R2D2Generator, processor: R2D2Processor, texts: Sequence[str], noise_NCHW: Tensor, options: Painting
+    model: R2D2Generator, processor: R2D2Processor, texts: Sequence[str], noise_NCHW: Tensor, options: SamplingOptions
 ) -> list[Image.Image]:
     with inference(model):
         encoded = {name: value.to(model.device) for name, value in processor.texts(texts).items()}
@@ -169,6 +169,6 @@ def _paint(
     return [Image.fromarray(image) for image in bytes_NSS3]
 
 
-def _noise(shape: tuple[int, int, int], seed: int, place: int, number: int) -> Tensor:
-    digest = hashlib.blake2b(f"{seed}/{place}/{number}".encode(), digest_size=7).digest()
+def _noise(shape: tuple[int, int, int], seed: int, index: int, number: int) -> Tensor:
+    digest = hashlib.blake2b(f"{seed}/{index}/{number}".encode(), digest_size=7).digest()
     return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big")))

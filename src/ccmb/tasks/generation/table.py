@@ -9,12 +9,12 @@ from ccmb.core.aligning import aligned
 
 def generation_table(report: dict[str, Any]) -> str:
     """Metrics of painted images as lines of text; of chosen ones beside those that were painted first."""
-    painting, first, gain = report["painting"], report.get("first"), report.get("gain", {})
+    sampling, first, gain = report["painting"], report.get("first"), report.get("gain", {})
     head = (
-        f"{report['pictures']} images, {painting['steps']} steps, guidance {painting['guidance']:g}; "
+        f"{report['pictures']} images, {sampling['steps']} steps, guidance {sampling['guidance']:g}; "
         f"judge: {report['judge']}; features: {report['features']}"
     )
-    columns = {"first": first, f"best of {painting['best_of']}": report} if first else {"": report}
+    columns = {"first": first, f"best of {sampling['best_of']}": report} if first else {"": report}
     rows = [["", *columns]]
     for name in report["interval"]:
         low, high = report["interval"][name]
@@ -22,7 +22,7 @@ def generation_table(report: dict[str, Any]) -> str:
         if name in gain:
             mean, low, high = gain[name]
             after += f"  gain {mean:+.2f} ({low:+.1f} to {high:+.1f})"
-        rows.append([name.replace("_", " "), *(f"{of[name]:.2f}" for of in columns.values()), after])
+        rows.append([name.replace("_", " "), *(f"{column[name]:.2f}" for column in columns.values()), after])
     for name in ("FID", "KID"):
-        rows.append([name, *(f"{of[name]:.4f}" for of in columns.values())])
+        rows.append([name, *(f"{column[name]:.4f}" for column in columns.values())])
     return "\n".join([head, *aligned(rows, (28, *[14] * len(columns)))])

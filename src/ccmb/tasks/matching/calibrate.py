@@ -24,7 +24,7 @@ from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.scoring import match_probability
 from ccmb.r2d2.configuration import NOT_CALIBRATED
 from ccmb.r2d2.processing import R2D2Processor
@@ -38,7 +38,7 @@ MAX_TEXTS = 2000  # that an evaluation scores
 
 
 def calibration_report(
-    model: Network, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
+    model: TwoStageModel, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
 ) -> dict[str, Any]:
     """Temperature and calibration error of a model as it is; see `draw_pairs`.
 
@@ -54,7 +54,7 @@ def calibration_report(
 
 
 def calibrate(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     pairs: Path,
     images: Path,
@@ -115,10 +115,10 @@ def _as_fitted(temperature: float) -> float:
     return math.nextafter(temperature, math.inf) if temperature == NOT_CALIBRATED else temperature
 
 
-def _too_little(pairs: Path, split: str | None, found: int) -> CcmbError:
-    place = f"split '{split}'" if split else "it"
+def _too_little(pairs: Path, split: str | None, count: int) -> CcmbError:
+    where = f"split '{split}'" if split else "it"
     return CcmbError(
-        f"{pairs}: {place} has {found} texts to set against a wrong image; calibration needs {MIN_TEXTS} or more, "
+        f"{pairs}: {where} has {count} texts to set against a wrong image; calibration needs {MIN_TEXTS} or more, "
         "of two images or more"
     )
 

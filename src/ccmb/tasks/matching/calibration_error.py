@@ -39,7 +39,7 @@ def calibration_error(probability_N: Tensor, label_N: Tensor, bins: int = BINS) 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationError:
-    """Of the kind of pairs that these are: all in [0, 1].
+    """Estimated calibration error of all pairs of this kind; numbers are in [0, 1].
 
     Attributes:
         value: corrected for bias.
@@ -109,7 +109,7 @@ def _spread(
 
 
 def _fold_bias(x: np.ndarray) -> np.ndarray:
-    """By how much the mean of |Normal(x, 1)| lies above |x|, for x of 0 or more."""
+    """The excess of the mean of |Normal(x, 1)| over |x|, for x of 0 or more."""
     density = np.exp(-(x**2) / 2) * math.sqrt(2 / math.pi)
     beyond = np.array([math.erfc(value / math.sqrt(2)) for value in np.atleast_1d(x)])
     return density - x * beyond

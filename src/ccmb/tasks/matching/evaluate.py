@@ -10,7 +10,7 @@ from typing import Any
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pair_scores import PairScores, score_labelled
 from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.r2d2.processing import R2D2Processor
@@ -21,14 +21,14 @@ Labelled = tuple[Sequence[Sample], ImageSource]
 
 @dataclass(frozen=True, slots=True)
 class LabelledPairs:
-    """Those that are scored, and those of another split, to fit threshold and temperature on."""
+    """The pairs to score, and those of another split to fit threshold and temperature on."""
 
     scored: Labelled
     fit: Labelled | None = None
 
 
 def evaluate_matching(
-    model: Network, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
+    model: TwoStageModel, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
 ) -> dict[str, Any]:
     """The report of one split of labelled pairs; images that cannot be read are listed in it.
 
@@ -47,7 +47,7 @@ def evaluate_matching(
     return {"matching": report, "unreadable": unreadable, "seconds": seconds}
 
 
-def predict(model: Network, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+def predict(model: TwoStageModel, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
     """Scores of all pairs whose images can be read, and a line for each other image."""
     samples, unreadable = readable_samples(*labelled)
     return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable

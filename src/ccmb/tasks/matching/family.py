@@ -12,7 +12,7 @@ from ccmb.tasks.matching.table import matching_table
 from ccmb.tasks.options import ImageOptions
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import Network
+    from ccmb.inference.interface import TwoStageModel
     from ccmb.inference.pair_scores import PairScores
     from ccmb.tasks.matching.evaluate import LabelledPairs
     from ccmb.tasks.matching.finetune import MatchingFinetuner
@@ -31,7 +31,7 @@ class MatchingEvalOptions(ImageOptions):
     ] = None
 
 
-class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network", "PairScores"]):
+class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "TwoStageModel", "PairScores"]):
     """See `TaskFamily`."""
 
     name = "matching"
@@ -42,8 +42,8 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network",
         from ccmb.data.labelled_pairs import is_labelled
         from ccmb.data.shards.shard_set import is_shards
 
-        name, place = name_and_place(spec)
-        return bool(name) or (place.is_file() and not is_shards(place) and is_labelled(place))
+        name, path = name_and_place(spec)
+        return bool(name) or (path.is_file() and not is_shards(path) and is_labelled(path))
 
     def check(self, spec: str, options: MatchingEvalOptions) -> None:
         if options.fit_split == options.split:
@@ -55,26 +55,26 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Network",
         from ccmb.datasets.matching import open_labelled
         from ccmb.tasks.matching.evaluate import LabelledPairs
 
-        name, place = name_and_place(spec)
-        if not place.exists():
-            raise UsageError(f"--data {name}={place}: no such file or folder")
-        scored = open_labelled(place, options.split, options.images, name)
+        name, path = name_and_place(spec)
+        if not path.exists():
+            raise UsageError(f"--data {name}={path}: no such file or folder")
+        scored = open_labelled(path, options.split, options.images, name)
         fit_split = options.fit_split
         return LabelledPairs(
-            scored, None if fit_split is None else open_labelled(place, fit_split, options.images, name)
+            scored, None if fit_split is None else open_labelled(path, fit_split, options.images, name)
         )
 
-    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[Network]:
+    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[TwoStageModel]:
         from ccmb.inference.interface import load_network
 
         return Loaded(source, *load_network(source))
 
-    def predict(self, loaded: Loaded[Network], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
+    def predict(self, loaded: Loaded[TwoStageModel], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
         from ccmb.tasks.matching.evaluate import predict
 
         return predict(loaded.model, loaded.processor, data.scored)[0]
 
-    def evaluate(self, loaded: Loaded[Network], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[TwoStageModel], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
         from ccmb.tasks.matching.evaluate import evaluate_matching
 
         values = evaluate_matching(loaded.model, loaded.processor, data.scored, data.fit)

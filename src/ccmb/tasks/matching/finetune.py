@@ -23,7 +23,7 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import name_and_path
 from ccmb.tasks.common.resampling import draw_metrics
 from ccmb.tasks.finetuning.finetuner import Batches, DrawnMetrics, Finetuner
-from ccmb.tasks.finetuning.pairs import OfR2D2
+from ccmb.tasks.finetuning.pairs import R2D2Loading
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.matching.metrics import auc, matching_report, weighted_auc
 from ccmb.tasks.matching.task import LabelledLoader, MatchingTask
@@ -43,7 +43,7 @@ class LabelledSet:
     images: ImageSource
 
 
-class MatchingFinetuner(OfR2D2, Finetuner[R2D2Model, LabelledSet]):
+class MatchingFinetuner(R2D2Loading, Finetuner[R2D2Model, LabelledSet]):
     """See `Finetuner`."""
 
     metrics = ("auc", "accuracy", "auc_cosine")

@@ -1,4 +1,4 @@
-"""How well a model tells matches from non-matches: AUC, accuracy and calibration of labelled pairs.
+"""Metrics of labelled pairs: AUC, accuracy and calibration.
 
 A threshold or temperature is never fitted on pairs that it is then measured on: it comes from another split, or else
 from the pairs of one half of the images for those of the other, both ways.
@@ -115,8 +115,13 @@ def _with_intervals(
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """Whether each pair is judged right at a fitted threshold, its probability at a fitted temperature (None without
-    cross encoders), and what was fitted on what."""
+    """Pairs at a fitted threshold and temperature.
+
+    Attributes:
+        right: (N,) whether the threshold decides each pair rightly.
+        probability: (N,) at the temperature; None without cross encoders.
+        about: the fitted values, and the data that they were fitted on.
+    """
 
     right: Tensor
     probability: Tensor | None
@@ -124,22 +129,23 @@ class _Fitted:
 
 
 def _fit(scores: PairScores, fit: PairScores | None, seed: int) -> _Fitted | None:
-    """None where there are not both labels to fit on."""
+    """Fit threshold and temperature; None if the pairs to fit on lack one of the labels."""
     every_N = torch.ones(len(scores), dtype=torch.bool)
     first_N = half_of_images(scores.image, seed)
     folds = [(fit, every_N)] if fit else [(scores[first_N], ~first_N), (scores[~first_N], first_N)]
     right_N, probability_N = torch.zeros(len(scores), dtype=torch.bool), torch.zeros(len(scores), dtype=torch.double)
     thresholds, temperatures = [], []
-    for part, judged_N in folds:
+    for part, held_out_N in folds:
         if len(part.label.unique()) < 2:
             return None
-        judged = scores[judged_N]
+        held_out = scores[held_out_N]
         thresholds.append(best_threshold(part.score, part.label))
-        right_N[judged_N] = (judged.score >= thresholds[-1]) == (judged.label == 1)
-        if part.head_log_odds is not None and judged.head_log_odds is not None:
+        right_N[held_out_N] = (held_out.score >= thresholds[-1]) == (held_out.label == 1)
+        if part.head_log_odds is not None and held_out.head_log_odds is not None:
             temperatures.append(fit_match_temperature(part.head_log_odds, part.label))
-            probability_N[judged_N] = match_probability(judged.head_log_odds.double(), temperatures[-1])
-    about = {"on": "another split" if fit else "the other half of the images", "threshold": thresholds}
+            probability_N[held_out_N] = match_probability(held_out.head_log_odds.double(), temperatures[-1])
+    # Result files keep these words.
+    about = {"on": "another split" if fit else "the other half of the pictures", "threshold": thresholds}
     return _Fitted(right_N, probability_N if temperatures else None, about | {"temperature": temperatures or None})
 
 
@@ -168,12 +174,12 @@ def best_threshold(score_N: Tensor, label_N: Tensor) -> float:
     cut = torch.ones(len(right), dtype=torch.bool)
     cut[1:-1] = score[1:] > score[:-1]  # equal scores are judged alike
     best = (right.masked_fill(~cut, -1) == right[cut].max()).nonzero().flatten()
-    place = int(best[len(best) // 2])
-    if place == 0:
+    index = int(best[len(best) // 2])
+    if index == 0:
         return float(score[0])
-    if place == len(score):
+    if index == len(score):
         return float(torch.nextafter(score[-1], score.new_tensor(torch.inf)))
-    return float((score[place - 1] + score[place]) / 2)
+    return float((score[index - 1] + score[index]) / 2)
 
 
 def weighted_auc(score_N: Tensor, label_N: Tensor) -> Metric:

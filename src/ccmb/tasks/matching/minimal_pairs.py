@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ccmb.core.choices import RankingRule
-from ccmb.inference.interface import Network
-from ccmb.inference.items import Items
+from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.items import EncodedItems
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.processing import R2D2Processor
@@ -43,9 +43,9 @@ class MinimalPairScores:
 
 
 def score_minimal_pairs(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
-    images: Items,
+    images: EncodedItems,
     pairs: Sequence[MinimalPair],
     ranking_rule: RankingRule | None = None,
     batch: int = 256,
@@ -55,7 +55,7 @@ def score_minimal_pairs(
     Args:
         ranking_rule: of the second stage; None is the model's own.
     """
-    pipeline = Pipeline.of(model, processor, RankOptions(ranking_rule=ranking_rule))
+    pipeline = Pipeline.from_model(model, processor, RankOptions(ranking_rule=ranking_rule))
     parts = []
     for start in range(0, len(pairs), batch):
         chunk = pairs[start : start + batch]
@@ -76,5 +76,7 @@ def minimal_pair_report(pairs: Sequence[MinimalPair], scores: MinimalPairScores)
         for pair, is_right in zip(pairs, right, strict=True):
             by_swap["all"].append(is_right)
             by_swap[pair.swap].append(is_right)
-        report[stage] = {swap: round(100 * sum(of) / len(of), 2) for swap, of in sorted(by_swap.items())}
+        report[stage] = {
+            swap: round(100 * sum(outcomes) / len(outcomes), 2) for swap, outcomes in sorted(by_swap.items())
+        }
     return report

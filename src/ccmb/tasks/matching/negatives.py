@@ -18,7 +18,7 @@ from ccmb.core.progress import progress
 from ccmb.data.equal_texts import text_key
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.stages import R2D2Ranker
 
 DEPTH = 16  # candidates of the first stage that a non-match is drawn from
@@ -62,7 +62,7 @@ def draw_pairs(
     parts = [
         _draw_wrong(gallery, index_Q, [rights[i] for i in index_Q.tolist()], depth, generator) for index_Q in chunks
     ]
-    text, wrong = (torch.cat(of) for of in zip(*parts, strict=True))
+    text, wrong = (torch.cat(side) for side in zip(*parts, strict=True))
     return DrawnPairs(text, gallery.image_of_text[text], wrong)
 
 
@@ -92,7 +92,7 @@ def _draw_wrong(
     return index_Q[candidates_Q > 0], wrong_Q[candidates_Q > 0]
 
 
-def score_pairs(model: Network, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
+def score_pairs(model: TwoStageModel, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
     """Log-odds (2P, 2) of both heads for the matches, then for the non-matches."""
     image_N, text_N = torch.cat([pairs.right, pairs.wrong]), pairs.text.repeat(2)
     scorer, parts = R2D2Ranker(model), []

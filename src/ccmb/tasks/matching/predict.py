@@ -9,7 +9,7 @@ import torch
 
 from ccmb.core.text.cleaning import clean_query
 from ccmb.core.validation import check_min_probability, check_text
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.user_images import check_any_read, encode_readable
@@ -19,7 +19,7 @@ from ccmb.r2d2.processing import ImageInput, R2D2Processor
 
 @dataclass(frozen=True, slots=True)
 class ImageMatch:
-    """What a model says of a text and one image.
+    """The scores of a text and one image.
 
     Attributes:
         image: as it was given.
@@ -39,7 +39,7 @@ class ImageMatch:
 
 
 def match_images(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     text: str,
     images: Sequence[ImageInput],
@@ -62,26 +62,26 @@ def match_images(
     check_min_probability(min_probability)
     if min_probability is not None:
         check_gives_probability(model)
-    pipeline, found = Pipeline.of(model, processor), list[ImageMatch]()
+    pipeline, results = Pipeline.from_model(model, processor), list[ImageMatch]()
     of_text = pipeline.encode_texts([clean_query(text)])
     for start in range(0, len(images), batch):
-        found += _match_batch(pipeline, of_text, images[start : start + batch], min_probability)
-    check_any_read([of.error for of in found])
-    return found
+        results += _match_batch(pipeline, of_text, images[start : start + batch], min_probability)
+    check_any_read([result.error for result in results])
+    return results
 
 
 def _match_batch(
     pipeline: Pipeline, of_text: TowerOutput, images: Sequence[ImageInput], min_probability: float | None
 ) -> list[ImageMatch]:
     read = encode_readable(pipeline.encoder, images)
-    found = [ImageMatch(image, error=read.errors.get(place)) for place, image in enumerate(images)]
+    results = [ImageMatch(image, error=read.errors.get(index)) for index, image in enumerate(images)]
     if read.output is None:
-        return found
+        return results
     image_N = torch.arange(len(read.indices))
     cosine_N = read.output.embed @ of_text.embed[0]
     scores = pipeline.scorer.score_pairs(read.output, of_text, image_N, torch.zeros_like(image_N), cosine_N)
-    for place, score in zip(read.indices, scores.rows(), strict=True):
+    for index, score in zip(read.indices, scores.rows(), strict=True):
         chance = score.probability
-        verdict = None if min_probability is None or chance is None else chance >= min_probability
-        found[place] = ImageMatch(images[place], score.cosine, score.match_score, chance, verdict)
-    return found
+        match = None if min_probability is None or chance is None else chance >= min_probability
+        results[index] = ImageMatch(images[index], score.cosine, score.match_score, chance, match)
+    return results

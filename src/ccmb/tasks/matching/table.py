@@ -15,12 +15,12 @@ def matching_table(report: dict[str, Any]) -> str:
     of_stage = {"ranking": report, "pre-ranking": report["pre_ranking"]} if ranks else {"pre-ranking": report}
     rows = [["", *of_stage]]
     for name, label in _MATCHING.items():
-        known = [of.get(name) for of in of_stage.values()]
+        known = [metrics.get(name) for metrics in of_stage.values()]
         if any(value is not None for value in known):
             cells = [
                 "-" if value is None else f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-                for value, of in zip(known, of_stage.values(), strict=True)
-                for low, high in [of["interval"].get(name, (0, 0))]
+                for value, metrics in zip(known, of_stage.values(), strict=True)
+                for low, high in [metrics["interval"].get(name, (0, 0))]
             ]
             rows.append([label, *cells])
     lines += aligned(rows, (36, *[24] * len(of_stage)))

@@ -1,4 +1,4 @@
-"""Where batch norm can be trained: its statistics must be those of a whole batch, and gathered once a step."""
+"""Conditions of training batch norm: statistics of a whole batch, gathered once a step."""
 
 from __future__ import annotations
 

@@ -41,11 +41,11 @@ B = TypeVar("B", bound=Rows)
 # Each batch, and why samples of it are missing.
 Loaded = Iterator[tuple[Batch | None, list[str]]]
 # They are loaded with a processor, from the first step to the one before the last.
-Load = Callable[[R2D2Processor, int, int], Loaded]
+LoadBatches = Callable[[R2D2Processor, int, int], Loaded]
 
 
-def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> Load:
-    """How batches of pairs in a folder are loaded."""
+def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> LoadBatches:
+    """A function that loads batches of pairs in a folder."""
     seed = training.seed
     if len(samples) < training.batch_size:
         where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
@@ -78,8 +78,8 @@ def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, tra
 
 def open_shards(
     data: DataRecipe, training: TrainingRecipe, out: Path
-) -> tuple[Load, Iterable[Sample], Callable[[], None]]:
-    """How batches of shards are loaded, the first samples, and what is to be done once the run has a folder."""
+) -> tuple[LoadBatches, Iterable[Sample], Callable[[], None]]:
+    """A function that loads batches of shards, the first samples, and a function to call once the run has a folder."""
     stream, damaged = open_stream(data, training, out, world().rank, world().size)
     samples = FirstSamples(stream, out)
 
@@ -113,7 +113,7 @@ def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
 def run_batches(
     load: Callable[[int, int], Iterator[tuple[B | None, list[str]]]], out: Path, rows: int
 ) -> Callable[[int, int], Iterator[B]]:
-    """What the trainer takes its batches from; what cannot be read is added to the run's list.
+    """The trainer's source of batches; images that cannot be read are added to the run's list.
 
     Args:
         load: the batches of the steps from one to the one before another.
@@ -134,11 +134,11 @@ def filled(batch: B, rows: int) -> B:
     """The batch with samples of it once more in the place of unreadable ones, so that all processes have `rows`; as
     positives of themselves they teach nothing false."""
     count = len(batch.image_ids)
-    return batch if count == rows else batch.rows([place % count for place in range(rows)])
+    return batch if count == rows else batch.rows([index % count for index in range(rows)])
 
 
 def list_of_unreadable(run: Path) -> Path:
-    """Where this process lists the images that it could not read."""
+    """The file in which this process lists the images that it could not read."""
     return run / (f"unreadable-{world().rank}.txt" if world().rank else "unreadable.txt")
 
 

@@ -106,12 +106,12 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
-        **({"frozen": said} if (said := frozen_parts(model, recipe.model)) else {}),
+        **({"frozen": frozen} if (frozen := frozen_parts(model, recipe.model)) else {}),
     }
 
 
 def frozen_parts(model: R2D2Model, recipe: ModelRecipe) -> str:
-    """What a recipe freezes of a network, for people; nothing where it freezes nothing."""
+    """The parts of a network that a recipe freezes, in words; an empty string if it freezes none."""
     towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
     return "; ".join(f"{name} tower: {in_words(towers[name], frozen)}" for name, frozen in recipe.frozen().items())
 

@@ -130,7 +130,7 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
 
 
 def _nothing() -> None:
-    """What an own-pairs run does once it has a folder."""
+    """The work of an own-pairs run once it has a folder: none."""
 
 
 def check_batch(recipe: PretrainRecipe, joined: World) -> None:
@@ -172,12 +172,12 @@ def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
 
 
 def make_pretraining(
-    model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, beside: bool = False
+    model: R2D2Model, processor: R2D2Processor, recipe: PretrainRecipe, has_other_loss: bool = False
 ) -> PreTraining:
     """The network with the recipe's objectives and all that they need; see `PreTraining`."""
     prepare_network(model, recipe)
     training, mask_id = recipe.training, processor.tokenizer.mask_token_id
-    return PreTraining(model, recipe.objectives, mask_id, training.grad_cache_chunk, beside)
+    return PreTraining(model, recipe.objectives, mask_id, training.grad_cache_chunk, has_other_loss)
 
 
 def train_model(
@@ -243,9 +243,9 @@ def save_model(
         CcmbError: the disk is full or not writable.
     """
     try:
-        with atomic_files(folder) as place:
-            model.save_pretrained(place, state_dict=weights)
-            processor.save_pretrained(place)
+        with atomic_files(folder) as staging:
+            model.save_pretrained(staging, state_dict=weights)
+            processor.save_pretrained(staging)
     except SafetensorError as error:
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
 

@@ -89,25 +89,25 @@ def record_shards(stream: ShardStream, out: Path) -> None:
         write_manifest(out / MANIFEST, stream.shards)
 
 
-def _counted(found: Sequence[Shard], record: Sequence[Shard] | None, out: Path) -> tuple[list[Shard], list[str]]:
+def _counted(shards: Sequence[Shard], record: Sequence[Shard] | None, out: Path) -> tuple[list[Shard], list[str]]:
     """The shards with their samples, which a run that has begun has on record: another count would be another order."""
     if record is not None:
-        then, now = [shard.name for shard in record], [shard.name for shard in found]
-        same = then == now and all(a.samples in (None, b.samples) for a, b in zip(found, record, strict=True))
+        then, now = [shard.name for shard in record], [shard.name for shard in shards]
+        same = then == now and all(a.samples in (None, b.samples) for a, b in zip(shards, record, strict=True))
         if not same:
             changed = next((a for a, b in zip(then, now, strict=False) if a != b), "a shard")
             raise CcmbError(
                 f"{out}: the run began with {len(then)} shards and finds {len(now)} now, and {changed} is not the "
                 "same; restore the shards, or choose another --out"
             )
-        return [replace(a, samples=b.samples) for a, b in zip(found, record, strict=True)], []
-    shards, damaged = [], []
-    with progress("count", len(found), "shards") as advance:
-        for shard in found:
+        return [replace(a, samples=b.samples) for a, b in zip(shards, record, strict=True)], []
+    counted, damaged = [], []
+    with progress("count", len(shards), "shards") as advance:
+        for shard in shards:
             if shard.samples is None:
                 count, damage = count_samples(shard.url)
                 shard = replace(shard, samples=count)
                 damaged += [damage] if damage else []
-            shards.append(shard)
+            counted.append(shard)
             advance(1)
-    return shards, damaged
+    return counted, damaged

@@ -1,4 +1,4 @@
-"""Which keys of a recipe of training would do nothing as it stands; see `ccmb.core.config.given_keys`."""
+"""Keys of a training recipe that would do nothing as it stands; see `ccmb.core.config.given_keys`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS_OF_TASKS = ("matching", "captioning", "generation")
 
 
 class Trains(Protocol):
-    """What is read of a recipe here. Recipes call these functions, so that their classes are not known to them."""
+    """The parts of a recipe that are read here; recipes call these functions, which cannot import their classes."""
 
     data: DataRecipe
     model: ModelRecipe
@@ -27,7 +27,7 @@ class Trains(Protocol):
 
 
 class Tunes(Trains, Protocol):
-    """The same of a recipe of fine-tuning."""
+    """The parts of a fine-tuning recipe that are read here."""
 
     task: Any
     validation: Any
@@ -36,7 +36,7 @@ class Tunes(Trains, Protocol):
 
 
 def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
-    """Of every recipe that trains a network."""
+    """Unused keys of any recipe that trains a network."""
     yield from _of_data(recipe.data)
     yield from _of_network(recipe.model)
     yield from _of_objectives(recipe.objectives)
@@ -46,7 +46,7 @@ def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
 
 
 def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
-    """What a task, or the lack of a validation, leaves without use."""
+    """Keys that a task, or the lack of validation, leaves unused."""
     task = recipe.task
     for part in PARTS_OF_TASKS:
         if task != part:

@@ -17,8 +17,8 @@ from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.interface import Network
-from ccmb.inference.stages import EXACT, PairScorer, R2D2Ranker, RankOptions
+from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.stages import EXACT_OPTIONS, PairScorer, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.calibrate import calibration_report
@@ -42,15 +42,15 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Images with texts, as they were found.
+    """Images with texts, of a file of pairs or of shards.
 
     Attributes:
-        place: of the file or the shards, for messages.
+        path: of the file or the shards, for messages.
         faults: a line for each sample of shards that was left out.
         in_other_splits: names of images that other splits have too.
     """
 
-    place: Path
+    path: Path
     samples: list[Sample]
     images: ImageSource
     faults: list[str]
@@ -59,7 +59,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model says of pairs: the ranks of right answers, and what they were made from.
+    """Predictions for pairs: the ranks of right answers, and what they were made from.
 
     Attributes:
         unreadable: a line for each image that was left out.
@@ -89,18 +89,18 @@ def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str
 
 
 def predict(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
-    options: RankOptions = EXACT,
+    options: RankOptions = EXACT_OPTIONS,
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Predictions:
     """Rank the images that can be read for each text, and the other way; see `evaluate`."""
     samples, unreadable = readable_samples(data.samples, data.images)
-    minimal_pairs = _minimal_pairs(samples, data.place)
+    minimal_pairs = _minimal_pairs(samples, data.path)
     texts = [sample.texts[:texts_per_image] for sample in samples]
     ranker = R2D2Ranker(model, options, source=source)
     names = [sample.image for sample in samples]
@@ -117,12 +117,12 @@ def predict(
 
 
 def evaluate(
-    model: Network,
+    model: TwoStageModel,
     processor: R2D2Processor,
     data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
-    options: RankOptions = EXACT,
+    options: RankOptions = EXACT_OPTIONS,
     source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Evaluation:
@@ -178,7 +178,7 @@ def evaluate(
 
 
 def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
-    found = []
+    pairs = []
     for index, sample in enumerate(samples):
         lines: Any = (sample.extra or {}).get("minimal_pairs", [])
         for line in lines if isinstance(lines, list) else [lines]:
@@ -188,8 +188,8 @@ def _minimal_pairs(samples: list[Sample], where: Path) -> list[MinimalPair]:
                     f'{where}: "minimal_pairs" of {sample.image} must be a list of objects with "text", "false_text" '
                     'and "swap"'
                 )
-            found.append(MinimalPair(index, *texts))
-    return found
+            pairs.append(MinimalPair(index, *texts))
+    return pairs
 
 
 def _random_pair_auc(scorer: PairScorer, gallery: Gallery, pairs: int = 2000) -> float | None:

@@ -13,7 +13,7 @@ from ccmb.tasks.options import DepthOption, PairOptions, RankingRuleOption, Rank
 from ccmb.tasks.retrieval.table import retrieval_table
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import Network
+    from ccmb.inference.interface import TwoStageModel
     from ccmb.tasks.retrieval.evaluate import Pairs, Predictions
     from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
 
@@ -29,7 +29,7 @@ class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
     ranking_rule: RankingRuleOption = None
 
 
-class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Predictions"]):
+class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel", "Predictions"]):
     """See `TaskFamily`."""
 
     name = "retrieval"
@@ -42,22 +42,22 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
     def check(self, spec: str, options: RetrievalEvalOptions) -> None:
         from ccmb.data.shards.shard_set import is_shards
 
-        _, place = name_and_place(spec)
-        if is_shards(place):
+        _, path = name_and_place(spec)
+        if is_shards(path):
             options.refuse("of pairs; shards hold their images and have no splits", "images", "split")
         elif options.images is None:
-            folder_for_pairs(place)
+            folder_for_pairs(path)
 
     def open_dataset(self, spec: str, options: RetrievalEvalOptions) -> Pairs:
         from ccmb.data.shards.shard_set import is_shards
         from ccmb.tasks.retrieval.evaluate import open_data
 
-        _, place = name_and_place(spec)
-        if is_shards(place):
-            return open_data(place, place, None, options.fields)
-        return open_data(place, options.images or folder_for_pairs(place), options.split, options.fields)
+        _, path = name_and_place(spec)
+        if is_shards(path):
+            return open_data(path, path, None, options.fields)
+        return open_data(path, options.images or folder_for_pairs(path), options.split, options.fields)
 
-    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[Network]:
+    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[TwoStageModel]:
         from ccmb.inference.interface import load_network
         from ccmb.r2d2.modeling import R2D2Model
 
@@ -67,12 +67,12 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
         return Loaded(source, network, processor)
 
-    def predict(self, loaded: Loaded[Network], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
+    def predict(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
         from ccmb.tasks.retrieval.evaluate import predict
 
         return predict(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
 
-    def evaluate(self, loaded: Loaded[Network], data: Pairs, options: RetrievalEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Report:
         from ccmb.tasks.retrieval.evaluate import evaluate
 
         done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
@@ -93,7 +93,7 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Network", "Pred
 
 
 def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
-    """As `ccmb.tasks.retrieval.evaluate.evaluate` takes it."""
+    """Arguments of `ccmb.tasks.retrieval.evaluate.evaluate`."""
     from ccmb.inference.stages import RankOptions
 
     return {
@@ -105,7 +105,7 @@ def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
 
 
 def folder_for_pairs(data: Path) -> Path:
-    """Where the images of a file of pairs are, if nobody says.
+    """The images of a file of pairs by default: a folder or tar beside it.
 
     Raises:
         UsageError: it is a folder.

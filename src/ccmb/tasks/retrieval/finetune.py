@@ -16,15 +16,15 @@ from ccmb.tasks.common.datasets import (
     texts_and_pairs,
 )
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
-from ccmb.tasks.finetuning.pairs import OfR2D2, PairFinetuner
+from ccmb.tasks.finetuning.pairs import PairFinetuner, R2D2Loading
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.run import PretrainTask, make_pretraining, pretraining_log
-from ccmb.tasks.retrieval.metrics import bootstrap_recalls, drawn_with, hits_by_image, mean_recall, report_of_ranks
+from ccmb.tasks.retrieval.metrics import bootstrap_recalls, hits_by_image, mean_recall, report_of_ranks, resampling_unit
 
 STAGES = ("pre_ranking", "ranking")
 
 
-class RetrievalFinetuner(OfR2D2, PairFinetuner[R2D2Model]):
+class RetrievalFinetuner(R2D2Loading, PairFinetuner[R2D2Model]):
     """See `Finetuner`."""
 
     metrics = ("mean_recall", "mean_recall_pre_ranking", "text_to_image_R@1")
@@ -60,7 +60,7 @@ class RetrievalFinetuner(OfR2D2, PairFinetuner[R2D2Model]):
     ) -> DrawnMetrics:
         gallery, ranks_of = _ranked(model, processor, held_out, recipe.validation.rerank_k, heads)
         report = report_of_ranks(ranks_of, gallery, recipe.validation.rerank_k)
-        values, draws, unit_N = {}, {}, drawn_with(gallery)
+        values, draws, unit_N = {}, {}, resampling_unit(gallery)
         for stage in STAGES:
             known = {name: getattr(ranks, stage) for name, ranks in ranks_of.items()}
             if report["mean_recall"][stage] is not None:
@@ -76,5 +76,5 @@ def _ranked(
     gallery = encode_gallery(
         model, processor, [sample.image for sample in held_out.samples], texts, held_out.images.load
     )
-    gallery = replace(gallery, pairs=pairs).judged([text for of_image in texts for text in of_image])
+    gallery = replace(gallery, pairs=pairs).with_convention([text for of_image in texts for text in of_image])
     return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)

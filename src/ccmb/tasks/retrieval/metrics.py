@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.interface import Network
+from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.stages import Reranker
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.tasks.common.resampling import DRAWS, draw_means, gain
@@ -62,7 +62,7 @@ def bootstrap_gain(
     return gain(float(difference_Q.mean()), drawn, int((count_G > 0).sum()))
 
 
-def retrieval_report(model: Network | Reranker, gallery: Gallery, depth: int) -> dict[str, Any]:
+def retrieval_report(model: TwoStageModel | Reranker, gallery: Gallery, depth: int) -> dict[str, Any]:
     """Both stages in both directions, mean recall, and what ranking gains."""
     return report_of_ranks(ranks_both_ways(model, gallery, depth), gallery, depth)
 
@@ -80,14 +80,14 @@ def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: i
             if of_stage is not None:
                 by_stage[stage].append(of_stage)
         if ranks.ranking is not None and direction == "text_to_image":
-            report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking, drawn_with(gallery))
-    means = {stage: mean_recall(of) for stage, of in by_stage.items()}
+            report["gain_R@1"] = bootstrap_gain(ranks.pre_ranking, ranks.ranking, resampling_unit(gallery))
+    means = {stage: mean_recall(stage_ranks) for stage, stage_ranks in by_stage.items()}
     report["mean_recall"] = {stage: None if mean is None else round(mean, 2) for stage, mean in means.items()}
     return report
 
 
-def drawn_with(gallery: Gallery) -> Tensor:
-    """(texts,) with what each text is drawn by the bootstrap: its image, or where it has several, itself."""
+def resampling_unit(gallery: Gallery) -> Tensor:
+    """(texts,) the unit that the bootstrap resamples each text with: its image, or itself if it has several."""
     return gallery.image_of_text if gallery.pairs is None else torch.arange(len(gallery.texts))
 
 

@@ -21,7 +21,7 @@ def retrieval_table(report: dict[str, Any]) -> str:
 
 
 def _convention(report: dict[str, Any]) -> list[str]:
-    """Which answers are right and how ties count, see `ccmb.inference.answers`; nothing of a report from before."""
+    """A line on the convention of answers and ties, see `ccmb.inference.answers`; none for a report that lacks it."""
     if "convention" not in report:
         return []
     if report["convention"] == "official":
