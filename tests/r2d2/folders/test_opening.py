@@ -21,11 +21,11 @@ from ccmb.tasks.finetuning.interpolate import mix
 from ccmb.tasks.pretraining.run import save_model
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.trainer import widen
-from tests.helpers.peers import save_peer
 from tests.helpers.runs import command_line
 from tests.helpers.sources import VISIONS, chinese_clip, made, save_chinese_clip, save_clip, save_text_tower, saved
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs, save_start, tuned
+from tests.helpers.two_towers import save_two_towers
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -196,9 +196,12 @@ def test_towers_whose_weights_do_not_suit_their_config_are_refused(tmp_path: Pat
             save_chinese_clip,
             "not an R2D2 but a Chinese-CLIP; `ccmb finetune --model`, `ccmb pretrain RECIPE model.init_from=",
         ),
-        (lambda path: save_peer(path, "clip"), "not an R2D2 but a CLIP (clip); `ccmb benchmark --model` takes it"),
         (
-            lambda path: save_peer(path, "siglip"),
+            lambda path: save_two_towers(path, "clip"),
+            "not an R2D2 but a CLIP (clip); `ccmb benchmark --model` takes it",
+        ),
+        (
+            lambda path: save_two_towers(path, "siglip"),
             "not an R2D2 but a SigLIP (siglip); `ccmb benchmark --model` takes it",
         ),
         (
