@@ -35,7 +35,7 @@ class Hosts:
     def __init__(self, at_once: int, delay: float, longest_pause: float) -> None:
         self.at_once, self.delay, self.longest_pause = at_once, delay, longest_pause
         self._hosts: dict[str, _Host] = {}
-        self._most = _KNOWN_AT_LEAST
+        self._maximum = _KNOWN_AT_LEAST
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
@@ -60,7 +60,7 @@ class Hosts:
 
     def _known(self, name: str) -> _Host:
         if name not in self._hosts:
-            if len(self._hosts) >= self._most:
+            if len(self._hosts) >= self._maximum:
                 self._forget()
             self._hosts[name] = _Host(asyncio.Semaphore(self.at_once))
         return self._hosts[name]
@@ -72,7 +72,7 @@ class Hosts:
             name: host for name, host in self._hosts.items()
             if host.users or max(host.next_start, host.paused_until) > now
         }  # fmt: skip
-        self._hosts, self._most = kept, max(_KNOWN_AT_LEAST, 2 * len(kept))
+        self._hosts, self._maximum = kept, max(_KNOWN_AT_LEAST, 2 * len(kept))
 
     async def _wait(self, host: _Host) -> None:
         while True:
