@@ -210,7 +210,7 @@ def with_export(model: Path, exports: dict[str, Path], tmp_path: Path) -> Path:
 def test_int8_chooses_what_the_model_orders(
     cascade: int | None, with_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ccmb.inference.stages.KEEP", 3)
+    monkeypatch.setattr("ccmb.inference.stages.DEFAULT_KEEP", 3)
     network, _ = load_network(with_export)
     network.config.ranking_rule = "log_odds"  # other than the export's own
     gallery, depth = gallery_of(cast(R2D2Model, network)), 5
