@@ -1,4 +1,4 @@
-"""What one step sees: pairs of an image and a text, for matching with labels.
+"""Batches, what one training step sees: pairs of an image and a text, and pairs with labels.
 
 Shapes: B pairs in the batch, P images, T text tokens.
 """
@@ -17,7 +17,7 @@ from ccmb.training.distributed import all_reduce_max
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step of pre-training sees; all on the model's device.
+    """Pairs of an image and a text for one step of pre-training; all tensors are on the model's device.
 
     Attributes:
         pixel_values: (B, 3, S, S) normalised images.
@@ -26,9 +26,9 @@ class Batch:
         image_ids: (B,) samples with equal ids show the same image.
         swapped_ids: (B,) samples with equal ids are attribute-swapped counterparts, see `Sample.swapped_id`; None where
             nothing is known of them.
-        names, texts: of the images and as written, for whoever looks into a batch; may be left out.
-        text_ids: (B, W) first the number of each pair's text, then those of other texts that its image is known to
-            have; -1 for none. Equal texts have equal numbers. None where nobody says: then tokens are compared.
+        names, texts: the images' names and the texts as written, for inspection; may be left out.
+        text_ids: (B, W) first the id of each pair's text, then the ids of other texts that its image is known to have;
+            -1 for none. Equal texts have equal ids. None where ids are unknown: then tokens are compared.
     """
 
     pixel_values: Tensor
@@ -49,11 +49,11 @@ class Batch:
         return replace(self, **moved)
 
     def describe(self) -> dict[str, Any]:
-        """Which pairs these are, as plain values."""
+        """The pairs' image ids, names and texts as plain values."""
         return {"image_ids": self.image_ids.tolist(), "names": list(self.names), "texts": list(self.texts)}
 
     def rows(self, index: list[int]) -> Batch:
-        """Some of the pairs, in this order."""
+        """The pairs at these indices, in this order."""
 
         def pick(value: Any) -> Any:
             if isinstance(value, tuple):
@@ -64,7 +64,7 @@ class Batch:
 
     @staticmethod
     def cat(batches: list[Batch], pad_id: int) -> Batch:
-        """Join batches; texts are padded to the longest of all with the token `pad_id`."""
+        """Join batches; texts are padded with the token `pad_id` to the longest of all."""
         longest = max(batch.input_ids.shape[1] for batch in batches)
         padding = {"input_ids": pad_id, "attention_mask": 0, "maskable": 0}
 
@@ -82,8 +82,10 @@ class Batch:
 
 
 def pad_to_global_longest(batch: Batch) -> Batch:
-    """The batch with its texts padded as on the process that has the longest, so that what is gathered fits together
-    and what is drawn for a row is what one process would draw."""
+    """Pad the batch's texts to the longest text of all processes.
+
+    Gathered tensors then have one shape, and the random numbers of a row are those that one process would draw.
+    """
     missing = all_reduce_max(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
     if not missing:
         return batch
@@ -95,15 +97,17 @@ def pad_to_global_longest(batch: Batch) -> Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledBatch:
-    """What one step of matching sees; all on the model's device. Pairs may show the same image, which is held once.
+    """Labelled pairs for one step of matching; all tensors are on the model's device.
+
+    An image that several pairs show is held once.
 
     Attributes:
         pixel_values: (P, 3, S, S) normalised images.
-        image_index: (B,) which of them each pair shows.
+        image_index: (B,) the row of `pixel_values` that each pair shows.
         input_ids, attention_mask: (B, T) the pairs' texts.
         labels: (B,) 1 where the text fits the image, 0 where it does not.
         image_ids, text_ids: (B,) pairs with equal ids have the same image or text, on all processes.
-        names, texts: of the pairs, for whoever looks into a batch; may be left out.
+        names, texts: of the pairs, for inspection; may be left out.
     """
 
     pixel_values: Tensor
@@ -124,13 +128,13 @@ class LabelledBatch:
         return replace(self, **moved)
 
     def rows(self, index: list[int]) -> LabelledBatch:
-        """Some of the pairs, in this order, and the images that they show."""
+        """The pairs at these indices, in this order, and the images that they show."""
         shown, image_index = self.image_index[index].unique(return_inverse=True)
         picked: dict[str, Any] = {
             name: getattr(self, name)[index]
             for name in ("input_ids", "attention_mask", "labels", "image_ids", "text_ids")
         }
         for name in ("names", "texts"):
-            told = getattr(self, name)
-            picked[name] = tuple(told[row] for row in index) if told else ()
+            values = getattr(self, name)
+            picked[name] = tuple(values[row] for row in index) if values else ()
         return LabelledBatch(pixel_values=self.pixel_values[shown], image_index=image_index, **picked)

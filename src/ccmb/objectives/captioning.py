@@ -1,6 +1,6 @@
-"""Captioning: say the next word of a text from those before it and from the image.
+"""Captioning: predict each token of a text from the tokens before it and from the image.
 
-Shapes: B pairs of this process, T text tokens, M tokens to be said, V words.
+Shapes: B pairs of this process, T text tokens, M target tokens, V size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ccmb.training.distributed import global_mean
 
 
 class CaptioningOptions(BaseModel):
-    """How texts become a loss, and what decodes them in validation."""
+    """Settings of the captioning loss, and of decoding in validation."""
 
     model_config = ConfigDict(extra="forbid")
     weight: float = Field(1.0, gt=0, description="factor in the sum with the objectives that are on")
@@ -37,21 +37,21 @@ class CaptioningOptions(BaseModel):
 
 
 def captioning_loss(logits_MV: Tensor, tokens_M: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy (scalar) of the tokens of the global batch.
+    """Mean cross-entropy (scalar) over the target tokens of the global batch.
 
     Args:
-        smoothing: share of the target that is spread evenly over all words.
+        smoothing: share of the target that is spread evenly over the vocabulary.
     """
     summed = F.cross_entropy(at_least_float32(logits_MV), tokens_M, reduction="sum", label_smoothing=smoothing)
     return global_mean(summed, torch.tensor(float(len(tokens_M)), device=logits_MV.device))
 
 
 class Captioning(nn.Module):
-    """The captioner and the losses of a batch of pairs: what the decoder says, and R2D2's own objectives, if any is on.
+    """The captioner and the losses of a batch: captioning, and R2D2's own objectives if any is on.
 
-    With GCPR and FGR beside it, the match score keeps up with an image tower that captioning changes. They may drown it
-    there: what tells the images of a batch apart need not be what a caption has to say. Then captioning may own the
-    tower.
+    GCPR and FGR keep the match score in step with an image tower that captioning changes. But their gradients may
+    dominate that tower: what tells the images of a batch apart need not be what a caption describes. For this case
+    `owns_image_tower` leaves the tower to captioning alone.
 
     Args:
         pretraining: R2D2's objectives over the same captioner, or None.
@@ -71,36 +71,36 @@ class Captioning(nn.Module):
     def losses(
         self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
     ) -> tuple[dict[str, Tensor], PretrainAux]:
-        """Scalars by name, unweighted, and what R2D2's own objectives compute besides."""
+        """Unweighted losses (scalars) by name, and what R2D2's own objectives compute besides."""
         images = encode_images(self.model, batch.pixel_values, self.chunk)
         losses = {"captioning": self._captioning(images, batch)}
         if self.pretraining is None:
             return losses, PretrainAux()
-        seen = self._at_rest(images) if self.options.owns_image_tower else images
+        seen = self._without_tower_gradient(images) if self.options.owns_image_tower else images
         others, aux = self.pretraining.losses(batch, progress, generator, seen)
         return losses | others, aux
 
     forward = losses  # what DDP and FSDP wrap
 
-    def _at_rest(self, images: TowerOutput) -> TowerOutput:
-        """The same images, through whose states no gradient reaches the image tower."""
+    def _without_tower_gradient(self, images: TowerOutput) -> TowerOutput:
+        """The same images, detached from the image tower; the projection is still trained."""
         assert images.pooled is not None, "images come fresh from the tower"
         pooled = images.pooled.detach()
         return TowerOutput(l2_normalize(self.model.image_projection(pooled)), images.states.detach(), pooled=pooled)
 
     def _captioning(self, images: TowerOutput, batch: Batch) -> Tensor:
         decoder = self.model.decoder
-        said_BT = batch.attention_mask[:, 1:].bool()
+        is_target_BT = batch.attention_mask[:, 1:].bool()
 
         def logits(rows: slice) -> Tensor:
             states, _ = decoder(batch.input_ids[rows, :-1], decoder.see(images.states[rows]))
-            return decoder.logits(states[said_BT[rows]])
+            return decoder.logits(states[is_target_BT[rows]])
 
-        logits_MV = torch.cat(in_chunks(logits, len(said_BT), self.chunk))
-        return captioning_loss(logits_MV, batch.input_ids[:, 1:][said_BT], self.options.label_smoothing)
+        logits_MV = torch.cat(in_chunks(logits, len(is_target_BT), self.chunk))
+        return captioning_loss(logits_MV, batch.input_ids[:, 1:][is_target_BT], self.options.label_smoothing)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
+        """The weighted sum of the losses (scalar)."""
         others = {name: loss for name, loss in losses.items() if name != "captioning"}
         summed = self.options.weight * losses["captioning"]
         return summed + self.pretraining.total(others) if self.pretraining is not None and others else summed
