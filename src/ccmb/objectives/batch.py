@@ -24,8 +24,8 @@ class Batch:
         input_ids, attention_mask: (B, T) texts.
         maskable: (B, T) True for real words.
         image_ids: (B,) samples with equal ids show the same image.
-        swapped_ids: (B,) samples with equal ids are attribute-swapped counterparts, see `Sample.swapped_id`; None if
-            unknown.
+        swapped_ids: (B,) samples with equal ids are attribute-swapped counterparts, see `Sample.swapped_id`; None where
+            nothing is known of them.
         names, texts: the images' names and the texts as written, for inspection; may be left out.
         text_ids: (B, W) first the id of each pair's text, then the ids of other texts that its image is known to have;
             -1 for none. Equal texts have equal ids. None where ids are unknown: then tokens are compared.

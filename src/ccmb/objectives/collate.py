@@ -1,4 +1,4 @@
-"""Samples to the batches of the objectives."""
+"""Collate: training samples become the batches of the objectives."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ccmb.data.sample import Sample
 from ccmb.objectives.batch import Batch, LabelledBatch
 from ccmb.r2d2.processing import R2D2Processor
 
-# Pixels, a text, the number of the sample or image, and of streamed samples the numbers of all their texts.
+# Pixels, a text, and the index of the sample or id of the image; a streamed sample also has the ids of its texts.
 Item = tuple[np.ndarray, str, int] | tuple[np.ndarray, str, int, tuple[int, ...]]
 
 
 class Collate:
-    """Training samples to a Batch; images that could not be read are set aside by name.
+    """Collates training samples into a `Batch`, and lists the names of unreadable images.
 
     Args:
-        samples: to which the numbers of the items point; without them these are ids of images.
+        samples: the samples that the items' indices point to; without them the items hold ids of images.
     """
 
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
@@ -32,12 +32,8 @@ class Collate:
         self.shared: dict[int, tuple[int, ...]] = {}
         if samples is not None:
             # Samples of one image share an id, whatever line of the file they stand in.
-            names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
-            self.image_ids = [names[sample.image] for sample in samples]
-            id_of_swapped = {
-                swapped_id: number for number, swapped_id in enumerate(dict.fromkeys(map(_swapped_id, samples)))
-            }
-            self.swapped_ids = [id_of_swapped[_swapped_id(sample)] for sample in samples]
+            self.image_ids = _ids([sample.image for sample in samples])
+            self.swapped_ids = _ids([_swapped_id(sample) for sample in samples])
             self.shared = shared_texts(samples)
 
     def __call__(self, items: Sequence[Item | str]) -> tuple[Batch | None, list[str]]:
@@ -66,7 +62,7 @@ class Collate:
         return batch, unreadable
 
     def merge(self, parts: list[tuple[Batch | None, list[str]]]) -> tuple[Batch | None, list[str]]:
-        """The batch whose samples were collated in several parts."""
+        """Join the parts of one batch, and their lists of unreadable images."""
         unreadable = [line for _, lines in parts for line in lines]
         batches = [batch for batch, _ in parts if batch is not None]
         if not batches:
@@ -79,12 +75,12 @@ def _swapped_id(sample: Sample) -> str:
 
 
 class LabelledCollate:
-    """Training samples to a LabelledBatch; images that could not be read are set aside by name."""
+    """Collates labelled samples into a `LabelledBatch`, and lists the names of unreadable images."""
 
     def __init__(self, processor: R2D2Processor, samples: Sequence[Sample]) -> None:
         self.processor, self.samples = processor, samples
-        self.image_ids = _numbers([sample.image for sample in samples])
-        self.text_ids = _numbers([text_key(sample.texts[0]) for sample in samples])
+        self.image_ids = _ids([sample.image for sample in samples])
+        self.text_ids = _ids([text_key(sample.texts[0]) for sample in samples])
         self.labels = [label_of(sample) for sample in samples]
 
     def __call__(self, items: list[tuple[np.ndarray, str, int] | str]) -> tuple[LabelledBatch | None, list[str]]:
@@ -94,14 +90,14 @@ class LabelledCollate:
             return None, unreadable
         pixels, texts, indices = zip(*good, strict=True)
         image_ids = [self.image_ids[index] for index in indices]
-        place = _numbers(image_ids)
-        first = {number: row for row, number in reversed(list(enumerate(place)))}
+        image_index = _ids(image_ids)
+        first = {index: row for row, index in reversed(list(enumerate(image_index)))}
         encoded = self.processor.texts(texts)
         batch = LabelledBatch(
             pixel_values=self.processor.normalise(
-                torch.from_numpy(np.stack([pixels[first[p]] for p in sorted(first)]))
+                torch.from_numpy(np.stack([pixels[first[index]] for index in sorted(first)]))
             ),
-            image_index=torch.tensor(place),
+            image_index=torch.tensor(image_index),
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             labels=torch.tensor([self.labels[index] for index in indices]),
@@ -113,7 +109,7 @@ class LabelledCollate:
         return batch, unreadable
 
 
-def _numbers(values: Sequence[Any]) -> list[int]:
-    """A number for each value, the same for equal ones, from 0 in the order in which they first come."""
-    number_of = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return [number_of[value] for value in values]
+def _ids(values: Sequence[Any]) -> list[int]:
+    """An id for each value, from 0 in the order in which values first come; equal values have equal ids."""
+    id_of = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [id_of[value] for value in values]

@@ -1,4 +1,4 @@
-"""The objectives of a run as a recipe writes them: each with a weight (0 switches it off) and a start."""
+"""The objectives section of a recipe: each objective has a weight (0 switches it off) and a start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmb.r2d2.configuration import R2D2Config
 
 
 class Objective(ConfigBase):
-    """One objective's share in the sum."""
+    """Weight and start of one objective in the sum."""
 
     RETIRED: ClassVar = {"start": "start_at"}
     weight: float = Field(1.0, ge=0, description="factor in the sum; 0 (or off) switches the objective off")
@@ -27,6 +27,8 @@ class Objective(ConfigBase):
 
 
 class PreRanking(Objective):
+    """Settings of GCPR."""
+
     RETIRED: ClassVar = {"spare_twins": "ignore_swapped"}
     ignore_swapped: bool = Field(
         False,
@@ -36,6 +38,8 @@ class PreRanking(Objective):
 
 
 class Ranking(Objective):
+    """Settings of FGR."""
+
     RETIRED: ClassVar = {"rows": "batch_share", "masked": "enhanced_training"}
     hardness: float = Field(
         1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper"
@@ -50,10 +54,14 @@ class Ranking(Objective):
 
 
 class MaskedLanguage(Objective):
+    """Settings of MLM."""
+
     probability: float = Field(0.15, gt=0, lt=1, description="share of the words that are hidden")
 
 
 class TargetGuided(Objective):
+    """Settings of TgD."""
+
     RETIRED: ClassVar = {"queue": "queue_size", "decay": "queue_decay"}
     alpha: float = Field(0.4, ge=0, le=1, description="trust in the teacher's targets (our choice)")
     queue_size: int = Field(36864, gt=0, description="features kept of each side (our choice)")
@@ -63,7 +71,7 @@ class TargetGuided(Objective):
 
 
 class Objectives(ConfigBase):
-    """The objectives of a run, in the words of the paper."""
+    """The objectives of a run, by the names of the paper."""
 
     RETIRED: ClassVar = {"ema": "ema_decay"}
     gcpr: PreRanking = PreRanking()
@@ -74,27 +82,29 @@ class Objectives(ConfigBase):
     ema_decay: float = Field(0.995, ge=0, lt=1, description="rate of the teacher's moving average (our choice)")
 
     def on(self) -> list[ObjectiveName]:
+        """Names of the objectives whose weight is above 0."""
         return [name for name in PAPER_NAMES if getattr(self, name).weight > 0]
 
     def off(self) -> list[ObjectiveName]:
+        """Names of the objectives whose weight is 0."""
         return [name for name in PAPER_NAMES if getattr(self, name).weight == 0]
 
 
 def hardness_at(fgr: Ranking, progress: float) -> float:
-    """Hardness of the negatives: grows from 0 at the objective's start to its full value at `harden_until`."""
+    """Hardness of FGR's negatives: it grows linearly from 0 at the start of FGR to its value at `harden_until`."""
     if fgr.harden_until <= fgr.start_at:
         return fgr.hardness
     return fgr.hardness * min(1.0, max(0.0, progress - fgr.start_at) / (fgr.harden_until - fgr.start_at))
 
 
 def check_objectives(objectives: Objectives, config: R2D2Config, has_other_loss: bool = False) -> None:
-    """Whether a network of this configuration can be trained with these objectives.
+    """Check that a network of this configuration can be trained with these objectives.
 
     Args:
-        has_other_loss: another loss is there from the start.
+        has_other_loss: whether another loss is active from the start.
 
     Raises:
-        UsageError: FGR or MLM is on but the network lacks what it trains, or nothing is trained at the start.
+        UsageError: FGR or MLM is on but the network lacks the part that it trains, or no loss is active at the start.
     """
     on = objectives.on()
     if not config.cross_layers and (ranked := [name for name in ("fgr", "mlm") if name in on]):

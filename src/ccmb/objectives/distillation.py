@@ -28,7 +28,7 @@ from ccmb.r2d2.towers.stillness import is_frozen
 class EmaTeacher(TwoTowers, nn.Module):
     """Exponential moving average of the student's towers, always in evaluation mode and without gradients.
 
-    Of a frozen image tower there is no copy: what the student's says is what the teacher's would (`shared_embed`).
+    A frozen image tower is not copied: teacher and student share its output (`shared_embed`).
     """
 
     PARTS = ("image_tower", "text_tower", "image_projection", "text_projection")
@@ -42,14 +42,14 @@ class EmaTeacher(TwoTowers, nn.Module):
         for name in self.parts:
             self.add_module(name, copy.deepcopy(student.get_submodule(name)))
         self.requires_grad_(False).eval()
-        if self.shares_image_tower:  # known, but none of its own modules: it is saved and moved with the student
+        if self.shares_image_tower:  # no module of the teacher: it is saved and moved with the student
             object.__setattr__(self, "image_tower", student.image_tower)
 
     def train(self, mode: bool = True) -> EmaTeacher:
         return super().train(False)
 
     def shared_embed(self, student: TowerOutput) -> Tensor:
-        """Embeddings (B, D) of images of which `student` is what the shared tower says."""
+        """The teacher's embeddings (B, D) of images, of the shared tower's output."""
         assert self.shares_image_tower
         assert student.pooled is not None
         return l2_normalize(self.image_projection(student.pooled))
@@ -57,34 +57,34 @@ class EmaTeacher(TwoTowers, nn.Module):
     @torch.no_grad()
     def update(self, student: nn.Module, rate: float) -> None:
         """teacher = rate * teacher + (1 - rate) * student; buffers, such as running statistics, are copied."""
-        mine, theirs = [], []
+        averages, latest = [], []
         for name in self.parts:
-            ours, students = self.get_submodule(name), student.get_submodule(name)
-            mine += list(ours.parameters())
-            theirs += list(students.parameters())
-            for buffer, source in zip(ours.buffers(), students.buffers(), strict=True):
+            teacher_part, student_part = self.get_submodule(name), student.get_submodule(name)
+            averages += list(teacher_part.parameters())
+            latest += list(student_part.parameters())
+            for buffer, source in zip(teacher_part.buffers(), student_part.buffers(), strict=True):
                 buffer.copy_(source)
-        move_average(mine, theirs, rate)
+        move_average(averages, latest, rate)
 
 
 @torch.no_grad()
 def move_average(averages: list[nn.Parameter], latest: list[nn.Parameter], rate: float) -> None:
-    """averages = rate * averages + (1 - rate) * latest, all in one call."""
+    """averages = rate * averages + (1 - rate) * latest, for all parameters in one call."""
     get_ema_multi_avg_fn(rate)(averages, latest, None)
 
 
 class FeatureQueue(nn.Module):
-    """The teacher's latest image and text features; each carries a weight that decays by `decay` per step.
+    """Queue of the teacher's latest image and text features, each with a weight that decays by `decay` per step.
 
-    Entries not yet written have weight 0 and count for nothing.
+    Entries that are not yet written have weight 0.
 
     Attributes:
         image, text: (Q, D) features.
-        image_ids: (Q,) which image each is of.
-        text_ids: (Q,) which text it stood with, -1 where nobody said; equal texts have equal ones.
-        weight: (Q,) decay to the power of the age that an entry has when it is read next, at least one step: only
-            features of the batch itself weigh 1.
-        cursor: () the slot that is written next, the oldest.
+        image_ids: (Q,) the image of each entry.
+        text_ids: (Q,) the text of each entry, -1 where it is unknown; equal texts have equal ids.
+        weight: (Q,) decay ** age, with the age in steps at the next read. It is at least one step: only features of
+            the batch itself weigh 1.
+        cursor: () the oldest slot, which is written next.
     """
 
     image: Tensor
@@ -105,13 +105,13 @@ class FeatureQueue(nn.Module):
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """A checkpoint of before texts were told apart has none of their ids."""
+        """Checkpoints of an earlier format have no `text_ids`: all texts are unknown then."""
         state_dict.setdefault(f"{prefix}text_ids", torch.full_like(self.text_ids, -1))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def push(self, image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_B: Tensor | None = None) -> None:
-        """Overwrite the oldest entries with a batch, then age all by the step until they are read next."""
+        """Overwrite the oldest entries with a batch, then age all entries by one step."""
         size = self.weight.shape[0]
         image_BD, text_BD, image_ids_B = image_BD[-size:], text_BD[-size:], image_ids_B[-size:]
         slots = (self.cursor + torch.arange(len(image_BD), device=self.weight.device)) % size
@@ -133,11 +133,12 @@ def weighted_targets(
 ) -> tuple[Tensor, Tensor]:
     """Labels (R, C) over batch and queue, rows summing to 1, and the columns' weights (C,).
 
-    A row's positives are all features of its image, queued ones too, and those of what else is known to fit; they
-    share the mass by weight, so that a network that is equally sure of all of them has nothing left to learn.
+    A row's positives are all features of its image, in the batch and in the queue, and all other features that are
+    known to fit. They share the mass in proportion to their weights: then a network that is equally sure of all of them
+    is at the optimum.
 
     Args:
-        positives_RB, queued_RQ: True where a column of the batch, or of the queue, fits for another reason.
+        positives_RB, queued_RQ: True where a column of the batch, or of the queue, is a further positive.
     """
     weights_C = torch.cat([queue.weight.new_ones(len(image_ids_B)), queue.weight])
     positives_RC = image_ids_R[:, None] == torch.cat([image_ids_B, queue.image_ids])[None, :]
@@ -149,7 +150,7 @@ def weighted_targets(
 
 @dataclass(frozen=True, slots=True)
 class TeacherFeatures:
-    """What the teacher says of R pairs: L2-normalised embeddings of the clean images and texts, without gradient."""
+    """The teacher's L2-normalised embeddings of R clean images and texts, without gradient."""
 
     image_RD: Tensor
     text_RD: Tensor
@@ -181,10 +182,11 @@ def tgd_loss(
         image_ids_B: samples with equal ids show the same image.
         alpha: trust in the teacher, in [0, 1].
         rows: where this process's rows stand in the global batch.
-        ignore_mask_RB: True where a column of the batch, a text, counts for nothing in a row; no positives.
+        ignore_mask_RB: True where a row ignores a text of the batch; never at positives.
         known: which texts are equal; without it only samples of one image are positives of each other. Of a queued
-            image only the text that it stood with is known.
-        image_ignore_mask_RB: the same of columns that are images; by default, and without `known`, `ignore_mask_RB`.
+            image only the text that it was paired with is known.
+        image_ignore_mask_RB: True where a row ignores an image of the batch; by default, and without `known`,
+            `ignore_mask_RB`.
     """
     texts_RC, images_RC, weights_C = _tgd_labels(image_ids_B[rows], image_ids_B, queue, known)
     if known is None:
@@ -210,8 +212,10 @@ def tgd_loss(
 def _tgd_labels(
     image_ids_R: Tensor, image_ids_B: Tensor, queue: FeatureQueue, known: Identities | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (R, C) of the rows' images over all texts, of their texts over all images, and the columns' weights (C,);
-    see `weighted_targets`."""
+    """TgD's labels (R, C) of the rows' images over all texts, those of their texts over all images, and weights (C,).
+
+    See `weighted_targets`.
+    """
     if known is None:
         labels_RC, weights_C = weighted_targets(image_ids_R, image_ids_B, queue)
         return labels_RC, labels_RC, weights_C
@@ -222,10 +226,10 @@ def _tgd_labels(
 
 
 def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """FgD, feature-guided distillation (scalar): 1 - cosine of the student's features of the masked texts and the
-    teacher's of the clean texts, both L2-normalised.
+    """FgD, feature-guided distillation (scalar): 1 - cosine of the student's and the teacher's text features.
 
-    Images are not masked, so their features carry no such task (our choice).
+    The student sees the masked texts, the teacher the clean ones; both features are L2-normalised. Images are not
+    masked, so FgD leaves them out (our choice).
     """
     return (1.0 - (at_least_float32(student_BD) * at_least_float32(teacher_BD.detach())).sum(1)).mean()
 
@@ -234,9 +238,9 @@ def fgd_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 def teacher_agreement(
     image_BD: Tensor, text_BD: Tensor, image_ids_B: Tensor, text_ids_BW: Tensor | None = None
 ) -> Tensor:
-    """Share (scalar) of the batch's images and texts whose nearest, by the teacher, is one that belongs to them.
+    """Share (scalar) of the batch's images and texts whose nearest neighbour, by the teacher, is a positive.
 
-    At 1 / B the teacher knows nothing, and its soft targets are noise; at 1 it says what the labels say.
+    At 1 / B the teacher is at chance, and its soft targets are noise. At 1 it agrees with the labels.
 
     Args:
         image_BD, text_BD: the teacher's L2-normalised features of a batch.

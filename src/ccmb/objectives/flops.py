@@ -1,9 +1,9 @@
-"""How many floating-point operations a step of pre-training needs, for the log's MFU.
+"""Floating-point operations of a step of pre-training, for the log's MFU.
 
 FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only; a frozen image
-tower counts once in all. Forward and backward pass together cost three times the forward pass; padding, recomputed
-activations and the losses' own products count for nothing, and what an image's pairs share counts once. A multiply-
-add is two operations.
+tower counts once in all. Forward and backward pass together cost three times the forward pass. Padding, recomputed
+activations and the products inside the losses are not counted; what an image's pairs share counts once. A multiply-add
+is two operations.
 
 Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
 """
@@ -24,7 +24,7 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 
 @dataclass(frozen=True, slots=True)
 class Quadratic:
-    """a + b t + c t^2: what a transformer costs by its tokens."""
+    """a + b t + c t^2: the cost of a transformer by its number of tokens t."""
 
     a: float
     b: float
@@ -32,26 +32,28 @@ class Quadratic:
 
     @staticmethod
     def through(count: Callable[[int], int]) -> Quadratic:
-        """The one through the counts at 1, 2 and 3 tokens; for a transformer it is exact at any length."""
+        """Fit the counts at 1, 2 and 3 tokens; for a transformer the result is exact at any length."""
         one, two, three = count(1), count(2), count(3)
         c = (three - 2 * two + one) / 2
         b = two - one - 3 * c
         return Quadratic(one - b - c, b, c)
 
     def sum(self, lengths: Sequence[int]) -> float:
+        """The cost of texts of these lengths."""
         return self.a * len(lengths) + self.b * sum(lengths) + self.c * sum(length**2 for length in lengths)
 
 
 class StepFlops:
-    """Counts the steps of a run; the network is built once more, without weights.
+    """Counts the operations of a run's steps, by a copy of the network without weights.
 
-    A wrong text is drawn on the device, so its length is taken for that of the row's own: on average over a batch the
-    two agree where negatives are as long as other texts. Of masked words the expected number counts.
+    Two numbers are estimates. A hard negative text is sampled on the device, so the length of the row's own text stands
+    for it: on average over a batch the two agree where negatives are as long as other texts. And the number of masked
+    words is the expected one.
 
     Args:
-        frozen: whether the image tower is not trained, and so is its own teacher. Where some of its layers alone are
-            frozen, it counts as trained.
-        frozen_text: whether the text tower is not trained.
+        frozen: whether the whole image tower is frozen, and so shared with the teacher. A tower of which some layers
+            are frozen counts as trained.
+        frozen_text: whether the whole text tower is frozen.
     """
 
     def __init__(
@@ -66,21 +68,21 @@ class StepFlops:
 
     @cached_property
     def image(self) -> int:
-        """Of encoding an image."""
+        """Operations of encoding an image."""
         pixels = torch.empty(1, 3, self.model.config.image_size, self.model.config.image_size, device="meta")
         return _count(lambda: self.model.encode_image(pixels))
 
     @cached_property
     def text(self) -> Quadratic:
-        """Of encoding a text."""
+        """Operations of encoding a text, by its tokens."""
         return Quadratic.through(lambda t: _count(lambda: self.model.encode_text(_ids(1, t))))
 
     def __call__(self, lengths: list[int], words: int, progress: float) -> float:
-        """Operations of a step on pairs whose texts have these lengths.
+        """Operations of a step on pairs whose texts have these lengths in tokens.
 
         Args:
             words: how many tokens of the batch could be masked.
-            progress: share of the training that is done, which decides what objectives have joined.
+            progress: share of the training that is done, in [0, 1); it decides which objectives have started.
         """
         options, count = self.objectives, len(lengths)
         active = frozenset(name for name in options.on() if progress >= getattr(options, name).start_at)
@@ -90,12 +92,12 @@ class StepFlops:
             student += self.cross(count, "fgr" in active, "mlm" in active).sum(lengths) / count
         if "mlm" in active:
             student += options.mlm.probability * words * self.word
-        taught = bool(active & {"tgd", "fgd"})
-        images = count * self.image * (1 if self.frozen else 3 + taught)
-        return images + 3 * student + text * taught - (2 * read if self.frozen_text else 0)
+        has_teacher = bool(active & {"tgd", "fgd"})
+        images = count * self.image * (1 if self.frozen else 3 + has_teacher)
+        return images + 3 * student + text * has_teacher - (2 * read if self.frozen_text else 0)
 
     def _cross(self, count: int, fgr: bool, mlm: bool) -> Quadratic:
-        """Of all the cross encoders' work on `count` pairs, all of one length."""
+        """Operations of the cross encoders on `count` pairs whose texts all have t tokens."""
         model = self.model
         rows = max(1, round(count * self.objectives.fgr.batch_share)) if fgr else 0
         read = rows if mlm and self.objectives.fgr.enhanced_training else 0

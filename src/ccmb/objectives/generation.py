@@ -1,4 +1,4 @@
-"""Generation: say of a noisy image and its text which way the image lies.
+"""Generation: predict noise or velocity from a noisy image and its text.
 
 Shapes: B pairs of this process, C channels of what is painted and its H x W.
 """
@@ -83,7 +83,7 @@ class Generation(nn.Module):
     def losses(
         self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
     ) -> tuple[dict[str, Tensor], None]:
-        """The mean squared error of what is said (scalar), by its name; the log wants nothing else."""
+        """The mean squared error of the prediction (scalar), by its name; there is nothing else for the log."""
         with torch.no_grad():
             texts = self.model.encode_text(batch.input_ids, batch.attention_mask)
         clean_BCHW = self.model.to_latent(batch.pixel_values)

@@ -1,4 +1,4 @@
-"""Large batches on small memory: work in chunks of rows whose activations are computed anew in the backward pass.
+"""Gradient caching: large batches on small memory, in chunks whose activations are recomputed in the backward pass.
 
 The loss sees the whole batch and its gradient is exact, as in gradient caching (Gao et al. 2021, arXiv 2101.06983):
 only the outputs of all chunks and the activations of one are held at a time. It costs one more forward pass.
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def in_chunks(compute: Callable[[slice], T], count: int, size: int | None) -> list[T]:
-    """`compute` of `count` rows at most `size` at a time, in order; of all at once where `size` is None or as large.
+    """Apply `compute` to `count` rows, at most `size` at a time and in order; to all at once where `size` is None.
 
-    Chance inside `compute` must come from torch's global generators, whose states are restored when it is repeated.
+    Random numbers inside `compute` must come from torch's global generators: their states are restored for the repeat.
     """
     if size is None or size >= count or not torch.is_grad_enabled():
         step = size or max(1, count)

@@ -1,4 +1,4 @@
-"""Matching: does a text fit an image? Both cross encoders judge labelled pairs, and nothing is drawn.
+"""Matching: does a text fit an image? Both cross encoders score labelled pairs; no negatives are sampled.
 
 Shapes: B labelled pairs of this process, N pairs of all processes, D embedding width.
 """
@@ -28,7 +28,7 @@ MatchingLoss = Literal["likelihood", "official"]
 
 
 class MatchingOptions(ConfigBase):
-    """How labelled pairs become a loss."""
+    """Settings of the loss of labelled pairs."""
 
     RETIRED: ClassVar = {"gcpr": "gcpr_weight"}
     loss: MatchingLoss = Field(
@@ -50,10 +50,10 @@ def match_log_probabilities(logits_text_image_B2: Tensor, logits_image_text_B2: 
 def matching_loss(
     logits_text_image_B2: Tensor, logits_image_text_B2: Tensor, labels_B: Tensor, kind: MatchingLoss = "likelihood"
 ) -> Tensor:
-    """Loss (scalar) of labelled pairs, a mean over those of all processes.
+    """Loss (scalar) of labelled pairs, a mean over the pairs of all processes.
 
     The official code hands the mean probability to a cross-entropy that takes it for logits: a second softmax. Its loss
-    cannot fall below log(1 + 1/e) = 0.313, and a pair that is judged wholly wrong gets next to no gradient. The
+    cannot fall below log(1 + 1/e) = 0.313, and a pair that is scored wholly wrong gets next to no gradient. The
     cross-entropy of the mean probability itself has neither fault.
     """
     log_probabilities_B2 = match_log_probabilities(logits_text_image_B2, logits_image_text_B2)
@@ -69,8 +69,8 @@ def labelled_gcpr_loss(
 ) -> Tensor:
     """GCPR (scalar) of the pairs that match, against the images and texts of all pairs of all processes.
 
-    An image's texts that are labelled as no match are its hardest negatives here. The mass is shared evenly among what
-    is known to fit: the other matches of the same image, and those of the same text.
+    The texts of an image that are labelled as no match are its hardest negatives here. The target mass is shared evenly
+    among all positives: the matches of the same image, and those of the same text.
 
     Args:
         image_BD, text_BD: L2-normalised embeddings of each pair's image and text.
@@ -121,8 +121,10 @@ class Matching(nn.Module):
     def losses(
         self, batch: LabelledBatch, progress: float = 0.0, generator: torch.Generator | None = None
     ) -> tuple[dict[str, Tensor], MatchingAux]:
-        """Scalars by name, unweighted, and what the log wants. Progress and generator are for the trainer's sake:
-        nothing is drawn here."""
+        """Unweighted losses (scalars) by name, and the outputs for the log.
+
+        `progress` and `generator` belong to the trainer's interface; matching uses neither.
+        """
         images = encode_images(self.model, batch.pixel_values, self.chunk)
         texts = encode_texts(self.model, batch.input_ids, batch.attention_mask, self.chunk)
         logits = self._rank(images, texts, batch.image_index)
@@ -142,14 +144,14 @@ class Matching(nn.Module):
     forward = losses  # what DDP and FSDP wrap
 
     def _rank(self, images: TowerOutput, texts: TowerOutput, image_index_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, 2) of both match heads. An image of several pairs is projected to keys and values once."""
-        every_B = torch.arange(len(texts), device=image_index_B.device)
+        """Logits (B, 2) of both match heads; an image of several pairs is projected to keys and values once."""
+        text_index_B = torch.arange(len(texts), device=image_index_B.device)
 
         def rank(rows: slice) -> tuple[Tensor, Tensor]:
             if self.chunk is None:
-                ranked = self.model.rank(images, texts, image_index_B, every_B)
-            else:  # only what the chunk shows is computed with it
-                own = every_B[rows] - every_B[rows][0]
+                ranked = self.model.rank(images, texts, image_index_B, text_index_B)
+            else:  # only the images and texts of the chunk
+                own = text_index_B[rows] - text_index_B[rows][0]
                 ranked = self.model.rank(images[image_index_B[rows]], texts[rows], own, own)
             return ranked.logits_text_image, ranked.logits_image_text
 
@@ -157,5 +159,5 @@ class Matching(nn.Module):
         return torch.cat(text_image), torch.cat(image_text)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
+        """The weighted sum of the losses (scalar)."""
         return losses["matching"] + (self.options.gcpr_weight * losses["gcpr"] if "gcpr" in losses else 0.0)

@@ -1,6 +1,6 @@
 """The loss that `R2D2Model.forward` returns to generic training loops: the two objectives of fine-tuning, GCPR and FGR.
 
-Every process looks at its own batch alone, and exchanges nothing with others.
+Every process uses its own batch alone, and exchanges nothing with others.
 
 Shapes: B pairs, T text tokens.
 """
@@ -19,13 +19,13 @@ from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 def model_loss(
     model: R2D2Model, images: TowerOutput, texts: TowerOutput, input_ids: Tensor, image_ids: Tensor | None = None
 ) -> Tensor:
-    """GCPR plus FGR of equal weight (scalar), of B pairs; GCPR alone where the network cannot rank.
+    """GCPR plus FGR with equal weights (scalar) of B pairs; GCPR alone where the network cannot rank.
 
-    FGR's hard negatives are drawn by torch's global generator in training, and always alike in evaluation.
+    FGR's hard negatives are sampled by torch's global generator in training, and by a fixed seed in evaluation.
 
     Args:
         input_ids: (B, T) equal texts are positives of each other.
-        image_ids: (B,) so are samples of equal ids; by default every image is another one.
+        image_ids: (B,) samples with equal ids are positives of each other too; by default all images differ.
     """
     own = torch.arange(len(images), device=input_ids.device)
     positives = positive_mask(own if image_ids is None else image_ids)

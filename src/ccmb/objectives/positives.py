@@ -1,8 +1,8 @@
-"""Which images and texts of a batch fit each other, as far as anybody knows.
+"""Positives: which images and texts of a batch are known to fit each other.
 
-A text fits an image if the image's own pair says so, another pair of the same image does, or the text is equal to
-one that the image is known to have: then no objective takes the two for a mismatch. Equal is what
-`ccmb.data.equal_texts` calls equal; of a batch that does not say which texts these are, texts of equal tokens.
+A text fits an image if they are a pair, if the text is of another pair of the same image, or if the text equals one
+that the image is known to have. No objective takes the two for a mismatch then. Which texts are equal is defined by
+`ccmb.data.equal_texts`; in a batch without ids of texts, those with equal tokens are.
 
 Shapes: R rows of this process, B pairs in the global batch, C columns, W texts known of an image, T text tokens.
 """
@@ -22,11 +22,12 @@ _ODD = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """Of the rows of this process, and of the global batch, which images and texts they are.
+    """Ids of the images and texts of this process's rows and of the global batch.
 
     Attributes:
         image_ids_R, image_ids_B: pairs with equal ids show the same image.
-        text_ids_RW, text_ids_BW: each pair's own text, then others that its image is known to have; -1 for none.
+        text_ids_RW, text_ids_BW: the id of each pair's own text, then of others that its image is known to have;
+            -1 for none.
     """
 
     image_ids_R: Tensor
@@ -47,7 +48,7 @@ class Identities:
 
 
 def identities(batch: Batch) -> Identities:
-    """Those of a batch; all processes call it together."""
+    """The ids of a batch and of the global batch; all processes call it together."""
     text_ids = batch.text_ids
     if text_ids is None:
         text_ids = token_numbers(batch.input_ids, batch.attention_mask)[:, None]
@@ -61,16 +62,18 @@ def among(known_RW: Tensor, values_C: Tensor) -> Tensor:
     """
     count, values_C = len(values_C), values_C.contiguous()
     ordered_C = values_C.sort().values
-    place_RW = torch.searchsorted(ordered_C, known_RW.contiguous()).clamp(max=count - 1)
-    there_RW = (ordered_C[place_RW] == known_RW) & (known_RW >= 0)
+    position_RW = torch.searchsorted(ordered_C, known_RW.contiguous()).clamp(max=count - 1)
+    is_match_RW = (ordered_C[position_RW] == known_RW) & (known_RW >= 0)
     marked = torch.zeros(len(known_RW), count + 1, dtype=torch.bool, device=values_C.device)
-    marked.scatter_(1, place_RW.masked_fill(~there_RW, count), True)
+    marked.scatter_(1, position_RW.masked_fill(~is_match_RW, count), True)
     return marked[:, :count][:, torch.searchsorted(ordered_C, values_C)]
 
 
 def token_numbers(input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """(B,) a number in [0, 2**63) for the tokens of each text, padding left out: a polynomial modulo 2**64, which is
-    the same on any device."""
+    """(B,) a number in [0, 2**63) for the tokens of each text, padding left out.
+
+    It is a polynomial of the tokens modulo 2**64, the same on any device.
+    """
     power, powers = 1, list[int]()
     for _ in range(input_ids_BT.shape[1]):
         power = power * _ODD % 2**64

@@ -18,7 +18,7 @@ from ccmb.objectives.gradient_cache import in_chunks
 
 
 def positive_mask(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
-    """(R, B) True where two samples show the same image, and so are positives of each other.
+    """(R, B) True where two samples show the same image, which makes them positives of each other.
 
     Args:
         image_ids_B: of the global batch; by default the rows' own.
@@ -27,7 +27,7 @@ def positive_mask(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Ten
 
 
 def multi_positive_targets(positives_RB: Tensor) -> Tensor:
-    """(R, B) targets whose rows sum to 1: the mass is shared evenly among a row's positives (official code)."""
+    """(R, B) targets y whose rows sum to 1: the mass is shared evenly among a row's positives (official code)."""
     targets = as_default_float(positives_RB)
     return targets / targets.sum(1, keepdim=True)
 
@@ -42,16 +42,16 @@ def similarity(rows_BD: Tensor, columns_CD: Tensor, temperature: Tensor) -> Tens
 
 
 def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
-    """Mean over rows (scalar) of the cross-entropy against distributions.
+    """Mean over rows (scalar) of the cross-entropy against target distributions.
 
-    A column with logit -inf and target 0 counts for nothing.
+    A column with logit -inf and target 0 is ignored.
     """
     log_probabilities_BC = F.log_softmax(logits_BC, dim=1).masked_fill(targets_BC == 0, 0.0)
     return -(targets_BC * log_probabilities_BC).sum(1).mean()
 
 
 def mask_ignored(logits_RC: Tensor, ignore_mask_RB: Tensor | None) -> Tensor:
-    """The logits, -inf where one of the first B columns counts for nothing in a row."""
+    """The logits, -inf where a row ignores one of the first B columns."""
     if ignore_mask_RB is None:
         return logits_RC
     ignore_mask_RC = F.pad(ignore_mask_RB, (0, logits_RC.shape[1] - ignore_mask_RB.shape[1]))
@@ -71,27 +71,28 @@ def gcpr_loss(
     image_targets_RB: Tensor | None = None,
     image_ignore_mask_RB: Tensor | None = None,
 ) -> Tensor:
-    """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
+    """GCPR (scalar): the symmetric contrastive loss of this process's rows against the global batch.
 
     Args:
-        targets_RB: of the rows' images over all texts, rows summing to 1.
+        image_RD, text_RD: L2-normalised embeddings of the rows.
+        targets_RB: y of the rows' images over all texts; rows sum to 1.
         image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
-        ignore_mask_RB: True where a column counts for nothing in a row; its target must be 0.
+        ignore_mask_RB: True where a row ignores a column; its target must be 0.
         chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
-        image_targets_RB, image_ignore_mask_RB: of the rows' texts over all images; by default the same.
+        image_targets_RB, image_ignore_mask_RB: the same of the rows' texts over all images; by default equal to those.
     """
     if image_targets_RB is None:
         image_targets_RB, image_ignore_mask_RB = targets_RB, ignore_mask_RB
-    every_image, every_text = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
+    all_image_BD, all_text_BD = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
 
     def summed(rows: slice) -> Tensor:
         losses = []
-        for mine, every, targets, ignore_mask in (
-            (image_RD[rows], every_text, targets_RB[rows], ignore_mask_RB),
-            (text_RD[rows], every_image, image_targets_RB[rows], image_ignore_mask_RB),
+        for queries_RD, columns_BD, targets, ignore_mask in (
+            (image_RD[rows], all_text_BD, targets_RB[rows], ignore_mask_RB),
+            (text_RD[rows], all_image_BD, image_targets_RB[rows], image_ignore_mask_RB),
         ):
             logits = mask_ignored(
-                similarity(mine, every, temperature), None if ignore_mask is None else ignore_mask[rows]
+                similarity(queries_RD, columns_BD, temperature), None if ignore_mask is None else ignore_mask[rows]
             )
             losses.append(soft_cross_entropy(logits, targets))
         return (losses[0] + losses[1]) * len(targets_RB[rows])

@@ -1,6 +1,7 @@
 """R2D2's pre-training, Figure 2 of the paper: the sum of GCPR, FGR, MLM, TgD and FgD on one batch.
 
 Each objective has a weight (0 switches it off) and may start after a share of the training.
+
 Shapes: B pairs in the global batch, R rows of this process, N = 3R ranked pairs, T text tokens, D and W widths.
 """
 
@@ -32,24 +33,24 @@ from ccmb.training.distributed import gather, rank_slice_of, world
 
 
 def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[nn.Module]:
-    """What FSDP gathers at a time: each layer of the towers, student's and teacher's, and each cross encoder."""
+    """The modules that FSDP gathers one by one: each layer of both models' towers, and each cross encoder."""
     units = list[nn.Module]()
     for towers in filter(None, (model, teacher)):
         for tower in (towers.image_tower, towers.text_tower):
             stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
             units += [layer for stack in stacks for layer in stack if not isinstance(layer, nn.ModuleList)]
     units += [part for part in model.children() if isinstance(part, CrossEncoder)]
-    return list(dict.fromkeys(units))  # a frozen tower is the student's and the teacher's
+    return list(dict.fromkeys(units))  # student and teacher share a frozen tower
 
 
 class PreTraining(nn.Module):
-    """The student, its teacher and the queue, and the losses of a batch.
+    """R2D2's pre-training: the student, its EMA teacher and the feature queue, and the losses of a batch.
 
     Args:
         model: the student; if its image tower is frozen, the teacher shares it.
         mask_id: id of the [MASK] token.
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
-        has_other_loss: another loss is there from the start, so that none of these need be.
+        has_other_loss: whether another loss is active from the start; then none of these objectives need be.
 
     Raises:
         UsageError: the network and the objectives do not fit, see `check_objectives`.
@@ -78,25 +79,25 @@ class PreTraining(nn.Module):
         generator: torch.Generator | None = None,
         images: TowerOutput | None = None,
     ) -> tuple[dict[str, Tensor], PretrainAux]:
-        """Scalars by objective name, unweighted, of those that are on and have started; and what the log wants.
+        """Unweighted losses (scalars) of the objectives that are on and have started, by name; and outputs for the log.
 
         Args:
             progress: share of the training that is done, in [0, 1).
             generator: source of the masks and hard negatives; the same state gives the same losses.
-            images: the batch's images, where they are encoded already.
+            images: the encoded images of the batch, if they are encoded already.
         """
         active = frozenset(name for name in self.objectives.on() if progress >= getattr(self.objectives, name).start_at)
         if not active:
             return {}, PretrainAux()
         step = self._encode(pad_to_global_longest(batch), progress, generator, images)
         losses: dict[str, Tensor] = {}
-        states_RTW = None  # of masked texts, each read in sight of its own image
+        states_RTW = None  # of masked texts, each read with its own image
 
         if "gcpr" in active:
             losses["gcpr"] = self._gcpr(step)
         masked = self._mask(step) if active & {"mlm", "fgd"} else None
         if "fgr" in active:
-            # Enhanced training: the positives' pass serves MLM too.
+            # Enhanced training: the forward pass of the positives serves MLM too.
             shared = masked if self.objectives.fgr.enhanced_training and "mlm" in active else None
             losses["fgr"], states_RTW = self._fgr(step, shared)
         if "mlm" in active and masked is not None:
@@ -117,7 +118,7 @@ class PreTraining(nn.Module):
         generator: torch.Generator | None,
         images: TowerOutput | None,
     ) -> Step:
-        """Both towers over the batch, and who fits whom in the global batch."""
+        """Encode the batch with both towers, gather the embeddings, and find positives and ignored columns."""
         known = identities(batch)
         positives_RB, image_positives_RB = known.texts_of_images(), known.images_of_texts()
         swapped_RB = None
@@ -145,7 +146,7 @@ class PreTraining(nn.Module):
         )
 
     def _gcpr(self, step: Step) -> Tensor:
-        """Pre-ranking: the rows' images and texts against those of the global batch."""
+        """GCPR: the rows' images and texts against those of the global batch."""
         return gcpr_loss(
             step.images.embed,
             step.texts.embed,
@@ -160,7 +161,7 @@ class PreTraining(nn.Module):
         )
 
     def _mask(self, step: Step) -> Masked:
-        """Hide words of the texts, and encode what is left."""
+        """Mask words of the texts, and encode the masked texts."""
         batch, probability = step.batch, self.objectives.mlm.probability
         words = mask_tokens(
             batch.input_ids,
@@ -173,11 +174,11 @@ class PreTraining(nn.Module):
         return Masked(words, self._texts(self.model, words.input_ids, batch, step.packing))
 
     def _fgr(self, step: Step, shared: Masked | None) -> tuple[Tensor, Tensor | None]:
-        """Ranking: both cross encoders on the rows' pairs and hard negatives.
+        """FGR: both cross encoders on the rows' positives and hard negatives.
 
         Args:
-            shared: the masked texts, if it is these that are ranked; their states in sight of their own images are the
-                second result.
+            shared: the masked texts, if they are ranked instead of the clean ones (enhanced training). Their states,
+                each read with its own image, are the second result.
         """
         pairs, texts = self._hard_negatives(step), step.texts if shared is None else shared.texts
         text_image_N2, image_text_N2, states_RTW = rank_rows(
@@ -186,13 +187,13 @@ class PreTraining(nn.Module):
         return fgr_loss(text_image_N2, image_text_N2, pairs.labels), None if shared is None else states_RTW
 
     def _hard_negatives(self, step: Step) -> MatchPairs:
-        """The pairs that are ranked: positives, and negatives drawn by the similarity of the towers."""
+        """The ranked pairs: positives, and negatives sampled by the similarity of the towers' embeddings."""
         count, device = len(step.images), step.positives_RB.device
         rows = torch.arange(count, device=device)[: max(1, round(count * self.objectives.fgr.batch_share))]
         with torch.no_grad():
             image_rows = similarity(step.images.embed[rows], step.all_text_BD, self.model.temperature)
             text_rows = similarity(step.texts.embed[rows], step.all_image_BD, self.model.temperature)
-        uniform_R2 = rank_slice_of(lambda total: torch.rand(total, 2, generator=step.generator, device=device), count)
+        uniform_R2 = rank_slice_of(lambda size: torch.rand(size, 2, generator=step.generator, device=device), count)
         return draw_pairs(
             image_rows,
             text_rows,
@@ -204,8 +205,7 @@ class PreTraining(nn.Module):
         )
 
     def _mlm(self, step: Step, masked: Masked, states_RTW: Tensor | None) -> Tensor:
-        """Guess the hidden words, of the texts that FGR has read from its `states_RTW`, of all others by a pass of
-        their own."""
+        """MLM: predict the masked words from FGR's `states_RTW`; texts that FGR has not read get their own pass."""
         states = [] if states_RTW is None else [states_RTW]
         unread = torch.arange(len(step.images), device=step.positives_RB.device)[sum(map(len, states)) :]
         states += in_chunks(
@@ -215,7 +215,7 @@ class PreTraining(nn.Module):
 
     @torch.no_grad()
     def _teach(self, step: Step) -> TeacherFeatures:
-        """What the teacher says of the clean images and texts."""
+        """The teacher's features of the clean images and texts."""
         teacher, batch = self.teacher, step.batch
         assert teacher is not None, "TgD or FgD is on"
         if teacher.shares_image_tower:
@@ -225,7 +225,7 @@ class PreTraining(nn.Module):
         return TeacherFeatures(image_RD, self._texts(teacher, batch.input_ids, batch, step.packing).embed)
 
     def _tgd(self, step: Step, teacher: TeacherFeatures) -> Tensor:
-        """Target-guided distillation, and the teacher's features into the queue."""
+        """TgD: the loss; then the teacher's features go into the queue."""
         assert self.queue is not None, "TgD is on"
         known, all_image_BD, all_text_BD = step.known, gather(teacher.image_RD), gather(teacher.text_RD)
         loss = tgd_loss(
@@ -252,11 +252,11 @@ class PreTraining(nn.Module):
         return encode_texts(towers, input_ids, batch.attention_mask, self.chunk, packing)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
+        """The weighted sum of the losses (scalar)."""
         return torch.stack([getattr(self.objectives, name).weight * loss for name, loss in losses.items()]).sum()
 
     def after_step(self) -> None:
-        """What follows each optimiser step: the temperature's clamp and the teacher's update."""
+        """After each optimiser step: clamp the temperature and update the teacher."""
         self.model.clamp_temperature()
         if self.teacher is not None:
             self.teacher.update(self.model, self.objectives.ema_decay)

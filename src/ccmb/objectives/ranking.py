@@ -1,6 +1,6 @@
 """FGR, fine-grained ranking: match or no match, on both cross encoders, against hard negatives of the batch.
 
-For every sample one hard negative image and one hard negative text are drawn with probability softmax(s), positives
+For every sample one hard negative image and one hard negative text are sampled with probability softmax(s), positives
 excluded; 1 positive to 2 negatives, class weights 2 : 1; the losses of the two cross encoders are averaged.
 
 Shapes: B pairs in the global batch, R rows of this process that are ranked (all, or a share), N = 3R ranked pairs.
@@ -21,16 +21,16 @@ IGNORED = -100  # the label that cross_entropy leaves out
 
 
 def hard_negative_weights(similarity_RB: Tensor, positives_RB: Tensor, hardness: float = 1.0) -> Tensor:
-    """Probabilities (R, B) with which each row's hard negative is drawn; positives have 0, rows sum to 1.
+    """Probabilities (R, B) by which each row's hard negative is sampled; positives have 0, rows sum to 1.
 
     Args:
         similarity_RB: s, cosine over temperature.
         positives_RB: True where a column is a positive of the row.
-        hardness: the share that is drawn by the paper's softmax(s); the rest is drawn evenly (our choice: cross
-            encoders that start from nothing learn nothing at all while most negatives are too hard for them).
+        hardness: the share that is sampled by the paper's softmax(s); the others are sampled uniformly (our choice:
+            cross encoders with random weights learn nothing while most negatives are too hard for them).
 
-    The mask is applied before the softmax, so that probabilities never all vanish. A row without negatives (one
-    image fills the batch) gets even probabilities, and whoever draws must leave it out.
+    The mask is applied before the softmax, so that probabilities never all vanish. A row without negatives (one image
+    fills the batch) gets uniform probabilities, and the caller must leave it out.
     """
     # Not-a-numbers of a diverged run count as 0: it is the loss that should report them.
     similarity_RB = at_least_float32(similarity_RB).nan_to_num()
@@ -44,7 +44,7 @@ class MatchPairs:
     """N = 3R pairs by index: R positives, then R with a wrong image, then R with a wrong text.
 
     Attributes:
-        image_index, text_index: (N,) the pairs; as drawn, places in the global batch.
+        image_index, text_index: (N,) the pairs; as sampled, indices into the global batch.
         labels: (N,) 1 match, 0 no match, IGNORED where a row has no negative.
     """
 
@@ -58,7 +58,7 @@ class MatchPairs:
         return MatchPairs(*index)
 
     def referenced_items(self) -> tuple[Tensor, Tensor, MatchPairs]:
-        """The 2R images and the 2R texts of the pairs, and the pairs by index into these."""
+        """Indices of the 2R images and of the 2R texts that the pairs refer to, and the pairs by index into these."""
         images, wrong_images, _ = self.image_index.chunk(3)
         texts, _, wrong_texts = self.text_index.chunk(3)
         own = torch.arange(len(images), device=images.device)
@@ -68,14 +68,14 @@ class MatchPairs:
 
 
 def sample_from_cdf(weights_RB: Tensor, uniform_R: Tensor) -> Tensor:
-    """(R,) a column of each row, drawn with the row's probabilities by one number in [0, 1) each.
+    """(R,) a column of each row, sampled by inverting the row's cumulative weights at one number in [0, 1).
 
-    The same number gives the same column on any device and however the rows are spread; and nothing is checked on the
-    host, as `torch.multinomial` does.
+    The same number gives the same column on any device, for any distribution of the rows over processes. And the host
+    does not wait for a check, as it does in `torch.multinomial`.
     """
-    ladder_RB = weights_RB.double().cumsum(1)
-    height_R1 = uniform_R.double()[:, None] * ladder_RB[:, -1:]
-    return torch.searchsorted(ladder_RB, height_R1, right=True).squeeze(1).clamp(max=weights_RB.shape[1] - 1)
+    cdf_RB = weights_RB.double().cumsum(1)
+    height_R1 = uniform_R.double()[:, None] * cdf_RB[:, -1:]
+    return torch.searchsorted(cdf_RB, height_R1, right=True).squeeze(1).clamp(max=weights_RB.shape[1] - 1)
 
 
 def draw_pairs(
@@ -94,8 +94,8 @@ def draw_pairs(
         image_rows_RB, text_rows_RB: s of the rows' images with all texts, and of their texts with all images; not
             differentiated.
         positives_RB: True where a text fits the image of a row.
-        rows_R: where the rows stand in the global batch.
-        uniform_R2: numbers in [0, 1) that draw each row's wrong text and wrong image.
+        rows_R: indices of the rows in the global batch.
+        uniform_R2: numbers in [0, 1) by which each row's wrong text and wrong image are sampled.
         hardness: see `hard_negative_weights`.
         image_positives_RB: True where an image fits the text of a row; by default the same.
     """
@@ -111,12 +111,12 @@ def draw_pairs(
     return MatchPairs(
         torch.cat([rows_R, wrong_image, rows_R]),
         torch.cat([rows_R, rows_R, wrong_text]),
-        torch.cat([match, *(no_match.masked_fill(of.all(1), IGNORED) for of in (image_positives_RB, positives_RB))]),
+        torch.cat([match, *(no_match.masked_fill(p.all(1), IGNORED) for p in (image_positives_RB, positives_RB))]),
     )
 
 
 def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_N: Tensor) -> Tensor:
-    """Match loss (scalar): weighted cross-entropy on each cross encoder, averaged; positives weigh 2, negatives 1.
+    """FGR (scalar): weighted cross-entropy of each cross encoder, averaged; positives weigh 2, negatives 1.
 
     As in the official code the weights also divide: each is a weighted mean over the labels that are not IGNORED, of
     the global batch.

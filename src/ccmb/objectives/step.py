@@ -1,4 +1,4 @@
-"""What one step of pre-training hands from objective to objective.
+"""The intermediate results of one step of pre-training that objectives share.
 
 Shapes: B pairs in the global batch, R rows of this process, D embedding width.
 """
@@ -20,19 +20,19 @@ from ccmb.r2d2.packing import Packing
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What all objectives of one step read.
+    """The inputs that all objectives of one step share.
 
     Attributes:
         batch: this process's R pairs.
         progress: share of the training that is done, in [0, 1).
         generator: source of the masks and hard negatives.
-        rows: where this process's pairs stand in the global batch.
+        rows: the slice of the global batch that this process holds.
         known: which images and texts are the same.
         positives_RB, image_positives_RB: True where the text of a column fits the image of a row, and where the image
             of a column fits the text of a row.
-        ignore_mask_RB, image_ignore_mask_RB: likewise where a column counts for nothing; None where all count.
+        ignore_mask_RB, image_ignore_mask_RB: likewise, where a row ignores a column; None: no column is ignored.
         packing: how the batch's texts are packed, or None.
-        images, texts: what the student's towers say of this process's pairs.
+        images, texts: the outputs of the student's towers for this process's pairs.
         all_image_BD, all_text_BD: embeddings of the global batch, gathered with gradient.
     """
 
@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """The step's texts with some words hidden, and what the student's tower says of them."""
+    """The step's texts with some words masked, and the output of the student's text tower for them."""
 
     words: MaskedText
     texts: TowerOutput
@@ -62,7 +62,7 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class PretrainAux:
-    """What a step computes besides its losses, for the log.
+    """Outputs of a step besides its losses, for the log.
 
     Attributes:
         teacher: the teacher's features of this process's pairs; None while neither TgD nor FgD is active.

@@ -1,4 +1,4 @@
-"""Atomic checkpoints: `checkpoints/step-N/state.pt`, whole or absent whatever moment the process dies."""
+"""Atomic checkpoints: `checkpoints/step-N/state.pt` is complete or absent, whenever the process dies."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedCheckpoint(CcmbError):
-    """What the file holds is not a whole checkpoint; reading it again would not help."""
+    """The file is not a complete checkpoint; reading it again would not help."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     """Save `state` (tensors, numbers, lists and dicts) as the checkpoint after `step` steps and return its folder.
 
-    The newest `keep` checkpoints and the best one stay; older ones and what killed processes left half-written are
+    The newest `keep` checkpoints and the best one stay. Older ones and half-written files of killed processes are
     removed.
 
     Raises:
         CcmbError: the disk is full or not writable; earlier checkpoints stay.
     """
-    place = folder / f"step-{step}"
+    checkpoint = folder / f"step-{step}"
     try:
-        with atomic_write(place / FILE_NAME, "wb") as file:
+        with atomic_write(checkpoint / FILE_NAME, "wb") as file:
             _save(state, file)
         sync_folder(folder)
     except (OSError, RuntimeError, CcmbError) as error:
@@ -46,13 +46,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         fix = "; free some space or set a lower training.save_total_limit" if full else ""
         raise CcmbError(f"{_first_line(error)}{fix}; earlier checkpoints in {folder} are intact") from None
     remove_old(folder, keep)
-    for path in place.glob(".*.tmp"):
+    for path in checkpoint.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-    return place
+    return checkpoint
 
 
 def remove_old(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the best one, and what is left of half-written ones."""
+    """Remove all checkpoints but the newest `keep` and the best one; half-written ones go too."""
     steps = list_checkpoints(folder)
     kept = {f"step-{step}" for step in [*steps[-keep:], best_step(folder)]}
     for path in folder.glob("step-*"):
@@ -61,19 +61,19 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints, ascending."""
-    found = (path.parent.name.removeprefix("step-") for path in folder.glob(f"step-*/{FILE_NAME}"))
-    return sorted(int(step) for step in found if step.isdecimal())
+    """Steps of the complete checkpoints, ascending."""
+    names = (path.parent.name.removeprefix("step-") for path in folder.glob(f"step-*/{FILE_NAME}"))
+    return sorted(int(step) for step in names if step.isdecimal())
 
 
 def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest whole checkpoint as (step, state), its tensors on the CPU, or None where there is none at all.
+    """The newest complete checkpoint as (step, state), its tensors on the CPU; None where there is no checkpoint.
 
-    Damaged ones that are newer are set aside as `damaged-step-N.pt`, with a line on stderr: they would count as newest
-    when old ones are removed.
+    Newer ones that are damaged are moved to `damaged-step-N.pt`, with a line on stderr: otherwise they would count as
+    newest when old ones are removed.
 
     Raises:
-        CcmbError: none is whole, or one cannot be read just now; the message names it.
+        CcmbError: no checkpoint is complete, or one cannot be read now; the message names it.
     """
     damaged: list[tuple[int, DamagedCheckpoint]] = []
     for step in reversed(list_checkpoints(folder)):
@@ -119,14 +119,14 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _set_aside(folder: Path, step: int) -> None:
-    place = folder / f"step-{step}"
+    checkpoint = folder / f"step-{step}"
     with suppress(FileNotFoundError):  # another process of the run may have been first
-        os.replace(place / FILE_NAME, folder / f"damaged-step-{step}.pt")
-        shutil.rmtree(place, ignore_errors=True)
+        os.replace(checkpoint / FILE_NAME, folder / f"damaged-step-{step}.pt")
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 class _Recorder:
-    """A file that remembers why it could not be written: torch tells of positions that do not agree."""
+    """A file that keeps the error of a failed write: torch reports only that positions do not agree."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file

@@ -1,9 +1,9 @@
-"""Several processes as one: rows of a global batch spread over ranks, gathered with gradient and averaged exactly.
+"""Training on several processes: the global batch is split over ranks, gathered with gradient and averaged exactly.
 
-A run under torchrun is a world of several ranks; without it the world is one process and nothing here communicates.
-Rank r holds rows r * R .. (r + 1) * R - 1 of a global batch, so gathering keeps the order of the batch. Whatever is
-averaged over samples is a mean over the global batch, and gradients are averaged over ranks: N processes compute what
-one process computes on the joined batch.
+A run under torchrun is a world of several ranks. Without torchrun the world is one process, and nothing communicates.
+Rank r holds rows r * R .. (r + 1) * R - 1 of a global batch, so gathering keeps the order of the batch. Means over
+samples are means over the global batch, and gradients are averaged over ranks: N processes compute what one process
+computes on the joined batch.
 
 Shapes: R rows of this rank, B = R * ranks rows of all, in rank order.
 """
@@ -31,23 +31,23 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """How many processes train together, and which of them this is."""
+    """The number of processes that train together, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes what is written once."""
+        """Whether this rank writes the files that are written once."""
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
-        """Where the `count` rows of this rank stand among those of all."""
+        """The slice of this rank's `count` rows in the global batch."""
         return slice(self.rank * count, (self.rank + 1) * count)
 
 
 def world() -> World:
-    """The world that this process has joined; one process alone if none."""
+    """The world that this process has joined; a world of one if it has joined none."""
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())
     return World()
@@ -60,7 +60,7 @@ def launched() -> bool:
 
 @contextmanager
 def process_group(timeout_minutes: float = 30) -> Iterator[World]:
-    """Join the world that torchrun describes in the environment: NCCL on GPUs, gloo on CPUs. Leave it at the end.
+    """Join the world that torchrun describes in the environment (NCCL on GPUs, gloo on CPUs), and leave it at the end.
 
     Raises:
         CcmbError: the other processes cannot be reached.
@@ -82,7 +82,7 @@ def process_group(timeout_minutes: float = 30) -> Iterator[World]:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all ranks; backward, the gradients that all ranks have for this rank's rows are added up."""
+    """Gathers rows of all ranks; the backward pass sums all ranks' gradients for this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -103,24 +103,24 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(rows: Tensor) -> Tensor:
-    """(B, ...) the rows of all ranks in rank order, with gradient to every rank's own; all ranks have as many."""
+    """(B, ...) the rows of all ranks in rank order, with gradient to their owners; all ranks have equally many."""
     if world().size == 1:
         return rows
-    if rows.dtype == torch.bool:  # which NCCL and gloo do not send
+    if rows.dtype == torch.bool:  # NCCL and gloo do not send it
         return gather(rows.to(torch.uint8)).bool()
     return _Gather.apply(rows) if rows.requires_grad else _Gather.forward(_Context(), rows)
 
 
 class _Context:
-    """Stands in for autograd's where nothing is differentiated."""
+    """Replaces autograd's context where nothing is differentiated."""
 
     count: int
 
 
 def rank_slice_of(draw: Callable[[int], Tensor], rows: int) -> Tensor:
-    """This rank's part of `draw(B)`: chance that a row owes to its place in the global batch alone.
+    """This rank's slice of `draw(B)`: a row's random numbers depend only on its index in the global batch.
 
-    All ranks must hand in generators of one state, and call in one order.
+    All ranks must pass generators of one state, and call in one order.
     """
     return draw(rows * world().size)[world().rows(rows)]
 
@@ -135,31 +135,31 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest of all ranks' numbers."""
+    """The maximum over ranks."""
     if world().size == 1:
         return value
-    found = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    maximum = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return int(maximum)
 
 
 def barrier() -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks have called it."""
     if world().size > 1:
         dist.barrier()
 
 
 def global_mean(summed: Tensor, count: Tensor) -> Tensor:
-    """This rank's share (scalar) of a mean over the global batch; 0 where nothing is counted.
+    """This rank's share (scalar) of a mean over the global batch; 0 where `count` is 0 on all ranks.
 
-    The mean over ranks of what is returned, and with it of its gradient, is the sum over all ranks of `summed` by that
-    of `count`. A mean of the ranks' own means would be another number where they count unequally many.
+    The mean of the result over ranks is sum(summed) / sum(count), summed over ranks; so is its gradient. A mean of the
+    ranks' own means would differ where their counts differ.
     """
     return summed * world().size / all_reduce_sum(count).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over ranks; for a backward pass that DDP did not attend."""
+    """Replace every gradient by its mean over ranks, after a backward pass without DDP."""
     if world().size == 1:
         return
     bucket: list[nn.Parameter] = []

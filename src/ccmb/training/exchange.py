@@ -1,9 +1,9 @@
-"""Rows of a global batch brought from the ranks that hold them: only those that are wanted, each once.
+"""Exchange of rows between ranks: each rank receives only the rows that it needs, each once.
 
-What a rank needs of the others may be few rows and large ones, as the token states of hard negatives are. So it asks
-their owners for them, and receives and holds no others; `gather` would bring it the rows of all ranks.
+A rank may need few rows of the others, and large ones, such as the token states of hard negatives. It asks their owners
+for them, and receives and holds no others; `gather` would bring it the rows of all ranks.
 
-Shapes: R rows of this rank, B = R * ranks rows of all in rank order, K rows wanted, D distinct ones among them.
+Shapes: R rows of this rank, B = R * ranks rows of all in rank order, K wanted rows, D distinct ones among them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ccmb.training.distributed import world
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Who sends which rows to whom, as `plan_exchange` has found; good for all tensors of these rows.
+    """A plan of which rank sends which rows to whom, for all tensors of these rows; see `plan_exchange`.
 
     Attributes:
-        index: (K,) where the wanted rows stand in what `fetch` returns.
-        outgoing: which of this rank's rows go out, in order of the ranks that want them; a row may go to several.
-        sent, received: how many rows go to each rank and come from each, this one included.
+        index: (K,) indices of the wanted rows in the result of `fetch`.
+        outgoing: indices of this rank's rows to send, in order of the ranks that want them; a row may go to several.
+        sent, received: number of rows that go to each rank and come from each, this one included.
     """
 
     index: Tensor
@@ -36,21 +36,21 @@ class Exchange:
     def fetch(self, rows: Tensor) -> Tensor:
         """(D, ...) the distinct wanted rows in the order of the global batch, with gradient to their owners.
 
-        All ranks call it together, each with its rows (R, ...). One process alone gets its own as they are.
+        All ranks call it together, each with its rows (R, ...). A single process gets its own rows unchanged.
         """
         if world().size == 1:
             return rows
-        if rows.dtype == torch.bool:  # which not all backends send
+        if rows.dtype == torch.bool:  # not all backends send it
             return self.fetch(rows.to(torch.uint8)).bool()
         fetched: Tensor = _Fetch.apply(rows, self)
         return fetched
 
 
 def plan_exchange(wanted_K: Tensor, rows: int) -> Exchange:
-    """The exchange that brings this rank the rows it wants; all ranks call it together.
+    """Plan the exchange that brings this rank its wanted rows; all ranks call it together.
 
     Args:
-        wanted_K: by index into the global batch, in any order and as often as one likes, own ones too; none is fine.
+        wanted_K: indices into the global batch, in any order, repeated or own ones too; it may be empty.
         rows: R, on all ranks the same.
     """
     ranks = world().size
@@ -65,7 +65,7 @@ def plan_exchange(wanted_K: Tensor, rows: int) -> Exchange:
 
 
 class _Fetch(torch.autograd.Function):
-    """Forward, each row goes to all that want it; backward, their gradients come back and are added up."""
+    """Sends each row to all ranks that want it; the backward pass sums their gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, exchange: Exchange) -> Tensor:

@@ -1,4 +1,4 @@
-"""The run's log: JSON lines with a `step`, in order."""
+"""The log of a run: JSON lines with a `step`, in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmb.core.text.files import split_lines
 
 
 def append_line(path: Path, line: Mapping[str, float]) -> None:
-    """Add a line.
+    """Append a line to the log.
 
     Raises:
         CcmbError: the disk is full or not writable.
@@ -26,7 +26,7 @@ def append_line(path: Path, line: Mapping[str, float]) -> None:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Remove lines of steps that a crash undid; a last line cut short goes too."""
+    """Remove the lines of steps after `step`, which a crash undid; a truncated last line goes too."""
     if not path.exists():
         return
     with atomic_write(path) as file:

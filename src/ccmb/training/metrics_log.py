@@ -1,4 +1,4 @@
-"""The log as event files for TensorBoard: `tensorboard --logdir RUN`.
+"""The log of a run as event files for TensorBoard: `tensorboard --logdir RUN`.
 
 Records are written at once: the usual writers do it in a thread, which a full disk kills with a traceback.
 """
@@ -24,8 +24,8 @@ Board = Callable[[Mapping[str, float]], None]
 def event_files(folder: Path, step: int, wanted: bool = True) -> Iterator[Board]:
     """Yield a function that writes a line of the log, which has a `step`, into `folder`.
 
-    What was written of steps after `step` is struck out, as the log strikes it out when a run goes on. The log itself
-    is what counts: where TensorBoard is missing or fails, one line on stderr says so and the run goes on.
+    Events of steps after `step` are discarded, as lines of the log are when a run goes on. The log itself is what
+    counts: where TensorBoard is missing or fails, a line on stderr reports it and the run goes on.
     """
     writer: EventWriter | None = None
 
@@ -72,7 +72,7 @@ class EventWriter:
         self._file = open(folder / name, "wb", buffering=0)  # noqa: SIM115 - it stays open as long as the run
         self._records: Any = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
-        # A start at a step tells TensorBoard to forget what earlier files say of that step and all later ones.
+        # A start at a step tells TensorBoard to forget what earlier files hold of that step and all later ones.
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, line: Mapping[str, float]) -> None:
@@ -85,6 +85,7 @@ class EventWriter:
         self._write(step=int(line["step"]), summary=self._summary(value=values))
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _write(self, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""The part of a recipe that says what the network is."""
+"""The model section of a recipe: the network that is trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from ccmb.core.choices import ImagePooling, RankingRule, TextPooling
 from ccmb.core.config.base import ConfigBase
 
-LONGEST = 64  # tokens of a text, where nothing else is said
+LONGEST = 64  # tokens of a text, by default
 
 
 def _shape_or_source(tower: Any) -> Any:
@@ -24,7 +24,7 @@ Frozen = Literal["all"] | Annotated[int, Field(gt=0)]
 
 
 class FreezeRecipe(ConfigBase):
-    """What of the towers is not trained: no gradients, no dropout, batch norm as it is."""
+    """The frozen parts of the towers: no gradients, no dropout, fixed batch norm."""
 
     image: Frozen | None = Field(
         None,
@@ -114,6 +114,6 @@ class ModelRecipe(ConfigBase):
         return freeze
 
     def frozen(self) -> dict[str, Literal["all"] | int]:
-        """What is frozen of each tower, by its name; towers that are trained as a whole are left out."""
+        """The frozen part of each tower, by the tower's name; towers without one are left out."""
         frozen = {"image": "all" if self.freeze_image_tower else self.freeze.image, "text": self.freeze.text}
         return {name: part for name, part in frozen.items() if part is not None}

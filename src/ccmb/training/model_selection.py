@@ -1,4 +1,4 @@
-"""The best checkpoint by a logged metric: marked in `checkpoints/best.json`, and kept whatever else is removed."""
+"""The best checkpoint by a logged metric: it is marked in `checkpoints/best.json` and never removed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     if not (folder / FILE_NAME).exists():
         return None
     try:
-        found = read_json(folder / FILE_NAME)
+        best = read_json(folder / FILE_NAME)
     except CcmbError:
-        return None  # only a hand can have damaged it; the next checkpoint is judged anew
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+        return None  # only a hand can have damaged it; the next checkpoint is compared with none
+    return best if isinstance(best, dict) and isinstance(best.get("step"), int) else None
 
 
 def best_step(folder: Path) -> int | None:
     """The step of the best checkpoint, or None."""
-    found = read_best(folder)
-    return found["step"] if found else None
+    best = read_best(folder)
+    return best["step"] if best else None
 
 
 def judge(folder: Path, log: Path, step: int, window: int, rule: BestRecipe) -> bool:
-    """Mark the checkpoint of `step` where it is better than the one marked before; return whether it is.
+    """Mark the checkpoint of `step` if it is better than the one marked before; return whether it is.
 
-    A single step's metric is mostly noise, so a checkpoint's is the mean over the lines of the last `window` steps. It
-    is read from the log, so that a run that was stopped marks the same checkpoints as one that was not.
+    The metric of a single step is mostly noise, so a checkpoint counts with the mean over the lines of the last
+    `window` steps. It is read from the log: a run that was stopped marks the same checkpoints as one that was not.
     """
     values = list(_values(log, rule.metric, step - window, step))
     if not values:
@@ -51,9 +51,9 @@ def judge(folder: Path, log: Path, step: int, window: int, rule: BestRecipe) -> 
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Remove the mark of a checkpoint that the run has gone back behind."""
-    found = best_step(folder)
-    if found is not None and found > step:
+    """Remove the mark if it is of a step after `step`, from which the run goes on."""
+    best = best_step(folder)
+    if best is not None and best > step:
         (folder / FILE_NAME).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a step whose loss or gradient was not finite: enough to repeat it and to look at its samples."""
+"""The record of a step whose loss or gradient was not finite: enough to repeat it and to inspect its samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ccmb.training.distributed import world
 
 @runtime_checkable
 class Describes(Protocol):
-    """A task that can say what a batch holds."""
+    """A task that can describe a batch."""
 
     def describe(self, batch: Any) -> dict[str, Any]:
         """Plain values for a JSON file, such as the names of the samples."""
@@ -58,20 +58,20 @@ def save_nonfinite_step(
 
 
 def what_to_lower(precision: str, in_bf16: bool, lr: float | None = None) -> str:
-    """What to do where numbers overflow, by what was set.
+    """The advice for numbers that overflow, by the settings of the run.
 
     Args:
         precision: as the recipe has it.
-        in_bf16: what that comes to on the run's device.
+        in_bf16: whether it means bf16 on the run's device.
         lr: peak learning rate, where it is known.
     """
     lower = "lower optimizer.lr" + ("" if lr is None else f" (it is {lr:g})")
     if not in_bf16:
         return f"{lower}; training.precision={precision} computes in fp32 already"
-    here = "" if precision == "bf16" else f", which {precision} comes to here"
-    return f"{lower}, or set training.precision=fp32 (it is bf16{here})"
+    device_note = "" if precision == "bf16" else f", which {precision} comes to here"
+    return f"{lower}, or set training.precision=fp32 (it is bf16{device_note})"
 
 
 def _plain(value: float) -> float | str:
-    """JSON has no word for numbers that are not finite."""
+    """The value for JSON, which has no numbers that are not finite."""
     return value if math.isfinite(value) else str(value)

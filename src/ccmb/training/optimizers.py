@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW, or Muon for matrices with AdamW for the rest, and the schedule of learning rates."""
+"""Optimisers: AdamW, or Muon for matrices and AdamW for other weights; and the schedule of learning rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ccmb.training.recipe import OptimizerRecipe
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters with their own peak learning rate, which start to learn after a share of the training."""
+    """Parameters with a peak learning rate, and the share of the training after which they start to learn."""
 
     parameters: list[nn.Parameter]
     lr: float
@@ -25,7 +25,7 @@ class ParameterGroup:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step of each matrix is made orthogonal, so that all its directions move equally far.
+    """Muon: momentum whose step for each matrix is made orthogonal, so that all directions move equally far.
 
     Of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the factor 0.2 * sqrt(longer side) that
     gives a step the size of an AdamW step (Liu et al. 2025, arXiv 2502.16982). A convolution counts as a matrix
@@ -68,8 +68,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:
-    """Nearly U V^T of each matrix U S V^T: Newton-Schulz with the coefficients of Jordan et al., which leave singular
-    values between some 0.7 and 1.2."""
+    """Nearly U V^T of each matrix U S V^T, by Newton-Schulz with the coefficients of Jordan et al.
+
+    They leave singular values between about 0.7 and 1.2.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
     x = matrices_NRC.mT if tall else matrices_NRC
@@ -83,11 +85,11 @@ def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:
 def make_optimizers(
     groups: Iterable[ParameterGroup], options: OptimizerRecipe, module: nn.Module
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for all parameters; or, where `options.muon` is given, Muon for the matrices of `module` that are no
-    lookup tables and AdamW for the rest. Weight decay is on matrices only, unless `options` give biases or other
-    vectors and scalars some of their own.
+    """AdamW for all parameters; with `options.muon_lr_scale`, Muon for matrices and AdamW for the others.
 
-    Each of the optimisers' groups has `peak` and `start`, which `set_learning_rates` reads.
+    Lookup tables do not count as matrices of Muon. Weight decay is on matrices only, unless `options` give biases or
+    other vectors and scalars a decay of their own. Each group of the optimisers has `peak` and `start`, which
+    `set_learning_rates` reads.
     """
     tables = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
     biases = (
@@ -130,27 +132,28 @@ def _biases(module: nn.Module) -> set[nn.Parameter]:
 def set_learning_rates(
     optimizers: Iterable[torch.optim.Optimizer], step: int, steps: int, options: OptimizerRecipe
 ) -> None:
-    """Put every group at its learning rate of this step."""
+    """Set the learning rate of every group for this step."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * lr_factor(step, steps, group["start"], options)
 
 
 def lr_factor(step: int, steps: int, start: float, options: OptimizerRecipe) -> float:
-    """The share of the peak at which a group learns, counted from the group's own start; 0 before it.
+    """A group's learning rate as a share of its peak, counted from the group's own start; 0 before it.
 
-    Linear warm-up, then cosine to `final_lr`, smooth or in stages; or triangles between `final_lr` and the peak. A
-    warm-up from nothing is one step ahead, so that the first step moves the weights; one from `warmup_from` is not.
+    Linear warm-up, then a cosine to `min_lr_factor`, smooth or in stages; or triangles between `min_lr_factor` and the
+    peak. A warm-up from 0 is one step ahead, so that the first step moves the weights; one from `warmup_start_factor`
+    is not.
     """
     begin = round(start * steps)
     if step < begin:
         return 0.0
-    done, whole, rise = step - begin, max(1, steps - begin), max(1, options.warmup_steps)
+    done, total, rise = step - begin, max(1, steps - begin), max(1, options.warmup_steps)
     if options.schedule == "triangular":
         return options.min_lr_factor + (1 - options.min_lr_factor) * (1 - abs(done / rise % 2 - 1))
     risen = done if options.warmup_start_factor else done + 1
     warm = options.warmup_start_factor + (1 - options.warmup_start_factor) * min(1.0, risen / rise)
     if options.lr_decay_stages:
-        done, whole = done * options.lr_decay_stages // whole, options.lr_decay_stages
-    cosine = (1 + math.cos(math.pi * done / whole)) / 2
+        done, total = done * options.lr_decay_stages // total, options.lr_decay_stages
+    cosine = (1 + math.cos(math.pi * done / total)) / 2
     return warm * (options.min_lr_factor + (1 - options.min_lr_factor) * cosine)

@@ -1,4 +1,4 @@
-"""A module that all ranks train together: replicated (DDP) or sharded (FSDP2), and what then differs for a trainer."""
+"""A module on all ranks, replicated (DDP) or sharded (FSDP2): its gradients, and its state for checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ccmb.core.floats import at_least_float32
 from ccmb.training.distributed import average_gradients, world
 
 _LOG = logging.getLogger(__name__)
-# What DDP calls its broadcast of buffers before each forward pass, in newer and in older releases.
+# The argument of DDP for its broadcast of buffers before each forward pass, in newer and in older releases.
 SYNC_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -40,15 +40,15 @@ class Replicated:
         return self._ddp(*arguments)
 
     def after_backward(self) -> None:
-        """DDP has averaged already."""
+        """Nothing to do: DDP has averaged already."""
 
 
 class Sharded:
-    """Every rank holds a part of each weight, and the whole of a block only while it is computed (FSDP2).
+    """Every rank holds a shard of each weight, and gathers a block only while it is computed (FSDP2).
 
     Args:
-        units: blocks that are gathered one at a time; the rest is gathered for the whole step. Each is only ever used
-            by calling it.
+        units: blocks that are gathered one at a time; other weights are gathered for the whole step. A block must be
+            used only by calling it.
     """
 
     def __init__(self, module: nn.Module, units: Iterable[nn.Module]) -> None:
@@ -66,12 +66,12 @@ class Sharded:
         return self._module(*arguments)
 
     def after_backward(self) -> None:
-        """Average what FSDP2 does not look after."""
+        """Average the gradients of scalars, which FSDP2 leaves out."""
         average_gradients(self._scalars)
 
 
 class SingleProcess:
-    """One process."""
+    """One process that trains alone."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -80,11 +80,11 @@ class SingleProcess:
         return self._module(*arguments)
 
     def after_backward(self) -> None:
-        """Nothing to average."""
+        """Nothing to do: there is one process."""
 
 
 def wrap(module: nn.Module, strategy: Strategy, units: Iterable[nn.Module]) -> SingleProcess | Replicated | Sharded:
-    """The module as a callable that all ranks of the world use together, on the device where it is."""
+    """Wrap the module for all ranks of the world, on the device where it is; the result is called as the module is."""
     if world().size == 1:
         if strategy != "ddp":
             _LOG.warning(
@@ -109,12 +109,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> Tensor
 
 
 def put_together(tensor: Tensor) -> Tensor:
-    """A sharded tensor as a whole one on every rank; all must take part. Others come back as they are."""
+    """The full tensor of a sharded one, on every rank; all ranks must take part. Other tensors come back unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state_dict(value: Any) -> Any:
-    """Nested dicts and lists with every sharded tensor put together, on the CPU; all ranks must take part."""
+    """A state dict with every sharded tensor replaced by the full one, on the CPU; all ranks must take part."""
     if isinstance(value, DTensor):
         return put_together(value).cpu()
     if isinstance(value, dict):
@@ -125,7 +125,7 @@ def full_state_dict(value: Any) -> Any:
 
 
 def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
-    """A whole tensor, the same on all ranks, sharded as `pattern` is."""
+    """Shard a full tensor, which is the same on all ranks, as `pattern` is sharded."""
     if not isinstance(pattern, DTensor) or isinstance(value, DTensor):
         return value
     value = value.to(pattern.device)
@@ -133,17 +133,17 @@ def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
 
 
 def load_module(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load whole tensors into a module of whole and sharded ones.
+    """Load full tensors into a module of full and sharded ones.
 
     Raises:
         RuntimeError: names or shapes differ.
     """
-    mine = module.state_dict()
-    module.load_state_dict({name: shard_like(value, mine.get(name, value)) for name, value in state.items()})
+    current = module.state_dict()
+    module.load_state_dict({name: shard_like(value, current.get(name, value)) for name, value in state.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's whole state; what is as large as its weight is sharded as that is."""
+    """Load an optimiser's full state; its tensors are sharded as their weights are."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def like(value: Any, parameter: nn.Parameter) -> Any:

@@ -43,7 +43,7 @@ def _one_or_several(value: Any) -> Any:
 
 
 class DataRecipe(ConfigBase):
-    """What is trained on: own pairs in a folder, a published set in its folder, or shards."""
+    """The training data: custom pairs in a folder, a published dataset in its folder, or shards."""
 
     RETIRED: ClassVar = {"set": "dataset", "lanes": "streams", "shuffle": "shuffle_buffer", "workers": "num_workers"}
     dataset: str | None = Field(
@@ -118,13 +118,15 @@ class DataRecipe(ConfigBase):
 
     @property
     def name(self) -> str:
-        """What a person would call the data."""
+        """The name of the data for people."""
         if self.dataset:
             return self.dataset
         return Path(self.folder or re.sub(r"\.(tar|tar\.gz|tgz)$", "", self.shards[0])).name
 
 
 class OptimizerRecipe(ConfigBase):
+    """The optimiser and the schedule of its learning rates."""
+
     RETIRED: ClassVar = {
         "muon": "muon_lr_scale",
         "vector_decay": "vector_weight_decay",
@@ -172,6 +174,8 @@ HIGHER = re.compile(r"recall|R@|auc|accuracy|agreement|CIDEr|BLEU|ROUGE|match_sc
 
 
 class BestRecipe(ConfigBase):
+    """The metric that chooses the best checkpoint."""
+
     RETIRED: ClassVar = {"figure": "metric", "lower": Retired("mode", {True: "min", False: "max"})}
     metric: str = Field("loss", description="name of a metric of metrics.jsonl")
     mode: Literal["min", "max"] = Field(
@@ -181,7 +185,7 @@ class BestRecipe(ConfigBase):
     @model_validator(mode="before")
     @classmethod
     def _metric_alone(cls, values: Any) -> Any:
-        """`gcpr` for {metric: gcpr}; which way is better follows from the metric, unless it is given."""
+        """`gcpr` is short for {metric: gcpr}; the mode follows from the metric, unless it is given."""
         values = {"metric": values} if isinstance(values, str) else values
         if isinstance(values, dict):
             values, _ = renamed_here(cls, values)
@@ -195,6 +199,8 @@ REQUIRED: Any = None
 
 
 class TrainingRecipe(ConfigBase):
+    """The settings of the training loop."""
+
     RETIRED: ClassVar = {"batch": "batch_size", "chunk": "grad_cache_chunk", "keep": "save_total_limit"}
     epochs: float | None = Field(
         None,
@@ -256,8 +262,10 @@ class TrainingRecipe(ConfigBase):
         return 0
 
     def in_steps(self, texts: int) -> Self:
-        """With epochs of so many texts as steps; what does not fill a batch at the end of an epoch is left out, as in
-        the official code."""
+        """The recipe with epochs of so many texts converted to steps.
+
+        The texts at the end of an epoch that do not fill a batch are left out, as in the official code.
+        """
         if self.epochs is None:
             return self
         steps = max(1, round(self.epochs * max(1, texts // self.batch_size)))

@@ -1,4 +1,4 @@
-"""How well a run uses its machine: time spent waiting for data, padding, peak memory, MFU.
+"""Throughput of a run: time spent waiting for data, padding, peak memory, MFU.
 
 Nothing here waits for the device: batches are looked at before they go there.
 """
@@ -23,7 +23,7 @@ PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989
 
 @runtime_checkable
 class Measured(Protocol):
-    """A task that can say how much work a batch is."""
+    """A task that can count the work of a batch."""
 
     def padding(self, batch: Any) -> float:
         """Share of the batch's text tokens that are padding, in [0, 1]."""
@@ -33,7 +33,7 @@ class Measured(Protocol):
 
 
 class Meter:
-    """Watches the batches of a run from the side of the training process.
+    """Measures a run by watching its batches in the training process.
 
     Args:
         task: where it is `Measured`, padding and MFU are reported too.
@@ -47,7 +47,7 @@ class Meter:
         self.restart()
 
     def watch(self, batches: Iterable[Any], step: int) -> Iterator[Any]:
-        """The same batches, the first one being that of `step`, with the time taken to wait for each."""
+        """Yield the same batches, the first of which is that of `step`, and measure the wait for each."""
         waiting = time.monotonic()
         for batch in batches:
             self._waited += time.monotonic() - waiting
@@ -58,24 +58,24 @@ class Meter:
             step, waiting = step + 1, time.monotonic()
 
     def read(self) -> dict[str, float]:
-        """The metrics for the log, and begin anew.
+        """Return the metrics for the log, and restart.
 
         `data_wait` and `mfu` are of the time since the last reading, `padding` of the latest batch (so that it
         repeats exactly), `memory_gb` (GiB) of the whole run so far: allocated on a GPU, else resident.
         """
         seconds = max(1e-9, time.monotonic() - self._since)
-        found = {"data_wait": round(min(1.0, self._waited / seconds), 4)}
+        metrics = {"data_wait": round(min(1.0, self._waited / seconds), 4)}
         if self._padding is not None:
-            found["padding"] = round(self._padding, 4)
+            metrics["padding"] = round(self._padding, 4)
         if (memory := peak_memory(self.device)) is not None:
-            found["memory_gb"] = round(memory / 2**30, 3)
+            metrics["memory_gb"] = round(memory / 2**30, 3)
         if self.task and self.peak:
-            found["mfu"] = round(self._flops / (seconds * self.peak * 1e12), 4)
+            metrics["mfu"] = round(self._flops / (seconds * self.peak * 1e12), 4)
         self.restart()
-        return found
+        return metrics
 
     def restart(self) -> None:
-        """Begin anew: what was done since the last reading is no training."""
+        """Restart the measurement: the time since the last reading was no training."""
         self._since, self._waited, self._flops = time.monotonic(), 0.0, 0.0
 
 
@@ -88,7 +88,7 @@ def known_peak(device: torch.device, precision: str = "auto") -> float | None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that was allocated on a GPU, else the most that was resident; None where nobody counts."""
+    """Peak memory in bytes: allocated on a GPU, else resident; None where the system does not count."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

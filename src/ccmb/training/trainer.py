@@ -1,7 +1,7 @@
 """One loop for pre-training and every fine-tuning.
 
-The loop knows neither batch keys nor losses: a task does. It can be stopped at any moment and continues exactly; all
-chance comes from the seed and the step.
+The loop knows neither batch keys nor losses: a task does. It can be stopped at any moment and continues exactly: all
+random numbers come from the seed and the step.
 
 A run folder holds `metrics.jsonl` (one object a line, of every `log_every`-th step), `checkpoints/step-N/` and
 `tensorboard/`; `stopped/step-N.json` where a loss or gradient was not finite.
@@ -37,35 +37,38 @@ from ccmb.training.validation import PREFIX, Validation
 
 
 class Task(Protocol):
-    """What is trained: a module that holds all that a checkpoint must, and how a batch becomes losses."""
+    """A training task: a module with all state of a checkpoint, and the way from a batch to losses."""
 
     @property
     def module(self) -> nn.Module:
-        """Called with a batch (anything with `.to(device)`), the share of the training that is done, in [0, 1), and a
-        generator, it gives unweighted losses, scalars by name, and what `report` wants of the step. All chance must
-        come from the generator, which is in one state on all ranks, or from torch's global one, which is not."""
+        """The module. A call returns unweighted losses, scalars by name, and the aux outputs for `report`.
+
+        Its arguments are a batch (anything with `.to(device)`), the share of the training that is done, in [0, 1), and
+        a generator. All random numbers must come from the generator, which has one state on all ranks, or from torch's
+        global one, which has not.
+        """
 
     def units(self) -> list[nn.Module]:
-        """Blocks that are sharded one by one, see `Sharded`."""
+        """The blocks that are sharded one by one, see `Sharded`."""
 
     def groups(self) -> list[ParameterGroup]:
-        """What is trained, and how fast."""
+        """The trained parameters, with their learning rates."""
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """What is differentiated."""
+        """The loss that is differentiated (scalar)."""
 
     def after_step(self) -> None:
-        """What follows each optimiser step."""
+        """Called after each optimiser step."""
 
     def report(self, aux: Any) -> dict[str, float]:
-        """Further metrics for the log, of a step whose module has given `aux` beside the losses."""
+        """Further metrics for the log, from the aux outputs of a step."""
 
 
 class Trainer:
     """Runs a task for `recipe.steps` steps in the run folder `out`, with all ranks of the world.
 
-    Where there is a validation, the first rank measures and the others wait; its metrics stand in the log, and
-    `recipe.best` may name one of them.
+    With a validation, the first rank measures and the others wait. The metrics are logged, and `recipe.best` may name
+    one of them.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Trainer:
     ) -> None:
         self.task, self.options, self.recipe, self.out = task, optimizer, recipe, out
         self.validation = validation
-        # Whether it is by held-out data that the best checkpoint is chosen.
+        # Whether held-out data choose the best checkpoint.
         self.chooses = bool(validation and recipe.best and recipe.best.metric.startswith(PREFIX))
         self.world, self.device = world(), choose_device(recipe.device)
         widen(task.module).to(self.device)
@@ -92,9 +95,9 @@ class Trainer:
         Raises:
             CcmbError: the checkpoint cannot be read or is of another network.
         """
-        found = load_latest(self.out / "checkpoints")
-        if found:
-            self.step, state = found
+        latest = load_latest(self.out / "checkpoints")
+        if latest:
+            self.step, state = latest
             try:
                 load_module(self.task.module, state["module"])
                 for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -177,13 +180,16 @@ class Trainer:
         barrier()
 
     def _judge(self) -> None:
-        """Mark the checkpoint of this step if it is the best so far. One that only a signal asked for does not count:
-        which one is best shall not depend on when a run was stopped."""
+        """Mark the checkpoint of this step if it is the best so far.
+
+        A checkpoint that only a signal asked for does not count: the best one must not depend on when a run was
+        stopped.
+        """
         recipe = self.recipe
-        every = self.validation.every if self.validation and self.chooses else recipe.checkpoint_every
-        if recipe.best is None or not self.step or (self.step % every and self.step != recipe.steps):
+        interval = self.validation.interval if self.validation and self.chooses else recipe.checkpoint_every
+        if recipe.best is None or not self.step or (self.step % interval and self.step != recipe.steps):
             return
-        folder, window = self.out / "checkpoints", 1 if self.chooses else every
+        folder, window = self.out / "checkpoints", 1 if self.chooses else interval
         if judge(folder, self.out / "metrics.jsonl", self.step, window, recipe.best):
             remove_old(folder, recipe.save_total_limit)  # the one that was best before
 
@@ -194,7 +200,7 @@ class Trainer:
         return metrics
 
     def _train_step(self, batch: Any) -> tuple[dict[str, Tensor], Any, Tensor]:
-        """Losses, what the task's report wants, and the gradient's norm."""
+        """One step: its losses, the aux outputs for the task's report, and the gradient's norm."""
         seed = self.recipe.seed * 1_000_003 + self.step
         torch.manual_seed(seed + self.world.rank)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -207,7 +213,7 @@ class Trainer:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
         norm = clip_gradients(parameters, self.options.max_grad_norm or math.inf)
-        # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
+        # The loss of all ranks, as the norm is of all: a rank that stops alone leaves the others waiting.
         if not math.isfinite(norm + all_reduce_sum(loss)):
             named = self.recipe.precision
             fix = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
@@ -237,7 +243,7 @@ class Trainer:
 
 @torch.no_grad()
 def widen(module: nn.Module) -> nn.Module:
-    """The module with its half-precision weights as float32: most steps are too small to move a weight in less."""
+    """Convert half-precision weights to float32: most steps are too small to move a weight in less."""
     for tensor in [*module.parameters(), *module.buffers()]:
         if tensor.dtype in (torch.float16, torch.bfloat16):
             tensor.data = tensor.data.float()

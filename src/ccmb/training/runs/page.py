@@ -16,14 +16,14 @@ from ccmb.report.markup import both, escape, format_number, paragraph, section, 
 from ccmb.training.runs.run_folder import Run
 from ccmb.training.runs.table import LABELS, metrics_of, summary
 
-# Told apart on light and on dark ground, and by those who see red and green alike.
+# Distinct on light and on dark ground, and for people who see red and green alike.
 COLOURS = ("#c5432c", "#3f7fbf", "#2f9e77", "#b8860b", "#8e5bb5", "#d0729b", "#5f7a8a", "#7a8b2f")
 PANEL, COLUMNS, MARGIN, LINE = (480, 220), 3, 16, 22
 PAPER, INK, GRID = "white", "#33363d", "#e3e0d8"
 
 
 def check_out(path: Path) -> None:
-    """Whether curves can be drawn into such a file.
+    """Check that curves can be drawn into a file of this name.
 
     Raises:
         UsageError: its name ends in neither .html nor .png.
@@ -61,7 +61,7 @@ def curves_section(runs: Sequence[Run]) -> str:
     panels = []
     for name in metrics_of(runs):
         chinese, english = LABELS.get(name, (name, name))
-        series = [(_colour(place), run.points(name)) for place, run in enumerate(runs)]
+        series = [(_colour(index), run.points(name)) for index, run in enumerate(runs)]
         body = overlay_chart(series, x, english, smooth)
         if body:
             title = both(escape(chinese), escape(english)) if chinese != english else escape(english)
@@ -83,13 +83,13 @@ def curves_image(runs: Sequence[Run]) -> Image.Image:
     size = columns * (PANEL[0] + MARGIN) + MARGIN, top + math.ceil(len(names) / columns) * (PANEL[1] + MARGIN) + MARGIN
     image = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    for place, run in enumerate(runs):
-        y = MARGIN + place * LINE
-        draw.rectangle((MARGIN, y + 3, MARGIN + 12, y + 15), _colour(place))
+    for index, run in enumerate(runs):
+        y = MARGIN + index * LINE
+        draw.rectangle((MARGIN, y + 3, MARGIN + 12, y + 15), _colour(index))
         draw.text((MARGIN + 20, y), run.name, INK, font)
-    for place, name in enumerate(names):
-        left = MARGIN + place % columns * (PANEL[0] + MARGIN)
-        _panel(draw, runs, name, (left, top + MARGIN + place // columns * (PANEL[1] + MARGIN)))
+    for index, name in enumerate(names):
+        left = MARGIN + index % columns * (PANEL[0] + MARGIN)
+        _panel(draw, runs, name, (left, top + MARGIN + index // columns * (PANEL[1] + MARGIN)))
     return image
 
 
@@ -113,22 +113,22 @@ def _panel(draw: ImageDraw.ImageDraw, runs: Sequence[Run], name: str, corner: tu
             small,
             anchor=anchor,
         )
-    for place, points in enumerate(series):
+    for index, points in enumerate(series):
         path = [frame.to_pixels(*point) for point in moving_mean(points, _smoothing(runs))]
         if len(path) > 1:
-            draw.line(path, _colour(place), 2, joint="curve")
+            draw.line(path, _colour(index), 2, joint="curve")
         if path:
             x_end, y_end = path[-1]
-            draw.ellipse((x_end - 3, y_end - 3, x_end + 3, y_end + 3), _colour(place))
+            draw.ellipse((x_end - 3, y_end - 3, x_end + 3, y_end + 3), _colour(index))
 
 
 def _runs_section(runs: Sequence[Run]) -> str:
     rows = []
-    for place, run in enumerate(runs):
-        found = summary(run)
-        name = f'<i class="swatch" style="background:{_colour(place)}"></i>{escape(run.name)}'
-        step = f"{found['step']:,}" + (f" / {found['steps']:,}" if found["steps"] else "")
-        cells = [found["losses"].get("loss"), found["samples_per_second"], found["hours"]]
+    for index, run in enumerate(runs):
+        metrics = summary(run)
+        name = f'<i class="swatch" style="background:{_colour(index)}"></i>{escape(run.name)}'
+        step = f"{metrics['step']:,}" + (f" / {metrics['steps']:,}" if metrics["steps"] else "")
+        cells = [metrics["losses"].get("loss"), metrics["samples_per_second"], metrics["hours"]]
         rows.append((name, step, *("–" if value is None else format_number(value) for value in cells)))
     head = (
         both("运行", "Run"), both("步", "Step"), both("损失", "Loss"), both("每秒样本数", "Samples/s"),
@@ -137,8 +137,8 @@ def _runs_section(runs: Sequence[Run]) -> str:
     return section("运行", "Runs", table(head, rows, "figures"))
 
 
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
 
 
 def _span(runs: Sequence[Run]) -> tuple[float, float]:

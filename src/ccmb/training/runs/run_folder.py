@@ -1,4 +1,4 @@
-"""What a run's folder says of it."""
+"""Reading a run folder: its log and its recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ccmb.training.recipe import TrainingRecipe
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run folder says.
+    """The contents of a run folder.
 
     Attributes:
         name: as the user gave it.
@@ -34,11 +34,12 @@ class Run:
 
     @property
     def step(self) -> int:
+        """The last step in the log, or 0."""
         return int(self.lines[-1]["step"]) if self.lines else 0
 
     @property
     def hours(self) -> float | None:
-        """Time in training, of the steps that count: what a crash undid is not in the log."""
+        """Hours of training, by the steps in the log; steps that a crash undid are not in it."""
         if self.batch is None:
             return None
         seconds, before = 0.0, 0.0
@@ -49,6 +50,7 @@ class Run:
         return seconds / 3600
 
     def points(self, metric: str) -> list[Point]:
+        """The values of a metric by step."""
         return [(line["step"], line[metric]) for line in self.lines if isinstance(line.get(metric), int | float)]
 
 
@@ -61,7 +63,7 @@ def read_run(path: Path) -> Run:
     folder = path / "run" if not (path / "metrics.jsonl").exists() and (path / "run").is_dir() else path
     log = folder / "metrics.jsonl"
     if not log.is_file():
-        inside = sorted(str(found.parent) for found in path.glob("*/metrics.jsonl"))
+        inside = sorted(str(log_path.parent) for log_path in path.glob("*/metrics.jsonl"))
         hint = f"; it holds: {', '.join(inside)}" if inside else "; a run has one once its first steps are logged"
         raise CcmbError(f"{path}: no run folder (no metrics.jsonl in it){hint}")
     training: dict[str, Any] = {}

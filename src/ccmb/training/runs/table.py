@@ -1,4 +1,4 @@
-"""Runs side by side: what their folders say of them, as metrics and as a table."""
+"""Runs side by side: their metrics, and a table of them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LABELS: dict[str, tuple[str, str]] = {
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
     """Names of all metrics in the logs, those of LABELS first and in its order."""
-    found = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
-    return [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
+    names = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
+    return [name for name in LABELS if name in names] + [name for name in names if name not in LABELS]
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """A run in metrics; losses are those last logged, the rate is the median of the log's."""
+    """Metrics of a run: the losses that were logged last, the median of the logged rates."""
     last = run.lines[-1] if run.lines else {}
     rates = sorted(line["samples_per_second"] for line in run.lines if "samples_per_second" in line)
     return {
@@ -50,11 +50,11 @@ def summary(run: Run) -> dict[str, Any]:
 
 def runs_table(runs: Sequence[Run]) -> str:
     """The runs as lines of text."""
-    found = [summary(run) for run in runs]
-    losses = [name for name in ("loss", *PAPER_NAMES) if any(name in run["losses"] for run in found)]
+    summaries = [summary(run) for run in runs]
+    losses = [name for name in ("loss", *PAPER_NAMES) if any(name in run["losses"] for run in summaries)]
     head = ["run", "step", *losses, "samples/s", "hours"]
     rows = []
-    for run in found:
+    for run in summaries:
         step = f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"])
         values = [_metric(run["losses"].get(name), ".3f") for name in losses]
         rows.append(
